@@ -20,6 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from diffusion_lab.commands.main import flags_and_words
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.composing import drop_leftovers
 from diffusion_lab.config.kinds import check_kinds
@@ -71,8 +72,7 @@ def run(command: str, options: list[str]) -> int:
         empty = next((option for option in options if re.fullmatch(r"""\+*[\w./@]+=(''|"")?""", option)), None)
         if empty is not None:
             raise MistakeError(f"{empty} is empty: give a value, or remove it")  # as with an unset variable
-        # Hydra's parser takes no options on both sides of a flag.
-        found = with_own_choices(sorted(options, key=lambda option: option not in _MULTIRUN))
+        found = with_own_choices(options)
         ignored = read_environment(found)
         if ignored and "LOCAL_RANK" not in os.environ and not os.environ.get(VARIABLE):  # it has been said
             print(f"ignoring {ignored}", file=sys.stderr)
@@ -133,7 +133,8 @@ def _say_ignored_labels(cfg: DictConfig, typed: Sequence[Override]) -> None:
 
 def _start(command: str, options: Sequence[str], task: Callable[[DictConfig], Any]) -> None:
     """Hydra composes the config and calls the task, shows the config, completes a word, or hands a sweep to its sweeper."""
-    sys.argv = [f"diffusion-lab {command}", *options]
+    flags, words = flags_and_words(options)
+    sys.argv = [f"diffusion-lab {command}", *flags, *words]
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)(task)()
     except ConfigCompositionException as error:

@@ -33,7 +33,6 @@ OK, LACKS, BROKEN = "ok", "missing", "broken"
 _STYLES = {OK: "green", LACKS: "yellow", BROKEN: "red"}
 _GIB = 2**30
 _LEAST_DISK, _LITTLE_DISK = 0.2, 5  # GiB; the default command writes about 0.02, a sweep of larger models more
-_LITTLE_MEMORY = 2  # GiB; the default command takes about one
 _CONTROLLER_SECONDS = 10
 _DEFAULT_DATA = "digits"  # of `diffusion-lab train`
 PACKAGE = "diffusion-lab"
@@ -85,9 +84,7 @@ def checks(outputs: Path) -> list[tuple[str, Check, bool]]:
     return [
         ("packages", packages, True),
         ("GPU", devices, True),
-        ("torch.compile", compiler, False),
         ("disk", partial(disk, outputs), True),
-        ("memory", memory, False),
         ("Slurm", slurm, False),
         ("W&B", weights_and_biases, False),
         ("extras", extras, False),
@@ -170,17 +167,6 @@ def devices() -> Iterator[Finding]:
         yield Finding("GPU", f"none; training uses {cores}; {precision}", to_do)
 
 
-def compiler() -> Iterator[Finding]:
-    """What torch.compile (compile=true) needs for the device that training would use."""
-    import torch
-
-    from diffusion_lab.networks.speed import missing_for
-
-    missing = missing_for(torch.device("cuda" if usable_gpus() else "cpu"))
-    to_do = "install it to use compile=true; everything else works without it" if missing else ""
-    yield Finding("torch.compile", missing or "a compiler is installed", to_do)
-
-
 def disk(outputs: Path) -> Iterator[Finding]:
     """Whether `outputs` can be written, and how much room there is."""
     folder = next(path for path in (outputs.absolute(), *outputs.absolute().parents) if path.exists())
@@ -191,20 +177,6 @@ def disk(outputs: Path) -> Iterator[Finding]:
     free = shutil.disk_usage(folder).free / _GIB
     to_do = "free some space, or set outputs=FOLDER on another disk" if free < max(_LEAST_DISK, _LITTLE_DISK) else ""
     yield Finding("disk", f"{free:,.1f} GiB free for {outputs}", to_do, needed=free < _LEAST_DISK)
-
-
-def memory(system: Path = Path("/")) -> Iterator[Finding]:
-    """Free memory of this machine or container; nothing where the system does not report it as Linux does."""
-    try:
-        lines = (system / "proc/meminfo").read_text().splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-        group = [system / "sys/fs/cgroup" / f"memory.{name}" for name in ("max", "current")]
-        limit, used = (file.read_text().strip() if file.exists() else "max" for file in group)
-        free = free if "max" in (limit, used) else min(free, max(0, int(limit) - int(used)))
-    except (OSError, StopIteration):
-        return
-    to_do = "close other programs, or train with a smaller data.batch_size" if free < _LITTLE_MEMORY * _GIB else ""
-    yield Finding("memory", f"{free / _GIB:,.1f} GiB free", to_do)
 
 
 def slurm() -> Iterator[Finding]:

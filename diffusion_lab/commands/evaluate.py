@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from diffusion_lab.config.composing import with_trained_choices
 from diffusion_lab.config.given import CONFIG, are_given, read_given
@@ -79,7 +79,7 @@ def _score_given(cfg: DictConfig, outputs: Path) -> None:
     from diffusion_lab.commands.scoring import score_source
 
     with users_mistakes():
-        request = request_of(OmegaConf.create({"accelerator": cfg.accelerator, "devices": 1}), prefix="")
+        request = request_of({"accelerator": cfg.accelerator, "devices": 1}, prefix="")
     with ranks(request) as here:
         given = read_given(cfg, outputs, here.device)
         if cfg.rescore or not given.run.metrics.is_file():

@@ -13,11 +13,12 @@ from omegaconf import DictConfig
 
 from diffusion_lab.config.composing import with_trained_choices
 from diffusion_lab.config.measured_variance import use_measured
-from diffusion_lab.config.mistakes import MistakeError, check_at_least, users_mistakes
+from diffusion_lab.config.mistakes import MistakeError, users_mistakes
 from diffusion_lab.config.trained import DRAWING_GROUPS, trained_data
 from diffusion_lab.interop.card import card
 from diffusion_lab.store import cache_directory, runs_folder, scored_runs
 from diffusion_lab.store.files import write_folder
+from diffusion_lab.store.options import check_at_least
 from diffusion_lab.terminal import Terminal
 from diffusion_lab.versions import __version__
 
@@ -40,7 +41,8 @@ def run(cfg: DictConfig) -> None:
 
     if cfg.format not in _FORMATS:
         raise MistakeError(f"format={cfg.format}: unknown format; choose one of {', '.join(_FORMATS)}")
-    check_at_least(1, cfg, "batch_size")
+    with users_mistakes():
+        check_at_least(1, cfg, "batch_size")
     to = Path(cfg.to)
     if to.exists() and not (to.is_dir() and not any(to.iterdir())):
         raise MistakeError(f"to={to} already exists and is not overwritten; choose another folder")

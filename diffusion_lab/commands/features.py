@@ -9,9 +9,10 @@ from omegaconf import DictConfig
 from rich.progress import Progress
 
 from diffusion_lab.config.build import build_data
-from diffusion_lab.config.mistakes import MistakeError, check_at_least, users_mistakes
+from diffusion_lab.config.mistakes import MistakeError, users_mistakes
 from diffusion_lab.store import features_file
 from diffusion_lab.store.files import check_free, write_whole
+from diffusion_lab.store.options import check_at_least
 from diffusion_lab.terminal import Terminal
 
 
@@ -22,8 +23,8 @@ def run(cfg: DictConfig) -> None:
     from diffusion_lab.metrics.features.self_supervised import train_encoder, written
 
     check_free([] if cfg.to is None else [Path(cfg.to)])
-    check_at_least(1, cfg, "num_steps")
     with users_mistakes(), Progress(transient=True) as bar:
+        check_at_least(1, cfg, "num_steps")
         data = build_data(cfg)
         data.batch_size = cfg.batch_size
         task = bar.add_task("features", total=cfg.num_steps)

@@ -3,79 +3,59 @@
 from __future__ import annotations
 
 import re
-import shutil
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
 
 from lightning import Callback, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion_lab.config.branching import BranchPoint
-from diffusion_lab.config.identity import code_of_training, plain_config, variance_matters
+from diffusion_lab.config.build import choices_made
+from diffusion_lab.config.identity import code_of_training, plain_config
 from diffusion_lab.config.mistakes import MistakeError, lost_process, out_of_memory, users_mistakes
-from diffusion_lab.config.overrides import as_plain
 from diffusion_lab.config.tracking import build_trackers, described
-from diffusion_lab.config.trained import read_config
-from diffusion_lab.config.training import build_callbacks, build_trainer, users_callbacks
-from diffusion_lab.data.module import DataError, DataModule
+from diffusion_lab.config.training import Trainee, Training
+from diffusion_lab.data.module import DataError
 from diffusion_lab.models.budget import callback_of, time_budget
 from diffusion_lab.networks.speed import compile_network
 from diffusion_lab.store import ModelDirectory, write_json
 from diffusion_lab.store.files import clear, make_folders, remove_staged, write_whole
-from diffusion_lab.store.fingerprints import training_part
-from diffusion_lab.store.options import changed_keys
-from diffusion_lab.store.status_file import Announcement
 from diffusion_lab.store.written import names
 from diffusion_lab.terminal import Terminal
 from diffusion_lab.training.ema import PowerAverages
 from diffusion_lab.training.finite import NotFiniteError
-from diffusion_lab.training.interruption import Interrupted, Interruption
+from diffusion_lab.training.interruption import Interrupted
 from diffusion_lab.training.monitor import Monitor
-from diffusion_lab.training.profiles import TRACKED
-from diffusion_lab.training.ranks import Ranks, request_of
+from diffusion_lab.training.ranks import Ranks
 from diffusion_lab.training.saving import newest_good, previous_of
 from diffusion_lab.training.trainer import PrecisionError, stopping_callbacks
 from diffusion_lab.versions import versions
 
-if TYPE_CHECKING:
-    from diffusion_lab.models.trainable import TrainableModel
 
-_BYTES = 4  # of a number in a checkpoint
-_MOMENTS = 2  # numbers that AdamW keeps for each weight
-
-
-def fit(
-    cfg: DictConfig,
-    data: DataModule,
-    model: TrainableModel,
-    directory: ModelDirectory,
-    fingerprint: str,
-    choices: Mapping[str, str | None],
-    here: Ranks,
-    branch: BranchPoint | None = None,
-) -> None:
-    """Train in `directory`, a model's folder or its `retraining`, while the model's is held. branch: the start, if not step 0.
+def fit(training: Training, trainee: Trainee, here: Ranks, branch: BranchPoint | None = None) -> None:
+    """Train in `training.place`, while the model's folder is held. branch: the start, if not step 0.
 
     Interrupted after a signal; MistakeError for a mistake that the user can correct.
     """
+    cfg, data, fingerprint, directory = training.cfg, training.data, training.fingerprint, training.place
+    model, trainer, interruption = trainee.model, trainee.trainer, trainee.interruption
+    choices = choices_made() | ({"labels": "own"} if cfg.get("labels") is None else {})
     console = Terminal(quiet=not here.is_first)
-    interruption = Interruption()
     cost = model.cost()
     with interruption.forwarding_signals(), ExitStack() as stack:
-        announcement = Announcement(directory.home, cfg.trainer.max_steps if cfg.trainer.max_steps > 0 else None)
-        with users_mistakes():
-            trackers = build_trackers(cfg, directory.logs) if here.is_first else []
-            callbacks = build_callbacks(cfg, directory, fingerprint, interruption)
-            trainer = build_trainer(cfg, directory, request_of(cfg.trainer), callbacks, announcement)
-            data.hold_out(cfg.val.num_images, cfg.val.batch_size, cfg.val.seed)
         if here.is_first:
-            _prepare(cfg, directory, choices, sum(weights.numel() for weights in model.parameters()))
+            with users_mistakes():
+                trackers = build_trackers(cfg, directory.logs)
+            make_folders(directory.path)
+            for folder in (directory.path, directory.samples):
+                remove_staged(folder)  # of a process that was killed
+            write_whole(directory.config, OmegaConf.to_yaml(OmegaConf.create(plain_config(cfg))).encode())
+            write_json(directory.choices, choices)
             about = described(cfg, directory, choices)
             trainer.loggers += [stack.enter_context(tracker.training(about)) for tracker in trackers]
-            stack.enter_context(announcement)
+            stack.enter_context(trainee.announcement)
         resumed, wrong = here.agree(newest_good(directory.resume, fingerprint) if here.is_first else None)
         for sentence in wrong:
             console.print(f"{sentence}; skipping it")
@@ -111,7 +91,7 @@ def fit(
         if interruption.signum is not None:
             said = _how_to_go_on(interruption.signum, trainer, directory) if here.is_first else ""
             raise Interrupted(interruption.signum, said)
-        ended_by = _ended_by(trainer, users_callbacks(callbacks))
+        ended_by = _ended_by(trainer, trainee.added)
         console.print(f"training ended by {_limit_text(cfg, ended_by)} after {trainer.global_step:,} steps")
         if here.is_first:
             kept, monitor = callback_of(trainer, PowerAverages), callback_of(trainer, Monitor)
@@ -136,42 +116,6 @@ def fit(
             )
             clear(previous_of(directory.resume))
         here.agree(None)  # no rank reads the weights before they exist
-
-
-def _prepare(
-    cfg: DictConfig, directory: ModelDirectory, choices: Mapping[str, str | None], num_parameters: int
-) -> None:
-    """What an earlier process left is cleared away or checked; what describes the training is written."""
-    make_folders(directory.path)
-    for folder in (directory.path, directory.samples):
-        remove_staged(folder)
-    config = plain_config(cfg)
-    if directory.config.is_file():
-        before = as_plain(read_config(directory))
-        unread = set() if variance_matters(cfg) else {"variance"}  # another one is the same training
-        changed = [
-            key
-            for key in changed_keys(training_part(before), training_part(config))
-            if key.partition(".")[0] not in unread
-        ]
-        if changed:
-            raise MistakeError(
-                f"{directory.config} has changed since this training began ({', '.join(changed)}); "
-                + (f"remove {directory.path} to start over" if cfg.retrain else "set retrain=true to train again")
-            )
-    tracked = len(TRACKED) if cfg.snapshots.averages else 0
-    # Two checkpoints, one that is being written, and the branches.
-    numbers = num_parameters * (1 + _MOMENTS + len(cfg.ema.decays) + tracked) * (3 + len(cfg.snapshots.branches))
-    # Of each moment one set of weights, or two averages in half precision.
-    needed = _BYTES * (numbers + num_parameters * (len(cfg.snapshots.at) + cfg.snapshots.averages))
-    free = shutil.disk_usage(directory.path).free
-    if free < needed:
-        raise MistakeError(
-            f"{directory.path}: {free / 2**20:,.0f} MiB are free on this disk, but training needs {needed / 2**20:,.0f} MiB for "
-            "its checkpoints and snapshots; free some space, or choose another disk with outputs=…"
-        )
-    write_whole(directory.config, OmegaConf.to_yaml(OmegaConf.create(config)).encode())
-    write_json(directory.choices, choices)
 
 
 @contextmanager

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from diffusion_lab.config.build import build_data, build_model, choices_made, family, fill_in_facts
+from diffusion_lab.config.build import build_data, build_model, choices_made, family, fill_in_facts, state_shape
 from diffusion_lab.config.composing import NEEDS_NO_MODEL
 from diffusion_lab.config.identity import code_of_training, plain_config, sha256_of, training_fingerprint
 from diffusion_lab.config.mistakes import MistakeError, users_mistakes
-from diffusion_lab.config.overrides import put_first, quoted, unquoted
+from diffusion_lab.config.overrides import named, quoted, unquoted
 from diffusion_lab.config.strangers import no_larger_than
 from diffusion_lab.store import ModelDirectory, model_directory, write_json
 from diffusion_lab.store.files import remove_staged, write_whole
@@ -20,7 +20,6 @@ from diffusion_lab.terminal import Terminal
 from diffusion_lab.versions import versions
 
 if TYPE_CHECKING:
-    from diffusion_lab.interop.checkpoints import Imported
     from diffusion_lab.models.trainable import TrainableModel
     from diffusion_lab.networks.flops import NetworkCost
 
@@ -34,7 +33,7 @@ def completed(options: list[str]) -> list[str]:
 
     if NEEDS_NO_MODEL & {*options}:
         return options
-    given = {key: unquoted(value) for key, _, value in (option.partition("=") for option in options)}
+    given = {key: unquoted(value) for key, value in named(options).items()}
     own = {key: given[key] for key in (_CHECKPOINT, *OPTIONS) if key in given}
     if _CHECKPOINT not in own:
         raise MistakeError("set the file or the folder, such as checkpoint=cifar10_uncond_50M_500K.pt")
@@ -42,7 +41,7 @@ def completed(options: list[str]) -> list[str]:
         found = opened(Path(own[_CHECKPOINT]), {key: given[key] for key in (*OPTIONS, _PREDICTION) if key in given})
     kept = [option for option in options if option.partition("=")[0] not in own]
     # Quoted anew: flags hold commas and spaces.
-    return put_first(kept, [*found.options, *(f"{key}={quoted(value)}" for key, value in own.items())])
+    return [*found.options, *(f"{key}={quoted(value)}" for key, value in own.items()), *kept]
 
 
 def run(cfg: DictConfig) -> None:
@@ -59,7 +58,7 @@ def run(cfg: DictConfig) -> None:
         if prediction := choices.get(_PREDICTION):
             given[_PREDICTION] = prediction
         found = opened(path, given)
-        _state_facts(cfg, found)
+        state_shape(cfg, found.shape, 256, found.num_classes)
         with no_larger_than(found.file):
             _state_data(cfg)
             model = build_model(cfg)
@@ -87,16 +86,6 @@ def run(cfg: DictConfig) -> None:
     for note in found.notes:
         console.print(f"{path.name}: {note}")
     console.print(f"{path.name}: {sum(w.numel() for w in weights.values()):,} parameters; into {directory.path}")
-
-
-def _state_facts(cfg: DictConfig, found: Imported) -> None:
-    """What the checkpoint says of its images."""
-    channels, height, width = found.shape
-    with open_dict(cfg):
-        cfg.facts.shape, cfg.facts.channels = [channels, height, width], channels
-        cfg.facts.size = height if height == width else [height, width]
-        cfg.facts.num_levels, cfg.facts.bounded = 256, True
-        cfg.facts.num_classes = found.num_classes
 
 
 def _state_data(cfg: DictConfig) -> None:

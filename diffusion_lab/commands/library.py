@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, Unpack
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -56,6 +56,24 @@ class Score(NamedTuple):
     path: Path
 
 
+class Choices(TypedDict, total=False):
+    """How samples are drawn, in all methods of a model; None keeps the choice of training.
+
+    sampler, guidance: the name of a choice, such as "ddim", or an object, such as `DDIMSampler(EvenSpacing(20))`. num_steps: of the
+    sampler. scale: of the guidance. weights: "raw", an average such as "ema_0.999", or None, what suits the length of training.
+    seed: image i of a seed is always the same. overrides: any other options of the command, as the command line takes them,
+    ["sampler/spacing=quadratic", "batch_size=32"]. They come last.
+    """
+
+    sampler: str | Sampler | None
+    num_steps: int | None
+    guidance: str | Guidance | None
+    scale: float | None
+    weights: str | None
+    seed: int | None
+    overrides: Sequence[str]
+
+
 class Model:
     """The trained model in a folder of outputs/models, by default the newest one of `outputs`.
 
@@ -65,10 +83,7 @@ class Model:
     path: its folder. module: the `GenerativeModel`, a LightningModule, with the choices of the last call and the raw weights;
     `with module.use_weights("ema_0.999"):` uses others.
 
-    All methods take these choices; None keeps that of training. sampler, guidance: the name of a choice, such as "ddim", or an
-    object, such as `DDIMSampler(EvenSpacing(20))`. num_steps: of the sampler. scale: of the guidance. weights: "raw", an average
-    such as "ema_0.999", or None, what suits the length of training. overrides: any other options of the command, as the command
-    line takes them, ["sampler/spacing=quadratic", "batch_size=32"]. They come last.
+    All methods take the keyword arguments of `Choices`.
 
     ValueError, with the message of the command, for what is not possible.
     """
@@ -105,15 +120,9 @@ class Model:
         num_images: int = 64,
         label: Label | None = None,
         *,
-        sampler: str | Sampler | None = None,
-        num_steps: int | None = None,
-        guidance: str | Guidance | None = None,
-        scale: float | None = None,
-        weights: str | None = None,
-        seed: int = 0,
         x_T: Tensor | None = None,
         format: Format = "tensor",
-        overrides: Sequence[str] = (),
+        **choices: Unpack[Choices],
     ) -> Any:
         """Samples 0 … num_images − 1 of the seed: the images that `diffusion-lab sample` draws with the same options.
 
@@ -121,8 +130,7 @@ class Model:
         (num_images, *shape), in place of noise. format: "tensor", float32 (B, C, H, W) in [−1, 1] on the CPU, (B, D) of points;
         "numpy", uint8 (B, H, W, C), uint16 beyond 256 levels; "pil", a list of images; "grid", one image of all.
         """
-        given = {"num_images": num_images, "label": label, "weights": weights, "seed": seed}
-        return self._draw(format, _choices(sampler, num_steps, guidance, scale) | given, overrides, x_T)
+        return self._draw(format, {"num_images": num_images, "label": label} | _named(choices), choices, x_T)
 
     def edit(
         self,
@@ -132,14 +140,8 @@ class Model:
         inpaint: tuple[Image, str | Path] | None = None,
         denoise: tuple[Image, int] | None = None,
         interpolate: tuple[Image, Image] | None = None,
-        sampler: str | Sampler | None = None,
-        num_steps: int | None = None,
-        guidance: str | Guidance | None = None,
-        scale: float | None = None,
-        weights: str | None = None,
-        seed: int = 0,
         format: Format = "tensor",
-        overrides: Sequence[str] = (),
+        **choices: Unpack[Choices],
     ) -> Any:
         """Samples made from given images, in the formats of `sample`. An image is a file, or the number of a test image.
 
@@ -149,30 +151,22 @@ class Model:
         pairs = [pair for pair in (inpaint, denoise, interpolate) if pair is not None]
         if not pairs or any(not isinstance(pair, tuple | list) or len(pair) != 2 for pair in pairs):
             raise ValueError("edit: give inpaint=(image, mask), denoise=(image, t) or interpolate=(first, last)")
-        given = _choices(sampler, num_steps, guidance, scale) | {"interpolate.images": interpolate}
-        given |= {"num_images": num_images, "label": label, "weights": weights, "seed": seed}
+        given = {"num_images": num_images, "label": label, "interpolate.images": interpolate} | _named(choices)
         given |= dict(zip(("inpaint.image", "inpaint.mask"), inpaint or (None, None), strict=True))
         given |= dict(zip(("denoise.image", "denoise.t"), denoise or (None, None), strict=True))
-        return self._draw(format, given, overrides)
+        return self._draw(format, given, choices)
 
     def trajectory(
         self,
         num_images: int = 1,
         label: Label | None = None,
         *,
-        sampler: str | Sampler | None = None,
-        num_steps: int | None = None,
-        guidance: str | Guidance | None = None,
-        scale: float | None = None,
-        weights: str | None = None,
-        seed: int = 0,
         x_T: Tensor | None = None,
-        overrides: Sequence[str] = (),
+        **choices: Unpack[Choices],
     ) -> Iterator[Tensor]:
         """x_T, …, x_0 of samples 0 … num_images − 1: float32 (B, C, H, W) each, on the CPU."""
-        given = _choices(sampler, num_steps, guidance, scale) | {"trajectory": True}
-        given |= {"num_images": num_images, "label": label, "weights": weights, "seed": seed}
-        with self.drawing(given, overrides, x_T) as (drawing, _, indices, y):
+        given = {"num_images": num_images, "label": label, "trajectory": True} | _named(choices)
+        with self.drawing(given, choices.get("overrides", ()), x_T) as (drawing, _, indices, y):
             drawing.check_trajectory("trajectory")
             return iter([x.cpu() for x in drawing.trajectory(indices, y)])
 
@@ -183,13 +177,7 @@ class Model:
         metrics: str | Sequence[str] | None = None,
         features: str | Sequence[str] | None = None,
         num_samples: int | None = None,
-        sampler: str | Sampler | None = None,
-        num_steps: int | None = None,
-        guidance: str | Guidance | None = None,
-        scale: float | None = None,
-        weights: str | None = None,
-        seed: int | None = None,
-        overrides: Sequence[str] = (),
+        **choices: Unpack[Choices],
     ) -> Score:
         """The score that `diffusion-lab evaluate` makes with the same options, in the same folder.
 
@@ -197,13 +185,12 @@ class Model:
         data: the data set that it was trained on, or its folder; None: where it was in training.
         """
         root, data = (data, None) if isinstance(data, str | Path) else (None, data)
-        of_score = {"num_samples": num_samples, "weights": weights, "seed": seed}
-        given = _choices(sampler, num_steps, guidance, scale)
-        given |= {"metrics": metrics, "features": features, "data.root": root}
-        given |= {f"evaluation.{name}": value for name, value in of_score.items()}
+        given = {"metrics": metrics, "features": features, "data.root": root, "evaluation.num_samples": num_samples}
+        given |= _named(choices, of_samples="evaluation.")
         with _call_of("evaluate"):
             # A model that was trained to be scored at several moments is scored at its end, unless the caller says otherwise.
-            cfg = self.config("evaluate", ["evaluation.at=null", *_options(given, overrides)])
+            options = _options(given, choices.get("overrides", ()))
+            cfg = self.config("evaluate", ["evaluation.at=null", *options])
             if cfg.get("logger") is not None:
                 cfg.logger = None
             with users_mistakes():
@@ -219,12 +206,12 @@ class Model:
         content = run.read_metrics()
         return Score(content["values"], content["protocol"], run.path)
 
-    def _draw(self, format: str, given: Mapping[str, Any], overrides: Sequence[str], x_T: Tensor | None = None) -> Any:
+    def _draw(self, format: str, given: Mapping[str, Any], choices: Choices, x_T: Tensor | None = None) -> Any:
         from diffusion_lab.data import pictures
 
         if format not in ("tensor", "numpy", "pil", "grid"):
             raise ValueError(f"format={format}: choose one of tensor, numpy, pil, grid")
-        with self.drawing(given, overrides, x_T) as (drawing, edit, indices, y):
+        with self.drawing(given, choices.get("overrides", ()), x_T) as (drawing, edit, indices, y):
             levels, shape = drawing.model.num_levels, drawing.model.shape
             if format in ("numpy", "pil") and len(shape) != 3:
                 raise MistakeError(f"format={format}: the samples are points, not images; use tensor or grid")
@@ -317,8 +304,10 @@ def _options(given: Mapping[str, Any], overrides: Sequence[str]) -> list[str]:
     return [*as_options(given), *overrides]
 
 
-def _choices(
-    sampler: str | Sampler | None, num_steps: int | None, guidance: str | Guidance | None, scale: float | None
-) -> dict[str, Any]:
-    """How samples are drawn, by the names of the options."""
-    return {"sampler": sampler, "sampler.spacing.num_steps": num_steps, "guidance": guidance, "guidance.scale": scale}
+def _named(choices: Choices, of_samples: str = "") -> dict[str, Any]:
+    """The choices by the names of their options. of_samples: what stands before weights and seed."""
+    if unknown := choices.keys() - Choices.__annotations__.keys():
+        raise TypeError(f"there is no argument {min(unknown)}; the choices are {', '.join(Choices.__annotations__)}")
+    names = {"num_steps": "sampler.spacing.num_steps", "scale": "guidance.scale"}
+    names |= {name: f"{of_samples}{name}" for name in ("weights", "seed")}
+    return {names.get(name, name): value for name, value in choices.items() if name != "overrides"}

@@ -7,8 +7,10 @@ import os
 import select
 import signal
 import sys
+from collections.abc import Sequence
 from contextlib import nullcontext
 from io import TextIOWrapper
+from itertools import islice
 from pathlib import Path
 
 from diffusion_lab.conf_dir import CONF
@@ -17,6 +19,7 @@ from diffusion_lab.store.records import RunError
 from diffusion_lab.training.interruption import Interrupted, ending
 from diffusion_lab.versions import __version__
 
+_WITH_VALUE = ("--config-dir", "-cd", "--cfg", "-c", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p")
 _FIRST = ("train", "sample", "evaluate")  # in the list of commands; the others follow by name
 
 
@@ -125,11 +128,7 @@ def _main() -> None:
         from diffusion_lab.commands.completion import complete
 
         sys.exit(complete(arguments[1:], COMMANDS))
-    leading: list[str] = []
-    while len(arguments) > 1 and arguments[0].startswith("-"):
-        count = 2 if arguments[0] in ("--config-dir", "-cd", "--cfg", "-c") else 1
-        leading, arguments = [*leading, *arguments[:count]], arguments[count:]
-    command, *options = *arguments[:1], *leading, *arguments[1:]
+    command = next(iter(flags_and_words(arguments)[1]), arguments[0])
     if command not in COMMANDS:
         close = difflib.get_close_matches(command, COMMANDS, n=1)
         hint = f"did you mean {close[0]}?" if close else f"the commands are {', '.join(COMMANDS)}."
@@ -141,4 +140,18 @@ def _main() -> None:
     os.environ["PYTHONSAFEPATH"] = (
         "1"  # ranks and jobs, started by `python -m`, import nothing from the working directory
     )
-    sys.exit(run(command, options))
+    arguments.remove(command)
+    sys.exit(run(command, arguments))
+
+
+def flags_and_words(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Hydra's flags with their values, and all other words, which Hydra takes in one piece only."""
+    flags: list[str] = []
+    words: list[str] = []
+    left = iter(arguments)
+    for argument in left:
+        if argument.startswith("-"):
+            flags += [argument, *islice(left, argument in _WITH_VALUE)]
+        else:
+            words.append(argument)
+    return flags, words

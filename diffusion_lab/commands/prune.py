@@ -29,7 +29,7 @@ from diffusion_lab.sweeps.pruning import Outputs, Unused
 from diffusion_lab.terminal import Terminal
 
 _BUILT = ("variance", "objective")  # to know what they read; the folder may be somebody else's
-KINDS = ("runs", "models", "cache", "code", "snapshots")  # in the order of removal: a score goes before its model
+KINDS = ("runs", "models", "cache", "code")  # in the order of removal: a score goes before its model
 
 
 def run(cfg: DictConfig) -> None:
@@ -47,10 +47,6 @@ def run(cfg: DictConfig) -> None:
         console.print(Text(sentence, style="yellow"))
     for line in _lines(chosen, outputs) if chosen else [f"nothing to prune in {outputs}"]:
         console.print(line)
-    for kind in KINDS:
-        if kind not in wanted and unused[kind]:
-            left_out = f"{len(unused[kind])} {kind}, {_size(unused[kind])} (what=[{kind}])"
-            console.print(f"not listed: {left_out}")
     if chosen and cfg.remove:
         _remove(chosen, console)
     elif chosen:
@@ -66,7 +62,6 @@ def _find_unused(outputs: Path, jobs: Path) -> tuple[dict[str, list[Unused]], li
             "models": list(found.unused_models()),
             "cache": list(found.unused_cache()),
             "code": list(found.unused_code(jobs)),
-            "snapshots": list(found.unused_snapshots()),
         }
     except FileNotFoundError as error:
         raise MistakeError(
@@ -130,17 +125,14 @@ def removed(one: Unused) -> str | None:
     try:
         if one.jobs is not None:
             return None if remove_copy(one.path, one.jobs) else "a process is using it"
-        if one.home is None:
-            _clear(one.files)
-        elif one.home.is_dir():
-            with hold(one.home, _refuse):
+        if one.path.is_dir():
+            with hold(one.path, _refuse):
                 if one.is_needed():
                     return "it is needed again"
-                if one.path == one.home:
-                    remove_written(one.home)
-                    give_up(one.home)
-                else:
-                    _clear(one.files)
+                remove_written(one.path)
+                give_up(one.path)
+        elif is_ours(one.path):
+            clear(one.path)
     except (OvertakenError, PlaceError, RunError) as error:
         return str(error)
     except OSError as error:
@@ -151,11 +143,6 @@ def removed(one: Unused) -> str | None:
 def _refuse(holder: str) -> NoReturn:
     """For `lease.hold`: this does not wait."""
     raise PlaceError(f"{holder} is using it")
-
-
-def _clear(files: Sequence[Path]) -> None:
-    for file in filter(is_ours, files):
-        clear(file)
 
 
 def _size(unused: Sequence[Unused]) -> str:

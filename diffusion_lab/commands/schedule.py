@@ -12,8 +12,9 @@ from omegaconf import DictConfig
 from rich.table import Table
 
 from diffusion_lab.config.build import build_data, fill_in_facts
-from diffusion_lab.config.mistakes import MistakeError, check_at_least, users_mistakes
+from diffusion_lab.config.mistakes import MistakeError, users_mistakes
 from diffusion_lab.store.files import check_free, write_whole
+from diffusion_lab.store.options import check_at_least
 from diffusion_lab.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -35,10 +36,10 @@ def run(cfg: DictConfig) -> None:
 
     if "schedule" not in cfg:
         raise MistakeError("this model has no noise schedule; use model=diffusion")
-    check_at_least(1, cfg, "num_images")
     places = [Path(cfg.to) / name for name in ("schedule.png", "forward.png")]
     check_free(places)
     with users_mistakes():
+        check_at_least(1, cfg, "num_images")
         data = build_data(cfg)
         fill_in_facts(cfg, data)  # a schedule may follow the data's levels
         process = GaussianDiffusion(instantiate(cfg.schedule))

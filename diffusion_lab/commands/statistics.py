@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from diffusion_lab.config.build import build_data
-from diffusion_lab.config.mistakes import MistakeError, check_at_least, users_mistakes
+from diffusion_lab.config.mistakes import MistakeError, users_mistakes
 from diffusion_lab.config.scores import build_features
 from diffusion_lab.store import cache_directory
 from diffusion_lab.store.files import check_free, write_whole
+from diffusion_lab.store.options import check_at_least
 from diffusion_lab.terminal import Terminal
 from diffusion_lab.training.ranks import ranks, request_of
 
@@ -29,7 +30,6 @@ def run(cfg: DictConfig) -> None:
         raise MistakeError("set the data set and the file to write, such as data=cifar10 to=cifar10.npz")
     if cfg.split not in ("train", "test"):
         raise MistakeError(f"split={cfg.split}: choose train or test")
-    check_at_least(1, cfg, "num_images")
     to = Path(cfg.to)
     if to.suffix not in (".npz", ".pt"):
         raise MistakeError(f"to={to}: the name must end in .npz, or in .pt for torch-fidelity")
@@ -37,7 +37,8 @@ def run(cfg: DictConfig) -> None:
         raise MistakeError(f"to={to} holds only mu and sigma: remove moments=false, or write an .npz")
     check_free([to])
     with users_mistakes():
-        request = request_of(OmegaConf.create({"accelerator": cfg.accelerator, "devices": 1}), prefix="")
+        check_at_least(1, cfg, "num_images")
+        request = request_of({"accelerator": cfg.accelerator, "devices": 1}, prefix="")
         data = build_data(cfg)
         if len(data.shape) != 3:
             raise MistakeError(f"{data.name} consists of points, but published evaluators read images")

@@ -22,13 +22,14 @@ from omegaconf import DictConfig, open_dict
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.identity import CODE
 from diffusion_lab.config.kinds import check_kinds
-from diffusion_lab.config.mistakes import MistakeError, check_at_least, mistake_in_job
+from diffusion_lab.config.mistakes import MistakeError, mistake_in_job, users_mistakes
 from diffusion_lab.config.overrides import quoted
 from diffusion_lab.config.planning import make_plan, read_axes, with_moments
 from diffusion_lab.config.tracking import track_report
 from diffusion_lab.config.working_directory import name_folders
-from diffusion_lab.store import Directory, RunError, SweepDirectory, job_log, sweep_directory
+from diffusion_lab.store import RunError, SweepDirectory, job_log, sweep_directory
 from diffusion_lab.store.files import check_links, clear
+from diffusion_lab.store.options import check_at_least
 from diffusion_lab.store.places import jobs_folder
 from diffusion_lab.store.records import is_folder_name, printable
 from diffusion_lab.sweeps.axes import sweep_name
@@ -38,7 +39,6 @@ from diffusion_lab.sweeps.plan import Job, Plan, Work, do, forget_failures, run_
 from diffusion_lab.sweeps.watch import watching
 from diffusion_lab.terminal import Terminal
 from diffusion_lab.training.interruption import Interrupted
-from diffusion_lab.training.trackers import how_to_upload
 
 
 def sweep(
@@ -57,7 +57,8 @@ def sweep(
     with using_copy(Path(config.hydra.launcher.get("folder") or jobs_folder(Path(config.outputs)))):
         console = Terminal(file=sys.stdout)  # jobs of this process write elsewhere
         axes = with_moments(read_axes(arguments, context.config_loader), config)
-        check_at_least(1, config, "sweep.jobs_per_model")
+        with users_mistakes():
+            check_at_least(1, config, "sweep.jobs_per_model")
         if config.retrain and config.sweep.jobs_per_model > 1:
             raise MistakeError("retrain=true works only with sweep.jobs_per_model=1: remove one of the two")
         name = sweep_name(axes) if name is None else str(name)
@@ -101,9 +102,6 @@ def sweep(
             return
         with watching(plan.work, console):
             failures = run_all(plan.jobs, launches)
-        how = how_to_upload(Directory(work.folder).logs for work in plan.work)
-        if how:  # the reason is in the log of each job
-            console.print(how)
         if config.score:
             from diffusion_lab.report.make import make_report
 

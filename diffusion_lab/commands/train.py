@@ -11,22 +11,12 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from diffusion_lab.config.branching import branch_point
-from diffusion_lab.config.build import (
-    build_model,
-    build_training_data,
-    choices_made,
-    family,
-    fill_in_facts,
-    settle_budget,
-    settle_labels,
-)
-from diffusion_lab.config.identity import training_fingerprint
+from diffusion_lab.config.build import family
 from diffusion_lab.config.mistakes import MistakeError, lost_process, users_mistakes
 from diffusion_lab.config.overrides import options_of_this_job
-from diffusion_lab.config.scores import add_scored_moments, check_planned_score, kept_weights, requested_scores, run_of
-from diffusion_lab.config.starting import start
+from diffusion_lab.config.scores import run_of
 from diffusion_lab.config.weight_files import load_weights
-from diffusion_lab.store import ModelDirectory, RunDirectory, model_directory
+from diffusion_lab.store import ModelDirectory, RunDirectory
 from diffusion_lab.terminal import Terminal
 from diffusion_lab.training.ranks import hold_together, must_start_ranks, ranks, request_of, start_ranks, where
 
@@ -39,34 +29,21 @@ def run(cfg: DictConfig) -> float | None:
     from diffusion_lab.commands.accuracy import report_accuracy
     from diffusion_lab.commands.fit import fit
     from diffusion_lab.commands.scoring import score_once
-    from diffusion_lab.config.training import check_training
+    from diffusion_lab.config.training import training_of
     from diffusion_lab.models.base import GenerativeModel
     from diffusion_lab.models.noisy_classifier import NoisyClassifier
-    from diffusion_lab.training.trainer import quiet_lightning
 
-    quiet_lightning()
     num_nodes = cfg.trainer.get("num_nodes", 1)
-    settle_budget(cfg)
-    settle_labels(cfg)
     with users_mistakes():
-        add_scored_moments(cfg)
         request = request_of(cfg.trainer)
-        data = build_training_data(cfg)
-        _check_shares(data.batch_size, request.size * num_nodes)
-        fill_in_facts(cfg, data)
-        model = build_model(cfg)
-        start(model, cfg)
-        generative = model if isinstance(model, GenerativeModel) else None
-        fingerprint = training_fingerprint(cfg)
-        choices = choices_made() | ({"labels": "own"} if cfg.get("labels") is None else {})
-        directory = model_directory(Path(cfg.outputs), data.name, family(), fingerprint)
-        check_training(cfg, data, model, directory, fingerprint, request)
+        training = training_of(cfg, family())
+        _check_shares(training.data.batch_size, request.size * num_nodes)
+        trainee = training.build(request)
+        directory, scores = training.directory, training.scores
         branch = None if directory.finished and not cfg.retrain else branch_point(cfg)
-        scores = requested_scores(cfg)
-        if generative is not None:
-            for score in scores:
-                check_planned_score(score, data, generative, directory, kept_weights(cfg))
-    run = run_of(directory, fingerprint, scores[-1], Path(cfg.outputs))
+    model = trainee.model
+    generative = model if isinstance(model, GenerativeModel) else None
+    run = run_of(directory, training.fingerprint, scores[-1], Path(cfg.outputs))
     if must_start_ranks(request, num_nodes):
         with users_mistakes():
             start_ranks("train", options_of_this_job(), request, num_nodes)
@@ -81,7 +58,6 @@ def run(cfg: DictConfig) -> float | None:
         def is_trained() -> bool:
             return here.agree(directory.retrained if cfg.retrain else directory.finished)
 
-        place = directory.retraining if cfg.retrain else directory
         if is_trained() and not here.agree(directory.retraining.finished):
             _say_trained(console, directory, cfg.retrain)
         else:
@@ -91,7 +67,7 @@ def run(cfg: DictConfig) -> float | None:
                 if is_trained():  # another process has trained it
                     _say_trained(console, directory, cfg.retrain)
                 else:
-                    fit(cfg, data, model, place, fingerprint, choices, here, branch)
+                    fit(training, trainee, here, branch)
                     if here.is_first:
                         directory.put_in_place()
                     here.agree(None)  # no rank reads the weights before they exist
@@ -100,12 +76,12 @@ def run(cfg: DictConfig) -> float | None:
             load_weights(generative, directory, *(score.evaluation.weights for score in scores))
             generative.to(here.device)  # Lightning leaves a trained model on the CPU
             for score in scores:
-                score_once(generative, data, score, directory, Path(cfg.outputs), cfg.rescore or cfg.retrain)
+                score_once(generative, training.data, score, directory, Path(cfg.outputs), cfg.rescore or cfg.retrain)
         elif model.needs_base:
             used = f"diffusion-lab evaluate model_dir={cfg.init_from} variance=regressed"
             console.print(f"{directory.path} is a variance head for {cfg.init_from}; to use it: {used}")
         elif isinstance(model, NoisyClassifier) and here.is_first:
-            report_accuracy(model, data, directory, here.device)
+            report_accuracy(model, training.data, directory, here.device)
         if cfg.retrain and here.is_first:
             directory.end_retraining()
     scored = generative is not None and cfg.score and here.is_first

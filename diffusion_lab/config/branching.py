@@ -13,7 +13,6 @@ from omegaconf import DictConfig
 
 from diffusion_lab.config.identity import plain_config, training_fingerprint
 from diffusion_lab.config.mistakes import MistakeError
-from diffusion_lab.config.scores import moments_of
 from diffusion_lab.config.trained import load_config
 from diffusion_lab.config.weight_files import read_training_progress
 from diffusion_lab.store import ModelDirectory
@@ -21,7 +20,7 @@ from diffusion_lab.store.files import write_whole
 from diffusion_lab.store.fingerprints import training_part
 from diffusion_lab.store.options import changed_keys
 from diffusion_lab.store.records import inside
-from diffusion_lab.store.weights import IMAGES, SECONDS, SHARE, STEPS, kept_average_name, snapshot_name
+from diffusion_lab.store.weights import IMAGES, SECONDS, SHARE, STEPS, kept_average_name, read_moments, snapshot_name
 
 
 @dataclass(frozen=True)
@@ -139,7 +138,7 @@ def _kept_weights(cfg: DictConfig) -> Iterator[tuple[str, int | None]]:
     """Name of weights that a training keeps, and the step at which it does; None for a time."""
     steps, batch = cfg.trainer.max_steps, cfg.data.batch_size * cfg.trainer.get("accumulate_grad_batches", 1)
     count = {STEPS: lambda n: n, IMAGES: lambda n: math.ceil(n / batch), SHARE: lambda share: _reaches(share, steps)}
-    for moment in moments_of("snapshots.at", cfg.snapshots.at):
+    for moment in read_moments("snapshots.at", cfg.snapshots.at):
         yield (
             snapshot_name(moment),
             None if moment.unit == SECONDS else int(count[moment.unit](moment.amount)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -11,7 +11,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, open_dict
 
 from diffusion_lab.config.identity import content_of_start, identity_of_base
-from diffusion_lab.config.mistakes import MistakeError, check_at_least
+from diffusion_lab.config.mistakes import MistakeError
+from diffusion_lab.store.options import check_at_least
 from diffusion_lab.store.records import FACTS, wrong_in
 
 if TYPE_CHECKING:
@@ -74,34 +75,32 @@ def fill_in_facts(cfg: DictConfig, data: DataModule) -> None:
     wrong = wrong_in({"facts": facts}, FACTS)
     if wrong:
         raise ValueError(f"{data.name}: {wrong}")
+    has_labels = cfg.conditional or data.clusters is not None
+    state_shape(cfg, data.shape, data.num_levels, data.num_classes if has_labels else None)
     with open_dict(cfg):
-        cfg.facts.shape = list(data.shape)
-        cfg.facts.channels = data.shape[0]
-        cfg.facts.size = _side(data.shape)
-        cfg.facts.num_levels = data.num_levels
-        cfg.facts.num_classes = data.num_classes if cfg.conditional or data.clusters is not None else None
         cfg.facts.identity = data.training_identity
         cfg.facts.end_shares = None if data.end_shares is None else list(data.end_shares)
-        cfg.facts.bounded = data.num_levels is not None
         cfg.facts.init = content_of_start(cfg)
         if "base" in cfg.facts:
             cfg.facts.base = identity_of_base(cfg)
 
 
-def _side(shape: Sequence[int]) -> int | list[int]:
-    """Of (C, H, W): the side of a square, else [H, W]. Of points (D,): D."""
+def state_shape(cfg: DictConfig, shape: Sequence[int], num_levels: int | None, num_classes: int | None) -> None:
+    """The facts that size a network. size: of (C, H, W) the side of a square, else [H, W]; of points (D,) D."""
     sides = list(shape[-2:]) if len(shape) == 3 else [shape[-1]]
-    return sides[0] if len({*sides}) == 1 else sides
+    with open_dict(cfg):
+        cfg.facts.shape, cfg.facts.channels = list(shape), shape[0]
+        cfg.facts.size = sides[0] if len({*sides}) == 1 else sides
+        cfg.facts.num_levels, cfg.facts.bounded = num_levels, num_levels is not None
+        cfg.facts.num_classes = num_classes
 
 
 def settle_budget(cfg: DictConfig) -> None:
     """Fill in trainer.max_steps where it is null: no limit if the user sets a time, else cfg.default_steps.
 
-    A settled config states how long it trains and has no default left.
+    A settled config states how long it trains and has no default left. ValueError for numbers that no training takes.
     """
-    check_at_least(
-        1, cfg, *(f"trainer.{name}" for name in ("num_nodes", "accumulate_grad_batches", "log_every_n_steps"))
-    )
+    check_at_least(1, cfg.trainer, "num_nodes", "accumulate_grad_batches", "log_every_n_steps", prefix="trainer.")
     check_at_least(0, cfg, "trainer.gradient_clip_val", "val.every_n_steps", "snapshots.averages")
     with open_dict(cfg):
         default = cfg.pop("default_steps", None)
@@ -120,16 +119,22 @@ def build_model(cfg: DictConfig) -> TrainableModel:
     return instantiate(cfg.model)
 
 
-def build_each(cfg: DictConfig, group: str, kind: type) -> dict[str, Any]:
-    """What a group that holds several options names, by name, in its order. MistakeError for what is not of this kind."""
-    built = {}
+def entries(cfg: DictConfig, group: str) -> Iterator[tuple[str, DictConfig]]:
+    """The name and the options of each entry of a group that holds several. MistakeError for one without a class."""
     for name, node in (cfg.get(group) or {}).items():
         if node is None:
             continue
-        if not isinstance(node.get("_target_"), str):
+        if not isinstance(node, DictConfig) or not isinstance(node.get("_target_"), str):
             raise MistakeError(
                 f"{group}.{name}: an entry of {group} needs a name, with _target_ and options below, such as {group}.mine._target_"
             )
+        yield name, node
+
+
+def build_each(cfg: DictConfig, group: str, kind: type) -> dict[str, Any]:
+    """What a group that holds several options names, by name, in its order. MistakeError for what is not of this kind."""
+    built = {}
+    for name, node in entries(cfg, group):
         built[name] = instantiate(node)
         if not isinstance(built[name], kind):
             raise MistakeError(f"{group}.{name}: its _target_ must name a class of {kind.__module__}.{kind.__name__}")

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.mistakes import MistakeError
-from diffusion_lab.config.overrides import as_plain, put_first, unquoted
+from diffusion_lab.config.overrides import as_plain, named, unquoted
 from diffusion_lab.config.trained import load_config
 from diffusion_lab.config.working_directory import own_folders, usual_outputs
 from diffusion_lab.store import ModelDirectory, newest_model
@@ -29,16 +29,14 @@ _OF_EVERY_CLASS = ("data.validation",)  # and no parameter of any
 
 def model_dir_of(options: Sequence[str]) -> ModelDirectory:
     """The model directory that options name, or the newest under their `outputs`. MistakeError where they name several."""
-    named = {key: value for key, _, value in (option.partition("=") for option in options)}
-    written = named.get("model_dir", "null")
+    given = named(options)
+    written = given.get("model_dir", "null")
     wanted = unquoted(written)
     if wanted == written and "," in wanted:
-        raise MistakeError(
-            f"model_dir={wanted}: give one model, and run the command once for each; put quotes around a comma in a name"
-        )
+        raise MistakeError(f"model_dir={wanted}: give one model, and run the command once for each")
     if wanted != "null":
         return ModelDirectory(Path(wanted))
-    return newest_model(Path(unquoted(named["outputs"]) if "outputs" in named else usual_outputs()))
+    return newest_model(Path(unquoted(given["outputs"]) if "outputs" in given else usual_outputs()))
 
 
 def with_trained_choices(options: Sequence[str], groups: Sequence[str]) -> list[str]:
@@ -50,24 +48,24 @@ def with_trained_choices(options: Sequence[str], groups: Sequence[str]) -> list[
         return [*options]
     directory = model_dir_of(options)
     saved = load_config(directory)
-    options = [
-        o for o in options if o not in {f"{group}={TRAINED}" for group in groups}
-    ]  # a rank is given them already
-    picked = {option.partition("=")[0].lstrip("+~").split("@")[0] for option in options}
+    again = {f"{group}={TRAINED}" for group in groups}  # a rank is given them already
+    options = [option for option in options if option not in again]
+    picked = named(options)
     for option in sorted(picked):
         group = option.partition(".")[0].partition("/")[0]
         if group in groups and _CHOSEN_WITH.get(group, group) not in saved:
             known = ", ".join(name for name in groups if name in saved)
             raise MistakeError(f"{option}: the model in {directory.path} has no {group} to choose; it has {known}")
-        if f"{group}=[]" in options and group in groups:
+        if picked.get(group) == "[]" and group in groups:
             raise MistakeError(f"{group}: choose at least one")
     kept = [group for group in groups if isinstance(saved.get(group), DictConfig) and (CONF / group).is_dir()]
     for group in kept:
         for folder in own_folders(options):
-            if (file := folder / group / f"{TRAINED}.yaml").is_file():
-                raise MistakeError(f"{file}: {group}={TRAINED} is the choice of training; give the file another name")
+            for file in (folder / group).rglob(f"{TRAINED}.yaml"):
+                choice = file.parent.relative_to(folder)
+                raise MistakeError(f"{file}: {choice}={TRAINED} is the choice of training; give the file another name")
         _store(group, as_plain(saved[group]))
-    return put_first(options, [f"{group}={TRAINED}" for group in kept if group not in picked])
+    return [*(f"{group}={TRAINED}" for group in kept if group not in picked), *options]
 
 
 def _store(group: str, values: Mapping[str, Any]) -> None:
@@ -103,7 +101,7 @@ def drop_leftovers(cfg: DictConfig, overrides: Sequence[Override]) -> list[str]:
 
 
 def _not_taken(node: DictConfig, place: str) -> Iterator[str]:
-    taken = _parameters(node.get("_target_"))
+    taken = parameters_of(node.get("_target_"))
     for name in map(str, node):
         if taken is not None and not name.startswith("_") and name not in taken:
             yield f"{place}.{name}"
@@ -111,7 +109,7 @@ def _not_taken(node: DictConfig, place: str) -> Iterator[str]:
             yield from _not_taken(node[name], f"{place}.{name}")
 
 
-def _parameters(target: Any) -> set[str] | None:
+def parameters_of(target: Any) -> set[str] | None:
     """The parameter names of a target; None if it takes **kwargs or has no readable signature."""
     try:
         parameters = inspect.signature(get_object(target)).parameters.values()

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from diffusion_lab.config.build import build_data
 from diffusion_lab.config.identity import CODE, features_by_content, plain_config
 from diffusion_lab.config.mistakes import MistakeError, users_mistakes
+from diffusion_lab.config.overrides import named, unquoted
 from diffusion_lab.config.scores import build_features, build_metrics
 from diffusion_lab.store import FINGERPRINT_LENGTH, RunDirectory, cache_directory, run_directory
 from diffusion_lab.store.fingerprints import GIVEN, SCORED_GROUPS, fingerprint, named_in
@@ -70,11 +71,11 @@ class Given:
 
 def are_given(options: Sequence[str]) -> bool:
     """Whether options name samples. MistakeError for options that need a model."""
-    named = {option.partition("=")[0].lstrip("+~"): option.partition("=")[2].strip("'\"") for option in options}
-    if named.get("samples", "null") == "null":
+    keys = named(options)
+    if unquoted(keys.get("samples", "null")) == "null":
         return False
-    for key in named:
-        if {key, *re.split("[@/.]", key)[:1], ".".join(key.split(".")[:2])} & _OF_A_MODEL:
+    for key in keys:
+        if {key, *re.split("[/.]", key)[:1], ".".join(key.split(".")[:2])} & _OF_A_MODEL:
             raise MistakeError(f"{key} has no effect with samples=…: remove it")
     return True
 

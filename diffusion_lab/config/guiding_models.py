@@ -14,12 +14,11 @@ from torch import Tensor
 
 from diffusion_lab.config.trained import (
     build_trained,
-    last_weights,
     load_config,
-    load_weights,
     settled,
     use_last_weights,
 )
+from diffusion_lab.config.weight_files import last_weights, load_weights
 from diffusion_lab.diffusion import Schedule
 from diffusion_lab.models.diffusion import DiffusionModel
 from diffusion_lab.models.noisy_classifier import NoisyClassifier
@@ -54,7 +53,7 @@ def classifier_guidance(
     def logits(x_t: Tensor, timesteps: Tensor) -> Tensor:
         return model.to(x_t.device)(x_t, timesteps)
 
-    name = f"{directory.path.name}, {weights}"
+    name = f"{directory.path.name}, {weights.stem}"
     return ClassifierGuidance(logits, model.num_classes, scale, name, interval, log_snr_interval)
 
 

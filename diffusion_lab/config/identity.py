@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from diffusion_lab.config.mistakes import MistakeError
 from diffusion_lab.config.overrides import as_plain
 from diffusion_lab.config.strangers import REFERENCE
+from diffusion_lab.config.weight_files import weight_file
 from diffusion_lab.store import ModelDirectory
 from diffusion_lab.store.fingerprints import (
     DRAWING,
@@ -31,8 +32,8 @@ from diffusion_lab.store.fingerprints import (
     training_part,
 )
 from diffusion_lab.store.options import canonical_json
-from diffusion_lab.store.records import RunError, inside, read_yaml
-from diffusion_lab.store.weights import is_snapshot, snapshot_name
+from diffusion_lab.store.records import inside, read_yaml
+from diffusion_lab.store.weights import snapshot_name
 
 CODE = Code()  # of this process
 RAW = "raw"
@@ -163,13 +164,7 @@ def identity_of(directory: ModelDirectory, name: str | None = None) -> dict[str,
 
     RunError if it is not finished.
     """
-    from diffusion_lab.training.ema import default_weights
-
-    training = directory.read_training()
-    name = name or default_weights(directory.weight_names, training["steps"])
-    weights = directory.weight_files({name}).get(name)
-    if weights is None:
-        raise RunError(f"{directory.path} has no weights {name}")
+    training, weights = directory.read_training(), weight_file(directory, name)
     parts = read_yaml(inside(directory.path, directory.config))
     return {
         "fingerprint": training.get("fingerprint"),
@@ -209,14 +204,6 @@ def start_files(cfg: DictConfig) -> list[Path]:
     """The raw weights, which have everything, and then the average or the earlier moment of init_weights."""
     if cfg.get("init_from") is None:
         return []
-    from diffusion_lab.training.ema import default_weights
-
-    directory, name = ModelDirectory(Path(cfg.init_from)), cfg.init_weights
-    there = directory.weight_names
-    if name == "auto":
-        averages = [weights for weights in there if not is_snapshot(weights)]
-        name = default_weights(averages, directory.read_training()["steps"])
-    files = directory.weight_files([name])
-    if name not in files:
-        raise RunError(f"init_weights={name}: the weights in {directory.path} are {', '.join(there)}")
-    return [files[weights] for weights in dict.fromkeys((RAW, name))]
+    directory = ModelDirectory(Path(cfg.init_from))
+    files = [weight_file(directory, name, "init_weights") for name in (RAW, cfg.init_weights)]
+    return list(dict.fromkeys(files))

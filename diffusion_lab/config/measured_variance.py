@@ -14,9 +14,11 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig
 
 from diffusion_lab.config.identity import measuring_identity, sha256_of
-from diffusion_lab.config.mistakes import MistakeError, check_at_least
-from diffusion_lab.config.trained import build_trained, last_weights, load_config, settled, use_last_weights
+from diffusion_lab.config.mistakes import MistakeError
+from diffusion_lab.config.trained import build_trained, load_config, settled, use_last_weights
+from diffusion_lab.config.weight_files import weight_file
 from diffusion_lab.store import ModelDirectory
+from diffusion_lab.store.options import check_at_least
 from diffusion_lab.store.records import RunError
 
 if TYPE_CHECKING:
@@ -93,14 +95,8 @@ def needed_head(directory: ModelDirectory, cfg: DictConfig, weights: str) -> Mod
             f"variance=regressed needs a head, which is trained on a finished model: train {directory.path} with another variance, "
             "then its head with `diffusion-lab train model=variance_head init_from=…`"
         )
-    name = last_weights(directory) if weights == "auto" else weights
-    file = directory.weight_files({name}).get(name)
-    if file is None:
-        raise MistakeError(
-            f"variance=regressed: a head needs weights that are saved in {directory.path}, which lacks {name}; use one of "
-            f"{', '.join(directory.weight_names)}"
-        )
-    served, named = sha256_of(file), node.get("head")
+    file = weight_file(directory, weights, "evaluation.weights")
+    name, served, named = file.stem, sha256_of(file), node.get("head")
     if named is None:
         beside = [ModelDirectory(path) for path in directory.path.resolve().parent.iterdir() if path.is_dir()]
         heads = [head for head in beside if head.serves == served]
@@ -137,6 +133,6 @@ def load_head(head: ModelDirectory, variance: DictConfig) -> tuple[Callable[...,
     model = build_trained(head, settled(load_config(head), head))
     if not model.needs_base:
         raise MistakeError(f"{_OPTION}={head.path}: this folder holds a {type(model).__name__}, not a variance head")
-    weights = use_last_weights(model, head)
-    name = f"{head.path.name}, {weights}, {sha256_of(head.weight_files()[weights])[:12]}"
+    file = use_last_weights(model, head)
+    name = f"{head.path.name}, {file.stem}, {sha256_of(file)[:12]}"
     return lambda x, timesteps: model.to(x.device)(x, timesteps), instantiate(variance)(head=name)

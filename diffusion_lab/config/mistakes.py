@@ -21,7 +21,6 @@ from hydra.errors import (
     OverrideParseException,
 )
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
     InterpolationKeyError,
     InterpolationResolutionError,
@@ -65,14 +64,6 @@ def refuse_outside_sweeps() -> None:
     for override in hydra.overrides.hydra if hydra.mode is RunMode.RUN else ():
         if override.lstrip("+~").startswith(("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper")):
             raise MistakeError(f"{override} works only with -m: add -m to run it as a sweep, or remove {override}")
-
-
-def check_at_least(least: int, cfg: DictConfig, *options: str) -> None:
-    """MistakeError for the first of these options whose number is smaller."""
-    for option in options:
-        value = OmegaConf.select(cfg, option)
-        if value is not None and value < least:
-            raise MistakeError(f"{option}={value}: this option must be at least {least}")
 
 
 @contextmanager

@@ -48,10 +48,10 @@ def unquoted(text: str) -> str:
     return value if isinstance(value, str) else text
 
 
-def put_first(options: Sequence[str], added: Sequence[str]) -> list[str]:
-    """`added`, before the overrides in `options` and after flags: Hydra needs all overrides in one piece. Later ones win."""
-    first = next((i for i, option in enumerate(options) if "=" in option and not option.startswith("-")), len(options))
-    return [*options[:first], *added, *options[first:]]
+def named(options: Sequence[str]) -> dict[str, str]:
+    """Key, without + and ~ and its package, -> the text of its value, of the options of a command line; the last one counts."""
+    pairs = (option.partition("=") for option in options if not option.startswith("-"))
+    return {key.lstrip("+~").partition("@")[0]: value for key, _, value in pairs}
 
 
 def options_of_this_job(**more: str) -> list[str]:

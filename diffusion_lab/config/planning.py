@@ -18,21 +18,13 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
-from diffusion_lab.config.build import build_model, build_training_data, fill_in_facts, settle_budget, settle_labels
+from diffusion_lab.config.build import build_training_data
 from diffusion_lab.config.composing import drop_leftovers
-from diffusion_lab.config.identity import CODE, plain_config, training_fingerprint
+from diffusion_lab.config.identity import CODE, plain_config
 from diffusion_lab.config.kinds import check_kinds
 from diffusion_lab.config.mistakes import MistakeError, refused_option, users_mistakes
 from diffusion_lab.config.overrides import as_plain
-from diffusion_lab.config.scores import (
-    add_scored_moments,
-    check_planned_score,
-    kept_weights,
-    requested_scores,
-    requested_weights,
-    run_of,
-)
-from diffusion_lab.store import model_directory
+from diffusion_lab.config.scores import requested_weights, run_of
 from diffusion_lab.store.fingerprints import Scope, named_in
 from diffusion_lab.store.options import canonical_json
 from diffusion_lab.sweeps.axes import Axis, Combination, MissingOptionError, combinations
@@ -87,7 +79,8 @@ def with_moments(axes: Sequence[Axis], master: DictConfig) -> list[Axis]:
         raise MistakeError(
             f"{_AT}: give one list of moments, as {_AT}=[1m,5m]; each moment becomes a cell of the sweep"
         )
-    wanted = requested_weights(master.evaluation.get("at"))
+    with users_mistakes():
+        wanted = requested_weights(master.evaluation.get("at"))
     if not wanted:
         return list(axes)
     if _WEIGHTS in named:
@@ -131,7 +124,8 @@ def _check_devices(found: Sequence[Combination[Composed]], master: DictConfig) -
     """MistakeError where jobs on this machine could not run with cfg.trainer; a cluster has devices of its own."""
     from diffusion_lab.training.trainer import checked_precision
 
-    if master.hydra.launcher._target_.endswith(".SlurmLauncher"):
+    queue = master.hydra.launcher.get("queue")
+    if queue is not None and getattr(get_class(queue), "is_shared", True):
         return
     gpus = visible_gpus()
     with users_mistakes():
@@ -219,32 +213,16 @@ def _cell(
     combination: Combination[Composed], data_of: Callable[[DictConfig], DataModule], outputs: Path, check: bool
 ) -> PlannedCell:
     """Where a cell lies; MistakeError for options that it would fail with. check: whether its model is built, too."""
-    from diffusion_lab.config.training import check_training
+    from diffusion_lab.config.training import training_of  # imports torch
     from diffusion_lab.models.base import GenerativeModel
-    from diffusion_lab.training.trainer import quiet_lightning
 
-    cfg = combination.config.cfg
+    cfg, family = combination.config.cfg, combination.config.family
     check_kinds(cfg)
-    settle_budget(cfg)
-    settle_labels(cfg)
     with users_mistakes():
-        add_scored_moments(cfg)
-        data = data_of(cfg)
-        fill_in_facts(cfg, data)
-        fingerprint = training_fingerprint(cfg)
+        training = training_of(cfg, family, data_of)
         CODE.reached(named_in(plain_config(cfg)), Scope())  # also what counts nowhere: a copy of the code must have it
-        directory = model_directory(outputs, data.name, combination.config.family, fingerprint)
-        (score,) = requested_scores(cfg)  # the axes pick one
-        model = build_model(cfg) if check else None
-        if model is not None:
-            quiet_lightning()
-            check_training(cfg, data, model, directory, fingerprint, request=None)
-        if isinstance(model, GenerativeModel):
-            check_planned_score(score, data, model, directory, kept_weights(cfg))
-        elif check and cfg.score:
-            raise MistakeError(
-                f"model={combination.config.family} generates no samples, so it cannot be scored; add score=false"
-            )
-    return PlannedCell(
-        combination.choices, combination.overrides, directory, run_of(directory, fingerprint, score, outputs)
-    )
+        if check and not isinstance(training.build(request=None).model, GenerativeModel) and cfg.score:
+            raise MistakeError(f"model={family} generates no samples, so it cannot be scored; add score=false")
+        (score,) = training.scores  # the axes pick one
+        run = run_of(training.directory, training.fingerprint, score, outputs)
+    return PlannedCell(combination.choices, combination.overrides, training.directory, run)

@@ -20,15 +20,16 @@ from torch import Tensor
 
 from diffusion_lab.config.editing import Edit, wanted_edit
 from diffusion_lab.config.measured_variance import use_measured
-from diffusion_lab.config.mistakes import MistakeError, check_at_least, users_mistakes
+from diffusion_lab.config.mistakes import MistakeError, users_mistakes
 from diffusion_lab.config.trained import Load, load_model, trained_config, trained_data
+from diffusion_lab.config.weight_files import last_weights
 from diffusion_lab.diffusion.noise import check_seed
 from diffusion_lab.metrics.draw import labels
 from diffusion_lab.models.base import GenerativeModel
 from diffusion_lab.models.diffusion import DiffusionModel
 from diffusion_lab.store import ModelDirectory, cache_directory
+from diffusion_lab.store.options import check_at_least
 from diffusion_lab.store.records import RunError
-from diffusion_lab.training.ema import default_weights
 from diffusion_lab.training.ranks import gather_to_rank_zero, num_ranks, rank
 
 MOST_COLUMNS = 20  # of a grid with a column for each class
@@ -144,8 +145,7 @@ def chosen_model(cfg: DictConfig, load: Load = load_model) -> tuple[ModelDirecto
     with users_mistakes():
         directory, saved = trained_config(cfg)
         model = load(directory, saved, cfg.weights)
-        auto = cfg.weights == "auto"
-        weights = default_weights(model.weight_names, directory.read_training()["steps"]) if auto else cfg.weights
+        weights = last_weights(directory) if cfg.weights == "auto" else cfg.weights
         with model.use_weights(weights):
             pass  # says at once if there are no such weights
     _check_variance(cfg, model)
@@ -157,8 +157,8 @@ def drawing_of(cfg: DictConfig, load: Load = load_model, x_T: Tensor | None = No
 
     x_T: own starts in place of noise, (num_images, *shape).
     """
-    check_at_least(1, cfg, "num_images", "batch_size", "inpaint.repeats")
     with users_mistakes():
+        check_at_least(1, cfg, "num_images", "batch_size", "inpaint.repeats")
         check_seed(cfg.seed)
     directory, saved, model, weights = chosen_model(cfg, load)
     if cfg.label is not None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 
 from diffusion_lab.config.build import build_each
 from diffusion_lab.config.identity import scoring_fingerprint
@@ -16,7 +16,7 @@ from diffusion_lab.config.measured_variance import needed_head
 from diffusion_lab.config.mistakes import MistakeError
 from diffusion_lab.config.weight_files import check_buildable, check_moments
 from diffusion_lab.store import FINGERPRINT_LENGTH, ModelDirectory, RunDirectory, run_directory
-from diffusion_lab.store.weights import IMAGES, SECONDS, STEPS, Moment, is_snapshot, read_moment, snapshot_name
+from diffusion_lab.store.weights import IMAGES, SECONDS, STEPS, Moment, is_snapshot, read_moments, snapshot_name
 from diffusion_lab.training.profiles import wanted_length
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def build_metrics(cfg: DictConfig) -> list[Metric]:
 def requested_scores(cfg: DictConfig) -> list[DictConfig]:
     """One copy of `cfg` for each moment of evaluation.at, with its evaluation.weights; `cfg` alone if no moment is named.
 
-    evaluation.weights picks one of them. MistakeError for what is no moment.
+    evaluation.weights picks one of them. ValueError for what is no moment.
     """
     wanted, weights = requested_weights(cfg.evaluation.get("at")), cfg.evaluation.weights
     if wanted and weights not in (_AUTO, *wanted):
@@ -106,34 +106,35 @@ def requested_scores(cfg: DictConfig) -> list[DictConfig]:
 
 
 def add_scored_moments(cfg: DictConfig) -> None:
-    """Put the moments of evaluation.at into snapshots.at. MistakeError for what training cannot keep: a moment after its end."""
-    kept, scored_at = (
-        moments_of("snapshots.at", cfg.snapshots.at),
-        moments_of("evaluation.at", cfg.evaluation.get("at") or []),
-    )
-    branches = moments_of("snapshots.branches", cfg.snapshots.branches)
-    for option, moments in (("snapshots.at", kept), ("evaluation.at", scored_at), ("snapshots.branches", branches)):
+    """Put the moments of evaluation.at into snapshots.at. ValueError for what training cannot keep: a moment after its end."""
+    at = {
+        "snapshots.at": read_moments("snapshots.at", cfg.snapshots.at),
+        "evaluation.at": _scored_moments(cfg.evaluation.get("at")),
+        "snapshots.branches": read_moments("snapshots.branches", cfg.snapshots.branches),
+    }
+    for option, moments in at.items():
         for moment in moments:
             ends = _end(cfg, moment)
             if ends is not None:
-                raise MistakeError(f"{option}: training ends before {moment} ({ends}); remove it, or train for longer")
-    new = [moment for moment in dict.fromkeys(scored_at) if moment not in kept]
+                raise ValueError(f"{option}: training ends before {moment} ({ends}); remove it, or train for longer")
+    new = [moment for moment in at["evaluation.at"] if moment not in at["snapshots.at"]]
     with open_dict(cfg):
         cfg.snapshots.at = [*cfg.snapshots.at, *map(_written, new)]
 
 
 def kept_weights(cfg: DictConfig) -> list[str]:
     """Names of the weights of earlier moments that a training will have."""
-    return list(map(snapshot_name, moments_of("snapshots.at", cfg.snapshots.at)))
+    return list(map(snapshot_name, read_moments("snapshots.at", cfg.snapshots.at)))
 
 
 def requested_weights(at: Sequence[Any] | None) -> list[str]:
-    """[1m, end] -> ["at_1m", "end"]. MistakeError for what is not a moment, and for a moment that is listed twice."""
-    ends = [END] if END in (at or ()) else []
-    names = [*map(snapshot_name, moments_of("evaluation.at", at or ())), *ends]
-    if len(set(names)) < len(at or ()):
-        raise MistakeError(f"evaluation.at={list(at or ())}: remove the repeated moment")
-    return names
+    """[1m, end] -> ["at_1m", "end"]. ValueError for what is not a moment, and for a moment that is listed twice."""
+    return [*map(snapshot_name, _scored_moments(at)), *([END] if END in (at or ()) else [])]
+
+
+def _scored_moments(at: Sequence[Any] | None) -> list[Moment]:
+    """Those before the end of training."""
+    return read_moments("evaluation.at", [written for written in at or () if written != END])
 
 
 def _with_weights(cfg: DictConfig, name: str) -> DictConfig:
@@ -142,14 +143,6 @@ def _with_weights(cfg: DictConfig, name: str) -> DictConfig:
         one.evaluation.at = None
         one.evaluation.weights = _AUTO if name == END else name
     return one
-
-
-def moments_of(option: str, at: Iterable[Any]) -> list[Moment]:
-    """The moments that an option lists. MistakeError, naming the option, for what is none."""
-    try:
-        return [read_moment(written) for written in at if not (written == END and option == "evaluation.at")]
-    except ValueError as error:
-        raise MistakeError(f"{option}={OmegaConf.to_object(OmegaConf.create(list(at)))}: {error}") from None
 
 
 def _written(moment: Moment) -> float | str:

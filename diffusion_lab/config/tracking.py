@@ -14,7 +14,8 @@ from hydra.types import RunMode
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig
 
-from diffusion_lab.config.build import choices_made
+from diffusion_lab.config.build import choices_made, entries
+from diffusion_lab.config.composing import parameters_of
 from diffusion_lab.config.identity import plain_config
 from diffusion_lab.config.mistakes import MistakeError, mistake_in_job
 from diffusion_lab.report.make import report_files
@@ -30,11 +31,7 @@ def build_trackers(cfg: DictConfig, folder: Path | None = None) -> list[Tracker]
     folder: for the files of Lightning's own loggers. They know trainings only: without a folder they are checked and left out.
     """
     trackers: list[Tracker] = []
-    for name, node in (cfg.get("logger") or {}).items():
-        if not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str):
-            raise MistakeError(
-                f"logger.{name}: a logger needs a name, with its _target_ and options below it, such as logger.wandb.project"
-            )
+    for name, node in entries(cfg, "logger"):
         target = f"logger.{name}._target_={node['_target_']}"
         try:
             kind = get_class(node["_target_"])
@@ -49,15 +46,12 @@ def build_trackers(cfg: DictConfig, folder: Path | None = None) -> list[Tracker]
 
         if not issubclass(kind, Logger):
             raise MistakeError(f"{target} is not one of Lightning's loggers")
-        try:
-            known = (
-                signature(kind).bind_partial(**{key: node[key] for key in node if not key.startswith("_")}).signature
-            )
-        except TypeError as error:
-            said = str(error).replace("got an unexpected keyword argument", "there is no option")
-            raise MistakeError(f"logger.{name}: {said}") from None
+        taken = parameters_of(node["_target_"])
+        for key in node:
+            if taken is not None and not key.startswith("_") and key not in taken:
+                raise MistakeError(f"logger.{name}: there is no option {key}")
         if folder is not None:
-            unsaid = "save_dir" in known.parameters and node.get("save_dir") is None
+            unsaid = "save_dir" in signature(kind).parameters and node.get("save_dir") is None
             trackers.append(TrainingsOnly(instantiate(node, **({"save_dir": str(folder)} if unsaid else {}))))
     return trackers
 

@@ -22,7 +22,7 @@ from diffusion_lab.config.strangers import (
     leave_out,
     no_larger_than,
 )
-from diffusion_lab.config.weight_files import load_weights
+from diffusion_lab.config.weight_files import load_weights, weight_file
 from diffusion_lab.store import ModelDirectory, RunDirectory, RunError, newest_model
 from diffusion_lab.store.fingerprints import SCORING_GROUPS
 from diffusion_lab.store.records import inside, printable, read_yaml
@@ -42,8 +42,6 @@ def load_config(directory: ModelDirectory) -> DictConfig:
 
     RunError if there is none, or if it holds what a file may not (see `strangers`); its sizes are checked by `settled`.
     """
-    if "://" in str(directory.path) or str(directory.path).startswith(("http:", "https:", "s3:", "gs:", "hf:")):
-        raise RunError(f"model_dir={directory.path}: models are not loaded from URLs; download the folder first")
     config = read_config(directory)
     check_targets(_resolved(config, directory), directory.config)
     return config
@@ -175,19 +173,12 @@ def build_trained(directory: ModelDirectory, saved: DictConfig) -> TrainableMode
         raise RunError(f"{directory.config} describes a model that cannot be built: {error.__cause__}") from error
 
 
-def last_weights(directory: ModelDirectory) -> str:
-    """The name of the weights that suit the length of a training."""
-    from diffusion_lab.training.ema import default_weights
-
-    return default_weights(directory.weight_names, directory.read_training()["steps"])
-
-
-def use_last_weights(model: TrainableModel, directory: ModelDirectory) -> str:
-    """Give a model that is never trained further the weights that suit its training; their name."""
-    weights = last_weights(directory)
-    model.load_weights({"raw": directory.weight_files()[weights]})
+def use_last_weights(model: TrainableModel, directory: ModelDirectory) -> Path:
+    """Give a model that is never trained further the weights that suit its training; their file."""
+    file = weight_file(directory, "auto")
+    model.load_weights({"raw": file})
     model.requires_grad_(False).eval()
-    return weights
+    return file
 
 
 def _swap_variance(saved: DictConfig, cfg: DictConfig, directory: ModelDirectory) -> None:

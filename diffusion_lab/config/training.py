@@ -1,28 +1,55 @@
-"""From cfg.trainer and cfg.callbacks to Lightning's Trainer, with what no training leaves out."""
+"""From a config to a training: its data, its model with the weights it starts from, where it lies, and Lightning's Trainer."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from inspect import signature
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydra.utils import instantiate
 from lightning import Callback, Trainer
 from omegaconf import DictConfig
 
+from diffusion_lab.config.build import (
+    build_model,
+    build_training_data,
+    entries,
+    fill_in_facts,
+    settle_budget,
+    settle_labels,
+)
+from diffusion_lab.config.guiding_models import unguided
+from diffusion_lab.config.identity import start_files, training_fingerprint
 from diffusion_lab.config.mistakes import MistakeError
 from diffusion_lab.config.overrides import as_plain
-from diffusion_lab.config.scores import moments_of
+from diffusion_lab.config.scores import (
+    add_scored_moments,
+    check_planned_score,
+    kept_weights,
+    requested_scores,
+)
 from diffusion_lab.config.tracking import build_trackers
+from diffusion_lab.config.trained import load_config
+from diffusion_lab.models.base import GenerativeModel
 from diffusion_lab.models.budget import TimeBudget, seconds_of
-from diffusion_lab.store import ModelDirectory
+from diffusion_lab.store import ModelDirectory, model_directory
 from diffusion_lab.store.fingerprints import OUR_CALLBACKS
 from diffusion_lab.store.status_file import Announcement
+from diffusion_lab.store.weights import read_moments
 from diffusion_lab.training.devices import Request
 from diffusion_lab.training.ema import PowerAverages
 from diffusion_lab.training.interruption import Interruption
 from diffusion_lab.training.monitor import Announce
 from diffusion_lab.training.snapshots import Snapshots
-from diffusion_lab.training.trainer import Precision, check_callbacks, checked_precision, trainer_options
+from diffusion_lab.training.trainer import (
+    Precision,
+    check_callbacks,
+    checked_precision,
+    quiet_lightning,
+    trainer_options,
+)
 
 if TYPE_CHECKING:
     from diffusion_lab.data.module import DataModule
@@ -31,26 +58,98 @@ if TYPE_CHECKING:
 _NEEDED = ("finite", "monitor", "checkpoint")
 
 
-def check_training(
-    cfg: DictConfig,
-    data: DataModule,
-    model: TrainableModel,
-    directory: ModelDirectory,
-    fingerprint: str,
-    request: Request | None,
-) -> None:
-    """Build Lightning's Trainer. Mistakes in its options are errors before anything is written.
+@dataclass(frozen=True)
+class Trainee:
+    """A model and the Trainer that trains it. added: callbacks of the user. announcement: for the folder of the model."""
 
-    request: the devices; None: those of a job, which may run on another machine. What only they decide is not checked.
+    model: TrainableModel
+    trainer: Trainer
+    added: Mapping[str, Callback]
+    interruption: Interruption
+    announcement: Announcement
+
+
+@dataclass(frozen=True)
+class Training:
+    """What `cfg`, with its facts filled in, trains, and the configs of the scores that follow. directory: where it lies."""
+
+    cfg: DictConfig
+    data: DataModule
+    fingerprint: str
+    directory: ModelDirectory
+    scores: list[DictConfig]
+
+    @property
+    def place(self) -> ModelDirectory:
+        """The folder that is trained into."""
+        return self.directory.retraining if self.cfg.retrain else self.directory
+
+    def build(self, request: Request | None) -> Trainee:
+        """The model with the weights that training starts from. Mistakes in the options are errors before anything is written.
+
+        request: the devices; None: those of a job, which may run on another machine. What only they decide is not checked.
+        """
+        quiet_lightning()
+        cfg, directory, interruption = self.cfg, self.directory, Interruption()
+        model = build_model(cfg)
+        _start(model, cfg)
+        announcement = Announcement(directory.path, cfg.trainer.max_steps if cfg.trainer.max_steps > 0 else None)
+        callbacks = build_callbacks(cfg, self.place, self.fingerprint, interruption)
+        trainer = _build_trainer(cfg, self.place, request, callbacks, announcement)
+        model.check_trainer(trainer)
+        model.optimization.check(model.named_parameters())
+        added = {name: part for name, part in callbacks.items() if name not in OUR_CALLBACKS}
+        check_callbacks(added, trainer, cfg.val.every_n_steps, model)
+        self.data.hold_out(cfg.val.num_images, cfg.val.batch_size, cfg.val.seed)
+        if request is not None or not directory.finished:  # a sweep that has its models needs no tracker of trainings
+            build_trackers(cfg)
+        if isinstance(model, GenerativeModel):
+            for score in self.scores:
+                check_planned_score(score, self.data, model, directory, kept_weights(cfg))
+        return Trainee(model, trainer, added, interruption, announcement)
+
+
+def training_of(
+    cfg: DictConfig, family: str, data_of: Callable[[DictConfig], DataModule] = build_training_data
+) -> Training:
+    """The training of a config of `train`, whose facts are filled in. ValueError or MistakeError for what cannot be trained.
+
+    family: of the model. data_of: the config's data.
     """
-    callbacks = build_callbacks(cfg, directory, fingerprint, Interruption())
-    trainer = build_trainer(cfg, directory, request, callbacks, Announcement(directory.path))
-    model.check_trainer(trainer)
-    model.optimization.check(model.named_parameters())
-    check_callbacks(users_callbacks(callbacks), trainer, cfg.val.every_n_steps, model)
-    data.hold_out(cfg.val.num_images, cfg.val.batch_size, cfg.val.seed)
-    if request is not None or not directory.finished:  # a sweep that has its models must not fail for want of a tracker
-        build_trackers(cfg)
+    settle_budget(cfg)
+    settle_labels(cfg)
+    add_scored_moments(cfg)
+    data = data_of(cfg)
+    fill_in_facts(cfg, data)
+    fingerprint = training_fingerprint(cfg)
+    directory = model_directory(Path(cfg.outputs), data.name, family, fingerprint)
+    return Training(cfg, data, fingerprint, directory, requested_scores(cfg))
+
+
+def _start(model: TrainableModel, cfg: DictConfig) -> None:
+    """Put the weights of init_from in place. ValueError, naming what differs, where they are those of another network."""
+    files, started = start_files(cfg), model
+    if model.needs_base:
+        than = "the head; train the head with the data=…, labels=… and conditional=… of that model"
+        option = f"init_from={cfg.init_from}"
+        started = unguided(ModelDirectory(Path(cfg.init_from)), cfg.facts.identity, option, than)
+        model.attach_base(started)
+    try:
+        for file in files:
+            started.start_from(file)
+    except ValueError as error:
+        directory = ModelDirectory(Path(cfg.init_from))
+        theirs, ours = (
+            "nothing" if count is None else f"{count} classes or clusters"
+            for count in (load_config(directory).facts.get("num_classes"), cfg.facts.num_classes)
+        )
+        fix = f"{error}; the options of its network are in {directory.config}"
+        if theirs != ours:
+            fix = (
+                f"that model is conditioned on {theirs}, but this one on {ours}; use its labels=… (own: no clusters) and "
+                "conditional=…"
+            )
+        raise ValueError(f"init_from={cfg.init_from}: {fix}") from error
 
 
 def build_callbacks(
@@ -66,10 +165,10 @@ def build_callbacks(
         "path": directory.resume,
         "fingerprint": fingerprint,
         "interruption": interruption,
-        "branches": moments_of("snapshots.branches", cfg.snapshots.branches),
+        "branches": read_moments("snapshots.branches", cfg.snapshots.branches),
         "branch_file": directory.branch,
     }
-    nodes = {name: node for name, node in (cfg.get("callbacks") or {}).items() if node is not None}
+    nodes = dict(entries(cfg, "callbacks"))
     if cfg.trainer.get("enable_progress_bar") is False:
         nodes.pop("progress", None)
     missing = [name for name in _NEEDED if name not in nodes]
@@ -90,12 +189,7 @@ def build_callbacks(
     return built
 
 
-def users_callbacks(callbacks: dict[str, Callback]) -> dict[str, Callback]:
-    """Those that the user added, in his order."""
-    return {name: part for name, part in callbacks.items() if name not in OUR_CALLBACKS}
-
-
-def build_trainer(
+def _build_trainer(
     cfg: DictConfig,
     directory: ModelDirectory,
     request: Request | None,

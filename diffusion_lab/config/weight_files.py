@@ -24,6 +24,26 @@ _MOST_FILES, _LARGEST = 256, 2**63
 _LARGEST_ERROR = 0.15  # of the profile, relative
 
 
+def last_weights(directory: ModelDirectory) -> str:
+    """The name of the weights that suit the length of a training."""
+    from diffusion_lab.training.ema import default_weights  # imports torch
+
+    return default_weights(directory.weight_names, directory.read_training()["steps"])
+
+
+def weight_file(directory: ModelDirectory, name: str | None, option: str = "weights") -> Path:
+    """The file of the weights called `name`; None or "auto": of those that suit the length of the training.
+
+    RunError, naming the option, where they are not saved.
+    """
+    name = last_weights(directory) if name in (None, "auto") else str(name)
+    file = directory.weight_files({name}).get(name)
+    if file is None:
+        names = ", ".join(directory.weight_names)
+        raise RunError(f"{option}={name}: the weights saved in {directory.path} are {names}")
+    return file
+
+
 def load_weights(model: GenerativeModel, directory: ModelDirectory, *weights: str) -> None:
     """Raw weights and averages, and those of the earlier moments that `weights` or the model's guidance names.
 

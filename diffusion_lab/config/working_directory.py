@@ -27,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from diffusion_lab.conf_dir import CONF
-from diffusion_lab.config.overrides import as_plain, put_first, quoted
+from diffusion_lab.config.overrides import as_plain, named, quoted
 from diffusion_lab.config.strangers import VARIABLE as TARGETS
 from diffusion_lab.store.files import name_root
 from diffusion_lab.store.places import is_in_outputs
@@ -60,29 +60,43 @@ def usual_outputs() -> str:
 
 
 def name_folders(cfg: Mapping[str, Any]) -> None:
-    """Register the folders that a command writes to, so that no link below leads out of them."""
+    """Register the folders that a command writes to, so that no link below leads out of them.
+
+    RunError for `outputs` that is a file.
+    """
+    if cfg.get("outputs") and Path(str(cfg["outputs"])).is_file():
+        raise RunError(f"outputs={cfg['outputs']} is a file: choose a folder")
     for option in ("outputs", "to", "jobs", "sweep", "model_dir"):
         if cfg.get(option) and not isinstance(cfg[option], Mapping):  # in train, sweep is a group of options
             name_root(Path(str(cfg[option])))
 
 
 def with_own_choices(options: Sequence[str]) -> list[str]:
-    """`options`, and the folder conf/ here as one that Hydra searches after the lab's own configs.
+    """`options`, and the folder conf/ here as one that Hydra searches after the lab's own configs and those that the user names.
 
     Only if an option names a choice that it has and the lab has not. A sweep finds it in the copy that it runs from.
     """
-    folder = working_directory()
-    named = [(key.lstrip("+").partition("@")[0], value) for key, _, value in (o.partition("=") for o in options)]
-    if folder is None or _SEARCHPATH in dict(named):
+    if (folder := working_directory()) is None:
         return [*options]
     own = copied(folder / "conf")
-    for group, value in named:
+    for group, value in named(options).items():
         if group.startswith("hydra") or not (CONF / group).is_dir():
             continue  # choices that installed plugins bring; an option that is no choice: sweep=first, remove=true
         for choice in re.findall(r"[\w/.-]+", value):
             if (own / group / f"{choice}.yaml").is_file() and not (CONF / group / f"{choice}.yaml").is_file():
-                return put_first(options, [f"{_SEARCHPATH}={quoted([f'file://{own}'])}"])
+                paths = list(dict.fromkeys([*_search_path(options), f"file://{own}"]))  # a rank is given ours already
+                return [*(o for o in options if not _is_search_path(o)), f"{_SEARCHPATH}={quoted(paths)}"]
     return [*options]
+
+
+def _search_path(options: Sequence[str]) -> list[str]:
+    """The places that the options add to those where Hydra searches for configs."""
+    values = (OverridesParser.create().parse_override(option).value() for option in filter(_is_search_path, options))
+    return [str(path) for value in values if isinstance(value, list) for path in value]
+
+
+def _is_search_path(option: str) -> bool:
+    return option.lstrip("+").startswith(f"{_SEARCHPATH}=")
 
 
 @contextmanager
@@ -179,12 +193,8 @@ def _importing_module() -> str:
 
 def own_folders(options: Sequence[str]) -> list[Path]:
     """Where the user's configs are: --config-dir and hydra.searchpath, with conf/ if it is searched."""
-    named = re.findall(r"^(?:--config-dir|-cd)[=\n](.+)$", "\n".join(options), re.MULTILINE)
-    for option in options:
-        if option.lstrip("+").startswith(f"{_SEARCHPATH}="):
-            value = OverridesParser.create().parse_override(option).value()
-            named += [str(path).removeprefix("file://") for path in (value if isinstance(value, list) else [])]
-    return [Path(name) for name in named]
+    typed = re.findall(r"^(?:--config-dir|-cd)[=\n](.+)$", "\n".join(options), re.MULTILINE)
+    return [Path(name) for name in (*typed, *(path.removeprefix("file://") for path in _search_path(options)))]
 
 
 def _own_files(options: Sequence[str]) -> Iterator[str]:
@@ -202,7 +212,8 @@ def local_settings(file: Path) -> Any:
     except (YAMLError, OmegaConfBaseException, ValueError) as error:
         raise RunError(f"{LOCAL} is not a config: {' '.join(str(error).split())}") from None
     plain = as_plain(settings)
-    for entry in plain.pop("defaults", None) or []:
+    entries = plain.pop("defaults", None) or []
+    for entry in entries if isinstance(entries, list) else [entries]:
         if entry != "_self_" and not (isinstance(entry, dict) and all(_is_choice(*pair) for pair in entry.items())):
             raise RunError(
                 f"{LOCAL}: defaults may hold choices of the lab, as in `- override /optimizer: muon`, but this holds "
@@ -214,9 +225,9 @@ def local_settings(file: Path) -> Any:
 
 def _is_choice(key: Any, choices: Any) -> bool:
     """Whether an entry of a list of defaults chooses among the lab's own configs, and none of Hydra's."""
-    named = re.fullmatch(r"override /?((?!hydra/)\w+(/\w+)*)", str(key))
+    group = re.fullmatch(r"override /?((?!hydra/)\w+(/\w+)*)", str(key))
     choices = choices if isinstance(choices, list) else [choices]
-    return named is not None and all((CONF / named[1] / f"{choice}.yaml").is_file() for choice in choices)
+    return group is not None and all((CONF / group[1] / f"{choice}.yaml").is_file() for choice in choices)
 
 
 def _check_plain(node: Any, prefix: str) -> None:

@@ -21,11 +21,12 @@ from diffusion_lab.data.module import DataModule
 from diffusion_lab.metrics.draw import Samples
 from diffusion_lab.metrics.features import Features
 from diffusion_lab.metrics.reference import Moments, Need, Reference, UnmeasurableError
-from diffusion_lab.metrics.settings import Evaluation, check_at_least
+from diffusion_lab.metrics.settings import Evaluation
 from diffusion_lab.metrics.shards import Progress
 from diffusion_lab.metrics.sources import Source
 from diffusion_lab.models.base import GenerativeModel
 from diffusion_lab.store.measures import IMAGES, Measure, ends, interval_of_share
+from diffusion_lab.store.options import check_at_least
 
 MOST_BLOCKS = 50
 
@@ -217,8 +218,7 @@ class Metric(ABC):
     def __post_init__(self) -> None:
         """Of a subclass that is a dataclass: ValueError that names an option that is too small."""
         for option, least in self.least:
-            if getattr(self, option) is not None:
-                check_at_least(least, option, getattr(self, option))
+            check_at_least(least, self, option)
 
     @abstractmethod
     def measures(self, namings: Sequence[Naming]) -> Iterable[Measure]:

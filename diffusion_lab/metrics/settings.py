@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from diffusion_lab.data.module import DataModule
+from diffusion_lab.store.options import check_at_least
 
 MAX_DEFAULT_SAMPLES = 2048
 PRECISIONS = ("32-true", "bf16-mixed")
@@ -31,12 +32,10 @@ class Evaluation:
             raise ValueError(
                 f"evaluation.at={list(self.at)}: one score is of one moment; set evaluation.weights, such as at_1m"
             )
-        if self.num_samples is not None:
-            check_at_least(2, "evaluation.num_samples", self.num_samples)  # one image has no covariance
+        check_at_least(2, self, "num_samples", prefix="evaluation.")  # one image has no covariance
         if not 0 <= self.seed < 2**64:
             raise ValueError(f"evaluation.seed must be a whole number from 0 to 2**64 - 1, got {self.seed}")
-        for name in ("batch_size", "reference_features", "statistics_images"):
-            check_at_least(1, f"evaluation.{name}", getattr(self, name))
+        check_at_least(1, self, "batch_size", "reference_features", "statistics_images", prefix="evaluation.")
         if self.precision not in PRECISIONS:
             raise ValueError(f"evaluation.precision must be {' or '.join(PRECISIONS)}, got {self.precision}")
         if self.reference not in REFERENCES:
@@ -67,9 +66,3 @@ class Evaluation:
         """num_samples, or as many as there are images of `unseen_split`, at most 2048, so that the floor exists at the same n."""
         most = min(data.size(self.unseen_split), MAX_DEFAULT_SAMPLES)
         return self.num_samples if self.num_samples is not None else most
-
-
-def check_at_least(least: int, option: str, value: int) -> None:
-    """ValueError that names the option."""
-    if value < least:
-        raise ValueError(f"{option} must be at least {least}, got {value}")

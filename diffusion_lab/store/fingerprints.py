@@ -98,7 +98,7 @@ _LOADED = _lab(
 )
 TRAINING = Scope(_TRAINS, _ONLY_AFTER_TRAINING, _lab(
     "training.ema", "training.finite", "training.profiles", "training.snapshots", "training.trainer",
-    "commands.fit", "commands.train", "config.build", "config.starting", "config.training",
+    "commands.fit", "commands.train", "config.build", "config.training",
 ))
 SCORING = Scope(_SCORES, roots=_LOADED | _lab("training.ema", "config.build", "metrics.score", "metrics.sources"))
 GIVEN = Scope(_SCORES, roots=_lab("config.build", "metrics.score", "metrics.sources"))  # images that no model draws

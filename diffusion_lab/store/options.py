@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from functools import reduce
 from itertools import accumulate
 from typing import Any
 
@@ -26,6 +27,17 @@ def short_names(names: Iterable[str]) -> dict[str, str]:
     """Name -> its last part, sampler.spacing.num_steps -> num_steps, where no other name ends so."""
     last = {name: name.replace("/", ".").rpartition(".")[2] for name in names}
     return {name: short if list(last.values()).count(short) == 1 else name for name, short in last.items()}
+
+
+def check_at_least(least: float, options: Any, *names: str, prefix: str = "") -> None:
+    """ValueError for the first of these values of `options`, such as "trainer.num_nodes", that is smaller; None may be there too.
+
+    options: a config, or an object with these attributes. prefix: what stands before their names on the command line.
+    """
+    for name in names:
+        value = reduce(lambda node, part: getattr(node, part, None), name.split("."), options)
+        if value is not None and value < least:
+            raise ValueError(f"{prefix}{name}={value} must be at least {least}")
 
 
 def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

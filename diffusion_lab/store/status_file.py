@@ -99,6 +99,7 @@ class Announcement:
         self._status = Status.begin(steps)
 
     def __enter__(self) -> Announcement:
+        self._status = Status.begin(self._status.steps)
         self._status.write(self._folder)
         return self
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +46,19 @@ def read_moment(written: Any) -> Moment:
         if 0 < moment.amount < _LARGEST and (unit in _SECONDS or amount.is_integer()):
             return moment
     raise ValueError(f"{written} is not a moment of a training; write {WAYS}")
+
+
+def read_moments(option: str, written: Sequence[Any]) -> list[Moment]:
+    """The moments that an option lists. ValueError, naming the option, for anything else, and for a moment that is listed twice."""
+    if not isinstance(written, Sequence) or isinstance(written, str):
+        raise ValueError(f"{option}={written}: give a list of moments, such as [0.1,2m]")
+    try:
+        moments = [read_moment(each) for each in written]
+    except ValueError as error:
+        raise ValueError(f"{option}={list(written)}: {error}") from None
+    if len(set(moments)) < len(moments):
+        raise ValueError(f"{option}={list(written)}: remove the repeated moment")
+    return moments
 
 
 def is_weights(name: str) -> bool:

@@ -62,27 +62,45 @@ class Call(ABC):
 
 
 class Queue(ABC):
-    """Where jobs run. folder: of their files, on a file system that they see.
+    """Where jobs run: a class that conf/hydra/launcher/NAME.yaml names, with the options below it.
 
-    may_be_left: whether it starts what was submitted by itself, so that no command has to stay. is_shared: whether other users use
-    it too, as a cluster's controller, so it is queried rarely.
+    folder: of the files of jobs, on a file system that they see. may_be_left: whether it starts what was submitted by itself, so
+    that no command has to stay. is_shared: whether other users use it too, as a cluster's controller, so it is queried rarely.
+    dry_run: whether to print the `script` of the jobs in place of submitting them.
     """
 
     folder: Path
     may_be_left: bool
     is_shared: bool = True
+    dry_run: bool = False
+
+    def resources(self, accelerator: str, devices: int | str | Sequence[int] | None) -> Mapping[str, Any]:
+        """What a job with these devices requests of a queue with these options. JobError for what it cannot have."""
+        return {}
+
+    def summary(self, resources: Mapping[str, Any]) -> str:
+        """The request of a job in words, for the plan of a sweep; empty: nothing is shown."""
+        return ""
+
+    def script(self, call: Call, num_jobs: int) -> str:
+        """What would be submitted for so many calls like this one."""
+        raise NotImplementedError
 
     @abstractmethod
     def room(self, waiting: Sequence[Call]) -> int:
         """How many of these calls, the first ones, may be submitted together now."""
 
     @abstractmethod
-    def submit(self, calls: Sequence[Call]) -> dict[str, Submitted]:
-        """Name -> job, in the order of the calls, for which there is room. JobError if the queue refuses."""
+    def submit(self, calls: Sequence[Call]) -> list[str]:
+        """Names of the jobs of these calls, for which there is room. JobError if the queue refuses."""
 
-    @abstractmethod
+    def tasks(self, call: Call) -> int:
+        """The processes of its job, each of which writes an outcome."""
+        return 1
+
     def place(self, job: str) -> str | None:
-        """Where a job runs, if it is the queue that chooses."""
+        """Where a job runs, if that is known when it is submitted."""
+        return None
 
     @abstractmethod
     def active_jobs(self) -> Collection[str] | None:
@@ -92,8 +110,7 @@ class Queue(ABC):
     def failure_reason(self, job: str) -> str:
         """One sentence on a job that ended without an outcome."""
 
-    @abstractmethod
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - a cluster needs nothing
         """Called when every job has written its outcome; its process may still be on its way out."""
 
 
@@ -161,7 +178,9 @@ class _Submission:
                 break
             batch = self.waiting[:room]
             jobs = self._queue.submit([self._calls[index] for index in batch])
-            for (job, about), index in zip(jobs.items(), batch, strict=True):
+            for job, index in zip(jobs, batch, strict=True):
+                call = self._calls[index]
+                about = Submitted(call.makes, call.directory, call.code, self._queue.tasks(call))
                 about.write(self._queue.folder, job)
                 self._started(job, about, index)
             names += jobs

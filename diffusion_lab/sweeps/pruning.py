@@ -1,4 +1,4 @@
-"""What in outputs/ nothing refers to: models, scores, cached files, copies of code and snapshots. Imports no torch.
+"""What in outputs/ nothing refers to: models, scores, cached files and copies of code. Imports no torch.
 
 A sweep, a config and a score refer to a folder by its name, anywhere in their text. A name ends in 12 digits of a fingerprint, that
 of a score, <model>-<digits>, in two times 12, and they are there for no other reason: so these digits are what is looked for.
@@ -12,19 +12,16 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from diffusion_lab.store import FINGERPRINT_LENGTH, CacheDirectory, ModelDirectory, RunDirectory, cache_directory
-from diffusion_lab.store.directories import SweepDirectory
 from diffusion_lab.store.lease import is_held
 from diffusion_lab.store.places import folders_of, models_in, named_model, read_key, run_directory, runs_in, sweeps_in
 from diffusion_lab.store.records import RunError, inside, read_bytes, read_json
-from diffusion_lab.store.weights import snapshot_name
-from diffusion_lab.store.written import is_ours, names
+from diffusion_lab.store.written import names
 from diffusion_lab.sweeps.frozen import unused_copies
 
 Place = ModelDirectory | RunDirectory
@@ -35,24 +32,20 @@ _DIGITS = f"[0-9a-f]{{{FINGERPRINT_LENGTH}}}"
 _KEY = re.compile(rf".-({_DIGITS}(?:-{_DIGITS})?)\Z")
 _KEYS = re.compile(rf"(?=-({_DIGITS})(-{_DIGITS})?)")  # also those that overlap
 _FINGERPRINT = re.compile("[0-9a-f]{64}")
-_MOMENT = re.compile(r"\bmoment: ([\w.+-]+)$", re.MULTILINE)
-_HAS_USUAL_MOMENT = "Autoguidance"  # in the name of a class that has a moment of its own where the config says null
 _LARGEST = 2**26  # bytes
 
 
 @dataclass(frozen=True)
 class Unused:
-    """path: a folder or a file, as it is listed. why: half a sentence. files: what is removed, for its size.
+    """path: a file, or a folder, which a process holds while it works there. why: half a sentence. files: for its size.
 
-    home: the folder that a process holds while it works with them, which goes too if it is `path`; None: no process holds such a
-    thing. is_needed: whether something refers to it, checked again while `home` is held. jobs: of a copy of code, the folder of the
+    is_needed: whether something refers to it, checked again while the folder is held. jobs: of a copy of code, the folder of the
     queued jobs that may run from it.
     """
 
     path: Path
     why: str
     files: Sequence[Path]
-    home: Path | None = None
     is_needed: Callable[[], bool] = lambda: False
     jobs: Path | None = None
 
@@ -127,63 +120,32 @@ class Outputs:
     def unused_cache(self) -> Iterator[Unused]:
         """Files there under our keys. What decides them is named by hashes, which a config or a score that needs them contains."""
         cache = CacheDirectory(cache_directory(self._outputs))
-        scores = list(map(_score, self.runs))
-        # A model that has no score yet may need any of its data.
-        configs = [_config(model) for model in self.models if not any(map(_score, self._runs_of[model.path.name]))]
+        scores = [_text_of(run, run.metrics) for run in self.runs]
+        texts = [*scores, *map(_config, self.models)]
         for file in cache.references:
-            key = read_key(file) or {}
-            data, features, kind = (str(key.get(name)) for name in ("data", "features", "kind"))
-            # Where a chain started from moments (start=data_moments), the score names their data, but no features.
-            start = f"training images, {data[:12]}" if kind == "moments" or kind.endswith("-means") else features
-            scored = any(data in score and (features in score or start in score) for score in scores)
-            if not scored and not any(data in config for config in configs):
-                yield Unused(file, "no score has these data and features", [file])
+            data = str((read_key(file) or {}).get("data"))
+            if not any(data in text for text in texts):
+                yield Unused(file, "no model and no score has these data", [file])
         stay = {_last(model) for model in self.models}
         measured = {text for score in scores for text in _FINGERPRINT.findall(score)}
         for folder, files in cache.streams.items():
             fingerprint = str((read_key(files[0]) or {}).get("model")).partition(" ")[0]
             if fingerprint[:FINGERPRINT_LENGTH] not in stay and fingerprint not in measured and not is_held(folder):
-                yield Unused(folder, "of a model that is listed or gone", files, folder)
-
-    def unused_snapshots(self) -> Iterator[Unused]:
-        """Of models that are finished and stay. None of a model with a cell of a sweep that is not scored yet."""
-        naming: dict[str, list[str]] = defaultdict(list)
-        for text in map(_config, self._kept.values()):
-            for key in _keys_in(text):
-                naming[key].append(text)
-        for model in self.models:
-            if (
-                _is_none_of_ours(model)
-                or not model.finished
-                or model.retraining.path.exists()
-                or self._is_at_work(model)
-            ):
-                continue
-            runs = self._runs_of[model.path.name]
-            used = _used_weights(model, [*map(_config, runs), *naming[_key(model)]], [*map(_score, runs)])
-            for file in sorted(model.snapshots):
-                if used is not None and file.stem not in used and is_ours(file):
-                    needed = partial(self._is_at_work, model)
-                    yield Unused(file, "no score, guidance or training used it", [file], model.path, needed)
+                yield Unused(folder, "of a model that is listed or gone", files)
 
     def unused_code(self, jobs: Path) -> Iterator[Unused]:
         """Copies of sweeps whose cells all have their score. jobs: where queued jobs, which may outlive their command, are."""
-        unscored = _unscored(self._outputs)
         for sweep in sweeps_in(self._outputs):
             linked = any(path.is_symlink() for path in (sweep.code, sweep.path, sweep.path.parent))
-            if linked or sweep.path.name in unscored:
+            runs = [run_directory(self._outputs, cell["run"]) for cell in sweep.read_sweep()["cells"]]
+            if linked or not all(run.metrics.is_file() for run in runs):
                 continue
             for copy in unused_copies(sweep.code, jobs):
                 files = [path for path in copy.rglob("*") if path.is_file() and not path.is_symlink()]
                 yield Unused(copy, "every cell of its sweep has its score", files, jobs=jobs)
 
-    def _is_at_work(self, model: ModelDirectory) -> bool:
-        """Whether a process works on a score of the model, or a cell of it in a sweep has no score yet."""
-        runs = [run for run in runs_in(self._outputs) if _model_of(run) == model.path.name]
-        return model.path.name in _unscored(self._outputs) or any(is_held(run.path) for run in runs)
-
     def _folder(self, place: Place, why: str) -> Unused:
-        return Unused(place.path, why, place.files, place.path, partial(self._is_needed, place))
+        return Unused(place.path, why, place.files, partial(self._is_needed, place))
 
     def _is_needed(self, place: Place) -> bool:
         """Whether a sweep or a process needs the folder now; called by the process that holds it."""
@@ -247,62 +209,19 @@ def _recorded(place: Place) -> str | None:
     return recorded[:FINGERPRINT_LENGTH]
 
 
-def _used_weights(model: ModelDirectory, configs: Sequence[str], scores: Sequence[str]) -> set[str] | None:
-    """Names of the weights that scores, guidances and trainings name in these texts; None: any of them may be."""
-    moments = [(moment, text) for text in configs for moment in _MOMENT.findall(text)]
-    if any(moment == "null" and _HAS_USUAL_MOMENT in text for moment, text in moments):
-        return None
-    texts = [*configs, *scores]  # a weights: at_0.2 of a config, a "weights": "at_0.2" of a score
-    named = {name for name in model.weight_names if any(re.search(rf': "?{re.escape(name)}\b', text) for text in texts)}
-    for moment, _ in moments:
-        for read in (float, str):  # 0.2, 2m; null is no moment
-            with suppress(ValueError):
-                named.add(snapshot_name(read(moment)))
-                break
-    return named
-
-
-def _unscored(outputs: Path) -> set[str]:
-    """Names of sweeps, and of models, with a cell in a sweep that has no score."""
-    cells = [cell for sweep in sweeps_in(outputs) for cell in _cells(sweep, sweep.sweep.stat().st_mtime_ns)]
-    return {name for *names, run in cells if not run_directory(outputs, run).metrics.is_file() for name in names}
-
-
-@cache
-def _cells(sweep: SweepDirectory, changed: int) -> list[tuple[str, str, str]]:
-    """(name of the sweep, of the model, of the run) of each cell of a sweep that was changed at that time."""
-    return [(sweep.path.name, cell["model"], cell["run"]) for cell in sweep.read_sweep()["cells"]]
-
-
 def _keys_of_sweeps(outputs: Path) -> set[str]:
-    """The folders that sweeps refer to."""
-    files = [sweep.sweep for sweep in sweeps_in(outputs)]
-    return {key for file in files for key in _keys_of_sweep(file, file.stat().st_mtime_ns)}
-
-
-@cache
-def _keys_of_sweep(file: Path, changed: int) -> set[str]:
-    """Of a file that was changed at that time. As JSON it may write a letter as a number. RunError for a damaged one."""
-    return _keys_in(json.dumps(read_json(file), ensure_ascii=False))
+    """The folders that sweeps refer to. As JSON a file may write a letter as a number. RunError for a damaged one."""
+    texts = [json.dumps(read_json(sweep.sweep), ensure_ascii=False) for sweep in sweeps_in(outputs)]
+    return {key for text in texts for key in _keys_in(text)}
 
 
 def _config(place: Place) -> str:
     return _text_of(place, place.config)
 
 
-def _score(run: RunDirectory) -> str:
-    return _text_of(run, run.metrics)
-
-
 def _text_of(place: Place, file: Path) -> str:
     """The text of a file in a folder; empty where there is none, or it is a link that leads out."""
     try:
-        return _text(inside(place.path, file), file.stat().st_mtime_ns)
+        return read_bytes(inside(place.path, file), _LARGEST).decode(errors="replace")
     except (RunError, OSError):
         return ""
-
-
-@cache
-def _text(file: Path, changed: int) -> str:
-    """Of a file that was changed at that time."""
-    return read_bytes(file, _LARGEST).decode(errors="replace")

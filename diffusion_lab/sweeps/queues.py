@@ -17,35 +17,54 @@ from dataclasses import asdict
 from functools import cached_property
 from itertools import islice, takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from diffusion_lab.store import write_json
 from diffusion_lab.store.files import make_folders
 from diffusion_lab.store.lease import Process
 from diffusion_lab.store.places import log_file, process_file
-from diffusion_lab.sweeps.jobs import Call, JobError, Queue, Submitted, ask, in_slurm, running_here
-from diffusion_lab.training.devices import Place, Request, requested
-
-if TYPE_CHECKING:
-    from submitit import Job
-    from submitit.core.core import Executor
+from diffusion_lab.sweeps.jobs import Call, JobError, Queue, ask, in_slurm, running_here
+from diffusion_lab.training.devices import Place, Request, num_cores, requested, visible_gpus
 
 _USUAL_MAX_ARRAY_SIZE = 1001
+_SUBMITIT_NAMES = {"tasks_per_node": "ntasks_per_node", "more": "additional_parameters"}  # of our options
 _EXIT_SECONDS = 30
 _FOREVER = 60 * 24 * 365  # minutes
 
 
 class SlurmQueue(Queue):
-    """A cluster, which holds and requeues jobs itself. The resources of a call are options of submitit's Slurm executor.
+    """A cluster, which holds and requeues jobs itself; see conf/hydra/launcher/slurm.yaml.
 
-    max_num_timeout: how often a job may reach its time limit and be put back into the queue. python: the command that starts
-    Python there; None: the one that runs this.
+    The resources of a call are options of submitit's Slurm executor.
     """
 
     may_be_left = True
 
-    def __init__(self, folder: Path, max_num_timeout: int, python: str | None) -> None:
-        self.folder, self.max_num_timeout, self.python = folder, max_num_timeout, python
+    def __init__(
+        self, folder: Path | str, max_num_timeout: int, python: str | None, dry_run: bool = False, **requested: Any
+    ) -> None:
+        self.folder, self.max_num_timeout, self.python = Path(folder).absolute(), max_num_timeout, python
+        self.dry_run, self._requested = dry_run, requested
+
+    def resources(self, accelerator: str, devices: int | str | Sequence[int] | None) -> Mapping[str, Any]:
+        found = {_SUBMITIT_NAMES.get(name, name): value for name, value in self._requested.items()}
+        for name in ("nodes", "ntasks_per_node"):
+            if not isinstance(found[name], int) or found[name] < 1:
+                raise JobError(f"{name}={found[name]}: Slurm needs a number (trainer.num_nodes, trainer.devices)")
+        if found["gpus_per_node"] == "auto":
+            on_gpus = accelerator in ("gpu", "cuda") and "gpu" not in (found["gres"] or "")
+            found["gpus_per_node"] = found["ntasks_per_node"] if on_gpus else None
+        return {name: value for name, value in found.items() if value is not None}
+
+    def summary(self, resources: Mapping[str, Any]) -> str:
+        """1 node, 2 tasks a node, gpus_per_node 2, time 240, partition gpu"""
+        gpus, gres = resources.get("gpus_per_node"), resources.get("gres")
+        words = [f"{resources['nodes']} node{'s' * (resources['nodes'] > 1)}"]
+        words += [f"{resources['ntasks_per_node']} task{'s' * (resources['ntasks_per_node'] > 1)} a node"]
+        if gpus or not gres:
+            words += [f"gpus_per_node {gpus}" if gpus else "no GPU (trainer.accelerator=gpu requests trainer.devices)"]
+        named = ("gres", "cpus_per_task", "mem", "time", "partition", "qos", "account", "constraint")
+        return ", ".join([*words, *(f"{name} {resources[name]}" for name in named if name in resources)])
 
     def room(self, waiting: Sequence[Call]) -> int:
         """All that ask for the same and fit into an array: Slurm itself keeps to `array_parallelism`."""
@@ -57,8 +76,9 @@ class SlurmQueue(Queue):
         found = re.search(r"^MaxArraySize\s*=\s*(\d+)", ask("scontrol", "show", "config") or "", re.MULTILINE)
         return max(1, int(found[1])) if found else _USUAL_MAX_ARRAY_SIZE
 
-    def submit(self, calls: Sequence[Call]) -> dict[str, Submitted]:
+    def submit(self, calls: Sequence[Call]) -> list[str]:
         from submitit import SlurmExecutor
+        from submitit.core.utils import FailedJobError, FailedSubmissionError
 
         if shutil.which("sbatch") is None or shutil.which("srun") is None:
             raise JobError(
@@ -67,15 +87,14 @@ class SlurmQueue(Queue):
             )
         executor = SlurmExecutor(folder=self.folder, max_num_timeout=self.max_num_timeout, python=self.python)
         executor.update_parameters(**self._parameters(calls[0]))
-        tasks = calls[0].resources["nodes"] * calls[0].resources["ntasks_per_node"]
-        jobs = _submitted(executor, calls)
-        return {
-            job.job_id: Submitted(call.makes, call.directory, call.code, tasks)
-            for job, call in zip(jobs, calls, strict=True)
-        }
+        make_folders(executor.folder)
+        try:
+            return [job.job_id for job in executor.submit_array(calls)]
+        except (FailedJobError, FailedSubmissionError) as error:
+            raise JobError(f"the queue rejected the job: {' '.join(str(error).split())}") from error
 
-    def place(self, job: str) -> None:
-        """Slurm decides it when the job runs."""
+    def tasks(self, call: Call) -> int:
+        return call.resources["nodes"] * call.resources["ntasks_per_node"]
 
     def active_jobs(self) -> Collection[str] | None:
         return in_slurm(self.folder)
@@ -89,9 +108,6 @@ class SlurmQueue(Queue):
         # A shell that waited for what a signal ended returns 128 more than the signal.
         ended = next((f" after {each.name}" for each in signal.Signals if each in (signum, code - 128)), "")
         return f"Slurm reports {state}{ended}"
-
-    def close(self) -> None:
-        """Slurm sees to it."""
 
     def script(self, call: Call, num_jobs: int) -> str:
         """What `submit` would hand to sbatch for so many calls like this one. Needs no Slurm."""
@@ -112,8 +128,8 @@ class SlurmQueue(Queue):
 class LocalQueue(Queue):
     """This machine, and as many jobs at a time as its GPUs allow, or on the CPU its cores, which the jobs share evenly.
 
-    gpus: the visible ones; each process of a job has one to itself. parallel: at most so many jobs at a time; None: one a
-    GPU, or one process a core. A larger number is obeyed too: then jobs share the GPUs.
+    parallel: at most so many jobs at a time; None: one a GPU, or one process a core. A larger number is obeyed too: then jobs
+    share the GPUs. gpus, cores: of this machine; each process of a job has a GPU to itself.
 
     A file beside a job's others says which process it is and where it runs: so a later command finds it while it lives.
     """
@@ -121,13 +137,24 @@ class LocalQueue(Queue):
     may_be_left = False
     is_shared = False
 
-    def __init__(self, folder: Path, gpus: Sequence[str], num_cores: int, parallel: int | None) -> None:
-        self.folder, self.gpus, self.num_cores, self.parallel = folder, gpus, num_cores, parallel
+    def __init__(
+        self, folder: Path | str, parallel: int | None, gpus: Sequence[str] | None = None, cores: int | None = None
+    ) -> None:
+        if parallel is not None and parallel < 1:
+            raise ValueError(f"parallel={parallel} must be at least 1")
+        self.folder, self.parallel = Path(folder).absolute(), parallel
+        self.gpus = visible_gpus() if gpus is None else gpus
+        self.num_cores = num_cores() if cores is None else cores
         self._own: dict[str, subprocess.Popen[bytes]] = {}
         self._places: dict[str, Place] = {}  # of each job
         self._earlier: dict[str, Process] = {}  # of other commands
-        for name, (process, place) in running_here(folder).items():
+        for name, (process, place) in running_here(self.folder).items():
             self._earlier[name], self._places[name] = process, Place(**place)
+
+    def resources(self, accelerator: str, devices: int | str | Sequence[int] | None) -> Mapping[str, Any]:
+        """JobError for what this machine lacks, before anything runs."""
+        self.request(accelerator, devices)
+        return {"accelerator": accelerator, "devices": devices}
 
     def request(self, accelerator: str = "auto", devices: int | str | Sequence[int] | None = None) -> Request:
         """What trainer.accelerator and trainer.devices request here; JobError, in one sentence, if this machine lacks it."""
@@ -145,8 +172,8 @@ class LocalQueue(Queue):
     def room(self, waiting: Sequence[Call]) -> int:
         return len(self._free_places(waiting))
 
-    def submit(self, calls: Sequence[Call]) -> dict[str, Submitted]:
-        submitted = {}
+    def submit(self, calls: Sequence[Call]) -> list[str]:
+        names = []
         for call, place in zip(calls, self._free_places(calls), strict=True):
             environment = {
                 "OMP_NUM_THREADS": str(place.threads),
@@ -157,8 +184,8 @@ class LocalQueue(Queue):
             self._own[name], self._places[name] = _process(self.folder, name, call, environment), place
             process = Process.of(self._own[name].pid)
             write_json(process_file(self.folder, name), {"process": asdict(process), "place": asdict(place)})
-            submitted[name] = Submitted(call.makes, call.directory, call.code, tasks=1)
-        return submitted
+            names.append(name)
+        return names
 
     def place(self, job: str) -> str:
         return str(self._places[job])
@@ -225,16 +252,6 @@ def _process(folder: Path, name: str, call: Call, environment: Mapping[str, str]
     command, variables = prepare(folder, name, call)
     with log_file(folder, name).open("ab") as log:
         return subprocess.Popen(command, env={**environment, **variables}, stdout=log, stderr=subprocess.STDOUT)
-
-
-def _submitted(executor: Executor, calls: Sequence[Call]) -> list[Job[None]]:
-    from submitit.core.utils import FailedJobError, FailedSubmissionError
-
-    make_folders(executor.folder)
-    try:
-        return executor.submit_array(calls)
-    except (FailedJobError, FailedSubmissionError) as error:
-        raise JobError(f"the queue rejected the job: {' '.join(str(error).split())}") from error
 
 
 def _users_threads() -> int | None:

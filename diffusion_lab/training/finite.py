@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from diffusion_lab.diffusion.waiting import is_on_host
 from diffusion_lab.models.budget import logging_interval
 from diffusion_lab.models.optimization import parameters_of
+from diffusion_lab.store.options import check_at_least
 
 
 class NotFiniteError(RuntimeError):
@@ -42,9 +43,8 @@ class SkipNotFinite(Callback):
     """
 
     def __init__(self, stop_after: int = 20) -> None:
-        if stop_after < 1:
-            raise ValueError(f"callbacks.finite.stop_after={stop_after} must be at least 1")
         self.stop_after = stop_after
+        check_at_least(1, self, "stop_after", prefix="callbacks.finite.")
         self._skipped_steps, self._in_a_row = 0, 0
         self._finite: list[Tensor] = []  # of this batch: an entry for each of a model's optimizers
         self._unread: list[_Step] = []

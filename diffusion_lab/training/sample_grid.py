@@ -12,6 +12,7 @@ from diffusion_lab.data.pictures import may_fail, picture, png
 from diffusion_lab.models.base import GenerativeModel
 from diffusion_lab.store.directories import grid_file
 from diffusion_lab.store.files import write_whole
+from diffusion_lab.store.options import check_at_least
 from diffusion_lab.training.ema import default_weights
 from diffusion_lab.training.trackers import SAMPLES
 
@@ -28,14 +29,9 @@ class SampleGrid(Callback):
     """
 
     def __init__(self, folder: Path, every_n_steps: int, num_images: int, seed: int) -> None:
-        if num_images < 1:
-            raise ValueError(
-                f"callbacks.sample_grid.num_images={num_images} must be at least 1; "
-                "set callbacks.sample_grid.every_n_steps=0 for no grids"
-            )
-        if not 0 <= seed < 2**64:
-            raise ValueError(f"callbacks.sample_grid.seed={seed} must be a whole number from 0 to 2**64 - 1")
         self.folder, self.every_n_steps, self.num_images, self.seed = folder, every_n_steps, num_images, seed
+        check_at_least(1, self, "num_images", prefix="callbacks.sample_grid.")
+        check_at_least(0, self, "seed", prefix="callbacks.sample_grid.")
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         step = trainer.global_step

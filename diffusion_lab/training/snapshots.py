@@ -10,7 +10,7 @@ from lightning import Callback, Trainer
 
 from diffusion_lab.models.budget import budget_used
 from diffusion_lab.models.trainable import TrainableModel
-from diffusion_lab.store.weights import IMAGES, SECONDS, SHARE, STEPS, read_moment, snapshot_name
+from diffusion_lab.store.weights import IMAGES, SECONDS, SHARE, STEPS, read_moments, snapshot_name
 from diffusion_lab.training.ema import default_weights
 from diffusion_lab.training.monitor import seconds_trained
 
@@ -27,15 +27,7 @@ class Snapshots(Callback):
     """
 
     def __init__(self, at: Sequence[float | str], file_of: Callable[[str], Path]) -> None:
-        if not isinstance(at, Sequence) or isinstance(at, str):
-            raise ValueError(f"snapshots.at={at}: give a list of moments, such as [0.1,2m]")
-        try:
-            self.at = [read_moment(written) for written in at]
-        except ValueError as error:
-            raise ValueError(f"snapshots.at={list(at)}: {error}") from None
-        if len(set(self.at)) < len(at):
-            raise ValueError(f"snapshots.at={list(at)}: remove the repeated moment")
-        self.file_of = file_of
+        self.at, self.file_of = read_moments("snapshots.at", at), file_of
         self._step = 0
         self._used: dict[str, float] = {}
 

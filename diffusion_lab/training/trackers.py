@@ -9,11 +9,10 @@ from __future__ import annotations
 import os
 import re
 import secrets
-import shlex
 import shutil
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, chdir, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -197,13 +196,6 @@ class WeightsAndBiases(Tracker):
             run.finish(exit_code=code)
             if run.offline:
                 print(f"W&B is offline; to upload this run: wandb sync {Path(run.dir).parent}", file=sys.stderr)
-
-
-def how_to_upload(folders: Iterable[Path]) -> str | None:
-    """The command that uploads the offline runs in these folders that are not uploaded yet; None if there are none."""
-    runs = [run for folder in folders for run in sorted(folder.glob("wandb/offline-run-*"))]
-    left = [str(run) for run in runs if not any(run.glob("*.synced"))]
-    return f"W&B is offline; to upload {len(left)} runs: wandb sync {shlex.join(left)}" if left else None
 
 
 def read_id(file: Path) -> str:

@@ -20,7 +20,6 @@ from lightning.pytorch.callbacks import ProgressBar as LightningBar
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.strategies import StrategyRegistry
 
-from diffusion_lab.models.budget import logging_interval
 from diffusion_lab.models.trainable import TrainableModel
 from diffusion_lab.training.devices import Request, precision_of
 from diffusion_lab.training.monitor import MEASURED
@@ -102,15 +101,13 @@ def trainer_options(
         raise ValueError("set trainer.max_steps or trainer.max_time, so that training ends")
     accumulated = options["accumulate_grad_batches"]
     for key in _COUNTS:
-        value = options.get(key)
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
-            raise ValueError(f"trainer.{key}={value} must be a whole number from 0")
+        value, least = options.get(key), int(key == "limit_train_batches")
+        if not (value is None or (type(value) is int and value >= least)):
+            raise ValueError(f"trainer.{key}={value} must be a whole number from {least}")
         if key.endswith(("train_batches", "overfit_batches")) and value and value % accumulated:
             raise ValueError(
                 f"trainer.{key}={value} must be a multiple of trainer.accumulate_grad_batches={accumulated}"
             )
-    if options.get("limit_train_batches") == 0:
-        raise ValueError("trainer.limit_train_batches=0: choose at least 1, or remove it")
     if request is None:
         known = ("auto", *StrategyRegistry.available_strategies())
         if isinstance(options.get("strategy"), str) and options["strategy"] not in known:
@@ -143,9 +140,8 @@ def check_callbacks(added: Mapping[str, Callback], trainer: Trainer, every: int,
 
     added: those of the user by their names. every: steps between validations.
     """
-    held_out = [f"val/{name}" for name in model.term_names] if every > 0 else []
-    trained = [f"train/{name}" for name in (*model.term_names, *model.sum_names, *MEASURED)]
-    first_logged = dict.fromkeys(held_out, every) | dict.fromkeys(trained, logging_interval(trainer))  # name -> step
+    logged = [f"val/{name}" for name in model.term_names] if every > 0 else []
+    logged += [f"train/{name}" for name in (*model.term_names, *model.sum_names, *MEASURED)]
     endless = not isinstance(trainer.limit_train_batches, int)
     # A callback of the user's own may log whatever it likes, so that another may wait for it.
     known_alone = all(type(part).__module__.partition(".")[0] == "lightning" for part in added.values())
@@ -162,28 +158,12 @@ def check_callbacks(added: Mapping[str, Callback], trainer: Trainer, every: int,
                 "+trainer.limit_train_batches=N for epochs of N batches, or use a callback that counts steps"
             )
         monitor = getattr(part, "monitor", None)
-        if not isinstance(monitor, str):
-            continue
-        if monitor not in first_logged and known_alone:
+        if isinstance(monitor, str) and monitor not in logged and known_alone:
             raise ValueError(
-                f"{where}.monitor={monitor} is never logged, so it has no effect; choose one of {', '.join(first_logged)}"
+                f"{where}.monitor={monitor} is never logged, so it has no effect; choose one of {', '.join(logged)}"
             )
-        first = first_logged.get(monitor, 1)
-        if isinstance(part, EarlyStopping) and not at_end:  # it runs after each validation
-            if every < 1:
-                raise ValueError(
-                    f"{where} runs after each validation, but val.every_n_steps={every} turns validation off"
-                )
-            if first > every:
-                raise ValueError(
-                    f"{where}.monitor={monitor} is first logged at step {first}, after the validation at step {every}: "
-                    "use val.every_n_steps of at least trainer.log_every_n_steps"
-                )
-        if 0 < trainer.max_steps < first:
-            raise ValueError(
-                f"{where}.monitor={monitor} is first logged at step {first}, after trainer.max_steps={trainer.max_steps}: "
-                "log it more often (val.every_n_steps, trainer.log_every_n_steps)"
-            )
+        if isinstance(part, EarlyStopping) and not at_end and every < 1:
+            raise ValueError(f"{where} runs after each validation, but val.every_n_steps={every} turns validation off")
 
 
 def stopping_callbacks(added: Mapping[str, Callback]) -> str:

@@ -1,4 +1,4 @@
-"""hydra/launcher=slurm and local: Hydra's door to diffusion_lab.sweeps.
+"""hydra/launcher=slurm, local and any other whose yaml names a `Queue`: Hydra's door to diffusion_lab.sweeps.
 
 In place of hydra-submitit-launcher, which raises at the first job without a result and drops the others, waits for ever for one
 that was killed on a cluster without accounting, cannot show what it would submit, and submits again what still runs.
@@ -11,31 +11,29 @@ import os
 import signal
 import sys
 import traceback
-from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, filter_overrides, run_job, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from diffusion_lab.config.overrides import quoted
+from diffusion_lab.config.overrides import as_plain, quoted
 from diffusion_lab.store.files import clear, make_folders
-
-if TYPE_CHECKING:
-    from diffusion_lab.sweeps.jobs import Outcome, Queue
-    from diffusion_lab.sweeps.plan import Job, Work
-    from diffusion_lab.sweeps.queues import LocalQueue, SlurmQueue
+from diffusion_lab.store.places import outcome_file
+from diffusion_lab.sweeps.jobs import Call, JobError, Outcome, Queue, run_jobs
+from diffusion_lab.sweeps.plan import Job, Work, do
 
 
-class Call:
-    """One job of a multirun, pickled for the process that runs it; see diffusion_lab.sweeps.jobs.Call.
+class HydraCall(Call):
+    """One job of a multirun, pickled for the process that runs it.
 
     A job of one model and its cells makes what they are called; any other what its command is, with the code that it runs from,
     and what shapes its work: two that differ only in how they begin do the same.
@@ -63,7 +61,6 @@ class Call:
         """
         from submitit import JobEnvironment
 
-        from diffusion_lab.store.places import outcome_file
         from diffusion_lab.training.interruption import Interrupted
 
         environment = JobEnvironment()
@@ -91,9 +88,6 @@ class Call:
         return DelayedSubmission(self)
 
     def _run(self, name: str, is_alone: bool) -> Outcome:
-        from diffusion_lab.sweeps.jobs import Outcome
-        from diffusion_lab.sweeps.plan import do
-
         Singleton.set_state(self.singletons)
         setup_globals()
         if self.job is None:
@@ -103,7 +97,6 @@ class Call:
 
     def _run_one(self, name: str, overrides: Sequence[str]) -> Outcome:
         from diffusion_lab.config.mistakes import mistake_in_job
-        from diffusion_lab.sweeps.jobs import Outcome
 
         config = self.context.config_loader.load_sweep_config(self.config, list(overrides))
         with open_dict(config.hydra.job):
@@ -131,7 +124,14 @@ def in_job(job: Job, work: Work) -> list[str]:
 
 
 class QueueLauncher(Launcher):
-    """Every job of a multirun in processes of its own, handed to a queue."""
+    """Every job of a multirun in processes of its own, handed to a queue.
+
+    queue: its class; options: what it takes, each one value, or a value for each family of models, as {default: 240, gan: 60}.
+    They are resolved for each job anew, because they may refer to options of the job.
+    """
+
+    def __init__(self, queue: str, **options: Any) -> None:
+        """Hydra builds it from the config of the whole multirun."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         _require_submitit()
@@ -149,97 +149,53 @@ class QueueLauncher(Launcher):
             if key.startswith(("trainer.", "accelerator", "devices")) or loader.get_group_options(key.partition("@")[0])
         )
         if deciding not in self._resources:
-            self._resources[deciding] = self.resources_in(loader.load_sweep_config(self.config, list(deciding)))
+            config = loader.load_sweep_config(self.config, list(deciding))
+            options = config.get("trainer") or config
+            devices = options.get("devices")
+            devices = list(devices) if OmegaConf.is_list(devices) else devices
+            queue = self._queue(config, config.hydra.runtime.choices.get("model"))
+            self._resources[deciding] = queue.resources(str(options.get("accelerator", "auto")), devices)
         return self._resources[deciding]
 
-    @abstractmethod
-    def resources_in(self, config: DictConfig) -> Mapping[str, Any]:
-        """The resources that a job with this config requests."""
-
-    @abstractmethod
     def queue(self) -> Queue:
         """Where the jobs go."""
+        return self._queue(self.config, None)
+
+    def _queue(self, config: DictConfig, family: str | None) -> Queue:
+        """The queue with the options of a config; those that differ by family with the value of this one, if one is given."""
+        options = as_plain(config.hydra.launcher, resolve=True)
+        if family is not None:
+            families = self.hydra_context.config_loader.get_group_options("model")
+            options = {name: _of_family(name, value, family, families) for name, value in options.items()}
+        options["_target_"] = options.pop("queue")
+        return instantiate(options, _recursive_=False, _convert_="all")
 
     def summary(self, jobs: Sequence[Job]) -> list[str]:
         """The resources that these jobs of a plan request, in lines for its user; an error in one sentence for what it lacks."""
-        for job in jobs:
-            self.resources_of(job.work[0].overrides)
-        return []
+        queue = self.queue()
+        counts = Counter(queue.summary(self.resources_of(job.work[0].overrides)) for job in jobs)
+        name = type(queue).__name__.removesuffix("Queue")
+        return [f"{name}: {n} job{'s' * (n > 1)} of {resources}" for resources, n in counts.items() if resources]
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         setup_globals()
-        calls = [Call(self, overrides, initial_job_idx + number) for number, overrides in enumerate(job_overrides)]
+        calls = [HydraCall(self, overrides, initial_job_idx + number) for number, overrides in enumerate(job_overrides)]
         return [_job_return(call, outcome) for call, outcome in zip(calls, self.run(calls), strict=True)]
 
     def launch_jobs(self, jobs: Sequence[Job], cancelled: Callable[[], bool], wait: bool) -> list[str | None]:
         """Why each job of a sweep failed (None: it did not). wait=False: submit them and return, for a queue that may be left."""
         setup_globals()
-        calls = [Call(self, job.work[0].overrides, number, job) for number, job in enumerate(jobs)]
+        calls = [HydraCall(self, job.work[0].overrides, number, job) for number, job in enumerate(jobs)]
         return [outcome.reason for outcome in self.run(calls, cancelled, wait)]
 
     def run(
-        self, calls: Sequence[Call], cancelled: Callable[[], bool] = lambda: False, wait: bool = True
+        self, calls: Sequence[HydraCall], cancelled: Callable[[], bool] = lambda: False, wait: bool = True
     ) -> list[Outcome]:
         """The outcomes of the calls; none where no command waits for them."""
-        from diffusion_lab.sweeps.jobs import run_jobs
-
-        make_folders(Path(str(self.config.hydra.sweep.dir)))
-        return run_jobs(calls, self.queue(), print, cancelled, wait)
-
-
-class LocalLauncher(QueueLauncher):
-    """See conf/hydra/launcher/local.yaml."""
-
-    def __init__(self, folder: str, parallel: int | None) -> None:
-        if parallel is not None and parallel < 1:
-            raise ValueError(f"parallel={parallel} must be at least 1")
-        self.folder, self.parallel = Path(folder).absolute(), parallel
-
-    def resources_in(self, config: DictConfig) -> Mapping[str, Any]:
-        """trainer.accelerator and trainer.devices; the options themselves, where the command has no trainer."""
-        trainer = config.get("trainer") or config
-        devices = trainer.get("devices")
-        devices = list(devices) if OmegaConf.is_list(devices) else devices
-        resources = {"accelerator": str(trainer.get("accelerator", "auto")), "devices": devices}
-        self.queue().request(**resources)  # an error for what this machine lacks, before anything runs
-        return resources
-
-    def queue(self) -> LocalQueue:
-        from diffusion_lab.sweeps.queues import LocalQueue
-        from diffusion_lab.training.devices import num_cores, visible_gpus
-
-        return LocalQueue(self.folder, visible_gpus(), num_cores(), self.parallel)
-
-
-class SlurmLauncher(QueueLauncher):
-    """See conf/hydra/launcher/slurm.yaml. resources: of a job, see `resources_in`: they may differ by family."""
-
-    def __init__(self, folder: str, dry_run: bool, max_num_timeout: int, python: str | None, **resources: Any) -> None:
-        self.folder, self.dry_run = Path(folder).absolute(), dry_run
-        self.max_num_timeout, self.python = max_num_timeout, python
-
-    def queue(self) -> SlurmQueue:
-        from diffusion_lab.sweeps.queues import SlurmQueue
-
-        return SlurmQueue(self.folder, self.max_num_timeout, self.python)
-
-    def resources_in(self, config: DictConfig) -> Mapping[str, Any]:
-        from diffusion_lab.config.cluster import slurm_options
-
-        families = self.hydra_context.config_loader.get_group_options("model")
-        return slurm_options(config, config.hydra.runtime.choices.get("model"), families)
-
-    def summary(self, jobs: Sequence[Job]) -> list[str]:
-        from diffusion_lab.config.cluster import summary
-
-        counts = Counter(summary(self.resources_of(job.work[0].overrides)) for job in jobs)
-        return [f"Slurm: {count} job{'s' * (count > 1)} of {resources}" for resources, count in counts.items()]
-
-    def run(
-        self, calls: Sequence[Call], cancelled: Callable[[], bool] = lambda: False, wait: bool = True
-    ) -> list[Outcome]:
-        if not self.dry_run:
-            return super().run(calls, cancelled, wait)
+        queue = self.queue()
+        if not queue.dry_run:
+            make_folders(Path(str(self.config.hydra.sweep.dir)))
+            return run_jobs(calls, queue, print, cancelled, wait)
         print(f"{len(calls)} jobs would be submitted; their options:")
         for call in calls:
             cells = "" if call.job is None else f" ({len(call.job.work)} to train and score)"
@@ -248,14 +204,25 @@ class SlurmLauncher(QueueLauncher):
         while left:  # jobs with equal requests have the same script
             same = [call for call in left if call.resources == left[0].resources]
             left = [call for call in left if call.resources != left[0].resources]
-            print(f"\n{self.queue().script(same[0], len(same))}")
+            print(f"\n{queue.script(same[0], len(same))}")
         raise SystemExit(0)  # a sweeper would take what did not run for a failure
 
 
-def _job_return(call: Call, outcome: Outcome) -> JobReturn:
-    """What Hydra's sweepers expect of a job."""
-    from diffusion_lab.sweeps.jobs import JobError
+def _of_family(name: str, value: Any, family: str, families: Collection[str]) -> Any:
+    """The value itself, or the one that a mapping has for this family or for all that it does not name."""
+    known = ("default", *families)
+    if not isinstance(value, Mapping) or not set(known) & value.keys():
+        return value
+    unknown = [key for key in value if key not in known]
+    if unknown:
+        raise JobError(f"hydra.launcher.{name}: there is no model={unknown[0]}; the models are {', '.join(families)}")
+    if family not in value and "default" not in value:
+        raise JobError(f"hydra.launcher.{name}: there is no value for model={family}; add default: …")
+    return value.get(family, value.get("default"))
 
+
+def _job_return(call: HydraCall, outcome: Outcome) -> JobReturn:
+    """What Hydra's sweepers expect of a job."""
     if outcome.reason is None:
         return JobReturn(overrides=call.overrides, status=JobStatus.COMPLETED, _return_value=outcome.value)
     return JobReturn(overrides=call.overrides, status=JobStatus.FAILED, _return_value=JobError(outcome.reason))
@@ -284,8 +251,6 @@ def _end_after(requeue: Callable[[int, FrameType | None], Any], signum: int, fra
 
 
 def _require_submitit() -> None:
-    from diffusion_lab.sweeps.jobs import JobError
-
     try:
         import submitit
     except ImportError:

@@ -179,11 +179,6 @@ NEVER = {
         [f"+callbacks.a={STOPPING % 'train/loss'}", "val.every_n_steps=0"],
         ["val.every_n_steps=0"],
     ),
-    "after the end": ([f"+callbacks.a={STOPPING % 'val/loss'}", "val.every_n_steps=3"], ["step 3", "max_steps=2"]),
-    "before it is logged": (
-        [f"+callbacks.a={STOPPING % 'train/loss'}", "val.every_n_steps=1", "trainer.log_every_n_steps=2"],
-        ["first logged at step 2", "validation at step 1"],
-    ),
     "at the end of an epoch": (
         [f"+callbacks.a={STOPPING % 'val/loss, check_on_train_epoch_end: true'}", "val.every_n_steps=1"],
         ["one endless epoch"],

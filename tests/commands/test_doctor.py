@@ -83,19 +83,6 @@ def test_a_gpu_that_pytorch_cannot_use_counts_as_none(monkeypatch, tmp_path):
     assert found.found.startswith("none; training uses")
 
 
-def test_free_memory_is_that_of_the_container(tmp_path):
-    assert list(doctor.memory(tmp_path)) == []
-    (tmp_path / "proc").mkdir()
-    (tmp_path / "proc" / "meminfo").write_text("MemTotal: 9000000 kB\nMemAvailable: 8388608 kB\n")
-    assert [found.found for found in doctor.memory(tmp_path)] == ["8.0 GiB free"]
-    group = tmp_path / "sys" / "fs" / "cgroup"
-    group.mkdir(parents=True)
-    (group / "memory.current").write_text(f"{2**30}\n")
-    for limit, free in (("max", "8.0 GiB free"), (2 * 2**30, "1.0 GiB free")):
-        (group / "memory.max").write_text(f"{limit}\n")
-        assert [found.found for found in doctor.memory(tmp_path)] == [free]
-
-
 def test_slurm(program):
     assert [found.found for found in doctor.slurm()] == ["sbatch is not installed here"]
     program("sbatch", "")

@@ -53,7 +53,7 @@ def test_other_weights_under_one_name_are_another_score(lab):
     [
         ([], "set the data set, such as data=image_folder"),
         (["data=mixture"], "has points, and features are trained on images"),
-        (["data=digits", "num_steps=0"], "num_steps=0: this option must be at least 1"),
+        (["data=digits", "num_steps=0"], "num_steps=0 must be at least 1"),
         (["data=digits", "batch_size=1"], "batch_size=1 must be at least 2"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

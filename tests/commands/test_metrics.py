@@ -54,7 +54,7 @@ def test_a_metric_of_the_users_own_goes(lab, monkeypatch):
         (["+metrics.mine._target_=torch.nn.Identity"], "metrics.mine: its _target_ must name a class of"),
         (["+features.mine=3"], "features.mine=3: this option must be a group of options or null"),
         (["+features.mine._target_=diffusion_lab.metrics.features.Pixels"], "have a value named accuracy_pixels"),
-        (["metrics.bits_per_dim.num_images=0"], "metrics.bits_per_dim: num_images must be at least 1, got 0"),
+        (["metrics.bits_per_dim.num_images=0"], "metrics.bits_per_dim: num_images=0 must be at least 1"),
     ],
     ids=str,
 )

@@ -50,6 +50,7 @@ def test_local_settings_may_choose_groups_of_the_lab(lab, local):
     [
         ("defaults:\n  - override /optimizer: muon\n", "local/default.yaml overrides the group optimizer, which "),
         ("outputs: [a\n", "conf/local/default.yaml is not a config"),
+        ("defaults: 5\n", "this holds 5"),
         ("outputs: 7\n", "outputs=7: this option must be a string"),
     ],
 )
@@ -68,6 +69,16 @@ def test_choices_beside_local_are_found_where_typed(lab, local, beside):
     out = lab.done("train", "optimizer=mine", "--cfg", "job")
     assert OmegaConf.create(out).optimizer.lr == 1e-7
     assert OmegaConf.create(out).seed == (7 if beside else 1)
+
+
+def test_a_searchpath_of_the_user_leaves_conf_on(lab):
+    for folder, name in (("conf", "mine"), ("shared", "ours")):
+        file = lab.folder / folder / "optimizer" / f"{name}.yaml"
+        file.parent.mkdir(parents=True)
+        file.write_text("# Slow.\ndefaults: [adamw]\nlr: 1e-7\n")
+    for name in ("mine", "ours"):
+        out = lab.done("train", f"hydra.searchpath=[file://{lab.folder}/shared]", f"optimizer={name}", "--cfg", "job")
+        assert OmegaConf.create(out).optimizer.lr == 1e-7
 
 
 def test_a_password_of_dotenv_reaches_its_logger(lab, monkeypatch):

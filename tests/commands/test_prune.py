@@ -8,9 +8,6 @@ from pathlib import Path
 import pytest
 
 from diffusion_lab.commands.prune import removed
-from diffusion_lab.data.digits import Digits
-from diffusion_lab.metrics.features import Pixels
-from diffusion_lab.metrics.reference import Reference
 from diffusion_lab.store import ModelDirectory, RunDirectory, newest_model, run_directory, sweep_directory
 from diffusion_lab.store.files import write_whole
 from diffusion_lab.store.lease import hold
@@ -122,7 +119,7 @@ def test_a_folder_of_outputs_that_is_a_link_is_not_followed(lab, folder, old_mod
     (OUTPUTS / folder).rename(lab.folder / "disk")
     (OUTPUTS / folder).symlink_to(lab.folder / "disk")
     before = files(lab.folder / "disk")
-    out = pruned(lab, "remove=true", "what=[models,runs,cache,snapshots]")
+    out = pruned(lab, "remove=true", "what=[models,runs,cache]")
     assert f"outputs/{folder} is a link, which prune does not follow" in out
     assert files(lab.folder / "disk") == before
     assert run.metrics.is_file() == (folder != "cache")
@@ -243,11 +240,6 @@ def test_what_is_cached_goes_with_its_models_and_scores(lab):
     (cache / "samples" / "0123456789abcdef").mkdir()
     (cache / "samples" / "0123456789abcdef" / "00000000.safetensors").write_bytes(b"mine")
     assert "nothing to prune" in pruned(lab)
-    data, pixels = Digits(batch_size=8, seed=0), Pixels()
-    data.prepare()
-    pixels.check(data.shape)
-    Reference(data, pixels, cache).class_moments("train")
-    assert "digits-pixels-moments-by-class-train" in pruned(lab), "earlier code started chains from them"
     shutil.rmtree(OUTPUTS / "runs")
     assert "nothing to prune" in pruned(lab), "its model may be scored again"
     shutil.rmtree(mine.path)
@@ -259,33 +251,13 @@ def test_what_is_cached_goes_with_its_models_and_scores(lab):
 
 
 @pytest.mark.thorough
-def test_snapshots_are_listed_when_asked(lab):
-    """Snapshots are listed when asked for and those that were used stay."""
-    lab.given("train", *TINY, *STRIDED, "trainer.max_steps=10")
-    model = newest_model(OUTPUTS)
-    assert "not listed: 3 snapshots" in pruned(lab, "remove=true")
-    assert lab("evaluate", "evaluation.weights=at_0.2")[0] == 0
-    assert lab("evaluate", "guidance=autoguidance", "guidance.moment=0.4")[0] == 0
-    swept(model)
-    assert "snapshots" not in pruned(lab), "a cell of a sweep is not scored yet"
-    shutil.rmtree(OUTPUTS / "sweeps")
-    out = pruned(lab, "what=[snapshots]", "remove=true")
-    assert f"models/{model.path.name}/at_0.1.safetensors" in out
-    assert [file.stem for file in sorted(model.snapshots)] == ["at_0.2", "at_0.4"]
-    assert lab("evaluate", "evaluation.weights=at_0.2")[0] == 0
-    assert lab("evaluate", "guidance=autoguidance")[0] == 0, "its usual moment is 0.2"
-    assert "nothing to prune" in pruned(lab, "what=[snapshots]")
-
-
-@pytest.mark.thorough
 def test_what_another_training_started_from_stays(lab):
     lab.given("train", *TINY, *STRIDED, "trainer.max_steps=10")
     first = newest_model(OUTPUTS)
     start = [f"init_from={first.path}", "init_weights=at_0.4", "score=false"]
     lab.done("train", *TINY, *STRIDED, *start)
-    out = pruned(lab, "what=[models,runs,cache,snapshots]", "remove=true")
+    out = pruned(lab, "what=[models,runs,cache]", "remove=true")
     assert "trained with other code" not in out
-    assert [file.stem for file in first.snapshots] == ["at_0.4"]
     assert "this model is already trained" in lab.done("train", *TINY, *STRIDED, *start)
 
 

@@ -164,7 +164,7 @@ def test_torch_fidelity_makes_the_same_distance(lab):
         (["data=digits", "to=a.pkl"], "to=a.pkl: the name must end in .npz, or in .pt for torch-fidelity"),
         (["data=digits", "to=a.pt", "moments=false"], "to=a.pt holds only mu and sigma: remove moments=false"),
         (["data=digits", "to=a.npz", "split=all"], "split=all: choose train or test"),
-        (["data=digits", "to=a.npz", "num_images=0"], "num_images=0: this option must be at least 1"),
+        (["data=digits", "to=a.npz", "num_images=0"], "num_images=0 must be at least 1"),
         (["data=two_moons", "to=a.npz"], "two_moons consists of points, but published evaluators read images"),
         (
             ["data=digits", "to=a.npz", "features=[digits_cnn,digits_resnet]"],

@@ -222,10 +222,10 @@ def test_several_loggers_at_once_and_any_of_lightnings(lab):
 
 
 WRONG = {
-    "no name": (["+logger.wandb.project=mine"], "as logger.wandb.project"),
+    "no name": (["+logger.wandb.project=mine"], "such as logger.mine._target_"),
     "no logger": (["+logger.a._target_=torch.nn.Identity"], "logger.a._target_=torch.nn.Identity is not one of"),
     "nothing": (["+logger.a._target_=nowhere.Logger"], "logger.a._target_=nowhere.Logger: Python cannot import this"),
-    "unknown option": (["logger=csv", "+logger.csv.fold=x"], "logger.csv: there is no option 'fold'"),
+    "unknown option": (["logger=csv", "+logger.csv.fold=x"], "logger.csv: there is no option fold"),
 }
 
 

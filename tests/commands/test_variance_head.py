@@ -101,7 +101,11 @@ def test_what_does_not_fit_is_one_sentence(lab, model):
         ),
         ("evaluate", [*regressed, f"measured_variance.head={model}"], "this folder has no variance head"),
         ("evaluate", [*regressed, "measured_variance.head=nowhere"], "nowhere holds no finished model"),
-        ("evaluate", [*regressed, "evaluation.weights=ema_rel_0.1"], "a head needs weights that are saved in"),
+        (
+            "evaluate",
+            [*regressed, "evaluation.weights=ema_rel_0.1"],
+            "evaluation.weights=ema_rel_0.1: the weights saved in",
+        ),
         ("evaluate", ["variance=regressed", f"model_dir={flow}"], "is not a diffusion model and has no variance"),
         ("evaluate", [f"model_dir={head}"], "holds a VarianceHead, which generates no samples"),
         ("train", HEAD, "model=variance_head: set init_from=…"),

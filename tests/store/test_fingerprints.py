@@ -219,7 +219,7 @@ COUNTED = {
     "models.diffusion models.base models.trainable models.optimization networks.unet networks.blocks networks.norm": ALL,
     "data.order data.digits data.module training.ema training.profiles": ALL,
     "config.build": "training scoring",
-    "config.training config.starting commands.fit commands.train training.snapshots": "training",
+    "config.training commands.fit commands.train training.snapshots": "training",
     "training.finite training.trainer": "training",
     "sampling.samplers sampling.spacings sampling.guidance diffusion.starts sampling.rounding models.drawn": AFTER,
     "config.trained config.weight_files metrics.draw metrics.shards": AFTER,

@@ -24,7 +24,7 @@ class StubQueue(Queue):
     may_be_left = True
 
     def __init__(self, folder, tasks=1, room=100):
-        self.folder, self.tasks, self.most = folder, tasks, room
+        self.folder, self.num_tasks, self.most = folder, tasks, room
         self.running, self.submitted, self.batches, self.most_at_once = {}, [], [], 0
 
     def room(self, waiting):
@@ -36,10 +36,13 @@ class StubQueue(Queue):
         self.batches.append("".join(call.makes[0] for call in calls))
         self.running |= dict(zip(names, calls, strict=True))
         self.most_at_once = max(self.most_at_once, len(self.running))
-        return {name: Submitted(call.makes, "", "", self.tasks) for name, call in zip(names, calls, strict=True)}
+        return names
+
+    def tasks(self, call):
+        return self.num_tasks
 
     def place(self, job):
-        return f"device {job}" if self.tasks == 1 else None
+        return f"device {job}" if self.num_tasks == 1 else None
 
     def active_jobs(self):
         alive = list(self.running)

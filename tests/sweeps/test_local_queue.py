@@ -28,7 +28,7 @@ def quick(monkeypatch):
 def run(folder, calls, gpus=(), num_cores=2, parallel=None):
     """What each call saw, by its name; and what was said."""
     said = []
-    outcomes = run_jobs(calls, LocalQueue(folder / "jobs", gpus, num_cores, parallel), said.append)
+    outcomes = run_jobs(calls, LocalQueue(folder / "jobs", parallel, gpus, num_cores), said.append)
     assert all(outcome.reason is None for outcome in outcomes)
     return {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}, said
 
@@ -86,13 +86,13 @@ def test_on_a_cpu_jobs_share_the_cores(tmp_path):
     ],
 )
 def test_as_many_at_a_time_as_the_devices_allow(tmp_path, gpus, cores, parallel, devices, at_a_time):
-    queue = LocalQueue(tmp_path, tuple(gpus), cores, parallel)
+    queue = LocalQueue(tmp_path, parallel, tuple(gpus), cores)
     assert queue.room([Report(tmp_path, str(number), size) for number, size in enumerate(devices)]) == at_a_time
 
 
 def test_the_users_number_of_threads_is_obeyed(tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    queue = LocalQueue(tmp_path, (), 4, None)
+    queue = LocalQueue(tmp_path, None, (), 4)
     assert queue.room([Report(tmp_path, str(number)) for number in range(9)]) == 2
 
 
@@ -105,7 +105,7 @@ def test_the_users_number_of_threads_is_obeyed(tmp_path, monkeypatch):
     ],
 )
 def test_what_there_is_not_is_refused_before_anything_runs(tmp_path, devices, accelerator, said):
-    queue = LocalQueue(tmp_path / "jobs", tuple("01234567"), 8, None)
+    queue = LocalQueue(tmp_path / "jobs", None, tuple("01234567"), 8)
     with pytest.raises(JobError) as error:
         run_jobs([*[Report(tmp_path, "a")] * 9, Report(tmp_path, "b", devices, accelerator)], queue, print)
     assert str(error.value).startswith(said)

@@ -36,7 +36,7 @@ class Seven(Call):
 
 
 def local(folder):
-    return LocalQueue(folder / "jobs", gpus=(), num_cores=2, parallel=1)
+    return LocalQueue(folder / "jobs", parallel=1, gpus=(), cores=2)
 
 
 @pytest.mark.needs("submitit")
