@@ -25,6 +25,7 @@ from diffusion_lab.metrics.settings import Evaluation, check_at_least
 from diffusion_lab.metrics.shards import Progress
 from diffusion_lab.metrics.sources import Source
 from diffusion_lab.models.base import GenerativeModel
+from diffusion_lab.models.drawn import DrawnDiffusion
 from diffusion_lab.store.measures import IMAGES, Measure, ends, interval_of_share
 
 MOST_BLOCKS = 50
@@ -126,6 +127,12 @@ class Subject:
         """What drew them, for a metric that needs a model."""
         assert self.source.model is not None
         return self.source.model
+
+    @property
+    def denoiser(self) -> DrawnDiffusion:
+        """The same, for a metric that needs one that denoises."""
+        assert self.model.denoiser is not None
+        return self.model.denoiser
 
 
 @dataclass
