@@ -16,17 +16,17 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from diffusion_lab.models.drawn import DrawnDiffusion
-from diffusion_lab.networks import UNet, diffusers_unet
+from diffusion_lab.networks import UNet, other_packages
 from diffusion_lab.networks.blocks import AttentionBlock, Downsample, ResidualBlock, Upsample
-from diffusion_lab.networks.diffusers_unet import GROUPED
 from diffusion_lab.networks.norm import EPS, GroupNorm
+from diffusion_lab.networks.other_packages import GROUPED
 from diffusion_lab.sampling import ClassifierFree
 
 if TYPE_CHECKING:
     from diffusion_lab.models.base import GenerativeModel
 
 _PIPELINE = Path(__file__).with_name("pipeline.py")  # is copied, and imported by diffusers only
-_GROUPED_UNET = Path(diffusers_unet.__file__).with_name("grouped_unet.py")  # likewise
+_GROUPED_UNET = Path(other_packages.__file__).with_name("grouped_unet.py")  # likewise
 _VERSION = "0.30.0"  # of diffusers, in the files
 _ELSE = "export with format=program"
 _NUM_STEPS = 50  # of DDIM, for a model whose sampler gets by with fewer
@@ -64,7 +64,7 @@ def to_diffusers(model: GenerativeModel) -> dict[str, bytes]:
     if len(model.shape) != 3:
         raise ValueError(f"diffusers' pipelines draw images, and this model draws points: {_ELSE}")
     unet = unet2d_config(model.network, model.shape)
-    is_grouped = unet["_class_name"] == diffusers_unet.GROUPED
+    is_grouped = unet["_class_name"] == other_packages.GROUPED
     index = {
         "_class_name": [_PIPELINE.stem, "DiffusionLabPipeline"],
         "_diffusers_version": _VERSION,

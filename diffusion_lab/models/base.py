@@ -11,9 +11,11 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from diffusion_lab.models.trainable import TrainableModel
+from diffusion_lab.networks.flops import NetworkCost, count_flops
 from diffusion_lab.sampling import slerp
 
 if TYPE_CHECKING:
@@ -45,18 +47,18 @@ class Likelihood:
 class GenerativeModel(TrainableModel, ABC):
     """A family's LightningModule. A subclass sets the facts of the data it was built for and fills in the methods.
 
-    Training uses none of the methods declared here.
+    What is not abstract is that of a family that draws in one step, from a latent. Training uses none of these methods.
     """
 
     num_levels: int | None  # data levels that [-1, 1] is divided into; None: continuous data
     needs_label: bool = False  # it cannot draw where y is None
 
-    @abstractmethod
     def sample(self, indices: Tensor, seed: int, y: Tensor | None = None) -> Tensor:
         """Samples number `indices` (int64 (B,)) of the stream `seed`: (B, *shape) float32 in [-1, 1].
 
         y: int64 (B,) class indices, or None.
         """
+        return self.decode(self.latents(indices, seed), y)
 
     @abstractmethod
     def latents(self, indices: Tensor, seed: int) -> Tensor:
@@ -91,9 +93,20 @@ class GenerativeModel(TrainableModel, ABC):
         return ()
 
     @property
-    @abstractmethod
     def nfe(self) -> int:
         """Network evaluations that one sample takes."""
+        return 1
+
+    def cost(self) -> NetworkCost:
+        """Of what draws: its parameters, and the operations of one evaluation of it."""
+        index = torch.zeros(1, dtype=torch.int64, device=self.device)
+        z, y = torch.zeros_like(self.latents(index, 0)), self.classes_in_turn(index)
+        parameters = sum(parameter.numel() for parameter in self.averaged_parameters().values())
+        return NetworkCost(parameters, count_flops(lambda: self._evaluate_once(z, y)))
+
+    def _evaluate_once(self, z: Tensor, y: Tensor | None) -> object:
+        """As many operations as `decode` takes, of kinds that the counter of operations has formulas for."""
+        return self.decode(z, y)
 
     def sampling_flops(self) -> int:
         """Floating-point operations of one sample, a multiply-add counted as 2."""

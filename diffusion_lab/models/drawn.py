@@ -95,19 +95,19 @@ class DrawnDiffusion(GenerativeModel):
 
         The inverse of `encode`, so it is unguided too, and only the image is clipped, not each x̂_0: what was encoded comes back.
         """
-        x_0 = self._deterministic(self.process, self.reverse.without_clipping(), z, self._network_labels(y))
+        x_0 = self._deterministic(self.process, self.reverse.without_clipping(), z, self.own_labels(y))
         return self.reverse.clipping.in_range(x_0)
 
     def encode(self, x_0: Tensor, y: Tensor | None = None) -> Tensor:
         """Unguided and without clipping, so that `decode` brings x_0 back up to an error of first order in the stride."""
-        return self._deterministic.encode(self.process, self.reverse.without_clipping(), x_0, self._network_labels(y))
+        return self._deterministic.encode(self.process, self.reverse.without_clipping(), x_0, self.own_labels(y))
 
     def reconstruct(self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor) -> Tensor:
         """Samples that start from the image at log SNR 0: the latent of an untrained network is the scaled image, which it would
         reconstruct perfectly."""
         return self.redraw(x_0, y, seed, indices, _RECONSTRUCTED)
 
-    def _network_labels(self, y: Tensor | None) -> Tensor | None:
+    def own_labels(self, y: Tensor | None) -> Tensor | None:
         """The classes, for a network that takes them: those of a guiding classifier are not its own."""
         return None if self.reverse.null_class is None else y
 
@@ -181,7 +181,7 @@ class DrawnDiffusion(GenerativeModel):
         chain = self.process.respace(self._time(log_snr))
         row, noise = chain.numbers(1), SampleNoise(derive_seed(seed, STATISTICS), indices)
         x_t = row.signal * x_0 + row.noise * noise.initial(self.shape).to(x_0)
-        known = self._network_labels(y)
+        known = self.own_labels(y)
         return Denoised(x_t, row.signal, row.noise, self.reverse(chain, x_t, full(1, x_t), known).x_0, known)
 
     def _time(self, log_snr: float) -> Tensor:
@@ -194,7 +194,7 @@ class DrawnDiffusion(GenerativeModel):
         Of the full chain, unguided; given the class, with y. Row i depends on (weights, seed, indices[i], x_0[i], y[i]) only.
         """
         noise = _first_draw(seed, indices)
-        return network_statistics(self.process, self.reverse, x_0, self._network_labels(y), noise)
+        return network_statistics(self.process, self.reverse, x_0, self.own_labels(y), noise)
 
     def measure_dimensions(self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor) -> dict[str, Tensor]:
         """As `measure`, by dimension: name -> (1, T, *shape) float64, sums over the images. ValueError where they would be too
@@ -204,9 +204,7 @@ class DrawnDiffusion(GenerativeModel):
             raise ValueError(
                 f"variance=analytic_diagonal would store {size:,} numbers for this model; use variance=analytic"
             )
-        return dimension_statistics(
-            self.process, self.reverse, x_0, self._network_labels(y), _first_draw(seed, indices)
-        )
+        return dimension_statistics(self.process, self.reverse, x_0, self.own_labels(y), _first_draw(seed, indices))
 
     @property
     def needs_last_steps(self) -> bool:
@@ -224,7 +222,7 @@ class DrawnDiffusion(GenerativeModel):
 
     def measure_last_steps(self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor) -> dict[str, Tensor]:
         """As `measure`, of the decoder: "bits" (B, F, G), see `last_step_bits`."""
-        noise, known = _first_draw(seed, indices), self._network_labels(y)
+        noise, known = _first_draw(seed, indices), self.own_labels(y)
         return {"bits": last_step_bits(self.process, self.reverse, x_0, known, noise, self.decoder, self.num_levels)}
 
     def use_measured(

@@ -9,9 +9,7 @@ from torch import nn
 
 from diffusion_lab.data.densities import GaussianDensity
 from diffusion_lab.families.flow.flow import FlowModel
-from diffusion_lab.families.flow.network import Flow
-from diffusion_lab.families.flow.splines import SplineFlow
-from diffusion_lab.families.flow.wavelet_flow import WaveletFlow
+from diffusion_lab.families.flow.networks import Flow, SplineFlow, WaveletFlow
 from diffusion_lab.models.optimization import Constant, Optimization
 
 SHAPE = (1, 8, 8)

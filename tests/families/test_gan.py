@@ -17,9 +17,8 @@ from diffusion_lab.families.gan.adversarial import (
     NoRegularizer,
     Wasserstein,
 )
-from diffusion_lab.families.gan.discriminator import Discriminator, PointDiscriminator
 from diffusion_lab.families.gan.gan import GAN
-from diffusion_lab.families.gan.generator import Generator, PointGenerator
+from diffusion_lab.families.gan.networks import Discriminator, Generator, PointDiscriminator, PointGenerator
 from diffusion_lab.models.optimization import Constant, CosineDecay, Optimization
 from diffusion_lab.training.ema import EMA
 from diffusion_lab.training.finite import NotFiniteError, SkipNotFinite

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from diffusion_lab.families.flow.splines import SplineFlow
-from diffusion_lab.families.vae.autoencoder import ConvAutoencoder, PointAutoencoder
+from diffusion_lab.families.flow.networks import SplineFlow
+from diffusion_lab.families.vae.elbo import FlowPrior, StandardNormal
 from diffusion_lab.families.vae.likelihoods import DecoderLikelihood, DiscretizedLogisticMixture, GaussianLikelihood
-from diffusion_lab.families.vae.priors import FlowPrior, StandardNormal
+from diffusion_lab.families.vae.networks import ConvAutoencoder, PointAutoencoder
 from diffusion_lab.families.vae.vae import VAE
 from diffusion_lab.models.optimization import Constant, Optimization
 

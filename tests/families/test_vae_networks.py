@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from diffusion_lab.families.vae.autoencoder import ConvAutoencoder, PointAutoencoder
+from diffusion_lab.families.vae.networks import ConvAutoencoder, PointAutoencoder
 
 
 def woken(network):
