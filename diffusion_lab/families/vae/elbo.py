@@ -58,7 +58,7 @@ def log_weight(posterior: Gaussian, z: Latents, log_prior: PerSample, log_likeli
     return log_likelihood.double() + log_prior.double() - log_posterior
 
 
-def importance_weighted(log_weights: Float64[Tensor, "k b"]) -> PerSample:
+def importance_weighted(log_weights: Float[Tensor, "k b"]) -> PerSample:
     """log 1/K Σ_k w_k, float64 (B,): the bound on log p(x) of K draws of z."""
     return log_weights.logsumexp(dim=0) - math.log(len(log_weights))
 
