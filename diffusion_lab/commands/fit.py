@@ -20,7 +20,8 @@ from diffusion_lab.config.overrides import as_plain
 from diffusion_lab.config.tracking import build_trackers, described
 from diffusion_lab.config.trained import read_config
 from diffusion_lab.config.training import build_callbacks, build_trainer, users_callbacks
-from diffusion_lab.data.module import DataError, DataModule
+from diffusion_lab.data.checks import DataError
+from diffusion_lab.data.module import DataModule
 from diffusion_lab.models.budget import callback_of, time_budget
 from diffusion_lab.networks.speed import compile_network
 from diffusion_lab.store import ModelDirectory, write_json

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, pad
 
-from diffusion_lab.data.module import require
+from diffusion_lab.data.checks import at_least, require
 
 _MOST_VALUES = 2**25  # of all images that the clusters are found in: 256 MB of float64
 
@@ -26,9 +26,8 @@ class Clusters:
     kind = "clusters"
 
     def __init__(self, num_clusters: int, num_components: int, num_images: int) -> None:
-        require(num_clusters >= 2, f"labels.num_clusters={num_clusters} must be at least 2.")
-        require(num_components >= 1, f"labels.num_components={num_components} must be at least 1.")
-        require(num_images >= 1, f"labels.num_images={num_images} must be at least 1.")
+        at_least(2, "labels", num_clusters=num_clusters)
+        at_least(1, "labels", num_components=num_components, num_images=num_images)
         self.num_clusters, self.num_components, self.num_images = num_clusters, num_components, num_images
 
     def features(self, x: Tensor) -> Tensor:

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from diffusion_lab.data.checks import DataError
 from diffusion_lab.data.image_folder import ImageFolder
-from diffusion_lab.data.module import DataError
 
 _LAYOUTS = ({"train": "train_64x64", "test": "valid_64x64"}, {"train": "train", "test": "val"})
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from torchvision.datasets.utils import check_integrity
 
-from diffusion_lab.data.module import DataError, DataModule
+from diffusion_lab.data.checks import DataError
+from diffusion_lab.data.module import DataModule
 
 
 def cache_folder(name: str) -> Path:
