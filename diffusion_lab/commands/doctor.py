@@ -174,7 +174,7 @@ def compiler() -> Iterator[Finding]:
     """What torch.compile (compile=true) needs for the device that training would use."""
     import torch
 
-    from diffusion_lab.networks.speed import missing_for
+    from diffusion_lab.training.speed import missing_for
 
     missing = missing_for(torch.device("cuda" if usable_gpus() else "cpu"))
     to_do = "install it to use compile=true; everything else works without it" if missing else ""

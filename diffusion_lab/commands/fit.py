@@ -23,7 +23,6 @@ from diffusion_lab.config.training import build_callbacks, build_trainer, users_
 from diffusion_lab.data.checks import DataError
 from diffusion_lab.data.module import DataModule
 from diffusion_lab.models.budget import callback_of, time_budget
-from diffusion_lab.networks.speed import compile_network
 from diffusion_lab.store import ModelDirectory, write_json
 from diffusion_lab.store.files import clear, make_folders, remove_staged, write_whole
 from diffusion_lab.store.fingerprints import training_part
@@ -38,6 +37,7 @@ from diffusion_lab.training.monitor import Monitor
 from diffusion_lab.training.profiles import TRACKED
 from diffusion_lab.training.ranks import Ranks, request_of
 from diffusion_lab.training.saving import newest_good, previous_of
+from diffusion_lab.training.speed import compile_network
 from diffusion_lab.training.trainer import PrecisionError, stopping_callbacks
 from diffusion_lab.versions import versions
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,8 +13,10 @@ from diffusion_lab.data.module import DataModule
 from diffusion_lab.metrics.measuring import batches_of
 from diffusion_lab.metrics.metric import Metric, Naming, Need, Scores, Subject
 from diffusion_lab.metrics.shards import Progress
-from diffusion_lab.models.drawn import Denoised
 from diffusion_lab.store.measures import Measure
+
+if TYPE_CHECKING:
+    from diffusion_lab.models.drawn import Denoised
 
 _BLOCK = 4096  # training images at a time
 

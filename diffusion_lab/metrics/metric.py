@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from math import isfinite
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -25,8 +25,10 @@ from diffusion_lab.metrics.settings import Evaluation, check_at_least
 from diffusion_lab.metrics.shards import Progress
 from diffusion_lab.metrics.sources import Source
 from diffusion_lab.models.base import GenerativeModel
-from diffusion_lab.models.drawn import DrawnDiffusion
 from diffusion_lab.store.measures import IMAGES, Measure, ends, interval_of_share
+
+if TYPE_CHECKING:
+    from diffusion_lab.models.drawn import DrawnDiffusion
 
 MOST_BLOCKS = 50
 
