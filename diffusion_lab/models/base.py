@@ -8,7 +8,9 @@ nor the number of devices changes an image.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -42,6 +44,14 @@ class Likelihood:
     curve: dict[str, Tensor] | None = None
     standard_error: float | None = None
     beside: dict[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def averaged(cls, draws: Sequence[dict[str, Tensor]], kind: str, **more: Any) -> Likelihood:
+        """The mean of independent draws of the parts, and its standard error."""
+        parts = {name: torch.stack([draw[name] for draw in draws]).mean(0) for name in draws[0]}
+        bits = torch.stack([reduce(torch.add, draw.values()) for draw in draws])
+        error = float((bits.var(0) / len(draws)).sum().sqrt()) / bits.shape[1]
+        return cls(reduce(torch.add, parts.values()), kind, parts, standard_error=error, **more)
 
 
 class GenerativeModel(TrainableModel, ABC):

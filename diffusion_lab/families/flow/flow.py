@@ -140,14 +140,7 @@ class FlowModel(GenerativeModel):
         for draw in range(_DRAWS):
             u = uniform_from_normal(noise(draw + 1, x_0.double())).to(x_0)
             draws.append(self._bits(*self.network(self._continuous(x_0, u), y)))
-        parts = {name: torch.stack([draw[name] for draw in draws]).mean(0) for name in draws[0]}
-        bits = torch.stack([_total(draw) for draw in draws])
-        return Likelihood(
-            bits_per_dim=_total(parts),
-            kind=f"dequantised flow bound{given}",
-            parts=parts,
-            standard_error=float((bits.var(0) / _DRAWS).sum().sqrt()) / len(x_0),
-        )
+        return Likelihood.averaged(draws, f"dequantised flow bound{given}")
 
     def protocol(self) -> dict[str, Any]:
         return {

@@ -137,22 +137,17 @@ class VAE(GenerativeModel):
         y = self.own_labels(y)
         posterior = Gaussian(*self.network.encode(x_0, y))
         noise = SampleNoise(derive_seed(seed, BOUND), indices)
-        rates, distortions, log_weights = [], [], []
+        draws, log_weights = [], []
         for k in range(IMPORTANCE_DRAWS):
             z = posterior.sample(noise(k + 1, posterior.mean))
             log_prior = self.prior.log_prob(z, y)
-            rates.append(self._bits_per_dim(self.prior.rate(posterior, log_prior).double().sum(dim=1)))
-            distortions.append(self._distortion(self.network.decode(z, y), x_0))
-            log_weights.append(log_weight(posterior, z, log_prior, -self._nats(distortions[-1])))
-        parts = {"rate": torch.stack(rates).mean(dim=0), "distortion": torch.stack(distortions).mean(dim=0)}
-        variance = (torch.stack(rates) + torch.stack(distortions)).var(dim=0) / IMPORTANCE_DRAWS
-        return Likelihood(
-            bits_per_dim=parts["rate"] + parts["distortion"],
-            kind="ELBO" if y is None else "ELBO given the class",
-            parts=parts,
-            beside={"importance_weighted": self._bits_per_dim(-importance_weighted(torch.stack(log_weights)))},
-            standard_error=float(variance.sum().sqrt()) / len(x_0),
-        )
+            rate = self._bits_per_dim(self.prior.rate(posterior, log_prior).double().sum(dim=1))
+            distortion = self._distortion(self.network.decode(z, y), x_0)
+            draws.append({"rate": rate, "distortion": distortion})
+            log_weights.append(log_weight(posterior, z, log_prior, -self._nats(distortion)))
+        tighter = self._bits_per_dim(-importance_weighted(torch.stack(log_weights)))
+        kind = "ELBO" if y is None else "ELBO given the class"
+        return Likelihood.averaged(draws, kind, beside={"importance_weighted": tighter})
 
     def protocol(self) -> dict[str, Any]:
         return {
