@@ -95,16 +95,6 @@ def test_every_parameter_learns_and_the_class_is_heard(name):
     torch.testing.assert_close(network(x, torch.tensor([1, 1, 2, 0]))[0][1:], z[1:])
 
 
-def test_a_flow_with_classes_is_told():
-    """A flow with classes is told one and a flow without is not."""
-    network, x = made("wavelets", num_classes=3)
-    with pytest.raises(ValueError, match="no class was given"):
-        network(x)
-    network, x = made("wavelets")
-    with pytest.raises(ValueError, match="has no classes"):
-        network(x, torch.zeros(4, dtype=torch.int64))
-
-
 def test_a_spline_flow_of_the_plane_is_a_density():
     network, _ = made("splines")
     line = torch.linspace(-9, 9, 361, dtype=torch.float64)

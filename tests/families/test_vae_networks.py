@@ -85,15 +85,6 @@ def test_the_class_enters_both_halves_a_row_at_a_time(kind):
 
 
 @pytest.mark.parametrize("kind", [conv, points])
-def test_labels_and_classes_must_agree(kind):
-    x_0, _ = inputs(kind)
-    with pytest.raises(ValueError, match="has no classes"):
-        kind().encode(x_0, torch.tensor([0, 1, 2, 0]))
-    with pytest.raises(ValueError, match="set label=…"):
-        kind(num_classes=3).encode(x_0)
-
-
-@pytest.mark.parametrize("kind", [conv, points])
 def test_dropout_acts_in_training_only(kind):
     network, (x_0, eps) = woken(kind(dropout=0.5)), inputs(kind)
     assert not torch.equal(network(x_0, eps)[2], network(x_0, eps)[2])
