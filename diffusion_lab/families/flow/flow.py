@@ -112,7 +112,7 @@ class FlowModel(GenerativeModel):
 
     def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """f⁻¹(T·z); levels are clamped to [−1, 1], unless they are not finite."""
-        x = self.network.inverse(self.temperature * z, y).float()
+        x = self.network.inverse(self.temperature * z, self.own_labels(y)).float()
         if self.num_levels is None:
             return x
         x = undo(x, self.num_levels)
@@ -120,7 +120,8 @@ class FlowModel(GenerativeModel):
 
     def encode(self, x_0: Tensor, y: Tensor | None = None) -> Tensor:
         """f(x)/T, of the middle of each level's bin: `decode` gives x_0 back."""
-        return self.network(self._continuous(x_0, torch.full_like(x_0, 0.5)), y)[0] / self.temperature
+        middle = self._continuous(x_0, torch.full_like(x_0, 0.5))
+        return self.network(middle, self.own_labels(y))[0] / self.temperature
 
     def _evaluate_once(self, z: Tensor, y: Tensor | None) -> object:
         """f: the counter has no formula for the triangular systems of f⁻¹. With the composition of each matrix, which a batch
@@ -131,6 +132,7 @@ class FlowModel(GenerativeModel):
         self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor, max_terms: int | None
     ) -> Likelihood:
         """Exact for continuous data; of levels the mean over draws of the noise, and what the noise leaves uncertain."""
+        y = self.own_labels(y)
         given = " given the class" if y is not None else ""
         if self.num_levels is None:
             parts = self._bits(*self.network(x_0, y))

@@ -174,7 +174,7 @@ class GAN(GenerativeModel):
         return SampleNoise(seed, indices).initial((self.network.latent_size,))
 
     def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
-        return self.network(z, y)
+        return self.network(z, self.own_labels(y))
 
     def protocol(self) -> dict[str, Any]:
         return {
