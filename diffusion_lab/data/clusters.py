@@ -52,7 +52,7 @@ class Clusters:
         self._check(len({row.tobytes() for row in seen}))
         components = PCA(min(self.num_components, *seen.shape), svd_solver="randomized", random_state=0).fit(seen)
         with warnings.catch_warnings():
-            # Of fewer clusters than were asked for: `_check` says more.
+            # Of fewer clusters than requested: `_check` has a better sentence.
             warnings.simplefilter("ignore", ConvergenceWarning)
             clusters = KMeans(self.num_clusters, n_init=3, random_state=0).fit(components.transform(seen))
 

@@ -19,7 +19,7 @@ from diffusion_lab.diffusion.bits import in_bits
 
 
 class Density(InMemoryDataModule):
-    """Points x float32 (N, D) drawn from a density. A subclass says how, and gives log density and entropy if known."""
+    """Points x float32 (N, D) drawn from a density. A subclass draws them, and has log density and entropy if known."""
 
     num_levels = None
 

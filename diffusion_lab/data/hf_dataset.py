@@ -157,7 +157,7 @@ class HFDataset(InMemoryDataModule):
         return values
 
     def _stacked(self, convert: Callable[[int, Any], Tensor], rows: Any, column: str) -> Tensor:
-        """All rows converted; the size of the first says what memory the others need."""
+        """All rows converted; the size of the first gives the memory that all need."""
         first = convert(0, rows[0][column])
         size = len(rows) * first.numel() * first.element_size()
         require(

@@ -37,7 +37,7 @@ _MOST_NAMED = 10  # of the files that are left out
 class ImageFiles(DataModule):
     """Files below `root`, each shown in `image_size`, a side or H and W. A subclass lists them: `_usable`, then `_hold`.
 
-    on_error says what becomes of a file that is not a whole image when the set is listed: "raise" names it and stops;
+    on_error: what to do with a file that is not a whole image when the set is listed: "raise" names it and stops;
     "skip" leaves it out, so that neither the number of images nor the identity counts it. A file that breaks later
     stops the run in either case. `max_pixels` is what a file may unfold to. num_levels: 256, or 65,536 for 16-bit grey.
     """

@@ -1,7 +1,6 @@
-"""What every data set gives: facts, endless training batches, ordered batches for scoring, a density if known.
+"""The interface of every data set: facts, endless training batches, ordered batches for scoring, a density if known.
 
-A data module says where the images come from; `BatchOrder` says which of them make up training batch k. Scoring
-never sees a trainer.
+A data module is where the images come from; `BatchOrder` chooses those of training batch k. Scoring uses no trainer.
 """
 
 from __future__ import annotations

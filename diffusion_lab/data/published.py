@@ -1,4 +1,4 @@
-"""Data sets that others publish: where their files are looked for, how they are checked, and how torchvision downloads them."""
+"""Published data sets: where their files are searched for, how they are checked, and how torchvision downloads them."""
 
 import os
 import tempfile

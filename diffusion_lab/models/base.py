@@ -1,4 +1,4 @@
-"""What every family is to the rest of the package: something that draws samples and, if it can, states a likelihood.
+"""The interface of every family: it draws samples and, if it can, computes a likelihood.
 
 Evaluation, sweeps and report use only what is declared here and never depend on the family. Randomness is keyed, not
 carried: row i of a sample depends on (weights, seed, indices[i], y[i]) and on nothing else, so neither the batch size

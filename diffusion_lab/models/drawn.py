@@ -1,4 +1,4 @@
-"""What a trained diffusion model can do: draw samples, go between images and latents, be measured, and state its bound."""
+"""A trained diffusion model: samples, latents of images, statistics of the network, and the bound."""
 
 from __future__ import annotations
 
@@ -269,7 +269,7 @@ class DrawnDiffusion(GenerativeModel):
     def advise(self, x_0: Tensor, y: Tensor | None) -> ScheduleAdvice:
         """The steps, their number and their ends that would have the lowest bound on the images x_0 of the measurement.
 
-        Once the last steps were measured. ValueError, in one sentence, where no table says it.
+        Once the last steps were measured. ValueError, in one sentence, where no table holds it.
         """
         own = self.sampler.spacing(self.process)
         ends = possible_ends(self.process, own)

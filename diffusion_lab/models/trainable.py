@@ -1,4 +1,4 @@
-"""What training needs from every model, generative or not: keyed randomness, an optimizer, weights and their averages.
+"""The base of every model that is trained, generative or not: keyed randomness, an optimizer, weights and their averages.
 
 Randomness in training is a function of (seed, batch number) of the *global* batch, each rank taking its rows, so nothing
 random has to be saved, and neither a resume nor the number of devices changes a draw.
@@ -50,7 +50,7 @@ class TrainableModel(LightningModule):
     validated_weights: str = RAW  # those of the held-out loss
     needs_base: ClassVar[bool] = False  # it is trained beside a frozen model, which it is given by `attach_base`
 
-    # What `training_step` says under "terms", as `held_out_terms` does, and under "sums".
+    # The names of what `training_step` returns under "terms", as `held_out_terms` does, and under "sums".
     term_names: tuple[str, ...] = ("loss",)
     sum_names: tuple[str, ...] = ()
 

@@ -1,4 +1,4 @@
-"""What a network sees: features of x_t, and an embedding of the timestep and, where there are classes, of the class.
+"""The inputs of a network: features of x_t, and an embedding of the timestep and, where there are classes, of the class.
 
     e = MLP(sinusoid(t)) + table[y]
 

@@ -106,7 +106,7 @@ class SplineFlow(Flow):
 def spline_steps(
     dims: int, num_steps: int, num_bins: int, bound: float, hidden: int, num_layers: int, embedding_dim: int
 ) -> list[Transform]:
-    """Of vectors (B, dims): `num_steps` times actnorm -> matrix -> spline coupling, then actnorm. embedding_dim 0: told nothing."""
+    """Of vectors (B, dims): `num_steps` times actnorm -> matrix -> spline coupling, then actnorm. embedding_dim 0: no classes."""
     kept = dims // 2
     steps: list[Transform] = []
     for _ in range(num_steps):

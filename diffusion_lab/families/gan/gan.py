@@ -1,7 +1,7 @@
 """A generative adversarial network: a generator that draws and a discriminator that trains it, each with its optimizer.
 
 A batch is one step: D moves on x_0 and G(z), then G moves on the same z under the D that has just moved (Goodfellow et al. 2014,
-algorithm 1 with k = 1). Both gradients are asked of their own parameters only, so neither step touches the other network.
+algorithm 1 with k = 1). Each gradient is taken of its own network's parameters only, so neither step touches the other network.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class GAN(GenerativeModel):
         return outputs
 
     def held_out_terms(self, x_0: Tensor, y: Tensor | None, noise: SampleNoise) -> dict[str, Tensor]:
-        """What D says of held-out images and of images from other noise: it shows how far D has memorised the training images."""
+        """D of held-out images and of images from other noise: the gap to training shows how far D has memorised its images."""
         y = self.own_labels(y)
         fake = self.network(noise.initial((self.network.latent_size,)).to(x_0), y)
         on_real, on_fake = self.discriminator(x_0, y), self.discriminator(fake, y)

@@ -44,8 +44,8 @@ def sides(image_size: Sides, num_levels: int, group: str = "network") -> list[tu
 class Latent(nn.Module):
     """(z (B, latent_size), y int64 (B,) | None) -> [z, table[y]] (B, width). ValueError where y and num_classes disagree.
 
-    The table starts at zero: a class that speaks as loud as z from the start is all that a generator listens to, and it draws one
-    or two images of each (Shahbazi et al. 2022, "Collapse by conditioning"). So it learns to draw first, then what.
+    The table starts at zero: with classes as large as z from the start, a generator ignores z and draws one or two images of each
+    (Shahbazi et al. 2022, "Collapse by conditioning").
     """
 
     def __init__(self, latent_size: int, num_classes: int | None):

@@ -3,7 +3,7 @@
     encode   x_0 -> (μ, log σ²) of q(z|x_0, y) = N(μ, diag σ²)
     decode   z   -> the parameters of p(x_0|z, y)
 
-z is one vector a sample. The decoder meets it twice: as the coarsest level of the image, and in the adaptive group norm of
+z is one vector a sample. It enters the decoder twice: as the coarsest level of the image, and in the adaptive group norm of
 every block, beside the class. The last layers of both start at zero, so that q(z|x_0) starts as the prior N(0, I).
 """
 
@@ -220,7 +220,7 @@ class PointAutoencoder(Autoencoder):
 
 
 class Perceptron(nn.Module):
-    """x (B, in_channels), y -> (B, out_channels) float32: residual layers that meet x, and the class, in their modulation too."""
+    """x (B, in_channels), y -> (B, out_channels) float32: residual layers, modulated by x and the class."""
 
     def __init__(
         self, in_channels: int, out_channels: int, num_classes: int | None, hidden: int, num_layers: int, dropout: float
