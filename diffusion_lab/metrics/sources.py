@@ -22,6 +22,7 @@ from diffusion_lab.metrics.settings import Evaluation
 from diffusion_lab.metrics.shards import Progress
 from diffusion_lab.metrics.stopwatch import TrainingCost
 from diffusion_lab.models.base import GenerativeModel
+from diffusion_lab.sampling import slerp
 
 if TYPE_CHECKING:
     from diffusion_lab.data.in_memory import OneSet
@@ -134,7 +135,8 @@ def latent_pictures(
     paths = torch.arange(PATHS, device=model.device).repeat_interleave(PATH_IMAGES)
     weight = torch.linspace(0, 1, PATH_IMAGES, device=model.device).repeat(PATHS)
     x_0, y, indices = next(batches_of(model, data, split, PAIRS, PAIRS))
-    ways = model.interpolate(2 * paths, 2 * paths + 1, weight, seed, model.classes_in_turn(paths)).cpu()
+    between = slerp(model.latents(2 * paths, seed), model.latents(2 * paths + 1, seed), weight)
+    ways = model.decode(between, model.classes_in_turn(paths)).cpu()
     again = model.reconstruct(x_0, y, seed, indices)
     return ways, None if again is None else torch.stack([x_0, again.clamp(-1, 1)], dim=1).flatten(0, 1).cpu()
 

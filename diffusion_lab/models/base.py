@@ -18,7 +18,6 @@ from torch import Tensor
 
 from diffusion_lab.models.trainable import TrainableModel
 from diffusion_lab.networks.flops import NetworkCost, count_flops
-from diffusion_lab.sampling import slerp
 
 if TYPE_CHECKING:
     from diffusion_lab.models.drawn import DrawnDiffusion
@@ -86,11 +85,6 @@ class GenerativeModel(TrainableModel, ABC):
         """Images like x_0, from what the model keeps of it: the images of its latents; None for a family without an encoder."""
         z = self.encode(x_0, y)
         return None if z is None else self.decode(z, y)
-
-    def interpolate(self, first: Tensor, second: Tensor, weight: Tensor, seed: int, y: Tensor | None = None) -> Tensor:
-        """The point at `weight` (B,) in [0, 1] of the way from sample first[i] to sample second[i] of a stream: the images of the
-        latents on the arc between theirs."""
-        return self.decode(slerp(self.latents(first, seed), self.latents(second, seed), weight), y)
 
     @property
     def denoiser(self) -> DrawnDiffusion | None:

@@ -106,16 +106,12 @@ def test_without_a_class_a_conditional_model_refuses(family):
 
 @torch.no_grad()
 def test_latents_are_standard_normal(family, data):
-    """Latents are standard normal and ways between them end at their images."""
     model = built(family, data)
     z = model.latents(torch.arange(2000), 5)
     assert z.flatten(1).mean(0).abs().max() < 5 / 2000**0.5
     assert z.flatten(1).var(0).sub(1).abs().max() < 5 * (2 / 2000) ** 0.5
     images = model.decode(z[:2])
     torch.testing.assert_close(images, model.decode(z[:2]))
-    way = model.interpolate(torch.tensor([0, 0, 0]), torch.tensor([1, 1, 1]), torch.tensor([0.0, 0.4, 1.0]), seed=5)
-    torch.testing.assert_close(way[[0, 2]], images, rtol=1e-3, atol=1e-3)
-    assert not torch.allclose(way[1], way[0])
 
 
 @torch.no_grad()
