@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from diffusion_lab.networks import norm
-from diffusion_lab.networks.speed import keep_freed_memory
+from diffusion_lab.training.speed import keep_freed_memory
 
 BATCH = 64
 IMAGES = [(64, 32), (192, 16), (128, 8)]  # channels, side

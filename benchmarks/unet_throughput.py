@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from diffusion_lab.networks import UNet
 from diffusion_lab.networks.flops import network_cost
-from diffusion_lab.networks.speed import compile_network, keep_freed_memory
+from diffusion_lab.training.speed import compile_network, keep_freed_memory
 
 SIZE, CHANNELS = 32, 1
 COMPARED = ["ours", "diffusers", "diffusers channels-last"]
@@ -145,7 +145,7 @@ def main() -> None:
         "--sampling", action="store_true", help="time evaluations without gradients in place of training steps"
     )
     parser.add_argument("--compile", action="store_true", help="torch.compile our network first (a minute or more)")
-    parser.add_argument("--keep-memory", action="store_true", help="keep freed memory (networks/speed.py)")
+    parser.add_argument("--keep-memory", action="store_true", help="keep freed memory (training/speed.py)")
     parser.add_argument("--profile", action="store_true", help="print where each step's time goes")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

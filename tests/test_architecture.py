@@ -22,9 +22,8 @@ THEORY = [
     *(path for room in ("diffusion", "sampling", "analysis") for path in sorted((PACKAGE / room).glob("[a-z]*.py"))),
     *(
         PACKAGE / "families" / name
-        for name in ("gan/adversarial.py", "vae/elbo.py", "vae/priors.py", "vae/likelihoods.py")
+        for name in ("gan/adversarial.py", "vae/elbo.py", "vae/likelihoods.py", "flow/couplings.py")
     ),
-    *(PACKAGE / "families" / name for name in ("flow/couplings.py", "flow/dequantization.py")),
 ]
 
 

@@ -16,8 +16,8 @@ from contenders.everyone import OURS, contender
 from contenders.rulers import Rulers
 from contenders.shared import draw
 from diffusion_lab.diffusion import SampleNoise
-from diffusion_lab.networks.speed import keep_freed_memory
 from diffusion_lab.store.files import write_whole
+from diffusion_lab.training.speed import keep_freed_memory
 from diffusion_lab.versions import versions
 
 SHARED, OWN = "shared", "own"

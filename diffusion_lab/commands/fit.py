@@ -17,9 +17,8 @@ from diffusion_lab.config.identity import code_of_training, plain_config
 from diffusion_lab.config.mistakes import MistakeError, lost_process, out_of_memory, users_mistakes
 from diffusion_lab.config.tracking import build_trackers, described
 from diffusion_lab.config.training import Trainee, Training
-from diffusion_lab.data.module import DataError
+from diffusion_lab.data.checks import DataError
 from diffusion_lab.models.budget import callback_of, time_budget
-from diffusion_lab.networks.speed import compile_network
 from diffusion_lab.store import ModelDirectory, write_json
 from diffusion_lab.store.files import clear, make_folders, remove_staged, write_whole
 from diffusion_lab.store.written import names
@@ -30,6 +29,7 @@ from diffusion_lab.training.interruption import Interrupted
 from diffusion_lab.training.monitor import Monitor
 from diffusion_lab.training.ranks import Ranks
 from diffusion_lab.training.saving import newest_good, previous_of
+from diffusion_lab.training.speed import compile_network
 from diffusion_lab.training.trainer import PrecisionError, stopping_callbacks
 from diffusion_lab.versions import versions
 

@@ -112,7 +112,7 @@ def build_model(cfg: DictConfig) -> TrainableModel:
     """The family's model with fresh weights that depend on cfg.seed only."""
     import torch
 
-    from diffusion_lab.networks.speed import keep_freed_memory
+    from diffusion_lab.training.speed import keep_freed_memory
 
     keep_freed_memory()
     torch.manual_seed(cfg.seed)

@@ -17,7 +17,7 @@ from diffusion_lab.diffusion import SampleNoise
 from diffusion_lab.diffusion.levels import from_levels
 from diffusion_lab.metrics.reference import quantise
 from diffusion_lab.models.base import GenerativeModel
-from diffusion_lab.models.diffusion import DiffusionModel
+from diffusion_lab.models.drawn import DrawnDiffusion
 from diffusion_lab.sampling import denoise_from, inpaint, slerp
 
 WHITE = 128  # of a mask, from here up
@@ -136,14 +136,14 @@ def _clusters_of(x: Tensor, saved: DictConfig) -> Tensor | None:
     return None if clusters is None else clusters.of(x.cpu()).to(x.device)
 
 
-def _with_chain(model: GenerativeModel, option: str) -> DiffusionModel:
+def _with_chain(model: GenerativeModel, option: str) -> DrawnDiffusion:
     """The model. MistakeError where it has no chain between image and noise to go along."""
-    if not isinstance(model, DiffusionModel):
+    if model.denoiser is None:
         raise MistakeError(f"{option}: a {type(model).__name__} has no steps to take between noise and image")
-    return model
+    return model.denoiser
 
 
-def _in_range(x: Tensor, model: DiffusionModel) -> Tensor:
+def _in_range(x: Tensor, model: DrawnDiffusion) -> Tensor:
     return model.reverse.clipping.in_range(x)
 
 

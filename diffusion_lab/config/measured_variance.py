@@ -44,20 +44,23 @@ def use_measured(
 ) -> None:
     """Give `model` the statistics that `cfg` asks for with these weights, measured if need be; does nothing if it asks for none.
 
-    and_costs: what each step of its chain costs too, where it has a chain.
+    and_costs: what each step of its chain costs too. A family without a chain has nothing to measure.
 
     All ranks must call it.
     """
     from diffusion_lab.analysis import NetworkStatistics
     from diffusion_lab.metrics.measuring import data_moments, measure_once
 
-    if model.needs_data_moments:
-        model.use_data_moments(data_moments(data(), model.num_classes is not None, cache, progress))
+    denoiser = model.denoiser
+    if denoiser is None:
+        return
+    if denoiser.needs_data_moments:
+        denoiser.use_data_moments(data_moments(data(), model.num_classes is not None, cache, progress))
     variance, head = cfg.get("measured_variance"), needed_head(directory, cfg, weights)
     if head is not None:
-        model.use_head(*load_head(head, variance))
+        denoiser.use_head(*load_head(head, variance))
         variance = None
-    and_costs = model.needs_last_steps or (and_costs and model.log_snrs(2) is not None)
+    and_costs = and_costs or denoiser.needs_last_steps
     if variance is None and not and_costs:
         return
     identity = measuring_identity(directory.read_training()["fingerprint"], cfg)
@@ -67,19 +70,19 @@ def use_measured(
     found: list[tuple[NetworkStatistics, Tensor | None, Callable[..., Variance] | None]] = []
     if variance is not None:
         chosen = instantiate(variance)
-        measured = measure_once(model, model.measure, {"of": "network"}, *rest)
+        measured = measure_once(model, denoiser.measure, {"of": "network"}, *rest)
         means = dict(measured.means)
         if chosen.func.needs_dimensions:
-            means |= measure_once(model, model.measure_dimensions, {"of": "dimensions"}, *rest).means
+            means |= measure_once(model, denoiser.measure_dimensions, {"of": "dimensions"}, *rest).means
         found.append((NetworkStatistics(**means, of=measured.about), None, chosen))
     if and_costs:  # by which steps are chosen
         split = data().choosing_split
         facts = {"of": "last step", "decoder": model.protocol()["decoder"], "num_levels": model.num_levels}
-        measured = measure_once(model, model.measure, {"of": "network"}, *rest, split)
-        last_steps = measure_once(model, model.measure_last_steps, facts, *rest, split).means["bits"]
+        measured = measure_once(model, denoiser.measure, {"of": "network"}, *rest, split)
+        last_steps = measure_once(model, denoiser.measure_last_steps, facts, *rest, split).means["bits"]
         found.append((NetworkStatistics(**measured.means, of=measured.about), last_steps, None))
     for each in found:
-        model.use_measured(*each)
+        denoiser.use_measured(*each)
 
 
 def needed_head(directory: ModelDirectory, cfg: DictConfig, weights: str) -> ModelDirectory | None:

@@ -26,7 +26,6 @@ from diffusion_lab.config.weight_files import last_weights
 from diffusion_lab.diffusion.noise import check_seed
 from diffusion_lab.metrics.draw import labels
 from diffusion_lab.models.base import GenerativeModel
-from diffusion_lab.models.diffusion import DiffusionModel
 from diffusion_lab.store import ModelDirectory, cache_directory
 from diffusion_lab.store.options import check_at_least
 from diffusion_lab.store.records import RunError
@@ -68,7 +67,7 @@ class Drawing:
 
     def check_trajectory(self, option: str) -> None:
         """MistakeError for a model that draws in one step. option: what needs a trajectory."""
-        if self.model.trajectory(torch.arange(1), self.cfg.seed) is None:
+        if self.model.denoiser is None:
             raise MistakeError(f"{option}: {self.directory.path} has no steps between noise and image to show")
 
     @contextmanager
@@ -99,15 +98,17 @@ class Drawing:
 
     def trajectory(self, indices: Tensor, y: Tensor | None) -> Iterator[Tensor]:
         """x_T, …, x_0 of these samples, for a model that `check_trajectory` has accepted."""
-        chain = self.model.trajectory(indices, self.cfg.seed, y, **self._start_of(indices))
-        assert chain is not None
-        return chain
+        assert self.model.denoiser is not None
+        return self.model.denoiser.trajectory(indices, self.cfg.seed, y, self._start_of(indices))
 
     def _sample(self, indices: Tensor, seed: int, y: Tensor | None) -> Tensor:
-        return self.model.sample(indices, seed, y, **self._start_of(indices))
+        denoiser = self.model.denoiser
+        if denoiser is None:
+            return self.model.sample(indices, seed, y)
+        return denoiser.sample(indices, seed, y, self._start_of(indices))
 
-    def _start_of(self, indices: Tensor) -> dict[str, Tensor]:
-        return {} if self.x_T is None else {"x_T": self.x_T[indices.cpu()].to(indices.device)}
+    def _start_of(self, indices: Tensor) -> Tensor | None:
+        return None if self.x_T is None else self.x_T[indices.cpu()].to(indices.device)
 
     def in_grid(self, x: Tensor, edit: Edit | None) -> Tensor:
         """The samples, after the images that they were made from."""
@@ -198,14 +199,14 @@ def _class(given: Any, num_classes: int, names: Sequence[str], directory: ModelD
 
 def _check_start(x_T: Tensor, cfg: DictConfig, directory: ModelDirectory, model: GenerativeModel) -> None:
     shape = (cfg.num_images, *model.shape)
-    if not isinstance(model, DiffusionModel):
+    if model.denoiser is None:
         raise MistakeError(f"x_T: {directory.path} has no chain that could start from it: remove x_T")
     if tuple(x_T.shape) != shape:
         raise MistakeError(f"x_T has the shape {tuple(x_T.shape)}: for {cfg.num_images} images it must be {shape}")
 
 
 def _check_variance(cfg: DictConfig, model: GenerativeModel) -> None:
-    if cfg.get("variance") is not None and isinstance(model, DiffusionModel) and not model.sampler.reads_variance:
+    if cfg.get("variance") is not None and model.denoiser and not model.denoiser.sampler.reads_variance:
         raise MistakeError(
             "variance: this sampler does not use it, so the images would be the same; add a sampler that does, such as "
             "sampler=strided"

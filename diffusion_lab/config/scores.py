@@ -72,7 +72,7 @@ def check_planned_score(
         weights = [*weights, chosen]
     check_scoring(cfg, data, weights, whose)
     if cfg.score:
-        if model.needs_data_moments and model.num_classes is not None:
+        if model.denoiser and model.denoiser.needs_data_moments and model.num_classes is not None:
             from diffusion_lab.metrics.measuring import check_classes
 
             check_classes(data)

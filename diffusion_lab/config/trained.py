@@ -149,7 +149,7 @@ def _check_data_named(saved: DictConfig) -> None:
 def load_model(directory: ModelDirectory, saved: DictConfig, *weights: str) -> GenerativeModel:
     """The model of a config with the weights that lie in the directory, on the CPU; `weights` are to be used."""
     from diffusion_lab.models.base import GenerativeModel
-    from diffusion_lab.networks.speed import keep_freed_memory
+    from diffusion_lab.training.speed import keep_freed_memory
 
     keep_freed_memory()
     model = build_trained(directory, saved)

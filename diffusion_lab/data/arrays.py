@@ -16,14 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffusion_lab.data.checks import DataError, at_least, check_fraction, one_of, require
 from diffusion_lab.data.in_memory import InMemoryDataModule, Split
-from diffusion_lab.data.module import DataError, require
 from diffusion_lab.diffusion.levels import MOST_LEVELS
 from diffusion_lab.store.records import printable
 
 MOST_BYTES = 2**33
 MOST_CLASSES = 2**20  # a label beyond is none: a model has a row of weights for each class
-LAYOUTS = ("nhwc", "nchw")
+LAYOUTS = (None, "nhwc", "nchw")
 _KNOWN = {"arr_0": "arr_1", "images": "labels", "x": "y"}  # names of images in an npz, and of their labels
 
 
@@ -53,12 +53,11 @@ class Arrays(InMemoryDataModule):
         max_bytes: int = MOST_BYTES,
     ) -> None:
         super().__init__(batch_size, seed, flip)
-        require(layout in (None, *LAYOUTS), f"data.layout={layout} must be null, nhwc or nchw.")
+        one_of(LAYOUTS, layout=layout)
         fits = num_levels is None or 2 <= num_levels <= MOST_LEVELS
         require(fits, f"data.num_levels={num_levels} must lie between 2 and {MOST_LEVELS}.")
-        fits = test is not None or 0 < test_fraction < 1
-        require(fits, f"data.test_fraction={test_fraction} must lie between 0 and 1.")
-        require(max_bytes >= 1, f"data.max_bytes={max_bytes} must be at least 1.")
+        check_fraction(test_fraction)
+        at_least(1, max_bytes=max_bytes)
         self.train, self.test, self._labels = train, test, {"train": train_labels, "test": test_labels}
         self.root, self.layout = Path(root or "."), layout
         self.num_levels = self._chosen_levels = num_levels

@@ -4,9 +4,9 @@ attributes in the wild, 2015).
 
 from torchvision import datasets
 
+from diffusion_lab.data.checks import require
 from diffusion_lab.data.image_files import MAX_PIXELS
 from diffusion_lab.data.image_folder import ImageFiles
-from diffusion_lab.data.module import require
 from diffusion_lab.data.published import Published, first_wrong
 
 _FOLDER = datasets.CelebA.base_folder

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, pad
 
-from diffusion_lab.data.module import require
+from diffusion_lab.data.checks import at_least, require
 
 _MOST_VALUES = 2**25  # of all images that the clusters are found in: 256 MB of float64
 
@@ -26,9 +26,8 @@ class Clusters:
     kind = "clusters"
 
     def __init__(self, num_clusters: int, num_components: int, num_images: int) -> None:
-        require(num_clusters >= 2, f"labels.num_clusters={num_clusters} must be at least 2.")
-        require(num_components >= 1, f"labels.num_components={num_components} must be at least 1.")
-        require(num_images >= 1, f"labels.num_images={num_images} must be at least 1.")
+        at_least(2, "labels", num_clusters=num_clusters)
+        at_least(1, "labels", num_components=num_components, num_images=num_images)
         self.num_clusters, self.num_components, self.num_images = num_clusters, num_components, num_images
 
     def features(self, x: Tensor) -> Tensor:
@@ -53,7 +52,7 @@ class Clusters:
         self._check(len({row.tobytes() for row in seen}))
         components = PCA(min(self.num_components, *seen.shape), svd_solver="randomized", random_state=0).fit(seen)
         with warnings.catch_warnings():
-            # Of fewer clusters than were asked for: `_check` says more.
+            # Of fewer clusters than requested: `_check` has a better sentence.
             warnings.simplefilter("ignore", ConvergenceWarning)
             clusters = KMeans(self.num_clusters, n_init=3, random_state=0).fit(components.transform(seen))
 

@@ -13,21 +13,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffusion_lab.data.checks import at_least, require
 from diffusion_lab.data.in_memory import InMemoryDataModule, Split
-from diffusion_lab.data.module import require
 from diffusion_lab.diffusion.bits import in_bits
 
 
 class Density(InMemoryDataModule):
-    """Points x float32 (N, D) drawn from a density. A subclass says how, and gives log density and entropy if known."""
+    """Points x float32 (N, D) drawn from a density. A subclass draws them, and has log density and entropy if known."""
 
     num_levels = None
 
     def __init__(self, batch_size: int, seed: int, num_train: int, num_test: int, data_seed: int) -> None:
         super().__init__(batch_size, seed)
-        fits = min(num_train, num_test) >= 1
-        require(fits, f"data.num_train={num_train} and data.num_test={num_test} must both be at least 1.")
-        require(data_seed >= 0, f"data.data_seed={data_seed} must not be negative.")
+        at_least(1, num_train=num_train, num_test=num_test)
+        at_least(0, data_seed=data_seed)
         self.num_train, self.num_test, self.data_seed = num_train, num_test, data_seed
 
     @abstractmethod
@@ -74,8 +73,8 @@ class GaussianDensity(Density):
         data_seed: int = 0,
     ) -> None:
         super().__init__(batch_size, seed, num_train, num_test, data_seed)
-        fits = dim >= 1 and std > 0
-        require(fits, f"data.dim={dim} must be at least 1, and data.std={std} greater than 0.")
+        at_least(1, dim=dim)
+        require(std > 0, f"data.std={std} must be above 0.")
         self.dim, self.mean, self.std = dim, mean, std
 
     def _parameters(self) -> dict[str, Any]:
@@ -110,11 +109,9 @@ class RingMixture(Density):
         data_seed: int = 0,
     ) -> None:
         super().__init__(batch_size, seed, num_train, num_test, data_seed)
-        require(
-            num_components >= 1 and radius >= 0 and std > 0,
-            f"data.num_components={num_components} must be at least 1, data.radius={radius} at least 0, "
-            f"and data.std={std} greater than 0.",
-        )
+        at_least(1, num_components=num_components)
+        at_least(0, radius=radius)
+        require(std > 0, f"data.std={std} must be above 0.")
         self.num_classes = self.num_components = num_components
         self.radius, self.std = radius, std
 
@@ -168,7 +165,7 @@ class TwoMoons(Density):
         data_seed: int = 0,
     ) -> None:
         super().__init__(batch_size, seed, num_train, num_test, data_seed)
-        require(noise >= 0, f"data.noise={noise} must not be negative.")
+        at_least(0, noise=noise)
         self.noise = noise
 
     def _parameters(self) -> dict[str, Any]:

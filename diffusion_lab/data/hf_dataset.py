@@ -19,9 +19,9 @@ from diffusion_lab.data.arrays import (
     how_read,
     levels_of,
 )
+from diffusion_lab.data.checks import DataError, check_fraction, one_of, require
 from diffusion_lab.data.image_files import MAX_PIXELS, kind_of, read_image, sides_of
 from diffusion_lab.data.in_memory import InMemoryDataModule, Split
-from diffusion_lab.data.module import DataError, require
 
 _AT_A_TIME = 256  # rows that are read
 
@@ -56,11 +56,11 @@ class HFDataset(InMemoryDataModule):
         max_pixels: int = MAX_PIXELS,
     ) -> None:
         super().__init__(batch_size, seed, flip)
-        require(channels in (None, 1, 3), f"data.channels={channels} must be null, 1 (grey) or 3 (RGB).")
+        one_of((None, 1, 3), channels=channels)
         if image_size is not None:
             sides_of(image_size)
-        require(layout in (None, *LAYOUTS), f"data.layout={layout} must be null, nhwc or nchw.")
-        require(0 < test_fraction < 1, f"data.test_fraction={test_fraction} must lie between 0 and 1.")
+        one_of(LAYOUTS, layout=layout)
+        check_fraction(test_fraction)
         self.root, self.train, self.test, self.image, self.label = Path(root), train, test, image, label
         self.image_size, self.channels, self.layout = image_size, channels, layout
         self.num_levels = self._chosen_levels = num_levels
@@ -157,7 +157,7 @@ class HFDataset(InMemoryDataModule):
         return values
 
     def _stacked(self, convert: Callable[[int, Any], Tensor], rows: Any, column: str) -> Tensor:
-        """All rows converted; the size of the first says what memory the others need."""
+        """All rows converted; the size of the first gives the memory that all need."""
         first = convert(0, rows[0][column])
         size = len(rows) * first.numel() * first.element_size()
         require(

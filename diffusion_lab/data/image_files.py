@@ -17,7 +17,7 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.io import decode_png
 
-from diffusion_lab.data.module import DataError, require
+from diffusion_lab.data.checks import DataError, require
 from diffusion_lab.data.published import cache_folder
 from diffusion_lab.store.files import write_whole
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from diffusion_lab.data import image_files
+from diffusion_lab.data.checks import DataError, at_least, check_fraction, one_of, require
 from diffusion_lab.data.image_files import (
     MAX_PIXELS,
     SUFFIXES,
@@ -25,7 +26,7 @@ from diffusion_lab.data.image_files import (
     read_image,
     sides_of,
 )
-from diffusion_lab.data.module import Batch, DataError, DataModule, Pick, require
+from diffusion_lab.data.module import Batch, DataModule, Pick
 from diffusion_lab.data.order import held_out
 from diffusion_lab.diffusion.levels import MOST_LEVELS, from_levels
 
@@ -36,7 +37,7 @@ _MOST_NAMED = 10  # of the files that are left out
 class ImageFiles(DataModule):
     """Files below `root`, each shown in `image_size`, a side or H and W. A subclass lists them: `_usable`, then `_hold`.
 
-    on_error says what becomes of a file that is not a whole image when the set is listed: "raise" names it and stops;
+    on_error: what to do with a file that is not a whole image when the set is listed: "raise" names it and stops;
     "skip" leaves it out, so that neither the number of images nor the identity counts it. A file that breaks later
     stops the run in either case. `max_pixels` is what a file may unfold to. num_levels: 256, or 65,536 for 16-bit grey.
     """
@@ -57,7 +58,7 @@ class ImageFiles(DataModule):
         num_levels: int = 256,
     ) -> None:
         super().__init__(batch_size, seed, flip)
-        require(channels in (1, 3), f"data.channels={channels} must be 1 (grey) or 3 (RGB).")
+        one_of((1, 3), channels=channels)
         sides = sides_of(image_size)
         fits = num_levels in (256, MOST_LEVELS)
         require(fits, f"data.num_levels={num_levels} must be 256, or {MOST_LEVELS} for 16-bit grey.")
@@ -65,9 +66,9 @@ class ImageFiles(DataModule):
             num_levels == 256 or channels == 1,
             f"data.num_levels={num_levels} needs data.channels=1: colours are read with 8 bits; use data=arrays for 16 bits.",
         )
-        require(num_workers >= 0, f"data.num_workers={num_workers} must not be negative.")
-        require(on_error in ("raise", "skip"), f"data.on_error={on_error} must be raise or skip.")
-        require(max_pixels >= 1, f"data.max_pixels={max_pixels} must be at least 1.")
+        at_least(0, num_workers=num_workers)
+        one_of(("raise", "skip"), on_error=on_error)
+        at_least(1, max_pixels=max_pixels)
         self.root, self.shape, self.num_levels = root, (channels, *sides), num_levels
         self.num_workers, self.on_error, self.max_pixels = num_workers, on_error, max_pixels
 
@@ -223,8 +224,8 @@ class ImageFolder(ImageFiles):
     ) -> None:
         where = (Path(root), image_size, channels, num_workers, on_error, max_pixels, num_levels)
         super().__init__(batch_size, seed, flip, *where)
-        require(classes in (None, "subfolders"), f"data.classes={classes} must be null or subfolders.")
-        require(0 < test_fraction < 1, f"data.test_fraction={test_fraction} must lie between 0 and 1.")
+        one_of((None, "subfolders"), classes=classes)
+        check_fraction(test_fraction)
         self.classes, self.test_fraction = classes, test_fraction
 
     def missing(self) -> str | None:
@@ -289,3 +290,27 @@ def _class_of(path: Path, folder: Path) -> str:
     said = f"{path} has no class: with data.classes=subfolders every image must lie in a subfolder of {folder}."
     require(len(names) > 1, said)
     return names[0]
+
+
+_LAYOUTS = ({"train": "train_64x64", "test": "valid_64x64"}, {"train": "train", "test": "val"})
+
+
+class ImageNet64(ImageFolder):
+    """The first of these that `root` holds, its validation images to test on:
+
+    - train_64x64/ and valid_64x64/: 1,281,149 + 49,999 PNG files without classes (A. van den Oord, N. Kalchbrenner,
+      K. Kavukcuoglu, Pixel recurrent neural networks, 2016), which Nichol & Dhariwal 2021 report likelihoods on;
+    - train/ and val/: ImageNet itself, one folder for each of its 1,000 classes, cropped and resized when it is shown.
+    """
+
+    name = "imagenet64"
+
+    def _split_folders(self) -> dict[str, Path]:
+        for layout in _LAYOUTS:
+            folders = {split: self.root / name for split, name in layout.items()}
+            if any(folder.is_dir() for folder in folders.values()):
+                return folders
+        raise DataError(
+            f"ImageNet was not found in {self.root}: get train_64x64.tar and valid_64x64.tar from image-net.org and unpack "
+            "them there, or put the class folders of the full ImageNet into train/ and val/ there."
+        )

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torchvision import datasets
 
+from diffusion_lab.data.checks import DataError
 from diffusion_lab.data.in_memory import InMemoryDataModule, Split
-from diffusion_lab.data.module import DataError
 from diffusion_lab.data.published import Published
 
 _SIZES = {"train": 60_000, "t10k": 10_000}

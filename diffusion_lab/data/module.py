@@ -1,7 +1,6 @@
-"""What every data set gives: facts, endless training batches, ordered batches for scoring, a density if known.
+"""The interface of every data set: facts, endless training batches, ordered batches for scoring, a density if known.
 
-A data module says where the images come from; `BatchOrder` says which of them make up training batch k. Scoring
-never sees a trainer.
+A data module is where the images come from; `BatchOrder` chooses those of training batch k. Scoring uses no trainer.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
+from diffusion_lab.data.checks import at_least, require
 from diffusion_lab.data.order import (
     BatchOrder,
     batches_repeated,
@@ -38,16 +38,6 @@ Pick = tuple[Tensor, Tensor]  # indices, int64 (B,), and which of them to mirror
 T = TypeVar("T")
 _LOOKED_AT = 1000  # images of which the shares of the levels are taken
 _AT_ONCE = 500  # images that are read at a time where no batch size is given
-
-
-class DataError(ValueError):
-    """The data cannot be used: one sentence that names the option or the path, and what to do."""
-
-
-def require(fits: object, sentence: str) -> None:
-    """DataError with this sentence, unless it fits."""
-    if not fits:
-        raise DataError(sentence)
 
 
 class DataModule(LightningDataModule, ABC):
@@ -83,7 +73,7 @@ class DataModule(LightningDataModule, ABC):
 
     def __init__(self, batch_size: int, seed: int, flip: bool = False) -> None:
         super().__init__()
-        require(batch_size >= 1, f"data.batch_size={batch_size} must be at least 1.")
+        at_least(1, batch_size=batch_size)
         require(0 <= seed < 2**64, f"seed={seed} must be a whole number from 0 to 2**64 - 1.")
         self.batch_size = batch_size
         self.seed = seed

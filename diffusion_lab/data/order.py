@@ -1,4 +1,4 @@
-"""Which images make up training batch k: a function of (seed, k) and nothing else.
+"""The order of training images: batch k is a function of (seed, k) and nothing else.
 
 The training images are shown in the order perm(seed, 0), perm(seed, 1), perm(seed, 2), … without end. Position p of
 that sequence lies in epoch p // n and shows image perm(seed, p // n)[p mod n]; a coin keyed by the same position

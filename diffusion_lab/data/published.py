@@ -1,4 +1,4 @@
-"""Data sets that others publish: where their files are looked for, how they are checked, and how torchvision downloads them."""
+"""Published data sets: where their files are searched for, how they are checked, and how torchvision downloads them."""
 
 import os
 import tempfile
@@ -8,7 +8,8 @@ from pathlib import Path
 
 from torchvision.datasets.utils import check_integrity
 
-from diffusion_lab.data.module import DataError, DataModule
+from diffusion_lab.data.checks import DataError
+from diffusion_lab.data.module import DataModule
 
 
 def cache_folder(name: str) -> Path:

@@ -31,7 +31,7 @@ from diffusion_lab.interop.checkpoints import (
     wrapped_weights,
     written,
 )
-from diffusion_lab.networks.diffusers_unet import GROUPED, STATED, unet_2d_model
+from diffusion_lab.networks.other_packages import GROUPED, STATED, unet_2d_model
 from diffusion_lab.store.records import LARGEST_CONFIG, LARGEST_NUMBER, RunError, printable, read_bytes
 
 TAKES = frozenset(("image_size", "null_class"))  # options of the command

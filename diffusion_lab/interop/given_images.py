@@ -22,8 +22,8 @@ from rich.progress import track
 from torch import Tensor
 
 from diffusion_lab.data.arrays import as_labels, check_member, header, members, one_sentence, read_array
+from diffusion_lab.data.checks import require
 from diffusion_lab.data.image_files import SUFFIXES, read_as_it_is
-from diffusion_lab.data.module import require
 from diffusion_lab.diffusion.levels import from_levels, to_levels
 from diffusion_lab.store.records import printable
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from diffusion_lab.diffusion import GaussianDiffusion, SampleNoise
 from diffusion_lab.diffusion.process import Row
-from diffusion_lab.models.diffusion import DiffusionModel
+from diffusion_lab.models.drawn import DrawnDiffusion
 
 if TYPE_CHECKING:
     from diffusion_lab.diffusion import ReverseStep
@@ -44,7 +44,7 @@ def to_program(model: GenerativeModel, batch_size: int) -> Program:
         raise ValueError(
             "format=program: a program gives means of the decoder's likelihood, but this model samples draws; use sampling=means"
         )
-    drawer = _Chain(model) if isinstance(model, DiffusionModel) else _Decoder(model)
+    drawer = _Chain(model.denoiser) if model.denoiser else _Decoder(model)
     shapes = {name: tuple(batch_size if side is None else side for side in of) for name, of in drawer.shapes.items()}
     given = [torch.zeros(of, dtype=torch.int64) if name == "y" else torch.zeros(of) for name, of in shapes.items()]
     content = io.BytesIO()
@@ -81,7 +81,7 @@ class _Decoder(nn.Module):
 class _Chain(nn.Module):
     """x_T[, noise][, y] -> x_0. noise (K, B, C, H, W): noise[k] is that of step k, the last of which has none."""
 
-    def __init__(self, model: DiffusionModel) -> None:
+    def __init__(self, model: DrawnDiffusion) -> None:
         super().__init__()
         self.model, self.network = [model], model.network
         self.chain = _Known(model.process.respace(model.sampler.spacing(model.process)))

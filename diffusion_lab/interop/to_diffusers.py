@@ -15,18 +15,18 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from diffusion_lab.models.diffusion import DiffusionModel
-from diffusion_lab.networks import UNet, diffusers_unet
+from diffusion_lab.models.drawn import DrawnDiffusion
+from diffusion_lab.networks import UNet, other_packages
 from diffusion_lab.networks.blocks import AttentionBlock, Downsample, ResidualBlock, Upsample
-from diffusion_lab.networks.diffusers_unet import GROUPED
 from diffusion_lab.networks.norm import EPS, GroupNorm
+from diffusion_lab.networks.other_packages import GROUPED
 from diffusion_lab.sampling import ClassifierFree
 
 if TYPE_CHECKING:
     from diffusion_lab.models.base import GenerativeModel
 
 _PIPELINE = Path(__file__).with_name("pipeline.py")  # is copied, and imported by diffusers only
-_GROUPED_UNET = Path(diffusers_unet.__file__).with_name("grouped_unet.py")  # likewise
+_GROUPED_UNET = Path(other_packages.__file__).with_name("grouped_unet.py")  # likewise
 _VERSION = "0.30.0"  # of diffusers, in the files
 _ELSE = "export with format=program"
 _NUM_STEPS = 50  # of DDIM, for a model whose sampler gets by with fewer
@@ -58,38 +58,39 @@ def to_diffusers(model: GenerativeModel) -> dict[str, bytes]:
 
     ValueError, in one sentence, where diffusers has no such model.
     """
-    if not isinstance(model, DiffusionModel):
+    denoiser = model.denoiser
+    if denoiser is None:
         raise ValueError(f"diffusers has no pipeline for a {type(model).__name__}: {_ELSE}")
     if len(model.shape) != 3:
         raise ValueError(f"diffusers' pipelines draw images, and this model draws points: {_ELSE}")
     unet = unet2d_config(model.network, model.shape)
-    is_grouped = unet["_class_name"] == diffusers_unet.GROUPED
+    is_grouped = unet["_class_name"] == other_packages.GROUPED
     index = {
         "_class_name": [_PIPELINE.stem, "DiffusionLabPipeline"],
         "_diffusers_version": _VERSION,
         "unet": [_GROUPED_UNET.stem if is_grouped else "diffusers", unet["_class_name"]],
         "scheduler": ["diffusers", "DDIMScheduler"],
-        "num_inference_steps": _num_steps(model),
-        "guidance_scale": _guidance_scale(model),
+        "num_inference_steps": _num_steps(denoiser),
+        "guidance_scale": _guidance_scale(denoiser),
     }
     return {
         "model_index.json": _json(index),
         _PIPELINE.name: _PIPELINE.read_bytes(),
-        "scheduler/scheduler_config.json": _json(_scheduler(model)),
+        "scheduler/scheduler_config.json": _json(_scheduler(denoiser)),
         "unet/config.json": _json({**unet, "_diffusers_version": _VERSION}),
         "unet/diffusion_pytorch_model.safetensors": save(unet2d_weights(model.network), {"format": "pt"}),
         **({f"unet/{_GROUPED_UNET.name}": _GROUPED_UNET.read_bytes()} if is_grouped else {}),
     }
 
 
-def _num_steps(model: DiffusionModel) -> int:
+def _num_steps(model: DrawnDiffusion) -> int:
     """Those of the model's sampler, unless its order is higher than that of DDIM, which then needs more."""
     sampler, process = model.sampler, model.process
     return len(sampler.spacing(process)) if sampler.order == 1 else min(_NUM_STEPS, process.num_timesteps)
 
 
-def _scheduler(model: DiffusionModel) -> dict[str, Any]:
-    process, schedule = model.process, type(model.schedule).__name__
+def _scheduler(model: DrawnDiffusion) -> dict[str, Any]:
+    process, schedule = model.process, type(model.process.schedule).__name__
     t = torch.arange(1, process.num_timesteps + 1)
     if not process.has_unit_variance:
         raise ValueError(
@@ -114,7 +115,7 @@ def _scheduler(model: DiffusionModel) -> dict[str, Any]:
     }
 
 
-def _prediction_type(model: DiffusionModel, t: Tensor) -> str:
+def _prediction_type(model: DrawnDiffusion, t: Tensor) -> str:
     """What diffusers calls an output a·x_0 + b·ε."""
     process = model.process
     signal, noise = process.pair(t)
@@ -133,7 +134,7 @@ def _prediction_type(model: DiffusionModel, t: Tensor) -> str:
     )
 
 
-def _clips(model: DiffusionModel) -> bool:
+def _clips(model: DrawnDiffusion) -> bool:
     """Whether x̂_0 is clamped to [−1, 1] or left alone: tried on an image, as diffusers can do nothing else."""
     guess = torch.linspace(-3, 3, 16).view(1, 1, 4, 4)
     shown = model.reverse.clipping(guess)
@@ -143,7 +144,7 @@ def _clips(model: DiffusionModel) -> bool:
     raise ValueError(f"the pipeline does not support model.clip_x_0={model.reverse.clip_x_0}: {_ELSE}")
 
 
-def _guidance_scale(model: DiffusionModel) -> float:
+def _guidance_scale(model: DrawnDiffusion) -> float:
     """1 is no guidance."""
     guidance = model.guided.guidance
     if not guidance.guides:

@@ -12,7 +12,6 @@ from torch import Tensor
 from diffusion_lab.analysis import OptimalSpacing
 from diffusion_lab.diffusion import derive_seed
 from diffusion_lab.metrics.bits_per_dim import label_bits
-from diffusion_lab.metrics.distance_by_log_snr import log_snrs_of
 from diffusion_lab.metrics.measuring import batches_of
 from diffusion_lab.metrics.metric import Metric, Naming, Need, Scores, Subject
 from diffusion_lab.metrics.reference import UnmeasurableError
@@ -36,7 +35,7 @@ class BitsBySteps(Metric):
     A number of steps that the chain does not have is left out. batch_size: images at a time.
     """
 
-    needs = (Need.MODEL,)
+    needs = (Need.MODEL, Need.DENOISER)
     needs_samples = False
     needs_step_costs = True
     least = (("num_images", 1), ("batch_size", 1))
@@ -75,9 +74,7 @@ class BitsBySteps(Metric):
         return f"bits_{spacing}_{count}"
 
     def score(self, subject: Subject, scores: Scores) -> None:
-        log_snrs_of(subject.model, 2)
-        process: Any = subject.model.process  # every family with log SNRs has one
-        longest = process.num_timesteps
+        longest = subject.denoiser.process.num_timesteps
         counts = [count for count in self.num_steps if count <= longest]
         if not counts:
             raise UnmeasurableError(f"the chain has {longest} steps")
@@ -100,7 +97,7 @@ class BitsBySteps(Metric):
 
     def _per_image(self, subject: Subject, counts: Sequence[int]) -> dict[str, Tensor]:
         """Of each spacing (n, len(counts)) float64."""
-        model, data, split = subject.model, subject.data, subject.settings.unseen_split
+        model, data, split = subject.denoiser, subject.data, subject.settings.unseen_split
         seed = derive_seed(subject.settings.seed, 0)  # the first draw of bits_per_dim
         chains = [SPACINGS[name](count) for name in self.spacings for count in counts]
         size, batches, done = min(self.num_images, data.size(split)), [], 0

@@ -11,8 +11,7 @@ import torch
 from diffusion_lab.metrics.frechet_distance import frechet_distance
 from diffusion_lab.metrics.measuring import batches_of
 from diffusion_lab.metrics.metric import Metric, Naming, Need, Scores, Subject
-from diffusion_lab.metrics.reference import FeatureStatistics, UnmeasurableError, quantise
-from diffusion_lab.models.base import GenerativeModel
+from diffusion_lab.metrics.reference import FeatureStatistics, quantise
 from diffusion_lab.store.measures import Measure
 
 
@@ -23,7 +22,7 @@ class DistanceByLogSNR(Metric):
     Between two points it rises by what the steps between add to the error of samples. num_images: of the held-out split, at most.
     """
 
-    needs = (Need.MODEL, Need.REAL_IMAGES)
+    needs = (Need.MODEL, Need.DENOISER, Need.REAL_IMAGES)
     needs_samples = False  # it draws its own
     least = (("num_points", 2), ("num_images", 2), ("batch_size", 1))
 
@@ -42,7 +41,7 @@ class DistanceByLogSNR(Metric):
 
     def score(self, subject: Subject, scores: Scores) -> None:
         names = [self._name(view.naming) for view in subject.views]
-        log_snrs = log_snrs_of(subject.model, self.num_points)
+        log_snrs = subject.denoiser.log_snrs(self.num_points)
         size = min(self.num_images, subject.views[0].num_held_out)
         curves = distances_by_log_snr(subject, log_snrs, size, self.batch_size)
         scores.curves["distance_by_log_snr"] = {"log_snr": log_snrs, **curves}
@@ -54,14 +53,6 @@ class DistanceByLogSNR(Metric):
         scores.protocol["distance_by_log_snr"] = {"split": subject.settings.held_out_split, "num_images": size}
 
 
-def log_snrs_of(model: GenerativeModel, count: int) -> list[float]:
-    """`count` log SNRs of its chain, the clean end first; UnmeasurableError for a family without a noisy chain."""
-    log_snrs = model.log_snrs(count)
-    if log_snrs is None:
-        raise UnmeasurableError("this family has no noisy chain")
-    return log_snrs
-
-
 @torch.no_grad()
 def distances_by_log_snr(
     subject: Subject, log_snrs: Sequence[float], num_images: int, batch_size: int
@@ -70,7 +61,7 @@ def distances_by_log_snr(
 
     At the clean end it is the floor of as many real images, at the noisy end the distance of samples.
     """
-    model, split = subject.model, subject.settings.held_out_split
+    model, split = subject.denoiser, subject.settings.held_out_split
     curves: dict[str, list[float]] = {view.naming.distance: [] for view in subject.views}
     for place, log_snr in enumerate(log_snrs):
         statistics = [FeatureStatistics(view.features.dim) for view in subject.views]

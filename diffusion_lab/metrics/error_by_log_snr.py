@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from diffusion_lab.data.module import DataModule
-from diffusion_lab.metrics.distance_by_log_snr import log_snrs_of
 from diffusion_lab.metrics.measuring import batches_of
 from diffusion_lab.metrics.metric import Metric, Naming, Need, Scores, Subject
 from diffusion_lab.metrics.shards import Progress
-from diffusion_lab.models.base import Denoised
 from diffusion_lab.store.measures import Measure
+
+if TYPE_CHECKING:
+    from diffusion_lab.models.drawn import Denoised
 
 _BLOCK = 4096  # training images at a time
 
@@ -27,7 +29,7 @@ class ErrorByLogSNR(Metric):
     excess error there means memorisation, not success. num_images: training images that are noised.
     """
 
-    needs = (Need.MODEL, Need.REAL_IMAGES)
+    needs = (Need.MODEL, Need.DENOISER, Need.REAL_IMAGES)
     needs_samples = False
     least = (("num_points", 2), ("num_images", 1), ("batch_size", 1))
 
@@ -42,7 +44,7 @@ class ErrorByLogSNR(Metric):
         yield Measure("largest_excess_error", "largest excess error", meaning=meaning, agrees=("data",), column=False)
 
     def score(self, subject: Subject, scores: Scores) -> None:
-        log_snrs = log_snrs_of(subject.model, self.num_points)
+        log_snrs = subject.denoiser.log_snrs(self.num_points)
         size = min(self.num_images, subject.data.num_trained_on)
         errors, best = errors_by_log_snr(subject, log_snrs, size, self.batch_size)
         scores.curves["error_by_log_snr"] = {"log_snr": log_snrs, "velocity_mse": errors, "least_velocity_mse": best}
@@ -66,7 +68,7 @@ def errors_by_log_snr(
     The best one is E[x_0|x_t] over the images that training shows, mirrored too where training mirrors them, and those of class y
     alone where the model knows y (as in Karras et al. 2022, EDM). It is computed at the network's own x_t: unbiased.
     """
-    model, data, seed = subject.model, subject.data, subject.settings.seed
+    model, data, seed = subject.denoiser, subject.data, subject.settings.seed
     looks: list[list[Denoised]] = [[] for _ in log_snrs]
     given = []
     for x_0, y, indices in batches_of(model, data, "train", batch_size, num_images):

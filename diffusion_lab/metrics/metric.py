@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from math import isfinite
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -27,6 +27,9 @@ from diffusion_lab.metrics.sources import Source
 from diffusion_lab.models.base import GenerativeModel
 from diffusion_lab.store.measures import IMAGES, Measure, ends, interval_of_share
 from diffusion_lab.store.options import check_at_least
+
+if TYPE_CHECKING:
+    from diffusion_lab.models.drawn import DrawnDiffusion
 
 MOST_BLOCKS = 50
 
@@ -127,6 +130,12 @@ class Subject:
         """What drew them, for a metric that needs a model."""
         assert self.source.model is not None
         return self.source.model
+
+    @property
+    def denoiser(self) -> DrawnDiffusion:
+        """The same, for a metric that needs one that denoises."""
+        assert self.model.denoiser is not None
+        return self.model.denoiser
 
 
 @dataclass

@@ -41,6 +41,7 @@ class Need(Enum):
     MODEL = "what drew the samples"
     LABELS = "the class that each sample shows"
     REAL_IMAGES = "real images one by one"
+    DENOISER = "a model that denoises step by step"
 
 
 class UnmeasurableError(ValueError):

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from diffusion_lab.analysis import ScheduleAdvice
+from diffusion_lab.diffusion import GaussianDiffusion
 from diffusion_lab.metrics.bits_per_dim import label_bits
-from diffusion_lab.metrics.distance_by_log_snr import log_snrs_of
 from diffusion_lab.metrics.measuring import batches_of
 from diffusion_lab.metrics.metric import Metric, Naming, Need, Scores, Subject
 from diffusion_lab.metrics.reference import UnmeasurableError
@@ -27,7 +26,7 @@ class StepAdvice(Metric):
     if training held none out, training images.
     """
 
-    needs = (Need.MODEL, Need.REAL_IMAGES)
+    needs = (Need.MODEL, Need.DENOISER, Need.REAL_IMAGES)
     needs_samples = False
     needs_step_costs = True
 
@@ -38,9 +37,8 @@ class StepAdvice(Metric):
         yield Measure("advised_steps", "steps that are enough", meaning=few, agrees=("data",), column=False, decimals=0)
 
     def score(self, subject: Subject, scores: Scores) -> None:
-        model, data, size = subject.model, subject.data, subject.settings.statistics_images
+        model, data, size = subject.denoiser, subject.data, subject.settings.statistics_images
         split = data.choosing_split
-        log_snrs_of(model, 2)
         x_0, y, _ = next(batches_of(model, data, split, size, size))
         try:
             with torch.no_grad():
@@ -68,7 +66,7 @@ class StepAdvice(Metric):
             scores.details["advised_steps"] += _where_distance_arises(found)
 
 
-def _advice(process: Any, advice: ScheduleAdvice) -> str:
+def _advice(process: GaussianDiffusion, advice: ScheduleAdvice) -> str:
     """The options to type."""
     if advice.gain <= 0:
         return f"no times of {len(advice.times)} ancestral steps have a lower bound than the sampler's"

@@ -22,6 +22,7 @@ from diffusion_lab.metrics.settings import Evaluation
 from diffusion_lab.metrics.shards import Progress
 from diffusion_lab.metrics.stopwatch import TrainingCost
 from diffusion_lab.models.base import GenerativeModel
+from diffusion_lab.sampling import slerp
 
 if TYPE_CHECKING:
     from diffusion_lab.data.in_memory import OneSet
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 PATHS, PATH_IMAGES = 4, 8  # ways between samples, images of each
 PAIRS = 32  # real images, each beside its reconstruction
-_LOG_SNR = 0.0  # as much noise as image
 _MODEL = "needs a model, but these samples are images"
 _LABELS = "the samples have no class labels (an npz may have them as arr_1)"
 
@@ -87,6 +87,7 @@ class TrainedModel(Source):
     ) -> None:
         self.model: GenerativeModel = model
         self.device = model.device
+        self.lacks = {} if model.denoiser else {Need.DENOISER: "this family has no noisy chain"}
         self.training, self._identities, self._cache_dir, self._anew = training, identities, cache_dir, anew
 
     def check(self, data: DataModule) -> None:
@@ -128,16 +129,15 @@ def latent_pictures(
     """(interpolation, reconstructions), float32 on the CPU. A conditional model is given the classes.
 
     interpolation (PATHS · PATH_IMAGES, *shape): way p leads from sample 2p of the stream to sample 2p + 1 and keeps one class,
-    the classes in turn. reconstructions (2 · PAIRS, *shape): the first PAIRS images of the split, each followed by the image of
-    its latent, or, for a family with a noisy chain, by a sample that starts from the image at log SNR 0: the latent of an
-    untrained network is the scaled image, which it reconstructs perfectly. None for a family without an encoder.
+    the classes in turn. reconstructions (2 · PAIRS, *shape): the first PAIRS images of the split, each followed by its
+    `reconstruct`ion. None for a family without an encoder.
     """
     paths = torch.arange(PATHS, device=model.device).repeat_interleave(PATH_IMAGES)
     weight = torch.linspace(0, 1, PATH_IMAGES, device=model.device).repeat(PATHS)
     x_0, y, indices = next(batches_of(model, data, split, PAIRS, PAIRS))
-    ways = model.interpolate(2 * paths, 2 * paths + 1, weight, seed, model.classes_in_turn(paths)).cpu()
-    noisy = model.log_snrs(2) is not None
-    again = model.redraw(x_0, y, seed, indices, _LOG_SNR) if noisy else model.reconstruct(x_0, y)
+    between = slerp(model.latents(2 * paths, seed), model.latents(2 * paths + 1, seed), weight)
+    ways = model.decode(between, model.classes_in_turn(paths)).cpu()
+    again = model.reconstruct(x_0, y, seed, indices)
     return ways, None if again is None else torch.stack([x_0, again.clamp(-1, 1)], dim=1).flatten(0, 1).cpu()
 
 

@@ -1,4 +1,4 @@
-"""What every family is to the rest of the package: something that draws samples and, if it can, states a likelihood.
+"""The interface of every family: it draws samples and, if it can, computes a likelihood.
 
 Evaluation, sweeps and report use only what is declared here and never depend on the family. Randomness is keyed, not
 carried: row i of a sample depends on (weights, seed, indices[i], y[i]) and on nothing else, so neither the batch size
@@ -8,16 +8,19 @@ nor the number of devices changes an image.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from functools import reduce
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
-from diffusion_lab.analysis import NetworkStatistics, ScheduleAdvice
-from diffusion_lab.diffusion import DataMoments, Variance
 from diffusion_lab.models.trainable import TrainableModel
-from diffusion_lab.sampling import Spacing, slerp
+from diffusion_lab.networks.flops import NetworkCost, count_flops
+
+if TYPE_CHECKING:
+    from diffusion_lab.models.drawn import DrawnDiffusion
 
 
 @dataclass(frozen=True)
@@ -41,32 +44,30 @@ class Likelihood:
     standard_error: float | None = None
     beside: dict[str, Tensor] = field(default_factory=dict)
 
-
-class Denoised(NamedTuple):
-    """x_t = signal·x_0 + noise·ε, and x̂_0, both shaped like x_0. y: the classes that the network knew, or None."""
-
-    x_t: Tensor
-    signal: float
-    noise: float
-    x_0: Tensor
-    y: Tensor | None
+    @classmethod
+    def averaged(cls, draws: Sequence[dict[str, Tensor]], kind: str, **more: Any) -> Likelihood:
+        """The mean of independent draws of the parts, and its standard error."""
+        parts = {name: torch.stack([draw[name] for draw in draws]).mean(0) for name in draws[0]}
+        bits = torch.stack([reduce(torch.add, draw.values()) for draw in draws])
+        error = float((bits.var(0) / len(draws)).sum().sqrt()) / bits.shape[1]
+        return cls(reduce(torch.add, parts.values()), kind, parts, standard_error=error, **more)
 
 
 class GenerativeModel(TrainableModel, ABC):
     """A family's LightningModule. A subclass sets the facts of the data it was built for and fills in the methods.
 
-    Training uses none of the methods declared here.
+    What is not abstract is that of a family that draws in one step, from a latent. Training uses none of these methods.
     """
 
     num_levels: int | None  # data levels that [-1, 1] is divided into; None: continuous data
     needs_label: bool = False  # it cannot draw where y is None
 
-    @abstractmethod
     def sample(self, indices: Tensor, seed: int, y: Tensor | None = None) -> Tensor:
         """Samples number `indices` (int64 (B,)) of the stream `seed`: (B, *shape) float32 in [-1, 1].
 
         y: int64 (B,) class indices, or None.
         """
+        return self.decode(self.latents(indices, seed), y)
 
     @abstractmethod
     def latents(self, indices: Tensor, seed: int) -> Tensor:
@@ -80,18 +81,14 @@ class GenerativeModel(TrainableModel, ABC):
         """Latents whose images x_0 (B, *shape) are, or are close to; None for a family without an encoder."""
         return None
 
-    def reconstruct(self, x_0: Tensor, y: Tensor | None = None) -> Tensor | None:
-        """The images of the latents of x_0; None for a family without an encoder."""
+    def reconstruct(self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor) -> Tensor | None:
+        """Images like x_0, from what the model keeps of it: the images of its latents; None for a family without an encoder."""
         z = self.encode(x_0, y)
         return None if z is None else self.decode(z, y)
 
-    def interpolate(self, first: Tensor, second: Tensor, weight: Tensor, seed: int, y: Tensor | None = None) -> Tensor:
-        """The point at `weight` (B,) in [0, 1] of the way from sample first[i] to sample second[i] of a stream: the images of the
-        latents on the arc between theirs."""
-        return self.decode(slerp(self.latents(first, seed), self.latents(second, seed), weight), y)
-
-    def trajectory(self, indices: Tensor, seed: int, y: Tensor | None = None) -> Iterator[Tensor] | None:
-        """x_T, …, x_0 of the samples that `sample` draws; None for a family that draws in one step."""
+    @property
+    def denoiser(self) -> DrawnDiffusion | None:
+        """This model, if it denoises step by step: it then also has a chain, a sampler and what `DrawnDiffusion` declares."""
         return None
 
     @property
@@ -100,9 +97,20 @@ class GenerativeModel(TrainableModel, ABC):
         return ()
 
     @property
-    @abstractmethod
     def nfe(self) -> int:
         """Network evaluations that one sample takes."""
+        return 1
+
+    def cost(self) -> NetworkCost:
+        """Of what draws: its parameters, and the operations of one evaluation of it."""
+        index = torch.zeros(1, dtype=torch.int64, device=self.device)
+        z, y = torch.zeros_like(self.latents(index, 0)), self.classes_in_turn(index)
+        parameters = sum(parameter.numel() for parameter in self.averaged_parameters().values())
+        return NetworkCost(parameters, count_flops(lambda: self._evaluate_once(z, y)))
+
+    def _evaluate_once(self, z: Tensor, y: Tensor | None) -> object:
+        """As many operations as `decode` takes, of kinds that the counter of operations has formulas for."""
+        return self.decode(z, y)
 
     def sampling_flops(self) -> int:
         """Floating-point operations of one sample, a multiply-add counted as 2."""
@@ -125,81 +133,6 @@ class GenerativeModel(TrainableModel, ABC):
         without bias from max_terms of them; None: all terms.
         """
         return None
-
-    def measure(self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor) -> dict[str, Tensor]:
-        """Statistics of the network from which choices of scoring follow: name -> (B, T) float64, to be averaged over images.
-
-        For a family with a chain. Row i depends on (weights, seed, indices[i], x_0[i], y[i]) only.
-        """
-        raise NotImplementedError(f"{type(self).__name__} has no statistics")
-
-    def measure_dimensions(self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor) -> dict[str, Tensor]:
-        """Statistics by dimension: name -> (1, T, *shape) float64, sums over the images. For a family with `measure`.
-
-        ValueError where they would be too many.
-        """
-        raise NotImplementedError(f"{type(self).__name__} has no statistics")
-
-    @property
-    def needs_last_steps(self) -> bool:
-        """Whether a choice needs the result of `measure_last_steps` too."""
-        return False
-
-    def log_snrs(self, count: int) -> list[float] | None:
-        """`count` log SNRs of its chain, evenly from its clean end to its noisy one; None for a family without a noisy chain."""
-        return None
-
-    def advise(self, x_0: Tensor, y: Tensor | None) -> ScheduleAdvice:
-        """The steps, their number and their ends that would have the lowest bound on the images x_0 of the measurement.
-
-        For a family with `log_snrs`, once its last steps were measured. ValueError, in one sentence, where no table says it.
-        """
-        raise NotImplementedError(f"{type(self).__name__} has no noisy chain")
-
-    def chain_bits(
-        self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor, spacings: Sequence[Spacing]
-    ) -> Tensor:
-        """Bounds of the unguided ancestral chain over the whole steps of each spacing, by image: (B, C), bits per dimension.
-
-        As in `likelihood`, with the same noise. For a family with `log_snrs`; spacings that need costs work once its last
-        steps were measured.
-        """
-        raise NotImplementedError(f"{type(self).__name__} has no noisy chain")
-
-    def redraw(self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor, log_snr: float) -> Tensor:
-        """Images noised to a log SNR, and sampled from there, as samples are from noise. For a family with `log_snrs`."""
-        raise NotImplementedError(f"{type(self).__name__} has no noisy chain")
-
-    def denoise(self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor, log_snr: float) -> Denoised:
-        """Images noised to a log SNR, and their estimate by one unguided network evaluation. For a family with `log_snrs`."""
-        raise NotImplementedError(f"{type(self).__name__} has no noisy chain")
-
-    @property
-    def needs_data_moments(self) -> bool:
-        """Whether a choice that was made follows from moments of the training images: `use_data_moments`."""
-        return False
-
-    def use_data_moments(self, moments: DataMoments) -> None:
-        """From here on draw and score with these. For a family that needs them."""
-        raise NotImplementedError(f"{type(self).__name__} needs no moments of the data")
-
-    def measure_last_steps(self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor) -> dict[str, Tensor]:
-        """As `measure`, of the decoder: "bits" (B, F, G), as `last_step_bits` says. For a family that needs it."""
-        raise NotImplementedError(f"{type(self).__name__} has no last step")
-
-    def use_measured(
-        self, statistics: NetworkStatistics, last_steps: Tensor | None, variance: Callable[..., Variance] | None
-    ) -> None:
-        """From here on draw and score with what was measured of these weights. For a family that measures.
-
-        statistics, last_steps: means of what `measure` and, if it is needed, `measure_last_steps` say. variance: given the
-        statistics and outputs_per_channel, those of the network, makes one; None: the variance stays.
-        """
-        raise NotImplementedError(f"{type(self).__name__} has no variance to choose")
-
-    def use_head(self, head: Callable[..., Tensor], variance: Variance) -> None:
-        """From here on draw and score with the variance that a head says: (image and output, timesteps) -> v."""
-        raise NotImplementedError(f"{type(self).__name__} has no variance to choose")
 
     def classes_in_turn(self, indices: Tensor) -> Tensor | None:
         """Class indices[i] mod num_classes for sample i, so that a picture shows all of them; None without classes."""

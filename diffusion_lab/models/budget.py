@@ -1,4 +1,4 @@
-"""What ends training, and how much of it is used: steps, time, or whichever ends first."""
+"""The budget of training, in steps, in time or both, and the share of it that is used."""
 
 from __future__ import annotations
 

@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -33,13 +32,13 @@ from diffusion_lab.diffusion import (
     derive_seed,
     variational_bound,
 )
-from diffusion_lab.diffusion.streams import BOUND, TRAINING
+from diffusion_lab.diffusion.streams import BOUND
 from diffusion_lab.diffusion.waiting import is_on_host
 from diffusion_lab.models.base import Likelihood
 from diffusion_lab.models.compatibility import can_hold_back, check_parts
 from diffusion_lab.models.drawn import DrawnDiffusion, as_likelihood, bound_kind
 from diffusion_lab.models.optimization import Optimization
-from diffusion_lab.models.trainable import QUARTERS, loss_by_quarter
+from diffusion_lab.models.trainable import QUARTERS, by_quarter
 from diffusion_lab.networks.flops import NetworkCost, network_cost
 from diffusion_lab.networks.sizes import check_counts
 from diffusion_lab.sampling import Guidance, LogSNRSpacing, NearestLevel, Rounding, Sampler
@@ -127,23 +126,20 @@ class DiffusionModel(DrawnDiffusion):
         sampler.spacing(self.process)  # says at once if the chain is too short for it
 
     def training_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> dict[str, Any]:
-        """L at one t a sample. Every rank draws t and ε of the global batch and takes its rows."""
+        """L at one t a sample."""
         x_0, y = batch
-        size, rows = self.global_batch(len(x_0))
-        generator = self.generator(TRAINING, x_0.device)
-        t, w = self.timesteps(size, generator)
-        eps = torch.randn(size, *x_0.shape[1:], generator=generator, device=x_0.device)
-
+        t, w, eps = self.times_and_noise(x_0, self.timesteps)
         labels = self.with_dropped_labels(y, self.label_dropout, self.reverse.null_class)
-        terms = self.objective(self._process_of_batch(), self.reverse, x_0, t[rows], eps[rows], labels)
+        terms = self.objective(self._process_of_batch(), self.reverse, x_0, t, eps, labels)
+        losses = terms["loss"].detach()
         if self.timesteps.learns_from_losses:
-            self.timesteps.update(t, self.of_all_ranks(terms["loss"].detach()).flatten())
+            self.timesteps.update(self.of_all_ranks(t).flatten(), self.of_all_ranks(losses).flatten())
         return {
-            "loss": (w[rows] * terms["loss"]).mean(),
-            "terms": {name: (w[rows] * term).mean().detach() for name, term in terms.items()},
-            "sums": loss_by_quarter(t[rows], self.schedule.num_timesteps, w[rows], terms["loss"].detach()),
-            "t": t[rows],
-            "losses": terms["loss"].detach(),
+            "loss": (w * terms["loss"]).mean(),
+            "terms": {name: (w * term).mean().detach() for name, term in terms.items()},
+            "sums": by_quarter("loss", t, self.schedule.num_timesteps, w, losses),
+            "t": t,
+            "losses": losses,
         }
 
     def configure_gradient_clipping(
@@ -159,8 +155,8 @@ class DiffusionModel(DrawnDiffusion):
     def held_out_terms(self, x_0: Tensor, y: Tensor | None, noise: SampleNoise) -> dict[str, Tensor]:
         """At one t an image, as the loss weighs t; given its class, with y."""
         t = self.timesteps.spread(noise.uniform(0)).to(x_0.device)
-        labels = y if self.reverse.null_class is not None else None
-        return self.objective(self.process, self.reverse, x_0, t, noise.initial(self.shape).to(x_0), labels)
+        eps = noise.initial(self.shape).to(x_0)
+        return self.objective(self.process, self.reverse, x_0, t, eps, self.own_labels(y))
 
     @property
     def process(self) -> GaussianDiffusion:
@@ -218,7 +214,7 @@ class DiffusionModel(DrawnDiffusion):
         """
         own = self.sampler.draws_from_reverse_process
         chain = self._chain if own else self._even_chain
-        y = y if own else self._network_labels(y)
+        y = y if own else self.own_labels(y)
         noise = SampleNoise(derive_seed(seed, BOUND), indices)
         bound = variational_bound(
             chain,

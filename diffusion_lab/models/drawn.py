@@ -1,4 +1,4 @@
-"""What a trained diffusion model can do: draw samples, go between images and latents, be measured, and state its bound."""
+"""A trained diffusion model: samples, latents of images, statistics of the network, and the bound."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,7 +38,7 @@ from diffusion_lab.diffusion import (
 )
 from diffusion_lab.diffusion.bits import in_bits
 from diffusion_lab.diffusion.streams import BOUND, START, STATISTICS
-from diffusion_lab.models.base import Denoised, GenerativeModel, Likelihood
+from diffusion_lab.models.base import GenerativeModel, Likelihood
 from diffusion_lab.networks.flops import count_flops
 from diffusion_lab.sampling import DDIMSampler, EvenSpacing, GuidedReverse, Rounding, Sampler, Spacing
 from diffusion_lab.sampling.samplers import full, last
@@ -46,6 +47,17 @@ from diffusion_lab.sampling.spacings import whole_times
 _MOST_LATENT_STEPS = 50  # between an image and its latent
 _MOST_NUMBERS = 2**25  # T·D of statistics by dimension: 256 MiB
 _NOISIEST, _CLEANEST = -8.0, 8.0  # log SNRs beyond which a chain neither gains nor loses anything that is seen
+_RECONSTRUCTED = 0.0  # log SNR of a reconstruction: as much noise as image
+
+
+class Denoised(NamedTuple):
+    """x_t = signal·x_0 + noise·ε, and x̂_0, both shaped like x_0. y: the classes that the network knew, or None."""
+
+    x_t: Tensor
+    signal: float
+    noise: float
+    x_0: Tensor
+    y: Tensor | None
 
 
 class DrawnDiffusion(GenerativeModel):
@@ -64,6 +76,10 @@ class DrawnDiffusion(GenerativeModel):
     def process(self) -> GaussianDiffusion:
         """q(x_t|x_0)."""
 
+    @property
+    def denoiser(self) -> DrawnDiffusion:
+        return self
+
     def sample(self, indices: Tensor, seed: int, y: Tensor | None = None, x_T: Tensor | None = None) -> Tensor:
         """x_T: (B, *shape), what each sample starts from, in place of noise of its own."""
         return self._finished(last(self._walk(indices, seed, y, x_T)))
@@ -79,14 +95,19 @@ class DrawnDiffusion(GenerativeModel):
 
         The inverse of `encode`, so it is unguided too, and only the image is clipped, not each x̂_0: what was encoded comes back.
         """
-        x_0 = self._deterministic(self.process, self.reverse.without_clipping(), z, self._network_labels(y))
+        x_0 = self._deterministic(self.process, self.reverse.without_clipping(), z, self.own_labels(y))
         return self.reverse.clipping.in_range(x_0)
 
     def encode(self, x_0: Tensor, y: Tensor | None = None) -> Tensor:
         """Unguided and without clipping, so that `decode` brings x_0 back up to an error of first order in the stride."""
-        return self._deterministic.encode(self.process, self.reverse.without_clipping(), x_0, self._network_labels(y))
+        return self._deterministic.encode(self.process, self.reverse.without_clipping(), x_0, self.own_labels(y))
 
-    def _network_labels(self, y: Tensor | None) -> Tensor | None:
+    def reconstruct(self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor) -> Tensor:
+        """Samples that start from the image at log SNR 0: the latent of an untrained network is the scaled image, which it would
+        reconstruct perfectly."""
+        return self.redraw(x_0, y, seed, indices, _RECONSTRUCTED)
+
+    def own_labels(self, y: Tensor | None) -> Tensor | None:
         """The classes, for a network that takes them: those of a guiding classifier are not its own."""
         return None if self.reverse.null_class is None else y
 
@@ -100,6 +121,7 @@ class DrawnDiffusion(GenerativeModel):
     def trajectory(
         self, indices: Tensor, seed: int, y: Tensor | None = None, x_T: Tensor | None = None
     ) -> Iterator[Tensor]:
+        """x_T, …, x_0 of the samples that `sample` draws."""
         for _, x_t in self._walk(indices, seed, y, x_T):
             yield x_t
 
@@ -141,10 +163,12 @@ class DrawnDiffusion(GenerativeModel):
         return self.process.respace(self.sampler.spacing(self.process))
 
     def log_snrs(self, count: int) -> list[float]:
+        """`count` log SNRs of the chain, evenly from its clean end to its noisy one."""
         clean, noisy = self.process.log_snr(torch.tensor([1, self.process.num_timesteps])).tolist()
         return torch.linspace(min(clean, _CLEANEST), max(noisy, _NOISIEST), count, dtype=torch.float64).tolist()
 
     def redraw(self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor, log_snr: float) -> Tensor:
+        """Images noised to a log SNR, and sampled from there, as samples are from noise."""
         noise, time = SampleNoise(seed, indices), self._time(log_snr)
         visited = self.sampler.spacing(self.process)
         chain = self.process.respace(torch.cat([visited[visited < time], time]))
@@ -153,10 +177,11 @@ class DrawnDiffusion(GenerativeModel):
         return self._finished(last(self.sampler.walk(chain, self.guided, x_t, y, noise)))
 
     def denoise(self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor, log_snr: float) -> Denoised:
+        """Images noised to a log SNR, and their estimate by one unguided network evaluation."""
         chain = self.process.respace(self._time(log_snr))
         row, noise = chain.numbers(1), SampleNoise(derive_seed(seed, STATISTICS), indices)
         x_t = row.signal * x_0 + row.noise * noise.initial(self.shape).to(x_0)
-        known = self._network_labels(y)
+        known = self.own_labels(y)
         return Denoised(x_t, row.signal, row.noise, self.reverse(chain, x_t, full(1, x_t), known).x_0, known)
 
     def _time(self, log_snr: float) -> Tensor:
@@ -164,38 +189,50 @@ class DrawnDiffusion(GenerativeModel):
         return self.process.times_at(torch.tensor([log_snr], dtype=torch.float64))
 
     def measure(self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor) -> dict[str, Tensor]:
-        """Of the full chain, unguided; given the class, with y."""
+        """Statistics of the network from which choices of scoring follow: name -> (B, T) float64, to be averaged over images.
+
+        Of the full chain, unguided; given the class, with y. Row i depends on (weights, seed, indices[i], x_0[i], y[i]) only.
+        """
         noise = _first_draw(seed, indices)
-        return network_statistics(self.process, self.reverse, x_0, self._network_labels(y), noise)
+        return network_statistics(self.process, self.reverse, x_0, self.own_labels(y), noise)
 
     def measure_dimensions(self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor) -> dict[str, Tensor]:
+        """As `measure`, by dimension: name -> (1, T, *shape) float64, sums over the images. ValueError where they would be too
+        many."""
         size = self.process.num_timesteps * x_0[0].numel()
         if size > _MOST_NUMBERS:
             raise ValueError(
                 f"variance=analytic_diagonal would store {size:,} numbers for this model; use variance=analytic"
             )
-        return dimension_statistics(
-            self.process, self.reverse, x_0, self._network_labels(y), _first_draw(seed, indices)
-        )
+        return dimension_statistics(self.process, self.reverse, x_0, self.own_labels(y), _first_draw(seed, indices))
 
     @property
     def needs_last_steps(self) -> bool:
+        """Whether the spacing of the sampler needs the result of `measure_last_steps` too."""
         return self.sampler.spacing.needs_costs
 
     @property
     def needs_data_moments(self) -> bool:
+        """Whether the start of the chain follows from moments of the training images: `use_data_moments`."""
         return self.start.needs_data_moments
 
     def use_data_moments(self, moments: DataMoments) -> None:
+        """From here on draw and score with these."""
         self.start = self.start.measured(moments)
 
     def measure_last_steps(self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor) -> dict[str, Tensor]:
-        noise, known = _first_draw(seed, indices), self._network_labels(y)
+        """As `measure`, of the decoder: "bits" (B, F, G), see `last_step_bits`."""
+        noise, known = _first_draw(seed, indices), self.own_labels(y)
         return {"bits": last_step_bits(self.process, self.reverse, x_0, known, noise, self.decoder, self.num_levels)}
 
     def use_measured(
         self, statistics: NetworkStatistics, last_steps: Tensor | None, variance: Callable[..., Variance] | None
     ) -> None:
+        """From here on draw and score with what was measured of these weights.
+
+        statistics, last_steps: means of what `measure` and, if it is needed, `measure_last_steps` return. variance: given the
+        statistics and outputs_per_channel, those of the network, makes one; None: the variance stays.
+        """
         if variance is not None:
             chosen = variance(statistics, outputs_per_channel=self.reverse.variance.outputs_per_channel)
             self.reverse = replace(self.reverse, variance=chosen)
@@ -207,6 +244,10 @@ class DrawnDiffusion(GenerativeModel):
     def chain_bits(
         self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor, spacings: Sequence[Spacing]
     ) -> Tensor:
+        """Bounds of the unguided ancestral chain over the whole steps of each spacing, by image: (B, C), bits per dimension.
+
+        As in `likelihood`, with the same noise. Spacings that need costs work once the last steps were measured.
+        """
         process = self.process
         times = [whole_times(process, self._measured_spacing(spacing)(process)) for spacing in spacings]
         noise = SampleNoise(derive_seed(seed, BOUND), indices)
@@ -221,10 +262,15 @@ class DrawnDiffusion(GenerativeModel):
         return spacing.measured(self._costs(Analytic(self._measured[0]) if varies else variance, steady=True))
 
     def use_head(self, head: Callable[..., Tensor], variance: Variance) -> None:
+        """From here on draw and score with the variance of a head: (image and output, timesteps) -> v."""
         self.reverse = replace(self.reverse, network=WithHead(self.network, head), variance=variance)
         self.guided = replace(self.guided, reverse=self.reverse)
 
     def advise(self, x_0: Tensor, y: Tensor | None) -> ScheduleAdvice:
+        """The steps, their number and their ends that would have the lowest bound on the images x_0 of the measurement.
+
+        Once the last steps were measured. ValueError, in one sentence, where no table holds it.
+        """
         own = self.sampler.spacing(self.process)
         ends = possible_ends(self.process, own)
         chains = [self.process.respace(end[None]) for end in ends]

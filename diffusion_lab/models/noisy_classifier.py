@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from diffusion_lab.diffusion import GaussianDiffusion, SampleNoise, Schedule, TimestepSampler
-from diffusion_lab.diffusion.streams import TRAINING
 from diffusion_lab.models.optimization import Optimization
-from diffusion_lab.models.trainable import TrainableModel
+from diffusion_lab.models.trainable import TrainableModel, by_quarter, quarters
 
 
 @runtime_checkable
@@ -66,31 +65,23 @@ class NoisyClassifier(TrainableModel):
         self.timesteps = timesteps
 
     term_names = ("loss", "accuracy")
-    sum_names = tuple(f"accuracy_quarter_{q}" for q in (1, 2, 3, 4))
+    sum_names = quarters("accuracy")
 
     def forward(self, x_t: Tensor, timesteps: Tensor) -> Tensor:
         """x_t (B, *shape) float32, timesteps int64 (B,), 0-based -> logits (B, num_classes) float32."""
         return self.network(x_t, timesteps)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Any]:
-        """Cross-entropy at one t a sample. Every rank draws t and ε of the global batch and takes its rows."""
+        """Cross-entropy at one t a sample."""
         x_0, y = batch
-        size, rows = self.global_batch(len(x_0))
-        generator = self.generator(TRAINING, x_0.device)
-        t, w = self.timesteps(size, generator)
-        eps = torch.randn(size, *x_0.shape[1:], generator=generator, device=x_0.device)
-        t, w = t[rows], w[rows]
-
-        logits = self._noised_logits(x_0, t, eps[rows])
+        t, w, eps = self.times_and_noise(x_0, self.timesteps)
+        logits = self._noised_logits(x_0, t, eps)
         loss = functional.cross_entropy(logits, y, reduction="none")
         correct = (logits.argmax(1) == y).double()
-        quarter = (t - 1) * 4 // self.process.num_timesteps
         return {
             "loss": (w * loss).mean(),
             "terms": {"loss": (w * loss).mean().detach(), "accuracy": correct.mean()},
-            "sums": {
-                f"accuracy_quarter_{q + 1}": ((correct * (quarter == q)).sum(), (quarter == q).sum()) for q in range(4)
-            },
+            "sums": by_quarter("accuracy", t, self.process.num_timesteps, torch.ones_like(correct), correct),
         }
 
     def held_out_terms(self, x_0: Tensor, y: Tensor | None, noise: SampleNoise) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""How the weights move: an optimizer and a learning rate over the budget of training, in steps or in time."""
+"""An optimizer and its learning rate over the budget of training, in steps or in time."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class LearningRate(ABC):
 
     @abstractmethod
     def after_warmup(self, progress: float) -> float:
-        """The factor once warm."""
+        """The factor after the warm-up."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class WarmupStableDecay(LearningRate):
 
 
 def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:
-    """What an optimizer moves, in its order."""
+    """The parameters of an optimizer, in its order."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 

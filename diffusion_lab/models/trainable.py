@@ -1,4 +1,4 @@
-"""What training needs from every model, generative or not: keyed randomness, an optimizer, weights and their averages.
+"""The base of every model that is trained, generative or not: keyed randomness, an optimizer, weights and their averages.
 
 Randomness in training is a function of (seed, batch number) of the *global* batch, each rank taking its rows, so nothing
 random has to be saved, and neither a resume nor the number of devices changes a draw.
@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from diffusion_lab.data.order import batches_trained
-from diffusion_lab.diffusion import SampleNoise, derive_seed
-from diffusion_lab.diffusion.streams import DROPOUT, LABEL_DROP
+from diffusion_lab.diffusion import SampleNoise, TimestepSampler, derive_seed
+from diffusion_lab.diffusion.streams import DROPOUT, LABEL_DROP, TRAINING
 from diffusion_lab.models.optimization import Optimization, parameters_of
 from diffusion_lab.networks.dropout import KeyedDropout, keyed, set_keys
 from diffusion_lab.networks.flops import NetworkCost, network_cost
@@ -50,7 +50,7 @@ class TrainableModel(LightningModule):
     validated_weights: str = RAW  # those of the held-out loss
     needs_base: ClassVar[bool] = False  # it is trained beside a frozen model, which it is given by `attach_base`
 
-    # What `training_step` says under "terms", as `held_out_terms` does, and under "sums".
+    # The names of what `training_step` returns under "terms", as `held_out_terms` does, and under "sums".
     term_names: tuple[str, ...] = ("loss",)
     sum_names: tuple[str, ...] = ()
 
@@ -79,11 +79,23 @@ class TrainableModel(LightningModule):
         rank = self.trainer.global_rank
         return self.trainer.world_size * local, slice(rank * local, (rank + 1) * local)
 
+    def times_and_noise(self, x_0: Tensor, timesteps: TimestepSampler) -> tuple[Tensor, Tensor, Tensor]:
+        """t, w and ε ~ N(0, I) for x_0 of this rank: its rows of those that every rank draws for the global batch."""
+        size, rows = self.global_batch(len(x_0))
+        generator = self.generator(TRAINING, x_0.device)
+        t, w = timesteps(size, generator)
+        eps = torch.randn(size, *x_0.shape[1:], generator=generator, device=x_0.device)
+        return t[rows], w[rows], eps[rows]
+
     def of_all_ranks(self, x: Tensor) -> Tensor:
         """x of every rank, along a new first axis where there are several."""
         gathered = self.all_gather(x)
         assert isinstance(gathered, Tensor)  # as x is
         return gathered
+
+    def own_labels(self, y: Tensor | None) -> Tensor | None:
+        """y, for a network with classes; None for one without: data with classes give them to every model."""
+        return None if self.num_classes is None else y
 
     def with_dropped_labels(self, y: Tensor | None, probability: float, null_class: int | None) -> Tensor | None:
         """y of this rank, with the null class in place of each label with this probability; None for an unconditional network."""
@@ -243,14 +255,19 @@ def _write(path: Path, tensors: Mapping[str, Tensor], facts: dict[str, str] | No
     write_whole(path, save({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, facts))
 
 
-QUARTERS = tuple(f"loss_quarter_{q}" for q in (1, 2, 3, 4))
+def quarters(name: str) -> tuple[str, ...]:
+    """Of a quantity, the names of its values by quarter of the chain."""
+    return tuple(f"{name}_quarter_{q}" for q in (1, 2, 3, 4))
 
 
-def loss_by_quarter(t: Tensor, num_timesteps: int, w: Tensor, loss: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-    """Σ w·loss and Σ w in each quarter: their quotient is the mean over uniform t, or over p(t) where p(t) weighs."""
+QUARTERS = quarters("loss")
+
+
+def by_quarter(name: str, t: Tensor, num_timesteps: int, w: Tensor, value: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    """Σ w·value and Σ w in each quarter: their quotient is the mean over uniform t, or over p(t) where p(t) weighs."""
     quarter = ((t - 1) * 4 // num_timesteps).long()
     sums, weights = (
-        torch.zeros(4, dtype=loss.dtype, device=loss.device).index_add(0, quarter, summand)
-        for summand in (w * loss, w.to(loss.dtype))
+        torch.zeros(4, dtype=value.dtype, device=value.device).index_add(0, quarter, summand)
+        for summand in (w * value, w.to(value.dtype))
     )
-    return {name: (sums[q], weights[q]) for q, name in enumerate(QUARTERS)}
+    return {name: (sums[q], weights[q]) for q, name in enumerate(quarters(name))}

@@ -10,15 +10,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from diffusion_lab.analysis import Regressed, WithHead, residual_terms
 from diffusion_lab.diffusion import SampleNoise, StratifiedTimesteps
-from diffusion_lab.diffusion.streams import TRAINING
 from diffusion_lab.models.diffusion import DiffusionModel
 from diffusion_lab.models.optimization import Optimization
-from diffusion_lab.models.trainable import QUARTERS, TrainableModel, loss_by_quarter
+from diffusion_lab.models.trainable import QUARTERS, TrainableModel, by_quarter
 from diffusion_lab.networks.flops import NetworkCost, network_cost
 
 
@@ -61,26 +59,22 @@ class VarianceHead(TrainableModel):
         self._base[0].to(self.device)
 
     def training_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> dict[str, Any]:
-        """L at one t a sample. Every rank draws t and ε of the global batch and takes its rows."""
+        """L at one t a sample."""
         x_0, y = batch
-        size, rows = self.global_batch(len(x_0))
-        generator = self.generator(TRAINING, x_0.device)
-        t, w = self._timesteps(size, generator)
-        eps = torch.randn(size, *x_0.shape[1:], generator=generator, device=x_0.device)
-        t, w = t[rows], w[rows]
+        t, w, eps = self.times_and_noise(x_0, self._timesteps)
         labels = self.with_dropped_labels(y, self._base[0].label_dropout, self._reverse.null_class)
-        terms = residual_terms(self._process, self._reverse, x_0, t, eps[rows], labels)
+        terms = residual_terms(self._process, self._reverse, x_0, t, eps, labels)
         return {
             "loss": (w * terms["loss"]).mean(),
             "terms": {name: (w * term).mean().detach() for name, term in terms.items()},
-            "sums": loss_by_quarter(t, self._process.num_timesteps, w, terms["loss"].detach()),
+            "sums": by_quarter("loss", t, self._process.num_timesteps, w, terms["loss"].detach()),
         }
 
     def held_out_terms(self, x_0: Tensor, y: Tensor | None, noise: SampleNoise) -> dict[str, Tensor]:
         """At one uniform t an image; given its class, with y."""
         t = self._timesteps.spread(noise.uniform(0)).to(x_0.device)
-        labels = None if self._reverse.null_class is None else y
-        return residual_terms(self._process, self._reverse, x_0, t, noise.initial(self.shape).to(x_0), labels)
+        eps = noise.initial(self.shape).to(x_0)
+        return residual_terms(self._process, self._reverse, x_0, t, eps, self._base[0].own_labels(y))
 
     def cost(self) -> NetworkCost:
         """Of the head alone."""

@@ -1,4 +1,4 @@
-"""What a network sees: features of x_t, and an embedding of the timestep and, where there are classes, of the class.
+"""The inputs of a network: features of x_t, and an embedding of the timestep and, where there are classes, of the class.
 
     e = MLP(sinusoid(t)) + table[y]
 
@@ -31,6 +31,20 @@ def sinusoidal_embedding(timesteps: Tensor, dim: int) -> Tensor:
     return nn.functional.pad(embedding, (0, dim % 2))
 
 
+def check_labels(y: Tensor | None, has_classes: bool) -> None:
+    """ValueError where a network with classes is given no labels, or one without classes is given some."""
+    if y is None and has_classes:
+        raise ValueError("this model is conditional and no class was given: set label=…")
+    if y is not None and not has_classes:
+        raise ValueError("class labels y were given to a network that has no classes; pass y=None")
+
+
+def class_vectors(table: nn.Embedding | None, y: Tensor | None) -> Tensor | None:
+    """table[y] (B, dim), y int64 (B,); None in a network without classes. ValueError as in `check_labels`."""
+    check_labels(y, table is not None)
+    return None if table is None else table(y)
+
+
 class Conditioning(nn.Module):
     """e = W_2 SiLU(W_1 sinusoid(t)) + table[y], the vector that every block of a network reads.
 
@@ -55,19 +69,12 @@ class Conditioning(nn.Module):
         self.classes = nn.Embedding(num_classes + null_class, dim) if num_classes is not None else None
 
     def forward(self, timesteps: Tensor, y: Tensor | None) -> Tensor:
-        if self.classes is None and y is not None:
-            raise ValueError(
-                "class labels y were given to a network that has no classes; build it with num_classes or pass y=None"
-            )
         sinusoid = sinusoidal_embedding(timesteps * self.timestep_scale, self.sinusoid_dim)
         embedding = self.time(sinusoid.to(self.time[0].weight.dtype))  # type: ignore[arg-type]  # of a Linear
-        if self.classes is None:
-            return embedding
-        if y is None and not self.null_class:
-            raise ValueError("this network was trained with a label for every sample: it has no output without one")
-        if y is None:
+        if self.classes is not None and self.null_class and y is None:
             y = torch.full_like(timesteps, self.classes.num_embeddings - 1, dtype=torch.int64)
-        return embedding + self.classes(y)
+        of_class = class_vectors(self.classes, y)
+        return embedding if of_class is None else embedding + of_class
 
 
 class FourierFeatures(nn.Module):

@@ -1,4 +1,4 @@
-"""The way down of the U-Net, on its own: what a denoiser and a classifier of noisy images share; and the blocks of a U-Net.
+"""The encoder of the U-Net, which a denoiser and a classifier of noisy images share, and the layout of its levels.
 
     x_t -> conv -> [level 0] -> down -> [level 1] -> … -> [middle]
 

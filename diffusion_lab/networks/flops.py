@@ -1,4 +1,4 @@
-"""What a network costs: parameters, and floating-point operations of one evaluation on one sample."""
+"""The cost of a network: parameters, and floating-point operations of one evaluation on one sample."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Which sizes can a network have? The checks that all of them share; what is wrong is named as the option that it is."""
+"""Checks of the sizes of networks; a message names the option."""
 
 from collections.abc import Sequence
 

@@ -9,7 +9,7 @@ from diffusion_lab.diffusion import Gaussian, SampleNoise
 from diffusion_lab.diffusion.bits import in_bits, in_nats
 from diffusion_lab.diffusion.levels import from_levels, to_levels
 from diffusion_lab.families.flow.couplings import standard_normal_log_prob
-from diffusion_lab.families.flow.dequantization import (
+from diffusion_lab.families.flow.flow import (
     dequantise,
     scale_bits,
     undo,

@@ -8,8 +8,7 @@ from torch import nn
 
 import diffusion_lab
 from diffusion_lab.families.flow.couplings import standard_normal_log_prob
-from diffusion_lab.families.flow.splines import SplineCoupling, SplineFlow
-from diffusion_lab.families.flow.wavelet_flow import WaveletFlow
+from diffusion_lab.families.flow.networks import SplineCoupling, SplineFlow, WaveletFlow
 
 SMALL = {"coarse_hidden": 16, "embedding_dim": 3}
 NETWORKS = {
@@ -96,16 +95,6 @@ def test_every_parameter_learns_and_the_class_is_heard(name):
     torch.testing.assert_close(network(x, torch.tensor([1, 1, 2, 0]))[0][1:], z[1:])
 
 
-def test_a_flow_with_classes_is_told():
-    """A flow with classes is told one and a flow without is not."""
-    network, x = made("wavelets", num_classes=3)
-    with pytest.raises(ValueError, match="pass class labels y if, and only if, the flow"):
-        network(x)
-    network, x = made("wavelets")
-    with pytest.raises(ValueError, match="pass class labels y if, and only if, the flow"):
-        network(x, torch.zeros(4, dtype=torch.int64))
-
-
 def test_a_spline_flow_of_the_plane_is_a_density():
     network, _ = made("splines")
     line = torch.linspace(-9, 9, 361, dtype=torch.float64)
@@ -172,12 +161,8 @@ def test_low_precision_stays_in_the_couplings_networks():
 def test_only_flows_need_zuko():
     """So that a command which has no flow does not wait for a library that it does not use."""
     package = Path(diffusion_lab.__file__).parent
-    named = [
-        path.name
-        for path in package.rglob("*.py")
-        if "import zuko" in path.read_text() or "from zuko" in path.read_text()
+    texts = {str(path.relative_to(package)): path.read_text() for path in package.rglob("*.py")}
+    assert [path for path, text in texts.items() if "import zuko" in text or "from zuko" in text] == [
+        "families/flow/networks.py"
     ]
-    assert named == ["splines.py"]
-    users = {path.name for path in package.rglob("*.py") if "flow.splines" in path.read_text()}
-    assert users == {"wavelet_flow.py"}
-    assert not any("flow.wavelet_flow" in path.read_text() for path in package.rglob("*.py"))
+    assert [path for path, text in texts.items() if "flow.networks import" in text] == ["families/flow/flow.py"]

@@ -5,8 +5,7 @@ import torch
 from torch import nn
 
 from diffusion_lab.families.gan.adversarial import squared_slope
-from diffusion_lab.families.gan.discriminator import Discriminator, PointDiscriminator
-from diffusion_lab.families.gan.generator import Generator, PointGenerator
+from diffusion_lab.families.gan.networks import Discriminator, Generator, PointDiscriminator, PointGenerator
 
 SMALL = {"base_channels": 8, "channel_multipliers": (1, 2)}
 
@@ -103,15 +102,6 @@ def test_every_parameter_has_a_gradient(kind):
     for network, loss in ((generator, x.square().sum()), (discriminator, discriminator(x.detach(), y).square().sum())):
         gradients = torch.autograd.grad(loss, list(network.parameters()))
         assert all(gradient.any() for gradient in gradients)
-
-
-@KINDS
-def test_labels_and_classes_go_together(kind):
-    rows = torch.randn(1, 5), image(kind, 1)
-    for num_classes, y in ((None, torch.zeros(1, dtype=torch.int64)), (3, None)):
-        for network, row in zip(pair(kind, num_classes=num_classes), rows, strict=True):
-            with pytest.raises(ValueError, match="pass class labels y if, and only if, the network was built"):
-                network(row, y)
 
 
 def largest_singular_values(network):

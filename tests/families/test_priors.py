@@ -8,7 +8,7 @@ from torch import nn
 from torch.distributions import Normal, kl_divergence
 
 from diffusion_lab.diffusion import Gaussian
-from diffusion_lab.families.vae.priors import FlowPrior, StandardNormal
+from diffusion_lab.families.vae.elbo import FlowPrior, StandardNormal
 
 DIM, SCALE, SHIFT = 3, 2.5, 0.7
 

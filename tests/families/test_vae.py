@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from diffusion_lab.families.flow.splines import SplineFlow
-from diffusion_lab.families.vae.autoencoder import ConvAutoencoder, PointAutoencoder
+from diffusion_lab.families.flow.networks import SplineFlow
+from diffusion_lab.families.vae.elbo import FlowPrior, StandardNormal
 from diffusion_lab.families.vae.likelihoods import DecoderLikelihood, DiscretizedLogisticMixture, GaussianLikelihood
-from diffusion_lab.families.vae.priors import FlowPrior, StandardNormal
+from diffusion_lab.families.vae.networks import ConvAutoencoder, PointAutoencoder
 from diffusion_lab.families.vae.vae import VAE
 from diffusion_lab.models.optimization import Constant, Optimization
 
@@ -86,14 +86,6 @@ def loss(vae, x_0, **where):
 def likelihood(vae, x_0, y=None, seed=0, first=0):
     with torch.no_grad():
         return vae.likelihood(x_0, y, seed, torch.arange(first, first + len(x_0)), None)
-
-
-def test_training_is_a_function_of_the_seed():
-    """Training is a function of the seed and the batch number."""
-    x_0 = digits(8)
-    losses = [loss(model(seed=s), x_0, k=k) for s, k in ((1, 0), (1, 0), (1, 1), (2, 0))]
-    assert losses[0] == losses[1]
-    assert len(set(losses)) == 3
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
@@ -197,7 +189,7 @@ def test_a_reconstruction_is_the_image():
     with torch.no_grad():
         z = vae.encode(x_0)
         assert torch.equal(z, vae.network.encode(x_0)[0])
-        assert torch.equal(vae.reconstruct(x_0), vae.decode(z))
+        assert torch.equal(vae.reconstruct(x_0, None, 0, torch.arange(3)), vae.decode(z))
 
 
 @PRIORS
@@ -285,4 +277,4 @@ def test_latents_are_noise_of_which_the_prior():
         assert not torch.allclose(u, mean)
         torch.testing.assert_close(vae.prior.from_noise(u), mean, rtol=0, atol=1e-4)
         seen = vae.decoder_likelihood.mean(vae.network.decode(mean))
-        torch.testing.assert_close(vae.reconstruct(x_0), seen, rtol=0, atol=1e-3)
+        torch.testing.assert_close(vae.reconstruct(x_0, None, 0, torch.arange(3)), seen, rtol=0, atol=1e-3)

@@ -60,22 +60,5 @@ def test_a_conditional_model_is_told_the_class(data):
     torch.testing.assert_close(pairs[1::2], (x_0 - centre) / 2 + centre)
 
 
-def test_a_noisy_chain_draws_the_images_again(data):
-    """Latents of a network that has learned nothing would give the images back."""
-    noised = []
-
-    class Chain(Halving):
-        def log_snrs(self, count):
-            return [0.0] * count
-
-        def redraw(self, x_0, y, seed, indices, log_snr):
-            noised.append((seed, indices.tolist(), log_snr))
-            return -x_0
-
-    _, pairs = latent_pictures(Chain().eval(), data, seed=5)
-    assert torch.equal(pairs[1::2], -pairs[::2])
-    assert noised == [(5, list(range(len(pairs) // 2)), 0.0)]
-
-
 def test_a_family_that_cannot_look_back_has_no_picture(data):
     assert latent_pictures(GaussianModel().eval(), data, seed=5)[1] is None

@@ -534,7 +534,8 @@ def test_reconstructions_are_unguided(guidance):
     plain, guided = (heard(model(num_classes=known, guidance=g)) for g in (Unguided(), guidance))
     with torch.no_grad():
         told = y if known else None
-        torch.testing.assert_close(guided.reconstruct(x_0, y), plain.reconstruct(x_0, told), rtol=0, atol=0)
+        found, expected = (m.decode(m.encode(x_0, given), given) for m, given in ((guided, y), (plain, told)))
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
 def test_an_image_that_is_hardly_noised_is_drawn_again():
@@ -546,6 +547,8 @@ def test_an_image_that_is_hardly_noised_is_drawn_again():
     with torch.no_grad():
         near, far = (drawn.redraw(x_0, None, 0, indices, log_snr) for log_snr in (high, low))
         look = drawn.denoise(x_0, None, 0, indices, high)
+        middle = drawn.redraw(x_0, None, 0, indices, 0.0)
+        assert torch.equal(drawn.reconstruct(x_0, None, 0, indices), middle)
     assert (near - x_0).abs().mean() < 0.1 < (far - x_0).abs().mean()
     assert look.signal**2 / look.noise**2 == pytest.approx(torch.tensor(high).exp().item(), rel=0.2)
     assert (look.x_t - look.signal * x_0).std() == pytest.approx(look.noise, rel=0.2)

@@ -1,7 +1,6 @@
 """A head is trained beside a frozen model, which stays what it was, bit for bit."""
 
 import copy
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -152,8 +151,3 @@ def test_a_guided_model_takes_it(guidance):
     assert not torch.allclose(drawn, before)
     likelihood = model.likelihood(0.1 * torch.randn(6, 2), y, 0, INDICES, None)
     assert likelihood.bits_per_dim.isfinite().all()
-
-
-def test_other_families_have_none():
-    with pytest.raises(NotImplementedError, match="has no variance to choose"):
-        GenerativeModel.use_head(SimpleNamespace(), None, Regressed())

@@ -6,7 +6,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from diffusion_lab.networks.dropout import KeyedDropout, keyed, set_keys
-from diffusion_lab.networks.speed import missing_for
+from diffusion_lab.training.speed import missing_for
 
 SAMPLES, PLACES = 512, 2048
 

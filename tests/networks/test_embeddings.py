@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from diffusion_lab.networks.embeddings import Conditioning, FourierFeatures, sinusoidal_embedding
+from diffusion_lab.networks.embeddings import Conditioning, FourierFeatures, class_vectors, sinusoidal_embedding
 
 
 def test_sinusoids_are_those_of_the_papers():
@@ -46,9 +46,14 @@ def test_no_label_means_the_null_class():
     assert not torch.allclose(conditioning(timesteps, None), conditioning(timesteps, torch.tensor([0, 3]))[0])
 
 
-def test_labels_without_classes_are_refused():
-    with pytest.raises(ValueError, match="num_classes"):
-        Conditioning(8, 16)(torch.tensor([1]), torch.tensor([0]))
+def test_labels_and_classes_go_together():
+    t, y = torch.tensor([1]), torch.tensor([0])
+    for network in (Conditioning(8, 16), lambda t, y: class_vectors(None, y)):
+        with pytest.raises(ValueError, match="has no classes"):
+            network(t, y)
+    for network in (Conditioning(8, 16, 3, null_class=False), lambda t, y: class_vectors(torch.nn.Embedding(3, 2), y)):
+        with pytest.raises(ValueError, match="no class was given"):
+            network(t, None)
 
 
 def test_fourier_features_put_every_level_at_one_phase():

@@ -4,10 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from diffusion_lab.families.flow.wavelet_flow import WaveletFlow
-from diffusion_lab.families.gan.discriminator import Discriminator
-from diffusion_lab.families.gan.generator import Generator
-from diffusion_lab.families.vae.autoencoder import ConvAutoencoder
+from diffusion_lab.families.flow.networks import WaveletFlow
+from diffusion_lab.families.gan.networks import Discriminator, Generator
+from diffusion_lab.families.vae.networks import ConvAutoencoder
 from diffusion_lab.networks import UNet
 from diffusion_lab.networks.sizes import halved, height_and_width
 

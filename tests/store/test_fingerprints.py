@@ -225,7 +225,7 @@ COUNTED = {
     "config.trained config.weight_files metrics.draw metrics.shards": AFTER,
     "metrics.measuring metrics.reference metrics.stopwatch metrics.features": AFTER,
     "metrics.score metrics.sources metrics.metric metrics.frechet_distance store.measures": "scoring",
-    "diffusion.real_schedules families.gan.gan families.vae.vae families.flow.network data.cifar commands.sample": "",
+    "diffusion.real_schedules families.gan.gan families.vae.vae families.flow.networks data.cifar commands.sample": "",
     "store.files store.directories report.page": "",
     "metrics.copying metrics.sliced_wasserstein": "",
     "training.trackers training.monitor training.sample_grid training.saving store.lease": "",

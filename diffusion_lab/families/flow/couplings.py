@@ -1,4 +1,4 @@
-"""What is a density, given an invertible map to noise? The density of the noise times the volume that the map stretches.
+"""Invertible maps, and the density of data that they map to noise: that of the noise times the volume that the map stretches.
 
     log p(x) = log p(z) + log|det ∂z/∂x|,   z = f(x),   p(z) = N(0, I)                   change of variables      (1)
     f = f_n ∘ … ∘ f_1   ⇒   log|det ∂z/∂x| = Σ_i log|det ∂f_i|                                                   (2)
@@ -15,7 +15,7 @@ inverse as cheap as itself:
 
 Of details that are mapped given the coarse image, log p is the conditional log p(details | coarse), so every scale is a density
 of its own. A coupling that moves all details given the coarse image alone is a Gaussian N(t(coarse), e^{2s(coarse)}) of them.
-Maps are modules: forward(x, e) -> (z, log_det (B,)), inverse(z, e) -> x; e (B, E) tells a class, None tells nothing.
+Maps are modules: forward(x, e) -> (z, log_det (B,)), inverse(z, e) -> x; e (B, E) is the embedding of the class, or None.
 """
 
 import math

@@ -1,11 +1,19 @@
-"""A normalizing flow: noise and images are one thing, seen through an invertible map z = f(x).
+"""A normalizing flow: an invertible map z = f(x) between images and noise.
 
-Training minimises bits per dimension: of grey levels with uniform noise, the bound of `dequantization.py`; of continuous
-data the density itself. Sampling is f⁻¹(T·z) for z ~ N(0, I), in one evaluation; the temperature T is chosen after training.
+Training minimises bits per dimension; of continuous data the density itself. Sampling is f⁻¹(T·z) for z ~ N(0, I), in one
+evaluation; the temperature T is chosen after training. Of grey levels the density is that of a level plus uniform noise, a bound:
+
+    v = (level + u)/L,   u ~ U[0, 1),   y = 2v − 1 ∈ [−1, 1)                                                    (1)
+    P(level) = ∫ p(level + u) du,   so   E_u log p(level + u) ≤ log P(level)   by Jensen                          (2)
+    −log2 P(level)/D ≤ E_u[−log2 p(y)/D] + log2(L/2),   since a level is 2/L wide in y                            (3)
+
+Theis et al. 2016, "A note on the evaluation of generative models", section 3.1; Uria et al. 2013 for the noise. A uniform
+density on [−1, 1) gives exactly log2 L bits per dimension. The data have their L levels at x = 2·level/(L − 1) − 1.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import reduce
 from math import prod
@@ -16,18 +24,13 @@ from torch import Tensor
 
 from diffusion_lab.diffusion import SampleNoise, derive_seed
 from diffusion_lab.diffusion.bits import in_bits
+from diffusion_lab.diffusion.levels import nearest_level
+from diffusion_lab.diffusion.shapes import Images
 from diffusion_lab.diffusion.streams import BOUND, TRAINING
 from diffusion_lab.families.flow.couplings import standard_normal_log_prob
-from diffusion_lab.families.flow.dequantization import (
-    dequantise,
-    scale_bits,
-    undo,
-    uniform_from_normal,
-)
-from diffusion_lab.families.flow.network import Flow
+from diffusion_lab.families.flow.networks import Flow
 from diffusion_lab.models.base import GenerativeModel, Likelihood
 from diffusion_lab.models.optimization import Optimization
-from diffusion_lab.networks.flops import NetworkCost, count_flops
 
 _DRAWS = 4  # of the noise on an image's levels, averaged in its likelihood
 
@@ -39,13 +42,12 @@ class FlowModel(GenerativeModel):
     ----------
     shape: (C, H, W) of images, or (D,) of points. num_levels: the data's levels; None for continuous data.
     num_classes: the classes that the model is conditioned on; None: it is not.
-    network: given num_classes, builds f (`networks.flow.Flow`).
+    network: given num_classes, builds f (`flow.networks.Flow`).
     temperature: T > 0, by which the noise of samples is scaled; it changes no likelihood and nothing in training.
     seed: training's noise on the levels at batch k is a function of (seed, k).
     """
 
     network: Flow
-    nfe = 1  # f⁻¹
 
     def __init__(
         self,
@@ -68,7 +70,7 @@ class FlowModel(GenerativeModel):
     def training_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> dict[str, Any]:
         """Bits per dimension. Every rank draws the noise of the global batch and takes its rows."""
         x_0, y = batch
-        y = y if self.num_classes is not None else None
+        y = self.own_labels(y)
         size, rows = self.global_batch(len(x_0))
         u = torch.rand(size, *self.shape, generator=self.generator(TRAINING, x_0.device), device=x_0.device)
         if not self.network.has_started:
@@ -79,7 +81,7 @@ class FlowModel(GenerativeModel):
         return {"loss": loss, "terms": {name: term.detach() for name, term in ({"loss": loss} | terms).items()}}
 
     def held_out_terms(self, x_0: Tensor, y: Tensor | None, noise: SampleNoise) -> dict[str, Tensor]:
-        y = y if self.num_classes is not None else None
+        y = self.own_labels(y)
         u = uniform_from_normal(noise.initial(self.shape).double()).to(x_0)
         parts = self._bits(*self.network(self._continuous(x_0, u), y))
         return {"loss": _total(parts)} | parts
@@ -104,16 +106,13 @@ class FlowModel(GenerativeModel):
             parts["levels"] = torch.full_like(parts["prior"], scale_bits(self.num_levels))
         return parts
 
-    def sample(self, indices: Tensor, seed: int, y: Tensor | None = None) -> Tensor:
-        return self.decode(self.latents(indices, seed), y)
-
     def latents(self, indices: Tensor, seed: int) -> Tensor:
         """(B, D): z as the flow orders it, coarse parts first."""
         return SampleNoise(seed, indices).initial((prod(self.shape),))
 
     def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """f⁻¹(T·z); levels are clamped to [−1, 1], unless they are not finite."""
-        x = self.network.inverse(self.temperature * z, y).float()
+        x = self.network.inverse(self.temperature * z, self.own_labels(y)).float()
         if self.num_levels is None:
             return x
         x = undo(x, self.num_levels)
@@ -121,22 +120,19 @@ class FlowModel(GenerativeModel):
 
     def encode(self, x_0: Tensor, y: Tensor | None = None) -> Tensor:
         """f(x)/T, of the middle of each level's bin: `decode` gives x_0 back."""
-        return self.network(self._continuous(x_0, torch.full_like(x_0, 0.5)), y)[0] / self.temperature
+        middle = self._continuous(x_0, torch.full_like(x_0, 0.5))
+        return self.network(middle, self.own_labels(y))[0] / self.temperature
 
-    @torch.no_grad()
-    def cost(self) -> NetworkCost:
-        """The operations are those of f: the counter has no formula for the triangular systems of f⁻¹. With the composition of each
-        matrix, which a batch shares."""
-        x = torch.zeros(1, *self.shape, device=self.device)
-        y = None if self.num_classes is None else torch.zeros(1, dtype=torch.int64, device=self.device)
-        return NetworkCost(
-            sum(weights.numel() for weights in self.parameters()), count_flops(lambda: self.network(x, y))
-        )
+    def _evaluate_once(self, z: Tensor, y: Tensor | None) -> object:
+        """f: the counter has no formula for the triangular systems of f⁻¹. With the composition of each matrix, which a batch
+        shares."""
+        return self.network(z.view(1, *self.shape), y)
 
     def likelihood(
         self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor, max_terms: int | None
     ) -> Likelihood:
         """Exact for continuous data; of levels the mean over draws of the noise, and what the noise leaves uncertain."""
+        y = self.own_labels(y)
         given = " given the class" if y is not None else ""
         if self.num_levels is None:
             parts = self._bits(*self.network(x_0, y))
@@ -146,14 +142,7 @@ class FlowModel(GenerativeModel):
         for draw in range(_DRAWS):
             u = uniform_from_normal(noise(draw + 1, x_0.double())).to(x_0)
             draws.append(self._bits(*self.network(self._continuous(x_0, u), y)))
-        parts = {name: torch.stack([draw[name] for draw in draws]).mean(0) for name in draws[0]}
-        bits = torch.stack([_total(draw) for draw in draws])
-        return Likelihood(
-            bits_per_dim=_total(parts),
-            kind=f"dequantised flow bound{given}",
-            parts=parts,
-            standard_error=float((bits.var(0) / _DRAWS).sum().sqrt()) / len(x_0),
-        )
+        return Likelihood.averaged(draws, f"dequantised flow bound{given}")
 
     def protocol(self) -> dict[str, Any]:
         return {
@@ -166,3 +155,26 @@ class FlowModel(GenerativeModel):
 
 def _total(parts: dict[str, Tensor]) -> Tensor:
     return reduce(torch.add, parts.values())
+
+
+def dequantise(x: Images, u: Images, num_levels: int) -> Images:
+    """y of (1) for the level nearest to x, in the dtype of u: uniform on the level's bin of [−1, 1) for u uniform on [0, 1)."""
+    return (nearest_level(x.to(u), num_levels) + u) * (2 / num_levels) - 1
+
+
+def undo(y: Images, num_levels: int) -> Images:
+    """The x whose level's bin y lies in, reached at the middle of the bin (u = ½) and crossing halfway at its ends.
+
+    So rounding to the nearest level gives the bin. It goes on linearly beyond [−1, 1).
+    """
+    return ((y + 1) * (num_levels / 2) - 0.5) * (2 / (num_levels - 1)) - 1
+
+
+def scale_bits(num_levels: int) -> float:
+    """log2(L/2): from a density on [−1, 1) to the mass of one of L levels, bits per dimension."""
+    return math.log2(num_levels / 2)
+
+
+def uniform_from_normal(eps: Images) -> Images:
+    """u = Φ(ε) ~ U(0, 1) for ε ~ N(0, 1): keyed uniform noise out of keyed normal noise."""
+    return torch.special.ndtr(eps)

@@ -7,8 +7,8 @@
     R1                 γ/2 · E ‖∇D(x)‖²                                                               Mescheder et al. 2018, eq. 9
     gradient penalty   λ · E (‖∇D(x̂)‖ − 1)²,   x̂ = u·x + (1 − u)·G(z),  u ~ U(0, 1)                  Gulrajani et al. 2017, eq. 3
 
-D(x) is a logit, or a critic's value: never squashed. A loss says what it needs of the slope of D and a regularizer what it gives,
-so no code depends on which one it is.
+D(x) is a logit, or a critic's value: never squashed. A loss declares what it needs of the slope of D and a regularizer what it
+provides, so no code depends on which one it is.
 """
 
 from abc import ABC, abstractmethod

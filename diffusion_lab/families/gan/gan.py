@@ -1,7 +1,7 @@
 """A generative adversarial network: a generator that draws and a discriminator that trains it, each with its optimizer.
 
 A batch is one step: D moves on x_0 and G(z), then G moves on the same z under the D that has just moved (Goodfellow et al. 2014,
-algorithm 1 with k = 1). Both gradients are asked of their own parameters only, so neither step touches the other network.
+algorithm 1 with k = 1). Each gradient is taken of its own network's parameters only, so neither step touches the other network.
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ from torch.optim import Optimizer
 from diffusion_lab.diffusion import SampleNoise
 from diffusion_lab.diffusion.streams import TRAINING
 from diffusion_lab.families.gan.adversarial import AdversarialLoss, Regularizer
-from diffusion_lab.families.gan.generator import LatentNetwork
+from diffusion_lab.families.gan.networks import LatentNetwork
 from diffusion_lab.models.base import GenerativeModel
 from diffusion_lab.models.optimization import Optimization, parameters_of
-from diffusion_lab.networks.flops import NetworkCost, count_flops
 
 
 class GAN(GenerativeModel):
@@ -40,7 +39,6 @@ class GAN(GenerativeModel):
 
     network: LatentNetwork
     term_names = ("loss", "loss_discriminator", "accuracy_real", "accuracy_fake")
-    nfe = 1
 
     def __init__(
         self,
@@ -77,7 +75,7 @@ class GAN(GenerativeModel):
 
     def training_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> dict[str, Any]:
         """One step of D and one of G. Every rank draws z of the global batch and takes its rows."""
-        x_0, y = batch[0], None if self.num_classes is None else batch[1]
+        x_0, y = batch[0], self.own_labels(batch[1])
         size, rows = self.global_batch(len(x_0))
         generator = self.generator(TRAINING, x_0.device)
         z = torch.randn(size, self.network.latent_size, generator=generator, device=x_0.device)[rows]
@@ -115,8 +113,8 @@ class GAN(GenerativeModel):
         return outputs
 
     def held_out_terms(self, x_0: Tensor, y: Tensor | None, noise: SampleNoise) -> dict[str, Tensor]:
-        """What D says of held-out images and of images from other noise: it shows how far D has memorised the training images."""
-        y = None if self.num_classes is None else y
+        """D of held-out images and of images from other noise: the gap to training shows how far D has memorised its images."""
+        y = self.own_labels(y)
         fake = self.network(noise.initial((self.network.latent_size,)).to(x_0), y)
         on_real, on_fake = self.discriminator(x_0, y), self.discriminator(fake, y)
         real, unreal = self.loss.accuracy(on_real, on_fake)
@@ -172,21 +170,11 @@ class GAN(GenerativeModel):
         """The generator's: the discriminator generates no images."""
         return {f"network.{name}": parameter for name, parameter in self.network.named_parameters()}
 
-    def cost(self) -> NetworkCost:
-        device = next(self.network.parameters()).device
-        z = torch.zeros(1, self.network.latent_size, device=device)
-        y = None if self.num_classes is None else torch.zeros(1, dtype=torch.int64, device=device)
-        parameters = sum(weights.numel() for weights in self.network.parameters())
-        return NetworkCost(parameters, count_flops(lambda: self.network(z, y)))
-
     def latents(self, indices: Tensor, seed: int) -> Tensor:
         return SampleNoise(seed, indices).initial((self.network.latent_size,))
 
     def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
-        return self.network(z, y)
-
-    def sample(self, indices: Tensor, seed: int, y: Tensor | None = None) -> Tensor:
-        return self.decode(self.latents(indices, seed), y)
+        return self.network(z, self.own_labels(y))
 
     def protocol(self) -> dict[str, Any]:
         return {

@@ -1,22 +1,33 @@
-"""What does a latent variable cost, and what does it save? The evidence lower bound and its sharper sister.
+"""The evidence lower bound: the rate of latents under a prior, and the importance-weighted bound.
 
     log p(x) ≥ E_q log p(x|z) − KL(q(z|x) ‖ p(z)) = −distortion − rate              Kingma & Welling 2014, eq. 3
     log p(x) ≥ E log 1/K Σ_k p(x|z_k)·p(z_k)/q(z_k|x),  z_k ~ q(z|x)                Burda et al. 2016, eq. 8
 
-The second grows with K, from the first at K = 1 to log p(x). All in nats.
+The second grows with K, from the first at K = 1 to log p(x). The prior of the rate, E_q log q(z|x) − E_q log p(z), is
+
+    standard   p(z) = N(z; 0, I)                         both terms in closed form, a sum over dimensions
+    learned    p(z) = N(f(z); 0, I)·|det ∂f/∂z|          E_q log q = −½ Σ_j (1 + log 2πσ_j²), log p(z) at the z drawn from q
+
+A learned prior (Chen et al. 2017) goes where the posteriors of the data lie, so that a draw from it is a z that the decoder has
+seen; under N(0, I) draws fall between them. Either way u ~ N(0, I) stands for z = f⁻¹(u), f = id for the standard one. In nats.
 """
 
 import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Float64
-from torch import Tensor
+from jaxtyping import Float, Int
+from torch import Tensor, nn
 
 from diffusion_lab.diffusion import Gaussian
 from diffusion_lab.diffusion.gaussian import standard_normal_like
 from diffusion_lab.diffusion.shapes import PerSample
+from diffusion_lab.families.flow.couplings import standard_normal_log_prob
 
 Latents = Float[Tensor, "b *latent"]
+Classes = Int[Tensor, " b"] | None
 
 
 def rate(posterior: Gaussian) -> Latents:
@@ -47,21 +58,88 @@ def log_weight(posterior: Gaussian, z: Latents, log_prior: PerSample, log_likeli
     return log_likelihood.double() + log_prior.double() - log_posterior
 
 
-class ImportanceWeighted:
-    """log 1/K Σ_k w_k of weights that come one draw at a time: memory does not grow with K, and no w under- or overflows."""
+def importance_weighted(log_weights: Float[Tensor, "k b"]) -> PerSample:
+    """log 1/K Σ_k w_k, float64 (B,): the bound on log p(x) of K draws of z."""
+    return log_weights.logsumexp(dim=0) - math.log(len(log_weights))
 
-    def __init__(self) -> None:
-        self.num_draws = 0
-        self._log_sum: Float64[Tensor, " b"] | None = None
 
-    def add(self, log_weight: PerSample) -> None:
-        """log w_k of every sample, (B,)."""
-        self.num_draws += 1
-        self._log_sum = log_weight if self._log_sum is None else torch.logaddexp(self._log_sum, log_weight)
+class Prior(nn.Module, ABC):
+    """p(z|y) of latents z (B, D)."""
 
-    @property
-    def log_mean(self) -> PerSample:
-        """The bound on log p(x), float64 (B,)."""
-        if self._log_sum is None:
-            raise ValueError("an importance-weighted bound needs at least one draw")
-        return self._log_sum - math.log(self.num_draws)
+    by_dimension: bool  # whether the rate is a sum over dimensions
+
+    @abstractmethod
+    def rate(self, posterior: Gaussian, log_prior: PerSample) -> Float[Tensor, "b parts"]:
+        """Of each sample, in parts whose sum it is: (B, D), or (B, 1) where it is no sum over dimensions.
+
+        log_prior: log p(z|y) of a draw z from q, where the rate is estimated from it.
+        """
+
+    @abstractmethod
+    def log_prob(self, z: Latents, y: Classes = None) -> PerSample:
+        """log p(z|y), float64 (B,)."""
+
+    @abstractmethod
+    def from_noise(self, u: Latents, y: Classes = None) -> Latents:
+        """The z of u ~ N(0, I)."""
+
+    @abstractmethod
+    def to_noise(self, z: Latents, y: Classes = None) -> Latents:
+        """The u of z."""
+
+
+class StandardNormal(Prior):
+    """N(0, I), whatever the class."""
+
+    by_dimension = True
+
+    def __init__(self, latent_dim: int, num_classes: int | None = None) -> None:
+        super().__init__()
+
+    def rate(self, posterior: Gaussian, log_prior: PerSample) -> Float[Tensor, "b parts"]:
+        return rate(posterior)
+
+    def log_prob(self, z: Latents, y: Classes = None) -> PerSample:
+        return standard_normal_log_prob(z)
+
+    def from_noise(self, u: Latents, y: Classes = None) -> Latents:
+        return u
+
+    def to_noise(self, z: Latents, y: Classes = None) -> Latents:
+        return z
+
+
+@runtime_checkable
+class Invertible(Protocol):
+    """A network f, its log|det ∂f/∂z| for each sample, and the way back."""
+
+    def __call__(self, z: Latents, y: Classes = None) -> tuple[Latents, Tensor]: ...
+
+    def inverse(self, z: Latents, y: Classes = None) -> Latents: ...
+
+
+class FlowPrior(Prior):
+    """Learned with encoder and decoder. network: given in_channels and num_classes, builds f (`flow.networks.Flow`)."""
+
+    by_dimension = False
+
+    def __init__(self, latent_dim: int, num_classes: int | None, network: Callable[..., Invertible]) -> None:
+        super().__init__()
+        try:
+            self.flow = network(in_channels=latent_dim, num_classes=num_classes)
+        except ValueError as error:
+            raise ValueError(f"prior.{error}") from error
+
+    def rate(self, posterior: Gaussian, log_prior: PerSample) -> Float[Tensor, "b parts"]:
+        minus_entropy = -0.5 * (1 + math.log(2 * math.pi) + posterior.log_variance.double()).sum(1)
+        return (minus_entropy - log_prior)[:, None]
+
+    def log_prob(self, z: Latents, y: Classes = None) -> PerSample:
+        u, log_det = self.flow(z, y)
+        return standard_normal_log_prob(u) + log_det.double()
+
+    def from_noise(self, u: Latents, y: Classes = None) -> Latents:
+        return self.flow.inverse(u, y)
+
+    def to_noise(self, z: Latents, y: Classes = None) -> Latents:
+        return self.flow(z, y)[0]

@@ -1,6 +1,6 @@
 """p(x|z), the likelihood of an image, from the output of a decoder.
 
-A likelihood says how many outputs a channel it needs, and so sizes the network. Given z, all dimensions are independent.
+A likelihood declares how many outputs a channel it needs, which sizes the network. Given z, all dimensions are independent.
 """
 
 import math

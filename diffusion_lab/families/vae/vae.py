@@ -18,13 +18,11 @@ from torch import Tensor
 from diffusion_lab.diffusion import Gaussian, SampleNoise, derive_seed
 from diffusion_lab.diffusion.bits import in_bits, in_nats
 from diffusion_lab.diffusion.streams import BOUND, DECODER, TRAINING
-from diffusion_lab.families.vae.autoencoder import Autoencoder
-from diffusion_lab.families.vae.elbo import ImportanceWeighted, log_weight, paid_rate
+from diffusion_lab.families.vae.elbo import Prior, importance_weighted, log_weight, paid_rate
 from diffusion_lab.families.vae.likelihoods import DecoderLikelihood
-from diffusion_lab.families.vae.priors import Prior
+from diffusion_lab.families.vae.networks import Autoencoder
 from diffusion_lab.models.base import GenerativeModel, Likelihood
 from diffusion_lab.models.optimization import Optimization
-from diffusion_lab.networks.flops import NetworkCost, count_flops
 
 IMPORTANCE_DRAWS = 64  # K of the importance-weighted bound
 
@@ -47,7 +45,6 @@ class VAE(GenerativeModel):
 
     network: Autoencoder
     term_names = ("loss", "rate", "distortion")
-    nfe = 1  # the decoder
 
     def __init__(
         self,
@@ -88,11 +85,11 @@ class VAE(GenerativeModel):
         size, rows = self.global_batch(len(x_0))
         generator = self.generator(TRAINING, x_0.device)
         eps = torch.randn(size, self.network.latent_dim, generator=generator, device=x_0.device)[rows]
-        terms = self._terms(x_0, self._labels_used(y), eps)
+        terms = self._terms(x_0, self.own_labels(y), eps)
         return {"loss": terms["loss"], "terms": {name: term.detach() for name, term in terms.items()}}
 
     def held_out_terms(self, x_0: Tensor, y: Tensor | None, noise: SampleNoise) -> dict[str, Tensor]:
-        return self._terms(x_0, self._labels_used(y), noise.initial((self.network.latent_dim,)).to(x_0))
+        return self._terms(x_0, self.own_labels(y), noise.initial((self.network.latent_dim,)).to(x_0))
 
     def _terms(self, x_0: Tensor, y: Tensor | None, eps: Tensor) -> dict[str, Tensor]:
         """What is minimised, and its parts, as means of the batch."""
@@ -105,7 +102,7 @@ class VAE(GenerativeModel):
         return {"loss": loss, "rate": self._bits_per_dim(rates.sum(dim=1)).mean(), "distortion": distortion}
 
     def sample(self, indices: Tensor, seed: int, y: Tensor | None = None) -> Tensor:
-        y = self._labels_used(y)
+        y = self.own_labels(y)
         output = self.network.decode(self.prior.from_noise(self.latents(indices, seed), y), y)
         if self.samples_are_means:
             return self.decoder_likelihood.mean(output)
@@ -117,21 +114,18 @@ class VAE(GenerativeModel):
 
     def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """The mean of p(x_0|z) of the z that the prior makes of these latents."""
-        y = self._labels_used(y)
+        y = self.own_labels(y)
         return self.decoder_likelihood.mean(self.network.decode(self.prior.from_noise(z, y), y))
 
     def encode(self, x_0: Tensor, y: Tensor | None = None) -> Tensor:
         """The noise u that the prior maps to the mean of q(z|x_0)."""
-        y = self._labels_used(y)
+        y = self.own_labels(y)
         return self.prior.to_noise(self.network.encode(x_0, y)[0], y)
 
-    def cost(self) -> NetworkCost:
-        """Of all parts the parameters, of prior and decoder the operations, which draw a sample; the prior's are those of u(z): the
-        counter has no formula for a triangular system. With the composition of each matrix, which a batch shares."""
-        z = torch.zeros(1, self.network.latent_dim, device=self.device)
-        y = None if self.num_classes is None else torch.zeros(1, dtype=torch.int64, device=self.device)
-        parameters = sum(parameter.numel() for parameter in self.parameters())
-        return NetworkCost(parameters, count_flops(lambda: (self.prior.to_noise(z, y), self.network.decode(z, y))))
+    def _evaluate_once(self, z: Tensor, y: Tensor | None) -> object:
+        """Prior and decoder, which draw a sample; of the prior u(z): the counter has no formula for a triangular system. With the
+        composition of each matrix, which a batch shares."""
+        return self.prior.to_noise(z, y), self.network.decode(z, y)
 
     def likelihood(
         self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor, max_terms: int | None
@@ -140,25 +134,20 @@ class VAE(GenerativeModel):
 
         One draw at a time: memory does not grow with K.
         """
-        y = self._labels_used(y)
+        y = self.own_labels(y)
         posterior = Gaussian(*self.network.encode(x_0, y))
         noise = SampleNoise(derive_seed(seed, BOUND), indices)
-        rates, distortions, weighted = [], [], ImportanceWeighted()
+        draws, log_weights = [], []
         for k in range(IMPORTANCE_DRAWS):
             z = posterior.sample(noise(k + 1, posterior.mean))
             log_prior = self.prior.log_prob(z, y)
-            rates.append(self._bits_per_dim(self.prior.rate(posterior, log_prior).double().sum(dim=1)))
-            distortions.append(self._distortion(self.network.decode(z, y), x_0))
-            weighted.add(log_weight(posterior, z, log_prior, -self._nats(distortions[-1])))
-        parts = {"rate": torch.stack(rates).mean(dim=0), "distortion": torch.stack(distortions).mean(dim=0)}
-        variance = (torch.stack(rates) + torch.stack(distortions)).var(dim=0) / IMPORTANCE_DRAWS
-        return Likelihood(
-            bits_per_dim=parts["rate"] + parts["distortion"],
-            kind="ELBO" if y is None else "ELBO given the class",
-            parts=parts,
-            beside={"importance_weighted": self._bits_per_dim(-weighted.log_mean)},
-            standard_error=float(variance.sum().sqrt()) / len(x_0),
-        )
+            rate = self._bits_per_dim(self.prior.rate(posterior, log_prior).double().sum(dim=1))
+            distortion = self._distortion(self.network.decode(z, y), x_0)
+            draws.append({"rate": rate, "distortion": distortion})
+            log_weights.append(log_weight(posterior, z, log_prior, -self._nats(distortion)))
+        tighter = self._bits_per_dim(-importance_weighted(torch.stack(log_weights)))
+        kind = "ELBO" if y is None else "ELBO given the class"
+        return Likelihood.averaged(draws, kind, beside={"importance_weighted": tighter})
 
     def protocol(self) -> dict[str, Any]:
         return {
@@ -169,10 +158,6 @@ class VAE(GenerativeModel):
             "importance_draws": IMPORTANCE_DRAWS,
             "conditional": self.num_classes is not None,
         }
-
-    def _labels_used(self, y: Tensor | None) -> Tensor | None:
-        """Data with classes give them to an unconditional model too."""
-        return None if self.num_classes is None else y
 
     def _distortion(self, output: Tensor, x_0: Tensor) -> Tensor:
         """−log p(x_0|z), bits/dim, float64 (B,)."""

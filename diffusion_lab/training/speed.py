@@ -1,4 +1,4 @@
-"""What makes training faster on this machine: torch.compile, where there is a compiler, and memory that is kept."""
+"""Faster training on this machine: torch.compile, where there is a compiler, and freed memory that is kept."""
 
 import ctypes
 import os

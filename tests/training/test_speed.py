@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from diffusion_lab.networks import MLP, UNet
-from diffusion_lab.networks.speed import compile_network, keep_freed_memory
+from diffusion_lab.training.speed import compile_network, keep_freed_memory
 
 SCRIPT = """
 import resource, torch
-from diffusion_lab.networks.speed import keep_freed_memory
+from diffusion_lab.training.speed import keep_freed_memory
 assert keep_freed_memory()
 torch.ones(2**23)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

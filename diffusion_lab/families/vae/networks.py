@@ -3,13 +3,12 @@
     encode   x_0 -> (μ, log σ²) of q(z|x_0, y) = N(μ, diag σ²)
     decode   z   -> the parameters of p(x_0|z, y)
 
-z is one vector a sample. The decoder meets it twice: as the coarsest level of the image, and in the adaptive group norm of
+z is one vector a sample. It enters the decoder twice: as the coarsest level of the image, and in the adaptive group norm of
 every block, beside the class. The last layers of both start at zero, so that q(z|x_0) starts as the prior N(0, I).
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Sequence
 from math import prod
 
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from diffusion_lab.networks.blocks import Downsample, ResidualBlock, Upsample, channels_last, nested, zero
+from diffusion_lab.networks.embeddings import class_vectors
 from diffusion_lab.networks.mlp import ResidualLayer
 from diffusion_lab.networks.norm import GroupNorm
 from diffusion_lab.networks.sizes import Sides, check_counts, check_dropout, halved, height_and_width
@@ -30,18 +30,21 @@ class Autoencoder(nn.Module):
     """
 
     latent_dim: int
+    encoder: nn.Module  # (x_0, y) -> [μ, log σ²] (B, 2·latent_dim)
+    decoder: nn.Module  # (z, y) -> (B, out_channels, …)
 
     def forward(self, x_0: Tensor, eps: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         mean, log_variance = self.encode(x_0, y)
         return mean, log_variance, self.decode(mean + torch.exp(0.5 * log_variance) * eps, y)
 
-    @abstractmethod
     def encode(self, x_0: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """μ and log σ², each (B, latent_dim) float32."""
+        mean, log_variance = self.encoder(x_0, y).chunk(2, dim=1)
+        return mean, log_variance
 
-    @abstractmethod
     def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """z (B, latent_dim) -> (B, out_channels, …) float32."""
+        return self.decoder(z, y)
 
 
 class ConvAutoencoder(Autoencoder):
@@ -92,15 +95,9 @@ class ConvAutoencoder(Autoencoder):
         self.decoder = ConvDecoder(out_channels, widths, sizes, latent_dim, num_classes, num_res_blocks, dropout)
         channels_last(self)
 
-    def encode(self, x_0: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return self.encoder(x_0, y)
-
-    def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
-        return self.decoder(z, y)
-
 
 class ConvEncoder(nn.Module):
-    """x_0 (B, in_channels, H, W) -> (μ, log σ²), each (B, latent_dim): blocks and halvings, then one linear layer."""
+    """x_0 (B, in_channels, H, W) -> [μ, log σ²] (B, 2·latent_dim) float32: blocks and halvings, then one linear layer."""
 
     def __init__(
         self,
@@ -126,7 +123,7 @@ class ConvEncoder(nn.Module):
         self.norm = GroupNorm(channels)
         self.output = zero(nn.Linear(channels * prod(smallest), 2 * latent_dim))
 
-    def forward(self, x_0: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, x_0: Tensor, y: Tensor | None = None) -> Tensor:
         e = self.classes(y)
         e = None if e is None else functional.silu(e)
         h = self.input(x_0.contiguous(memory_format=torch.channels_last))
@@ -136,8 +133,7 @@ class ConvEncoder(nn.Module):
             for block in parts:
                 h = block(h, e)
         pixels = self.norm(h).permute(0, 2, 3, 1).flatten(1)
-        mean, log_variance = self.output(pixels).float().chunk(2, dim=1)
-        return mean, log_variance
+        return self.output(pixels).float()
 
 
 class ConvDecoder(nn.Module):
@@ -189,13 +185,7 @@ class ClassEmbedding(nn.Module):
         self.table = None if num_classes is None else nn.Embedding(num_classes, dim)
 
     def forward(self, y: Tensor | None) -> Tensor | None:
-        if (y is None) != (self.table is None):
-            raise ValueError(
-                "class labels y were given to a network that has no classes"
-                if self.table is None
-                else "this model is conditional and no class was given: set label=…"
-            )
-        return None if self.table is None else self.table(y)
+        return class_vectors(self.table, y)
 
 
 class PointAutoencoder(Autoencoder):
@@ -228,16 +218,9 @@ class PointAutoencoder(Autoencoder):
         self.encoder = Perceptron(in_channels, 2 * latent_dim, num_classes, hidden, num_layers, dropout)
         self.decoder = Perceptron(latent_dim, out_channels, num_classes, hidden, num_layers, dropout)
 
-    def encode(self, x_0: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        mean, log_variance = self.encoder(x_0, y).chunk(2, dim=1)
-        return mean, log_variance
-
-    def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
-        return self.decoder(z, y)
-
 
 class Perceptron(nn.Module):
-    """x (B, in_channels), y -> (B, out_channels) float32: residual layers that meet x, and the class, in their modulation too."""
+    """x (B, in_channels), y -> (B, out_channels) float32: residual layers, modulated by x and the class."""
 
     def __init__(
         self, in_channels: int, out_channels: int, num_classes: int | None, hidden: int, num_layers: int, dropout: float

@@ -1,0 +1,31 @@
+"""Checks of data and of their options: what is wrong becomes one sentence that names the option or the path, and what to do."""
+
+from collections.abc import Sequence
+
+
+class DataError(ValueError):
+    """The data cannot be used: one sentence that names the option or the path, and what to do."""
+
+
+def require(fits: object, sentence: str) -> None:
+    """DataError with this sentence, unless it fits."""
+    if not fits:
+        raise DataError(sentence)
+
+
+def at_least(least: int, group: str = "data", /, **options: float) -> None:
+    """DataError, naming it, for an option below `least`. group: whose options they are."""
+    for name, value in options.items():
+        require(value >= least, f"{group}.{name}={value} must be at least {least}.")
+
+
+def one_of(allowed: Sequence[str | int | None], /, **options: object) -> None:
+    """DataError, naming it, for an option that is none of the values that it may have."""
+    *first, last = ("null" if value is None else str(value) for value in allowed)
+    for name, value in options.items():
+        require(value in allowed, f"data.{name}={value} must be {', '.join(first)} or {last}.")
+
+
+def check_fraction(test_fraction: float) -> None:
+    """DataError for a share of test images that leaves none to train or none to test."""
+    require(0 < test_fraction < 1, f"data.test_fraction={test_fraction} must lie between 0 and 1.")
