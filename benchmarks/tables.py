@@ -112,7 +112,7 @@ class Scores:
             self.means(metric),
             {seed: float(error) for seed, error in errors.items() if error},
             {seed: sources_of(row, metric) for seed, row in rows.items()},
-            {seed: f"{row['model']} {seed}" for seed, row in rows.items()},
+            {seed: seed for seed in rows},  # of one seed each, a difference is over samples and images alone
         )
 
     def error(self, metric: str) -> float:
@@ -129,13 +129,18 @@ def sources_of(row: Row, metric: str) -> Blocks:
     return blocks().get((*key(row), metric), {})
 
 
-def welch(a: Sequence[float], b: Sequence[float]) -> tuple[float, float]:
-    """(a − b, half the width of its 95 % interval), for means of unpaired values of unequal variance."""
-    parts = [stdev(values) ** 2 / len(values) for values in (a, b)]
-    freedom = sum(parts) ** 2 / sum(
-        part**2 / (len(values) - 1) for part, values in zip(parts, (a, b), strict=True) if part
-    )
-    return mean(a) - mean(b), float(stdtrit(freedom, 0.975)) * sum(parts) ** 0.5
+def apart(a: Scores, b: Scores, metric: str, paired: bool) -> tuple[float, float]:
+    """(a − b, half the width of its 95 % interval): Welch's, for seeds of unequal variance, or paired by seeds, samples and images."""
+    if paired:
+        found: Difference | None = difference(a.measured(metric), b.measured(metric))
+        if found is None:
+            raise ValueError(f"{metric} of {a.rows[0]['recipe']} and {b.rows[0]['recipe']} has no paired interval")
+        return found.mean, found.margin
+    seeds = [list(each.means(metric).values()) for each in (a, b)]
+    parts = [(stdev(values) ** 2 / len(values), len(values) - 1) for values in seeds]
+    total = sum(square for square, _ in parts)
+    freedom = total**2 / sum(square**2 / n for square, n in parts)
+    return mean(seeds[0]) - mean(seeds[1]), float(stdtrit(freedom, 0.975)) * total**0.5
 
 
 def having(words: str, metric: str) -> Scores:
@@ -177,8 +182,12 @@ def as_written(old: str, *values: float) -> str:
     return re.sub(_NUMBER, number, old)
 
 
-def quantity(match: re.Match[str], found: Scores, metric: str) -> str:
-    """The quantity of the same form."""
+def quantity(match: re.Match[str], words: str, metric: str) -> str:
+    """The quantity of the same form: of the first of `scores | others` that has the metric, or of `a minus b`."""
+    if " minus " in words:
+        a, b = (having(each, metric) for each in words.removesuffix(" paired").split(" minus "))
+        return as_written(match[0], *apart(a, b, metric, words.endswith(" paired")))
+    found = having(words, metric)
     seeds = list(found.means(metric).values())
     text = as_written(match["value"], mean(seeds))
     if match["error"]:
@@ -218,7 +227,7 @@ def _row(line: str, row: str, columns: Sequence[str], places: Sequence[int]) -> 
                 wanted = iter((of_row or columns[place]).split("+"))
                 cells[place] = _QUANTITY.sub(
                     lambda match, words=words, wanted=wanted: (
-                        quantity(match, having(words, metric), metric) if (metric := next(wanted, None)) else match[0]
+                        quantity(match, words, metric) if (metric := next(wanted, None)) else match[0]
                     ),
                     cells[place],
                 )
@@ -239,27 +248,12 @@ def paragraph(lines: Sequence[str], text: str) -> str:
         if (line := next(wanted, None)) is None:
             raise ValueError(f"nothing says where {match[0]!r} comes from")
         words, _, metric = line.rpartition(" ")
-        if line == "-":
-            return match[0]
-        if " minus " in words:
-            a, b = words.removesuffix(" paired").split(" minus ")
-            return as_written(match[0], *apart(selected(a), selected(b), metric, words.endswith(" paired")))
-        return quantity(match, selected(words), metric)
+        return match[0] if line == "-" else quantity(match, words, metric)
 
     new = _QUANTITY.sub(replaced, text)
     if left := list(wanted):
         raise ValueError(f"no `a ± b` is left for {left}")
     return new
-
-
-def apart(a: Scores, b: Scores, metric: str, paired: bool) -> tuple[float, float]:
-    """(a − b, half the width of its 95 % interval)."""
-    if not paired:
-        return welch(*(list(each.means(metric).values()) for each in (a, b)))
-    found: Difference | None = difference(a.measured(metric), b.measured(metric))
-    if found is None:
-        raise ValueError(f"{metric} of {a.rows[0]['recipe']} and {b.rows[0]['recipe']} has no paired interval")
-    return found.mean, found.margin
 
 
 _MARK = re.compile(r"(?P<mark><!-- scores\n(?P<lines>.*?)\n *-->\n\n?)(?P<block>.+?)(?=\n\s*\n|\s*\Z)", re.DOTALL)
