@@ -1,6 +1,6 @@
 """Adds scores to results/*.csv: runs of `diffusion-lab`, or what `quality.py` left in its folder.
 
-    python benchmarks/record.py one_commit with_labels/gan outputs/runs/… --command 'diffusion-lab train -m …' --machine 'AMD EPYC, 2 cores'
+    python benchmarks/record.py one_commit with_labels/gan outputs/runs/… --command 'diffusion-lab train …' --machine 'AMD EPYC'
     python benchmarks/record.py peers test_images quality/10-minutes/*/* --command 'python benchmarks/quality.py …' --machine …
 
 A score that is there already, with the same study, recipe, seed and draw, is replaced.
@@ -51,7 +51,9 @@ PROTOCOL = {
     "model": "model_directory",
 }
 # What no page quotes: intervals of shares, the kernel distance, the coverage of classes, what follows from other columns.
-_LEFT_OUT = re.compile(r"(precision|recall|accuracy).*_(low|high)$|^(kd_|class|peak_memory|flops|training_images|bits_(?!per_dim))")
+_LEFT_OUT = re.compile(
+    r"(precision|recall|accuracy).*_(low|high)$|^(kd_|class|peak_memory|flops|training_images|bits_(?!per_dim))"
+)
 _BY_STEPS = re.compile(r"bits_(?P<spacing>even|quadratic|log_snr|optimal)_(?P<steps>\d+)")
 
 
@@ -65,12 +67,19 @@ def flat(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]
 
 def of_run(folder: Path) -> Iterator[tuple[str, Row, dict[str, dict[str, list[float]]]]]:
     """(the rest of the recipe's name, the row, its blocks) of a run of `diffusion-lab`."""
-    score, config = json.loads((folder / "metrics.json").read_text()), yaml.safe_load((folder / "config.yaml").read_text())
+    score, config = (
+        json.loads((folder / "metrics.json").read_text()),
+        yaml.safe_load((folder / "config.yaml").read_text()),
+    )
     protocol = dict(flat(score["protocol"]))
     row = {column: _text(protocol.get(name)) for column, name in PROTOCOL.items()}
     row["data_identity"] = row["data_identity"][:12]
     row |= {name: _text(value) for name, value in score["values"].items()}
-    row |= {"seed": str(config["seed"]), "data": protocol["data.name"], "versions": f"torch {protocol['versions.torch']}"}
+    row |= {
+        "seed": str(config["seed"]),
+        "data": protocol["data.name"],
+        "versions": f"torch {protocol['versions.torch']}",
+    }
     row.setdefault("training_steps", _text(config["trainer"]["max_steps"]))
     yield "", row, score.get("sources", {})
 
@@ -86,8 +95,15 @@ def of_quality(folder: Path) -> Iterator[tuple[str, Row, dict[str, dict[str, lis
         row |= {"nfe": _text(score["evaluations"]), "seconds_per_1000_samples": _text(score["seconds_per_1000"])}
         row |= {"parameters": _text(result["parameters"]), "training_steps": _text(result["steps"]["1"])}
         row |= {"seed": str(asked["seed"]), "samples": str(asked["samples"]), "samples_seed": "0", "reference": "test"}
-        row |= {"threads": str(asked["threads"]), "model": asked["ours"], "family": "diffusion", "sampler": score["sampler"]}
-        peers = [f"{name} {version}" for name, version in versions.items() if "diffus" in name and name != "diffusion_lab"]
+        row |= {
+            "threads": str(asked["threads"]),
+            "model": asked["ours"],
+            "family": "diffusion",
+            "sampler": score["sampler"],
+        }
+        peers = [
+            f"{name} {version}" for name, version in versions.items() if "diffus" in name and name != "diffusion_lab"
+        ]
         row |= {"data": "fashion_mnist", "versions": ", ".join([f"torch {versions['torch']}", *peers])}
         yield f"/{asked['name']}/{score['sampler']}", row, {}
 
@@ -124,8 +140,15 @@ def main() -> None:
     parser.add_argument("--command", required=True)
     parser.add_argument("--machine", required=True)
     options = parser.parse_args()
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
-    about = {"command": options.command, "commit": commit.stdout.strip(), "date": f"{date.today()}", "machine": options.machine}
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    about = {
+        "command": options.command,
+        "commit": commit.stdout.strip(),
+        "date": f"{date.today()}",
+        "machine": options.machine,
+    }
     for folder in options.folders:
         of = of_quality if (folder / "result.json").is_file() else of_run
         for name, found, sources in of(folder):
@@ -135,7 +158,8 @@ def main() -> None:
             add(
                 "blocks",
                 [
-                    score | {"measure": measure, "source": source, "blocks": " ".join(f"{value:.4g}" for value in values)}
+                    score
+                    | {"measure": measure, "source": source, "blocks": " ".join(f"{value:.4g}" for value in values)}
                     for measure, by_source in sources.items()
                     if measure.startswith(("fd_", "bits_")) and not measure.endswith("_infinity")
                     for source, values in by_source.items()
@@ -146,7 +170,7 @@ def main() -> None:
                 if match:
                     spacings.setdefault(match["spacing"], score | {"spacing": match["spacing"]})[match["steps"]] = value
             add("bits_by_steps", list(spacings.values()))
-    print(f"{len(options.folders)} folders are in {RESULTS.relative_to(ROOT)}")
+    print(f"{len(options.folders)} folders are in {RESULTS}")
 
 
 if __name__ == "__main__":

@@ -10,11 +10,11 @@ A comment names the scores of the table or the paragraph below it; only numbers 
     one_commit with_labels/gan
     -->
 
-Above a table: a line for each row (`-` for a row without scores), a study and a recipe. A column is the metric of its head, or of a
-first line `columns - fd_digits_cnn precision+recall`, where `-` is left alone, `+` joins the metrics of one cell, and `row` is a metric
-at the end of the row's line. Braces hold one word a column: `hour gan_{660,1660}_steps`. With `scores | others` a cell is of the first
-that has its metric. Above a paragraph: a line for each `a ± b` in it, with the metric behind the recipe;
-`A minus B metric` is a difference with its 95 % interval, of unpaired seeds (Welch), or `paired` by seed and image.
+Above a table: a line for each row, with a study and a recipe (`-`: no scores). A column is the metric of its head, or of a first
+line `columns - fd_digits_cnn precision+recall row`: `-` is left alone, `+` joins the metrics of one cell, and with `row` the metric
+stands at the end of the row's line. Braces hold one text for each column: `hour gan_{660,1660}_steps`.
+
+Above a paragraph: a line for each `a ± b` in it, with the metric behind the recipe.
 
     0.49            the mean over seeds
     0.49 ± 0.03     … and its standard error over seeds; with the word `blocks` over samples and images too
@@ -22,7 +22,8 @@ that has its metric. Above a paragraph: a line for each `a ± b` in it, with the
     0.49 (0.45–…)   … and the lowest and the highest seed
     0.4 [0.1, 0.7]  … and the 95 % interval that the score states
 
-`floor` behind a recipe reads the floors, `column=value` selects rows, as in `samples=2048`.
+`floor` behind a recipe reads the floors, `column=value` selects rows (`samples_seed=0`), `a | b` takes the first with the metric.
+`a minus b` is a difference with its 95 % interval: Welch's, for seeds, or `paired` by seeds, samples and images.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def metrics() -> set[str]:
 
 @cache
 def blocks() -> dict[tuple[str, ...], dict[str, list[float]]]:
-    """What blocks of samples and of images add to the error of a score: (study, recipe, seed, draw, measure) -> source -> blocks."""
+    """What blocks of samples and images add to the error of a score: (study, recipe, seed, draw, measure) -> source -> blocks."""
     found: dict[tuple[str, ...], dict[str, list[float]]] = defaultdict(dict)
     for row in rows("blocks"):
         found[*key(row), row["measure"]][row["source"]] = [float(value) for value in row["blocks"].split()]
@@ -130,7 +131,7 @@ def sources_of(row: Row, metric: str) -> Blocks:
 
 
 def apart(a: Scores, b: Scores, metric: str, paired: bool) -> tuple[float, float]:
-    """(a − b, half the width of its 95 % interval): Welch's, for seeds of unequal variance, or paired by seeds, samples and images."""
+    """(a − b, half the width of its 95 % interval): Welch's, over seeds, or paired by seeds, samples and images."""
     if paired:
         found: Difference | None = difference(a.measured(metric), b.measured(metric))
         if found is None:
@@ -159,7 +160,7 @@ def selected(words: str) -> Scores:
     rows = [row for row in scores()[study, recipe] if all(row[column] == value for column, value in wanted)]
     if not rows:
         raise ValueError(f"no score of {study} {recipe} has {', '.join('='.join(pair) for pair in wanted)}")
-    return Scores(rows, **{flag: True for flag in flags})
+    return Scores(rows, **dict.fromkeys(flags, True))
 
 
 # A number with what belongs to it: ± error, (seeds), (lowest–highest), [low, high]. Not one inside a word, or of `code`.

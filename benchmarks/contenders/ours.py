@@ -33,13 +33,16 @@ class Ours(Contender):
     def train(self, folder: Path, budget: Budget) -> Facts:
         # trainer.max_time is of the wall; here it is of the clock that every contender has.
         lab_budget.monotonic = budget.clock
+        limit = (
+            f"trainer.max_steps={budget.steps}" if budget.steps else f"trainer.max_time={{seconds:{budget.seconds}}}"
+        )
         moments = ",".join(map(str, sorted({*_KEPT, *budget.moments})))
         code = app.run(
             "train",
             [
                 *("callbacks.progress=null", "callbacks.sample_grid.every_n_steps=0", "val.every_n_steps=0"),
                 *shlex.split(self.options),
-                *(f"trainer.max_time={{seconds:{budget.seconds}}}", f"seed={budget.seed}", f"outputs={folder}"),
+                *(limit, f"seed={budget.seed}", f"outputs={folder}"),
                 *(f"snapshots.at=[{moments}]", f"trainer.accelerator={'cpu' if budget.device == 'cpu' else 'gpu'}"),
                 "score=false",
             ],

@@ -1,4 +1,7 @@
-"""A peer's network, trained by a loop like its own example's: for a budget of time, on the images of our data module."""
+"""Two peers, each trained by a loop like its own example's, for a budget, on the images of our data module.
+
+A peer's network is one of our size (base 16) or a wider one, trained as it ships or at its best.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +10,25 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
-from torch.optim import AdamW, Optimizer
+from torch.nn import functional
+from torch.optim import Adam, AdamW, Optimizer
 
-from contenders.contender import END, Budget, Contender, Facts, Trained
-from contenders.shared import in_our_terms
+from contenders.contender import END, SHAPE, Budget, Contender, Facts, Trained, in_our_terms
 from diffusion_lab.data.mnist import FashionMNIST
-from diffusion_lab.diffusion import Prediction
-from diffusion_lab.models.optimization import CosineDecay, LearningRate
+from diffusion_lab.diffusion import Prediction, PredictNoise, PredictVelocity
+from diffusion_lab.models.optimization import Constant, CosineDecay, LearningRate
 from diffusion_lab.store.files import write_whole
 from diffusion_lab.training.devices import precision_of
+
+if TYPE_CHECKING:
+    from diffusers import DDPMScheduler
 
 MAX_GRAD_NORM = 1.0  # of both peers' examples, and ours
 
@@ -138,7 +145,7 @@ class Peer(Contender):
             optimizer.zero_grad()
             average.update()
             step += 1
-            before, used = used, min(END, (budget.clock() - start) / budget.seconds)
+            before, used = used, min(END, budget.used(budget.clock() - start, step))
             for moment in (*budget.moments, END):
                 if before < moment <= used:
                     yield moment, step, [weights.detach() for weights in average.weights()]
@@ -161,3 +168,146 @@ class Peer(Contender):
 
 def _file(folder: Path, moment: float) -> Path:
     return folder / f"at_{moment:g}.safetensors"
+
+
+class DiffusersAverage:
+    """EMAModel as the example sets it up."""
+
+    def __init__(self, module: nn.Module) -> None:
+        from diffusers.training_utils import EMAModel
+
+        self._parameters = list(module.parameters())
+        self._average = EMAModel(self._parameters, decay=0.9999, use_ema_warmup=True, inv_gamma=1.0, power=3 / 4)
+
+    def update(self) -> None:
+        self._average.step(self._parameters)
+
+    def weights(self) -> list[Tensor]:
+        return self._average.shadow_params
+
+
+# The README's command with the script's defaults: batches of 16, fp32, a warm-up of 500 steps, cosine decay over the training.
+DIFFUSERS_SHIPPED = Recipe(
+    batch_size=16,
+    optimizer=lambda parameters: AdamW(parameters, lr=1e-4, betas=(0.95, 0.999), weight_decay=1e-6, eps=1e-8),
+    learning_rate=CosineDecay(warmup_steps=500),
+    average=DiffusersAverage,
+    flip=True,
+)
+
+
+class Diffusers(Peer):
+    """Linear schedule, noise prediction. Its own sampler: the example's DDPMScheduler; at its best, DDIMScheduler from T on.
+
+    The network has our blocks: 28, 14 and 7 pixels of base, 2·base and 4·base channels, one block a level, attention at 7.
+    """
+
+    requires = "diffusers"
+
+    def build(self) -> nn.Module:
+        from diffusers import UNet2DModel
+
+        return UNet2DModel(
+            sample_size=SHAPE[1],
+            in_channels=SHAPE[0],
+            out_channels=SHAPE[0],
+            layers_per_block=1,
+            block_out_channels=(self.base, 2 * self.base, 4 * self.base),
+            down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
+            up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+            norm_num_groups=min(32, self.base),
+            attention_head_dim=64,
+            resnet_time_scale_shift="scale_shift",
+        )
+
+    def loss(self, module: nn.Module, x_0: Tensor) -> Tensor:
+        eps = torch.randn_like(x_0)
+        steps = torch.randint(0, self._ddpm.config.num_train_timesteps, (len(x_0),), device=x_0.device)
+        return functional.mse_loss(module(self._ddpm.add_noise(x_0, eps, steps), steps).sample.float(), eps)
+
+    def network(self, module: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
+        return lambda x_t, steps: module(x_t, steps).sample
+
+    def conventions(self, module: nn.Module) -> tuple[Tensor, Prediction]:
+        return self._ddpm.alphas_cumprod, PredictNoise()
+
+    def own(self, module: nn.Module, size: int, generator: torch.Generator, num_steps: int) -> Tensor:
+        from diffusers import DDIMScheduler
+
+        scheduler = self._ddpm
+        if self.recipe is BEST:
+            scheduler = DDIMScheduler.from_config(scheduler.config, timestep_spacing="trailing")
+        scheduler.set_timesteps(num_steps)
+        x = torch.randn(size, *SHAPE, generator=generator, device=generator.device)
+        for t in scheduler.timesteps:
+            x = scheduler.step(module(x, t).sample, t, x, generator=generator).prev_sample
+        return x.clamp(-1, 1)
+
+    @cached_property
+    def _ddpm(self) -> DDPMScheduler:
+        from diffusers import DDPMScheduler
+
+        return DDPMScheduler(num_train_timesteps=1000)
+
+
+class LucidrainsAverage:
+    """ema_pytorch's EMA as Trainer sets it up."""
+
+    def __init__(self, module: nn.Module) -> None:
+        from ema_pytorch import EMA
+
+        self._average = EMA(module, beta=0.995, update_every=10)
+
+    def update(self) -> None:
+        self._average.update()
+
+    def weights(self) -> list[Tensor]:
+        return list(self._average.ema_model.parameters())
+
+
+# The README's Trainer with its defaults; without amp, which is fp16 there and needs a GPU.
+LUCIDRAINS_SHIPPED = Recipe(
+    batch_size=32,
+    accumulate=2,
+    optimizer=lambda parameters: Adam(parameters, lr=8e-5, betas=(0.9, 0.99)),
+    learning_rate=Constant(),
+    average=LucidrainsAverage,
+    flip=True,
+)
+
+
+class Lucidrains(Peer):
+    """Sigmoid schedule, velocity prediction, images in [0, 1] outside. Its own sampler: the DDIM of `sampling_timesteps`."""
+
+    requires = "denoising_diffusion_pytorch"
+
+    def build(self) -> nn.Module:
+        from denoising_diffusion_pytorch import GaussianDiffusion, Unet
+
+        unet = Unet(dim=self.base, dim_mults=(1, 2, 4), channels=SHAPE[0])
+        return GaussianDiffusion(unet, image_size=SHAPE[1], timesteps=1000)
+
+    def loss(self, module: nn.Module, x_0: Tensor) -> Tensor:
+        return module((x_0 + 1) / 2)
+
+    def network(self, module: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
+        return module.model
+
+    def conventions(self, module: nn.Module) -> tuple[Tensor, Prediction]:
+        return module.alphas_cumprod, PredictVelocity()
+
+    def own(self, module: nn.Module, size: int, generator: torch.Generator, num_steps: int) -> Tensor:
+        module.sampling_timesteps = num_steps
+        torch.manual_seed(generator.initial_seed())  # it draws from the global generator
+        return 2 * module.ddim_sample((size, *SHAPE)) - 1
+
+
+PEERS: dict[str, Peer] = {
+    f"{library}-{base}-{setting}": peer(base, recipe)
+    for library, peer, shipped in (
+        ("diffusers", Diffusers, DIFFUSERS_SHIPPED),
+        ("ddpm-pytorch", Lucidrains, LUCIDRAINS_SHIPPED),
+    )
+    for base in (16, 32)
+    for setting, recipe in (("shipped", shipped), ("best", BEST))
+}
