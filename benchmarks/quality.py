@@ -32,16 +32,14 @@ def main() -> None:
             f"quality.py compares with what is no part of this project: pip install {' '.join(absent)}, or --contenders ours"
         )
     out, sampling = options.out.absolute(), (options.samples, options.steps, options.threads, options.device)
-    steps = options.training_steps or [None] * len(options.contenders)
-    budgets = [
-        (name, minutes, number)
-        for minutes in options.minutes
-        for name, number in zip(options.contenders, steps, strict=True)
-    ]
+    if options.training_steps:
+        budgets = [(name, 0.0, steps) for name, steps in zip(options.contenders, options.training_steps, strict=True)]
+    else:
+        budgets = [(name, minutes, None) for minutes in options.minutes for name in options.contenders]
     jobs = [
-        Job(name, seed, minutes, number, tuple(options.moments), *sampling, options.ours, out)
+        Job(name, seed, minutes, steps, tuple(options.moments), *sampling, options.ours, out)
         for seed in options.seeds
-        for name, minutes, number in budgets
+        for name, minutes, steps in budgets
     ]
     missed = [job for job in jobs if not job.finished()]
     for number, job in enumerate(missed, 1):

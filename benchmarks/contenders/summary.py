@@ -44,7 +44,9 @@ def table(rows: Sequence[Row]) -> str:
     heads += [f"`{name}`, {sampler}" for sampler, name in samplers]
     heads += ["evaluations, own", "s per 1000, shared", "own"]
     lines = []
-    for row in sorted(rows, key=lambda row: (row.budget, mean(row.values(SHARED, MEASURES[0])))):
+    for row in sorted(
+        rows, key=lambda row: (row.results[0]["asked"]["minutes"], mean(row.values(SHARED, MEASURES[0])))
+    ):
         first = row.results[0]
         steps = spread([result["steps"][f"{END:g}"] for result in row.results], "{:.0f}")
         cells = [row.name, f"{row.budget:g}", f"{len(row.results)}", f"{first['parameters']:,}"]
