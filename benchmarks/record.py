@@ -108,6 +108,14 @@ def of_quality(folder: Path) -> Iterator[tuple[str, Row, dict[str, dict[str, lis
         yield f"/{asked['name']}/{score['sampler']}", row, {}
 
 
+def about(command: str, machine: str) -> Row:
+    """How a score was made, and in which commit it is recorded."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return {"command": command, "commit": commit.stdout.strip(), "date": f"{date.today()}", "machine": machine}
+
+
 def _text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.12g}"
@@ -140,19 +148,11 @@ def main() -> None:
     parser.add_argument("--command", required=True)
     parser.add_argument("--machine", required=True)
     options = parser.parse_args()
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    about = {
-        "command": options.command,
-        "commit": commit.stdout.strip(),
-        "date": f"{date.today()}",
-        "machine": options.machine,
-    }
     for folder in options.folders:
         of = of_quality if (folder / "result.json").is_file() else of_run
         for name, found, sources in of(folder):
-            row = {"study": options.study, "recipe": options.recipe + name, **found, **about}
+            row = {"study": options.study, "recipe": options.recipe + name, **found}
+            row |= about(options.command, options.machine)
             score = dict(zip(("study", "recipe", "seed", "samples_seed"), key(row), strict=True))
             add(row.pop("data"), [{name: value for name, value in row.items() if value and not _LEFT_OUT.search(name)}])
             add(

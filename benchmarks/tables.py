@@ -46,8 +46,8 @@ from diffusion_lab.report.comparison import Blocks, Difference, Measured, differ
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-TABLES = ("digits", "fashion_mnist")  # one row a score
-HEADS = {"evaluations": "nfe", "bits/dim": "bits_per_dim", "NFE": "nfe"}
+TABLES = ("digits", "fashion_mnist", "features")  # one row a score
+HEADS = {"evaluations": "nfe", "NFE": "nfe", "bits/dim": "bits_per_dim", "sliced Wasserstein": "sliced_wasserstein"}
 
 Row = dict[str, str]
 
