@@ -211,6 +211,8 @@ def table(lines: Sequence[str], text: str) -> str:
     columns = [HEADS.get(name, name) for name in (cell.strip(" `*") for cell in _cells(head))]
     if lines and lines[0].startswith("columns "):
         columns, lines = [columns[0], *lines[0].split()[1:]], lines[1:]
+        if unknown := {name for column in columns[1:] for name in column.split("+")} - {"-", "row", *metrics()}:
+            raise ValueError(f"no score has {', '.join(sorted(unknown))}")
     places = [i for i, name in enumerate(columns) if i and (metrics() | {"row"}).issuperset(name.split("+"))]
     if len(lines) != len(rows):
         raise ValueError(f"a table of {len(rows)} rows has {len(lines)} lines of scores: {lines}")
@@ -220,19 +222,35 @@ def table(lines: Sequence[str], text: str) -> str:
 
 def _row(line: str, row: str, columns: Sequence[str], places: Sequence[int]) -> str:
     cells = _cells(row)
-    if line != "-":
-        for number, place in enumerate(places):
-            if place < len(cells) and re.search(r"\d", cells[place]):
-                words = re.sub(r"\{([^}]*)\}", lambda braces, i=number: braces[1].split(",")[i], line)
-                words, _, of_row = words.rpartition(" ") if words.split()[-1] in metrics() else (words, "", "")
-                wanted = iter((of_row or columns[place]).split("+"))
-                cells[place] = _QUANTITY.sub(
-                    lambda match, words=words, wanted=wanted: (
-                        quantity(match, words, metric) if (metric := next(wanted, None)) else match[0]
-                    ),
-                    cells[place],
-                )
+    for number, place in enumerate(places if line != "-" else ()):
+        if place < len(cells) and re.search(r"\d", cells[place]):
+            cells[place] = _cell(cells[place], _in_column(line, number), columns[place])
     return f"{row[: row.index('|')]}|{'|'.join(cells)}|"
+
+
+def _in_column(line: str, number: int) -> str:
+    """The line with one text of each pair of braces."""
+
+    def text(braces: re.Match[str]) -> str:
+        texts = braces[1].split(",")
+        if number >= len(texts):
+            raise ValueError(f"{braces[0]} has nothing for column {number + 1}")
+        return texts[number]
+
+    return re.sub(r"\{([^}]*)\}", text, line)
+
+
+def _cell(text: str, words: str, metric: str) -> str:
+    """The cell with its first number, or with as many as metrics are joined; others, as in "3.09, 50 steps", stay."""
+    if (last := words.rpartition(" "))[2] in metrics():
+        words, metric = last[0], last[2]
+    wanted = iter(metric.split("+"))
+
+    def replaced(match: re.Match[str]) -> str:
+        name = next(wanted, None)
+        return quantity(match, words, name) if name else match[0]
+
+    return _QUANTITY.sub(replaced, text)
 
 
 def _cells(row: str) -> list[str]:

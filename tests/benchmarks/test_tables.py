@@ -98,6 +98,8 @@ After 9.9 ± 9.9.
         ("s a fd\ns a fd\n-->\n\n1 ± 1", "left"),
         ("s a\n-->\n\n| | fd |\n|---|---|\n| a | 1 |\n| b | 2 |", "2 rows"),
         ("s a fd\n-->\n\n1 ± 1 (1, 2)", "3 seeds"),
+        ("columns kd\ns a\n-->\n\n| | a |\n|---|---|\n| b | 1 |", "no score has kd"),
+        ("columns fd fd\ns {a}\n-->\n\n| | a | b |\n|---|---|---|\n| c | 1 | 2 |", "nothing for column 2"),
     ],
 )
 def test_what_has_no_score_is_refused(scores, block, said):
