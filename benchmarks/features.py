@@ -1,7 +1,7 @@
 """Sensitivity of features: distances of real test images with one fault each, as multiples of the distance without it.
 
     python benchmarks/features.py --data digits --images 180
-    python benchmarks/features.py --data fashion_mnist --images 1000
+    python benchmarks/features.py --data fashion_mnist --images 1000 --machine 'AMD EPYC'    # into results/features.csv
 
 Every set of features and the sliced Wasserstein distance measure the same images: test images that are blurred, noisy, paler,
 with thicker or thinner strokes, moved, without one class, in wrong proportions, or copies of a part of them. The reference is all
@@ -22,6 +22,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from record import about, add
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
@@ -127,7 +128,7 @@ def distances_of(names: Sequence[str], data: DataModule, train: Tensor) -> dict[
             print(f"without {name}: {error.__cause__ or error}")
             continue
         found[name] = frechet(features.eval(), train)
-    return {**found, "sliced Wasserstein": partial(sliced, train)}
+    return {**found, "sliced_wasserstein": partial(sliced, train)}
 
 
 def main() -> None:
@@ -137,6 +138,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=180, help="of each fault")
     parser.add_argument("--draws", type=int, default=3, help="subsets of the test images, for the spread")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--machine", help="its name; the values are then written into results/features.csv")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -160,14 +162,32 @@ def main() -> None:
             for name, distance in measured.items():
                 row[name].append(distance(seen(images)) / floors[name][-1])
         print(f"draw {seed + 1} of {options.draws}", flush=True)
+    rows = {"floor": floors} | {f"{fault}, {strength}": row for (fault, strength), row in multiples.items()}
+    if options.machine:
+        command = f"python benchmarks/features.py --data {options.data} --images {options.images}"
+        made = {"study": "features", "seed": "", "samples_seed": "", "samples": f"{options.images}"} | about(
+            command, options.machine
+        )
+        add("features", [made | {"recipe": recipe(options.data, name), **columns(row)} for name, row in rows.items()])
     print(f"\n| {options.data}, n = {options.images} | {' | '.join(f'`{name}`' for name in measured)} |")
     print(f"|---|{'---|' * len(measured)}")
-    print(f"| floor | {' | '.join(shown(values) for values in floors.values())} |")
-    for (fault, strength), row in multiples.items():
-        print(f"| {fault}, {strength} | {' | '.join(shown(values) for values in row.values())} |")
+    for name, row in rows.items():
+        print(f"| {name} | {' | '.join(shown(values) for values in row.values())} |")
     print()
     for name in measured:
         print(f"{name}: does not grow with the strength of {', '.join(not_growing(name, multiples)) or 'no fault'}")
+
+
+def recipe(data: str, name: str) -> str:
+    return f"{data}/{name.replace(', ', '_').replace(' ', '_')}"
+
+
+def columns(row: dict[str, list[float]]) -> dict[str, str]:
+    """Means and standard errors by column."""
+    found: dict[str, str] = {}
+    for name, values in row.items():
+        found[name], found[f"{name}_standard_error"] = shown(values).split(" ± ")
+    return found
 
 
 def not_growing(name: str, multiples: dict[tuple[str, str], dict[str, list[float]]]) -> list[str]:

@@ -4,9 +4,10 @@
     python benchmarks/quality.py --minutes 2 5 --contenders ours diffusers-16-best --ours 'data=fashion_mnist optimizer=adamw'
 
 Each contender trains in a process of its own, for minutes of that process's CPU time over its threads, so other work on the
-machine takes nothing from it (--device cuda: minutes on the GPU). All are then drawn with one shared sampler, DDIM around any
-network, and with their own, and scored against test images by three measures, the first two without labels. The same command
-again makes only what is missing in --out. It needs `diffusers` and `denoising-diffusion-pytorch`, which the project does not.
+machine takes nothing from it (--device cuda: minutes on the GPU), or for --training-steps, one number a contender, which come
+out the same on every machine. All are then drawn with one shared sampler, DDIM around any network, and with their own, and
+scored against test images by three measures, the first two without labels. The same command again makes only what is missing in
+--out. It needs `diffusers` and `denoising-diffusion-pytorch`, which the project does not.
 """
 
 from __future__ import annotations
@@ -15,11 +16,9 @@ import argparse
 import multiprocessing
 import os
 import sys
-from itertools import product
 from pathlib import Path
 
-from contenders.everyone import NAMES, missing
-from contenders.job import Job
+from contenders.job import CONTENDERS, Job, missing
 from contenders.summary import Row, figure, table
 
 os.environ.setdefault("TQDM_DISABLE", "1")  # a peer's sampler draws a bar a batch
@@ -33,9 +32,14 @@ def main() -> None:
             f"quality.py compares with what is no part of this project: pip install {' '.join(absent)}, or --contenders ours"
         )
     out, sampling = options.out.absolute(), (options.samples, options.steps, options.threads, options.device)
+    if options.training_steps:
+        budgets = [(name, 0.0, steps) for name, steps in zip(options.contenders, options.training_steps, strict=True)]
+    else:
+        budgets = [(name, minutes, None) for minutes in options.minutes for name in options.contenders]
     jobs = [
-        Job(name, seed, minutes, tuple(options.moments), *sampling, options.ours, out)
-        for seed, minutes, name in product(options.seeds, options.minutes, options.contenders)
+        Job(name, seed, minutes, steps, tuple(options.moments), *sampling, options.ours, out)
+        for seed in options.seeds
+        for name, minutes, steps in budgets
     ]
     missed = [job for job in jobs if not job.finished()]
     for number, job in enumerate(missed, 1):
@@ -44,8 +48,8 @@ def main() -> None:
         process.start()
         process.join()
     rows = [
-        Row(name, minutes, results)
-        for minutes, name in product(options.minutes, options.contenders)
+        Row(name, results)
+        for name, minutes, _ in budgets
         if (results := [j.result() for j in jobs if (j.name, j.minutes) == (name, minutes) and j.finished()])
     ]
     if rows:
@@ -61,8 +65,11 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, nargs="+", default=[10.0], help="of training, for each contender")
+    parser.add_argument(
+        "--training-steps", type=int, nargs="+", help="in place of minutes: a number for each contender"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
-    parser.add_argument("--contenders", nargs="+", choices=NAMES, default=NAMES)
+    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=CONTENDERS)
     parser.add_argument("--ours", default="data=fashion_mnist", help="options of `diffusion-lab train`")
     parser.add_argument("--samples", type=int, default=1000, help="that are scored, of each sampler")
     parser.add_argument("--steps", type=int, default=50, help="of the shared sampler, and of the peers' own")
@@ -75,8 +82,16 @@ def _options() -> argparse.Namespace:
         "--out", type=Path, default=Path("quality"), help="a folder; what is finished there is not run again"
     )
     options = parser.parse_args()
-    if min(options.minutes) <= 0 or not all(0 < moment < 1 for moment in options.moments) or options.samples < 2:
-        parser.error("minutes are above 0, moments between 0 and 1, samples two or more")
+    if options.training_steps and len(options.training_steps) != len(options.contenders):
+        parser.error(
+            f"--training-steps takes a number for each of {len(options.contenders)} --contenders, in their order"
+        )
+    if (
+        min(options.training_steps or options.minutes) <= 0
+        or not all(0 < moment < 1 for moment in options.moments)
+        or options.samples < 2
+    ):
+        parser.error("minutes and steps are above 0, moments between 0 and 1, samples two or more")
     return options
 
 

@@ -3,35 +3,94 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from contenders.contender import END, SHAPE, Budget, Trained
-from contenders.everyone import OURS, contender
-from contenders.rulers import Rulers
-from contenders.shared import draw
+from contenders.contender import END, SHAPE, Budget, Contender, Trained, draw
+from contenders.ours import Ours
+from contenders.peers import PEERS
+from diffusion_lab.data.mnist import FashionMNIST
 from diffusion_lab.diffusion import SampleNoise
+from diffusion_lab.metrics.features.classifiers import ClassifierFeatures
+from diffusion_lab.metrics.features.self_supervised import SelfSupervisedFeatures
+from diffusion_lab.metrics.frechet_distance import frechet_distance
+from diffusion_lab.metrics.reference import FeatureStatistics, Reference, quantise
+from diffusion_lab.metrics.sliced_wasserstein import sliced_wasserstein
 from diffusion_lab.store.files import write_whole
 from diffusion_lab.training.speed import keep_freed_memory
 from diffusion_lab.versions import versions
 
+OURS = "ours"
+CONTENDERS = [OURS, *PEERS]
 SHARED, OWN = "shared", "own"
-_BATCH = 128
+MEASURES = ("fd_fashion_ssl", SLICED := "sliced_wasserstein", "fd_fashion_cnn")
+_PATCHES = 128  # of each image and band, as in Karras et al. 2018
+_DRAWN_AT_ONCE, _SEEN_AT_ONCE = 128, 256
 _STREAM = 0  # of samples: the same noise for every contender and seed
+
+
+def contender(name: str, ours: str) -> Contender:
+    """ours: the options of our own contender."""
+    return Ours(ours) if name == OURS else PEERS[name]
+
+
+def missing(names: list[str]) -> list[str]:
+    """Packages that these contenders need and that are not installed, as pip calls them."""
+    wanted = {contender(name, "").requires for name in names} - {None}
+    return sorted(package.replace("_", "-") for package in wanted if find_spec(package) is None)
+
+
+class Measures:
+    """How far samples are from the 10,000 test images; the floor is that of as many training images. cache: a folder.
+
+    The Fréchet distance of features that were trained without labels; the sliced Wasserstein distance, which needs no network; and
+    the Fréchet distance of features that were trained with labels.
+    """
+
+    def __init__(self, cache: Path) -> None:
+        self._data = FashionMNIST(batch_size=1, seed=0)
+        self._data.prepare()
+        self._references = []
+        for features in (SelfSupervisedFeatures("fashion_ssl"), ClassifierFeatures("fashion_cnn")):
+            features.check(self._data.shape)
+            self._references.append(Reference(self._data, features.eval(), cache))
+
+    def distances(self, batches: Iterable[Tensor]) -> dict[str, float]:
+        """Each of MEASURES, of samples, float32 (B, 1, 28, 28) in [−1, 1], rounded to the data's levels first."""
+        x = torch.cat([quantise(batch, self._data.num_levels) for batch in batches])
+        found = {}
+        for reference in self._references:
+            seen = FeatureStatistics(reference.features.dim)
+            for batch in x.split(_SEEN_AT_ONCE):
+                seen.update(reference.features(batch))
+            found[reference.features.metric_name] = frechet_distance(seen.compute(), reference.moments("test"))
+        bands = sliced_wasserstein(x, self._images("test", len(x)), _PATCHES, seed=0)
+        return found | {SLICED: sum(bands.values()) / len(bands)}
+
+    def floors(self, num_images: int) -> dict[str, float]:
+        """The same of training images."""
+        return self.distances([self._images("train", num_images)])
+
+    def _images(self, split: str, num_images: int) -> Tensor:
+        """A fixed choice of a split, (n, 1, 28, 28)."""
+        return torch.cat([x for x, _ in self._data.batches(split, _SEEN_AT_ONCE, limit=num_images)])[:num_images]
 
 
 @dataclass(frozen=True)
 class Job:
-    """ours: options of our contender. samples: of each sampler. num_steps: of both. out: the folder of all jobs."""
+    """training_steps: in place of minutes. ours: options of our contender. samples: of each sampler. num_steps: of both. out: the
+    folder of all jobs."""
 
     name: str
     seed: int
     minutes: float
+    training_steps: int | None
     moments: tuple[float, ...]
     samples: int
     num_steps: int
@@ -42,7 +101,8 @@ class Job:
 
     @property
     def folder(self) -> Path:
-        return self.out / f"{self.minutes:g}-minutes" / self.name / f"seed-{self.seed}"
+        amount = f"{self.training_steps}-steps" if self.training_steps else f"{self.minutes:g}-minutes"
+        return self.out / amount / self.name / f"seed-{self.seed}"
 
     @property
     def asked(self) -> dict:
@@ -78,15 +138,15 @@ class Job:
         torch.set_num_threads(self.threads)
         keep_freed_memory()  # for every contender: it helps each of them
         who = contender(self.name, self.ours)
-        budget = Budget(60 * self.minutes, self.moments, self.seed, self.threads, self.device)
+        budget = Budget(60 * self.minutes, self.moments, self.seed, self.threads, self.device, self.training_steps)
         facts = who.train(self.folder, budget)
-        rulers = Rulers(self.out / "cache")
+        measures = Measures(self.out / "cache")
         found = self.result() or {
             "asked": self.asked,
             "parameters": facts.parameters,
             "batch_size": facts.batch_size,
             "steps": {f"{moment:g}": steps for moment, steps in facts.steps.items()},
-            "floors": rulers.floors(self.samples),
+            "floors": measures.floors(self.samples),
             "versions": versions() | ({who.requires: version(who.requires)} if who.requires else {}),
             "scores": [],
         }
@@ -94,23 +154,23 @@ class Job:
         for moment, sampler in self._looks:
             if (moment, sampler) not in there:
                 with who.at(self.folder, moment, budget, self.num_steps) as trained:
-                    score = self._score(trained, sampler, rulers, budget)
+                    score = self._score(trained, sampler, measures, budget)
                 found["scores"].append({"moment": moment, "sampler": sampler, **score})
                 write_whole(self.folder / "result.json", json.dumps(found, indent=1).encode())
 
-    def _score(self, trained: Trained, sampler: str, rulers: Rulers, budget: Budget) -> dict[str, float]:
+    def _score(self, trained: Trained, sampler: str, measures: Measures, budget: Budget) -> dict[str, float]:
         seconds = 0.0
 
         def drawn() -> Iterator[Tensor]:
             nonlocal seconds
-            for indices in torch.arange(self.samples, device=self.device).split(_BATCH):
+            for indices in torch.arange(self.samples, device=self.device).split(_DRAWN_AT_ONCE):
                 start = budget.clock()
                 with torch.no_grad():
                     x = self._sampler(trained, sampler)(indices).cpu()
                 seconds += budget.clock() - start
                 yield x
 
-        distances = rulers.distances(drawn())
+        distances = measures.distances(drawn())
         evaluations = trained.own_evaluations if sampler == OWN else self.num_steps
         return distances | {"evaluations": evaluations, "seconds_per_1000": 1000 * seconds / self.samples}
 

@@ -1,4 +1,4 @@
-"""Results -> a table with spreads over seeds, and a figure of distance against minutes."""
+"""Results -> a table with spreads over seeds, and a figure of distance against minutes or steps of training."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from pathlib import Path
 from statistics import mean
 
 from contenders.contender import END
-from contenders.job import OWN, SHARED
-from contenders.rulers import NAMES
+from contenders.job import MEASURES, OWN, SHARED
 
 
 @dataclass(frozen=True)
@@ -17,8 +16,13 @@ class Row:
     """The results of one contender at one budget: one a seed."""
 
     name: str
-    minutes: float
     results: Sequence[dict]
+
+    @property
+    def budget(self) -> float:
+        """Minutes of training, or steps where these were given."""
+        asked = self.results[0]["asked"]
+        return asked.get("training_steps") or asked["minutes"]
 
     def values(self, sampler: str, key: str, moment: float = END) -> list[float]:
         return [
@@ -34,16 +38,18 @@ class Row:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Markdown: a line a contender and budget, the best by the first ruler first."""
-    samplers = [(sampler, name) for name in NAMES for sampler in (SHARED, OWN)]
-    heads = ["contender", "minutes", "seeds", "parameters", "steps × images"]
+    """Markdown: a line a contender and budget, the best by the first measure first."""
+    samplers = [(sampler, name) for name in MEASURES for sampler in (SHARED, OWN)]
+    heads = ["contender", _unit(rows), "seeds", "parameters", "steps × images"]
     heads += [f"`{name}`, {sampler}" for sampler, name in samplers]
     heads += ["evaluations, own", "s per 1000, shared", "own"]
     lines = []
-    for row in sorted(rows, key=lambda row: (row.minutes, mean(row.values(SHARED, NAMES[0])))):
+    for row in sorted(
+        rows, key=lambda row: (row.results[0]["asked"]["minutes"], mean(row.values(SHARED, MEASURES[0])))
+    ):
         first = row.results[0]
         steps = spread([result["steps"][f"{END:g}"] for result in row.results], "{:.0f}")
-        cells = [row.name, f"{row.minutes:g}", f"{len(row.results)}", f"{first['parameters']:,}"]
+        cells = [row.name, f"{row.budget:g}", f"{len(row.results)}", f"{first['parameters']:,}"]
         cells += [f"{steps} × {first['batch_size']}"]
         cells += [spread(row.values(sampler, name), "{:.2f}") for sampler, name in samplers]
         cells += [f"{row.values(OWN, 'evaluations')[0]:g}"]
@@ -60,6 +66,10 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join([*ruled, "", about])
 
 
+def _unit(rows: Sequence[Row]) -> str:
+    return "steps" if rows[0].results[0]["asked"].get("training_steps") else "minutes"
+
+
 def spread(values: Sequence[float], form: str) -> str:
     """mean (min to max), or the one value."""
     said = form.format(mean(values))
@@ -67,7 +77,7 @@ def spread(values: Sequence[float], form: str) -> str:
 
 
 def figure(rows: Sequence[Row], file: Path) -> None:
-    """A panel a ruler. Filled marks and lines: the shared sampler, along the moments of one training; hollow: its own sampler.
+    """A panel a measure. Filled marks and lines: the shared sampler, along the moments of one training; hollow: its own sampler.
 
     A moment before the end has not seen its learning rate fall: what a training of that length would reach lies below.
     """
@@ -77,22 +87,22 @@ def figure(rows: Sequence[Row], file: Path) -> None:
     from matplotlib import pyplot
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-    names, first = NAMES, rows[0].results[0]
+    names, first = MEASURES, rows[0].results[0]
     order = list(dict.fromkeys(row.name for row in rows))
     look = _looks(order)
     drawing, panels = pyplot.subplots(1, len(names), figsize=(5 * len(names) + 2, 5), sharex=True, layout="constrained")
     for panel, name in zip(panels, names, strict=True):
         for row in rows:
-            minutes = [row.minutes * moment for moment in row.moments]
+            minutes = [row.budget * moment for moment in row.moments]
             found = [row.values(SHARED, name, moment) for moment in row.moments]
             style = look(row.name)
             panel.errorbar(minutes, *_bars(found), capsize=2, markersize=5, linewidth=1.3, **style)
             own = style | {"linestyle": "none", "markerfacecolor": "white"}
-            panel.errorbar([row.minutes * 1.03], *_bars([row.values(OWN, name)]), capsize=2, markersize=7, **own)
+            panel.errorbar([row.budget * 1.03], *_bars([row.values(OWN, name)]), capsize=2, markersize=7, **own)
         floor = first["floors"][name]
         panel.axhline(floor, color="grey", linestyle=":", linewidth=1)
         panel.text(0.01, floor, " floor", color="grey", va="bottom", fontsize=8, transform=panel.get_yaxis_transform())
-        panel.set(yscale="log", xlabel="minutes of training", ylabel=name)
+        panel.set(yscale="log", xlabel=f"{_unit(rows)} of training", ylabel=name)
         panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         panel.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         panel.yaxis.set_minor_formatter(NullFormatter())

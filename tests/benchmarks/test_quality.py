@@ -46,7 +46,7 @@ def best(x_t, alpha_bar):
 @pytest.mark.parametrize(("prediction", "part"), [(PredictNoise(), 0), (PredictVelocity(), 1)])
 def test_a_peers_network_draws_what_ours_does(prediction, part):
     """Its steps count from 0, and its schedule is a float32 table of them."""
-    from contenders import shared
+    from contenders import contender
 
     noise = SampleNoise(0, torch.arange(64))
     process = GaussianDiffusion(LinearSchedule(1000))
@@ -65,14 +65,14 @@ def test_a_peers_network_draws_what_ours_does(prediction, part):
         seen.append(int(k[0]))
         return best(x_t, alphas_cumprod[k][:, None, None, None])[part]
 
-    theirs = shared.draw(*shared.in_our_terms(peer, alphas_cumprod, prediction), noise, SHAPE, STEPS)
+    theirs = contender.draw(*contender.in_our_terms(peer, alphas_cumprod, prediction), noise, SHAPE, STEPS)
     assert (seen[0], seen[-1], len(seen)) == (999, 0, STEPS)
     assert (theirs - mine).abs().max() < 1e-4
 
 
 def test_a_peer_trains_until_its_budget_is_used_and_never_twice(tmp_path, monkeypatch):
     """A step takes a second of ten; a moment has the averaged weights of the step that reached it."""
-    from contenders import contender, peer
+    from contenders import contender, peers
 
     @dataclass(frozen=True)
     class Seconds(contender.Budget):
@@ -81,7 +81,7 @@ def test_a_peer_trains_until_its_budget_is_used_and_never_twice(tmp_path, monkey
         def clock(self):
             return next(self.ticks)
 
-    class Fake(peer.Peer):
+    class Fake(peers.Peer):
         """Its only weight falls by lr a step: the gradient of its loss is 1."""
 
         def build(self):
@@ -110,8 +110,8 @@ def test_a_peer_trains_until_its_budget_is_used_and_never_twice(tmp_path, monkey
         def __init__(self, *_, **__):
             self.train_dataloader = lambda: iter([(torch.zeros(1), None)] * 10)
 
-    monkeypatch.setattr(peer, "FashionMNIST", Images)
-    recipe = peer.Recipe(1, lambda weights: torch.optim.SGD(weights, lr=1.0), Constant(), Raw)
+    monkeypatch.setattr(peers, "FashionMNIST", Images)
+    recipe = peers.Recipe(1, lambda weights: torch.optim.SGD(weights, lr=1.0), Constant(), Raw)
     budget = Seconds(10.0, (0.25, 0.5), seed=0, threads=1, device="cpu")
     facts = Fake(16, recipe).train(tmp_path, budget)
     assert facts.steps == {0.25: 3, 0.5: 5, 1.0: 10}
@@ -119,17 +119,19 @@ def test_a_peer_trains_until_its_budget_is_used_and_never_twice(tmp_path, monkey
         with Fake(16, recipe).at(tmp_path, moment, budget, 50) as trained:
             assert trained.own(torch.arange(1), 0).item() == pytest.approx(-steps, rel=1e-5)  # clipped to 1 - 1e-6
 
-    monkeypatch.delattr(peer, "FashionMNIST")
+    by_steps = Seconds(10.0, (0.5,), seed=0, threads=1, device="cpu", steps=4)
+    assert Fake(16, recipe).train(tmp_path / "steps", by_steps).steps == {0.5: 2, 1.0: 4}
+
+    monkeypatch.delattr(peers, "FashionMNIST")
     assert Fake(16, recipe).train(tmp_path, budget) == facts
 
 
 def test_ours_draws_classes_in_proportion_and_starts_where_its_recipe_says(tmp_path, monkeypatch):
     """Classes are drawn in the proportions of the clusters, for the shared sampler too, which starts from noise."""
     from contenders import job
-    from contenders.contender import END, Budget
+    from contenders.contender import END, Budget, draw
     from contenders.job import SHARED, Job
-    from contenders.of_ours import Ours
-    from contenders.shared import draw
+    from contenders.ours import Ours
 
     monkeypatch.setattr(job, "SHAPE", (1, 8, 8))
     options = (
@@ -144,7 +146,7 @@ def test_ours_draws_classes_in_proportion_and_starts_where_its_recipe_says(tmp_p
         classes = trained.classes(indices, 0)
         assert trained.own(indices[:4], 0).shape == (4, 1, 8, 8)
         assert trained.own_evaluations == 10
-        asked = Job("ours", 1, 1.0, (), 4, 2, 1, "cpu", "", tmp_path)
+        asked = Job("ours", 1, 1.0, None, (), 4, 2, 1, "cpu", "", tmp_path)
         shared = asked._sampler(trained, SHARED)(indices[:4])
         process, reverse, noise = trained.process, trained.reverse, SampleNoise(0, indices[:4])
         told, untold = (draw(process, reverse, noise, (1, 8, 8), 2, y) for y in (classes[:4], None))

@@ -1,7 +1,5 @@
 """Of reports on equal cells at most 5 % claim anything, whatever the number of cells, seeds and columns: by simulation."""
 
-import json
-import re
 from itertools import combinations
 from pathlib import Path
 
@@ -113,29 +111,24 @@ def test_a_leader_by_far_is_named():
     assert claims_of(curves(np.random.default_rng(0), 2, 5, axis, cost, difference=50.0))
 
 
-RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
-
-
 @pytest.mark.parametrize("name", ["fd_fashion_cnn", "fd_fashion_resnet", "fd_digits_cnn", "bits_per_dim"])
 @pytest.mark.parametrize("num_seeds", [1, 2, 3])
-def test_trainings_of_one_recipe_are_not_told_apart(name, num_seeds):
+def test_trainings_of_one_recipe_are_not_told_apart(name, num_seeds, monkeypatch):
     """All pairs of rows of one recipe with other seeds, in our own results. By their samples up to three quarters differ."""
-    recipes: dict[str, list[dict]] = {}
-    for file in sorted(RESULTS.rglob("*_seed_*/metrics.json")):
-        run = json.loads(file.read_text())
-        if name in run["values"]:
-            recipes.setdefault(re.sub(r"_seed_\d+", "", str(file)), []).append(run)
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+    import tables
 
-    def row(runs, label):
-        values = {str(i): run["values"][name] for i, run in enumerate(runs)}
-        sources = {str(i): run.get("sources", {}).get(name, {}) for i, run in enumerate(runs)}
+    def row(scores, label):
+        values = {str(i): float(score[name]) for i, score in enumerate(scores)}
+        sources = {str(i): tables.sources_of(score, name) for i, score in enumerate(scores)}
         return Measured(values, {}, sources, {seed: f"{label} {seed}" for seed in values})
 
     called = []
-    for runs in recipes.values():
-        for a, b in combinations(combinations(range(len(runs)), num_seeds), 2):
-            if not {*a} & {*b}:
-                found = difference(row([runs[i] for i in a], "a"), row([runs[i] for i in b], "b"))
+    for recipe in tables.scores().values():
+        scores = [score for score in recipe if score.get(name) and tables.sources_of(score, name)]
+        for a, b in combinations(combinations(scores, num_seeds), 2):
+            if not {score["seed"] for score in a} & {score["seed"] for score in b}:
+                found = difference(row(a, "a"), row(b, "b"))
                 called.append(found is not None and found.beyond_its_uncertainty)
     assert num_seeds > 1 or called
     assert sum(called) <= 0.05 * len(called)
