@@ -17,7 +17,7 @@ from diffusion_lab.store.records import (
     TRAINING,
     RunError,
     inside,
-    read_printable_json,
+    read_json,
     read_record,
     write_json,
 )
@@ -255,7 +255,7 @@ class RunDirectory(Directory):
         write_json(self.metrics, content)
 
     def read_metrics(self) -> dict[str, Any]:
-        return read_printable_json(inside(self.path, self.metrics))
+        return read_json(inside(self.path, self.metrics))
 
 
 class SweepDirectory(Directory):

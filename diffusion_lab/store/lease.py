@@ -16,7 +16,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
 import threading
 import time
 import uuid
@@ -220,18 +219,12 @@ def _machine() -> str:
 
 
 def _started(pid: int) -> str | None:
-    """When the process with this id started, as the system counts; "" for one that is dead and not buried."""
+    """When the process with this id started, in ticks since the boot; "" for one that has ended and whose parent has not waited.
+
+    None where the system does not tell (no /proc), or there is none.
+    """
     try:
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
-        return _started_by_ps(pid)
-    return "" if state in "ZX" else fields[18]  # the 22nd of the file, in ticks since the boot
-
-
-def _started_by_ps(pid: int) -> str | None:
-    """For systems without /proc, to the second."""
-    try:
-        said = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
-    except OSError:
         return None
-    return said.stdout.strip() or None
+    return "" if state in "ZX" else fields[18]

@@ -43,23 +43,29 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_whole(path, (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Raises RunError if the file is missing, or is not a JSON object of finite numbers."""
+def _finite(text: str) -> float:
+    number = float(text)
+    if number - number != 0:
+        raise ValueError(f"{text} is not a finite number")
+    return number
+
+
+def read_json(
+    path: Path, most: int = _LARGEST_JSON, constant: Callable[[str], float | None] = _finite
+) -> dict[str, Any]:
+    """A JSON object of finite numbers; text that could steer a terminal or end a line of a table has � in those places.
+
+    Raises RunError if the file is missing or is anything else, or has more than 32 levels of nesting, which no file of ours has.
+    constant: the value of what Python writes for NaN and infinity.
+    """
     try:
-        content = json.loads(read_bytes(path, _LARGEST_JSON), parse_constant=_finite, parse_float=_finite)
+        content = json.loads(read_bytes(path, most), parse_constant=constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:  # also what is not UTF-8
         raise RunError(f"{path} is not JSON: {error}") from None
     if not isinstance(content, dict):
         raise RunError(f"{path} does not hold a JSON object")
-    return content
-
-
-def read_printable_json(path: Path) -> dict[str, Any]:
-    """As `read_json`, but text that could steer a terminal or end a line of a table has � in those places.
-
-    Raises RunError for more than 32 levels of nesting, which no file of ours has.
-    """
-    return _printable(read_json(path), path, _DEEPEST)
+    found: dict[str, Any] = _printable(content, path, _DEEPEST)
+    return found
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -104,13 +110,6 @@ def inside(folder: Path, path: Path) -> Path:
     if not stays:
         raise RunError(f"{path} is a link to a file outside its folder and is not followed; replace it by a copy")
     return path
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if number - number != 0:
-        raise ValueError(f"{text} is not a finite number")
-    return number
 
 
 def _printable(node: Any, path: Path, levels: int) -> Any:
@@ -220,7 +219,7 @@ def wrong_in(content: Any, kinds: Kinds) -> str | None:
 
 def read_record(folder: Path, file: Path, kinds: Kinds, writer: str) -> dict[str, Any]:
     """The content of a file in `folder`. RunError if it is not what `writer` writes: it may come from somebody else."""
-    content = read_printable_json(inside(folder, file))
+    content = read_json(inside(folder, file))
     if wrong := wrong_in(content, kinds):
         raise RunError(f"{file} is not what {writer} writes: {wrong}")
     return content
