@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from diffusion_lab.interop.checkpoints import exportable
 from diffusion_lab.interop.from_openai import published_names
 from diffusion_lab.networks import UNet
 from diffusion_lab.networks.norm import GroupNorm
@@ -23,9 +24,7 @@ def to_openai(model: GenerativeModel) -> tuple[bytes, dict[str, Any]]:
 
     ValueError, in one sentence, where that class has no such network.
     """
-    network = model.network
-    if type(network) is not UNet:
-        raise ValueError(f"openai's UNetModel is not a {type(network).__name__}: export with format=program")
+    network = exportable(model.network, model.shape, "openai's UNetModel")
     settings, own, found = _settings(network, model.shape), network.state_dict(), {}
     for theirs, ours in published_names(network).items():
         trailing = next((count for end, count in _TRAILING.items() if theirs.endswith(end)), 0)
@@ -44,15 +43,10 @@ def _settings(network: UNet, shape: tuple[int, ...]) -> dict[str, Any]:
             f"openai's UNetModel has {_GROUPS} groups in every norm, but this network has {groups[0]} in some: "
             "train with +network.num_groups=32, or with network.base_channels=128 or a multiple of it"
         )
-    if network.encoder.features.frequencies:
-        raise ValueError("openai's UNetModel has no network.fourier_periods: export with format=program")
-    if shape[1] != shape[2] or shape[1] % 2 ** (len(layout.widths) - 1):
+    if shape[1] != shape[2]:
         raise ValueError(
-            f"openai's UNetModel needs square images that can be halved evenly, not {shape[1]}×{shape[2]} pixels: export with "
-            "format=program"
+            f"openai's UNetModel needs square images, not {shape[1]}×{shape[2]} pixels: use format=program"
         )
-    if layout.sinusoid_dim != layout.base_channels or conditioning.timestep_scale != 1:
-        raise ValueError("network.embedding_channels and network.timestep_scale are not exported: use format=program")
     heads = {"num_heads": layout.num_heads} if layout.num_heads else {"num_head_channels": layout.head_channels}
     return {
         "image_size": shape[1],

@@ -122,6 +122,7 @@ def move(source: Path, target: Path, replace: bool = False) -> None:
 
     replace: what lies there goes, as a file that a logger wrote, of which there is no record.
     """
+    _check_guards(target)
     make_folders(target.parent)
     _prepare(target, keep=not replace)
     written.carry(source, target)

@@ -22,7 +22,7 @@ from diffusion_lab.store import FINGERPRINT_LENGTH, CacheDirectory, ModelDirecto
 from diffusion_lab.store.directories import SweepDirectory
 from diffusion_lab.store.lease import is_held
 from diffusion_lab.store.places import folders_of, models_in, named_model, read_key, run_directory, runs_in, sweeps_in
-from diffusion_lab.store.records import RunError, inside, read_bytes, read_json
+from diffusion_lab.store.records import RunError, inside, read_bytes
 from diffusion_lab.store.weights import snapshot_name
 from diffusion_lab.store.written import is_ours, names
 from diffusion_lab.sweeps.frozen import unused_copies
@@ -264,26 +264,26 @@ def _used_weights(model: ModelDirectory, configs: Sequence[str], scores: Sequenc
 
 def _unscored(outputs: Path) -> set[str]:
     """Names of sweeps, and of models, with a cell in a sweep that has no score."""
-    cells = [cell for sweep in sweeps_in(outputs) for cell in _cells(sweep, sweep.sweep.stat().st_mtime_ns)]
-    return {name for *names, run in cells if not run_directory(outputs, run).metrics.is_file() for name in names}
-
-
-@cache
-def _cells(sweep: SweepDirectory, changed: int) -> list[tuple[str, str, str]]:
-    """(name of the sweep, of the model, of the run) of each cell of a sweep that was changed at that time."""
-    return [(sweep.path.name, cell["model"], cell["run"]) for cell in sweep.read_sweep()["cells"]]
+    cells = [(sweep.path.name, cell) for sweep in sweeps_in(outputs) for cell in _content(sweep)["cells"]]
+    unscored = [
+        (name, cell["model"]) for name, cell in cells if not run_directory(outputs, cell["run"]).metrics.is_file()
+    ]
+    return {name for names in unscored for name in names}
 
 
 def _keys_of_sweeps(outputs: Path) -> set[str]:
-    """The folders that sweeps refer to."""
-    files = [sweep.sweep for sweep in sweeps_in(outputs)]
-    return {key for file in files for key in _keys_of_sweep(file, file.stat().st_mtime_ns)}
+    """The folders that sweeps refer to. RunError for a damaged sweep."""
+    return {key for sweep in sweeps_in(outputs) for key in _keys_in(json.dumps(_content(sweep), ensure_ascii=False))}
+
+
+def _content(sweep: SweepDirectory) -> dict[str, Any]:
+    return _read_sweep(sweep, sweep.sweep.stat().st_mtime_ns)
 
 
 @cache
-def _keys_of_sweep(file: Path, changed: int) -> set[str]:
-    """Of a file that was changed at that time. As JSON it may write a letter as a number. RunError for a damaged one."""
-    return _keys_in(json.dumps(read_json(file), ensure_ascii=False))
+def _read_sweep(sweep: SweepDirectory, changed: int) -> dict[str, Any]:
+    """Of a sweep that was changed at that time."""
+    return sweep.read_sweep()
 
 
 def _config(place: Place) -> str:

@@ -3,7 +3,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
-from diffusion_lab.store.lease import Process
+from diffusion_lab.store.processes import Process
 
 WAIT = [sys.executable, "-c", "input()"]
 
