@@ -1,6 +1,6 @@
-"""What the checkpoints of all others have in common: tensors, a description of a model, and β_1 … β_T.
+"""Shared by all imports and exports: tensors read safely, the description of a model, options for a schedule with given β.
 
-Nothing is unpickled but tensors and plain containers.
+Only tensors and plain containers are unpickled.
 """
 
 from __future__ import annotations

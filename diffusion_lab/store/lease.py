@@ -130,7 +130,7 @@ def _remove(path: Path, state: tuple[int, int]) -> bool:
 
 
 def _has_ended(owner: OwnerRecord | None) -> bool:
-    """Whether it ran on this machine, and runs no more."""
+    """Whether the owner ran on this machine and has ended."""
     return owner is not None and owner.hostname == _host() and not is_running(owner.pid)
 
 

@@ -42,7 +42,7 @@ def _outlast(parent: int) -> None:
 
 @dataclass(frozen=True)
 class Process:
-    """The identity of a process, which its id alone is not.
+    """A process: its id, with the machine and the time of its start, which make it unique.
 
     machine: where the id means something, which is one boot of a kernel and one namespace of ids.
     started: when, on the clock of that machine; None: not known.

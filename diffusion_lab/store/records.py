@@ -1,6 +1,6 @@
-"""Records: strict JSON, written whole; JSON and plain YAML, read from a folder that may come from somebody else.
+"""Strict JSON, written whole; JSON and plain YAML, read from folders that may come from somebody else.
 
-What is read here can be wrong in every way, and each way is one sentence. Links that lead out of a folder are not followed.
+Anything wrong in such a file is reported in one sentence. Links that lead out of a folder are not followed.
 """
 
 from __future__ import annotations
@@ -128,9 +128,8 @@ def _printable(node: Any, path: Path, levels: int) -> Any:
 # ---- what the entries of records have to be
 
 Kind = tuple[Callable[[Any], bool], str]  # whether a value fits, and what it has to be
-Kinds = Mapping[
-    str, Kind
-]  # by entry: a.b is b in the object a, a.* each entry there; b? may be missing, and then what is in it
+# By entry: a.b is b in the object a, a.* each entry there; b? may be missing, and then what is in it.
+Kinds = Mapping[str, Kind]
 _CHOICE = re.compile(r"\w[\w-]*(/\w[\w-]*)*")  # a name, or a path of names below the group's folder
 _MOST_NUMBERS = 2**24  # of an image
 
@@ -207,7 +206,7 @@ SWEEP: Kinds = {
 
 
 def wrong_in(content: Any, kinds: Kinds) -> str | None:
-    """The first entry that is not what it has to be, in half a sentence; None where all are."""
+    """The first wrong entry, in half a sentence; None if all are right."""
     for place, (fits, what) in kinds.items():
         for name, values in _entries(content, place.split(".") if place else []):
             if not values:

@@ -48,7 +48,7 @@ def read_moment(written: Any) -> Moment:
 
 
 def is_weights(name: str) -> bool:
-    """Whether weights of a model are called so."""
+    """Whether `name` is one of a model's weights."""
     return _NAME.fullmatch(name) is not None
 
 
@@ -61,7 +61,7 @@ def snapshot_name(moment: float | str | Moment) -> str:
 
 
 def is_snapshot(name: str) -> bool:
-    """Whether weights of an earlier moment of training are called so."""
+    """Whether `name` is of weights from an earlier moment of training."""
     return name.startswith(_SNAPSHOT) and is_weights(name)
 
 
@@ -71,5 +71,5 @@ def kept_average_name(share: float) -> str:
 
 
 def is_kept_average(name: str) -> bool:
-    """Whether a file of such averages is called so."""
+    """Whether `name` is of a file of such averages."""
     return re.fullmatch(rf"{_KEPT_AVERAGE}\d\.\d+", name) is not None

@@ -1,4 +1,4 @@
-"""Which files in a folder we wrote: the record `.written`, one line of JSON for each file put in place.
+"""The record `.written` of the files that we wrote in a folder: one line of JSON for each file put in place.
 
     {"size": 812, "mtime_ns": 17…, "sha256": "9f…", "name": "raw.safetensors", "folder": "model"}
 
