@@ -11,4 +11,4 @@ def record(*folders: Path) -> None:
     for path in sorted(files, key=lambda path: path.name in ("training.json", "metrics.json")):
         if not path.name.startswith("."):
             with path.open("rb") as file:
-                written.append_content(path, file)
+                written.append(path, file)

@@ -115,7 +115,7 @@ images = draw({", ".join(program.inputs)})  # float32 in [−1, 1]
 
 
 def _openai(model: GenerativeModel, batch_size: int) -> Exported:
-    from diffusion_lab.interop.openai_weights import to_openai
+    from diffusion_lab.interop.to_openai import to_openai
 
     content, settings = to_openai(model)
     options = "\n".join(f"    {name}={value!r}," for name, value in settings.items())

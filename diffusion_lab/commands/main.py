@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 
 from diffusion_lab.conf_dir import CONF
-from diffusion_lab.store.lease import end_with_parent
+from diffusion_lab.store.processes import end_with_parent
 from diffusion_lab.store.records import RunError
 from diffusion_lab.training.interruption import Interrupted, ending
 from diffusion_lab.versions import __version__

@@ -1,1 +1,1 @@
-"""Other people's samples and statistics, in the formats of published evaluators. What is read here runs nothing."""
+"""Others' formats: checkpoints, samples and statistics are read, models are exported. Reading runs no code from the files."""

@@ -1,4 +1,4 @@
-"""The card of a model, Markdown that a hub shows: what it is, what it was trained on and how, what it scored, how it is used."""
+"""The card of an exported model, Markdown that a hub shows: use, data, recipe and scores."""
 
 from __future__ import annotations
 

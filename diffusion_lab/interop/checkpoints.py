@@ -1,6 +1,6 @@
-"""What the checkpoints of all others have in common: tensors, a description of a model, and β_1 … β_T.
+"""Shared by all imports and exports: tensors read safely, the description of a model, options for a schedule with given β.
 
-Nothing is unpickled but tensors and plain containers.
+Only tensors and plain containers are unpickled.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from diffusion_lab.diffusion import CosineSchedule, LinearSchedule, Schedule, SigmoidSchedule
+from diffusion_lab.networks import UNet
 from diffusion_lab.store.records import printable
 
 MOST_STEPS = 8000  # of a chain whose β are listed one by one in a config
@@ -152,6 +153,30 @@ def check_fit(tensors: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]]
         require(fits, f"{another} {name} is {there} in the file and {shape} in that network")
         fits = tensor.is_floating_point() and bool(tensor.isfinite().all())
         require(fits, f"{what} is damaged: {name} holds values that are not finite")
+
+
+def exportable(network: nn.Module, shape: Sequence[int], theirs: str) -> UNet:
+    """`network`, if `theirs`, a class of others, may be the same function. ValueError, in one sentence, where it is not.
+
+    shape: (C, H, W) of its images.
+    """
+    if type(network) is not UNet:
+        raise ValueError(
+            f"only our own UNet is written as {theirs}, not a {type(network).__name__}: use format=program"
+        )
+    halvings = len(network.layout.widths) - 1
+    for lacks, said in (
+        (network.encoder.features.frequencies, f"{theirs} has no network.fourier_periods"),
+        (network.layout.sinusoid_dim != network.layout.base_channels, f"{theirs} has no network.embedding_channels"),
+        (network.encoder.conditioning.timestep_scale != 1, f"{theirs} has no network.timestep_scale"),
+        (
+            any(side % 2**halvings for side in shape[1:]),
+            f"{theirs} halves only even sides, but {shape[1]}×{shape[2]} pixels cannot be halved {halvings} times",
+        ),
+    ):
+        if lacks:
+            raise ValueError(f"{said}: use format=program")
+    return network
 
 
 def image_size_of(text: str) -> tuple[int, int]:

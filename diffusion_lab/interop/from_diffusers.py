@@ -10,7 +10,6 @@ How the scheduler's own sampling visits the steps (timestep_spacing, steps_offse
 from __future__ import annotations
 
 import inspect
-import json
 import re
 from collections.abc import Mapping
 from functools import partial
@@ -32,7 +31,7 @@ from diffusion_lab.interop.checkpoints import (
     written,
 )
 from diffusion_lab.networks.other_packages import GROUPED, STATED, unet_2d_model
-from diffusion_lab.store.records import LARGEST_CONFIG, LARGEST_NUMBER, RunError, printable, read_bytes
+from diffusion_lab.store.records import LARGEST_CONFIG, LARGEST_NUMBER, printable, read_json
 
 TAKES = frozenset(("image_size", "null_class"))  # options of the command
 _UNET, _OWN_PIPELINE = "UNet2DModel", "DiffusionLabPipeline"
@@ -87,13 +86,7 @@ def opened(folder: Path, given: Mapping[str, str]) -> Imported:
 
 def _object(file: Path) -> dict[str, Any]:
     """A JSON object, in which what Python writes for no number or infinity counts as null. RunError where there is none."""
-    try:
-        content = json.loads(read_bytes(file, LARGEST_CONFIG), parse_constant=lambda name: None)
-    except (ValueError, RecursionError) as error:  # also what is not UTF-8
-        raise RunError(f"{file} is not JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise RunError(f"{file} does not hold a JSON object")
-    return content
+    return read_json(file, LARGEST_CONFIG, constant=lambda name: None)
 
 
 def _part(folder: Path, part: str, name: str) -> Path:

@@ -1,9 +1,9 @@
-"""Images that somebody else made: a folder of them, a zip of them, or an npz as published evaluators read it.
+"""Images made by other programs: a folder, a zip, or an npz as published evaluators read it.
 
 An npz holds `arr_0`, uint8 (N, H, W, C), and may hold `arr_1`, the class of each (openai/guided-diffusion, `image_sample.py`).
 An array may also be uint16, with any number of channels or no channel axis, with channels first, and, if it is the only array
 of images, with another name.
-Nothing is unpickled, nothing is written to the disk, and no more is decoded than the limits below allow.
+Nothing is unpickled or written to the disk, and the limits below bound what is decoded.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A checkpoint of any format that is read here: what it says of its model."""
+"""Open a checkpoint of any supported format."""
 
 from __future__ import annotations
 

@@ -15,8 +15,9 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from diffusion_lab.interop.checkpoints import exportable
 from diffusion_lab.models.drawn import DrawnDiffusion
-from diffusion_lab.networks import UNet, other_packages
+from diffusion_lab.networks import other_packages
 from diffusion_lab.networks.blocks import AttentionBlock, Downsample, ResidualBlock, Upsample
 from diffusion_lab.networks.norm import EPS, GroupNorm
 from diffusion_lab.networks.other_packages import GROUPED
@@ -162,31 +163,21 @@ def _json(content: dict[str, Any]) -> bytes:
 
 def unet2d_config(network: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
     """The options of UNet2DModel. ValueError, in one sentence, where no such model is this network."""
-    if type(network) is not UNet:
-        raise ValueError(
-            f"only our own UNet is written as diffusers' UNet2DModel, not a {type(network).__name__}: use format=program"
-        )
-    layout, conditioning = network.layout, network.encoder.conditioning
-    classes, halvings = conditioning.classes, len(layout.widths) - 1
+    network = exportable(network, shape, "diffusers' UNet2DModel")
+    layout, classes = network.layout, network.encoder.conditioning.classes
     groups = {len(part.weight): part.num_groups for part in network.modules() if isinstance(part, GroupNorm)}
     all_groups = next(iter(groups.values())) if len({*groups.values()}) == 1 else None
     attentions = [part for part in network.modules() if isinstance(part, AttentionBlock)]
     heads = sorted({len(part.norm.weight) // part.num_heads for part in attentions})
     for lacks, said in (
-        (network.encoder.features.frequencies, "diffusers' UNet2DModel has no network.fourier_periods"),
         (
             len(heads) > 1,
             f"diffusers' UNet2DModel has one number of channels in all heads, not {' and '.join(map(str, heads))}",
         ),
         (layout.residual_resampling, "diffusers' UNet2DModel has no network.residual_resampling"),
         (
-            layout.sinusoid_dim != layout.base_channels or conditioning.timestep_scale != 1,
-            "network.embedding_channels and network.timestep_scale are not exported",
-        ),
-        (classes is not None and not conditioning.null_class, "the pipeline needs network.null_class=true"),
-        (
-            any(side % 2**halvings for side in shape[1:]),
-            f"diffusers' UNet2DModel halves only even sides, but {shape[1]}×{shape[2]} pixels cannot be halved {halvings} times",
+            classes is not None and not network.encoder.conditioning.null_class,
+            "the pipeline needs network.null_class=true",
         ),
     ):
         if lacks:

@@ -15,7 +15,7 @@ from diffusion_lab.report.page import page
 from diffusion_lab.report.plots import plots_of
 from diffusion_lab.report.table import build_table
 from diffusion_lab.store import RunError, SweepDirectory
-from diffusion_lab.store.files import check_links, clear, name_root, remove_staged, write_whole
+from diffusion_lab.store.files import clear, name_root, remove_staged, write_whole
 from diffusion_lab.store.written import is_ours, ours_below
 
 _PAGE, _FIGURES = "report.html", "figures"
@@ -79,7 +79,6 @@ def write_report(folder: Path, contents: Mapping[str, bytes]) -> dict[str, Path]
     name_root(folder)
     places = {name: next(filter(_is_free, _names(folder / name))) for name in contents}
     for parent in sorted({path.parent for path in places.values()}):
-        check_links(parent)
         remove_staged(parent)
     beside = (takewhile(os.path.lexists, _names(folder / name)) for name in contents)
     earlier = {*ours_below(folder / _FIGURES), *filter(is_ours, chain(*beside))}

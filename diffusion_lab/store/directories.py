@@ -17,7 +17,7 @@ from diffusion_lab.store.records import (
     TRAINING,
     RunError,
     inside,
-    read_printable_json,
+    read_json,
     read_record,
     write_json,
 )
@@ -31,7 +31,7 @@ _BRANCH = re.compile(r"branch_(\d+)\.ckpt")
 
 @dataclass(frozen=True)
 class _In:
-    """The path of a file or folder in a directory, as an attribute of it."""
+    """The path of a file or folder in a directory, as an attribute."""
 
     name: str
 
@@ -41,7 +41,7 @@ class _In:
 
 @dataclass(frozen=True)
 class _Newest:
-    """That of a new training of the model, where it counts."""
+    """The path of a file of a model: in a new training as soon as that counts, else in the model itself."""
 
     name: str
 
@@ -59,7 +59,7 @@ class Directory:
 
     @property
     def home(self) -> Path:
-        """The folder that is held and that says how far the work is; its name is that of the work."""
+        """The folder with the lease and the status file of the work; its name is that of the work."""
         return self.path
 
     @property
@@ -255,7 +255,7 @@ class RunDirectory(Directory):
         write_json(self.metrics, content)
 
     def read_metrics(self) -> dict[str, Any]:
-        return read_printable_json(inside(self.path, self.metrics))
+        return read_json(inside(self.path, self.metrics))
 
 
 class SweepDirectory(Directory):
@@ -289,5 +289,5 @@ class SweepDirectory(Directory):
 
 
 def job_log(folder: Path) -> Path:
-    """What the job whose folder this is, one of `SweepDirectory.jobs`, printed."""
+    """The log of a job, in its folder in `SweepDirectory.jobs`."""
     return folder / "log.txt"

@@ -7,18 +7,22 @@ name. Below a folder that the user named, nothing is written or removed behind a
 from __future__ import annotations
 
 import errno
-import hashlib
+import fcntl
 import os
+import re
 import shutil
 import sys
+import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import BinaryIO
 
 from diffusion_lab.store import written
 from diffusion_lab.store.written import PlaceError
 
+_STAGED = re.compile(r"\..+\.[0-9a-f]{8}\.staged")  # what is being written, or was left by a process that was killed
 _guards: dict[Path, Callable[[], None]] = {}
 _roots: dict[Path, Path] = {}  # folders that the user named, and where they really are
 
@@ -80,22 +84,19 @@ def whole_file(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
 
     previous: where the old file goes; a crash between the two moves leaves it there and nothing at `path`.
     """
-    staged = None
+    staged = _staged(path)
     try:
         _check_guards(path)
         make_folders(path.parent)
-        _shorten(path.parent)
-        staged = written.stage(path)
         with open(staged, "x+b") as file:  # not tempfile: its files are readable by their owner only
-            written.claim(file)
+            _lock(file.fileno())
             yield file
             file.flush()
             os.fsync(file.fileno())
-            _check_guards(path)
-            _make_room(path)
+            _prepare(path)
             if previous is not None and path.exists():
                 move(path, previous)
-            written.append_content(path, file)
+            written.append(path, file)
             os.replace(staged, path)
     except OSError as error:
         if error.errno and error.filename in (None, str(staged), str(path.with_name(written.FILE))):
@@ -106,29 +107,14 @@ def whole_file(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
                 ) from error
         raise
     finally:
-        if staged is not None:
-            with suppress(OSError):  # if the folder cannot be written, the first error is the one to show
-                staged.unlink(missing_ok=True)
+        with suppress(OSError):  # if the folder cannot be written, the first error is the one to show
+            staged.unlink(missing_ok=True)
     with suppress(OSError):  # the rename itself; some file systems and systems cannot sync a folder
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
         finally:
             os.close(folder)
-
-
-def extend(path: Path, content: bytes, more: bytes) -> None:
-    """Append `more` to a file of ours that holds `content`."""
-    check_links(path)
-    _check_guards(path)
-    whole = content + more
-    if path.stat().st_nlink > 1:  # the other name is the user's, such as a backup by `cp -al`
-        write_whole(path, whole)
-        return
-    _shorten(path.parent)
-    written.append(path, len(whole), hashlib.sha256(whole).hexdigest())
-    with path.open("ab") as file:
-        file.write(more)
 
 
 def move(source: Path, target: Path, replace: bool = False) -> None:
@@ -138,9 +124,7 @@ def move(source: Path, target: Path, replace: bool = False) -> None:
     """
     _check_guards(target)
     make_folders(target.parent)
-    if not replace:
-        _make_room(target)
-    _shorten(target.parent)
+    _prepare(target, keep=not replace)
     written.carry(source, target)
     os.replace(source, target)
 
@@ -148,22 +132,19 @@ def move(source: Path, target: Path, replace: bool = False) -> None:
 def clear(path: Path) -> None:
     """Remove a file of ours, if it is there. One that the user put there or changed is kept under another name."""
     check_links(path.parent)
-    _check_guards(path)
-    _make_room(path)
+    _prepare(path)
     path.unlink(missing_ok=True)
 
 
 def check_free(paths: Collection[Path]) -> None:
     """PlaceError if a file of the user's lies at one of these paths, which `to` names. Call it before the work starts."""
     for folder in {path.parent for path in paths}:
-        check_links(folder)
         remove_staged(folder)
-        known = set(written.ours(folder))
-        for path in paths:
-            if path.parent == folder and path not in known and os.path.lexists(path):
-                raise PlaceError(
-                    f"{path} was changed, or not written by diffusion-lab, and is not overwritten: choose another to=…, or move it"
-                )
+    for path in paths:
+        if os.path.lexists(path) and not written.is_ours(path):
+            raise PlaceError(
+                f"{path} was changed, or not written by diffusion-lab, and is not overwritten: choose another to=…, or move it"
+            )
 
 
 def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
@@ -173,7 +154,7 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
     """
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
-    if folder.exists() or folder.is_symlink():
+    if os.path.lexists(folder):
         raise FileExistsError(errno.EEXIST, "it already exists", str(folder))
     try:
         make_folders(folder.parent)
@@ -195,10 +176,10 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
 @contextmanager
 def staged_folder(folder: Path) -> Iterator[Path]:
     """A new folder beside `folder`, which the block moves to its place. If it still exists after the block, it is removed."""
-    staged = written.stage(folder)
+    staged = _staged(folder)
     staged.mkdir()
     descriptor = os.open(staged, os.O_RDONLY)
-    written.claim(descriptor)
+    _lock(descriptor)
     try:
         yield staged
     finally:
@@ -207,12 +188,16 @@ def staged_folder(folder: Path) -> Iterator[Path]:
 
 
 def remove_staged(folder: Path) -> None:
-    """Remove the staged files of processes that were killed while writing."""
-    for staged in written.abandoned(folder):
-        if staged.is_dir():
-            shutil.rmtree(staged, ignore_errors=True)
-        else:
-            staged.unlink(missing_ok=True)
+    """Remove the staged files of processes that were killed while writing; those that are being written stay."""
+    check_links(folder)
+    for staged in [path for path in folder.glob(".*.staged") if _STAGED.fullmatch(path.name)]:
+        with suppress(OSError):
+            descriptor = os.open(staged, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # else a process is writing it
+                shutil.rmtree(staged, ignore_errors=True) if staged.is_dir() else staged.unlink()
+            finally:
+                os.close(descriptor)
 
 
 def remove_written(folder: Path) -> None:
@@ -236,24 +221,32 @@ def remove_written(folder: Path) -> None:
                 each.rmdir()
 
 
-def _check_guards(path: Path) -> None:
-    """Raises what the check of a guarded folder above `path` raises."""
-    for folder, check in list(_guards.items()):
-        if path.absolute().is_relative_to(folder):
-            check()
+def _staged(path: Path) -> Path:
+    """A free name beside `path` for what is to become `path`."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.staged")
 
 
-def _shorten(folder: Path) -> None:
-    """Rewrite a long record, or one with another name, while we hold the folder, because then nobody else writes there."""
-    if any(folder.absolute().is_relative_to(held) for held in list(_guards)) and written.is_long_or_linked(folder):
-        written.shorten(folder)
+def _lock(descriptor: int) -> None:
+    """Show that a staged file or folder is being written, as long as it is open."""
+    with suppress(OSError):  # a file system without locks
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 
-def _make_room(path: Path) -> None:
-    """Rename a file at `path` that is not ours to a free name, and print the new name."""
-    if not os.path.lexists(path) or written.is_ours(path):
+def _check_guards(path: Path) -> bool:
+    """Whether this process holds a folder above `path`. Raises what the check of a guarded one raises."""
+    checks = [check for folder, check in list(_guards.items()) if path.absolute().is_relative_to(folder)]
+    for check in checks:
+        check()
+    return bool(checks)
+
+
+def _prepare(path: Path, keep: bool = True) -> None:
+    """Before `path` is replaced or removed: check the guards, and rename a file of the user's there to a free name."""
+    if _check_guards(path):  # nobody else writes there
+        written.shorten(path.parent)
+    if not keep or not os.path.lexists(path) or written.is_ours(path):
         return
-    names = (f"yours{number}-{path.name}" for number in ("", *map(str, range(2, 10**6))))
-    kept = next(free for name in names if not os.path.lexists(free := path.with_name(name)))
+    names = (path.with_name(f"yours{number if number > 1 else ''}-{path.name}") for number in count(1))
+    kept = next(name for name in names if not os.path.lexists(name))
     os.rename(path, kept)
     print(f"{path} was changed, or not written by diffusion-lab: it is kept as {kept.name}", file=sys.stderr)

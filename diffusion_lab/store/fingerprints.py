@@ -1,7 +1,7 @@
-"""What makes two trainings the same: their fingerprint. Imports no torch.
+"""The fingerprint of a training: a digest of everything that shapes its weights, and of nothing else. Imports no torch.
 
-It is that of everything that shapes training and of nothing else: the training part of the resolved config, the data set's
-identity, and a digest of the code that trains. So the same command finds its model again. Files are only read, nothing is imported.
+It covers the training part of the resolved config, the data set's identity, and a digest of the code that trains. So the same
+command finds its model again. Files are only read, nothing is imported.
 
 The code is that of whole modules, without docstrings: of the classes that the config names, of what every training uses besides,
 and of all that these import, at their top or in a function but not below `if TYPE_CHECKING`, in the packages of the lab that train.
@@ -326,7 +326,7 @@ def _running(tree: ast.Module) -> Iterator[ast.AST]:
 
 
 def _text(node: object) -> str:
-    """One text for one code, as ast.dump, but without docstrings and without empty fields, which newer Pythons add."""
+    """Canonical text of a syntax tree: ast.dump without docstrings, and without empty fields, which newer Pythons add."""
     if isinstance(node, ast.AST):
         return f"{type(node).__name__}({','.join(f'{name}={_text(value)}' for name, value in _fields(node))})"
     return f"[{','.join(map(_text, node))}]" if isinstance(node, list) else repr(node)

@@ -7,22 +7,17 @@ in place (`files`), and stops where that is not its own.
 
 What the library does not do, and this module adds: it tells nobody whether a folder is held but by taking it; it never replaces
 a lease where two names cannot be exchanged (NFS, Ceph, FUSE), nor one that a power cut left empty; and it takes a killed process
-for alive while its parent has not waited for it. A process id alone identifies no process: ids are used again, and a container
-gives out the same ones each time it starts.
+for alive while its parent has not waited for it.
 """
 
 from __future__ import annotations
 
 import os
-import signal
 import socket
-import subprocess
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -30,6 +25,7 @@ from filelock import LeaseSettingsMismatch, OwnerRecord, SoftFileLease, Timeout
 
 from diffusion_lab.store import written
 from diffusion_lab.store.files import guarded, make_folders
+from diffusion_lab.store.processes import is_running
 from diffusion_lab.store.written import PlaceError
 
 FILE = ".lease"
@@ -38,8 +34,6 @@ HEARTBEAT_SECONDS = 15.0
 _CLOCKS_DIFFER_SECONDS = 180.0  # by less, on machines that share files
 _POLL_SECONDS = 0.5
 _INITIAL_NAMESPACE = 0xEFFFFFFC  # of process ids, in Linux
-PARENT = "DIFFUSION_LAB_PARENT"  # the variable of a rank that holds the id of the command that started it
-_LOOK_SECONDS = 0.5
 
 
 class OvertakenError(Exception):
@@ -136,7 +130,7 @@ def _remove(path: Path, state: tuple[int, int]) -> bool:
 
 
 def _has_ended(owner: OwnerRecord | None) -> bool:
-    """Whether it ran on this machine, and runs no more."""
+    """Whether the owner ran on this machine and has ended."""
     return owner is not None and owner.hostname == _host() and not is_running(owner.pid)
 
 
@@ -152,86 +146,3 @@ def _host() -> str:
     except OSError:
         namespace = _INITIAL_NAMESPACE
     return socket.gethostname() + ("" if namespace == _INITIAL_NAMESPACE else f"?pidns-{namespace:x}")
-
-
-def end_with_parent() -> bool:
-    """If PARENT is set, kill this process and those that it starts soon after its parent died, for whatever reason.
-
-    Returns whether it is set. A thread does it, because the main one may be blocked in a collective. Not prctl(PR_SET_PDEATHSIG),
-    which only Linux has, and which leaves the processes that load data.
-    """
-    parent = os.environ.pop(PARENT, None)  # what this process starts has another parent
-    if parent is not None:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # the parent prints the message
-        threading.Thread(target=_outlast, args=(int(parent),), daemon=True).start()
-    return parent is not None
-
-
-def _outlast(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(_LOOK_SECONDS)
-    with suppress(ProcessLookupError):
-        os.killpg(os.getpid(), signal.SIGKILL)  # torchrun makes each rank the leader of a group
-    os._exit(1)
-
-
-@dataclass(frozen=True)
-class Process:
-    """The identity of a process, which its id alone is not.
-
-    machine: where the id means something, which is one boot of a kernel and one namespace of ids.
-    started: when, on the clock of that machine; None: not known.
-    """
-
-    machine: str
-    pid: int
-    started: str | None
-
-    @classmethod
-    def of(cls, pid: int) -> Process:
-        """The living process with this id on this machine."""
-        return cls(_machine(), pid, _started(pid))
-
-    def lives(self) -> bool:
-        """Whether it runs, on this machine."""
-        started = _started(self.pid)
-        same = None in (started, self.started) or started == self.started
-        return self.machine == _machine() and is_running(self.pid) and same
-
-
-def is_running(pid: int) -> bool:
-    """Whether a process of this machine has this id; not one that has ended and whose parent has not waited for it."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass  # there is one, of another user
-    return _started(pid) != ""
-
-
-@cache
-def _machine() -> str:
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return socket.gethostname()
-
-
-def _started(pid: int) -> str | None:
-    """When the process with this id started, as the system counts; "" for one that is dead and not buried."""
-    try:
-        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return _started_by_ps(pid)
-    return "" if state in "ZX" else fields[18]  # the 22nd of the file, in ticks since the boot
-
-
-def _started_by_ps(pid: int) -> str | None:
-    """For systems without /proc, to the second."""
-    try:
-        said = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
-    except OSError:
-        return None
-    return said.stdout.strip() or None

@@ -1,4 +1,4 @@
-"""What a number of a score means: which way is better, units, and what must agree. Imports no torch.
+"""Descriptions of the numbers of a score: units, which direction is better, what must agree in a comparison. Imports no torch.
 
 Each metric describes its own numbers, and metrics.json keeps the description, so code that shows a score depends on no metric.
 
@@ -135,7 +135,7 @@ def read_measures(metrics: Mapping[str, Any]) -> list[Measure]:
 
 
 def merged(lists: Iterable[list[Measure]]) -> list[Measure]:
-    """The measures of several scores in one order: each list's own, with what only a later list has behind its neighbour there."""
+    """The measures of several scores as one list; one that only a later score has comes after its neighbour there."""
     order: list[Measure] = []
     for measures in lists:
         place = 0

@@ -1,4 +1,4 @@
-"""Options by name: a nested config as dotted names, names as short as they can be, and in what two configs differ."""
+"""Options by name: a nested config as dotted names, the shortest distinct names, the options in which two configs differ."""
 
 from __future__ import annotations
 
@@ -53,5 +53,5 @@ def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "
 
 
 def canonical_json(content: Any) -> str:
-    """One text for one content: keys sorted, no spaces, floats in their shortest exact form (Python's repr)."""
+    """Canonical JSON: keys sorted, no spaces, floats in their shortest exact form (Python's repr)."""
     return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=True)

@@ -1,4 +1,4 @@
-"""Where things lie in outputs/: models, runs, sweeps, the files of jobs, and what was computed once. Nothing here makes a folder.
+"""Paths in outputs/: models, runs, sweeps, the files of jobs, and the cache. Nothing here makes a folder.
 
     jobs/<id>_job.json              what a job does, written when it is submitted
     jobs/<id>_process.json          of a job of this machine: which process it is, and where it runs
@@ -43,7 +43,7 @@ def model_directory(outputs: Path, data: str, model: str, fingerprint: str) -> M
 
 
 def named_model(outputs: Path, name: str) -> ModelDirectory:
-    """The model whose folder is called so."""
+    """The model directory of this name."""
     return ModelDirectory(outputs / _MODELS / name)
 
 
@@ -56,12 +56,12 @@ def sweep_directory(outputs: Path, name: str) -> SweepDirectory:
 
 
 def models_in(outputs: Path) -> list[ModelDirectory]:
-    """Every folder that models lie in, finished or not, by name."""
+    """All model directories, finished or not, by name."""
     return [ModelDirectory(path) for path in _folders(outputs / _MODELS)]
 
 
 def folders_of(outputs: Path) -> list[Path]:
-    """The folders that everything lies in."""
+    """The folders of models, runs, sweeps and the cache."""
     return [outputs / _MODELS, outputs / _RUNS, outputs / _SWEEPS, outputs / _CACHE]
 
 
@@ -71,7 +71,7 @@ def runs_folder(outputs: Path) -> Path:
 
 
 def runs_in(outputs: Path) -> list[RunDirectory]:
-    """Every folder that a cell is or will be scored in, by name."""
+    """All run directories, scored or not, by name."""
     return [RunDirectory(path) for path in _folders(outputs / _RUNS)]
 
 
@@ -224,7 +224,7 @@ def shard_file(stream: Path, first: int) -> Path:
 
 
 def shard_files(stream: Path) -> list[Path]:
-    """All of them that lie there."""
+    """The files of a stream, by index."""
     return sorted(path for path in stream.glob("*.safetensors") if path.stem.isdecimal() and len(path.stem) == 8)
 
 

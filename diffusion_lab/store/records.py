@@ -1,6 +1,6 @@
-"""Records: strict JSON, written whole; JSON and plain YAML, read from a folder that may come from somebody else.
+"""Strict JSON, written whole; JSON and plain YAML, read from folders that may come from somebody else.
 
-What is read here can be wrong in every way, and each way is one sentence. Links that lead out of a folder are not followed.
+Anything wrong in such a file is reported in one sentence. Links that lead out of a folder are not followed.
 """
 
 from __future__ import annotations
@@ -43,23 +43,29 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_whole(path, (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Raises RunError if the file is missing, or is not a JSON object of finite numbers."""
+def _finite(text: str) -> float:
+    number = float(text)
+    if number - number != 0:
+        raise ValueError(f"{text} is not a finite number")
+    return number
+
+
+def read_json(
+    path: Path, most: int = _LARGEST_JSON, constant: Callable[[str], float | None] = _finite
+) -> dict[str, Any]:
+    """A JSON object of finite numbers; text that could steer a terminal or end a line of a table has � in those places.
+
+    Raises RunError if the file is missing or is anything else, or has more than 32 levels of nesting, which no file of ours has.
+    constant: the value of what Python writes for NaN and infinity.
+    """
     try:
-        content = json.loads(read_bytes(path, _LARGEST_JSON), parse_constant=_finite, parse_float=_finite)
+        content = json.loads(read_bytes(path, most), parse_constant=constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:  # also what is not UTF-8
         raise RunError(f"{path} is not JSON: {error}") from None
     if not isinstance(content, dict):
         raise RunError(f"{path} does not hold a JSON object")
-    return content
-
-
-def read_printable_json(path: Path) -> dict[str, Any]:
-    """As `read_json`, but text that could steer a terminal or end a line of a table has � in those places.
-
-    Raises RunError for more than 32 levels of nesting, which no file of ours has.
-    """
-    return _printable(read_json(path), path, _DEEPEST)
+    found: dict[str, Any] = _printable(content, path, _DEEPEST)
+    return found
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -106,13 +112,6 @@ def inside(folder: Path, path: Path) -> Path:
     return path
 
 
-def _finite(text: str) -> float:
-    number = float(text)
-    if number - number != 0:
-        raise ValueError(f"{text} is not a finite number")
-    return number
-
-
 def _printable(node: Any, path: Path, levels: int) -> Any:
     if levels < 0:
         raise RunError(f"{path} is nested too deeply")
@@ -129,9 +128,8 @@ def _printable(node: Any, path: Path, levels: int) -> Any:
 # ---- what the entries of records have to be
 
 Kind = tuple[Callable[[Any], bool], str]  # whether a value fits, and what it has to be
-Kinds = Mapping[
-    str, Kind
-]  # by entry: a.b is b in the object a, a.* each entry there; b? may be missing, and then what is in it
+# By entry: a.b is b in the object a, a.* each entry there; b? may be missing, and then what is in it.
+Kinds = Mapping[str, Kind]
 _CHOICE = re.compile(r"\w[\w-]*(/\w[\w-]*)*")  # a name, or a path of names below the group's folder
 _MOST_NUMBERS = 2**24  # of an image
 
@@ -208,7 +206,7 @@ SWEEP: Kinds = {
 
 
 def wrong_in(content: Any, kinds: Kinds) -> str | None:
-    """The first entry that is not what it has to be, in half a sentence; None where all are."""
+    """The first wrong entry, in half a sentence; None if all are right."""
     for place, (fits, what) in kinds.items():
         for name, values in _entries(content, place.split(".") if place else []):
             if not values:
@@ -220,7 +218,7 @@ def wrong_in(content: Any, kinds: Kinds) -> str | None:
 
 def read_record(folder: Path, file: Path, kinds: Kinds, writer: str) -> dict[str, Any]:
     """The content of a file in `folder`. RunError if it is not what `writer` writes: it may come from somebody else."""
-    content = read_printable_json(inside(folder, file))
+    content = read_json(inside(folder, file))
     if wrong := wrong_in(content, kinds):
         raise RunError(f"{file} is not what {writer} writes: {wrong}")
     return content

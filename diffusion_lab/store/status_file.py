@@ -1,7 +1,7 @@
-"""What is being done in a folder, and how it ended: status.json beside the work itself. Imports no torch.
+"""status.json: the state of the work in a folder, how far it is and how it ended. Imports no torch.
 
-Slurm calls a job that failed inside Hydra COMPLETED, and a killed process says nothing at all; so the work writes down itself
-what it does, and a reader checks the lease to see whether a process that says "running" is alive.
+Slurm reports a job that failed inside Hydra as COMPLETED, and a killed process reports nothing. So the work writes its own state,
+and a reader of "running" checks the lease to see whether the process is alive.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Status:
 
 
 def read_status(folder: Path) -> Status | None:
-    """What is being done in `folder`; None if nothing ever was. Work whose process is gone is a failure with that reason."""
+    """The state of the work in `folder`; None without any. Work whose process has ended is a failure with that reason."""
     status = written_status(folder)
     if status is not None and status.state == RUNNING and not is_held(folder):
         status = written_status(folder)  # it may have ended properly since
@@ -81,7 +81,7 @@ def read_status(folder: Path) -> Status | None:
 
 
 def written_status(folder: Path) -> Status | None:
-    """What was last written there, true or not; None where that is not a status, which anybody may have written."""
+    """The last state that was written, whether or not its process still runs; None if the file is missing or no status."""
     try:
         return Status(**read_record(folder.parent, folder / FILE, _STATUS, "work"))
     except (OSError, RunError, TypeError):
@@ -89,9 +89,9 @@ def written_status(folder: Path) -> Status | None:
 
 
 class Announcement:
-    """status.json of `folder` is kept true while the block runs: running, then done, failed or interrupted.
+    """Keep status.json of `folder` up to date while the block runs: running, then done, failed or interrupted.
 
-    It is interrupted by what is no Exception (KeyboardInterrupt, SystemExit, a signal): the same command goes on.
+    KeyboardInterrupt, SystemExit and signals interrupt it: the same command resumes it.
     """
 
     def __init__(self, folder: Path, steps: int | None = None) -> None:
@@ -104,7 +104,7 @@ class Announcement:
         return self
 
     def step(self, step: int) -> None:
-        """How far it is; on the disk within seconds."""
+        """Record the step; it is on the disk within seconds."""
         last = self._status.updated
         if time.time() - last >= SECONDS_BETWEEN_STEPS:
             self._status = self._status.now(RUNNING, step)

@@ -62,7 +62,7 @@ def read_moments(option: str, written: Sequence[Any]) -> list[Moment]:
 
 
 def is_weights(name: str) -> bool:
-    """Whether weights of a model are called so."""
+    """Whether `name` is one of a model's weights."""
     return _NAME.fullmatch(name) is not None
 
 
@@ -75,7 +75,7 @@ def snapshot_name(moment: float | str | Moment) -> str:
 
 
 def is_snapshot(name: str) -> bool:
-    """Whether weights of an earlier moment of training are called so."""
+    """Whether `name` is of weights from an earlier moment of training."""
     return name.startswith(_SNAPSHOT) and is_weights(name)
 
 
@@ -85,5 +85,5 @@ def kept_average_name(share: float) -> str:
 
 
 def is_kept_average(name: str) -> bool:
-    """Whether a file of such averages is called so."""
+    """Whether `name` is of a file of such averages."""
     return re.fullmatch(rf"{_KEPT_AVERAGE}\d\.\d+", name) is not None

@@ -20,8 +20,8 @@ from types import MappingProxyType
 from typing import Any
 
 from diffusion_lab.store import RunError, read_json, write_json
-from diffusion_lab.store.lease import Process
 from diffusion_lab.store.places import by_job, job_file, log_file, outcome_file, process_file
+from diffusion_lab.store.processes import Process
 
 _POLL_SECONDS = 0.5
 _ASK_AGAIN = 1.5  # query a queue that others use too at growing intervals, …

@@ -21,8 +21,8 @@ from typing import Any
 
 from diffusion_lab.store import write_json
 from diffusion_lab.store.files import make_folders
-from diffusion_lab.store.lease import Process
 from diffusion_lab.store.places import log_file, process_file
+from diffusion_lab.store.processes import Process
 from diffusion_lab.sweeps.jobs import Call, JobError, Queue, ask, in_slurm, running_here
 from diffusion_lab.training.devices import Place, Request, num_cores, requested, visible_gpus
 

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffusion_lab.store.lease import PARENT, hold
+from diffusion_lab.store.lease import hold
+from diffusion_lab.store.processes import PARENT
 from diffusion_lab.training.devices import Place, Request, num_cores, requested, usable_gpus, visible_gpus
 from diffusion_lab.training.interruption import SIGNALS, Interrupted, restoring
 

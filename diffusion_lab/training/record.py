@@ -14,8 +14,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from diffusion_lab.store.files import extend, write_whole
-from diffusion_lab.store.written import is_ours
+from diffusion_lab.store.files import write_whole
 
 _DIGITS = 18  # at most, in the number of a step
 
@@ -49,15 +48,9 @@ class CSVRecord(Logger):
         # Lightning adds the epoch, and training is a single one.
         row = {"step": str(step)} | {name: repr(float(value)) for name, value in metrics.items() if name != "epoch"}
         content = self.path.read_bytes() if self.path.is_file() else b""
-        columns, rows, whole = _read(content)
-        last = int(rows[-1]["step"]) if rows else -1
+        columns, rows = _read(content)
         later = [kept for kept in rows if int(kept["step"]) > step] if self._begun else []
         self._begun = True
-        if whole and set(row) <= set(columns) and last < step and is_ours(self.path):
-            text = io.StringIO(newline="")
-            csv.DictWriter(text, columns).writerow(row)
-            extend(self.path, content, text.getvalue().encode())
-            return
         earlier = [kept for kept in rows if int(kept["step"]) < step]
         same = next((kept for kept in rows if int(kept["step"]) == step), {})
         columns = list(dict.fromkeys([*columns, *row]))
@@ -66,20 +59,19 @@ class CSVRecord(Logger):
 
 def copy_rows(source: Path, target: Path, last: int) -> None:
     """Copy a record, without the rows of steps after `last`."""
-    columns, rows, _ = _read(source.read_bytes())
+    columns, rows = _read(source.read_bytes())
     write_whole(target, _written(columns, [row for row in rows if int(row["step"]) <= last]))
 
 
-def _read(content: bytes) -> tuple[list[str], list[dict[str, str]], bool]:
-    """Columns, rows, and whether the file holds nothing else. Rows that are cut off or damaged are left out."""
+def _read(content: bytes) -> tuple[list[str], list[dict[str, str]]]:
+    """Columns and rows. Rows that are cut off or damaged are left out."""
     lines = content.decode(errors="replace").splitlines(keepends=True)
     parsed = [_cells(line) for line in lines if line.endswith("\n")]
     columns = parsed[0] if parsed else []
     if "step" not in columns or len({*columns}) < len(columns):
-        return [], [], False
+        return [], []
     rows = [dict(zip(columns, cells, strict=True)) for cells in parsed[1:] if len(cells) == len(columns)]
-    rows = [row for row in rows if row["step"].isdecimal() and len(row["step"]) < _DIGITS]
-    return columns, rows, len(rows) == len(lines) - 1
+    return columns, [row for row in rows if row["step"].isdecimal() and len(row["step"]) < _DIGITS]
 
 
 def _cells(line: str) -> list[str]:

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from diffusion_lab.interop.openai_weights import to_openai, to_our_network
+from diffusion_lab.interop.from_openai import to_our_network
+from diffusion_lab.interop.to_openai import to_openai
 from diffusion_lab.networks import UNet
 
 SMALL = {"base_channels": 32, "channel_multipliers": (1, 2), "num_res_blocks": 1, "attention_resolutions": (4,)}

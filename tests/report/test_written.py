@@ -103,7 +103,7 @@ def test_a_record_from_a_stranger_removes_nothing_else(tmp_path, name):
     (to / "figures" / "linked").symlink_to(outside)
     name = str(outside) if name == "outside.png" else name
     digest = hashlib.sha256(b"precious").hexdigest()
-    lines = [{"name": name, "size": 8, "sha256": digest}, {"staged": name}, {"staged": ".thesis.final.staged"}, 7, {}]
+    lines = [{"name": name, "size": 8, "sha256": digest}, 7, {}]
     (to / "figures" / record.FILE).write_text("\n".join(map(json.dumps, lines)))
     write_report(to, SECOND)
     for file in (outside, to / ".ssh", to / "figures" / ".thesis.final.staged", to / "figures" / "linked"):
@@ -127,6 +127,6 @@ def test_a_report_that_was_killed_is_made_again(tmp_path, monkeypatch):
         with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
             patch.setattr(written, "write_whole", until_killed)
             write_report(folder, SECOND)
-        record.stage(folder / "figures" / "a.png").write_bytes(b"half")
+        (folder / "figures" / ".a.png.0123abcd.staged").write_bytes(b"half")
         assert moved(folder, SECOND) == {}
         assert there(folder) == SECOND

@@ -11,7 +11,6 @@ from diffusion_lab.store import written
 from diffusion_lab.store.files import (
     check_free,
     clear,
-    extend,
     guarded,
     make_folders,
     move,
@@ -129,7 +128,7 @@ def test_what_we_wrote_is_replaced_and_what_was_changed_is_kept(tmp_path, capfd)
     assert in_folder(tmp_path) == ["yours-metrics.csv", "yours2-metrics.csv"]
 
 
-@pytest.mark.parametrize("step", ["append_content", "replace"])
+@pytest.mark.parametrize("step", ["append", "replace"])
 def test_killed_between_record_and_file_both_are_ours(tmp_path, monkeypatch, step):
     class _KilledError(BaseException):
         pass
@@ -149,34 +148,16 @@ def test_killed_between_record_and_file_both_are_ours(tmp_path, monkeypatch, ste
     assert in_folder(tmp_path) == ["file"]
 
 
-def test_what_a_killed_process_left_is_known_by_the_record(tmp_path):
-    for name in (".thesis.final.staged", ".file.0123abcd.staged"):
-        (tmp_path / name).write_text("mine")
-    left = written.stage(tmp_path / "file")
-    left.write_text("half")
-    folder = written.stage(tmp_path / "folder")
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    (tmp_path / ".thesis.final.staged").write_text("mine")
+    (tmp_path / ".file.0123abcd.staged").write_text("half")
+    folder = tmp_path / ".folder.0123abcd.staged"
     (folder / "inner").mkdir(parents=True)
     with whole_file(tmp_path / "other"):
         remove_staged(tmp_path)
         assert len(list(tmp_path.glob(".other.*"))) == 1, "it is being written"
-    assert in_folder(tmp_path) == [".file.0123abcd.staged", ".thesis.final.staged", "other"]
+    assert in_folder(tmp_path) == [".thesis.final.staged", "other"]
     assert not folder.exists()
-
-
-def test_a_staged_file_about_to_be_claimed_stays(tmp_path, monkeypatch):
-    with open(written.stage(tmp_path / "file"), "xb") as file:
-        monkeypatch.setattr(written.time, "sleep", lambda _: written.claim(file))
-        assert written.abandoned(tmp_path) == []
-
-
-def test_a_file_that_grows_leaves_its_hard_links_alone(tmp_path):
-    write_whole(tmp_path / "file", b"a")
-    os.link(tmp_path / "file", tmp_path / "backup")
-    extend(tmp_path / "file", b"a", b"b")
-    extend(tmp_path / "file", b"ab", b"c")
-    assert (tmp_path / "file").read_bytes() == b"abc"
-    assert written.is_ours(tmp_path / "file")
-    assert (tmp_path / "backup").read_bytes() == b"a"
 
 
 def test_a_record_that_the_user_removes_is_not_missed(tmp_path, monkeypatch):
@@ -187,30 +168,9 @@ def test_a_record_that_the_user_removes_is_not_missed(tmp_path, monkeypatch):
     assert (tmp_path / "file").read_bytes() == b"a"
 
 
-def test_a_record_with_a_hard_link_is_copied_first(tmp_path):
-    write_whole(tmp_path / "file", b"a")
-    os.link(tmp_path / written.FILE, tmp_path / "thesis")
-    before = (tmp_path / "thesis").read_bytes()
-    (tmp_path / f".{written.FILE}.staged").write_bytes(b"of a process that was killed")
-    with guarded(tmp_path, lambda: None):
-        write_whole(tmp_path / "other", b"b")
-    assert in_folder(tmp_path) == ["file", "other", "thesis"]
-    assert (tmp_path / "thesis").read_bytes() == before
-    assert written.is_ours(tmp_path / "file")
-    assert written.is_ours(tmp_path / "other")
-
-
-def test_others_write_beside_a_record_with_a_link(tmp_path):
-    """Nobody holds the folder: a copy would lose what another process appends meanwhile."""
-    write_whole(tmp_path / "file", b"a")
-    os.link(tmp_path / written.FILE, tmp_path / "backup")
-    write_whole(tmp_path / "other", b"b")
-    assert (tmp_path / written.FILE).samefile(tmp_path / "backup")
-
-
 def test_a_record_that_cannot_be_read_is_not_erased(tmp_path, monkeypatch):
     write_whole(tmp_path / "file", b"a")
-    os.link(tmp_path / written.FILE, tmp_path / "backup")
+    monkeypatch.setattr(written, "LONG", 0)
     monkeypatch.setattr(written.Path, "read_bytes", lambda path: (_ for _ in ()).throw(OSError(errno.EIO, "error")))
     with guarded(tmp_path, lambda: None), pytest.raises(OSError, match="error"):
         write_whole(tmp_path / "other", b"b")
@@ -224,9 +184,6 @@ def test_a_long_record_is_shortened_by_who_holds_the_folder(tmp_path, monkeypatc
     with guarded(tmp_path, lambda: None):
         for number in range(50):
             write_whole(tmp_path / "file", b"%d" % number)
-        assert (tmp_path / written.FILE).stat().st_size < 3000
-        for number in range(50):
-            extend(tmp_path / "file", b"49" + b"x" * number, b"x")
     assert (tmp_path / written.FILE).stat().st_size < 3000
     assert written.ours(tmp_path) == [tmp_path / "file", tmp_path / "first"]
     assert in_folder(tmp_path) == ["file", "first"]
@@ -235,12 +192,9 @@ def test_a_long_record_is_shortened_by_who_holds_the_folder(tmp_path, monkeypatc
     assert (tmp_path / written.FILE).stat().st_size > 3000, "somebody else may write there"
 
 
-def test_a_file_that_grows_and_one_that_moves_stay_ours(tmp_path):
+def test_a_file_that_moves_stays_ours(tmp_path):
     path, target = tmp_path / "a" / "log", tmp_path / "b" / "log"
-    write_whole(path, b"1")
-    extend(path, b"1", b"2")
-    assert path.read_bytes() == b"12"
-    assert written.is_ours(path)
+    write_whole(path, b"12")
     move(path, target)
     assert written.ours(target.parent) == [target]
     target.write_bytes(b"13")
@@ -346,9 +300,7 @@ def test_a_record_of_what_no_file_can_be_called(tmp_path, name):
     write_whole(tmp_path / "folder" / "ours", b"ours")
     (tmp_path / "precious").write_bytes(b"")
     with (tmp_path / "folder" / written.FILE).open("a") as record:
-        for key in ("name", "staged"):
-            record.write("\n" + json.dumps({key: name, "size": 0, "sha256": hashlib.sha256(b"").hexdigest()}))
-    remove_staged(tmp_path / "folder")
+        record.write("\n" + json.dumps({"name": name, "size": 0, "sha256": hashlib.sha256(b"").hexdigest()}))
     assert written.names(tmp_path / "folder") == ["ours"]
     remove_written(tmp_path / "folder")
     assert in_folder(tmp_path) == ["precious"]

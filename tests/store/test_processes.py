@@ -3,8 +3,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
-from diffusion_lab.store import lease
-from diffusion_lab.store.lease import Process
+from diffusion_lab.store.processes import Process
 
 WAIT = [sys.executable, "-c", "input()"]
 
@@ -27,10 +26,3 @@ def test_a_dead_process_is_dead_before_and_after_it_is_buried():
     assert not process.lives()
     child.communicate()
     assert not process.lives()
-
-
-def test_without_proc_ps_tells_when_it_started():
-    mine = lease._started_by_ps(os.getpid())
-    assert mine
-    assert mine == lease._started_by_ps(os.getpid())
-    assert lease._started_by_ps(2**22 + 1) is None

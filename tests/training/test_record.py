@@ -2,7 +2,7 @@ import csv
 
 import pytest
 
-from diffusion_lab.store.written import append, is_ours
+from diffusion_lab.store.written import is_ours
 from diffusion_lab.training.record import CSVRecord
 
 
@@ -79,14 +79,3 @@ def test_a_record_that_the_user_edits_is_kept_and_goes_on(tmp_path, edit):
     assert [(row["step"], row["loss"]) for row in rows(record.path)][-2:] == [("20", "0.5"), ("30", "0.25")]
     assert is_ours(record.path)
     assert (tmp_path / "yours-metrics.csv").is_file()
-
-
-def test_a_row_whose_record_came_first_is_still_ours(tmp_path):
-    """The process is killed after the line in the record and before the row."""
-    record = CSVRecord(tmp_path / "metrics.csv")
-    for step in (10, 20):
-        record.log_metrics({"loss": 1.0}, step=step)
-    append(record.path, size=99, sha256="")
-    CSVRecord(record.path).log_metrics({"loss": 0.5}, step=30)
-    assert [row["step"] for row in rows(record.path)] == ["10", "20", "30"]
-    assert not (tmp_path / "yours-metrics.csv").exists()
