@@ -67,6 +67,11 @@ class Measured:
         return seeds | of_sources
 
     @property
+    def seed_error(self) -> float | None:
+        """The standard error over seeds."""
+        return self.parts.get(SEEDS)
+
+    @property
     def error(self) -> float | None:
         """The standard error from all sources that are known; None where none is."""
         return float(np.sqrt(sum(error**2 for error in self.parts.values()))) if self.parts else None
@@ -121,14 +126,15 @@ class Difference:
 _SMALLEST = 1e-12  # of p
 
 
-def holm(ps: Sequence[float], level: float = LEVEL) -> list[bool]:
-    """Which of several hypotheses are rejected, so that the probability of any wrong rejection is at most `level` (Holm 1979)."""
-    rejected = [False] * len(ps)
-    for rank, i in enumerate(np.argsort(ps, kind="stable")):
-        if ps[i] > level / (len(ps) - rank):
-            break
-        rejected[i] = True
-    return rejected
+def holm(ps: Sequence[float | None], level: float = LEVEL) -> list[bool]:
+    """Which of several hypotheses are rejected, so that the probability of any wrong rejection is at most `level` (Holm 1979).
+
+    None: one that cannot be tested.
+    """
+    tested = sorted((p, i) for i, p in enumerate(ps) if p is not None)
+    failed = next((rank for rank, (p, _) in enumerate(tested) if p > level / (len(tested) - rank)), len(tested))
+    rejected = {i for _, i in tested[:failed]}
+    return [i in rejected for i in range(len(ps))]
 
 
 def paired_p(differences: Sequence[float]) -> float:
@@ -142,8 +148,13 @@ def paired_p(differences: Sequence[float]) -> float:
 def same(a: Measured, b: Measured) -> bool:
     """Equal for every seed up to rounding, as where the same images were scored twice: no difference to be uncertain about."""
     return a.by_seed.keys() == b.by_seed.keys() and all(
-        isclose(value, b.by_seed[seed], rel_tol=_ROUNDING) for seed, value in a.by_seed.items()
+        equal(value, b.by_seed[seed]) for seed, value in a.by_seed.items()
     )
+
+
+def equal(a: float, b: float) -> bool:
+    """Equal up to rounding."""
+    return isclose(a, b, rel_tol=_ROUNDING)
 
 
 def difference(a: Measured, b: Measured) -> Difference | None:
@@ -161,6 +172,11 @@ def difference(a: Measured, b: Measured) -> Difference | None:
         over = listed([f"{len(d)} seeds", *paired])
         return Difference(float(d.mean()), [(_error(d), len(d) - 1), *paired.values()], f"paired over {over}")
     return _welch(a, b) if a.n > 1 and b.n > 1 else None
+
+
+def least_certain(leads: Sequence[Difference | None]) -> int:
+    """The place of the first difference that is uncertain; 0 where all are certain."""
+    return next((i for i, lead in enumerate(leads) if lead is None or not lead.beyond_its_uncertainty), 0)
 
 
 def listed(parts: list[str]) -> str:

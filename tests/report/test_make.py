@@ -2,13 +2,11 @@ import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
-from pkgutil import iter_modules
 
 import pytest
 
-from diffusion_lab.report import plots
-from diffusion_lab.report.cells import read_sweep
 from diffusion_lab.report.make import make_report, report_on_runs
+from diffusion_lab.report.read import read_sweep
 from diffusion_lab.store import RunError, SweepDirectory
 from diffusion_lab.store.status_file import Status
 
@@ -140,7 +138,3 @@ assert not heavy, heavy
 """
     assert isinstance(sweep, SweepDirectory)
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_every_plot_is_in_the_order_of_the_page():
-    assert sorted(plots.KINDS) == sorted(name for _, name, _ in iter_modules(plots.__path__))

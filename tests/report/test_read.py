@@ -3,7 +3,7 @@ import shutil
 
 import pytest
 
-from diffusion_lab.report.cells import read_runs, read_sweep
+from diffusion_lab.report.read import read_runs, read_sweep
 from diffusion_lab.report.table import build_table
 from diffusion_lab.store import RunDirectory, RunError
 from diffusion_lab.store.status_file import Status
@@ -58,7 +58,6 @@ def test_runs_without_a_sweep_find_their_axes(sweep):
         "schedule",
         "variance",
         "sampler",
-        "sampler.spacing",
         "sampler.spacing.num_steps",
         "seed",
     }
