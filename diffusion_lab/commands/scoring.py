@@ -246,7 +246,7 @@ def score_table(metrics: Mapping[str, Any], everything: bool) -> Table:
     """metrics.json -> a table of name, value and meaning.
 
     everything: all measures, and why one is missing; otherwise the main ones: distances with those of real images, precision,
-    recall, bits/dim, seconds of sampling and of training. A missing distance is always explained.
+    recall, bits/dim, seconds of sampling and of training. A missing distance always has its reason.
     """
     protocol, values = metrics["protocol"], metrics["values"]
     title = Text(_title(protocol), style="table.title")
@@ -258,13 +258,20 @@ def score_table(metrics: Mapping[str, Any], everything: bool) -> Table:
         value, note = "–", protocol["absent"].get(measure.name)
         if measure.name in values:
             value, note = _value(measure, values), measure.detail or measure.meaning
-        is_main = measure.brief and (measure.better is not None or measure.name == TRAINING_SECONDS)
-        if note is None or not (everything or (is_main and (measure.name in values or measure.floor_of))):
+        if note is None or not (everything or (_is_main(measure) and (measure.name in values or measure.floor_of))):
             continue
         if not everything and measure.floor_of in values:
             note = f"real images: {values[measure.floor_of]:.{measure.decimals}f}; {note}"
         table.add_row(*map(Text, (f"{measure.label} {measure.arrow}", value, note)))
     return table
+
+
+def _is_main(measure: Measure) -> bool:
+    """Whether it stands in the short table; of several sets of features, the later ones have their distances there alone."""
+    if measure.headline or measure.name == TRAINING_SECONDS:
+        return True
+    later = any(part.startswith("features_") for part in measure.agrees)
+    return measure.brief and measure.better is not None and not later
 
 
 def _value(measure: Measure, values: dict[str, float]) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from statistics import fmean
 
-from diffusion_lab.report.comparison import Difference, Measured, difference, holm, least_certain, listed, same
+from diffusion_lab.report.comparison import Difference, Measured, Ranking, holm, listed, ranking
 from diffusion_lab.report.curves import curve_sentences
 from diffusion_lab.report.table import NONE, Cell, Group, Row, Standing, Table, decimals_of, measured, values_of
 from diffusion_lab.report.wording import Column, columns, label
@@ -108,39 +108,32 @@ def _values_together(order: Sequence[str | None], sets: Collection[dict[str | No
 
 @dataclass(frozen=True)
 class _Comparison:
-    """The best value of an axis in one measure, and the next, or the first from which it is not certainly different.
-
-    lead: their difference; p: the largest p of the best value and any other, None where a difference has no interval.
-    """
+    """The values of an axis in one measure."""
 
     measure: Measure
     effect: Effect
-    best: int
-    other: int
-    lead: Difference | None
-    p: float | None
+    ranking: Ranking
 
     @property
     def how(self) -> str:
         seeds, settings = self.effect.means[0].n, self.effect.settings
         over = [*([f"{seeds} seeds"] if seeds > 1 else []), *([f"{settings} settings"] if settings > 1 else [])]
-        return "" if self.p is None else f", paired over {listed(over)}" if over else ", of one training"
+        return "" if self.ranking.p is None else f", paired over {listed(over)}" if over else ", of one training"
 
     def clause(self, sure: bool) -> tuple[str, str]:
         """What is said, and of what: clauses that say the same of two measures are joined."""
-        names = [value or NONE for value in self.effect.values]
-        label, several = self.measure.label, len(names) > 2
-        if all(same(self.effect.means[0], other) for other in self.effect.means[1:]):
+        names, label = [value or NONE for value in self.effect.values], self.measure.label
+        best, other, lead = [names[i] for i in self.ranking.best], self.ranking.runner_up, self.ranking.lead
+        if other is None:
             return f"{listed(names)} are the same in", label
-        if self.p is None or self.lead is None:
+        if lead is None:
             return f"{MORE_SEEDS}; it does not rank {listed(names)} in", label
+        by = amount(lead) + ("" if sure else _too_little(lead))
         if sure:
-            return f"{names[self.best]} is better than {names[self.other]}{', the next,' if several else ''} by", (
-                f"{amount(self.lead)} in {label}"
-            )
-        a, b = (names[i] for i in sorted((self.best, self.other)))
-        by = amount(self.lead) + _too_little(self.lead)
-        if several:
+            than = f"{names[other]}, the next," if len(names) > len(best) + 1 else names[other]
+            return f"{listed(best)} {'is' if len(best) == 1 else 'are'} better than {than} by", f"{by} in {label}"
+        a, b = (names[i] for i in sorted((self.ranking.best[0], other)))
+        if len(names) > 2:
             return "no certain best in", f"{label} ({a} and {b} differ by {by})"
         return f"no certain difference between {a} and {b} in", f"{label} ({by})"
 
@@ -149,12 +142,12 @@ def axis_findings(table: Table, group: Group) -> list[Finding]:
     """One sentence for each axis in which rows of the group differ."""
     axes = [axis for axis in table.axes if len(values_of(table, group, axis)) > 1]
     compared = [
-        (axis, _compare(measure, effect))
+        (axis, _Comparison(measure, effect, ranking(effect.means, measure.better == LOW, group.decimals(measure))))
         for axis in axes
         for measure in _headlines(group)
         if (effect := effect_of(table, group, measure, axis)) is not None
     ]
-    certain = holm([one.p for _, one in compared])
+    certain = holm([one.ranking.p for _, one in compared])
     names = short_names(table.axes)
     found = []
     for axis in axes:
@@ -168,16 +161,6 @@ def axis_findings(table: Table, group: Group) -> list[Finding]:
         text = "; ".join(parts) or "no two cells differ in it alone"
         found.append(Finding(names[axis], text, any(sure for _, sure in some)))
     return found
-
-
-def _compare(measure: Measure, effect: Effect) -> _Comparison:
-    sign = 1 if measure.better == LOW else -1
-    best, *others = sorted(range(len(effect.values)), key=lambda i: sign * effect.means[i].mean)
-    leads = [difference(effect.means[best], effect.means[i]) for i in others]
-    known = [lead.p for lead in leads if lead is not None]
-    p = max(known) if len(known) == len(leads) else None
-    place = least_certain(leads)
-    return _Comparison(measure, effect, best, others[place], leads[place], p)
 
 
 # ---- rows

@@ -69,12 +69,18 @@ def read_choices(
     return values, [{axes[key]: config.get(key) for key in order} for config in texts], unread
 
 
-def natural(text: str) -> tuple[int, float, str]:
+def natural(text: str) -> tuple[bool, float, str]:
     """Sorts numbers by value, before words."""
+    number = reads_as_number(text)
+    return not number, float(text) if number else 0.0, text
+
+
+def reads_as_number(text: str) -> bool:
     try:
-        return (0, float(text), text)
+        float(text)
     except ValueError:
-        return (1, 0.0, text)
+        return False
+    return True
 
 
 def _follows(key: str, varying: Mapping[str, Sequence[str | None]], options: Sequence[Options]) -> bool:

@@ -17,15 +17,16 @@ A table of many comparisons finds some difference by chance. `holm` keeps the pr
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from math import inf, isclose
+from math import isclose
 
 import numpy as np
 from scipy.special import stdtrit
 
-from diffusion_lab.store.measures import SEEDS, TEST_IMAGES
+from diffusion_lab.store.measures import SEEDS
 
 CONFIDENCE = 0.95
 LEVEL = 1 - CONFIDENCE
@@ -39,13 +40,11 @@ Blocks = Mapping[str, Sequence[float]]  # by source
 class Measured:
     """One measure of one row: its value for each seed ("" where seed is no axis), and what is known of its error.
 
-    image_error  for each seed, the standard error over test images that the score states; absent where it states none
-    sources      for each seed, the blocks of each source of uncertainty; empty where the score states none
-    trainings    for each seed, the name of the training that it is a number of
+    sources    for each seed, the blocks of each source of uncertainty; empty where the score states none
+    trainings  for each seed, the name of the training that it is a number of
     """
 
     by_seed: Mapping[str, float]
-    image_error: Mapping[str, float]
     sources: Mapping[str, Blocks] = field(default_factory=dict)
     trainings: Mapping[str, str] = field(default_factory=dict)
 
@@ -61,10 +60,7 @@ class Measured:
     def parts(self) -> dict[str, float]:
         """The standard error of the mean from each source that is known, by its name."""
         seeds = {SEEDS: float(np.std(list(self.by_seed.values()), ddof=1) / np.sqrt(self.n))} if self.n > 1 else {}
-        of_sources = {name: _error(blocks) for name, blocks in self.blocks(self.by_seed).items()}
-        if self.n == 1 and not of_sources and self.image_error:
-            of_sources = {TEST_IMAGES: next(iter(self.image_error.values()))}
-        return seeds | of_sources
+        return seeds | {name: _error(blocks) for name, blocks in self.blocks(self.by_seed).items()}
 
     @property
     def seed_error(self) -> float | None:
@@ -158,11 +154,7 @@ def equal(a: float, b: float) -> bool:
 
 
 def difference(a: Measured, b: Measured) -> Difference | None:
-    """a − b with its uncertainty; None where the uncertainty is not known, as of two trainings with one seed each.
-
-    Where a score states its error over test images and no blocks, the errors are added as if independent: too wide, as the images
-    are shared.
-    """
+    """a − b with its uncertainty; None where the uncertainty is not known, as of two trainings with one seed each."""
     shared = [seed for seed in a.by_seed if seed in b.by_seed]
     if a.n == b.n == 1:
         return _of_one_training(a, b) if list(a.trainings.values()) == list(b.trainings.values()) else None
@@ -174,23 +166,15 @@ def difference(a: Measured, b: Measured) -> Difference | None:
     return _welch(a, b) if a.n > 1 and b.n > 1 else None
 
 
-def least_certain(leads: Sequence[Difference | None]) -> int:
-    """The place of the first difference that is uncertain; 0 where all are certain."""
-    return next((i for i, lead in enumerate(leads) if lead is None or not lead.beyond_its_uncertainty), 0)
-
-
 def listed(parts: list[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
 def _of_one_training(a: Measured, b: Measured) -> Difference | None:
     paired = _paired(a.blocks(a.by_seed), b.blocks(b.by_seed))
-    if paired:
-        return Difference(a.mean - b.mean, list(paired.values()), f"paired over {listed(list(paired))}, one training")
-    if a.image_error and b.image_error and a.error is not None and b.error is not None:
-        error = float(np.hypot(a.error, b.error))
-        return Difference(a.mean - b.mean, [(error, inf)], f"over {TEST_IMAGES}, one training")
-    return None
+    if not paired:
+        return None
+    return Difference(a.mean - b.mean, list(paired.values()), f"paired over {listed(list(paired))}, one training")
 
 
 def _welch(a: Measured, b: Measured) -> Difference:
@@ -214,3 +198,59 @@ def _paired(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> dict[st
         for name, blocks in a.items()
         if len(b.get(name, ())) == len(blocks)
     }
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The best of several values, by their places.
+
+    best       those with the best mean: several where they are equal, or are written as equal and their order is uncertain
+    runner_up  the next one, or the first whose difference is uncertain; None where all are equal
+    lead       the difference to it; None where its uncertainty is unknown
+    p          the largest p of the differences between the best and the others; None where one of these is unknown
+    left_out   those that take no part: with fewer seeds than others, or other seeds in part, their mean is over another set
+    """
+
+    best: list[int]
+    runner_up: int | None
+    lead: Difference | None
+    p: float | None
+    left_out: list[int]
+
+
+def ranking(values: Sequence[Measured], lower_is_better: bool, decimals: int) -> Ranking:
+    """decimals: with which the values are written."""
+    kept = _kept_seeds([frozenset(value.by_seed) for value in values])
+    sign = 1 if lower_is_better else -1
+    order = sorted(
+        (i for i, value in enumerate(values) if value.by_seed.keys() in kept), key=lambda i: sign * values[i].mean
+    )
+    best = [i for i in order if _no_lead(values[order[0]], values[i], decimals)]
+    others = [i for i in order if i not in best]
+    leads = [difference(values[i], values[j]) for i in best for j in others]
+    known = [lead.p for lead in leads if lead is not None and sign * lead.mean < 0]
+    p = max(known) if leads and len(known) == len(leads) else None
+    first = leads[: len(others)]
+    place = next((i for i, lead in enumerate(first) if lead is None or not lead.beyond_its_uncertainty), 0)
+    runner_up, lead = (others[place], first[place]) if others else (None, None)
+    return Ranking(best, runner_up, lead, p, [i for i in range(len(values)) if i not in order])
+
+
+def _no_lead(best: Measured, other: Measured, decimals: int) -> bool:
+    """Whether the two are equal, or are written as equal and the sign of their difference is uncertain."""
+    found = difference(best, other)
+    certain = found is not None and found.beyond_its_uncertainty
+    return same(best, other) or (not certain and round(best.mean - other.mean, decimals) == 0)
+
+
+def _kept_seeds(sets: Sequence[frozenset[str]]) -> list[frozenset[str]]:
+    """The largest set, of several the one that most have, and as large ones that share no seed with it or each other.
+
+    A difference uses the seeds that two share, or all if they share none. If they share some, it may contradict the means.
+    """
+    count = Counter(sets)
+    kept: list[frozenset[str]] = []
+    for seeds in sorted(count, key=lambda seeds: (len(seeds), count[seeds]), reverse=True):
+        if not kept or (len(seeds) == len(kept[0]) and all(map(seeds.isdisjoint, kept))):
+            kept.append(seeds)
+    return kept

@@ -11,7 +11,8 @@ from rich.table import Table as TerminalTable
 from rich.text import Text
 
 from diffusion_lab.report.answers import findings
-from diffusion_lab.report.table import NONE, Gathered, Group, Table, reads_as_number
+from diffusion_lab.report.choices import reads_as_number
+from diffusion_lab.report.table import NONE, Gathered, Group, Table
 from diffusion_lab.report.wording import Column, Entry, columns, footnotes, has_floor, notes, seeds_of
 from diffusion_lab.store.measures import Measure
 from diffusion_lab.store.options import short_names

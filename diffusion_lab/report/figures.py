@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from diffusion_lab.report.panels import LIGHT, Panel, Plot, Scale, Series, legend, scales, stroke
 
@@ -128,9 +128,15 @@ def _set(axes: Axes, which: str, scale: Scale) -> None:
     # The limits first, or a log scale would look for its own where all points have one value.
     axes.set(**{f"{which}lim": (scale.low, scale.high)})
     axes.set(**{f"{which}scale": "log" if scale.log else "linear"})
+    if scale.log:
+        # Over several decades 1, 10, 100; over one 1, 2, 5; over less as on a linear axis.
+        decades = math.log10(scale.high / scale.low)
+        several = LogLocator(subs=(1.0,) if decades > 2 else (1.0, 2.0, 5.0))
+        axis.set_major_locator(several if decades > 1 else MaxNLocator(4))
+        axis.set_major_formatter("{x:.10g}")
     if scale.ticks:
         axis.set_ticks(*zip(*scale.ticks, strict=True))
-        axis.set_minor_locator(NullLocator())
+    axis.set_minor_locator(NullLocator())
 
 
 def _draw_series(axes: Axes, series: Series) -> Artist:

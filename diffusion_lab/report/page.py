@@ -99,13 +99,6 @@ def _facts(gathered: Gathered, table: Table) -> list[str]:
     facts = [f"{len(gathered.done)} of {cells} cells scored", f"{models} model{'s' if models != 1 else ''}"]
     if table.seeds:
         facts.append(f"seeds {', '.join(table.seeds)}")
-    counts = {cell.values["training_steps"] for cell in gathered.done if "training_steps" in cell.values}
-    steps = [f"{count:.0f}" for count in sorted(counts)]
-    if steps:
-        facts.append(f"trained for {' or '.join(steps) if len(steps) <= 3 else f'{steps[0]} to {steps[-1]}'} steps")
-    weights = {cell.protocol.get("weights") for cell in gathered.done} - {None}
-    if weights:
-        facts.append(f"weights {', '.join(sorted(map(str, weights)))}")
     return facts
 
 

@@ -7,16 +7,16 @@ where it is certain. Choices that give the same samples, because the sampler rea
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from statistics import fmean
 from typing import Any
 
-from diffusion_lab.report.comparison import Difference, Measured, difference, equal, holm, least_certain, same
+from diffusion_lab.report.choices import reads_as_number
+from diffusion_lab.report.comparison import Difference, Measured, equal, holm, ranking
 from diffusion_lab.store import ModelDirectory, RunDirectory
-from diffusion_lab.store.measures import LOW, STANDARD_ERROR, Measure, merged, samples_key
+from diffusion_lab.store.measures import LOW, Measure, merged, samples_key
 from diffusion_lab.store.status_file import DONE
 
 SEED = "seed"  # the axis that is folded
@@ -170,14 +170,9 @@ class Row:
 
 @dataclass(frozen=True, eq=False)
 class Standing:
-    """The best rows of a column, among those measured alike.
+    """The best rows of a column, among those measured alike, as a `Ranking` has it.
 
-    best       rows with the best mean: several where their values are equal, or are written as equal and their order is uncertain
-    p          the largest p of the differences between the best and the other rows; None where some of these are uncertain
-    marked     whether the best is better than every other row, among all claims of the table (Holm)
-    runner_up  the next row, or the first whose difference is uncertain, and `lead` the difference to it; None where all rows are
-               equal, or its uncertainty is unknown
-    left_out   rows that take no part, because their seeds are others
+    marked: whether the best is better than every other row, among all claims of the table (Holm).
     """
 
     measure: Measure
@@ -299,53 +294,19 @@ def measured(name: str, cells: Mapping[str, Sequence[Cell]]) -> Measured:
             for source, blocks in each[0].items()
             if all(len(one.get(source, ())) == len(blocks) for one in each)
         }
-    error = name + STANDARD_ERROR
     return Measured(
         {seed: fmean(cell.values[name] for cell in some) for seed, some in cells.items()},
-        {seed: some[0].values[error] for seed, some in cells.items() if len(some) == 1 and error in some[0].values},
         sources,
         {seed: " ".join(cell.model.path.name for cell in some) for seed, some in cells.items()},
     )
 
 
 def standing(measure: Measure, rows: Sequence[Row], decimals: int) -> Standing:
-    """Rows with fewer seeds than others, or with other seeds in part, take no part: their means are over another set.
-
-    decimals: with which the values are written.
-    """
-    value = {row.number: row.values[measure.name] for row in rows}
-    kept = _kept_seeds([frozenset(v.by_seed) for v in value.values()])
-    whole = [row for row in rows if frozenset(value[row.number].by_seed) in kept]
-    sign = 1 if measure.better == LOW else -1
-    whole.sort(key=lambda row: sign * value[row.number].mean)
-    best = [row for row in whole if _no_lead(value[whole[0].number], value[row.number], decimals)]
-    others = [row for row in whole if row not in best]
-    leads = [difference(value[one.number], value[row.number]) for one in best for row in others]
-    known = [lead.p for lead in leads if lead is not None and sign * lead.mean < 0]
-    p = max(known) if leads and len(known) == len(leads) else None
-    place = least_certain(leads[: len(others)])
-    runner_up, lead = (others[place], leads[place]) if others else (None, None)
-    return Standing(measure, best, runner_up, lead, p, [row for row in rows if row not in whole])
-
-
-def _no_lead(best: Measured, other: Measured, decimals: int) -> bool:
-    """Whether the two are equal, or are written as equal and the sign of their difference is uncertain."""
-    found = difference(best, other)
-    certain = found is not None and found.beyond_its_uncertainty
-    return same(best, other) or (not certain and round(best.mean - other.mean, decimals) == 0)
-
-
-def _kept_seeds(sets: Sequence[frozenset[str]]) -> list[frozenset[str]]:
-    """The largest set, of several the one that most rows have, and as large ones that share no seed with it or each other.
-
-    A difference uses the seeds that two rows share, or all if they share none. If they share some, it may contradict the means.
-    """
-    count = Counter(sets)
-    kept: list[frozenset[str]] = []
-    for seeds in sorted(count, key=lambda seeds: (len(seeds), count[seeds]), reverse=True):
-        if not kept or (len(seeds) == len(kept[0]) and all(map(seeds.isdisjoint, kept))):
-            kept.append(seeds)
-    return kept
+    """Of rows that were measured alike. decimals: with which the values are written."""
+    found = ranking([row.values[measure.name] for row in rows], measure.better == LOW, decimals)
+    best, left_out = ([rows[i] for i in places] for places in (found.best, found.left_out))
+    runner_up = None if found.runner_up is None else rows[found.runner_up]
+    return Standing(measure, best, runner_up, found.lead, found.p, left_out)
 
 
 def decimals_of(size: float, digits: int) -> int:
@@ -387,11 +348,3 @@ def sets_steps(table: Table, group: Group, axis: str) -> bool:
         (float(n), row.values["nfe"].mean) for row in group.rows if (n := row.choice[place]) and "nfe" in row.values
     ]
     return len({nfe for _, nfe in counts}) > 1 and all(steps <= nfe <= 2 * steps for steps, nfe in counts)
-
-
-def reads_as_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

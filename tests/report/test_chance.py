@@ -166,7 +166,7 @@ def test_trainings_of_one_recipe_are_not_told_apart(name, num_seeds):
     def row(runs, label):
         values = {str(i): run["values"][name] for i, run in enumerate(runs)}
         sources = {str(i): run.get("sources", {}).get(name, {}) for i, run in enumerate(runs)}
-        return Measured(values, {}, sources, {seed: f"{label} {seed}" for seed in values})
+        return Measured(values, sources, {seed: f"{label} {seed}" for seed in values})
 
     called = []
     for runs in recipes.values():

@@ -116,15 +116,6 @@ def test_no_run_at_all_is_one_sentence(tmp_path):
     assert not (tmp_path / "report").exists()
 
 
-def test_points_and_other_families_need_no_special_care(tmp_path):
-    def points(choices, metrics):
-        metrics["protocol"]["data"] = {"name": "two_moons", "identity": "0", "shape": [2]}
-        del metrics["values"]["bits_per_dim"], metrics["protocol"]["bound"], metrics["curves"]["bits_per_dim"]
-        metrics["protocol"]["absent"]["bits_per_dim"] = "this model has no likelihood"
-
-    assert "two_moons" in make_report(write_sweep(tmp_path, axes=SMALL, change=points)).read_text()
-
-
 def test_reporting_imports_no_torch(tmp_path):
     sweep = write_sweep(tmp_path, axes={"seed": ["1", "2"]})
     code = f"""
