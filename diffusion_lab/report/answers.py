@@ -78,8 +78,8 @@ def effect_of(table: Table, group: Group, measure: Measure, axis: str) -> Effect
         return None
     whole = {key: [one[value] for value in kept] for key, one in sets.items() if one.keys() >= {*kept}}
     alike: dict[object, list[list[Cell]]] = {}
-    for (others, _), cells in whole.items():
-        alike.setdefault(others if len(table.axes) > 1 else len(alike), []).append(cells)
+    for (key, _), cells in whole.items():
+        alike.setdefault(key if len(table.axes) > 1 else len(alike), []).append(cells)
     seeds = dict.fromkeys(seed for _, seed in whole)
     return Effect(
         kept,

@@ -35,6 +35,7 @@ from diffusion_lab.store.measures import LOW, SECONDS, Measure
 from diffusion_lab.store.options import short_names
 
 _MOST_PANELS = 6
+_BITS, _COUNTS = "bits_by_steps", "num_steps"  # a curve of a score
 _EFFECTS_NOTE = (
     "Averaged over cells (faint) that were measured alike and differ only in this axis: "
     "all its values have the same other choices."
@@ -147,28 +148,24 @@ def pareto(rows: Iterable[Row], measure: Measure) -> list[Row]:
 
 def bounds_by_steps(table: Table, group: Group) -> Iterator[Plot]:
     """Bits/dim by number of steps, where one score holds them all: a plot for each spacing, a line for each row."""
-    curve, counts = "bits_by_steps", "num_steps"
-    rows = [row for row in group.rows if any(cell.curves.get(curve, {}).get(counts) for cell in row.done)]
-    spacings = dict.fromkeys(name for row in rows for cell in row.done for name in cell.curves.get(curve, {}))
-    for spacing in (name for name in spacings if name != counts):
-
-        def line(row: Row, name: str, colour: int, place: int, spacing: str = spacing) -> Series:
-            steps = dict.fromkeys(int(n) for cell in row.done for n in cell.curves.get(curve, {}).get(counts, []))
-            found = {n: row.values[key] for n in steps if (key := f"bits_{spacing}_{n}") in row.values}
-            means, errors = [one.mean for one in found.values()], [one.error for one in found.values()]
-            return Series(
-                name or "all", list(map(float, found)), means, errors, colour, place, [row.number] * len(found)
-            )
-
+    rows = [row for row in group.rows if any(cell.curves.get(_BITS, {}).get(_COUNTS) for cell in row.done)]
+    spacings = dict.fromkeys(name for row in rows for cell in row.done for name in cell.curves.get(_BITS, {}))
+    for spacing in (name for name in spacings if name != _COUNTS):
         panels = [
             Panel(
                 title,
-                [one for *look, same in _in_lines(table, group, part) for row in same if (one := line(row, *look)).x],
+                [
+                    _bits_by_steps(row, spacing, name, colour, line)
+                    for name, colour, line, same in _in_lines(table, group, part)
+                    for row in same
+                ],
             )
-            for title, part in _in_panels(table, group, rows)
+            for title, part in _in_panels(
+                table, group, [row for row in rows if any(f"bits_{spacing}_" in name for name in row.values)]
+            )
         ]
         yield Plot(
-            key=f"{curve}_{spacing}",
+            key=f"{_BITS}_{spacing}",
             heading=LIKELIHOOD,
             name=f"bits/dim, {spacing.replace('_', ' ')} spacing",
             x_label="ancestral steps",
@@ -178,6 +175,13 @@ def bounds_by_steps(table: Table, group: Group) -> Iterator[Plot]:
             log_y=_spans_decades(panels),
             note="The bound of ancestral steps on held-out images, without guidance; all chains share their noise.",
         )
+
+
+def _bits_by_steps(row: Row, spacing: str, name: str, colour: int, line: int) -> Series:
+    steps = dict.fromkeys(int(n) for cell in row.done for n in cell.curves.get(_BITS, {}).get(_COUNTS, []))
+    found = {n: row.values[key] for n in steps if (key := f"bits_{spacing}_{n}") in row.values}
+    means, errors = [one.mean for one in found.values()], [one.error for one in found.values()]
+    return Series(name or "all", list(map(float, found)), means, errors, colour, line, [row.number] * len(found))
 
 
 def trade_off(table: Table, group: Group) -> Iterator[Plot]:
