@@ -182,7 +182,7 @@ def score_source(
                     show(run.read_metrics())
     if console.quiet:
         return
-    everything = any(option.startswith("metrics") for option in HydraConfig.get().overrides.task)
+    everything = any(option.startswith("metrics=") for option in HydraConfig.get().overrides.task)
     console.print(score_table(run.read_metrics(), everything), soft_wrap=False)
     for line in [*lines, f"score  {run.path}  (samples.png, metrics.json)"]:
         console.print(line)
@@ -267,11 +267,14 @@ def score_table(metrics: Mapping[str, Any], everything: bool) -> Table:
 
 
 def _is_main(measure: Measure) -> bool:
-    """Whether it stands in the short table; of several sets of features, the later ones have their distances there alone."""
+    """Whether it stands in the short table: what was measured, not what follows from the choices (NFE) and belongs to no protocol.
+
+    Of several sets of features, the later ones have their distances there alone.
+    """
     if measure.headline or measure.name == TRAINING_SECONDS:
         return True
     later = any(part.startswith("features_") for part in measure.agrees)
-    return measure.brief and measure.better is not None and not later
+    return measure.brief and measure.column and bool(measure.agrees) and not later
 
 
 def _value(measure: Measure, values: dict[str, float]) -> str:

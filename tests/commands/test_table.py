@@ -44,8 +44,15 @@ def test_what_could_not_be_measured_stands_there_with_its_reason():
 
 def test_by_default_there_are_the_main_rows_and_no_reasons():
     values = {
-        **{"fd_inception": 4.0, "fd_inception_floor": 1.5, "kd_inception": 0.1, "precision": 0.5, "recall": 0.4},
-        **{"bits_per_dim": 2.0, "seconds_per_1000_samples": 3.0, "training_seconds": 60.0, "parameters": 7e5},
+        "fd_inception": 4.0,
+        "fd_inception_floor": 1.5,
+        "kd_inception": 0.1,
+        "precision": 0.5,
+        "recall": 0.4,
+        "bits_per_dim": 2.0,
+        "seconds_per_1000_samples": 3.0,
+        "training_seconds": 60.0,
+        "parameters": 7e5,
     }
     said = shown(values, {"class_entropy": "no labels"}, everything=False)
     rows = [line.split()[0] for line in said.splitlines()[2:]]
