@@ -24,7 +24,7 @@ from diffusion_lab.training.trackers import BOUND_BY_T, SAMPLES, STEP
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Section, Workspace
 
-    from diffusion_lab.report.cells import Gathered
+    from diffusion_lab.report.table import Gathered
 
 _PATIENCE_SECONDS = 30
 _MOST_RUNS = 1000  # that a panel shows
@@ -34,7 +34,7 @@ def run(cfg: DictConfig) -> None:
     """Build the workspace from what the runs in `outputs` have logged, and send it."""
     if find_spec("wandb_workspaces") is None:
         raise MistakeError("install wandb-workspaces first: pip install 'diffusion-lab[dashboard]'")
-    from diffusion_lab.report.cells import read_runs
+    from diffusion_lab.report.read import read_runs
 
     folder = runs_folder(Path(cfg.outputs))
     gathered = read_runs([run.path for run in scored_runs(folder)], "dashboard")

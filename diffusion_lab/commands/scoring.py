@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
@@ -20,7 +21,7 @@ from rich.text import Text
 from diffusion_lab.config.identity import plain_config, sampling_identity
 from diffusion_lab.config.measured_variance import needed_head, use_measured
 from diffusion_lab.config.mistakes import MistakeError, lost_process, out_of_memory, users_mistakes
-from diffusion_lab.config.scores import build_features, build_metrics, run_of
+from diffusion_lab.config.scores import build_features, build_metrics, run_of, scored_choices
 from diffusion_lab.config.tracking import tracked_score
 from diffusion_lab.config.weight_files import profile_error, read_training_progress
 from diffusion_lab.data.module import DataModule
@@ -38,7 +39,7 @@ from diffusion_lab.store import (
     cache_directory,
 )
 from diffusion_lab.store.files import remove_staged, write_whole
-from diffusion_lab.store.measures import STANDARD_ERROR, Measure, ends, read_measures
+from diffusion_lab.store.measures import STANDARD_ERROR, TRAINING_SECONDS, Measure, ends, read_measures
 from diffusion_lab.store.status_file import Announcement
 from diffusion_lab.store.weights import is_snapshot, snapshot_name
 from diffusion_lab.terminal import Terminal
@@ -145,8 +146,9 @@ def score_source(
     """Score the samples of what `source` makes, unless that score is in `run`, and print its table, `lines` and its folder.
 
     references: of features, makes what the samples are compared with. recorded: what the protocol says besides. choices: of the
-    model, for trackers.
+    model's training.
     """
+    choices = scored_choices(choices)
     console = Terminal(quiet=quiet or rank() > 0)
 
     def is_there() -> bool:
@@ -176,11 +178,12 @@ def score_source(
                 scores = _scores(source(), references, cfg, cache, console)
                 if scores is not None:  # rank 0 has them
                     scores.protocol |= recorded
-                    _write(scores, data, cfg, run)
+                    _write(scores, data, cfg, run, choices)
                     show(run.read_metrics())
     if console.quiet:
         return
-    console.print(score_table(run.read_metrics()), soft_wrap=False)
+    everything = any(option.startswith("metrics=") for option in HydraConfig.get().overrides.task)
+    console.print(score_table(run.read_metrics(), everything), soft_wrap=False)
     for line in [*lines, f"score  {run.path}  (samples.png, metrics.json)"]:
         console.print(line)
 
@@ -212,7 +215,9 @@ def progress_bar(console: Console) -> Iterator[Callable[[str, int, int], None]]:
         yield progress
 
 
-def _write(scores: Scores, data: DataModule, cfg: DictConfig, run: RunDirectory) -> None:
+def _write(
+    scores: Scores, data: DataModule, cfg: DictConfig, run: RunDirectory, choices: Mapping[str, str | None]
+) -> None:
     """Pictures, config and, last, the numbers. MistakeError if a number is not finite."""
     columns = {f"{name}.{key}": column for name, curve in scores.curves.items() for key, column in curve.items()}
     numbers = {name: [value] for name, value in scores.values.items()} | columns
@@ -234,26 +239,42 @@ def _write(scores: Scores, data: DataModule, cfg: DictConfig, run: RunDirectory)
         if drawn is not None:
             write_whole(path, drawn)
     write_whole(run.config, OmegaConf.to_yaml(plain_config(cfg)).encode())
-    run.write_metrics(scores.content())
+    run.write_metrics({**scores.content(), "choices": dict(choices)})
 
 
-def score_table(metrics: dict[str, Any]) -> Table:
-    """metrics.json -> a table of name, value and what the value means."""
-    protocol = metrics["protocol"]
+def score_table(metrics: Mapping[str, Any], everything: bool) -> Table:
+    """metrics.json -> a table of name, value and meaning.
+
+    everything: all measures, and why one is missing; otherwise the main ones: distances with those of real images, precision,
+    recall, bits/dim, seconds of sampling and of training. A missing distance always has its reason.
+    """
+    protocol, values = metrics["protocol"], metrics["values"]
     title = Text(_title(protocol), style="table.title")
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="dim")
     table.add_column("measure")
     table.add_column("value", justify="right")
     table.add_column("", style="dim")
     for measure in read_measures(metrics):
-        if measure.name in metrics["values"]:
-            value, note = _value(measure, metrics["values"]), measure.detail or measure.meaning
-        elif measure.name in protocol["absent"]:
-            value, note = "–", protocol["absent"][measure.name]
-        else:
+        value, note = "–", protocol["absent"].get(measure.name)
+        if measure.name in values:
+            value, note = _value(measure, values), measure.detail or measure.meaning
+        if note is None or not (everything or (_is_main(measure) and (measure.name in values or measure.floor_of))):
             continue
+        if not everything and measure.floor_of in values:
+            note = f"real images: {values[measure.floor_of]:.{measure.decimals}f}; {note}"
         table.add_row(*map(Text, (f"{measure.label} {measure.arrow}", value, note)))
     return table
+
+
+def _is_main(measure: Measure) -> bool:
+    """Whether it stands in the short table: what was measured, not what follows from the choices (NFE) and belongs to no protocol.
+
+    Of several sets of features, the later ones have their distances there alone.
+    """
+    if measure.headline or measure.name == TRAINING_SECONDS:
+        return True
+    later = any(part.startswith("features_") for part in measure.agrees)
+    return measure.brief and measure.column and bool(measure.agrees) and not later
 
 
 def _value(measure: Measure, values: dict[str, float]) -> str:

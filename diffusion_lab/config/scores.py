@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, open_dict
 
-from diffusion_lab.config.build import build_each
+from diffusion_lab.config.build import build_each, choices_made
 from diffusion_lab.config.identity import scoring_fingerprint
 from diffusion_lab.config.measured_variance import needed_head
 from diffusion_lab.config.mistakes import MistakeError
@@ -34,6 +35,13 @@ def run_of(directory: ModelDirectory, model_fingerprint: str, cfg: DictConfig, o
     head = needed_head(directory, cfg, cfg.evaluation.weights)
     run_id = scoring_fingerprint(model_fingerprint, cfg, head)[:FINGERPRINT_LENGTH]
     return run_directory(outputs, f"{directory.path.name}-{run_id}")
+
+
+def scored_choices(trained: Mapping[str, str | None]) -> dict[str, str | None]:
+    """Which option of each group a score is made with: those of this command, else of training. Empty for a call from Python."""
+    if not HydraConfig.initialized():
+        return {}
+    return {**trained, **{group: option for group, option in choices_made().items() if option}}
 
 
 def is_scored(directory: ModelDirectory, cfg: DictConfig, outputs: Path) -> bool:

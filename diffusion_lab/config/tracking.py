@@ -14,7 +14,7 @@ from hydra.types import RunMode
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig
 
-from diffusion_lab.config.build import choices_made, entries
+from diffusion_lab.config.build import entries
 from diffusion_lab.config.composing import parameters_of
 from diffusion_lab.config.identity import plain_config
 from diffusion_lab.config.mistakes import MistakeError, mistake_in_job
@@ -60,14 +60,13 @@ def build_trackers(cfg: DictConfig, folder: Path | None = None) -> list[Tracker]
 def tracked_score(
     cfg: DictConfig, run: RunDirectory, choices: Mapping[str, str | None]
 ) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """A function that shows what metrics.json holds. choices: of the training; those of this command come before them."""
+    """A function that shows what metrics.json holds. choices: that the score is made with."""
     trackers = build_trackers(cfg)
     if not trackers:
         yield lambda metrics: None
         return
-    chosen = {**choices, **{group: option for group, option in choices_made().items() if option}}
     with ExitStack() as stack:
-        shows = [stack.enter_context(tracker.scoring(described(cfg, run, chosen))) for tracker in trackers]
+        shows = [stack.enter_context(tracker.scoring(described(cfg, run, choices))) for tracker in trackers]
 
         def show_metrics(metrics: Mapping[str, Any]) -> None:
             labels = {measure.name: measure.axis for measure in read_measures(metrics) if measure.column}

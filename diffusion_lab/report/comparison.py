@@ -17,15 +17,16 @@ A table of many comparisons finds some difference by chance. `holm` keeps the pr
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from math import inf, isclose
+from math import isclose
 
 import numpy as np
 from scipy.special import stdtrit
 
-from diffusion_lab.store.measures import SEEDS, TEST_IMAGES
+from diffusion_lab.store.measures import SEEDS
 
 CONFIDENCE = 0.95
 LEVEL = 1 - CONFIDENCE
@@ -39,13 +40,11 @@ Blocks = Mapping[str, Sequence[float]]  # by source
 class Measured:
     """One measure of one row: its value for each seed ("" where seed is no axis), and what is known of its error.
 
-    image_error  for each seed, the standard error over test images that the score states; absent where it states none
-    sources      for each seed, the blocks of each source of uncertainty; empty where the score states none
-    trainings    for each seed, the name of the training that it is a number of
+    sources    for each seed, the blocks of each source of uncertainty; empty where the score states none
+    trainings  for each seed, the name of the training that it is a number of
     """
 
     by_seed: Mapping[str, float]
-    image_error: Mapping[str, float]
     sources: Mapping[str, Blocks] = field(default_factory=dict)
     trainings: Mapping[str, str] = field(default_factory=dict)
 
@@ -61,10 +60,12 @@ class Measured:
     def parts(self) -> dict[str, float]:
         """The standard error of the mean from each source that is known, by its name."""
         seeds = {SEEDS: float(np.std(list(self.by_seed.values()), ddof=1) / np.sqrt(self.n))} if self.n > 1 else {}
-        of_sources = {name: _error(blocks) for name, blocks in self.blocks(self.by_seed).items()}
-        if self.n == 1 and not of_sources and self.image_error:
-            of_sources = {TEST_IMAGES: next(iter(self.image_error.values()))}
-        return seeds | of_sources
+        return seeds | {name: _error(blocks) for name, blocks in self.blocks(self.by_seed).items()}
+
+    @property
+    def seed_error(self) -> float | None:
+        """The standard error over seeds."""
+        return self.parts.get(SEEDS)
 
     @property
     def error(self) -> float | None:
@@ -121,14 +122,15 @@ class Difference:
 _SMALLEST = 1e-12  # of p
 
 
-def holm(ps: Sequence[float], level: float = LEVEL) -> list[bool]:
-    """Which of several hypotheses are rejected, so that the probability of any wrong rejection is at most `level` (Holm 1979)."""
-    rejected = [False] * len(ps)
-    for rank, i in enumerate(np.argsort(ps, kind="stable")):
-        if ps[i] > level / (len(ps) - rank):
-            break
-        rejected[i] = True
-    return rejected
+def holm(ps: Sequence[float | None], level: float = LEVEL) -> list[bool]:
+    """Which of several hypotheses are rejected, so that the probability of any wrong rejection is at most `level` (Holm 1979).
+
+    None: one that cannot be tested.
+    """
+    tested = sorted((p, i) for i, p in enumerate(ps) if p is not None)
+    failed = next((rank for rank, (p, _) in enumerate(tested) if p > level / (len(tested) - rank)), len(tested))
+    rejected = {i for _, i in tested[:failed]}
+    return [i in rejected for i in range(len(ps))]
 
 
 def paired_p(differences: Sequence[float]) -> float:
@@ -142,16 +144,17 @@ def paired_p(differences: Sequence[float]) -> float:
 def same(a: Measured, b: Measured) -> bool:
     """Equal for every seed up to rounding, as where the same images were scored twice: no difference to be uncertain about."""
     return a.by_seed.keys() == b.by_seed.keys() and all(
-        isclose(value, b.by_seed[seed], rel_tol=_ROUNDING) for seed, value in a.by_seed.items()
+        equal(value, b.by_seed[seed]) for seed, value in a.by_seed.items()
     )
 
 
-def difference(a: Measured, b: Measured) -> Difference | None:
-    """a − b with its uncertainty; None where the uncertainty is not known, as of two trainings with one seed each.
+def equal(a: float, b: float) -> bool:
+    """Equal up to rounding."""
+    return isclose(a, b, rel_tol=_ROUNDING)
 
-    Where a score states its error over test images and no blocks, the errors are added as if independent: too wide, as the images
-    are shared.
-    """
+
+def difference(a: Measured, b: Measured) -> Difference | None:
+    """a − b with its uncertainty; None where the uncertainty is not known, as of two trainings with one seed each."""
     shared = [seed for seed in a.by_seed if seed in b.by_seed]
     if a.n == b.n == 1:
         return _of_one_training(a, b) if list(a.trainings.values()) == list(b.trainings.values()) else None
@@ -169,12 +172,9 @@ def listed(parts: list[str]) -> str:
 
 def _of_one_training(a: Measured, b: Measured) -> Difference | None:
     paired = _paired(a.blocks(a.by_seed), b.blocks(b.by_seed))
-    if paired:
-        return Difference(a.mean - b.mean, list(paired.values()), f"paired over {listed(list(paired))}, one training")
-    if a.image_error and b.image_error and a.error is not None and b.error is not None:
-        error = float(np.hypot(a.error, b.error))
-        return Difference(a.mean - b.mean, [(error, inf)], f"over {TEST_IMAGES}, one training")
-    return None
+    if not paired:
+        return None
+    return Difference(a.mean - b.mean, list(paired.values()), f"paired over {listed(list(paired))}, one training")
 
 
 def _welch(a: Measured, b: Measured) -> Difference:
@@ -198,3 +198,59 @@ def _paired(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> dict[st
         for name, blocks in a.items()
         if len(b.get(name, ())) == len(blocks)
     }
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The best of several values, by their places.
+
+    best       those with the best mean: several where they are equal, or are written as equal and their order is uncertain
+    runner_up  the next one, or the first whose difference is uncertain; None where all are equal
+    lead       the difference to it; None where its uncertainty is unknown
+    p          the largest p of the differences between the best and the others; None where one of these is unknown
+    left_out   those that take no part: with fewer seeds than others, or other seeds in part, their mean is over another set
+    """
+
+    best: list[int]
+    runner_up: int | None
+    lead: Difference | None
+    p: float | None
+    left_out: list[int]
+
+
+def ranking(values: Sequence[Measured], lower_is_better: bool, decimals: int) -> Ranking:
+    """decimals: with which the values are written."""
+    kept = _kept_seeds([frozenset(value.by_seed) for value in values])
+    sign = 1 if lower_is_better else -1
+    order = sorted(
+        (i for i, value in enumerate(values) if value.by_seed.keys() in kept), key=lambda i: sign * values[i].mean
+    )
+    best = [i for i in order if _no_lead(values[order[0]], values[i], decimals)]
+    others = [i for i in order if i not in best]
+    leads = [difference(values[i], values[j]) for i in best for j in others]
+    known = [lead.p for lead in leads if lead is not None and sign * lead.mean < 0]
+    p = max(known) if leads and len(known) == len(leads) else None
+    first = leads[: len(others)]
+    place = next((i for i, lead in enumerate(first) if lead is None or not lead.beyond_its_uncertainty), 0)
+    runner_up, lead = (others[place], first[place]) if others else (None, None)
+    return Ranking(best, runner_up, lead, p, [i for i in range(len(values)) if i not in order])
+
+
+def _no_lead(best: Measured, other: Measured, decimals: int) -> bool:
+    """Whether the two are equal, or are written as equal and the sign of their difference is uncertain."""
+    found = difference(best, other)
+    certain = found is not None and found.beyond_its_uncertainty
+    return same(best, other) or (not certain and round(best.mean - other.mean, decimals) == 0)
+
+
+def _kept_seeds(sets: Sequence[frozenset[str]]) -> list[frozenset[str]]:
+    """The largest set, of several the one that most have, and as large ones that share no seed with it or each other.
+
+    A difference uses the seeds that two share, or all if they share none. If they share some, it may contradict the means.
+    """
+    count = Counter(sets)
+    kept: list[frozenset[str]] = []
+    for seeds in sorted(count, key=lambda seeds: (len(seeds), count[seeds]), reverse=True):
+        if not kept or (len(seeds) == len(kept[0]) and all(map(seeds.isdisjoint, kept))):
+            kept.append(seeds)
+    return kept

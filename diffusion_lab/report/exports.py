@@ -10,12 +10,11 @@ from typing import Any
 from rich.table import Table as TerminalTable
 from rich.text import Text
 
-from diffusion_lab.report.cells import Gathered
-from diffusion_lab.report.lines import reads_as_number
-from diffusion_lab.report.plots import findings
-from diffusion_lab.report.table import Group, Table
-from diffusion_lab.report.wording import NONE, Column, Entry, columns, has_floor, notes, seeds_of
-from diffusion_lab.store.measures import LOW, Measure
+from diffusion_lab.report.answers import findings
+from diffusion_lab.report.choices import reads_as_number
+from diffusion_lab.report.table import NONE, Gathered, Group, Table
+from diffusion_lab.report.wording import Column, Entry, columns, footnotes, has_floor, notes, seeds_of
+from diffusion_lab.store.measures import Measure
 from diffusion_lab.store.options import short_names
 from diffusion_lab.terminal import Terminal
 
@@ -43,10 +42,10 @@ def cell_csv(gathered: Gathered) -> str:
             "state": cell.state,
             "reason": cell.reason,
             **cell.values,
-            "bits_per_dim_kind": cell.protocol.get("bound", {}).get("kind"),
-            "num_samples": cell.protocol.get("samples", {}).get("num_images"),
-            "data": cell.protocol.get("data", {}).get("name"),
-            "reference": cell.protocol.get("reference", {}).get("split"),
+            "bits_per_dim_kind": cell.bound_kind,
+            "num_samples": cell.part("samples").get("num_images"),
+            "data": cell.part("data").get("name"),
+            "reference": cell.part("reference").get("split"),
             "weights": cell.protocol.get("weights"),
             "run": cell.run.path.name,
         }
@@ -59,9 +58,9 @@ def row_csv(table: Table) -> str:
     """One line a row, folded over seeds, in full precision: means, standard errors, what they are over, and who is marked best."""
     lines = []
     for number, group in enumerate(table.groups, start=1):
-        for row in [*group.rows, *group.unfinished]:
+        for row in group.rows:
             line: dict[str, Any] = {
-                **dict(zip(table.axes, row.choice, strict=True)),
+                **dict(zip(table.axes, row.names, strict=True)),
                 "protocol": number,
                 "seeds": len(row.seeds),
             }
@@ -139,11 +138,16 @@ def latex(table: Table) -> str:
 
 
 def print_tables(gathered: Gathered, table: Table) -> None:
-    """The tables, what is said of them, and what is missing, in the terminal."""
+    """The answers, the tables, and what is missing, in the terminal."""
     console = Terminal()
-    for group, (shown, remarks, width) in zip(table.groups, terminal(table, console.width), strict=True):
-        Terminal(width=width).print(shown, soft_wrap=False)
-        console.print(Text("\n".join(remarks), style="dim"))
+    for group in table.groups:
+        shown, measures = terminal(table, group, console.width)
+        Terminal(width=max(console.width, Terminal(width=1000).measure(shown).maximum)).print(shown, soft_wrap=False)
+        said = [
+            *notes(group, [])[:1],
+            *(note for c in columns(group) if c.measure in measures for note in footnotes(c)),
+        ]
+        console.print(Text("\n".join(said), style="dim"))
         for found in findings(table, group):
             console.print(Text(f"{found.what}: {found.text}", style="green" if found.sure else ""))
     for cell in gathered.cells:
@@ -154,22 +158,13 @@ def print_tables(gathered: Gathered, table: Table) -> None:
         console.print(Text(f"left out: {sentence}", style="yellow"))
 
 
-def terminal(table: Table, width: int) -> Iterator[tuple[TerminalTable, list[str], int]]:
-    """Each table in the terminal's own manner, its notes, and the columns it takes.
-
-    Without what can be spared where `width` is not enough.
-    """
-    for group in table.groups:
-        for measures in (
-            brief(group),
-            [m for m in brief(group) if m.better == LOW],
-            [m for m in group.measures if m.headline],
-        ):
-            shown = _terminal_table(table, group, measures)
-            needed = Terminal(width=1000).measure(shown).maximum
-            if needed <= width:
-                break
-        yield shown, notes(group, measures), max(needed, width)
+def terminal(table: Table, group: Group, width: int) -> tuple[TerminalTable, list[Measure]]:
+    """The table with its columns; without those that can be spared where `width` is not enough."""
+    some, headlines = brief(group), [measure for measure in group.measures if measure.headline]
+    shown = _terminal_table(table, group, some)
+    if Terminal(width=1000).measure(shown).maximum > width:
+        some, shown = headlines, _terminal_table(table, group, headlines)
+    return shown, some
 
 
 def brief(group: Group) -> list[Measure]:
@@ -185,7 +180,7 @@ def _terminal_table(table: Table, group: Group, measures: Sequence[Measure]) -> 
         return text
 
     head, *body = _lines(table, group, written, Text, measures)
-    shown = TerminalTable(box=None, pad_edge=False, header_style="dim", caption_justify="left", caption_style="dim")
+    shown = TerminalTable(box=None, pad_edge=False, header_style="dim")
     for i, name in enumerate(head):
         shown.add_column(name, justify="left" if i < len(table.axes) else "right", no_wrap=True)
     for line in body:
@@ -214,7 +209,7 @@ def _lines(
     escaped: Callable[[str], Any],
     measures: Sequence[Measure],
 ) -> Iterator[list]:
-    """The head, the rows, those without a result, and the floor: each a list of texts."""
+    """The head, the rows and the floor: each a list of texts."""
     shown = [column for column in columns(group) if column.measure in measures]
     names = short_names(table.axes)
     many_seeds = len(table.seeds) > 1
@@ -225,11 +220,9 @@ def _lines(
         *([""] if unnamed else []),
     ]
     yield [*first, *(escaped(f"{column.measure.label} {column.measure.arrow}".strip()) for column in shown)]
-    for row in [*group.rows, *group.unfinished]:
-        choices = [NONE if value is None else escaped(value) for value in row.choice]
-        entries = [
-            written(column.entry(row, group.marked)) if row.done else escaped(row.cells[0].state) for column in shown
-        ]
+    for row in group.rows:
+        choices = [NONE if name is None else escaped(name) for name in row.names]
+        entries = [written(column.entry(row, group.marked)) for column in shown]
         yield [*choices, *([seeds_of(row)] if many_seeds else []), *(["samples"] if unnamed else []), *entries]
     if has_floor(group):
         yield ["real images", *[""] * (len(first) - 1), *(_floor(column, written) for column in shown)]

@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from diffusion_lab.report.panels import LIGHT, Panel, Plot, Scale, Series, legend, scales, stroke
 
@@ -51,16 +51,16 @@ _STYLE: dict[Any, Any] = {
 }
 _MOST_IN_LEGEND = 12
 _DIGITS = 6  # significant ones of a number that is only drawn
-# Dashes and marks (around 13, 5) of the legend.
-_SVG_DASHES = {"solid": "", "dash": "6 3", "dot": "2 3", "dashdot": "6 3 2 3"}
-_PATHS = {
-    "circle": "M9.4 5a3.6 3.6 0 1 0 7.2 0a3.6 3.6 0 1 0-7.2 0z",
-    "square": "M9.5 1.5h7v7h-7z",
-    "triangle-up": "M13 .8 17 8.4H9z",
-    "diamond": "M13 .6 17.4 5 13 9.4 8.6 5z",
-    "triangle-down": "M13 9.2 9 1.6h8z",
-    "x": "M10.2 1 13 3.8 15.8 1 17 2.2 14.2 5 17 7.8 15.8 9 13 6.2 10.2 9 9 7.8 11.8 5 9 2.2z",
-    "cross": "M11.8 1h2.4v2.8h2.8v2.4h-2.8v2.8h-2.4v-2.8h-2.8v-2.4h2.8z",
+# Dashes and marks of the legend on the page.
+_STROKES = {None: "", "solid": "──", "dash": "╌╌", "dot": "┈┈", "dashdot": "─·"}
+_SIGNS = {
+    "circle": "●",
+    "square": "■",
+    "triangle-up": "▲",
+    "diamond": "◆",
+    "triangle-down": "▼",
+    "x": "✖",
+    "cross": "✚",
 }
 
 
@@ -128,9 +128,15 @@ def _set(axes: Axes, which: str, scale: Scale) -> None:
     # The limits first, or a log scale would look for its own where all points have one value.
     axes.set(**{f"{which}lim": (scale.low, scale.high)})
     axes.set(**{f"{which}scale": "log" if scale.log else "linear"})
+    if scale.log:
+        # Over several decades 1, 10, 100; over one 1, 2, 5; over less as on a linear axis.
+        decades = math.log10(scale.high / scale.low)
+        several = LogLocator(subs=(1.0,) if decades > 2 else (1.0, 2.0, 5.0))
+        axis.set_major_locator(several if decades > 1 else MaxNLocator(4))
+        axis.set_major_formatter("{x:.10g}")
     if scale.ticks:
         axis.set_ticks(*zip(*scale.ticks, strict=True))
-        axis.set_minor_locator(NullLocator())
+    axis.set_minor_locator(NullLocator())
 
 
 def _draw_series(axes: Axes, series: Series) -> Artist:
@@ -179,12 +185,9 @@ def figure(plot: Plot, panel: Panel, rows: Mapping[int, str]) -> str:
 
 def swatch(series: Series) -> Markup:
     """Line and mark of a series, for the legend."""
-    look, colour = stroke(series), f"var({_colour(series)})"
-    dash = f'<path d="M0 5h26" stroke-width="2" stroke-dasharray="{_SVG_DASHES[look.dash]}"/>' if look.dash else ""
-    mark = f'<path d="{_PATHS[look.marker]}"/>' if look.marker in _PATHS else ""
-    return Markup(
-        f'<svg width="26" height="10" aria-hidden="true" stroke="{colour}" fill="{colour}">{dash}{mark}</svg>'
-    )
+    look = stroke(series)
+    text = f"{_STROKES[look.dash]}{_SIGNS.get(look.marker or '', '○' if look.marker else '')}"
+    return Markup(f'<span aria-hidden="true" style="color: var({_colour(series)})">{text}</span> ')
 
 
 def _trace(series: Series, rows: Mapping[int, str], panel: Panel) -> dict[str, Any]:

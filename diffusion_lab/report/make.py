@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain, count, takewhile
 from pathlib import Path
 
-from diffusion_lab.report.cells import Gathered, read_runs, read_sweep
 from diffusion_lab.report.exports import cell_csv, latex, markdown, print_tables, row_csv
 from diffusion_lab.report.figures import figure_files
 from diffusion_lab.report.model_plots import model_plots
 from diffusion_lab.report.page import page
 from diffusion_lab.report.plots import plots_of
-from diffusion_lab.report.table import build_table
+from diffusion_lab.report.read import read_runs, read_sweep
+from diffusion_lab.report.table import Gathered, build_table
 from diffusion_lab.store import RunError, SweepDirectory
 from diffusion_lab.store.files import clear, name_root, remove_staged, write_whole
 from diffusion_lab.store.written import is_ours, ours_below

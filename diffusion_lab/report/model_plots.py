@@ -5,13 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from diffusion_lab.report.cells import Cell, Gathered
 from diffusion_lab.report.panels import ADVICE, BOUND, DIAGNOSIS, TRAINING, Panel, Plot, Series
-from diffusion_lab.report.table import SEED, seed_of
+from diffusion_lab.report.table import SEED, Cell, Gathered
 from diffusion_lab.store import ModelDirectory
 from diffusion_lab.store.records import RunError, inside, read_bytes
 
@@ -21,6 +20,13 @@ _COLUMN = re.compile(r"\w+/\w+")  # the name of a figure's file follows from it
 _LARGEST_LOG = 2**28  # bytes
 _LARGEST = 1e100
 _MOST_POINTS, _MOST_COLUMNS, _MOST_MODELS = 200, 4, 64
+_BY_LOG_SNR = {
+    "distance_by_log_snr": "Held-out images, noised to a given log SNR and sampled from there: where a curve rises, those steps "
+    "cause the error.",
+    "error_by_log_snr": "Error of the velocity at training images, and (faint) that of the best possible denoiser of these images. "
+    "The gap between them can still be learned; if it closes at the clean end, the model memorises the images.",
+}
+_LEAST_BITS = "Bits/dim, with L_T, of the best possible steps, and (faint) of even ones, measured on training images."
 Models = Mapping[Path, list[Cell]]
 Names = Mapping[Path, tuple[str, str]]  # (choices, seed) of each model
 
@@ -34,7 +40,7 @@ def model_plots(gathered: Gathered) -> list[Plot]:
     names = _names(shown, gathered)
     note = "" if len(shown) == len(models) else f"The first {len(shown)} of {len(models)} models. "
     note += "A line style for each seed." if len({seed for _, seed in names.values()}) > 1 else ""
-    drawn = [*_bound(shown, names), *_diagnosis(shown, names), *_advice(shown, names), *_losses(shown, names)]
+    drawn = [*_curve_plots(shown, names), *_losses(shown, names)]
     return [replace(plot, note=f"{plot.note} {note}".strip()) for plot in drawn]
 
 
@@ -53,7 +59,7 @@ def _names(models: Models, gathered: Gathered) -> Names:
     return {
         path: (
             " · ".join("/".join(value or "none" for value in values[axis]) for axis in distinguishing) or path.name,
-            seed_of(models[path][0]),
+            models[path][0].seed,
         )
         for path, values in chosen.items()
     }
@@ -68,86 +74,35 @@ def _with_curve(models: Models, curve: str, columns: Collection[str], largest: s
     return {path: max(some, key=lambda cell: cell.values.get(largest, 0.0)) for path, some in known.items() if some}
 
 
-def _bound(models: Models, names: Names) -> list[Plot]:
-    """L_t of each model's longest chain: terms of shorter chains are other terms."""
-    longest = _with_curve(models, "bits_per_dim", ["bits_per_dim"])
-    if not longest:
-        return []
-    kinds = dict.fromkeys(cell.protocol.get("bound", {}).get("kind", "") for cell in longest.values())
-    return [
-        Plot(
-            key="bound_by_t",
-            heading=BOUND,
-            name="L_t",
-            x_label="t",
-            y_label="L_t (bits/dim)",
-            panels=[Panel("", _of_cells(longest, "bits_per_dim", "t", "bits_per_dim", names))],
-            log_x=True,
-            log_y=True,
-            note=f"For each model, the longest chain that was scored ({'; '.join(kinds)}).",
-        )
-    ]
-
-
-_BY_LOG_SNR = {
-    "distance_by_log_snr": "Held-out images, noised to a given log SNR and sampled from there: where a curve rises, those steps "
-    "cause the error.",
-    "error_by_log_snr": "Error of the velocity at training images, and (faint) that of the best possible denoiser of these images. "
-    "The gap between them can still be learned; if it closes at the clean end, the model memorises the images.",
-}
-
-
-def _diagnosis(models: Models, names: Names) -> list[Plot]:
-    """Curves by log SNR, of each model the score with the most evaluations an image."""
-    plots = []
+def _curve_plots(models: Models, names: Names) -> Iterator[Plot]:
+    """The curves of scores, each model once: L_t by t, the diagnosis by log SNR, the bound by number of steps."""
+    # Of each model the longest chain: terms of shorter chains are other terms.
+    if longest := _with_curve(models, "bits_per_dim", ["bits_per_dim"]):
+        kinds = "; ".join(dict.fromkeys(cell.bound_kind for cell in longest.values()))
+        lines = _of_cells(longest, "bits_per_dim", "t", "bits_per_dim", names)
+        note = f"For each model, the longest chain that was scored ({kinds})."
+        yield Plot("bound_by_t", BOUND, "L_t", "t", "L_t (bits/dim)", [Panel("", lines)], True, True, note)
     for curve, meaning in _BY_LOG_SNR.items():
         log = curve == "distance_by_log_snr"
         best = _with_curve(models, curve, ["log_snr"])
         columns = dict.fromkeys(name for cell in best.values() for name in cell.curves[curve] if name != "log_snr")
         for name in [column for column in columns if not column.startswith("least_")]:
             lines = _of_cells(best, curve, "log_snr", name, names, log)
-            least = _of_cells(best, curve, "log_snr", f"least_{name}", names, log)
-            plots.append(
-                Plot(
-                    key=f"{curve}_{name}",
-                    heading=DIAGNOSIS,
-                    name=name.replace("_", " "),
-                    x_label="log SNR",
-                    y_label=name.replace("_", " "),
-                    panels=[Panel("", [*lines, *_faint(least, "best possible")])],
-                    log_y=log,
-                    note=meaning,
-                )
-            )
-    return plots
-
-
-def _advice(models: Models, names: Names) -> list[Plot]:
-    """The least bound of each number of steps, and that of even ones, with the options that a score of each model advises."""
-    curve, best, even = "bits_by_num_steps", "bits_per_dim", "even_bits_per_dim"
-    found = _with_curve(models, curve, ["num_steps", best, even], "advised_gain")  # it has most to say
-    if not found:
-        return []
-    lines = [_of_cells(found, curve, "num_steps", column, names, log=False) for column in (best, even)]
-    advised = [
-        f"{names[path][0]}: {measure.detail}."
-        for path, cell in found.items()
-        for measure in cell.measures
-        if measure.name == "advised_gain" and measure.detail
-    ]
-    meaning = "Bits/dim, with L_T, of the best possible steps, and (faint) of even ones, measured on training images."
-    return [
-        Plot(
-            key=curve,
-            heading=ADVICE,
-            name="bits/dim by number of steps",
-            x_label="steps",
-            y_label="bits/dim",
-            panels=[Panel("", [*lines[0], *_faint(lines[1], "even")])],
-            log_x=True,
-            note=" ".join([meaning, *advised]),
-        )
-    ]
+            lines += _faint(_of_cells(best, curve, "log_snr", f"least_{name}", names, log), "best possible")
+            what = name.replace("_", " ")
+            yield Plot(f"{curve}_{name}", DIAGNOSIS, what, "log SNR", what, [Panel("", lines)], False, log, meaning)
+    curve, least, even = "bits_by_num_steps", "bits_per_dim", "even_bits_per_dim"
+    if found := _with_curve(models, curve, ["num_steps", least, even], "advised_gain"):  # it has most to say
+        lines = _of_cells(found, curve, "num_steps", least, names, log=False)
+        lines += _faint(_of_cells(found, curve, "num_steps", even, names, log=False), "even")
+        advised = [
+            f"{names[path][0]}: {measure.detail}."
+            for path, cell in found.items()
+            for measure in cell.measures
+            if measure.name == "advised_gain" and measure.detail
+        ]
+        name, note = "bits/dim by number of steps", " ".join([_LEAST_BITS, *advised])
+        yield Plot(curve, ADVICE, name, "steps", "bits/dim", [Panel("", lines)], True, False, note)
 
 
 def _losses(models: Models, names: Names) -> list[Plot]:

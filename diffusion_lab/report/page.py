@@ -15,12 +15,11 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from diffusion_lab.report.cells import Gathered
+from diffusion_lab.report.answers import findings
 from diffusion_lab.report.figures import figure, swatch
 from diffusion_lab.report.panels import DARK, LIGHT, Plot, legend
-from diffusion_lab.report.plots import findings
 from diffusion_lab.report.sprites import Sprite, contenders, nearest_images, sprites
-from diffusion_lab.report.table import SEED, Group, Row, Table, seed_of
+from diffusion_lab.report.table import SEED, Gathered, Group, Row, Table
 from diffusion_lab.report.wording import columns, has_floor, label, notes, question, seeds_of
 from diffusion_lab.store.options import flat, short_names
 from diffusion_lab.versions import __version__
@@ -37,11 +36,12 @@ def page(
     command: str,
 ) -> str:
     """The page. plots: under which heading which. command: what makes the report again."""
-    pictures = [(cell.run.samples_png, cell.protocol.get("data", {}).get("shape", ())) for cell in gathered.done]
+    pictures = [(cell.run.samples_png, cell.shape) for cell in gathered.done]
     drawn = dict(zip((cell.run.path for cell in gathered.done), sprites(pictures), strict=True))
     families = contenders(table)
-    ways = sprites([(one.cell.run.interpolation_png, one.cell.protocol["data"]["shape"]) for one in families])
+    ways = sprites([(one.cell.run.interpolation_png, one.cell.shape) for one in families])
     nearest = nearest_images(table)
+    noise = {str(row.done[0].part("samples").get("seed")) for row in table.rows}
     environment = Environment(
         loader=FileSystemLoader(_FOLDER),
         autoescape=True,
@@ -64,7 +64,7 @@ def page(
         many_seeds=len(table.seeds) > 1,
         findings=_findings(table),
         groups=[_group(group) for group in table.groups],
-        other_noise="" if len(_noise(table)) < 2 else ", but these rows were drawn with several evaluation seeds",
+        other_noise="" if len(noise) < 2 else ", but these rows were drawn with several evaluation seeds",
         contrast=families,
         nearest=nearest,
         plots=[(title, _by_heading(some)) for title, some in plots if some],
@@ -99,13 +99,6 @@ def _facts(gathered: Gathered, table: Table) -> list[str]:
     facts = [f"{len(gathered.done)} of {cells} cells scored", f"{models} model{'s' if models != 1 else ''}"]
     if table.seeds:
         facts.append(f"seeds {', '.join(table.seeds)}")
-    counts = {cell.values["training_steps"] for cell in gathered.done if "training_steps" in cell.values}
-    steps = [f"{count:.0f}" for count in sorted(counts)]
-    if steps:
-        facts.append(f"trained for {' or '.join(steps) if len(steps) <= 3 else f'{steps[0]} to {steps[-1]}'} steps")
-    weights = {cell.protocol.get("weights") for cell in gathered.done} - {None}
-    if weights:
-        facts.append(f"weights {', '.join(sorted(map(str, weights)))}")
     return facts
 
 
@@ -120,10 +113,10 @@ def _findings(table: Table) -> list[dict[str, Any]]:
 
 def _group(group: Group) -> dict[str, Any]:
     return {
-        "notes": notes(group, group.measures) or ["Nothing has been scored yet."],
+        "notes": notes(group, group.measures),
         "has_floor": has_floor(group),
         "columns": columns(group),
-        "rows": [*group.rows, *group.unfinished],
+        "rows": group.rows,
         "marked": group.marked,
         "protocol": [(name.replace("_", " "), value) for name, value in flat(group.protocol, " ").items()],
     }
@@ -133,7 +126,7 @@ def _rows_data(group: Group, drawn: Mapping[Path, Sprite | None]) -> Iterator[tu
     """The data of each row for the script: its name, its main value, and its samples by seed."""
     main = next((column for column in columns(group) if column.floor), None)
     for row in group.rows:
-        pictures = [(cell, drawn.get(cell.run.path)) for cell in row.done]
+        pictures = {cell.seed: drawn.get(cell.run.path) for cell in row.done}
         value = ""
         if main is not None and main.measure.name in row.values:
             value = f"{main.measure.label} {main.entry(row, set()).text}"
@@ -142,9 +135,7 @@ def _rows_data(group: Group, drawn: Mapping[Path, Sprite | None]) -> Iterator[tu
             {
                 "label": label(row),
                 "value": value,
-                "pictures": [
-                    {"seed": seed_of(cell), **asdict(sprite)} for cell, sprite in pictures if sprite is not None
-                ],
+                "pictures": [{"seed": seed, **asdict(one)} for seed, one in pictures.items() if one is not None],
             },
         )
 
@@ -157,10 +148,6 @@ def _shown_first(table: Table) -> list[int]:
         return [row.number for row in table.rows[:2]]
     rows = sorted((r for group in groups for r in group.rows if name in r.values), key=lambda r: r.values[name].mean)
     return [row.number for row in dict.fromkeys([rows[0], rows[len(rows) // 2], rows[-1]])]
-
-
-def _noise(table: Table) -> set[Any]:
-    return {row.done[0].protocol.get("samples", {}).get("seed") for row in table.rows}
 
 
 def _by_heading(plots: Sequence[Plot]) -> dict[str, list[Plot]]:

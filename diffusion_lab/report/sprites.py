@@ -16,8 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from diffusion_lab.report.cells import Cell
-from diffusion_lab.report.table import Group, Row, Table
+from diffusion_lab.report.table import Cell, Group, Row, Table
 from diffusion_lab.report.wording import Column, Entry, columns, label
 from diffusion_lab.store.measures import Measure, ends
 from diffusion_lab.store.records import RunError, inside, read_bytes
@@ -108,7 +107,7 @@ def nearest_images(table: Table) -> list[NearestImages]:
     """One for each row whose first seed has a nearest.png, and no more than _MOST_NEAREST."""
     rows = [(group, row) for group in table.groups for row in group.rows if row.done[0].run.nearest_png.is_file()]
     rows = rows[:_MOST_NEAREST]
-    pictures = sprites([(row.done[0].run.nearest_png, row.done[0].protocol["data"]["shape"]) for _, row in rows])
+    pictures = sprites([(row.done[0].run.nearest_png, row.done[0].shape) for _, row in rows])
     found = []
     for (group, row), sprite in zip(rows, pictures, strict=True):
         said = [_value_with_interval(measure, row.done[0]) for measure in group.measures if "copying" in measure.agrees]
@@ -157,7 +156,7 @@ def contenders(table: Table) -> list[Contender]:
 
 
 def _family(row: Row) -> str:
-    return str(row.done[0].protocol.get("model", {}).get("family", "unknown"))
+    return str(row.done[0].part("model").get("family", "unknown"))
 
 
 def _distance(group: Group, row: Row) -> float:
@@ -170,7 +169,7 @@ def _facts(row: Row, shown: list[Column]) -> list[tuple[str, Entry, str]]:
     for column in shown:
         entry, meaning = column.entry(row, set()), column.measure.meaning
         if column.measure.name == "bits_per_dim":
-            kinds = (cell.protocol.get("bound", {}).get("kind") for cell in row.cells_with("bits_per_dim").values())
+            kinds = (cell.bound_kind for cell in row.cells_with("bits_per_dim").values())
             meaning = next(kinds, None) or entry.why
         facts.append((column.measure.label, entry, meaning))
     for name, what, scale, unit in (

@@ -1,32 +1,108 @@
-"""Cells -> groups of rows that were measured alike; seeds folded into mean ± standard error; the best marked where it is."""
+"""The table of a report: cells -> rows -> groups of rows that were measured alike.
+
+A row is one choice on every axis but the seed: seeds are folded into mean ± standard error. The best row of a column is marked
+where it is certain. Choices that give the same samples, because the sampler reads nothing in which they differ, are one row.
+"""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from statistics import fmean
 from typing import Any
 
-from diffusion_lab.report.cells import Cell, Gathered
-from diffusion_lab.report.comparison import Difference, Measured, difference, holm, same
-from diffusion_lab.store.measures import LOW, STANDARD_ERROR, Measure, merged, samples_key
+from diffusion_lab.report.choices import reads_as_number
+from diffusion_lab.report.comparison import Difference, Measured, equal, holm, ranking
+from diffusion_lab.store import ModelDirectory, RunDirectory
+from diffusion_lab.store.measures import LOW, Measure, merged, samples_key
+from diffusion_lab.store.status_file import DONE
 
 SEED = "seed"  # the axis that is folded
-_MOST_DECIMALS = 6
 NO_SEED = ""  # the seed of a row where seed is no axis
+NONE = "–"  # no such option, no such value
+_MOST_DECIMALS = 6
 
 Choice = tuple[str | None, ...]
 
 
 @dataclass(frozen=True, eq=False)
+class Cell:
+    """choices: every axis, None where this cell has no such option. state: done, missing (with the reason), or what its
+    status file says. values, protocol, curves, measures, sources: of metrics.json; empty unless done."""
+
+    choices: dict[str, str | None]
+    run: RunDirectory
+    model: ModelDirectory
+    state: str
+    reason: str = ""
+    values: dict[str, float] = field(default_factory=dict)
+    protocol: dict[str, Any] = field(default_factory=dict)
+    curves: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    measures: list[Measure] = field(default_factory=list)
+    sources: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+
+    @property
+    def done(self) -> bool:
+        return self.state == DONE
+
+    @property
+    def seed(self) -> str:
+        return self.choices.get(SEED) or NO_SEED
+
+    @property
+    def given(self) -> dict[str, Any] | None:
+        """The entry of its protocol on given samples; None where a model drew them."""
+        return self.part("samples").get("given")
+
+    @property
+    def bound_kind(self) -> str:
+        return str(self.part("bound").get("kind", ""))
+
+    @property
+    def shape(self) -> list[int]:
+        """Of one sample; empty where the protocol does not state it."""
+        return self.part("data").get("shape", [])
+
+    def part(self, name: str) -> dict[str, Any]:
+        """A part of the protocol; empty where it has none."""
+        return self.protocol.get(name) or {}
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """What a report is about. command: the options as they were given, empty where the runs were picked by hand."""
+
+    name: str
+    axes: dict[str, list[str]]
+    cells: list[Cell]
+    command: list[str] = field(default_factory=list)
+    created: str = ""
+    skipped: list[str] = field(default_factory=list)
+
+    @property
+    def done(self) -> list[Cell]:
+        return [cell for cell in self.cells if cell.done]
+
+
+@dataclass(frozen=True, eq=False)
 class Row:
-    """One choice on every axis but the seed. cells: one a seed, as asked for; `number` counts rows over the whole report."""
+    """Cells with one choice on every axis but the seed; `number` counts rows over the whole report.
+
+    others: further choices that give the same samples; their cells are here too.
+    """
 
     number: int
     choice: Choice
     cells: tuple[Cell, ...]
+    others: tuple[Choice, ...] = ()
+
+    @cached_property
+    def names(self) -> Choice:
+        """The choice as it is written: "fixed_small = fixed_large" where both give the same samples."""
+        alike = [dict.fromkeys(values) for values in zip(self.choice, *self.others, strict=True)]
+        return tuple(None if {*some} == {None} else " = ".join(value or NONE for value in some) for some in alike)
 
     @cached_property
     def done(self) -> list[Cell]:
@@ -35,27 +111,33 @@ class Row:
 
     @cached_property
     def values(self) -> dict[str, Measured]:
-        """Every value that a finished cell has, by name."""
+        """Every value that a finished cell has, by name, unless `others` have another value."""
         names = dict.fromkeys(name for cell in self.done for name in cell.values)
-        return {name: self._measured(name) for name in names}
+        return {
+            name: measured(name, {seed: [cell] for seed, cell in self.cells_with(name).items()})
+            for name in names
+            if name not in self.differing
+        }
+
+    @cached_property
+    def differing(self) -> dict[str, list[float]]:
+        """Values of which the cells of one seed have several, because `others` differ in them: bits/dim of two variances."""
+        found: dict[str, list[float]] = {}
+        for name in {name for cell in self.done for name in cell.values} if self.others else ():
+            for seed in self.seeds:
+                some = [cell.values[name] for cell in self.done if cell.seed == seed and name in cell.values]
+                if not all(equal(some[0], value) for value in some):
+                    found.setdefault(name, []).extend(some)
+        return found
 
     @cached_property
     def seeds(self) -> list[str]:
         """Those of the finished cells."""
-        return list(dict.fromkeys(seed_of(cell) for cell in self.done))
+        return list(dict.fromkeys(cell.seed for cell in self.done))
 
     def cells_with(self, name: str) -> dict[str, Cell]:
         """By seed, the cell whose value `name` counts: the last one that has it."""
-        return {seed_of(cell): cell for cell in self.done if name in cell.values}
-
-    def _measured(self, name: str) -> Measured:
-        scored, error = self.cells_with(name), name + STANDARD_ERROR
-        return Measured(
-            {seed: cell.values[name] for seed, cell in scored.items()},
-            {seed: cell.values[error] for seed, cell in scored.items() if error in cell.values},
-            {seed: cell.sources.get(name, {}) for seed, cell in scored.items()},
-            {seed: cell.model.path.name for seed, cell in scored.items()},
-        )
+        return {cell.seed: cell for cell in self.done if name in cell.values}
 
     def ways(self, measure: Measure) -> dict[str, dict[str, Any]]:
         """How `measure` was measured in this row, by its key in the protocol; several where seeds disagree."""
@@ -73,20 +155,24 @@ class Row:
     def _ways(self) -> dict[str, dict[str, dict[str, Any]]]:
         return {}
 
-    def absent(self, measure: Measure) -> str:
-        """Why there is no such value."""
-        return next((c.protocol.get("absent", {}).get(measure.name, "") for c in self.done), "") or "not measured"
+    @cached_property
+    def samples_drawn(self) -> object:
+        """Equal for rows of the same samples by construction: from the same trainings, measured alike, with equal values."""
+        drawn = [
+            (cell.seed, cell.model.path.name, name, f"{cell.values[name]:.6g}", measure.protocol_key(cell.protocol))
+            for cell in self.done
+            for measure in cell.measures
+            if (name := measure.name) in cell.values and ("samples" in measure.agrees or name == "nfe")
+        ]
+        others = {m.protocol_key(cell.protocol) for cell in self.done for m in cell.measures if m.name in cell.values}
+        return (frozenset(drawn), frozenset(others)) if {name for _, _, name, *_ in drawn} - {"nfe"} else self.number
 
 
 @dataclass(frozen=True, eq=False)
 class Standing:
-    """The best rows of a column, among those measured alike.
+    """The best rows of a column, among those measured alike, as a `Ranking` has it.
 
-    best       rows with the best mean: several where their values are equal, or are written as equal and their order is uncertain
-    p          the largest p of the differences between the best and the other rows; None where some of these are uncertain
-    marked     whether the best is better than every other row, among all claims of the table (Holm)
-    runner_up  the next row, and `lead` the difference to it; None where all rows are equal, or its uncertainty is unknown
-    left_out   rows that take no part, because their seeds are others
+    marked: whether the best is better than every other row, among all claims of the table (Holm).
     """
 
     measure: Measure
@@ -105,7 +191,6 @@ class Group:
     rows: list[Row]
     measures: list[Measure]
     protocol: dict[str, Any]
-    unfinished: list[Row] = field(default_factory=list)
 
     @cached_property
     def standings(self) -> list[Standing]:
@@ -119,9 +204,8 @@ class Group:
                 alike = [row for row in rows if row.protocol_key(measure) == key]
                 if len(alike) > 1:
                     found.append(standing(measure, alike, self.decimals(measure)))
-        ps = {id(one): one.p for one in found if one.p is not None}
-        certain = dict(zip(ps, holm(list(ps.values())), strict=True))
-        return [replace(one, marked=certain.get(id(one), False)) for one in found]
+        certain = holm([one.p for one in found])
+        return [replace(one, marked=sure) for one, sure in zip(found, certain, strict=True)]
 
     @cached_property
     def marked(self) -> set[tuple[int, str]]:
@@ -130,13 +214,13 @@ class Group:
 
     def decimals(self, measure: Measure) -> int:
         """The decimals at which a typical error has two significant digits, or, without errors, a small value three."""
-        measured = [row.values[measure.name] for row in self.rows if measure.name in row.values]
-        if all(one.mean.is_integer() for one in measured):
+        values = [row.values[measure.name] for row in self.rows if measure.name in row.values]
+        if values and all(one.mean.is_integer() for one in values):
             return 0
-        known = sorted(one.error for one in measured if one.error)
-        sizes = sorted(abs(one.mean) for one in measured if one.mean)
+        known = sorted(one.error for one in values if one.error)
+        sizes = sorted(abs(one.mean) for one in values if one.mean)
         size, digits = (known[len(known) // 2], 2) if known else (sizes[len(sizes) // 4] if sizes else 1.0, 3)
-        return max(0, min(_MOST_DECIMALS, digits - 1 - math.floor(math.log10(size))))
+        return min(_MOST_DECIMALS, decimals_of(size, digits))
 
     def floor(self, measure: Measure) -> float | None:
         """What real images get in the place of samples; the same for all rows, which share reference and number."""
@@ -163,8 +247,8 @@ class Table:
 
 
 def build_table(gathered: Gathered) -> Table:
-    """Fold seeds, and part what was measured differently."""
-    axes = _axes(gathered)
+    """Fold seeds, join what is the same by construction, and part what was measured differently."""
+    axes = tuple(a for a in gathered.axes if a != SEED and len({cell.choices.get(a) for cell in gathered.cells}) > 1)
     order = [[None, *gathered.axes[axis]] for axis in axes]
 
     def command_order(row: Row) -> list[int]:
@@ -181,76 +265,86 @@ def build_table(gathered: Gathered) -> Table:
     by_protocol: dict[str, list[Row]] = {}
     for number, ((how, choice), cells) in enumerate(finished.items()):
         by_protocol.setdefault(how, []).append(Row(number, choice, (*cells, *waiting.pop(choice, []))))
-    groups = [_group(sorted(rows, key=command_order)) for rows in sorted(by_protocol.values(), key=len, reverse=True)]
-    left = [Row(len(finished) + i, choice, tuple(cells)) for i, (choice, cells) in enumerate(waiting.items())]
-    if left and not groups:
-        groups = [Group([], [], {})]
-    for row in sorted(left, key=command_order):
-        _where_it_belongs(row, groups).unfinished.append(row)
+    largest_first = sorted(by_protocol.values(), key=len, reverse=True)
+    groups = [_group(_joined(sorted(rows, key=command_order))) for rows in largest_first]
     return Table(axes, {axis: gathered.axes[axis] for axis in axes}, tuple(gathered.axes.get(SEED, ())), groups)
 
 
+def _joined(rows: Iterable[Row]) -> list[Row]:
+    """One row for all whose samples are the same by construction."""
+    found: dict[object, Row] = {}
+    for row in rows:
+        first = found.setdefault(row.samples_drawn, row)
+        if first is not row:
+            joined = replace(first, cells=(*first.cells, *row.cells), others=(*first.others, row.choice))
+            found[row.samples_drawn] = joined
+    return list(found.values())
+
+
+def measured(name: str, cells: Mapping[str, Sequence[Cell]]) -> Measured:
+    """A value with its sources of uncertainty. cells: by seed; those of one seed are averaged.
+
+    Cells of one seed share noise and images, so their blocks are averaged one by one.
+    """
+    sources: dict[str, dict[str, list[float]]] = {}
+    for seed, some in cells.items():
+        each = [cell.sources.get(name, {}) for cell in some]
+        sources[seed] = {
+            source: [fmean(column) for column in zip(*(one[source] for one in each), strict=True)]
+            for source, blocks in each[0].items()
+            if all(len(one.get(source, ())) == len(blocks) for one in each)
+        }
+    return Measured(
+        {seed: fmean(cell.values[name] for cell in some) for seed, some in cells.items()},
+        sources,
+        {seed: " ".join(cell.model.path.name for cell in some) for seed, some in cells.items()},
+    )
+
+
 def standing(measure: Measure, rows: Sequence[Row], decimals: int) -> Standing:
-    """Rows with fewer seeds than others, or with other seeds in part, take no part: their means are over another set.
-
-    decimals: with which the values are written.
-    """
-    value = {row.number: row.values[measure.name] for row in rows}
-    kept = _kept_seeds([frozenset(v.by_seed) for v in value.values()])
-    whole = [row for row in rows if frozenset(value[row.number].by_seed) in kept]
-    sign = 1 if measure.better == LOW else -1
-    whole.sort(key=lambda row: sign * value[row.number].mean)
-    best = [row for row in whole if _no_lead(value[whole[0].number], value[row.number], decimals)]
-    others = [row for row in whole if row not in best]
-    leads = [difference(value[one.number], value[row.number]) for one in best for row in others]
-    known = [lead.p for lead in leads if lead is not None and sign * lead.mean < 0]
-    p = max(known) if leads and len(known) == len(leads) else None
-    runner_up, lead = (others[0], leads[0]) if others else (None, None)
-    return Standing(measure, best, runner_up, lead, p, [row for row in rows if row not in whole])
+    """Of rows that were measured alike. decimals: with which the values are written."""
+    found = ranking([row.values[measure.name] for row in rows], measure.better == LOW, decimals)
+    best, left_out = ([rows[i] for i in places] for places in (found.best, found.left_out))
+    runner_up = None if found.runner_up is None else rows[found.runner_up]
+    return Standing(measure, best, runner_up, found.lead, found.p, left_out)
 
 
-def _no_lead(best: Measured, other: Measured, decimals: int) -> bool:
-    """Whether the two are equal, or are written as equal and the sign of their difference is uncertain."""
-    found = difference(best, other)
-    certain = found is not None and found.beyond_its_uncertainty
-    return same(best, other) or (not certain and round(best.mean - other.mean, decimals) == 0)
-
-
-def _kept_seeds(sets: Sequence[frozenset[str]]) -> list[frozenset[str]]:
-    """The largest set, of several the one that most rows have, and as large ones that share no seed with it or each other.
-
-    A difference uses the seeds that two rows share, or all if they share none. If they share some, it may contradict the means.
-    """
-    count = Counter(sets)
-    kept: list[frozenset[str]] = []
-    for seeds in sorted(count, key=lambda seeds: (len(seeds), count[seeds]), reverse=True):
-        if not kept or (len(seeds) == len(kept[0]) and all(map(seeds.isdisjoint, kept))):
-            kept.append(seeds)
-    return kept
-
-
-def seed_of(cell: Cell) -> str:
-    return cell.choices.get(SEED) or NO_SEED
-
-
-def _axes(gathered: Gathered) -> tuple[str, ...]:
-    """Those that differ between cells, without the seed."""
-    return tuple(a for a in gathered.axes if a != SEED and len({cell.choices.get(a) for cell in gathered.cells}) > 1)
+def decimals_of(size: float, digits: int) -> int:
+    """The decimals at which a number of this size has so many significant digits."""
+    return max(0, digits - 1 - math.floor(math.log10(size)))
 
 
 def _group(rows: list[Row]) -> Group:
     measures = merged(cell.measures for row in rows for cell in row.done)
-    there = {name for row in rows for name in row.values}
+    there = {name for row in rows for cell in row.done for name in cell.values}
     return Group(rows, [m for m in measures if m.column and m.name in there], rows[0].done[0].protocol)
 
 
-def _where_it_belongs(row: Row, groups: Sequence[Group]) -> Group:
-    """The group that a row without a result would join: by the axes that tell groups apart first, then by all."""
-    there = [[{other.choice[i] for other in group.rows} for i in range(len(row.choice))] for group in groups]
-    apart = [sum(map(len, sets)) == len(set().union(*sets)) for sets in zip(*there, strict=True)]
+# ---- the rows of a group by their values on some axes
 
-    def likeness(number: int) -> tuple[int, int]:
-        alike = [value in values for value, values in zip(row.choice, there[number], strict=True)]
-        return sum(a and b for a, b in zip(alike, apart, strict=True)), sum(alike)
 
-    return groups[max(range(len(groups)), key=likeness)]
+def by_choice(table: Table, rows: Iterable[Row], axes: Iterable[str]) -> dict[Choice, list[Row]]:
+    """Rows by their names on these axes."""
+    places = [table.axes.index(axis) for axis in axes]
+    parts: dict[Choice, list[Row]] = {}
+    for row in rows:
+        parts.setdefault(tuple(row.names[place] for place in places), []).append(row)
+    return parts
+
+
+def values_of(table: Table, group: Group, axis: str) -> list[str | None]:
+    """The names that an axis has in the group, in the order of the command."""
+    place, order = table.axes.index(axis), [None, *table.values[axis]]
+    rows = sorted(group.rows, key=lambda row: order.index(row.choice[place]))
+    return list(dict.fromkeys(row.names[place] for row in rows))
+
+
+def sets_steps(table: Table, group: Group, axis: str) -> bool:
+    """A numeric axis that counts a chain's steps, of which each takes one network evaluation or, guided, two."""
+    place = table.axes.index(axis)
+    if not all(value is None or reads_as_number(value) for value in values_of(table, group, axis)):
+        return False
+    counts = [
+        (float(n), row.values["nfe"].mean) for row in group.rows if (n := row.choice[place]) and "nfe" in row.values
+    ]
+    return len({nfe for _, nfe in counts}) > 1 and all(steps <= nfe <= 2 * steps for steps, nfe in counts)

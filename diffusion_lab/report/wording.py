@@ -1,4 +1,4 @@
-"""Numbers as texts (digits, errors, footnotes), notes and findings: the same on the page, in the files and in the terminal."""
+"""Numbers as texts (digits, errors, footnotes) and the notes on them: the same on the page and in the files."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from diffusion_lab.report.comparison import listed
-from diffusion_lab.report.table import Group, Row, Standing, Table, seed_of
+from diffusion_lab.report.table import NONE, Group, Row, Table
 from diffusion_lab.store.measures import ENTROPY, Measure
 from diffusion_lab.store.options import flat, short_names
-
-NONE = "–"  # no such option, no such value
 
 
 @dataclass(frozen=True)
@@ -42,8 +40,13 @@ class Column:
     floor: str
 
     def entry(self, row: Row, marked: set[tuple[int, str]]) -> Entry:
+        letter = self.letters.get(row.protocol_key(self.measure), "") if row.cells_with(self.measure.name) else ""
+        if several := row.differing.get(self.measure.name):
+            ends = " to ".join(f"{end:.{self.decimals}f}" for end in (min(several), max(several)))
+            return Entry(ends, letter=letter, why=f"differs between {label(row)}")
         if self.measure.name not in row.values:
-            return Entry(NONE, why=row.absent(self.measure))
+            reasons = (cell.part("absent").get(self.measure.name) for cell in row.done)
+            return Entry(NONE, why=next(filter(None, reasons), "not measured"))
         measured = row.values[self.measure.name]
         error = measured.error if self.measure.better is not None else None
         n = f"mean of {measured.n} seeds" if measured.n > 1 else "one seed"
@@ -51,7 +54,7 @@ class Column:
         return Entry(
             value=f"{measured.mean:.{self.decimals}f}",
             error="" if error is None else f"{error:.{self.decimals}f}",
-            letter=self.letters.get(row.protocol_key(self.measure), ""),
+            letter=letter,
             best=(row.number, self.measure.name) in marked,
             number=measured.mean,
             why=n + over,
@@ -65,62 +68,28 @@ def columns(group: Group) -> list[Column]:
 
 def label(row: Row) -> str:
     """The choices of a row in one line."""
-    return " · ".join(value for value in row.choice if value is not None) or "the only choice"
+    return " · ".join(name for name in row.names if name is not None) or "the only choice"
 
 
 def seeds_of(row: Row) -> str:
     """How many of the seeds are finished."""
-    asked = {seed_of(cell) for cell in row.cells}
+    asked = {cell.seed for cell in row.cells}
     return str(len(asked)) if len(row.seeds) == len(asked) else f"{len(row.seeds)} of {len(asked)}"
 
 
 def question(table: Table) -> str:
-    """The question that the axes answer, in words."""
+    """The question that the sentences below it answer."""
     names = short_names(table.axes)
     data = sorted({group.protocol["data"]["name"] for group in table.groups if "data" in group.protocol})
     on = f" on {listed(data)}" if data else ""
     if not table.axes:
         return f"How good are samples and likelihood{on}?"
     verb = "does" if len(table.axes) == 1 else "do"
-    return f"What {verb} {listed([names[axis] for axis in table.axes])} change in samples, likelihood and cost{on}?"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A sentence of a report. what: the column or the curves; sure: whether the difference is beyond its uncertainty."""
-
-    what: str
-    text: str
-    sure: bool
-
-
-def finding(standing: Standing, column: Column) -> Finding:
-    """The best rows of a column, by how much they are better, and whether that is certain."""
-    letter = column.letters.get(standing.best[0].protocol_key(standing.measure))
-    what = standing.measure.label + (f" ({column.notes[letter]})" if letter else "")
-    best = listed([label(row) for row in standing.best[:3]])
-    if len(standing.best) > 3:
-        best += f" and {len(standing.best) - 3} more of the same value"
-    best += f" ({column.entry(standing.best[0], set()).text})"
-    if standing.runner_up is None and standing.left_out and len(standing.best) == 1:
-        return Finding(what, f"not ranked: no other row has the same seeds as {best}", False)
-    if standing.runner_up is None:
-        return Finding(what, f"the same in all rows: {column.entry(standing.best[0], set()).text}", False)
-    said = (
-        f"{best} {'is' if len(standing.best) == 1 else 'are'} {(standing.measure.better or '').removesuffix('er')}est"
-    )
-    if standing.lead is None:
-        return Finding(what, f"{said}, but one seed per training gives no interval; run seed=1,2,3", False)
-    by = f"{abs(standing.lead.mean):.{column.decimals}f} ± {standing.lead.margin:.{column.decimals}f}"
-    said += f"; the difference to {label(standing.runner_up)}, {by} (95 % interval, {standing.lead.how}), is "
-    if standing.marked:
-        return Finding(what, f"{said}certain", True)
-    not_certain = "not certain over all rows and columns"
-    return Finding(what, said + (not_certain if standing.lead.beyond_its_uncertainty else "within noise"), False)
+    return f"What {verb} {listed([names[axis] for axis in table.axes])} change in samples and likelihood{on}?"
 
 
 def _column(group: Group, measure: Measure) -> Column:
-    rows = [row for row in group.rows if measure.name in row.values]
+    rows = [row for row in group.rows if row.cells_with(measure.name)]
     first = {row.protocol_key(measure): row for row in reversed(rows)}
     keys = list(dict.fromkeys(row.protocol_key(measure) for row in rows))
     ways = {way: how for row in rows for way, how in row.ways(measure).items()}
@@ -152,23 +121,29 @@ def has_floor(group: Group) -> bool:
     return any(group.floor(measure) is not None for measure in group.measures)
 
 
+def footnotes(column: Column) -> list[str]:
+    """How the values of a column were measured, by the letters behind them."""
+    return [f"{column.measure.label} [{letter}]: {text}." for letter, text in column.notes.items()]
+
+
 def notes(group: Group, measures: Sequence[Measure]) -> list[str]:
     """What has to be known to read these numbers of a group: how they were measured, what ± and marks mean, footnotes."""
-    if not group.rows:
-        return []
-    samples, reference = group.protocol.get("samples", {}), group.protocol.get("reference", {})
-    data, features = group.protocol.get("data", {}), group.protocol.get("features", {})
+    cells = [cell for row in group.rows for cell in row.done]
+    samples, reference, data, features = (cells[0].part(name) for name in ("samples", "reference", "data", "features"))
     drawn = f"{samples.get('num_images')} samples of seed {samples.get('seed')}"
     real = f"{reference.get('num_images')} {reference.get('split')} images"
     real = f"{reference.get('form')} of {reference['given']}" if "given" in reference else real
     said = [
         f"{data.get('name')}: {drawn} against {real}, features {features.get('name')} unless a column names others."
     ]
-    for cell in (cell for row in group.rows for cell in row.done):
+    for cell in cells:
         if (given := cell.given) is not None:
-            remarks = cell.protocol.get("remarks", [])
-            facts = [f"given images, SHA-256 of their pixels {str(given.get('digest'))[:12]}…", *remarks]
-            said.append(f"{given.get('name')}: {'; '.join(facts)}.")
+            facts = [f"given images, SHA-256 of their pixels {str(given.get('digest'))[:12]}…"]
+            said.append(f"{given.get('name')}: {'; '.join([*facts, *cell.protocol.get('remarks', [])])}.")
+    if any(row.others for row in group.rows):
+        said.append(
+            "Choices joined by = give the same samples, because the sampler does not read what differs: one row."
+        )
     seeds = max(len(row.seeds) for row in group.rows)
     said.append(
         _errors(group, measures)
@@ -180,19 +155,15 @@ def notes(group: Group, measures: Sequence[Measure]) -> list[str]:
             "excludes 0: an interval from all these sources, paired over shared seeds, noise and images."
             + (" Its part over two seeds is ±12.7 standard errors, over three ±4.3." if seeds == 2 else "")
         )
-    floor = next(
-        (cell.protocol["floor"] for row in group.rows for cell in row.done if cell.protocol.get("floor")), None
-    )
+    floor = next((cell.protocol["floor"] for cell in cells if cell.protocol.get("floor")), None)
     if floor is not None and has_floor(group):
-        other = (
-            "" if floor.get("num_images") == samples.get("num_images") else ", a different number, so not comparable"
-        )
+        alike = floor.get("num_images") == samples.get("num_images")
+        other = "" if alike else ", a different number, so not comparable"
         said.append(f"Real images: {floor.get('num_images')} of {floor.get('split')} against the same{other}.")
     for column in (column for column in columns(group) if column.measure in measures):
-        said += [f"{column.measure.label} [{letter}]: {text}." for letter, text in column.notes.items()]
+        said += footnotes(column)
         if not column.letters and column.measure.name == "bits_per_dim":
-            cell = next(cell for row in group.rows for cell in row.cells_with("bits_per_dim").values())
-            bound = cell.protocol.get("bound", {})
+            bound = next(cell.part("bound") for cell in cells if "bits_per_dim" in cell.values)
             said.append(f"bits/dim: {bound.get('kind')}, of {bound.get('num_images')} {bound.get('split')} images.")
     said += [f"{measure.label}: {measure.meaning}." for measure in measures if measure.floor_of]
     entropy = group.fact(ENTROPY)

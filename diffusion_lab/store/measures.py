@@ -27,7 +27,7 @@ SEEDS, SAMPLES, REAL_IMAGES, TEST_IMAGES, VALIDATION_IMAGES = (
     "validation images",
 )  # what makes a value uncertain
 ENTROPY = "entropy_bits_per_dim"  # of data whose density is known, beside which bits/dim is seen
-SECONDS = "seconds_per_1000_samples"
+SECONDS, TRAINING_SECONDS = "seconds_per_1000_samples", "training_seconds"
 IMAGES = ("data", "features", "samples", "reference")
 _MOST_MEASURES, _LONGEST, _MOST_DECIMALS = 1000, 400, 12
 

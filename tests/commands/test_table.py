@@ -3,7 +3,9 @@ from diffusion_lab.terminal import Terminal
 from tests.metrics.stand_ins import described
 
 
-def shown(values: dict[str, float], absent: dict[str, str], measures: list[dict] | None = None) -> str:
+def shown(
+    values: dict[str, float], absent: dict[str, str], measures: list[dict] | None = None, everything: bool = True
+) -> str:
     protocol = {
         "data": {"name": "coloured"},
         "model": {"family": "painter"},
@@ -19,7 +21,7 @@ def shown(values: dict[str, float], absent: dict[str, str], measures: list[dict]
     with console.capture() as captured:
         metrics = {"values": {"nfe": 3} | values, "protocol": protocol}
         measures = described(metrics) if measures is None else measures
-        console.print(score_table(metrics | {"measures": measures}), soft_wrap=False)
+        console.print(score_table(metrics | {"measures": measures}, everything), soft_wrap=False)
     return captured.get()
 
 
@@ -38,6 +40,27 @@ def test_what_could_not_be_measured_stands_there_with_its_reason():
     said = " ".join(shown({}, absent).split())
     assert "fid ↓ – 2 of 50 samples are not finite" in said
     assert f"s / 1000 ↓ – {mixed}" in said
+
+
+def test_by_default_there_are_the_main_rows_and_no_reasons():
+    values = {
+        "fd_inception": 4.0,
+        "fd_inception_floor": 1.5,
+        "kd_inception": 0.1,
+        "precision": 0.5,
+        "recall": 0.4,
+        "bits_per_dim": 2.0,
+        "seconds_per_1000_samples": 3.0,
+        "training_seconds": 60.0,
+        "parameters": 7e5,
+    }
+    said = shown(values, {"class_entropy": "no labels"}, everything=False)
+    rows = [line.split()[0] for line in said.splitlines()[2:]]
+    assert rows == ["fd_inception", "precision", "recall", "bits/dim", "s", "training"]
+    assert "1.500" in said
+    without = shown({"recall": 0.4}, {"fd_inception": "not finite", "bits_per_dim": "no likelihood"}, everything=False)
+    assert "not finite" in without
+    assert "no likelihood" not in without
 
 
 def test_a_number_that_describes_itself_needs_no_code_that_knows_it():

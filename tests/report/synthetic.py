@@ -73,7 +73,10 @@ def write_sweep(
 
 
 def write_run(run: RunDirectory, choices: dict[str, Any], metrics: dict[str, Any]) -> None:
-    write_json(run.metrics, {"measures": described(metrics), **metrics})
+    spacing = "even" if choices.get("sampler.spacing.num_steps") else "all"
+    groups = {"schedule": "cosine", "variance": "learned", "sampler": "strided"} | choices
+    recorded = {group: choice for group, choice in groups.items() if choice in CLASSES} | {"sampler/spacing": spacing}
+    write_json(run.metrics, {"measures": described(metrics), "choices": recorded, **metrics})
     run.config.write_text(yaml.safe_dump(config(choices)))
     distance = metrics["values"].get("fd_digits_cnn", 5.0)
     run.samples_png.write_bytes(samples(distance))

@@ -1,16 +1,15 @@
 """Of reports on equal cells at most 5 % claim anything, whatever the number of cells, seeds and columns: by simulation."""
 
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from diffusion_lab.report.cells import Cell, Gathered
+from diffusion_lab.report.answers import axis_findings, best_cell, curve_findings
 from diffusion_lab.report.comparison import Measured, difference
-from diffusion_lab.report.plots import curve_findings
-from diffusion_lab.report.table import build_table
-from diffusion_lab.report.wording import columns, finding
+from diffusion_lab.report.table import Cell, Gathered, build_table
+from diffusion_lab.report.wording import columns
 from diffusion_lab.store import ModelDirectory, RunDirectory
 from diffusion_lab.store.measures import LOW, SAMPLES, Measure
 
@@ -50,11 +49,49 @@ def test_equal_cells_have_no_best(rows, seeds):
     for _ in range(200 if rows < 20 else 60):
         group = build_table(equal_cells(random, rows, seeds, 5)).groups[0]
         named = {column.measure.name: column for column in columns(group)}
-        sure = [finding(standing, named[standing.measure.name]).sure for standing in group.standings]
+        sure = [best_cell(standing, named[standing.measure.name]).sure for standing in group.standings]
         assert any(sure) == bool(group.marked)
         claims.append(any(sure))
     assert at_most_a_twentieth(claims)
     assert seeds > 1 or not any(claims), "one seed decides nothing between trainings"
+
+
+def grid(random, rows, settings, seeds, training, effect=0.0):
+    """Every row in every setting: equal but for `effect` on row 0. training: the name of a cell's training."""
+    cells = []
+    for row, setting, seed in product(range(rows), range(settings), range(seeds)):
+        blocks = random.standard_normal((2, BLOCKS)) * BLOCKS**0.5 / 3
+        of_training = 0 if training == "one" else random.standard_normal(2)
+        values = 10 + 3 * setting + of_training + blocks.mean(1) - (effect if row == 0 else 0)
+        named = {f"m{i}": float(value) for i, value in enumerate(values)}
+        sources = {f"m{i}": {SAMPLES: list(block - block.mean())} for i, block in enumerate(blocks)}
+        choices = {"row": str(row), "setting": str(setting), "seed": str(seed)}
+        cells.append(cell(choices, named, training if training == "one" else f"{row}-{setting}-{seed}", sources))
+    sizes = {"row": rows, "setting": settings, "seed": seeds}
+    return Gathered("grid", {axis: [*map(str, range(n))] for axis, n in sizes.items()}, cells)
+
+
+def on_rows(gathered):
+    table = build_table(gathered)
+    return axis_findings(table, table.groups[0])[0]
+
+
+@pytest.mark.parametrize(("rows", "settings", "seeds", "training"), [
+    (2, 1, 2, "each"), (2, 4, 2, "each"), (3, 4, 3, "each"), (5, 2, 3, "each"), (2, 4, 1, "each"), (3, 1, 1, "one"),
+    (2, 4, 1, "one"),
+])  # fmt: skip
+def test_axes_without_an_effect_have_no_winner(rows, settings, seeds, training):
+    random = np.random.default_rng(rows + 10 * settings + 100 * seeds)
+    claims = [on_rows(grid(random, rows, settings, seeds, training)).sure for _ in range(150)]
+    assert at_most_a_twentieth(claims)
+    assert seeds > 1 or training == "one" or not any(claims), "one seed decides nothing between trainings"
+
+
+@pytest.mark.parametrize(("seeds", "training"), [(3, "each"), (1, "one")])
+def test_an_axis_with_a_large_effect_has_one(seeds, training):
+    random = np.random.default_rng(0)
+    assert on_rows(grid(random, 2, 4, seeds, training, effect=20.0)).sure
+    assert not on_rows(grid(random, 2, 4, 1, "each", effect=20.0)).sure
 
 
 def test_samplers_of_one_training_are_told_apart():
@@ -121,7 +158,7 @@ def test_trainings_of_one_recipe_are_not_told_apart(name, num_seeds, monkeypatch
     def row(scores, label):
         values = {str(i): float(score[name]) for i, score in enumerate(scores)}
         sources = {str(i): tables.sources_of(score, name) for i, score in enumerate(scores)}
-        return Measured(values, {}, sources, {seed: f"{label} {seed}" for seed in values})
+        return Measured(values, sources, {seed: f"{label} {seed}" for seed in values})
 
     called = []
     for recipe in tables.scores().values():

@@ -5,9 +5,8 @@ from scipy import stats
 from diffusion_lab.report.comparison import Measured, difference, holm, same
 
 
-def seeds(values, first=1, errors=None):
-    names = [str(i) for i in range(first, first + len(values))]
-    return Measured(dict(zip(names, values, strict=True)), dict(zip(names, errors or [], strict=False)))
+def seeds(values, first=1):
+    return Measured({str(seed): value for seed, value in enumerate(values, first)})
 
 
 A, B = [3.1, 3.4, 2.9, 3.3], [3.3, 3.7, 3.05, 3.5]
@@ -47,27 +46,18 @@ def test_the_interval_covers_the_truth_as_often_as_it_says():
     assert covered == pytest.approx(0.95, abs=0.015)  # three standard errors of 2000 draws
 
 
-def test_one_seed_goes_by_test_images_or_is_unknown():
-    a, b = seeds([2.0], errors=[0.03]), seeds([2.2], errors=[0.04])
-    found = difference(a, b)
-    assert found.margin == pytest.approx(1.96 * 0.05, rel=1e-3)
-    assert "test images" in found.how
+def test_the_error_of_a_row():
+    assert seeds(A).error == pytest.approx(stats.sem(A))
+    assert seeds(A).error_over == "seeds"
+    assert seeds([1.0]).error is None
     assert difference(seeds([2.0]), seeds([2.2])) is None
     assert difference(seeds(A), seeds([2.2])) is None
-
-
-def test_the_error_of_a_row():
-    row = seeds(A, errors=[0.1] * 4)
-    assert row.error == pytest.approx(stats.sem(A))
-    assert row.error_over == "seeds"
-    assert seeds([1.0]).error is None
-    assert seeds([1.0], errors=[0.2]).error == 0.2
 
 
 def test_one_seed_each_of_two_trainings_is_unknown():
     blocks = {"samples": list(np.random.default_rng(0).standard_normal(50))}
     a, b, c = (
-        Measured({"1": value}, {"1": 0.01}, {"1": blocks}, {"1": training})
+        Measured({"1": value}, {"1": blocks}, {"1": training})
         for value, training in ((1.0, "first"), (9.0, "second"), (9.0, "first"))
     )
     assert difference(a, b) is None
@@ -90,7 +80,7 @@ def test_equal_for_every_seed_is_the_same():
 
 
 def of_blocks(value, samples, real=(1.0, -1.0), seed="1"):
-    return Measured({seed: value}, {}, {seed: {"samples": samples, "real images": list(real)}})
+    return Measured({seed: value}, {seed: {"samples": samples, "real images": list(real)}})
 
 
 def test_the_error_of_one_seed_is_that_of_all_sources():
@@ -115,12 +105,10 @@ def test_what_the_same_noise_and_the_same_images_do_to_both_cancels():
 def test_seeds_and_what_all_seeds_share_are_added():
     random = np.random.default_rng(3)
     a, b = (
-        Measured(
-            dict(zip("12", values, strict=True)), {}, {s: {"samples": list(random.standard_normal(20))} for s in "12"}
-        )
+        Measured(dict(zip("12", values, strict=True)), {s: {"samples": list(random.standard_normal(20))} for s in "12"})
         for values in ((3.0, 3.2), (3.1, 3.31))
     )
-    found, seeds_alone = difference(a, b), difference(Measured(a.by_seed, {}), Measured(b.by_seed, {}))
+    found, seeds_alone = difference(a, b), difference(Measured(a.by_seed), Measured(b.by_seed))
     assert found.margin > seeds_alone.margin
     mean = [np.mean([m.sources[s]["samples"] for s in "12"], axis=0) for m in (a, b)]
     images = stats.t.ppf(0.975, 19) * stats.sem(mean[0] - mean[1])

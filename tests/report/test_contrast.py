@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_lab.report.cells import read_sweep
 from diffusion_lab.report.make import make_report
+from diffusion_lab.report.read import read_sweep
 from diffusion_lab.report.sprites import contenders
 from diffusion_lab.report.table import build_table
 

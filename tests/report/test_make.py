@@ -2,13 +2,11 @@ import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
-from pkgutil import iter_modules
 
 import pytest
 
-from diffusion_lab.report import plots
-from diffusion_lab.report.cells import read_sweep
 from diffusion_lab.report.make import make_report, report_on_runs
+from diffusion_lab.report.read import read_sweep
 from diffusion_lab.store import RunError, SweepDirectory
 from diffusion_lab.store.status_file import Status
 
@@ -118,15 +116,6 @@ def test_no_run_at_all_is_one_sentence(tmp_path):
     assert not (tmp_path / "report").exists()
 
 
-def test_points_and_other_families_need_no_special_care(tmp_path):
-    def points(choices, metrics):
-        metrics["protocol"]["data"] = {"name": "two_moons", "identity": "0", "shape": [2]}
-        del metrics["values"]["bits_per_dim"], metrics["protocol"]["bound"], metrics["curves"]["bits_per_dim"]
-        metrics["protocol"]["absent"]["bits_per_dim"] = "this model has no likelihood"
-
-    assert "two_moons" in make_report(write_sweep(tmp_path, axes=SMALL, change=points)).read_text()
-
-
 def test_reporting_imports_no_torch(tmp_path):
     sweep = write_sweep(tmp_path, axes={"seed": ["1", "2"]})
     code = f"""
@@ -140,7 +129,3 @@ assert not heavy, heavy
 """
     assert isinstance(sweep, SweepDirectory)
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_every_plot_is_in_the_order_of_the_page():
-    assert sorted(plots.KINDS) == sorted(name for _, name, _ in iter_modules(plots.__path__))

@@ -72,7 +72,9 @@ def test_a_click_on_a_heading_sorts_and_another_turns_it_round(page):
 def test_sorting_keeps_apart_what_was_measured_differently(page):
     page.locator("thead button", has_text="bits/dim").click()
     entries = column(page, "bits/dim")
-    assert entries == sorted(entries)
+    numbers = [entry for entry in entries if entry[1] is not None]
+    assert numbers == sorted(numbers)
+    assert entries[: len(numbers)] == numbers, "what has no single number comes last"
     assert len({letter for letter, _ in entries}) == 3
 
 
@@ -122,7 +124,7 @@ def test_choices_filter_rows(page):
     shown = page.locator("tbody tr:visible")
     assert shown.count() == 2 * 2 * 2
     page.locator("button.pill", has_text="strided").click()
-    assert page.locator("tbody tr:visible").count() == 2 * 5 * 2
+    assert page.locator("tbody tr:visible").count() == 2 * 5 * 2 - 3  # ddim draws the same with both notes
 
 
 def test_the_theme_can_be_turned(page):

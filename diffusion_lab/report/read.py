@@ -1,24 +1,23 @@
-"""Cells of a sweep, read from run folders: what each chose, whether it was scored, and what came out.
+"""Cells read from the folders of runs: what each chose, whether it was scored, and its numbers.
 
-A folder that is broken or is none of ours is named in `skipped` and left out; nothing here raises for one bad folder.
+A folder that is broken or not ours is named in `skipped` and left out; nothing here raises for one bad folder.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from diffusion_lab.report.choices import read_choices
+from diffusion_lab.report.table import Cell, Gathered
 from diffusion_lab.store import ModelDirectory, RunDirectory, RunError, SweepDirectory, named_model, run_directory
 from diffusion_lab.store.measures import (
     REAL_IMAGES,
     SAMPLES,
     TEST_IMAGES,
     VALIDATION_IMAGES,
-    Measure,
     read_measures,
     samples_key,
 )
@@ -26,54 +25,11 @@ from diffusion_lab.store.records import OBJECT, TEXT, TEXTS, Kinds, inside, is_f
 from diffusion_lab.store.status_file import DONE, FAILED, read_status
 
 MISSING = "missing"
-MODEL_DIR = "model_dir"  # the axis of models that nothing else tells apart
+MODEL_DIR = "model_dir"  # the axis of models that no option distinguishes
 _LARGEST = 1e100  # of a value: its square is a number too
 _MOST_VALUES = 1000
 _MOST_SHAPE = 3  # (C, H, W)
-# Parts of a protocol that the report looks into.
-_PARTS = ("data", "samples", "reference", "features", "bound", "floor", "cost", "model", "absent")
-
-
-@dataclass(frozen=True, eq=False)
-class Cell:
-    """choices: every axis, None where this cell has no such option. state: done, missing (with the reason), or what its
-    status file says. values, protocol, curves, measures, sources: of metrics.json; empty unless done."""
-
-    choices: dict[str, str | None]
-    run: RunDirectory
-    model: ModelDirectory
-    state: str
-    reason: str = ""
-    values: dict[str, float] = field(default_factory=dict)
-    protocol: dict[str, Any] = field(default_factory=dict)
-    curves: dict[str, dict[str, list[float]]] = field(default_factory=dict)
-    measures: list[Measure] = field(default_factory=list)
-    sources: dict[str, dict[str, list[float]]] = field(default_factory=dict)
-
-    @property
-    def done(self) -> bool:
-        return self.state == DONE
-
-    @property
-    def given(self) -> dict[str, Any] | None:
-        """The entry of its protocol on given samples; None where a model drew them."""
-        return self.protocol.get("samples", {}).get("given")
-
-
-@dataclass(frozen=True)
-class Gathered:
-    """What a report is about. command: the options as they were given, empty where the runs were picked by hand."""
-
-    name: str
-    axes: dict[str, list[str]]
-    cells: list[Cell]
-    command: list[str] = field(default_factory=list)
-    created: str = ""
-    skipped: list[str] = field(default_factory=list)
-
-    @property
-    def done(self) -> list[Cell]:
-        return [cell for cell in self.cells if cell.done]
+_PARTS = ("data", "samples", "reference", "features", "bound", "floor", "cost", "model", "absent")  # of a protocol
 
 
 def read_sweep(sweep: SweepDirectory) -> Gathered:
@@ -88,30 +44,27 @@ def read_sweep(sweep: SweepDirectory) -> Gathered:
         for entry in content["cells"]
     ]
     return Gathered(
-        name=str(content.get("name", sweep.path.name)),
-        axes=content["axes"],
-        cells=cells,
-        command=content.get("command", []),
-        created=str(content.get("created", "")),
+        str(content.get("name", sweep.path.name)),
+        content["axes"],
+        cells,
+        content.get("command", []),
+        str(content.get("created", "")),
     )
 
 
 def read_runs(folders: Iterable[Path], name: str) -> Gathered:
     """Any run folders; the axes are the options in which their configs differ."""
     skipped, runs = [], []
-    for folder in dict.fromkeys(folders):
-        run = RunDirectory(folder)
+    for run in map(RunDirectory, dict.fromkeys(folders)):
         try:
-            metrics = _metrics(run)
+            runs.append((run, _read_metrics(run)))
         except RunError as error:
             skipped.append(str(error))
-            continue
-        runs.append((run, metrics))
-    axes, choices, unread = read_choices([run.config for run, _ in runs])
+    axes, choices, unread = read_choices([(run.config, metrics.get("choices", {})) for run, metrics in runs])
     cells = []
     for (run, metrics), chosen in zip(runs, choices, strict=True):
-        model = named_model(run.outputs, str(metrics[1].get("model_directory", run.path.name)))
-        cells.append(Cell(chosen, run, model, DONE, "", *metrics))
+        model = named_model(run.outputs, str(metrics["protocol"].get("model_directory", run.path.name)))
+        cells.append(_scored(chosen, run, model, metrics))
     apart = _told_apart_by_folder(cells)
     if apart:
         axes = {**axes, MODEL_DIR: apart}
@@ -119,23 +72,21 @@ def read_runs(folders: Iterable[Path], name: str) -> Gathered:
 
 
 def _told_apart_by_folder(cells: Iterable[Cell]) -> list[str]:
-    """Models that no option tells apart, such as those of two versions of the code, get the names of their folders as an axis."""
+    """Models that no option distinguishes, as those of two versions of the code, get the names of their folders as an axis."""
     alike: dict[tuple[Any, ...], list[Cell]] = {}
-    for cell in (cell for cell in cells if cell.given is None):
-        alike.setdefault((samples_key(cell.protocol), *sorted(cell.choices.items())), []).append(cell)
-    named = []
-    for some in alike.values():
-        if len({cell.model.path for cell in some}) > 1:
-            for cell in some:
-                cell.choices[MODEL_DIR] = cell.model.path.name
-                named.append(cell.model.path.name)
-    return sorted(set(named))
+    for cell in cells:
+        if cell.given is None:
+            alike.setdefault((samples_key(cell.protocol), *sorted(cell.choices.items())), []).append(cell)
+    several = [some for some in alike.values() if len({cell.model.path for cell in some}) > 1]
+    for cell in (cell for some in several for cell in some):
+        cell.choices[MODEL_DIR] = cell.model.path.name
+    return sorted({cell.model.path.name for some in several for cell in some})
 
 
 def _cell(choices: dict[str, str | None], run: RunDirectory, model: ModelDirectory) -> Cell:
     if run.metrics.is_file():
         try:
-            return Cell(choices, run, model, DONE, "", *_metrics(run))
+            return _scored(choices, run, model, _read_metrics(run))
         except RunError as error:
             return Cell(choices, run, model, FAILED, str(error))
     for folder, work in ((run.path, "scoring"), (model.path, "training")):
@@ -146,21 +97,34 @@ def _cell(choices: dict[str, str | None], run: RunDirectory, model: ModelDirecto
     return Cell(choices, run, model, MISSING, "trained, not scored yet" if model.finished else "not started yet")
 
 
-def _metrics(
-    run: RunDirectory,
-) -> tuple[dict[str, float], dict[str, Any], dict[str, Any], list[Measure], dict[str, dict[str, list[float]]]]:
-    """values, protocol, curves, measures, sources. RunError that names the file if it is not one of ours."""
+def _scored(
+    choices: dict[str, str | None], run: RunDirectory, model: ModelDirectory, metrics: Mapping[str, Any]
+) -> Cell:
+    return Cell(
+        choices,
+        run,
+        model,
+        DONE,
+        "",
+        {name: float(value) for name, value in metrics["values"].items()},
+        metrics["protocol"],
+        metrics.get("curves", {}),
+        metrics["measures"],
+        metrics.get("sources", {}),
+    )
+
+
+def _read_metrics(run: RunDirectory) -> dict[str, Any]:
+    """The content of metrics.json, its measures read. RunError that names the file if it is not one of ours."""
     inside(run.path.parent, run.path)
     content = run.read_metrics()
     wrong = wrong_in(content, _SCORE) or _wrong_in_curves(content.get("curves", {}))
-    if wrong:
-        raise RunError(f"{run.metrics} is not a valid score: {wrong}")
     try:
-        measures = read_measures(content)
+        if wrong:
+            raise ValueError(wrong)
+        return {**content, "measures": read_measures(content)}
     except ValueError as error:
         raise RunError(f"{run.metrics} is not a valid score: {error}") from None
-    values = {name: float(value) for name, value in content["values"].items()}
-    return values, content["protocol"], content.get("curves", {}), measures, content.get("sources", {})
 
 
 def _is_shape(value: Any) -> bool:
@@ -175,13 +139,11 @@ def _are_values(value: Any) -> bool:
 
 
 def _are_sources(value: Any) -> bool:
-    return isinstance(value, dict) and all(
-        isinstance(found, dict) and found.keys() <= {SAMPLES, REAL_IMAGES, TEST_IMAGES, VALIDATION_IMAGES}
-        for found in value.values()
-    )
+    known = {SAMPLES, REAL_IMAGES, TEST_IMAGES, VALIDATION_IMAGES}
+    return isinstance(value, dict) and all(isinstance(one, dict) and one.keys() <= known for one in value.values())
 
 
-def _is_list_of_numbers(value: Any) -> bool:
+def _are_numbers(value: Any) -> bool:
     return isinstance(value, list) and all(is_number(number, _LARGEST) for number in value)
 
 
@@ -198,6 +160,8 @@ def _wrong_in_curves(curves: Mapping[str, Mapping[str, list[float]]]) -> str | N
 _SCORE: Kinds = {
     "values": (_are_values, f"an object of 1 to {_MOST_VALUES:,} values by their names"),
     "values.*": (lambda value: is_number(value, _LARGEST), "a number"),
+    "choices?": OBJECT,
+    "choices?.*": (lambda value: isinstance(value, str | None), "the name of a choice"),
     "protocol": (lambda value: isinstance(value, dict) and bool(value), "an object of what was measured"),
     **{f"protocol.{part}?": OBJECT for part in _PARTS},
     "protocol.data?.name": TEXT,
@@ -211,7 +175,7 @@ _SCORE: Kinds = {
     "protocol.model_directory?": (lambda value: value == "" or is_folder_name(value), "the name of a folder"),
     "curves?": OBJECT,
     "curves?.*": OBJECT,
-    "curves?.*.*": (_is_list_of_numbers, "a list of numbers"),
+    "curves?.*.*": (_are_numbers, "a list of numbers"),
     "sources?": (_are_sources, "an object of what makes each value uncertain"),
-    "sources?.*.*": (lambda value: _is_list_of_numbers(value) and len(value) <= _MOST_VALUES, "a list of numbers"),
+    "sources?.*.*": (lambda value: _are_numbers(value) and 1 < len(value) <= _MOST_VALUES, "a list of numbers"),
 }

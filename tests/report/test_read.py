@@ -3,7 +3,8 @@ import shutil
 
 import pytest
 
-from diffusion_lab.report.cells import read_runs, read_sweep
+from diffusion_lab.report.make import report_on_runs
+from diffusion_lab.report.read import read_runs, read_sweep
 from diffusion_lab.report.table import build_table
 from diffusion_lab.store import RunDirectory, RunError
 from diffusion_lab.store.status_file import Status
@@ -36,20 +37,34 @@ def test_cells_without_a_result_say_why(tmp_path):
     assert cells[3].values == whole.values
 
 
-def test_a_broken_sweep_is_one_sentence(tmp_path):
+def changed(file, *keys, to):
+    """A JSON file with another value at one place."""
+    content = node = json.loads(file.read_text())
+    for key in keys[:-1]:
+        node = node[key]
+    node[keys[-1]] = to
+    file.write_text(json.dumps(content))
+
+
+IN_CELL = [("choices",), ("choices", "schedule"), ("run",), ("model",)]
+
+
+@pytest.mark.parametrize(
+    "keys", [("axes",), ("axes", "seed"), ("cells",), ("command",), *(("cells", 1, *keys) for keys in IN_CELL)], ids=str
+)
+def test_a_sweep_with_odd_fields_is_one_sentence(tmp_path, keys):
     sweep = write_sweep(tmp_path, axes=AXES)
-    sweep.sweep.write_text(json.dumps({"axes": [], "cells": 3}))
-    with pytest.raises(RunError, match="is not what a sweep writes"):
+    changed(sweep.sweep, *keys, to={"odd": [7]})
+    with pytest.raises(RunError, match=f"{sweep.sweep} is not what a sweep writes"):
         read_sweep(sweep)
 
 
-def test_a_choice_outside_of_its_axis_is_one_sentence(tmp_path):
+@pytest.mark.parametrize("place", ["samples.seed", "reference.split", "cost", "floor.num_images", "model_directory"])
+def test_a_score_with_odd_fields_is_read_or_left_out(tmp_path, place):
     sweep = write_sweep(tmp_path, axes=AXES)
-    content = json.loads(sweep.sweep.read_text())
-    content["cells"][1]["choices"]["schedule"] = "sigmoid"
-    sweep.sweep.write_text(json.dumps(content))
-    with pytest.raises(RunError, match="the choices of cell 1 are not among the values"):
-        read_sweep(sweep)
+    run, *_ = runs = sorted((sweep.outputs / "runs").iterdir())
+    changed(run / "metrics.json", "protocol", *place.split("."), to=[])
+    assert report_on_runs(runs, tmp_path / "report", "").is_file()
 
 
 def test_runs_without_a_sweep_find_their_axes(sweep):
@@ -58,7 +73,6 @@ def test_runs_without_a_sweep_find_their_axes(sweep):
         "schedule",
         "variance",
         "sampler",
-        "sampler.spacing",
         "sampler.spacing.num_steps",
         "seed",
     }

@@ -1,0 +1,207 @@
+"""What a report says in sentences: one for each axis, then the best cell of each main number, then the order of curves.
+
+The sentences on axes are one family of claims, the best cells with everything else that is marked in the table another: of the
+reports on equal cells, at most 5 % claim anything in either (Holm). A sentence that is not certain names no winner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from statistics import fmean
+
+from diffusion_lab.report.comparison import Difference, Measured, Ranking, holm, listed, ranking
+from diffusion_lab.report.curves import curve_sentences
+from diffusion_lab.report.table import NONE, Cell, Group, Row, Standing, Table, decimals_of, measured, values_of
+from diffusion_lab.report.wording import Column, columns, label
+from diffusion_lab.store.measures import LOW, Measure
+from diffusion_lab.store.options import short_names
+
+MORE_SEEDS = "one seed per training gives no interval: run seed=1,2,3"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A sentence of a report. what: the axis, the column or the curves; sure: whether it claims a difference."""
+
+    what: str
+    text: str
+    sure: bool
+
+
+def findings(table: Table, group: Group) -> list[Finding]:
+    """All sentences on a group of rows; of curves, those that are certain."""
+    named = {column.measure.name: column for column in columns(group)}
+    of_axes = axis_findings(table, group)
+    best = [best_cell(one, named[one.measure.name]) for one in group.standings if one.measure.headline]
+    curves = [one for one in curve_findings(table, group) if one.sure]
+    return [*of_axes, *(best if len(of_axes) != 1 else []), *curves]
+
+
+def curve_findings(table: Table, group: Group) -> list[Finding]:
+    """What curves against cost say in words."""
+    return [
+        Finding(f"{measure.label} against {cost}", said, sure)
+        for measure in _headlines(group)
+        for cost, said, sure in curve_sentences(table, group, measure)
+    ]
+
+
+# ---- axes
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What one axis does, the others averaged: over sets of cells that were measured alike and differ in that axis alone.
+
+    values: of the axis, in order. means: of each, by seed. sets: for each set of cells, its numbers by value, averaged over seeds
+    where there are several axes. left_out: values that share no such set with the others.
+    """
+
+    values: list[str | None]
+    means: list[Measured]
+    sets: list[list[float]]
+    left_out: list[str | None]
+    settings: int
+
+
+def effect_of(table: Table, group: Group, measure: Measure, axis: str) -> Effect | None:
+    """None where no two cells that were measured alike differ in `axis` alone."""
+    sets: dict[tuple[object, str], dict[str | None, Cell]] = {}  # (all else, seed) -> value of the axis -> cell
+    for cell in (cell for row in group.rows for cell in row.done if measure.name in cell.values):
+        others = (*(cell.choices.get(a) for a in table.axes if a != axis), measure.protocol_key(cell.protocol))
+        sets.setdefault((others, cell.seed), {})[cell.choices.get(axis)] = cell
+    order = [value for value in (None, *table.values[axis]) if any(value in one for one in sets.values())]
+    kept = _values_together(order, sets.values())
+    if len(kept) < 2:
+        return None
+    whole = {key: [one[value] for value in kept] for key, one in sets.items() if one.keys() >= {*kept}}
+    alike: dict[object, list[list[Cell]]] = {}
+    for (key, _), cells in whole.items():
+        alike.setdefault(key if len(table.axes) > 1 else len(alike), []).append(cells)
+    seeds = dict.fromkeys(seed for _, seed in whole)
+    return Effect(
+        kept,
+        [
+            measured(measure.name, {seed: [cells[i] for (_, s), cells in whole.items() if s == seed] for seed in seeds})
+            for i in range(len(kept))
+        ],
+        [
+            [fmean(cell.values[measure.name] for cell in of_value) for of_value in zip(*one, strict=True)]
+            for one in alike.values()
+        ],
+        [value for value in order if value not in kept],
+        len({others for others, _ in whole}),
+    )
+
+
+def _values_together(order: Sequence[str | None], sets: Collection[dict[str | None, Cell]]) -> list[str | None]:
+    """The values, two or more, of which whole sets hold the most cells; more values first where that is equal."""
+    candidates = {tuple(value for value in order if value in one) for one in sets}
+    return max(
+        (list(values) for values in candidates if len(values) > 1),
+        key=lambda values: (sum(one.keys() >= {*values} for one in sets) * len(values), len(values)),
+        default=[],
+    )
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """The values of an axis in one measure."""
+
+    measure: Measure
+    effect: Effect
+    ranking: Ranking
+
+    @property
+    def how(self) -> str:
+        seeds, settings = self.effect.means[0].n, self.effect.settings
+        over = [*([f"{seeds} seeds"] if seeds > 1 else []), *([f"{settings} settings"] if settings > 1 else [])]
+        return "" if self.ranking.p is None else f", paired over {listed(over)}" if over else ", of one training"
+
+    def clause(self, sure: bool) -> tuple[str, str]:
+        """What is said, and of what: clauses that say the same of two measures are joined."""
+        names, label = [value or NONE for value in self.effect.values], self.measure.label
+        best, other, lead = [names[i] for i in self.ranking.best], self.ranking.runner_up, self.ranking.lead
+        if other is None:
+            return f"{listed(names)} are the same in", label
+        if lead is None:
+            return f"{MORE_SEEDS}; it does not rank {listed(names)} in", label
+        by = amount(lead) + ("" if sure else _too_little(lead))
+        if sure:
+            than = f"{names[other]}, the next," if len(names) > len(best) + 1 else names[other]
+            return f"{listed(best)} {'is' if len(best) == 1 else 'are'} better than {than} by", f"{by} in {label}"
+        a, b = (names[i] for i in sorted((self.ranking.best[0], other)))
+        if len(names) > 2:
+            return "no certain best in", f"{label} ({a} and {b} differ by {by})"
+        return f"no certain difference between {a} and {b} in", f"{label} ({by})"
+
+
+def axis_findings(table: Table, group: Group) -> list[Finding]:
+    """One sentence for each axis in which rows of the group differ."""
+    axes = [axis for axis in table.axes if len(values_of(table, group, axis)) > 1]
+    compared = [
+        (axis, _Comparison(measure, effect, ranking(effect.means, measure.better == LOW, group.decimals(measure))))
+        for axis in axes
+        for measure in _headlines(group)
+        if (effect := effect_of(table, group, measure, axis)) is not None
+    ]
+    certain = holm([one.ranking.p for _, one in compared])
+    names = short_names(table.axes)
+    found = []
+    for axis in axes:
+        some = [(one, sure) for (of, one), sure in zip(compared, certain, strict=True) if of == axis]
+        parts = []
+        for how, alike in groupby(some, lambda pair: pair[0].how):
+            clauses = groupby((one.clause(sure) for one, sure in alike), lambda clause: clause[0])
+            parts.append("; ".join(f"{said} {listed([what for _, what in whats])}" for said, whats in clauses) + how)
+        left_out = dict.fromkeys(value or NONE for one, _ in some for value in one.effect.left_out)
+        parts += [f"{listed(list(left_out))} left out, because more than {names[axis]} differs"] if left_out else []
+        text = "; ".join(parts) or "no two cells differ in it alone"
+        found.append(Finding(names[axis], text, any(sure for _, sure in some)))
+    return found
+
+
+# ---- rows
+
+
+def best_cell(standing: Standing, column: Column) -> Finding:
+    """The best rows of a column, by how much they are better, and whether that is certain."""
+    letter = column.letters.get(standing.best[0].protocol_key(standing.measure))
+    what = standing.measure.label + (f" ({column.notes[letter]})" if letter else "")
+
+    def written(rows: Sequence[Row]) -> str:
+        more = [f"{len(rows) - 3} more of the same value"] if len(rows) > 3 else []
+        return f"{listed([*map(label, rows[:3]), *more])} ({column.entry(rows[0], set()).text})"
+
+    best = written(standing.best)
+    if standing.runner_up is None and standing.left_out and len(standing.best) == 1:
+        return Finding(what, f"not ranked, because no other row has the same seeds as {best}", False)
+    if standing.runner_up is None:
+        return Finding(what, f"the same in all rows: {best}", False)
+    if standing.lead is None:
+        return Finding(what, f"{MORE_SEEDS}; it does not rank {best} and {written([standing.runner_up])}", False)
+    how, other = standing.lead.how, standing.runner_up
+    if standing.marked:
+        verb = "is the best cell" if len(standing.best) == 1 else "are the best cells"
+        by = f"{amount(standing.lead)}, {how}"
+        return Finding(what, f"{best} {verb}, better than {label(other)}, the next, by {by}", True)
+    by = f"{amount(standing.lead)}, {how}{_too_little(standing.lead)}"
+    return Finding(what, f"no certain best cell: {best} and {written([other])} differ by {by}", False)
+
+
+def amount(lead: Difference) -> str:
+    """A difference with half its 95 % interval; never 0 where it is beyond that."""
+    decimals = min(
+        (decimals_of(size, digits) for size, digits in ((lead.margin, 2), (abs(lead.mean), 3)) if size), default=0
+    )
+    return f"{abs(lead.mean):.{decimals}f} ± {lead.margin:.{decimals}f}"
+
+
+def _too_little(lead: Difference) -> str:
+    return ", too little for so many comparisons" if lead.beyond_its_uncertainty else ""
+
+
+def _headlines(group: Group) -> Iterator[Measure]:
+    return (measure for measure in group.measures if measure.headline and measure.better is not None)

@@ -1,0 +1,280 @@
+"""Curves of a measure against a cost: what a curve joins, where two cross, seed by seed, and the sentence on that.
+
+"a is better than b all the way" claims a difference at every cost; "a is better than b above …, worse below" claims one at the
+first and one at the last cost, of the other sign. Each needs three seeds of one outcome and a paired t-test at those costs, at a
+level divided by the number of pairs of curves and of measures (Bonferroni). So of reports on equal curves at most 5 % have such a
+sentence.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, combinations, pairwise
+
+import numpy as np
+
+from diffusion_lab.report.comparison import LEVEL, paired_p
+from diffusion_lab.report.table import Choice, Group, Row, Table, sets_steps
+from diffusion_lab.store.measures import LOW, SECONDS, TRAINING_SECONDS, Measure
+from diffusion_lab.store.weights import is_snapshot
+
+Curve = Sequence[tuple[float, float]]  # (cost, value), by rising cost
+Names = tuple[str, str]
+_ROUNDING = 1e-6  # of a value, where they are compared on a logarithmic axis
+_PLACES = 9  # at which curves are compared, evenly on a logarithmic axis
+_MOST_PAIRS = 4  # that a sentence names
+_MOST_SENTENCES = 12
+_WEIGHTS = "evaluation.weights"
+_BUDGETS = ("trainer.max_steps", "trainer.max_time", "default_steps")  # axes of how long training takes
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a curve is drawn against: `per_unit` of the value `name` of a row are one `unit`."""
+
+    title: str
+    name: str
+    unit: str
+    per_unit: float = 1.0
+
+
+TRAINING = Cost("training time", TRAINING_SECONDS, "minutes", per_unit=60.0)
+SAMPLING = Cost("sampling cost", "nfe", "network evaluations")
+
+
+@dataclass(frozen=True)
+class Race:
+    """Two curves over the range of costs that both cover.
+
+    better: 0 or 1, the curve that is better at the end; crossings: the costs at which the order changes; low, high: the first and
+    the last cost; by: how much better the first is, at costs that divide the range evenly.
+    """
+
+    better: int
+    crossings: tuple[float, ...]
+    low: float
+    high: float
+    by: tuple[float, ...] = ()
+
+    @property
+    def outcome(self) -> tuple[int | None, int]:
+        """(which is better at the end, how often the order changes), (None, 2) where it changes several times."""
+        return (self.better, len(self.crossings)) if len(self.crossings) < 2 else (None, 2)
+
+
+def race(first: Curve, second: Curve, lower_is_better: bool) -> Race | None:
+    """Between two points a curve is straight on logarithmic axes; along the values only if all of them are above 0.
+
+    None where the curves have no range of costs in common, or are equal up to rounding.
+    """
+    low, high = max(first[0][0], second[0][0]), min(first[-1][0], second[-1][0])
+    if not 0 < low < high:
+        return None
+    if all(value > 0 for _, value in (*first, *second)):
+        first, second = ([(cost, math.log(value)) for cost, value in curve] for curve in (first, second))
+    costs = sorted({cost for cost, _ in (*first, *second) if low <= cost <= high} | {low, high})
+    sign = 1 if lower_is_better else -1
+
+    def gain(cost: float) -> float:
+        """Above 0 where the first is better."""
+        return sign * (_at(second, cost) - _at(first, cost))
+
+    apart = [(cost, by) for cost in costs if abs(by := gain(cost)) > _ROUNDING]
+    if not apart:
+        return None
+    crossings = tuple(
+        math.exp(math.log(x) + (math.log(y) - math.log(x)) * a / (a - b))
+        for (x, a), (y, b) in pairwise(apart)
+        if (a > 0) != (b > 0)
+    )
+    between = (low * (high / low) ** (place / (_PLACES - 1)) for place in range(1, _PLACES - 1))
+    return Race(0 if apart[-1][1] > 0 else 1, crossings, low, high, tuple(map(gain, (low, *between, high))))
+
+
+def ranked_measures(group: Group) -> list[Measure]:
+    """Those whose curves are drawn: the ones with a better end, but for the seconds, which are a cost themselves."""
+    return [measure for measure in group.measures if measure.better is not None and measure.name != SECONDS]
+
+
+def races(some: Sequence[Row], others: Sequence[Row], measure: Measure, cost: Cost) -> dict[str, Race]:
+    """By seed that both have; empty where the two were measured differently, or nothing can be said."""
+    if {row.protocol_key(measure) for row in some} != {row.protocol_key(measure) for row in others}:
+        return {}
+    a, b = _by_seed(some, measure, cost), _by_seed(others, measure, cost)
+    found = {seed: race(a[seed], b[seed], measure.better == LOW) for seed in sorted(a.keys() & b.keys())}
+    return {seed: one for seed, one in found.items() if one is not None}
+
+
+def is_certain(races: Mapping[str, Race], level: float) -> bool:
+    """Whether one sentence holds for two curves, at this level. races: by seed."""
+    outcomes = {one.outcome for one in races.values()}
+    if len(outcomes) > 1 or None in next(iter(outcomes)):
+        return False
+    by_cost = list(zip(*(one.by for one in races.values()), strict=True))
+    if next(iter(outcomes))[1] == 1:
+        by_cost = [by_cost[0], by_cost[-1]]
+    return max(map(paired_p, by_cost)) <= level
+
+
+def in_sentences(
+    compared: Sequence[tuple[Names, Mapping[str, Race]]], cost: Cost, num_measures: int
+) -> list[tuple[str, bool]]:
+    """(sentence, whether it is certain), one for each pair of curves whose order changes or, against the cost of training, is
+    certain; then one on the pairs of which nothing is.
+
+    compared: (the names of two curves, their races by seed), all of one measure of `num_measures`.
+    """
+    said, uncertain = [], []
+    for names, found in compared:
+        sure = is_certain(found, LEVEL / (len(compared) * num_measures))
+        if any(one.crossings for one in found.values()) or (sure and cost is TRAINING):
+            said.append((in_words(names, found, cost, sure), sure))
+        elif cost is TRAINING:
+            uncertain.append(f"{names[0]} and {names[1]}")
+    if uncertain:
+        more = f" and {len(uncertain) - _MOST_PAIRS} more pairs" if len(uncertain) > _MOST_PAIRS else ""
+        said.append((f"no certain difference between {'; between '.join(uncertain[:_MOST_PAIRS])}{more}", False))
+    return said[:_MOST_SENTENCES]
+
+
+def in_words(names: tuple[str, str], races: Mapping[str, Race], cost: Cost, sure: bool) -> str:
+    """One sentence on two curves. races: by seed; at least one. sure: `is_certain`."""
+    by_outcome: dict[tuple[int | None, int], list[Race]] = {}
+    for one in races.values():
+        by_outcome.setdefault(one.outcome, []).append(one)
+    parts = []
+    for some in sorted(by_outcome.values(), key=len, reverse=True):
+        seeds = "one seed" if len(races) == 1 else f"{len(some)} of {len(races)} seeds"
+        parts.append(f"{_alike(names, some, cost)} ({seeds})")
+    return parts[0] if sure else f"{names[0]} and {names[1]}, not certain: {'; '.join(parts)}"
+
+
+def _alike(names: tuple[str, str], races: Sequence[Race], cost: Cost) -> str:
+    """On races of one outcome."""
+    at_end, changes = races[0].outcome
+    if at_end is None:
+        return "the order changes several times"
+    better, other = names[at_end], names[1 - at_end]
+    if changes == 0:
+        low, high = min(one.low for one in races), max(one.high for one in races)
+        return f"{better} is better than {other} all the way from {_short(low)} to {_short(high)} {cost.unit}"
+    times = sorted(one.crossings[0] for one in races)
+    middle = math.exp(sum(map(math.log, times)) / len(times))
+    first, last = _short(times[0]), _short(times[-1])
+    spread = f" ({first} to {last} by seed)" if first != last else ""
+    return f"{better} is better than {other} above {_short(middle)} {cost.unit}{spread}, worse below"
+
+
+def _by_seed(rows: Sequence[Row], measure: Measure, cost: Cost) -> dict[str, Curve]:
+    """Seed -> its own curve, of at least two points."""
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        costs, values = row.values[cost.name].by_seed, row.values[measure.name].by_seed
+        for seed in costs.keys() & values.keys():
+            curves.setdefault(seed, []).append((costs[seed] / cost.per_unit, values[seed]))
+    return {seed: sorted(points) for seed, points in curves.items() if len(points) > 1}
+
+
+def _short(cost: float) -> str:
+    return f"{float(f'{cost:.2g}'):g}"
+
+
+def _at(curve: Curve, cost: float) -> float:
+    """The value of a curve at a cost within its span."""
+    return float(np.interp(math.log(cost), [math.log(x) for x, _ in curve], [y for _, y in curve]))
+
+
+# ---- which rows are a curve
+
+
+def curve_sentences(table: Table, group: Group, measure: Measure) -> Iterator[tuple[str, str, bool]]:
+    """(cost, sentence, whether it is certain) for each cost."""
+    for cost in (TRAINING, SAMPLING):
+        for said, sure in sentences(table, group, measure, cost):
+            yield cost.title, said, sure
+
+
+def sentences(table: Table, group: Group, measure: Measure, cost: Cost) -> list[tuple[str, bool]]:
+    """(sentence, whether it is certain) on curves that were measured alike with the same seeds.
+
+    Against training time every two are compared, against network evaluations those that differ in one axis.
+    """
+    if cost is TRAINING:
+        lines = {name: rows for name, rows in training_lines(table, group, measure).items() if len(rows) > 1}
+        pairs = [((a, b), lines[a], lines[b]) for a, b in combinations(lines, 2)]
+    else:
+        pairs = list(_sampling_pairs(table, group, measure))
+    compared = [(names, found) for names, some, others in pairs if (found := races(some, others, measure, cost))]
+    return in_sentences(compared, cost, len(ranked_measures(group)))
+
+
+def rows_along(group: Group, measure: Measure, cost: Cost) -> list[Row]:
+    """Rows that have both numbers."""
+    return [row for row in group.rows if measure.name in row.values and cost.name in row.values]
+
+
+def training_lines(table: Table, group: Group, measure: Measure) -> dict[str, list[Row]]:
+    """Name -> rows by rising cost. Rows are of one line when nothing sets them apart but how long they were trained.
+
+    The moments of a training are a line that ends with its finished model; the finished models of trainings of several lengths
+    are another. Several finished models of one training (its averages) are lines of their own.
+    """
+    alike: dict[Choice, dict[Choice, list[Row]]] = {}  # by all choices but the length, then by the length
+    all_but_length = [axis for axis in table.axes if axis not in _BUDGETS]
+    for row in rows_along(group, measure, TRAINING):
+        trainings = alike.setdefault(_without(table, row.names, (*_BUDGETS, _WEIGHTS)), {})
+        trainings.setdefault(_without(table, row.names, all_but_length), []).append(row)
+    lines: dict[Choice, list[Row]] = {}
+    for choice, trainings in alike.items():
+        for length, rows in trainings.items():
+            weights = [dict(zip(table.axes, row.choice, strict=True)).get(_WEIGHTS) or "" for row in rows]
+            snapshots = [row for row, name in zip(rows, weights, strict=True) if is_snapshot(name)]
+            finals = [row for row in rows if row not in snapshots]
+            of_training = choice if len(trainings) == 1 else tuple(a or b for a, b in zip(choice, length, strict=True))
+            if snapshots:
+                lines[of_training] = [*snapshots, *(finals if len(finals) == 1 else [])]
+            if not snapshots or len(trainings) > 1 or len(finals) > 1:
+                for row in finals:
+                    own = choice if len(finals) == 1 else _without(table, row.names, _BUDGETS)
+                    lines.setdefault(own, []).append(row)
+    return {
+        name: sorted(rows, key=lambda row: row.values[TRAINING.name].mean)
+        for name, rows in zip(line_names(list(lines)), lines.values(), strict=True)
+    }
+
+
+def line_names(choices: Sequence[Choice]) -> list[str]:
+    """The choices in which lines differ; what a line does not have is left out where the names stay different."""
+    places = [i for i, values in enumerate(zip(*choices, strict=True)) if len(set(values)) > 1]
+    short = [
+        " · ".join(filter(None, (choice[i] for i in places))) or ("none" if places else "all") for choice in choices
+    ]
+    whole = [" · ".join(choice[i] or "none" for i in places) for choice in choices]
+    return short if len(set(short)) == len(choices) else whole
+
+
+def _without(table: Table, choice: Choice, axes: Sequence[str]) -> Choice:
+    return tuple(None if axis in axes else value for axis, value in zip(table.axes, choice, strict=True))
+
+
+def _sampling_pairs(table: Table, group: Group, measure: Measure) -> Iterator[tuple[Names, list[Row], list[Row]]]:
+    """(their names, rows of one, rows of the other) of lines that differ in one axis. A line holds the rows that differ in nothing
+    but their steps."""
+    places = [place for place, axis in enumerate(table.axes) if not sets_steps(table, group, axis)]
+    lines: dict[Choice, list[Row]] = {}
+    for row in rows_along(group, measure, SAMPLING):
+        for choice in (row.choice, *row.others):
+            lines.setdefault(tuple(choice[place] for place in places), []).append(row)
+    lines = {line: rows for line, rows in lines.items() if len(rows) > 1}
+    varied = [place for place, values in enumerate(zip(*lines, strict=True)) if len(set(values)) > 1]
+    for place in varied:
+        alike: dict[Choice, list[Choice]] = {}  # by all choices but this one
+        for line in lines:
+            alike.setdefault((*line[:place], *line[place + 1 :]), []).append(line)
+        for first, second in chain.from_iterable(combinations(some, 2) for some in alike.values()):
+            shared = " · ".join(first[other] or "none" for other in varied if other != place)
+            with_shared = f" with {shared}" if shared else ""
+            names = (f"{first[place] or 'none'}{with_shared}", f"{second[place] or 'none'}{with_shared}")
+            yield names, lines[first], lines[second]

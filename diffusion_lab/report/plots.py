@@ -1,0 +1,324 @@
+"""The plots of a group of rows.
+
+Of the axes, one becomes the colour, one the line and marker, the others a small panel each, if they tell more than those before
+them; the axis that sets the number of sampling steps is the abscissa.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+
+from diffusion_lab.report.answers import effect_of
+from diffusion_lab.report.choices import reads_as_number
+from diffusion_lab.report.curves import SAMPLING, TRAINING, Cost, ranked_measures, rows_along, sentences, training_lines
+from diffusion_lab.report.panels import (
+    COLOUR,
+    EFFECTS,
+    FRONT,
+    LIKELIHOOD,
+    LINE,
+    MINUTES_LABEL,
+    SAMPLES,
+    SECONDS_LABEL,
+    STEPS_LABEL,
+    TIME,
+    TRADE,
+    TRAINING_COST,
+    Panel,
+    Plot,
+    Series,
+)
+from diffusion_lab.report.table import Group, Row, Table, by_choice, sets_steps, values_of
+from diffusion_lab.report.wording import columns, label
+from diffusion_lab.store.measures import LOW, SECONDS, Measure
+from diffusion_lab.store.options import short_names
+
+_MOST_PANELS = 6
+_BITS, _COUNTS = "bits_by_steps", "num_steps"  # a curve of a score
+_EFFECTS_NOTE = (
+    "Averaged over cells (faint) that were measured alike and differ only in this axis: "
+    "all its values have the same other choices."
+)
+_BETWEEN = "Between two points, curves are interpolated linearly, as drawn."
+_BEFORE_THE_END = (
+    "Points before the end are measured during one training: if its learning rate falls until the end, a training of only that "
+    "length would have scored better."
+)
+_BEST_CORNER = "Towards the upper right corner samples are both as real and as diverse as the data."
+
+
+def plots_of(table: Table, group: Group) -> list[Plot]:
+    """Every plot of a group that has something to show, in the order of the page."""
+    kinds = (against_training, against_sampling, effects, against_seconds, bounds_by_steps, trade_off)
+    return [plot for kind in kinds for plot in kind(table, group)]
+
+
+def against_training(table: Table, group: Group) -> Iterator[Plot]:
+    """Each measure by minutes of training, if some line has two points or more: a line for every choice."""
+    for measure in ranked_measures(group):
+        lines = training_lines(table, group, measure)
+        if all(len({row.values[TRAINING.name].mean for row in rows}) < 2 for rows in lines.values()):
+            continue
+        series = [_series(rows, measure, TRAINING, name, i, i) for i, (name, rows) in enumerate(lines.items())]
+        panels = [Panel("", series, levels=_floor(group, measure))]
+        said = [f"{text[0].upper()}{text[1:]}." for text, _ in sentences(table, group, measure, TRAINING)]
+        has_snapshots = any("moment" in cell.protocol for rows in lines.values() for row in rows for cell in row.done)
+        note = " ".join([*said, *([_BETWEEN] if said else []), *([_BEFORE_THE_END] if has_snapshots else [])])
+        yield _plot("training_cost", TRAINING_COST, measure, MINUTES_LABEL, panels, note)
+
+
+def against_sampling(table: Table, group: Group) -> Iterator[Plot]:
+    """Each measure by network evaluations, of rows that differ in them."""
+    for measure in ranked_measures(group):
+        rows = rows_along(group, measure, SAMPLING)
+        if len({row.values[SAMPLING.name].mean for row in rows}) < 2:
+            continue
+        panels = [
+            Panel(title, _by_look(table, group, part, measure, SAMPLING), levels=_floor(group, measure))
+            for title, part in _in_panels(table, group, rows)
+        ]
+        bound = "bound" in measure.agrees
+        kinds = dict.fromkeys(cell.bound_kind for row in rows for cell in row.cells_with(measure.name).values())
+        note = [f"Each point is the {' or the '.join(filter(None, kinds))}."] if bound else []
+        crossings = sentences(table, group, measure, SAMPLING)
+        note += [f"Where the order changes: {'; '.join(said for said, _ in crossings)}."] if crossings else []
+        yield _plot("steps", LIKELIHOOD if bound else SAMPLES, measure, STEPS_LABEL, panels, " ".join(note))
+
+
+def effects(table: Table, group: Group) -> Iterator[Plot]:
+    """Each measure by the values of an axis, the other axes averaged: a panel for each axis."""
+    names = short_names(table.axes)
+    for measure in (measure for measure in group.measures if measure.better is not None):
+        panels, left_out = [], []
+        for colour, axis in enumerate(table.axes):
+            effect = effect_of(table, group, measure, axis)
+            if effect is None:
+                continue
+            left_out += [f"{names[axis]} {value or 'none'}" for value in effect.left_out]
+            x = [float(i) for i in range(len(effect.values))]
+            each = [point for one in effect.sets for point in zip(x, one, strict=True)]
+            dots = Series("cells", [i for i, _ in each], [y for _, y in each], dots=True, faint=True, colour=colour)
+            means, errors = [one.mean for one in effect.means], [one.seed_error for one in effect.means]
+            mean = Series(names[axis], x, means, errors, colour=colour)
+            panels.append(Panel(names[axis], [dots, mean], categories=[value or "none" for value in effect.values]))
+        if panels:
+            note = f" Left out, because there are no such cells: {', '.join(left_out)}." if left_out else ""
+            logs = _spans_decades(panels)
+            yield _plot("effects", EFFECTS, measure, "", panels, _EFFECTS_NOTE + note, log_x=False, log_y=logs)
+
+
+def against_seconds(table: Table, group: Group) -> Iterator[Plot]:
+    """Each distance by the seconds of sampling, with the front of rows that none beats in both: a panel for rows measured alike."""
+    seconds = Cost("", SECONDS, "seconds")
+    for measure in group.measures:
+        if measure.better is None or measure.floor_of is None:
+            continue
+        both = [column for column in columns(group) if column.measure.name in (measure.name, SECONDS)]
+        alike: dict[tuple[str, ...], list[Row]] = {}
+        for row in rows_along(group, measure, seconds):
+            alike.setdefault(tuple(row.protocol_key(column.measure) for column in both), []).append(row)
+        panels, fronts = [], []
+        for keys, part in alike.items():
+            if len(part) < 2:
+                continue
+            best = pareto(part, measure)
+            points = [replace(one, dots=True) for one in _by_look(table, group, part, measure, seconds)]
+            front = replace(_series(best, measure, seconds, "Pareto front", FRONT), error=[])
+            how = [column.notes[column.letters[key]] for key, column in zip(keys, both, strict=True) if column.letters]
+            panels.append(Panel("; ".join(how), [front, *points], levels=_floor(group, measure)))
+            fronts.append("; ".join(map(label, best)))
+        if not panels:
+            continue
+        alone = [label(part[0]) for part in alike.values() if len(part) == 1]
+        note = f"The Pareto front holds the rows that no other row beats in both: {' / '.join(fronts)}."
+        note += f" Left out, because no other row was measured alike: {'; '.join(alone)}." if alone else ""
+        yield _plot("seconds", TIME, measure, SECONDS_LABEL, panels, note, log_y=True, paper=True)
+
+
+def pareto(rows: Iterable[Row], measure: Measure) -> list[Row]:
+    """Rows that no other row beats in seconds and in the measure at once, by rising seconds."""
+    sign = 1 if measure.better == LOW else -1
+    front: list[Row] = []
+    for row in sorted(rows, key=lambda row: (row.values[SECONDS].mean, sign * row.values[measure.name].mean)):
+        if not front or sign * row.values[measure.name].mean < sign * front[-1].values[measure.name].mean:
+            front.append(row)
+    return front
+
+
+def bounds_by_steps(table: Table, group: Group) -> Iterator[Plot]:
+    """Bits/dim by number of steps, where one score holds them all: a plot for each spacing, a line for each row."""
+    rows = [row for row in group.rows if any(cell.curves.get(_BITS, {}).get(_COUNTS) for cell in row.done)]
+    spacings = dict.fromkeys(name for row in rows for cell in row.done for name in cell.curves.get(_BITS, {}))
+    for spacing in (name for name in spacings if name != _COUNTS):
+        panels = [
+            Panel(
+                title,
+                [
+                    _bits_by_steps(row, spacing, name, colour, line)
+                    for name, colour, line, same in _in_lines(table, group, part)
+                    for row in same
+                ],
+            )
+            for title, part in _in_panels(
+                table, group, [row for row in rows if any(f"bits_{spacing}_" in name for name in row.values)]
+            )
+        ]
+        yield Plot(
+            key=f"{_BITS}_{spacing}",
+            heading=LIKELIHOOD,
+            name=f"bits/dim, {spacing.replace('_', ' ')} spacing",
+            x_label="ancestral steps",
+            y_label="bits/dim, lower is better",
+            panels=panels,
+            log_x=True,
+            log_y=_spans_decades(panels),
+            note="The bound of ancestral steps on held-out images, without guidance; all chains share their noise.",
+        )
+
+
+def _bits_by_steps(row: Row, spacing: str, name: str, colour: int, line: int) -> Series:
+    steps = dict.fromkeys(int(n) for cell in row.done for n in cell.curves.get(_BITS, {}).get(_COUNTS, []))
+    found = {n: row.values[key] for n in steps if (key := f"bits_{spacing}_{n}") in row.values}
+    means, errors = [one.mean for one in found.values()], [one.error for one in found.values()]
+    return Series(name or "all", list(map(float, found)), means, errors, colour, line, [row.number] * len(found))
+
+
+def trade_off(table: Table, group: Group) -> Iterator[Plot]:
+    """Precision against recall where both were measured of several rows.
+
+    Rows that differ in a knob alone, such as the scale of guidance, are one line with the knob's values at its points. Without a
+    knob rows are dots.
+    """
+    precision, recall = ({m.name: m for m in group.measures}.get(name) for name in ("precision", "recall"))
+    if precision is None or recall is None:
+        return
+    along = Cost("", recall.name, "")
+    rows = rows_along(group, precision, along)
+    if len(rows) < 2:
+        return
+    knob = _knob(table, group)
+    series = [replace(one, dots=True) for one in _by_look(table, group, rows, precision, along)]
+    if knob is not None:
+        place, series = table.axes.index(knob), []
+        parts = by_choice(table, rows, [axis for axis in table.axes if axis != knob])
+        differ = [i for i, values in enumerate(zip(*parts, strict=True)) if len(set(values)) > 1]
+        for number, (choice, part) in enumerate(parts.items()):
+            part.sort(key=lambda row: float(row.choice[place] or "-inf"))
+            name = " · ".join(choice[i] or "none" for i in differ)
+            points = _series(part, precision, along, name, number, number)
+            series.append(replace(points, labels=[row.names[place] or "none" for row in part]))
+    yield Plot(
+        key="precision_recall",
+        heading=TRADE,
+        name=precision.name,
+        x_label=_ordinate(recall),
+        y_label=_ordinate(precision),
+        panels=[Panel("", series)],
+        note=(f"Numbers are the values of {short_names(table.axes)[knob]}. " if knob else "") + _BEST_CORNER,
+    )
+
+
+def _knob(table: Table, group: Group) -> str | None:
+    """The first axis of numbers that differ and are not of steps, which the plots against steps show."""
+    for axis in table.axes:
+        values = [row.choice[table.axes.index(axis)] for row in group.rows]
+        numbers = {value for value in values if value is not None}
+        if len(numbers) > 1 and all(map(reads_as_number, numbers)) and not sets_steps(table, group, axis):
+            return axis
+    return None
+
+
+# ---- panels and lines
+
+
+def _look(table: Table, group: Group) -> tuple[str | None, str | None, list[str]]:
+    """The axes of colours, lines and panels. Not the one that sets the steps, nor those that follow from the others."""
+    axes = [
+        axis for axis in table.axes if len(values_of(table, group, axis)) > 1 and not sets_steps(table, group, axis)
+    ]
+    colour = COLOUR if COLOUR in axes else next((axis for axis in axes if axis != LINE), None)
+    line = LINE if LINE in axes else next((axis for axis in axes if axis != colour), None)
+    shown = [axis for axis in (colour, line) if axis is not None]
+    for axis in axes:
+        if len(by_choice(table, group.rows, [*shown, axis])) > len(by_choice(table, group.rows, shown)):
+            shown.append(axis)
+    return colour, line, [axis for axis in shown if axis not in (colour, line)]
+
+
+def _in_panels(table: Table, group: Group, rows: Iterable[Row]) -> list[tuple[str, list[Row]]]:
+    """(title, rows) of each panel."""
+    _, _, axes = _look(table, group)
+    names = short_names(table.axes)
+    return [
+        (", ".join(f"{names[axis]} {value}" for axis, value in zip(axes, values, strict=True) if value), part)
+        for values, part in list(by_choice(table, rows, axes).items())[:_MOST_PANELS]
+    ]
+
+
+def _in_lines(table: Table, group: Group, rows: Iterable[Row]) -> list[tuple[str, int, int, list[Row]]]:
+    """(name, colour, line, rows) of each colour and line, in the order of the axes' values."""
+    of_colour, of_line, _ = _look(table, group)
+    axes = [axis for axis in (of_colour, of_line) if axis is not None]
+    parts = []
+    for chosen, part in by_choice(table, rows, axes).items():
+        place = {axis: values_of(table, group, axis).index(value) for axis, value in zip(axes, chosen, strict=True)}
+        colour, line = (0 if axis is None else place[axis] for axis in (of_colour, of_line))
+        parts.append((" · ".join(filter(None, chosen)), colour, line, part))
+    return sorted(parts, key=lambda part: part[1:3])
+
+
+def _by_look(table: Table, group: Group, rows: Sequence[Row], measure: Measure, cost: Cost) -> list[Series]:
+    """One series for each colour and line."""
+    return [
+        _series(sorted(part, key=lambda row: row.values[cost.name].mean), measure, cost, name, colour, line)
+        for name, colour, line, part in _in_lines(table, group, rows)
+    ]
+
+
+def _series(rows: Sequence[Row], measure: Measure, cost: Cost, name: str, colour: int = 0, line: int = 0) -> Series:
+    """The rows' means of a measure and its errors against a cost, in the order they come in."""
+    return Series(
+        name or "all",
+        [row.values[cost.name].mean / cost.per_unit for row in rows],
+        [row.values[measure.name].mean for row in rows],
+        [row.values[measure.name].error for row in rows],
+        colour,
+        line,
+        [row.number for row in rows],
+    )
+
+
+def _floor(group: Group, measure: Measure) -> list[tuple[str, float]]:
+    """The value of real images, as a line across a plot; none where it is not known."""
+    floor = group.floor(measure)
+    return [] if floor is None else [("real images", floor)]
+
+
+def _plot(
+    kind: str,
+    heading: str,
+    measure: Measure,
+    x_label: str,
+    panels: list[Panel],
+    note: str,
+    log_x: bool = True,
+    log_y: bool | None = None,
+    paper: bool | None = None,
+) -> Plot:
+    """A plot of one measure. log_y, paper: by default what the measure and its values suggest."""
+    logs = (measure.logs or _spans_decades(panels)) if log_y is None else log_y
+    on_paper = measure.headline if paper is None else paper
+    key, y_label = f"{kind}_{measure.name}", _ordinate(measure)
+    return Plot(key, heading, measure.label, x_label, y_label, panels, log_x, logs, note, on_paper)
+
+
+def _ordinate(measure: Measure) -> str:
+    """The label of the axis along which a measure is drawn."""
+    return f"{measure.axis}, {measure.better} is better"
+
+
+def _spans_decades(panels: Iterable[Panel]) -> bool:
+    """Whether a logarithmic axis shows more."""
+    values = [y for panel in panels for series in panel.series for y in series.y]
+    return bool(values) and min(values) > 0 and max(values) > 8 * min(values)
