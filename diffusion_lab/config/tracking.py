@@ -47,7 +47,7 @@ def build_trackers(cfg: DictConfig, folder: Path | None = None) -> list[Tracker]
         if not issubclass(kind, Logger):
             raise MistakeError(f"{target} is not one of Lightning's loggers")
         taken = parameters_of(node["_target_"])
-        for key in node:
+        for key in map(str, node):
             if taken is not None and not key.startswith("_") and key not in taken:
                 raise MistakeError(f"logger.{name}: there is no option {key}")
         if folder is not None:
