@@ -65,8 +65,7 @@ def known(model):
         model.network.initialised.fill_(True)
         assert model.network.has_started
     if getattr(model, "trained_schedule", None) is not None:
-        model._made_at = 0
-        model._process.numbers(1)
+        model.trained_schedule.first_std, model._read_at = model.schedule.first_std, 0
     return model
 
 
