@@ -46,7 +46,7 @@ class Walk:
     reverse: Reverse
     source: Noise
     y: Labels = None
-    past: deque[Predicted] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
+    past: deque[Predicted] = field(default_factory=lambda: deque(maxlen=_REMEMBERED), repr=False)
 
     def predict(self, x_t: Images, t: int) -> ReverseStep:
         """p_θ(x_s|x_t): one evaluation of the reverse process, which `past` begins with from now on."""
