@@ -129,7 +129,7 @@ class DiffusionModel(DrawnDiffusion):
         x_0, y = batch
         t, w, eps = self.times_and_noise(x_0, self.timesteps)
         labels = self.with_dropped_labels(y, self.label_dropout, self.reverse.null_class)
-        terms = self.objective(self._forward_process, self.reverse, x_0, t, eps, labels)
+        terms = self.objective(self.forward_process, self.reverse, x_0, t, eps, labels)
         losses = terms["loss"].detach()
         if self.timesteps.learns_from_losses:
             self.timesteps.update(self.of_all_ranks(t).flatten(), self.of_all_ranks(losses).flatten())
@@ -155,7 +155,7 @@ class DiffusionModel(DrawnDiffusion):
         """At one t an image, as the loss weighs t; given its class, with y."""
         t = self.timesteps.spread(noise.uniform(0)).to(x_0.device)
         eps = noise.initial(self.shape).to(x_0)
-        return self.objective(self._forward_process, self.reverse, x_0, t, eps, self.own_labels(y))
+        return self.objective(self.forward_process, self.reverse, x_0, t, eps, self.own_labels(y))
 
     @property
     def process(self) -> GaussianDiffusion:
@@ -163,7 +163,7 @@ class DiffusionModel(DrawnDiffusion):
         return self._process if self.trained_schedule is None else GaussianDiffusion(self.schedule)
 
     @property
-    def _forward_process(self) -> ForwardProcess:
+    def forward_process(self) -> ForwardProcess:
         """The schedule where training draws real t, else the chain of all its steps."""
         if not self.timesteps.real:
             return self.process

@@ -73,7 +73,7 @@ def trained(model: DiffusionModel, x_0: torch.Tensor) -> DiffusionModel:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     for step in range(2):
         t, w = model.timesteps(len(x_0), torch.Generator().manual_seed(step))
-        terms = model.objective(model.process, model.reverse, x_0, t, torch.randn_like(x_0))
+        terms = model.objective(model.forward_process, model.reverse, x_0, t, torch.randn_like(x_0))
         (w * terms["loss"]).mean().backward()
         assert all(parameter.grad.isfinite().all() for parameter in model.parameters() if parameter.grad is not None)
         optimizer.step()
