@@ -8,6 +8,7 @@ from collections.abc import Callable
 from torch import nn
 
 from diffusion_lab.diffusion import GaussianDiffusion, Objective, Schedule, TimestepSampler, Variance
+from diffusion_lab.sampling import Guidance
 
 
 def check_parts(schedule: Schedule, variance: Variance, objective: Objective, timesteps: TimestepSampler) -> None:
@@ -37,6 +38,15 @@ def check_parts(schedule: Schedule, variance: Variance, objective: Objective, ti
         raise ValueError(
             f"variance {type(variance).__name__} has β_t as its upper bound, which holds only for α² + σ² = 1, not for "
             f"{schedule}; use variance=fixed_small objective=simple"
+        )
+
+
+def check_guidance(guidance: Guidance, drops_labels: bool) -> None:
+    """ValueError for a guidance that needs the unconditional model of a training without label dropout."""
+    if guidance.needs_null_class and not drops_labels:
+        raise ValueError(
+            f"guidance {type(guidance).__name__} evaluates the network with and without a label, but this model was not "
+            "trained for both: train with conditional=true and model.label_dropout above 0, or use guidance=none"
         )
 
 

@@ -35,7 +35,7 @@ from diffusion_lab.diffusion import (
 )
 from diffusion_lab.diffusion.streams import BOUND
 from diffusion_lab.models.base import Likelihood
-from diffusion_lab.models.compatibility import can_hold_back, check_parts
+from diffusion_lab.models.compatibility import can_hold_back, check_guidance, check_parts
 from diffusion_lab.models.drawn import DrawnDiffusion, as_likelihood, bound_kind
 from diffusion_lab.models.optimization import Optimization
 from diffusion_lab.models.trainable import QUARTERS, by_quarter
@@ -93,11 +93,7 @@ class DiffusionModel(DrawnDiffusion):
             raise ValueError(f"model.label_dropout={label_dropout} must be a probability between 0 and 1")
         check_counts("bound", num_steps=bound_steps)
         check_parts(schedule, variance, objective, timesteps)
-        if guidance.needs_null_class and (num_classes is None or label_dropout == 0):
-            raise ValueError(
-                f"guidance {type(guidance).__name__} evaluates the network with and without a label, but this model was not "
-                "trained for both: train with conditional=true and model.label_dropout above 0, or use guidance=none"
-            )
+        check_guidance(guidance, drops_labels=num_classes is not None and label_dropout > 0)
         self.shape, self.num_levels = tuple(shape), num_levels
         # A classifier that guides lends its classes to a network without any.
         self.num_classes = guidance.num_classes if num_classes is None else num_classes
