@@ -18,10 +18,9 @@ _UNIFORM = 0.01  # of the time is divided evenly, so that every bin has some
 
 
 class _Trained(nn.Module):
-    """The parameters of a learned schedule.
+    """stretch: the log of the factor by which each end has moved away from the middle. share: logits of the time in each bin.
 
-    stretch: the log of the factor by which each end has moved away from the middle. share: logits of the time in each bin.
-    first_std: σ_1/α_1 as it was when it was read last, while it need not be read again; None: read it whenever it is needed.
+    first_std: σ_1/α_1 where it need not be that of the parameters to the last digit, and reading them takes time; else None.
     """
 
     first_std: float | None = None
@@ -67,6 +66,9 @@ class LearnedSchedule(LogSNRSchedule):
     def first_std(self) -> float:
         known = self._trained.first_std
         return super().first_std if known is None else known
+
+    def keep_first_std(self) -> None:
+        self._trained.first_std = super().first_std
 
     @property
     def ends(self) -> tuple[Tensor, Tensor]:

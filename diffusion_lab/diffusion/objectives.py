@@ -110,7 +110,7 @@ class Objective(ABC, Generic[Forward]):
     the terms.
     """
 
-    over: ClassVar[type[ForwardProcess]] = ForwardProcess
+    over: ClassVar[type] = ForwardProcess
     trains_variance: ClassVar[bool]
     term_names: ClassVar[tuple[str, ...]]
 

@@ -81,6 +81,9 @@ class Schedule(ForwardProcess):
         """The parameters of a schedule that is trained with the network; None for the others, which have none."""
         return None
 
+    def keep_first_std(self) -> None:
+        """Read `first_std` now, and not again until the next call: for a trained schedule, whose parameters take time to read."""
+
     def network_time(self, t: Times) -> Times:
         """The t that the network is given: t − 1, also between whole t."""
         return t - 1

@@ -163,13 +163,10 @@ class DiffusionModel(DrawnDiffusion):
         """The schedule where training draws real t, else the chain of all its steps."""
         if not self.timesteps.real:
             return self.process
-        trained = self.trained_schedule
-        if trained is None or self.device.type == "cpu":
-            return self.schedule
-        # Reading a parameter waits for the GPU, so the number that the decoder needs may be a few batches old.
-        if not 0 <= self.batches_trained - self._read_at < _KEPT_FOR:
-            trained.first_std = None
-            trained.first_std, self._read_at = self.schedule.first_std, self.batches_trained
+        on_gpu = self.trained_schedule is not None and self.device.type != "cpu"
+        if on_gpu and not 0 <= self.batches_trained - self._read_at < _KEPT_FOR:
+            self.schedule.keep_first_std()
+            self._read_at = self.batches_trained
         return self.schedule
 
     @property

@@ -67,7 +67,8 @@ def known(model):
         model.network.initialised.fill_(True)
         assert model.network.has_started
     if getattr(model, "trained_schedule", None) is not None:
-        model.trained_schedule.first_std, model._read_at = model.schedule.first_std, 0
+        model.schedule.keep_first_std()
+        model._read_at = 0
     return model
 
 
