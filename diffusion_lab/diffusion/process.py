@@ -183,9 +183,10 @@ class GaussianDiffusion(ForwardProcess):
 
     def row(self, t: Steps) -> Row[Tensor]:
         """All that is known of step t, (B,) each; kept until another tensor of steps is looked up."""
-        if self._latest is None or self._latest[0] is not t:
-            self._latest = t, Row(*self._look_up(self._table, t, first=0).unbind(-1))
-        return self._latest[1]
+        latest = self._latest
+        if latest is None or latest[0] is not t:
+            latest = self._latest = t, Row(*self._look_up(self._table, t, first=0).unbind(-1))
+        return latest[1]
 
     def numbers(self, t: int) -> Row[float]:
         """The row of step t as plain numbers, where all samples are at one step."""
