@@ -79,7 +79,7 @@ class GaussianDiffusion(ForwardProcess):
         with torch.no_grad():
             self._table = DeviceTable(torch.stack(_columns(schedule, self.times), dim=-1))
             self._network_times = DeviceTable(schedule.network_time(self.times.flatten()).view_as(self.times))
-        self._latest: tuple[Steps, Row[Tensor]] | None = None
+        self._latest: tuple[Steps, int, Row[Tensor]] | None = None
 
     @cached_property
     def prior_std(self) -> float:
@@ -182,11 +182,11 @@ class GaussianDiffusion(ForwardProcess):
     # ---- the table ---------------------------------------------------------------------------------------------------
 
     def row(self, t: Steps) -> Row[Tensor]:
-        """All that is known of step t, (B,) each; kept until another tensor of steps is looked up."""
-        latest = self._latest
-        if latest is None or latest[0] is not t:
-            latest = self._latest = t, Row(*self._look_up(self._table, t, first=0).unbind(-1))
-        return latest[1]
+        """All that is known of step t, (B,) each; kept until another tensor of steps is looked up, or this one has changed."""
+        latest, version = self._latest, 0 if t.is_inference() else t._version
+        if latest is None or latest[0] is not t or latest[1] != version:
+            latest = self._latest = t, version, Row(*self._look_up(self._table, t, first=0).unbind(-1))
+        return latest[2]
 
     def numbers(self, t: int) -> Row[float]:
         """The row of step t as plain numbers, where all samples are at one step."""
