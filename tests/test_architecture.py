@@ -16,7 +16,17 @@ ORDER = [
     *("interop", "sweeps", "report", "config", "commands"),
 ]
 # dataclasses, abc and collections.abc say what a class is; they bring nothing into the theory.
-THEORY_IMPORTS = {"torch", "jaxtyping", "math", "typing", "dataclasses", "abc", "collections.abc"}
+THEORY_IMPORTS = {
+    "torch",
+    "jaxtyping",
+    "math",
+    "typing",
+    "dataclasses",
+    "functools",
+    "abc",
+    "collections",
+    "collections.abc",
+}
 FILES = sorted(PACKAGE.rglob("*.py"))
 THEORY = [
     *(path for room in ("diffusion", "sampling", "analysis") for path in sorted((PACKAGE / room).glob("[a-z]*.py"))),

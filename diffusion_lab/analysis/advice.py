@@ -1,4 +1,4 @@
-"""Which steps, how many of them and between which ends would serve? What a table of step costs says of a trained network's chain.
+"""Advice on the steps of a trained network's chain, their number and their ends, from its table of step costs.
 
     bits(t_1 < … < t_K) = L_0(t_1) + Σ L(t_k, t_{k−1}) + L_T(t_K)
 

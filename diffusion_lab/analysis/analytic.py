@@ -1,4 +1,4 @@
-"""How wide is a reverse step at best? The Σ that the bound is least for, from what was measured of the trained network.
+"""The optimal variance of a reverse step, for which the bound is least, from what was measured of the trained network.
 
 Of all Gaussians whose mean is that of q(x_s|x_t, x̂_0), the one closest to q(x_s|x_t, x_0) on average has the variance
 

@@ -1,8 +1,8 @@
-"""How many bits does each of many chains need, from one pass? Chains over some of the steps share q(x_t|x_0) and the network:
+"""The bounds of many chains from one pass. Chains over some of the steps share q(x_t|x_0) and the network:
 
     bits(t_1 < … < t_K) = L_T(t_K) + Σ_k L(t_k, t_{k−1}) + L_0(t_1)
 
-so x_t and what the network says of it are found once for each t that any chain visits, and each chain adds its own term.
+so x_t and the network's output at it are found once for each t that any chain visits, and each chain adds its own term.
 """
 
 from collections.abc import Sequence
@@ -12,14 +12,13 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from diffusion_lab.diffusion.bits import in_bits
-from diffusion_lab.diffusion.bound import NOISE, bound_term
+from diffusion_lab.diffusion.bound import NOISE, last_term, step_term
 from diffusion_lab.diffusion.decoders import GAUSSIAN, Decoder
 from diffusion_lab.diffusion.noise import SampleNoise
 from diffusion_lab.diffusion.process import GaussianDiffusion
 from diffusion_lab.diffusion.reverse import ReverseProcess
 from diffusion_lab.diffusion.shapes import Images, Labels
 from diffusion_lab.diffusion.starts import Start
-from diffusion_lab.sampling.samplers import full
 
 
 @torch.no_grad()
@@ -46,14 +45,17 @@ def chain_bounds(
     bits = torch.stack([in_bits(start.kl(chain, x_0, y)).double() for chain in chains], dim=1)
     steps = [{int(t): k for k, t in enumerate(kept, start=1)} for kept in times]
     for t in torch.cat(list(times)).unique().tolist():
-        whole = full(t, x_0)
-        here = process.at(whole)
-        x_t = here.q_sample(x_0, whole, noise(t, x_0))
-        output, v = reverse.evaluate(here, x_t, whole, known)
+        whole = process.full(t, x_0)
+        x_t = process.q_sample(x_0, whole, noise(t, x_0))
+        output, v = reverse.evaluate(process, x_t, whole, known)
         for c, chain in enumerate(chains):
             if t in steps[c]:
-                k = full(steps[c][t], x_0)
-                at = chain.at(k)
-                step = reverse.from_output(at, output, v, x_t, k)
-                bits[:, c] += bound_term(at, step.distribution, x_0, x_t, k, num_levels, decoder)
+                k = steps[c][t]
+                whole = chain.full(k, x_0)
+                step = reverse.from_output(chain, output, v, x_t, whole).distribution
+                bits[:, c] += (
+                    last_term(chain, step, x_0, x_t, num_levels, decoder)
+                    if k == 1
+                    else step_term(chain, step, x_0, x_t, whole)
+                )
     return bits

@@ -16,7 +16,6 @@ from diffusion_lab.diffusion.noise import Noise
 from diffusion_lab.diffusion.process import GaussianDiffusion
 from diffusion_lab.diffusion.reverse import ReverseStep
 from diffusion_lab.diffusion.shapes import Images, Labels, PerSample
-from diffusion_lab.sampling.samplers import full
 
 _NEAREST = 8  # an average over neighbours of t reaches a share of t that is one over this
 
@@ -88,9 +87,8 @@ def _predictions(
 ) -> Iterator[tuple[Images, ReverseStep]]:
     """ε and what the reverse process makes of x_t, for t = 1, 2, …, T."""
     for t in range(1, process.num_timesteps + 1):
-        steps, eps = full(t, x_0), noise(t, x_0)
-        here = process.at(steps, shared_t=t)
-        yield eps, reverse(here, here.q_sample(x_0, steps, eps), steps, y)
+        steps, eps = process.full(t, x_0), noise(t, x_0)
+        yield eps, reverse(process, process.q_sample(x_0, steps, eps), steps, y)
 
 
 def _mean_square(x: Images) -> PerSample:

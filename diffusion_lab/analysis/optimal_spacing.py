@@ -1,4 +1,4 @@
-"""Which steps is the bound least for?"""
+"""The steps for which the bound is least."""
 
 from dataclasses import dataclass, replace
 

@@ -1,6 +1,6 @@
-"""How wide is a reverse step at best, for each image and each dimension? From a head that is trained on a frozen network.
+"""The optimal variance of a reverse step for each image and each dimension, from a head that is trained on a frozen network.
 
-Let x̂_0 be what the network says at x_t, right or wrong. Of all Gaussians whose mean is that of q(x_s|x_t, x̂_0), the one with the
+Let x̂_0 be the network's estimate at x_t, right or wrong. Of all Gaussians whose mean is that of q(x_s|x_t, x̂_0), the one with the
 least bound at x_t has in each dimension the variance
 
     σ*² = β̃_t + γ²·E[(x_0 − x̂_0)²|x_t],        γ = α_s·σ²_ts/σ_t²                                          (1)
@@ -22,7 +22,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diffusion_lab.diffusion.process import GaussianDiffusion, per_sample
+from diffusion_lab.diffusion.forward import ForwardProcess, per_sample
+from diffusion_lab.diffusion.process import GaussianDiffusion
 from diffusion_lab.diffusion.reverse import ReverseProcess
 from diffusion_lab.diffusion.shapes import Broadcast, Images, Labels, PerSample, Steps, Times
 from diffusion_lab.diffusion.variances import Variance
@@ -70,7 +71,7 @@ class WithHead:
 
 
 def residual_terms(
-    process: GaussianDiffusion, reverse: ReverseProcess, x_0: Images, t: Times, eps: Images, y: Labels = None
+    process: ForwardProcess, reverse: ReverseProcess, x_0: Images, t: Times, eps: Images, y: Labels = None
 ) -> dict[str, PerSample]:
     """L = ½·((x_0 − x̂_0)²/r + log r), in nats a dimension above that of r = 1/(1 + SNR_t) on data from N(0, I), at any t.
 
@@ -85,7 +86,7 @@ def residual_terms(
     return {name: term.flatten(1).mean(dim=1).double() for name, term in (("loss", loss), ("fit", ratio))}
 
 
-def log_residual(process: GaussianDiffusion, x_t: Images, t: Times, v: Images | None) -> Images:
+def log_residual(process: ForwardProcess, x_t: Images, t: Times, v: Images | None) -> Images:
     """log r, at any t."""
     return _relative(v) - per_sample(process.snr(t).log1p(), x_t)
 

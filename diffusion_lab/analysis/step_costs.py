@@ -1,4 +1,4 @@
-"""What does each step of a chain cost, in bits? A table over all strides, from which the bound of every chain follows.
+"""The costs of the steps of a chain in bits: a table over all strides, from which the bound of every chain follows.
 
     L(t, s) = KL(q(x_s|x_t, x_0) ‖ p_θ(x_s|x_t)) = ½·(β̃/Σ − 1 − log β̃/Σ + (α_s·σ²_ts/σ_t²)²·E‖x_0 − x̂_0‖²/D / Σ)
     L_0(t)  = −log p(x_0|x_t)
@@ -17,19 +17,17 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from diffusion_lab.diffusion.bits import in_bits
-from diffusion_lab.diffusion.bound import bits_per_dim
+from diffusion_lab.diffusion.bound import last_term
 from diffusion_lab.diffusion.decoders import Decoder
 from diffusion_lab.diffusion.gaussian import Gaussian
 from diffusion_lab.diffusion.noise import Noise
 from diffusion_lab.diffusion.process import GaussianDiffusion
 from diffusion_lab.diffusion.reverse import ReverseStep
-from diffusion_lab.diffusion.shapes import Images, Labels, PerSample
+from diffusion_lab.diffusion.shapes import Images, Labels, PerSample, Steps
 from diffusion_lab.diffusion.variances import Variance
-from diffusion_lab.sampling.samplers import full
 from diffusion_lab.sampling.spacings import Costs
 
 from .network_statistics import NetworkStatistics
-from .strides import TwoSteps
 
 _NODES = 24  # log Σ at which L_0 is measured; between them a polynomial, to about 1e-6 bits
 _RANGE = 8.0  # of log Σ, at least
@@ -114,11 +112,11 @@ def last_step_bits(
     num_levels: int | None,
 ) -> Float64[Tensor, "b f g"]:
     """L_0 of each image, in bits/dim, at each t of `first_steps` and each log Σ of its nodes; each t with the noise of its key."""
-    first, ones = first_steps(process.num_timesteps), full(1, x_0)
+    first, ones = first_steps(process.num_timesteps), process.full(1, x_0)
 
     def bits(chain: GaussianDiffusion, x_t: Images, mean: Images, node: float) -> PerSample:
         last = Gaussian(mean, torch.full_like(mean[(slice(None), *[slice(1)] * (mean.ndim - 1))], node))
-        return -bits_per_dim(decoder.log_prob(chain, ones, lambda: last, x_0, x_t, num_levels))
+        return last_term(chain, last, x_0, x_t, num_levels, decoder)
 
     columns = []
     for t, nodes in zip(first.tolist(), _nodes(process, first).tolist(), strict=True):
@@ -131,10 +129,7 @@ def last_step_bits(
 
 
 def step_costs(
-    process: GaussianDiffusion,
-    statistics: NetworkStatistics,
-    last_steps: Float64[Tensor, "f g"],
-    variance: Variance,
+    process: GaussianDiffusion, statistics: NetworkStatistics, last_steps: Float64[Tensor, "f g"], variance: Variance
 ) -> StepCosts:
     """The table of a full chain with this variance. last_steps: the mean of `last_step_bits` over images.
 
@@ -152,7 +147,7 @@ def step_costs(
     first_two = torch.full((last + 1, len(first)), math.inf, dtype=torch.float64)
     for t in range(2, last + 1):
         s = torch.arange(1, t)
-        chains = TwoSteps(process, s, torch.full_like(s, t))
+        chains = _two_steps(process, s, torch.full_like(s, t))
         steps[t, 1:t] = _kl(chains, _log_variance(variance, chains, 2, t - 1), float(statistics.x_0_mse[t - 1]))
         some = int((first < t).sum())
         at_last = _log_variance(variance, chains, 1, t - 1)[first[:some] - 1]
@@ -162,7 +157,12 @@ def step_costs(
     return StepCosts(steps, first_two, first, float(alone), f"bits of {variance} on {statistics}")
 
 
-def _kl(chains: TwoSteps, log_variance: PerSample, x_0_mse: float) -> PerSample:
+def _two_steps(process: GaussianDiffusion, s: Steps, t: Steps) -> GaussianDiffusion:
+    """B chains, one a sample: step 2 of chain b goes from t_b to s_b ≥ 1, and step 1 from s_b to clean data."""
+    return GaussianDiffusion(process.schedule, process.times[torch.stack([s, t], dim=1) - 1])
+
+
+def _kl(chains: GaussianDiffusion, log_variance: PerSample, x_0_mse: float) -> PerSample:
     """L(t, s) of step 2 of each chain."""
     two = torch.full((len(log_variance),), 2)
     of_x_0 = chains.signal(two - 1) * chains.beta(two) / chains.noise(two).square()
@@ -174,18 +174,17 @@ def _kl(chains: TwoSteps, log_variance: PerSample, x_0_mse: float) -> PerSample:
 def _log_variance(variance: Variance, process: GaussianDiffusion, step: int, size: int) -> PerSample:
     """log Σ of a step of each of so many chains."""
     x_t = torch.zeros(size, 1, dtype=torch.float64)
-    return variance.log_variance(process, x_t, full(step, x_t), None).expand_as(x_t)[:, 0]
+    return variance.log_variance(process, x_t, process.full(step, x_t), None).expand_as(x_t)[:, 0]
 
 
 def _nodes(process: GaussianDiffusion, t: Int64[Tensor, " f"]) -> Float64[Tensor, "f g"]:
     """Chebyshev's extrema over the log Σ that a last step from t may have, (F, G), falling."""
     variance = process.noise(t).square()
     high = torch.minimum(variance / process.signal(t).square(), variance.clamp(min=1)).log()
-    after = (t + 1).clamp(max=process.num_timesteps)
-    inner = after > t
-    strides = TwoSteps(process, torch.where(inner, t, t - 1).clamp(min=0), after)
-    narrowest = strides.log_beta_tilde(torch.full_like(t, 2)).nan_to_num(posinf=math.inf)
-    low = torch.minimum(high - _RANGE, torch.where(inner, narrowest, high))
+    low = high - _RANGE
+    inner = t < process.num_timesteps
+    narrowest = _two_steps(process, t[inner], t[inner] + 1).log_beta_tilde(torch.full_like(t[inner], 2))
+    low[inner] = torch.minimum(low[inner], narrowest)
     angle = torch.arange(_NODES, dtype=torch.float64) * math.pi / (_NODES - 1)
     return low[:, None] + (high - low)[:, None] * (1 + angle.cos()) / 2
 

@@ -24,7 +24,7 @@ from diffusion_lab.models.diffusion import DiffusionModel
 from diffusion_lab.models.noisy_classifier import NoisyClassifier
 from diffusion_lab.models.trainable import TrainableModel
 from diffusion_lab.sampling import Autoguidance, ClassifierGuidance, Worse
-from diffusion_lab.sampling.intervals import Interval
+from diffusion_lab.sampling.guidance import Interval
 from diffusion_lab.store import ModelDirectory
 from diffusion_lab.store.weights import read_moment, snapshot_name
 

@@ -1,7 +1,8 @@
 """The theory of denoising diffusion, part by part.
 
-schedules    the signal and the noise at each time               α_t, σ_t (real_schedules: at real t; learned_schedule: trained)
-process      the forward process                                 q(x_t|x_0), q(x_s|x_t, x_0)
+schedules    the signal and the noise at each real t             α_t, σ_t (real_schedules: by formula; learned_schedule: trained)
+forward      the forward process, given the pair                 q(x_t|x_0)
+process      the forward process as a chain of steps             q(x_t|x_s), q(x_s|x_t, x_0)
 predictions  what the network's output stands for                a·x_0 + b·ε
 variances    the variance of a reverse step                      Σ_θ
 reverse      the reverse process                                 p_θ(x_s|x_t)
@@ -17,7 +18,7 @@ One training step, in the order in which the files are visited (Ho et al. 2020, 
 
     timesteps    (t, w) ~ p(t)
     objectives   L at t: Simple, Hybrid, …
-    process      x_t = α_t·x_0 + σ_t·ε                                   q_sample
+    forward      x_t = α_t·x_0 + σ_t·ε                                   q_sample
     predictions  what the network sees of x_t and t                      inputs
     reverse      the network's output, and its variance part             evaluate
     predictions  what it should have been, a·x_0 + b·ε                   target
@@ -40,6 +41,7 @@ One sampling step (algorithm 2; `samplers.py`, `walk`):
 from .bound import Bound, bound_term, variational_bound
 from .clipping import Clamp, Clipping, DynamicThreshold, NoClipping
 from .decoders import Decoder, EndLevelDecoder, GaussianDecoder, LevelDecoder
+from .forward import ForwardProcess
 from .gaussian import Gaussian
 from .learned_schedule import LearnedSchedule
 from .noise import SampleNoise, derive_seed
@@ -59,9 +61,8 @@ from .predictions import PredictEDM, PredictFlow, Prediction, PredictNoise, Pred
 from .process import GaussianDiffusion
 from .real_schedules import EDMSchedule, LogSNRSchedule, RealSchedule, RectifiedSchedule
 from .reverse import ReverseProcess, ReverseStep
-from .schedules import CleanEnd, CosineSchedule, LinearSchedule, Schedule, SigmoidSchedule
+from .schedules import CleanEnd, CosineSchedule, LinearSchedule, Schedule, SigmoidSchedule, TableSchedule
 from .starts import DataMoments, MomentsStart, NoiseStart, Start
-from .table_schedule import TableSchedule
 from .timesteps import (
     LossAwareTimesteps,
     LowDiscrepancyTimesteps,
@@ -71,64 +72,3 @@ from .timesteps import (
     UniformTimesteps,
 )
 from .variances import FixedLarge, FixedSmall, LearnedRange, Variance
-
-__all__ = [
-    "Bound",
-    "Clamp",
-    "CleanEnd",
-    "Clipping",
-    "ContinuousBound",
-    "CosineSchedule",
-    "DataMoments",
-    "Decoder",
-    "DynamicThreshold",
-    "EDMSchedule",
-    "EndLevelDecoder",
-    "ErrorOf",
-    "FixedLarge",
-    "FixedSmall",
-    "Gaussian",
-    "GaussianDecoder",
-    "GaussianDiffusion",
-    "Hybrid",
-    "LearnedRange",
-    "LearnedSchedule",
-    "LevelDecoder",
-    "LinearSchedule",
-    "LogSNRSchedule",
-    "LossAwareTimesteps",
-    "LowDiscrepancyTimesteps",
-    "MinSNR",
-    "MomentsStart",
-    "NoClipping",
-    "NoiseStart",
-    "NormalTimesteps",
-    "Objective",
-    "PredictEDM",
-    "PredictFlow",
-    "PredictNoise",
-    "PredictStart",
-    "PredictVelocity",
-    "Prediction",
-    "RealSchedule",
-    "RectifiedSchedule",
-    "ReverseProcess",
-    "ReverseStep",
-    "SampleNoise",
-    "Schedule",
-    "SigmoidSchedule",
-    "SigmoidWeighting",
-    "Simple",
-    "Start",
-    "StratifiedTimesteps",
-    "TableSchedule",
-    "TimestepSampler",
-    "UniformTimesteps",
-    "Unweighted",
-    "Variance",
-    "VariationalBound",
-    "Weighting",
-    "bound_term",
-    "derive_seed",
-    "variational_bound",
-]

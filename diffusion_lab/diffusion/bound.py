@@ -1,4 +1,4 @@
-"""How many bits does a model need for an image? The variational bound, term by term (Ho et al. 2020, eq. 5):
+"""The variational bound on the bits of an image, term by term (Ho et al. 2020, eq. 5):
 
     −log p_θ(x_0) ≤ L_T + Σ_{t=2}^{T} L_{t−1} + L_0
         L_T     = KL(q(x_T|x_0) ‖ p(x_T))                          no parameters
@@ -25,7 +25,6 @@ from .process import GaussianDiffusion
 from .reverse import ReverseStep
 from .shapes import Images, Labels, PerSample, Steps
 from .starts import NoiseStart, Start
-from .waiting import is_on_host
 
 NOISE = NoiseStart()
 
@@ -119,22 +118,29 @@ def bound_term(
 
     `distribution` is p_θ(x_{t−1}|x_t).
     """
-    term = bits_per_dim(process.q_posterior(x_0, x_t, t).kl(distribution))
     first = t == 1
-    log_variance = distribution.log_variance.expand(len(t), *distribution.log_variance.shape[1:])
-    # On a device the host does not know which rows are last steps: every row takes one, most of them an idle one.
-    if not is_on_host(t):
-        here = first.reshape(-1, *[1] * (x_0.ndim - 1))
-        last_step = Gaussian(torch.where(here, distribution.mean, x_0), torch.where(here, log_variance, 0.0))
-        x_1, ones = torch.where(here, x_t, x_0), torch.ones_like(t)
-        log_prob = decoder.log_prob(process, ones, lambda: last_step, x_0, x_1, num_levels)
-        return torch.where(first, -bits_per_dim(log_prob), term)
-    (rows,) = torch.nonzero(first, as_tuple=True)
-    if len(rows):
-        last_step = Gaussian(distribution.mean[rows], log_variance[rows])
-        log_prob = decoder.log_prob(process, t[rows], lambda: last_step, x_0[rows], x_t[rows], num_levels)
-        term = term.index_put((rows,), -bits_per_dim(log_prob))
-    return term
+    here = first.reshape(-1, *[1] * (x_0.ndim - 1))
+    # Each row has an L_0. Where t > 1 it is that of a harmless Gaussian, and is not used.
+    mean, log_variance = torch.where(here, distribution.mean, x_0), torch.where(here, distribution.log_variance, 0.0)
+    l_0 = last_term(process, Gaussian(mean, log_variance), x_0, torch.where(here, x_t, x_0), num_levels, decoder)
+    return torch.where(first, l_0, step_term(process, distribution, x_0, x_t, t))
+
+
+def step_term(process: GaussianDiffusion, distribution: Gaussian, x_0: Images, x_t: Images, t: Steps) -> PerSample:
+    """L_{t−1} = KL(q(x_{t−1}|x_t, x_0) ‖ p_θ(x_{t−1}|x_t)), t ≥ 2."""
+    return bits_per_dim(process.q_posterior(x_0, x_t, t).kl(distribution))
+
+
+def last_term(
+    process: GaussianDiffusion,
+    distribution: Gaussian,
+    x_0: Images,
+    x_1: Images,
+    num_levels: int | None,
+    decoder: Decoder = GAUSSIAN,
+) -> PerSample:
+    """L_0 = −log p(x_0|x_1)."""
+    return -bits_per_dim(decoder.log_prob(process, distribution, x_0, x_1, num_levels))
 
 
 def bits_per_dim(nats: Images) -> PerSample:
@@ -154,29 +160,26 @@ def _draw_terms(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """(t, weights, terms, x_0_mse, eps_mse) of one noise draw, every step from its own x_t ~ q(x_t|x_0)."""
     t, weights = _visits(process.num_timesteps, max_terms, noise)
+    if len(weights) == process.num_timesteps:
+        keys: Sequence[int | Tensor] = process.keys
+    else:
+        keys = torch.tensor(process.keys, device=t.device)[t - 1].unbind(dim=1)
     terms, x_0_mse, eps_mse = [], [], []
-    keys: Sequence[int | Tensor] = _keys(process, t, every_step=len(weights) == process.num_timesteps)
-    for key, t_j in zip(keys, t.unbind(dim=1), strict=True):
-        eps, here = noise(key, x_0), process.at(t_j)
-        x_t = here.q_sample(x_0, t_j, eps)
-        step = reverse(here, x_t, t_j, y)
-        terms.append(bound_term(here, step.distribution, x_0, x_t, t_j, num_levels, decoder))
+    for column, (key, t_j) in enumerate(zip(keys, t.unbind(dim=1), strict=True)):
+        eps = noise(key, x_0)
+        x_t = process.q_sample(x_0, t_j, eps)
+        step = reverse(process, x_t, t_j, y)
+        if column == 0:
+            terms.append(last_term(process, step.distribution, x_0, x_t, num_levels, decoder))
+        else:
+            terms.append(step_term(process, step.distribution, x_0, x_t, t_j))
         x_0_mse.append((step.x_0 - x_0).square().double().flatten(1).mean(dim=1))
         eps_mse.append((step.eps - eps).square().double().flatten(1).mean(dim=1))
     return t, weights, torch.stack(terms, 1), torch.stack(x_0_mse, 1), torch.stack(eps_mse, 1)
 
 
-def _keys(process: GaussianDiffusion, t: Int64[Tensor, "b m"], every_step: bool) -> list[int] | tuple[Tensor, ...]:
-    """Of the noise of each column: the original t, or the number of the step where times are real. every_step: every step is
-    visited, so that a column has one t."""
-    real = process.timesteps.is_floating_point()
-    if every_step:
-        return list(range(1, process.num_timesteps + 1)) if real else (process.timesteps + 1).tolist()
-    return (t if real else process.timesteps.to(t.device)[t - 1] + 1).unbind(dim=1)
-
-
 def _visits(num_timesteps: int, max_terms: int | None, noise: SampleNoise) -> tuple[Tensor, Tensor]:
-    """Steps to visit, int64 (B, M), and how many steps each stands for, float64 (M,)."""
+    """Steps to visit, int64 (B, M), 1 in the first column, and how many steps each stands for, float64 (M,)."""
     num_terms = num_timesteps if max_terms is None else min(max_terms, num_timesteps)
     if num_terms < min(2, num_timesteps):
         raise ValueError(

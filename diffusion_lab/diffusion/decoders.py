@@ -1,20 +1,17 @@
-"""Which data does the last step mean? p(x_0|x_1), whose bits are L_0 of the bound.
-
-Data with levels have their mass there, continuous data a density.
-"""
+"""Decoders p(x_0|x_1), the L_0 term of the bound: a mass for data with levels, a density for continuous data."""
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 
+from .forward import ForwardProcess, per_sample
 from .gaussian import Gaussian
 from .levels import check_shares, end_log_odds, nearest_level
-from .process import GaussianDiffusion, per_sample
-from .shapes import Images, Number, Times
+from .shapes import Images, Number
 
 _TAIL = 9.0  # levels further from x_1/α_1 than so many σ_1/α_1 have less than e⁻⁴⁰ of the mass of the nearest
 
@@ -30,20 +27,13 @@ class Decoder(ABC):
 
     @abstractmethod
     def log_prob(
-        self,
-        process: GaussianDiffusion,
-        first: Times,
-        reverse: Callable[[], Gaussian],
-        x_0: Images,
-        x_1: Images,
-        num_levels: int | None,
+        self, process: ForwardProcess, reverse: Gaussian | None, x_0: Images, x_1: Images, num_levels: int | None
     ) -> Images:
         """log p(x_0|x_1), in nats per dimension.
 
         Parameters
         ----------
-        first: step 1 of the process for each sample, as an int64 1 or as its time.
-        reverse: gives p_θ(x_0|x_1); called only where `reads_reverse`.
+        reverse: p_θ(x_0|x_1), which is needed only where `reads_reverse`.
         num_levels: the data's equally spaced levels from −1 to 1, for the mass of the one nearest to x_0; None for a density.
         """
 
@@ -55,16 +45,10 @@ class GaussianDecoder(Decoder):
     reads_reverse = True
 
     def log_prob(
-        self,
-        process: GaussianDiffusion,
-        first: Times,
-        reverse: Callable[[], Gaussian],
-        x_0: Images,
-        x_1: Images,
-        num_levels: int | None,
+        self, process: ForwardProcess, reverse: Gaussian | None, x_0: Images, x_1: Images, num_levels: int | None
     ) -> Images:
-        decoder = reverse()
-        return decoder.log_prob(x_0) if num_levels is None else decoder.discretized_log_prob(x_0, num_levels)
+        assert reverse is not None  # since reads_reverse is True
+        return reverse.log_prob(x_0) if num_levels is None else reverse.discretized_log_prob(x_0, num_levels)
 
 
 @dataclass(frozen=True)
@@ -77,15 +61,9 @@ class LevelDecoder(Decoder):
     reads_reverse = False
 
     def log_prob(
-        self,
-        process: GaussianDiffusion,
-        first: Times,
-        reverse: Callable[[], Gaussian],
-        x_0: Images,
-        x_1: Images,
-        num_levels: int | None,
+        self, process: ForwardProcess, reverse: Gaussian | None, x_0: Images, x_1: Images, num_levels: int | None
     ) -> Images:
-        signal, noise = process.pair(first)
+        signal, noise = process.pair(process.full(1, x_1))
         guess, std = x_1 / per_sample(signal, x_1), per_sample(noise / signal, x_1)
         if num_levels is None:
             return Gaussian(guess, (2 * std.log()).expand_as(guess)).log_prob(x_0)
@@ -100,8 +78,7 @@ class LevelDecoder(Decoder):
 
         # The sum over levels from the nearest one outwards: memory does not grow with the number of levels.
         total = log_q(nearest)
-        row = process.numbers(1)
-        for offset in range(1, min(math.ceil(_TAIL * row.noise / row.signal / bin_width) + 1, last) + 1):
+        for offset in range(1, min(math.ceil(_TAIL * process.first_std / bin_width) + 1, last) + 1):
             for level in (nearest - offset, nearest + offset):
                 inside = (level >= 0) & (level <= last)
                 total = torch.logaddexp(total, log_q(level).masked_fill(~inside, -math.inf))

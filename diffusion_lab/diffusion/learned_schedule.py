@@ -1,4 +1,4 @@
-"""How fast should the signal decay? A schedule that is trained with the network, by the bound of infinitely many steps.
+"""A schedule that is trained with the network, by the bound of infinitely many steps.
 
 That bound depends on the ends of log SNR, and, for a network that sees log SNR, between them not on the path (Kingma et al. 2021,
 VDM, section 5.1). So its gradient trains the ends; the path is free, and is trained for what does depend on it, the variance of
@@ -18,7 +18,12 @@ _UNIFORM = 0.01  # of the time is divided evenly, so that every bin has some
 
 
 class _Trained(nn.Module):
-    """stretch: the log of the factor by which each end has moved away from the middle. share: logits of the time in each bin."""
+    """stretch: the log of the factor by which each end has moved away from the middle. share: logits of the time in each bin.
+
+    first_std: σ_1/α_1 where it need not be that of the parameters to the last digit, and reading them takes time; else None.
+    """
+
+    first_std: float | None = None
 
     def __init__(self, num_bins: int) -> None:
         super().__init__()
@@ -54,8 +59,16 @@ class LearnedSchedule(LogSNRSchedule):
         object.__setattr__(self, "_trained", _Trained(self.num_bins))
 
     @property
-    def trained(self) -> nn.Module:
+    def trained(self) -> _Trained:
         return self._trained
+
+    @property
+    def first_std(self) -> float:
+        known = self._trained.first_std
+        return super().first_std if known is None else known
+
+    def keep_first_std(self) -> None:
+        self._trained.first_std = super().first_std
 
     @property
     def ends(self) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Where randomness comes from: a pure function of (seed, sample index, t), never of what was drawn before.
+"""Noise as a pure function of (seed, sample index, t), never of what was drawn before.
 
 So the i-th sample of a seed is the same image whether it is made alone or in a batch, on one device or on eight, now or after
 a crash. The generator is counter-based, Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"),
@@ -7,7 +7,6 @@ in plain integer tensor operations, because `torch.Generator` keeps a state, and
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Float64, Int64
@@ -111,25 +110,7 @@ class SampleNoise:
         return (philox(counter, (self.seed & _MASK, (self.seed >> 32) & _MASK)).double() + 0.5) / 2**32
 
 
-Noise = Callable[[int, Images], Images]  # (key of a step, like) -> ε; a SampleNoise, or what a test puts in its place
-
-
-@dataclass(frozen=True)
-class StepNoise:
-    """The noise of one step: like -> ε, the same at each call. A step rule gets it from the loop, which holds the keys."""
-
-    noise: Noise
-    key: int
-
-    def __call__(self, like: Images) -> Images:
-        return self.noise(self.key, like)
-
-
-class NoNoise:
-    """ε = 0: the last step of a chain adds none (Ho et al. 2020, algorithm 2, line 3)."""
-
-    def __call__(self, like: Images) -> Images:
-        return torch.zeros_like(like)
+Noise = Callable[[int, Images], Images]  # (key of a step, like) -> ε: a SampleNoise
 
 
 def fresh_noise(batch_size: int, device: torch.device) -> SampleNoise:

@@ -1,30 +1,33 @@
-"""What is a good network? L_simple, L_hybrid, L_vlb and its limit L_∞, and how L_simple weighs the steps.
+"""Objectives: L_simple, L_hybrid, L_vlb and its limit L_∞, and the weights of the steps in L_simple.
 
     L_simple = E_t w(t)·‖target − output‖²/D          mean square a dimension         Ho et al. 2020, eq. 14
     L_vlb    = E_t T·L_{t−1}                          the bound, a *sum* over t       eq. 5, in bits per dimension
     L_hybrid = L_simple + 0.001·L_vlb                 Nichol & Dhariwal 2021, eq. 16
     L_∞      = ∫ −½·dSNR/dt·‖x_0 − x̂_0‖² dt           L_vlb of infinitely many steps    Kingma et al. 2021, VDM, eq. 18
 
-Objectives look at what the network says, before any clipping of x̂_0. L_simple takes any t; L_vlb is a sum over the steps of a
-chain, so its t are whole; L_∞ is an integral, so its t are real.
+Objectives take the network's output before any clipping of x̂_0. L_simple is given a chain or a schedule, with its t; L_vlb is a sum
+over the steps of a chain; L_∞ is an integral over the real t of a schedule.
 """
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Generic, TypeVar
 
 import torch
 
 from .bits import in_bits
 from .bound import bits_per_dim, bound_term
 from .decoders import GAUSSIAN, LEVELS, Decoder
+from .forward import ForwardProcess
 from .gaussian import Gaussian
 from .predictions import Prediction
 from .process import GaussianDiffusion
-from .reverse import ReverseProcess, ReverseStep
+from .reverse import ReverseProcess
+from .schedules import Schedule
 from .shapes import Images, Labels, Number, PerSample, Steps, Times
 
 Terms = dict[str, PerSample]
+Forward = TypeVar("Forward", bound=ForwardProcess, contravariant=True)
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Weighting(ABC):
     """w(t) of L_simple."""
 
     @abstractmethod
-    def weight(self, process: GaussianDiffusion, prediction: Prediction, t: Times) -> PerSample:
+    def weight(self, process: ForwardProcess, prediction: Prediction, t: Times) -> PerSample:
         """The factor on the squared error of the network's own target."""
 
 
@@ -40,7 +43,7 @@ class Weighting(ABC):
 class Unweighted(Weighting):
     """w(t) = 1: L_simple as published."""
 
-    def weight(self, process: GaussianDiffusion, prediction: Prediction, t: Times) -> PerSample:
+    def weight(self, process: ForwardProcess, prediction: Prediction, t: Times) -> PerSample:
         return torch.ones_like(process.snr(t))
 
 
@@ -49,10 +52,10 @@ class WeightedStart(Weighting):
     """A weighting stated for the squared error of x̂_0, so that it is the same loss whatever the network predicts."""
 
     @abstractmethod
-    def of_x_0(self, process: GaussianDiffusion, t: Times) -> PerSample:
+    def of_x_0(self, process: ForwardProcess, t: Times) -> PerSample:
         """The factor on ‖x_0 − x̂_0‖²/D; that on the error of ε̂ is σ²/α² of it."""
 
-    def weight(self, process: GaussianDiffusion, prediction: Prediction, t: Times) -> PerSample:
+    def weight(self, process: ForwardProcess, prediction: Prediction, t: Times) -> PerSample:
         return self.of_x_0(process, t) / prediction.error_scale(process, t)
 
 
@@ -66,7 +69,7 @@ class MinSNR(WeightedStart):
         if not self.gamma > 0:
             raise ValueError(f"weighting.gamma={self.gamma} must be above 0")
 
-    def of_x_0(self, process: GaussianDiffusion, t: Times) -> PerSample:
+    def of_x_0(self, process: ForwardProcess, t: Times) -> PerSample:
         return process.snr(t).clamp(max=self.gamma)
 
 
@@ -80,7 +83,7 @@ class SigmoidWeighting(WeightedStart):
 
     bias: Number = 2.0
 
-    def of_x_0(self, process: GaussianDiffusion, t: Times) -> PerSample:
+    def of_x_0(self, process: ForwardProcess, t: Times) -> PerSample:
         log_snr = process.log_snr(t)
         return log_snr.exp() * (self.bias - log_snr).sigmoid()
 
@@ -94,21 +97,20 @@ class ErrorOf(WeightedStart):
 
     prediction: Prediction
 
-    def of_x_0(self, process: GaussianDiffusion, t: Times) -> PerSample:
+    def of_x_0(self, process: ForwardProcess, t: Times) -> PerSample:
         return self.prediction.error_scale(process, t)
 
 
 @dataclass(frozen=True)
-class Objective(ABC):
+class Objective(ABC, Generic[Forward]):
     """(process, reverse, x_0, t, ε, y) -> {"loss": (B,), …}, to be averaged with the weights of the timestep sampler.
 
-    `reads_variance`: Σ_θ enters the loss. `trains_variance`: it gives a learned Σ_θ a gradient. `sums_over_steps`: it is defined
-    as a mean over uniform integer t, so t is an integer and the weights undo p(t). `integrates_over_t`: the same for continuous t.
-    `term_names`: the keys of the terms.
+    `reads_variance`: Σ_θ enters the loss. `trains_variance`: it gives a learned Σ_θ a gradient. `over`: the forward process that it
+    is given; over a chain or a schedule it is a mean over uniform t, and over either it may be any mean. `term_names`: the keys of
+    the terms.
     """
 
-    sums_over_steps: ClassVar[bool] = False
-    integrates_over_t: ClassVar[bool] = False
+    over: ClassVar[type] = ForwardProcess
     trains_variance: ClassVar[bool]
     term_names: ClassVar[tuple[str, ...]]
 
@@ -118,13 +120,13 @@ class Objective(ABC):
 
     @abstractmethod
     def __call__(
-        self, process: GaussianDiffusion, reverse: ReverseProcess, x_0: Images, t: Times, eps: Images, y: Labels = None
+        self, process: Forward, reverse: ReverseProcess, x_0: Images, t: Times, eps: Images, y: Labels = None
     ) -> Terms:
         """ "loss" and the terms it is made of, float64 (B,): "mse" (a dimension, unweighted), "vlb" (bits/dim, already × T)."""
 
 
 @dataclass(frozen=True)
-class Simple(Objective):
+class Simple(Objective[ForwardProcess]):
     """L_simple (Ho et al. 2020, eq. 14)."""
 
     weighting: Weighting = Unweighted()
@@ -133,16 +135,15 @@ class Simple(Objective):
     term_names = ("mse", "loss")
 
     def __call__(
-        self, process: GaussianDiffusion, reverse: ReverseProcess, x_0: Images, t: Times, eps: Images, y: Labels = None
+        self, process: ForwardProcess, reverse: ReverseProcess, x_0: Images, t: Times, eps: Images, y: Labels = None
     ) -> Terms:
-        process = process.at(t)
         output, _ = reverse.evaluate(process, process.q_sample(x_0, t, eps), t, y)
         mse = _mean_square_error(process, reverse, output, x_0, t, eps)
         return {"mse": mse, "loss": self.weighting.weight(process, reverse.prediction, t) * mse}
 
 
 @dataclass(frozen=True)
-class Hybrid(Objective):
+class Hybrid(Objective[GaussianDiffusion]):
     """L_hybrid = L_simple + λ·L_vlb, where L_vlb trains Σ_θ only: μ_θ is held fixed in it (Nichol & Dhariwal 2021, eq. 16).
 
     Parameters
@@ -156,7 +157,7 @@ class Hybrid(Objective):
     vlb_weight: float = 0.001
     weighting: Weighting = Unweighted()
     decoder: Decoder = GAUSSIAN
-    sums_over_steps = True
+    over = GaussianDiffusion
     reads_variance = True
     trains_variance = True
     term_names = ("mse", "vlb", "loss")
@@ -168,8 +169,8 @@ class Hybrid(Objective):
     def __call__(
         self, process: GaussianDiffusion, reverse: ReverseProcess, x_0: Images, t: Steps, eps: Images, y: Labels = None
     ) -> Terms:
-        process = process.at(t)
-        x_t, step = _noise_and_predict(process, reverse, x_0, t, eps, y)
+        x_t = process.q_sample(x_0, t, eps)
+        step = reverse.without_clipping()(process, x_t, t, y)
         mse = _mean_square_error(process, reverse, step.output, x_0, t, eps)
         held = Gaussian(step.distribution.mean.detach(), step.distribution.log_variance)
         vlb = process.num_timesteps * bound_term(process, held, x_0, x_t, t, self.num_levels, self.decoder)
@@ -178,12 +179,12 @@ class Hybrid(Objective):
 
 
 @dataclass(frozen=True)
-class VariationalBound(Objective):
+class VariationalBound(Objective[GaussianDiffusion]):
     """L_vlb, training μ_θ and Σ_θ: T·L_{t−1}, so that its mean over uniform t is the bound without L_T (Ho et al. 2020, eq. 5)."""
 
     num_levels: int | None = 256
     decoder: Decoder = GAUSSIAN
-    sums_over_steps = True
+    over = GaussianDiffusion
     reads_variance = True
     trains_variance = True
     term_names = ("mse", "vlb", "loss")
@@ -191,8 +192,8 @@ class VariationalBound(Objective):
     def __call__(
         self, process: GaussianDiffusion, reverse: ReverseProcess, x_0: Images, t: Steps, eps: Images, y: Labels = None
     ) -> Terms:
-        process = process.at(t)
-        x_t, step = _noise_and_predict(process, reverse, x_0, t, eps, y)
+        x_t = process.q_sample(x_0, t, eps)
+        step = reverse.without_clipping()(process, x_t, t, y)
         term = bound_term(process, step.distribution, x_0, x_t, t, self.num_levels, self.decoder)
         vlb = process.num_timesteps * term
         mse = _mean_square_error(process, reverse, step.output, x_0, t, eps)
@@ -200,7 +201,7 @@ class VariationalBound(Objective):
 
 
 @dataclass(frozen=True)
-class ContinuousBound(Objective):
+class ContinuousBound(Objective[Schedule]):
     """L_∞ + L_0 + L_T: its mean over uniform real t in [1, T] is the bound of infinitely many steps.
 
         L_∞ = (T − 1)·E_t −½·(d log SNR/dt)·SNR·‖x_0 − x̂_0‖²
@@ -212,7 +213,7 @@ class ContinuousBound(Objective):
 
     num_levels: int | None = 256
     decoder: Decoder = LEVELS
-    integrates_over_t = True
+    over = Schedule
     trains_variance = False
     term_names = ("mse", "vlb", "loss")
 
@@ -221,41 +222,27 @@ class ContinuousBound(Objective):
         return self.decoder.reads_reverse
 
     def __call__(
-        self, process: GaussianDiffusion, reverse: ReverseProcess, x_0: Images, t: Times, eps: Images, y: Labels = None
+        self, process: Schedule, reverse: ReverseProcess, x_0: Images, t: PerSample, eps: Images, y: Labels = None
     ) -> Terms:
-        if not t.is_floating_point():
-            raise ValueError("ContinuousBound needs continuous t, but these t are integers")
         output, _ = reverse.evaluate(process, process.q_sample(x_0, t, eps), t, y)
         mse = _mean_square_error(process, reverse, output, x_0, t, eps)
         of_x_0 = -0.5 * process.log_snr_slope(t) * process.snr(t)
         steps = in_bits((process.num_timesteps - 1) * of_x_0 / reverse.prediction.error_scale(process, t) * mse)
         ends = self._last_step(process, reverse.without_clipping(), x_0, eps, y) + bits_per_dim(process.prior_kl(x_0))
         vlb = steps + ends
-        return {"mse": mse.detach(), "vlb": vlb, "loss": vlb + process.schedule.own_loss(t, steps)}
+        return {"mse": mse.detach(), "vlb": vlb, "loss": vlb + process.own_loss(t, steps)}
 
-    def _last_step(
-        self, process: GaussianDiffusion, reverse: ReverseProcess, x_0: Images, eps: Images, y: Labels
-    ) -> PerSample:
+    def _last_step(self, process: Schedule, reverse: ReverseProcess, x_0: Images, eps: Images, y: Labels) -> PerSample:
         """L_0, (B,) bits per dimension."""
-        first = process.step(1, x_0)
-        x_1 = process.q_sample(x_0, first, eps)
-
-        def last_step() -> Gaussian:
-            return reverse(process, x_1, torch.ones_like(first, dtype=torch.int64), y).distribution
-
-        return -bits_per_dim(self.decoder.log_prob(process, first, last_step, x_0, x_1, self.num_levels))
-
-
-def _noise_and_predict(
-    process: GaussianDiffusion, reverse: ReverseProcess, x_0: Images, t: Steps, eps: Images, y: Labels
-) -> tuple[Images, ReverseStep]:
-    """x_t ~ q(x_t|x_0) and the unclipped p_θ(x_{t−1}|x_t)."""
-    x_t = process.q_sample(x_0, t, eps)
-    return x_t, reverse.without_clipping()(process, x_t, t, y)
+        x_1, last_step = process.q_sample(x_0, process.full(1, x_0), eps), None
+        if self.decoder.reads_reverse:
+            chain = GaussianDiffusion(process, torch.arange(1, min(process.num_timesteps, 2) + 1))
+            last_step = reverse(chain, x_1, chain.full(1, x_0), y).distribution
+        return -bits_per_dim(self.decoder.log_prob(process, last_step, x_0, x_1, self.num_levels))
 
 
 def _mean_square_error(
-    process: GaussianDiffusion, reverse: ReverseProcess, output: Images, x_0: Images, t: Times, eps: Images
+    process: ForwardProcess, reverse: ReverseProcess, output: Images, x_0: Images, t: Times, eps: Images
 ) -> PerSample:
     """‖target − output‖²/D, (B,)."""
     target = reverse.prediction.target(process, x_0, eps, t)

@@ -1,4 +1,4 @@
-"""What does the network predict? a·x_0 + b·ε, and together with x_t = α·x_0 + σ·ε this determines x_0 and ε:
+"""Predictions: what the network's output stands for, a·x_0 + b·ε. With x_t = α·x_0 + σ·ε it determines x_0 and ε:
 
     x̂_0 = (b·x_t − σ·output)/(α·b − σ·a),   ε̂ = (α·output − a·x_t)/(α·b − σ·a)
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .process import GaussianDiffusion, per_sample
+from .forward import ForwardProcess, per_sample
 from .shapes import Images, Number, PerSample, Times
 
 Coefficients = tuple[PerSample, PerSample]
@@ -21,34 +21,34 @@ class Prediction(ABC):
     """A linear parameterisation of the pair (x_0, ε) behind x_t."""
 
     @abstractmethod
-    def coefficients(self, process: GaussianDiffusion, t: Times) -> Coefficients:
+    def coefficients(self, process: ForwardProcess, t: Times) -> Coefficients:
         """(a, b): the network's output is a·x_0 + b·ε."""
 
-    def inputs(self, process: GaussianDiffusion, x_t: Images, t: Times) -> tuple[Images, Times]:
+    def inputs(self, process: ForwardProcess, x_t: Images, t: Times) -> tuple[Images, Times]:
         """(image, timesteps) as the network sees them: x_t and t − 1."""
         return x_t, process.network_time(t)
 
-    def target(self, process: GaussianDiffusion, x_0: Images, eps: Images, t: Times) -> Images:
+    def target(self, process: ForwardProcess, x_0: Images, eps: Images, t: Times) -> Images:
         """a·x_0 + b·ε: what L_simple regresses."""
         a, b = self.coefficients(process, t)
         return per_sample(a, x_0) * x_0 + per_sample(b, x_0) * eps
 
-    def to_x_0(self, process: GaussianDiffusion, output: Images, x_t: Images, t: Times) -> Images:
+    def to_x_0(self, process: ForwardProcess, output: Images, x_t: Images, t: Times) -> Images:
         """x̂_0 implied by an output at x_t."""
         (_, b), (_, noise), scale = self._solved(process, t)
         return per_sample(b / scale, x_t) * x_t - per_sample(noise / scale, x_t) * output
 
-    def to_eps(self, process: GaussianDiffusion, output: Images, x_t: Images, t: Times) -> Images:
+    def to_eps(self, process: ForwardProcess, output: Images, x_t: Images, t: Times) -> Images:
         """ε̂ implied by an output at x_t."""
         (a, _), (signal, _), scale = self._solved(process, t)
         return per_sample(signal / scale, x_t) * output - per_sample(a / scale, x_t) * x_t
 
-    def error_scale(self, process: GaussianDiffusion, t: Times) -> PerSample:
+    def error_scale(self, process: ForwardProcess, t: Times) -> PerSample:
         """(squared error of the output) / (squared error of the x̂_0 it implies), at a given x_t: ((α·b − σ·a)/σ)²."""
         _, (_, noise), scale = self._solved(process, t)
         return (scale / noise).square()
 
-    def _solved(self, process: GaussianDiffusion, t: Times) -> tuple[Coefficients, Coefficients, PerSample]:
+    def _solved(self, process: ForwardProcess, t: Times) -> tuple[Coefficients, Coefficients, PerSample]:
         """(a, b), (α, σ) and α·b − σ·a."""
         (a, b), (signal, noise) = self.coefficients(process, t), process.pair(t)
         return (a, b), (signal, noise), signal * b - noise * a
@@ -58,7 +58,7 @@ class Prediction(ABC):
 class PredictNoise(Prediction):
     """ε, so x̂_0 = (x_t − σ_t·ε̂)/α_t (Ho et al. 2020, eq. 14 and 15)."""
 
-    def coefficients(self, process: GaussianDiffusion, t: Times) -> Coefficients:
+    def coefficients(self, process: ForwardProcess, t: Times) -> Coefficients:
         signal = process.signal(t)
         return torch.zeros_like(signal), torch.ones_like(signal)
 
@@ -67,7 +67,7 @@ class PredictNoise(Prediction):
 class PredictStart(Prediction):
     """x_0, so ε̂ = (x_t − α_t·x̂_0)/σ_t (Ho et al. 2020, section 3.2)."""
 
-    def coefficients(self, process: GaussianDiffusion, t: Times) -> Coefficients:
+    def coefficients(self, process: ForwardProcess, t: Times) -> Coefficients:
         signal = process.signal(t)
         return torch.ones_like(signal), torch.zeros_like(signal)
 
@@ -80,7 +80,7 @@ class PredictVelocity(Prediction):
     No division by what goes to 0: stable at both ends of the chain, where the other two divide by α_T or σ_1.
     """
 
-    def coefficients(self, process: GaussianDiffusion, t: Times) -> Coefficients:
+    def coefficients(self, process: ForwardProcess, t: Times) -> Coefficients:
         signal, noise = process.pair(t)
         return -noise, signal
 
@@ -89,7 +89,7 @@ class PredictVelocity(Prediction):
 class PredictFlow(Prediction):
     """ε − x_0, which is dx_t/du on the straight path x_u = (1 − u)·x_0 + u·ε (Liu et al. 2023; Lipman et al. 2023)."""
 
-    def coefficients(self, process: GaussianDiffusion, t: Times) -> Coefficients:
+    def coefficients(self, process: ForwardProcess, t: Times) -> Coefficients:
         one = torch.ones_like(process.signal(t))
         return -one, one
 
@@ -113,12 +113,12 @@ class PredictEDM(Prediction):
         if not self.data_std > 0:
             raise ValueError(f"prediction.data_std={self.data_std} must be the standard deviation of the data, above 0")
 
-    def coefficients(self, process: GaussianDiffusion, t: Times) -> Coefficients:
+    def coefficients(self, process: ForwardProcess, t: Times) -> Coefficients:
         signal, noise = process.pair(t)
         std = self._std(signal, noise)
         return noise / (self.data_std * std), -signal * self.data_std / std
 
-    def inputs(self, process: GaussianDiffusion, x_t: Images, t: Times) -> tuple[Images, Times]:
+    def inputs(self, process: ForwardProcess, x_t: Images, t: Times) -> tuple[Images, Times]:
         process.network_time(t)  # refuses what has no step back
         signal, noise = process.pair(t)
         return x_t * per_sample(1 / self._std(signal, noise), x_t), (noise / signal).log() / 4
@@ -128,11 +128,11 @@ class PredictEDM(Prediction):
         return (signal.square() * self.data_std**2 + noise.square()).sqrt()
 
 
-def x_0_from_eps(process: GaussianDiffusion, eps: Images, x_t: Images, t: Times) -> Images:
+def x_0_from_eps(process: ForwardProcess, eps: Images, x_t: Images, t: Times) -> Images:
     """x_0 = (x_t − σ_t·ε)/α_t."""
     return PredictNoise().to_x_0(process, eps, x_t, t)
 
 
-def eps_from_x_0(process: GaussianDiffusion, x_0: Images, x_t: Images, t: Times) -> Images:
+def eps_from_x_0(process: ForwardProcess, x_0: Images, x_t: Images, t: Times) -> Images:
     """ε = (x_t − α_t·x_0)/σ_t, t ≥ 1."""
     return PredictStart().to_eps(process, x_0, x_t, t)

@@ -1,6 +1,5 @@
-"""How fast does the signal decay, at every real t in [1, T]?
-
-A line in log SNR (VDM), a straight path from data to noise (rectified flow), more and more noise on signal that stays (EDM).
+"""Schedules with a formula for every real t in [1, T]: a line in log SNR (VDM), a straight path from data to noise (rectified
+flow), and growing noise on a signal that stays (EDM).
 """
 
 import math
@@ -12,21 +11,31 @@ import torch
 from .schedules import End, Schedule, Table, settle_ends
 from .shapes import Number, PerSample, Times
 
+_BISECTIONS = 60  # halvings that find a time to the last bit of float64
+
 
 @dataclass(frozen=True)
 class RealSchedule(Schedule):
     """α_t and σ_t for every real t in [1, T]."""
 
-    takes_real_t = True
+    tabulated = False
 
     @abstractmethod
-    def pair(self, t: Times) -> tuple[PerSample, PerSample]:
-        """(α_t, σ_t), t in [1, T]."""
+    def pair(self, t: Times) -> tuple[PerSample, PerSample]: ...
 
     def alpha_bar(self) -> Table:
         """α_t² for t = 0 … T: the ᾱ_t of DDPM where α_t² + σ_t² = 1."""
         signal, _ = self.pair(torch.arange(1, self.num_timesteps + 1))
         return torch.cat([torch.ones_like(signal[:1]), signal.square()])
+
+    def time_at(self, log_snr: PerSample) -> PerSample:
+        """By halving [1, T]."""
+        low, high = torch.ones_like(log_snr), torch.full_like(log_snr, float(self.num_timesteps))
+        for _ in range(_BISECTIONS):
+            middle = (low + high) / 2
+            noisier = self.log_snr(middle) < log_snr
+            low, high = torch.where(noisier, low, middle), torch.where(noisier, middle, high)
+        return high
 
     def _between(self, t: Times, first: Number, last: Number) -> PerSample:
         """The straight line from `first` at t = 1 to `last` at t = T; `last` where T = 1."""

@@ -1,4 +1,5 @@
-"""What is a less noisy image, given a noisy one? p_θ(x_s|x_t) = N(μ_θ(x_t, t), Σ_θ(x_t, t)) (Ho et al. 2020, eq. 1, s = t − 1).
+"""The reverse process, p_θ(x_s|x_t) = N(μ_θ(x_t, t), Σ_θ(x_t, t))
+(Ho et al. 2020, eq. 1, s = t − 1).
 
 (image, timesteps) ← prediction.inputs(x_t, t)            what the network sees
 [output, v]        ← network(image, timesteps, y)
@@ -12,6 +13,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from .clipping import Clipping, as_clipping
+from .forward import ForwardProcess
 from .gaussian import Gaussian
 from .predictions import Prediction, eps_from_x_0
 from .process import GaussianDiffusion
@@ -67,13 +69,12 @@ class ReverseProcess:
         return as_clipping(self.clip_x_0)
 
     def __call__(self, process: GaussianDiffusion, x_t: Images, t: Steps, y: Labels = None) -> ReverseStep:
-        """p_θ(x_s|x_t), t in 1 … process.num_timesteps; t = 0 has no step back (see `process.network_time`)."""
-        process = process.at(t)
+        """p_θ(x_s|x_t), t in 1 … process.num_timesteps."""
         output, v = self.evaluate(process, x_t, t, y)
         return self.from_output(process, output, v, x_t, t)
 
     def evaluate(
-        self, process: GaussianDiffusion, x_t: Images, t: Times, y: Labels = None
+        self, process: ForwardProcess, x_t: Images, t: Times, y: Labels = None
     ) -> tuple[Images, Images | None]:
         """The two parts of the network's raw output, at any t: the mean part, and the variance part where there is one."""
         image, timesteps = self.prediction.inputs(process, x_t, t)

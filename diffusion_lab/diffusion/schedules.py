@@ -1,43 +1,43 @@
-"""How fast does the signal decay? A schedule is a pair of functions of time: x_t = α_t·x_0 + σ_t·ε.
+"""Schedules: how the signal decays and the noise grows, x_t = α_t·x_0 + σ_t·ε, at every real t in [1, T].
 
     log SNR(t) = 2·log(α_t/σ_t) falls with t; t = 0 is clean data, α_0 = 1 and σ_0 = 0, and t = T is next to pure noise.
 
-DDPM states the pair as a table, ᾱ_t = ∏_{s=1}^{t} (1 − β_s) for integer t: α_t = √ᾱ_t and σ_t = √(1 − ᾱ_t). Those that state it for
-every real t are in `real_schedules`. All is float64: in float32 the first 1 − ᾱ of a cosine schedule with T = 4000 is already
-0.29 % off.
+DDPM states the pair as a table, ᾱ_t = ∏_{s=1}^{t} (1 − β_s) for whole t: α_t = √ᾱ_t and σ_t = √(1 − ᾱ_t). Between whole t log ᾱ is
+a straight line, so the signal decays at a constant rate. Schedules with a formula for every real t are in `real_schedules`. All is
+float64: in float32 the first 1 − ᾱ of a cosine schedule with T = 4000 is already 0.29 % off.
 
 Both ends may be cut. At the clean end, noise far below the spacing of the data's levels leaves nothing to learn; at the noisy
 end, signal that is left is counted in L_T.
 """
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import ClassVar
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor, nn
 
+from .forward import DeviceTable, ForwardProcess
 from .shapes import Number, PerSample, Times
 
 Table = Float64[Tensor, " T_plus_1"]
 
-_BISECTIONS = 60  # halvings that find a time to the last bit of float64
-
 
 @dataclass(frozen=True)
-class Schedule(ABC):
-    """α_t and σ_t, from the table ᾱ_t for t = 0 … T.
+class Schedule(ForwardProcess):
+    """α_t and σ_t from the table ᾱ_t for t = 0 … T.
 
     Parameters
     ----------
     num_timesteps: T ≥ 1. A ValueError says why where a schedule does not exist for a T.
-
-    `takes_real_t`: the pair is known between integer t too.
     """
 
-    takes_real_t: ClassVar[bool] = False
+    time_dtype = torch.float64
+    tabulated: ClassVar[bool] = True  # chains and training keep to whole t unless they are told otherwise
     num_timesteps: int
 
     def __post_init__(self) -> None:
@@ -49,13 +49,27 @@ class Schedule(ABC):
         """ᾱ_0 = 1 > ᾱ_1 > … > ᾱ_T > 0, float64 (T + 1,)."""
 
     def pair(self, t: Times) -> tuple[PerSample, PerSample]:
-        """(α_t, σ_t), t int64 in 1 … T; where the schedule takes it, float64 in [1, T]. ValueError where it does not."""
-        if t.is_floating_point():
-            raise ValueError(
-                f"{type(self).__name__} is a table over integer t, so it is not defined between them; use schedule=log_snr"
-            )
-        alpha_bar = self.alpha_bar().to(t.device)[t]
+        """(α_t, σ_t), t in [1, T]."""
+        table = self._alpha_bars.on(t.device)
+        before = t.detach().long()
+        after = (before + 1).clamp(max=self.num_timesteps)
+        alpha_bar = table[before] * (table[after] / table[before]) ** (t - before)
         return alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+
+    @cached_property
+    def _alpha_bars(self) -> DeviceTable:
+        return DeviceTable(self.alpha_bar())
+
+    def time_at(self, log_snr: PerSample) -> PerSample:
+        """The real t at which the pair has a log SNR, which lies between those of the ends."""
+        return _time_at(self._alpha_bars.on(log_snr.device).log(), log_snr)
+
+    def log_snr_slope(self, t: PerSample) -> PerSample:
+        """d log SNR/dt < 0."""
+        differentiable = self.trained is not None and torch.is_grad_enabled()
+        with torch.inference_mode(False), torch.enable_grad():
+            t = t.clone().requires_grad_()
+            return torch.autograd.grad(self.log_snr(t).sum(), t, create_graph=differentiable)[0]
 
     @property
     def prior_std(self) -> float:
@@ -67,25 +81,23 @@ class Schedule(ABC):
         """The parameters of a schedule that is trained with the network; None for the others, which have none."""
         return None
 
+    def keep_first_std(self) -> None:
+        """Read `first_std` now, and not again until the next call: for a trained schedule, whose parameters take time to read."""
+
     def network_time(self, t: Times) -> Times:
-        """The t that the network is given: t − 1, also between integers."""
+        """The t that the network is given: t − 1, also between whole t."""
         return t - 1
 
-    def time_at(self, log_snr: PerSample) -> PerSample:
-        """The real t at which the pair has a log SNR, which lies between those of the ends: here by halving [1, T]."""
-        low, high = torch.ones_like(log_snr), torch.full_like(log_snr, float(self.num_timesteps))
-        for _ in range(_BISECTIONS):
-            middle = (low + high) / 2
-            signal, noise = self.pair(middle)
-            noisier = 2 * (signal / noise).log() < log_snr
-            low, high = torch.where(noisier, low, middle), torch.where(noisier, middle, high)
-        return high
-
-    def own_loss(self, t: Times, loss: PerSample) -> PerSample:
-        """What a trained schedule adds to the loss at t, of value 0: its gradient trains what the loss itself does not."""
+    def own_loss(self, t: PerSample, loss: PerSample) -> PerSample:
+        """The term that a trained schedule adds to the loss at t, of value 0: its gradient trains what the loss itself does not."""
         return torch.zeros_like(loss)
 
+    def is_real(self, real: bool | None) -> bool:
+        """Whether t is real by this choice; None: it is, unless the schedule is a table."""
+        return not self.tabulated if real is None else real
 
+
+_SHOWN = 4  # numbers of a table, in its name
 _FINEST = 256  # levels whose spacing the clean end still follows
 
 
@@ -120,8 +132,6 @@ End = Number | CleanEnd  # where a choice may stand for the number
 @dataclass(frozen=True)
 class CutSchedule(Schedule):
     """A table whose ends may be moved: T steps, evenly along the curve between the two.
-
-    Between integer t the signal decays at a constant rate, so log ᾱ is a straight line there, before t = 1 too.
 
     Parameters
     ----------
@@ -163,10 +173,7 @@ class CutSchedule(Schedule):
         end = last - math.log(-math.expm1(last))
         if log_snr < end - 1e-6:
             raise ValueError(f"cannot cut {type(self).__name__} at log SNR {log_snr}: it ends at {end:.2f}")
-        wanted = max(-math.log1p(math.exp(-log_snr)), last)
-        after = int((log_alpha_bar > wanted).sum())
-        low, high = float(log_alpha_bar[after - 1]), float(log_alpha_bar[after])
-        return after - 1 + (low - wanted) / (low - high)
+        return float(_time_at(log_alpha_bar, torch.tensor([log_snr], dtype=torch.float64)))
 
 
 @dataclass(frozen=True)
@@ -246,6 +253,48 @@ class SigmoidSchedule(CutSchedule):
         return _cumulative(_beta_from_ratios(falling - falling[-1], self.max_beta))
 
 
+@dataclass(frozen=True, repr=False)
+class TableSchedule(Schedule):
+    """ᾱ_t = ∏_{s≤t} (1 − β_s) of given β_1 … β_T, as in the checkpoints of others.
+
+    Of fewer than T numbers, evenly apart, the values between are linear.
+
+    So two numbers are β_t that rises linearly, as with `LinearSchedule`, but without its factor 1000/T.
+
+    Parameters
+    ----------
+    betas: 1 to T numbers, each above 0 and below 1; the first is β_1 and the last β_T. ValueError for others.
+    """
+
+    betas: Sequence[Number] = (1e-4, 0.02)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "betas", tuple(map(float, self.betas)))
+        if not 1 <= len(self.betas) <= self.num_timesteps:
+            raise ValueError(
+                f"schedule.betas has {len(self.betas)} numbers: give 1 to num_timesteps={self.num_timesteps} of them"
+            )
+        wrong = [beta for beta in self.betas if not 0 < beta < 1]
+        if wrong:
+            raise ValueError(f"schedule.betas: {wrong[0]} must lie above 0 and below 1")
+
+    def __repr__(self) -> str:
+        """Of a long table its ends and its sum."""
+        shown = ", ".join(map(repr, self.betas))
+        if len(self.betas) > _SHOWN:
+            shown = f"{self.betas[0]!r}, …, {self.betas[-1]!r}; sum {sum(self.betas)!r}"
+        return f"TableSchedule(num_timesteps={self.num_timesteps}, betas=({shown}))"
+
+    def alpha_bar(self) -> Table:
+        given = torch.tensor(self.betas, dtype=torch.float64)
+        place = torch.linspace(0, len(given) - 1, self.num_timesteps, dtype=torch.float64)
+        before = place.long().clamp(max=max(len(given) - 2, 0))
+        after = (before + 1).clamp(max=len(given) - 1)
+        beta = torch.lerp(given[before], given[after], place - before)
+        return _cumulative(beta)
+
+
 def settle_ends(schedule: Schedule) -> None:
     """The ends as plain numbers; None where the formula has its own. ValueError for what is no number."""
     for name in ("log_snr_max", "log_snr_min"):
@@ -269,3 +318,11 @@ def _beta_from_ratios(alpha_bar: Table, max_beta: float) -> Float64[Tensor, " T"
 def _cumulative(beta: Float64[Tensor, " T"]) -> Table:
     """ᾱ_t = ∏_{s≤t} (1 − β_s), with ᾱ_0 = 1."""
     return torch.cat([torch.ones(1, dtype=torch.float64), torch.cumprod(1 - beta, dim=0)])
+
+
+def _time_at(log_alpha_bar: Table, log_snr: PerSample) -> PerSample:
+    """The t at which the straight lines between the entries have a log SNR; the last t for what lies below the last."""
+    wanted = torch.maximum(-torch.log1p(torch.exp(-log_snr)), log_alpha_bar[-1])
+    after = torch.searchsorted(-log_alpha_bar, -wanted).clamp(1, len(log_alpha_bar) - 1)
+    low, high = log_alpha_bar[after - 1], log_alpha_bar[after]
+    return after - 1 + (low - wanted) / (low - high)

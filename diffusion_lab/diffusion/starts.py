@@ -1,4 +1,4 @@
-"""Where does the chain start? p(x_T), from which sampling draws and which the bound compares q(x_T|x_0) with."""
+"""Starts: p(x_T), from which sampling draws and with which the bound compares q(x_T|x_0)."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace

@@ -1,4 +1,4 @@
-"""Which t to train on, and with which weight? E_{t ~ uniform}[f(t)] = E_{t ~ p}[w(t)·f(t)] with w = 1/(T·p).
+"""Timestep samplers: the t that training draws, and their weights, E_{t ~ uniform}[f(t)] = E_{t ~ p}[w(t)·f(t)] with w = 1/(T·p).
 
 `NormalTimesteps` is the exception: there p(t) is how the loss weighs its t, so w = 1.
 
@@ -27,7 +27,7 @@ class TimestepSampler(nn.Module, ABC):
     Parameters
     ----------
     num_timesteps: T.
-    real: whether t is continuous in [1, T], for a schedule that takes real t, in place of an integer in 1 … T.
+    real: whether t is any number in [1, T], at which the objective is given the schedule; else t is a step 1 … T of the chain.
     """
 
     learns_from_losses: ClassVar[bool] = False
@@ -93,14 +93,15 @@ class NormalTimesteps(TimestepSampler):
 
     Where α = 1, σ is log-normal: EDM, mean −1.2 and std 1.2 (Karras et al. 2022, table 1). On the straight path, where α = 1 − u
     and σ = u, u is logit-normal, since logit(u) = log(u/(1 − u)): mean 0 and std 1 for Stable Diffusion 3 (Esser et al. 2024,
-    section 3.1). On any schedule, log SNR ~ N(−2·mean, (2·std)²). Real t where the schedule takes it; elsewhere the nearest step
-    in log SNR.
+    section 3.1). On any schedule, log SNR ~ N(−2·mean, (2·std)²).
+
+    real: as above; whole t are the nearest steps in log SNR. None: real, except for a schedule that is a table.
     """
 
     weighs_by_density = True
 
-    def __init__(self, schedule: Schedule, mean: Number, std: Number) -> None:
-        super().__init__(schedule.num_timesteps, real=schedule.takes_real_t)
+    def __init__(self, schedule: Schedule, mean: Number, std: Number, real: bool | None = None) -> None:
+        super().__init__(schedule.num_timesteps, real=schedule.is_real(real))
         if not std > 0:
             raise ValueError(f"timesteps.std={std} must be a standard deviation above 0")
         self.process, self.mean, self.std = GaussianDiffusion(schedule), mean, std
@@ -121,7 +122,7 @@ class NormalTimesteps(TimestepSampler):
     def spread(self, share: PerSample) -> Times:
         low, high = self.shares
         z = torch.special.ndtri(low + (high - low) * share).clamp(*self.ends)
-        return self.process.times_at(-2 * (self.mean + self.std * z))
+        return self.process.times_at(-2 * (self.mean + self.std * z), self.real)
 
 
 class LossAwareTimesteps(TimestepSampler):

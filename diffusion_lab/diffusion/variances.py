@@ -1,4 +1,4 @@
-"""How wide is a reverse step? Σ_θ between its two bounds: β̃_t if x_0 is a point, β_t if x_0 is N(0, I).
+"""Variances of a reverse step: Σ_θ between its two bounds, β̃_t if x_0 is a point and β_t if x_0 is N(0, I).
 
 (Sohl-Dickstein et al. 2015, on the entropy of the reverse process; Ho et al. 2020, section 3.2; Nichol & Dhariwal 2021, section
 3.1.)
@@ -13,7 +13,8 @@ from typing import ClassVar
 
 from torch import where
 
-from .process import GaussianDiffusion, per_sample
+from .forward import per_sample
+from .process import GaussianDiffusion
 from .shapes import Broadcast, Images, Steps
 
 
@@ -33,14 +34,6 @@ class Variance(ABC):
     needs_dimensions: ClassVar[bool] = False
     needs_head: ClassVar[bool] = False
     needs_unit_variance: ClassVar[bool] = False
-
-    def check(self, process: GaussianDiffusion) -> None:
-        """ValueError where the variance has no meaning for a process."""
-        if self.needs_unit_variance and not process.has_unit_variance:
-            raise ValueError(
-                f"variance {type(self).__name__} has β_t as its upper bound, which holds only for α² + σ² = 1, not for "
-                f"{process.schedule}; use variance=fixed_small objective=simple"
-            )
 
     @abstractmethod
     def log_variance(self, process: GaussianDiffusion, x_t: Images, t: Steps, v: Images | None) -> Broadcast:

@@ -15,15 +15,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from diffusion_lab.diffusion import GaussianDiffusion, SampleNoise
-from diffusion_lab.diffusion.process import Row
+from diffusion_lab.diffusion import SampleNoise
 from diffusion_lab.models.drawn import DrawnDiffusion
+from diffusion_lab.sampling.samplers import Walk
 
 if TYPE_CHECKING:
-    from diffusion_lab.diffusion import ReverseStep
-    from diffusion_lab.diffusion.shapes import Steps
     from diffusion_lab.models.base import GenerativeModel
-    from diffusion_lab.sampling.samplers import Memory
 
 _FEW = 2  # images that are drawn to see whether a sampler uses noise
 
@@ -84,7 +81,8 @@ class _Chain(nn.Module):
     def __init__(self, model: DrawnDiffusion) -> None:
         super().__init__()
         self.model, self.network = [model], model.network
-        self.chain = _Known(model.process.respace(model.sampler.spacing(model.process)))
+        self.chain = model.process.respace(model.sampler.spacing(model.process))
+        self.chain.numbers(0)  # read before a program is traced, when no value of a tensor can be read
         self.shapes: dict[str, tuple[int | None, ...]] = {"x_T": (None, *model.shape)}
         y = None if model.num_classes is None else torch.zeros(_FEW, dtype=torch.int64)
         if self._uses_noise(y):
@@ -93,21 +91,16 @@ class _Chain(nn.Module):
             self.shapes["y"] = (None,)
 
     def forward(self, x_T: Tensor, *more: Tensor) -> Tensor:
-        given, steps = dict(zip([*self.shapes][1:], more, strict=True)), self.chain.num_timesteps
-        return self._walk(x_T, lambda t, like: given["noise"][steps - t], given.get("y"))
+        given = dict(zip([*self.shapes][1:], more, strict=True))
+        latest = self.chain.keys[::-1]
+        return self._walk(x_T, lambda key, like: given["noise"][latest.index(key)], given.get("y"))
 
     def _walk(self, eps: Tensor, noise: Callable[[int, Tensor], Tensor], y: Tensor | None) -> Tensor:
         """The loop of `Sampler.walk`, which looks at times that a program has no use for."""
         model = self.model[0]
-        memory: Memory = ()
-        x = model.start.draw(self.chain, eps, y)
-
-        def reverse(process: GaussianDiffusion, x_t: Tensor, t: Steps) -> ReverseStep:
-            return model.guided(process, x_t, t, y)
-
+        x, walk = model.start.draw(self.chain, eps, y), Walk(self.chain, model.guided, noise, y)
         for t in range(self.chain.num_timesteps, 0, -1):
-            own = torch.zeros_like if t == 1 else lambda like, t=t: noise(t, like)
-            x, memory = model.sampler.step(self.chain, reverse, x, t, t - 1, own, memory)
+            x = model.sampler.step(walk, x, t)
         return model.rounding(model.reverse.clipping.in_range(x))
 
     def _uses_noise(self, y: Tensor | None) -> bool:
@@ -120,18 +113,3 @@ class _Chain(nn.Module):
         with torch.no_grad():
             self._walk(SampleNoise(0, torch.arange(_FEW)).initial(self.model[0].shape), noise, y)
         return bool(used)
-
-
-class _Known(GaussianDiffusion):
-    """A chain whose table has been read: while a program is traced, no value of a tensor can be looked at."""
-
-    def __init__(self, chain: GaussianDiffusion) -> None:
-        self._rows_of_steps = [chain.numbers(t) for t in range(chain.num_timesteps + 1)]
-        super().__init__(chain.schedule, chain.timesteps + 1)
-
-    def numbers(self, t: int) -> Row:
-        return self._rows_of_steps[t]
-
-    def network_time(self, t: Steps) -> Tensor:
-        network_time = torch.as_tensor(self._row(t).network_time)
-        return network_time if self.schedule.trained is not None else network_time.to(self.timesteps.dtype)

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from diffusion_lab.diffusion import (
     Clipping,
     Decoder,
+    ForwardProcess,
     GaussianDecoder,
     GaussianDiffusion,
     NoiseStart,
@@ -33,15 +34,14 @@ from diffusion_lab.diffusion import (
     variational_bound,
 )
 from diffusion_lab.diffusion.streams import BOUND
-from diffusion_lab.diffusion.waiting import is_on_host
 from diffusion_lab.models.base import Likelihood
-from diffusion_lab.models.compatibility import can_hold_back, check_parts
+from diffusion_lab.models.compatibility import can_hold_back, check_guidance, check_parts
 from diffusion_lab.models.drawn import DrawnDiffusion, as_likelihood, bound_kind
 from diffusion_lab.models.optimization import Optimization
 from diffusion_lab.models.trainable import QUARTERS, by_quarter
 from diffusion_lab.networks.flops import NetworkCost, network_cost
 from diffusion_lab.networks.sizes import check_counts
-from diffusion_lab.sampling import Guidance, LogSNRSpacing, NearestLevel, Rounding, Sampler
+from diffusion_lab.sampling import Guidance, LogSNRSpacing, NearestLevel, Rounding, Sampler, Unguided
 from diffusion_lab.store.weights import snapshot_name
 
 _KEPT_FOR = 20  # batches, in which the noise at t = 1 grows by less than the decoder leaves room for
@@ -75,7 +75,7 @@ class DiffusionModel(DrawnDiffusion):
         network: Callable[..., nn.Module],
         prediction: Prediction,
         variance: Variance,
-        objective: Objective,
+        objective: Objective[Any],
         timesteps: TimestepSampler,
         sampler: Sampler,
         guidance: Guidance,
@@ -93,18 +93,13 @@ class DiffusionModel(DrawnDiffusion):
             raise ValueError(f"model.label_dropout={label_dropout} must be a probability between 0 and 1")
         check_counts("bound", num_steps=bound_steps)
         check_parts(schedule, variance, objective, timesteps)
-        if guidance.needs_null_class and (num_classes is None or label_dropout == 0):
-            raise ValueError(
-                f"guidance {type(guidance).__name__} evaluates the network with and without a label, but this model was not "
-                "trained for both: train with conditional=true and model.label_dropout above 0, or use guidance=none"
-            )
+        check_guidance(guidance, drops_labels=num_classes is not None and label_dropout > 0)
         self.shape, self.num_levels = tuple(shape), num_levels
         # A classifier that guides lends its classes to a network without any.
         self.num_classes = guidance.num_classes if num_classes is None else num_classes
         self.seed, self.optimization, self.label_dropout = seed, optimization, label_dropout
         self.schedule, self.trained_schedule = schedule, schedule.trained  # its parameters are the model's
-        self._process, self._made_at = GaussianDiffusion(schedule), -_KEPT_FOR
-        variance.check(self.process)
+        self._process, self._read_at = GaussianDiffusion(schedule), -_KEPT_FOR
         mean_channels, variance_channels = self.shape[0], self.shape[0] * variance.outputs_per_channel
         self.network = network(
             out_channels=mean_channels + variance_channels,
@@ -130,7 +125,7 @@ class DiffusionModel(DrawnDiffusion):
         x_0, y = batch
         t, w, eps = self.times_and_noise(x_0, self.timesteps)
         labels = self.with_dropped_labels(y, self.label_dropout, self.reverse.null_class)
-        terms = self.objective(self._process_of_batch(), self.reverse, x_0, t, eps, labels)
+        terms = self.objective(self.forward_process, self.reverse, x_0, t, eps, labels)
         losses = terms["loss"].detach()
         if self.timesteps.learns_from_losses:
             self.timesteps.update(self.of_all_ranks(t).flatten(), self.of_all_ranks(losses).flatten())
@@ -156,22 +151,23 @@ class DiffusionModel(DrawnDiffusion):
         """At one t an image, as the loss weighs t; given its class, with y."""
         t = self.timesteps.spread(noise.uniform(0)).to(x_0.device)
         eps = noise.initial(self.shape).to(x_0)
-        return self.objective(self.process, self.reverse, x_0, t, eps, self.own_labels(y))
+        return self.objective(self.forward_process, self.reverse, x_0, t, eps, self.own_labels(y))
 
     @property
     def process(self) -> GaussianDiffusion:
         """q(x_t|x_0); built again where the schedule has parameters, which training, an average or a file may have changed."""
         return self._process if self.trained_schedule is None else GaussianDiffusion(self.schedule)
 
-    def _process_of_batch(self) -> GaussianDiffusion:
-        """The process, in training. Real t are always those of the parameters as they are; what the host asks of the table, how far
-        the decoder's levels reach, may be a few batches old on a GPU, which would have to be waited for."""
-        if self.trained_schedule is None:
-            return self._process
-        on_gpu, age = not is_on_host(next(self.trained_schedule.parameters())), self.batches_trained - self._made_at
-        if not (on_gpu and 0 <= age < _KEPT_FOR):
-            self._process, self._made_at = self.process, self.batches_trained
-        return self._process
+    @property
+    def forward_process(self) -> ForwardProcess:
+        """The schedule where training draws real t, else the chain of all its steps."""
+        if not self.timesteps.real:
+            return self.process
+        on_gpu = self.trained_schedule is not None and self.device.type != "cpu"
+        if on_gpu and not 0 <= self.batches_trained - self._read_at < _KEPT_FOR:
+            self.schedule.keep_first_std()
+            self._read_at = self.batches_trained
+        return self.schedule
 
     @property
     def moments(self) -> tuple[float | str, ...]:
@@ -227,7 +223,7 @@ class DiffusionModel(DrawnDiffusion):
             decoder=self.decoder,
             start=self.start if own else NoiseStart(),
         )
-        guided = own and self.guided.guidance.guides
+        guided = own and not isinstance(self.guided.guidance, Unguided)
         kind = bound_kind(own, chain, y is not None, guided)
         return as_likelihood(bound, chain, kind)
 

@@ -41,7 +41,7 @@ from diffusion_lab.diffusion.streams import BOUND, START, STATISTICS
 from diffusion_lab.models.base import GenerativeModel, Likelihood
 from diffusion_lab.networks.flops import count_flops
 from diffusion_lab.sampling import DDIMSampler, EvenSpacing, GuidedReverse, Rounding, Sampler, Spacing
-from diffusion_lab.sampling.samplers import full, last
+from diffusion_lab.sampling.samplers import last
 from diffusion_lab.sampling.spacings import whole_times
 
 _MOST_LATENT_STEPS = 50  # between an image and its latent
@@ -133,29 +133,25 @@ class DrawnDiffusion(GenerativeModel):
     @property
     def nfe(self) -> int:
         """What the sampler's evaluations take, both branches of a guided one counted; a guiding classifier's gradients are not."""
-        return sum(self.guided.guidance.evaluations(here, step) for here, step in self._evaluations())
+        chain = self._chain
+        times = self.sampler.evaluation_times(chain.num_timesteps)
+        return sum(self.guided.guidance.evaluations(chain, t) for t in times)
 
     def sampling_flops(self) -> int:
         """Of all networks that the sampler evaluates: also those that guide, and a head for the variance.
 
         Counted at one t where the guidance acts and at one where it does not.
         """
-        by_guidance: dict[bool, list[tuple[GaussianDiffusion, Tensor]]] = {}
-        for here, step in self._evaluations():
-            by_guidance.setdefault(self.guided.guidance.acts(here, step).anywhere, []).append((here, step))
+        chain, by_guidance = self._chain, dict[bool, list[int]]()
+        for t in self.sampler.evaluation_times(chain.num_timesteps):
+            by_guidance.setdefault(self.guided.guidance.acts_at(chain, t), []).append(t)
         x_t = torch.zeros(1, *self.shape, device=self.device)
         y = None if self.num_classes is None else torch.zeros(1, dtype=torch.int64, device=self.device)
         return sum(
-            (1 + len(alike)) * count_flops(partial(self.guided, here, x_t, step, y))
-            for (here, step), *alike in by_guidance.values()
+            len(alike) * count_flops(partial(self.guided.at_step(chain, t), chain, x_t, chain.full(t, x_t), y))
+            for alike in by_guidance.values()
+            for t in alike[:1]
         )
-
-    def _evaluations(self) -> Iterator[tuple[GaussianDiffusion, Tensor]]:
-        """The chain and t (1,) of each evaluation of the reverse process, in order, t known without waiting for a GPU."""
-        chain = self._chain
-        for t in self.sampler.evaluation_times(chain.num_timesteps):
-            step = torch.tensor([t], device=self.device)
-            yield chain.at(step, shared_t=t), step
 
     @property
     def _chain(self) -> GaussianDiffusion:
@@ -173,7 +169,7 @@ class DrawnDiffusion(GenerativeModel):
         visited = self.sampler.spacing(self.process)
         chain = self.process.respace(torch.cat([visited[visited < time], time]))
         t = chain.num_timesteps
-        x_t = chain.q_sample(x_0, chain.step(t, x_0), noise.fork(START)(t, x_0))
+        x_t = chain.q_sample(x_0, chain.full(t, x_0), noise.fork(START)(t, x_0))
         return self._finished(last(self.sampler.walk(chain, self.guided, x_t, y, noise)))
 
     def denoise(self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor, log_snr: float) -> Denoised:
@@ -182,7 +178,7 @@ class DrawnDiffusion(GenerativeModel):
         row, noise = chain.numbers(1), SampleNoise(derive_seed(seed, STATISTICS), indices)
         x_t = row.signal * x_0 + row.noise * noise.initial(self.shape).to(x_0)
         known = self.own_labels(y)
-        return Denoised(x_t, row.signal, row.noise, self.reverse(chain, x_t, full(1, x_t), known).x_0, known)
+        return Denoised(x_t, row.signal, row.noise, self.reverse(chain, x_t, chain.full(1, x_t), known).x_0, known)
 
     def _time(self, log_snr: float) -> Tensor:
         """(1,), of the step with this log SNR, or nearest to it."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diffusion_lab.diffusion import GaussianDiffusion, SampleNoise, Schedule, TimestepSampler
+from diffusion_lab.diffusion import ForwardProcess, GaussianDiffusion, SampleNoise, Schedule, TimestepSampler
 from diffusion_lab.models.optimization import Optimization
 from diffusion_lab.models.trainable import TrainableModel, by_quarter, quarters
 
@@ -60,7 +60,7 @@ class NoisyClassifier(TrainableModel):
             )
         self.shape, self.num_classes = tuple(shape), num_classes
         self.seed, self.optimization = seed, optimization
-        self.process = GaussianDiffusion(schedule)
+        self.process: ForwardProcess = schedule if timesteps.real else GaussianDiffusion(schedule)
         self.network = network(out_channels=num_classes).classifier()
         self.timesteps = timesteps
 
@@ -87,7 +87,7 @@ class NoisyClassifier(TrainableModel):
     def held_out_terms(self, x_0: Tensor, y: Tensor | None, noise: SampleNoise) -> dict[str, Tensor]:
         """At one uniform t an image."""
         assert y is not None  # as there are classes
-        t = 1 + (noise.uniform(0) * self.process.num_timesteps).long().to(x_0.device)
+        t = 1 + (noise.uniform(0) * self.process.num_timesteps).floor().to(x_0.device, self.process.time_dtype)
         logits = self._noised_logits(x_0, t, noise.initial(self.shape).to(x_0))
         return {
             "loss": functional.cross_entropy(logits, y, reduction="none"),
@@ -97,7 +97,7 @@ class NoisyClassifier(TrainableModel):
     @torch.no_grad()
     def is_correct(self, x_0: Tensor, y: Tensor, t: int, eps: Tensor) -> Tensor:
         """Whether x_t of each image is classified correctly, bool (B,)."""
-        return self._noised_logits(x_0, torch.full_like(y, t), eps).argmax(1) == y
+        return self._noised_logits(x_0, self.process.full(t, x_0), eps).argmax(1) == y
 
     def _noised_logits(self, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         return self(self.process.q_sample(x_0, t, eps), self.process.network_time(t))

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from diffusion_lab.analysis import Regressed, WithHead, residual_terms
-from diffusion_lab.diffusion import SampleNoise, StratifiedTimesteps
+from diffusion_lab.diffusion import ForwardProcess, SampleNoise, StratifiedTimesteps
 from diffusion_lab.models.diffusion import DiffusionModel
 from diffusion_lab.models.optimization import Optimization
 from diffusion_lab.models.trainable import QUARTERS, TrainableModel, by_quarter
@@ -47,9 +47,11 @@ class VarianceHead(TrainableModel):
         base.requires_grad_(False).eval()
         self._base = (base,)  # in a tuple: a module would become a part of this one
         network = WithHead(base.network, self.network)
-        self._process, self._reverse = base.process, replace(base.reverse, network=network, variance=Regressed())
-        schedule = base.schedule
-        self._timesteps = StratifiedTimesteps(schedule.num_timesteps, real=schedule.takes_real_t)
+        self._reverse = replace(base.reverse, network=network, variance=Regressed())
+        # Times between whole ones where samplers may visit such.
+        real = not base.schedule.tabulated
+        self._process: ForwardProcess = base.schedule if real else base.process
+        self._timesteps = StratifiedTimesteps(base.schedule.num_timesteps, real)
 
     def forward(self, x: Tensor, timesteps: Tensor) -> Tensor:
         """x (B, 2·C, …), the image and the mean part of the frozen network's output -> v (B, C, …) float32."""

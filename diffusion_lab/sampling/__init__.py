@@ -3,51 +3,16 @@
 spacings      the times to visit
 samplers      the loop, and the steps of first order: ancestral, DDIM
 solvers       steps of higher order: Heun, DPM-Solver, improved pseudo-numerical methods
-guidance      reverse processes that are pushed towards a class (intervals: only at some noise levels)
+guidance      reverse processes that lead to a class, or away from a worse model
 rounding      from a finished sample to the data's levels
-interpolation, denoising, inpainting: editing with one trained model
+editing       with one trained model: denoise, interpolate, inpaint
 """
 
 from diffusion_lab.diffusion import DataMoments, MomentsStart, NoiseStart, Start
 
-from .denoising import denoise_from
+from .editing import denoise_from, inpaint, slerp
 from .guidance import Autoguidance, ClassifierFree, ClassifierGuidance, Guidance, GuidedReverse, Unguided, Worse
-from .inpainting import inpaint
-from .interpolation import slerp
 from .rounding import EndLevels, NearestLevel, Rounding
 from .samplers import AnalyticDDIMSampler, AncestralSampler, DDIMSampler, Sampler
 from .solvers import DPMSolverSampler, HeunSampler, IPNDMSampler
 from .spacings import AllSteps, EvenSpacing, KarrasSpacing, LogSNRSpacing, QuadraticSpacing, Spacing
-
-__all__ = [
-    "AllSteps",
-    "AnalyticDDIMSampler",
-    "AncestralSampler",
-    "Autoguidance",
-    "ClassifierFree",
-    "ClassifierGuidance",
-    "DDIMSampler",
-    "DPMSolverSampler",
-    "DataMoments",
-    "EndLevels",
-    "EvenSpacing",
-    "Guidance",
-    "GuidedReverse",
-    "HeunSampler",
-    "IPNDMSampler",
-    "KarrasSpacing",
-    "LogSNRSpacing",
-    "MomentsStart",
-    "NearestLevel",
-    "NoiseStart",
-    "QuadraticSpacing",
-    "Rounding",
-    "Sampler",
-    "Spacing",
-    "Start",
-    "Unguided",
-    "Worse",
-    "denoise_from",
-    "inpaint",
-    "slerp",
-]

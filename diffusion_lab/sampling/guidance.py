@@ -1,4 +1,4 @@
-"""How hard is a sample pushed towards its class, or away from the faults of a worse model? A reverse process around others.
+"""Guidance: a reverse process around others, which leads a sample to its class, or away from the faults of a worse model.
 
     classifier-free   ε̂ = ε_θ(x_t) + s·(ε_θ(x_t, y) − ε_θ(x_t))            Ho & Salimans 2022, eq. 6, with s = 1 + w
     autoguidance      x̂_0 = x̂_worse + s·(x̂_θ − x̂_worse)                     Karras et al. 2024, "Guiding a Diffusion Model with
@@ -14,7 +14,7 @@ longer strides.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, NamedTuple
 
@@ -22,13 +22,15 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from diffusion_lab.diffusion.forward import per_sample
 from diffusion_lab.diffusion.gaussian import Gaussian
 from diffusion_lab.diffusion.predictions import eps_from_x_0, x_0_from_eps
-from diffusion_lab.diffusion.process import GaussianDiffusion, per_sample
+from diffusion_lab.diffusion.process import GaussianDiffusion
 from diffusion_lab.diffusion.reverse import ReverseProcess, ReverseStep
 from diffusion_lab.diffusion.shapes import Images, Labels, Number, Steps
 
-from .intervals import Acts, Interval, acts, check_interval
+Interval = Sequence[float | int] | None  # [lo, hi]
+_EVERYWHERE = -math.inf, math.inf
 
 
 @dataclass(frozen=True, repr=False)
@@ -79,14 +81,13 @@ class ReverseInputs(NamedTuple):
 class Guidance(ABC):
     """What is done to p_θ(x_{t−1}|x_t) so that it leads to the class y, or to better images.
 
-    `guides`: it changes the prediction. `needs_null_class`: it evaluates a network with and without the label, so one that was
+    `needs_null_class`: it evaluates a network with and without the label, so one that was
     trained with label dropout.
     `num_classes`: of what the guidance itself knows; None where the network's classes are all there are. `worse`: the model that it
     leads away from. `interval`, `log_snr_interval`: where it acts, in t of the original chain or in log SNR, both ends included;
     elsewhere the model is left alone (Kynkäänniemi et al. 2024).
     """
 
-    guides: ClassVar[bool] = True
     needs_null_class: ClassVar[bool] = False
     num_classes: int | None = None
     worse: Worse | None = None
@@ -97,13 +98,26 @@ class Guidance(ABC):
     def step(self, reverse: ReverseProcess, worse: ReverseProcess | None, inputs: ReverseInputs) -> ReverseStep:
         """The guided evaluation. worse: None where it is the model itself."""
 
-    def evaluations(self, process: GaussianDiffusion, t: Steps) -> int:
-        """Network evaluations that one step at t (1,) takes, where there is a label."""
+    def unguided(self, reverse: ReverseProcess, inputs: ReverseInputs) -> ReverseStep:
+        """The evaluation where the guidance does not act."""
+        return reverse(*inputs)
+
+    def evaluations(self, process: GaussianDiffusion, t: int) -> int:
+        """Network evaluations that one step at t takes, where there is a label."""
         return 1
 
-    def acts(self, process: GaussianDiffusion, t: Steps) -> Acts:
-        """Where it acts."""
-        return acts(process, t, self.interval, self.log_snr_interval)
+    def acts(self, process: GaussianDiffusion, t: Steps) -> Bool[Tensor, " b"]:
+        """Whether t lies in the interval, both ends included. `interval` counts t of the original chain."""
+        place = process.time(t) if self.log_snr_interval is None else process.log_snr(t)
+        lo, hi = self.interval or self.log_snr_interval or _EVERYWHERE
+        return (place >= lo) & (place <= hi)
+
+    def acts_at(self, process: GaussianDiffusion, t: int) -> bool:
+        """The same where all samples are at one step."""
+        row = process.numbers(t)
+        place = row.time if self.log_snr_interval is None else 2 * math.log(row.signal / row.noise)
+        lo, hi = self.interval or self.log_snr_interval or _EVERYWHERE
+        return lo <= place <= hi
 
     def around(
         self, reverse: ReverseProcess, earlier: Callable[[Number | str], ReverseProcess] | None = None
@@ -121,7 +135,14 @@ class GuidedReverse:
     worse: ReverseProcess | None = None
 
     def __call__(self, process: GaussianDiffusion, x_t: Images, t: Steps, y: Labels = None) -> ReverseStep:
-        return self.guidance.step(self.reverse, self.worse, ReverseInputs(process.at(t), x_t, t, y))
+        return self.guidance.step(self.reverse, self.worse, ReverseInputs(process, x_t, t, y))
+
+    def at_step(self, process: GaussianDiffusion, t: int) -> Callable[..., ReverseStep]:
+        """The same where all samples are at one step: outside the interval without the evaluations that guide."""
+        return self if self.guidance.acts_at(process, t) else self._unguided
+
+    def _unguided(self, process: GaussianDiffusion, x_t: Images, t: Steps, y: Labels = None) -> ReverseStep:
+        return self.guidance.unguided(self.reverse, ReverseInputs(process, x_t, t, y))
 
     def without_clipping(self) -> "GuidedReverse":
         """The same without clamping x̂_0."""
@@ -131,8 +152,6 @@ class GuidedReverse:
 @dataclass(frozen=True)
 class Unguided(Guidance):
     """The network's own p_θ(x_{t−1}|x_t, y)."""
-
-    guides = False
 
     def step(self, reverse: ReverseProcess, worse: ReverseProcess | None, inputs: ReverseInputs) -> ReverseStep:
         return reverse(*inputs)
@@ -164,27 +183,27 @@ class ClassifierFree(Guidance):
 
     def step(self, reverse: ReverseProcess, worse: ReverseProcess | None, inputs: ReverseInputs) -> ReverseStep:
         process, x_t, t, y = inputs
-        acts = self.acts(process, t)
-        if y is None or self.scale == 1 or not acts.anywhere:
+        if y is None or self.scale == 1:
             return reverse(*inputs)
+        acts = self.acts(process, t)
         if worse is not None:
             nothing = None if worse.null_class is None else torch.full_like(y, worse.null_class)
-            return _away_from(worse, nothing, self.scale, acts.where, reverse, inputs)
+            return _away_from(worse, nothing, self.scale, acts, reverse, inputs)
         if reverse.null_class is None:
             raise ValueError(
                 "classifier-free guidance needs a network that was trained without labels too: model.label_dropout"
             )
         nothing = torch.full_like(y, reverse.null_class)
         if self.scale == 0:
-            return reverse(process, x_t, t, torch.where(acts.where, nothing, y))
+            return reverse(process, x_t, t, torch.where(acts, nothing, y))
         output, v = reverse.evaluate(process, torch.cat([x_t, x_t]), torch.cat([t, t]), torch.cat([y, nothing]))
         conditional, unconditional = output.chunk(2)
-        output = _extrapolated(unconditional, conditional, self.scale, acts.where)
+        output = _extrapolated(unconditional, conditional, self.scale, acts)
         return reverse.from_output(process, output, None if v is None else v[: len(x_t)], x_t, t)
 
-    def evaluations(self, process: GaussianDiffusion, t: Steps) -> int:
+    def evaluations(self, process: GaussianDiffusion, t: int) -> int:
         spared = (1,) if self.worse is not None else (0, 1)
-        return 2 if self.scale not in spared and self.acts(process, t).anywhere else 1
+        return 2 if self.scale not in spared and self.acts_at(process, t) else 1
 
 
 @dataclass(frozen=True)
@@ -211,13 +230,12 @@ class Autoguidance(Guidance):
             raise ValueError("autoguidance needs a worse model: set guidance.moment or guidance.model")
 
     def step(self, reverse: ReverseProcess, worse: ReverseProcess | None, inputs: ReverseInputs) -> ReverseStep:
-        acts = self.acts(inputs.process, inputs.t)
-        if worse is None or self.scale == 1 or not acts.anywhere:
+        if worse is None or self.scale == 1:
             return reverse(*inputs)
-        return _away_from(worse, inputs.y, self.scale, acts.where, reverse, inputs)
+        return _away_from(worse, inputs.y, self.scale, self.acts(inputs.process, inputs.t), reverse, inputs)
 
-    def evaluations(self, process: GaussianDiffusion, t: Steps) -> int:
-        return 2 if self.scale != 1 and self.acts(process, t).anywhere else 1
+    def evaluations(self, process: GaussianDiffusion, t: int) -> int:
+        return 2 if self.scale != 1 and self.acts_at(process, t) else 1
 
 
 def _away_from(
@@ -268,11 +286,14 @@ class ClassifierGuidance(Guidance):
 
     def step(self, reverse: ReverseProcess, worse: ReverseProcess | None, inputs: ReverseInputs) -> ReverseStep:
         process, x_t, t, y = inputs
-        predicted = reverse(process, x_t, t, y if reverse.null_class is not None else None)
-        acts = self.acts(process, t)
-        if y is None or self.scale == 0 or not acts.anywhere:
+        predicted = self.unguided(reverse, inputs)
+        if y is None or self.scale == 0:
             return predicted
-        shift = self.scale * per_sample(acts.where.double(), x_t) * self._gradient(x_t, process.network_time(t), y)
+        shift = (
+            self.scale
+            * per_sample(self.acts(process, t).double(), x_t)
+            * self._gradient(x_t, process.network_time(t), y)
+        )
         distribution = predicted.distribution
         mean = distribution.mean + distribution.log_variance.exp() * shift
         eps = predicted.eps - per_sample(process.noise(t), x_t) * shift
@@ -280,6 +301,10 @@ class ClassifierGuidance(Guidance):
         x_0 = reverse.clipping(guess)
         eps = eps if x_0 is guess else eps_from_x_0(process, x_0, x_t, t)
         return replace(predicted, distribution=Gaussian(mean, distribution.log_variance), x_0=x_0, eps=eps)
+
+    def unguided(self, reverse: ReverseProcess, inputs: ReverseInputs) -> ReverseStep:
+        process, x_t, t, y = inputs
+        return reverse(process, x_t, t, y if reverse.null_class is not None else None)
 
     def _gradient(self, x_t: Images, timesteps: Steps, y: Int64[Tensor, " b"]) -> Float[Tensor, "b *dims"]:
         """∇ log p(y|x_t) with respect to x_t, nats."""
@@ -291,6 +316,15 @@ class ClassifierGuidance(Guidance):
 
 
 def _check(scale: Number, interval: Interval, log_snr_interval: Interval) -> None:
-    check_interval(interval, log_snr_interval)
+    if interval is not None and log_snr_interval is not None:
+        raise ValueError("guidance.interval and guidance.log_snr_interval both set the interval: give one of them")
+    if interval is not None and not (len(interval) == 2 and 1 <= interval[0] <= interval[1]):
+        raise ValueError(
+            f"guidance.interval={list(interval)} must be [lo, hi] with 1 ≤ lo ≤ hi, steps of the full chain"
+        )
+    if log_snr_interval is not None and not (len(log_snr_interval) == 2 and log_snr_interval[0] <= log_snr_interval[1]):
+        raise ValueError(
+            f"guidance.log_snr_interval={list(log_snr_interval)}: give [lo, hi] with lo ≤ hi (noise has a low log SNR)"
+        )
     if not (0 <= scale < math.inf):
         raise ValueError(f"guidance.scale={scale} must be at least 0")

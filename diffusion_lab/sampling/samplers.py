@@ -1,38 +1,69 @@
-"""From noise to data: which times to visit (a spacing) × how to take a step (a step rule). The loop is written once.
+"""Samplers: the times that are visited (a spacing) and how a step is taken (a step rule). The loop is written once.
 
     chain ← process.respace(S);  x ← prior_std·x_T, that of the chain
-    for t = K, …, 1:  x, memory ← step(x, t, s = t − 1, noise of t, memory),  noise of the last step = 0
+    for t = K, …, 1:  x ← step(walk, x, t)
 
 A step rule sees the respaced chain, so its α_t, σ_t, β and β̃ are already those of the longer stride.
 """
 
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
 import torch
 
-from diffusion_lab.diffusion.noise import Noise, NoNoise, StepNoise, fresh_noise
-from diffusion_lab.diffusion.process import GaussianDiffusion
+from diffusion_lab.diffusion.noise import Noise, fresh_noise
+from diffusion_lab.diffusion.process import GaussianDiffusion, Row
 from diffusion_lab.diffusion.reverse import ReverseStep
 from diffusion_lab.diffusion.shapes import Images, Labels, Steps
 
+from .guidance import GuidedReverse
 from .spacings import AllSteps, Spacing
 
-Reverse = Callable[[GaussianDiffusion, Images, Steps], ReverseStep]
+Reverse = Callable[[GaussianDiffusion, Images, Steps, Labels], ReverseStep]
+_REMEMBERED = 4  # predictions, of which the longest multistep rule is made
 
 
-class Past(NamedTuple):
-    """What a step rule may remember of a step it took: what it saw there."""
+class Predicted(NamedTuple):
+    """A prediction at step t of a walk."""
 
     t: int
     x_0: Images
     eps: Images
 
 
-Memory = tuple[Past, ...]  # newest first
-Draw = Callable[[Images], Images]  # like -> ε, the same at each call
+@dataclass(frozen=True)
+class Walk:
+    """One walk down a chain, from x_K to x_0, as a step rule sees it. All samples are at the same step.
+
+    chain: its steps are t = 1 … K. reverse, source, y: the reverse process, the source of all ε, and the classes.
+    past: the last predictions, the newest first.
+    """
+
+    chain: GaussianDiffusion
+    reverse: Reverse
+    source: Noise
+    y: Labels = None
+    past: deque[Predicted] = field(default_factory=lambda: deque(maxlen=_REMEMBERED), repr=False)
+
+    def predict(self, x_t: Images, t: int) -> ReverseStep:
+        """p_θ(x_s|x_t): one evaluation of the reverse process, which `past` begins with from now on."""
+        reverse = self.reverse
+        if isinstance(reverse, GuidedReverse):
+            reverse = reverse.at_step(self.chain, t)
+        predicted = reverse(self.chain, x_t, self.chain.full(t, x_t), self.y)
+        self.past.appendleft(Predicted(t, predicted.x_0, predicted.eps))
+        return predicted
+
+    def noise(self, t: int, like: Images) -> Images:
+        """ε of the step that leaves t, the same at each call; 0 for the last step (Ho et al. 2020, algorithm 2, line 3)."""
+        return self.source(self.chain.keys[t - 1], like) if t > 1 else torch.zeros_like(like)
+
+    def at(self, t: int) -> Row[float]:
+        """α_t, σ_t, β_t, … of step t; (1, 0) is the pair at t = 0."""
+        return self.chain.numbers(t)
 
 
 @dataclass(frozen=True)
@@ -54,62 +85,35 @@ class Sampler(ABC):
         return 1
 
     @abstractmethod
-    def step(
-        self, process: GaussianDiffusion, reverse: Reverse, x_t: Images, t: int, s: int, noise: Draw, memory: Memory
-    ) -> tuple[Images, Memory]:
-        """(x_s, memory), from x_t, s < t steps of `process`; s = 0 is clean data.
-
-        noise: like -> the ε of this step. memory: () at first, then what the rule returned from the step before.
-        """
+    def step(self, walk: Walk, x_t: Images, t: int) -> Images:
+        """x_s from x_t, s = t − 1 the next step of the chain; s = 0 is clean data."""
 
     def evaluation_times(self, num_steps: int) -> list[int]:
         """The t at which the reverse process is evaluated along a chain of num_steps steps, in order."""
         return list(range(num_steps, 0, -1))
 
     def __call__(
-        self,
-        process: GaussianDiffusion,
-        reverse: Callable[..., ReverseStep],
-        x_T: Images,
-        y: Labels = None,
-        noise: Noise | None = None,
+        self, process: GaussianDiffusion, reverse: Reverse, x_T: Images, y: Labels = None, noise: Noise | None = None
     ) -> Images:
         """x_0, shaped like x_T ~ N(0, I). `noise` by default comes from a fresh seed."""
         return last(self.trajectory(process, reverse, x_T, y, noise))
 
     def trajectory(
-        self,
-        process: GaussianDiffusion,
-        reverse: Callable[..., ReverseStep],
-        x_T: Images,
-        y: Labels = None,
-        noise: Noise | None = None,
+        self, process: GaussianDiffusion, reverse: Reverse, x_T: Images, y: Labels = None, noise: Noise | None = None
     ) -> Iterator[tuple[float, Images]]:
         """(t, x_t) from t = T down to t = 0, t on the clock of the original chain."""
         chain = process.respace(self.spacing(process))
         return self.walk(chain, reverse, chain.prior_std * x_T, y, noise)
 
     def walk(
-        self,
-        chain: GaussianDiffusion,
-        reverse: Callable[..., ReverseStep],
-        x: Images,
-        y: Labels = None,
-        noise: Noise | None = None,
+        self, chain: GaussianDiffusion, reverse: Reverse, x: Images, y: Labels = None, noise: Noise | None = None
     ) -> Iterator[tuple[float, Images]]:
         """(t, x_t) from the last step of a chain, where x is x_t, down to t = 0."""
-        noise = fresh_noise(len(x), x.device) if noise is None else noise
-        times = [0, *(chain.timesteps + 1).tolist()]
-        whole = not chain.timesteps.is_floating_point()  # such a t is its step's key, whatever other steps are visited
-
-        def conditioned(process: GaussianDiffusion, x_t: Images, t: Steps) -> ReverseStep:
-            return reverse(process, x_t, t, y)
-
-        memory: Memory = ()
+        walk = Walk(chain, reverse, fresh_noise(len(x), x.device) if noise is None else noise, y)
+        times = [0, *chain.times.tolist()]
         yield times[-1], x
         for t in range(chain.num_timesteps, 0, -1):
-            own: Draw = StepNoise(noise, times[t] if whole else t) if t > 1 else NoNoise()
-            x, memory = self.step(chain, conditioned, x, t, t - 1, own, memory)
+            x = self.step(walk, x, t)
             yield times[t - 1], x
 
 
@@ -123,10 +127,8 @@ class AncestralSampler(Sampler):
 
     draws_from_reverse_process = True
 
-    def step(
-        self, process: GaussianDiffusion, reverse: Reverse, x_t: Images, t: int, s: int, noise: Draw, memory: Memory
-    ) -> tuple[Images, Memory]:
-        return evaluate_at(reverse, process, x_t, t).distribution.sample(noise(x_t)), ()
+    def step(self, walk: Walk, x_t: Images, t: int) -> Images:
+        return walk.predict(x_t, t).distribution.sample(walk.noise(t, x_t))
 
 
 @dataclass(frozen=True)
@@ -145,17 +147,13 @@ class DDIMSampler(Sampler):
                 f"eta = {self.eta} must lie between 0 (deterministic) and 1 (the noise of ancestral sampling)"
             )
 
-    def step(
-        self, process: GaussianDiffusion, reverse: Reverse, x_t: Images, t: int, s: int, noise: Draw, memory: Memory
-    ) -> tuple[Images, Memory]:
-        predicted, to = evaluate_at(reverse, process, x_t, t), process.numbers(s)
-        variance = self.eta**2 * process.numbers(t).beta_tilde
+    def step(self, walk: Walk, x_t: Images, t: int) -> Images:
+        predicted, at, to = walk.predict(x_t, t), walk.at(t), walk.at(t - 1)
+        variance = self.eta**2 * at.beta_tilde
         x_s = to.signal * predicted.x_0 + max(to.noise**2 - variance, 0) ** 0.5 * predicted.eps
-        return x_s + variance**0.5 * noise(x_t) if self.eta > 0 else x_s, ()
+        return x_s + variance**0.5 * walk.noise(t, x_t) if self.eta > 0 else x_s
 
-    def encode(
-        self, process: GaussianDiffusion, reverse: Callable[..., ReverseStep], x_0: Images, y: Labels = None
-    ) -> Images:
+    def encode(self, process: GaussianDiffusion, reverse: Reverse, x_0: Images, y: Labels = None) -> Images:
         """x_0 -> x_T, the deterministic map run backwards (Song et al. 2020, DDIM, section 4.3 and eq. 14).
 
             x_t = α_ts·x_s + (σ_t − α_ts·σ_s)·ε̂(x_s, t)
@@ -169,7 +167,7 @@ class DDIMSampler(Sampler):
         x = x_0
         for t in range(1, chain.num_timesteps + 1):
             here, before = chain.numbers(t), chain.numbers(t - 1)
-            x = here.alpha * x + (here.noise - here.alpha * before.noise) * reverse(chain, x, full(t, x), y).eps
+            x = here.alpha * x + (here.noise - here.alpha * before.noise) * reverse(chain, x, chain.full(t, x), y).eps
         return x / chain.prior_std
 
 
@@ -184,41 +182,21 @@ class AnalyticDDIMSampler(DDIMSampler):
 
     reads_variance = True
 
-    def step(
-        self, process: GaussianDiffusion, reverse: Reverse, x_t: Images, t: int, s: int, noise: Draw, memory: Memory
-    ) -> tuple[Images, Memory]:
-        predicted, at, to = evaluate_at(reverse, process, x_t, t), process.numbers(t), process.numbers(s)
+    def step(self, walk: Walk, x_t: Images, t: int) -> Images:
+        predicted, at, to = walk.predict(x_t, t), walk.at(t), walk.at(t - 1)
         own = self.eta**2 * at.beta_tilde
         towards_eps = max(to.noise**2 - own, 0) ** 0.5
         x_s = to.signal * predicted.x_0 + towards_eps * predicted.eps
-        if s == 0:
-            return x_s, ()
+        if t == 1:
+            return x_s
         log_beta_tilde = torch.full_like(predicted.distribution.log_variance, at.log_beta_tilde)
         excess = at.beta_tilde * torch.expm1(predicted.distribution.log_variance - log_beta_tilde).clamp(min=0)
         of_x_0 = to.signal - towards_eps * at.signal / at.noise
-        return x_s + (own + (of_x_0 / at.of_x_0) ** 2 * excess).sqrt() * noise(x_t), ()
+        return x_s + (own + (of_x_0 / at.of_x_0) ** 2 * excess).sqrt() * walk.noise(t, x_t)
 
-    def encode(
-        self, process: GaussianDiffusion, reverse: Callable[..., ReverseStep], x_0: Images, y: Labels = None
-    ) -> Images:
+    def encode(self, process: GaussianDiffusion, reverse: Reverse, x_0: Images, y: Labels = None) -> Images:
         """Raises ValueError: with no η is this a deterministic map."""
         raise ValueError("only the deterministic sampler, sampler=ddim with eta = 0, can encode")
-
-
-def evaluate_at(reverse: Reverse, process: GaussianDiffusion, x_t: Images, t: int) -> ReverseStep:
-    """p_θ(x_s|x_t), all samples at one step, which the process then knows without a copy from the device."""
-    steps = full(t, x_t)
-    return reverse(process.at(steps, shared_t=t), x_t, steps)
-
-
-def past(t: int, predicted: ReverseStep) -> Past:
-    """A prediction, to be remembered."""
-    return Past(t, predicted.x_0, predicted.eps)
-
-
-def full(t: int, like: Images) -> Steps:
-    """The same t for every sample."""
-    return torch.full((len(like),), t, dtype=torch.int64, device=like.device)
 
 
 def last(states: Iterator[tuple[float, Images]]) -> Images:

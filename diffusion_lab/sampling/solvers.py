@@ -1,4 +1,4 @@
-"""How to take a long step? Samplers that solve the chain's differential equation to a higher order.
+"""Solvers: samplers that solve the chain's differential equation to a higher order.
 
 With λ = log(α/σ), half the log SNR, and h = λ_s − λ_t, x_t loses noise and gains x̂_0 as λ rises from t to s:
 
@@ -12,10 +12,9 @@ equation in the variables x/α and σ/α, d(x/α)/d(σ/α) = ε̂.
 import math
 from dataclasses import dataclass
 
-from diffusion_lab.diffusion.process import GaussianDiffusion
 from diffusion_lab.diffusion.shapes import Images
 
-from .samplers import Draw, Memory, Reverse, Sampler, evaluate_at, past
+from .samplers import Sampler, Walk
 
 
 @dataclass(frozen=True)
@@ -30,15 +29,13 @@ class HeunSampler(Sampler):
     order = 2
     evaluations_per_step = 2
 
-    def step(
-        self, process: GaussianDiffusion, reverse: Reverse, x_t: Images, t: int, s: int, noise: Draw, memory: Memory
-    ) -> tuple[Images, Memory]:
-        predicted, at, to = evaluate_at(reverse, process, x_t, t), process.numbers(t), process.numbers(s)
+    def step(self, walk: Walk, x_t: Images, t: int) -> Images:
+        predicted, at, to = walk.predict(x_t, t), walk.at(t), walk.at(t - 1)
         x_s = to.signal * predicted.x_0 + to.noise * predicted.eps
-        if s == 0:
-            return x_s, ()
+        if t == 1:
+            return x_s
         slope = to.noise - to.signal / at.signal * at.noise
-        return x_s + slope / 2 * (evaluate_at(reverse, process, x_s, s).eps - predicted.eps), ()
+        return x_s + slope / 2 * (walk.predict(x_s, t - 1).eps - predicted.eps)
 
     def evaluation_times(self, num_steps: int) -> list[int]:
         return [t for step in range(num_steps, 0, -1) for t in (step, step - 1) if t > 0]
@@ -65,20 +62,19 @@ class DPMSolverSampler(Sampler):
         if self.order not in (1, 2, 3):
             raise ValueError(f"sampler.order={self.order}: DPM-Solver++ has order 1, 2 or 3")
 
-    def step(
-        self, process: GaussianDiffusion, reverse: Reverse, x_t: Images, t: int, s: int, noise: Draw, memory: Memory
-    ) -> tuple[Images, Memory]:
-        seen = (past(t, evaluate_at(reverse, process, x_t, t)), *memory)[: self.order]
-        at, to, h = process.numbers(t), process.numbers(s), _lambda(process, s) - _lambda(process, t)
-        short = len(seen) > 1 and 3 * (_lambda(process, t) - _lambda(process, seen[1].t)) < h
-        known, rate = seen[: 1 if short else t], 2 if self.stochastic else 1
+    def step(self, walk: Walk, x_t: Images, t: int) -> Images:
+        walk.predict(x_t, t)
+        at, to, h = walk.at(t), walk.at(t - 1), _lambda(walk, t - 1) - _lambda(walk, t)
+        known, rate = list(walk.past)[: min(self.order, t)], 2 if self.stochastic else 1
+        if len(known) > 1 and 3 * (_lambda(walk, t) - _lambda(walk, known[1].t)) < h:
+            known = known[:1]
         x_s = to.noise / at.noise * math.exp(-h) ** (rate - 1) * x_t
-        nodes = [(_lambda(process, point.t) - _lambda(process, t)) / h for point in known]
+        nodes = [(_lambda(walk, point.t) - _lambda(walk, t)) / h for point in known]
         for weight, point in zip(_weights(nodes, rate * h), known, strict=True):
             x_s = x_s + to.signal * weight * point.x_0
         if self.stochastic:
-            x_s = x_s + to.noise * math.sqrt(-math.expm1(-2 * h)) * noise(x_t)
-        return x_s, seen
+            x_s = x_s + to.noise * math.sqrt(-math.expm1(-2 * h)) * walk.noise(t, x_t)
+        return x_s
 
 
 @dataclass(frozen=True)
@@ -93,15 +89,14 @@ class IPNDMSampler(Sampler):
     reads_variance = False
     order = 2
 
-    def step(
-        self, process: GaussianDiffusion, reverse: Reverse, x_t: Images, t: int, s: int, noise: Draw, memory: Memory
-    ) -> tuple[Images, Memory]:
-        seen = (past(t, evaluate_at(reverse, process, x_t, t)), *memory)[: len(_ADAMS_BASHFORTH)]
-        at, to = process.numbers(t), process.numbers(s)
-        weights = _ADAMS_BASHFORTH[len(seen) - 1 if s > 0 else 0]
-        eps = sum(weight * point.eps for weight, point in zip(weights, seen, strict=False))
-        x_0 = (x_t - at.noise * eps) / at.signal if s > 0 else seen[0].x_0
-        return to.signal * x_0 + to.noise * eps, seen
+    def step(self, walk: Walk, x_t: Images, t: int) -> Images:
+        predicted, at, to = walk.predict(x_t, t), walk.at(t), walk.at(t - 1)
+        if t == 1:
+            return predicted.x_0
+        weights = _ADAMS_BASHFORTH[min(len(walk.past), len(_ADAMS_BASHFORTH)) - 1]
+        eps = sum(weight * point.eps for weight, point in zip(weights, walk.past, strict=False))
+        x_0 = (x_t - at.noise * eps) / at.signal
+        return to.signal * x_0 + to.noise * eps
 
 
 _ADAMS_BASHFORTH = (1,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24)
@@ -123,7 +118,7 @@ def _weights(nodes: list[float], h: float) -> list[float]:
     return weights
 
 
-def _lambda(process: GaussianDiffusion, t: int) -> float:
+def _lambda(walk: Walk, t: int) -> float:
     """log(α_t/σ_t); ∞ at t = 0."""
-    row = process.numbers(t)
+    row = walk.at(t)
     return math.log(row.signal / row.noise) if t > 0 else math.inf

@@ -1,4 +1,4 @@
-"""Which times does a sampler visit? Strictly increasing, and ending at the last, or where only noise is left.
+"""Spacings: the times that a sampler visits, strictly increasing, and ending at the last, or where only noise is left.
 
 A spacing takes the process, so steps may be even in t, in log SNR, or in a power of σ/α.
 """
@@ -89,16 +89,19 @@ class QuadraticSpacing(Spacing):
 class LogSNRSpacing(Spacing):
     """log SNR falls from the first time's to the last time's in K − 1 equal steps (Lu et al. 2022, DPM-Solver).
 
-    Whole t are the nearest ones, collisions moved apart. K = 1 keeps the last.
+    K = 1 keeps the last.
 
     log_snr_max, log_snr_min: start and end there where the schedule reaches further; None: at its own ends. Beyond them steps are
     wasted: at the noisy end x̂_0 is the mean of the data anyway, at the clean end x̂_0 is close to x_0. What log_snr_min
     leaves out of the noise is taken for noise: x there for N(0, prior_std²·I) of the shorter chain.
+    real: visit any t in [1, T]; false: the nearest whole ones, collisions moved apart. None: real, except for a schedule that is a
+    table.
     """
 
     num_steps: int
     log_snr_max: Number | None = None
     log_snr_min: Number | None = None
+    real: bool | None = None
 
     def __post_init__(self) -> None:
         highest, lowest = self.log_snr_max, self.log_snr_min
@@ -106,18 +109,19 @@ class LogSNRSpacing(Spacing):
             raise ValueError(f"sampler.spacing.log_snr_min={lowest} must lie below log_snr_max={highest}")
 
     def __call__(self, process: GaussianDiffusion | int) -> Visited:
-        return _at_log_snr(process, self.num_steps, torch.lerp, self.log_snr_max, self.log_snr_min)
+        return _at_log_snr(process, self.num_steps, torch.lerp, self.real, self.log_snr_max, self.log_snr_min)
 
 
 @dataclass(frozen=True)
 class KarrasSpacing(Spacing):
     """(σ/α)^{1/ρ} rises from the first time's to the last time's in K − 1 equal steps (Karras et al. 2022, EDM, eq. 5).
 
-    ρ → ∞ is `LogSNRSpacing`; smaller ρ spends more of the steps at the noisy end. Whole t as there.
+    ρ → ∞ is `LogSNRSpacing`; smaller ρ spends more of the steps at the noisy end. real: as there.
     """
 
     num_steps: int
     rho: Number = 7.0
+    real: bool | None = None
 
     def __post_init__(self) -> None:
         if not self.rho > 0:
@@ -128,21 +132,22 @@ class KarrasSpacing(Spacing):
             root, root_last = (torch.exp(-end / (2 * self.rho)) for end in (first, last))
             return -2 * self.rho * torch.lerp(root, root_last, share).log()
 
-        return _at_log_snr(process, self.num_steps, log_snr)
+        return _at_log_snr(process, self.num_steps, log_snr, self.real)
 
 
 def _at_log_snr(
     process: GaussianDiffusion | int,
     num_steps: int,
     log_snr: Callable[[Tensor, Tensor, Tensor], Tensor],
+    real: bool | None,
     highest: Number | None = None,
     lowest: Number | None = None,
 ) -> Visited:
     """The times whose log SNRs are log_snr(first, last, i/(K − 1)), first and last those of the process or the ends given."""
     if isinstance(process, int):
         raise ValueError("steps by log SNR need the process: call spacing(process), not spacing(T)")
-    last = process.num_timesteps
-    _check(num_steps, num_steps if process.schedule.takes_real_t and num_steps > 0 and last > 1 else last)
+    last, real = process.num_timesteps, process.schedule.is_real(real)
+    _check(num_steps, num_steps if real and num_steps > 0 and last > 1 else last)
     ends = process.log_snr(torch.tensor([1, last]))
     first = ends[0] if highest is None else ends[0].clamp(max=highest)
     final = ends[1] if lowest is None else ends[1].clamp(min=lowest)
@@ -151,11 +156,11 @@ def _at_log_snr(
             f"sampler.spacing: log_snr_max={highest} and log_snr_min={lowest} exclude all log SNRs of the schedule, which are "
             f"{float(ends[1]):.4g} to {float(ends[0]):.4g}"
         )
-    times = process.times_at(log_snr(first, final, _fractions(num_steps)))
-    if not times.is_floating_point():
+    times = process.times_at(log_snr(first, final, _fractions(num_steps)), real)
+    if not real:
         return _distinct(times, last)
     if final == ends[1]:
-        times[-1] = process.timesteps[-1] + 1
+        times[-1] = process.times[-1]
     return times
 
 

@@ -9,7 +9,6 @@ from lightning import Callback, Trainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from diffusion_lab.diffusion.waiting import is_on_host
 from diffusion_lab.models.budget import logging_interval
 from diffusion_lab.models.optimization import parameters_of
 from diffusion_lab.store.options import check_at_least
@@ -142,6 +141,11 @@ def undo_step_unless(finite: Tensor, optimizer: Optimizer) -> None:
                 value.copy_(torch.where(finite, value, state[key] if key in state else torch.zeros_like(value)))
 
     hook = optimizer.register_step_post_hook(undo)
+
+
+def is_on_host(values: Tensor) -> bool:
+    """Whether the host can read them without waiting for all that is queued on a GPU."""
+    return values.device.type == "cpu"
 
 
 def keep_state_on_device(optimizer: Optimizer) -> None:

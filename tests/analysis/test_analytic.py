@@ -27,6 +27,7 @@ from diffusion_lab.diffusion import (
     variational_bound,
 )
 from diffusion_lab.sampling import AnalyticDDIMSampler, AncestralSampler, DDIMSampler, EvenSpacing, LogSNRSpacing
+from diffusion_lab.sampling.samplers import Walk
 
 from ..diffusion.oracles import ExactNetwork, GaussianData, OptimalVariance, SigmaPoints, steps
 
@@ -150,7 +151,7 @@ def test_analytic_ddim_draws_what_the_paper_says(eta):
     chain = process.respace(torch.tensor([1, 30, 80]))
     x_t = torch.full((4, 1), 0.3, dtype=torch.float64)
     eps = torch.tensor([[1.0], [-1.0], [2.0], [0.0]], dtype=torch.float64)
-    x_s, _ = AnalyticDDIMSampler(eta=eta).step(chain, reverse, x_t, 3, 2, lambda like: eps, ())
+    x_s = AnalyticDDIMSampler(eta=eta).step(Walk(chain, reverse, lambda key, like: eps), x_t, 3)
     now, before = chain.numbers(3), chain.numbers(2)
     lambda_2 = eta**2 * now.beta_tilde
     bracket = now.noise * before.signal / now.signal - (before.noise**2 - lambda_2) ** 0.5

@@ -32,6 +32,7 @@ from diffusion_lab.diffusion import (
 )
 from diffusion_lab.networks import MLP
 from diffusion_lab.sampling import AnalyticDDIMSampler, EvenSpacing, LogSNRSpacing
+from diffusion_lab.sampling.samplers import Walk
 
 from ..diffusion.oracles import ExactNetwork, GaussianData, MixtureData, OptimalVariance, SigmaPoints, steps
 from .test_analytic import DATA, log_variances
@@ -55,10 +56,12 @@ class KnowingHead:
     """The v of E[(x_0 − x̂_0)²|x_t] = Var(x_0|x_t) + (E[x_0|x_t] − x̂_0)², in closed form."""
 
     def __init__(self, data, process, error: float = 0.0) -> None:
-        self.data, self.process, self.error = data, process, error
+        self.data, self.schedule, self.error = data, process.schedule, error
 
     def residual(self, x_t, t):
-        signal, noise = (part.reshape(-1, *[1] * (x_t.ndim - 1)).to(x_t.dtype) for part in self.process.pair(t))
+        signal, noise = (
+            part.reshape(-1, *[1] * (x_t.ndim - 1)).to(x_t.dtype) for part in self.schedule.pair(t.double())
+        )
         variance = (
             self.data.variance_of_x_0_given_x_t(signal, noise, x_t)
             if isinstance(self.data, MixtureData)
@@ -68,7 +71,7 @@ class KnowingHead:
 
     def __call__(self, x, timesteps):
         x_t, t = x[:, : x.shape[1] // 2], timesteps + 1
-        snr = self.process.snr(t).reshape(-1, *[1] * (x_t.ndim - 1)).to(x_t.dtype)
+        snr = self.schedule.snr(t.double()).reshape(-1, *[1] * (x_t.ndim - 1)).to(x_t.dtype)
         return (self.residual(x_t, t) * (1 + snr) - LEAST).log()
 
 
@@ -187,7 +190,7 @@ def test_analytic_ddim_draws_what_the_paper_says(eta):
     x_t = torch.tensor([[0.3], [-0.9], [0.0]], dtype=torch.float64)
     reverse = reverse_of(process, data, 0.2)
     drawn, plain = (
-        AnalyticDDIMSampler(eta=eta).step(chain, reverse, x_t, 3, 2, lambda like, k=k: k * torch.ones_like(like), ())[0]
+        AnalyticDDIMSampler(eta=eta).step(Walk(chain, reverse, lambda _, like, k=k: torch.full_like(like, k)), x_t, 3)
         for k in (1.0, 0.0)
     )
     alpha_bar_t, alpha_bar_s = process.alpha_bar(steps(80, 1)), process.alpha_bar(steps(30, 1))

@@ -14,7 +14,6 @@ from diffusion_lab.analysis import (
     step_costs,
 )
 from diffusion_lab.analysis.network_statistics import smoothed
-from diffusion_lab.analysis.strides import TwoSteps
 from diffusion_lab.diffusion import (
     CosineSchedule,
     EDMSchedule,
@@ -133,7 +132,7 @@ def test_with_the_optimal_variance_all_chains_cost():
 def test_a_chain_of_two_steps_is_the_respaced_one():
     process = GaussianDiffusion(LinearSchedule(30))
     s, t = torch.tensor([1, 4, 20]), torch.tensor([2, 30, 21])
-    chains = TwoSteps(process, s, t)
+    chains = GaussianDiffusion(process.schedule, torch.stack([s, t], dim=1))
     for b in range(3):
         alone = process.respace(torch.stack([s[b], t[b]]))
         for name in ("signal", "noise", "beta", "log_beta", "beta_tilde", "log_beta_tilde", "time", "snr"):

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from hydra.utils import get_class, instantiate
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from diffusion_lab.conf_dir import CONF
@@ -28,11 +28,6 @@ SCHEDULES, PREDICTIONS, VARIANCES, SAMPLERS = (
 TIMESTEPS = [f"timesteps={name}" for name in choices("timesteps")]
 TIMESTEPS += ["timesteps=uniform timesteps.real=true", "timesteps=stratified timesteps.real=true"]
 CONTINUOUS = ["objective=vlb_continuous", "decoder=levels", "timesteps=low_discrepancy"]
-TABLES = [
-    f"schedule={name}"
-    for name in choices("schedule")
-    if not get_class(OmegaConf.load(CONF / "schedule" / f"{name}.yaml")._target_).takes_real_t
-]
 OBJECTIVES = [f"objective=simple weighting={name}" for name in choices("weighting")]
 OBJECTIVES += ["objective=vlb", "objective=vlb_continuous decoder=levels"]
 
@@ -78,7 +73,7 @@ def trained(model: DiffusionModel, x_0: torch.Tensor) -> DiffusionModel:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     for step in range(2):
         t, w = model.timesteps(len(x_0), torch.Generator().manual_seed(step))
-        terms = model.objective(model.process, model.reverse, x_0, t, torch.randn_like(x_0))
+        terms = model.objective(model.forward_process, model.reverse, x_0, t, torch.randn_like(x_0))
         (w * terms["loss"]).mean().backward()
         assert all(parameter.grad.isfinite().all() for parameter in model.parameters() if parameter.grad is not None)
         optimizer.step()
@@ -136,14 +131,8 @@ def test_a_pair_of_what_shapes_training_trains(schedule, prediction, timesteps, 
     continuous = objective.startswith("objective=vlb_continuous")
     if schedule == "schedule=learned" and not continuous:
         refusal = r"^schedule LearnedSchedule is trained by .*; use objective=vlb_continuous with decoder=levels$"
-    elif continuous and schedule in TABLES:
-        refusal = (
-            r"^objective ContinuousBound is an integral over continuous t, and \w+ is a table over integer t; use .*$"
-        )
     elif continuous and (density or not real):
         refusal = r"^objective ContinuousBound is an integral over continuous t, and timesteps .*; use timesteps=low_discrepancy$"
-    elif real and schedule in TABLES:
-        refusal = r"^timesteps.real=true: \w+ is a table over integer t; use .*$"
     elif objective == "objective=vlb" and (real or density):
         refusal = r"^objective VariationalBound holds a sum over the steps of the chain, and .*; use timesteps=strat.*$"
     else:

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from diffusion_lab.diffusion import GaussianDiffusion, Prediction, SampleNoise, Variance
-from diffusion_lab.diffusion.process import per_sample
+from diffusion_lab.diffusion import GaussianDiffusion, Prediction, SampleNoise, Schedule, Variance
+from diffusion_lab.diffusion.forward import per_sample
 
 
 @dataclass(frozen=True)
@@ -59,18 +59,21 @@ class MixtureData:
 
 
 class ExactNetwork:
-    """E[target | x_t] of the data under the *full* chain's process: it is told original 0-based indices, or real t − 1."""
+    """E[target | x_t] of the data on a schedule, or that of a chain: it is given original 0-based indices, or real t − 1."""
 
-    def __init__(self, data: GaussianData | MixtureData, process: GaussianDiffusion, prediction: Prediction) -> None:
-        self.data, self.process, self.prediction = data, process, prediction
+    def __init__(
+        self, data: GaussianData | MixtureData, process: GaussianDiffusion | Schedule, prediction: Prediction
+    ) -> None:
+        self.data, self.prediction = data, prediction
+        self.schedule = process if isinstance(process, Schedule) else process.schedule
         self.seen: list[int] = []
 
     def __call__(self, x_t: Tensor, timesteps: Tensor, y: Tensor | None) -> Tensor:
         self.seen.append(int(timesteps[0]))
-        t = timesteps + 1
-        signal, noise = (per_sample(part, x_t) for part in self.process.pair(t))
+        t = timesteps.double() + 1
+        signal, noise = (per_sample(part, x_t) for part in self.schedule.pair(t))
         x_0 = self.data.x_0_given_x_t(signal, noise, x_t)
-        return self.prediction.target(self.process, x_0, (x_t - signal * x_0) / noise, t)
+        return self.prediction.target(self.schedule, x_0, (x_t - signal * x_0) / noise, t)
 
 
 @dataclass(frozen=True)

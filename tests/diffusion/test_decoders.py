@@ -42,10 +42,7 @@ def levels(num_levels):
 
 
 def log_prob(chain, x_0, x_1, num_levels, decoder=LevelDecoder()):  # noqa: B008 - frozen
-    def reverse():
-        raise AssertionError("LevelDecoder has no parameters")
-
-    return decoder.log_prob(chain, torch.ones(len(x_0), dtype=torch.int64), reverse, x_0, x_1, num_levels)
+    return decoder.log_prob(chain, None, x_0, x_1, num_levels)
 
 
 def bits(chain, num_levels, draws=200):
@@ -138,10 +135,8 @@ def test_data_between_levels_have_the_mass_of_the_nearest(decoder):
     chain, x_0 = process(7.0), levels(17)[None]
     noisy = chain.q_sample(x_0, torch.tensor([1]), torch.ones_like(x_0))
 
-    def reverse():
-        return Gaussian(noisy, torch.full((1, 1), -5.0, dtype=torch.float64))
-
-    on, off = (decoder.log_prob(chain, torch.tensor([1]), reverse, x, noisy, 17) for x in (x_0, x_0 + 0.03))
+    reverse = Gaussian(noisy, torch.full((1, 1), -5.0, dtype=torch.float64))
+    on, off = (decoder.log_prob(chain, reverse, x, noisy, 17) for x in (x_0, x_0 + 0.03))
     torch.testing.assert_close(off, on)
 
 

@@ -12,13 +12,13 @@ from diffusion_lab.diffusion import (
     PredictNoise,
     ReverseProcess,
 )
-from diffusion_lab.sampling.intervals import acts
+from diffusion_lab.sampling import ClassifierFree
 
 from .oracles import ExactNetwork, GaussianData, SigmaPoints
 
 DATA = GaussianData(0.0, 0.5)
 ENDS = {"log_snr_max": 7.0, "log_snr_min": -4.0}
-LINE = GaussianDiffusion(LogSNRSchedule(100, **ENDS))  # whose clock the network reads
+LINE = LogSNRSchedule(100, **ENDS)  # whose clock the network reads
 
 
 def learned(stretch=(0.0, 0.0), logits=(0.0, 0.0, 0.0, 0.0), num_timesteps=100):
@@ -48,12 +48,11 @@ def midpoints(schedule, num_t):
 
 def terms(schedule, believed=DATA, num_t=200):
     """The objective's mean over (x_0, ε) and t: exactly, and by the midpoint rule."""
-    process = GaussianDiffusion(schedule)
     reverse = ReverseProcess(ExactNetwork(believed, LINE, PredictNoise()), PredictNoise(), FixedSmall())
     points = SigmaPoints.x_0(DATA)
     t, weights = midpoints(schedule, num_t)
     x_0, eps = points.repeat(len(t), 1), SigmaPoints()(0, points).repeat(len(t), 1)
-    drawn = ContinuousBound(num_levels=None)(process, reverse, x_0, t.repeat_interleave(4), eps)
+    drawn = ContinuousBound(num_levels=None)(schedule, reverse, x_0, t.repeat_interleave(4), eps)
     return {name: (weights.repeat_interleave(4) * term).sum() / 4 for name, term in drawn.items()}
 
 
@@ -70,14 +69,14 @@ def test_each_bin_takes_its_share_of_the_time():
     assert first == pytest.approx(1.5 + 5.5 * math.exp(0.2))
     assert last == pytest.approx(1.5 - 5.5 * math.exp(-0.3))
     edges = torch.cat([torch.zeros(1).double(), share.cumsum(0).clamp(max=1)])
-    at_edges = GaussianDiffusion(schedule).log_snr(1 + 99 * edges)
+    at_edges = schedule.log_snr(1 + 99 * edges)
     torch.testing.assert_close(at_edges.detach(), torch.linspace(first, last, 5, dtype=torch.float64))
 
 
 def test_a_time_is_found_by_its_log_snr():
     schedule = learned(**MOVED)
     t = torch.linspace(1, 100, 41, dtype=torch.float64)
-    found = schedule.time_at(GaussianDiffusion(schedule).log_snr(t))
+    found = schedule.time_at(schedule.log_snr(t))
     torch.testing.assert_close(found.detach(), t)
 
 
@@ -110,14 +109,14 @@ def test_the_bound_trains_its_ends(end):
 def second_moment(logits):
     """E[L_∞²]/2 of the estimate at one t: the loss without its ends, squared."""
     schedule = learned(MOVED["stretch"], logits)
-    process, (t, weights) = GaussianDiffusion(schedule), midpoints(schedule, 200)
+    t, weights = midpoints(schedule, 200)
     points = SigmaPoints.x_0(DATA)
     t, weights = t.repeat_interleave(4), weights.repeat_interleave(4) / 4
     x_0, eps = points.repeat(len(t) // 4, 1), SigmaPoints()(0, points).repeat(len(t) // 4, 1)
-    x_t = process.q_sample(x_0, t, eps)
+    x_t = schedule.q_sample(x_0, t, eps)
     with torch.no_grad():
-        guess = ExactNetwork(DATA, LINE, PredictNoise())(x_t, process.network_time(t), None)
-        loss = -0.5 * 99 * process.log_snr_slope(t) * (guess - eps).square().mean(dim=1) / math.log(2)
+        guess = ExactNetwork(DATA, LINE, PredictNoise())(x_t, schedule.network_time(t), None)
+        loss = -0.5 * 99 * schedule.log_snr_slope(t) * (guess - eps).square().mean(dim=1) / math.log(2)
     return float((weights * loss.square()).sum() / 2)
 
 
@@ -158,19 +157,19 @@ def test_the_network_sees_log_snr_so_that_a_moved_path():
     before, after = learned(), learned(**MOVED)
     log_snr = torch.linspace(-2.0, 6.0, 9, dtype=torch.float64)
     for schedule in (before, after):
-        process = GaussianDiffusion(schedule)
         t = schedule.time_at(log_snr).detach()
-        torch.testing.assert_close(process.network_time(t).detach(), before.time_at(log_snr).detach() - 1)
+        torch.testing.assert_close(schedule.network_time(t).detach(), before.time_at(log_snr).detach() - 1)
     whole = torch.tensor([1, 50, 100])
-    torch.testing.assert_close(process.network_time(whole), process.network_time(whole.double()).detach())
+    chain = GaussianDiffusion(after)
+    torch.testing.assert_close(chain.network_time(whole), after.network_time(whole.double()).detach())
 
 
 def test_an_interval_of_a_guidance_still_counts_t():
-    process = GaussianDiffusion(learned(**MOVED))
-    for t in (torch.arange(1, 101), torch.arange(1, 101).double()):
-        assert torch.equal(acts(process, t, [10, 30], None).where, (t >= 10) & (t <= 30))
+    process, t, guidance = GaussianDiffusion(learned(**MOVED)), torch.arange(1, 101), ClassifierFree(interval=[10, 30])
+    assert torch.equal(guidance.acts(process, t), (t >= 10) & (t <= 30))
     chain = process.respace(torch.tensor([1, 10, 30, 100]))
-    assert acts(chain, torch.arange(1, 5), [10, 30], None).where.tolist() == [False, True, True, False]
+    assert guidance.acts(chain, torch.arange(1, 5)).tolist() == [False, True, True, False]
+    assert [guidance.acts_at(chain, t) for t in range(1, 5)] == [False, True, True, False]
 
 
 class Seen:
@@ -183,14 +182,13 @@ class Seen:
 def test_another_path_is_no_other_bound_for_any_network():
     def bound(logits):
         schedule = learned(logits=logits)
-        process = GaussianDiffusion(schedule)
         t, weights = midpoints(schedule, 400)
         x_0, eps = (
             points.repeat(len(t), 1) for points in (SigmaPoints.x_0(DATA), SigmaPoints()(0, SigmaPoints.x_0(DATA)))
         )
         reverse = ReverseProcess(Seen(), PredictNoise(), FixedSmall())
         with torch.no_grad():
-            drawn = ContinuousBound(num_levels=17)(process, reverse, x_0, t.repeat_interleave(4), eps)["vlb"]
+            drawn = ContinuousBound(num_levels=17)(schedule, reverse, x_0, t.repeat_interleave(4), eps)["vlb"]
         return float((weights.repeat_interleave(4) * drawn).sum() / 4)
 
     assert bound(MOVED["logits"]) == pytest.approx(bound((0.0,) * 4), abs=1e-3)
@@ -199,13 +197,12 @@ def test_another_path_is_no_other_bound_for_any_network():
 def test_with_levels_too_the_bound_trains_its_ends():
     def bound(shift):
         schedule = learned((0.1 + shift, -0.1), MOVED["logits"])
-        process = GaussianDiffusion(schedule)
         generator = torch.Generator().manual_seed(0)
         x_0 = torch.randint(0, 17, (400, 1), generator=generator).double() / 8 - 1
         eps = torch.randn(400, 1, dtype=torch.float64, generator=generator)
         t = 1 + 99 * torch.rand(400, dtype=torch.float64, generator=generator)
         reverse = ReverseProcess(Seen(), PredictNoise(), FixedSmall())
-        return schedule, ContinuousBound(num_levels=17)(process, reverse, x_0, t, eps)["loss"].mean()
+        return schedule, ContinuousBound(num_levels=17)(schedule, reverse, x_0, t, eps)["loss"].mean()
 
     schedule, loss = bound(0.0)
     loss.backward()

@@ -163,40 +163,38 @@ def test_the_names_of_the_papers_follow_from_the_pair():
     torch.testing.assert_close(process.log_snr(t), (alpha_bar / (1 - alpha_bar)).log())
 
 
-def test_real_t_lies_between_whole_t_and_a_table_has_none():
-    process = GaussianDiffusion(RectifiedSchedule(10))
+@pytest.mark.parametrize("schedule", [RectifiedSchedule(10), CosineSchedule(10), LinearSchedule(30)], ids=str)
+def test_a_chain_over_real_times(schedule):
     real = torch.tensor([1.0, 2.5, 10.0], dtype=torch.float64)
-    torch.testing.assert_close(process.signal(real)[1], process.signal(torch.tensor([2, 3])).mean())
+    process = GaussianDiffusion(schedule)
     chain = process.respace(real)
-    torch.testing.assert_close(chain.noise(torch.arange(1, 4)), process.noise(real))
+    torch.testing.assert_close(chain.noise(torch.arange(1, 4)), schedule.noise(real))
     assert chain.network_time(torch.arange(1, 4)).tolist() == [0.0, 1.5, 9.0] == chain.timesteps.tolist()
     assert process.network_time(torch.arange(1, 4)).tolist() == [0, 1, 2]
-    with pytest.raises(ValueError, match="CosineSchedule is a table over integer t"):
-        GaussianDiffusion(CosineSchedule(10)).signal(real)
-    with pytest.raises(ValueError, match=r"strictly increasing within 1 … 10"):
-        process.respace(torch.tensor([2.0, 10.5], dtype=torch.float64))
+    beyond = schedule.num_timesteps + 0.5
+    with pytest.raises(ValueError, match=r"strictly increasing within 1 … "):
+        process.respace(torch.tensor([2.0, beyond], dtype=torch.float64))
 
 
-def test_a_process_at_t_does_not_look_again():
-    """One gather serves all questions about one t; another tensor is looked up anew."""
+def test_one_step_is_looked_up_once():
+    """One look-up serves all that is computed at one t; another tensor is looked up anew."""
     process = GaussianDiffusion(CosineSchedule(50))
     t, other = torch.tensor([3, 50]), torch.tensor([4, 2])
-    here = process.at(t)
     with CountOps() as count:
-        for ask in (
-            here.signal,
-            here.noise,
-            here.beta,
-            here.log_beta_tilde,
-            here.beta_tilde,
-            here.network_time,
-            here.snr,
+        for of in (
+            process.signal,
+            process.noise,
+            process.beta,
+            process.log_beta_tilde,
+            process.beta_tilde,
+            process.snr,
         ):
-            ask(t)
-        here.q_posterior(torch.zeros(2, 1).double(), torch.zeros(2, 1).double(), t)
-    assert count.gathers == 0
-    assert here.at(t) is here
-    assert torch.equal(here.beta(other), process.beta(other))
+            of(t)
+        process.q_posterior(torch.zeros(2, 1).double(), torch.zeros(2, 1).double(), t)
+    assert count.gathers == 1
+    for _ in range(2):
+        assert process.beta(other).tolist() == [process.numbers(int(step)).beta for step in other]
+        other += 1
 
 
 def test_where_log_snr_does_not_fall():

@@ -228,7 +228,24 @@ class Halved(LogSNRSchedule):
     time_at = RealSchedule.time_at
 
 
-@pytest.mark.parametrize("schedule", [Halved(50), LogSNRSchedule(50), RectifiedSchedule(50), EDMSchedule(50)], ids=str)
+REAL = [Halved(50), LogSNRSchedule(50), RectifiedSchedule(50), EDMSchedule(50)]
+TABLES = [CosineSchedule(50), LinearSchedule(50), SigmoidSchedule(50), CosineSchedule(50, log_snr_max=4.0)]
+
+
+@pytest.mark.parametrize("schedule", [*REAL, *TABLES], ids=str)
 def test_a_time_is_found_by_its_log_snr(schedule):
     t = torch.linspace(1, 50, 30, dtype=torch.float64)
-    torch.testing.assert_close(schedule.time_at(GaussianDiffusion(schedule).log_snr(t)), t)
+    torch.testing.assert_close(schedule.time_at(schedule.log_snr(t)), t)
+
+
+@pytest.mark.parametrize("schedule", TABLES, ids=str)
+def test_a_table_at_real_t(schedule):
+    """At whole t the entries themselves; between them the signal decays at a constant rate."""
+    whole = torch.arange(1, 51)
+    signal, noise = schedule.pair(whole.double())
+    alpha_bar = schedule.alpha_bar()[whole]
+    assert torch.equal(signal, alpha_bar.sqrt())
+    assert torch.equal(noise, (1 - alpha_bar).sqrt())
+    middle = schedule.signal(whole[:-1].double() + 0.5)
+    torch.testing.assert_close(middle.square(), signal[:-1] * signal[1:])
+    assert bool((schedule.log_snr(torch.linspace(1, 50, 999, dtype=torch.float64)).diff() < 0).all())

@@ -149,25 +149,25 @@ SHARES = torch.linspace(0.05, 0.95, 19, dtype=torch.float64)
         (EDMSchedule(1000, sigma_min=0.1, sigma_max=2.0), -1.2, 1.2),  # cut at both ends
         (RectifiedSchedule(1000), 0.0, 1.0),
         (LogSNRSchedule(50), 0.5, 2.0),
+        (CosineSchedule(1000), -1.2, 1.2),
     ],
     ids=str,
 )
 def test_the_noise_to_signal_ratio_is_log_normal(schedule, mean, std):
     """The noise to signal ratio is log normal between the ends of the schedule."""
-    t, w = NormalTimesteps(schedule, mean, std)(20_000, generator())
+    t, w = NormalTimesteps(schedule, mean, std, real=True)(20_000, generator())
     assert t.dtype == torch.float64
     assert (w == 1).all()
     assert 1 <= float(t.min()) < float(t.max()) <= schedule.num_timesteps
-    process = GaussianDiffusion(schedule)
-    low, high = (-process.log_snr(torch.tensor([1, schedule.num_timesteps])) / 2).tolist()
-    drawn = (-process.log_snr(t) / 2).quantile(SHARES)
+    low, high = (-schedule.log_snr(torch.tensor([1.0, schedule.num_timesteps]).double()) / 2).tolist()
+    drawn = (-schedule.log_snr(t) / 2).quantile(SHARES)
     torch.testing.assert_close(drawn, of_truncated_normal(low, high, mean, std, SHARES), rtol=0, atol=0.05 * std)
 
 
 def test_on_the_straight_path_u_is_logit_normal():
     schedule = RectifiedSchedule(1000, log_snr_min=-20.0)
     t, _ = NormalTimesteps(schedule, mean=0.0, std=1.0)(20_000, generator())
-    logit = GaussianDiffusion(schedule).noise(t).logit()
+    logit = schedule.noise(t).logit()
     assert float(logit.mean()) == pytest.approx(0, abs=0.03)
     assert float(logit.std()) == pytest.approx(1, abs=0.03)
 

@@ -17,7 +17,6 @@ from diffusion_lab.sampling import (
     DDIMSampler,
     EvenSpacing,
     Worse,
-    intervals,
 )
 
 EARLY = Worse(moment=0.2)
@@ -121,12 +120,9 @@ def test_its_evaluations_are_counted(files, where, nfe):
     assert 4 + len(asked) == nfe
 
 
-@pytest.mark.parametrize("on_host", [True, False])
 @pytest.mark.parametrize(("interval", "guided"), [(None, 4), ([1, 14], 2)])
-def test_the_operations_of_a_sample_are_those_of_both(interval, guided, on_host, monkeypatch):
+def test_the_operations_of_a_sample_are_those_of_both(interval, guided):
     """The operations of a sample are those of both networks."""
-    if not on_host:  # on a GPU, whose values are not waited for
-        monkeypatch.setattr(intervals, "is_on_host", lambda values: False)
     small = model(ClassifierFree(1.0), 3, hidden=8)
     diffusion = model(Autoguidance(Worse(reverse=small.reverse), 2.0, interval=interval), 3)
     one, other = diffusion.cost().forward_flops, small.cost().forward_flops

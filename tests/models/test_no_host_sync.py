@@ -29,6 +29,8 @@ WAYS = {  # on points, whose networks are small
     "the bound, in logs": ["diffusion", "objective=vlb", "decoder=levels", "optimizer=adamw"],
     "a learned schedule": ["diffusion", "schedule=learned", *CONTINUOUS],
     "t where they count": ["diffusion", "schedule=rectified", "timesteps=logit_normal", "variance=fixed_small"],
+    "real t of a table": ["diffusion", "timesteps=log_normal", "timesteps.real=true", "variance=fixed_small"],
+    "a table's integral": ["diffusion", "schedule=linear", *CONTINUOUS],
     "a penalty": ["gan", "regularizer=r1", "regularizer.every=1", "model.max_grad_norm=1"],
     "spectral norm": ["gan", "regularizer=none", "adversarial_loss=hinge"],
     "free bits": ["vae", "model.free_bits=0.1", "prior=standard_normal"],
@@ -65,8 +67,8 @@ def known(model):
         model.network.initialised.fill_(True)
         assert model.network.has_started
     if getattr(model, "trained_schedule", None) is not None:
-        model._made_at = 0
-        model._process.numbers(1)
+        model.schedule.keep_first_std()
+        model._read_at = 0
     return model
 
 

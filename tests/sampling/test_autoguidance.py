@@ -130,8 +130,8 @@ def test_with_classifier_free_guidance_the_worse_model(scale):
     assert (reverse.network.told, worse.network.told) == ([y.tolist()], [[5] * 6])
     own, away = x_0_of(STD, PROCESS, X_T, T), x_0_of(WORSE_STD, PROCESS, X_T, T)
     torch.testing.assert_close(look.x_0, away + scale * (own - away), rtol=1e-7, atol=1e-7)
-    assert guidance.evaluations(PROCESS, T[:1]) == 2
-    assert ClassifierFree(1.0, worse=guidance.worse).evaluations(PROCESS, T[:1]) == 1
+    assert guidance.evaluations(PROCESS, int(T[0])) == 2
+    assert ClassifierFree(1.0, worse=guidance.worse).evaluations(PROCESS, int(T[0])) == 1
 
 
 def test_the_variance_is_ones_own_and_clipping_comes_after():
@@ -189,14 +189,13 @@ def test_only_looks_inside_the_interval_take_a_second():
         guided = autoguided(2.0, worse=worse, **where)
         for t in (1, 100, 400, 700, 1000):
             worse.network.told.clear()
-            step = torch.tensor([t])
-            guided(PROCESS, X_T[:1], step)
-            assert guided.guidance.evaluations(PROCESS, step) == 1 + len(worse.network.told)
+            guided.at_step(PROCESS, t)(PROCESS, X_T[:1], torch.tensor([t]))
+            assert guided.guidance.evaluations(PROCESS, t) == 1 + len(worse.network.told)
             assert len(worse.network.told) == (1 if t in (100, 400) else 0)
     worse.network.told.clear()
     guided = autoguided(1.0, worse=worse)
     guided(PROCESS, X_T, T)
-    assert (guided.guidance.evaluations(PROCESS, T[:1]), worse.network.told) == (1, [])
+    assert (guided.guidance.evaluations(PROCESS, int(T[0])), worse.network.told) == (1, [])
 
 
 @pytest.mark.parametrize("guidance", [ClassifierFree, lambda **where: autoguided(2.0, **where)])

@@ -119,8 +119,13 @@ def test_an_interval_is_of_the_original_t(scale):
     assert torch.equal(somewhere[inside], everywhere[inside])
     assert torch.equal(somewhere[~inside], conditional[~inside])
     network.rows.clear()
-    ClassifierFree(3.0, interval=[60, 70]).around(reverse)(strided, X_T, t, Y)
-    assert network.rows == [6]
+    guided = ClassifierFree(3.0, interval=[10, 30]).around(reverse)
+    for step, rows in ((1, 6), (2, 12), (5, 6)):
+        t = torch.full((6,), step)
+        network.rows.clear()
+        alone = guided.at_step(strided, step)(strided, X_T, t, Y)
+        assert network.rows == [rows]
+        assert torch.equal(alone.output, guided(strided, X_T, t, Y).output)
 
 
 def test_without_labels_nothing_is_guided():

@@ -17,6 +17,7 @@ from diffusion_lab.diffusion import (
     SampleNoise,
 )
 from diffusion_lab.sampling import AllSteps, AncestralSampler, DDIMSampler, EvenSpacing, QuadraticSpacing
+from diffusion_lab.sampling.samplers import Walk
 
 from ..diffusion.oracles import ExactNetwork, GaussianData, OptimalVariance
 
@@ -76,15 +77,11 @@ def test_eta_scales_the_noise_between_the_two():
         generated_std(CosineSchedule(100), FixedSmall(), DDIMSampler(EvenSpacing(10), eta=e)) for e in (0.0, 0.5, 1.0)
     ]
     assert stds[0] > stds[1] > stds[2]
-    step = lambda eta, z: DDIMSampler(AllSteps(), eta=eta).step(  # noqa: E731
-        process,
-        lambda p, x, t: reverse(p, x, t),
-        torch.zeros(1, 1, dtype=torch.float64),
-        50,
-        49,
-        lambda like: torch.full_like(like, z),
-        (),
-    )[0]
+
+    def step(eta, z):
+        walk = Walk(process, reverse, lambda key, like: torch.full_like(like, z))
+        return DDIMSampler(AllSteps(), eta=eta).step(walk, torch.zeros(1, 1, dtype=torch.float64), 50)
+
     beta_tilde = process.beta_tilde(torch.tensor([50]))
     for eta in (0.5, 1.0):
         assert float(step(eta, 1.0) - step(eta, 0.0)) == pytest.approx(eta * float(beta_tilde.sqrt()), rel=1e-9)

@@ -31,7 +31,7 @@ from diffusion_lab.sampling import (
     KarrasSpacing,
     LogSNRSpacing,
 )
-from diffusion_lab.sampling.samplers import last, past
+from diffusion_lab.sampling.samplers import Walk, last
 
 from ..diffusion.oracles import ExactNetwork, GaussianData, MixtureData
 
@@ -65,13 +65,14 @@ def test_a_step_after_a_very_short_one_is_of_first_order(order, stochastic):
     for first in (610.0, 800.0):
         chain = LINE.respace(torch.tensor([200.0, 400.0, 600.0, first]).double())
         x_t, noise = on_the_path(chain, 3), SampleNoise(0, torch.arange(len(Z)))
-        before = past(4, exact(LINE)(chain, on_the_path(chain, 4), torch.full((len(Z),), 4)))._replace(x_0=x_t)
         for rule in (
             DPMSolverSampler(order=order, stochastic=stochastic),
             DPMSolverSampler(order=1, stochastic=stochastic),
         ):
-            x_s, _ = rule.step(chain, exact(LINE), x_t, 3, 2, lambda like, noise=noise: noise(1, like), (before,))
-            looks[first, rule.order] = x_s
+            walk = Walk(chain, exact(LINE), noise)
+            walk.predict(on_the_path(chain, 4), 4)
+            walk.past[0] = walk.past[0]._replace(x_0=x_t)
+            looks[first, rule.order] = rule.step(walk, x_t, 3)
     torch.testing.assert_close(looks[610.0, order], looks[610.0, 1])
     assert float((looks[800.0, order] - looks[800.0, 1]).abs().max()) > 0.01
 
@@ -82,12 +83,12 @@ def global_error(sampler, num_steps):
     fine = torch.linspace(300, 800, num_steps + 1, dtype=torch.float64)
     before = 800 + (fine[1] - fine[0]) * torch.arange(1, 3)
     chain = LINE.respace(torch.cat([torch.tensor([100.0, 150.0, 200.0]).double(), fine, before]))
-    look, start = exact(LINE), num_steps + 4
-    seen = [(t, on_the_path(chain, t)) for t in (start + 1, start + 2)]
-    memory = tuple(past(t, look(chain, x, torch.full((5,), t))) for t, x in seen)[: sampler.order - 1]
+    walk, start = Walk(chain, exact(LINE), lambda key, like: torch.zeros_like(like)), num_steps + 4
+    for t in (start + 2, start + 1):
+        walk.predict(on_the_path(chain, t), t)
     x = on_the_path(chain, start)
     for t in range(start, 4, -1):
-        x, memory = sampler.step(chain, look, x, t, t - 1, torch.zeros_like, memory)
+        x = sampler.step(walk, x, t)
     return float((x - on_the_path(chain, 4)).abs().max())
 
 

@@ -64,9 +64,9 @@ def test_a_spacing_is_asked_with_the_process(kind):
 def test_steps_by_log_snr_are_even_in_it_or_in_a_power():
     """Steps by log snr are even in it or in a power of sigma."""
     process = GaussianDiffusion(LogSNRSchedule(1000))
-    even = process.log_snr(LogSNRSpacing(12)(process))
+    even = process.schedule.log_snr(LogSNRSpacing(12)(process))
     torch.testing.assert_close(even, torch.linspace(13.3, -5, 12, dtype=torch.float64))
-    root = torch.exp(-process.log_snr(KarrasSpacing(12, rho=5.0)(process)) / 10)
+    root = torch.exp(-process.schedule.log_snr(KarrasSpacing(12, rho=5.0)(process)) / 10)
     torch.testing.assert_close(root.diff(), root.diff()[:1].expand(11))
     edm = GaussianDiffusion(EDMSchedule(1000))
     torch.testing.assert_close(KarrasSpacing(9)(edm), torch.linspace(1, 1000, 9, dtype=torch.float64))
@@ -77,7 +77,8 @@ def test_steps_by_log_snr_stay_between_the_ends():
     """Steps by log snr stay between the ends that are given."""
     process = GaussianDiffusion(LogSNRSchedule(1000))
     wanted = torch.linspace(4, -3, 9, dtype=torch.float64)
-    torch.testing.assert_close(process.log_snr(LogSNRSpacing(9, log_snr_max=4, log_snr_min=-3)(process)), wanted)
+    times = LogSNRSpacing(9, log_snr_max=4, log_snr_min=-3)(process)
+    torch.testing.assert_close(process.schedule.log_snr(times), wanted)
     beyond = LogSNRSpacing(9, log_snr_max=50, log_snr_min=-50)(process)  # the schedule reaches no further than it does
     assert torch.equal(beyond, LogSNRSpacing(9)(process))
     whole = GaussianDiffusion(CosineSchedule(1000))
@@ -125,6 +126,19 @@ def test_whole_t_are_the_nearest_in_log_snr():
     for neighbour in (kept - 1, kept + 1):
         inside = (neighbour >= 1) & (neighbour <= 1000)
         assert (gaps[inside] <= (process.log_snr(neighbour[inside]) - wanted[inside]).abs()).all()
+
+
+def test_the_clock_of_a_spacing_is_chosen():
+    """Real times are even in log SNR to the last digit, on a table too; whole ones are the default on a table only."""
+    cosine, line = GaussianDiffusion(CosineSchedule(1000)), GaussianDiffusion(LogSNRSchedule(1000))
+    for process in (cosine, line):
+        real, whole = (LogSNRSpacing(6, real=choice)(process) for choice in (True, False))
+        wanted = torch.linspace(*process.log_snr(torch.tensor([1, 1000])).tolist(), 6, dtype=torch.float64)
+        torch.testing.assert_close(process.schedule.log_snr(real), wanted)
+        assert whole.dtype == torch.int64
+        assert real[-1] == whole[-1] == 1000
+    assert LogSNRSpacing(6)(cosine).dtype == torch.int64
+    assert LogSNRSpacing(6)(line).dtype == torch.float64
 
 
 @pytest.mark.parametrize("kind", [LogSNRSpacing, KarrasSpacing])
