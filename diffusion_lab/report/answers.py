@@ -18,7 +18,7 @@ from diffusion_lab.report.wording import Column, columns, label
 from diffusion_lab.store.measures import LOW, Measure
 from diffusion_lab.store.options import short_names
 
-MORE_SEEDS = "one seed per training gives no interval: run seed=1,2,3"
+MORE_SEEDS = "run seed=1,2,3, because one seed does not rank"
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ def findings(table: Table, group: Group) -> list[Finding]:
     """All sentences on a group of rows; of curves, those that are certain."""
     named = {column.measure.name: column for column in columns(group)}
     of_axes = axis_findings(table, group)
-    best = [best_cell(one, named[one.measure.name]) for one in group.standings if one.measure.headline]
-    curves = [one for one in curve_findings(table, group) if one.sure]
-    return [*of_axes, *(best if len(of_axes) != 1 else []), *curves]
+    main = [one for one in group.standings if one.measure.headline and one.runner_up] if len(of_axes) != 1 else []
+    best = [best_cell(one, named[one.measure.name]) for one in main]
+    return [*of_axes, *best, *(one for one in curve_findings(table, group) if one.sure)]
 
 
 def curve_findings(table: Table, group: Group) -> list[Finding]:
@@ -127,7 +127,7 @@ class _Comparison:
         if other is None:
             return f"{listed(names)} are the same in", label
         if lead is None:
-            return f"{MORE_SEEDS}; it does not rank {listed(names)} in", label
+            return f"{MORE_SEEDS} {listed(names)} in", label
         by = amount(lead) + ("" if sure else _too_little(lead))
         if sure:
             than = f"{names[other]}, the next," if len(names) > len(best) + 1 else names[other]
@@ -175,14 +175,12 @@ def best_cell(standing: Standing, column: Column) -> Finding:
         more = [f"{len(rows) - 3} more of the same value"] if len(rows) > 3 else []
         return f"{listed([*map(label, rows[:3]), *more])} ({column.entry(rows[0], set()).text})"
 
-    best = written(standing.best)
-    if standing.runner_up is None and standing.left_out and len(standing.best) == 1:
-        return Finding(what, f"not ranked, because no other row has the same seeds as {best}", False)
-    if standing.runner_up is None:
-        return Finding(what, f"the same in all rows: {best}", False)
+    best, other = written(standing.best), standing.runner_up
+    if other is None:
+        return Finding(what, f"no row to compare with {best}", False)
     if standing.lead is None:
-        return Finding(what, f"{MORE_SEEDS}; it does not rank {best} and {written([standing.runner_up])}", False)
-    how, other = standing.lead.how, standing.runner_up
+        return Finding(what, f"{MORE_SEEDS} {best} and {written([other])}", False)
+    how = standing.lead.how
     if standing.marked:
         verb = "is the best cell" if len(standing.best) == 1 else "are the best cells"
         by = f"{amount(standing.lead)}, {how}"
