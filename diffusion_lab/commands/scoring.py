@@ -18,6 +18,7 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
+from diffusion_lab.config.composing import TRAINED
 from diffusion_lab.config.identity import plain_config, sampling_identity
 from diffusion_lab.config.measured_variance import needed_head, use_measured
 from diffusion_lab.config.mistakes import MistakeError, lost_process, out_of_memory, users_mistakes
@@ -182,8 +183,10 @@ def score_source(
                     show(run.read_metrics())
     if console.quiet:
         return
-    everything = any(option.startswith("metrics=") for option in HydraConfig.get().overrides.task)
-    console.print(score_table(run.read_metrics(), everything), soft_wrap=False)
+    typed = {
+        option.partition("=")[0] for option in HydraConfig.get().overrides.task if not option.endswith(f"={TRAINED}")
+    }
+    console.print(score_table(run.read_metrics(), everything="metrics" in typed), soft_wrap=False)
     for line in [*lines, f"score  {run.path}  (samples.png, metrics.json)"]:
         console.print(line)
 

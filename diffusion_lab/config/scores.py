@@ -12,6 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, open_dict
 
 from diffusion_lab.config.build import build_each, choices_made
+from diffusion_lab.config.composing import TRAINED
 from diffusion_lab.config.identity import scoring_fingerprint
 from diffusion_lab.config.measured_variance import needed_head
 from diffusion_lab.config.mistakes import MistakeError
@@ -41,7 +42,8 @@ def scored_choices(trained: Mapping[str, str | None]) -> dict[str, str | None]:
     """Which option of each group a score is made with: those of this command, else of training. Empty for a call from Python."""
     if not HydraConfig.initialized():
         return {}
-    return {**trained, **{group: option for group, option in choices_made().items() if option}}
+    made = {group: option for group, option in choices_made().items() if option not in (None, TRAINED)}
+    return {**trained, **made}
 
 
 def is_scored(directory: ModelDirectory, cfg: DictConfig, outputs: Path) -> bool:

@@ -18,7 +18,8 @@ from diffusion_lab.report.wording import Column, columns, label
 from diffusion_lab.store.measures import LOW, Measure
 from diffusion_lab.store.options import short_names
 
-MORE_SEEDS = "one seed per training gives no interval: run seed=1,2,3"
+TOO_LITTLE = "too little for so many comparisons"  # of an interval without 0, after Holm's correction
+MORE_SEEDS = "run seed=1,2,3, because one seed does not rank"
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,9 @@ def findings(table: Table, group: Group) -> list[Finding]:
     """All sentences on a group of rows; of curves, those that are certain."""
     named = {column.measure.name: column for column in columns(group)}
     of_axes = axis_findings(table, group)
-    best = [best_cell(one, named[one.measure.name]) for one in group.standings if one.measure.headline]
-    curves = [one for one in curve_findings(table, group) if one.sure]
-    return [*of_axes, *(best if len(of_axes) != 1 else []), *curves]
+    main = [one for one in group.standings if one.measure.headline and one.rival] if len(of_axes) != 1 else []
+    best = [best_cell(one, named[one.measure.name]) for one in main]
+    return [*of_axes, *best, *(one for one in curve_findings(table, group) if one.sure)]
 
 
 def curve_findings(table: Table, group: Group) -> list[Finding]:
@@ -123,12 +124,13 @@ class _Comparison:
     def clause(self, sure: bool) -> tuple[str, str]:
         """What is said, and of what: clauses that say the same of two measures are joined."""
         names, label = [value or NONE for value in self.effect.values], self.measure.label
-        best, other, lead = [names[i] for i in self.ranking.best], self.ranking.runner_up, self.ranking.lead
-        if other is None:
+        best, rival = [names[i] for i in self.ranking.best], self.ranking.rival(sure)
+        if rival is None:
             return f"{listed(names)} are the same in", label
+        other, lead = rival
         if lead is None:
-            return f"{MORE_SEEDS}; it does not rank {listed(names)} in", label
-        by = amount(lead) + ("" if sure else _too_little(lead))
+            return f"{MORE_SEEDS} {listed(names)} in", label
+        by = amount(lead) + ("*" if not sure and lead.beyond_its_uncertainty else "")
         if sure:
             than = f"{names[other]}, the next," if len(names) > len(best) + 1 else names[other]
             return f"{listed(best)} {'is' if len(best) == 1 else 'are'} better than {than} by", f"{by} in {label}"
@@ -158,6 +160,7 @@ def axis_findings(table: Table, group: Group) -> list[Finding]:
             parts.append("; ".join(f"{said} {listed([what for _, what in whats])}" for said, whats in clauses) + how)
         left_out = dict.fromkeys(value or NONE for one, _ in some for value in one.effect.left_out)
         parts += [f"{listed(list(left_out))} left out, because more than {names[axis]} differs"] if left_out else []
+        parts += [f"*{TOO_LITTLE}"] if any("*" in part for part in parts) else []
         text = "; ".join(parts) or "no two cells differ in it alone"
         found.append(Finding(names[axis], text, any(sure for _, sure in some)))
     return found
@@ -175,19 +178,17 @@ def best_cell(standing: Standing, column: Column) -> Finding:
         more = [f"{len(rows) - 3} more of the same value"] if len(rows) > 3 else []
         return f"{listed([*map(label, rows[:3]), *more])} ({column.entry(rows[0], set()).text})"
 
-    best = written(standing.best)
-    if standing.runner_up is None and standing.left_out and len(standing.best) == 1:
-        return Finding(what, f"not ranked, because no other row has the same seeds as {best}", False)
-    if standing.runner_up is None:
-        return Finding(what, f"the same in all rows: {best}", False)
-    if standing.lead is None:
-        return Finding(what, f"{MORE_SEEDS}; it does not rank {best} and {written([standing.runner_up])}", False)
-    how, other = standing.lead.how, standing.runner_up
+    best, rival = written(standing.best), standing.rival
+    if rival is None:
+        return Finding(what, f"no row to compare with {best}", False)
+    other, lead = rival
+    if lead is None:
+        return Finding(what, f"{MORE_SEEDS} {best} and {written([other])}", False)
+    by = f"{amount(lead)}, {lead.how}"
     if standing.marked:
         verb = "is the best cell" if len(standing.best) == 1 else "are the best cells"
-        by = f"{amount(standing.lead)}, {how}"
         return Finding(what, f"{best} {verb}, better than {label(other)}, the next, by {by}", True)
-    by = f"{amount(standing.lead)}, {how}{_too_little(standing.lead)}"
+    by += f"; {TOO_LITTLE}" if lead.beyond_its_uncertainty else ""
     return Finding(what, f"no certain best cell: {best} and {written([other])} differ by {by}", False)
 
 
@@ -197,10 +198,6 @@ def amount(lead: Difference) -> str:
         (decimals_of(size, digits) for size, digits in ((lead.margin, 2), (abs(lead.mean), 3)) if size), default=0
     )
     return f"{abs(lead.mean):.{decimals}f} ± {lead.margin:.{decimals}f}"
-
-
-def _too_little(lead: Difference) -> str:
-    return ", too little for so many comparisons" if lead.beyond_its_uncertainty else ""
 
 
 def _headlines(group: Group) -> Iterator[Measure]:

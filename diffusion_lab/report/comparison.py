@@ -204,18 +204,25 @@ def _paired(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> dict[st
 class Ranking:
     """The best of several values, by their places.
 
-    best       those with the best mean: several where they are equal, or are written as equal and their order is uncertain
-    runner_up  the next one, or the first whose difference is uncertain; None where all are equal
-    lead       the difference to it; None where its uncertainty is unknown
-    p          the largest p of the differences between the best and the others; None where one of these is unknown
-    left_out   those that take no part: with fewer seeds than others, or other seeds in part, their mean is over another set
+    best      those with the best mean: several where they are equal, or are written as equal and their order is uncertain
+    others    the rest, the better first, and `leads` their differences to the best; None where the uncertainty is unknown
+    p         the largest p of the differences between the best and the others; None where one of these is unknown
+    left_out  those that take no part: with fewer seeds than others, or other seeds in part, their mean is over another set
     """
 
     best: list[int]
-    runner_up: int | None
-    lead: Difference | None
+    others: list[int]
+    leads: list[Difference | None]
     p: float | None
     left_out: list[int]
+
+    def rival(self, sure: bool) -> tuple[int, Difference | None] | None:
+        """The next value and the difference to it; if the best is not certain, the one that differs least certainly instead."""
+        if not self.others:
+            return None
+        doubts = [2.0 if lead is None else lead.p for lead in self.leads]
+        place = 0 if sure else doubts.index(max(doubts))
+        return self.others[place], self.leads[place]
 
 
 def ranking(values: Sequence[Measured], lower_is_better: bool, decimals: int) -> Ranking:
@@ -230,10 +237,8 @@ def ranking(values: Sequence[Measured], lower_is_better: bool, decimals: int) ->
     leads = [difference(values[i], values[j]) for i in best for j in others]
     known = [lead.p for lead in leads if lead is not None and sign * lead.mean < 0]
     p = max(known) if leads and len(known) == len(leads) else None
-    first = leads[: len(others)]
-    place = next((i for i, lead in enumerate(first) if lead is None or not lead.beyond_its_uncertainty), 0)
-    runner_up, lead = (others[place], first[place]) if others else (None, None)
-    return Ranking(best, runner_up, lead, p, [i for i in range(len(values)) if i not in order])
+    left_out = [i for i in range(len(values)) if i not in order]
+    return Ranking(best, others, leads[: len(others)], p, left_out)
 
 
 def _no_lead(best: Measured, other: Measured, decimals: int) -> bool:

@@ -14,7 +14,7 @@ from statistics import fmean
 from typing import Any
 
 from diffusion_lab.report.choices import reads_as_number
-from diffusion_lab.report.comparison import Difference, Measured, equal, holm, ranking
+from diffusion_lab.report.comparison import Difference, Measured, Ranking, equal, holm, ranking
 from diffusion_lab.store import ModelDirectory, RunDirectory
 from diffusion_lab.store.measures import LOW, Measure, merged, samples_key
 from diffusion_lab.store.status_file import DONE
@@ -170,18 +170,22 @@ class Row:
 
 @dataclass(frozen=True, eq=False)
 class Standing:
-    """The best rows of a column, among those measured alike, as a `Ranking` has it.
-
-    marked: whether the best is better than every other row, among all claims of the table (Holm).
-    """
+    """The ranking of rows that were measured alike. marked: whether the best is certain among all claims of the table (Holm)."""
 
     measure: Measure
-    best: list[Row]
-    runner_up: Row | None
-    lead: Difference | None
-    p: float | None
-    left_out: list[Row]
+    rows: Sequence[Row]
+    ranking: Ranking
     marked: bool = False
+
+    @property
+    def best(self) -> list[Row]:
+        return [self.rows[i] for i in self.ranking.best]
+
+    @property
+    def rival(self) -> tuple[Row, Difference | None] | None:
+        """As `Ranking.rival`."""
+        found = self.ranking.rival(self.marked)
+        return None if found is None else (self.rows[found[0]], found[1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,8 +207,10 @@ class Group:
             for key in dict.fromkeys(row.protocol_key(measure) for row in rows):
                 alike = [row for row in rows if row.protocol_key(measure) == key]
                 if len(alike) > 1:
-                    found.append(standing(measure, alike, self.decimals(measure)))
-        certain = holm([one.p for one in found])
+                    values = [row.values[measure.name] for row in alike]
+                    order = ranking(values, measure.better == LOW, self.decimals(measure))
+                    found.append(Standing(measure, alike, order))
+        certain = holm([one.ranking.p for one in found])
         return [replace(one, marked=sure) for one, sure in zip(found, certain, strict=True)]
 
     @cached_property
@@ -299,14 +305,6 @@ def measured(name: str, cells: Mapping[str, Sequence[Cell]]) -> Measured:
         sources,
         {seed: " ".join(cell.model.path.name for cell in some) for seed, some in cells.items()},
     )
-
-
-def standing(measure: Measure, rows: Sequence[Row], decimals: int) -> Standing:
-    """Of rows that were measured alike. decimals: with which the values are written."""
-    found = ranking([row.values[measure.name] for row in rows], measure.better == LOW, decimals)
-    best, left_out = ([rows[i] for i in places] for places in (found.best, found.left_out))
-    runner_up = None if found.runner_up is None else rows[found.runner_up]
-    return Standing(measure, best, runner_up, found.lead, found.p, left_out)
 
 
 def decimals_of(size: float, digits: int) -> int:
