@@ -16,7 +16,7 @@ from diffusion_lab.config.build import choices_made
 from diffusion_lab.config.identity import code_of_training, plain_config
 from diffusion_lab.config.mistakes import MistakeError, lost_process, out_of_memory, users_mistakes
 from diffusion_lab.config.tracking import build_trackers, described
-from diffusion_lab.config.training import Trainee, Training
+from diffusion_lab.config.training import Built, Training
 from diffusion_lab.data.checks import DataError
 from diffusion_lab.models.budget import callback_of, time_budget
 from diffusion_lab.store import ModelDirectory, write_json
@@ -34,13 +34,13 @@ from diffusion_lab.training.trainer import PrecisionError, stopping_callbacks
 from diffusion_lab.versions import versions
 
 
-def fit(training: Training, trainee: Trainee, here: Ranks, branch: BranchPoint | None = None) -> None:
+def fit(training: Training, built: Built, here: Ranks, branch: BranchPoint | None = None) -> None:
     """Train in `training.place`, while the model's folder is held. branch: the start, if not step 0.
 
     Interrupted after a signal; MistakeError for a mistake that the user can correct.
     """
     cfg, data, fingerprint, directory = training.cfg, training.data, training.fingerprint, training.place
-    model, trainer, interruption = trainee.model, trainee.trainer, trainee.interruption
+    model, trainer, interruption = built.model, built.trainer, built.interruption
     choices = choices_made() | ({"labels": "own"} if cfg.get("labels") is None else {})
     console = Terminal(quiet=not here.is_first)
     cost = model.cost()
@@ -55,7 +55,7 @@ def fit(training: Training, trainee: Trainee, here: Ranks, branch: BranchPoint |
             write_json(directory.choices, choices)
             about = described(cfg, directory, choices)
             trainer.loggers += [stack.enter_context(tracker.training(about)) for tracker in trackers]
-            stack.enter_context(trainee.announcement)
+            stack.enter_context(built.announcement)
         resumed, wrong = here.agree(newest_good(directory.resume, fingerprint) if here.is_first else None)
         for sentence in wrong:
             console.print(f"{sentence}; skipping it")
@@ -91,7 +91,7 @@ def fit(training: Training, trainee: Trainee, here: Ranks, branch: BranchPoint |
         if interruption.signum is not None:
             said = _how_to_go_on(interruption.signum, trainer, directory) if here.is_first else ""
             raise Interrupted(interruption.signum, said)
-        ended_by = _ended_by(trainer, trainee.added)
+        ended_by = _ended_by(trainer, built.added)
         console.print(f"training ended by {_limit_text(cfg, ended_by)} after {trainer.global_step:,} steps")
         if here.is_first:
             kept, monitor = callback_of(trainer, PowerAverages), callback_of(trainer, Monitor)

@@ -38,10 +38,10 @@ def run(cfg: DictConfig) -> float | None:
         request = request_of(cfg.trainer)
         training = training_of(cfg, family())
         _check_shares(training.data.batch_size, request.size * num_nodes)
-        trainee = training.build(request)
+        built = training.build(request)
         directory, scores = training.directory, training.scores
         branch = None if directory.finished and not cfg.retrain else branch_point(cfg)
-    model = trainee.model
+    model = built.model
     generative = model if isinstance(model, GenerativeModel) else None
     run = run_of(directory, training.fingerprint, scores[-1], Path(cfg.outputs))
     if must_start_ranks(request, num_nodes):
@@ -67,7 +67,7 @@ def run(cfg: DictConfig) -> float | None:
                 if is_trained():  # another process has trained it
                     _say_trained(console, directory, cfg.retrain)
                 else:
-                    fit(training, trainee, here, branch)
+                    fit(training, built, here, branch)
                     if here.is_first:
                         directory.put_in_place()
                     here.agree(None)  # no rank reads the weights before they exist

@@ -59,7 +59,7 @@ _NEEDED = ("finite", "monitor", "checkpoint")
 
 
 @dataclass(frozen=True)
-class Trainee:
+class Built:
     """A model and the Trainer that trains it. added: callbacks of the user. announcement: for the folder of the model."""
 
     model: TrainableModel
@@ -84,7 +84,7 @@ class Training:
         """The folder that is trained into."""
         return self.directory.retraining if self.cfg.retrain else self.directory
 
-    def build(self, request: Request | None) -> Trainee:
+    def build(self, request: Request | None) -> Built:
         """The model with the weights that training starts from. Mistakes in the options are errors before anything is written.
 
         request: the devices; None: those of a job, which may run on another machine. What only they decide is not checked.
@@ -106,7 +106,7 @@ class Training:
         if isinstance(model, GenerativeModel):
             for score in self.scores:
                 check_planned_score(score, self.data, model, directory, kept_weights(cfg))
-        return Trainee(model, trainer, added, interruption, announcement)
+        return Built(model, trainer, added, interruption, announcement)
 
 
 def training_of(
