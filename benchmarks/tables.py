@@ -108,10 +108,8 @@ class Scores:
     def measured(self, metric: str) -> Measured:
         """With the blocks of its samples and images, of one draw a seed."""
         rows = {row["seed"]: row for row in self.rows}
-        errors = {seed: row.get(f"{metric}_standard_error", "") for seed, row in rows.items()}
         return Measured(
             self.means(metric),
-            {seed: float(error) for seed, error in errors.items() if error},
             {seed: sources_of(row, metric) for seed, row in rows.items()},
             {seed: seed for seed in rows},  # of one seed each, a difference is over samples and images alone
         )
@@ -119,11 +117,10 @@ class Scores:
     def error(self, metric: str) -> float:
         """The standard error of the mean: over seeds; of one seed, or with `blocks`, over samples and images."""
         values = list(self.means(metric).values())
-        if self.blocks or len(values) == 1:
-            if (found := self.measured(metric).error) is None:
-                raise ValueError(f"{self.rows[0]['recipe']}: one seed, and no blocks to say how sure {metric} is")
-            return found
-        return stdev(values) / len(values) ** 0.5
+        if not self.blocks and len(values) > 1:
+            return stdev(values) / len(values) ** 0.5
+        found = self.measured(metric).error
+        return next(iter(self.means(f"{metric}_standard_error").values())) if found is None else found
 
 
 def sources_of(row: Row, metric: str) -> Blocks:
