@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from diffusion_lab.interop.checkpoints import exportable
-from diffusion_lab.interop.from_openai import published_names
+from diffusion_lab.interop.openai_weights import published_names
 from diffusion_lab.networks import UNet
 from diffusion_lab.networks.norm import GroupNorm
 

@@ -24,7 +24,7 @@ from diffusion_lab.metrics.shards import Progress, digest, read_tensors, share_o
 from diffusion_lab.models.base import GenerativeModel
 from diffusion_lab.models.trainable import TrainableModel
 from diffusion_lab.store import CacheDirectory
-from diffusion_lab.store.places import shard_file
+from diffusion_lab.store.cache import shard_file
 
 # (x_0, y, seed, indices) -> (B, …) by name
 Measure = Callable[[Tensor, Tensor | None, int, Tensor], Mapping[str, Tensor]]

@@ -11,10 +11,10 @@ The fingerprint is `fingerprints.fingerprint`'s: the same command finds its mode
 Nothing here makes a folder until something is written into it.
 """
 
+from diffusion_lab.store.cache import CacheDirectory
 from diffusion_lab.store.directories import Directory, ModelDirectory, RunDirectory, SweepDirectory, job_log
 from diffusion_lab.store.places import (
     FINGERPRINT_LENGTH,
-    CacheDirectory,
     cache_directory,
     features_file,
     model_directory,
@@ -29,15 +29,7 @@ from diffusion_lab.store.places import (
 )
 from diffusion_lab.store.records import RunError, read_json, write_json
 
-__all__ = [
-    "FINGERPRINT_LENGTH",
-    "CacheDirectory",
-    "Directory",
-    "RunError",
-    "named_sweep",
-    "newest_model",
-    "newest_sweep",
-]
-__all__ += ["ModelDirectory", "RunDirectory", "SweepDirectory", "model_directory", "run_directory", "sweep_directory"]
-__all__ += ["cache_directory", "features_file", "job_log", "named_model", "read_json", "runs_folder", "scored_runs"]
-__all__ += ["write_json"]
+__all__ = ["FINGERPRINT_LENGTH", "CacheDirectory", "Directory", "ModelDirectory", "RunDirectory", "RunError"]
+__all__ += ["SweepDirectory", "cache_directory", "features_file", "job_log", "model_directory", "named_model"]
+__all__ += ["named_sweep", "newest_model", "newest_sweep", "read_json", "run_directory", "runs_folder", "scored_runs"]
+__all__ += ["sweep_directory", "write_json"]

@@ -195,7 +195,10 @@ def remove_staged(folder: Path) -> None:
             descriptor = os.open(staged, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # else a process is writing it
-                shutil.rmtree(staged, ignore_errors=True) if staged.is_dir() else staged.unlink()
+                if staged.is_dir():
+                    shutil.rmtree(staged, ignore_errors=True)
+                else:
+                    staged.unlink()
             finally:
                 os.close(descriptor)
 

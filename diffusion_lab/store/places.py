@@ -1,34 +1,22 @@
-"""Paths in outputs/: models, runs, sweeps, the files of jobs, and the cache. Nothing here makes a folder.
+"""Paths in outputs/: models, runs, sweeps and the files of jobs. Nothing here makes a folder.
 
-    jobs/<id>_job.json              what a job does, written when it is submitted
-    jobs/<id>_process.json          of a job of this machine: which process it is, and where it runs
-    jobs/<id>_<rank>_outcome.json   how each of its processes ended
-    jobs/<id>_<rank>_log.out        what they printed; the name is submitit's
-    cache/<data>-<features>-<kind>-<split>-<subset>-<hash>.safetensors   of real images   (`reference`)
-    cache/samples/<hash>/<first index>.safetensors                       of samples       (`stream`, `shard_file`)
-    cache/statistics/<model>-<weights>-<images>-<hash>/<first index>.safetensors   of a network   (`statistics`, `shard_file`)
-
-Each file of the cache holds its key, a text that says which question it answers, and is named by a hash of it.
+jobs/<id>_job.json              what a job does, written when it is submitted
+jobs/<id>_process.json          of a job of this machine: which process it is, and where it runs
+jobs/<id>_<rank>_outcome.json   how each of its processes ended
+jobs/<id>_<rank>_log.out        what they printed; the name is submitit's
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from diffusion_lab.store.directories import ModelDirectory, RunDirectory, SweepDirectory
 from diffusion_lab.store.records import RunError
-from diffusion_lab.store.written import ours
 
 FINGERPRINT_LENGTH = 12  # hex digits in a folder's name
 _MODELS, _RUNS, _SWEEPS, _CACHE = "models", "runs", "sweeps", "cache"
-_LONGEST_HEAD = 2**20
-_REFERENCE_DIGITS, _STREAM_DIGITS = 12, 16  # of a hash in a name
 
 
 def model_directory(outputs: Path, data: str, model: str, fingerprint: str) -> ModelDirectory:
@@ -177,71 +165,3 @@ def has_outcome(folder: Path, job: str) -> bool:
 def log_file(folder: Path, job: str) -> Path:
     """What the first process of a job printed."""
     return folder / f"{job}_0_log.out"
-
-
-@dataclass(frozen=True)
-class CacheDirectory:
-    path: Path
-
-    @property
-    def samples(self) -> Path:
-        """Folder of the streams of samples."""
-        return self.path / "samples"
-
-    def statistics(self, about: str, key: str) -> Path:
-        """Folder of what was measured of one network. about: in words, for who lists the folder."""
-        return self._statistics / f"{about}-{_digest(key)[:_STREAM_DIGITS]}"
-
-    @property
-    def _statistics(self) -> Path:
-        return self.path / "statistics"
-
-    def reference(self, about: str, key: str) -> Path:
-        """File of what was computed of real images. about: in words, for who lists the folder."""
-        return self.path / f"{about}-{_digest(key)[:_REFERENCE_DIGITS]}.safetensors"
-
-    @property
-    def references(self) -> list[Path]:
-        """Our files of real images that lie here."""
-        return sorted(ours(self.path))
-
-    @property
-    def streams(self) -> dict[Path, list[Path]]:
-        """Folder -> our shards there, of samples and of statistics."""
-        above = [] if self.path.is_symlink() else [self.samples, self._statistics]
-        folders = [folder for each in above if not each.is_symlink() for folder in sorted(each.glob("*/"))]
-        return {folder: files for folder in folders if (files := ours(folder))}
-
-
-def stream(samples: Path, key: str) -> Path:
-    """Folder of one stream of samples."""
-    return samples / _digest(key)[:_STREAM_DIGITS]
-
-
-def shard_file(stream: Path, first: int) -> Path:
-    """File of the samples from index `first` on."""
-    return stream / f"{first:08d}.safetensors"
-
-
-def shard_files(stream: Path) -> list[Path]:
-    """The files of a stream, by index."""
-    return sorted(path for path in stream.glob("*.safetensors") if path.stem.isdecimal() and len(path.stem) == 8)
-
-
-def read_key(file: Path) -> dict[str, Any] | None:
-    """The key in the head of a file; None where that is not a file of ours. Reads no tensor.
-
-    The safetensors format: the length of the head in 8 bytes, then the head as JSON, with a `__metadata__` of texts.
-    """
-    with file.open("rb") as content:
-        length = int.from_bytes(content.read(8), "little")
-        head = content.read(min(length, _LONGEST_HEAD))
-    try:
-        key = json.loads(json.loads(head)["__metadata__"]["key"])
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return None
-    return key if isinstance(key, dict) else None
-
-
-def _digest(key: str) -> str:
-    return hashlib.sha256(key.encode()).hexdigest()

@@ -51,12 +51,15 @@ def _finite(text: str) -> float:
 
 
 def read_json(
-    path: Path, most: int = _LARGEST_JSON, constant: Callable[[str], float | None] = _finite
+    path: Path,
+    most: int = _LARGEST_JSON,
+    constant: Callable[[str], float | None] = _finite,
+    is_own: bool = False,
 ) -> dict[str, Any]:
     """A JSON object of finite numbers; text that could steer a terminal or end a line of a table has � in those places.
 
     Raises RunError if the file is missing or is anything else, or has more than 32 levels of nesting, which no file of ours has.
-    constant: the value of what Python writes for NaN and infinity.
+    constant: the value of what Python writes for NaN and infinity. is_own: keep text as it is, such as the paths in a job's file.
     """
     try:
         content = json.loads(read_bytes(path, most), parse_constant=constant, parse_float=_finite)
@@ -64,8 +67,7 @@ def read_json(
         raise RunError(f"{path} is not JSON: {error}") from None
     if not isinstance(content, dict):
         raise RunError(f"{path} does not hold a JSON object")
-    found: dict[str, Any] = _printable(content, path, _DEEPEST)
-    return found
+    return content if is_own else dict(_printable(content, path, _DEEPEST))
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -241,7 +241,7 @@ def submitted(folder: Path) -> dict[str, Submitted]:
     """Name -> job, of all whose files lie in `folder`."""
     found = {}
     for name, file in by_job(folder, job_file).items():
-        content = read_json(file)
+        content = read_json(file, is_own=True)
         found[name] = Submitted(**content | {"makes": tuple(content["makes"])})
     return found
 
@@ -250,7 +250,7 @@ def running_here(folder: Path) -> dict[str, tuple[Process, dict[str, Any]]]:
     """Job -> its process and its place, of the jobs of this machine that live."""
     found = {}
     for name, file in by_job(folder, process_file).items():
-        content = read_json(file)
+        content = read_json(file, is_own=True)
         process = Process(**content["process"])
         if process.lives():
             found[name] = (process, content["place"])

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_lab.store import FINGERPRINT_LENGTH, CacheDirectory, ModelDirectory, RunDirectory, cache_directory
+from diffusion_lab.store.cache import read_key
 from diffusion_lab.store.lease import is_held
-from diffusion_lab.store.places import folders_of, models_in, named_model, read_key, run_directory, runs_in, sweeps_in
+from diffusion_lab.store.places import folders_of, models_in, named_model, run_directory, runs_in, sweeps_in
 from diffusion_lab.store.records import RunError, inside, read_bytes, read_json
 from diffusion_lab.store.written import names
 from diffusion_lab.sweeps.frozen import unused_copies

@@ -5,7 +5,8 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 from diffusion_lab.conf_dir import CONF
-from diffusion_lab.interop.from_openai import described, published_shapes
+from diffusion_lab.interop.from_openai import described
+from diffusion_lab.interop.openai_weights import published_shapes
 
 from . import by_rule
 

@@ -8,14 +8,8 @@ import pytest
 import torch
 
 from diffusion_lab.interop.checkpoints import CheckpointError
-from diffusion_lab.interop.from_openai import (
-    GUIDED,
-    PRESETS,
-    described,
-    heads_last,
-    published_shapes,
-    to_our_network,
-)
+from diffusion_lab.interop.from_openai import GUIDED, PRESETS, described
+from diffusion_lab.interop.openai_weights import heads_last, published_shapes, to_our_network
 
 from . import by_rule
 from .networks import network_of

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from diffusion_lab.interop.from_openai import to_our_network
+from diffusion_lab.interop.openai_weights import to_our_network
 from diffusion_lab.interop.to_openai import to_openai
 from diffusion_lab.networks import UNet
 

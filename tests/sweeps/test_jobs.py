@@ -158,3 +158,10 @@ def test_after_a_cancel_nothing_more_is_submitted(tmp_path, monkeypatch):
     assert queue.batches == ["a", "b"]
     assert ended == ["1"]
     assert sum(outcome.reason is not None and outcome.reason.startswith("cancelled") for outcome in outcomes) == 3
+
+
+def test_the_paths_of_a_job_are_read_as_written(tmp_path):
+    """A no-break space in the name of a folder is not printable."""
+    job = Submitted(("model",), "/home/a\u00a0b/log", "/home/a\u00a0b/code", 1)
+    job.write(tmp_path, "7")
+    assert jobs.submitted(tmp_path) == {"7": job}

@@ -1,0 +1,129 @@
+"""The parameters of our U-Net and our classifier, as OpenAI's code names, shapes and orders them.
+
+The networks are the same functions; the parameters have other names and, in places, another shape or order:
+
+    1×1 convolutions     (out, in, 1[, 1])                ours (out, in)
+    legacy attention     rows of qkv are (head, q|k|v, c)  ours (q|k|v, head, c)
+    attention pooling    qkv_proj in one, positions (C, 1 + pixels)      ours a query, a key_value, positions (1 + pixels, C)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from diffusion_lab.interop.checkpoints import check_fit
+from diffusion_lab.networks.blocks import AttentionBlock, Downsample, ResidualBlock, Upsample
+
+_BLOCKS = {  # kind of a block -> the names of its layers: ours, published
+    ResidualBlock: {
+        "norm_1": "in_layers.0",
+        "conv_1": "in_layers.2",
+        "modulation": "emb_layers.1",
+        "norm_2": "out_layers.0",
+        "conv_2": "out_layers.3",
+        "skip": "skip_connection",
+    },
+    AttentionBlock: {"norm": "norm", "qkv": "qkv", "project": "proj_out"},
+    Downsample: {"": "op"},
+    Upsample: {"": "conv"},
+}
+_AROUND = {
+    "encoder.conditioning.time.0": "time_embed.0",
+    "encoder.conditioning.time.2": "time_embed.2",
+    "encoder.conditioning.classes": "label_emb",
+    "encoder.input": "input_blocks.0.0",
+    "output_norm": "out.0",
+    "output": "out.2",
+}
+
+
+def to_our_network(published: Mapping[str, Tensor], network: nn.Module, legacy_heads: bool) -> dict[str, Tensor]:
+    """The state dict of `network`, a `UNet` or the classifier of one, from a published state dict, in float32.
+
+    legacy_heads: rows of qkv are head by head. CheckpointError, naming the first difference, where it is of another network.
+    """
+    own = network.state_dict()
+    check_fit(published, published_shapes(network), "the checkpoint")
+    found = {ours: published[theirs].reshape(own[ours].shape) for theirs, ours in published_names(network).items()}
+    if legacy_heads:
+        for name, module in network.named_modules():
+            if isinstance(module, AttentionBlock):
+                for key in (f"{name}.qkv.weight", f"{name}.qkv.bias"):
+                    found[key] = heads_last(found[key], module.num_heads)
+    if "pool.positions" in own:
+        found |= _pool(published)
+    return {name: tensor.float().contiguous() for name, tensor in found.items()}
+
+
+def published_shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Published name -> shape, without the trailing 1s of a convolution, of every parameter of our network's counterpart."""
+    own = network.state_dict()
+    found = {theirs: tuple(own[ours].shape) for theirs, ours in published_names(network).items()}
+    if "pool.positions" not in own:
+        return found
+    seen, channels = own["pool.positions"].shape
+    num_logits = len(own["pool.project.bias"])
+    return found | {
+        "out.0.weight": (channels,),
+        "out.0.bias": (channels,),
+        "out.2.positional_embedding": (channels, seen),
+        "out.2.qkv_proj.weight": (3 * channels, channels),
+        "out.2.qkv_proj.bias": (3 * channels,),
+        "out.2.c_proj.weight": (num_logits, channels),
+        "out.2.c_proj.bias": (num_logits,),
+    }
+
+
+def heads_last(rows: Tensor, num_heads: int) -> Tensor:
+    """(heads · 3 · c, …) -> (3 · heads · c, …): rows head by head become all queries, all keys, all values."""
+    return rows.unflatten(0, (num_heads, 3, -1)).transpose(0, 1).flatten(0, 2)
+
+
+def published_names(network: nn.Module) -> dict[str, str]:
+    """Published name of a parameter -> ours, but for the pooling's."""
+    own = network.state_dict().keys()
+    pairs = ((f"{theirs}.{part}", f"{ours}.{part}") for ours, theirs in _layers(network) for part in ("weight", "bias"))
+    return {theirs: ours for theirs, ours in pairs if ours in own}
+
+
+def _layers(network: nn.Module) -> Iterator[tuple[str, str]]:
+    """(our name of a layer, the published one). Their blocks are numbered through all levels, with the halvings and doublings."""
+    blocks = {name: part for name, part in network.named_modules() if type(part) in _BLOCKS}
+    count = 1 + max(int(name.split(".")[3]) for name in blocks if name.startswith("encoder.down."))  # of a level
+    for name, part in blocks.items():
+        kind, *numbers = re.findall(r"[a-z]+|\d+", name.removeprefix("encoder."))
+        match kind, [int(number) for number in numbers]:
+            case "down", [level, place, i]:
+                theirs = f"input_blocks.{1 + level * (count + 1) + place}.{i}"
+            case "downsamples", [level]:
+                theirs = f"input_blocks.{(level + 1) * (count + 1)}.0"
+            case "middle", [i]:
+                theirs = f"middle_block.{i}"
+            case "up", [level, place, i]:
+                theirs = f"output_blocks.{level * (count + 1) + place}.{i}"
+            case _, [level]:  # after the last block of its level, as one part more
+                size = 1 + (f"up.{level}.{count}.1" in blocks)
+                theirs = f"output_blocks.{level * (count + 1) + count}.{size}"
+        for layer, published in _BLOCKS[type(part)].items():
+            yield f"{name}.{layer}".rstrip("."), f"{theirs}.{published}"
+    yield from _AROUND.items()
+
+
+def _pool(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    channels = len(published["out.0.weight"])
+    found = {
+        "pool.norm.weight": published["out.0.weight"],
+        "pool.norm.bias": published["out.0.bias"],
+        "pool.positions": published["out.2.positional_embedding"].T,
+        "pool.project.weight": published["out.2.c_proj.weight"].flatten(1),
+        "pool.project.bias": published["out.2.c_proj.bias"],
+    }
+    for part in ("weight", "bias"):
+        rows = published[f"out.2.qkv_proj.{part}"]
+        query, key_value = torch.split(rows.flatten(1) if rows.ndim > 1 else rows, [channels, 2 * channels])
+        found |= {f"pool.query.{part}": query, f"pool.key_value.{part}": key_value}
+    return found

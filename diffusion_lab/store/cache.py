@@ -1,0 +1,91 @@
+"""The cache in outputs/: what was computed once of real images, of samples and of networks. Nothing here makes a folder.
+
+    cache/<data>-<features>-<kind>-<split>-<subset>-<hash>.safetensors   of real images   (`reference`)
+    cache/samples/<hash>/<first index>.safetensors                       of samples       (`stream`, `shard_file`)
+    cache/statistics/<model>-<weights>-<images>-<hash>/<first index>.safetensors   of a network   (`statistics`, `shard_file`)
+
+Each file of the cache holds its key, a text that says which question it answers, and is named by a hash of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diffusion_lab.store.written import ours
+
+_LONGEST_HEAD = 2**20
+_REFERENCE_DIGITS, _STREAM_DIGITS = 12, 16  # of a hash in a name
+
+
+@dataclass(frozen=True)
+class CacheDirectory:
+    """The folder of the cache."""
+
+    path: Path
+
+    @property
+    def samples(self) -> Path:
+        """Folder of the streams of samples."""
+        return self.path / "samples"
+
+    def statistics(self, about: str, key: str) -> Path:
+        """Folder of what was measured of one network. about: in words, for who lists the folder."""
+        return self._statistics / f"{about}-{_digest(key)[:_STREAM_DIGITS]}"
+
+    @property
+    def _statistics(self) -> Path:
+        return self.path / "statistics"
+
+    def reference(self, about: str, key: str) -> Path:
+        """File of what was computed of real images. about: in words, for who lists the folder."""
+        return self.path / f"{about}-{_digest(key)[:_REFERENCE_DIGITS]}.safetensors"
+
+    @property
+    def references(self) -> list[Path]:
+        """Our files of real images that lie here."""
+        return sorted(ours(self.path))
+
+    @property
+    def streams(self) -> dict[Path, list[Path]]:
+        """Folder -> our shards there, of samples and of statistics."""
+        above = [] if self.path.is_symlink() else [self.samples, self._statistics]
+        folders = [folder for each in above if not each.is_symlink() for folder in sorted(each.glob("*/"))]
+        return {folder: files for folder in folders if (files := ours(folder))}
+
+
+def stream(samples: Path, key: str) -> Path:
+    """Folder of one stream of samples."""
+    return samples / _digest(key)[:_STREAM_DIGITS]
+
+
+def shard_file(stream: Path, first: int) -> Path:
+    """File of the samples from index `first` on."""
+    return stream / f"{first:08d}.safetensors"
+
+
+def shard_files(stream: Path) -> list[Path]:
+    """The files of a stream, by index."""
+    return sorted(path for path in stream.glob("*.safetensors") if path.stem.isdecimal() and len(path.stem) == 8)
+
+
+def read_key(file: Path) -> dict[str, Any] | None:
+    """The key in the head of a file; None where that is not a file of ours. Reads no tensor.
+
+    The safetensors format: the length of the head in 8 bytes, then the head as JSON, with a `__metadata__` of texts.
+    """
+    with file.open("rb") as content:
+        length = int.from_bytes(content.read(8), "little")
+        head = content.read(min(length, _LONGEST_HEAD))
+    try:
+        key = json.loads(json.loads(head)["__metadata__"]["key"])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return key if isinstance(key, dict) else None
+
+
+def _digest(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
