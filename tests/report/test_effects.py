@@ -1,9 +1,9 @@
 import pytest
-from diffusion_lab.report.cells import read_sweep
 from diffusion_lab.report.plots.effects import effects
 
 from diffusion_lab.metrics.bits_per_dim import BitsPerDim
 from diffusion_lab.report.plots import plots_of as row_plots
+from diffusion_lab.report.read import read_sweep
 from diffusion_lab.report.table import build_table
 
 from .synthetic import AXES, write_sweep
