@@ -64,7 +64,7 @@ def test_the_best_denoiser_has_no_excess_and_another_has_what_it_adds(num_classe
     data.prepare()
 
     def errors_of(model):
-        subject = SimpleNamespace(model=model, data=data, settings=Evaluation(seed=1), progress=silent)
+        subject = SimpleNamespace(denoiser=model, data=data, settings=Evaluation(seed=1), progress=silent)
         return errors_by_log_snr(subject, LOG_SNRS, 40, 16)
 
     errors, least = errors_of(Denoiser(data, num_classes=num_classes))
