@@ -196,7 +196,7 @@ def test_every_value_of_the_metrics_is_in_the_reference(monkeypatch):
     for name in ("fd_digits_ssl", "precision", "bits_per_dim", "nfe", "fd_digits_ssl_infinity"):
         assert name in page
     extra = [Measure("brightness", "brightness", meaning="how bright")]
-    monkeypatch.setattr("diffusion_lab.metrics.Cost.measures", lambda *_: extra)
+    monkeypatch.setattr("diffusion_lab.metrics.cost.Cost.measures", lambda *_: extra)
     assert "| `brightness` |  |  | how bright |" in reference.measures()
 
 

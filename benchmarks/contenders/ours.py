@@ -15,7 +15,7 @@ from contenders.contender import END, Budget, Contender, Facts, Trained
 from diffusion_lab.commands import app
 from diffusion_lab.config.measured_variance import use_measured
 from diffusion_lab.config.trained import load_config, load_model, trained_config, trained_data
-from diffusion_lab.metrics.draw import labels
+from diffusion_lab.metrics.samples import labels
 from diffusion_lab.models import budget as lab_budget
 from diffusion_lab.store import cache_directory, newest_model
 from diffusion_lab.store.weights import snapshot_name

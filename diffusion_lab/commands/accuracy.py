@@ -7,8 +7,7 @@ from rich.table import Table
 
 from diffusion_lab.data.module import DataModule
 from diffusion_lab.diffusion import SampleNoise
-from diffusion_lab.metrics.draw import ready
-from diffusion_lab.metrics.measuring import batches_of
+from diffusion_lab.metrics.measuring import batches_of, ready
 from diffusion_lab.models.noisy_classifier import NoisyClassifier
 from diffusion_lab.store import ModelDirectory, read_json, write_json
 from diffusion_lab.terminal import Terminal

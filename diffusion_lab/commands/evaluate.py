@@ -91,7 +91,6 @@ def _score_given(cfg: DictConfig, outputs: Path) -> None:
             given.run,
             cache_directory(outputs),
             cfg.rescore,
-            given.references,
             lines=[f"samples  {cfg.samples}  ({given.source.count} images{given.read_as and '; '}{given.read_as})"],
             choices={"model": "given images"},
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -29,10 +28,8 @@ from diffusion_lab.data.module import DataModule
 from diffusion_lab.data.pictures import may_fail, picture, png
 from diffusion_lab.metrics.copying import SHOWN
 from diffusion_lab.metrics.metric import Scores
-from diffusion_lab.metrics.reference import Reference, references_of
-from diffusion_lab.metrics.score import score
-from diffusion_lab.metrics.sources import PATH_IMAGES, Source, TrainedModel
-from diffusion_lab.metrics.stopwatch import TrainingCost
+from diffusion_lab.metrics.samples import Source, TrainedModel
+from diffusion_lab.metrics.score import PATH_IMAGES, score
 from diffusion_lab.models.base import GenerativeModel
 from diffusion_lab.store import (
     ModelDirectory,
@@ -48,9 +45,6 @@ from diffusion_lab.training.ema import default_weights
 from diffusion_lab.training.interruption import ending
 from diffusion_lab.training.profiles import wanted_length
 from diffusion_lab.training.ranks import broadcast_from_rank_zero, hold_together, rank
-
-# Features, cache folder, device, progress -> what the samples are compared with, as each of the features sees it.
-References = Callable[..., list[Reference]]
 
 
 def score_once(
@@ -96,7 +90,6 @@ def score_once(
         run,
         cache_directory(outputs),
         again,
-        partial(references_of, data),
         lines=[f"model  {directory.path}  (weights, config, metrics.csv)"],
         recorded={"model_directory": directory.path.name, "fingerprint": training["fingerprint"]} | moment,
         choices=directory.read_choices(),
@@ -107,17 +100,18 @@ def score_once(
 
 def _cost(
     directory: ModelDirectory, training: Mapping[str, Any], weights: str, guided_by: Iterable[float | str]
-) -> tuple[TrainingCost, dict[str, str]]:
+) -> tuple[dict[str, float | None], dict[str, str]]:
     """The cost of training up to these weights, and their entry in the protocol.
 
     guided_by: moments of the training that guide the model. MistakeError if one of them is not earlier than the weights.
     """
+    whole = {fact: training[fact] for fact in ("steps", "seconds", "images")}
     if wanted_length(weights) is not None:
         error = profile_error(directory, weights)
         text = f"built from averages of {len(directory.kept_averages)} moments, with an error of {error:.1%} of its profile"
-        return TrainingCost(training["steps"], training["seconds"], training["images"]), {"average": text}
+        return whole, {"average": text}
     if not is_snapshot(weights):
-        return TrainingCost(training["steps"], training["seconds"], training["images"]), {}
+        return whole, {}
     moment, steps = read_training_progress(directory, weights), training["steps"]
     step = int(moment["step"])
     for guiding in guided_by:
@@ -128,7 +122,7 @@ def _cost(
                 "choose an earlier one, such as guidance.moment=30s or 500steps"
             )
     text = f"the training as it was at step {step} of {steps}"
-    return TrainingCost(step, moment["seconds"], int(moment["images"])), {"moment": text}
+    return {"steps": step, "seconds": moment["seconds"], "images": int(moment["images"])}, {"moment": text}
 
 
 def score_source(
@@ -138,7 +132,6 @@ def score_source(
     run: RunDirectory,
     cache: Path,
     again: bool,
-    references: References,
     lines: Sequence[str],
     recorded: Mapping[str, str] = MappingProxyType({}),
     choices: Mapping[str, str | None] = MappingProxyType({}),
@@ -146,8 +139,7 @@ def score_source(
 ) -> None:
     """Score the samples of what `source` makes, unless that score is in `run`, and print its table, `lines` and its folder.
 
-    references: of features, makes what the samples are compared with. recorded: what the protocol says besides. choices: of the
-    model's training.
+    recorded: what the protocol says besides. choices: of the model's training.
     """
     choices = scored_choices(choices)
     console = Terminal(quiet=quiet or rank() > 0)
@@ -176,7 +168,7 @@ def score_source(
                     remove_staged(run.path)
                     stack.enter_context(Announcement(run.path))
                     show = stack.enter_context(tracked_score(cfg, run, choices))
-                scores = _scores(source(), references, cfg, cache, console)
+                scores = _scores(source(), data, cfg, console)
                 if scores is not None:  # rank 0 has them
                     scores.protocol |= recorded
                     _write(scores, data, cfg, run, choices)
@@ -191,7 +183,7 @@ def score_source(
         console.print(line)
 
 
-def _scores(source: Source, references: References, cfg: DictConfig, cache: Path, console: Console) -> Scores | None:
+def _scores(source: Source, data: DataModule, cfg: DictConfig, console: Console) -> Scores | None:
     with users_mistakes():
         features, metrics, settings = build_features(cfg), build_metrics(cfg), instantiate(cfg.evaluation)
     sizes = {f"metrics.{name}": node for name, node in cfg.metrics.items()} | {"evaluation": cfg.evaluation}
@@ -200,8 +192,7 @@ def _scores(source: Source, references: References, cfg: DictConfig, cache: Path
     )
     fewer = "use a smaller batch_size: the scores stay the same"
     with progress_bar(console) as progress, users_mistakes(), lost_process(), out_of_memory(at, fewer):
-        seen = references(list(features.values()), cache, source.device, progress)
-        return score(source, seen, metrics, settings, progress)
+        return score(source, data, list(features.values()), metrics, settings, progress)
 
 
 @contextmanager

@@ -22,15 +22,12 @@ from diffusion_lab.store import FINGERPRINT_LENGTH, RunDirectory, cache_director
 from diffusion_lab.store.fingerprints import GIVEN, SCORED_GROUPS, fingerprint, named_in
 
 if TYPE_CHECKING:
-    import torch
-
     from diffusion_lab.data.in_memory import OneSet
     from diffusion_lab.data.module import DataModule
     from diffusion_lab.interop.given_images import Images
     from diffusion_lab.metrics.features import Features
-    from diffusion_lab.metrics.reference import Moments, Reference
-    from diffusion_lab.metrics.shards import Progress
-    from diffusion_lab.metrics.sources import GivenImages
+    from diffusion_lab.metrics.given import GivenImages
+    from diffusion_lab.metrics.reference import Moments
 
 CONFIG = "evaluate_samples"  # what such a score is composed from
 _RECORDED = ("samples", "reference", "data", "features", "metrics", "evaluation", "logger", "seed")
@@ -42,31 +39,14 @@ _LONGEST_NAME = 60
 
 @dataclass(frozen=True)
 class Given:
-    """cfg: what decides the score, as it is recorded. data: what the samples are compared with. published: its statistics by the
-    suffix of their names, where somebody published them. read_as: how an array of samples was read, in words.
-    """
+    """cfg: what decides the score, as it is recorded. data: what the samples are compared with. read_as: how an array of samples
+    was read, in words."""
 
     cfg: DictConfig
     source: GivenImages
     data: DataModule
     run: RunDirectory
-    published: Mapping[str, Moments]
     read_as: str
-
-    def references(
-        self, features: Sequence[Features], cache: Path, device: torch.device, progress: Progress
-    ) -> list[Reference]:
-        """What the samples are compared with, as each of the features sees it."""
-        from diffusion_lab.metrics.reference import references_of
-        from diffusion_lab.metrics.sources import GivenReference
-
-        if "data" in self.cfg:
-            return references_of(self.data, features, cache, device, progress)
-        seen = [part.to(device).eval() for part in features]
-        published = self.published.get
-        return [
-            GivenReference(self.data, part, cache, device, progress, published(part.moments_suffix)) for part in seen
-        ]
 
 
 def are_given(options: Sequence[str]) -> bool:
@@ -84,8 +64,8 @@ def read_given(cfg: DictConfig, outputs: Path, device: str) -> Given:
     """The samples and what they are compared with, read and checked. MistakeError, in one sentence, for what cannot be scored."""
     from diffusion_lab.data.in_memory import OneSet
     from diffusion_lab.interop.given_images import differences, levels, read_images
+    from diffusion_lab.metrics.given import GivenImages
     from diffusion_lab.metrics.score import check_measures
-    from diffusion_lab.metrics.sources import GivenImages
 
     kept = OmegaConf.masked_copy(cfg, [key for key in _RECORDED if cfg.get(key) is not None])
     if "_target_" not in kept.data:
@@ -98,7 +78,7 @@ def read_given(cfg: DictConfig, outputs: Path, device: str) -> Given:
         )
     with users_mistakes():
         features: dict[str, Features] = build_features(kept)
-        published: Mapping[str, Moments] = {}
+        published: Mapping[str, Moments] | None = None
         if "data" in kept:
             built = cache(lambda: build_data(kept))  # after the samples have been found
             images = read_images(Path(cfg.samples), lambda: built().shape)
@@ -116,9 +96,9 @@ def read_given(cfg: DictConfig, outputs: Path, device: str) -> Given:
         shown = OneSet(_name(images.name), fitted, data.num_levels, images.digest)
         about = {"name": shown.name, "digest": images.digest, "shape": list(images.shape)}
         said = differences(images, fitted, data.num_levels, data.name)
-        source = GivenImages(shown, images.labels, about, cache_directory(outputs), device, said)
+        source = GivenImages(shown, images.labels, about, cache_directory(outputs), device, said, published)
         source.check(data)
-    return Given(kept, source, data, _run(kept, data, images, outputs), published, images.read_as)
+    return Given(kept, source, data, _run(kept, data, images, outputs), images.read_as)
 
 
 def _reference(cfg: DictConfig, samples: Images) -> tuple[OneSet, Mapping[str, Moments]]:

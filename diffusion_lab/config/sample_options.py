@@ -24,7 +24,7 @@ from diffusion_lab.config.mistakes import MistakeError, users_mistakes
 from diffusion_lab.config.trained import Load, load_model, trained_config, trained_data
 from diffusion_lab.config.weight_files import last_weights
 from diffusion_lab.diffusion.noise import check_seed
-from diffusion_lab.metrics.draw import labels
+from diffusion_lab.metrics.samples import labels
 from diffusion_lab.models.base import GenerativeModel
 from diffusion_lab.store import ModelDirectory, cache_directory
 from diffusion_lab.store.options import check_at_least

@@ -23,8 +23,8 @@ from diffusion_lab.training.profiles import wanted_length
 
 if TYPE_CHECKING:
     from diffusion_lab.data.module import DataModule
-    from diffusion_lab.metrics import Metric
     from diffusion_lab.metrics.features import Features
+    from diffusion_lab.metrics.metric import Metric
     from diffusion_lab.models.base import GenerativeModel
 
 END = "end"  # the finished model
@@ -96,7 +96,7 @@ def build_features(cfg: DictConfig) -> dict[str, Features]:
 
 
 def build_metrics(cfg: DictConfig) -> list[Metric]:
-    from diffusion_lab.metrics import Metric
+    from diffusion_lab.metrics.metric import Metric
 
     return list(build_each(cfg, "metrics", Metric).values())
 

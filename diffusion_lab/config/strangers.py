@@ -44,7 +44,7 @@ PLACES = {
     "labels": "diffusion_lab.data.clusters.Clusters",
     "model": "diffusion_lab.models.trainable.TrainableModel",
     "features": "diffusion_lab.metrics.features.Features",
-    "metrics": "diffusion_lab.metrics.Metric",
+    "metrics": "diffusion_lab.metrics.metric.Metric",
 }
 _SEVERAL = ("features", "metrics")  # by name
 _ONLY_TRAINED = ("trainer", "callbacks", "logger", "ema")  # not built from a file

@@ -13,8 +13,7 @@ from diffusion_lab.data.module import DataModule
 from diffusion_lab.diffusion.noise import derive_seed
 from diffusion_lab.metrics.measuring import batches_of
 from diffusion_lab.metrics.metric import Metric, Naming, Need, Scores, Subject
-from diffusion_lab.metrics.shards import Progress
-from diffusion_lab.models.base import GenerativeModel, Likelihood
+from diffusion_lab.models.base import Likelihood
 from diffusion_lab.store.measures import ENTROPY, LOW, Measure
 
 
@@ -48,80 +47,56 @@ class BitsPerDim(Metric):
 
     def score(self, subject: Subject, scores: Scores) -> None:
         seed, split = subject.settings.seed, subject.settings.unseen_split
-        likelihood = score_likelihood(subject.model, subject.data, seed, subject.progress, split, **asdict(self))
-        if likelihood is None:
+        draws = self.likelihoods(subject)
+        if draws is None:
             scores.record("bits_per_dim", None, "this model has no likelihood")
             return
-        scores.record("bits_per_dim", likelihood.bits_per_dim)
-        scores.spread("bits_per_dim", f"{split} images", likelihood.per_image)
-        scores.record("bits_per_dim_standard_error", likelihood.standard_error)
-        scores.record("bits_per_dim_noise_error", likelihood.noise_error, "needs metrics.bits_per_dim.num_draws ≥ 2")
+        first, bits = draws[0], torch.stack([draw.bits_per_dim for draw in draws])
+        per_image, size = bits.mean(0), bits.shape[1]
+        # Of these very images, from noise and choice of terms: given the seed, images are independent, so their variances add up.
+        noise_error = float((bits.var(0).sum() / len(draws)).sqrt() / size) if len(draws) > 1 else first.standard_error
+        scores.record("bits_per_dim", float(per_image.mean()))
+        scores.spread("bits_per_dim", f"{split} images", per_image)
+        # As an estimate for the distribution of images.
+        scores.record("bits_per_dim_standard_error", float(per_image.std() / size**0.5) if size > 1 else math.nan)
+        scores.record("bits_per_dim_noise_error", noise_error, "needs metrics.bits_per_dim.num_draws ≥ 2")
         entropy = subject.data.entropy_bits()
         if entropy is not None:
             scores.record(ENTROPY, entropy)
-        for name, value in (likelihood.parts | likelihood.beside).items():
-            scores.record(f"bits_per_dim_{name}", value)
-        if likelihood.curve:
-            scores.curves["bits_per_dim"] = likelihood.curve
-        scores.details["bits_per_dim"] = f"{likelihood.kind}, {likelihood.num_images} {split} images"
+        for part in ("parts", "beside"):
+            for name in getattr(first, part):
+                found = torch.stack([getattr(draw, part)[name] for draw in draws])
+                scores.record(f"bits_per_dim_{name}", float(found.mean()))
+        curve = {name: entry.tolist() for name, entry in (first.curve or {}).items()}
+        if curve:
+            scores.curves["bits_per_dim"] = curve
+        scores.details["bits_per_dim"] = f"{first.kind}, {size} {split} images"
         scores.protocol["bound"] = {
-            "kind": likelihood.kind,
+            "kind": first.kind,
             "split": split,
             **asdict(self),
-            "num_images": likelihood.num_images,
-            "num_terms": max((len(entry) for entry in likelihood.curve.values()), default=None),
+            "num_images": size,
+            "num_terms": max((len(entry) for entry in curve.values()), default=None),
             "seed": seed,
         }
 
-
-@dataclass(frozen=True)
-class LikelihoodScore:
-    """Averages over images and draws.
-
-    standard_error  of bits_per_dim as an estimate for the images' distribution: spread over images / √n
-    noise_error     of bits_per_dim as an estimate for these very images, from noise and choice of terms alone; None
-                    where nothing tells (one draw, and the model states none)
-    beside          other statements in bits/dim about the same images, by name
-    per_image       (num_images,) float64, bits_per_dim of each
-    curve           by term, from the first draw: name -> K numbers
-    """
-
-    kind: str
-    bits_per_dim: float
-    standard_error: float
-    noise_error: float | None
-    parts: dict[str, float]
-    beside: dict[str, float]
-    curve: dict[str, list[float]]
-    num_images: int
-    per_image: Tensor
-
-
-def score_likelihood(
-    model: GenerativeModel,
-    data: DataModule,
-    seed: int,
-    progress: Progress,
-    split: str = "test",
-    num_images: int = 256,
-    batch_size: int = 128,
-    max_terms: int | None = 100,
-    num_draws: int = 1,
-) -> LikelihoodScore | None:
-    """The mean likelihood of the first num_images images of the split; None for a family that has none."""
-    size = min(num_images, data.size(split))
-    rows: list[list[Likelihood]] = [[] for _ in range(num_draws)]
-    done = 0
-    for x_0, y, indices in batches_of(model, data, split, batch_size, size):
-        for draw, batches in enumerate(rows):
-            with torch.no_grad():
-                likelihood = model.likelihood(x_0, y, derive_seed(seed, draw), indices, max_terms)
-            if likelihood is None:
-                return None
-            batches.append(likelihood if y is None else _with_label(likelihood, label_bits(data, y)))
-        done += len(x_0)
-        progress(f"likelihood of {split} images", done, size)
-    return aggregate(rows)
+    def likelihoods(self, subject: Subject) -> list[Likelihood] | None:
+        """The likelihood of the first images of the split, a draw each, as `joined` makes it; None for a family that has none."""
+        model, data, split = subject.model, subject.data, subject.settings.unseen_split
+        size = min(self.num_images, data.size(split))
+        rows: list[list[Likelihood]] = [[] for _ in range(self.num_draws)]
+        done = 0
+        for x_0, y, indices in batches_of(model, data, split, self.batch_size, size):
+            for draw, batches in enumerate(rows):
+                seed = derive_seed(subject.settings.seed, draw)
+                with torch.no_grad():
+                    likelihood = model.likelihood(x_0, y, seed, indices, self.max_terms)
+                if likelihood is None:
+                    return None
+                batches.append(likelihood if y is None else _with_label(likelihood, label_bits(data, y)))
+            done += len(x_0)
+            subject.progress(f"likelihood of {split} images", done, size)
+        return [joined(batches) for batches in rows]
 
 
 def label_bits(data: DataModule, y: Tensor) -> Tensor:
@@ -149,50 +124,31 @@ def _with_label(likelihood: Likelihood, bits: Tensor) -> Likelihood:
     )
 
 
-def aggregate(rows: list[list[Likelihood]]) -> LikelihoodScore:
-    """rows[draw][batch] -> averages; all draws see the same batches."""
-    bits = torch.stack([torch.cat([batch.bits_per_dim.cpu().double() for batch in draw]) for draw in rows])
-    num_draws, num_images = bits.shape
-    per_image = bits.mean(0)
-    # Images are independent of each other given the seed, so their noise variances add up.
-    noise_error = (
-        _stated_error(rows[0]) if num_draws == 1 else float((bits.var(0).sum() / num_draws).sqrt() / num_images)
-    )
-    return LikelihoodScore(
-        kind=rows[0][0].kind,
-        bits_per_dim=float(per_image.mean()),
-        standard_error=float(per_image.std() / num_images**0.5) if num_images > 1 else float("nan"),
-        noise_error=noise_error,
-        parts=_means([batch.parts for draw in rows for batch in draw]),
-        beside=_means([batch.beside for draw in rows for batch in draw]),
-        curve=_mean_curve(rows[0]),
-        num_images=num_images,
-        per_image=per_image,
-    )
+def joined(batches: list[Likelihood]) -> Likelihood:
+    """Of all images, float64 on the CPU. Entries (B, K) of the curve are averaged over the images; entries (K,) name the terms."""
 
-
-def _means(batches: list[dict[str, Tensor]]) -> dict[str, float]:
-    return {name: float(torch.cat([batch[name].cpu().double() for batch in batches]).mean()) for name in batches[0]}
-
-
-def _stated_error(batches: list[Likelihood]) -> float | None:
-    """Of the mean over all batches, each of which is independent and states its own error."""
-    stated = [(len(batch.bits_per_dim), batch.standard_error) for batch in batches if batch.standard_error is not None]
-    if len(stated) < len(batches):
-        return None
-    return sum((n * error) ** 2 for n, error in stated) ** 0.5 / sum(n for n, _ in stated)
-
-
-def _mean_curve(batches: list[Likelihood]) -> dict[str, list[float]]:
-    """Entries (B, K) averaged over the images; entries (K,) name the terms and are kept."""
-    curves = [batch.curve for batch in batches if batch.curve is not None]
+    def whole(parts: Sequence[Tensor]) -> Tensor:
+        return torch.cat([part.cpu().double() for part in parts])
 
     def entry(name: str) -> Tensor:
-        parts = [curve[name].cpu() for curve in curves]
-        if parts[0].ndim == 1:
-            if any(not torch.equal(part, parts[0]) for part in parts):
-                raise ValueError(f"the likelihood's curve has different {name} in different batches")
-            return parts[0]
-        return torch.cat(parts).double().mean(0)
+        parts = [batch.curve[name].cpu() for batch in batches if batch.curve is not None]
+        if parts[0].ndim > 1:
+            return whole(parts).mean(0)
+        if any(not torch.equal(part, parts[0]) for part in parts):
+            raise ValueError(f"the likelihood's curve has different {name} in different batches")
+        return parts[0]
 
-    return {name: entry(name).tolist() for name in batches[0].curve or ()}
+    first, stated = (
+        batches[0],
+        [(len(b.bits_per_dim), b.standard_error) for b in batches if b.standard_error is not None],
+    )
+    bits = whole([batch.bits_per_dim for batch in batches])
+    error = sum((n * error) ** 2 for n, error in stated) ** 0.5 / len(bits)  # batches are independent
+    return Likelihood(
+        bits,
+        first.kind,
+        {name: whole([batch.parts[name] for batch in batches]) for name in first.parts},
+        {name: entry(name) for name in first.curve or ()},
+        error if len(stated) == len(batches) else None,
+        {name: whole([batch.beside[name] for batch in batches]) for name in first.beside},
+    )

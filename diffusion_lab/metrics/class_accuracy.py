@@ -82,9 +82,7 @@ def class_distances(vectors: Tensor, y: Tensor, reference: Reference, split: str
         mine = vectors[y.cpu() == label]
         if len(mine) < 2:
             continue
-        statistics = FeatureStatistics(dim)
-        statistics.update(mine)
-        row = label, frechet_distance(statistics.compute(), real), len(mine), int(real.n)
+        row = label, frechet_distance(FeatureStatistics(dim, [mine]).compute(), real), len(mine), int(real.n)
         for column, value in zip(columns.values(), row, strict=True):
             column.append(value)
     return columns

@@ -71,7 +71,7 @@ class Copying(Metric):
         size = min(self.num_images, data.size(split), max(2, len(subject.drawn.features)))
         searches = nearest_training_images(subject, size)
         for name, search in searches.items():
-            own, others = search.of_samples.distances, search.of_held_out.distances
+            own, others = search.distances()
             copying, copies = f"copying_{name}", f"copies_{name}"
             for which, found in (
                 (copying, nearer(own, others)),
@@ -152,19 +152,32 @@ def within_held_out_quantile(samples: Tensor, held_out: Tensor, share: float) ->
 
 
 class NearestImages:
-    """Of each row of `rows` (n, D) the nearest of all vectors that `see` is given, block by block.
+    """Of samples (n, D) and of held-out images (m, D) the nearest of all training images that `see` is given, block by block.
 
-    index: int64 (n,), the number of that vector. Among vectors that are as near up to the rounding of float32, any may be found.
+    embed: images (B, *shape) as the data would store them -> vectors (B, D). known: the vectors of all training images, where they
+    were computed before. index: int64 (n + m,), the number of what was found. Among vectors that are as near up to the rounding of
+    float32, any may be found.
     """
 
-    def __init__(self, rows: Tensor) -> None:
-        self.rows = rows.float()
-        self.index = torch.full((len(rows),), -1, device=rows.device)
+    def __init__(
+        self,
+        samples: Tensor,
+        held_out: Tensor,
+        embed: Callable[[Tensor], Tensor] = lambda x: x.flatten(1),
+        known: Tensor | None = None,
+    ) -> None:
+        self.sizes, self.embed, self.known = [len(samples), len(held_out)], embed, known
+        self.rows = torch.cat([samples, held_out]).float()
+        self.index = torch.full((len(self.rows),), -1, device=self.rows.device)
         self._found = torch.zeros_like(self.rows)
-        self._least = torch.full((len(rows),), torch.inf, device=rows.device)
+        self._least = torch.full((len(self.rows),), torch.inf, device=self.rows.device)
 
-    def see(self, vectors: Tensor, first: int) -> None:
-        """vectors (B, D), whose numbers are first, first + 1, …"""
+    def see(self, images: Tensor, first: int) -> None:
+        """Training images, whose numbers are first, first + 1, …"""
+        if self.known is not None and first < len(self.known):
+            vectors = self.known[first : first + len(images)].to(images.device)
+        else:
+            vectors = self.embed(images).float()
         half_square = vectors.square().sum(dim=1) / 2
         for start in range(0, len(self.rows), _ROWS):
             part = slice(start, start + _ROWS)
@@ -175,77 +188,47 @@ class NearestImages:
             self.index[part][nearer] = place[nearer] + first
             self._found[part][nearer] = vectors[place[nearer]]
 
-    @property
-    def distances(self) -> Tensor:
-        """float64 (n,), from each row to what was found, without the cancellation of the matrix product."""
-        return (self.rows.double() - self._found.double()).norm(dim=1)
+    def distances(self) -> tuple[Tensor, Tensor]:
+        """float64 (n,) and (m,), from each to what was found, without the cancellation of the matrix product."""
+        own, others = (self.rows.double() - self._found.double()).norm(dim=1).split(self.sizes)
+        return own, others
 
 
-@dataclass(frozen=True)
-class NearestSearch:
-    """embed: images (B, *shape) as the data would store them -> vectors (B, D). of_samples (n, D), of_held_out (m, D): what of them
-    is nearest. known: the vectors of all training images, where they were computed before."""
-
-    embed: Callable[[Tensor], Tensor]
-    of_samples: NearestImages
-    of_held_out: NearestImages
-    known: Tensor | None = None
-
-    def see(self, images: Tensor, first: int) -> None:
-        """Training images, whose numbers are first, first + 1, …"""
-        if self.known is not None and first < len(self.known):
-            vectors = self.known[first : first + len(images)].to(images.device)
-        else:
-            vectors = self.embed(images).float()
-        self.of_samples.see(vectors, first)
-        self.of_held_out.see(vectors, first)
-
-
-def nearest_training_images(subject: Subject, num_held_out: int) -> dict[str, NearestSearch]:
+def nearest_training_images(subject: Subject, num_held_out: int) -> dict[str, NearestImages]:
     """By pixels, of the samples that are kept as images, and by each set of features, of all samples; by name.
 
     Training image i of N is number i, and mirrored, where training shows it so, number i + N. UnmeasurableError if a sample is not
     finite.
     """
-    data, device, total, done = subject.data, subject.views[0].device, subject.data.num_trained_on, 0
-    searches = _searches(subject, num_held_out)
+    data, device, drawn = subject.data, subject.views[0].device, subject.drawn
+    split, total, done = subject.settings.unseen_split, subject.data.num_trained_on, 0
+    held_out = torch.cat([x.flatten(1) for x, _ in data.batches(split, BATCH_SIZE, limit=num_held_out)])
+    images = drawn.finite(drawn.images).flatten(1)
+    searches = {PIXELS: NearestImages(images.to(device), held_out.to(device))}
+    for view in subject.views:
+        limit = None if total == data.num_train else total
+        known = view.reference.vectors("train", limit) if total * view.features.dim <= _MOST_VALUES else None
+        others = view.reference.vectors(split, num_held_out)
+        rows = view.drawn.vectors().to(device), others.to(device)
+        searches[view.features.name] = NearestImages(*rows, view.features, known)
     with torch.no_grad():
         for x, _ in data.batches("train", BATCH_SIZE, limit=total):
             shown = quantise(x.to(device), data.num_levels)
-            for images, first in [(shown, done)] + ([(shown.flip(-1), total + done)] if data.flip else []):
+            for x_0, first in [(shown, done)] + ([(shown.flip(-1), total + done)] if data.flip else []):
                 for search in searches.values():
-                    search.see(images, first)
+                    search.see(x_0, first)
             done += len(x)
             subject.progress("nearest training images", done, total)
     return searches
 
 
-def _searches(subject: Subject, num_held_out: int) -> dict[str, NearestSearch]:
-    drawn, device, total = subject.drawn, subject.views[0].device, subject.data.num_trained_on
-    split = subject.settings.unseen_split
-    held_out = [x.flatten(1) for x, _ in subject.data.batches(split, BATCH_SIZE, limit=num_held_out)]
-    own, others = (
-        NearestImages(rows.to(device)) for rows in (drawn.finite(drawn.images).flatten(1), torch.cat(held_out))
-    )
-    searches = {PIXELS: NearestSearch(lambda x: x.flatten(1), own, others)}
-    for view in subject.views:
-        sides = view.drawn.vectors(), view.reference.vectors(split, num_held_out)
-        own, others = (NearestImages(rows.to(device)) for rows in sides)
-        limit = None if total == subject.data.num_train else total
-        known = view.reference.vectors("train", limit) if total * view.features.dim <= _MOST_VALUES else None
-        searches[view.features.name] = NearestSearch(view.features, own, others, known)
-    return searches
-
-
-def nearest_picture(subject: Subject, searches: Mapping[str, NearestSearch]) -> Tensor:
+def nearest_picture(subject: Subject, searches: Mapping[str, NearestImages]) -> Tensor:
     """A row of at most SHOWN samples, the nearest by the first features first, above a row of training images for each search."""
-    images, first = subject.drawn.images, searches[subject.views[0].features.name]
-    shown = first.of_samples.distances[: len(images)].argsort()[:SHOWN].cpu()
-    found = [int(i) for search in searches.values() for i in search.of_samples.index.cpu()[shown]]
-    return torch.cat([images[shown], *(_training_image(subject, number) for number in found)])
-
-
-def _training_image(subject: Subject, number: int) -> Tensor:
-    total = subject.data.num_trained_on
-    x, _ = next(subject.data.batches("train", 1, limit=total, start=number % total))
-    return x.flip(-1) if number >= total else x
+    images, data, total = subject.drawn.images, subject.data, subject.data.num_trained_on
+    distances, _ = searches[subject.views[0].features.name].distances()
+    shown = distances[: len(images)].argsort()[:SHOWN].cpu()
+    found = [images[shown]]
+    for number in (int(number) for search in searches.values() for number in search.index.cpu()[shown]):
+        x, _ = next(data.batches("train", 1, limit=total, start=number % total))
+        found.append(x.flip(-1) if number >= total else x)
+    return torch.cat(found)

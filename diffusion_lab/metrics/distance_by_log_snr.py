@@ -14,6 +14,8 @@ from diffusion_lab.metrics.metric import Metric, Naming, Need, Scores, Subject
 from diffusion_lab.metrics.reference import FeatureStatistics, quantise
 from diffusion_lab.store.measures import Measure
 
+_LITTLE = 0.05  # of the distance: what may arise beyond either end of the range that is named
+
 
 @dataclass(frozen=True)
 class DistanceByLogSNR(Metric):
@@ -49,6 +51,7 @@ class DistanceByLogSNR(Metric):
             scores.record(name, _share(log_snrs, curve, 0.0), "the distance does not rise along the chain")
             scores.details[name] = (
                 f"of n = {size} held-out images, noised to {self.num_points} log SNRs and sampled from there"
+                f"{_where_it_arises(log_snrs, curve)}"
             )
         scores.protocol["distance_by_log_snr"] = {"split": subject.settings.held_out_split, "num_images": size}
 
@@ -84,3 +87,13 @@ def _share(log_snrs: Sequence[float], curve: Sequence[float], at: float) -> floa
         if low <= at <= high:
             return (a + (b - a) * (high - at) / (high - low) - curve[0]) / rise
     return None
+
+
+def _where_it_arises(log_snrs: Sequence[float], curve: Sequence[float]) -> str:
+    """The log SNRs between which all but little of the distance arises; "" where it does not rise."""
+    rise = curve[-1] - curve[0]
+    if rise <= 0:
+        return ""
+    first = max(i for i, value in enumerate(curve) if value <= curve[0] + _LITTLE * rise)
+    last = next(i for i, value in enumerate(curve) if i > first and min(curve[i:]) >= curve[-1] - _LITTLE * rise)
+    return f"; {1 - 2 * _LITTLE:.0%} of it arises at log SNRs from {log_snrs[first]:.3g} to {log_snrs[last]:.3g}"

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,9 +13,6 @@ from diffusion_lab.metrics.measuring import batches_of
 from diffusion_lab.metrics.metric import Metric, Naming, Need, Scores, Subject
 from diffusion_lab.metrics.shards import Progress
 from diffusion_lab.store.measures import Measure
-
-if TYPE_CHECKING:
-    from diffusion_lab.models.drawn import Denoised
 
 _BLOCK = 4096  # training images at a time
 
@@ -69,25 +65,20 @@ def errors_by_log_snr(
     alone where the model knows y (as in Karras et al. 2022, EDM). It is computed at the network's own x_t: unbiased.
     """
     model, data, seed = subject.denoiser, subject.data, subject.settings.seed
-    looks: list[list[Denoised]] = [[] for _ in log_snrs]
-    given = []
+    errors, least = torch.zeros(2, len(log_snrs), dtype=torch.float64)
     for x_0, y, indices in batches_of(model, data, "train", batch_size, num_images):
-        given.append(x_0.cpu().double().flatten(1))
-        for place, log_snr in enumerate(log_snrs):
-            looks[place].append(model.denoise(x_0, y, seed, indices, log_snr))
-    x_0 = torch.cat(given)
-    known = [look.y.cpu() for look in looks[0] if look.y is not None]
-    y = torch.cat(known) if known else None
-    own = [torch.cat([look.x_0 for look in row]).cpu().double().flatten(1) for row in looks]
-    x_t = torch.stack([torch.cat([look.x_t for look in row]).cpu().double().flatten(1) for row in looks])
-    signal, noise = (torch.tensor([getattr(row[0], name) for row in looks]).double() for name in ("signal", "noise"))
-    best = posterior_mean(x_t, signal, noise, y, lambda: _training_images(data, subject.progress))
-    factor = (1 + (signal / noise).square()).tolist()
-    errors, least = (
-        [scale * float((x_0 - row).square().mean()) for scale, row in zip(factor, rows, strict=True)]
-        for rows in (own, best)
-    )
-    return errors, least
+        looks = [model.denoise(x_0, y, seed, indices, log_snr) for log_snr in log_snrs]
+        signal, noise = (torch.tensor([getattr(look, name) for look in looks]).double() for name in ("signal", "noise"))
+        clean = x_0.cpu().double().flatten(1)
+        own, x_t = (
+            torch.stack([getattr(look, name).cpu().double().flatten(1) for look in looks]) for name in ("x_0", "x_t")
+        )
+        known = None if looks[0].y is None else looks[0].y.cpu()
+        best = posterior_mean(x_t, signal, noise, known, _training_images(data, subject.progress))
+        scale = (1 + (signal / noise).square()) / num_images
+        errors += scale * (clean - own).square().mean(dim=2).sum(dim=1)
+        least += scale * (clean - best).square().mean(dim=2).sum(dim=1)
+    return errors.tolist(), least.tolist()
 
 
 def posterior_mean(
@@ -95,7 +86,7 @@ def posterior_mean(
     signal: Tensor,
     noise: Tensor,
     y: Tensor | None,
-    images: Callable[[], Iterable[tuple[Tensor, Tensor | None]]],
+    images: Iterable[tuple[Tensor, Tensor | None]],
 ) -> Tensor:
     """Σ_i w_i·x_i with w_i ∝ exp(−‖x_t − α·x_i‖²/(2σ²)), float64, shaped like x_t (K, B, D); signal and noise (K,).
 
@@ -107,7 +98,7 @@ def posterior_mean(
     classes = None if y is None else y.repeat(len(x_t))
     most = torch.full((len(rows), 1), -torch.inf, dtype=torch.float64)
     total, mean = torch.zeros_like(most), torch.zeros_like(rows)
-    for x, labels in images():
+    for x, labels in images:
         log_weight = scale * (rows @ x.T) - half * x.square().sum(dim=1)
         if classes is not None and labels is not None:
             log_weight = log_weight.masked_fill(classes[:, None] != labels[None, :], -torch.inf)

@@ -105,7 +105,7 @@ def frechet_at_infinity(samples: Tensor, reference: Tensor, confidence: float = 
         raise UnmeasurableError(f"needs at least two samples and two real images, got {len(x)} and {len(y)}")
     if not x.isfinite().all() or not y.isfinite().all():
         raise UnmeasurableError("the features are not finite")
-    rank = _rank(y - y.mean(0))
+    rank = len(_spectrum(y - y.mean(0))[0])
     needed = _PER_FEATURE * rank
     if min(len(x), len(y)) < needed:
         raise UnmeasurableError(
@@ -168,19 +168,8 @@ def _spectrum(y: Tensor) -> tuple[Tensor, Tensor]:
     else:  # the same from the smaller side
         _, singular, rows = torch.linalg.svd(y / (m - 1) ** 0.5, full_matrices=False)
         values, vectors = singular.square().flip(0), rows.T.flip(1)
-    kept = _beyond_rounding(values)
+    kept = values > len(values) * torch.finfo(values.dtype).eps * values[-1].clamp(min=0)
     return values[kept], vectors[:, kept]
-
-
-def _rank(y: Tensor) -> int:
-    """The rank of the covariance of centred vectors (m, D)."""
-    products = y.T @ y if len(y) >= y.shape[1] else y @ y.T
-    return int(_beyond_rounding(torch.linalg.eigvalsh(products)).sum())
-
-
-def _beyond_rounding(values: Tensor) -> Tensor:
-    """Whether each eigenvalue, in ascending order, exceeds rounding errors, bool."""
-    return values > len(values) * torch.finfo(values.dtype).eps * values[-1].clamp(min=0)
 
 
 def _expand(x: Tensor, y: Tensor) -> _Expansion:
@@ -189,13 +178,8 @@ def _expand(x: Tensor, y: Tensor) -> _Expansion:
     x, y = x - x.mean(0), y - y.mean(0)
     values, vectors = _spectrum(y)
     root = vectors * values.sqrt()
-    if n >= x.shape[1]:
-        covariance = x.T @ x / (n - 1)
-        spread, along = covariance.trace(), root.T @ covariance @ root
-    else:  # the same without forming it
-        seen = x @ root
-        spread, along = x.square().sum() / (n - 1), seen.T @ seen / (n - 1)
-    squares, rotation = torch.linalg.eigh(along)
+    seen = x @ root
+    spread, (squares, rotation) = x.square().sum() / (n - 1), torch.linalg.eigh(seen.T @ seen / (n - 1))
     s = squares.clamp(min=0).sqrt()
     there = s > len(s) * torch.finfo(s.dtype).eps * s.sum()
     s, rotation = s[there], rotation[:, there]

@@ -7,7 +7,9 @@ ranks divide it, and a process that finds another one at the same pass waits for
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,21 +19,33 @@ from torch import Tensor
 
 from diffusion_lab.data.module import DataModule
 from diffusion_lab.diffusion import DataMoments
-from diffusion_lab.metrics.draw import ready
 from diffusion_lab.metrics.features import Pixels
-from diffusion_lab.metrics.reference import Reference, UnmeasurableError
-from diffusion_lab.metrics.shards import Progress, digest, read_tensors, share_out, silent, write_tensors
+from diffusion_lab.metrics.reference import BATCH_SIZE, Reference, UnmeasurableError
+from diffusion_lab.metrics.shards import Progress, Shard, ShardStore, complete, digest, silent
 from diffusion_lab.models.base import GenerativeModel
 from diffusion_lab.models.trainable import TrainableModel
 from diffusion_lab.store import CacheDirectory
 from diffusion_lab.store.cache import shard_file
+from diffusion_lab.training.ranks import broadcast_from_rank_zero
 
 # (x_0, y, seed, indices) -> (B, …) by name
 Measure = Callable[[Tensor, Tensor | None, int, Tensor], Mapping[str, Tensor]]
 SHARD_IMAGES = 32  # images at a time
 SEED = 0  # of the noise: always the same
-RECIPE = 2  # raise it when the same key would give other numbers
+RECIPE = 3  # raise it when the same key would give other numbers
 LARGEST = 4096  # values an image, whose covariance takes 128 MB
+
+
+@contextmanager
+def ready(model: TrainableModel, weights: str) -> Iterator[None]:
+    """The model has these weights and drops nothing inside the block. ValueError if there are no such weights."""
+    was_training = model.training
+    with model.use_weights(weights):
+        model.eval()
+        try:
+            yield
+        finally:
+            model.train(was_training)
 
 
 def batches_of(
@@ -73,9 +87,16 @@ def measure_once(
     and all return the result.
     """
     data.prepare()
-    total, progress = min(num_images, data.size(split)), progress or silent
+    total = min(num_images, data.size(split))
     parts = [range(start, min(start + SHARD_IMAGES, total)) for start in range(0, total, SHARD_IMAGES)]
-    found: dict[range, dict[str, Tensor]] = {}
+
+    @torch.no_grad()
+    def sums(part: range, of: Sequence[int], report: Callable[[int], None]) -> list[Shard]:
+        x_0, y, indices = next(batches_of(model, data, split, len(part), total, part.start))
+        measured = measure(x_0, y, SEED, indices)
+        report(len(part))
+        return [({name: values.sum(dim=0).cpu() for name, values in measured.items()}, {})]
+
     with ready(model, weights):
         decisive = {
             **facts,
@@ -88,37 +109,14 @@ def measure_once(
             "recipe": RECIPE,
         }
         key = json.dumps(decisive, sort_keys=True)
-        folder = CacheDirectory(cache).statistics(f"{about}-{total}", key)
-
-        def missing() -> list[range]:
-            """Read the stored parts; return the others."""
-            shards = {part: read_tensors(shard_file(folder, part.start), key) for part in parts if part not in found}
-            found.update({part: shard[0] for part, shard in shards.items() if shard is not None})
-            return [part for part in parts if part not in found]
-
-        def make(wanted: Sequence[range], lacking: Sequence[range]) -> None:
-            done = total - sum(map(len, lacking))
-            for part in wanted:
-                write_tensors(shard_file(folder, part.start), key, _sums(model, measure, data, split, part, total))
-                done += len(part)
-                progress("statistics of the network", done, total)
-
-        share_out([folder], progress, missing, make)
-        unseen = missing()  # what ranks on another file system measured
-        make(unseen, unseen)
-        missing()
-    shards = [found[part] for part in parts]
-    means = {name: sum((shard[name] for shard in shards), torch.zeros(())) / total for name in shards[0]}
+        store = ShardStore(CacheDirectory(cache).statistics(f"{about}-{total}", key), key)
+        found = complete([store], parts, sums, "statistics of the network", progress or silent)
+    means: dict[str, Tensor] = {}
+    if found is not None:
+        shards = [tensors for tensors, _ in found[0]]
+        means = {name: sum((shard[name] for shard in shards), torch.zeros(())) / total for name in shards[0]}
+    means = broadcast_from_rank_zero(means)
     return Measured(means, f"{total} {'training' if split == 'train' else split} images, {digest(means)[:12]}")
-
-
-@torch.no_grad()
-def _sums(
-    model: GenerativeModel, measure: Measure, data: DataModule, split: str, part: range, total: int
-) -> dict[str, Tensor]:
-    """Over the images of a shard."""
-    x_0, y, indices = next(batches_of(model, data, split, len(part), total, part.start))
-    return {name: values.sum(dim=0).cpu() for name, values in measure(x_0, y, SEED, indices).items()}
 
 
 def data_moments(data: DataModule, by_class: bool, cache: Path, progress: Progress | None = None) -> DataMoments:
@@ -140,10 +138,23 @@ def data_moments(data: DataModule, by_class: bool, cache: Path, progress: Progre
     whole = images.moments("train")
     mean, covariance = whole.mean.reshape(1, pixels.dim), whole.dense().reshape(pixels.dim, pixels.dim)
     if by_class:
-        counts, means = images.class_means("train")
-        covariance = _within(whole.n, covariance, counts, means - mean)
+        counts, means = _class_means(data)
+        shifts = means - mean
+        between = (counts[:, None] * shifts).T @ shifts
+        covariance = ((whole.n - 1) * covariance - between) / (whole.n - len(counts))
         mean, about = means, f"{about}, by class"
     return DataMoments.from_covariance(mean, covariance, about)
+
+
+def _class_means(data: DataModule) -> tuple[Tensor, Tensor]:
+    """How many training images each class has, (K,), and their mean, (K, D); float64. NaN where there is none."""
+    counts = torch.zeros(data.num_classes or 0, dtype=torch.float64)
+    sums = counts.new_zeros(len(counts), math.prod(data.shape))
+    for x, y in data.batches("train", BATCH_SIZE):
+        assert y is not None
+        counts += y.bincount(minlength=len(counts))
+        sums.index_add_(0, y, x.flatten(1).double())
+    return counts, sums / counts[:, None]
 
 
 def check_classes(data: DataModule) -> None:
@@ -157,11 +168,3 @@ def check_classes(data: DataModule) -> None:
         raise UnmeasurableError(
             f"start=data_moments needs two training images of each class, but class {fewest} has fewer: {fix}"
         )
-
-
-def _within(n: Tensor, covariance: Tensor, counts: Tensor, shifts: Tensor) -> Tensor:
-    """((n − 1)·Σ − Σ_k n_k·s_k·s_kᵀ) / (n − K), around the mean of each class; s_k (K, D) are these less the mean of all.
-
-    The covariance of each class is not needed: of a hundred classes they would take gigabytes.
-    """
-    return ((n - 1) * covariance - (counts[:, None] * shifts).T @ shifts) / (n - len(counts))

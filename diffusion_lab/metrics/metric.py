@@ -18,12 +18,11 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.data.module import DataModule
-from diffusion_lab.metrics.draw import Samples
 from diffusion_lab.metrics.features import Features
 from diffusion_lab.metrics.reference import Moments, Need, Reference, UnmeasurableError
+from diffusion_lab.metrics.samples import Samples, Source
 from diffusion_lab.metrics.settings import Evaluation
 from diffusion_lab.metrics.shards import Progress
-from diffusion_lab.metrics.sources import Source
 from diffusion_lab.models.base import GenerativeModel
 from diffusion_lab.store.measures import IMAGES, Measure, ends, interval_of_share
 from diffusion_lab.store.options import check_at_least

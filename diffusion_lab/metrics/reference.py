@@ -4,20 +4,21 @@ Two things are kept under the cache folder: the moments of *all* images of a spl
 features themselves, float32, of a subset (kernel distance, precision and recall need single images; all 60,000 images in 2048
 dimensions would be half a gigabyte). The same function gives the floor: moments of n held-out images.
 
-Moments are the mean m and the covariance Σ of features, in one pass over any number of batches:
+Moments are the mean m and the covariance Σ = M / (n − 1) of features, M = Σ_i (x_i − m)(x_i − m)^T. With b more vectors, their m_b
+and M_b, and δ = m_b − m, they become
 
-    n = Σ_r n_r,   m = Σ_r n_r m_r / n,   M = Σ_r [M_r + n_r (m_r − m)(m_r − m)^T],   Σ = M / (n − 1)
+    m + δ·b / (n + b),   M + M_b + δ δ^T·n·b / (n + b)
 
-with M_r = Σ_i (x_i − m_r)(x_i − m_r)^T over batch r (Chan, Golub & LeVeque 1983, "Algorithms for computing the sample variance", in
-the form for any number of parts). Plain sums of x x^T lose as many digits as the mean is larger than the spread; centred sums lose
-none. With fewer vectors than features Σ is never formed: the centred vectors are its factor.
+(Chan, Golub & LeVeque 1983, "Algorithms for computing the sample variance"). Plain sums of x x^T lose as many digits as the mean is
+larger than the spread; centred sums lose none. With fewer vectors than features Σ is never formed: the centred vectors are its
+factor.
 """
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -92,12 +93,10 @@ class Reference:
         """Moments of `num_images` images of the split (its fixed subset), or of all."""
 
         def compute() -> dict[str, Tensor]:
-            statistics = FeatureStatistics(self.features.dim)
-            for vectors, _ in self._encode(split, num_images):
-                statistics.update(vectors)
-            return statistics.compute().tensors()
+            vectors = (vectors for vectors, _ in self._encode(split, num_images))
+            return FeatureStatistics(self.features.dim, vectors).compute().tensors()
 
-        return Moments.of(self._cached("moments", split, num_images, compute))
+        return Moments(**self._cached("moments", split, num_images, compute))
 
     def class_moments(self, split: str) -> dict[int, Moments]:
         """Moments of all images of the split, class by class; classes with fewer than two images are left out.
@@ -110,32 +109,18 @@ class Reference:
             for vectors, y in self._encode(split, None):
                 assert y is not None
                 for label in y.unique().tolist():
-                    statistics[label].update(vectors[(y == label).to(vectors.device)].cpu())
+                    statistics[label].update(vectors.cpu()[y.cpu() == label])
             found = {label: s.compute().tensors() for label, s in statistics.items() if s.n >= 2}
             if not found:
                 raise UnmeasurableError(f"no class has two images in {split}")
             return {f"{label}.{name}": value for label, tensors in found.items() for name, value in tensors.items()}
 
-        parts: dict[int, dict[str, Tensor]] = {}
-        for key, value in self._cached(f"moments-by-{self._labels}", split, None, compute).items():
+        labels = "class" if self.data.clusters is None else f"cluster-{self.data.clusters.identity}"
+        parts = defaultdict[int, dict[str, Tensor]](dict)
+        for key, value in self._cached(f"moments-by-{labels}", split, None, compute).items():
             label, _, name = key.partition(".")
-            parts.setdefault(int(label), {})[name] = value
-        return {label: Moments.of(parts[label]) for label in sorted(parts)}
-
-    def class_means(self, split: str) -> tuple[Tensor, Tensor]:
-        """How many images of the split each class has, (K,), and their mean, (K, D); float64. NaN where there is none."""
-
-        def compute() -> dict[str, Tensor]:
-            counts = torch.zeros(self.data.num_classes or 0, dtype=torch.float64)
-            sums = counts.new_zeros(len(counts), self.features.dim)
-            for vectors, y in self._encode(split, None):
-                assert y is not None
-                counts += y.bincount(minlength=len(counts))
-                sums.index_add_(0, y, vectors.cpu().double())
-            return {"n": counts, "mean": sums / counts[:, None]}
-
-        tensors = self._cached(f"{self._labels}-means", split, None, compute)
-        return tensors["n"], tensors["mean"]
+            parts[int(label)][name] = value
+        return {label: Moments(**parts[label]) for label in sorted(parts)}
 
     def vectors(self, split: str, num_images: int | None = None) -> Tensor:
         """(n, D) float32 features of `num_images` images of the split, or of all."""
@@ -154,10 +139,6 @@ class Reference:
             done += len(x)
             self.progress(f"features of {split} images", done, total)
             yield vectors, y
-
-    @property
-    def _labels(self) -> str:
-        return "class" if self.data.clusters is None else f"cluster-{self.data.clusters.identity}"
 
     def size(self, split: str) -> int:
         """How many images a split has."""
@@ -201,14 +182,14 @@ def references_of(
 
 
 class Moments(NamedTuple):
-    """n, the mean (D,) and the unbiased covariance Σ of n feature vectors, float64.
+    """n, the mean (D,) and the unbiased covariance Σ of n feature vectors, float64, on the CPU.
 
     Σ is `covariance` (D, D) where n ≥ D. Where n < D, that is None, and L·L^T = Σ with L = `factor` (D, n).
     """
 
     n: Tensor
     mean: Tensor
-    covariance: Tensor | None
+    covariance: Tensor | None = None
     factor: Tensor | None = None
 
     @property
@@ -223,38 +204,22 @@ class Moments(NamedTuple):
         return self.known @ self.known.T if self.covariance is None else self.covariance
 
     def tensors(self) -> dict[str, Tensor]:
-        """The tensors that are set, on the CPU, by name."""
-        return {name: value.cpu() for name, value in self._asdict().items() if value is not None}
-
-    @classmethod
-    def of(cls, tensors: dict[str, Tensor]) -> Moments:
-        """The inverse of `tensors`."""
-        return cls(tensors["n"], tensors["mean"], tensors.get("covariance"), tensors.get("factor"))
-
-
-def merge(parts: Tensor) -> Tensor:
-    """(R, D + 1, D + 1) states of R parts -> (D + 1, D + 1), the state of all of them together."""
-    n, means, centred = parts[:, 0, 0], parts[:, 0, 1:], parts[:, 1:, 1:]
-    mean = (n[:, None] * means).sum(0) / n.sum().clamp(min=1)
-    shift = means - mean
-    merged = torch.zeros_like(parts[0])
-    merged[0, 0] = n.sum()
-    merged[0, 1:] = mean
-    merged[1:, 1:] = centred.sum(0) + (n[:, None] * shift).T @ shift
-    return merged
+        """The tensors that are set, by name."""
+        return {name: value for name, value in self._asdict().items() if value is not None}
 
 
 class FeatureStatistics:
-    """Mean and unbiased covariance of all feature vectors seen, float64, on their device.
+    """Mean and unbiased covariance of all feature vectors seen, summed in float64 on their device.
 
-    Up to D − 1 vectors are kept as they are. From then on there is one state (D + 1, D + 1): n at [0, 0], the mean in the rest
-    of row 0, the centred products M below it.
+    Up to D − 1 vectors are kept as they are. From then on there are only n, the mean and the centred products M.
     """
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, batches: Iterable[Tensor] = ()) -> None:
         self.dim, self.n = dim, 0
         self._rows: list[Tensor] = []
-        self._state: Tensor | None = None
+        self._state: tuple[int, Tensor, Tensor] | None = None  # n, mean, M
+        for features in batches:
+            self.update(features)
 
     def update(self, features: Tensor) -> None:
         """features: (B, D) of any floating type."""
@@ -262,27 +227,29 @@ class FeatureStatistics:
             return
         self.n += len(features)
         self._rows.append(features)
-        if self.n < self.dim:
-            return
-        for rows in self._rows:
-            self._add(rows.double())
-        self._rows = []
+        if self.n >= self.dim:
+            for rows in self._rows:
+                self._add(rows.double())
+            self._rows = []
 
     def _add(self, x: Tensor) -> None:
-        batch = x.new_zeros(self.dim + 1, self.dim + 1)
-        batch[0, 0] = len(x)
-        batch[0, 1:] = x.mean(0)
-        x = x - x.mean(0)
-        batch[1:, 1:] = x.T @ x
-        before = torch.zeros_like(batch) if self._state is None else self._state
-        self._state = merge(torch.stack([before, batch]))
+        mean = x.mean(0)
+        products = (x - mean).T @ (x - mean)
+        if self._state is None:
+            self._state = len(x), mean, products
+            return
+        n, before, summed = self._state
+        total, shift = n + len(x), mean - before
+        products += summed + torch.outer(shift, shift) * (n * len(x) / total)
+        self._state = total, before + shift * (len(x) / total), products
 
     def compute(self) -> Moments:
         """Raises UnmeasurableError below two vectors: one has no covariance."""
         if self.n < 2:
             raise UnmeasurableError(f"a covariance needs at least 2 feature vectors, got {self.n}")
+        n = torch.tensor(float(self.n)).double()
         if self._state is not None:
-            return Moments(self._state[0, 0], self._state[0, 1:], self._state[1:, 1:] / (self._state[0, 0] - 1))
-        x = torch.cat(self._rows).double()
+            return Moments(n, self._state[1].cpu(), self._state[2].cpu() / (n - 1))
+        x = torch.cat(self._rows).double().cpu()
         mean = x.mean(0)
-        return Moments(torch.tensor(float(self.n)).double(), mean, None, (x - mean).T / (self.n - 1) ** 0.5)
+        return Moments(n, mean, None, (x - mean).T / (self.n - 1) ** 0.5)

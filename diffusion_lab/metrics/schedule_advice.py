@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,8 +14,6 @@ from diffusion_lab.metrics.measuring import batches_of
 from diffusion_lab.metrics.metric import Metric, Naming, Need, Scores, Subject
 from diffusion_lab.metrics.reference import UnmeasurableError
 from diffusion_lab.store.measures import Measure
-
-_LITTLE = 0.05  # of the distance: what may arise beyond either end of the range that is named
 
 
 @dataclass(frozen=True)
@@ -61,9 +59,6 @@ class StepAdvice(Metric):
             "bits_per_dim": advice.optimal,
             "even_bits_per_dim": advice.even,
         }
-        found = scores.curves.get("distance_by_log_snr")
-        if found is not None:
-            scores.details["advised_steps"] += _where_distance_arises(found)
 
 
 def _advice(process: GaussianDiffusion, advice: ScheduleAdvice) -> str:
@@ -76,16 +71,3 @@ def _advice(process: GaussianDiffusion, advice: ScheduleAdvice) -> str:
     beyond = f"; {advice.beyond} of the sampler's own steps lie outside" if advice.beyond else ""
     own = f"the {advice.own:.4f} of ancestral steps at the sampler's own times"
     return f"{steps} has {advice.bits:.4f} instead of {own}, at log SNRs from {high:.3g} to {low:.3g}{beyond}"
-
-
-def _where_distance_arises(curves: Mapping[str, Sequence[float]]) -> str:
-    """The log SNRs between which all but little of the first distance arises; "" where it does not rise."""
-    log_snrs, curve = curves["log_snr"], next(values for name, values in curves.items() if name != "log_snr")
-    rise = curve[-1] - curve[0]
-    if rise <= 0:
-        return ""
-    first = max(i for i, value in enumerate(curve) if value <= curve[0] + _LITTLE * rise)
-    last = next(i for i, value in enumerate(curve) if i > first and min(curve[i:]) >= curve[-1] - _LITTLE * rise)
-    return (
-        f"; {1 - 2 * _LITTLE:.0%} of the distance arises at log SNRs from {log_snrs[first]:.3g} to {log_snrs[last]:.3g}"
-    )

@@ -1,10 +1,13 @@
 """The path of a score: samples, seen by sets of features beside real images -> metrics -> numbers with protocol and meaning.
 
-    source      draws samples, or has them                            sources.py, draw.py, shards.py
-    references  real images as each set of features sees them         reference.py, features/
-    subject     the samples and the references, for a metric          metric.py
+    source      a model that draws samples, or files of them          samples.py, given.py
+    features    images -> vectors                                     features/
+    references  real images as each set of features sees them         reference.py
+    view        samples and real images as vectors, for a metric      metric.py
     metrics     measure and record                                    a file each
-    scores      numbers, protocol, curves, pictures                   below
+    scores      numbers, protocol, curves, pictures                   metric.py
+
+What takes long is kept in files that hold their key: shards.py.
 
 A number that does not exist (no likelihood, too few images, samples that are not finite) is left out of `values`, and
 `protocol["absent"]` says why. Nothing is compared silently with what was measured otherwise: the floor states its own n.
@@ -17,36 +20,44 @@ from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from diffusion_lab.data.module import DataModule
 from diffusion_lab.data.pictures import may_fail
-from diffusion_lab.metrics.draw import KEPT_IMAGES, ready
 from diffusion_lab.metrics.features import Features
+from diffusion_lab.metrics.measuring import batches_of, ready
 from diffusion_lab.metrics.metric import Metric, Naming, Scores, Subject, View
-from diffusion_lab.metrics.reference import Need, Reference, UnmeasurableError
+from diffusion_lab.metrics.reference import Need, UnmeasurableError
+from diffusion_lab.metrics.samples import KEPT_IMAGES, Source
 from diffusion_lab.metrics.settings import Evaluation
 from diffusion_lab.metrics.shards import Progress, silent
-from diffusion_lab.metrics.sources import Source
+from diffusion_lab.models.base import GenerativeModel
+from diffusion_lab.sampling import slerp
 from diffusion_lab.store.measures import Measure
 from diffusion_lab.versions import versions
+
+PATHS, PATH_IMAGES = 4, 8  # ways between samples, images of each
+PAIRS = 32  # real images, each beside its reconstruction
 
 
 def score(
     source: Source,
-    references: Sequence[Reference],
+    data: DataModule,
+    features: Sequence[Features],
     metrics: Sequence[Metric],
     settings: Evaluation,
     progress: Progress = silent,
 ) -> Scores | None:
-    """What `metrics` measure of the samples of `source`.
+    """What `metrics` measure of the samples of `source`, seen by `features` beside the real images of `data`.
 
-    references: real images of one data set as one set of features sees them, or several; the numbers of the first have the plain
-    names. Where several ranks call it, rank 0 returns the scores, the others None.
+    The numbers of the first features have the plain names. Where several ranks call it, rank 0 returns the scores, the others None.
     Raises ValueError if the samples, the data, the features and the metrics do not belong together.
     """
-    data = references[0].data
+    data.prepare()
     source.check(data)
-    features = [reference.features for reference in references]
     measures = check_measures(features, metrics, data)
+    references = source.references(data, features, progress)
     scores = Scores()
     if Need.MODEL not in source.lacks and not any(metric.needs_samples for metric in metrics):
         settings = replace(settings, num_samples=min(settings.resolve_num_samples(data), KEPT_IMAGES))
@@ -63,8 +74,10 @@ def score(
                 _check_needs(metric, subject)
                 metric.score(subject, scores)
         scores.samples = subject.drawn.images
-        with may_fail("the picture of its latents"):
-            scores.interpolation, scores.reconstructions = source.pictures(data, settings)
+        if source.model is not None and len(data.shape) == 3:
+            with may_fail("the picture of its latents"):
+                pictures = latent_pictures(source.model, data, settings.seed, settings.unseen_split)
+                scores.interpolation, scores.reconstructions = pictures
     remarks = [*source.remarks(data, settings), *references[0].remarks]
     if remarks:
         scores.protocol["remarks"] = remarks
@@ -122,3 +135,22 @@ def _protocol(subject: Subject) -> dict[str, Any]:
         },
         "versions": versions(),
     }
+
+
+@torch.no_grad()
+def latent_pictures(
+    model: GenerativeModel, data: DataModule, seed: int, split: str = "test"
+) -> tuple[Tensor, Tensor | None]:
+    """(interpolation, reconstructions), float32 on the CPU. A conditional model is given the classes.
+
+    interpolation (PATHS · PATH_IMAGES, *shape): way p leads from sample 2p of the stream to sample 2p + 1 and keeps one class,
+    the classes in turn. reconstructions (2 · PAIRS, *shape): the first PAIRS images of the split, each followed by its
+    `reconstruct`ion. None for a family without an encoder.
+    """
+    paths = torch.arange(PATHS, device=model.device).repeat_interleave(PATH_IMAGES)
+    weight = torch.linspace(0, 1, PATH_IMAGES, device=model.device).repeat(PATHS)
+    x_0, y, indices = next(batches_of(model, data, split, PAIRS, PAIRS))
+    between = slerp(model.latents(2 * paths, seed), model.latents(2 * paths + 1, seed), weight)
+    ways = model.decode(between, model.classes_in_turn(paths)).cpu()
+    again = model.reconstruct(x_0, y, seed, indices)
+    return ways, None if again is None else torch.stack([x_0, again.clamp(-1, 1)], dim=1).flatten(0, 1).cpu()

@@ -11,31 +11,26 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from diffusion_lab.metrics.stopwatch import Effort, Lap
 from diffusion_lab.store.cache import shard_file, shard_files, stream
 from diffusion_lab.store.files import clear, write_whole
+from diffusion_lab.store.places import shard_file, shard_files
 from diffusion_lab.training.ranks import broadcast_from_rank_zero, hold_together, num_ranks, rank, wait_for_all
 
 Progress = Callable[[str, int, int], None]  # what is being done, images done, images in all
-T = TypeVar("T")
-SHARD_IMAGES = 128  # about as many as may be lost
-RECIPE = 1  # raise it when the same key would give other numbers
+Shard = tuple[Mapping[str, Tensor], Mapping[str, Any]]  # tensors on the CPU, and facts about them as plain JSON
 
 
 def silent(stage: str, done: int, total: int) -> None:
-    """Progress that nobody is shown."""
-
-
-# ---- tensors in a file --------------------------------------------------------------------------------------------------------
+    """Progress that is not shown."""
 
 
 def write_tensors(path: Path, key: str, tensors: Mapping[str, Tensor], facts: str = "") -> None:
@@ -69,73 +64,83 @@ def digest(tensors: Mapping[str, Tensor], facts: str = "") -> str:
     return sha256.hexdigest()
 
 
-# ---- several processes ----------------------------------------------------------------------------------------------------------
-
-
-def share_out(
-    folders: Iterable[Path],
-    progress: Progress,
-    missing: Callable[[], Sequence[T]],
-    make: Callable[[Sequence[T], Sequence[T]], None],
-) -> None:
-    """Every rank makes its share of what is missing in these folders, while no other command works in them. All must call it.
-
-    make: is given the share, and all that is missing. Ranks that share no file system do not see each other's work afterwards.
-    """
-    with ExitStack() as held:
-        for folder in sorted(folders):  # all commands hold them in this order
-            held.enter_context(hold_together(folder, lambda holder: progress(f"waiting for {holder}", 0, 1)))
-        # Rank 0 decides what is missing: ranks that looked at different moments would divide it differently.
-        wanted = broadcast_from_rank_zero(missing() if rank() == 0 else None)
-        make(wanted[rank() :: num_ranks()], wanted)
-        wait_for_all()
-
-
-# ---- samples --------------------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
-class Shard:
-    """features (n, D) float32; finite (n,) bool, whether each sample is; images: the first ones of the stream among them."""
+class ShardStore:
+    """The shards of one computation. key: a text that names everything that decides their content."""
 
-    features: Tensor
-    finite: Tensor
-    images: Tensor
-    effort: Effort
+    folder: Path
+    key: str
 
+    def path(self, part: range) -> Path:
+        return shard_file(self.folder, part.start)
 
-def shards(num_samples: int, batch_size: int) -> list[range]:
-    """Indices 0 … num_samples − 1 in ranges of whole batches; only the last may be shorter."""
-    size = batch_size * max(1, SHARD_IMAGES // batch_size)
-    return [range(start, min(start + size, num_samples)) for start in range(0, num_samples, size)]
-
-
-class SampleStore:
-    """The shards of one stream of one model as one set of features sees it: all that `decisive` says, hashed."""
-
-    def __init__(self, folder: Path, decisive: Mapping[str, Any]) -> None:
-        self.key = json.dumps({**decisive, "recipe": RECIPE}, sort_keys=True)
-        self.folder = stream(folder, self.key)
-
-    def path(self, indices: range) -> Path:
-        return shard_file(self.folder, indices.start)
-
-    def read(self, indices: range) -> Shard | None:
-        """None if it is missing, damaged, or holds fewer samples, as the last shard of a smaller number does."""
-        found = read_tensors(self.path(indices), self.key)
-        if found is None or len(found[0]["features"]) < len(indices):
+    def read(self, part: range) -> Shard | None:
+        """None if it is missing, damaged, or of fewer images, as the last shard of a smaller number is."""
+        found = read_tensors(self.path(part), self.key)
+        if found is None:
             return None
-        tensors, facts = found
-        effort = json.loads(facts)
-        effort["laps"] = [Lap(**lap) for lap in effort["laps"]]
-        return Shard(**{name: tensor[: len(indices)] for name, tensor in tensors.items()}, effort=Effort(**effort))
+        facts = json.loads(found[1])
+        return None if facts.pop("images") < len(part) else (found[0], facts)
 
-    def write(self, indices: range, shard: Shard) -> None:
+    def write(self, part: range, shard: Shard) -> None:
         """Whole or not at all. Raises OSError if the folder cannot be written."""
-        tensors = {"features": shard.features, "finite": shard.finite, "images": shard.images}
-        write_tensors(self.path(indices), self.key, tensors, json.dumps(asdict(shard.effort)))
+        tensors, facts = shard
+        write_tensors(self.path(part), self.key, tensors, json.dumps({"images": len(part), **facts}))
 
     def clear(self) -> None:
-        """Everything is to be drawn again."""
         for path in shard_files(self.folder):
             clear(path)
+
+
+def complete(
+    stores: Sequence[ShardStore],
+    parts: Sequence[range],
+    make: Callable[[range, Sequence[int], Callable[[int], None]], Iterable[Shard]],
+    stage: str,
+    progress: Progress,
+    anew: bool = False,
+) -> list[list[Shard]] | None:
+    """The shards of all parts in each store. All ranks must call it; rank 0 returns the shards, the others None.
+
+    What a store lacks is made by all ranks together, while no other command works in these folders, and written as soon as it is
+    complete. make(part, of, report): shards of a part for the stores of the numbers `of`; it calls report(n) after n more images.
+    stage: what is made, in words. anew: shards that exist are made again.
+    """
+    found: list[dict[range, Shard]] = [{} for _ in stores]
+
+    def missing() -> list[tuple[range, list[int]]]:
+        """Read the stored parts; return the parts that some store lacks, with the numbers of these stores."""
+        for store, known in zip(stores, found, strict=True):
+            known |= {part: shard for part in parts if part not in known and (shard := store.read(part)) is not None}
+        lacking = ((part, [i for i, known in enumerate(found) if part not in known]) for part in parts)
+        return [(part, of) for part, of in lacking if of]
+
+    def work(wanted: Sequence[tuple[range, list[int]]], lacking: Sequence[tuple[range, list[int]]]) -> None:
+        done = sum(map(len, parts)) - sum(len(part) for part, _ in lacking)
+        total = done + sum(len(part) for part, _ in wanted)
+
+        def report(images: int) -> None:
+            nonlocal done
+            done += images
+            progress(stage, done, total)
+
+        for part, of in wanted:
+            for i, shard in zip(of, make(part, of, report), strict=True):
+                stores[i].write(part, shard)
+                found[i][part] = shard
+
+    with ExitStack() as held:
+        for folder in sorted(store.folder for store in stores):  # all commands hold them in this order
+            held.enter_context(hold_together(folder, lambda holder: progress(f"waiting for {holder}", 0, 1)))
+        if anew and rank() == 0:
+            for store in stores:
+                store.clear()
+        # Rank 0 decides what is missing: ranks that looked at different moments would divide it differently.
+        lacking = broadcast_from_rank_zero(missing() if rank() == 0 else None)
+        work(lacking[rank() :: num_ranks()], lacking)
+        wait_for_all()
+    if rank() > 0:
+        return None
+    unseen = missing()  # what ranks on another file system made
+    work(unseen, unseen)
+    return [[known[part] for part in parts] for known in found]

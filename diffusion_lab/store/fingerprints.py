@@ -100,9 +100,9 @@ TRAINING = Scope(_TRAINS, _ONLY_AFTER_TRAINING, _lab(
     "training.ema", "training.finite", "training.profiles", "training.snapshots", "training.trainer",
     "commands.fit", "commands.train", "config.build", "config.training",
 ))
-SCORING = Scope(_SCORES, roots=_LOADED | _lab("training.ema", "config.build", "metrics.score", "metrics.sources"))
-GIVEN = Scope(_SCORES, roots=_lab("config.build", "metrics.score", "metrics.sources"))  # images that no model draws
-DRAWING = Scope(_SCORES, roots=_LOADED | _lab("metrics.draw"))  # the samples of a score
+SCORING = Scope(_SCORES, roots=_LOADED | _lab("training.ema", "config.build", "metrics.score"))
+GIVEN = Scope(_SCORES, roots=_lab("config.build", "metrics.score", "metrics.given"))  # images that no model draws
+DRAWING = Scope(_SCORES, roots=_LOADED | _lab("metrics.samples"))  # the samples of a score
 MEASURING = Scope(_SCORES, roots=_LOADED | _lab("metrics.measuring"))  # the statistics of a network
 # fmt: on
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")

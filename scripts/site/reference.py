@@ -4,11 +4,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import yaml
+from hydra.utils import get_class
 
-from diffusion_lab import metrics
 from diffusion_lab.commands.main import COMMANDS
-from diffusion_lab.metrics import FeatureMetric, Metric, Naming
+from diffusion_lab.conf_dir import CONF
 from diffusion_lab.metrics.features.self_supervised import SelfSupervisedFeatures
+from diffusion_lab.metrics.metric import Metric, Naming
 
 from .configs import options
 
@@ -69,10 +70,10 @@ def measures() -> str:
 
 
 def _metrics() -> Iterable[Metric]:
-    for name in sorted(vars(metrics)):
-        found = getattr(metrics, name)
-        if isinstance(found, type) and issubclass(found, Metric) and found not in (Metric, FeatureMetric):
-            yield found()
+    for file in sorted((CONF / "metrics").glob("*.yaml")):
+        for node in yaml.safe_load(file.read_text(encoding="utf-8")).values():
+            if "_target_" in node:
+                yield get_class(node["_target_"])()
 
 
 def _cell(text: str) -> str:

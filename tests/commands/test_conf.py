@@ -22,14 +22,14 @@ from diffusion_lab.diffusion import (
     ReverseProcess,
     SampleNoise,
 )
-from diffusion_lab.metrics import Metric, Naming
 from diffusion_lab.metrics.features import Pixels
 from diffusion_lab.metrics.features.classifiers import ClassifierFeatures
 from diffusion_lab.metrics.features.self_supervised import SelfSupervisedFeatures
+from diffusion_lab.metrics.given import GivenImages
+from diffusion_lab.metrics.metric import Metric, Naming
 from diffusion_lab.metrics.reference import Moments
 from diffusion_lab.metrics.score import score
 from diffusion_lab.metrics.settings import Evaluation
-from diffusion_lab.metrics.sources import GivenImages, GivenReference
 from diffusion_lab.sampling import ClassifierFree, EvenSpacing, Guidance
 from diffusion_lab.store.fingerprints import training_part
 
@@ -426,12 +426,12 @@ def test_a_metric_says_what_it_needs_that_given_images(name, labels, tmp_path):
     features, generator = Pixels(), torch.Generator().manual_seed(0)
     features.check((1, 4, 4))
     images = torch.randint(0, 256, (12, 1, 4, 4), generator=generator, dtype=torch.uint8)
-    source = GivenImages(OneSet("given", images, 256, "1" * 64), labels, {}, tmp_path, "cpu")
+    moments = Moments(torch.tensor(float("nan")), torch.zeros(16).double(), torch.eye(16).double())
+    given = OneSet("given", images, 256, "1" * 64)
+    source = GivenImages(given, labels, {}, tmp_path, "cpu", published={"": moments})
     nothing = OneSet("statistics", images[:0], 256, "2" * 64)
     nothing.prepare()
-    moments = Moments(torch.tensor(float("nan")), torch.zeros(16).double(), torch.eye(16).double())
-    reference = GivenReference(nothing, features, tmp_path, "cpu", None, moments)
-    scores = score(source, [reference], [metric], Evaluation())
+    scores = score(source, nothing, [features], [metric], Evaluation())
     absent = {name for name, reason in scores.protocol["absent"].items() if reason}
     assert not absent & scores.values.keys()
     assert {m.name for m in metric.measures([Naming("pixels", "fd_pixels")])} <= scores.values.keys() | absent | SILENT

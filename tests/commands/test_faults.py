@@ -5,7 +5,7 @@ import errno
 import pytest
 import torch
 
-from diffusion_lab.metrics.shards import SampleStore
+from diffusion_lab.metrics.shards import ShardStore
 from diffusion_lab.models.diffusion import DiffusionModel
 from diffusion_lab.store import ModelDirectory
 from diffusion_lab.store.status_file import FAILED, read_status
@@ -131,14 +131,14 @@ def test_a_training_that_was_overtaken_stops(lab, monkeypatch):
 
 def test_a_scoring_that_was_overtaken_stops(lab, monkeypatch):
     """A scoring that was overtaken stops and writes nothing more."""
-    write, there = SampleStore.write, {}
+    write, there = ShardStore.write, {}
 
     def overtaken(self, indices, shard):
         (folder,) = (lab.folder / "outputs" / "runs").iterdir()
         there.update(overtake(folder))
         write(self, indices, shard)
 
-    monkeypatch.setattr(SampleStore, "write", overtaken)
+    monkeypatch.setattr(ShardStore, "write", overtaken)
     code, _, err = lab("train", *TINY, *STRIDED)
     assert code == 1
     (said,) = err.strip().splitlines()

@@ -9,7 +9,8 @@ import pytest
 from .conftest import STRIDED, TINY
 
 MINE = """\
-from diffusion_lab.metrics import HIGH, FeatureMetric
+from diffusion_lab.metrics.metric import FeatureMetric
+from diffusion_lab.store.measures import HIGH
 
 
 class Brightness(FeatureMetric):

@@ -10,18 +10,15 @@ from torch import Tensor, nn
 from diffusion_lab.data.module import DataModule
 from diffusion_lab.diffusion import SampleNoise
 from diffusion_lab.diffusion.levels import from_levels
-from diffusion_lab.metrics import (
-    BitsPerDim,
-    ClassAccuracy,
-    ClassCoverage,
-    Cost,
-    FrechetDistance,
-    InceptionScore,
-    KernelDistance,
-    Naming,
-    NetworkEvaluations,
-    PrecisionRecall,
-)
+from diffusion_lab.metrics.bits_per_dim import BitsPerDim
+from diffusion_lab.metrics.class_accuracy import ClassAccuracy
+from diffusion_lab.metrics.class_coverage import ClassCoverage
+from diffusion_lab.metrics.cost import Cost, NetworkEvaluations
+from diffusion_lab.metrics.frechet_distance import FrechetDistance
+from diffusion_lab.metrics.inception_score import InceptionScore
+from diffusion_lab.metrics.kernel_distance import KernelDistance
+from diffusion_lab.metrics.metric import Naming
+from diffusion_lab.metrics.precision_recall import PrecisionRecall
 from diffusion_lab.models.base import GenerativeModel, Likelihood
 from diffusion_lab.networks.flops import NetworkCost
 

@@ -13,9 +13,7 @@ from tests.metrics.test_score import scored
 
 
 def moments(x):
-    statistics = FeatureStatistics(x.shape[1])
-    statistics.update(x)
-    return statistics.compute()
+    return FeatureStatistics(x.shape[1], [x]).compute()
 
 
 def test_a_distance_of_a_class_is_that_of_its_images_alone(tmp_path):

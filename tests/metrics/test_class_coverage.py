@@ -4,13 +4,11 @@ import pytest
 import torch
 
 from diffusion_lab.data.digits import Digits
-from diffusion_lab.metrics import ClassCoverage
-from diffusion_lab.metrics.class_coverage import class_coverage
+from diffusion_lab.metrics.class_coverage import ClassCoverage, class_coverage
 from diffusion_lab.metrics.features.classifiers import ClassifierFeatures
-from diffusion_lab.metrics.reference import references_of
+from diffusion_lab.metrics.samples import TrainedModel
 from diffusion_lab.metrics.score import score
 from diffusion_lab.metrics.settings import Evaluation
-from diffusion_lab.metrics.sources import TrainedModel
 
 from .stand_ins import GaussianModel
 
@@ -42,7 +40,8 @@ def test_digits_cover_their_classes_and_a_model_of_one_image_does_not(tmp_path):
     settings = Evaluation(num_samples=12, weights="raw")
     scores = score(
         TrainedModel(OneImage(), ["one image"], tmp_path),
-        references_of(data, [features], tmp_path, "cpu"),
+        data,
+        [features],
         [ClassCoverage()],
         settings,
     )

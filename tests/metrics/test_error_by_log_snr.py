@@ -31,9 +31,7 @@ def test_the_best_denoiser_weighs_all_images_by_their_likelihood_in_one_pass(by_
     pairs = [pair(log_snr) for log_snr in LOG_SNRS]
     x_t = torch.stack([a * x[:7] + s * torch.randn(7, 6, generator=generator) for a, s in pairs])
     signal, noise = (torch.tensor(column).double() for column in zip(*pairs, strict=True))
-    found = posterior_mean(
-        x_t, signal, noise, y[:7] if by_class else None, lambda: zip(x.split(8), y.split(8), strict=True)
-    )
+    found = posterior_mean(x_t, signal, noise, y[:7] if by_class else None, zip(x.split(8), y.split(8), strict=True))
     for row, a, s, got in zip(x_t, signal, noise, found, strict=True):
         for i in range(7):
             among = x[y == y[i]] if by_class else x
@@ -66,7 +64,7 @@ def test_the_best_denoiser_has_no_excess_and_another_has_what_it_adds(num_classe
     data.prepare()
 
     def errors_of(model):
-        subject = SimpleNamespace(model=model, data=data, settings=Evaluation(seed=1), progress=silent)
+        subject = SimpleNamespace(denoiser=model, data=data, settings=Evaluation(seed=1), progress=silent)
         return errors_by_log_snr(subject, LOG_SNRS, 40, 16)
 
     errors, least = errors_of(Denoiser(data, num_classes=num_classes))

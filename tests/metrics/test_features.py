@@ -19,7 +19,11 @@ from diffusion_lab.metrics.reference import FeatureStatistics
 from tests.metrics.random_vision import write_clip, write_dinov2
 
 CONF = Path(__file__).parents[2] / "conf" / "features"
-CLASSIFIERS = sorted(path.stem for path in FOLDER.glob("*.json") if not path.stem.endswith("_ssl"))
+SHIPPED = sorted(path.stem for path in FOLDER.glob("*.json"))
+
+
+def shipped(name: str) -> ClassifierFeatures | SelfSupervisedFeatures:
+    return SelfSupervisedFeatures(name) if name.endswith("_ssl") else ClassifierFeatures(name)
 
 
 @pytest.fixture(scope="module")
@@ -112,30 +116,23 @@ def test_pixels_are_the_values_themselves() -> None:
     assert pixels.dim == 2
 
 
-@pytest.mark.parametrize("name", CLASSIFIERS)
-def test_a_feature_depends_on_its_image_alone(name: str) -> None:
-    features = ClassifierFeatures(name)
-    x = torch.rand(6, *features.classifier.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_feature_depends_on_its_image_alone(name: str) -> None:
+    """Not on the mode, on autocast, or on the rest of the batch."""
+    features, card = shipped(name), json.loads((FOLDER / f"{name}.json").read_text())
+    assert features.identity == card["sha256"]
+    assert (FOLDER / f"{name}.safetensors").stat().st_size < 1_000_000
+    x = torch.rand(6, *features.image_shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
     together = features(x)
-    for mode in (features.train(), features.eval()):
-        apart = torch.cat([mode(row[None]) for row in x])
-        torch.testing.assert_close(apart, together, rtol=1e-4, atol=1e-4)
-
-
-def test_autocast_does_not_shorten_the_ruler() -> None:
-    features = ClassifierFeatures("digits_cnn")
-    x = torch.rand(6, 1, 8, 8) * 2 - 1
-    plain = features(x)
-    predicted = features.classes(plain)
+    torch.testing.assert_close(torch.cat([features.train()(row[None]) for row in x]), together, rtol=1e-4, atol=1e-4)
+    predicted = features.classes(together)
+    assert (predicted is None) == name.endswith("_ssl")
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(features(x), plain)
-        assert torch.equal(features.classes(plain), predicted)
-
-
-def test_images_of_another_shape_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"features=digits_cnn .* \(1, 8, 8\), but the data have shape \(1, 28, 28\)"):
-        ClassifierFeatures("digits_cnn").check((1, 28, 28))
-    ClassifierFeatures("digits_cnn").check([1, 8, 8])
+        assert torch.equal(features(x), together)
+        assert predicted is None or torch.equal(features.classes(together), predicted)
+    features.check(list(features.image_shape))
+    with pytest.raises(ValueError, match=rf"features={name} work for images of shape .*, but .* \(3, 5, 5\)"):
+        features.check((3, 5, 5))
 
 
 def test_a_changed_ruler_is_refused(tmp_path: Path) -> None:
@@ -156,15 +153,8 @@ def test_a_missing_ruler_is_named() -> None:
         ClassifierFeatures("nonesuch")
 
 
-def test_the_weights_are_small() -> None:
-    for name in CLASSIFIERS:
-        assert 100_000 < (FOLDER / f"{name}.safetensors").stat().st_size < 1_000_000
-
-
 def moments(features: Features, x: torch.Tensor):
-    statistics = FeatureStatistics(features.dim)
-    statistics.update(features(from_levels(to_levels(x, 17), 17)))
-    return statistics.compute()
+    return FeatureStatistics(features.dim, [features(from_levels(to_levels(x, 17), 17))]).compute()
 
 
 def test_360_digits_have_a_covariance_of_full_rank(digits: Digits) -> None:
@@ -173,22 +163,30 @@ def test_360_digits_have_a_covariance_of_full_rank(digits: Digits) -> None:
     assert spectrum.min() > 1e-7 * spectrum.max()
 
 
-def test_the_distance_grows_with_the_damage(digits: Digits) -> None:
-    features = ClassifierFeatures("digits_cnn")
-    train, _ = next(digits.batches("train", 1437))
-    x, y = next(digits.batches("test", 360))
+@pytest.mark.parametrize("name", ["digits_cnn", "digits_ssl"])
+def test_the_distance_grows_with_each_fault(digits: Digits, name: str) -> None:
+    """Blur, noise, contrast, thickness: from half of the fault to all of it, and twice the floor at least."""
+    features, (train, _), (x, y) = shipped(name), next(digits.batches("train", 1437)), next(digits.batches("test", 360))
     reference = moments(features, train)
-    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
 
-    floor = frechet_distance(moments(features, x), reference)
-    noisy = [frechet_distance(moments(features, x + s * noise), reference) for s in (0.15, 0.3, 0.6)]
-    assert floor < noisy[0] < noisy[1] < noisy[2]
-    assert noisy[1] > 3 * floor
+    def distance(part: torch.Tensor) -> float:
+        return frechet_distance(moments(features, part), reference)
 
-    blurred = torch.nn.functional.avg_pool2d(torch.nn.functional.pad(x, (1, 1, 1, 1), value=-1.0), 3, stride=1)
-    without_threes = x[y != 3]
-    for damaged in (blurred, without_threes, x.flip(-1), (x + 1) * 0.7 - 1):
-        assert frechet_distance(moments(features, damaged), reference) > 3 * floor
+    pool, floor = torch.nn.functional, distance(x)
+    changes = {
+        "blur": pool.avg_pool2d(pool.pad(x, (1, 1, 1, 1), value=-1.0), 3, stride=1) - x,
+        "noise": 0.3 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0)),
+        "contrast": -0.3 * (x + 1),
+        "thicker": 0.4 * (pool.max_pool2d(x, 3, 1, 1) - x),
+        "thinner": -0.4 * (pool.max_pool2d(-x, 3, 1, 1) + x),
+    }
+    for fault, change in changes.items():
+        half, whole = (distance(x + s * change) for s in (0.5, 1.0))
+        assert floor < half < whole, fault
+        assert whole > 2 * floor, fault
+    lacking = [distance(part) for part in (x, x[y != 3], x[y < 5], x[y == 3])]
+    assert lacking == sorted(lacking)
+    assert min(distance(x.flip(-1)), distance(x[:36])) > 3 * floor
 
 
 @pytest.mark.needs("dataset-fashion-mnist")

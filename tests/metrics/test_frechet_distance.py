@@ -18,39 +18,28 @@ def random_features(seed, n=500, dim=24):
 
 
 def moments(x):
-    statistics = FeatureStatistics(x.shape[1])
-    statistics.update(x)
-    return statistics.compute()
+    return FeatureStatistics(x.shape[1], [x]).compute()
 
 
-def test_in_one_dimension_it_is_difference_of_means_and_of_standard_deviations():
+def test_diagonal_covariances_have_a_closed_form():
+    """‖m − m′‖² + Σ (σ_i − σ′_i)²; a point mass has no spread at all."""
     assert frechet_distance(gaussian([1.0], [[4.0]]), gaussian([-2.0], [[0.25]])) == pytest.approx(3**2 + 1.5**2)
-
-
-def test_one_dimensional_features():
-    x = torch.tensor([[0.0], [2.0]])
-    assert frechet_distance(moments(x), moments(x + 3)) == pytest.approx(9)
-
-
-def test_diagonal_covariances():
+    assert frechet_distance(*(moments(torch.tensor([[0.0], [2.0]]) + m) for m in (0, 3))) == pytest.approx(9)
     a, b = torch.tensor([1.0, 4.0, 9.0]), torch.tensor([0.25, 4.0, 0.0])
-    expected = (a.sqrt() - b.sqrt()).square().sum() + 3 * 0.5**2
-    assert frechet_distance(gaussian([0.0] * 3, a.diag()), gaussian([0.5] * 3, b.diag())) == pytest.approx(
-        float(expected)
-    )
+    expected = float((a.sqrt() - b.sqrt()).square().sum() + 3 * 0.5**2)
+    first, second, point = (gaussian([m] * 3, c.diag()) for m, c in ((0.0, a), (0.5, b), (0.0, torch.zeros(3))))
+    assert frechet_distance(first, second) == pytest.approx(expected)
+    assert frechet_distance(first, point) == pytest.approx(float(a.sum()))
+    assert frechet_distance(point, point) == 0
 
 
-def test_equal_covariances_leave_the_distance_of_the_means():
+def test_equal_and_scaled_covariances():
     a = moments(random_features(0))
+    scaled = Moments(a.n, a.mean, 9 * a.covariance)
+    assert frechet_distance(a, scaled) == pytest.approx(4 * float(a.covariance.trace()), rel=1e-12)  # (3 − 1)²
     moved = Moments(a.n, a.mean + 0.1, a.covariance)
     assert frechet_distance(a, moved) == pytest.approx(24 * 0.1**2, rel=1e-9)
     assert 0 <= frechet_distance(a, a) < 1e-11 * float(a.covariance.trace())
-
-
-def test_scaling_a_gaussian_scales_its_spread():
-    a = gaussian(torch.zeros(24), moments(random_features(0)).covariance)
-    scaled = gaussian(torch.zeros(24), 9 * a.covariance)
-    assert frechet_distance(a, scaled) == pytest.approx(4 * float(a.covariance.trace()), rel=1e-12)  # (3 − 1)²
 
 
 def test_symmetric_and_the_same_in_every_rotated_frame():
@@ -99,13 +88,6 @@ def test_many_features_of_few_images_take_no_time():
     """Nothing of D × D numbers is made for 30 and 40 images of 100,000 features: it would take 80 GB."""
     a, b = (moments(torch.rand(n, 100_000, generator=torch.Generator().manual_seed(n))) for n in (30, 40))
     assert frechet_distance(a, b) == pytest.approx(frechet_distance(b, a), rel=1e-12)
-
-
-def test_a_point_mass_has_no_spread_at_all():
-    a = moments(random_features(7))
-    point = gaussian(torch.zeros(24), torch.zeros(24, 24))
-    assert frechet_distance(a, point) == pytest.approx(float(a.mean.square().sum() + a.covariance.trace()))
-    assert frechet_distance(point, point) == 0
 
 
 def test_what_cannot_be_compared_is_refused():

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from diffusion_lab.metrics import FrechetInfinity, Naming
 from diffusion_lab.metrics.frechet_distance import frechet_distance
-from diffusion_lab.metrics.frechet_infinity import frechet_at_infinity
+from diffusion_lab.metrics.frechet_infinity import FrechetInfinity, frechet_at_infinity
+from diffusion_lab.metrics.metric import Naming
 from diffusion_lab.metrics.reference import Moments, UnmeasurableError
 from tests.metrics.test_score import scored
 

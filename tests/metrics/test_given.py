@@ -7,11 +7,11 @@ from diffusion_lab.data.digits import Digits
 from diffusion_lab.data.in_memory import OneSet
 from diffusion_lab.diffusion.levels import to_levels
 from diffusion_lab.metrics.features import Pixels
-from diffusion_lab.metrics.reference import references_of
+from diffusion_lab.metrics.given import GivenImages
 from diffusion_lab.metrics.score import score
 from diffusion_lab.metrics.settings import Evaluation
+from diffusion_lab.metrics.shards import silent
 from diffusion_lab.metrics.sliced_wasserstein import SlicedWasserstein
-from diffusion_lab.metrics.sources import GivenImages
 
 N = 900
 
@@ -31,15 +31,13 @@ def given(tmp_path):
     return source
 
 
-def reference(tmp_path):
-    return references_of(Digits(batch_size=8, seed=0), [Pixels()], tmp_path, "cpu")
-
-
 @pytest.mark.thorough
 def test_a_file_that_is_sorted_by_class_has_the_distance_of_a_mixed_one(given, tmp_path):
     found = {}
     for order in ("by class", "mixed"):
-        scores = score(given(order), reference(tmp_path), [SlicedWasserstein(num_images=200)], Evaluation())
+        scores = score(
+            given(order), Digits(batch_size=8, seed=0), [Pixels()], [SlicedWasserstein(num_images=200)], Evaluation()
+        )
         found[order] = scores.values["sliced_wasserstein"]
     assert found["by class"] == pytest.approx(found["mixed"], rel=0.25)
 
@@ -47,7 +45,8 @@ def test_a_file_that_is_sorted_by_class_has_the_distance_of_a_mixed_one(given, t
 @pytest.mark.parametrize("count", [None, 50, N])
 def test_an_image_its_features_and_its_label_have_one_place(given, tmp_path, count):
     source = given("by class")
-    (drawn,) = source.samples(reference(tmp_path), Evaluation(num_samples=count), lambda stage, done, total: None)
+    references = source.references(Digits(batch_size=8, seed=0), [Pixels()], silent)
+    (drawn,) = source.samples(references, Evaluation(num_samples=count), silent)
     assert len(drawn.images) == len(drawn.features) == (count or N)
     assert torch.equal(drawn.images.flatten(1), drawn.features)
     x, y = next(Digits(batch_size=8, seed=0).batches("train", N, limit=N))

@@ -1,5 +1,3 @@
-import os
-
 import numpy as np
 import pytest
 import torch
@@ -60,48 +58,17 @@ def test_another_key_is_another_file(reference, what):
     assert len(files(reference)) == 2
 
 
-def damage(path, how):
-    content = bytearray(path.read_bytes())
-    if how == "empty":
-        content = bytearray()
-    elif how == "truncated":
-        del content[-40:]
-    elif how == "garbage":
-        content = bytearray(os.urandom(len(content)))
-    elif how == "one bit of a number":
-        content[-20] ^= 4
-    path.write_bytes(content)
-
-
-@pytest.mark.parametrize("how", ["empty", "truncated", "garbage", "one bit of a number"])
-def test_a_damaged_file_is_computed_anew(reference, how):
-    expected = reference.moments("train")
-    (path,) = files(reference)
-    intact = path.read_bytes()
-    damage(path, how)
-    assert path.read_bytes() != intact
-    assert same(reference.moments("train"), expected)
-    reads = reference.data.reads
-    assert same(reference.moments("train"), expected)
-    assert reference.data.reads == reads  # and is whole again
-
-
-def test_a_file_of_another_key_under_this_name_is_not_believed(reference):
+def test_a_file_that_is_damaged_or_of_another_key_is_computed_again(reference):
+    """And is whole again."""
     expected = reference.moments("train")
     reference.moments("test")
     test, train = files(reference)
-    train.write_bytes(test.read_bytes())
-    assert same(reference.moments("train"), expected)
-
-
-def test_a_crash_while_writing_leaves_nothing_behind(reference, monkeypatch):
-    def crash(*_):
-        raise OSError("disk full")
-
-    monkeypatch.setattr(os, "fsync", crash)
-    with pytest.raises(OSError, match="disk full"):
-        reference.moments("train")
-    assert files(reference) == []
+    for content in (test.read_bytes(), train.read_bytes()[:-20] + bytes(20)):
+        train.write_bytes(content)
+        assert same(reference.moments("train"), expected)
+        reads = reference.data.reads
+        assert same(reference.moments("train"), expected)
+        assert reference.data.reads == reads
 
 
 def test_the_same_images_are_found_whatever_is_held_back(reference):

@@ -5,14 +5,15 @@ import pytest
 import torch
 
 from diffusion_lab.diffusion.levels import from_levels
-from diffusion_lab.metrics import BitsPerDim, Copying, Cost, SlicedWasserstein
-from diffusion_lab.metrics.draw import KEPT_IMAGES
+from diffusion_lab.metrics.bits_per_dim import BitsPerDim
+from diffusion_lab.metrics.copying import Copying
+from diffusion_lab.metrics.cost import Cost
 from diffusion_lab.metrics.frechet_distance import frechet_distance
-from diffusion_lab.metrics.reference import FeatureStatistics, references_of
-from diffusion_lab.metrics.score import score
+from diffusion_lab.metrics.reference import FeatureStatistics
+from diffusion_lab.metrics.samples import KEPT_IMAGES, TrainedModel
+from diffusion_lab.metrics.score import PAIRS, score
 from diffusion_lab.metrics.settings import Evaluation
-from diffusion_lab.metrics.sources import PAIRS, TrainedModel
-from diffusion_lab.metrics.stopwatch import TrainingCost
+from diffusion_lab.metrics.sliced_wasserstein import SlicedWasserstein
 from diffusion_lab.store.measures import read_measures
 from diffusion_lab.versions import versions
 from tests.metrics.stand_ins import METRICS, Broken, GaussianModel, RawPixels, Silent, TinyImages
@@ -21,21 +22,20 @@ from tests.metrics.stand_ins import METRICS, Broken, GaussianModel, RawPixels, S
 def scored(cache, model=None, data=None, features=None, metrics=METRICS, **settings):
     settings = Evaluation(**({"weights": "raw", "batch_size": 16} | settings))
     model, features = model or GaussianModel(), features or [RawPixels()]
-    references = references_of(data or TinyImages(), features, cache, model.device)
-    return score(TrainedModel(model, [type(model).__name__] * len(features), cache), references, metrics, settings)
+    source = TrainedModel(model, [type(model).__name__] * len(features), cache)
+    return score(source, data or TinyImages(), features, metrics, settings)
 
 
 def moments(x):
-    statistics = FeatureStatistics(4)
-    statistics.update(x.flatten(1))
-    return statistics.compute()
+    return FeatureStatistics(4, [x.flatten(1)]).compute()
 
 
 def test_every_number_of_the_table_is_there_and_finite(tmp_path):
-    training = TrainingCost(steps=10, seconds=1.5, images=640)
+    training = {"steps": 10, "seconds": 1.5, "images": 640}
     scores = score(
         TrainedModel(GaussianModel(), ["made up"], tmp_path, training),
-        references_of(TinyImages(), [RawPixels()], tmp_path, "cpu"),
+        TinyImages(),
+        [RawPixels()],
         [*(metric for metric in METRICS if not isinstance(metric, BitsPerDim)), BitsPerDim(num_draws=2)],
         Evaluation(weights="raw"),
     )
@@ -206,9 +206,8 @@ def test_progress_is_told(tmp_path):
     def progress(stage, done, total):
         stages.append(stage)
 
-    references = references_of(TinyImages(), [RawPixels()], tmp_path, "cpu", progress)
     source = TrainedModel(GaussianModel(), ["made up"], tmp_path)
-    score(source, references, METRICS, Evaluation(weights="raw"), progress)
+    score(source, TinyImages(), [RawPixels()], METRICS, Evaluation(weights="raw"), progress)
     assert set(stages) == {
         "features of train images",
         "features of test images",

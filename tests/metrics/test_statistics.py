@@ -2,14 +2,11 @@ import numpy as np
 import pytest
 import torch
 
-from diffusion_lab.metrics.reference import FeatureStatistics, Moments, UnmeasurableError, merge
+from diffusion_lab.metrics.reference import FeatureStatistics, Moments, UnmeasurableError
 
 
 def moments(x, batches=1):
-    statistics = FeatureStatistics(x.shape[1])
-    for part in x.chunk(batches):
-        statistics.update(part)
-    return statistics.compute()
+    return FeatureStatistics(x.shape[1], x.chunk(batches)).compute()
 
 
 @pytest.mark.parametrize("batches", [1, 7, 100])
@@ -32,20 +29,6 @@ def test_float32_features_are_summed_in_float64():
     np.testing.assert_allclose(moments(x, 50).mean, x.double().mean(0), rtol=1e-14)
 
 
-def test_merging_is_adding_up_and_a_part_may_be_empty():
-    x = torch.randn(30, 4, generator=torch.Generator().manual_seed(3)).double()
-
-    def state(rows):
-        found = torch.zeros(5, 5, dtype=torch.float64)
-        if len(rows):
-            found[0, 0], found[0, 1:] = len(rows), rows.mean(0)
-            found[1:, 1:] = (rows - rows.mean(0)).T @ (rows - rows.mean(0))
-        return found
-
-    together = merge(torch.stack([state(x[:10]), state(x[:0]), state(x[10:])]))
-    np.testing.assert_allclose(together, state(x), rtol=1e-12, atol=1e-12)
-
-
 def test_an_empty_batch_changes_nothing():
     statistics = FeatureStatistics(2)
     statistics.update(torch.ones(3, 2))
@@ -62,7 +45,7 @@ def test_fewer_vectors_than_features_are_kept(n):
     assert (found.covariance is None, found.factor is None) == (n < 10, n >= 10)
     np.testing.assert_allclose(found.mean, x.double().mean(0), atol=1e-15)
     np.testing.assert_allclose(found.dense(), x.double().T.cov(), atol=1e-14)
-    again = Moments.of(found.tensors())
+    again = Moments(**found.tensors())
     assert all(a is b is None or torch.equal(a, b) for a, b in zip(again, found, strict=True))
 
 

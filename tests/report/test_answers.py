@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from diffusion_lab.metrics import BitsPerDim
+from diffusion_lab.metrics.bits_per_dim import BitsPerDim
 from diffusion_lab.report.answers import axis_findings, best_cell, effect_of, findings
 from diffusion_lab.report.read import read_sweep
 from diffusion_lab.report.table import build_table

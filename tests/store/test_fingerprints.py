@@ -222,12 +222,12 @@ COUNTED = {
     "config.training commands.fit commands.train training.snapshots": "training",
     "training.finite training.trainer": "training",
     "sampling.samplers sampling.spacings sampling.guidance diffusion.starts sampling.rounding models.drawn": AFTER,
-    "config.trained config.weight_files metrics.draw metrics.shards": AFTER,
-    "metrics.measuring metrics.reference metrics.stopwatch metrics.features": AFTER,
-    "metrics.score metrics.sources metrics.metric metrics.frechet_distance store.measures": "scoring",
+    "config.trained config.weight_files metrics.samples metrics.shards": AFTER,
+    "metrics.measuring metrics.reference metrics.features": AFTER,
+    "metrics.score metrics.metric metrics.frechet_distance store.measures": "scoring",
     "diffusion.real_schedules families.gan.gan families.vae.vae families.flow.networks data.cifar commands.sample": "",
     "store.files store.directories report.page": "",
-    "metrics.copying metrics.sliced_wasserstein": "",
+    "metrics.given metrics.copying metrics.sliced_wasserstein": "",
     "training.trackers training.monitor training.sample_grid training.saving store.lease": "",
 }
 

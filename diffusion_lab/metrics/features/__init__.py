@@ -6,11 +6,10 @@ Features with published weights hash the file before anything looks into it, and
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -110,8 +109,32 @@ class ShapedFeatures(Features):
 class PublishedFeatures(Features):
     """A published network without a training mode. Images of any size are shown as uint8, grey ones in three channels.
 
-    float32, under autocast too.
+    float32, under autocast too. path: the weights, published at `url`; None: `file_name` in the checkpoint folder of torch hub.
+    download: fetch a file that is not there. sha256: what it must hash to. build: makes of its content the network, and says how
+    long its vectors are. Raises WeightsError, in one sentence.
     """
+
+    network: Any  # a module, with layers of its own
+
+    def __init__(
+        self,
+        name: str,
+        url: str,
+        build: Callable[[bytes], tuple[nn.Module, int]],
+        path: str | Path | None,
+        download: bool,
+        sha256: str,
+        file_name: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.name, self.identity = name, sha256
+        self.file = Path(path) if path is not None else usual_place(file_name or url.rsplit("/", 1)[1])
+        content = read_weights(self.file, name, url, sha256, download)
+        try:
+            self.network, self.dim = build(content)
+        except (RuntimeError, UnpicklingError, AttributeError, LookupError, TypeError, ValueError, EOFError) as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise WeightsError(f"{self.file} does not hold the weights of features={name}: {reason}") from error
 
     def check(self, shape: Sequence[int]) -> None:
         if len(shape) != 3 or shape[0] not in (1, 3):
@@ -163,13 +186,3 @@ def read_weights(file: Path, features: str, url: str, sha256: str, download: boo
     if found != sha256:
         raise WeightsError(f"{file} is not {name}: its SHA-256 is {found}, not {sha256}; download it again from {url}.")
     return content
-
-
-@contextmanager
-def building_from(file: Path, network: str) -> Iterator[None]:
-    """WeightsError if what the block makes of the file's content is not this network."""
-    try:
-        yield
-    except (RuntimeError, UnpicklingError, AttributeError, LookupError, TypeError, ValueError, EOFError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise WeightsError(f"{file} does not hold the weights of {network}: {reason}") from error

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
 
-from diffusion_lab.metrics.features import Features, PublishedFeatures, building_from, read_weights, usual_place
+from diffusion_lab.metrics.features import Features, PublishedFeatures, read_weights, usual_place
 
 FILE_NAME = URL_INCEPTION_V3.rsplit("/", 1)[1]
 # Its first eight digits end the file's name; all of them are as several users of the file have published them.
@@ -22,28 +22,23 @@ SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 
 
 class _OfInception(PublishedFeatures):
-    """The output of one layer.
-
-    path: the weights; None: FILE_NAME in the checkpoint folder of torch hub. download: fetch a file that is not there,
-    once. sha256: what the file must hash to; with another than the published one the distance is no FID and is not called
-    so. Raises WeightsError, in one sentence.
-    """
+    """The output of one layer. sha256: with another than the published one the distance is no FID and is not called so."""
 
     distance: str  # what the Fréchet distance is called with the published weights
     reached: str  # torch-fidelity's name of the features up to which the network runs
     layer = ""  # what of its output is taken, if not all, for the identity
 
     def __init__(self, path: str | Path | None = None, download: bool = False, sha256: str = SHA256) -> None:
-        super().__init__()
-        self.file, self.sha256 = Path(path) if path is not None else usual_file(), sha256
+        super().__init__(self.name, URL_INCEPTION_V3, self._build, path, download, sha256)
+        self.sha256 = sha256
         self.identity = hashlib.sha256(f"{sha256} {self.layer}".encode()).hexdigest() if self.layer else sha256
-        content = read_weights(self.file, self.name, URL_INCEPTION_V3, sha256, download)
-        with building_from(self.file, "this Inception-v3"):
-            # torch-fidelity unpickles whatever file it is given: it is given what was just loaded safely.
-            safe = io.BytesIO()
-            torch.save(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True), safe)
-            safe.seek(0)
-            self.network = FeatureExtractorInceptionV3("inception-v3-compat", [self.reached], safe)
+
+    def _build(self, content: bytes) -> tuple[nn.Module, int]:
+        # torch-fidelity unpickles whatever file it is given: it is given what was just loaded safely.
+        safe = io.BytesIO()
+        torch.save(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True), safe)
+        safe.seek(0)
+        return FeatureExtractorInceptionV3("inception-v3-compat", [self.reached], safe), self.dim
 
     @property
     def metric_name(self) -> str:

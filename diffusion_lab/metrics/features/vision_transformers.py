@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from torch_fidelity.feature_extractor_clip import MODEL_METADATA, MODEL_URLS, Fe
 from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
 from torchvision.transforms.functional import normalize
 
-from diffusion_lab.metrics.features import PublishedFeatures, building_from, read_weights, usual_place
+from diffusion_lab.metrics.features import PublishedFeatures
 
 SIDE = 224
 PATCH, HEAD, _EPS = 14, 64, 1e-6
@@ -40,30 +40,7 @@ SHA256 = {
 
 
 class VisionFeatures(PublishedFeatures):
-    """The output of a transformer of images of 224×224.
-
-    path: the weights; None: `file_name` in the checkpoint folder of torch hub. download: fetch a file that is not there. sha256:
-    None: that of the published file. build: makes of a file the network, and how long its vectors are. Raises WeightsError.
-    """
-
-    network: nn.Module
-
-    def __init__(
-        self,
-        name: str,
-        url: str,
-        file_name: str,
-        build: Callable[[bytes], tuple[nn.Module, int]],
-        path: str | Path | None,
-        download: bool,
-        sha256: str | None,
-    ) -> None:
-        super().__init__()
-        self.name, self.identity = name, sha256 or SHA256[name]
-        file = Path(path) if path is not None else usual_place(file_name)
-        content = read_weights(file, name, url, self.identity, download)
-        with building_from(file, "this network"):
-            self.network, self.dim = build(content)
+    """The output of a transformer of images of 224×224. sha256: None: that of the published file."""
 
     @property
     def metric_name(self) -> str:
@@ -82,7 +59,7 @@ class DINOv2Features(VisionFeatures):
         self, name: str, path: str | Path | None = None, download: bool = False, sha256: str | None = None
     ) -> None:
         url = _DINOV2.format(name.removeprefix("dinov2_"))
-        super().__init__(name, url, url.rsplit("/", 1)[1], _dinov2, path, download, sha256)
+        super().__init__(name, url, _dinov2, path, download, sha256 or SHA256[name])
 
     def vectors(self, pixels: Tensor) -> Tensor:
         x = interpolate_bilinear_2d_like_tensorflow1x(pixels.float(), size=(SIDE, SIDE), align_corners=False)
@@ -99,8 +76,9 @@ class CLIPFeatures(VisionFeatures):
     kind = "features of CLIP, trained on images with captions"
 
     def __init__(self, path: str | Path | None = None, download: bool = False, sha256: str | None = None) -> None:
-        name, url = "clip_b_32", MODEL_URLS["clip-vit-b-32"]
-        super().__init__(name, url, f"clip-vit-b-32-{SHA256[name]}.pt", _clip, path, download, sha256)
+        name, published = "clip_b_32", SHA256["clip_b_32"]
+        file_name = f"clip-vit-b-32-{published}.pt"
+        super().__init__(name, MODEL_URLS["clip-vit-b-32"], _clip, path, download, sha256 or published, file_name)
 
     def vectors(self, pixels: Tensor) -> Tensor:
         return self.network(pixels)[0]

@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 
@@ -9,14 +10,24 @@ import pytest
 import torch
 from torch import distributed
 
-from diffusion_lab.metrics import draw as drawing
-from diffusion_lab.metrics.draw import KEPT_IMAGES, Samples, Stream, draw_once
+from diffusion_lab.diffusion.levels import from_levels
+from diffusion_lab.metrics import samples as drawing
+from diffusion_lab.metrics.cost import seconds_per_1000, timed
 from diffusion_lab.metrics.metric import Scores
-from diffusion_lab.metrics.reference import UnmeasurableError, references_of
+from diffusion_lab.metrics.reference import UnmeasurableError, quantise
+from diffusion_lab.metrics.samples import (
+    KEPT_IMAGES,
+    Effort,
+    Samples,
+    Stream,
+    TrainedModel,
+    labels,
+    peak_memory,
+    ranges,
+)
 from diffusion_lab.metrics.score import score
 from diffusion_lab.metrics.settings import Evaluation
-from diffusion_lab.metrics.shards import SampleStore
-from diffusion_lab.metrics.sources import TrainedModel
+from diffusion_lab.metrics.shards import ShardStore
 from diffusion_lab.store.lease import hold
 from tests.metrics.stand_ins import METRICS, Broken, GaussianModel, RawPixels, TinyImages
 
@@ -40,8 +51,8 @@ class Counting(GaussianModel):
 
 
 def draw(folder: Path, model=None, n: int = 300, stream: Stream = STREAM, progress=lambda *_: None, **more) -> Samples:
-    store = SampleStore(folder, {"seed": stream.seed})
-    drawn = draw_once((model or GaussianModel()).eval(), [RawPixels()], stream, n, [store], progress, **more)
+    store = ShardStore(folder, "mine")
+    drawn = drawing.draw((model or GaussianModel()).eval(), [RawPixels()], stream, n, [store], progress, **more)
     return drawn and drawn[0]
 
 
@@ -54,12 +65,12 @@ def whole_shards(folder: Path) -> list[str]:
 
 
 def test_features_see_all_samples_and_pictures_are_the_first(tmp_path, monkeypatch):
-    expected = torch.cat(list(STREAM.draw(GaussianModel().eval(), range(300), drawing.Stopwatch(CPU))))
+    expected = torch.cat(list(STREAM.batches(GaussianModel().eval(), range(300))))
     drawn = draw(tmp_path / "a")
     assert torch.equal(drawn.vectors().reshape(-1, 1, 2, 2), expected)
     assert torch.equal(drawn.images, expected)  # small ones are all kept
     assert drawn.moments(CPU).n == 300
-    assert drawn.nfe == 5
+    assert {effort.nfe for effort in drawn.efforts} == {5}
     monkeypatch.setattr(drawing, "KEPT_VALUES", 0)
     assert torch.equal(draw(tmp_path / "b").images, expected[:KEPT_IMAGES])
 
@@ -69,9 +80,7 @@ def test_the_same_samples_are_drawn_once_and_cost_what_they_cost(tmp_path):
     second = draw(tmp_path, model)
     assert model.asked == []
     assert same(first, second)
-    assert second.seconds_per_1000() == first.seconds_per_1000()
-    assert second.nfe == first.nfe
-    assert second.cost_protocol() == first.cost_protocol()
+    assert [asdict(effort) for effort in second.efforts] == json.loads(json.dumps([asdict(e) for e in first.efforts]))
 
 
 def test_an_interrupted_drawing_goes_on_at_the_first_missing_shard(tmp_path):
@@ -123,16 +132,38 @@ def test_times_on_different_machines_are_no_time(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         draw(tmp_path, Counting(stop_at=200))
     monkeypatch.setattr(drawing, "device_name", lambda device: "another card")
-    drawn = draw(tmp_path)
+    efforts = draw(tmp_path).efforts
     with pytest.raises(UnmeasurableError, match=r"some samples were drawn on another card .*, others on cpu"):
-        drawn.seconds_per_1000()
-    assert drawn.cost_protocol()["device"] == "another card, cpu"
+        seconds_per_1000(efforts)
+    assert sum(images for images, _ in timed(efforts)) == 300 - 2 * 16, "nor the first batch of each process"
 
 
-def test_the_first_batch_after_an_interruption_does_not_count_either(tmp_path):
-    with pytest.raises(KeyboardInterrupt):
-        draw(tmp_path, Counting(stop_at=200))
-    assert draw(tmp_path).cost_protocol()["timed_images"] == 300 - 2 * 16
+def test_the_first_batch_of_a_process_does_not_count(monkeypatch):
+    def effort(*laps, cold=True):
+        return Effort(list(laps), cold, "cpu", 1, 5, None, "unknown")
+
+    four = [effort((10, 0.3), (10, 0.01)), effort((10, 0.5), (10, 0.02))]
+    assert timed(four) == [(10, 0.01), (10, 0.02)]
+    assert seconds_per_1000(four) == pytest.approx(1.5)
+    assert timed([effort((10, 0.3)), effort((5, 0.2), cold=False)]) == [(5, 0.2)]
+    assert seconds_per_1000([effort((10, 0.01))]) == pytest.approx(1), "an only batch counts"
+
+    clock, laps = iter([1.0, 3.0, 10.0, 10.5]), []
+    monkeypatch.setattr(drawing, "perf_counter", lambda: next(clock))
+    list(STREAM.batches(GaussianModel().eval(), range(20), laps))
+    assert laps == [(16, 2.0), (4, 0.5)]
+
+
+@pytest.mark.needs("Unix")
+def test_peak_memory_is_that_of_the_kernel_in_mib():
+    pytest.importorskip("resource")
+    peak, what = peak_memory(CPU)
+    assert "process" in what
+    assert peak > 100  # torch alone takes more
+    status = Path("/proc/self/status")
+    if status.exists():
+        (kib,) = [line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM")]
+        assert peak == pytest.approx(int(kib) / 1024, rel=0.05)
 
 
 def test_progress_counts_to_the_end_from_what_is_there(tmp_path):
@@ -145,12 +176,84 @@ def test_progress_counts_to_the_end_from_what_is_there(tmp_path):
     assert seen == [("samples", done, 150) for done in (144, 150)]
 
 
+# ---- one stream ----
+
+
+@pytest.mark.parametrize(("n", "batch_size"), [(1, 128), (300, 128), (300, 7), (300, 1), (300, 1000), (256, 128)])
+def test_shards_cover_every_index_once_in_whole_batches(n, batch_size):
+    parts = ranges(n, batch_size)
+    assert [i for part in parts for i in part] == list(range(n))
+    assert all(len(part) % batch_size == 0 for part in parts[:-1])
+    assert ranges(n + 1000, batch_size)[: len(parts) - 1] == parts[:-1]  # ranges stay where they are
+
+
+def images(batch_size=16, seed=0, prior=None, num_levels=17, part=range(50)):
+    model = GaussianModel(None if prior is None else len(prior)).eval()
+    return torch.cat(list(Stream(seed, batch_size, num_levels, prior).batches(model, part)))
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64])
+def test_the_batch_size_and_the_part_change_no_image(batch_size):
+    prior = torch.tensor([0.5, 0.25, 0.25]).double()
+    assert torch.equal(images(batch_size, prior=prior), images(50, prior=prior))
+    assert torch.equal(images(batch_size, part=range(20, 45)), images(50)[20:45])
+    assert not torch.equal(images(50, seed=1), images(50, seed=0))
+
+
+def test_samples_lie_on_the_nearest_levels_of_the_data():
+    levels = from_levels(torch.arange(17), 17)
+    assert torch.isin(images(), levels).all()
+    assert not torch.isin(images(num_levels=None), levels).all()
+    x = torch.linspace(-1.2, 1.2, 1001)
+    rounded = quantise(x, 17)
+    assert (rounded - x.clamp(-1, 1)).abs().max() <= 1 / 16 + 1e-6
+    assert torch.equal(quantise(rounded, 17), rounded)
+
+
+def test_labels_are_independent_draws_from_the_prior():
+    """Mean and variance of the counts in many runs of 200 are the multinomial's; a label depends on seed and index only."""
+    prior = torch.tensor([0.1, 0.0, 0.6, 0.3]).double()
+    y = labels(torch.arange(200 * 400), 0, prior)
+    counts = torch.nn.functional.one_hot(y.reshape(400, 200), 4).sum(1).double()
+    torch.testing.assert_close(counts.mean(0), 200 * prior, rtol=0, atol=1.5)  # five standard errors of 0.35 at most
+    torch.testing.assert_close(counts.var(0), 200 * prior * (1 - prior), rtol=0.3, atol=0)
+    assert not (y == 1).any()
+    assert torch.equal(labels(torch.tensor([71, 5]), 0, prior), y[[71, 5]])
+    assert not torch.equal(labels(torch.arange(100), 4, prior), y[:100])
+
+
+def test_in_bfloat16_products_are_rounded_and_images_stay_float32():
+    class Product(GaussianModel):
+        def decode(self, z, y=None):
+            image = super().decode(z)
+            self.computed_in = (rounded := image.flatten(1) @ torch.eye(4)).dtype
+            return rounded.reshape(image.shape)
+
+    found = {}
+    for precision, dtype in (("32-true", torch.float32), ("bf16-mixed", torch.bfloat16)):
+        model = Product().eval()
+        (found[precision],) = Stream(0, 50, precision=precision).batches(model, range(50))
+        assert model.computed_in == dtype
+        assert found[precision].dtype == torch.float32
+    assert 0 < (found["32-true"] - found["bf16-mixed"]).abs().max() <= 2**-8
+
+
+def test_an_unconditional_model_is_given_no_labels():
+    model = GaussianModel().eval()
+    list(STREAM.batches(model, range(50)))
+    assert model.labels == [None] * 4
+
+
+# ---- several processes ----
+
+
 def scored(folder: Path, model: GaussianModel) -> Scores | None:
     """The conditional model needs the classes' shares on every rank."""
     settings = Evaluation(num_samples=600, weights="raw")
     return score(
         TrainedModel(model, ["made up"], folder),
-        references_of(TinyImages(), [RawPixels()], folder, "cpu"),
+        TinyImages(),
+        [RawPixels()],
         METRICS,
         settings,
     )
@@ -185,7 +288,7 @@ def test_two_ranks_outwait_another_command_share_the_shards_out_and_score_what_o
     for path in (tmp_path / "one rank").rglob("00000000.safetensors"):
         (tmp_path / "cache" / path.relative_to(tmp_path / "one rank")).parent.mkdir(parents=True)
         path.rename(tmp_path / "cache" / path.relative_to(tmp_path / "one rank"))
-    with hold(SampleStore(tmp_path / "held", {"seed": STREAM.seed}).folder, print):
+    with hold(tmp_path / "held", print):
         ranks = []
         for rank in "01":
             (tmp_path / rank).mkdir()

@@ -1,0 +1,75 @@
+"""What a model costs to sample, to train and to store, as recorded when its samples were drawn, now or in an earlier score."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from diffusion_lab.metrics.metric import Metric, Naming, Need, Scores, Subject
+from diffusion_lab.metrics.reference import UnmeasurableError
+from diffusion_lab.metrics.samples import Effort
+from diffusion_lab.store.measures import LOW, SECONDS, Measure
+
+
+@dataclass(frozen=True)
+class NetworkEvaluations(Metric):
+    """How often one sample runs the network; a guiding classifier's gradient is not counted."""
+
+    needs = (Need.MODEL,)
+
+    def measures(self, namings: Sequence[Naming]) -> Iterable[Measure]:
+        yield Measure("nfe", "NFE", meaning="network evaluations per sample", decimals=0)
+
+    def score(self, subject: Subject, scores: Scores) -> None:
+        scores.record("nfe", subject.drawn.efforts[0].nfe)
+
+
+@dataclass(frozen=True)
+class Cost(Metric):
+    """Seconds and memory of drawing, the size of the model, its arithmetic, and what its training took."""
+
+    needs = (Need.MODEL,)
+
+    def measures(self, namings: Sequence[Naming]) -> Iterable[Measure]:
+        meaning = "seconds for 1000 samples"
+        yield Measure(SECONDS, "s / 1000", "s", LOW, meaning, ("data", "cost"), logs=True, decimals=1)
+        yield Measure("training_seconds", "training", "s", meaning="seconds of training", column=False, decimals=0)
+
+    def score(self, subject: Subject, scores: Scores) -> None:
+        efforts, laps = subject.drawn.efforts, timed(subject.drawn.efforts)
+        device = ", ".join(sorted({effort.device for effort in efforts}))
+        scores.protocol["cost"] = {
+            "device": device,
+            "threads": max(effort.threads for effort in efforts),
+            "batch_size": subject.settings.batch_size,
+            "timed_images": sum(images for images, _ in laps),
+            "peak_memory": efforts[0].peak_memory_of,
+        }
+        with scores.attempt([SECONDS]):
+            scores.record(SECONDS, seconds_per_1000(efforts))
+        scores.details[SECONDS] = f"per 1000 samples ({device})"
+        peaks = [effort.peak_memory_mib for effort in efforts if effort.peak_memory_mib is not None]
+        scores.record("peak_memory_mib", max(peaks, default=None), efforts[0].peak_memory_of)
+        scores.record("parameters", sum(parameter.numel() for parameter in subject.model.parameters()))
+        training = subject.source.training
+        for fact, value in training.items():
+            what = "training time" if fact == "seconds" else "training"
+            scores.record(f"training_{fact}", value, f"the {what} up to these weights was not recorded")
+        if training.get("steps") is not None:
+            scores.details["training_seconds"] = f"{training['steps']} steps, {training['images']} images"
+        scores.record("flops_per_sample", subject.model.sampling_flops())
+
+
+def timed(efforts: Sequence[Effort]) -> list[tuple[int, float]]:
+    """The batches (images, seconds) from which the cost is measured: not the first of a process, if there are others."""
+    warm = [lap for effort in efforts for lap in effort.laps[effort.cold :]]
+    return warm or [lap for effort in efforts for lap in effort.laps]
+
+
+def seconds_per_1000(efforts: Sequence[Effort]) -> float:
+    """Seconds to draw 1000 samples; UnmeasurableError if they were not all drawn on the same device."""
+    machines = sorted({f"{effort.device} with {effort.threads} threads" for effort in efforts})
+    if len(machines) > 1:
+        raise UnmeasurableError(f"some samples were drawn on {machines[0]}, others on {machines[1]}")
+    laps = timed(efforts)
+    return 1000 * sum(seconds for _, seconds in laps) / sum(images for images, _ in laps)
