@@ -3,7 +3,6 @@
 import json
 
 import numpy as np
-import pytest
 
 from .conftest import STRIDED, TINY
 
@@ -26,21 +25,6 @@ ON_CLUSTERS = ["labels=clusters", "labels.num_clusters=3", "start=data_moments",
 def score(folder):
     (path,) = folder.glob("outputs/runs/*/metrics.json")
     return json.loads(path.read_text())
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        (["evaluation.reference=validation"], "data.validation=N"),
-        (["data.validation=1437"], "data.validation=1437: digits has 1437 training images"),
-        (["data.validation=-1"], "data.validation=-1"),
-        (["data.validation=0.1"], "data.validation=0.1"),
-        (["evaluation.reference=held_out"], "evaluation.reference must be train, validation or test"),
-    ],
-)
-def test_what_cannot_be_is_refused_before_training(lab, options, said):
-    lab.refused("train", *TINY, *STRIDED, *options, said=said)
-    assert not (lab.folder / "outputs" / "models").exists()
 
 
 def test_no_test_image_has_a_part_in_choosing(lab):
