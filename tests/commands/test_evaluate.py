@@ -66,24 +66,6 @@ def test_a_family_without_a_variance_says_so(lab):
     lab.refused("evaluate", "variance=analytic", said="is not a diffusion model and has no variance")
 
 
-@pytest.mark.thorough
-def test_optimal_steps_cost_fewer_bits(lab):
-    lab.given("train", "sampler=strided", *SIMPLE)
-    even = variances(lab)["FixedSmall"]["values"]["bits_per_dim"]
-    optimal = ["sampler=strided", "sampler/spacing=optimal", *STRIDED, IMAGES]
-    for variance, files_of_passes in (("fixed_small", 4), ("analytic", 4)):
-        lab.done("evaluate", *optimal, f"variance={variance}")
-        assert len(passes(lab)) == files_of_passes  # of the network and of its last steps, two shards each
-    found = [run for run in scores(lab.folder / "outputs") if "OptimalSpacing" in run["protocol"]["model"]["sampler"]]
-    assert max(run["values"]["bits_per_dim"] for run in found) < even
-    assert {
-        run["protocol"]["model"]["sampler"].partition(", costs=bits of ")[2].partition("(")[0] for run in found
-    } == {
-        "FixedSmall",
-        "Analytic",
-    }
-
-
 # ---- start=data_moments as a user meets it: a choice of scoring and of drawing, from the training images of the model ----
 
 
@@ -171,39 +153,6 @@ def test_a_snapshot_that_does_not_say_its_moment_is_refused(lab):
     lab.refused(
         "evaluate", "evaluation.weights=at_2steps", "rescore=true", said="does not say when in training it was written"
     )
-
-
-# ---- metrics=bits_by_steps as a user meets it: one pass, the numbers of `bits_per_dim`, plots in the report ----
-
-
-BITS = [
-    "metrics=[bits_per_dim,bits_by_steps]",
-    "features=pixels",
-    "evaluation.num_samples=8",
-    "evaluation.statistics_images=16",
-]
-FEW = ["metrics.bits_by_steps.num_steps=[2,3,24,50]", "metrics.bits_by_steps.num_images=8"]
-
-
-@pytest.mark.thorough
-def test_it_agrees_with_the_bound_of_each_chain(lab):
-    """It agrees with the bound of each chain and leaves out chains that are too long."""
-    lab.given("train", *TINY, *STRIDED)
-    lab.done("evaluate", *BITS, *FEW)
-    (found,) = [one for one in scored(lab.folder) if "bits_by_steps" in one["curves"]]
-    assert found["curves"]["bits_by_steps"].keys() == {"num_steps", "even", "quadratic", "log_snr", "optimal"}
-    assert found["curves"]["bits_by_steps"]["num_steps"] == [2, 3, 24]
-    assert found["protocol"]["absent"]["bits_even_50"] == "the chain has 24 steps"
-    assert len(found["sources"]["bits_even_3"]["test images"]) == 8
-    assert len({found["values"][f"bits_{name}_24"] for name in ("even", "quadratic", "log_snr", "optimal")}) == 1
-    lab.done("evaluate", *BITS, "metrics.bits_by_steps.num_steps=[50]")
-    assert any(
-        one["protocol"]["absent"].get("bits_optimal_50") == "the chain has 24 steps" for one in scored(lab.folder)
-    )
-    alone = ["metrics=bits_per_dim", "metrics.bits_per_dim.num_images=8"]
-    lab.done("evaluate", *BITS[1:], *alone, "sampler=strided", *STRIDED)
-    (bound,) = [one for one in scored(lab.folder) if one["protocol"].get("bound", {}).get("num_images") == 8]
-    assert found["values"]["bits_even_3"] == pytest.approx(bound["values"]["bits_per_dim"], abs=1e-5)
 
 
 # ---- metrics=schedule_advice as a user meets it: options to type, which do what was said of them ----

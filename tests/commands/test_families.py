@@ -63,11 +63,7 @@ def test_one_command_is_a_whole_experiment(lab, family):
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize(
-    "case",
-    EVERYTHING,
-    ids="-".join,
-)
+@pytest.mark.parametrize("case", EVERYTHING, ids="-".join)
 def test_a_killed_training_is_the_training(tmp_path, zygote, case):
     options = [option for option in tiny(*case) if not option.startswith(("trainer.max_steps", "evaluation"))]
     options += ["trainer.max_steps=16", "callbacks.checkpoint.every_n_steps=3", "score=false"]
@@ -91,21 +87,6 @@ def test_a_sweep_of_all_families_is_one_report(lab):
     assert page.count('class="card family"') == len(FAMILIES)
     table = next((lab.folder / "outputs" / "sweeps").glob("*/report/table.csv")).read_text()
     assert all(family in table for family in FAMILIES)
-
-
-@pytest.mark.thorough
-def test_an_option_that_only_one_family_has_is_dropped(lab):
-    """An option that only one family has is dropped for the others.
-
-    Also where the default family, which Hydra composes first, does not have it.
-    """
-    options = ["network.latent_dim=4", "network.channel_multipliers=[1]", "network.base_channels=8", *COMMON]
-    assert "2 models: 2 to train" in lab.done("train", "-m", "model=gan,vae", *options, "score=false")
-    configs = [(path / "config.yaml").read_text() for path in (lab.folder / "outputs" / "models").iterdir()]
-    assert sorted("latent_dim: 4" in config for config in configs) == [False, True]
-    lab.refused(
-        "train", "-m", "model=gan,flow", *options, "score=false", said="there is no option 'network.latent_dim'"
-    )
 
 
 LEARNS = {

@@ -489,10 +489,7 @@ SCORE = {
     ),
     "the model of a run by a path": (metrics("protocol", "model_directory", to="../../secret"), NOT_A_FOLDER),
     "a curve of several lengths": (metrics("curves", "bits_per_dim", "t", to=[1.0]), "lists of several lengths"),
-    "a run as a link": (
-        lambda f: [shutil.rmtree(f / "runs" / RUN), link(f"runs/{RUN}", "../../secret")(f)],
-        ELSEWHERE,
-    ),
+    "a run as a link": (lambda f: [shutil.rmtree(f / "runs" / RUN), link(f"runs/{RUN}", "../../secret")(f)], ELSEWHERE),
 }
 
 

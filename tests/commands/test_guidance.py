@@ -206,11 +206,7 @@ def test_a_classifier_that_does_not_fit_is_refused(lab, trained):
     other = newest_model(lab.folder / "outputs").path
     before = files(lab.folder)
     for command, options, said in (
-        (
-            "evaluate",
-            [f"model_dir={other}", f"guidance.classifier={classifier}"],
-            "with the model's schedule",
-        ),
+        ("evaluate", [f"model_dir={other}", f"guidance.classifier={classifier}"], "with the model's schedule"),
         ("evaluate", [f"model_dir={model}", f"guidance.classifier={model}"], "not a noisy classifier"),
         ("sample", [f"model_dir={model}", "guidance.classifier=nowhere"], "nowhere is not a model directory"),
         (

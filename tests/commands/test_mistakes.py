@@ -29,6 +29,8 @@ train features=[]
 train trainer.precision=16-mixed
 train -m seed=1,1
 train model=gan schedule=linear
+train model=noisy_classifier timesteps=loss_aware
+train model=noisy_classifier data=gaussian
 train trainer.max_steps=1.5
 train trainer.max_time=abc
 train trainer.devices=0

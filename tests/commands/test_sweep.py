@@ -148,24 +148,6 @@ def test_a_failed_model_is_marked_and_the_others_go_on(lab):
     assert out.splitlines()[:2] == ["2 models: 1 to train, 1 reused", "4 cells: 2 to score, 2 scored already"]
 
 
-@pytest.mark.thorough
-def test_retrain_trains_each_model_once(lab):
-    """Retrain trains each model once and scores its cells anew."""
-    options = ["sampler.spacing.num_steps=2,3"]
-    lab("train", "-m", *TINY, *options)
-    stamps = {
-        path: path.stat().st_mtime_ns
-        for kind in ("models/*/training.json", "runs/*/metrics.json")
-        for path in (lab.folder / "outputs").glob(kind)
-    }
-    out = lab.done("train", "-m", *TINY, *options, "retrain=true")
-    assert "1 model: 1 to train, 0 reused" in out
-    assert out.count("model 1 of 1") == 1
-    assert len(stamps) == 3
-    assert all(path.stat().st_mtime_ns > stamp for path, stamp in stamps.items())
-    assert len(names(lab, "sweeps")) == 1
-
-
 def test_jobs_write_below_outputs_whatever_its_name(lab):
     lab.done("train", "-m", *TINY, *STRIDED, "score=false", 'outputs="Läufe \\ \\""')
     assert {Path(file).parts[0] for file in files(lab.folder)} == {'Läufe \\ "'}

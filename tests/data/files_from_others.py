@@ -110,11 +110,7 @@ FILES: dict[str, tuple[str, bytes, Expected]] = {
     "16-bit grey TIFF": ("a.tif", encoded(Image.fromarray(ramp16()), "TIFF"), resembles(GREY16)),
     "16-bit RGB PNG": ("a.png", deep_png(), resembles(SQUARE)),
     "32-bit float TIFF": ("a.tif", encoded(photo("F"), "TIFF"), "has 32-bit pixels (mode F), whose range is not known"),
-    "palette": (
-        "a.png",
-        encoded(photo("P"), "PNG"),
-        resembles(np.asarray(photo("P").convert("RGB"))[:, 10:50]),
-    ),
+    "palette": ("a.png", encoded(photo("P"), "PNG"), resembles(np.asarray(photo("P").convert("RGB"))[:, 10:50])),
     "palette, one colour transparent": (
         "a.png",
         encoded(transparent_palette(), "PNG", transparency=0),

@@ -5,14 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_lab.store import (
-    ModelDirectory,
-    RunError,
-    model_directory,
-    newest_model,
-    run_directory,
-    write_json,
-)
+from diffusion_lab.store import ModelDirectory, RunError, model_directory, newest_model, run_directory, write_json
 from diffusion_lab.store.files import name_root, write_whole
 from diffusion_lab.store.written import PlaceError
 
