@@ -1,4 +1,4 @@
-"""variance=analytic as a user meets it: a choice of scoring for any trained diffusion model, measured once."""
+"""evaluate: measured variances, starts, moments of a training, and metrics that are chosen, as a user meets them."""
 
 from __future__ import annotations
 

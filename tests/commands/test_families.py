@@ -1,4 +1,4 @@
-"""Every family through the same commands: one experiment, bad input, a kill, a sweep of all of them."""
+"""Every family through the same commands, then what only one of them has."""
 
 import shutil
 

@@ -1,4 +1,4 @@
-"""guidance=autoguidance as a user asks for it: an earlier moment of a model's own training, or another model."""
+"""guidance=autoguidance and guidance=classifier, as a user asks for them."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""import: a published checkpoint becomes a model directory, on which every command works as on our own."""
+"""import: a checkpoint of others becomes a model directory, on which every command works as on our own."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Two processes that train together are one that trains alone, up to rounding; and they end together."""
+"""Several processes are one, up to rounding, end together, and run where they are asked to."""
 
 import csv
 import json

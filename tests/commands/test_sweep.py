@@ -1,4 +1,4 @@
-"""Multiruns of train as a user gives them: planned, done, done again, with mistakes and with failures."""
+"""Multiruns of train: planned, done, done again, with mistakes and failures, killed, and while code is edited."""
 
 import json
 import os

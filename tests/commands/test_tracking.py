@@ -1,4 +1,4 @@
-"""What Weights & Biases and TensorBoard are told, read back from what they write offline."""
+"""What Weights & Biases, TensorBoard and MLflow are told, read back from what they write offline."""
 
 import base64
 import hashlib

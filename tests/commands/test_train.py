@@ -1,3 +1,5 @@
+"""train: one command is a whole experiment, on any data, and the same again does nothing."""
+
 import csv
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Callbacks of the user's own beside ours, the held-out loss that they may look at, and what ends a training."""
+"""Callbacks of the user's own beside ours, the held-out loss, what ends a training, and options of Lightning's Trainer."""
 
 import csv
 import re

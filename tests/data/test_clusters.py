@@ -1,3 +1,5 @@
+"""Clusters of images stand in for classes: of pixels, and of gradients."""
+
 import math
 
 import pytest

@@ -1,3 +1,5 @@
+"""A folder of the user's images: what is shown, what counts, and what is read again."""
+
 import itertools
 import os
 import shutil

@@ -1,3 +1,5 @@
+"""MNIST and Fashion-MNIST: files from every source, whole and broken."""
+
 import gzip
 import shutil
 import tracemalloc

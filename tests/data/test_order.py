@@ -1,3 +1,5 @@
+"""The order of training batches, and which images a subset or a validation split holds."""
+
 import numpy as np
 import pytest
 import torch

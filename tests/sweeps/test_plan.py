@@ -1,3 +1,5 @@
+"""The plan of a sweep, and what a job does with its part of it."""
+
 import pytest
 
 from diffusion_lab.store import model_directory, run_directory

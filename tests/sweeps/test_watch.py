@@ -1,3 +1,5 @@
+"""What is told of a sweep that runs: each job when it ends, and where all stand."""
+
 import io
 import os
 import time

@@ -1,3 +1,5 @@
+"""Averages of weights: the recursion, averages along powers of time, and those that are built from what was kept."""
+
 import copy
 import shutil
 from types import SimpleNamespace
