@@ -368,6 +368,7 @@ def trunk_in(lab, *options: str) -> ModelDirectory:
     return newest_model(lab.folder / "outputs")
 
 
+@pytest.mark.thorough
 def test_a_branch_is_bit_for_bit_the_training_of_its_length(lab, tmp_path):
     trunk = trunk_in(lab, "snapshots.at=[1steps,3steps]", "snapshots.averages=16")
     assert list(trunk.branches) == [2, 5]

@@ -115,6 +115,7 @@ def test_what_is_wrong_with_a_reports_tracker_is_said_before_it_is_made(lab, mon
     assert not (lab.folder / "report").exists()
 
 
+@pytest.mark.thorough
 def test_a_training_that_fails_says_so_and_goes_on_under_its_id(lab):
     class BrokenError(Exception):
         pass

@@ -185,6 +185,7 @@ HARMLESS = [
 ]
 
 
+@pytest.mark.thorough
 def test_options_that_only_watch_are_the_same_model(lab):
     """Bit for bit; they do what they are for."""
     assert lab("train", *SIX)[0] == 0

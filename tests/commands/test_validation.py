@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytest
 
 from .conftest import STRIDED, TINY
 
@@ -27,6 +28,7 @@ def score(folder):
     return json.loads(path.read_text())
 
 
+@pytest.mark.thorough
 def test_no_test_image_has_a_part_in_choosing(lab):
     """Two data sets that differ in their test images alone: the same losses, the same score."""
     found = []
