@@ -157,7 +157,7 @@ def _found(target: Any, packages: tuple[str, ...]) -> Any:
 def _belongs(found: Any, kind: type) -> bool:
     packages = (*_COMPUTE, *_READ) if _within(kind.__module__, ("diffusion_lab",)) else _COMPUTE
     made = found
-    if isinstance(found, FunctionType) and found.__module__ == _GUIDANCE and _within(kind.__module__, _COMPUTE):
+    if isinstance(found, FunctionType) and found.__module__ == _GUIDANCE and _within(kind.__module__, _COMPUTE[:2]):
         made = get_type_hints(found).get("return")
     return isinstance(made, type) and issubclass(made, kind) and _within(found.__module__, packages)
 
