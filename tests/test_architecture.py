@@ -68,9 +68,8 @@ def wrong_way(path: Path) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_imports_point_up(path):
-    assert wrong_way(path) == []
+def test_imports_point_up():
+    assert {path: wrong for path in FILES if (wrong := wrong_way(path))} == {}
 
 
 @pytest.mark.parametrize("path", THEORY, ids=lambda p: str(p.relative_to(PACKAGE)))
@@ -96,13 +95,13 @@ def test_every_package_has_its_place():
     assert places - {"__pycache__", "__init__", "__main__", "conf"} <= set(ORDER)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_only_two_packages_see_a_config_and_modules_stay_small(path):
-    text = path.read_text()
-    if not {"commands", "config"} & {*path.parts}:
-        assert not re.search(r"\b(cfg|omegaconf|hydra(?!-core|/))\b", text), "a config outside config/"
-    assert len(text.splitlines()) <= 350
-    assert path.stem not in {"utils", "util", "helpers", "common", "misc"}
+def test_only_two_packages_see_a_config_and_modules_stay_small():
+    for path in FILES:
+        text = path.read_text()
+        if not {"commands", "config"} & {*path.parts}:
+            assert not re.search(r"\b(cfg|omegaconf|hydra(?!-core|/))\b", text), f"a config in {path}"
+        assert len(text.splitlines()) <= 350, path
+        assert path.stem not in {"utils", "util", "helpers", "common", "misc"}
 
 
 def test_hydra_is_used_by_its_public_doors():
@@ -131,13 +130,8 @@ def test_running_and_showing_need_no_torch_and_nothing_of_each_other(path):
     assert not [module for module in modules if f"{module}.".startswith(f"diffusion_lab.{other}.")]
 
 
-@pytest.mark.parametrize(
-    "path",
-    sorted((PACKAGE / "store").glob("*.py")),
-    ids=lambda p: p.name,
-)
-def test_the_layout_of_outputs_needs_no_torch(path):
-    outside = {m.split(".")[0] for m in imported(path)}
+def test_the_layout_of_outputs_needs_no_torch():
+    outside = {m.split(".")[0] for path in (PACKAGE / "store").glob("*.py") for m in imported(path)}
     assert outside <= set(sys.stdlib_module_names) | {"diffusion_lab", "filelock", "yaml"}
 
 
@@ -172,17 +166,10 @@ def layout_in(path: Path) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        path
-        for path in (*FILES, *sorted((ROOT / "hydra_plugins").rglob("*.py")))
-        if path not in {SHIPPED, *DIFFUSERS} and path.parent != PACKAGE / "store"
-    ],
-    ids=lambda p: str(p.relative_to(ROOT)),
-)
-def test_only_runs_knows_the_layout_of_outputs(path):
-    assert layout_in(path) == []
+def test_only_the_store_knows_the_layout_of_outputs():
+    elsewhere = {*FILES, *(ROOT / "hydra_plugins").rglob("*.py")} - {SHIPPED, *DIFFUSERS}
+    found = {path: layout for path in elsewhere if (layout := layout_in(path)) and path.parent != PACKAGE / "store"}
+    assert found == {}
 
 
 def test_the_checker_sees_the_layout(tmp_path):

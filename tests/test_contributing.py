@@ -20,7 +20,7 @@ from .commands.zygote import Zygote
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "CONTRIBUTING.md").read_text()
-OTHERS = ("Golden outputs", "Style", "Release")  # sections that are not on a change
+OTHERS = ("Golden outputs", "Measurements", "Style", "Release")  # sections that are not on a change
 COPIED = ("diffusion_lab", "conf", "hydra_plugins", "tests", "pyproject.toml", "docs", "README.md", "CONTRIBUTING.md")
 # What stands in for PBS: jobs run at once, one after the other, and none is left when qsub returns.
 QSUB = """\

@@ -164,17 +164,6 @@ def test_links_lead_to_pages_of_the_site_and_other_files_become_text(tmp_path):
     assert "[raw](../../x.py)" in led
 
 
-def test_the_reference_of_a_group_has_each_option_with_its_value_and_comment():
-    page = configs.page_of("schedule", configs.groups(CONF)["schedule"], "cosine")
-    assert "The default of `diffusion-lab train` is `cosine`." in page
-    assert "## schedule=cosine\n" in page
-    assert "| `schedule.num_timesteps` | `1000` | T |" in page
-    assert "| `schedule.log_snr_max.ratio` | `2.0` | standard deviations of the noise" in page
-    assert "| `network.base_channels` | `32` |" in configs.choice(
-        CONF / "network/diffusion/8x8.yaml", "network/diffusion"
-    )
-
-
 @pytest.mark.parametrize("group", configs.groups(CONF))
 def test_every_choice_of_a_group_is_in_the_reference_with_its_first_comment(group):
     files = configs.groups(CONF)[group]

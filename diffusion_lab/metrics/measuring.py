@@ -25,7 +25,6 @@ from diffusion_lab.metrics.shards import Progress, Shard, ShardStore, complete, 
 from diffusion_lab.models.base import GenerativeModel
 from diffusion_lab.models.trainable import TrainableModel
 from diffusion_lab.store import CacheDirectory
-from diffusion_lab.store.cache import shard_file
 from diffusion_lab.training.ranks import broadcast_from_rank_zero
 
 # (x_0, y, seed, indices) -> (B, …) by name

@@ -36,7 +36,7 @@ from diffusion_lab.metrics.settings import Evaluation
 from diffusion_lab.metrics.shards import Progress, Shard, ShardStore, complete, digest
 from diffusion_lab.models.base import GenerativeModel
 from diffusion_lab.store import CacheDirectory
-from diffusion_lab.store.places import stream
+from diffusion_lab.store.cache import stream
 
 KEPT_VALUES = 2**22  # samples kept for pictures: 16 MiB of float32,
 KEPT_IMAGES = 64  # but no fewer images than this

@@ -20,9 +20,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from diffusion_lab.store.cache import shard_file, shard_files, stream
+from diffusion_lab.store.cache import shard_file, shard_files
 from diffusion_lab.store.files import clear, write_whole
-from diffusion_lab.store.places import shard_file, shard_files
 from diffusion_lab.training.ranks import broadcast_from_rank_zero, hold_together, num_ranks, rank, wait_for_all
 
 Progress = Callable[[str, int, int], None]  # what is being done, images done, images in all

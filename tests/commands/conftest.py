@@ -117,6 +117,7 @@ def lab(tmp_path, tmp_path_factory, monkeypatch, capfd, given_before):
         code, _, err = run(*command)
         assert (code, len(err.strip().splitlines())) == (1, 1), err
         assert all(words in err for words in ([said] if isinstance(said, str) else said)), err
+        print(err.strip())  # pytest -s
         assert files(tmp_path) == before
         return err
 

@@ -14,11 +14,6 @@ def test_what_hydra_refuses_waits_for_no_import_of_torch():
     assert told.stdout == "set()\n", told
 
 
-def test_a_module_in_the_working_directory_can_be_a_target(lab):
-    (lab.folder / "my_schedules.py").write_text("from diffusion_lab.diffusion import CosineSchedule as Mine\n")
-    lab.done("schedule", "schedule._target_=my_schedules.Mine", "sampler.spacing.num_steps=10")
-
-
 @pytest.mark.parametrize(("command", "removed"), [("train", "trainer"), ("prune", "remove")])
 def test_an_option_that_the_user_removed_is_named(lab, command, removed):
     lab.refused(command, f"~{removed}", said=f"there is no option '{removed}")

@@ -23,12 +23,3 @@ def test_any_length_is_scored(lab):
     assert "(ema_rel_0.07)" in lab.done("sample", "num_images=2", "weights=ema_rel_0.07", *STRIDED)
     model = newest_model(lab.folder / "outputs")
     assert set(model.kept_averages) < set(model.files)
-
-
-def test_what_cannot_be_built_is_said_before_training(lab):
-    for options, said in (
-        (["evaluation.weights=ema_rel_0.05", "snapshots.averages=0"], "will have no averages to build it from"),
-        (["evaluation.weights=ema_rel_0.4"], "σ_rel=0.4 must lie between 0 and 0.289"),
-        (["snapshots.averages=-1"], "snapshots.averages=-1 must be at least 0"),
-    ):
-        lab.refused("train", *SIX, *options, said=said)

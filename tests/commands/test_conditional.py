@@ -50,14 +50,6 @@ def test_a_model_has_the_names_of_its_classes(lab):
     assert named == {False: list("0123456789"), True: None}
 
 
-def test_clusters_beside_classes_are_said_to_have_no_effect(lab):
-    options = [*TINY, *STRIDED, "score=false", "conditional=true"]
-    lab.given("train", *options)
-    out = lab.done("train", *options, "labels=clusters")
-    assert "ignoring labels=clusters: conditional=true means the classes of the data" in out
-    assert "this model is already trained" in out
-
-
 @pytest.mark.thorough
 def test_samples_on_clusters_can_be_scored_as_files(lab):
     """Their numbers are no classes of the data, so a file of samples must not pass them off as such."""
@@ -105,32 +97,3 @@ def test_clusters_stand_in_for_labels(lab):
     shares = newest_model(lab.folder / "outputs").read_training()["cluster_shares"]
     assert sum(shares) == pytest.approx(1)
     assert (drawn == labels(torch.arange(9), 0, torch.tensor(shares).double())).all()
-
-
-@pytest.mark.parametrize(
-    ("command", "options", "said"),
-    [
-        ("train", ["conditional=true", "data=gaussian"], "conditional=true: gaussian has no classes"),
-        ("train", ["guidance=classifier_free"], "train with conditional=true"),
-        ("train", ["labels=clusters", "labels.num_clusters=1"], "labels.num_clusters=1"),
-        ("train", ["labels=clusters", "train_images=20"], "labels.num_clusters=30: only 20 images"),
-        ("train", ["labels=clusters", "train_images=20"], "or labels=own, without clusters"),
-        ("train", ["conditional=true", "model.label_dropout=2"], "model.label_dropout=2"),
-        ("train", ["conditional=true", "guidance=classifier_free", "guidance.scale=-1.0"], "guidance.scale=-1.0"),
-    ],
-)
-def test_what_cannot_be_conditioned_or_guided(lab, command, options, said):
-    """What cannot be conditioned or guided is said in one sentence."""
-    plain = [o for o in TINY if "data=gaussian" not in options or not o.startswith(("network", "data"))]
-    lab.refused(command, *plain, *STRIDED, *options, said=said)
-
-
-def test_a_trained_model_without_labels_refuses_them(lab):
-    lab.given("train", *TINY, *STRIDED)
-    for command, option, said in (
-        ("sample", "label=3", "no classes to choose from"),
-        ("sample", "guidance=classifier_free", "conditional=true"),
-        ("evaluate", "guidance=classifier_free", "conditional=true"),
-    ):
-        lab.refused(command, option, said=said)
-    assert newest_model(lab.folder / "outputs").finished

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import pytest
 
 from diffusion_lab.commands import dashboard
-from diffusion_lab.report import panels
 
 from ..report.synthetic import write_sweep
 from .conftest import STRIDED, TINY, files
@@ -107,9 +106,3 @@ def test_mistakes_are_one_sentence(lab, monkeypatch):
         assert "W&B did not accept the dashboard: 503, come back" in said()
     monkeypatch.setattr(dashboard, "find_spec", lambda _: None)
     assert "pip install 'diffusion-lab[dashboard]'" in said()
-
-
-def test_a_line_is_a_variance_and_a_sampler_or_a_family():
-    chosen = {"model": "diffusion", "variance": "learned", "sampler": "ddim", "guidance": None}
-    assert panels.series(chosen) == "learned · ddim"
-    assert panels.series({"model": "vae"}) == "vae"

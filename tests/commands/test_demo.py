@@ -74,18 +74,6 @@ def test_a_family_without_steps_has_fewer_controls(page_of, trained_model):
 
 
 @needs_gradio
-def test_points_have_a_way_from_noise_too(page_of, trained_model):
-    draw, controls = drawing_of(page_of(load(trained_model("diffusion_points"))))
-    assert len(draw(*(controls | {"steps": 2}).values())[1]) == 3
-
-
-def test_a_chain_of_any_length_is_some_states(trained_model):
-    model = load(trained_model("diffusion_fixed"))
-    states, _ = demo.drawn(model, {"sampler": "strided", "sampler.spacing.num_steps": 24, "num_images": 1})
-    assert len(states) == 25
-
-
-@needs_gradio
 def test_mistakes_are_one_sentence(lab, page_of, trained_model):
     def said(*options):
         code, _, err = lab("demo", "open=false", *options)
@@ -98,11 +86,6 @@ def test_mistakes_are_one_sentence(lab, page_of, trained_model):
         port = taken.getsockname()[1]
         err = said(f"model_dir={trained_model('gan')}", f"port={port}")
     assert f"port={port} on 127.0.0.1: Address already in use; choose another port" in err
-
-
-def test_without_gradio_one_sentence_names_the_extra(lab, monkeypatch):
-    monkeypatch.setattr(demo, "find_spec", lambda _: None)
-    lab.refused("demo", said="pip install 'diffusion-lab[demo]'")
 
 
 @needs_gradio

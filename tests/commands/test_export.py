@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from diffusion_lab import load
 from diffusion_lab.diffusion import SampleNoise
 
-from .conftest import STRIDED, TINY, files
+from .conftest import files
 
 WIDE = ["network.base_channels=128", "network.channel_multipliers=[1,1]", "network.attention_resolutions=[4]"]
 WIDE += ["network.head_channels=64", "conditional=true", "score=false"]
@@ -43,15 +43,20 @@ def card_of(folder: Path) -> tuple[dict, str]:
 
 
 @pytest.mark.needs("diffusers")
-@pytest.mark.parametrize(("options", "label"), [([], None), (["labels=clusters"], 29)], ids=["default", "clusters"])
-def test_the_default_model_draws_the_same(lab, options, label):
+@pytest.mark.parametrize(
+    ("options", "guidance", "label"),
+    [([], {}, None), (["labels=clusters"], {"guidance": "classifier_free", "scale": 2.5}, 29)],
+    ids=["default", "clusters, guided"],
+)
+def test_the_pipeline_draws_what_our_sampler_draws(lab, options, guidance, label):
     """README's model, whose norms have different numbers of groups."""
     diffusers = pytest.importorskip("diffusers")
     lab.given("train", *options, "trainer.max_steps=2", "score=false", "val.every_n_steps=0")
     (folder,) = (lab.folder / "outputs" / "models").iterdir()
     randomised(folder)
-    lab.done("export", "weights=raw", "to=pipe", *DDIM)
-    *_, ours = load(folder).trajectory(4, seed=3, sampler="ddim", num_steps=5, label=label, weights="raw")
+    guided = ["guidance=classifier_free", "guidance.scale=2.5"] if guidance else []
+    lab.done("export", "weights=raw", "to=pipe", *DDIM, *guided)
+    *_, ours = load(folder).trajectory(4, seed=3, sampler="ddim", num_steps=5, label=label, weights="raw", **guidance)
     pipeline = diffusers.DiffusionPipeline.from_pretrained("pipe", trust_remote_code=True)
     pipeline.set_progress_bar_config(disable=True)
     x_T = SampleNoise(3, torch.arange(4)).initial((1, 8, 8))
@@ -60,30 +65,6 @@ def test_the_default_model_draws_the_same(lab, options, label):
     assert torch.allclose(theirs, ours.clamp(-1, 1), atol=1e-3)
     with pytest.raises(TypeError):  # never another function without a word
         diffusers.UNet2DModel.from_pretrained("pipe", subfolder="unet")
-
-
-@pytest.mark.thorough
-@pytest.mark.needs("diffusers")
-@pytest.mark.parametrize("guidance", [[], ["guidance=classifier_free", "guidance.scale=2.5"]], ids=["plain", "guided"])
-def test_the_pipeline_draws_what_our_sampler_draws(lab, guidance):
-    diffusers = pytest.importorskip("diffusers")
-    lab.given("train", *TINY, *STRIDED, *WIDE)
-    (folder,) = (lab.folder / "outputs" / "models").iterdir()
-    randomised(folder)
-    assert "pipe" in lab.done("export", "weights=raw", "to=pipe", *DDIM, *guidance)
-
-    options = {"scale": 2.5, "guidance": "classifier_free"} if guidance else {}
-    *_, ours = load(folder).trajectory(4, seed=3, sampler="ddim", num_steps=5, label=7, weights="raw", **options)
-    x_T = SampleNoise(3, torch.arange(4)).initial((1, 8, 8))
-    pipeline = diffusers.DiffusionPipeline.from_pretrained("pipe", trust_remote_code=True)
-    pipeline.set_progress_bar_config(disable=True)
-    theirs = pipeline(latents=x_T, class_labels=7, output_type="pt").images * 2 - 1
-    assert ours.std() > 0.1
-    assert torch.allclose(theirs, ours.clamp(-1, 1), atol=1e-3)
-    (image,) = pipeline(class_labels=[7], num_inference_steps=2).images
-    assert image.size == (8, 8)
-    with pytest.raises(ValueError, match="choose classes from 0 … 9"):
-        pipeline(class_labels=11)
 
 
 @pytest.mark.thorough

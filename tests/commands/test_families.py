@@ -1,18 +1,27 @@
-"""Every family through the same commands: one experiment, bad input, a kill, a sweep of all of them."""
+"""Every family through the same commands, then what only one of them has."""
 
+import shutil
+
+import numpy as np
 import pytest
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
+from diffusion_lab.config.trained import load_config
 from diffusion_lab.data.densities import GaussianDensity, RingMixture
-from diffusion_lab.store import newest_model
+from diffusion_lab.diffusion import SampleNoise
+from diffusion_lab.store import ModelDirectory, newest_model
 
 from ..families.test_families import FAMILIES
-from .conftest import STRIDED, scored
-from .conftest import TINY as TINY_DIFFUSION
+from .conftest import STRIDED, TINY, files, scored
+from .test_conf import FACTS, choices, composed
+from .test_evaluate import variances
+from .test_ranks import assert_close, trained
 from .test_resume import Training, assert_same_bits, interrupted
 
-COMMON = [option for option in TINY_DIFFUSION if not option.startswith(("network.", "schedule."))]
+COMMON = [option for option in TINY if not option.startswith(("network.", "schedule."))]
 SMALL = {
-    "diffusion": [option for option in TINY_DIFFUSION if option.startswith(("network.", "schedule."))] + STRIDED,
+    "diffusion": [option for option in TINY if option.startswith(("network.", "schedule."))] + STRIDED,
     "gan": ["network.base_channels=8", "network.channel_multipliers=[1]", "network.latent_size=4"],
     "vae": ["network.base_channels=8", "network.channel_multipliers=[1]", "network.latent_dim=4"],
     "flow": ["network.hidden=8", "network.num_steps=1"],
@@ -53,33 +62,8 @@ def test_one_command_is_a_whole_experiment(lab, family):
     lab.done("sample", "num_images=3", "label=4", "format=npz")
 
 
-@pytest.mark.parametrize(
-    ("option", "said"),
-    [
-        ("network.nonsense=1", "nonsense"),
-        ("evaluation.weights=best", "evaluation.weights=best"),
-    ],
-)
-def test_a_mistake_is_one_sentence_and_nothing_is_written(lab, family, option, said):
-    lab.refused("train", *tiny(family), option, said=said)
-
-
-def test_weights_of_another_family_are_refused(lab, family):
-    other = FAMILIES[FAMILIES.index(family) - 1]
-    lab.given("train", *tiny(family, "score=false"))
-    mine = newest_model(lab.folder / "outputs")
-    lab.given("train", *tiny(other, "score=false"))
-    theirs = newest_model(lab.folder / "outputs")
-    mine.weights("raw").write_bytes(theirs.weights("raw").read_bytes())
-    lab.refused("evaluate", f"model_dir={mine.path}", said="raw.safetensors does not hold the weights of this model")
-
-
 @pytest.mark.thorough
-@pytest.mark.parametrize(
-    "case",
-    EVERYTHING,
-    ids="-".join,
-)
+@pytest.mark.parametrize("case", EVERYTHING, ids="-".join)
 def test_a_killed_training_is_the_training(tmp_path, zygote, case):
     options = [option for option in tiny(*case) if not option.startswith(("trainer.max_steps", "evaluation"))]
     options += ["trainer.max_steps=16", "callbacks.checkpoint.every_n_steps=3", "score=false"]
@@ -103,21 +87,6 @@ def test_a_sweep_of_all_families_is_one_report(lab):
     assert page.count('class="card family"') == len(FAMILIES)
     table = next((lab.folder / "outputs" / "sweeps").glob("*/report/table.csv")).read_text()
     assert all(family in table for family in FAMILIES)
-
-
-@pytest.mark.thorough
-def test_an_option_that_only_one_family_has_is_dropped(lab):
-    """An option that only one family has is dropped for the others.
-
-    Also where the default family, which Hydra composes first, does not have it.
-    """
-    options = ["network.latent_dim=4", "network.channel_multipliers=[1]", "network.base_channels=8", *COMMON]
-    assert "2 models: 2 to train" in lab.done("train", "-m", "model=gan,vae", *options, "score=false")
-    configs = [(path / "config.yaml").read_text() for path in (lab.folder / "outputs" / "models").iterdir()]
-    assert sorted("latent_dim: 4" in config for config in configs) == [False, True]
-    lab.refused(
-        "train", "-m", "model=gan,flow", *options, "score=false", said="there is no option 'network.latent_dim'"
-    )
 
 
 LEARNS = {
@@ -163,12 +132,219 @@ def test_a_way_to_draw_that_only_one_family(lab):
     lab.refused(*command[:2], "model=gan,diffusion", *command[3:], "sampling=draws", said="sampling")
 
 
-def test_several_models_in_one_command_are_refused(lab):
-    """Each has the choices that it was trained with."""
-    lab.refused(
-        "evaluate",
-        "-m",
-        "model_dir=outputs/models/a,outputs/models/b",
-        "hydra/sweeper=basic",
-        said="give one model, and run the command once for each",
-    )
+# ---- model=vae as a user asks for it: trained, scored, sampled and edited ----
+
+
+def test_images_are_interpolated_through_its_latents(lab):
+    """Images are interpolated through its latents and not edited along steps."""
+    lab.given("train", *tiny("vae"), "score=false")
+    lab.done("sample", "interpolate.images=[5,6]", "num_images=4", "batch_size=3", "format=npz")
+    with np.load(lab.folder / "samples" / "samples.npz") as archive:
+        assert archive["arr_0"].shape == (4, 8, 8, 1)
+    for options in (["denoise.image=5", "denoise.t=3"], ["inpaint.image=5", "inpaint.mask=mask.png"]):
+        lab.refused("sample", *options, "to=other", said="a VAE has no steps to take between noise and image")
+
+
+def test_on_clusters_each_end_of_an_interpolation(lab):
+    """On clusters each end of an interpolation has its own.
+
+    Nobody has to name clusters, so images are interpolated without a label, as without clusters.
+    """
+    lab.given("train", *tiny("vae"), "labels=clusters", "labels.num_clusters=3", "score=false")
+    lab.done("sample", "interpolate.images=[5,6]", "num_images=4", "format=npz")
+    ends = {}
+    for name, images in (("first", "[5,5]"), ("second", "[6,6]")):
+        lab.done("sample", f"interpolate.images={images}", "num_images=2", "format=npz", f"to={name}")
+        with np.load(lab.folder / name / "samples.npz") as archive:
+            ends[name] = archive["arr_0"][0]
+    with np.load(lab.folder / "samples" / "samples.npz") as archive:
+        assert (archive["arr_0"][0] == ends["first"]).all()
+        assert (archive["arr_0"][-1] == ends["second"]).all()
+
+
+def test_given_the_class(lab):
+    lab.done("train", *tiny("vae"), "conditional=true")
+    (run,) = scored(lab.folder)
+    assert run["protocol"]["bound"]["kind"] == "ELBO given the class"
+    assert lab("sample", "label=3", "num_images=3")[0] == 0
+    assert lab("sample", "label=3", "interpolate.images=[5,6]", "num_images=3")[0] == 0
+    lab.refused("sample", "interpolate.images=[5,6]", "num_images=3", said="set label=…")
+    lab.refused("sample", "label=10", "interpolate.images=[5,6]", said="0 … 9")
+
+
+# ---- the flow, as a user asks for it: trained, sampled and scored at other temperatures ----
+
+
+FLOW = tiny("flow")
+
+
+def test_the_temperature_is_a_choice_of_scoring(lab):
+    lab.given("train", *FLOW)
+    assert "this model is already trained" in lab.done("train", *FLOW, "sampling.temperature=0.5")
+    lab.done("evaluate", "sampling.temperature=0.7")
+    runs = {run["protocol"]["model"]["temperature"]: run["values"] for run in scored(lab.folder)}
+    assert set(runs) == {0.5, 0.7, 1.0}
+    assert len({values["bits_per_dim"] for values in runs.values()}) == 1
+    assert len({values["fd_pixels"] for values in runs.values()}) == 3
+    drawn = {}
+    for temperature in (1.0, 0.01):
+        lab.done("sample", "num_images=4", "format=npz", f"sampling.temperature={temperature}")
+        with np.load(lab.folder / "samples" / "samples.npz") as archive:
+            drawn[temperature] = archive["arr_0"].astype(float)
+    assert drawn[0.01].std(0).mean() < 0.2 * drawn[1.0].std(0).mean()
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "said"),
+    [
+        ("train", "sampling=means", "sampling: this model needs temperature"),
+        ("evaluate", "sampling=draws", "sampling: this model needs temperature"),
+        ("evaluate", "sampler=ddim", "has no sampler to choose; it has sampling, evaluation, features"),
+        ("sample", "guidance.scale=2", "has no guidance to choose"),
+        ("sample", "trajectory=true", "no steps between noise and image"),
+    ],
+)
+def test_what_a_flow_cannot_do_is_said_in_one_sentence(lab, command, option, said):
+    if command != "train":
+        lab.given("train", *FLOW)
+    lab.refused(command, *(FLOW if command == "train" else []), option, said=said)
+
+
+@pytest.mark.parametrize("size", choices("network/flow"))
+def test_every_network_of_the_flow_can_be_built_and_undone(size):
+    import torch
+
+    side = {"8x8": 8, "28x28": 28, "64x64": 64}.get(size, 32)
+    cfg = composed("model=flow", f"network=flow/{size}")
+    shape = [2] if size == "points" else [3, side, side]
+    cfg.facts = {**FACTS, "shape": shape, "channels": shape[0], "size": side}
+    network = instantiate(cfg.network)(num_classes=None)
+    x = SampleNoise(0, torch.arange(2)).initial(tuple(shape)).tanh()
+    with torch.no_grad():
+        torch.testing.assert_close(network.inverse(network(x)[0]), x, rtol=0, atol=1e-3)
+
+
+# ---- model=gan through the command: one experiment, on two ranks, and its mistakes ----
+
+
+@pytest.mark.thorough
+def test_two_ranks_equal_one(zygote, tmp_path):
+    options = [*tiny("gan"), "conditional=true", "score=false", "optimizer.lr=1e-4", "trainer.max_steps=6"]
+    (one, _), (two, _) = (trained(zygote, tmp_path / str(ranks), *options, ranks=ranks) for ranks in (1, 2))
+    assert_close(one, two)
+    assert one.read_training()["steps"] == two.read_training()["steps"] == 6
+
+
+# ---- variance=regressed as a user meets it: a head is trained on a trained model, found by its content, and used ----
+
+
+HEAD = [
+    "model=variance_head",
+    *(option for option in TINY if not option.startswith(("schedule", "evaluation", "metrics"))),
+]
+
+
+def models(lab, kind):
+    return sorted((lab.folder / "outputs" / "models").glob(f"*-{kind}-*"))
+
+
+@pytest.fixture
+def model(lab):
+    """The folder of a trained model, relative to that of the test."""
+    lab.given("train", *TINY, "sampler=strided", *STRIDED)
+    return newest_model(lab.folder / "outputs").path.relative_to(lab.folder)
+
+
+def trained_head(lab, model, *options):
+    return lab.done("train", *HEAD, f"init_from={model}", *options)
+
+
+def test_a_head_is_trained_found_and_used(lab, model):
+    before = {path: path.read_bytes() for path in model.rglob("*") if path.is_file()}
+    out = trained_head(lab, model)
+    assert f"training a head on the weights auto of {model}" in out
+    assert f"diffusion-lab evaluate model_dir={model} variance=regressed" in out
+    assert {path: path.read_bytes() for path in model.rglob("*") if path.is_file()} == before
+    assert newest_model(lab.folder / "outputs").path.name == model.name  # a head is not taken for a model to score
+    lab.done("evaluate", "variance=regressed")
+    said, (head,) = variances(lab), models(lab, "variance_head")
+    assert said["Regressed"]["protocol"]["model"]["variance"].startswith(f"Regressed(head='{head.name}, ema_0.999, ")
+    values, other = said["Regressed"]["values"], said["LearnedRange"]["values"]
+    assert values["nfe"] == other["nfe"]
+    assert values["fd_pixels"] > 0
+    assert values["bits_per_dim"] < other["bits_per_dim"]  # two steps have taught the learned one nothing
+    code, out, err = lab("evaluate", f"model_dir={model}", "variance=regressed")
+    assert (code, err) == (0, "")
+    assert "already scored" in out
+    drawn = {}
+    for variance in ("learned", "regressed"):
+        lab.done("sample", "num_images=2", "format=png", f"variance={variance}", f"to={variance}")
+        drawn[variance] = [(lab.folder / variance / name).read_bytes() for name in files(lab.folder / variance)]
+    assert drawn["learned"] != drawn["regressed"]
+
+
+@pytest.mark.thorough
+def test_another_head_is_another_score_and_a_head_of_other_weights_another_training(lab, model):
+    trained_head(lab, model)
+    assert "this model is already trained" in trained_head(lab, model)
+    shutil.move(lab.folder / model, lab.folder / "elsewhere")
+    assert "this model is already trained" in trained_head(lab, "elsewhere")  # it is known by its content
+    shutil.move(lab.folder / "elsewhere", lab.folder / model)
+    assert lab("evaluate", "variance=regressed")[0] == 0
+    trained_head(lab, model, "seed=2")
+    trained_head(lab, model, "init_weights=raw")
+    heads = [ModelDirectory(path) for path in models(lab, "variance_head")]
+    assert len(heads) == 3
+    digests = sorted(head.serves for head in heads)
+    assert len(set(digests)) == 2
+    for options in ([], ["evaluation.weights=raw"]):
+        out = lab.done("evaluate", "variance=regressed", *options)
+        assert "already scored" not in out  # the newest head of these weights is another one
+    scores = scored(lab.folder)
+    assert len({score["protocol"]["model"]["variance"] for score in scores}) == 4
+
+
+@pytest.mark.thorough
+def test_what_does_not_fit_is_one_sentence(lab, model):
+    trained_head(lab, model, "init_weights=raw")
+    (head,) = (path.relative_to(lab.folder) for path in models(lab, "variance_head"))
+    tiny = ["model=flow", "network=flow/8x8", "trainer.max_steps=1", "score=false"]
+    lab.given("train", *tiny)
+    (flow,) = (path.relative_to(lab.folder) for path in models(lab, "flow"))
+    regressed, points = ["variance=regressed", f"model_dir={model}"], ["data=two_moons", "network=variance_head/points"]
+    how = f"`diffusion-lab train model=variance_head data=digits labels=own init_from={model} init_weights=ema_0.999`"
+    for command, options, said in (
+        (
+            "evaluate",
+            regressed,
+            f"there is no head for the weights ema_0.999 of {model} beside it; train one with {how}, or",
+        ),
+        (
+            "evaluate",
+            [*regressed, f"measured_variance.head={head}"],
+            "this head was trained on other weights than ema_0.999",
+        ),
+        (
+            "evaluate",
+            [*regressed, "evaluation.weights=ema_rel_0.1"],
+            "evaluation.weights=ema_rel_0.1: the weights saved in",
+        ),
+        ("evaluate", [f"model_dir={head}"], "holds a VarianceHead, which generates no samples"),
+        ("train", HEAD, "model=variance_head: set init_from=…"),
+        ("train", [*HEAD, f"init_from={flow}"], f"init_from={flow}: it holds a FlowModel, not a diffusion model"),
+        (
+            "train",
+            ["model=variance_head", *points, f"init_from={model}"],
+            "it was trained on other data or classes (Digits, by content)",
+        ),
+        ("train", [*TINY, *STRIDED, "variance=regressed"], "needs a head, which is trained on a finished model"),
+    ):
+        lab.refused(command, *options, said=said)
+
+
+def test_a_file_chooses_no_head(lab, model):
+    config = OmegaConf.load(model / "config.yaml")
+    target = "diffusion_lab.analysis.Regressed"
+    config.measured_variance = {"_target_": target, "_partial_": True, "head": "/somewhere/else"}
+    OmegaConf.save(config, model / "config.yaml")
+    assert load_config(ModelDirectory(model)).measured_variance == {"_target_": target, "_partial_": True, "head": None}

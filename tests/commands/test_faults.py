@@ -45,20 +45,6 @@ def poison(monkeypatch, batches):
     monkeypatch.setattr(DiffusionModel, "training_step", poisoned)
 
 
-def test_a_loss_that_is_not_finite_takes_no_step(lab, monkeypatch):
-    """A loss that is not finite takes no step and is counted."""
-    poison(monkeypatch, batches={2})
-    lab.done("train", *OPTIONS, "optimizer=adamw", "trainer.max_steps=4", "callbacks.checkpoint.every_n_steps=1")
-    directory = only_model(lab.folder)
-    state = load_state(directory.resume)
-    assert all(tensor.isfinite().all() for tensor in state["state_dict"].values() if tensor.is_floating_point())
-    steps = {int(entry["step"]) for entry in state["optimizer_states"][0]["state"].values()}
-    assert steps == {3}, "four batches, three steps of the optimizer"
-    rows = directory.metrics_csv.read_text().splitlines()
-    column = rows[0].split(",").index("train/skipped_steps")
-    assert [float(row.split(",")[column]) for row in rows[1:]] == [0, 0, 1, 1]
-
-
 def test_not_finite_again_and_again_stops(lab, monkeypatch):
     """Not finite again and again stops and names step batch and t."""
     poison(monkeypatch, batches=range(3, 99))
@@ -107,26 +93,6 @@ def overtake(folder):
     """A process of another machine took this one for dead. Returns it, and what lies there now."""
     put_lease(folder)
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def test_a_training_that_was_overtaken_stops(lab, monkeypatch):
-    """A training that was overtaken stops and writes nothing more."""
-    step, there = DiffusionModel.training_step, {}
-
-    def overtaken(self, batch, batch_idx):
-        if self.batches_trained == 2:
-            there.update(overtake(only_model(lab.folder).path))
-        return step(self, batch, batch_idx)
-
-    monkeypatch.setattr(DiffusionModel, "training_step", overtaken)
-    grids = ["callbacks.sample_grid.every_n_steps=1", "callbacks.sample_grid.num_images=1"]
-    code, _, err = lab("train", *OPTIONS, "trainer.max_steps=20", "callbacks.checkpoint.every_n_steps=1", *grids)
-    assert code == 1
-    (said,) = err.strip().splitlines()
-    assert said.startswith("diffusion-lab train: process 7 on elsewhere has taken over outputs/models/")
-    assert "stops and writes nothing more" in said
-    folder = only_model(lab.folder).path
-    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == there
 
 
 def test_a_scoring_that_was_overtaken_stops(lab, monkeypatch):

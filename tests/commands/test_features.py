@@ -48,20 +48,6 @@ def test_other_weights_under_one_name_are_another_score(lab):
     assert len({score["values"]["fd_own"] for score in scores}) == 2
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ([], "set the data set, such as data=image_folder"),
-        (["data=mixture"], "has points, and features are trained on images"),
-        (["data=digits", "num_steps=0"], "num_steps=0 must be at least 1"),
-        (["data=digits", "batch_size=1"], "batch_size=1 must be at least 2"),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
-)
-def test_a_mistake_writes_nothing(lab, options, message):
-    lab.refused("features", *options, said=message)
-
-
 @pytest.mark.parametrize("weights", ["missing.safetensors", "junk.safetensors"])
 def test_weights_that_cannot_be_used_are_named(lab, weights):
     (lab.folder / "junk.safetensors").write_bytes(b"no weights")

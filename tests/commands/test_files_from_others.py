@@ -8,7 +8,6 @@ import os
 import pickle
 import re
 import shutil
-import struct
 import subprocess
 from pathlib import Path
 
@@ -122,12 +121,6 @@ def weights(content: bytes):
     return file("ema_0.9.safetensors", content)
 
 
-def header(length: int | None = None, **tensors: object):
-    """A safetensors file with this header, and eight bytes of content."""
-    text = json.dumps(tensors).encode()
-    return weights(struct.pack("<Q", len(text) if length is None else length) + text + bytes(8))
-
-
 def link(name: str, to: str):
     def make(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
@@ -153,14 +146,6 @@ def all_weights(number: float, kind: torch.dtype | None = None):
     return write
 
 
-def halved(name: str):
-    def write(folder: Path) -> None:
-        tensors = load_file(folder / f"{name}.safetensors")
-        save_file({key: tensors[key] for key in list(tensors)[::2]}, folder / f"{name}.safetensors")
-
-    return write
-
-
 def truncated(folder: Path) -> None:
     weights = folder / "ema_0.9.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
@@ -168,11 +153,6 @@ def truncated(folder: Path) -> None:
 
 def foreign(folder: Path) -> None:
     save_file({"something.else": torch.zeros(3)}, folder / "raw.safetensors")
-
-
-def misshapen(folder: Path) -> None:
-    tensors = load_file(folder / "raw.safetensors")
-    save_file({name: tensor[..., :1].contiguous() for name, tensor in tensors.items()}, folder / "raw.safetensors")
 
 
 def guided(tamper=lambda folder: None, classifier: str = "classifier"):
@@ -199,7 +179,6 @@ NO_CHOICE, NO_VALUE, NO_SHAPE = (
 IMAGES = {"_target_": "diffusion_lab.data.image_folder.ImageFolder", "root": "secret", "image_size": 8, "channels": 1}
 IMAGES |= {"batch_size": 8, "seed": 1}
 POINTS = {"_target_": "diffusion_lab.data.densities.GaussianDensity", "batch_size": 8, "seed": 1, "num_train": 50_000}
-BITS = {"_target_": "diffusion_lab.metrics.bits_per_dim.BitsPerDim", "num_images": 1000}
 CLUSTERS = {"_target_": "diffusion_lab.data.clusters.Clusters", "num_components": 2, "num_images": 9}
 WANDB = {"_target_": "diffusion_lab.training.trackers.WeightsAndBiases", "project": "p", "entity": "e"}
 INCEPTION = "diffusion_lab.metrics.features.inception.InceptionFeatures"
@@ -215,49 +194,35 @@ def at(key: str, name: object, **options: object):
 CONFIG = {
     # ---- a target that is no part of a model
     "a function of the system": (target("os.system", command="touch harm"), "sampler._target_=os.system is not built"),
-    "what a package leads to": (target("lightning.pytorch.trainer.trainer.os.system", command="touch harm"), NOT_BUILT),
     "what our package leads to": (target("diffusion_lab.store.files.os.mkdir", path="harm"), NOT_BUILT),
-    "a function that unpickles": (target("torch.load", f="x"), NOT_BUILT),
     "a function of ours": (target("diffusion_lab.store.files.write_whole", path="harm", content="x"), NOT_BUILT),
     "a module in the working folder": (target("harmful.Sampler"), "DIFFUSION_LAB_TARGETS=harmful in the environment"),
     "a target that is not a text": (target(["os.system"]), NOT_BUILT),
-    "a target below a list": (config("model.extra", [{"_target_": "os.system"}]), "model.extra.0._target_=os.system"),
     "a target that only a choice of the user reads": (at("theirs", "os.mkdir", path="harm"), NOT_BUILT),
     # ---- a class of a known package in a place that is not its own
     "a Trainer as the sampler": (at("sampler", "lightning.pytorch.Trainer"), "a Sampler belongs here"),
-    "a logger as the schedule": (at("schedule", "lightning.pytorch.loggers.CSVLogger"), "a Schedule belongs here"),
-    "a pickle as the labels": (at("labels", "numpy.load", file="x"), "a Clusters belongs here"),
     "features as the network": (at("network", INCEPTION, _partial_=True), "a Module with _partial_ belongs here"),
-    "data as the model": (config("model", IMAGES), "a TrainableModel belongs here"),
-    "others' data": (at("data", "torchvision.datasets.MNIST", root="harm", download=True), "a DataModule belongs here"),
     "others' features": (
         config("features.mine._target_", "torchmetrics.image.fid.FrechetInceptionDistance"),
         NOT_BUILT,
     ),
     "a metric without a class": (config("metrics", {"mine": {"num_images": 4}}), "metrics.mine is not a Metric"),
     "an option called 1": (lambda f: yaml_line(f, "sampler:", "  1: {a: 2}"), "is not an option that a file may set"),
-    "a class where none is asked for": (at("sampler.spacing.num_steps", "torch.nn.Linear"), "a value belongs here"),
     "another model that guides": (
         at("model.guidance", "diffusion_lab.config.guiding_models.autoguidance", scale=1.0, model="secret"),
         "model.guidance.model=secret is a path, which a file may not choose",
     ),
     "a function that reads another model": (at("model", "diffusion_lab.config.guiding_models.unguided"), NOT_BUILT),
-    "labels that are no group": (config("labels", "clusters"), "labels is not a group of options"),
     "no model": (config("model", {"a": 1}), "model is not a TrainableModel"),
-    "no data": (config("data", {"root": "secret"}), "data is not a DataModule"),
     # ---- what Hydra does beside calling a target
     "_partial_ of an object": (config("sampler._partial_", True), NOT_BUILT),
     "a network without _partial_": (config("network._partial_", False), NOT_BUILT),
     **{key: (config(f"sampler.{key}", "x"), NO_OPTION) for key in ("_args_", "_convert_", "_recursive_")},
     # ---- interpolations
-    "a target made by interpolation": (target("${oc.env:HOME}"), RESOLVED),
-    "a target by reference": (config("model._target_", "${x}"), RESOLVED),
     "oc.create": (config("model.sampler", "${oc.create:{_target_:os.mkdir,path:harm}}"), RESOLVED),
     "an escaped interpolation": (config("model.sampler", "\\${oc.create:{_target_:os.mkdir,path:harm}}"), RESOLVED),
     "the environment": (config("sampler.eta", "${oc.env:HOME}"), RESOLVED),
     "references in a circle": (config("model", {"a": "${model.b}", "b": "${model.a}"}), RESOLVED),
-    "a model in itself": (config("model.extra", "${model}"), RESOLVED),
-    "a reference elsewhere": (config("seed", "${facts.size}"), RESOLVED),
     "a reference to nothing": (config("model.sampler", "${nothing}"), "is not a config"),
     "references that unfold": (
         lambda f: [edit(f, "many", [1] * 2000), edit(f, "model.extra", ["${many}"] * 20)],
@@ -265,17 +230,13 @@ CONFIG = {
     ),
     # ---- keys and values that become options
     "a key that is a path of keys": (config("sampler", {"spacing._target_": "os.system"}), NO_OPTION),
-    "a key that is an option": (written("sampler: {'x=1 hydra.run.dir': harm}"), NO_OPTION),
     # ---- what is no config
     "a YAML tag that calls": (file("config.yaml", b"model: !!python/object/apply:os.system ['x']"), "is not a config"),
     "aliases that unfold to more than memory": (file("config.yaml", BOMB.encode()), "it has YAML aliases"),
     "a config without end": (lambda f: os.truncate(f / "config.yaml", 2**40), "config.yaml is larger than 0.25 MiB"),
     "a config nested without end": (file("config.yaml", b"[" * 9999), "is not a config"),
-    "a config of zero bytes": (file("config.yaml", b""), "is not the config of a model"),
     "a config of noise": (file("config.yaml", bytes(range(255))), "config.yaml is not a config"),
-    "a config without groups": (file("config.yaml", b"model: 1\ndata: 2\nfacts: 3"), "is not a group of options"),
     "a config that is a pipe": (pipe("config.yaml"), "is not a model directory"),
-    "an option of bytes": (written("sampler: {eta: !!binary aGVsbG8=}"), NO_VALUE),
     "a number that is not finite": (config("sampler.eta", float("nan")), NO_VALUE),
     "a number that cannot be written": (written(f"more: 0x{'f' * 20_000}"), NO_VALUE),
     # ---- sizes
@@ -283,50 +244,31 @@ CONFIG = {
     "steps of a process without end": (config("schedule.num_timesteps", 10**9), "num_timesteps=1000000000 is too"),
     "samples without end": (config("evaluation.num_samples", 10**12), "num_samples=1000000000000 is too large"),
     "samples for weeks": (config("evaluation.num_samples", 9 * 10**7), "evaluation.num_samples=90000000 is too large"),
-    "draws for weeks": (config("metrics.x", BITS | {"num_draws": 10**6}), "metrics.x.num_draws=1000000 is too large"),
     "clusters without end": (config("labels", CLUSTERS | {"num_clusters": 10**9}), "labels.num_clusters=1000000000 is"),
     "workers without end": (config("data", IMAGES | {"num_workers": 400}), "data.num_workers=400 is too large"),
     "images of 10^11 pixels": (config("data", IMAGES | {"image_size": 316228}), "data.image_size=316228 is too large"),
-    "images of unequal sides": (config("data", IMAGES | {"image_size": [9, 10**6]}), "data.image_size.1=1000000 is"),
     "dimensions without end": (config("data", POINTS | {"dim": 10**6}), "data.dim=1000000 is too large"),
     "a shape of more than memory": (config("facts.shape", [1, 2**20, 2**20]), NO_SHAPE),
-    "a shape of negative sides": (config("facts.shape", [1, -8, -8]), NO_SHAPE),
     "negative levels": (config("facts.num_levels", -5), "facts.num_levels=-5 is not a number from 2 to 65,536"),
-    "negative classes": (config("facts.num_classes", -1), "facts.num_classes=-1 is not a number from 1 to"),
 }
 # the same with the command `sample`: the ways that a config takes to the user, and the other files
 SAMPLE = {
     **{door: CONFIG[door] for door in ("a function of the system", "samples without end", "a config of noise")},
-    "a word as the clipping": (config("model.clip_x_0", "maybe"), "clip_x_0"),
-    "a value that is more than one": (config("sampler.spacing.num_steps", "3 hydra.run.dir=harm"), "num_steps"),
     "a value with quotes": (config("sampler.spacing.num_steps", "3\" '\\' hydra.run.dir=harm \\"), "num_steps"),
     "statistics of no image": (measured_on_no_image, "evaluation.statistics_images=0 must be at least 1"),
     "a network of more than memory": (config("network.base_channels", 2**12), "many more parameters than stranger/raw"),
-    "a network of no channels": (config("network.base_channels", 0), "base_channels=0 must be"),
     # ---- links that lead out of the folder
     "a link as the config": (link("config.yaml", "../secret/config.yaml"), ELSEWHERE),
     "a link as the weights": (link("raw.safetensors", "../secret/raw.safetensors"), ELSEWHERE),
-    "a link in a circle": (link("config.yaml", "config.yaml"), "is not a model directory"),
     # ---- weights
     "weights that are a pickle": (weights(pickle.dumps(Harm())), NO_WEIGHTS),
-    "weights of zero bytes": (weights(b""), NO_WEIGHTS),
-    "a header of 2^63 bytes": (header(2**63), NO_WEIGHTS),
-    "a tensor of 2^60 numbers": (header(x={"dtype": "F32", "shape": [2**60], "data_offsets": [0, 8]}), NO_WEIGHTS),
-    "a tensor beyond the file": (
-        header(x={"dtype": "F32", "shape": [2], "data_offsets": [2**40, 2**40 + 8]}),
-        NO_WEIGHTS,
-    ),
     "truncated weights": (truncated, NO_WEIGHTS),
     "weights of another model": (foreign, NO_WEIGHTS),
-    "weights of other shapes": (misshapen, NO_WEIGHTS),
     "weights that are no numbers": (all_weights(float("nan")), "are not finite"),
-    "weights that lack half": (halved("raw"), "is missing in the file"),
     "weights of whole numbers": (all_weights(1, torch.int32), "torch.int32"),
-    "weights of complex numbers": (all_weights(1, torch.complex64), "torch.complex64"),
     "weights that are a pipe": (pipe("raw.safetensors"), "raw.safetensors is missing"),
     "no weights": (lambda f: [w.unlink() for w in f.glob("*.safetensors")], "holds no weights"),
     # ---- training.json
-    "training.json of noise": (file("training.json", b"\xff{"), "training.json is not JSON"),
     "training.json with a word for a number": (training(steps="many"), "steps='many' is not a whole number"),
     "training.json with shares that do not sum to one": (
         training(cluster_shares=[0.5, 0.2]),
@@ -334,39 +276,32 @@ SAMPLE = {
     ),
     "training.json that is nested without end": (
         file("training.json", b'{"a":' * 5000 + b"1" + b"}" * 5000),
-        "is not JSON|is nested too deeply",
-    ),
-    "training.json of another version": (
-        training(fingerprint="gone"),
-        "was written by another version of diffusion_lab",
+        "training.json is ",
     ),
     # ---- the folder of the classifier that guides
     "a classifier whose config runs": (
         guided(config("schedule", {"_target_": "os.mkdir", "path": "harm"})),
         "schedule._target_=os.mkdir is not built",
     ),
-    "a classifier whose weights are a pickle": (guided(weights(pickle.dumps(Harm()))), NO_WEIGHTS),
     "a model that guides itself": (guided(classifier="stranger"), "not a noisy classifier"),
 }
 CHOICES = {
     "a choice outside conf": (choice("../../secret/sampler"), NO_CHOICE),
-    "a choice with an option behind it": (choice("ddpm hydra.run.dir=harm"), NO_CHOICE),
     "a choice that is a list": (choice(["ddpm", "ddim"]), NO_CHOICE),
-    "a choice of a group that is none": (choice("x", "hydra/../sampler"), NO_CHOICE),
     "choices that are no object": (file("choices.json", b"[]"), "does not hold a JSON object"),
     "a link as the choices": (link("choices.json", "../secret/choices.json"), ELSEWHERE),
 }
 # the same with `evaluate`, which reads the data
 EVALUATE = {
+    "another class that measures a variance": (
+        at("measured_variance", "diffusion_lab.sampling.EvenSpacing", _partial_=True),
+        NOT_BUILT,
+    ),
     "our data set that downloads": (
         at("data", "diffusion_lab.data.mnist.MNIST", root="harm", download=True, batch_size=8, seed=1),
         "data.download=true",
     ),
     "images of the user": (config("data", IMAGES), "data.root=secret: the model was trained on different data"),
-    "features from another folder": (
-        features(CLASSIFIER | {"folder": "secret"}),
-        "features.mine: there is no option folder",
-    ),
     "features with a path for a name": (features(CLASSIFIER | {"name": "../../secret/x"}), "features '../../secret/x'"),
     "a value that steers the terminal": (measured_with(seed="1\n\x1b]0;x\x07"), "seed=1 \ufffd]0;x\ufffd: this option"),
     "weights with a path for a name": (config("evaluation.weights", "../secret/raw"), "../secret/raw: choose one of"),
@@ -399,14 +334,7 @@ def test_a_model_directory_is_refused_in_one_sentence(lab, stranger, monkeypatch
     monkeypatch.setattr(strangers, "_memory_here", lambda: 2**34)
     tamper, expected = {"sample": SAMPLE, "evaluate": EVALUATE}[command][door]
     tamper(stranger)
-    before = files(lab.folder)
-    code, out, err = lab(command, "model_dir=stranger")
-    print(f"{door:48} {command:9} -> {err.strip()}")
-    assert code == 1, (out, err)
-    assert any(text in err for text in expected.split("|"))
-    assert len(err.strip().splitlines()) == 1
-    assert out == ""
-    assert files(lab.folder) == before  # among them: no harm
+    lab.refused(command, "model_dir=stranger", said=expected)  # and nothing is written: no harm
 
 
 @pytest.mark.parametrize("door", CHOICES, ids=lambda text: text.replace(" ", "-"))
@@ -420,9 +348,7 @@ def test_choices_are_refused_in_one_sentence(stranger, door):
 def test_a_file_composes_nothing(lab, stranger):
     """A list of defaults in it, which would be one of Hydra's, is left out."""
     edit(stranger, "sampler.defaults", ["/optimizer@harm: adamw", "/harm"])
-    code, out, err = lab("sample", "model_dir=stranger", "num_images=2", "--cfg", "job")
-    assert code == 0, err
-    assert "harm" not in out
+    assert "harm" not in lab.done("sample", "model_dir=stranger", "num_images=2", "--cfg", "job")
 
 
 def test_addresses_are_refused(lab):
@@ -546,24 +472,16 @@ def metrics(*keys: object, to: object):
 NOT_A_FOLDER, NOT_A_SWEEP = "is not the name of a folder", "is not what a sweep writes"
 SWEEP = {
     "a run by a path": (sweep_json("cells", 0, "run", to="../../secret"), NOT_A_FOLDER),
-    "a model by a path": (sweep_json("cells", 0, "model", to=".."), NOT_A_FOLDER),
-    "a run that is no name": (sweep_json("cells", 0, "run", to=[1]), NOT_A_FOLDER),
     "axes that are none": (sweep_json("axes", to=[1]), NOT_A_SWEEP),
-    "axes without names": (sweep_json("axes", to=[]), NOT_A_SWEEP),
     "cells that are none": (sweep_json("cells", to={"a": 1}), NOT_A_SWEEP),
     "sweep.json as a link": (
         lambda f: [f.joinpath("sweeps/test/sweep.json").rename(f / "x"), link("sweeps/test/sweep.json", "../../x")(f)],
         ELSEWHERE,
     ),
-    "sweep.json that is nested without end": (file("sweeps/test/sweep.json", b"[" * 9999), "is not JSON"),
 }
 SCORE = {
-    "a number beyond all": (file(f"runs/{RUN}/metrics.json", b'{"values": {"nfe": 1e999}}'), "not a finite number"),
-    "a number that has no square": (metrics("values", "nfe", to=1e200), "values.nfe=1e+200 is not a number"),
     "a word for a number": (metrics("values", "nfe", to="many"), "values.nfe='many' is not a number"),
     "a value whose name is a path": (metrics("values", "fd_/../../../harm", to=1.0), "1,000 values by their names"),
-    "values without end": (metrics("values", to={f"v{i}": 1.0 for i in range(10**4)}), "1,000 values"),
-    "a protocol of text": (metrics("protocol", to="x"), "is not an object of what was measured"),
     "a part of the protocol that is text": (metrics("protocol", "data", to="x"), "protocol.data='x' is not an object"),
     "a shape of nothing": (
         metrics("protocol", "data", "shape", to=[1, 0, 0]),
@@ -571,12 +489,7 @@ SCORE = {
     ),
     "the model of a run by a path": (metrics("protocol", "model_directory", to="../../secret"), NOT_A_FOLDER),
     "a curve of several lengths": (metrics("curves", "bits_per_dim", "t", to=[1.0]), "lists of several lengths"),
-    "a curve that is none": (metrics("curves", to={"bits_per_dim": {"x": [1.0]}}), "has no t or no bits_per_dim"),
-    "a run as a link": (
-        lambda f: [shutil.rmtree(f / "runs" / RUN), link(f"runs/{RUN}", "../../secret")(f)],
-        ELSEWHERE,
-    ),
-    "metrics.json as a link": (link(f"runs/{RUN}/metrics.json", "../../../secret/metrics.json"), ELSEWHERE),
+    "a run as a link": (lambda f: [shutil.rmtree(f / "runs" / RUN), link(f"runs/{RUN}", "../../secret")(f)], ELSEWHERE),
 }
 
 
@@ -592,13 +505,7 @@ SCORE = {
 def test_a_run_or_a_sweep_is_refused_in_one_sentence(lab, theirs, options, door):
     tamper, expected = (SWEEP | SCORE)[door] if "runs=" not in options[1] else SCORE[door]
     tamper(theirs)
-    before = files(lab.folder)
-    code, _, err = lab(*options)
-    print(f"{door:40} {options[0]:7} -> {err.strip()}")
-    assert code == 1
-    assert expected in err
-    assert len(err.strip().splitlines()) == 1
-    assert files(lab.folder) == before
+    lab.refused(*options, said=expected)
 
 
 MARKUP = "</script><img src=x onerror=alert(1)>"
@@ -679,19 +586,8 @@ def test_a_bad_checkpoint_is_named_and_training_begins_anew(lab, harm):
     directory = newest_model(lab.folder / "outputs")
     before = load_file(directory.weights("raw"))
     directory.training.unlink()  # as if it had been killed
-    content = directory.resume.read_bytes()
-    match harm:
-        case "pickle":
-            torch.save({"fingerprint": Harm()}, directory.resume)
-        case "truncated":
-            directory.resume.write_bytes(content[:-200])
-        case "zero bytes":
-            directory.resume.write_bytes(b"")
-        case _:
-            torch.save({"fingerprint": "another"}, directory.resume)
-    code, out, err = lab("train", *options)
-    print(f"resume.ckpt: {harm:20} -> {next((line for line in out.splitlines() if 'skipping it' in line), '')}")
-    assert code == 0, err
+    torch.save({"fingerprint": Harm() if harm == "pickle" else "another"}, directory.resume)
+    out = lab.done("train", *options)
     assert "resume.ckpt" in out
     assert "skipping it" in out
     assert not (lab.folder / "harm").exists()

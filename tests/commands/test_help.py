@@ -1,4 +1,3 @@
-import re
 import signal
 import subprocess
 import sys
@@ -13,23 +12,24 @@ from diffusion_lab.versions import versions
 from .conftest import files
 from .test_conf import choices
 
-
-def test_help_answers_without_torch(process):
-    done = process("--help", PYTHONPROFILEIMPORTTIME="1")
-    assert done.returncode == 0
-    for command in COMMANDS:
-        assert re.search(rf"^  {command} +\w.+\w$", done.stdout, re.MULTILINE)
-    assert "diffusion_lab.commands.main" in done.stderr
-    assert "torch" not in done.stderr
-    assert "hydra" not in done.stderr
+# The arguments -> the module that answers, and its words.
+QUICK = {
+    "": ("commands.next_steps", ["There is no trained model in outputs yet.", "  diffusion-lab train  "]),
+    "--help": ("commands.main", [f"  {command} " for command in COMMANDS]),
+    "--version": ("versions", [f"{name} {version}" for name, version in versions().items()]),
+    "status": ("sweeps.watch", ["there is no sweep"]),
+}
 
 
-def test_versions_are_told_without_torch(process):
-    done = process("--version", PYTHONPROFILEIMPORTTIME="1")
-    assert dict(line.split(" ", 1) for line in done.stdout.splitlines()) == versions()
-    imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
-    assert "diffusion_lab.versions" in imported
-    assert not {"torch", "lightning", "hydra", "torchmetrics"} & imported
+@pytest.mark.parametrize("line", QUICK)
+def test_it_answers_without_torch(process, line):
+    done = process(*line.split(), PYTHONPROFILEIMPORTTIME="1")
+    module, words = QUICK[line]
+    imported = {entry.rsplit("|", 1)[-1].strip() for entry in done.stderr.splitlines()}
+    assert f"diffusion_lab.{module}" in imported
+    assert not {"torch", "lightning", "torchmetrics"} & imported
+    assert all(word in done.stdout + done.stderr for word in words)
+    assert [*process.folder.iterdir()] == []
 
 
 @pytest.mark.parametrize("command", ["train", "sample"])

@@ -132,9 +132,7 @@ def test_a_class_is_a_number_or_a_name(lab, named):
     [
         ("snaeker", "label=snaeker: outputs/models/small has the classes 0 … 9, such as Sneaker"),
         ("1999", "such as T-shirt/top, Trouser"),
-        ("[]", "give from one to num_images=2 classes"),
         ("[0,1,2]", "give from one to num_images=2 classes"),
-        ("1.5", "must be a whole number"),
     ],
 )
 def test_a_class_that_is_not_there_is_refused(lab, named, label, said):
@@ -158,7 +156,6 @@ def test_chains_start_from_a_given_x_T(model):
     ("options", "arguments"),
     [
         (["label=30"], {"label": 30}),
-        (["sampler=dim"], {"sampler": "dim"}),
         (["sampler.spacing.num_steps=many"], {"num_steps": "many"}),
         (["sampler.spacing.nm_steps=3"], {"overrides": ["sampler.spacing.nm_steps=3"]}),
         (["schedule=linear"], {"overrides": ["schedule=linear"]}),
@@ -181,7 +178,6 @@ def test_a_mistake_is_a_value_error_with_the_sentence(lab, model, options, argum
         ({"overrides": ["devices=2"]}, "one device"),
         ({"overrides": "sampler=ddim"}, "overrides='sampler=ddim' is not a list: give ['sampler=ddim']"),
         ({"guidance": ClassifierGuidance(len, 3)}, "guidance: no option can hold a builtin_function_or_method"),
-        ({"sampler": {1}}, "sampler: no option can hold a set"),
         ({"format": "jpeg"}, "format=jpeg: choose one of tensor, numpy, pil, grid"),
     ],
     ids=str,

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 
-import pytest
-
 from .conftest import STRIDED, TINY
 
 MINE = """\
@@ -46,20 +44,3 @@ def test_a_metric_of_the_users_own_goes(lab, monkeypatch):
     out = lab.done("evaluate", "features=pixels")
     assert "how bright the samples are" in out, "the model's own choice of metrics"
     assert "digits_cnn" not in out
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        (["metrics=[]"], "metrics: choose at least one"),
-        (["+metrics.mine._target_=torch.nn.Identity"], "metrics.mine: its _target_ must name a class of"),
-        (["+features.mine=3"], "features.mine=3: this option must be a group of options or null"),
-        (["+features.mine._target_=diffusion_lab.metrics.features.Pixels"], "have a value named accuracy_pixels"),
-        (["metrics.bits_per_dim.num_images=0"], "metrics.bits_per_dim: num_images=0 must be at least 1"),
-    ],
-    ids=str,
-)
-def test_what_cannot_be_measured_is_one_sentence(lab, options, said):
-    """What cannot be measured is one sentence before training."""
-    lab.refused("train", *SMALL, "features=pixels", *options, said=said)
-    assert not (lab.folder / "outputs").exists()

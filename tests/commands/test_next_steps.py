@@ -35,17 +35,6 @@ def shown(tmp_path, monkeypatch, trained_model):
     return show
 
 
-def test_an_empty_folder(process):
-    shown = process(PYTHONPROFILEIMPORTTIME="1")
-    assert shown.returncode == 0
-    assert "There is no trained model in outputs yet." in shown.stdout
-    assert "  diffusion-lab train  " in shown.stdout
-    imported = {line.rsplit("|", 1)[-1].strip() for line in shown.stderr.splitlines()}
-    assert "diffusion_lab.commands.next_steps" in imported
-    assert not {"torch", "lightning"} & imported  # which take seconds
-    assert [*process.folder.iterdir()] == []
-
-
 def test_a_model_its_samples_and_its_scores(shown):
     model = shown.put_model("diffusion_fixed")
     assert "1 trained model. The newest: outputs/models/diffusion_fixed" in shown()

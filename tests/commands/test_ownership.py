@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from diffusion_lab.store import newest_model, sweep_directory, written
+from diffusion_lab.store import newest_model, written
 from diffusion_lab.store.lease import FILE
 from tests.report.synthetic import write_sweep
 
@@ -108,45 +108,6 @@ def test_nothing_is_scored_or_marked_behind_a_link(lab, command, trained_model):
     assert files(elsewhere) == before
 
 
-@pytest.mark.parametrize("word", ["no", "'false'", "1"])
-def test_prune_removes_for_true_alone(lab, word, old_model):
-    old_model()
-    before = files(lab.folder)
-    code, _, err = lab("prune", f"remove={word}")
-    assert code == 1
-    assert len(err.splitlines()) == 1
-    assert files(lab.folder) == before
-
-
-def test_prune_leaves_files_that_are_called_like_ours(lab, old_model):
-    model = old_model()
-    names = ["ema_0.999_backup_before_finetune.safetensors", "at_2m_my_copy.safetensors", "samples/step_000123.png"]
-    names += ["branch_7.ckpt", ".thesis.final.staged", "resume.ckpt", "retraining/raw.safetensors"]
-    for name in names:
-        (model.path / name).parent.mkdir(exist_ok=True)
-        (model.path / name).write_text("mine")
-    model.choices.write_text("edited")
-    without = old_model("vae")
-    (without.path / written.FILE).unlink()
-    lab.done("prune", "remove=true")
-    assert files(model.path) == sorted([*names, "choices.json"])
-    assert without.finished
-    assert "nothing to prune" in lab("prune", "remove=true")[1]
-
-
-def test_a_users_folder_among_copies_of_code_stays(lab):
-    from diffusion_lab.sweeps.frozen import make_copy, unused_copies
-
-    code = sweep_directory(lab.folder / "outputs", "s").code
-    for name in ("notes", "my-notes", ".staged"):
-        (code / name).mkdir(parents=True)
-        (code / name / "a.txt").write_text("mine")
-        os.utime(code / name, (0, 0))
-    make_copy(code, [], [])
-    assert unused_copies(code, code) == []
-    assert len(list(code.glob("*/a.txt"))) == 3
-
-
 def fill(folder, old_model):
     """What each command works on, and files of the user's beside it; the user's files by their paths."""
     write_sweep(folder / "outputs", axes=SMALL)
@@ -170,9 +131,8 @@ STAGED = r"\.[0-9a-f]{8}\.staged(/|$)"
 TIMES = int(os.environ.get("KILLS", "2"))
 
 
-@pytest.mark.parametrize(
-    "command", ["sample", *(pytest.param(c, marks=pytest.mark.thorough) for c in ("report", "prune", "export"))]
-)
+@pytest.mark.thorough
+@pytest.mark.parametrize("command", KILLED)
 def test_killed_at_any_moment_nothing_is_half_or_lost(tmp_path, zygote, command, trained_model, old_model):
     """After kill -9 at several moments, the same command gives the result of an undisturbed one."""
 

@@ -37,17 +37,3 @@ def test_a_report_on_runs_that_were_really_scored(lab):
     assert "missing: 2: trained, not scored yet" in out
     lab.done("report", "first", "to=elsewhere")
     assert (lab.folder / "elsewhere" / "table.md").is_file()
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ([], "there is no sweep in outputs/sweeps"),
-        (["nowhere"], "sweep=nowhere: there is no such sweep"),
-        (["runs=nowhere/*"], "runs=nowhere/*: there is no such folder"),
-        (["runs=."], "metrics.json"),
-        (["runs=.", "sweep=x"], "not both"),
-    ],
-)
-def test_mistakes_are_one_sentence_and_write_nothing(lab, options, said):
-    lab.refused("report", *options, said=said)

@@ -14,15 +14,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 
+from diffusion_lab.commands import scoring
 from diffusion_lab.commands.main import main
-from diffusion_lab.store import ModelDirectory, lease
+from diffusion_lab.models.diffusion import DiffusionModel
+from diffusion_lab.store import ModelDirectory, lease, newest_model
 from diffusion_lab.store.status_file import INTERRUPTED, read_status
-from diffusion_lab.training.saving import load_state, previous_of
+from diffusion_lab.training.saving import load_state
 
-from .conftest import STRIDED, TINY
+from .conftest import STRIDED, TINY, files
 from .zygote import Fork
 
 Process = Fork | subprocess.Popen
@@ -147,36 +148,6 @@ def test_killed_at_random_steps(tmp_path, zygote):
     assert_same_bits(whole, torn)
 
 
-@pytest.mark.thorough
-def test_the_installed_command_killed_ten_times(tmp_path):
-    """Each time a new process, as a user starts it."""
-    options = [*EVERYTHING, "conditional=true", "trainer.max_steps=40", "snapshots.branches=[0.3,30steps]"]
-    whole, torn = (Training(installed, tmp_path / name, *options) for name in ("whole", "torn"))
-    whole.finish()
-    assert interrupted(torn, 12, 40) >= 10
-    assert_same_bits(whole, torn)
-
-
-@pytest.mark.thorough
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_killed_with_workers(tmp_path, zygote, num_workers):
-    (tmp_path / "images").mkdir()
-    for i in range(23):
-        Image.effect_noise((12, 10), 40 + 5 * i).save(tmp_path / "images" / f"{i}.png")
-    options = [
-        "data=image_folder",
-        f"data.root={tmp_path / 'images'}",
-        "data.image_size=8",
-        f"data.num_workers={num_workers}",
-        *EVERYTHING,
-        "trainer.max_steps=12",
-    ]
-    whole, torn = (Training(zygote.start, tmp_path / name, *options) for name in ("whole", "torn"))
-    whole.finish()
-    assert interrupted(torn, 2, 12) >= 1
-    assert_same_bits(whole, torn)
-
-
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
 def test_a_signal_saves_and_says_how_to_go_on(tmp_path, zygote, signum):
     options = [*EVERYTHING, "trainer.max_steps=1000000", "callbacks.checkpoint.every_n_steps=0"]
@@ -255,52 +226,6 @@ def test_a_second_signal_ends_it_at_once(tmp_path, zygote):
     assert process.returncode == -signal.SIGTERM
 
 
-@pytest.mark.thorough
-def test_a_broken_checkpoint_is_named(tmp_path, zygote):
-    """A broken checkpoint is named and the one before it is used."""
-    options = [*EVERYTHING, "trainer.max_steps=20"]
-    whole, torn = (Training(zygote.start, tmp_path / name, *options) for name in ("whole", "torn"))
-    whole.finish()
-    assert torn.kill_at(8)
-    resume = torn.directory.resume
-    assert previous_of(resume).exists()
-    content = bytearray(resume.read_bytes())
-    middle = len(content) // 2
-    content[middle : middle + 256] = bytes(byte ^ 1 for byte in content[middle : middle + 256])  # more than padding
-    resume.write_bytes(content)
-    out = torn.finish()
-    assert f"{resume.relative_to(torn.folder)} is damaged; skipping it" in out
-    assert f"resuming from {previous_of(resume).relative_to(torn.folder)}" in out
-    assert_same_bits(whole, torn)
-
-
-@pytest.mark.thorough
-def test_two_processes_train_one_model_once(tmp_path, zygote):
-    """The second waits and says for whom; when the first is killed it takes over and ends with the same weights."""
-    options = [*EVERYTHING, "trainer.max_steps=60"]
-    whole, torn = (Training(zygote.start, tmp_path / name, *options) for name in ("whole", "torn"))
-    whole.finish()
-    (tmp_path / "other").mkdir()
-    said = tmp_path / "other" / "out"
-    said.touch()
-    first = zygote.start(torn.folder, "train", *options)
-    while torn.step() < 5 and first.poll() is None:
-        time.sleep(0.01)
-    outputs = f"outputs={torn.folder / 'outputs'}"
-    os.kill(first.pid, signal.SIGSTOP)  # it must not end before the second one has come
-    second = zygote.start(said.parent, "train", *options, outputs)
-    deadline = time.monotonic() + 60
-    while "is being trained by" not in said.read_text() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    os.killpg(first.pid, signal.SIGKILL)
-    first.communicate()
-    out, err = second.communicate(timeout=60)
-    assert second.returncode == 0, err
-    assert f"is being trained by process {first.pid} on " in " ".join(out.split())
-    assert "resuming from" in out
-    assert_same_bits(whole, torn)
-
-
 def train_with_a_short_lease(*options: str) -> None:
     lease.LEASE_SECONDS, lease.HEARTBEAT_SECONDS = 2.0, 0.2
     sys.argv = ["diffusion-lab", "train", *options]
@@ -327,3 +252,163 @@ def test_a_training_stopped_past_its_lease_is_taken_over(tmp_path, zygote):
     assert re.fullmatch(r"diffusion-lab train: another process has taken over \S+, because [^\n]*\n", err)
     assert {path: path.read_bytes() for path in torn.directory.path.rglob("*") if path.is_file()} == left
     assert_same_bits(whole, torn)
+
+
+# ---- retrain=true trains beside the old model, goes on where it was stopped, and puts the new one in its place at the end ----
+
+
+OPTIONS = [*TINY, *STRIDED, "trainer.max_steps=6", "callbacks.checkpoint.every_n_steps=1"]
+UNSCORED = [*OPTIONS, "score=false"]
+
+
+def models(folder):
+    return [ModelDirectory(path) for path in sorted((folder / "outputs" / "models").iterdir())]
+
+
+def weights(model):
+    return {name: load_file(file) for name, file in model.weight_files().items()}
+
+
+def same_weights(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name][key], b[name][key]) for name in a for key in a[name])
+
+
+def steps(file):
+    with file.open() as lines:
+        return [int(row["step"]) for row in csv.DictReader(lines)]
+
+
+@pytest.fixture
+def stop_at(monkeypatch):
+    """stop_at(step): the next training that comes to this step is stopped there."""
+    step, stops = DiffusionModel.training_step, {}
+
+    def stopped(self, batch, batch_idx):
+        if self.batches_trained == stops.get("step"):
+            stops.clear()
+            raise KeyboardInterrupt
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(DiffusionModel, "training_step", stopped)
+    return lambda step: stops.update(step=step)
+
+
+@pytest.mark.thorough
+def test_the_old_model_serves_until_the_new_one(lab, stop_at):
+    """The old model serves until the new one is there and a stopped training goes on."""
+    assert lab("train", *UNSCORED)[0] == 0
+    (model,) = models(lab.folder)
+    before, old = model.result.read_bytes(), weights(model)
+    (model.path / "mine.png").write_bytes(b"mine")
+    stop_at(4)
+    assert lab("train", *UNSCORED, "retrain=true")[0] != 0
+    assert model.result.read_bytes() == before
+    assert same_weights(weights(model), old)
+    lab.done("sample", "num_images=2", *STRIDED)
+    assert "already trained" in lab.done("train", *UNSCORED)
+    assert steps(model.metrics_csv) == [1, 2, 3, 4, 5, 6]
+
+    out = lab.done("train", *UNSCORED, "retrain=true")
+    assert f"resuming from {model.retraining.resume.relative_to(lab.folder)}" in " ".join(out.split())
+    assert model.result.read_bytes() != before
+    assert same_weights(weights(model), old), "the same_weights training ends in the same_weights weights"
+    assert steps(model.metrics_csv) == [1, 2, 3, 4, 5, 6]
+    assert not model.retraining.path.exists()
+    assert (model.path / "mine.png").read_bytes() == b"mine"
+
+    before = model.result.read_bytes()
+    assert "resuming from" not in lab.done("train", *UNSCORED, "retrain=true")
+    assert model.result.read_bytes() != before
+
+
+@pytest.mark.thorough
+def test_a_command_that_is_stopped_while_it_scores(lab, monkeypatch):
+    """A command that is stopped while it scores trains anew once."""
+    assert lab("train", *OPTIONS)[0] == 0
+    (model,) = models(lab.folder)
+    with monkeypatch.context() as patch:
+
+        def stop(*_):
+            raise KeyboardInterrupt
+
+        patch.setattr(scoring, "_scores", stop)
+        assert lab("train", *OPTIONS, "retrain=true")[0] != 0
+    before = model.result.read_bytes()
+    assert "already trained again" in lab.done("train", *OPTIONS, "retrain=true")
+    assert model.result.read_bytes() == before
+    assert lab("train", *OPTIONS, "retrain=true")[0] == 0
+    assert model.result.read_bytes() != before
+
+
+@pytest.mark.thorough
+def test_status_says_that_a_training_anew_has_failed(lab, stop_at):
+    """Though the model from before is there."""
+    options = [*UNSCORED, "seed=1"]
+    lab.given("train", "-m", *options)
+    stop_at(4)
+    assert lab("train", *options, "retrain=true")[0] != 0
+    out = lab.done("status", "watch=false")
+    (line,) = [line for line in out.splitlines() if line.startswith("model ")]
+    assert "done" not in line
+    assert "training again: " in " ".join(out.split())
+    lab.done("train", *options, "retrain=true")
+    assert "models: 1 done" in lab("status", "watch=false")[1]
+
+
+# ---- branch_from: a training goes on from what it has in common with one of another length, and is what it would have been ----
+
+
+RATE = ["lr_scheduler=warmup_stable_decay", "lr_scheduler.warmup_steps=2", "lr_scheduler.decay_share=0.5"]
+TRUNK = [*EVERYTHING, *RATE, "trainer.max_steps=16", "snapshots.branches=[2steps,5steps]"]
+BRANCH = [*EVERYTHING, *RATE, "trainer.max_steps=10", "snapshots.at=[0.1,0.3,0.9]", "snapshots.averages=2"]
+
+
+def trunk_in(lab, *options: str) -> ModelDirectory:
+    lab.given("train", *TRUNK, *options)
+    return newest_model(lab.folder / "outputs")
+
+
+@pytest.mark.thorough
+def test_a_branch_is_bit_for_bit_the_training_of_its_length(lab, tmp_path):
+    trunk = trunk_in(lab, "snapshots.at=[1steps,3steps]", "snapshots.averages=16")
+    assert list(trunk.branches) == [2, 5]
+    out = lab.done("train", *BRANCH, f"branch_from={trunk.path}", "outputs=branched")
+    assert f"branching from step 5 of {trunk.path}" in out
+    lab.given("train", *BRANCH, "outputs=plain")
+    branched, plain = (newest_model(lab.folder / name) for name in ("branched", "plain"))
+    assert branched.path.name == plain.path.name
+    assert {file.name for file in branched.files} == {file.name for file in plain.files}
+    pair = [Training(None, lab.folder) for _ in range(2)]
+    for training, directory in zip(pair, (branched, plain), strict=True):
+        training.__class__ = type("Found", (Training,), {"directory": directory})
+    assert_same_bits(*pair)
+    facts = branched.read_training()
+    assert (facts["branched_from"], facts["branched_at"]) == (trunk.path.name, 5)
+    same_facts = ("steps", "images", "fingerprint", "ended_by")
+    assert [facts[key] for key in same_facts] == [plain.read_training()[key] for key in same_facts]
+    before = files(lab.folder)
+    assert lab("train", *BRANCH, "branch_from=nowhere", "outputs=branched")[0] == 0  # it is trained already
+    assert files(lab.folder) == before
+
+
+@pytest.mark.thorough
+def test_what_the_longer_training_did_not_keep_is_said(lab):
+    trunk = trunk_in(lab, "snapshots.at=[3steps]", "snapshots.averages=0")
+    out = lab.done("train", *BRANCH, f"branch_from={trunk.path}")
+    assert f"{trunk.path} did not keep at_0.1 (step 1), power_0.5 (step 5); this model will not have them either" in out
+    names = newest_model(lab.folder / "outputs").weight_names
+    assert {"at_0.3", "at_0.9"} < set(names)
+    assert "at_0.1" not in names
+
+
+@pytest.mark.thorough
+def test_what_cannot_branch_is_refused_in_a_sentence(lab):
+    trunk = trunk_in(lab, "snapshots.averages=0")
+    for option, said in (
+        ("data.batch_size=4", "only the length may differ, but it differs in data.batch_size"),
+        ("lr_scheduler.decay_share=0.25", "only the length may differ, but it differs in lr_scheduler.decay_share"),
+        ("trainer.max_steps=2", "they share 1 steps, but the first checkpoint that was kept is from step 2"),
+        ("trainer.max_time=00:00:01:00", "the length of both trainings must be in steps (trainer.max_steps)"),
+        ("snapshots.branches=[11steps]", "snapshots.branches: training ends before 11steps (trainer.max_steps=10)"),
+    ):
+        lab.refused("train", *BRANCH, f"branch_from={trunk.path}", option, said=said)

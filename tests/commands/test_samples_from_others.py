@@ -5,11 +5,9 @@
 
 import io
 import pickle
-import struct
 import subprocess
 import warnings
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -82,23 +80,6 @@ def png(size: tuple[int, int] = (8, 8), value: int = 200, mode: str = "L") -> by
     return stream.getvalue()
 
 
-def png_that_says(width: int, height: int) -> bytes:
-    """A few bytes that claim to be a huge picture."""
-    content = bytearray(png())
-    content[16:24] = struct.pack(">II", width, height)
-    content[29:33] = struct.pack(">I", zlib.crc32(bytes(content[12:29])))
-    return bytes(content)
-
-
-def half(name: str, write):
-    def cut(folder: Path) -> None:
-        write(folder)
-        content = (folder / name).read_bytes()
-        (folder / name).write_bytes(content[: len(content) // 2])
-
-    return cut
-
-
 def encrypted(folder: Path) -> None:
     archive("bad.zip", a_dot_png=png(), b_dot_png=png())(folder)
     content = bytearray((folder / "bad.zip").read_bytes())
@@ -145,18 +126,15 @@ def saved(form: str, mode: str) -> bytes:
 # fmt: off
 SAMPLES = {
     "nothing there": ("bad.npz", lambda folder: None, "There is no bad.npz"),
-    "no form that is known": ("bad.pkl", raw("bad.pkl", pickle.dumps(Harm())), "is not a folder, an .npz or a .zip"),
     "a pickle called npz": ("bad.npz", raw("bad.npz", pickle.dumps(Harm())), "is not a readable npz of images"),
 
     "objects in arr_0": ("bad.npz", objects("arr_0"), "holds object, not numbers; objects are not unpickled"),
 
-    "half an npz": ("bad.npz", half("bad.npz", npz(arr_0=PIXELS)), "is not a readable npz of images"),
     "an npz of two sets": (
         "bad.npz",
         npz(real=PIXELS, generated=PIXELS),
         "several arrays of images (real, generated): save the samples as arr_0",
     ),
-    "an npz without images": ("bad.npz", npz(z=PIXELS[:, 0, 0]), "has no arr_0: it holds z"),
     "floats from 0 to 255": (
         "bad.npz",
         npz(arr_0=PIXELS.astype(np.float32)),
@@ -169,51 +147,27 @@ SAMPLES = {
         npz(x=np.repeat(PIXELS, 8, 3)),
         "any axis may be the channels: save it as (N, H, W, C) named arr_0",
     ),
-    "one number": ("bad.npz", npz(arr_0=np.uint8(3)), "has the shape (): it must be (N, H, W, C)"),
     "8 bits kept as 16": (
         "bad.npz",
         npz(arr_0=PIXELS.astype(np.uint16) // 16),
         "its pixels must go from 0 to 65535, not from 0 to 16. Multiply them by 65535/16",
     ),
-    "levels kept as they are": ("bad.npz", npz(arr_0=PIXELS // 16), "has no pixel above 16: its pixels must go"),
 
     "one image": ("bad.npz", npz(arr_0=PIXELS[:1]), "a score needs at least two images"),
 
-    "labels of another number": ("bad.npz", npz(arr_0=PIXELS, arr_1=np.arange(5)), "whole numbers from 0 to at most"),
 
-    "labels beyond all classes": (
-        "bad.npz",
-        npz(arr_0=PIXELS, arr_1=np.full(6, 2**63, np.uint64)),
-        "whole numbers from 0 to at most",
-    ),
     "labels of other data": (
         "bad.npz",
         npz(arr_0=PIXELS, arr_1=np.arange(6) * 9),
         "has classes up to 45, but digits has 10",
     ),
-    "a header of too much": (
-        "bad.npz",
-        archive("bad.npz", arr_0_dot_npy=npy(PIXELS, shape=(10**6, 512, 512, 3))),
-        "claims to have 786,432,000,000 bytes, but has",
-    ),
 
-    "a bomb in an npz": (
-        "bad.npz",
-        archive("bad.npz", arr_0_dot_npy=npy(np.zeros(2**21, np.uint8))),
-        "it must be (N, H, W, C)",
-    ),
     "another size": (
         "bad.npz",
         npz(arr_0=np.repeat(PIXELS, 4, axis=1)),
         "images of 8×32 pixels, digits of 8×8, and images are not resized",
     ),
-    "colours": (
-        "bad.npz",
-        npz(arr_0=np.concatenate([PIXELS, 255 - PIXELS, PIXELS], 3)),
-        "has coloured images, digits grey ones",
-    ),
 
-    "an empty folder": ("bad", folder_of(), "holds no images"),
 
     "a folder of two sizes": (
         "bad",
@@ -225,34 +179,12 @@ SAMPLES = {
         folder_of(a_dot_png=png(), b_dot_png=saved("png", "I;16")),
         "b.png in bad has 16 bits a channel, a.png has 8",
     ),
-    "colours for print": (
-        "bad",
-        folder_of(a_dot_png=png(), b_dot_tif=saved("tiff", "CMYK")),
-        "b.tif in bad has colours of mode CMYK: convert it to RGB",
-    ),
-    "floats in a picture": ("bad", folder_of(a_dot_png=png(), b_dot_tif=saved("tiff", "F")), "has 32-bit pixels"),
 
-    "a script called png": ("bad", folder_of(a_dot_png=png(), b_dot_png=b"%!PS\n(harm) run"), "its content is not BMP"),
-    "half a picture": (
-        "bad",
-        folder_of(a_dot_png=png(), b_dot_png=png()[:45]),
-        "b.png in bad is not an image that can be read",
-    ),
-    "a picture that unfolds": (
-        "bad",
-        folder_of(a_dot_png=png_that_says(60000, 60000), b_dot_png=png()),
-        "60000×60000 pixels, more than 16777216, and may be a decompression bomb: make the image smaller",
-    ),
 
 
 
     "a link out of the zip": ("bad.zip", link, "b.png in bad.zip is not an image that can be read"),
     "one name for three files": ("bad.zip", twice, "has two files of one name"),
-    "half a zip": (
-        "bad.zip",
-        half("bad.zip", archive("bad.zip", a_dot_png=png(), b_dot_png=png())),
-        "is not a readable zip of images",
-    ),
     "a zip with a password": ("bad.zip", encrypted, "bad.zip is encrypted"),
 
     "a zip with a bomb": (
@@ -273,13 +205,7 @@ SAMPLES = {
 def test_bad_samples_are_refused_in_one_sentence_and_run_nothing(lab, door):
     name, write, said = SAMPLES[door]
     write(lab.folder)
-    before = files(lab.folder)
-    code, _, err = lab("evaluate", f"samples={name}", "data=digits", "features=pixels")
-    print(f"{door:32} {err.strip()}")
-    assert code == 1
-    assert said in err
-    assert len(err.strip().splitlines()) == 1
-    assert files(lab.folder) == before, "something was written, or ran"
+    lab.refused("evaluate", f"samples={name}", "data=digits", "features=pixels", said=said)
 
 
 FORMS = {
@@ -342,7 +268,6 @@ def pt(content: object):
 
 
 REFERENCES = {
-    "nothing there": ("bad.npz", lambda folder: None, "There is no bad.npz"),
 
     "a torch file that runs": (
         "bad.pt",
@@ -350,18 +275,14 @@ REFERENCES = {
         "is not a readable file of statistics",
     ),
 
-    "half a torch file": ("bad.pt", half("bad.pt", pt({"mu": MU, "sigma": SIGMA})), "is not a readable file of statistics"),
 
 
 
-    "other names": ("bad.npz", npz(mean=MU, cov=SIGMA), "has no arr_0: it holds mean, cov"),
-    "mu alone": ("bad.npz", npz(mu=MU), "has no sigma: it holds mu"),
     "clean-fid's for KID": (
         "bad_kid.npz",
         npz("bad_kid.npz", feats=np.ones((9, 64))),
         "holds the features of clean-fid's KID",
     ),
-    "another shape": ("bad.npz", npz(mu=MU, sigma=SIGMA[:9]), "has mu of shape (64,) and sigma of shape (9, 64)"),
     "not finite": ("bad.npz", npz(mu=MU * np.nan, sigma=SIGMA), "not finite"),
     "not a covariance": ("bad.npz", npz(mu=MU, sigma=np.arange(4096.0).reshape(64, 64)), "is not a covariance"),
     "of other features": (
@@ -375,11 +296,6 @@ REFERENCES = {
         "has sigma of shape (32768, 32768), more than 1024 MiB",
     ),
     "a torch file that asks for memory": ("bad.pt", pt({"mu": Huge(), "sigma": SIGMA}), "is not a readable file of statistics"),
-    "a torch file of objects": (
-        "bad.pt",
-        pt({"mu": np.array([{}] * 64, object), "sigma": SIGMA}),
-        "something other than arrays of numbers, which is not unpickled",
-    ),
 
 
     "a torch file that unfolds": (
@@ -387,18 +303,12 @@ REFERENCES = {
         archive("bad.pt", x__data_dot_pkl=bytes(2**20)),
         "has a compressed file",
     ),
-    "a negative variance": ("bad.npz", npz(mu=MU, sigma=-SIGMA), "no negative number on its diagonal"),
     "spatial features of another shape": (
         "bad.npz",
         npz(mu=MU, sigma=SIGMA, mu_s=np.zeros(9), sigma_s=np.eye(8)),
         "has mu_s of shape (9,) and sigma_s of shape (8, 8)",
     ),
 
-    "no spatial covariance": (
-        "bad.npz",
-        npz(mu=MU, sigma=SIGMA, mu_s=MU, sigma_s=np.arange(4096.0).reshape(64, 64)),
-        "sigma_s of bad.npz is not a covariance",
-    ),
     "images of another size": (
         "bad.npz",
         npz(arr_0=np.repeat(PIXELS, 2, axis=1)),
@@ -412,13 +322,7 @@ def test_bad_references_are_refused_in_one_sentence_and_run_nothing(lab, door):
     name, write, said = REFERENCES[door]
     npz("good.npz", arr_0=PIXELS)(lab.folder)
     write(lab.folder)
-    before = files(lab.folder)
-    code, _, err = lab("evaluate", "samples=good.npz", f"reference={name}", "features=pixels")
-    print(f"{door:32} {err.strip()}")
-    assert code == 1
-    assert said in err
-    assert len(err.strip().splitlines()) == 1
-    assert files(lab.folder) == before, "something was written, or ran"
+    lab.refused("evaluate", "samples=good.npz", f"reference={name}", "features=pixels", said=said)
 
 
 def test_a_palette_has_the_numbers_of_its_colours(tmp_path):

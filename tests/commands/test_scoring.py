@@ -47,22 +47,6 @@ def test_variances_that_the_sampler_does_not_read(lab):
     assert one["values"]["bits_per_dim"] != other["values"]["bits_per_dim"]
 
 
-@pytest.mark.thorough
-def test_decoders_share_a_model_whose_objective(lab):
-    """Decoders share a model whose objective has no last step and its samples."""
-    options = [*TINY, *STRIDED, "variance=fixed_small"]
-    lab.given("train", *options)
-    outputs = lab.folder / "outputs"
-    drawn = {path: path.stat().st_mtime_ns for path in shards(outputs)}
-    lab.done("evaluate", "decoder=levels")
-    assert lab("train", *options, "decoder=levels")[0] == 0  # the same model, and the same score
-    assert {path: path.stat().st_mtime_ns for path in shards(outputs)} == drawn
-    one, other = scores(outputs)
-    assert {score["protocol"]["model"]["decoder"] for score in (one, other)} == {"GaussianDecoder()", "LevelDecoder()"}
-    assert one["values"]["fd_pixels"] == other["values"]["fd_pixels"]
-    assert one["values"]["bits_per_dim"] != other["values"]["bits_per_dim"]
-
-
 def test_the_precision_of_drawing_changes_images(lab):
     """The precision of drawing changes images by its rounding and no bound."""
     lab.given("train", *TINY, *STRIDED)

@@ -1,7 +1,5 @@
 """Statistics that are written are those that scoring uses, in the words of published evaluators."""
 
-import zipfile
-
 import numpy as np
 import pytest
 import torch
@@ -68,32 +66,6 @@ def test_what_is_written_is_a_reference_that_scores(lab):
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize(
-    ("data", "count"),
-    [("digits", 200), pytest.param("fashion_mnist", 500, marks=pytest.mark.needs("dataset-fashion-mnist"))],
-)
-def test_the_images_of_the_floor_have_its_distance(lab, data, count):
-    """The images of the floor have its distance in every form."""
-    options = ["statistics", f"data={data}", "split=test", f"num_images={count}", "moments=false", "to=test.npz"]
-    assert lab(*options)[0] == 0
-    (lab.folder / "png").mkdir()
-    with np.load("test.npz") as written, zipfile.ZipFile("test.zip", "w") as archive:
-        for i, image in enumerate(written["arr_0"]):
-            path = lab.folder / "png" / f"{i:05d}.png"
-            Image.fromarray(image[..., 0]).save(path)
-            archive.write(path, path.name)
-    found = []
-    for samples in ("test.npz", "png", "test.zip"):
-        given = [f"samples={samples}", f"data={data}", f"evaluation.num_samples={count}"]
-        lab.done("evaluate", *given, "metrics=[frechet_distance]")
-    for values in (run["values"] for run in scored(lab.folder)):
-        floors = {name: value for name, value in values.items() if name.endswith("_floor")}
-        assert all(floor > 0 for floor in floors.values())
-        found.append([values[name.removesuffix("_floor")] for name in floors])
-    assert found == [pytest.approx([*floors.values()], rel=1e-9)] * 3
-
-
-@pytest.mark.thorough
 @pytest.mark.needs("clean-fid")
 @pytest.mark.filterwarnings("ignore:The `disp` argument is deprecated:DeprecationWarning")
 def test_clean_fid_reads_what_is_written(lab, monkeypatch):
@@ -113,12 +85,6 @@ def test_clean_fid_reads_what_is_written(lab, monkeypatch):
     assert fid.frechet_distance(*moments[0], *moments[1]) == pytest.approx(
         theirs["frechet_inception_distance"], rel=1e-6
     )
-
-
-def test_the_statistics_are_of_the_first_features(lab):
-    _, out = write(lab, "num_images=10")
-    assert "features=digits_ssl" in out
-    assert "digits_cnn" not in out
 
 
 def test_torch_fidelity_reads_what_is_written(lab):
@@ -154,27 +120,6 @@ def test_torch_fidelity_makes_the_same_distance(lab):
     theirs = fid_statistics_to_metric(*found, verbose=False)["frechet_inception_distance"]
     assert values["fd_digits_cnn"] == pytest.approx(theirs, rel=1e-5)
     assert values["fd_digits_cnn_floor"] == pytest.approx(theirs, rel=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        (["to=a.npz"], "set the data set and the file to write, such as data=cifar10 to=cifar10.npz"),
-        (["data=digits"], "set the data set and the file to write, such as data=cifar10 to=cifar10.npz"),
-        (["data=digits", "to=a.pkl"], "to=a.pkl: the name must end in .npz, or in .pt for torch-fidelity"),
-        (["data=digits", "to=a.pt", "moments=false"], "to=a.pt holds only mu and sigma: remove moments=false"),
-        (["data=digits", "to=a.npz", "split=all"], "split=all: choose train or test"),
-        (["data=digits", "to=a.npz", "num_images=0"], "num_images=0 must be at least 1"),
-        (["data=two_moons", "to=a.npz"], "two_moons consists of points, but published evaluators read images"),
-        (
-            ["data=digits", "to=a.npz", "features=[digits_cnn,digits_resnet]"],
-            "features: choose exactly one",
-        ),
-        (["data=digits", "to=a.npz", "features=fashion_cnn"], "work for images of shape (1, 28, 28)"),
-    ],
-)
-def test_what_cannot_be_written_is_said_before_anything_is(lab, options, said):
-    lab.refused("statistics", *options, said=said)
 
 
 class Few:

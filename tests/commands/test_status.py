@@ -26,19 +26,6 @@ def test_the_newest_sweep_or_the_named_one(lab):
 
 
 def test_a_sweep_that_is_not_there(lab):
-    code, _, err = lab("status")
-    assert code == 1
-    assert err.startswith("diffusion-lab status: there is no sweep in outputs/sweeps")
+    lab.refused("status", said="there is no sweep in outputs/sweeps")
     write_sweep(lab.folder, "mine")
-    code, _, err = lab("status", "yours")
-    assert code == 1
-    assert err == "diffusion-lab status: sweep=yours: there is no such sweep; there are mine\n"
-
-
-def test_it_answers_without_torch(process):
-    write_sweep(process.folder, "mine")
-    asked = process("status", PYTHONPROFILEIMPORTTIME="1")
-    assert asked.returncode == 0
-    assert "2 queued" in asked.stdout
-    assert "diffusion_lab.sweeps.watch" in asked.stderr
-    assert " torch" not in asked.stderr
+    lab.refused("status", "yours", said="sweep=yours: there is no such sweep; there are mine")

@@ -1,15 +1,29 @@
-"""Multiruns of train as a user gives them: planned, done, done again, with mistakes and with failures."""
+"""Multiruns of train: planned, done, done again, with mistakes and failures, killed, and while code is edited."""
 
 import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
 
 from diffusion_lab.commands import sweeping
+from diffusion_lab.commands.sweeping import config_folders
+from diffusion_lab.conf_dir import CONF
+from diffusion_lab.store import SweepDirectory
 from diffusion_lab.store.lease import is_held
+from diffusion_lab.store.status_file import RUNNING, read_status
 from diffusion_lab.sweeps import frozen
 
+from .cluster import PACED, models, scored_cells, wait_until
 from .conftest import STRIDED, TINY, files
 
 CELLS = ["sampler=ddpm,strided", "sampler.spacing.num_steps=2,3"]
@@ -94,68 +108,6 @@ def test_the_plan_says_that_no_sampler_shows_the_variance(lab):
     assert said not in lab.done(*asked[:-1], *STRIDED, "schedule=linear,cosine", "hydra.sweeper.dry_run=true")
 
 
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        (["sampler=ddpm,strided", "sampler.eta=0,1"], "there is no option 'sampler.eta'"),
-        (["sampler.spacing.num_steps=3,25"], "25"),
-        (["objective=simple,hybrid", "variance=learned"], "would never be trained"),
-        (["sweep.jobs_per_model=2", "retrain=true"], "works only with sweep.jobs_per_model=1"),
-        (["sweep.jobs_per_model=1,2"], "sweep.jobs_per_model cannot differ between the cells of a sweep"),
-        (["schedul=linear,cosine"], "there is no option 'schedul'; did you mean schedule?"),
-        (["schedule=linear,cosin"], "schedule=cosin: there is no such choice"),
-        (["optimizer.weight_decay=interval(0,1)"], "an interval has no values to try"),
-        (["rescore=true,false"], "rescore cannot differ between the cells of a sweep"),
-        (["seed=1,2", "hydra.sweeper.name=a/b"], "hydra.sweeper.name=a/b cannot be the name of the sweep's folder"),
-        (["data=digits,image_folder", *STRIDED], "data.root has no value"),
-        (
-            ["model=noisy_classifier", "seed=1,2", "score=true"],
-            "generates no samples, so it cannot be scored; add score=false",
-        ),
-    ],
-)
-def test_a_mistake_is_told_before_anything_starts(lab, options, said):
-    lab.refused("train", "-m", *TINY, *options, said=said)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "..",
-        "''",
-        "a/..",
-        "'a\nb'",
-        "-rf",
-        "x" * 201,
-        "'\u202ex'",
-    ],
-)
-def test_the_name_of_a_sweep_is_that_of_one_folder(lab, name):
-    code, _, err = lab("train", "-m", *TINY, "seed=1,2", "hydra.sweeper.dry_run=true", f"hydra.sweeper.name={name}")
-    assert code == 1
-    assert "cannot be the name of the sweep's folder" in err or "is empty" in err
-    assert len(err.splitlines()) == 1
-    assert files(lab.folder) == []
-
-
-def test_an_option_of_sweeps_alone_is_refused(lab):
-    lab.refused(
-        "train", *TINY, "sweep.jobs_per_model=2", said="sweep.jobs_per_model=2 works only in a sweep of train -m"
-    )
-
-
-@pytest.mark.thorough
-def test_shares_of_a_models_cells_train_it_once(lab):
-    options = ["sampler.spacing.num_steps=2,3,4", "sweep.jobs_per_model=2"]
-    lab.done("train", "-m", *TINY, *options)
-    (model,) = names(lab, "models")
-    logs = {path.parent.name: path.read_text() for path in (lab.folder / "outputs" / "sweeps").glob("*/jobs/*/log.txt")}
-    assert sorted(logs) == [model, f"{model}-2"]
-    assert sum(log.count("training images") for log in logs.values()) == 1
-    assert [logs[name].count("\nscore ") for name in sorted(logs)] == [2, 1]
-    assert names(lab, "sweeps") == {sweep_of(lab)["name"]}
-
-
 FAILS = """\
 from lightning import Callback
 
@@ -196,47 +148,6 @@ def test_a_failed_model_is_marked_and_the_others_go_on(lab):
     assert out.splitlines()[:2] == ["2 models: 1 to train, 1 reused", "4 cells: 2 to score, 2 scored already"]
 
 
-@pytest.mark.thorough
-def test_a_cell_that_fails_is_tried_again(lab, monkeypatch):
-    """A cell that fails is tried again by the same command."""
-    from diffusion_lab.models.diffusion import DiffusionModel
-
-    likelihood = DiffusionModel.likelihood
-
-    def failing(self, *arguments, **options):
-        if self.nfe == 3:
-            raise RuntimeError("a cosmic ray")
-        return likelihood(self, *arguments, **options)
-
-    options = ["sampler.spacing.num_steps=2,3,4", "hydra.sweeper.name=mine"]
-    with monkeypatch.context() as patch:
-        patch.setattr(DiffusionModel, "likelihood", failing)
-        code, _, err = lab("train", "-m", *TINY, *options)
-    assert code == 1
-    assert "1 of 3 cells failed" in err
-    assert "num_steps=3: RuntimeError: a cosmic ray" in err or "num_steps=3: a cosmic ray" in err
-    assert "3 cells: 1 to score, 2 scored already" in lab.done("train", "-m", *TINY, *options)
-    assert names(lab, "sweeps") == {"mine"}
-
-
-@pytest.mark.thorough
-def test_retrain_trains_each_model_once(lab):
-    """Retrain trains each model once and scores its cells anew."""
-    options = ["sampler.spacing.num_steps=2,3"]
-    lab("train", "-m", *TINY, *options)
-    stamps = {
-        path: path.stat().st_mtime_ns
-        for kind in ("models/*/training.json", "runs/*/metrics.json")
-        for path in (lab.folder / "outputs").glob(kind)
-    }
-    out = lab.done("train", "-m", *TINY, *options, "retrain=true")
-    assert "1 model: 1 to train, 0 reused" in out
-    assert out.count("model 1 of 1") == 1
-    assert len(stamps) == 3
-    assert all(path.stat().st_mtime_ns > stamp for path, stamp in stamps.items())
-    assert len(names(lab, "sweeps")) == 1
-
-
 def test_jobs_write_below_outputs_whatever_its_name(lab):
     lab.done("train", "-m", *TINY, *STRIDED, "score=false", 'outputs="Läufe \\ \\""')
     assert {Path(file).parts[0] for file in files(lab.folder)} == {'Läufe \\ "'}
@@ -273,3 +184,168 @@ def test_a_metric_that_is_not_there_is_named(lab):
     assert "objective_metric=fid" in err
     assert "bits_per_dim" in err
     lab.refused("train", *TINY, *STRIDED, "objective_metric=fid", "score=false", said="remove score=false")
+
+
+# ---- kill -9 in the middle of a sweep: the table is that of an undisturbed sweep ----
+
+
+STEPS = 24
+OPTIONS = [
+    *TINY,
+    "seed=1,2",
+    f"trainer.max_steps={STEPS}",
+    "network.dropout=0.2",
+    "callbacks.checkpoint.every_n_steps=4",
+    "callbacks.progress._target_=paced.Paced",
+]
+STEPS_AXIS = "sampler.spacing.num_steps=2,3"
+
+
+@pytest.fixture
+def sweep(tmp_path, zygote):
+    """sweep(option, …) -> a running sweep in the test's folder, a twentieth of a second a step."""
+    (tmp_path / "paced.py").write_text(PACED)
+    (tmp_path / "seconds_a_step").write_text("0.05")
+    return lambda *more: zygote.start(tmp_path, "train", "-m", *OPTIONS, *more, COLUMNS="200")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, zygote):
+    """The cells of the sweep that nothing happened to."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    (folder / "paced.py").write_text(PACED)
+    running = zygote.start(folder, "train", "-m", *OPTIONS, STEPS_AXIS)
+    _, err = running.communicate()
+    assert running.returncode == 0, err
+    cells = scored_cells(folder)
+    assert len(cells) == 4
+    return cells
+
+
+def at_work(folder):
+    """(pid, model) of the training that has a checkpoint and is not over."""
+    for model in models(folder):
+        said = read_status(model.path)
+        if said and said.state == RUNNING and model.resume.is_file():
+            return said.pid, model
+    return None
+
+
+def metrics(folder):
+    return list((folder / "outputs" / "runs").glob("*/metrics.json"))
+
+
+@pytest.mark.thorough
+def test_a_sweep_killed_at_random_moments_goes_on(tmp_path, sweep, undisturbed):
+    """Between its first checkpoint and its end, which is some eight seconds later. KILLS: how often."""
+    moments = random.Random(int(os.environ.get("SEED", "0")))
+    for _ in range(int(os.environ.get("KILLS", "3"))):
+        running = sweep(STEPS_AXIS)
+        wait_until(lambda: at_work(tmp_path) or metrics(tmp_path))
+        time.sleep(moments.uniform(0, 3))
+        with suppress(ProcessLookupError):
+            os.killpg(running.pid, signal.SIGKILL)
+        running.communicate()
+    again = sweep(STEPS_AXIS)
+    _, err = again.communicate()
+    assert again.returncode == 0, err
+    assert scored_cells(tmp_path) == undisturbed
+
+
+# ---- a sweep runs from a copy of the code and the configs that it was planned with: edits afterwards change and stop nothing ----
+
+
+ROOT = Path(__file__).parent.parent.parent
+MINE = """\
+from pathlib import Path
+
+from diffusion_lab.diffusion import LinearSchedule
+from steepness import FACTOR
+
+
+class MySchedule(LinearSchedule):
+    def alpha_bar(self):
+        return super().alpha_bar() ** (FACTOR * float(Path(__file__).with_name("table.txt").read_text()))
+"""
+
+
+def test_every_folder_of_configs_is_copied(tmp_path):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", [f"hydra.searchpath=[file://{tmp_path}]"], return_hydra_config=True)
+    assert config_folders(cfg) == [tmp_path]
+
+
+STEEP = "# @package _global_\ntrainer:\n  max_steps: 3\n"
+
+
+@pytest.fixture
+def lab_copy(tmp_path):
+    """A copy of the lab that may be edited, a folder with a user's own code and configs, and how a command starts there."""
+    for folder in ("diffusion_lab", "hydra_plugins"):
+        shutil.copytree(ROOT / folder, tmp_path / "lab" / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(CONF, tmp_path / "lab" / "conf", dirs_exist_ok=True)
+    work = tmp_path / "work"
+    (work / "my_configs" / "experiment").mkdir(parents=True)
+    (work / "my_configs" / "experiment" / "steep.yaml").write_text(STEEP)
+    (work / "mine.py").write_text(MINE)
+    (work / "steepness.py").write_text("FACTOR = 1.5\n")
+    (work / "table.txt").write_text("1.0")
+    (work / "paced.py").write_text(PACED)
+    return tmp_path
+
+
+def command(folder, *options):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder / "lab"), "COLUMNS": "120"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "diffusion_lab", "train", "-m", *options],
+        cwd=folder / "work",
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def planned(work):
+    """Names of the models of the only sweep."""
+    (sweep,) = (work / "outputs" / "sweeps").iterdir()
+    return {cell["model"] for cell in SweepDirectory(sweep).read_sweep()["cells"]}
+
+
+def edit(path, old, new):
+    source = path.read_text()
+    assert old in source
+    path.write_text(source.replace(old, new))
+
+
+@pytest.mark.thorough
+def test_an_edit_after_the_plan_changes_nothing(lab_copy):
+    """Edited while two ranks train: what scores the model starts afterwards, in the code that it was planned with."""
+    work, lab = lab_copy / "work", lab_copy / "lab"
+    (work / "seconds_a_step").write_text("1")
+    own = ["--config-dir", "my_configs", "experiment=steep", "schedule=linear", "schedule._target_=mine.MySchedule"]
+    tiny = [option for option in TINY if "max_steps" not in option]
+    ranks = ["hydra/launcher=basic", "trainer.devices=2", "trainer.accelerator=cpu"]
+    sweep = command(lab_copy, *own, *tiny, *STRIDED, *ranks, "callbacks.progress._target_=paced.Paced")
+    wait_until(lambda: any((said := read_status(m.path)) and said.state == RUNNING for m in models(work)))
+    names = planned(work)
+    edit(work / "steepness.py", "1.5", "1.4")
+    edit(lab / "diffusion_lab" / "metrics" / "frechet_distance.py", "def frechet_distance(", "def another(")
+    edited = [path for room in ("diffusion", "report") for path in (lab / "diffusion_lab" / room).glob("*.py")]
+    for broken in (work / "mine.py", *edited):
+        broken.write_text("raise SystemExit('edited')\n")
+    for gone in (
+        work / "paced.py",
+        work / "my_configs" / "experiment" / "steep.yaml",
+        lab / "conf" / "sampler" / "strided.yaml",
+        work / "seconds_a_step",
+    ):
+        gone.unlink()
+    out, err = sweep.communicate(timeout=300)
+    assert sweep.returncode == 0, out + err
+    (model,) = models(work)
+    assert {model.path.name} == names
+    assert model.read_training()["steps"] == 3
+    (metrics,) = (work / "outputs" / "runs").glob("*/metrics.json")
+    assert metrics.is_file()

@@ -1,11 +1,11 @@
-"""What Weights & Biases and TensorBoard are told, read back from what they write offline."""
+"""What Weights & Biases, TensorBoard and MLflow are told, read back from what they write offline."""
 
 import base64
 import hashlib
 import json
-import shutil
 import subprocess
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,6 @@ from wandb.util import get_core_path
 
 from diffusion_lab.models.diffusion import DiffusionModel
 from diffusion_lab.store import newest_model, newest_sweep
-from diffusion_lab.training.trackers import WeightsAndBiases
 
 from ..report.synthetic import write_sweep
 from .conftest import STRIDED, TINY, files, scored
@@ -104,34 +103,6 @@ def test_runs_of_a_sweep_are_a_group_and_its_report_is_an_artifact(lab):
         )  # so that another report may be written over this one
 
 
-@pytest.mark.thorough
-def test_a_finished_sweep_is_not_spoilt_by_a_tracker(lab, monkeypatch):
-    asked = ["train", "-m", *TINY, *STRIDED, "sampler=strided,ddim", "hydra.sweeper.name=mine"]
-    assert lab(*asked)[0] == 0
-
-    def lost(*_):
-        raise ConnectionError("nobody\nanswers")
-
-    def warned():
-        shutil.rmtree(lab.folder / "outputs" / "sweeps" / "mine" / "report")
-        code, out, err = lab(*asked, "logger=wandb")
-        assert code == 0, err
-        assert "report outputs/sweeps/mine/report/report.html" in out
-        assert (lab.folder / "outputs" / "sweeps" / "mine" / "report" / "report.html").is_file()
-        (warning,) = err.strip().splitlines()
-        assert warning.startswith(
-            "warning: the report was written to outputs/sweeps/mine/report, but not sent to the loggers: "
-        )
-        return warning
-
-    with monkeypatch.context() as patch:
-        patch.setattr(WeightsAndBiases, "report", lost)
-        assert "ConnectionError: nobody answers" in warned()
-    monkeypatch.setenv("WANDB_MODE", "online")
-    monkeypatch.setattr("wandb.login", lambda **_: False)
-    assert "run `wandb login`" in warned()
-
-
 def test_what_is_wrong_with_a_reports_tracker_is_said_before_it_is_made(lab, monkeypatch):
     sweep = write_sweep(lab.folder / "outputs", "mine", {"sampler": ["strided", "ddim"]})
     code, _, err = lab("report", "runs=outputs/runs", "logger=wandb")
@@ -144,6 +115,7 @@ def test_what_is_wrong_with_a_reports_tracker_is_said_before_it_is_made(lab, mon
     assert not (lab.folder / "report").exists()
 
 
+@pytest.mark.thorough
 def test_a_training_that_fails_says_so_and_goes_on_under_its_id(lab):
     class BrokenError(Exception):
         pass
@@ -221,14 +193,49 @@ def test_several_loggers_at_once_and_any_of_lightnings(lab):
     assert out.count("train  ") == 1, "loggers make no other model"
 
 
-WRONG = {
-    "no name": (["+logger.wandb.project=mine"], "such as logger.mine._target_"),
-    "no logger": (["+logger.a._target_=torch.nn.Identity"], "logger.a._target_=torch.nn.Identity is not one of"),
-    "nothing": (["+logger.a._target_=nowhere.Logger"], "logger.a._target_=nowhere.Logger: Python cannot import this"),
-    "unknown option": (["logger=csv", "+logger.csv.fold=x"], "logger.csv: there is no option fold"),
-}
+# ---- what MLflow is told of a training, a score and a report, read back from its database ----
 
 
-@pytest.mark.parametrize(("options", "said"), WRONG.values(), ids=WRONG)
-def test_what_is_wrong_with_a_logger_is_one_sentence_before_training(lab, options, said):
-    lab.refused("train", *TINY, *STRIDED, *options, said=said)
+def mlflow_runs(folder) -> list:
+    """All mlflow_runs, oldest first."""
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{folder / 'outputs' / 'mlflow' / 'mlflow.db'}")
+    (experiment,) = client.search_experiments(filter_string="name = 'diffusion-lab'")
+    found = client.search_runs([experiment.experiment_id], order_by=["start_time"])
+    for run in found:
+        run.files = {
+            file.path for at in ("", "samples", "report") for file in client.list_artifacts(run.info.run_id, at)
+        }
+    return found
+
+
+@pytest.mark.thorough
+@pytest.mark.needs("mlflow-skinny")
+@pytest.mark.skipif(find_spec("mlflow") is None, reason="pip install 'diffusion-lab[mlflow]'")
+def test_a_training_and_its_score_are_runs(lab):
+    """A training and its score are mlflow_runs and a training goes on in its own."""
+    options = [*TINY, *STRIDED, "logger=mlflow", "tags=[mine]"]
+    options += ["callbacks.sample_grid.every_n_steps=2", "callbacks.sample_grid.num_images=4"]
+    (lab.folder / "broken.py").write_text(
+        "from lightning import Callback\n"
+        "class Break(Callback):\n"
+        "    def on_train_batch_end(self, trainer, *_):\n"
+        "        open('first').close()\n"
+        "    on_train_start = on_train_batch_end\n"
+    )
+    with pytest.raises(FileNotFoundError):
+        lab("train", *options, "+callbacks.broken._target_=broken.Break")
+    (lab.folder / "first").touch()
+    lab.done("train", *options, "+callbacks.broken._target_=broken.Break")
+    training, score = mlflow_runs(lab.folder)
+    assert training.info.run_name == newest_model(lab.folder / "outputs").path.name
+    for run, job_type in ((training, "train"), (score, "evaluate")):
+        assert run.info.status == "FINISHED"
+        assert run.data.tags["job_type"] == job_type
+        assert {"mine", "variance=learned"} <= set(run.data.tags["tags"].split(", "))
+        assert run.data.params["schedule.num_timesteps"] == "24"
+    assert training.data.metrics["train/loss"] > 0
+    assert "samples/step_0000002.png" in training.files
+    assert score.data.metrics["bits_per_dim"] > 0
+    assert "samples.png" in score.files

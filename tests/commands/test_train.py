@@ -1,16 +1,29 @@
+"""train: one command is a whole experiment, on any data, and the same again does nothing."""
+
 import csv
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
+import torch.multiprocessing
+from hydra import compose, initialize_config_dir
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file
 
-from diffusion_lab.store import newest_model
+from diffusion_lab.conf_dir import CONF
+from diffusion_lab.data.image_folder import ImageFolder
+from diffusion_lab.store import ModelDirectory, newest_model
+from diffusion_lab.training import devices
 from diffusion_lab.versions import versions
+from tests.data.small_sets import SMALL as SMALL_SETS
+from tests.data.small_sets import write_images
 
-from .conftest import STRIDED, TINY, files
+from ..families.test_families import FAMILIES
+from .conftest import STRIDED, TINY, files, scored
+from .test_families import COMMON, SMALL
 
 
 def model_of(lab):
@@ -94,43 +107,6 @@ def test_a_training_goes_on_under_another_variance(lab):
     assert len(list((lab.folder / "outputs" / "models").iterdir())) == 1
 
 
-def test_an_interrupted_training_goes_on(lab):
-    """An interrupted training goes on and ends with the same weights.
-
-    Stopped between the checkpoint and the end: the weights are those of an undisturbed training.
-    """
-    options = [*TINY, *STRIDED, "trainer.max_steps=6", "callbacks.checkpoint.every_n_steps=2", "score=false"]
-    lab.given("train", *options)
-    directory = model_of(lab)
-    whole = {name: load_file(directory.weights(name)) for name in directory.weight_names}
-    rows = directory.metrics_csv.read_text()
-    shutil.rmtree(directory.path)
-
-    class StopError(Exception):
-        pass
-
-    from diffusion_lab.models.diffusion import DiffusionModel
-
-    step = DiffusionModel.training_step
-
-    def stopping(self, batch, batch_idx):
-        if self.batches_trained == 5:
-            raise StopError
-        return step(self, batch, batch_idx)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(DiffusionModel, "training_step", stopping)
-        with pytest.raises(StopError):
-            lab("train", *options)
-    assert not directory.finished
-    assert "resuming from" in lab.done("train", *options)
-    for name, tensors in whole.items():
-        resumed = load_file(directory.weights(name))
-        assert all(torch.equal(tensors[key], resumed[key]) for key in tensors), name
-    timeless = lambda text: [row.rsplit(",", 1)[0] for row in text.splitlines()]  # noqa: E731 - img/s differs
-    assert timeless(directory.metrics_csv.read_text()) == timeless(rows)
-
-
 def test_pictures_while_training_start_from_the_same_noise(lab):
     options = [o for o in TINY if "sample_grid" not in o]
     lab.given(
@@ -139,6 +115,7 @@ def test_pictures_while_training_start_from_the_same_noise(lab):
     assert [p.name for p in sorted(model_of(lab).samples.glob("[!.]*"))] == ["step_0000001.png", "step_0000002.png"]
 
 
+@pytest.mark.thorough
 def test_one_command_a_process(process):
     done = process("train", *TINY, *STRIDED)
     assert done.returncode == 0, done.stderr
@@ -162,3 +139,344 @@ def test_a_folder_of_images_needs_nothing_but_its_root(lab, image_size):
     ]
     out = lab.done("train", *options, *small, *STRIDED, "network.base_channels=8", "network.head_channels=8")
     assert "fd_pixels" in out
+
+
+# ---- trainer.precision=auto follows the machine, and a training keeps what it began with ----
+
+
+AUTO = [*TINY, *STRIDED, "score=false", "trainer.precision=auto", "trainer.max_steps=4"]
+STOP = """
+import os, signal
+from lightning import Callback
+
+class Stop(Callback):
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == 2 and "GO_ON" not in os.environ:
+            os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+@pytest.mark.parametrize("bf16", [True, False])
+def test_auto_is_what_the_device_computes_in_hardware(monkeypatch, bf16):
+    import torch
+
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bf16)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bf16)
+    for on_gpu in (False, True):
+        assert devices.precision_of("auto", on_gpu) == ("bf16-mixed" if bf16 else "32-true")
+        assert devices.precision_of("64-true", on_gpu) == "64-true"
+
+
+@pytest.mark.thorough
+def test_an_interrupted_training_keeps_its_precision(lab, monkeypatch):
+    """An interrupted training goes on in the precision that it began with."""
+    (lab.folder / "mine.py").write_text(STOP)
+    options = [*AUTO, "+callbacks.stop._target_=mine.Stop"]
+    monkeypatch.setattr(devices, "_has_bf16", lambda on_gpu: True)
+    assert lab("train", *options)[0] != 0
+
+    monkeypatch.setenv("GO_ON", "1")
+    monkeypatch.setattr(devices, "_has_bf16", lambda on_gpu: False)
+    code, _, err = lab("train", *options)
+    assert code != 0
+    assert "began with precision bf16-mixed, but trainer.precision=auto is 32-true on this machine" in " ".join(
+        err.split()
+    )
+    assert "Traceback" not in err
+
+    monkeypatch.setattr(devices, "_has_bf16", lambda on_gpu: True)
+    lab.done("train", *options)
+    training = newest_model(lab.folder / "outputs").read_training()
+    assert (training["steps"], training["precision"]) == (4, "bf16-mixed")
+
+
+# ---- training keeps the weights of a few earlier moments, and they can be sampled and scored ----
+
+
+SIX = [*TINY, *STRIDED, "trainer.max_steps=6"]
+
+
+def moments(directory: ModelDirectory) -> dict[str, int]:
+    """name -> step."""
+    found = {}
+    for name in directory.weight_names:
+        if name.startswith("at_"):
+            with safe_open(directory.weights(name), "pt") as file:
+                found[name] = int(file.metadata()["step"])
+    return found
+
+
+def test_a_training_keeps_three_moments_of_its_budget(lab):
+    """A training keeps three moments of its budget and they are scored."""
+    lab.given("train", *SIX)
+    directory = model_of(lab)
+    assert moments(directory) == {"at_0.1": 1, "at_0.2": 2, "at_0.4": 3}
+    lab.done("evaluate", "evaluation.weights=at_0.2")
+    runs = scored(lab.folder)
+    by_weights = {run["protocol"]["weights"]: run["values"]["bits_per_dim"] for run in runs}
+    assert by_weights.keys() == {"ema_0.999", "at_0.2"}
+    assert by_weights["ema_0.999"] != by_weights["at_0.2"]
+    assert "(at_0.1)" in lab.done("sample", "num_images=2", "weights=at_0.1", *STRIDED)
+
+
+def test_which_moments_are_kept_is_no_part_of_the_training(lab):
+    lab.given("train", *SIX)
+    directory, before = model_of(lab), files(lab.folder)
+    final = load_file(directory.weights("raw"))
+    assert "this model is already trained" in lab.done("train", *SIX, "snapshots.at=[0.5]")
+    assert files(lab.folder) == before
+    (directory.path / "at_home.safetensors").write_bytes(b"mine")
+    lab.done("train", *SIX, "snapshots.at=[0.5]", "retrain=true")
+    assert moments(directory) == {"at_0.5": 3}, "those of the old training are gone"
+    assert (directory.path / "at_home.safetensors").read_bytes() == b"mine"
+    again = load_file(directory.weights("raw"))
+    assert all(torch.equal(final[key], again[key]) for key in final)
+
+
+def test_a_moment_that_is_not_kept_is_named_with_the_fix(lab):
+    err = lab.refused("train", *SIX, "evaluation.weights=at_0.3", said=("will have no weights at_0.3", "snapshots.at"))
+    lab.given("train", *SIX)
+    before = files(lab.folder)
+    for command, option in (("train", "evaluation."), ("evaluate", "evaluation."), ("sample", "")):
+        err = lab.refused(command, *(SIX if command == "train" else []), f"{option}weights=at_0.3", said="at_0.2")
+        if command != "train":
+            assert "has no weights at_0.3" in err
+            assert "snapshots.at" in err
+    assert files(lab.folder) == before
+
+
+# ---- init_from: training starts from the weights of another model, which are known by their content ----
+
+
+STILL = ["optimizer=adamw", "optimizer.lr=1e-300", "trainer.max_steps=1", "val.every_n_steps=0", "score=false"]
+
+
+def tiny(family):
+    if family == "noisy_classifier":
+        return [f"model={family}", *(option for option in SMALL["diffusion"] if "sampler" not in option), *COMMON]
+    return [f"model={family}", *SMALL[family], *COMMON, "score=false"]
+
+
+def models(lab) -> set:
+    return {path.name for path in (lab.folder / "outputs" / "models").iterdir()}
+
+
+@pytest.mark.parametrize(
+    "family",
+    ["gan", *(pytest.param(f, marks=pytest.mark.thorough) for f in [*FAMILIES, "noisy_classifier"] if f != "gan")],
+)
+def test_the_weights_are_those_of_the_other_model(lab, family):
+    lab.given("train", *tiny(family))
+    source = newest_model(lab.folder / "outputs")
+    out = lab.done("train", *tiny(family), *STILL, f"init_from={source.path}")
+    assert f"starting from the weights raw of {source.path}" in out
+    new = newest_model(lab.folder / "outputs")
+    assert new.path != source.path
+    there, here = load_file(source.weights("raw")), load_file(new.weights("raw"))
+    assert there.keys() == here.keys()
+    for key, weights in there.items():
+        torch.testing.assert_close(here[key], weights, rtol=0, atol=0)
+    assert set(new.weight_names) == set(source.weight_names)
+
+
+def test_they_count_by_their_content_and_may_be_an_average(lab):
+    lab.given("train", *tiny("diffusion"))
+    source = newest_model(lab.folder / "outputs")
+    plain = models(lab)
+    assert lab("train", *tiny("diffusion"), *STILL)[0] == 0
+    assert lab("train", *tiny("diffusion"), *STILL, f"init_from={source.path}")[0] == 0
+    assert len(models(lab) - plain) == 2
+    lab.done("train", *tiny("diffusion"), *STILL, f"init_from={source.path}", "init_weights=ema_0.999")
+    new, average = newest_model(lab.folder / "outputs"), load_file(source.weights("ema_0.999"))
+    assert len(models(lab) - plain) == 3
+    for key, weights in average.items():
+        assert torch.equal(load_file(new.weights("raw"))[key], weights)
+
+    shutil.move(source.path, lab.folder / "elsewhere")
+    before = models(lab)
+    assert "this model is already trained" in lab.done("train", *tiny("diffusion"), *STILL, "init_from=elsewhere")
+    assert models(lab) == before
+
+
+def test_a_model_of_another_network_is_one_sentence(lab):
+    lab.given("train", *tiny("diffusion"))
+    source = newest_model(lab.folder / "outputs")
+    for options, said in (
+        (
+            [*tiny("diffusion"), "network.base_channels=16"],
+            "(32,) in the file and (64,) in this model; the options of its network are in",
+        ),
+        (tiny("vae"), "is missing in the file and "),
+        ([*tiny("diffusion"), "init_weights=ema_0.5"], "init_weights=ema_0.5"),
+        ([*tiny("diffusion"), "init_from=nowhere"], "nowhere holds no weights"),
+    ):
+        lab.refused("train", f"init_from={source.path}", *options, said=said)
+
+
+# ---- a file that breaks while a model trains on it ends the run: one sentence, a code, and no process left behind ----
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_an_image_that_breaks_while_training_is_named(lab, monkeypatch, num_workers):
+    root = write_images(lab.folder / "own")
+    load = ImageFolder._load
+
+    def load_then_break(self):
+        load(self)
+        for path in root.rglob("*.png"):
+            path.write_bytes(path.read_bytes()[:60])
+
+    monkeypatch.setattr(ImageFolder, "_load", load_then_break)
+    own = ["data=image_folder", f"data.root={root}", "data.image_size=8", f"data.num_workers={num_workers}"]
+    code, _, err = lab("train", *TINY, *STRIDED, *own, "trainer.max_steps=1000")
+    assert code == 1
+    assert len(err.strip().splitlines()) == 1, err
+    assert err.startswith("diffusion-lab train: ")
+    assert ".png is not an image that can be read" in err
+    assert torch.multiprocessing.active_children() == []
+
+
+def test_where_files_lie_is_no_other_training(lab):
+    """Where the files lie and how they came there is not another training."""
+    root = write_images(lab.folder / "own")
+    own = ["data=image_folder", f"data.root={root}", "data.image_size=8", "data.num_workers=0"]
+    assert lab("train", *TINY, *STRIDED, *own)[0] == 0
+    out = lab.done("train", *TINY, *STRIDED, *own, "data.on_error=skip", "data.max_pixels=2000000")
+    assert "this model is already trained" in out
+
+
+# ---- images of any channels, height, width and number of levels, through the commands: trained, drawn, scored, looked at ----
+
+
+SHAPE = (2, 8, 10)  # channels, height, width
+
+
+def write(lab, dtype=np.uint16, most=65535):
+    random = np.random.default_rng(0)
+    y = np.arange(40) % 2
+    base = random.integers(most // 4, size=(40, *SHAPE[1:], SHAPE[0])) + (most // 2 * y)[:, None, None, None]
+    np.savez(lab.folder / "train.npz", images=base.astype(dtype), labels=y)
+
+
+ARRAYS = ["data=arrays", "data.train=train.npz", "conditional=true"]
+
+
+@pytest.mark.thorough
+def test_sixteen_bit_images_of_two_channels(lab):
+    """Sixteen bit images of two channels that are no squares are trained drawn and scored."""
+    write(lab)
+    lab.done("train", *ARRAYS, *TINY, *STRIDED)
+    (run,) = (lab.folder / "outputs" / "runs").iterdir()
+    content = json.loads((run / "metrics.json").read_text())
+    assert content["protocol"]["data"]["shape"] == list(SHAPE)
+    assert content["protocol"]["samples"]["num_levels"] == 65536
+    assert {"fd_pixels", "bits_per_dim", "sliced_wasserstein"} <= content["values"].keys()
+    (said,) = [measure["detail"] for measure in content["measures"] if measure["name"] == "sliced_wasserstein"]
+    assert "bands 8x10 " in said
+    assert "use features=inception" in said
+    assert content["values"]["bits_per_dim"] > 8  # an 8-bit image would need less
+    for name in ("samples.png", "interpolation.png", "reconstructions.png"):
+        with Image.open(run / name) as picture:
+            assert picture.mode == "RGB"
+            assert (picture.height - 2) % (8 * 5 + 2) == 0  # 10 pixels enlarged to 50
+            assert (picture.width - 2) % 52 == 0
+
+    lab.done("sample", "num_images=5", "format=npz")
+    with np.load(lab.folder / "samples" / "samples.npz") as drawn:
+        assert (drawn["arr_0"].dtype, drawn["arr_0"].shape) == (np.uint16, (5, 8, 10, 2))
+    lab.done("evaluate", "samples=samples/samples.npz", *ARRAYS[:2], "features=pixels", "metrics=[frechet_distance]")
+
+    code, _, err = lab("sample", "num_images=2", "format=png")
+    assert (code, "the samples have 2 channels of 65536 levels" in err) == (1, True), err
+    code, _, err = lab("sample", "inpaint.image=train.png", "inpaint.mask=mask.png")
+    assert (code, "this model draws 2 channels; give the number of a test image" in err) == (1, True), err
+    lab.done("sample", "num_images=2", "interpolate.images=[0,1]", "trajectory=false")
+
+
+def test_sixteen_bit_grey_files_stay_so(lab):
+    random = np.random.default_rng(0)
+    (lab.folder / "own").mkdir()
+    for i in range(12):
+        Image.fromarray(random.integers(65536, size=(8, 12), dtype=np.uint16)).save(lab.folder / "own" / f"{i}.png")
+    own = ["data=image_folder", "data.root=own", "data.image_size=[8,12]", "data.channels=1", "data.num_levels=65536"]
+    lab.done("train", *own, *TINY, *STRIDED, "data.num_workers=0", "score=false")
+    lab.done("sample", "num_images=2", "format=png")
+    with Image.open(lab.folder / "samples" / "000000.png") as picture:
+        assert (picture.mode, picture.size) == ("I;16", (12, 8))
+
+
+# ---- debug=…: each says something, and its models are never found as real ones ----
+
+
+CHOICES = ("default", "fdr", "overfit", "limit", "profiler")
+SAYS = {
+    "default": "Params",
+    "profiler": "run_training_batch",
+    "limit": ": 72 training images",
+    "overfit": ": 16 training",
+}
+LONG = ("overfit", "limit", "profiler")  # the others train their own few steps
+
+
+@pytest.mark.parametrize(
+    ("choice", "family"),
+    [
+        pytest.param(choice, family, marks=[] if choice == "fdr" else pytest.mark.thorough)
+        for choice, family in zip(CHOICES, (*FAMILIES, "noisy_classifier"), strict=True)
+    ],
+)
+def test_debug_is_short_and_apart(lab, choice, family):
+    small = SMALL["diffusion"] if family == "noisy_classifier" else SMALL[family]
+    small = [option for option in small if family != "noisy_classifier" or not option.startswith("sampler")]
+    steps = ["trainer.max_steps=2"] if choice in LONG else []
+    out = lab.done("train", f"model={family}", f"debug={choice}", *small, *steps, "data.batch_size=8")
+    assert SAYS.get(choice, "1 step") in out
+    directory = newest_model(lab.folder / "outputs" / "debug")
+    assert directory.read_choices()["debug"] == choice
+    assert choice in LONG or len(directory.metrics_csv.read_text().splitlines()) > 1
+    runs = list((lab.folder / "outputs" / "debug" / "runs").glob("*/metrics.json"))
+    assert len(runs) == (choice in ("default", "fdr", "limit") and family != "noisy_classifier")
+    assert [path.name for path in (lab.folder / "outputs").iterdir()] == ["debug"]
+    assert lab("evaluate")[0] == 1
+
+
+# ---- every experiment composes, is built and trains two steps, on data in their true format that are small enough ----
+
+
+EXPERIMENTS = [
+    pytest.param(name, marks=[] if "digits" in name else pytest.mark.thorough)
+    for name in sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_trains_two_steps(lab, monkeypatch, name):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        chosen = compose("train", overrides=[f"experiment={name}"], return_hydra_config=True).hydra.runtime.choices
+    options = [*TINY, "score=false"]
+    if write := SMALL_SETS.get(chosen.data):
+        options.append(f"data.root={write(lab.folder / 'data', monkeypatch)}")
+    if chosen.sampler != "ddpm":
+        options.append("sampler.spacing.num_steps=3")
+    if chosen.labels != "own":
+        options.append("labels.num_clusters=3")
+    lab.done("train", f"experiment={name}", *options)
+    (model,) = (lab.folder / "outputs" / "models").iterdir()
+    assert model.name.startswith(f"{chosen.data}-diffusion-")
+    assert json.loads((model / "training.json").read_text())["steps"] == 2
+
+
+def test_another_choice_than_the_experiments_leaves(lab):
+    """Another choice than the experiments leaves its options behind."""
+    options = [*TINY, "score=false", "experiment=edm_digits"]
+    out = lab.done("train", *options, "sampler/spacing=all")
+    assert "ignoring sampler.spacing.num_steps: experiment=edm_digits sets it for a different choice" in out
+    out = lab.done("train", *options, "sampler=ddim", "sampler/spacing=all")
+    assert out.count("sampler.spacing.num_steps") == 1
+    sweep = ["sampler/spacing=all,karras", "hydra.sweeper.dry_run=true"]
+    out = lab.done("train", "-m", *options, *sweep)
+    assert "2 cells" in " ".join(out.split())
+    lab.refused("train", *options, "sampler/spacing=all", "sampler.spacing.num_steps=3", said="no option num_steps")
+    out = lab.done("train", "-m", *options, "sampler/spacing=all,karras", "sampler.spacing.num_steps=3,4", sweep[1])
+    assert "3 cells" in " ".join(out.split())

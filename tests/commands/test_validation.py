@@ -28,21 +28,7 @@ def score(folder):
     return json.loads(path.read_text())
 
 
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        (["evaluation.reference=validation"], "data.validation=N"),
-        (["data.validation=1437"], "data.validation=1437: digits has 1437 training images"),
-        (["data.validation=-1"], "data.validation=-1"),
-        (["data.validation=0.1"], "data.validation=0.1"),
-        (["evaluation.reference=held_out"], "evaluation.reference must be train, validation or test"),
-    ],
-)
-def test_what_cannot_be_is_refused_before_training(lab, options, said):
-    lab.refused("train", *TINY, *STRIDED, *options, said=said)
-    assert not (lab.folder / "outputs" / "models").exists()
-
-
+@pytest.mark.thorough
 def test_no_test_image_has_a_part_in_choosing(lab):
     """Two data sets that differ in their test images alone: the same losses, the same score."""
     found = []

@@ -172,10 +172,7 @@ def test_ranks_and_jobs_find_what_the_user_typed(process):
     (process.folder / "helped.py").write_text("from diffusion_lab.diffusion import CosineSchedule\n")
     (process.folder / "pytz.py").write_text(HARM)
     options = [*TINY, *STRIDED, "schedule=mine", "score=false"]
-    for more in (
-        ["trainer.devices=2", "trainer.accelerator=cpu"],
-        ["-m", "hydra/launcher=local", "seed=2"],
-    ):
+    for more in (["trainer.devices=2", "trainer.accelerator=cpu"], ["-m", "hydra/launcher=local", "seed=2"]):
         done = process("train", *more, *options)
         assert done.returncode == 0, done.stderr + done.stdout
     assert len(list((process.folder / "outputs" / "models").glob("*/training.json"))) == 2

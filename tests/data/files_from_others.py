@@ -7,7 +7,6 @@ prints the table: the file, and what data.on_error=raise shows of it or says.
 
 import io
 import struct
-import tempfile
 import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -15,7 +14,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from diffusion_lab.data import DataError
 from diffusion_lab.data.image_folder import ImageFolder
 
 RANDOM = np.random.default_rng(0)
@@ -107,31 +105,15 @@ BROKEN = "is not an image that can be read"
 # What it is -> (file name, content, what is shown (rows, columns, RGB) or part of what is said).
 FILES: dict[str, tuple[str, bytes, Expected]] = {
     "8-bit RGB": ("a.png", encoded(photo(), "PNG"), resembles(SQUARE)),
-    "8-bit grey": ("a.png", encoded(photo("L"), "PNG"), lambda x: bool((x[..., 0] == x[..., 2]).all())),
     "1-bit black and white": ("a.png", encoded(photo("1"), "PNG"), lambda x: set(np.unique(x)) == {0, 255}),
     "16-bit grey PNG": ("a.png", encoded(Image.fromarray(ramp16()), "PNG"), resembles(GREY16)),
     "16-bit grey TIFF": ("a.tif", encoded(Image.fromarray(ramp16()), "TIFF"), resembles(GREY16)),
-    "16-bit grey PGM": ("a.pgm", encoded(Image.fromarray(ramp16()), "PPM"), resembles(GREY16)),
     "16-bit RGB PNG": ("a.png", deep_png(), resembles(SQUARE)),
     "32-bit float TIFF": ("a.tif", encoded(photo("F"), "TIFF"), "has 32-bit pixels (mode F), whose range is not known"),
-    "32-bit integer TIFF": (
-        "a.tif",
-        encoded(photo("I"), "TIFF"),
-        "has 32-bit pixels (mode I), whose range is not known",
-    ),
-    "palette": (
-        "a.png",
-        encoded(photo("P"), "PNG"),
-        resembles(np.asarray(photo("P").convert("RGB"))[:, 10:50]),
-    ),
+    "palette": ("a.png", encoded(photo("P"), "PNG"), resembles(np.asarray(photo("P").convert("RGB"))[:, 10:50])),
     "palette, one colour transparent": (
         "a.png",
         encoded(transparent_palette(), "PNG", transparency=0),
-        halves((255, 255, 255), (0, 0, 255)),
-    ),
-    "palette, transparency a colour": (
-        "a.png",
-        encoded(transparent_palette(), "PNG", transparency=bytes([0, 255])),
         halves((255, 255, 255), (0, 0, 255)),
     ),
     "grey with alpha": ("a.png", encoded(Image.new("LA", (40, 40), (0, 0)), "PNG"), lambda x: bool((x == 255).all())),
@@ -145,26 +127,17 @@ FILES: dict[str, tuple[str, bytes, Expected]] = {
         encoded(Image.new("CMYK", (40, 40), (0, 255, 255, 0)), "JPEG"),
         lambda x: bool(x[..., 0].min() > 250 and x[..., 1:].max() < 5),
     ),
-    "CMYK TIFF": ("a.tif", encoded(photo("CMYK"), "TIFF"), resembles(SQUARE)),
     "animated GIF": ("a.gif", animation(), halves((255, 0, 0), (255, 0, 0))),
     "rotated by EXIF": ("a.png", rotated(), halves((255, 255, 255), (0, 0, 0))),
-    "1×1": ("a.png", encoded(Image.new("RGB", (1, 1), "red"), "PNG"), halves((255, 0, 0), (255, 0, 0))),
     "1×1000": ("a.png", encoded(Image.new("RGB", (1, 1000), "red"), "PNG"), halves((255, 0, 0), (255, 0, 0))),
     "PNG called .jpg": ("a.jpg", encoded(photo(), "PNG"), resembles(SQUARE)),
     "20,000×20,000 (bomb)": ("a.png", huge_png(20_000), "has 20000×20000 pixels, more than data.max_pixels=178956970"),
     "zero bytes": ("a.png", b"", "is empty (0 bytes)"),
-    "text": ("a.png", b"hello", f"{BROKEN} (its content is not BMP, GIF, JPEG, PNG, PPM, TIFF or WEBP)"),
-    "HTML of a failed download": ("a.jpg", b"<!DOCTYPE html><html>404</html>", f"{BROKEN} (its content is not BMP"),
     "PostScript called .png": ("a.png", PROGRAM, f"{BROKEN} (its content is not BMP"),
-    "PNG, signature only": ("a.png", b"\x89PNG\r\n\x1a\n", BROKEN),
     "PNG, a bit flipped": ("a.png", flipped_bit(encoded(photo(), "PNG")), BROKEN),
-    "PNG, truncated": ("a.png", encoded(photo(), "PNG")[:-4000], BROKEN),
     "JPEG, truncated": ("a.jpg", JPEG[: len(JPEG) // 2], f"{BROKEN} (image file is truncated"),
     "JPEG, two bytes short": ("a.jpg", JPEG[:-2], f"{BROKEN} (image file is truncated"),
-    "JPEG, header only": ("a.jpg", JPEG[:200], BROKEN),
     "GIF, truncated": ("a.gif", encoded(photo(), "GIF")[:1200], BROKEN),
-    "TIFF, truncated": ("a.tif", encoded(photo(), "TIFF")[:3000], BROKEN),
-    "WebP, truncated": ("a.webp", encoded(photo(), "WEBP")[:1000], BROKEN),
     "BMP, truncated": ("a.bmp", encoded(photo(), "BMP")[:3000], BROKEN),
 }
 
@@ -188,19 +161,3 @@ def shown(root: Path, name: str, **options) -> np.ndarray | None:
                 x, _ = list(data.batches(split, 1))[i]
                 return ((x[0] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
     return None
-
-
-def main() -> None:
-    print("| file | what is shown or said |\n|---|---|")
-    for what, (name, content, expected) in FILES.items():
-        with tempfile.TemporaryDirectory() as folder:
-            root = folder_with(Path(folder), name, content)
-            try:
-                said = "shown as it should be" if expected(shown(root, name)) else "SHOWN, BUT WRONG"
-            except DataError as error:
-                said = str(error).replace(folder, "FOLDER")
-        print(f"| {what} | {said} |")
-
-
-if __name__ == "__main__":
-    main()

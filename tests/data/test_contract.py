@@ -159,11 +159,3 @@ def test_the_density_is_known_as_a_whole_or_not_at_all(data: DataModule) -> None
     if log_prob is not None:
         assert log_prob.shape == (len(x),)
         assert log_prob.dtype == torch.float64
-
-
-def test_preparing_twice_loads_once(data: DataModule, monkeypatch: pytest.MonkeyPatch) -> None:
-    def load_again() -> None:
-        raise AssertionError("loaded twice")
-
-    monkeypatch.setattr(data, "_load", load_again)
-    data.prepare()

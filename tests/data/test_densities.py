@@ -3,7 +3,6 @@ import math
 import pytest
 import torch
 
-from diffusion_lab.data import DataError
 from diffusion_lab.data.densities import Density, GaussianDensity, RingMixture, TwoMoons
 
 COMMON = {"batch_size": 4, "seed": 0, "num_train": 20_000, "num_test": 10}
@@ -125,22 +124,3 @@ def test_every_part_of_the_definition_counts_in_the_identity() -> None:
     for data in variants:
         data.prepare()
     assert len({data.identity for data in variants}) == len(variants)
-
-
-@pytest.mark.parametrize(
-    ("make", "option"),
-    [
-        (gaussian, {"dim": 0}),
-        (gaussian, {"std": 0.0}),
-        (gaussian, {"num_train": 0}),
-        (gaussian, {"data_seed": -1}),
-        (mixture, {"num_components": 0}),
-        (mixture, {"radius": -1.0}),
-        (mixture, {"std": -0.1}),
-        (lambda noise: TwoMoons(**COMMON, noise=noise), {"noise": -0.1}),
-    ],
-)
-def test_impossible_options_are_named(make, option: dict) -> None:
-    ((key, value),) = option.items()
-    with pytest.raises(DataError, match=f"data.{key}={value} "):
-        make(**option)

@@ -8,7 +8,6 @@ import pytest
 
 from diffusion_lab.data import DataError
 from diffusion_lab.data.image_files import read_image
-from diffusion_lab.data.image_folder import ImageFolder
 from tests.data.files_from_others import FILES, folder_with, huge_png, shown
 
 
@@ -26,14 +25,6 @@ def test_a_file_is_shown_or_named(tmp_path: Path, what: str) -> None:
     assert said.endswith("or leave it out with data.on_error=skip.")
     assert "\n" not in said
     assert shown(root, name, on_error="skip") is None
-
-
-@pytest.mark.parametrize("what", [what for what, (*_, expected) in FILES.items() if callable(expected)])
-def test_skipping_leaves_no_good_file_out(tmp_path: Path, what: str) -> None:
-    name, content, _ = FILES[what]
-    data = ImageFolder(1, 0, str(folder_with(tmp_path, name, content)), image_size=8, num_workers=0, on_error="skip")
-    data.prepare()
-    assert data.num_train + data.num_test == 4
 
 
 def test_sixteen_bits_are_scaled_and_rounded(tmp_path: Path) -> None:

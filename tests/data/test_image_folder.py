@@ -1,7 +1,10 @@
+"""A folder of the user's images: what is shown, what counts, and what is read again."""
+
 import itertools
 import os
 import shutil
 import signal
+import time
 import tracemalloc
 from pathlib import Path
 
@@ -10,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from diffusion_lab.data import DataError, image_folder
+from diffusion_lab.data import DataError, image_files, image_folder
 from diffusion_lab.data.image_files import read_image
 from diffusion_lab.data.image_folder import ImageFolder
 from diffusion_lab.data.order import BatchOrder
@@ -32,15 +35,6 @@ def save(path: Path, pixels: np.ndarray, **options) -> Path:
     return path
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_images_of_any_kind_become_squares(image_root: Path, channels: int) -> None:
-    data = folder(image_root, channels=channels)
-    x, y = next(data.batches("train", 100))
-    assert x.shape == (18, channels, 8, 8)
-    assert y is None
-    assert (data.num_train, data.num_test, data.num_classes) == (18, 2, None)
-
-
 def test_training_batches_are_those_of_the_order_with_and_without_workers(image_root: Path) -> None:
     images, labels = next(folder(image_root, classes="subfolders").batches("train", 100))
     order = BatchOrder(18, 4, seed=3, flip=True)
@@ -51,14 +45,6 @@ def test_training_batches_are_those_of_the_order_with_and_without_workers(image_
             expected = torch.where(mirrored[:, None, None, None], images[indices].flip(-1), images[indices])
             assert torch.equal(x, expected)
             assert torch.equal(y, labels[indices])
-
-
-def test_the_middle_square_is_kept(tmp_path: Path) -> None:
-    pixels = np.zeros((6, 10, 3), dtype=np.uint8)
-    pixels[:, :2], pixels[:, 2:8], pixels[:, 8:] = (255, 0, 0), (0, 200, 0), (0, 0, 255)
-    for path, turned in ((tmp_path / "wide.png", pixels), (tmp_path / "tall.png", pixels.transpose(1, 0, 2))):
-        image = read_image(save(path, np.ascontiguousarray(turned)), image_size=6, channels=3)
-        assert image.flatten(1).unique(dim=1).flatten().tolist() == [0, 200, 0]
 
 
 def test_small_squares_of_large_images_are_means(tmp_path: Path) -> None:
@@ -72,29 +58,6 @@ def test_small_squares_of_large_images_are_means(tmp_path: Path) -> None:
 def test_an_image_of_the_right_size_is_left_alone(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(256, size=(8, 8, 3), dtype=np.uint8)
     assert np.array_equal(read_image(save(tmp_path / "a.png", pixels), 8, 3).permute(1, 2, 0).numpy(), pixels)
-
-
-def test_a_single_pixel_becomes_a_square(tmp_path: Path) -> None:
-    image = read_image(save(tmp_path / "a.png", np.full((1, 1, 3), 77, dtype=np.uint8)), 8, 3)
-    assert image.unique().tolist() == [77]
-
-
-def test_grey_is_luma_and_transparency_is_white(tmp_path: Path) -> None:
-    red = np.zeros((8, 8, 3), dtype=np.uint8)
-    red[..., 0] = 255
-    assert read_image(save(tmp_path / "red.png", red), 8, 1).unique().tolist() == [76]
-    invisible = np.zeros((8, 8, 4), dtype=np.uint8)
-    assert read_image(save(tmp_path / "nothing.png", invisible), 8, 3).unique().tolist() == [255]
-
-
-def test_a_photograph_is_turned_as_its_camera_says(tmp_path: Path) -> None:
-    pixels = np.zeros((8, 8), dtype=np.uint8)
-    pixels[:4] = 255
-    exif = Image.Exif()
-    exif[0x0112] = 3  # turned by 180°
-    image = read_image(save(tmp_path / "a.png", pixels, exif=exif), 8, 1)
-    assert image[0, :4].unique().tolist() == [0]
-    assert image[0, 4:].unique().tolist() == [255]
 
 
 def test_classes_are_the_folders_in_alphabetical_order(image_root: Path) -> None:
@@ -173,26 +136,6 @@ def test_an_image_outside_every_class_is_named(image_root: Path) -> None:
         folder(image_root, classes="subfolders").prepare()
 
 
-def test_a_damaged_png_is_named_before_training(image_root: Path) -> None:
-    path = image_root / "ants" / "00.png"
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 255
-    path.write_bytes(content)
-    with pytest.raises(DataError, match=r"00\.png is not an image that can be read"):
-        folder(image_root).prepare()
-
-
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_an_image_that_breaks_later_is_one_sentence_even_from_a_worker(image_root: Path, num_workers: int) -> None:
-    data = folder(image_root, num_workers=num_workers)
-    data.prepare()
-    for path in image_root.rglob("*.jpg"):
-        path.write_bytes(path.read_bytes()[:-200])
-    with pytest.raises(DataError, match=r"\.jpg is not an image that can be read") as error:
-        list(data.batches("train", 4))
-    assert "\n" not in str(error.value)
-
-
 @pytest.mark.thorough
 def test_a_worker_that_dies_ends_the_run_in_bounded_time(image_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = folder(image_root, num_workers=2)
@@ -222,15 +165,6 @@ def test_what_is_skipped_counts_neither_in_the_number_nor_in_the_identity(
     assert "bees/zz.jpg" in said
 
 
-def test_ten_files_that_are_skipped_are_named(image_root: Path, caplog) -> None:
-    for number in range(13):
-        (image_root / "ants" / f"broken{number:02}.png").touch()
-    folder(image_root, on_error="skip").prepare()
-    (said,) = [record.message for record in caplog.records]
-    assert [f"broken{number:02}.png" in said for number in range(13)] == [True] * 10 + [False] * 3
-    assert "3 more" in said
-
-
 def test_a_file_that_is_too_large_for_an_image_is_not_read(image_root: Path) -> None:
     with (image_root / "ants" / "huge.png").open("wb") as file:
         file.truncate(2**25)  # without content: it takes no room on the disk
@@ -255,25 +189,6 @@ def test_nothing_left_after_skipping_is_an_error(tmp_path: Path) -> None:
     Image.new("L", (8, 8)).save(tmp_path / "0.png")
     with pytest.raises(DataError, match="holds one image: at least two"):
         folder(tmp_path, on_error="skip").prepare()
-
-
-@pytest.mark.parametrize(
-    "option",
-    [
-        {"channels": 2},
-        {"image_size": 0},
-        {"classes": "folders"},
-        {"test_fraction": 0.0},
-        {"test_fraction": 1.0},
-        {"num_workers": -1},
-        {"on_error": "ignore"},
-        {"max_pixels": 0},
-    ],
-)
-def test_impossible_options_are_named(tmp_path: Path, option: dict) -> None:
-    ((key, value),) = option.items()
-    with pytest.raises(DataError, match=f"data.{key}={value} "):
-        folder(tmp_path, **option)
 
 
 @pytest.mark.parametrize(("size", "kept"), [((4, 8), (10, 20)), ((8, 4), (20, 10)), ((2, 3), (13, 20))])
@@ -305,15 +220,84 @@ def test_sixteen_bits_are_kept_where_they_are_wanted(tmp_path: Path, num_workers
     assert all(((x == shown.float()) | (x.flip(-1) == shown.float())).flatten(1).all(1).any() for x in mirrored)
 
 
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"image_size": [8]}, r"data.image_size=\[8\] must be a side in pixels, or \[height,width\]"),
-        ({"image_size": [8, 0]}, "must be a side"),
-        ({"num_levels": 4096}, "data.num_levels=4096 must be 256, or 65536 for 16-bit grey"),
-        ({"num_levels": 65536}, "data.num_levels=65536 needs data.channels=1"),
-    ],
-)
-def test_sizes_and_levels_that_no_image_has_are_refused(tmp_path: Path, options: dict, said: str) -> None:
-    with pytest.raises(DataError, match=said):
-        folder(tmp_path, **options)
+# ---- the second start reads no file again, unless something says that it may have changed ----
+
+
+@pytest.fixture
+def checked(image_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that were read, as they are; time has passed since they were written."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    clock = time.time
+    monkeypatch.setattr(image_files.time, "time", lambda: clock() + 10)
+    names: list[str] = []
+    check = image_folder.check_image
+
+    def watched(path: Path, *arguments) -> None:
+        names.append(path.name)
+        check(path, *arguments)
+
+    monkeypatch.setattr(image_folder, "check_image", watched)
+    return names
+
+
+def test_a_second_start_reads_nothing_and_says_the_same(image_root: Path, checked: list[str]) -> None:
+    first = identity(image_root)
+    assert len(checked) == 20
+    checked.clear()
+    assert identity(image_root) == first
+    assert checked == []
+
+
+def test_a_file_that_may_have_changed_is_read_again(image_root: Path, checked: list[str]) -> None:
+    first = identity(image_root)
+    checked.clear()
+    path = image_root / "ants" / "02.bmp"
+    before = path.stat()
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # size and time of change as they were
+    assert path.stat().st_mtime_ns == before.st_mtime_ns
+    assert identity(image_root) != first
+    assert checked == ["02.bmp"]
+
+
+def test_a_file_put_in_anothers_place_is_read_again(image_root: Path, checked: list[str]) -> None:
+    first = identity(image_root)
+    checked.clear()
+    os.replace(image_root / "ants" / "00.png", image_root / "ants" / "08.gif")
+    assert identity(image_root) != first
+    assert checked == ["08.gif"]
+
+
+def test_a_broken_file_is_never_remembered_and_the_good_ones_are(image_root: Path, checked: list[str]) -> None:
+    (image_root / "ants" / "zz.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"zz\.png"):
+        identity(image_root)
+    first = identity(image_root, on_error="skip")  # reads what the error left unread
+    checked.clear()
+    assert identity(image_root, on_error="skip") == first
+    assert checked == ["zz.png"]
+
+
+def test_what_was_just_written_is_not_remembered(image_root: Path, checked: list[str], monkeypatch) -> None:
+    monkeypatch.setattr(image_files, "_SETTLED_SECONDS", 60.0)
+    identity(image_root)
+    identity(image_root)
+    assert len(checked) == 40
+
+
+def test_other_rules_forget_what_was_allowed(image_root: Path, checked: list[str]) -> None:
+    identity(image_root)
+    with pytest.raises(DataError, match=r"more than data\.max_pixels=100"):
+        identity(image_root, max_pixels=100)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"a": 1}', b"\xff"])
+def test_a_broken_memory_is_no_memory(image_root: Path, checked: list[str], tmp_path: Path, content: bytes) -> None:
+    first = identity(image_root)
+    (memory,) = (tmp_path / "cache").rglob("*.json")
+    memory.write_bytes(content)
+    checked.clear()
+    assert identity(image_root) == first
+    assert len(checked) == 20

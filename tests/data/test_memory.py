@@ -1,12 +1,9 @@
-import itertools
-
 import pytest
 import torch
 
 from diffusion_lab.data import DataError
 from diffusion_lab.data.digits import Digits
 from diffusion_lab.data.in_memory import InMemoryDataModule, Split
-from diffusion_lab.data.order import BatchOrder
 
 
 class Toy(InMemoryDataModule):
@@ -28,27 +25,6 @@ def all_of(data: InMemoryDataModule, split: str, **options) -> tuple[torch.Tenso
     return torch.cat([x for x, _ in batches]), torch.cat([y for _, y in batches])
 
 
-def test_training_batches_are_those_of_the_order() -> None:
-    data = Digits(batch_size=32, seed=5)
-    images, labels = all_of(data, "train")
-    order = BatchOrder(1437, 32, seed=5)
-    for k, (x, y) in enumerate(itertools.islice(data.train_dataloader(), 100)):
-        indices, _ = order.batch(k)
-        assert torch.equal(x, images[indices])
-        assert torch.equal(y, labels[indices])
-
-
-def test_training_images_are_mirrored_left_to_right_where_the_coin_says_so() -> None:
-    data = Toy(batch_size=8, seed=0, flip=True)
-    images, _ = all_of(data, "train")
-    order = BatchOrder(3, 8, seed=0, flip=True)
-    for k, (x, _) in enumerate(itertools.islice(data.train_dataloader(), 4)):
-        indices, mirrored = order.batch(k)
-        assert mirrored.any()
-        for image, index, turned in zip(x, indices, mirrored, strict=True):
-            assert torch.equal(image, images[index].flip(-1) if turned else images[index])
-
-
 def test_scoring_shows_the_split_in_order_and_never_mirrored() -> None:
     data = Toy(batch_size=2, seed=0, flip=True)
     for _ in range(5):
@@ -64,10 +40,6 @@ def test_a_limit_is_a_subset_that_every_seed_shares_and_start_skips() -> None:
     assert torch.equal(x[20:], all_of(Digits(batch_size=1, seed=0), "test", limit=50, start=20)[0])
     # Half of all digits are below 5; 50 of them with five standard deviations.
     assert 7 < (y < 5).sum() < 43
-
-
-def test_an_empty_rest_gives_no_batch() -> None:
-    assert list(Digits(batch_size=1, seed=0).batches("test", 10, start=360)) == []
 
 
 def test_the_digits_are_the_same_for_everybody() -> None:

@@ -1,10 +1,14 @@
+"""MNIST and Fashion-MNIST: files from every source, whole and broken."""
+
 import gzip
+import shutil
+import tracemalloc
 from pathlib import Path
-from urllib.error import URLError
 
 import pytest
+import torch
 
-from diffusion_lab.data import DataError
+from diffusion_lab.data import DataError, mnist
 from diffusion_lab.data.mnist import MNIST, FashionMNIST
 
 
@@ -14,17 +18,6 @@ def test_the_format_is_fashion_mnists(idx_folder: Path) -> None:
     clothes.prepare()
     assert digits.identity == clothes.identity
     assert (digits.name, digits.shape, digits.num_train, digits.num_test) == ("mnist", (1, 28, 28), 20, 10)
-
-
-def test_without_it_the_files_are_named_and_where_to_put_them(tmp_path: Path) -> None:
-    with pytest.raises(
-        DataError, match=r"MNIST was not found in .*: set data\.download=true, or put train-images-"
-    ) as e:
-        MNIST(batch_size=4, seed=0, root=str(tmp_path)).prepare()
-    for part in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
-        assert f"{part}-ubyte.gz" in str(e.value)
-    assert f"into {tmp_path}, or name the folder" in str(e.value)
-    assert "Debian" not in str(e.value)
 
 
 def test_torchvision_downloads_it(idx_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,14 +32,104 @@ def test_torchvision_downloads_it(idx_folder: Path, tmp_path: Path, monkeypatch:
     assert len(list((tmp_path / "new").iterdir())) == 4
 
 
-def test_without_network_one_sentence_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fetch(url: str, **options: str) -> None:
-        raise URLError("no route to host")
+# ---- fashion_mnist ----
 
-    monkeypatch.setattr("torchvision.datasets.mnist.download_and_extract_archive", fetch)
-    with pytest.raises(
-        DataError, match=r"MNIST could not be downloaded .*no route.*: put train-images-.*\.gz"
-    ) as error:
-        MNIST(batch_size=4, seed=0, root=str(tmp_path / "new"), download=True).prepare()
+
+@pytest.mark.needs("dataset-fashion-mnist")
+def test_the_real_set(fashion_package: None) -> None:
+    data = FashionMNIST(batch_size=64, seed=0)
+    data.prepare()
+    assert (data.shape, data.num_train, data.num_test) == ((1, 28, 28), 60_000, 10_000)
+    assert data.identity == "c9fed61f396c09902e5e10e4935cf776f353797cab68e233296726cbe346c2a6"
+    for split, size in (("train", 6000), ("test", 1000)):
+        assert torch.cat([y for _, y in data.batches(split, 10_000)]).bincount().tolist() == [size] * 10
+
+
+def test_small_files_are_read_as_they_are(idx_folder: Path) -> None:
+    data = FashionMNIST(batch_size=4, seed=0, root=str(idx_folder))
+    x, y = next(data.batches("train", 20))
+    content = gzip.decompress((idx_folder / "train-images-idx3-ubyte.gz").read_bytes())
+    assert ((x + 1) * 127.5).round().to(torch.uint8).numpy().tobytes() == content[16:]
+    assert y.tolist() == [i % 10 for i in range(20)]
+    assert x.shape == (20, 1, 28, 28)
+
+
+def test_every_source_has_the_same_identity(idx_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gzipped = FashionMNIST(batch_size=4, seed=0, root=str(idx_folder))
+    torchvisions = tmp_path / "torchvision" / "FashionMNIST" / "raw"
+    torchvisions.mkdir(parents=True)
+    package = tmp_path / "share" / "datasets" / "fashion-mnist"
+    package.mkdir(parents=True)
+    for path in idx_folder.glob("*.gz"):
+        (torchvisions / path.stem).write_bytes(gzip.decompress(path.read_bytes()))
+        shutil.copy(path, package)
+    plain = FashionMNIST(batch_size=4, seed=0, root=str(tmp_path / "torchvision"))
+    monkeypatch.setenv("XDG_DATA_DIRS", f"{tmp_path / 'nothing'}:{tmp_path / 'share'}")
+    monkeypatch.setattr("sys.prefix", str(tmp_path / "share"))
+    monkeypatch.setattr(mnist, "_package_folders", only_below(tmp_path, mnist._package_folders))
+    installed = FashionMNIST(batch_size=4, seed=0)
+    for data in (gzipped, plain, installed):
+        data.prepare()
+    assert gzipped.identity == plain.identity == installed.identity
+
+
+def only_below(folder: Path, folders):
+    """The machine's own package must not be what the test finds."""
+    return lambda package: [path for path in folders(package) if path.is_relative_to(folder)]
+
+
+def test_python_s_own_prefix_is_searched(idx_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = idx_folder / "share" / "datasets" / "fashion-mnist"
+    package.mkdir(parents=True)
+    for path in idx_folder.glob("*.gz"):
+        shutil.move(path, package)
+    monkeypatch.setattr("sys.prefix", str(idx_folder))
+    monkeypatch.setattr(mnist, "_package_folders", only_below(idx_folder, mnist._package_folders))
+    FashionMNIST(batch_size=4, seed=0).prepare()
+
+
+def test_an_incomplete_folder_is_not_a_source(idx_folder: Path) -> None:
+    (idx_folder / "t10k-labels-idx1-ubyte.gz").unlink()
+    with pytest.raises(DataError, match="not found"):
+        FashionMNIST(batch_size=4, seed=0, root=str(idx_folder)).prepare()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"",
+        lambda content: content[: len(content) // 2],
+        lambda content: b"not gzip at all",
+        lambda content: content[:40] + bytes([content[40] ^ 255]) + content[41:],
+        lambda content: gzip.compress(b"\0\0\x0d" + gzip.decompress(content)[3:]),
+        lambda content: gzip.compress(gzip.decompress(content)[:-1]),
+        lambda content: gzip.compress(gzip.decompress(content) + b"\0"),
+    ],
+    ids=["empty", "truncated", "no gzip", "flipped bits", "other type", "a byte short", "a byte long"],
+)
+def test_a_broken_file_is_named(idx_folder: Path, damage) -> None:
+    path = idx_folder / "train-images-idx3-ubyte.gz"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(DataError, match=r"train-images-idx3-ubyte\.gz .*fetch the file again\.") as error:
+        FashionMNIST(batch_size=4, seed=0, root=str(idx_folder)).prepare()
     assert "\n" not in str(error.value)
-    assert list((tmp_path / "new").iterdir()) == []
+
+
+@pytest.mark.parametrize("write", [gzip.open, open], ids=["gzipped", "plain"])
+def test_what_is_longer_than_its_header_says_is_not_read_to_its_end(tmp_path: Path, write) -> None:
+    path = tmp_path / ("images.gz" if write is gzip.open else "images")
+    with write(path, "wb") as file:
+        file.write(bytes([0, 0, 8, 1, 0, 0, 0, 10]) + bytes(2**24))
+    tracemalloc.start()
+    with pytest.raises(DataError, match=r"is not an idx file of unsigned bytes of shape \(10,\): fetch the file again"):
+        mnist.read_idx(path, (10,))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**20
+
+
+def test_labels_beyond_the_classes_are_named(idx_folder: Path) -> None:
+    path = idx_folder / "t10k-labels-idx1-ubyte.gz"
+    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes())[:-1] + b"\x0a"))
+    with pytest.raises(DataError, match=r"t10k-labels-idx1-ubyte\.gz holds the label 10, but there are 10 classes"):
+        FashionMNIST(batch_size=4, seed=0, root=str(idx_folder)).prepare()

@@ -98,18 +98,6 @@ def test_a_finished_run_goes_on_and_can_be_resumed_again(tmp_path: Path) -> None
     assert torch.equal(fit(digits(), 30, resume=tmp_path / "15.ckpt"), whole[15:])
 
 
-def test_a_checkpoint_taken_after_training_ended_goes_on_too(tmp_path: Path) -> None:
-    class SaveAtEnd(Callback):
-        def on_train_end(self, trainer, _) -> None:
-            trainer.save_checkpoint(tmp_path / "end.ckpt")
-
-    whole = fit(digits(), 30)
-    fit(digits(), 10, SaveAtEnd())
-    longer = fit(digits(), 20, SaveAfter(tmp_path / "15.ckpt", step=15), resume=tmp_path / "end.ckpt")
-    assert torch.equal(longer, whole[10:20])
-    assert torch.equal(fit(digits(), 30, resume=tmp_path / "15.ckpt"), whole[15:])
-
-
 def test_lightnings_epochs_do_not_begin_the_stream_again() -> None:
     assert torch.equal(fit(digits(), 30, limit_train_batches=7), fit(digits(), 30))
 

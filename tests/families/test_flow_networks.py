@@ -119,37 +119,6 @@ def test_a_side_is_halved_as_long_as_it_can_be(size, scales):
         assert len(WaveletFlow(1, size, num_steps=1, hidden=4).transform.transforms[1].scales) - 1 == scales
 
 
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"image_size": 15}, "15x15 pixels cannot be halved 1 times"),
-        ({"image_size": 2}, "2x2 pixels cannot be halved"),
-        ({"image_size": 28, "num_scales": 3}, "28x28 pixels cannot be halved 3 times.*multiples of 8"),
-        ({"image_size": 90}, "leave 1x45x45 numbers.*choose a size with more factors of two"),
-        ({"image_size": 8, "num_scales": 0}, "network.num_scales=0"),
-        ({"image_size": 8, "hidden": 0}, "network.hidden=0"),
-        ({"image_size": 8, "num_steps": 1.5}, "network.num_steps=1.5"),
-        ({"image_size": 8, "num_blocks": -1}, "network.num_blocks=-1"),
-        ({"image_size": 8, "margin": 0.5}, "network.margin=0.5"),
-        ({"image_size": 8, "dropout": 1.0}, "network.dropout=1.0"),
-        ({"image_size": 8, "log_scale_bound": 0}, "network.log_scale_bound=0"),
-        ({"image_size": 8, "coarse_steps": 0}, "network.coarse_steps=0"),
-        ({"image_size": 8, "coarse_hidden": 0}, "network.coarse_hidden=0"),
-        ({"image_size": 8, "num_bins": 1}, "network.num_bins=1"),
-    ],
-)
-def test_a_size_that_cannot_be_is_named(options, said):
-    with pytest.raises(ValueError, match=said):
-        WaveletFlow(1, **options)
-
-
-@pytest.mark.parametrize("option", [{"num_bins": 1}, {"bound": 0.0}, {"num_steps": 0}, {"hidden": 0}])
-def test_a_spline_that_cannot_be_is_named(option):
-    ((name, value),) = option.items()
-    with pytest.raises(ValueError, match=f"network.{name}={value}"):
-        SplineFlow(2, **option)
-
-
 def test_low_precision_stays_in_the_couplings_networks():
     network, x = made("wavelets", dtype=torch.float32)
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():

@@ -147,24 +147,3 @@ def test_a_penalty_on_the_slope_reaches_the_weights(kind):
     loss = squared_slope(discriminator, x).sum()
     gradients = torch.autograd.grad(loss, list(discriminator.parameters()), allow_unused=True)
     assert sum(gradient is not None and bool(gradient.any()) for gradient in gradients) >= 4
-
-
-@pytest.mark.parametrize(
-    ("make", "sentence"),
-    [
-        (lambda: Generator(1, 8, base_channels=0), "network.base_channels=0 must be a whole number of at least 1"),
-        (lambda: Generator(1, 8, latent_size=0), "network.latent_size=0 must be"),
-        (lambda: Generator(1, 8, channel_multipliers=()), "network.channel_multipliers=0 must be"),
-        (
-            lambda: Generator(1, 8, channel_multipliers=(1,) * 4),
-            "network.channel_multipliers with 4 levels shrink a side of 8 pixels to 1",
-        ),
-        (lambda: Discriminator(1, 8, num_res_blocks=0), "discriminator.num_res_blocks=0 must be"),
-        (lambda: Discriminator(1, 8, channel_multipliers=(1,) * 4), "discriminator.channel_multipliers with 4 levels"),
-        (lambda: PointDiscriminator(2, hidden=0), "discriminator.hidden=0 must be"),
-        (lambda: PointGenerator(2, hidden=0), "network.hidden=0 must be"),
-    ],
-)
-def test_impossible_sizes_are_refused(make, sentence):
-    with pytest.raises(ValueError, match=sentence):
-        make()

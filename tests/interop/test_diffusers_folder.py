@@ -210,10 +210,7 @@ REFUSED = {
         "a UNet1DModel cannot be imported",
     ),
     "own code": ({INDEX: {"unet": ["my_unet", "UNet2DModel"]}}, "its unet is a custom class, which is not run"),
-    "other groups": (
-        {INDEX: {"unet": ["grouped_unet", "Another"]}},
-        "its unet is a custom class, which is not run",
-    ),
+    "other groups": ({INDEX: {"unet": ["grouped_unet", "Another"]}}, "its unet is a custom class, which is not run"),
     "own scheduler": ({INDEX: {"scheduler": ["mine", "DDPMScheduler"]}}, "its scheduler is a custom class"),
     "another scheduler": ({INDEX: {"scheduler": ["diffusers", "PNDMScheduler"]}}, "PNDMScheduler cannot be imported"),
     "flow": ({PROCESS: {"prediction_type": "flow_prediction"}}, "prediction_type=flow_prediction is not supported"),

@@ -61,11 +61,6 @@ def test_raw_weights_are_back(model):
     assert value(model) == 1.0
 
 
-def test_raw_is_what_is_there(model):
-    with model.use_weights("raw"):
-        assert value(model) == 1.0
-
-
 def test_blocks_may_be_nested(model):
     model.averages["ema_0.5"] = {"net.bias": torch.full((1,), 7.0)}
     with model.use_weights("ema_0.9"):
@@ -129,16 +124,3 @@ def test_weights_of_half_precision_are_taken(model, tmp_path):
     save_file({key: tensor.half() for key, tensor in model.averages["ema_0.9"].items()}, file)
     model.load_weights({"raw": file})
     assert value(model) == 2.5
-
-
-def test_a_family_without_likelihood_says_none(model):
-    assert model.likelihood(torch.zeros(1, 1), None, 0, torch.zeros(1, dtype=torch.int64), None) is None
-
-
-def test_the_interface_is_abstract():
-    with pytest.raises(TypeError, match="abstract"):
-        GenerativeModel()
-
-
-def test_a_family_need_not_look_back(model):
-    assert model.encode(torch.zeros(1, 1)) is None

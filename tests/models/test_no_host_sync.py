@@ -176,23 +176,6 @@ def test_a_wait_is_found(monkeypatch, wait):
             WAITS[wait](x)
 
 
-@pytest.mark.thorough
-@pytest.mark.parametrize("planted", ["a number", "a copy to the host"])
-def test_a_training_step_that_waits_is_found(monkeypatch, planted):
-    model = built("vae", data="mixture")
-    step = model.training_step
-
-    def planted_step(batch, batch_idx):
-        outputs = step(batch, batch_idx)
-        if batch_idx > 0:
-            WAITS[planted](outputs["loss"].detach()[None])
-        return outputs
-
-    model.training_step = planted_step
-    with pytest.raises(FOUND):
-        train(monkeypatch, model)
-
-
 def walk(monkeypatch, model, guide=None):
     """A chain of four steps; the first brings tables to the device. guide: of a reverse process on the device, its guidance."""
     with device(monkeypatch) as separate, torch.no_grad():

@@ -5,8 +5,7 @@ import torch
 
 from diffusion_lab.commands.accuracy import accuracy_by_timestep
 from diffusion_lab.data.densities import RingMixture
-from diffusion_lab.diffusion import CosineSchedule, LearnedSchedule, LossAwareTimesteps, StratifiedTimesteps
-from diffusion_lab.models.base import GenerativeModel
+from diffusion_lab.diffusion import CosineSchedule, LearnedSchedule, StratifiedTimesteps
 from diffusion_lab.models.noisy_classifier import NoisyClassifier
 from diffusion_lab.models.optimization import Constant, Optimization
 from diffusion_lab.networks import MLP
@@ -64,14 +63,6 @@ def test_training_is_a_function_of_seed():
     assert float(step(model, batch, k=1)["loss"].detach()) != whole
     parts = [float(step(model, batch, rank=rank, ranks=2)["loss"].detach()) for rank in range(2)]
     assert sum(parts) / 2 == pytest.approx(whole, rel=1e-6)
-
-
-def test_it_is_no_generative_model_and_needs_classes():
-    assert not isinstance(classifier(), GenerativeModel)
-    with pytest.raises(ValueError, match="conditional=true"):
-        classifier(num_classes=None)
-    with pytest.raises(ValueError, match="timesteps=uniform"):
-        classifier(timesteps=LossAwareTimesteps(40))
 
 
 def test_a_schedule_that_a_denoiser_trains_is_refused():

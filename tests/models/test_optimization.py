@@ -34,19 +34,6 @@ def test_a_longer_training_has_the_same_rates():
     assert short[81] < long[81] == 1.0
 
 
-@pytest.mark.parametrize("rate", [Constant, CosineDecay, WarmupStableDecay])
-def test_a_warm_up_has_no_negative_length(rate):
-    """With -2 steps the rate would be negative, with -1 there would be none."""
-    with pytest.raises(ValueError, match=r"lr_scheduler\.warmup_steps=-2 must be 0 or more"):
-        rate(warmup_steps=-2)
-
-
-@pytest.mark.parametrize("share", [0.0, -0.1, 1.5])
-def test_a_decay_is_a_share_of_the_budget(share):
-    with pytest.raises(ValueError, match=f"lr_scheduler.decay_share={share} must be a share of the budget"):
-        WarmupStableDecay(decay_share=share)
-
-
 def test_the_optimizer_follows_the_rate():
     trainer = SimpleNamespace(max_steps=10, callbacks=[])
     weight = torch.nn.Parameter(torch.zeros(1))

@@ -1,6 +1,5 @@
 """The multilayer perceptron for densities."""
 
-import pytest
 import torch
 
 from diffusion_lab.networks import MLP
@@ -52,17 +51,3 @@ def test_held_channels_are_the_same_outputs():
     }
     assert trained == {"output.weight", "output.bias"}
     assert not network.output.weight.grad[:2].any()
-
-
-def test_dropout_acts_in_training_only():
-    network, x_t, timesteps = woken(dropout=0.5), torch.randn(4, 2), torch.arange(4)
-    assert not torch.equal(network(x_t, timesteps), network(x_t, timesteps))
-    network.eval()
-    assert torch.equal(network(x_t, timesteps), network(x_t, timesteps))
-
-
-@pytest.mark.parametrize("options", [{"hidden": 0}, {"num_layers": 0}, {"dropout": -0.1}])
-def test_impossible_sizes_are_one_clear_sentence(options):
-    ((name, value),) = options.items()
-    with pytest.raises(ValueError, match=f"{name}={value} must be"):
-        MLP(2, 2, **options)

@@ -1,20 +1,11 @@
 import json
 import os
-import subprocess
-import sys
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from diffusion_lab.store import (
-    ModelDirectory,
-    RunError,
-    model_directory,
-    newest_model,
-    run_directory,
-    write_json,
-)
+from diffusion_lab.store import ModelDirectory, RunError, model_directory, newest_model, run_directory, write_json
 from diffusion_lab.store.files import name_root, write_whole
 from diffusion_lab.store.written import PlaceError
 
@@ -32,20 +23,6 @@ def test_what_json_cannot_hold_leaves_the_old_file(tmp_path, content):
     write_json(path, {"x": 1})
     with pytest.raises((ValueError, TypeError)):
         write_json(path, content)
-    assert json.loads(path.read_text()) == {"x": 1}
-    assert list(tmp_path.glob("[!.]*")) == [path]
-
-
-def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "metrics.json"
-    write_json(path, {"x": 1})
-
-    def full(_):
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="no space"):
-        write_json(path, {"x": 2})
     assert json.loads(path.read_text()) == {"x": 1}
     assert list(tmp_path.glob("[!.]*")) == [path]
 
@@ -105,11 +82,6 @@ def test_no_finished_model_is_an_error_that_names_the_cure(tmp_path):
         newest_model(tmp_path)
     with pytest.raises(RunError, match=r"training\.json is missing"):
         ModelDirectory(tmp_path / "models" / "x").read_training()
-
-
-def test_importing_it_brings_no_torch():
-    program = "import sys, diffusion_lab.store; sys.exit(bool({'torch', 'lightning', 'numpy'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 def _trained(folder, what, steps=()):

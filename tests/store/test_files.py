@@ -30,14 +30,6 @@ def in_folder(folder):
     return [name for name in found if not name.endswith(written.FILE)]
 
 
-def test_writes_and_replaces_and_makes_folders(tmp_path):
-    path = tmp_path / "a" / "b" / "file"
-    write_whole(path, b"old")
-    write_whole(path, b"new")
-    assert path.read_bytes() == b"new"
-    assert in_folder(path.parent) == ["file"]
-
-
 @pytest.mark.parametrize("step", ["fsync", "replace"])
 def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, step):
     path = tmp_path / "file"

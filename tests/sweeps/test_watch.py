@@ -1,12 +1,17 @@
+"""What is told of a sweep that runs: each job when it ends, and where all stand."""
+
 import io
+import os
+import time
 
 import pytest
 from rich.console import Console
 
-from diffusion_lab.store import write_json
-from diffusion_lab.store.status_file import FAILED, INTERRUPTED, Announcement, Status
+from diffusion_lab.store import RunError, sweep_directory, write_json
+from diffusion_lab.store.lease import hold
+from diffusion_lab.store.status_file import DONE, FAILED, INTERRUPTED, RUNNING, Announcement, Status
 from diffusion_lab.sweeps.plan import CELL, Work
-from diffusion_lab.sweeps.watch import watching
+from diffusion_lab.sweeps.watch import is_over, job_progress, seconds_left, table, watching
 from tests.metrics.stand_ins import described
 
 SCORE = {
@@ -63,3 +68,136 @@ def test_a_terminal_shows_how_far_they_are(jobs):
     jobs[0].folder.mkdir()
     with Announcement(jobs[0].folder, steps=40):
         assert any("x=[a]" in line and "0/40" in line for line in lines_of(jobs, [lambda: None], terminal=True))
+
+
+# ---- progress ----
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    """Two models of two cells each; nothing has begun."""
+    directory = sweep_directory(tmp_path, "mine")
+    directory.write_sweep(
+        {
+            "name": "mine",
+            "command": [],
+            "axes": {"seed": ["1", "2"], "sampler": ["ddpm", "ddim"]},
+            "created": "2026-01-01T00:00:00",
+            "cells": [
+                {
+                    "choices": {"seed": seed, "sampler": sampler},
+                    "overrides": [],
+                    "model": f"m{seed}",
+                    "run": f"r{seed}{sampler}",
+                }
+                for seed in "12"
+                for sampler in ("ddpm", "ddim")
+            ],
+        }
+    )
+    return directory
+
+
+def states(sweep, **in_queue):
+    return {standing.folder.name: standing.state for standing in job_progress(sweep, in_queue)}
+
+
+def shown(sweep):
+    console = Console(file=io.StringIO(), width=150)
+    console.print(table(job_progress(sweep), {}))
+    return console.file.getvalue()
+
+
+def refuse(holder):
+    raise AssertionError(holder)
+
+
+def test_what_has_not_begun_is_queued(sweep):
+    assert set(states(sweep).values()) == {"queued"}
+    assert "models: 2 queued; cells: 4 queued" in shown(sweep)
+    assert not is_over(job_progress(sweep))
+
+
+def test_each_state_is_told_with_its_reason(sweep, tmp_path):
+    write_json(tmp_path / "models" / "m1" / "training.json", {})
+    write_json(tmp_path / "runs" / "r1ddpm" / "metrics.json", {})
+    Status.begin().now(FAILED, reason="out of memory").write(tmp_path / "runs" / "r1ddim")
+    Status.begin(steps=100).now(INTERRUPTED, 40, reason="SIGTERM").write(tmp_path / "models" / "m2")
+    assert states(sweep) == {
+        "m1": DONE, "m2": INTERRUPTED, "r1ddpm": DONE, "r1ddim": FAILED, "r2ddpm": INTERRUPTED, "r2ddim": INTERRUPTED,
+    }  # fmt: skip
+    assert states(sweep, r2ddim="PENDING")["r2ddim"] == "queued"
+    lines = shown(sweep).splitlines()
+    assert any("seed=1 sampler=ddim" in line and "out of memory" in line for line in lines)
+    assert any("seed=2" in line and "SIGTERM" in line for line in lines)
+
+
+def test_a_sweep_that_scores_nothing_has_no_cells_to_wait_for(sweep, tmp_path):
+    sweep.write_sweep(sweep.read_sweep() | {"score": False})
+    for model in ("m1", "m2"):
+        write_json(tmp_path / "models" / model / "training.json", {})
+    assert states(sweep) == {"m1": DONE, "m2": DONE}
+    assert is_over(job_progress(sweep))
+
+
+def test_what_a_cluster_has_in_its_queue_is_queued_or_requeued(sweep, tmp_path):
+    models, runs = tmp_path / "models", tmp_path / "runs"
+    Status.begin().now(INTERRUPTED, reason="SIGTERM").write(models / "m1")
+    Status.begin().write(models / "m2")  # its node is gone
+    write_json(runs / "r1ddpm" / "metrics.json", {})  # to be scored anew
+    queue = {"m1": "PENDING", "m2": "PENDING", "r1ddpm": "PENDING", "r1ddim": "RUNNING"}
+    assert states(sweep, **queue) == {
+        "m1": "requeued", "m2": "requeued", "r1ddpm": "queued", "r1ddim": "queued", "r2ddpm": "queued", "r2ddim": "queued",
+    }  # fmt: skip
+    with hold(models / "m1", refuse):
+        Status.begin().write(models / "m1")
+        assert states(sweep, m1="RUNNING")["m1"] == RUNNING
+    assert states(sweep, m1="RUNNING")["m1"] == FAILED
+
+
+def test_the_cells_of_a_model_that_failed_have_failed_and_those_of_a_cancelled_sweep_are_not_queued(sweep, tmp_path):
+    Status.begin().now(FAILED, reason="out of memory").write(tmp_path / "models" / "m1")
+    assert states(sweep)["r1ddim"] == FAILED
+    assert "its model failed: out of memory" in shown(sweep)
+    assert states(sweep, r1ddim="PENDING")["r1ddim"] == "queued"
+    assert states(sweep)["r2ddim"] == "queued"
+    sweep.cancelled.touch()
+    assert states(sweep)["r2ddim"] == INTERRUPTED
+    assert "cancelled; run the same command again to resume" in shown(sweep)
+
+
+def test_a_running_one_is_running_as_long_as_its_process_lives(sweep, tmp_path):
+    folder = tmp_path / "models" / "m1"
+    with hold(folder, refuse):
+        now = time.time()
+        Status(RUNNING, 25, 100, None, "here", os.getpid(), now - 50, now).write(folder)
+        assert states(sweep)["m1"] == RUNNING
+        (line,) = [line for line in shown(sweep).splitlines() if "running" in line and "models:" not in line]
+        assert "25/100" in line
+        assert "2:30" in line or "2:29" in line
+    assert states(sweep)["m1"] == FAILED
+    assert "ended without giving a reason" in shown(sweep)
+
+
+def test_the_pace_of_a_resumed_training_is_that_of_this_process():
+    now = time.time()
+    earlier = Status(RUNNING, 900, 1000, None, "here", 1, now - 20, now - 10)
+    status = Status(RUNNING, 910, 1000, None, "here", 1, now - 20, now)
+    assert seconds_left(status, earlier) == pytest.approx(90, abs=1)
+    assert seconds_left(status, None) < 2
+    assert seconds_left(Status(RUNNING, None, None), None) is None
+
+
+def test_it_is_over_when_all_is_done_or_failed(sweep, tmp_path):
+    for model in ("m1", "m2"):
+        write_json(tmp_path / "models" / model / "training.json", {})
+    for run in ("r1ddpm", "r1ddim", "r2ddpm"):
+        write_json(tmp_path / "runs" / run / "metrics.json", {})
+    assert not is_over(job_progress(sweep))
+    Status.begin().now(FAILED, reason="killed").write(tmp_path / "runs" / "r2ddim")
+    assert is_over(job_progress(sweep))
+
+
+def test_a_sweep_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(RunError, match=r"sweep\.json"):
+        job_progress(sweep_directory(tmp_path, "none"))

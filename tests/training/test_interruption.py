@@ -9,15 +9,6 @@ import pytest
 from diffusion_lab.training.interruption import SIGNALS, Interrupted, Interruption, ending
 
 
-@pytest.mark.parametrize("signum", SIGNALS)
-def test_a_signal_sets_the_flag_and_nothing_else(signum):
-    interruption = Interruption()
-    with interruption.listening():
-        assert interruption.signum is None
-        os.kill(os.getpid(), signum)
-        assert interruption.signum == signum
-
-
 def test_handlers_are_as_before_afterwards_even_if_somebody_took_them_meanwhile():
     before = [signal.getsignal(signum) for signum in SIGNALS]
     interruption = Interruption()
@@ -66,15 +57,6 @@ def test_a_forked_worker_dies_of_what_ends_it_and_not_of_the_terminals_ctrl_c(si
         _, status = os.waitpid(worker, 0)
     assert os.waitstatus_to_exitcode(status) == (0 if survives else -signum)
     assert interruption.signum is None
-
-
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_a_block_and_says_why(signum):
-    before = [signal.getsignal(each) for each in SIGNALS]
-    with pytest.raises(Interrupted, match=f"^ended by {signum.name}$") as stop, ending():
-        os.kill(os.getpid(), signum)
-    assert stop.value.signum == signum
-    assert [signal.getsignal(each) for each in SIGNALS] == before
 
 
 def test_an_ignored_signal_stays_ignored():

@@ -1,16 +1,11 @@
 """A checkpoint is there whole, or the one before it is; and none of them can run anything."""
 
-import pickle
-import signal
 import subprocess
-import time
-from itertools import count
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from diffusion_lab.store.files import remove_staged
 from diffusion_lab.store.weights import read_moment
 from diffusion_lab.training.monitor import Monitor
 from diffusion_lab.training.saving import Saving, WholeCheckpoints, load_state, newest_good, previous_of
@@ -54,17 +49,6 @@ def test_a_cut_file_is_broken(tmp_path, length):
     path.write_bytes(path.read_bytes()[:length])
     with pytest.raises(ValueError, match=r"resume\.ckpt is damaged"):
         load_state(path)
-
-
-@pytest.mark.parametrize("write", [torch.save, lambda state, path: path.write_bytes(pickle.dumps(state))])
-def test_a_pickle_does_not_run(tmp_path, monkeypatch, write):
-    monkeypatch.chdir(tmp_path)
-    write({"fingerprint": "f", "harm": Harm()}, tmp_path / "resume.ckpt")
-    good, wrong = newest_good(tmp_path / "resume.ckpt", "f")
-    assert good is None
-    assert len(wrong) == 1
-    assert "resume.ckpt" in wrong[0]
-    assert not (tmp_path / "harm").exists()
 
 
 def test_the_newest_that_is_whole_and_of_this_training(tmp_path):
@@ -117,32 +101,3 @@ def test_a_branch_at_a_time_is_saved_by_all_ranks_at_one_step(tmp_path, ahead):
         else:
             saving.on_train_batch_end(trainer, model, {}, None, 0)
     assert saved == [4, saving.path]
-
-
-def write_without_end(path):
-    for n in count(1):
-        save(path, n=n, weights=torch.full((2**16,), n))
-        print(n, flush=True)
-
-
-@pytest.mark.thorough
-def test_killed_while_writing_a_checkpoint_one_of_the_two_always_loads(tmp_path, zygote):
-    """A process writes without end and is killed at random moments."""
-    path = tmp_path / "there" / "resume.ckpt"
-    path.parent.mkdir()
-    for delay in (0.0, 0.002, 0.005, 0.007):
-        (tmp_path / "out").write_text("")
-        process = zygote.call(tmp_path, write_without_end, str(path))
-        while (tmp_path / "out").read_text().count("\n") < 3 and process.poll() is None:
-            time.sleep(0.001)
-        time.sleep(delay)
-        process.send_signal(signal.SIGKILL)
-        said = [int(line) for line in process.communicate()[0].split()]
-        assert process.returncode == -signal.SIGKILL
-        good, wrong = newest_good(path, "f")
-        assert wrong == []
-        state = load_state(good)
-        assert state["n"] >= max(said, default=3)
-        assert (state["weights"] == state["n"]).all()
-        remove_staged(path.parent)
-        assert {file.name for file in path.parent.glob("[!.]*")} <= {"resume.ckpt", "resume.previous.ckpt"}

@@ -2,7 +2,6 @@
 
 from types import SimpleNamespace
 
-import pytest
 import torch
 from safetensors import safe_open
 
@@ -133,26 +132,3 @@ def test_a_file_says_what_training_had_taken(tmp_path):
         "seconds": 40,
         "images": 8 * BATCH,
     }
-
-
-def test_a_resumed_training_keeps_images_that_are_still_to_come(tmp_path):
-    trained(tmp_path, [f"{6 * BATCH}images", f"{12 * BATCH}images"], steps=8, decays=(), from_step=4)
-    assert list(kept(tmp_path)) == [f"at_{12 * BATCH}images"]
-
-
-@pytest.mark.parametrize("at", [[0.0], [1.0], [0.2, -0.5], ["2"], [None], [float("nan")], [True], ["0steps"]])
-def test_what_is_no_moment_is_refused(at, tmp_path):
-    with pytest.raises(ValueError, match=r"^snapshots.at=.* is not a moment of a training; write 0.1 "):
-        Snapshots(at, lambda name: tmp_path)
-
-
-@pytest.mark.parametrize("at", [0.2, "0.2"])
-def test_moments_are_a_list(at, tmp_path):
-    with pytest.raises(ValueError, match=r"^snapshots.at=0.2: give a list of moments"):
-        Snapshots(at, lambda name: tmp_path)
-
-
-@pytest.mark.parametrize("at", [[0.2, 0.2], ["60s", "1m"]])
-def test_a_moment_is_named_once(at, tmp_path):
-    with pytest.raises(ValueError, match=r"snapshots.at=.*remove the repeated moment"):
-        Snapshots(at, lambda name: tmp_path)

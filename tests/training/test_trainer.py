@@ -24,27 +24,6 @@ def test_a_refused_option_says_why_as_the_docs_do(tmp_path, option):
     assert f"| `{option}` | {NOT_SUPPORTED[option]} |" in page
 
 
-WRONG = {
-    "limit_train_batches": (0.5, "must be a whole number"),
-    "overfit_batches": (3, "must be a multiple of trainer.accumulate_grad_batches=2"),
-    "min_steps": ("x", "must be a whole number"),
-    "limit_val_batches": (-1, "must be a whole number"),
-    "num_sanity_val_steps": (True, "must be a whole number"),
-    "strategy": ("nonsense", "choose one of auto, "),
-}
-
-
-@pytest.mark.parametrize(("option", "wrong"), WRONG.items(), ids=WRONG)
-def test_a_wrong_value_is_named(tmp_path, option, wrong):
-    with pytest.raises(ValueError, match=f"trainer.{option}={wrong[0]}.*{wrong[1]}"):
-        options(tmp_path, **{option: wrong[0]})
-
-
-def test_an_epoch_of_no_batches_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"trainer\.limit_train_batches=0"):
-        options(tmp_path, limit_train_batches=0)
-
-
 @pytest.mark.parametrize("on_gpu", [True, False])
 def test_half_precision_needs_a_gpu(tmp_path, on_gpu):
     request = Request(on_gpu, 1)

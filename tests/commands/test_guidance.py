@@ -1,4 +1,4 @@
-"""guidance=autoguidance as a user asks for it: an earlier moment of a model's own training, or another model."""
+"""guidance=autoguidance and guidance=classifier, as a user asks for them."""
 
 import json
 
@@ -79,10 +79,9 @@ def test_another_model_guides_one_it_fits(lab):
         ("guidance.moment=0.3", "has no weights at_0.3; the weights of earlier moments are at_0.1, at_0.2, at_0.4"),
         ("guidance.model=nowhere", "nowhere is not a model directory"),
     ):
-        code, _, err = lab("evaluate", f"model_dir={model}", AUTO, f"guidance.model={other}", option)
-        assert (code, err.count("\n"), said in err) == (1, 1, True), err
-    code, _, err = lab("train", *TINY, *STRIDED, "schedule=linear", AUTO, f"guidance.model={other}")
-    assert (code, "it was trained under CosineSchedule(" in err) == (1, True), err
+        lab.refused("evaluate", f"model_dir={model}", AUTO, f"guidance.model={other}", option, said=said)
+    linear = [*TINY, *STRIDED, "schedule=linear", AUTO, f"guidance.model={other}"]
+    lab.refused("train", *linear, said="it was trained under CosineSchedule(")
     points = ["data=gaussian", "network=diffusion/points"]
     assert lab("train", *TINY, *STRIDED, *points, AUTO, f"guidance.model={other}")[0] == 1
 
@@ -99,27 +98,6 @@ def test_both_guidances_are_combined(lab):
     assert "worse=itself at 0.2 of its training" in guidance_of(combined)
     assert free["values"]["bits_per_dim"] != combined["values"]["bits_per_dim"]
     lab.done("sample", AUTO, "label=3", "num_images=2")
-
-
-@pytest.mark.thorough
-def test_a_model_that_was_trained_with_it_is_sampled(lab):
-    """A model that was trained with it is sampled and scored with it."""
-    lab.done("train", *SIX, AUTO, "guidance.moment=0.1")
-    assert "already scored" in lab.done("evaluate")
-    lab.done("sample", "num_images=2")
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        (["guidance.moment=1.5"], "guidance.moment=1.5 must be a share of the training, between 0 and 1"),
-        (["guidance.scale=-1"], "guidance.scale=-1"),
-        (["guidance.interval=[1,5]", "guidance.log_snr_interval=[0,1]"], "give one of them"),
-        (["guidance.log_snr_interval=[3,-3]"], "guidance.log_snr_interval=[3, -3]: give [lo, hi] with lo ≤ hi"),
-    ],
-)
-def test_what_makes_no_sense_is_said_in_one_sentence(lab, options, said):
-    lab.refused("train", *SIX, AUTO, *options, said=said)
 
 
 # ---- folders of somebody else ----------------------------------------------------------------------------------------------
@@ -139,12 +117,8 @@ def test_a_config_does_not_choose_which_model_is_read(lab):
     choices = json.loads(directory.choices.read_text())
     directory.choices.write_text(json.dumps(choices | {"guidance": "autoguidance"}))
     here = f"model_dir={directory.path.relative_to(lab.folder)}"
-    before = files(lab.folder)
     for command in ("sample", "evaluate"):
-        code, _, err = lab(command, here)
-        assert code == 1
-        assert "guidance.model" in one_sentence(err)
-    assert files(lab.folder) == before
+        lab.refused(command, here, said="guidance.model")
     for options in ([f"guidance.model={other}"], ["guidance.model=null"], ["guidance=none"]):
         lab.done("sample", here, "num_images=2", *options)
     # Where it stands in the model itself, in place of a reference to the group.
@@ -159,3 +133,99 @@ def test_a_config_does_not_choose_which_model_is_read(lab):
 
 
 TRAINED_WORSE = "diffusion_lab.config.guiding_models.worse_model"
+
+
+# ---- a noisy classifier is trained, reports its accuracy by t, and guides a model that it fits ----
+
+
+SMALL = [o for o in TINY if not o.startswith("evaluation")]
+
+
+@pytest.fixture
+def trained(lab):
+    """(model directory, classifier directory), relative to the folder of the test."""
+    lab.given("train", *TINY, *STRIDED)
+    model = newest_model(lab.folder / "outputs").path
+    assert "accuracy on test images" in lab.done("train", "model=noisy_classifier", *SMALL)
+    classifier = newest_model(lab.folder / "outputs").path
+    assert "noisy_classifier" in classifier.name
+    return tuple(str(path.relative_to(lab.folder)) for path in (model, classifier))
+
+
+def test_a_classifier_reports_accuracy_by_t(lab, trained):
+    """A classifier reports accuracy by t and has no score."""
+    folder = lab.folder / trained[1]
+    measured = json.loads((folder / "accuracy.json").read_text())
+    assert measured["t"] == [1, 4, 7, 10, 12, 15, 18, 21, 24]
+    assert all(0 <= accuracy <= 1 for accuracy in measured["accuracy"])
+    assert len(list((lab.folder / "outputs" / "runs").iterdir())) == 1  # the diffusion model's
+    assert "train/accuracy_quarter_1" in (folder / "metrics.csv").read_text()
+    out = lab.done("train", "model=noisy_classifier", *SMALL)
+    assert "this model is already trained" in out
+    assert "accuracy on test images" in out
+
+
+def test_it_guides_a_model_that_knows_no_classes(lab, trained):
+    model, classifier = trained
+    guidance = ["guidance=classifier", f"guidance.classifier={classifier}", "guidance.scale=2.0"]
+    lab.done("evaluate", f"model_dir={model}", *guidance, "sampler=ddim", *STRIDED)
+    runs = scored(lab.folder)
+    (run,) = [run for run in runs if "ClassifierGuidance" in run["protocol"]["model"]["guidance"]]
+    assert classifier.split("/")[-1] in run["protocol"]["model"]["guidance"]
+    assert run["protocol"]["samples"]["labels"] == "drawn from the shares of the classes in train"
+    (plain,) = [run for run in runs if "Unguided" in run["protocol"]["model"]["guidance"]]
+    one, steps = plain["values"]["flops_per_sample"] / plain["values"]["nfe"], run["values"]["nfe"]
+    assert run["values"]["flops_per_sample"] > 1.5 * steps * one  # the classifier and its gradient too
+    lab.done("sample", f"model_dir={model}", *guidance, "label=3", "num_images=2")
+
+
+@pytest.mark.thorough
+def test_a_model_that_was_trained_with_it_is_evaluated(lab):
+    """A model that was trained with it is evaluated and sampled.
+
+    Its own config names the guidance and the classifier's folder.
+    """
+    assert lab("train", "model=noisy_classifier", *SMALL)[0] == 0
+    classifier = newest_model(lab.folder / "outputs").path.relative_to(lab.folder)
+    guidance = ["guidance=classifier", f"guidance.classifier={classifier}", "guidance.scale=2.0"]
+    assert "this model is already trained" not in lab.done("train", *TINY, *STRIDED, *guidance)
+    assert "already scored" in lab.done("evaluate")
+    lab.done("evaluate", "guidance.scale=3.0")
+    guided = scored(lab.folder)
+    named = {run["protocol"]["model"]["guidance"] for run in guided}
+    assert all("ClassifierGuidance" in guidance and classifier.name in guidance for guidance in named)
+    assert {scale for scale in ("2.0", "3.0") for guidance in named if f"scale={scale}" in guidance} == {"2.0", "3.0"}
+    lab.done("sample", "label=3", "num_images=2")
+
+
+@pytest.mark.thorough
+def test_a_classifier_that_does_not_fit_is_refused(lab, trained):
+    """A classifier that does not fit is refused in one sentence."""
+    model, classifier = trained
+    lab.given("train", *TINY, *STRIDED, "schedule=linear")
+    other = newest_model(lab.folder / "outputs").path
+    before = files(lab.folder)
+    for command, options, said in (
+        ("evaluate", [f"model_dir={other}", f"guidance.classifier={classifier}"], "with the model's schedule"),
+        ("evaluate", [f"model_dir={model}", f"guidance.classifier={model}"], "not a noisy classifier"),
+        ("sample", [f"model_dir={model}", "guidance.classifier=nowhere"], "nowhere is not a model directory"),
+        (
+            "train",
+            [*TINY, *STRIDED, "data=two_moons", "network=diffusion/points", f"guidance.classifier={classifier}"],
+            "other data",
+        ),
+    ):
+        if "data=two_moons" in options:
+            options = [o for o in options if not o.startswith(("network.", "data.batch"))]
+        lab.refused(command, "guidance=classifier", *options, said=said)
+    for command in ("evaluate", "sample"):
+        lab.refused(command, f"model_dir={classifier}", said="holds a NoisyClassifier, which generates no samples")
+    assert files(lab.folder) == before
+
+
+def test_points_have_classifiers_too(lab):
+    """Points have classifiers too and data without classes have none."""
+    points = [o for o in SMALL if not o.startswith(("network", "data", "features"))]
+    out = lab.done("train", "model=noisy_classifier", "data=mixture", "network.hidden=8", *points)
+    assert "accuracy on test images" in out
+    lab.refused("train", "model=noisy_classifier", "data=gaussian", *points, said="gaussian has no classes")

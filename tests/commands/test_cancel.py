@@ -54,7 +54,7 @@ def ended(folder):
 
 @pytest.mark.needs("submitit")
 def test_cancel_ends_what_still_trains(tmp_path, command, asked):
-    """One model is scored while a slower one trains; a cancelled job of Slurm is in test_slurm_signals."""
+    """One model is scored while a slower one trains; a cancelled job of Slurm is in test_slurm."""
     running = command("train", "-m", "hydra/launcher=local", *OPTIONS, "trainer.max_steps=2,1000")
     wait_until(lambda: ended(tmp_path) == 1)
     assert len(list((tmp_path / "outputs" / "runs").glob("*/metrics.json"))) == 1
