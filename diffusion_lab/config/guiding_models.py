@@ -46,7 +46,7 @@ def classifier_guidance(
     fix = "train both with the same data=…, the model with labels=own, or import both with the same data=…"
     option = f"guidance.classifier={classifier}"
     model = _other_model(directory, NoisyClassifier, kind, identity, option, f"the model to be guided; {fix}")
-    _check_schedule(model, schedule, option)
+    _check_schedule(model.schedule, schedule, option)
     weights = use_last_weights(model, directory)
     assert model.num_classes is not None
 
@@ -86,7 +86,7 @@ def worse_model(moment: float | int | str | None, model: Path | None, schedule: 
     directory = ModelDirectory(Path(model))
     fix, option = "the model to be guided; train a worse model on the model's data", f"guidance.model={model}"
     worse = unguided(directory, identity, option, fix)
-    _check_schedule(worse, schedule, option)
+    _check_schedule(worse.process.schedule, schedule, option)
     weights = last_weights(directory) if moment is None else snapshot_name(moment)
     load_weights(worse, directory, weights)
     with worse.use_weights(weights):
@@ -118,9 +118,9 @@ def _other_model(
     return model
 
 
-def _check_schedule(model: DiffusionModel | NoisyClassifier, schedule: Schedule, option: str) -> None:
-    if model.process.schedule != schedule:
+def _check_schedule(trained: Schedule, schedule: Schedule, option: str) -> None:
+    if trained != schedule:
         raise ValueError(
-            f"{option}: it was trained under {model.process.schedule}, but the model to be guided under {schedule}; train it with "
+            f"{option}: it was trained under {trained}, but the model to be guided under {schedule}; train it with "
             "the model's schedule"
         )

@@ -60,6 +60,7 @@ class NoisyClassifier(TrainableModel):
             )
         self.shape, self.num_classes = tuple(shape), num_classes
         self.seed, self.optimization = seed, optimization
+        self.schedule = schedule
         self.process: ForwardProcess = schedule if timesteps.real else GaussianDiffusion(schedule)
         self.network = network(out_channels=num_classes).classifier()
         self.timesteps = timesteps
