@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
 
 from torch import nn
 
@@ -12,7 +11,7 @@ from diffusion_lab.diffusion import GaussianDiffusion, Objective, Schedule, Time
 from diffusion_lab.sampling import Guidance
 
 
-def check_parts(schedule: Schedule, variance: Variance, objective: Objective[Any], timesteps: TimestepSampler) -> None:
+def check_parts(schedule: Schedule, variance: Variance, objective: Objective, timesteps: TimestepSampler) -> None:
     """ValueError where a part would not be trained, or where an objective does not exist at the t that are drawn."""
     if variance.outputs_per_channel and not objective.trains_variance:
         raise ValueError(

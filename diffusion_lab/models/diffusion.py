@@ -75,7 +75,7 @@ class DiffusionModel(DrawnDiffusion):
         network: Callable[..., nn.Module],
         prediction: Prediction,
         variance: Variance,
-        objective: Objective[Any],
+        objective: Objective,
         timesteps: TimestepSampler,
         sampler: Sampler,
         guidance: Guidance,
