@@ -165,7 +165,9 @@ def _belongs(found: Any, kind: type) -> bool:
 def _mentioned(annotation: Any, later: bool = False) -> Iterator[tuple[type, bool]]:
     """The classes in an annotation such as Callable[..., nn.Module] | None, but Python's own; whether a Callable returns them."""
     origin = get_origin(annotation)
-    if origin is not None:
+    if isinstance(origin, type) and _within(origin.__module__, ("diffusion_lab",)):  # Objective[Any]
+        yield origin, later
+    elif origin is not None:
         for part in get_args(annotation)[-1:] if origin is Callable else get_args(annotation):
             yield from _mentioned(part, later or origin is Callable)
     elif isinstance(annotation, type) and annotation.__module__ not in ("builtins", "pathlib"):
