@@ -252,4 +252,7 @@ class FeatureStatistics:
             return Moments(n, self._state[1].cpu(), self._state[2].cpu() / (n - 1))
         x = torch.cat(self._rows).double().cpu()
         mean = x.mean(0)
-        return Moments(n, mean, None, (x - mean).T / (self.n - 1) ** 0.5)
+        factor = (
+            (x - mean) / (self.n - 1) ** 0.5
+        ).T.contiguous()  # in memory as it comes back from a file, so products are equal
+        return Moments(n, mean, None, factor)

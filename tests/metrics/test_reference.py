@@ -45,6 +45,13 @@ def test_images_are_read_once_for_each_question(reference):
     assert reference.data.reads == reads
 
 
+def test_a_distance_is_the_same_from_new_and_from_stored_moments(reference):
+    """To the bit: products of one matrix depend on how it lies in memory."""
+    few = [Reference(reference.data, RawPixels(), reference.cache).moments("test", 12) for _ in range(2)]
+    assert few[0].factor is not None
+    assert few[0].factor.stride() == few[1].factor.stride()
+
+
 @pytest.mark.parametrize("what", ["data", "features", "split", "num_images"])
 def test_another_key_is_another_file(reference, what):
     reference.moments("train")
