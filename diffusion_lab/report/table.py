@@ -157,15 +157,22 @@ class Row:
 
     @cached_property
     def samples_drawn(self) -> object:
-        """Equal for rows of the same samples by construction: from the same trainings, measured alike, with equal values."""
+        """Equal for rows of the same samples by construction: from the same weights, measured alike, with equal values."""
         drawn = [
-            (cell.seed, cell.model.path.name, name, f"{cell.values[name]:.6g}", measure.protocol_key(cell.protocol))
+            (
+                cell.seed,
+                cell.model.path.name,
+                cell.protocol.get("weights"),
+                name,
+                f"{cell.values[name]:.6g}",
+                measure.protocol_key(cell.protocol),
+            )
             for cell in self.done
             for measure in cell.measures
             if (name := measure.name) in cell.values and ("samples" in measure.agrees or name == "nfe")
         ]
         others = {m.protocol_key(cell.protocol) for cell in self.done for m in cell.measures if m.name in cell.values}
-        return (frozenset(drawn), frozenset(others)) if {name for _, _, name, *_ in drawn} - {"nfe"} else self.number
+        return (frozenset(drawn), frozenset(others)) if {name for *_, name, _, _ in drawn} - {"nfe"} else self.number
 
 
 @dataclass(frozen=True, eq=False)

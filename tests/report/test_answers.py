@@ -155,7 +155,7 @@ def test_what_the_sampler_does_not_read_is_one_row(tmp_path):
     assert effect_of(table, group, BITS, "variance").settings == 2, "every cell counts, for each kind of bound"
 
 
-@pytest.mark.parametrize("change", ["another number", "another training", "measured differently"])
+@pytest.mark.parametrize("change", ["another number", "another training", "other weights", "measured differently"])
 def test_rows_that_only_look_equal_stay_two(tmp_path, change):
     def almost(choices, metrics):
         unread(choices, metrics)
@@ -164,6 +164,8 @@ def test_rows_that_only_look_equal_stay_two(tmp_path, change):
                 metrics["values"]["precision"] = 0.5
             if change == "another training":
                 metrics["protocol"]["model_directory"] = "another"
+            if change == "other weights":
+                metrics["protocol"]["weights"] = "raw"
             if change == "measured differently":
                 metrics["protocol"]["bound"]["num_images"] = 64
 
