@@ -15,3 +15,10 @@ from .network_statistics import NetworkStatistics, dimension_statistics, network
 from .optimal_spacing import OptimalSpacing
 from .regressed import Regressed, WithHead, residual_terms
 from .step_costs import StepCosts, last_step_bits, step_costs
+
+# fmt: off
+__all__ = [
+    "Analytic", "AnalyticDiagonal", "NetworkStatistics", "OptimalSpacing", "Regressed", "ScheduleAdvice", "StepCosts",
+    "WithHead", "advise", "chain_bounds", "dimension_statistics", "last_step_bits", "network_statistics", "possible_ends",
+    "residual_terms", "step_costs",
+]

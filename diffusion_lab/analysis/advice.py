@@ -2,7 +2,7 @@
 
     bits(t_1 < … < t_K) = L_0(t_1) + Σ L(t_k, t_{k−1}) + L_T(t_K)
 
-is a bound of the chain over these times, so its least value over all times, for each K and each end t_K, says what a better choice
+is a bound of the chain over these times, so its least value over all times, for each K and each end t_K, is what a better choice
 gains before anything is drawn (Watson et al. 2021, by dynamic programming; the choice of the end is added here).
 """
 

@@ -28,19 +28,18 @@ from diffusion_lab.diffusion.reverse import ReverseProcess
 from diffusion_lab.diffusion.shapes import Broadcast, Images, Labels, PerSample, Steps, Times
 from diffusion_lab.diffusion.variances import Variance
 
-_LEAST = (
-    1e-3  # share of the prior's variance below which no residual is believed to be: a pixel that never erred may yet
-)
+# Least residual, as a share of the prior's variance: a pixel without an error in training may have one later.
+_LEAST = 1e-3
 
 
 @dataclass(frozen=True)
 class Regressed(Variance):
-    """Σ = β̃_t + γ²·r, equation (1), with the residual r = (0.001 + eᵛ)/(1 + SNR_t) that a head says: E[(x_0 − x̂_0)²|x_t].
+    """Σ = β̃_t + γ²·r, equation (1), with the residual r = (0.001 + eᵛ)/(1 + SNR_t) of a head's output v: E[(x_0 − x̂_0)²|x_t].
 
     v = 0 is the residual of data from N(0, I): Σ is then β_t, and 0.1 % of its distance to β̃_t more, where α² + σ² = 1. At the last
     step, s = 0, Σ is r.
 
-    head: for the record, which head says v.
+    head: the head, for the record.
     """
 
     head: str | None = None

@@ -56,7 +56,8 @@ class Arrays(InMemoryDataModule):
         one_of(LAYOUTS, layout=layout)
         fits = num_levels is None or 2 <= num_levels <= MOST_LEVELS
         require(fits, f"data.num_levels={num_levels} must lie between 2 and {MOST_LEVELS}.")
-        check_fraction(test_fraction)
+        if test is None:
+            check_fraction(test_fraction)
         at_least(1, max_bytes=max_bytes)
         self.train, self.test, self._labels = train, test, {"train": train_labels, "test": test_labels}
         self.root, self.layout = Path(root or "."), layout

@@ -72,3 +72,15 @@ from .timesteps import (
     UniformTimesteps,
 )
 from .variances import FixedLarge, FixedSmall, LearnedRange, Variance
+
+# fmt: off
+__all__ = [
+    "Bound", "Clamp", "CleanEnd", "Clipping", "ContinuousBound", "CosineSchedule", "DataMoments", "Decoder", "DynamicThreshold",
+    "EDMSchedule", "EndLevelDecoder", "ErrorOf", "FixedLarge", "FixedSmall", "ForwardProcess", "Gaussian", "GaussianDecoder",
+    "GaussianDiffusion", "Hybrid", "LearnedRange", "LearnedSchedule", "LevelDecoder", "LinearSchedule", "LogSNRSchedule",
+    "LossAwareTimesteps", "LowDiscrepancyTimesteps", "MinSNR", "MomentsStart", "NoClipping", "NoiseStart", "NormalTimesteps",
+    "Objective", "PredictEDM", "PredictFlow", "PredictNoise", "PredictStart", "PredictVelocity", "Prediction", "RealSchedule",
+    "RectifiedSchedule", "ReverseProcess", "ReverseStep", "SampleNoise", "Schedule", "SigmoidSchedule", "SigmoidWeighting",
+    "Simple", "Start", "StratifiedTimesteps", "TableSchedule", "TimestepSampler", "UniformTimesteps", "Unweighted", "Variance",
+    "VariationalBound", "Weighting", "bound_term", "derive_seed", "variational_bound",
+]

@@ -24,7 +24,6 @@ from .gaussian import Gaussian
 from .schedules import Schedule
 from .shapes import Images, Number, PerSample, Steps
 
-_CPU = torch.device("cpu")
 Value = TypeVar("Value", Tensor, float)
 
 
@@ -182,10 +181,15 @@ class GaussianDiffusion(ForwardProcess):
     # ---- the table ---------------------------------------------------------------------------------------------------
 
     def row(self, t: Steps) -> Row[Tensor]:
-        """All that is known of step t, (B,) each; kept until another tensor of steps is looked up, or this one has changed."""
-        latest, version = self._latest, 0 if t.is_inference() else t._version
-        if latest is None or latest[0] is not t or latest[1] != version:
-            latest = self._latest = t, version, Row(*self._look_up(self._table, t, first=0).unbind(-1))
+        """All that is known of step t, (B,) each; kept until another tensor of steps is looked up, or this one has changed.
+
+        Tensors of inference mode do not count their changes, so nothing is kept there.
+        """
+        if t.is_inference() or torch.is_inference_mode_enabled():
+            return Row(*self._look_up(self._table, t, first=0).unbind(-1))
+        latest = self._latest
+        if latest is None or latest[0] is not t or latest[1] != t._version:
+            latest = self._latest = t, t._version, Row(*self._look_up(self._table, t, first=0).unbind(-1))
         return latest[2]
 
     def numbers(self, t: int) -> Row[float]:
@@ -198,12 +202,15 @@ class GaussianDiffusion(ForwardProcess):
 
     def _look_up(self, table: DeviceTable, t: Steps, first: int) -> Tensor:
         """The entries of step t (B,) of a table that begins with step `first`."""
+        if t.is_floating_point():
+            raise ValueError("the steps of a chain are whole t; at real t ask its schedule")
         entries = table.on(t.device)
         try:
             if self.times.ndim > 1:
-                return entries[torch.arange(len(t), device=t.device), t - first]
+                place = (t - first).reshape(-1, *[1] * (entries.ndim - 1)).expand(-1, 1, *entries.shape[2:])
+                return entries.gather(1, place).squeeze(1)
             return entries.index_select(0, t - first if first else t)
-        except IndexError as error:  # on a CPU; a GPU fails on the device, without being waited for
+        except (IndexError, RuntimeError) as error:  # on a CPU; a GPU fails on the device, without being waited for
             raise ValueError(
                 f"t = {t.tolist()} is not within {first} … {self.num_timesteps}, the steps of this chain"
             ) from error

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from diffusion_lab.diffusion import SampleNoise
 from diffusion_lab.models.drawn import DrawnDiffusion
-from diffusion_lab.sampling.samplers import Walk
 
 if TYPE_CHECKING:
     from diffusion_lab.models.base import GenerativeModel
@@ -98,7 +97,7 @@ class _Chain(nn.Module):
     def _walk(self, eps: Tensor, noise: Callable[[int, Tensor], Tensor], y: Tensor | None) -> Tensor:
         """The loop of `Sampler.walk`, which looks at times that a program has no use for."""
         model = self.model[0]
-        x, walk = model.start.draw(self.chain, eps, y), Walk(self.chain, model.guided, noise, y)
+        x, walk = model.start.draw(self.chain, eps, y), model.sampler.begin(self.chain, model.guided, y, noise)
         for t in range(self.chain.num_timesteps, 0, -1):
             x = model.sampler.step(walk, x, t)
         return model.rounding(model.reverse.clipping.in_range(x))

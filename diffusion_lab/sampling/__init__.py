@@ -16,3 +16,11 @@ from .rounding import EndLevels, NearestLevel, Rounding
 from .samplers import AnalyticDDIMSampler, AncestralSampler, DDIMSampler, Sampler
 from .solvers import DPMSolverSampler, HeunSampler, IPNDMSampler
 from .spacings import AllSteps, EvenSpacing, KarrasSpacing, LogSNRSpacing, QuadraticSpacing, Spacing
+
+# fmt: off
+__all__ = [
+    "AllSteps", "AnalyticDDIMSampler", "AncestralSampler", "Autoguidance", "ClassifierFree", "ClassifierGuidance",
+    "DDIMSampler", "DPMSolverSampler", "DataMoments", "EndLevels", "EvenSpacing", "Guidance", "GuidedReverse", "HeunSampler",
+    "IPNDMSampler", "KarrasSpacing", "LogSNRSpacing", "MomentsStart", "NearestLevel", "NoiseStart", "QuadraticSpacing",
+    "Rounding", "Sampler", "Spacing", "Start", "Unguided", "Worse", "denoise_from", "inpaint", "slerp",
+]

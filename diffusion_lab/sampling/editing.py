@@ -105,6 +105,10 @@ class _Inpainting(Sampler):
     repeats: int
     noise: SampleNoise
 
+    @property
+    def remembers(self) -> int:
+        return self.sampler.remembers
+
     def step(self, walk: Walk, x_t: Images, t: int) -> Images:
         last = self.repeats - 1 if t > 1 else 0
         chain, here, before = walk.chain, walk.chain.full(t, x_t), walk.chain.full(t - 1, x_t)

@@ -81,8 +81,7 @@ class ReverseInputs(NamedTuple):
 class Guidance(ABC):
     """What is done to p_θ(x_{t−1}|x_t) so that it leads to the class y, or to better images.
 
-    `needs_null_class`: it evaluates a network with and without the label, so one that was
-    trained with label dropout.
+    `needs_null_class`: it evaluates a network with and without the label, so one that was trained with label dropout.
     `num_classes`: of what the guidance itself knows; None where the network's classes are all there are. `worse`: the model that it
     leads away from. `interval`, `log_snr_interval`: where it acts, in t of the original chain or in log SNR, both ends included;
     elsewhere the model is left alone (Kynkäänniemi et al. 2024).
@@ -135,6 +134,8 @@ class GuidedReverse:
     worse: ReverseProcess | None = None
 
     def __call__(self, process: GaussianDiffusion, x_t: Images, t: Steps, y: Labels = None) -> ReverseStep:
+        if t.device.type == "cpu" and not bool(self.guidance.acts(process, t).any()):  # on a GPU this would wait for it
+            return self._unguided(process, x_t, t, y)
         return self.guidance.step(self.reverse, self.worse, ReverseInputs(process, x_t, t, y))
 
     def at_step(self, process: GaussianDiffusion, t: int) -> Callable[..., ReverseStep]:
@@ -215,7 +216,7 @@ class Autoguidance(Guidance):
 
     Parameters
     ----------
-    worse: the worse model. It may predict something else than the model: what it says is put in the model's terms.
+    worse: the worse model. Its prediction is converted to the model's, so the two may differ in kind.
     scale: s ≥ 0. 1 is the model itself, with one evaluation instead of two, and 0 has the mean of the worse one.
     """
 
@@ -289,17 +290,16 @@ class ClassifierGuidance(Guidance):
         predicted = self.unguided(reverse, inputs)
         if y is None or self.scale == 0:
             return predicted
-        shift = (
-            self.scale
-            * per_sample(self.acts(process, t).double(), x_t)
-            * self._gradient(x_t, process.network_time(t), y)
-        )
+        shift = self.scale * self._gradient(x_t, process.network_time(t), y)
         distribution = predicted.distribution
         mean = distribution.mean + distribution.log_variance.exp() * shift
         eps = predicted.eps - per_sample(process.noise(t), x_t) * shift
         guess = x_0_from_eps(process, eps, x_t, t)
         x_0 = reverse.clipping(guess)
         eps = eps if x_0 is guess else eps_from_x_0(process, x_0, x_t, t)
+        acts = self.acts(process, t).reshape(-1, *[1] * (x_t.ndim - 1))
+        mean = torch.where(acts, mean, distribution.mean)
+        x_0, eps = torch.where(acts, x_0, predicted.x_0), torch.where(acts, eps, predicted.eps)
         return replace(predicted, distribution=Gaussian(mean, distribution.log_variance), x_0=x_0, eps=eps)
 
     def unguided(self, reverse: ReverseProcess, inputs: ReverseInputs) -> ReverseStep:

@@ -23,7 +23,6 @@ from .guidance import GuidedReverse
 from .spacings import AllSteps, Spacing
 
 Reverse = Callable[[GaussianDiffusion, Images, Steps, Labels], ReverseStep]
-_REMEMBERED = 4  # predictions, of which the longest multistep rule is made
 
 
 class Predicted(NamedTuple):
@@ -39,14 +38,14 @@ class Walk:
     """One walk down a chain, from x_K to x_0, as a step rule sees it. All samples are at the same step.
 
     chain: its steps are t = 1 … K. reverse, source, y: the reverse process, the source of all ε, and the classes.
-    past: the last predictions, the newest first.
+    past: as many of the last predictions as the sampler remembers, the newest first.
     """
 
     chain: GaussianDiffusion
     reverse: Reverse
     source: Noise
     y: Labels = None
-    past: deque[Predicted] = field(default_factory=lambda: deque(maxlen=_REMEMBERED), repr=False)
+    past: deque[Predicted] = field(default_factory=deque, repr=False)
 
     def predict(self, x_t: Images, t: int) -> ReverseStep:
         """p_θ(x_s|x_t): one evaluation of the reverse process, which `past` begins with from now on."""
@@ -73,6 +72,7 @@ class Sampler(ABC):
     `draws_from_reverse_process`: every step but the last, which shows the mean, is a draw from p_θ(x_s|x_t), so the variational
     bound of that chain is about this sampler. `reads_variance`: what it generates depends on Σ_θ. `order`: of its convergence, as
     the steps of a deterministic rule get shorter. `evaluations_per_step`: evaluations of the reverse process that a step takes.
+    `remembers`: predictions that the rule reads from `walk.past`, that of its own step among them.
     """
 
     spacing: Spacing = field(default_factory=AllSteps)
@@ -82,6 +82,10 @@ class Sampler(ABC):
 
     @property
     def order(self) -> int:
+        return 1
+
+    @property
+    def remembers(self) -> int:
         return 1
 
     @abstractmethod
@@ -105,11 +109,15 @@ class Sampler(ABC):
         chain = process.respace(self.spacing(process))
         return self.walk(chain, reverse, chain.prior_std * x_T, y, noise)
 
+    def begin(self, chain: GaussianDiffusion, reverse: Reverse, y: Labels, noise: Noise) -> Walk:
+        """A walk down `chain` that remembers as many predictions as this rule reads."""
+        return Walk(chain, reverse, noise, y, deque(maxlen=self.remembers))
+
     def walk(
         self, chain: GaussianDiffusion, reverse: Reverse, x: Images, y: Labels = None, noise: Noise | None = None
     ) -> Iterator[tuple[float, Images]]:
         """(t, x_t) from the last step of a chain, where x is x_t, down to t = 0."""
-        walk = Walk(chain, reverse, fresh_noise(len(x), x.device) if noise is None else noise, y)
+        walk = self.begin(chain, reverse, y, fresh_noise(len(x), x.device) if noise is None else noise)
         times = [0, *chain.times.tolist()]
         yield times[-1], x
         for t in range(chain.num_timesteps, 0, -1):

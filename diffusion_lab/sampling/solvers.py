@@ -55,6 +55,7 @@ class DPMSolverSampler(Sampler):
     """
 
     reads_variance = False
+    remembers = 3
     order: int = 2
     stochastic: bool = False
 
@@ -88,6 +89,7 @@ class IPNDMSampler(Sampler):
 
     reads_variance = False
     order = 2
+    remembers = 4
 
     def step(self, walk: Walk, x_t: Images, t: int) -> Images:
         predicted, at, to = walk.predict(x_t, t), walk.at(t), walk.at(t - 1)

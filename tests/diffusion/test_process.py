@@ -215,3 +215,29 @@ def test_the_prior_is_as_wide_as_the_noise_at_the_end():
     x_0 = torch.full((2, 3), 0.5, dtype=torch.float64)
     expected = 0.5 * (0.5 / 80) ** 2  # KL(N(x_0, 80²) ‖ N(0, 80²))
     torch.testing.assert_close(process.prior_kl(x_0), torch.full_like(x_0, expected))
+
+
+def test_a_step_changed_in_place_is_looked_up_anew():
+    process = GaussianDiffusion(CosineSchedule(10))
+    for mode in (torch.inference_mode(), torch.no_grad()):
+        with mode:
+            t = torch.full((2,), 5)
+            process.alpha_bar(t)
+            t -= 4
+            assert torch.equal(process.alpha_bar(t), process.alpha_bar(torch.tensor([1, 1])))
+
+
+def test_what_inference_looked_up_is_not_kept_for_training():
+    process, t = GaussianDiffusion(CosineSchedule(10)), torch.tensor([3, 7])
+    x = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
+    with torch.inference_mode():
+        process.q_sample(torch.zeros(2, 3), t, torch.zeros(2, 3))
+    process.q_sample(x, t, torch.zeros(2, 3, dtype=torch.float64)).sum().backward()
+
+
+def test_chains_of_each_sample_have_no_step_before_the_first():
+    process = GaussianDiffusion(CosineSchedule(10), torch.tensor([[1, 5], [2, 9]]))
+    assert process.network_time(torch.tensor([1, 2])).tolist() == [0, 8]
+    for wrong in (torch.tensor([0, 1]), torch.tensor([1, 3])):
+        with pytest.raises(ValueError, match="is not within"):
+            process.network_time(wrong)

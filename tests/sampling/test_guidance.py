@@ -256,3 +256,36 @@ def test_the_bound_of_a_guided_chain_knows_the_class():
         noise = SampleNoise(3, torch.arange(400))
         bits.append(variational_bound(chain, p, x_0, y, num_levels=None, noise=noise).bits_per_dim.mean())
     assert float(bits[0] - bits[1]) == pytest.approx(-math.log2(0.3), abs=0.15)
+
+
+@pytest.mark.parametrize("family", ["classifier_free", "classifier"])
+def test_the_bound_spares_what_lies_outside_an_interval(family):
+    """Outside the interval nothing that guides is evaluated, and the prediction is the model's to the bit."""
+    network, reverse = labelled(PredictNoise(), clip=True)
+    calls = []
+
+    def classifier(x, timesteps):
+        calls.append(len(x))
+        return x.flatten(1) @ torch.full((2, 3), torch.nan, dtype=x.dtype)
+
+    interval = [10, 30]
+    guidance = (
+        ClassifierFree(3.0, interval=interval)
+        if family == "classifier_free"
+        else ClassifierGuidance(classifier, 3, 2.0, interval=interval)
+    )
+    guided = guidance.around(reverse)
+    outside = torch.full((6,), 40)
+    plain = reverse(PROCESS, X_T, outside, Y)
+    network.rows.clear()
+    found = guided(PROCESS, X_T, outside, Y)
+    assert network.rows == [6]
+    assert calls == []
+    assert torch.equal(found.x_0, plain.x_0)
+    assert torch.equal(found.distribution.mean, plain.distribution.mean)
+    if family == "classifier":
+        mixed = guided(PROCESS, X_T, T_6, Y)
+        acts = guidance.acts(PROCESS, T_6)
+        alone = reverse(PROCESS, X_T, T_6, Y)
+        assert torch.equal(mixed.x_0[~acts], alone.x_0[~acts])
+        assert bool(mixed.x_0[acts].isnan().all())

@@ -31,7 +31,7 @@ from diffusion_lab.sampling import (
     KarrasSpacing,
     LogSNRSpacing,
 )
-from diffusion_lab.sampling.samplers import Walk, last
+from diffusion_lab.sampling.samplers import last
 
 from ..diffusion.oracles import ExactNetwork, GaussianData, MixtureData
 
@@ -69,7 +69,7 @@ def test_a_step_after_a_very_short_one_is_of_first_order(order, stochastic):
             DPMSolverSampler(order=order, stochastic=stochastic),
             DPMSolverSampler(order=1, stochastic=stochastic),
         ):
-            walk = Walk(chain, exact(LINE), noise)
+            walk = rule.begin(chain, exact(LINE), None, noise)
             walk.predict(on_the_path(chain, 4), 4)
             walk.past[0] = walk.past[0]._replace(x_0=x_t)
             looks[first, rule.order] = rule.step(walk, x_t, 3)
@@ -83,7 +83,7 @@ def global_error(sampler, num_steps):
     fine = torch.linspace(300, 800, num_steps + 1, dtype=torch.float64)
     before = 800 + (fine[1] - fine[0]) * torch.arange(1, 3)
     chain = LINE.respace(torch.cat([torch.tensor([100.0, 150.0, 200.0]).double(), fine, before]))
-    walk, start = Walk(chain, exact(LINE), lambda key, like: torch.zeros_like(like)), num_steps + 4
+    walk, start = sampler.begin(chain, exact(LINE), None, lambda key, like: torch.zeros_like(like)), num_steps + 4
     for t in (start + 2, start + 1):
         walk.predict(on_the_path(chain, t), t)
     x = on_the_path(chain, start)
