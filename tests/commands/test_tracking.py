@@ -76,7 +76,7 @@ def test_a_training_and_its_score_are_runs_with_config_metrics_and_images(lab):
 @pytest.mark.thorough
 def test_runs_of_a_sweep_are_a_group_and_its_report_is_an_artifact(lab):
     options = [*TINY, *STRIDED, "logger=wandb", "callbacks.sample_grid.every_n_steps=0"]
-    code, out, err = lab("train", "-m", *options, "sampler=strided,ddim", "hydra.sweeper.name=mine")
+    code, _, err = lab("train", "-m", *options, "sampler=strided,ddim", "hydra.sweeper.name=mine")
     assert code == 0, err
     scores, (report,) = runs(lab.folder, "runs"), runs(lab.folder, "sweeps")
     found = [*runs(lab.folder, "models"), *scores, report]
@@ -89,7 +89,6 @@ def test_runs_of_a_sweep_are_a_group_and_its_report_is_an_artifact(lab):
     assert report["config"]["axes.sampler"] == ["strided", "ddim"]
     assert report["config"]["command"]
     assert err.count(f"wandb sync {report['folder']}") == 1
-    assert [out.count(run["folder"].name) for run in found] == [1, 1, 1, 0]  # the terminal names every run once
     (artifact,) = report["artifacts"]
     assert (artifact["name"], artifact["type"], artifact["aliases"]) == ("mine", "report", ["latest"])
     folder = newest_sweep(lab.folder / "outputs").report
