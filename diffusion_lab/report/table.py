@@ -159,20 +159,15 @@ class Row:
     def samples_drawn(self) -> object:
         """Equal for rows of the same samples by construction: from the same weights, measured alike, with equal values."""
         drawn = [
-            (
-                cell.seed,
-                cell.model.path.name,
-                cell.protocol.get("weights"),
-                name,
-                f"{cell.values[name]:.6g}",
-                measure.protocol_key(cell.protocol),
-            )
+            (cell.seed, name, f"{cell.values[name]:.6g}", measure.protocol_key(cell.protocol))
             for cell in self.done
             for measure in cell.measures
             if (name := measure.name) in cell.values and ("samples" in measure.agrees or name == "nfe")
         ]
+        weights = {(cell.seed, cell.model.path.name, cell.protocol.get("weights")) for cell in self.done}
         others = {m.protocol_key(cell.protocol) for cell in self.done for m in cell.measures if m.name in cell.values}
-        return (frozenset(drawn), frozenset(others)) if {name for *_, name, _, _ in drawn} - {"nfe"} else self.number
+        known = {name for _, name, *_ in drawn} - {"nfe"}
+        return (frozenset(weights), frozenset(drawn), frozenset(others)) if known else self.number
 
 
 @dataclass(frozen=True, eq=False)
