@@ -5,9 +5,10 @@ A new folder appears whole or not at all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
@@ -16,7 +17,7 @@ from diffusion_lab.config.measured_variance import use_measured
 from diffusion_lab.config.mistakes import MistakeError, users_mistakes
 from diffusion_lab.config.trained import DRAWING_GROUPS, trained_data
 from diffusion_lab.interop.card import card
-from diffusion_lab.store import cache_directory, runs_folder, scored_runs
+from diffusion_lab.store import RunError, cache_directory, runs_folder, scored_runs
 from diffusion_lab.store.files import write_folder
 from diffusion_lab.store.options import check_at_least
 from diffusion_lab.terminal import Terminal
@@ -52,7 +53,6 @@ def run(cfg: DictConfig) -> None:
         use_measured(model, lambda: trained_data(saved), saved, directory, weights, cache)
         files, use, library = _FORMATS[cfg.format](model, cfg.batch_size)
         training, choices = directory.read_training(), directory.read_choices()
-        runs = [found.read_metrics() for found in scored_runs(runs_folder(Path(cfg.outputs)))]
         files["README.md"] = card(
             name=directory.path.name,
             data={"name": choices.get("data"), "shape": list(saved.facts.shape), "identity": saved.facts.identity},
@@ -60,13 +60,28 @@ def run(cfg: DictConfig) -> None:
             training=training,
             weights=weights,
             protocol=model.protocol(),
-            runs=[run for run in runs if run["protocol"].get("fingerprint") == training["fingerprint"]],
+            runs=[
+                run
+                for run in _scores(Path(cfg.outputs))
+                if run["protocol"].get("fingerprint") == training["fingerprint"]
+            ],
             use=use + _about_clusters(training.get("cluster_shares")),
             version=__version__,
             library=library,
         ).encode()
     write_folder(to, files)
     Terminal().print(f"{directory.path} ({weights}) as {cfg.format}: {to}  ({', '.join(files)})")
+
+
+def _scores(outputs: Path) -> Iterator[Mapping[str, Any]]:
+    """What each metrics.json holds; those that are not valid are named and left out."""
+    from diffusion_lab.report.read import read_score
+
+    for run in scored_runs(runs_folder(outputs)):
+        try:
+            yield read_score(run)
+        except RunError as error:
+            print(f"not in the card: {error}", file=sys.stderr)
 
 
 def _about_clusters(shares: Sequence[float] | None) -> str:

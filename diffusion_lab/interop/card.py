@@ -6,8 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from diffusion_lab.store.measures import read_measures
-
 _LICENCES = {  # of a data set, by name: what its authors say
     "digits": "CC BY 4.0 (Optical Recognition of Handwritten Digits, UCI)",
     "mnist": "CC BY-SA 3.0 (Y. LeCun, C. Cortes)",
@@ -36,7 +34,7 @@ def card(
     """README.md of an exported model.
 
     name: of its folder. data: name, shape, identity. choices: of each group. training: what training.json holds. weights: their
-    name. protocol: of the model. runs: metrics.json of its scores. use: how the exported files are used, Markdown.
+    name. protocol: of the model. runs: its scores, as `read_score` returns them. use: how the exported files are used, Markdown.
     """
     shape, source = "×".join(map(str, data["shape"])), data["name"]
     origin, left = training.get("imported"), len(runs) - _MOST_RUNS
@@ -88,19 +86,19 @@ Fingerprint of the training: `{training["fingerprint"]}`.
 
 def _score(run: Mapping[str, Any]) -> str:
     protocol = run["protocol"]
-    model, samples = protocol["model"], protocol["samples"]
+    model, samples = protocol.get("model", {}), protocol.get("samples", {})
     rows = [
         (
             f"`{measure.name}`",
             f"{run['values'][measure.name]:.{measure.decimals}f} {measure.unit}".strip(),
             measure.detail or measure.meaning,
         )
-        for measure in read_measures(run)
+        for measure in run["measures"]
         if measure.name in run["values"]
     ]
-    return f"""Weights `{protocol["weights"]}`, sampler `{model.get("sampler", "its own")}`,
-guidance `{model.get("guidance", "none")}`; {samples["num_images"]} samples of seed {samples["seed"]}
-against `{json.dumps(protocol["reference"])}`:
+    return f"""Weights `{protocol.get("weights")}`, sampler `{model.get("sampler", "its own")}`,
+guidance `{model.get("guidance", "none")}`; {samples.get("num_images")} samples of seed {samples.get("seed")}
+against `{json.dumps(protocol.get("reference"))}`:
 
 {_table(("measure", "value", "meaning"), rows)}
 """

@@ -18,7 +18,7 @@ from diffusion_lab.store.records import RunError, inside, printable, read_yaml
 # What is chosen for scoring is a choice here; `model` repeats the groups, `facts` are the data set's own.
 _IGNORED = (TRAINING_EXCLUDED - {*SCORING_GROUPS, "data.validation"}) | {"model", "facts", "evaluation.batch_size"}
 TARGET = "._target_"
-_LONGEST = 80  # characters of a list
+_LONGEST, _LONGEST_LIST = 200, 80  # characters of a name or a value
 FAMILY = "model"  # the axis of the families of models
 SAMPLES = "samples"  # the axis of given samples: a family of models, or a file
 _OF_GIVEN = frozenset((SAMPLES, "reference", "data", "features"))  # all that is chosen for given samples
@@ -146,22 +146,20 @@ def _texts(options: Options, names: Mapping[str, Mapping[str, str]]) -> dict[str
     """Dotted option -> value as text; the choice, or the class, under the group's name."""
 
     def name_of(group: str) -> str:
-        return printable(names[group][_built(group, options)])
+        return _text(names[group][_built(group, options)])
 
     given = isinstance(options.get(SAMPLES), str)
     texts = {} if given or FAMILY + TARGET not in options else {SAMPLES: name_of(FAMILY)}
     for name, value in options.items():
         if value is None or name.endswith("._partial_") or _IGNORED & {*above_and_itself(name)}:
             continue
-        key = printable(name.removesuffix(TARGET))
+        key = _text(name.removesuffix(TARGET))
         if key in _OF_GIVEN or not given:
             texts[key] = name_of(name.removesuffix(TARGET)) if name.endswith(TARGET) else _text(value)
     return texts
 
 
 def _text(value: object) -> str:
-    """Of a long list, as of every β of a schedule, its beginning and a digest."""
-    text = printable(str(value))
-    if not isinstance(value, list) or len(text) <= _LONGEST:
-        return text
-    return f"{text[: _LONGEST - 11]}… {hashlib.sha256(text.encode()).hexdigest()[:9]}"
+    """Of long text or a long list, as of every β of a schedule, its beginning and a digest."""
+    text, most = printable(str(value)), _LONGEST_LIST if isinstance(value, list) else _LONGEST
+    return text if len(text) <= most else f"{text[: most - 11]}… {hashlib.sha256(text.encode()).hexdigest()[:9]}"

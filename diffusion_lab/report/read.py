@@ -57,7 +57,7 @@ def read_runs(folders: Iterable[Path], name: str) -> Gathered:
     skipped, runs = [], []
     for run in map(RunDirectory, dict.fromkeys(folders)):
         try:
-            runs.append((run, _read_metrics(run)))
+            runs.append((run, read_score(run)))
         except RunError as error:
             skipped.append(str(error))
     axes, choices, unread = read_choices([(run.config, metrics.get("choices", {})) for run, metrics in runs])
@@ -86,7 +86,7 @@ def _told_apart_by_folder(cells: Iterable[Cell]) -> list[str]:
 def _cell(choices: dict[str, str | None], run: RunDirectory, model: ModelDirectory) -> Cell:
     if run.metrics.is_file():
         try:
-            return _scored(choices, run, model, _read_metrics(run))
+            return _scored(choices, run, model, read_score(run))
         except RunError as error:
             return Cell(choices, run, model, FAILED, str(error))
     for folder, work in ((run.path, "scoring"), (model.path, "training")):
@@ -114,7 +114,7 @@ def _scored(
     )
 
 
-def _read_metrics(run: RunDirectory) -> dict[str, Any]:
+def read_score(run: RunDirectory) -> dict[str, Any]:
     """The content of metrics.json, its measures read. RunError that names the file if it is not one of ours."""
     inside(run.path.parent, run.path)
     content = run.read_metrics()
@@ -130,6 +130,10 @@ def _read_metrics(run: RunDirectory) -> dict[str, Any]:
 def _is_shape(value: Any) -> bool:
     sides = isinstance(value, list) and len(value) <= _MOST_SHAPE
     return sides and all(type(side) is int and 0 < side < _LARGEST for side in value)
+
+
+def _is_choice(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"[\w /.-]{1,200}", value) is not None
 
 
 def _are_values(value: Any) -> bool:
@@ -161,7 +165,7 @@ _SCORE: Kinds = {
     "values": (_are_values, f"an object of 1 to {_MOST_VALUES:,} values by their names"),
     "values.*": (lambda value: is_number(value, _LARGEST), "a number"),
     "choices?": OBJECT,
-    "choices?.*": (lambda value: isinstance(value, str | None), "the name of a choice"),
+    "choices?.*": (lambda value: value is None or _is_choice(value), "the name of a choice"),
     "protocol": (lambda value: isinstance(value, dict) and bool(value), "an object of what was measured"),
     **{f"protocol.{part}?": OBJECT for part in _PARTS},
     "protocol.data?.name": TEXT,

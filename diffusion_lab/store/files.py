@@ -84,12 +84,10 @@ def whole_file(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
 
     previous: where the old file goes; a crash between the two moves leaves it there and nothing at `path`.
     """
-    staged = _staged(path)
     try:
         _check_guards(path)
         make_folders(path.parent)
-        with open(staged, "x+b") as file:  # not tempfile: its files are readable by their owner only
-            _lock(file.fileno())
+        with _staged(path, _new_file) as staged, open(staged, "r+b") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -99,16 +97,14 @@ def whole_file(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
             written.append(path, file)
             os.replace(staged, path)
     except OSError as error:
-        if error.errno and error.filename in (None, str(staged), str(path.with_name(written.FILE))):
+        named = Path(error.filename or path.with_name(written.FILE)).name
+        if error.errno and (named == written.FILE or _STAGED.fullmatch(named)):
             error.filename = str(path)  # a full disk does not say which file it was
             if isinstance(error, FileNotFoundError):
                 raise PlaceError(
                     f"{path.parent} was removed or replaced while {path.name} was written there"
                 ) from error
         raise
-    finally:
-        with suppress(OSError):  # if the folder cannot be written, the first error is the one to show
-            staged.unlink(missing_ok=True)
     with suppress(OSError):  # the rename itself; some file systems and systems cannot sync a folder
         folder = os.open(path.parent, os.O_RDONLY)
         try:
@@ -176,15 +172,8 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
 @contextmanager
 def staged_folder(folder: Path) -> Iterator[Path]:
     """A new folder beside `folder`, which the block moves to its place. If it still exists after the block, it is removed."""
-    staged = _staged(folder)
-    staged.mkdir()
-    descriptor = os.open(staged, os.O_RDONLY)
-    _lock(descriptor)
-    try:
+    with _staged(folder, Path.mkdir) as staged:
         yield staged
-    finally:
-        os.close(descriptor)
-        shutil.rmtree(staged, ignore_errors=True)
 
 
 def remove_staged(folder: Path) -> None:
@@ -195,10 +184,7 @@ def remove_staged(folder: Path) -> None:
             descriptor = os.open(staged, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # else a process is writing it
-                if staged.is_dir():
-                    shutil.rmtree(staged, ignore_errors=True)
-                else:
-                    staged.unlink()
+                _discard(staged)
             finally:
                 os.close(descriptor)
 
@@ -224,15 +210,46 @@ def remove_written(folder: Path) -> None:
                 each.rmdir()
 
 
-def _staged(path: Path) -> Path:
-    """A free name beside `path` for what is to become `path`."""
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.staged")
+@contextmanager
+def _staged(path: Path, make: Callable[[Path], None]) -> Iterator[Path]:
+    """What `make` makes beside `path`, under a free name; locked in the block, which shows that it is being written."""
+    staged, descriptor = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.staged"), None
+    try:
+        while descriptor is None:
+            make(staged)
+            descriptor = _locked(staged)
+        yield staged
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+        _discard(staged)
 
 
-def _lock(descriptor: int) -> None:
-    """Show that a staged file or folder is being written, as long as it is open."""
+def _locked(staged: Path) -> int | None:
+    """Its descriptor; None: another process removed it, as one that a killed process left, before it was locked."""
+    try:
+        descriptor = os.open(staged, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
     with suppress(OSError):  # a file system without locks
         fcntl.flock(descriptor, fcntl.LOCK_EX)
+    if staged.exists():
+        return descriptor
+    os.close(descriptor)
+    return None
+
+
+def _new_file(path: Path) -> None:
+    path.touch(exist_ok=False)  # not tempfile: its files are readable by their owner only
+
+
+def _discard(staged: Path) -> None:
+    """Remove it, if it is there and that is possible."""
+    if staged.is_dir():
+        shutil.rmtree(staged, ignore_errors=True)
+    else:
+        with suppress(OSError):  # the first error is the one to show
+            staged.unlink(missing_ok=True)
 
 
 def _check_guards(path: Path) -> bool:
@@ -244,9 +261,15 @@ def _check_guards(path: Path) -> bool:
 
 
 def _prepare(path: Path, keep: bool = True) -> None:
-    """Before `path` is replaced or removed: check the guards, and rename a file of the user's there to a free name."""
-    if _check_guards(path):  # nobody else writes there
-        written.shorten(path.parent)
+    """Before `path` is replaced or removed: check the guards, renew the record, rename a file of the user's to a free name."""
+    content, record = written.renewed(path.parent, is_held=_check_guards(path)), path.with_name(written.FILE)
+    if content is not None:
+        with _staged(record, _new_file) as staged:
+            with open(staged, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(staged, record)
     if not keep or not os.path.lexists(path) or written.is_ours(path):
         return
     names = (path.with_name(f"yours{number if number > 1 else ''}-{path.name}") for number in count(1))

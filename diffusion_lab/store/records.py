@@ -218,9 +218,12 @@ def wrong_in(content: Any, kinds: Kinds) -> str | None:
     return None
 
 
-def read_record(folder: Path, file: Path, kinds: Kinds, writer: str) -> dict[str, Any]:
-    """The content of a file in `folder`. RunError if it is not what `writer` writes: it may come from somebody else."""
-    content = read_json(inside(folder, file))
+def read_record(folder: Path, file: Path, kinds: Kinds, writer: str, is_own: bool = False) -> dict[str, Any]:
+    """The content of a file in `folder`. RunError if it is not what `writer` writes: it may come from somebody else.
+
+    is_own: see `read_json`.
+    """
+    content = read_json(inside(folder, file), is_own=is_own)
     if wrong := wrong_in(content, kinds):
         raise RunError(f"{file} is not what {writer} writes: {wrong}")
     return content

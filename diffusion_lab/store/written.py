@@ -4,7 +4,8 @@
 
 A line is appended before its file gets its name, so a process killed in between leaves a file that matches an earlier line. A file
 that matches no line of its name was written or changed by somebody else. Lines are only appended, so several processes can write
-into one folder; only a process that holds the folder shortens the record (`files`). Imports nothing of this package.
+into one folder; only a process that holds the folder shortens the record (`files`). A record with hard links, as of a backup, is
+first replaced by a copy. Imports nothing of this package.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 FILE = ".written"
-LONG = 2**16  # bytes of a record that is worth shortening
+_LONG = 2**16  # bytes of a record that is worth shortening
 _LARGEST = 2**28
 _LONGEST = 255  # bytes of a name, in every file system
 _KEPT = 2  # lines of a name in a record that was shortened: of the file, and of the one about to take its place
@@ -84,18 +85,14 @@ def recorded_folders(folder: Path) -> list[Path]:
     return found
 
 
-def shorten(folder: Path) -> None:
-    """Rewrite a long record with the lines that still count. Only while nobody else writes into `folder`."""
+def renewed(folder: Path, is_held: bool) -> bytes | None:
+    """What the record is to be replaced by; None: it is not. Of a long one, while nobody else writes into `folder` (is_held), the
+    lines that still count; of one with hard links all of it, so that the backup they are in keeps its content."""
     record = folder / FILE
-    if not _is_file(record, LONG):
-        return
-    kept = [line for lines in _by_name(record.read_bytes()).values() for line in lines[:_KEPT]]
-    staged = folder / f".{FILE}.staged"  # one that a kill leaves is overwritten
-    with open(staged, "wb") as file:
-        file.write(b"".join(map(_encoded, reversed(kept))))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(staged, record)
+    if is_held and _is_file(record, _LONG):
+        kept = [line for lines in _by_name(record.read_bytes()).values() for line in lines[:_KEPT]]
+        return b"".join(map(_encoded, reversed(kept)))
+    return record.read_bytes() if _is_file(record) and record.stat().st_nlink > 1 else None
 
 
 def _append(path: Path, line: Line) -> None:

@@ -90,7 +90,7 @@ def test_the_card_says_what_it_is(lab, small, monkeypatch):
         "protocol": {
             "fingerprint": training["fingerprint"],
             "weights": "ema_0.9",
-            "model": {"sampler": "DDIMSampler()"},
+            "model": {"family": "diffusion", "sampler": "DDIMSampler()"},
             "samples": {"num_images": 8, "seed": 0},
             "reference": {"split": "train"},
         },
@@ -100,10 +100,17 @@ def test_the_card_says_what_it_is(lab, small, monkeypatch):
     other = run.parent.with_name("two") / run.name
     other.parent.mkdir()
     other.write_text(json.dumps({**score, "protocol": {**score["protocol"], "fingerprint": "another"}}))
+    foreign = {"values": {"a": 1}}, {**score, "values": {"a": 1}, "protocol": {"fingerprint": training["fingerprint"]}}
+    for name, content in zip(("three", "four"), foreign, strict=True):
+        file = run.parent.with_name(name) / run.name
+        file.parent.mkdir()
+        file.write_text(json.dumps(content))
     monkeypatch.setattr(
         "diffusion_lab.commands.export._FORMATS", {"diffusers": lambda *_: ({"a": b""}, "Run it.", "x")}
     )
-    lab.done("export", "to=new/card")
+    code, _, err = lab("export", "to=new/card")
+    assert code == 0, err
+    assert "three/metrics.json is not a valid score: protocol is missing" in err
     assert files(lab.folder / "new") == ["card/README.md", "card/a"]
     head, text = card_of(lab.folder / "new" / "card")
     assert {"library_name": "x", "license": "unknown"}.items() <= head.items()

@@ -130,3 +130,11 @@ def test_a_long_list_is_its_beginning_and_a_digest(tmp_path):
     assert first != second
     assert short == "[0.1]"
     assert max(map(len, axes["betas"])) == 80
+
+
+def test_long_text_is_its_beginning_and_a_digest(tmp_path):
+    """A config may come from somebody else."""
+    configs = [{"k": end * 9000, end * 9000: 1, **of("variance", f"x.{end * 9000}")[0]} for end in "ab"]
+    axes, choices = axes_of(tmp_path, *configs)
+    assert choices[0]["k"] != choices[1]["k"]
+    assert max(len(text) for key, values in axes.items() for text in (key, *values)) == 200

@@ -59,6 +59,22 @@ def test_a_sweep_with_odd_fields_is_one_sentence(tmp_path, keys):
         read_sweep(sweep)
 
 
+@pytest.mark.parametrize("choice", ["a" * 100_000, "<b>", "a\nb", ""])
+def test_a_choice_that_no_option_can_be_is_no_score(tmp_path, choice):
+    sweep = write_sweep(tmp_path, axes=AXES)
+    run, *_ = runs = sorted((sweep.outputs / "runs").iterdir())
+    changed(run / "metrics.json", "choices", "schedule", to=choice)
+    (sentence,) = read_runs(runs, "").skipped
+    assert "is not the name of a choice" in sentence
+    assert len(sentence) < 1000
+    changed(
+        run / "metrics.json",
+        "choices",
+        to={"schedule": None, "model": "given images", "sampler/spacing": "mine/even-2.0"},
+    )
+    assert read_runs(runs, "").skipped == []
+
+
 @pytest.mark.parametrize("place", ["samples.seed", "reference.split", "cost", "floor.num_images", "model_directory"])
 def test_a_score_with_odd_fields_is_read_or_left_out(tmp_path, place):
     sweep = write_sweep(tmp_path, axes=AXES)
