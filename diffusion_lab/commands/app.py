@@ -20,7 +20,6 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from diffusion_lab.commands.main import flags_and_words
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.composing import drop_leftovers
 from diffusion_lab.config.kinds import check_kinds
@@ -31,6 +30,7 @@ from diffusion_lab.config.mistakes import (
     refuse_outside_sweeps,
     refused_option,
 )
+from diffusion_lab.config.overrides import flags_and_words
 from diffusion_lab.config.working_directory import (
     importing,
     name_folders,
@@ -134,7 +134,8 @@ def _say_ignored_labels(cfg: DictConfig, typed: Sequence[Override]) -> None:
 def _start(command: str, options: Sequence[str], task: Callable[[DictConfig], Any]) -> None:
     """Hydra composes the config and calls the task, shows the config, completes a word, or hands a sweep to its sweeper."""
     flags, words = flags_and_words(options)
-    sys.argv = [f"diffusion-lab {command}", *flags, *words]
+    # Hydra takes words in one piece only; behind them, a flag without a value takes none of them for it.
+    sys.argv = [f"diffusion-lab {command}", *words, *flags]
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)(task)()
     except ConfigCompositionException as error:

@@ -39,7 +39,7 @@ def completed(options: list[str]) -> list[str]:
         raise MistakeError("set the file or the folder, such as checkpoint=cifar10_uncond_50M_500K.pt")
     with users_mistakes():
         found = opened(Path(own[_CHECKPOINT]), {key: given[key] for key in (*OPTIONS, _PREDICTION) if key in given})
-    kept = [option for option in options if option.partition("=")[0] not in own]
+    kept = [option for option in options if not option.startswith(tuple(f"{key}=" for key in own))]
     # Quoted anew: flags hold commas and spaces.
     return [*found.options, *(f"{key}={quoted(value)}" for key, value in own.items()), *kept]
 

@@ -7,10 +7,8 @@ import os
 import select
 import signal
 import sys
-from collections.abc import Sequence
 from contextlib import nullcontext
 from io import TextIOWrapper
-from itertools import islice
 from pathlib import Path
 
 from diffusion_lab.conf_dir import CONF
@@ -19,7 +17,6 @@ from diffusion_lab.store.records import RunError
 from diffusion_lab.training.interruption import Interrupted, ending
 from diffusion_lab.versions import __version__
 
-_WITH_VALUE = ("--config-dir", "-cd", "--cfg", "-c", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p")
 _FIRST = ("train", "sample", "evaluate")  # in the list of commands; the others follow by name
 
 
@@ -128,6 +125,8 @@ def _main() -> None:
         from diffusion_lab.commands.completion import complete
 
         sys.exit(complete(arguments[1:], COMMANDS))
+    from diffusion_lab.config.overrides import flags_and_words
+
     command = next(iter(flags_and_words(arguments)[1]), arguments[0])
     if command not in COMMANDS:
         close = difflib.get_close_matches(command, COMMANDS, n=1)
@@ -142,16 +141,3 @@ def _main() -> None:
     )
     arguments.remove(command)
     sys.exit(run(command, arguments))
-
-
-def flags_and_words(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Hydra's flags with their values, and all other words, which Hydra takes in one piece only."""
-    flags: list[str] = []
-    words: list[str] = []
-    left = iter(arguments)
-    for argument in left:
-        if argument.startswith("-"):
-            flags += [argument, *islice(left, argument in _WITH_VALUE)]
-        else:
-            words.append(argument)
-    return flags, words

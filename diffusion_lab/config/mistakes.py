@@ -157,7 +157,7 @@ def mistake_in_options(error: BaseException, command: str) -> str | None:
             return _composition(error, command)
         case YAMLError():
             return f"cannot read a config: {' '.join(str(error).split())}"
-        case ValueError() if str(error).startswith("Only one of --run"):
+        case ValueError() if re.match("Only one of --run|File .* does not exist", str(error)):
             return _one_line(error)
         case ValueError() if "Config group override must be" in str(error):
             return "a group cannot be null, as in callbacks=null: name one of its choices, or remove it with ~callbacks"

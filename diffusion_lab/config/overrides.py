@@ -18,6 +18,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from diffusion_lab.store.options import flat
 
+# Hydra's flags that a value follows, and one that a value may follow, with its values.
+_WITH_VALUE = {"--config-dir", "-cd", "--cfg", "-c", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p"}
+_WITH_VALUE |= {"--experimental-rerun"}
+_INFO, _INFO_VALUES = {"--info", "-i"}, {"all", "config", "defaults", "defaults-tree", "plugins", "searchpath"}
+
 
 def as_plain(cfg: DictConfig, resolve: bool = False) -> dict[str, Any]:
     """A config, or a group of it, in plain containers. resolve: with the values of its interpolations in place of their texts."""
@@ -48,9 +53,21 @@ def unquoted(text: str) -> str:
     return value if isinstance(value, str) else text
 
 
+def flags_and_words(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Hydra's flags with their values, and all other words: the command and its options."""
+    flags: list[str] = []
+    words: list[str] = []
+    before = ""
+    for argument in arguments:
+        is_value = before in _WITH_VALUE or (before in _INFO and argument in _INFO_VALUES)
+        (flags if is_value or argument.startswith("-") else words).append(argument)
+        before = "" if is_value else argument
+    return flags, words
+
+
 def named(options: Sequence[str]) -> dict[str, str]:
     """Key, without + and ~ and its package, -> the text of its value, of the options of a command line; the last one counts."""
-    pairs = (option.partition("=") for option in options if not option.startswith("-"))
+    pairs = (word.partition("=") for word in flags_and_words(options)[1])
     return {key.lstrip("+~").partition("@")[0]: value for key, _, value in pairs}
 
 

@@ -47,7 +47,11 @@ class SlurmQueue(Queue):
         self.dry_run, self._requested = dry_run, requested
 
     def resources(self, accelerator: str, devices: int | str | Sequence[int] | None) -> Mapping[str, Any]:
+        from submitit.slurm.slurm import _get_default_parameters
+
         found = {_SUBMITIT_NAMES.get(name, name): value for name, value in self._requested.items()}
+        for name in found.keys() - _get_default_parameters():
+            raise JobError(f"there is no hydra.launcher.{name}: for an option of sbatch, +hydra.launcher.more.{name}=…")
         for name in ("nodes", "ntasks_per_node"):
             if not isinstance(found[name], int) or found[name] < 1:
                 raise JobError(f"{name}={found[name]}: Slurm needs a number (trainer.num_nodes, trainer.devices)")
@@ -140,8 +144,8 @@ class LocalQueue(Queue):
     def __init__(
         self, folder: Path | str, parallel: int | None, gpus: Sequence[str] | None = None, cores: int | None = None
     ) -> None:
-        if parallel is not None and parallel < 1:
-            raise ValueError(f"parallel={parallel} must be at least 1")
+        if parallel is not None and (not isinstance(parallel, int) or parallel < 1):
+            raise ValueError(f"hydra.launcher.parallel={parallel} must be a whole number of at least 1")
         self.folder, self.parallel = Path(folder).absolute(), parallel
         self.gpus = visible_gpus() if gpus is None else gpus
         self.num_cores = num_cores() if cores is None else cores

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffusion_lab.store.files import make_folders, write_whole
 from diffusion_lab.store.options import flat
+from diffusion_lab.training.interruption import Interrupted
 from diffusion_lab.training.trackers import About, Score, Tracker, read_id
 
 if TYPE_CHECKING:
@@ -60,7 +62,10 @@ class MLflow(Tracker):
 
     @contextmanager
     def _run(self, about: About, job_type: str, run_id: str | None = None) -> Iterator[MLFlowLogger]:
-        """Whatever ends the block, the run ends with it. run_id: of the run that goes on; None: a new one."""
+        """Whatever ends the block, the run ends with it: finished, failed, or killed and to be continued.
+
+        run_id: of the run that goes on; None: a new one.
+        """
         from lightning.pytorch.loggers import MLFlowLogger
         from mlflow.exceptions import MlflowException
         from mlflow.tracking import MlflowClient
@@ -70,18 +75,30 @@ class MLflow(Tracker):
                 for file in images:
                     self.experiment.log_artifact(self.run_id, file, key)
 
+        logging.getLogger("mlflow").setLevel(logging.WARNING)
         make_folders(self._folder)
         server = os.environ.get(_SERVER)
         uri = server or f"sqlite:///{self._folder / 'mlflow.db'}"
-        with suppress(MlflowException):  # it is there; another process may create it at the same time
-            MlflowClient(uri).create_experiment(self._experiment, None if server else (self._folder / "files").as_uri())
+        client = MlflowClient(uri)
+        try:
+            client.create_experiment(self._experiment, None if server else (self._folder / "files").as_uri())
+        except MlflowException as error:  # another process may create it at the same time
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
         tags = {"job_type": job_type, "group": about.group or "", "tags": ", ".join(about.tags)}
         logger = WithImages(self._experiment, about.name, uri, tags, run_id=run_id)
-        if run_id is None:
-            logger.log_hyperparams(flat(about.config))
-        status = "failed"
+        status = "FAILED"
         try:
+            if run_id is None:
+                logger.log_hyperparams(flat(about.config))
+            else:
+                client.update_run(run_id, "RUNNING")
             yield logger
-            status = "success"
-        finally:
+            status = "FINISHED"
+        except Interrupted:
+            status = "KILLED"
+            raise
+        finally:  # Lightning's logger has put its own address there
+            os.environ.pop(_SERVER, None)
+            os.environ |= {} if server is None else {_SERVER: server}
             logger.finalize(status)

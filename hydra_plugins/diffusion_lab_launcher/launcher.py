@@ -6,6 +6,7 @@ that was killed on a cluster without accounting, cannot show what it would submi
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import signal
@@ -16,7 +17,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeGuard
 
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, filter_overrides, run_job, setup_globals
@@ -126,8 +127,8 @@ def in_job(job: Job, work: Work) -> list[str]:
 class QueueLauncher(Launcher):
     """Every job of a multirun in processes of its own, handed to a queue.
 
-    queue: its class; options: what it takes, each one value, or a value for each family of models, as {default: 240, gan: 60}.
-    They are resolved for each job anew, because they may refer to options of the job.
+    queue: its class; options: what it takes. What it takes as **options, which its `resources` hands to a job, may differ by family
+    of models, as {default: 240, gan: 60}. All are resolved for each job anew, because they may refer to options of the job.
     """
 
     def __init__(self, queue: str, **options: Any) -> None:
@@ -164,10 +165,14 @@ class QueueLauncher(Launcher):
     def _queue(self, config: DictConfig, family: str | None) -> Queue:
         """The queue with the options of a config; those that differ by family with the value of this one, if one is given."""
         options = as_plain(config.hydra.launcher, resolve=True)
-        if family is not None:
-            families = self.hydra_context.config_loader.get_group_options("model")
-            options = {name: _of_family(name, value, family, families) for name, value in options.items()}
         options["_target_"] = options.pop("queue")
+        shared = inspect.signature(instantiate({"_target_": options["_target_"], "_partial_": True})).parameters
+        families = self.hydra_context.config_loader.get_group_options("model")
+        for name in shared.keys() & options.keys():
+            if _differs(options[name], families):
+                raise JobError(f"hydra.launcher.{name} is the same for all jobs: give one value")
+        if family is not None:
+            options = {name: _of_family(name, value, family, families) for name, value in options.items()}
         return instantiate(options, _recursive_=False, _convert_="all")
 
     def summary(self, jobs: Sequence[Job]) -> list[str]:
@@ -208,12 +213,16 @@ class QueueLauncher(Launcher):
         raise SystemExit(0)  # a sweeper would take what did not run for a failure
 
 
+def _differs(value: Any, families: Collection[str]) -> TypeGuard[Mapping[str, Any]]:
+    """Whether a value is a mapping by family."""
+    return isinstance(value, Mapping) and bool({"default", *families} & value.keys())
+
+
 def _of_family(name: str, value: Any, family: str, families: Collection[str]) -> Any:
     """The value itself, or the one that a mapping has for this family or for all that it does not name."""
-    known = ("default", *families)
-    if not isinstance(value, Mapping) or not set(known) & value.keys():
+    if not _differs(value, families):
         return value
-    unknown = [key for key in value if key not in known]
+    unknown = [key for key in value if key not in ("default", *families)]
     if unknown:
         raise JobError(f"hydra.launcher.{name}: there is no model={unknown[0]}; the models are {', '.join(families)}")
     if family not in value and "default" not in value:

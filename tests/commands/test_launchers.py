@@ -80,3 +80,23 @@ def test_what_is_asked_for_may_differ_by_family_and_a_dry_run_records_nothing(la
 def test_without_slurm_one_sentence(lab, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     assert "there is no Slurm on this machine" in lab("train", *SLURM, *TINY, *STRIDED)[2]
+
+
+@pytest.mark.needs("submitit")
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            "hydra/launcher=local hydra.launcher.parallel={default:1}",
+            "hydra.launcher.parallel is the same for all jobs",
+        ),
+        (
+            "hydra/launcher=local hydra.launcher.parallel={a:1}",
+            "hydra.launcher.parallel={'a': 1} must be a whole number",
+        ),
+        ("hydra/launcher=slurm hydra.launcher.python={gan:py}", "hydra.launcher.python is the same for all jobs"),
+        ("hydra/launcher=slurm hydra.launcher.dry_run=true +hydra.launcher.foo=3", "+hydra.launcher.more.foo="),
+    ],
+)
+def test_an_option_that_a_queue_does_not_take(lab, options, said):
+    lab.refused("train", "-m", *options.split(), *TINY, *STRIDED, said=said)

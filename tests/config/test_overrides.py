@@ -3,7 +3,7 @@
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from diffusion_lab.config.overrides import quoted, unquoted
+from diffusion_lab.config.overrides import flags_and_words, named, quoted, unquoted
 
 VALUES = [
     "/für/Läufe",
@@ -47,3 +47,17 @@ def test_a_text_in_quotes_is_read_as_hydra_reads_it(text):
 )
 def test_a_text_without_quotes_is_left_as_it_is(text):
     assert unquoted(text) == text
+
+
+@pytest.mark.parametrize("flag", ["-p", "--package", "-cn", "--experimental-rerun"])
+def test_the_value_of_a_flag_is_no_option(flag):
+    assert named(["schedule=gentle", "--cfg", "job", flag, "schedule", "~sampler"]) == {
+        "schedule": "gentle",
+        "sampler": "",
+    }
+
+
+@pytest.mark.parametrize("flag", ["--info", "-i"])
+def test_only_its_own_values_belong_to_info(flag):
+    assert flags_and_words([flag, "train", "-m"]) == ([flag, "-m"], ["train"])
+    assert flags_and_words([flag, "plugins", "train"]) == ([flag, "plugins"], ["train"])
