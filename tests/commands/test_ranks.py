@@ -21,7 +21,6 @@ from torch.distributed.launcher import api
 
 from diffusion_lab.commands import evaluate, sample, train
 from diffusion_lab.store import ModelDirectory, newest_model
-from diffusion_lab.sweeps import jobs
 from diffusion_lab.sweeps.jobs import JobError
 from diffusion_lab.training import ranks
 from diffusion_lab.training.devices import num_cores
@@ -211,7 +210,7 @@ def test_the_commands_of_the_page_on_devices_take_all_eight_gpus(lab, monkeypatc
         at_a_time.append(queue.room(calls))
         raise JobError("counted")
 
-    monkeypatch.setattr(jobs, "run_jobs", count)
+    monkeypatch.setattr("hydra_plugins.diffusion_lab_launcher.launcher.run_jobs", count)
     section = (ROOT / "docs" / "devices.md").read_text().partition("## Several GPUs")[2].partition("##")[0]
     one_a_gpu, beside, together = re.findall(r"^    diffusion-lab (.*?)  +#", section, flags=re.MULTILINE)
     for command in (one_a_gpu, beside):
