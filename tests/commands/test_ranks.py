@@ -24,6 +24,7 @@ from diffusion_lab.store import ModelDirectory, newest_model
 from diffusion_lab.sweeps.jobs import JobError
 from diffusion_lab.training import ranks
 from diffusion_lab.training.devices import num_cores
+from hydra_plugins.diffusion_lab_launcher import launcher
 from tests.machine import EIGHT, pretend
 
 from .conftest import ROUNDS_LITTLE, STRIDED, TINY, scored
@@ -210,7 +211,7 @@ def test_the_commands_of_the_page_on_devices_take_all_eight_gpus(lab, monkeypatc
         at_a_time.append(queue.room(calls))
         raise JobError("counted")
 
-    monkeypatch.setattr("hydra_plugins.diffusion_lab_launcher.launcher.run_jobs", count)
+    monkeypatch.setattr(launcher, "run_jobs", count)
     section = (ROOT / "docs" / "devices.md").read_text().partition("## Several GPUs")[2].partition("##")[0]
     one_a_gpu, beside, together = re.findall(r"^    diffusion-lab (.*?)  +#", section, flags=re.MULTILINE)
     for command in (one_a_gpu, beside):
