@@ -134,13 +134,17 @@ class GuidedReverse:
     worse: ReverseProcess | None = None
 
     def __call__(self, process: GaussianDiffusion, x_t: Images, t: Steps, y: Labels = None) -> ReverseStep:
-        if t.device.type == "cpu" and not bool(self.guidance.acts(process, t).any()):  # on a GPU this would wait for it
-            return self._unguided(process, x_t, t, y)
-        return self.guidance.step(self.reverse, self.worse, ReverseInputs(process, x_t, t, y))
+        spared = t.device.type == "cpu" and not bool(
+            self.guidance.acts(process, t).any()
+        )  # on a GPU this would wait for it
+        return (self._unguided if spared else self._guided)(process, x_t, t, y)
 
     def at_step(self, process: GaussianDiffusion, t: int) -> Callable[..., ReverseStep]:
         """The same where all samples are at one step: outside the interval without the evaluations that guide."""
-        return self if self.guidance.acts_at(process, t) else self._unguided
+        return self._guided if self.guidance.acts_at(process, t) else self._unguided
+
+    def _guided(self, process: GaussianDiffusion, x_t: Images, t: Steps, y: Labels = None) -> ReverseStep:
+        return self.guidance.step(self.reverse, self.worse, ReverseInputs(process, x_t, t, y))
 
     def _unguided(self, process: GaussianDiffusion, x_t: Images, t: Steps, y: Labels = None) -> ReverseStep:
         return self.guidance.unguided(self.reverse, ReverseInputs(process, x_t, t, y))
