@@ -67,10 +67,8 @@ def flat(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]
 
 def of_run(folder: Path) -> Iterator[tuple[str, Row, dict[str, dict[str, list[float]]]]]:
     """(the rest of the recipe's name, the row, its blocks) of a run of `diffusion-lab`."""
-    score, config = (
-        json.loads((folder / "metrics.json").read_text()),
-        yaml.safe_load((folder / "config.yaml").read_text()),
-    )
+    score = json.loads((folder / "metrics.json").read_text())
+    config = yaml.safe_load((folder / "config.yaml").read_text())
     protocol = dict(flat(score["protocol"]))
     row = {column: _text(protocol.get(name)) for column, name in PROTOCOL.items()}
     row["data_identity"] = row["data_identity"][:12]

@@ -74,7 +74,7 @@ def run(cfg: DictConfig) -> None:
 
 
 def _scores(outputs: Path) -> Iterator[Mapping[str, Any]]:
-    """What each metrics.json holds; those that are not valid are named and left out."""
+    """The content of each metrics.json; invalid ones are reported and skipped."""
     from diffusion_lab.report.read import read_score
 
     for run in scored_runs(runs_folder(outputs)):

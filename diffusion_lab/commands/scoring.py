@@ -261,9 +261,9 @@ def score_table(metrics: Mapping[str, Any], everything: bool) -> Table:
 
 
 def _is_main(measure: Measure) -> bool:
-    """Whether it stands in the short table: what was measured, not what follows from the choices (NFE) and belongs to no protocol.
+    """Whether the short table has it: a measurement, so not NFE, which follows from the choices.
 
-    Of several sets of features, the later ones have their distances there alone.
+    Of the second and later sets of features, it has the distances only.
     """
     if measure.headline or measure.name == TRAINING_SECONDS:
         return True

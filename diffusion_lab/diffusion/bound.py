@@ -179,7 +179,7 @@ def _draw_terms(
 
 
 def _visits(num_timesteps: int, max_terms: int | None, noise: SampleNoise) -> tuple[Tensor, Tensor]:
-    """Steps to visit, int64 (B, M), 1 in the first column, and how many steps each stands for, float64 (M,)."""
+    """Steps to visit, int64 (B, M), 1 in the first column, and the number of steps that each represents, float64 (M,)."""
     num_terms = num_timesteps if max_terms is None else min(max_terms, num_timesteps)
     if num_terms < min(2, num_timesteps):
         raise ValueError(

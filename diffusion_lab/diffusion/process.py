@@ -61,7 +61,6 @@ class GaussianDiffusion(ForwardProcess):
     times: (K,) on the clock of the schedule, int64 or float64.
     timesteps: times − 1, 0-based indices of the steps in the *original* chain. The network sees `timesteps[t − 1]` at t, so a
         network trained on the full chain serves every chain over its times.
-    keys: K numbers, of the noise of each step: its original t, or where times are real, the number of the step.
     """
 
     time_dtype = torch.int64
@@ -73,12 +72,16 @@ class GaussianDiffusion(ForwardProcess):
         self.schedule = schedule
         self.times = torch.arange(1, schedule.num_timesteps + 1) if times is None else times
         self.num_timesteps, self.timesteps = self.times.shape[-1], self.times - 1
-        real = self.times.is_floating_point()
-        self.keys: list[int] = list(range(1, self.num_timesteps + 1)) if real else self.times.tolist()
         with torch.no_grad():
             self._table = DeviceTable(torch.stack(_columns(schedule, self.times), dim=-1))
             self._network_times = DeviceTable(schedule.network_time(self.times.flatten()).view_as(self.times))
         self._latest: tuple[Steps, int, Row[Tensor]] | None = None
+
+    @cached_property
+    def keys(self) -> list[int]:
+        """The number of each step's noise: its original t, or where times are real, the number of the step."""
+        real = self.times.is_floating_point()
+        return list(range(1, self.num_timesteps + 1)) if real else self.times.tolist()
 
     @cached_property
     def prior_std(self) -> float:
@@ -183,7 +186,7 @@ class GaussianDiffusion(ForwardProcess):
     def row(self, t: Steps) -> Row[Tensor]:
         """All that is known of step t, (B,) each; kept until another tensor of steps is looked up, or this one has changed.
 
-        Tensors of inference mode do not count their changes, so nothing is kept there.
+        Inference tensors have no counter of changes, so no row is kept for them.
         """
         if t.is_inference() or torch.is_inference_mode_enabled():
             return Row(*self._look_up(self._table, t, first=0).unbind(-1))
@@ -207,10 +210,11 @@ class GaussianDiffusion(ForwardProcess):
         entries = table.on(t.device)
         try:
             if self.times.ndim > 1:
-                place = (t - first).reshape(-1, *[1] * (entries.ndim - 1)).expand(-1, 1, *entries.shape[2:])
-                return entries.gather(1, place).squeeze(1)
+                if bool((t < first).any()):
+                    raise IndexError("a negative index counts from the end")
+                return entries[torch.arange(len(t)), t - first]
             return entries.index_select(0, t - first if first else t)
-        except (IndexError, RuntimeError) as error:  # on a CPU; a GPU fails on the device, without being waited for
+        except IndexError as error:  # on a CPU; a GPU fails on the device, without being waited for
             raise ValueError(
                 f"t = {t.tolist()} is not within {first} … {self.num_timesteps}, the steps of this chain"
             ) from error

@@ -37,7 +37,7 @@ class Schedule(ForwardProcess):
     """
 
     time_dtype = torch.float64
-    tabulated: ClassVar[bool] = True  # chains and training keep to whole t unless they are told otherwise
+    tabulated: ClassVar[bool] = True  # chains and training use whole t by default
     num_timesteps: int
 
     def __post_init__(self) -> None:

@@ -21,7 +21,7 @@ from diffusion_lab.networks import other_packages
 from diffusion_lab.networks.blocks import AttentionBlock, Downsample, ResidualBlock, Upsample
 from diffusion_lab.networks.norm import EPS, GroupNorm
 from diffusion_lab.networks.other_packages import GROUPED
-from diffusion_lab.sampling import ClassifierFree, Unguided
+from diffusion_lab.sampling import ClassifierFree
 
 if TYPE_CHECKING:
     from diffusion_lab.models.base import GenerativeModel
@@ -148,7 +148,7 @@ def _clips(model: DrawnDiffusion) -> bool:
 def _guidance_scale(model: DrawnDiffusion) -> float:
     """1 is no guidance."""
     guidance = model.guided.guidance
-    if isinstance(guidance, Unguided):
+    if not guidance.guides:
         return 1.0
     more = (guidance.worse, guidance.interval, guidance.log_snr_interval)
     if not isinstance(guidance, ClassifierFree) or more != (None, None, None):

@@ -138,10 +138,8 @@ def joined(batches: list[Likelihood]) -> Likelihood:
             raise ValueError(f"the likelihood's curve has different {name} in different batches")
         return parts[0]
 
-    first, stated = (
-        batches[0],
-        [(len(b.bits_per_dim), b.standard_error) for b in batches if b.standard_error is not None],
-    )
+    first = batches[0]
+    stated = [(len(b.bits_per_dim), b.standard_error) for b in batches if b.standard_error is not None]
     bits = whole([batch.bits_per_dim for batch in batches])
     error = sum((n * error) ** 2 for n, error in stated) ** 0.5 / len(bits)  # batches are independent
     return Likelihood(

@@ -45,12 +45,8 @@ class GivenImages(Source):
     ) -> None:
         images.prepare()
         self._images, self._labels, self._about, self._published = images, labels, about, published
-        self.device, self.cache, self.count, self._differences = (
-            torch.device(device),
-            cache,
-            images.num_train,
-            differences,
-        )
+        self.device, self.cache = torch.device(device), cache
+        self.count, self._differences = images.num_train, differences
         self.lacks = {Need.MODEL: _MODEL} | ({Need.LABELS: _LABELS} if labels is None else {})
 
     def check(self, data: DataModule) -> None:

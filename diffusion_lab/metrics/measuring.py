@@ -7,7 +7,6 @@ ranks divide it, and a process that finds another one at the same pass waits for
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from torch import Tensor
 from diffusion_lab.data.module import DataModule
 from diffusion_lab.diffusion import DataMoments
 from diffusion_lab.metrics.features import Pixels
-from diffusion_lab.metrics.reference import BATCH_SIZE, Reference, UnmeasurableError
+from diffusion_lab.metrics.reference import Reference, UnmeasurableError
 from diffusion_lab.metrics.shards import Progress, Shard, ShardStore, complete, digest, silent
 from diffusion_lab.models.base import GenerativeModel
 from diffusion_lab.models.trainable import TrainableModel
@@ -137,23 +136,12 @@ def data_moments(data: DataModule, by_class: bool, cache: Path, progress: Progre
     whole = images.moments("train")
     mean, covariance = whole.mean.reshape(1, pixels.dim), whole.dense().reshape(pixels.dim, pixels.dim)
     if by_class:
-        counts, means = _class_means(data)
+        counts, means = images.class_means("train")
         shifts = means - mean
         between = (counts[:, None] * shifts).T @ shifts
         covariance = ((whole.n - 1) * covariance - between) / (whole.n - len(counts))
         mean, about = means, f"{about}, by class"
     return DataMoments.from_covariance(mean, covariance, about)
-
-
-def _class_means(data: DataModule) -> tuple[Tensor, Tensor]:
-    """How many training images each class has, (K,), and their mean, (K, D); float64. NaN where there is none."""
-    counts = torch.zeros(data.num_classes or 0, dtype=torch.float64)
-    sums = counts.new_zeros(len(counts), math.prod(data.shape))
-    for x, y in data.batches("train", BATCH_SIZE):
-        assert y is not None
-        counts += y.bincount(minlength=len(counts))
-        sums.index_add_(0, y, x.flatten(1).double())
-    return counts, sums / counts[:, None]
 
 
 def check_classes(data: DataModule) -> None:

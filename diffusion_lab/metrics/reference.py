@@ -115,12 +115,31 @@ class Reference:
                 raise UnmeasurableError(f"no class has two images in {split}")
             return {f"{label}.{name}": value for label, tensors in found.items() for name, value in tensors.items()}
 
-        labels = "class" if self.data.clusters is None else f"cluster-{self.data.clusters.identity}"
         parts = defaultdict[int, dict[str, Tensor]](dict)
-        for key, value in self._cached(f"moments-by-{labels}", split, None, compute).items():
+        for key, value in self._cached(f"moments-by-{self._labels}", split, None, compute).items():
             label, _, name = key.partition(".")
             parts[int(label)][name] = value
         return {label: Moments(**parts[label]) for label in sorted(parts)}
+
+    def class_means(self, split: str) -> tuple[Tensor, Tensor]:
+        """The number of images of each class in the split, (K,), and their mean, (K, D); float64. NaN where there is none."""
+
+        def compute() -> dict[str, Tensor]:
+            counts = torch.zeros(self.data.num_classes or 0, dtype=torch.float64)
+            sums = counts.new_zeros(len(counts), self.features.dim)
+            for vectors, y in self._encode(split, None):
+                assert y is not None
+                counts += y.bincount(minlength=len(counts))
+                sums.index_add_(0, y, vectors.cpu().double())
+            return {"n": counts, "mean": sums / counts[:, None]}
+
+        tensors = self._cached(f"{self._labels}-means", split, None, compute)
+        return tensors["n"], tensors["mean"]
+
+    @property
+    def _labels(self) -> str:
+        """The labels that a file of the cache is about."""
+        return "class" if self.data.clusters is None else f"cluster-{self.data.clusters.identity}"
 
     def vectors(self, split: str, num_images: int | None = None) -> Tensor:
         """(n, D) float32 features of `num_images` images of the split, or of all."""
@@ -252,7 +271,6 @@ class FeatureStatistics:
             return Moments(n, self._state[1].cpu(), self._state[2].cpu() / (n - 1))
         x = torch.cat(self._rows).double().cpu()
         mean = x.mean(0)
-        factor = (
-            (x - mean) / (self.n - 1) ** 0.5
-        ).T.contiguous()  # in memory as it comes back from a file, so products are equal
-        return Moments(n, mean, None, factor)
+        factor = (x - mean).T / (self.n - 1) ** 0.5
+        # Laid out as it comes back from a file, since products depend on it.
+        return Moments(n, mean, None, factor.contiguous())

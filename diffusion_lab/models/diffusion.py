@@ -41,7 +41,7 @@ from diffusion_lab.models.optimization import Optimization
 from diffusion_lab.models.trainable import QUARTERS, by_quarter
 from diffusion_lab.networks.flops import NetworkCost, network_cost
 from diffusion_lab.networks.sizes import check_counts
-from diffusion_lab.sampling import Guidance, LogSNRSpacing, NearestLevel, Rounding, Sampler, Unguided
+from diffusion_lab.sampling import Guidance, LogSNRSpacing, NearestLevel, Rounding, Sampler
 from diffusion_lab.store.weights import snapshot_name
 
 _KEPT_FOR = 20  # batches, in which the noise at t = 1 grows by less than the decoder leaves room for
@@ -223,7 +223,7 @@ class DiffusionModel(DrawnDiffusion):
             decoder=self.decoder,
             start=self.start if own else NoiseStart(),
         )
-        guided = own and not isinstance(self.guided.guidance, Unguided)
+        guided = own and self.guided.guidance.guides
         kind = bound_kind(own, chain, y is not None, guided)
         return as_likelihood(bound, chain, kind)
 

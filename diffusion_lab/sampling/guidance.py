@@ -81,12 +81,14 @@ class ReverseInputs(NamedTuple):
 class Guidance(ABC):
     """What is done to p_θ(x_{t−1}|x_t) so that it leads to the class y, or to better images.
 
-    `needs_null_class`: it evaluates a network with and without the label, so one that was trained with label dropout.
+    `guides`: it changes the prediction. `needs_null_class`: it evaluates a network with and without the label, so one that was
+    trained with label dropout.
     `num_classes`: of what the guidance itself knows; None where the network's classes are all there are. `worse`: the model that it
     leads away from. `interval`, `log_snr_interval`: where it acts, in t of the original chain or in log SNR, both ends included;
     elsewhere the model is left alone (Kynkäänniemi et al. 2024).
     """
 
+    guides: ClassVar[bool] = True
     needs_null_class: ClassVar[bool] = False
     num_classes: int | None = None
     worse: Worse | None = None
@@ -134,10 +136,9 @@ class GuidedReverse:
     worse: ReverseProcess | None = None
 
     def __call__(self, process: GaussianDiffusion, x_t: Images, t: Steps, y: Labels = None) -> ReverseStep:
-        spared = t.device.type == "cpu" and not bool(
-            self.guidance.acts(process, t).any()
-        )  # on a GPU this would wait for it
-        return (self._unguided if spared else self._guided)(process, x_t, t, y)
+        if t.device.type == "cpu" and not self.guidance.acts(process, t).any():  # on a GPU reading it would wait
+            return self._unguided(process, x_t, t, y)
+        return self._guided(process, x_t, t, y)
 
     def at_step(self, process: GaussianDiffusion, t: int) -> Callable[..., ReverseStep]:
         """The same where all samples are at one step: outside the interval without the evaluations that guide."""
@@ -157,6 +158,8 @@ class GuidedReverse:
 @dataclass(frozen=True)
 class Unguided(Guidance):
     """The network's own p_θ(x_{t−1}|x_t, y)."""
+
+    guides = False
 
     def step(self, reverse: ReverseProcess, worse: ReverseProcess | None, inputs: ReverseInputs) -> ReverseStep:
         return reverse(*inputs)

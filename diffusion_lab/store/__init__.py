@@ -29,7 +29,9 @@ from diffusion_lab.store.places import (
 )
 from diffusion_lab.store.records import RunError, read_json, write_json
 
-__all__ = ["FINGERPRINT_LENGTH", "CacheDirectory", "Directory", "ModelDirectory", "RunDirectory", "RunError"]
-__all__ += ["SweepDirectory", "cache_directory", "features_file", "job_log", "model_directory", "named_model"]
-__all__ += ["named_sweep", "newest_model", "newest_sweep", "read_json", "run_directory", "runs_folder", "scored_runs"]
-__all__ += ["sweep_directory", "write_json"]
+# fmt: off
+__all__ = [
+    "FINGERPRINT_LENGTH", "CacheDirectory", "Directory", "ModelDirectory", "RunDirectory", "RunError", "SweepDirectory",
+    "cache_directory", "features_file", "job_log", "model_directory", "named_model", "named_sweep", "newest_model",
+    "newest_sweep", "read_json", "run_directory", "runs_folder", "scored_runs", "sweep_directory", "write_json",
+]

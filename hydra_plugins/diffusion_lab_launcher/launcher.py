@@ -23,7 +23,7 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, filter_overrides, run_job, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from diffusion_lab.config.overrides import as_plain, quoted
@@ -166,7 +166,7 @@ class QueueLauncher(Launcher):
         """The queue with the options of a config; those that differ by family with the value of this one, if one is given."""
         options = as_plain(config.hydra.launcher, resolve=True)
         options["_target_"] = options.pop("queue")
-        shared = inspect.signature(instantiate({"_target_": options["_target_"], "_partial_": True})).parameters
+        shared = inspect.signature(get_class(options["_target_"])).parameters
         families = self.hydra_context.config_loader.get_group_options("model")
         for name in shared.keys() & options.keys():
             if _differs(options[name], families):

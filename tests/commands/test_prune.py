@@ -235,7 +235,8 @@ def test_what_is_cached_goes_with_its_models_and_scores(lab):
     lab.given("train", *TINY, *STRIDED, *measured, "features=digits_cnn")
     mine, cache = newest_model(OUTPUTS), OUTPUTS / "cache"
     ours = files(cache)
-    assert any(name.startswith("digits-digits_cnn-moments-train") for name in ours)
+    for kind in ("moments", "class-means"):
+        assert any(name.startswith(f"digits-pixels-{kind}-train") for name in ours)
     assert {name.partition("/")[0] for name in ours} >= {"samples", "statistics"}
     (cache / "mine-0123456789ab.safetensors").write_bytes(b"mine")
     (cache / "samples" / "0123456789abcdef").mkdir()

@@ -37,11 +37,12 @@ def test_a_subset_is_not_the_first_class_only(reference):
 
 
 def test_images_are_read_once_for_each_question(reference):
-    first = reference.moments("train"), reference.vectors("train", 50)
+    first = reference.moments("train"), reference.vectors("train", 50), reference.class_means("train")
     reads = reference.data.reads
     again = Reference(reference.data, RawPixels(), reference.cache)
     assert same(again.moments("train"), first[0])
     assert torch.equal(again.vectors("train", 50), first[1])
+    assert same(again.class_means("train"), first[2])
     assert reference.data.reads == reads
 
 

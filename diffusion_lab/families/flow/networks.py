@@ -12,7 +12,7 @@ Of images, coarse to fine: splines for the coarsest image, and at every size aff
 Details go through `num_steps` steps of actnorm -> 1×1 convolution -> affine coupling, the steps of Glow (Kingma & Dhariwal 2018,
 figure 2), here given the coarse image (Yu et al. 2020, "Wavelet Flow"), and end in a coupling that moves all of them, Glow's
 learned prior. The shape of what is drawn is so decided in few numbers, by couplings that see all of them, and not pixel by pixel.
-The theory stands in `couplings.py`.
+The theory is in `couplings.py`.
 """
 
 import torch
