@@ -36,7 +36,15 @@ from diffusion_lab.store.fingerprints import training_part
 from ..diffusion.oracles import GaussianData
 from ..sampling.test_solvers import LINE, exact, global_error
 
-FACTS = {"shape": [1, 8, 8], "channels": 1, "size": 8, "num_levels": 17, "num_classes": None, "bounded": True}
+FACTS = {
+    "shape": [1, 8, 8],
+    "channels": 1,
+    "size": 8,
+    "num_levels": 17,
+    "conditions": [],
+    "num_classes": None,
+    "bounded": True,
+}
 FACTS |= {"identity": "0" * 64, "end_shares": [0.5, 0.1]}
 PACKAGE = "# @package _global_"
 
