@@ -52,12 +52,11 @@ class Condition(ABC):
 
     def prepare(self, data: Source) -> None:
         """Set `size` and the other facts, from what training shows. ValueError where the data have no such condition."""
-        x, given = self.looked_at(data)
-        y = self.of(x, given)
+        y = self.of(*data.shown(1))
         if y.is_floating_point():
             self.size = tuple(y.shape[1:])
         else:
-            self.count(y)
+            self.count(self.of(*self.looked_at(data)))
 
     def looked_at(self, data: Source) -> tuple[Tensor, dict[str, Tensor]]:
         """(x, given) of the training images, or of `most_images`."""
