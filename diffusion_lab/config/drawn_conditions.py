@@ -43,8 +43,8 @@ class One:
 
 @dataclass(frozen=True)
 class DrawnConditions:
-    """y of samples of a model: what the user chose, else classes alone in turn, clusters alone as often as they occur, and all other
-    conditions as test images have them, in order. data: those that the model was trained on."""
+    """y of samples of a model: what the user chose, else classes alone in turn, clusters alone as often as they occur, and all
+    other conditions as test images have them, in order. data: those that the model was trained on."""
 
     each: Sequence[One]
     data: Callable[[], DataModule]
