@@ -99,7 +99,9 @@ class DataModule(LightningDataModule, ABC):
             for condition in self.conditions.values():
                 condition.prepare(self)
             known = self.class_condition
-            self.num_classes, self.class_names = (None, None) if known is None else (int(known.size), known.names)
+            self.num_classes, self.class_names = (None, None)
+            if known is not None and has_classes(known.size):
+                self.num_classes, self.class_names = known.size, known.names
             self._prepared = True
 
     def missing(self) -> str | None:
