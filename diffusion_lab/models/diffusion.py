@@ -97,7 +97,7 @@ class DiffusionModel(DrawnDiffusion):
         super().__init__()
         if not 0 <= condition_dropout <= 1:
             raise ValueError(f"model.condition_dropout={condition_dropout} must be a probability between 0 and 1")
-        self.conditions = tuple(size if has_classes(size) else tuple(size) for size in conditions)
+        self.conditions = tuple(size if isinstance(size, int) else tuple(size) for size in conditions)
         sizes = self.conditions or (() if num_classes is None else (num_classes,))
         check_counts("bound", num_steps=bound_steps)
         check_parts(schedule, variance, objective, timesteps)
