@@ -127,8 +127,9 @@ class Model:
         """Samples 0 … num_images − 1 of the seed: the images that `diffusion-lab sample` draws with the same options.
 
         label: the number or the name of a class, or a list of them, drawn in turn. x_T: what the chains start from,
-        (num_images, *shape), in place of noise. format: "tensor", float32 (B, C, H, W) in [−1, 1] on the CPU, (B, D) of points;
-        "numpy", uint8 (B, H, W, C), uint16 beyond 256 levels; "pil", a list of images; "grid", one image of all.
+        (num_images, *shape), in place of noise. format: "tensor", float32 (B, C, H, W) in [−1, 1] on the CPU, (B, D) of points, or
+        real data (B, C, …) in their units; "numpy", uint8 (B, H, W, C), uint16 beyond 256 levels, real data as they are; "pil", a
+        list of images; "grid", one image of all.
         """
         return self._draw(format, {"num_images": num_images, "label": label} | _named(choices), choices, x_T)
 
@@ -213,8 +214,10 @@ class Model:
             raise ValueError(f"format={format}: choose one of tensor, numpy, pil, grid")
         with self.drawing(given, choices.get("overrides", ()), x_T) as (drawing, edit, indices, y):
             levels, shape = drawing.model.num_levels, drawing.model.shape
-            if format in ("numpy", "pil") and len(shape) != 3:
-                raise MistakeError(f"format={format}: the samples are points, not images; use tensor or grid")
+            if levels is None and format == "pil":
+                raise MistakeError(
+                    f"format={format}: the samples are real numbers, not levels of an image; use tensor, numpy or grid"
+                )
             if format == "pil":
                 pictures.check_images(shape[0], levels)
             x: Any = drawing.draw(edit, indices, y, progress_bar=False)
@@ -222,7 +225,9 @@ class Model:
                 return x
             if format == "grid":
                 return pictures.picture(drawing.in_grid(x, edit), levels, drawing.columns(y))
-            return pictures.pixels(x, levels) if format == "numpy" else pictures.images(x, levels)
+            if format == "numpy":
+                return x.numpy() if levels is None else pictures.pixels(x, levels)
+            return pictures.images(x, levels)
 
     @contextmanager
     def drawing(

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from diffusion_lab.config.sample_options import Drawing
     from diffusion_lab.models.base import GenerativeModel
 
-FORMATS = ("grid", "png", "npz")
+FORMATS = ("grid", "png", "npz", "npy")
 _NUMBERED = "{:06d}.png"
 FRAMES = 60  # of an animation, about; the last is x_0
 
@@ -72,7 +72,9 @@ def run(cfg: DictConfig) -> None:
         _write(shown, y, drawing, places)
         if cfg.trajectory:
             some = slice(0, 64)
-            _animate(drawing.trajectory(indices[some], y if y is None else y[some]), places[-1])
+            _animate(
+                drawing.trajectory(indices[some], y if y is None else y[some]), drawing.model.num_levels, places[-1]
+            )
     names = f"{places[0]} … {places[-1].name}" if len(places) > 2 else "  ".join(map(str, places))
     message = f"{len(x)} samples of {directory.path} ({drawing.weights}), drawn on {here.place}: {names}"
     Terminal().print(message)
@@ -82,22 +84,25 @@ def _check_format(form: str, model: GenerativeModel) -> None:
     """MistakeError or ValueError for samples that files of this format cannot hold."""
     from diffusion_lab.data.pictures import check_images
 
-    if form != "grid" and len(model.shape) != 3:
-        raise MistakeError(f"format={form}: the samples are points, not images; use format=grid")
+    if form == "png" and (len(model.shape) != 3 or model.num_levels is None):
+        raise MistakeError(
+            "format=png: the samples are real numbers, not levels of an image; use format=npy, npz or grid"
+        )
     if form == "png":
         check_images(model.shape[0], model.num_levels)
 
 
 def _places(cfg: DictConfig) -> list[Path]:
     """The files that are written, the animation last."""
-    names = {"grid": ["samples.png"], "npz": ["samples.npz"]}.get(cfg.format) or map(
+    names = {"grid": ["samples.png"], "npz": ["samples.npz"], "npy": ["samples.npy"]}.get(cfg.format) or map(
         _NUMBERED.format, range(cfg.num_images)
     )
     return [Path(cfg.to) / name for name in (*names, *(["trajectory.gif"] if cfg.trajectory else []))]
 
 
 def _write(x: Tensor, y: Tensor | None, drawing: Drawing, places: list[Path]) -> None:
-    from diffusion_lab.data.pictures import images, picture, pixels, png
+    from diffusion_lab.data.array_files import NAMES
+    from diffusion_lab.data.pictures import images, picture, png
 
     model, form = drawing.model, drawing.cfg.format
     if form == "grid":
@@ -107,7 +112,13 @@ def _write(x: Tensor, y: Tensor | None, drawing: Drawing, places: list[Path]) ->
         # Published evaluators read arr_0 only. Ours takes arr_1 for classes of the data, which clusters are not.
         name = "clusters" if drawing.on_clusters else "arr_1"
         arrays: dict[str, Any] = {} if y is None else {name: y.cpu().numpy()}
-        np.savez(buffer, arr_0=pixels(x, model.num_levels), **arrays)
+        if drawing.units is not None and drawing.units.names is not None:
+            arrays[NAMES] = np.array(drawing.units.names)
+        np.savez(buffer, arr_0=_values(x, model.num_levels), **arrays)
+        write_whole(places[0], buffer.getvalue())
+    elif form == "npy":
+        buffer = io.BytesIO()
+        np.save(buffer, _values(x, model.num_levels))
         write_whole(places[0], buffer.getvalue())
     else:
         for earlier in ours(places[0].parent):  # so that images of two calls do not mix
@@ -117,7 +128,14 @@ def _write(x: Tensor, y: Tensor | None, drawing: Drawing, places: list[Path]) ->
             write_whole(path, png(image))
 
 
-def _animate(trajectory: Iterator[Tensor], path: Path) -> None:
+def _values(x: Tensor, num_levels: int | None) -> np.ndarray:
+    """Levels (B, H, W, C), or real numbers (B, C, …) in the data's units."""
+    from diffusion_lab.data.pictures import pixels
+
+    return x.numpy() if num_levels is None else pixels(x, num_levels)
+
+
+def _animate(trajectory: Iterator[Tensor], num_levels: int | None, path: Path) -> None:
     """x_T -> x_0 of some samples, side by side."""
     from diffusion_lab.data.pictures import animation, picture
 
@@ -125,5 +143,5 @@ def _animate(trajectory: Iterator[Tensor], path: Path) -> None:
     stride = max(1, len(states) // FRAMES)
     shown = states[(len(states) - 1) % stride :: stride]
     # x_T reaches beyond [−1, 1]; 256 shades show noise that the data's few levels could not.
-    frames = [picture(x.clamp(-1, 1) if x.ndim == 4 else x, 256) for x in shown]
+    frames = [picture(x, None) if num_levels is None else picture(x.clamp(-1, 1), 256) for x in shown]
     write_whole(path, animation(frames))

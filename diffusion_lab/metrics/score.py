@@ -153,4 +153,6 @@ def latent_pictures(
     between = slerp(model.latents(2 * paths, seed), model.latents(2 * paths + 1, seed), weight)
     ways = model.decode(between, model.classes_in_turn(paths)).cpu()
     again = model.reconstruct(x_0, y, seed, indices)
-    return ways, None if again is None else torch.stack([x_0, again.clamp(-1, 1)], dim=1).flatten(0, 1).cpu()
+    return ways, None if again is None else torch.stack(
+        [x_0, again if data.num_levels is None else again.clamp(-1, 1)], dim=1
+    ).flatten(0, 1).cpu()

@@ -150,8 +150,20 @@ def _are_choices(value: Any) -> bool:
 
 
 def _is_shape(value: Any) -> bool:
-    sides = isinstance(value, list) and len(value) in (1, 3) and all(type(side) is int and side > 0 for side in value)
+    sides = (
+        isinstance(value, list) and len(value) in (1, 2, 3, 4) and all(type(side) is int and side > 0 for side in value)
+    )
     return sides and math.prod(value) <= _MOST_NUMBERS
+
+
+def _are_units(value: Any) -> bool:
+    """Shift and scale of as many channels, each a list of numbers, and their names, if they have any."""
+    if not isinstance(value, dict) or value.keys() != {"shift", "scale", "names"}:
+        return False
+    shift, scale, names = value["shift"], value["scale"], value["names"]
+    numbers = all(isinstance(part, list) and all(map(is_number, part)) for part in (shift, scale))
+    named = names is None or (is_texts(names) and len(names) == len(shift))
+    return numbers and named and len(shift) == len(scale) and all(number > 0 for number in scale)
 
 
 def _are_shares(value: Any) -> bool:
@@ -193,6 +205,7 @@ FACTS: Kinds = {
     "facts.shape?": (_is_shape, f"that of images (C, H, W) or points (D,), of at most {_MOST_NUMBERS:,} numbers each"),
     "facts.num_levels?": or_none(_from_to(2, 2**16)),
     "facts.num_classes?": or_none(_from_to(1, _MOST_NUMBERS)),
+    "facts.units?": or_none((_are_units, "shift, scale and names of channels")),
 }
 SWEEP: Kinds = {
     "axes": OBJECT,
