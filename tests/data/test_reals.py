@@ -164,7 +164,9 @@ def test_a_zarr_with_a_pickle_is_not_opened(tmp_path):
     module = pytest.importorskip("zarr")
     module.create_array(str(tmp_path / "a.zarr"), shape=(6, 3), dtype="f4", zarr_format=2, compressors=None)
     described = json.loads((tmp_path / "a.zarr" / ".zarray").read_text())
-    (tmp_path / "a.zarr" / ".zarray").write_text(json.dumps(described | {"compressor": {"id": "pickle", "protocol": 5}}))
+    (tmp_path / "a.zarr" / ".zarray").write_text(
+        json.dumps(described | {"compressor": {"id": "pickle", "protocol": 5}})
+    )
     with pytest.raises(DataError, match="pickle"):
         arrays(tmp_path, "a.zarr")
 
