@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,12 @@ class Arrays(InMemoryDataModule):
         said = f"{array.where} is {array.dtype}, but the training images are whole levels: use the same type."
         require(self.num_levels is None, said)
         return Rows(array, channel_axis(array.shape, self.layout, array.where, real=True))
+
+    def _load(self) -> None:
+        super()._load()
+        for name, split in self._splits.items():
+            if isinstance(split.values, Rows):
+                self._splits[name] = replace(split, values=replace(split.values, units=self.units))
 
     def _identify(self, train: Split, test: Split) -> str:
         """Of real numbers: the SHA-256 of the files, and of what makes of them what a model sees."""

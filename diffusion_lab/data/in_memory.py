@@ -77,8 +77,6 @@ class InMemoryDataModule(DataModule):
             x = values[indices]
             if self.num_levels is not None:
                 x = from_levels(x, self.num_levels)
-            elif self.units is not None:
-                x = self.units.normalised(x)
             if mirrored.any():
                 x[mirrored] = x[mirrored].flip(-1)
             yield x, None if labels is None else labels[indices]

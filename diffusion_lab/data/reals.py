@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,11 +19,13 @@ _DIGITS = 12  # of shift and scale: the last ones differ between machines
 
 @dataclass(frozen=True)
 class Rows:
-    """(n, C, *spatial) of a stored array. axis: of its channels; None: it has none. places: which of its rows; None: all."""
+    """(n, C, *spatial) of a stored array. axis: of its channels; None: it has none. places: which of its rows; None: all.
+    units: those that its values are without; None: they are as they are stored."""
 
     stored: Stored
     axis: int | None
     places: np.ndarray | None = None
+    units: Units | None = None
 
     def __len__(self) -> int:
         return self.stored.shape[0] if self.places is None else len(self.places)
@@ -36,15 +38,16 @@ class Rows:
 
     def only(self, places: Tensor) -> Rows:
         """These rows of the stored array."""
-        return Rows(self.stored, self.axis, places.numpy())
+        return replace(self, places=places.numpy())
 
     def __getitem__(self, indices: Tensor) -> Tensor:
-        """float64 (B, C, *spatial)."""
+        """float32 (B, C, *spatial), normalised in float64."""
         wanted = indices.numpy() if self.places is None else self.places[indices.numpy()]
         ascending, back = np.unique(wanted, return_inverse=True)
         together = ascending[-1] - ascending[0] + 1 == len(ascending)
         which = slice(ascending[0], ascending[-1] + 1) if together else ascending
-        return torch.from_numpy(self.read(which)[back].astype(np.float64))
+        x = torch.from_numpy(self.read(which)[back].astype(np.float64))
+        return x.float() if self.units is None else self.units.normalised(x)
 
     def read(self, which: slice | np.ndarray) -> np.ndarray:
         """Rows of the stored array, as they are stored, but with channels first."""
