@@ -66,7 +66,6 @@ def fill_in_facts(cfg: DictConfig, data: DataModule) -> None:
     state_shape(cfg, data.shape, data.num_levels, sizes)
     with open_dict(cfg):
         cfg.facts.units = None if data.units is None else data.units.plain()
-        cfg.facts.given_units = {name: units.plain() for name, units in data.given_units.items()}
         cfg.facts.missing = data.masks_missing
     if wrong := wrong_in({"facts": as_plain(cfg.facts)}, FACTS):
         raise ValueError(f"{data.name}: {wrong}")

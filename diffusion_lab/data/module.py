@@ -57,7 +57,7 @@ class DataModule(LightningDataModule, ABC):
     `class_names`: a name for each class, if the data have names. `conditions`: what y is, by name, in the order of its parts; where
     they include classes of their own, such as clusters, `num_classes` and `class_names` are those.
     `how_read`: one sentence on how arrays were read. `units`: of real data, which x is without, so that each channel has mean 0 and
-    spread 1; `given_units`: of what lies beside it, by name. `masks_missing`: x may be NaN where a value is missing.
+    spread 1. `masks_missing`: x may be NaN where a value is missing.
 
     `batch_size` is the global batch, divided among the ranks. `seed` keys the order of the training images and
     their mirroring.
@@ -74,7 +74,6 @@ class DataModule(LightningDataModule, ABC):
     identity: str
     how_read: str | None = None
     units: Units | None = None
-    given_units: dict[str, Units]
     masks_missing: bool = False
 
     def __init__(self, batch_size: int, seed: int, flip: bool = False) -> None:
@@ -89,7 +88,6 @@ class DataModule(LightningDataModule, ABC):
         self._trained_on: int | float | None = None
         self._places: dict[str, Tensor] = {}  # split -> indices of its images in the training split of the subclass
         self.conditions: dict[str, Condition] = {}
-        self.given_units = {}
 
     def prepare(self) -> None:
         """After this the facts can be read; DataError if data are missing, empty or broken. Does its work once."""
