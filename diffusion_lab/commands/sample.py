@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from diffusion_lab.config.sample_options import Drawing
-    from diffusion_lab.models.base import GenerativeModel
 
 FORMATS = ("grid", "png", "npz")
 _NUMBERED = "{:06d}.png"
@@ -46,13 +45,15 @@ def completed(options: list[str]) -> list[str]:
 def run(cfg: DictConfig) -> None:
     """Draw samples 0 … num_images − 1 of the seed and write them to the folder `to`."""
     from diffusion_lab.config.sample_options import drawing_of  # imports torch
+    from diffusion_lab.data.pictures import check_images
 
     if cfg.format not in FORMATS:
         raise MistakeError(f"format={cfg.format}: unknown format; choose one of {', '.join(FORMATS)}")
     with users_mistakes():
         request = request_of(cfg, prefix="")
         drawing = drawing_of(cfg)
-        _check_format(cfg.format, drawing.model)
+        if cfg.format == "png":
+            check_images(drawing.model.shape, drawing.model.num_levels)
         if cfg.devices is None:
             request = replace(request, size=min(request.size, ceil(cfg.num_images / cfg.batch_size)))
     if cfg.trajectory:
@@ -72,20 +73,11 @@ def run(cfg: DictConfig) -> None:
         _write(shown, y, drawing, places)
         if cfg.trajectory:
             some = slice(0, 64)
-            _animate(drawing.trajectory(indices[some], y if y is None else y[some]), places[-1])
+            trajectory = drawing.trajectory(indices[some], y if y is None else y[some])
+            _animate(trajectory, drawing.model.num_levels, places[-1])
     names = f"{places[0]} … {places[-1].name}" if len(places) > 2 else "  ".join(map(str, places))
     message = f"{len(x)} samples of {directory.path} ({drawing.weights}), drawn on {here.place}: {names}"
     Terminal().print(message)
-
-
-def _check_format(form: str, model: GenerativeModel) -> None:
-    """MistakeError or ValueError for samples that files of this format cannot hold."""
-    from diffusion_lab.data.pictures import check_images
-
-    if form != "grid" and len(model.shape) != 3:
-        raise MistakeError(f"format={form}: the samples are points, not images; use format=grid")
-    if form == "png":
-        check_images(model.shape[0], model.num_levels)
 
 
 def _places(cfg: DictConfig) -> list[Path]:
@@ -97,7 +89,7 @@ def _places(cfg: DictConfig) -> list[Path]:
 
 
 def _write(x: Tensor, y: Tensor | None, drawing: Drawing, places: list[Path]) -> None:
-    from diffusion_lab.data.pictures import images, picture, pixels, png
+    from diffusion_lab.data.pictures import images, numbers, picture, png
 
     model, form = drawing.model, drawing.cfg.format
     if form == "grid":
@@ -107,7 +99,7 @@ def _write(x: Tensor, y: Tensor | None, drawing: Drawing, places: list[Path]) ->
         # Published evaluators read arr_0 only. Ours takes arr_1 for classes of the data, which clusters are not.
         name = "clusters" if drawing.on_clusters else "arr_1"
         arrays: dict[str, Any] = {} if y is None else {name: y.cpu().numpy()}
-        np.savez(buffer, arr_0=pixels(x, model.num_levels), **arrays)
+        np.savez(buffer, arr_0=numbers(x, model.num_levels), **arrays)
         write_whole(places[0], buffer.getvalue())
     else:
         for earlier in ours(places[0].parent):  # so that images of two calls do not mix
@@ -117,13 +109,10 @@ def _write(x: Tensor, y: Tensor | None, drawing: Drawing, places: list[Path]) ->
             write_whole(path, png(image))
 
 
-def _animate(trajectory: Iterator[Tensor], path: Path) -> None:
+def _animate(trajectory: Iterator[Tensor], num_levels: int | None, path: Path) -> None:
     """x_T -> x_0 of some samples, side by side."""
-    from diffusion_lab.data.pictures import animation, picture
+    from diffusion_lab.data.pictures import animation, frames
 
     states = [x.cpu() for x in trajectory]
     stride = max(1, len(states) // FRAMES)
-    shown = states[(len(states) - 1) % stride :: stride]
-    # x_T reaches beyond [−1, 1]; 256 shades show noise that the data's few levels could not.
-    frames = [picture(x.clamp(-1, 1) if x.ndim == 4 else x, 256) for x in shown]
-    write_whole(path, animation(frames))
+    write_whole(path, animation(frames(states[(len(states) - 1) % stride :: stride], num_levels)))

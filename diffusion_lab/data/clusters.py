@@ -98,7 +98,7 @@ class GradientClusters(Clusters):
     kind = "clusters by gradients"
 
     def features(self, x: Tensor) -> Tensor:
-        require(x.ndim == 4, "labels=gradient_clusters works for images; use labels=clusters for points.")
+        require(x.ndim == 4, "labels=gradient_clusters works for images only; use labels=clusters.")
         at_once = max(1, _AT_ONCE // (_ORIENTATIONS * x.shape[2] * x.shape[3]))
         h = torch.cat([_histograms(images.double()).flatten(1) for images in x.split(at_once)])
         return (h / h.sum(1, keepdim=True).clamp(min=1e-12)).sqrt()
