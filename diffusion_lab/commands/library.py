@@ -127,9 +127,9 @@ class Model:
         """Samples 0 … num_images − 1 of the seed: the images that `diffusion-lab sample` draws with the same options.
 
         label: the number or the name of a class, or a list of them, drawn in turn. x_T: what the chains start from,
-        (num_images, *shape), in place of noise. format: "tensor", float32 (B, C, *spatial) on the CPU, in [−1, 1] if the data have
-        levels, (B, D) of points; "numpy", uint8 (B, *spatial, C), uint16 beyond 256 levels, without levels the tensor as it is;
-        "pil", a list of images; "grid", one picture of all.
+        (num_images, *shape), in place of noise. format: "tensor", float32 (B, C, *spatial) or (B, D) on the CPU, in [−1, 1] if the
+        data have levels, else in their units; "numpy", uint8 (B, *spatial, C), uint16 beyond 256 levels, without levels the tensor
+        as it is; "pil", a list of images; "grid", one picture of all.
         """
         return self._draw(format, {"num_images": num_images, "label": label} | _named(choices), choices, x_T)
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from diffusion_lab.config.sample_options import Drawing
 
-FORMATS = ("grid", "png", "npz")
+FORMATS = ("grid", "png", "npz", "npy")
 _NUMBERED = "{:06d}.png"
 FRAMES = 60  # of an animation, about; the last is x_0
 
@@ -82,13 +82,14 @@ def run(cfg: DictConfig) -> None:
 
 def _places(cfg: DictConfig) -> list[Path]:
     """The files that are written, the animation last."""
-    names = {"grid": ["samples.png"], "npz": ["samples.npz"]}.get(cfg.format) or map(
+    names = {"grid": ["samples.png"], "npz": ["samples.npz"], "npy": ["samples.npy"]}.get(cfg.format) or map(
         _NUMBERED.format, range(cfg.num_images)
     )
     return [Path(cfg.to) / name for name in (*names, *(["trajectory.gif"] if cfg.trajectory else []))]
 
 
 def _write(x: Tensor, y: Tensor | None, drawing: Drawing, places: list[Path]) -> None:
+    from diffusion_lab.data.array_files import NAMES
     from diffusion_lab.data.pictures import images, numbers, picture, png
 
     model, form = drawing.model, drawing.cfg.format
@@ -99,7 +100,13 @@ def _write(x: Tensor, y: Tensor | None, drawing: Drawing, places: list[Path]) ->
         # Published evaluators read arr_0 only. Ours takes arr_1 for classes of the data, which clusters are not.
         name = "clusters" if drawing.on_clusters else "arr_1"
         arrays: dict[str, Any] = {} if y is None else {name: y.cpu().numpy()}
+        if drawing.units is not None and drawing.units.names is not None:
+            arrays[NAMES] = np.array(drawing.units.names)
         np.savez(buffer, arr_0=numbers(x, model.num_levels), **arrays)
+        write_whole(places[0], buffer.getvalue())
+    elif form == "npy":
+        buffer = io.BytesIO()
+        np.save(buffer, numbers(x, model.num_levels))
         write_whole(places[0], buffer.getvalue())
     else:
         for earlier in ours(places[0].parent):  # so that images of two calls do not mix

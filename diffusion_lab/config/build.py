@@ -72,13 +72,19 @@ def fill_in_facts(cfg: DictConfig, data: DataModule) -> None:
             "labels=clusters), or other data (image_folder: data.classes=subfolders)"
         )
     facts = {"shape": list(data.shape), "num_levels": data.num_levels, "num_classes": data.num_classes}
+    facts["units"] = None if data.units is None else data.units.plain()
     wrong = wrong_in({"facts": facts}, FACTS)
     if wrong:
         raise ValueError(f"{data.name}: {wrong}")
+    if data.masks_missing and "missing" not in cfg.model:
+        raise ValueError(
+            "data.missing=mask: only model=diffusion leaves missing values out of its loss; fill them in for other models"
+        )
     has_labels = cfg.conditional or data.clusters is not None
     state_shape(cfg, data.shape, data.num_levels, data.num_classes if has_labels else None)
     with open_dict(cfg):
-        cfg.facts.identity = data.training_identity
+        cfg.facts.identity, cfg.facts.units = data.training_identity, facts["units"]
+        cfg.facts.missing = data.masks_missing
         cfg.facts.end_shares = None if data.end_shares is None else list(data.end_shares)
         cfg.facts.init = content_of_start(cfg)
         if "base" in cfg.facts:
@@ -93,7 +99,7 @@ def state_shape(cfg: DictConfig, shape: Sequence[int], num_levels: int | None, n
         cfg.facts.shape, cfg.facts.channels = list(shape), shape[0]
         cfg.facts.size = sides[0] if is_square else sides or shape[0]
         cfg.facts.num_levels, cfg.facts.bounded = num_levels, num_levels is not None
-        cfg.facts.num_classes = num_classes
+        cfg.facts.num_classes, cfg.facts.missing = num_classes, False
 
 
 def settle_budget(cfg: DictConfig) -> None:

@@ -23,6 +23,7 @@ from diffusion_lab.config.measured_variance import use_measured
 from diffusion_lab.config.mistakes import MistakeError, users_mistakes
 from diffusion_lab.config.trained import Load, load_model, trained_config, trained_data
 from diffusion_lab.config.weight_files import last_weights
+from diffusion_lab.data.units import Units
 from diffusion_lab.diffusion.noise import check_seed
 from diffusion_lab.metrics.samples import labels
 from diffusion_lab.models.base import GenerativeModel
@@ -52,6 +53,11 @@ class Drawing:
     def on_clusters(self) -> bool:
         """Whether the labels are clusters, found in the data, and not its classes."""
         return self.saved.get("labels") is not None
+
+    @property
+    def units(self) -> Units | None:
+        """Of the data; None for levels."""
+        return Units.of(self.saved.facts)
 
     @cached_property
     def _cluster_shares(self) -> Tensor | None:
@@ -85,7 +91,7 @@ class Drawing:
             yield edit, indices, self._labels(indices, edit)
 
     def draw(self, edit: Edit | None, indices: Tensor, y: Tensor | None, progress_bar: bool) -> Tensor | None:
-        """All samples, drawn by all ranks together, float32 on the CPU on rank 0; None on the others."""
+        """All samples, in the data's units, drawn by all ranks together, float32 on the CPU on rank 0; None on the others."""
         sample = edit.draw if edit else self._sample
         size = min(self.cfg.batch_size, ceil(len(indices) / num_ranks()))
         batches = list(zip(indices.split(size), repeat(None) if y is None else y.split(size), strict=False))
@@ -94,12 +100,17 @@ class Drawing:
         drawn = gather_to_rank_zero([sample(some, self.cfg.seed, classes).cpu() for some, classes in shown])
         if drawn is None:
             return None
-        return torch.cat([drawn[number % num_ranks()][number // num_ranks()] for number in range(len(batches))])
+        return self._restored(
+            torch.cat([drawn[number % num_ranks()][number // num_ranks()] for number in range(len(batches))])
+        )
 
     def trajectory(self, indices: Tensor, y: Tensor | None) -> Iterator[Tensor]:
         """x_T, …, x_0 of these samples, for a model that `check_trajectory` has accepted."""
         assert self.model.denoiser is not None
-        return self.model.denoiser.trajectory(indices, self.cfg.seed, y, self._start_of(indices))
+        return map(self._restored, self.model.denoiser.trajectory(indices, self.cfg.seed, y, self._start_of(indices)))
+
+    def _restored(self, x: Tensor) -> Tensor:
+        return x if self.units is None else self.units.restored(x)
 
     def _sample(self, indices: Tensor, seed: int, y: Tensor | None) -> Tensor:
         denoiser = self.model.denoiser
@@ -112,7 +123,7 @@ class Drawing:
 
     def in_grid(self, x: Tensor, edit: Edit | None) -> Tensor:
         """The samples, after the images that they were made from."""
-        return x if edit is None else torch.cat([edit.inputs.cpu(), x])
+        return x if edit is None else torch.cat([self._restored(edit.inputs.cpu()), x])
 
     def columns(self, y: Tensor | None) -> int | None:
         """The columns of a grid: one per class if a few classes are drawn in turn; None for a nearly square grid."""

@@ -1,4 +1,5 @@
-"""A data set in memory: images as uint8 or uint16 levels, points as float32. No worker processes."""
+"""A data set in memory: images as uint8 or uint16 levels, points as float32, or real numbers that are read when needed. No worker
+processes."""
 
 from __future__ import annotations
 
@@ -12,14 +13,16 @@ from torch import Tensor
 
 from diffusion_lab.data.module import Batch, DataModule, Pick
 from diffusion_lab.data.order import held_out
+from diffusion_lab.data.reals import Rows
 from diffusion_lab.diffusion.levels import from_levels
 
 
 @dataclass(frozen=True)
 class Split:
-    """values: uint8 or uint16 levels (N, C, H, W), or float32 points (N, D). labels: int64 (N,), or None without classes."""
+    """values: uint8 or uint16 levels (N, C, H, W), or float32 points (N, D), or rows of real numbers. labels: int64 (N,), or None
+    without classes."""
 
-    values: Tensor
+    values: Tensor | Rows
     labels: Tensor | None
 
     def __len__(self) -> int:
@@ -33,10 +36,12 @@ class Split:
     def parted(self, share: float) -> tuple[Split, Split]:
         """(what trains, what tests): a fixed random share is held out."""
         is_test = held_out(len(self), share)
-        train, test = (
-            Split(self.values[of], None if self.labels is None else self.labels[of]) for of in (~is_test, is_test)
-        )
+        train, test = (self._only(of.nonzero().flatten()) for of in (~is_test, is_test))
         return train, test
+
+    def _only(self, places: Tensor) -> Split:
+        values = self.values.only(places) if isinstance(self.values, Rows) else self.values[places]
+        return Split(values, None if self.labels is None else self.labels[places])
 
 
 class InMemoryDataModule(DataModule):
@@ -57,6 +62,7 @@ class InMemoryDataModule(DataModule):
         """The SHA-256 of what is in memory: equal wherever the same images came from."""
         content = hashlib.sha256()
         for split in (train, test):
+            assert isinstance(split.values, Tensor)
             for tensor in (split.values, *([] if split.labels is None else [split.labels])):
                 content.update(f"{tuple(tensor.shape)} {tensor.dtype};".encode())
                 content.update(tensor.numpy().tobytes())

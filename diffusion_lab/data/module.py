@@ -26,6 +26,7 @@ from diffusion_lab.data.order import (
     fixed_subset,
     without_validation,
 )
+from diffusion_lab.data.units import Units
 from diffusion_lab.diffusion import SampleNoise
 
 if TYPE_CHECKING:
@@ -54,7 +55,8 @@ class DataModule(LightningDataModule, ABC):
     and `num_train` is the number of the others. Subclasses implement the splits "train" and "test" only.
 
     `class_names`: a name for each class, if the data have names. `clusters`: the clusters that serve as classes, if any.
-    `how_read`: one sentence on how arrays were read.
+    `how_read`: one sentence on how arrays were read. `units`: of real data, which x is without, so that each channel has mean 0 and
+    spread 1. `masks_missing`: x may be NaN where a value is missing.
 
     `batch_size` is the global batch, divided among the ranks. `seed` keys the order of the training images and
     their mirroring.
@@ -70,6 +72,8 @@ class DataModule(LightningDataModule, ABC):
     num_validation: int = 0
     identity: str
     how_read: str | None = None
+    units: Units | None = None
+    masks_missing: bool = False
 
     def __init__(self, batch_size: int, seed: int, flip: bool = False) -> None:
         super().__init__()

@@ -154,6 +154,16 @@ def _is_shape(value: Any) -> bool:
     return sides and math.prod(value) <= _MOST_NUMBERS
 
 
+def _are_units(value: Any) -> bool:
+    """Shift and scale of as many channels, each a list of numbers, and their names, if they have any."""
+    if not isinstance(value, dict) or value.keys() != {"shift", "scale", "names"}:
+        return False
+    shift, scale, names = value["shift"], value["scale"], value["names"]
+    numbers = all(isinstance(part, list) and all(map(is_number, part)) for part in (shift, scale))
+    named = names is None or (is_texts(names) and len(names) == len(shift))
+    return numbers and named and len(shift) == len(scale) and all(number > 0 for number in scale)
+
+
 def _are_shares(value: Any) -> bool:
     probable = isinstance(value, list) and all(type(share) is float and 0 <= share <= 1 for share in value)
     return probable and abs(sum(value) - 1) < 1e-6
@@ -196,6 +206,7 @@ FACTS: Kinds = {
     ),
     "facts.num_levels?": or_none(_from_to(2, 2**16)),
     "facts.num_classes?": or_none(_from_to(1, _MOST_NUMBERS)),
+    "facts.units?": or_none((_are_units, "shift, scale and names of channels")),
 }
 SWEEP: Kinds = {
     "axes": OBJECT,

@@ -51,7 +51,8 @@ class SampleGrid(Callback):
                 # Decoded, not sampled: a sampler of many steps would take its time out of a budget of minutes.
                 z = pl_module.latents(indices, self.seed)
                 x = pl_module.decode(z, pl_module.classes_in_turn(indices))
-                image = picture(x.cpu(), pl_module.num_levels)
+                units = getattr(getattr(trainer, "datamodule", None), "units", None)
+                image = picture(x.cpu() if units is None else units.restored(x.cpu()), pl_module.num_levels)
         finally:
             pl_module.train()
         if image is None:
