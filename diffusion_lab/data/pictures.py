@@ -98,12 +98,12 @@ def _side_by_side(parts: Sequence[Tensor], empty: float = math.nan) -> Tensor:
 
 
 def _coloured(x: Tensor, span: Span) -> Tensor:
-    """(B, H, W) -> uint8 (B, 3, H, W): every number by its colour; grey where there is none."""
+    """(B, H, W) -> uint8 (B, 3, H, W): every number by its colour; white where there is none."""
     from matplotlib import colormaps  # slow to import
 
     shades = ((x.double() - span[0]) / (span[1] - span[0])).clamp(0, 1).nan_to_num()
     colours = torch.from_numpy(colormaps[_COLOURS](shades.numpy(), bytes=True)[..., :3].copy())
-    return torch.where(x.isnan()[..., None], 128, colours).permute(0, 3, 1, 2)
+    return torch.where(x.isnan()[..., None], 255, colours).permute(0, 3, 1, 2)
 
 
 def _with_scale(image: Image.Image, unit: str, span: Span) -> Image.Image:
