@@ -87,14 +87,15 @@ def fill_in_facts(cfg: DictConfig, data: DataModule) -> None:
 
 
 def state_shape(cfg: DictConfig, shape: Sequence[int], num_levels: int | None, conditions: Sequence[Size]) -> None:
-    """The facts that size a network. size: of (C, H, W) the side of a square, else [H, W]; of points (D,) D.
+    """The facts that size a network. size: of a square image its side, else the length of each spatial axis; of points (D,) D.
 
     conditions: their sizes; classes alone are num_classes.
     """
-    sides = list(shape[-2:]) if len(shape) == 3 else [shape[-1]]
+    sides = list(shape[1:])
+    is_square = len(sides) == 2 and sides[0] == sides[1]
     with open_dict(cfg):
         cfg.facts.shape, cfg.facts.channels = list(shape), shape[0]
-        cfg.facts.size = sides[0] if len({*sides}) == 1 else sides
+        cfg.facts.size = sides[0] if is_square else sides or shape[0]
         cfg.facts.num_levels, cfg.facts.bounded = num_levels, num_levels is not None
         alone = len(conditions) == 1 and isinstance(conditions[0], int)
         cfg.facts.num_classes = conditions[0] if alone else None

@@ -93,7 +93,7 @@ class Copying(Metric):
             "mirrored": data.flip,
             "num_samples_as_pixels": len(subject.drawn.images),
         }
-        if len(data.shape) == 3:
+        if len(data.shape) > 1:
             with may_fail("the picture of the nearest images"):
                 scores.nearest = nearest_picture(subject, searches)
 

@@ -74,7 +74,7 @@ def score(
                 _check_needs(metric, subject)
                 metric.score(subject, scores)
         scores.samples = subject.drawn.images
-        if source.model is not None and len(data.shape) == 3:
+        if source.model is not None and len(data.shape) > 1:
             with may_fail("the picture of its latents"):
                 pictures = latent_pictures(source.model, data, settings.seed, settings.unseen_split)
                 scores.interpolation, scores.reconstructions = pictures
@@ -153,6 +153,7 @@ def latent_pictures(
     between = slerp(model.latents(2 * paths, seed), model.latents(2 * paths + 1, seed), weight)
     ways = model.decode(between, model.conditions_of_pictures(data, split, paths)).cpu()
     again = model.reconstruct(x_0, y, seed, indices)
-    return ways, None if again is None else torch.stack(
-        [x_0, again if data.num_levels is None else again.clamp(-1, 1)], dim=1
-    ).flatten(0, 1).cpu()
+    if again is None:
+        return ways, None
+    again = again if data.num_levels is None else again.clamp(-1, 1)
+    return ways, torch.stack([x_0, again], dim=1).flatten(0, 1).cpu()

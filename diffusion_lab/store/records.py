@@ -209,7 +209,10 @@ TRAINING: Kinds = {
 }
 CHOICES: Kinds = {"": (_are_choices, "an object of groups and options by their names")}
 FACTS: Kinds = {
-    "facts.shape?": (_is_shape, f"that of images (C, H, W) or points (D,), of at most {_MOST_NUMBERS:,} numbers each"),
+    "facts.shape?": (
+        _is_shape,
+        f"that of data (C, *spatial) or points (D,), of at most {_MOST_NUMBERS:,} numbers each",
+    ),
     "facts.num_levels?": or_none(_from_to(2, 2**16)),
     "facts.num_classes?": or_none(_from_to(1, _MOST_NUMBERS)),
     "facts.units?": or_none((_are_units, "shift, scale and names of channels")),

@@ -196,7 +196,7 @@ def test_what_would_have_no_effect_is_refused(model, arguments, said):
 def test_points_are_no_images_and_none_is_drawn(trained_model, monkeypatch):
     points = load(trained_model("diffusion_points"))
     monkeypatch.setattr(Drawing, "draw", None)
-    with pytest.raises(ValueError, match="format=pil: the samples are real numbers"):
+    with pytest.raises(ValueError, match="the samples are points"):
         points.sample(2, format="pil")
 
 

@@ -116,7 +116,9 @@ def train_encoder(
     """
     data.prepare()
     if len(data.shape) != 3:
-        raise ValueError(f"{data.name} has points, and features are trained on images: choose a data set of images")
+        raise ValueError(
+            f"features are trained on images, and {data.name} has the shape {list(data.shape)}: choose a data set of images"
+        )
     if data.batch_size < 2:
         raise ValueError(f"batch_size={data.batch_size} must be at least 2: the loss compares the images of a batch")
     generator = torch.Generator().manual_seed(seed)
