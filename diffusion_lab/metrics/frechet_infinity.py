@@ -106,7 +106,10 @@ def frechet_at_infinity(samples: Tensor, reference: Tensor, confidence: float = 
     if not x.isfinite().all() or not y.isfinite().all():
         raise UnmeasurableError("the features are not finite")
     fewest = min(len(x), len(y))
-    for rows in (y[: fewest // _PER_FEATURE + 2], y):  # a quarter of them shows that too many features vary, where they do
+    for rows in (
+        y[: fewest // _PER_FEATURE + 2],
+        y,
+    ):  # a quarter of them shows that too many features vary, where they do
         rank = len(_spectrum(rows - rows.mean(0))[0])
         if fewest < _PER_FEATURE * rank:
             raise UnmeasurableError(

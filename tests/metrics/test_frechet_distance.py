@@ -87,7 +87,9 @@ def test_the_smaller_side_gives_what_covariances_give(seed):
     generator = torch.Generator().manual_seed(seed)
     dim, n, m = (int(torch.randint(2, 60, (), generator=generator)) for _ in range(3))
     n = n if seed % 3 else max(2, dim - 1)  # as many as there may be of the smaller side
-    mixing = torch.randn(dim, dim, generator=generator).double() * 10.0 ** torch.linspace(0, -2 * (seed % 4), dim)[:, None]
+    mixing = (
+        torch.randn(dim, dim, generator=generator).double() * 10.0 ** torch.linspace(0, -2 * (seed % 4), dim)[:, None]
+    )
     mixing[:, : dim // 3] = 0 if seed % 2 else mixing[:, -1:]
     x, y = (torch.randn(size, dim, generator=generator).double() @ mixing for size in (n, m))
     y = y + (0 if seed % 2 else x.mean(0) - y.mean(0) + 0.3)
