@@ -86,11 +86,12 @@ def fill_in_facts(cfg: DictConfig, data: DataModule) -> None:
 
 
 def state_shape(cfg: DictConfig, shape: Sequence[int], num_levels: int | None, num_classes: int | None) -> None:
-    """The facts that size a network. size: of (C, H, W) the side of a square, else [H, W]; of points (D,) D."""
-    sides = list(shape[-2:]) if len(shape) == 3 else [shape[-1]]
+    """The facts that size a network. size: of a square image its side, else the length of each spatial axis; of points (D,) D."""
+    sides = list(shape[1:])
+    is_square = len(sides) == 2 and sides[0] == sides[1]
     with open_dict(cfg):
         cfg.facts.shape, cfg.facts.channels = list(shape), shape[0]
-        cfg.facts.size = sides[0] if len({*sides}) == 1 else sides
+        cfg.facts.size = sides[0] if is_square else sides or shape[0]
         cfg.facts.num_levels, cfg.facts.bounded = num_levels, num_levels is not None
         cfg.facts.num_classes = num_classes
 

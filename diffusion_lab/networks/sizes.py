@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 
-Sides = int | Sequence[int]  # of an image: its side in pixels, or its height and its width
+Sides = int | Sequence[int]  # the side of a square, or the length of each spatial axis
+Padding = str | Sequence[str]  # "zeros" or "circular", for all axes or for each of them
+PADDINGS = ("zeros", "circular")
 
 
 def check_counts(group: str = "network", /, **counts: int) -> None:
@@ -18,16 +20,38 @@ def check_dropout(dropout: float) -> None:
         raise ValueError(f"network.dropout={dropout} must be at least 0 and below 1")
 
 
-def height_and_width(image_size: Sides, group: str = "network") -> tuple[int, int]:
-    """(H, W). ValueError unless image_size is a positive whole number, or two. group: whose option it is."""
-    sides = list(image_size) if isinstance(image_size, Sequence) else [image_size, image_size]
-    if len(sides) != 2:
-        raise ValueError(f"{group}.image_size={sides} must be a side in pixels, or [height,width]")
+def lengths(image_size: Sides, group: str = "network") -> tuple[int, ...]:
+    """The length of each spatial axis. ValueError unless they are one to three positive whole numbers. group: of the option."""
+    sides = tuple(image_size) if isinstance(image_size, Sequence) else (image_size, image_size)
+    if not 1 <= len(sides) <= 3:
+        raise ValueError(
+            f"{group}.image_size={list(sides)} must be the side of a square, or the lengths of one to three axes"
+        )
     check_counts(group, image_size=min(sides))
+    return sides
+
+
+def height_and_width(image_size: Sides, group: str = "network") -> tuple[int, int]:
+    """(H, W). ValueError unless there are two spatial axes, of positive whole numbers. group: whose option it is."""
+    sides = lengths(image_size, group)
+    if len(sides) != 2:
+        raise ValueError(
+            f"{group}.image_size={list(sides)}: this network takes images of two axes only; model=diffusion takes one to three"
+        )
     return sides[0], sides[1]
 
 
-def halved(image_size: Sides, num_levels: int, group: str = "network") -> list[tuple[int, int]]:
-    """(H, W) of every level, finest first: both sides ⌈half⌉ of the level before."""
-    height, width = height_and_width(image_size, group)
-    return [(-(-height // 2**level), -(-width // 2**level)) for level in range(num_levels)]
+def halved(sides: Sequence[int], num_levels: int) -> list[tuple[int, ...]]:
+    """The lengths of every level, finest first: each ⌈half⌉ of the level before."""
+    return [tuple(-(-side // 2**level) for side in sides) for level in range(num_levels)]
+
+
+def paddings(padding: Padding, num_axes: int) -> tuple[str, ...]:
+    """The padding of each of the axes. ValueError for another name, or another number of them."""
+    found = (padding,) * num_axes if isinstance(padding, str) else tuple(padding)
+    if len(found) != num_axes or not {*found} <= {*PADDINGS}:
+        given = padding if isinstance(padding, str) else f"[{','.join(map(str, padding))}]"
+        raise ValueError(
+            f"network.padding={given} must be zeros or circular, or a list with one of them for each of {num_axes} axes"
+        )
+    return found

@@ -2,7 +2,7 @@
 
     x_t -> conv -> [level 0] -> down -> [level 1] -> … -> [middle] -> … -> up -> [level 0] -> norm, SiLU, conv
 
-Level l has base_channels · channel_multipliers[l] channels and ⌈H / 2^l⌉ × ⌈W / 2^l⌉ pixels. Every block of the way
+Level l has base_channels · channel_multipliers[l] channels and ⌈n / 2^l⌉ pixels along an axis of n. Every block of the way
 down, and every input of a level, is kept and joined to one block of the way up. Source: Dhariwal & Nichol 2021; Ho et
 al. 2020, appendix B.
 """
@@ -13,27 +13,30 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from diffusion_lab.networks.blocks import Upsample, channels_last, held_back, nested, zero
+from diffusion_lab.networks.blocks import Conv, Upsample, channels_last, cropped, held_back, nested, zero
 from diffusion_lab.networks.embeddings import Conditioning, FourierFeatures
 from diffusion_lab.networks.encoder import AttentionPool, Encoder, EncoderClassifier, Layout, run
 from diffusion_lab.networks.norm import GroupNorm
-from diffusion_lab.networks.sizes import Sides, check_counts
+from diffusion_lab.networks.sizes import Padding, Sides, check_counts
 
 
 class UNet(nn.Module):
-    """network(x_t (B, in_channels, H, W) float32, timesteps int64 (B,), y int64 (B,) | None) -> (B, out_channels, H, W) float32.
+    """network(x_t (B, in_channels, *spatial), timesteps int64 (B,), y int64 (B,) | None) -> (B, out_channels, *spatial), float32.
 
-    - image_size: the side, or H and W, at which attention_resolutions are counted; odd ones too (28 -> 14 -> 7, 15 -> 8 -> 4).
+    - image_size: the side of a square, or the lengths of one, two or three spatial axes, at which attention_resolutions are
+      counted; odd ones too (28 -> 14 -> 7, 15 -> 8 -> 4).
     - num_classes: None for a network without labels; else y in 0..num_classes, and num_classes is the null class, which
       y = None means.
     - num_res_blocks: per level on the way down; one more on the way up.
-    - attention_resolutions: lengths of the longer side, in pixels, at which attention follows every block; the middle always
+    - attention_resolutions: lengths of the longest side, in pixels, at which attention follows every block; the middle always
       attends once.
     - head_channels: channels of an attention head; must divide the channels wherever there is attention. num_heads: heads of
       every attention but the pooling of a classifier, in place of that.
     - activation_checkpointing: recompute each block in the backward pass: slower by a forward pass, in the memory of
       one block at a time.
     - held_channels: of the output, the last ones: their gradients reach only the weights of the output convolution.
+    - padding: of every convolution, zeros or circular, or one of them for each axis: with a circular axis the network commutes
+      with shifts along it by multiples of 2^halvings.
     - fourier_periods: of the `FourierFeatures` of the input, in bins of data with num_levels levels; none by default.
 
     What published networks have otherwise (openai/improved-diffusion, openai/guided-diffusion):
@@ -65,6 +68,7 @@ class UNet(nn.Module):
         num_levels: int | None = None,
         fourier_periods: Sequence[float] = (),
         held_channels: int = 0,
+        padding: Padding = "zeros",
         num_heads: int | None = None,
         additive_embedding: bool = False,
         residual_resampling: bool = False,
@@ -92,6 +96,7 @@ class UNet(nn.Module):
             residual_resampling=residual_resampling,
             num_groups=num_groups,
             embedding_channels=embedding_channels,
+            padding=padding,
         )
         self.layout, self.held_channels, self.pool_positions = layout, held_channels, pool_positions
         self.null_class = null_class
@@ -109,29 +114,29 @@ class UNet(nn.Module):
                 channels = width
             self.up.append(blocks)
             if level > 0:
-                double = nn.Upsample(scale_factor=2)
-                self.upsamples.append(
-                    layout.residual(channels, channels, double) if residual_resampling else Upsample(channels)
-                )
+                if residual_resampling:
+                    self.upsamples.append(layout.residual(channels, channels, nn.Upsample(scale_factor=2)))
+                else:
+                    self.upsamples.append(Upsample(channels, padding=layout.paddings))
 
         self.output_norm = GroupNorm(channels, num_groups=num_groups)
-        self.output = zero(nn.Conv2d(channels, out_channels, 3, padding=1))
-        channels_last(self)
+        self.output = zero(Conv(channels, out_channels, layout.paddings))
+        channels_last(self, len(layout.paddings))
 
     def forward(self, x_t: Tensor, timesteps: Tensor, y: Tensor | None = None) -> Tensor:
         h, skips, e = self.encoder(x_t, timesteps, y)
         for level, blocks in enumerate(nested(self.up)):
             if level > 0:
-                h = self._doubled(self.upsamples[level - 1], h, e, skips[-1].shape[-2:])
+                h = self._doubled(self.upsamples[level - 1], h, e, skips[-1].shape[2:])
             for part in blocks:
                 h = run(part, torch.cat([h, skips.pop()], dim=1), e, self.layout.activation_checkpointing)
         return held_back(self.output, self.output_norm(h), self.held_channels).float()
 
     def _doubled(self, upsample: nn.Module, h: Tensor, e: Tensor, size: torch.Size) -> Tensor:
-        """h at the side `size`, which is odd where a level has an odd number of pixels."""
+        """h of the spatial `size`, which is odd where a level has an odd number of pixels."""
         if isinstance(upsample, Upsample):
             return upsample(h, size)
-        return run(upsample, h, e, self.layout.activation_checkpointing)[..., : size[0], : size[1]]
+        return cropped(run(upsample, h, e, self.layout.activation_checkpointing), size)
 
     def classifier(self) -> EncoderClassifier:
         """The way down and the middle of this network with attention pooling behind them: out_channels logits a sample."""

@@ -150,7 +150,7 @@ def _are_choices(value: Any) -> bool:
 
 
 def _is_shape(value: Any) -> bool:
-    sides = isinstance(value, list) and len(value) in (1, 3) and all(type(side) is int and side > 0 for side in value)
+    sides = isinstance(value, list) and 1 <= len(value) <= 4 and all(type(side) is int and side > 0 for side in value)
     return sides and math.prod(value) <= _MOST_NUMBERS
 
 
@@ -190,7 +190,10 @@ TRAINING: Kinds = {
 }
 CHOICES: Kinds = {"": (_are_choices, "an object of groups and options by their names")}
 FACTS: Kinds = {
-    "facts.shape?": (_is_shape, f"that of images (C, H, W) or points (D,), of at most {_MOST_NUMBERS:,} numbers each"),
+    "facts.shape?": (
+        _is_shape,
+        f"that of data (C, *spatial) or points (D,), of at most {_MOST_NUMBERS:,} numbers each",
+    ),
     "facts.num_levels?": or_none(_from_to(2, 2**16)),
     "facts.num_classes?": or_none(_from_to(1, _MOST_NUMBERS)),
 }
