@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from itertools import count, takewhile
+from itertools import takewhile
 
 Sides = int | Sequence[int]  # the side of a square, or the length of each spatial axis
 Padding = str | Sequence[str]  # "zeros" or "circular", for all axes or for each of them
@@ -50,7 +50,7 @@ def halved(sides: Sequence[int], num_levels: int) -> list[tuple[int, ...]]:
 
 def patch_for(sides: Sequence[int]) -> int:
     """The least power of two whose patches are at most 64² in number, of those that divide every side."""
-    powers = takewhile(lambda size: all(side % size == 0 for side in sides), (2**k for k in count()))
+    powers = takewhile(lambda size: all(side % size == 0 for side in sides), (2**k for k in range(32)))
     fine = [size for size in powers if math.prod(sides) > 64**2 * (size // 2) ** len(sides)]
     return max(fine, default=1)
 
