@@ -16,6 +16,10 @@ from diffusion_lab.metrics.metric import FeatureMetric, Naming, Scores, View
 from diffusion_lab.metrics.reference import Moments, UnmeasurableError
 from diffusion_lab.store.measures import LOW, Measure
 
+_MOST_OF_SPREAD = (
+    0.5  # of tr Σ, which samples without any spread have: with a floor above it, all that models differ by is below
+)
+
 
 @dataclass(frozen=True)
 class FrechetDistance(FeatureMetric):
@@ -46,6 +50,12 @@ class FrechetDistance(FeatureMetric):
             "" if as_many == n else "; a different n, so not comparable"
         )
         scores.protocol["floor"] = {"split": held_out, "num_images": as_many}
+        floor, spread = scores.values.get(f"{name}_floor", 0.0), float(real.trace)
+        if floor > _MOST_OF_SPREAD * spread > 0:
+            scores.details[name] += (
+                f"; too few images to compare models: real ones have {floor / spread:.0%} of the distance of their mean, shown n "
+                "times"
+            )
 
 
 def frechet_distance(a: Moments, b: Moments) -> float:
@@ -72,7 +82,7 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     else:
         basis, factor_a = torch.linalg.qr(few.factor.double())
         factor_b = _factor(basis.T @ many.covariance.double() @ basis)
-        traces = factor_a.square().sum() + many.covariance.double().trace()
+        traces = factor_a.square().sum() + many.trace.double()
     spread = traces - 2 * torch.linalg.svdvals(factor_a.T @ factor_b).sum()
     return float((mean_a - mean_b).square().sum() + spread.clamp(min=0))
 

@@ -34,6 +34,7 @@ from diffusion_lab.metrics.shards import Progress, read_tensors, silent, write_t
 from diffusion_lab.store import CacheDirectory
 
 BATCH_SIZE = 256
+MOST_VALUES = 2**27  # of features that are in memory one by one: 1 GiB of float64
 RECIPE = 1  # raise it when the same key would give other numbers
 
 
@@ -93,7 +94,8 @@ class Reference:
     def moments(self, split: str, num_images: int | None = None) -> Moments:
         """Moments of `num_images` images of the split (its fixed subset), or of all."""
         size, dim = self.size(split), self.features.dim
-        if min(num_images or size, size) < dim:
+        if (count := min(num_images or size, size)) < dim:
+            _check_memory(count, dim)
             return FeatureStatistics(dim, [self.vectors(split, num_images)]).compute()
 
         def compute() -> dict[str, Tensor]:
@@ -227,9 +229,25 @@ class Moments(NamedTuple):
         """Σ (D, D), whatever n is."""
         return self.known @ self.known.T if self.covariance is None else self.covariance
 
+    @property
+    def trace(self) -> Tensor:
+        """tr Σ, the mean squared distance of a vector from the mean."""
+        if self.covariance is None:
+            return self.known.square().sum()
+        return self.covariance.reshape(self.mean.numel(), -1).diagonal().sum()
+
     def tensors(self) -> dict[str, Tensor]:
         """The tensors that are set, by name."""
         return {name: value for name, value in self._asdict().items() if value is not None}
+
+
+def _check_memory(n: int, dim: int) -> None:
+    """UnmeasurableError for more feature vectors, kept one by one, than fit into memory."""
+    if n * dim > MOST_VALUES:
+        raise UnmeasurableError(
+            f"{dim:,} features of {n:,} images take too much memory, and n below D says little about models: use features that "
+            "`diffusion-lab features` trains"
+        )
 
 
 class FeatureStatistics:
@@ -251,7 +269,9 @@ class FeatureStatistics:
             return
         self.n += len(features)
         self._rows.append(features)
-        if self.n >= self.dim:
+        if self.n < self.dim:
+            _check_memory(self.n, self.dim)
+        else:
             for rows in self._rows:
                 self._add(rows.double())
             self._rows = []
