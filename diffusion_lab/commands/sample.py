@@ -54,7 +54,7 @@ def run(cfg: DictConfig) -> None:
         drawing = drawing_of(cfg)
         _check_format(cfg.format, drawing.model)
         if cfg.devices is None:
-            request = replace(request, size=min(request.size, ceil(cfg.num_images / cfg.batch_size)))
+            request = replace(request, size=min(request.size, ceil(cfg.num_images / drawing.cfg.batch_size)))
     if cfg.trajectory:
         drawing.check_trajectory("trajectory=true")
     places = _places(cfg)

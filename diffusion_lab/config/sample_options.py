@@ -23,6 +23,7 @@ from diffusion_lab.config.measured_variance import use_measured
 from diffusion_lab.config.mistakes import MistakeError, users_mistakes
 from diffusion_lab.config.trained import Load, load_model, trained_config, trained_data
 from diffusion_lab.config.weight_files import last_weights
+from diffusion_lab.data.module import images_at_once
 from diffusion_lab.diffusion.noise import check_seed
 from diffusion_lab.metrics.samples import labels
 from diffusion_lab.models.base import GenerativeModel
@@ -162,9 +163,10 @@ def drawing_of(cfg: DictConfig, load: Load = load_model, x_T: Tensor | None = No
         check_at_least(1, cfg, "num_images", "batch_size", "inpaint.repeats")
         check_seed(cfg.seed)
     directory, saved, model, weights = chosen_model(cfg, load)
+    cfg = copy.deepcopy(cfg)
+    cfg.batch_size = cfg.batch_size or images_at_once(model.shape)
     if cfg.label is not None:
         names = [] if saved.get("labels") is not None else directory.read_training().get("class_names", [])
-        cfg = copy.deepcopy(cfg)
         cfg.label = _classes(cfg, model.num_classes or 0, names, directory)
     if x_T is not None:
         _check_start(x_T, cfg, directory, model)

@@ -26,7 +26,7 @@ from diffusion_lab.data.image_files import (
     read_image,
     sides_of,
 )
-from diffusion_lab.data.module import Batch, DataModule, Pick
+from diffusion_lab.data.module import Batch, DataModule, Pick, images_at_once
 from diffusion_lab.data.order import held_out
 from diffusion_lab.diffusion.levels import MOST_LEVELS, from_levels
 
@@ -46,7 +46,7 @@ class ImageFiles(DataModule):
 
     def __init__(
         self,
-        batch_size: int,
+        batch_size: int | None,
         seed: int,
         flip: bool,
         root: Path,
@@ -57,9 +57,10 @@ class ImageFiles(DataModule):
         max_pixels: int = MAX_PIXELS,
         num_levels: int = 256,
     ) -> None:
-        super().__init__(batch_size, seed, flip)
         one_of((1, 3), channels=channels)
         sides = sides_of(image_size)
+        usual = max(16, min(64, images_at_once((channels, *sides))))
+        super().__init__(usual if batch_size is None else batch_size, seed, flip)
         fits = num_levels in (256, MOST_LEVELS)
         require(fits, f"data.num_levels={num_levels} must be 256, or {MOST_LEVELS} for 16-bit grey.")
         require(
@@ -209,7 +210,7 @@ class ImageFolder(ImageFiles):
 
     def __init__(
         self,
-        batch_size: int,
+        batch_size: int | None,
         seed: int,
         root: str,
         image_size: int | Sequence[int],

@@ -16,6 +16,7 @@ from PIL import Image
 from diffusion_lab.data import DataError, image_files, image_folder
 from diffusion_lab.data.image_files import read_image
 from diffusion_lab.data.image_folder import ImageFolder
+from diffusion_lab.data.module import images_at_once
 from diffusion_lab.data.order import BatchOrder
 
 
@@ -301,3 +302,10 @@ def test_a_broken_memory_is_no_memory(image_root: Path, checked: list[str], tmp_
     checked.clear()
     assert identity(image_root) == first
     assert len(checked) == 20
+
+
+@pytest.mark.parametrize(("side", "trained", "scored"), [(8, 64, 128), (64, 64, 128), (128, 32, 32), (256, 16, 8)])
+def test_default_batches_of_large_images_are_small(image_root: Path, side: int, trained: int, scored: int) -> None:
+    data = folder(image_root, image_size=side, batch_size=None)
+    assert (data.batch_size, images_at_once(data.shape)) == (trained, scored)
+    assert folder(image_root, image_size=side, batch_size=5).batch_size == 5
