@@ -18,10 +18,13 @@ from torch.utils.data import DataLoader, Dataset
 from diffusion_lab.data import image_files
 from diffusion_lab.data.checks import DataError, at_least, check_fraction, one_of, require
 from diffusion_lab.data.image_files import (
+    FITS,
     MAX_PIXELS,
     SUFFIXES,
+    WHITE,
     RememberedDigests,
     check_image,
+    colour_of,
     most_bytes,
     read_image,
     sides_of,
@@ -39,7 +42,8 @@ class ImageFiles(DataModule):
 
     on_error: what to do with a file that is not a whole image when the set is listed: "raise" names it and stops;
     "skip" leaves it out, so that neither the number of images nor the identity counts it. A file that breaks later
-    stops the run in either case. `max_pixels` is what a file may unfold to. num_levels: 256, or 65,536 for 16-bit grey.
+    stops the run in either case. `max_pixels` is what a file may unfold to. num_levels: 256, or 65,536 for 16-bit grey. fit, alpha:
+    as `fit` and `background` of `read_image`.
     """
 
     num_levels: int
@@ -56,8 +60,11 @@ class ImageFiles(DataModule):
         on_error: str = "raise",
         max_pixels: int = MAX_PIXELS,
         num_levels: int = 256,
+        fit: str = "crop",
+        alpha: str | Sequence[int] = "white",
     ) -> None:
-        one_of((1, 3), channels=channels)
+        one_of((1, 3, 4), channels=channels)
+        one_of(FITS, fit=fit)
         sides = sides_of(image_size)
         usual = max(16, min(64, images_at_once((channels, *sides))))
         super().__init__(usual if batch_size is None else batch_size, seed, flip)
@@ -72,6 +79,7 @@ class ImageFiles(DataModule):
         at_least(1, max_pixels=max_pixels)
         self.root, self.shape, self.num_levels = root, (channels, *sides), num_levels
         self.num_workers, self.on_error, self.max_pixels = num_workers, on_error, max_pixels
+        self.fit, self.background = fit, colour_of(alpha)
 
     def _usable(self, paths: list[Path]) -> dict[Path, str]:
         """The SHA-256 of each file that is a whole image, in the same order; DataError for one that is not, unless skipped."""
@@ -112,15 +120,14 @@ class ImageFiles(DataModule):
         for split in ("train", "test"):
             said = f"{self.root} holds no {split} images that can be used: add some, or repair the broken ones."
             require(paths[split], said)
-        self._images = {
-            split: _Images(paths[split], labels[split], self.shape, self.max_pixels, self.num_levels > 256)
-            for split in ("train", "test")
-        }
+        how = (self.shape, self.max_pixels, self.num_levels > 256, self.fit, self.background)
+        self._images = {split: _Images(paths[split], labels[split], *how) for split in ("train", "test")}
         self.num_train, self.num_test = len(paths["train"]), len(paths["test"])
-        identity = hashlib.sha256(f"{self.shape}\n".encode())
-        for split, shown in self._images.items():
-            classes = [None] * len(shown.paths) if shown.labels is None else shown.labels.tolist()
-            for path, label in zip(shown.paths, classes, strict=True):
+        shown = "" if (self.fit, self.background) == ("crop", WHITE) else f" {self.fit} {self.background}"
+        identity = hashlib.sha256(f"{self.shape}{shown}\n".encode())
+        for split, images in self._images.items():
+            classes = [None] * len(images.paths) if images.labels is None else images.labels.tolist()
+            for path, label in zip(images.paths, classes, strict=True):
                 identity.update(f"{split} {path.relative_to(self.root).as_posix()} {label} {digests[path]}\n".encode())
         self.identity = identity.hexdigest()
 
@@ -154,13 +161,19 @@ class _Images(Dataset):
     shape: tuple[int, ...]
     max_pixels: int
     deep: bool
+    fit: str
+    background: Sequence[int]
 
     def __getitem__(self, pick: Pick) -> tuple[Tensor, Tensor | None] | DataError:
         indices, mirrored = pick
         channels, *image_size = self.shape
         try:
+            how = {"fit": self.fit, "background": self.background}
             levels = torch.stack(
-                [read_image(self.paths[i], image_size, channels, self.max_pixels, self.deep) for i in indices.tolist()]
+                [
+                    read_image(self.paths[i], image_size, channels, self.max_pixels, self.deep, **how)
+                    for i in indices.tolist()
+                ]
             )
         except DataError as error:
             # Raised in a worker it would reach the user wrapped in the worker's traceback; handed over, it stays
@@ -199,7 +212,7 @@ def _checked_digest(path: Path, max_pixels: int, remembered: RememberedDigests) 
 
 
 class ImageFolder(ImageFiles):
-    """All images under `root`, however deep, cropped and resized to `image_size`. channels: 1 is grey, 3 is RGB.
+    """All images under `root`, however deep, shown in `image_size`. channels: 1 is grey, 3 is RGB, 4 is RGB and opacity.
 
     If `root` holds train/ and test/, they are the splits; else a fixed random share of `test_fraction` is held out.
     classes="subfolders": the class of an image is the folder it is in, directly below `root` (or below train/ and
@@ -222,8 +235,10 @@ class ImageFolder(ImageFiles):
         on_error: str = "raise",
         max_pixels: int = MAX_PIXELS,
         num_levels: int = 256,
+        fit: str = "crop",
+        alpha: str | Sequence[int] = "white",
     ) -> None:
-        where = (Path(root), image_size, channels, num_workers, on_error, max_pixels, num_levels)
+        where = (Path(root), image_size, channels, num_workers, on_error, max_pixels, num_levels, fit, alpha)
         super().__init__(batch_size, seed, flip, *where)
         one_of((None, "subfolders"), classes=classes)
         check_fraction(test_fraction)

@@ -69,9 +69,9 @@ def images(x: Tensor, num_levels: int | None) -> list[Image.Image]:
 def check_images(channels: int, num_levels: int | None) -> None:
     """ValueError for samples that an image file cannot hold as they are."""
     levels = num_levels or 256
-    if channels != 1 and (channels != 3 or levels > 256):
+    if channels != 1 and (channels not in (3, 4) or levels > 256):
         raise ValueError(
-            f"the samples have {channels} channels of {levels} levels, but image files have 1, or 3 of at most 256 levels: "
+            f"the samples have {channels} channels of {levels} levels, but image files have 1, or 3 or 4 of at most 256 levels: "
             "use format=npz, or numpy in Python"
         )
 

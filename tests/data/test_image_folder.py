@@ -309,3 +309,58 @@ def test_default_batches_of_large_images_are_small(image_root: Path, side: int, 
     data = folder(image_root, image_size=side, batch_size=None)
     assert (data.batch_size, images_at_once(data.shape)) == (trained, scored)
     assert folder(image_root, image_size=side, batch_size=5).batch_size == 5
+
+
+def wide(tmp_path: Path) -> Path:
+    """16 × 8 pixels: black, red, red, black quarters."""
+    pixels = np.zeros((8, 16, 3), dtype=np.uint8)
+    pixels[:, 4:12, 0] = 255
+    return save(tmp_path / "wide.png", pixels)
+
+
+def test_crop_pad_and_stretch_show_other_parts(tmp_path: Path) -> None:
+    crop, pad, stretch = (
+        read_image(wide(tmp_path), 8, 3, fit=fit, background=(0, 0, 255)).permute(1, 2, 0)
+        for fit in ("crop", "pad", "stretch")
+    )
+    red, blue, black = (torch.tensor(c, dtype=torch.uint8) for c in ((255, 0, 0), (0, 0, 255), (0, 0, 0)))
+    assert (crop == red).all()
+    assert (pad[[0, 1, 6, 7]] == blue).all()
+    assert (pad[2:6, [0, 7]] == black).all()
+    assert (pad[2:6, 3:5] == red).all()
+    assert (stretch[:, [0, 7]] == black).all()
+    assert (stretch[:, 3:5] == red).all()
+
+
+def test_padding_knows_grey_and_sixteen_bits(tmp_path: Path) -> None:
+    shown = [
+        read_image(wide(tmp_path), 8, 1, deep=deep, fit="pad", background=(9, 9, 9)).long() for deep in (False, True)
+    ]
+    assert [int(x[0, 0, 0]) for x in shown] == [9, 9 * 257]
+
+
+def test_transparent_parts_are_a_colour_or_a_channel(tmp_path: Path) -> None:
+    pixels = np.full((8, 8, 4), 200, dtype=np.uint8)
+    pixels[:4, :, 3], pixels[4:, :, 3] = 0, 255
+    path = save(tmp_path / "half.png", pixels)
+    on_green = read_image(path, 8, 3, background=(0, 128, 0))
+    assert on_green[:, 0, 0].tolist() == [0, 128, 0]
+    assert on_green[:, 7, 0].tolist() == [200] * 3
+    kept = read_image(path, 8, 4, background=(1, 2, 3))
+    assert kept[:, 0, 0].tolist() == [1, 2, 3, 0]
+    assert kept[:, 7, 0].tolist() == [200, 200, 200, 255]
+    padded = read_image(path, [8, 16], 4, fit="pad")
+    assert padded[:, 0, 0].tolist() == [255, 255, 255, 0]
+
+
+def test_how_images_are_shown_is_part_of_the_identity(image_root: Path) -> None:
+    usual = identity(image_root)
+    assert identity(image_root, fit="crop", alpha=[255, 255, 255]) == usual
+    others = [identity(image_root, **how) for how in ({"fit": "pad"}, {"fit": "stretch"}, {"alpha": "black"})]
+    assert len({usual, *others}) == 4
+
+
+@pytest.mark.parametrize("alpha", ["whitish", [1, 2], [1, 2, 256], [1.5, 0, 0], "rgba(1,2,3,4)"])
+def test_what_is_no_colour_is_refused(image_root: Path, alpha) -> None:
+    with pytest.raises(DataError, match=r"data.alpha=.* is no colour"):
+        folder(image_root, alpha=alpha)
