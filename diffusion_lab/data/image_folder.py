@@ -31,6 +31,7 @@ from diffusion_lab.data.image_files import (
 )
 from diffusion_lab.data.module import Batch, DataModule, Pick, images_at_once
 from diffusion_lab.data.order import held_out
+from diffusion_lab.data.table import read_table
 from diffusion_lab.diffusion.levels import MOST_LEVELS, from_levels
 
 _AT_A_TIME = 4096  # files given to the threads that read them, so that a million do not wait in memory
@@ -115,24 +116,30 @@ class ImageFiles(DataModule):
             rank_zero_only(logging.getLogger(__name__).warning)(f"data.on_error=skip: {left_out}.")
         return digests
 
-    def _hold(self, paths: dict[str, list[Path]], labels: dict[str, Tensor | None], digests: dict[Path, str]) -> None:
-        """These files are the splits: set the facts that follow from them."""
+    def _hold(
+        self, paths: dict[str, list[Path]], given: dict[str, dict[str, Tensor]], digests: dict[Path, str]
+    ) -> None:
+        """These files are the splits, with what is given of each, "classes" or "vector": set the facts that follow from them."""
         for split in ("train", "test"):
             said = f"{self.root} holds no {split} images that can be used: add some, or repair the broken ones."
             require(paths[split], said)
         how = (self.shape, self.max_pixels, self.num_levels > 256, self.fit, self.background)
-        self._images = {split: _Images(paths[split], labels[split], *how) for split in ("train", "test")}
+        self._images = {split: _Images(paths[split], given[split], *how) for split in ("train", "test")}
         self.num_train, self.num_test = len(paths["train"]), len(paths["test"])
         shown = "" if (self.fit, self.background) == ("crop", WHITE) else f" {self.fit} {self.background}"
         identity = hashlib.sha256(f"{self.shape}{shown}\n".encode())
         for split, images in self._images.items():
-            classes = [None] * len(images.paths) if images.labels is None else images.labels.tolist()
-            for path, label in zip(images.paths, classes, strict=True):
-                identity.update(f"{split} {path.relative_to(self.root).as_posix()} {label} {digests[path]}\n".encode())
+            classes, vectors = (
+                images.given[name].tolist() if name in images.given else [None] * len(images.paths)
+                for name in ("classes", "vector")
+            )
+            for path, label, vector in zip(images.paths, classes, vectors, strict=True):
+                beside = f"{label}" if vector is None else f"{label} {vector}"
+                identity.update(f"{split} {path.relative_to(self.root).as_posix()} {beside} {digests[path]}\n".encode())
         self.identity = identity.hexdigest()
 
     def _classes(self, split: str) -> Tensor | None:
-        return self._images[split].labels
+        return self._images[split].given.get("classes")
 
     def _show(self, split: str, picks: Iterable[Pick]) -> Iterator[Batch]:
         images, workers = self._images[split], self.num_workers
@@ -141,8 +148,8 @@ class ImageFiles(DataModule):
             for batch in loader:
                 if isinstance(batch, DataError):
                     raise batch
-                levels, labels = batch
-                yield from_levels(levels, self.num_levels), labels
+                levels, given = batch
+                yield from_levels(levels, self.num_levels), given.get("classes")
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
@@ -154,17 +161,17 @@ class ImageFiles(DataModule):
 
 @dataclass(frozen=True)
 class _Images(Dataset):
-    """images[pick] is a batch: uint8 or uint16 (B, C, H, W) and labels. deep: 16-bit grey."""
+    """images[pick] is a batch: uint8 or uint16 (B, C, H, W), and what is given of each. deep: 16-bit grey."""
 
     paths: list[Path]
-    labels: Tensor | None
+    given: dict[str, Tensor]
     shape: tuple[int, ...]
     max_pixels: int
     deep: bool
     fit: str
     background: Sequence[int]
 
-    def __getitem__(self, pick: Pick) -> tuple[Tensor, Tensor | None] | DataError:
+    def __getitem__(self, pick: Pick) -> tuple[Tensor, dict[str, Tensor]] | DataError:
         indices, mirrored = pick
         channels, *image_size = self.shape
         try:
@@ -181,7 +188,7 @@ class _Images(Dataset):
             return error
         if mirrored.any():  # torch flips no uint16
             levels[mirrored] = torch.from_numpy(np.flip(levels[mirrored].numpy(), -1).copy())
-        return levels, None if self.labels is None else self.labels[indices]
+        return levels, {name: rows[indices] for name, rows in self.given.items()}
 
 
 def _as_it_is(batch: object) -> object:
@@ -216,7 +223,8 @@ class ImageFolder(ImageFiles):
 
     If `root` holds train/ and test/, they are the splits; else a fixed random share of `test_fraction` is held out.
     classes="subfolders": the class of an image is the folder it is in, directly below `root` (or below train/ and
-    test/), in alphabetical order.
+    test/), in alphabetical order. table: a CSV with a row for each image, below `root` or the working
+    directory; label_column, vector_columns: which of its columns are the class and the entries of the vector of an image.
     """
 
     name = "image_folder"
@@ -237,12 +245,22 @@ class ImageFolder(ImageFiles):
         num_levels: int = 256,
         fit: str = "crop",
         alpha: str | Sequence[int] = "white",
+        table: str | None = None,
+        label_column: str | None = None,
+        vector_columns: Sequence[str] = (),
     ) -> None:
         where = (Path(root), image_size, channels, num_workers, on_error, max_pixels, num_levels, fit, alpha)
         super().__init__(batch_size, seed, flip, *where)
         one_of((None, "subfolders"), classes=classes)
         check_fraction(test_fraction)
-        self.classes, self.test_fraction = classes, test_fraction
+        said = "data.table needs data.label_column or data.vector_columns, and these need data.table: set both, or neither."
+        require((table is None) == (label_column is None and not vector_columns), said)
+        said = (
+            f"data.classes={classes} and data.label_column={label_column}: the class is one of them; remove the other."
+        )
+        require(classes is None or label_column is None, said)
+        self.classes, self.test_fraction, self.vector_names = classes, test_fraction, list(vector_columns)
+        self._table = None if table is None else (table, label_column, self.vector_names)
 
     def missing(self) -> str | None:
         try:
@@ -259,18 +277,36 @@ class ImageFolder(ImageFiles):
         if "test" not in paths:
             paths = self._hold_out(paths["train"])
 
-        labels: dict[str, Tensor | None] = dict.fromkeys(paths)
+        given: dict[str, dict[str, Tensor]] = {split: {} for split in paths}
+        of: dict[str, list[str]] = {}
         self.num_classes = None
         if self.classes:
             of = {split: [_class_of(path, folders.get(split, self.root)) for path in paths[split]] for split in paths}
-            self.class_names = sorted(set(of["train"]))
+        if self._table is not None:
+            file, label_column, vector_columns = self._table
+            inside = self.root / file
+            table = read_table(inside if inside.is_file() else Path(file), label_column, vector_columns)
+            table.check(self._name(path) for files in listed.values() for path in files)
+            for split, files in paths.items():
+                names = [self._name(path) for path in files]
+                if vector_columns:
+                    given[split]["vector"] = table.vectors_of(names)
+                if label_column is not None:
+                    of[split] = [table.classes[name] for name in names]
+        if of:
+            whole = all(name.isdecimal() for name in of["train"]) and not self.classes
+            self.class_names = sorted(set(of["train"]), key=int if whole else None)
             for name in sorted({*of["test"]} - {*of["train"]}):
                 raise DataError(
                     f"{self.root} has no training images of the class {name}: add some, or remove the class."
                 )
-            labels = {split: torch.tensor([self.class_names.index(c) for c in of[split]]) for split in paths}
+            for split, names in of.items():
+                given[split]["classes"] = torch.tensor([self.class_names.index(name) for name in names])
             self.num_classes = len(self.class_names)
-        self._hold(paths, labels, digests)
+        self._hold(paths, given, digests)
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix()
 
     def _split_folders(self) -> dict[str, Path] | None:
         """The folders of the splits, if any of them is there."""

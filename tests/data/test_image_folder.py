@@ -364,3 +364,53 @@ def test_how_images_are_shown_is_part_of_the_identity(image_root: Path) -> None:
 def test_what_is_no_colour_is_refused(image_root: Path, alpha) -> None:
     with pytest.raises(DataError, match=r"data.alpha=.* is no colour"):
         folder(image_root, alpha=alpha)
+
+
+def table(image_root: Path, rows: list[list[str]] | None = None, header: str = "file,kind,size,age") -> None:
+    names = sorted(path.relative_to(image_root).as_posix() for path in image_root.rglob("*.*") if path.suffix != ".txt")
+    numbers = {name: int(Path(name).stem) for name in names}
+    rows = rows or [[name, str(10 - i % 3), str(i), str(i / 2)] for name, i in numbers.items()]
+    (image_root / "t.csv").write_text("\n".join([header, *map(",".join, rows)]))
+
+
+def test_classes_and_vectors_come_from_a_table(image_root: Path) -> None:
+    table(image_root)
+    data = folder(image_root, table="t.csv", label_column="kind", vector_columns=["age", "size"])
+    data.prepare()
+    assert data.class_names == ["8", "9", "10"]  # whole numbers in their order
+    assert data.num_classes == 3
+    for split in ("train", "test"):
+        images = data._images[split]
+        numbers = torch.tensor([float(path.stem) for path in images.paths])
+        assert torch.equal(images.given["vector"], torch.stack([numbers / 2, numbers], dim=1))
+        assert torch.equal(images.given["classes"], (2 - numbers % 3).long())
+    assert identity(image_root, table="t.csv", vector_columns=["age"]) != identity(image_root)
+
+
+@pytest.mark.parametrize(
+    ("options", "rows", "said"),
+    [
+        ({"label_column": None}, None, "data.table needs data.label_column or data.vector_columns"),
+        ({"table": None}, None, "these need data.table"),
+        ({"classes": "subfolders"}, None, "the class is one of them"),
+        ({"table": "u.csv"}, None, r"u.csv cannot be read"),
+        ({"label_column": "colour"}, None, "has no column colour: it has kind, size, age"),
+        ({}, [["ants/00.png", "a", "1", "2"]], r"has no row for ants/02.bmp \(and 18 more\)"),
+        ({}, [["ants/00.png", "a", "1"]], "row of ants/00.png has 3 entries, the header 4"),
+        ({}, [["ants/00.png", " ", "1", "2"]], "kind of ants/00.png is empty"),
+        ({}, [["ants/00.png", "a", "1", "2"]] * 2, "two rows for ants/00.png"),
+        ({"vector_columns": ["age"]}, [["ants/00.png", "a", "1", "nan"]], "age=nan of ants/00.png is not a finite"),
+    ],
+)
+def test_a_table_that_does_not_fit_is_refused(image_root: Path, options, rows, said) -> None:
+    table(image_root, rows)
+    with pytest.raises(DataError, match=said):
+        folder(image_root, **{"table": "t.csv", "label_column": "kind"} | options).prepare()
+
+
+def test_a_row_without_an_image_is_named(image_root: Path) -> None:
+    table(image_root)
+    with (image_root / "t.csv").open("a") as file:
+        file.write("\nants/99.png,8,1,1")
+    with pytest.raises(DataError, match=r"a row for ants/99\.png, which is no image"):
+        folder(image_root, table="t.csv", label_column="kind").prepare()
