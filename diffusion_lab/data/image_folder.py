@@ -253,7 +253,7 @@ class ImageFolder(ImageFiles):
         super().__init__(batch_size, seed, flip, *where)
         one_of((None, "subfolders"), classes=classes)
         check_fraction(test_fraction)
-        said = "data.table needs data.label_column or data.vector_columns, and these need data.table: set both, or neither."
+        said = f"data.table={table}: set it together with data.label_column or data.vector_columns, or none of them."
         require((table is None) == (label_column is None and not vector_columns), said)
         said = (
             f"data.classes={classes} and data.label_column={label_column}: the class is one of them; remove the other."

@@ -390,8 +390,8 @@ def test_classes_and_vectors_come_from_a_table(image_root: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "rows", "said"),
     [
-        ({"label_column": None}, None, "data.table needs data.label_column or data.vector_columns"),
-        ({"table": None}, None, "these need data.table"),
+        ({"label_column": None}, None, "data.table=t.csv: set it together with"),
+        ({"table": None}, None, "data.table=None: set it together with"),
         ({"classes": "subfolders"}, None, "the class is one of them"),
         ({"table": "u.csv"}, None, r"u.csv cannot be read"),
         ({"label_column": "colour"}, None, "has no column colour: it has kind, size, age"),
