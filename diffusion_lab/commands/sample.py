@@ -56,7 +56,7 @@ def run(cfg: DictConfig) -> None:
         if cfg.format == "png":
             check_images(drawing.model.shape, drawing.model.num_levels)
         if cfg.devices is None:
-            request = replace(request, size=min(request.size, ceil(cfg.num_images / cfg.batch_size)))
+            request = replace(request, size=min(request.size, ceil(cfg.num_images / drawing.cfg.batch_size)))
     if cfg.trajectory:
         drawing.check_trajectory("trajectory=true")
     places = _places(cfg)

@@ -80,6 +80,7 @@ def fill_in_facts(cfg: DictConfig, data: DataModule) -> None:
         )
     with open_dict(cfg):
         cfg.facts.identity = data.training_identity
+        cfg.data.batch_size = data.batch_size  # a default may follow from the size of the images
         cfg.facts.end_shares = None if data.end_shares is None else list(data.end_shares)
         cfg.facts.init = content_of_start(cfg)
         if "base" in cfg.facts:

@@ -116,9 +116,9 @@ def training_of(
     family: of the model. data_of: the config's data.
     """
     settle_budget(cfg)
-    add_scored_moments(cfg)
     data = data_of(cfg)
     fill_in_facts(cfg, data)
+    add_scored_moments(cfg)
     fingerprint = training_fingerprint(cfg)
     directory = model_directory(Path(cfg.outputs), data.name, family, fingerprint)
     return Training(cfg, data, fingerprint, directory, requested_scores(cfg))

@@ -6,6 +6,7 @@ A data module is where the images come from; `BatchOrder` chooses those of train
 from __future__ import annotations
 
 import hashlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -38,7 +39,13 @@ Item = tuple[Tensor, dict[str, Tensor]]  # x of a batch, and what the data give 
 Pick = tuple[Tensor, Tensor]  # indices, int64 (B,), and which of them to mirror, bool (B,)
 
 _LOOKED_AT = 1000  # images of which the shares of the levels are taken
+_VALUES_AT_ONCE = 2**21  # of images, in memory a hundred times or so: as float64, in networks
 _AT_ONCE = 500  # images that are read at a time where no batch size is given
+
+
+def images_at_once(shape: Sequence[int]) -> int:
+    """The default of how many images are worked on at a time: 128, fewer of more than 64×64 pixels in colour, a power of two."""
+    return 2 ** int(math.log2(max(1, min(128, _VALUES_AT_ONCE // math.prod(shape)))))
 
 
 class DataModule(LightningDataModule, ABC):
@@ -253,8 +260,9 @@ class DataModule(LightningDataModule, ABC):
         low, high = (round(float((x == end).double().mean()), 6) for end in (-1, 1))
         return low, high
 
-    def hold_out(self, num_images: int, batch_size: int, seed: int) -> None:
+    def hold_out(self, num_images: int, batch_size: int | None, seed: int) -> None:
         """Which images the held-out loss is taken of, how many at a time, and what keys their noise. Before this: none."""
+        batch_size = images_at_once(self.shape) if batch_size is None else batch_size
         for name, value in (("num_images", num_images), ("batch_size", batch_size)):
             require(value >= 1, f"val.{name}={value} must be at least 1; val.every_n_steps=0 turns validation off.")
         require(seed >= 0, f"val.seed={seed} must not be negative.")

@@ -174,6 +174,7 @@ def exportable(network: nn.Module, shape: Sequence[int], theirs: str) -> UNet:
         (network.encoder.features.frequencies, f"{theirs} has no network.fourier_periods"),
         (network.layout.sinusoid_dim != network.layout.base_channels, f"{theirs} has no network.embedding_channels"),
         (network.encoder.conditioning.timestep_scale != 1, f"{theirs} has no network.timestep_scale"),
+        (network.layout.patch_size != 1, f"{theirs} has no network.patch_size"),
         (
             any(side % 2**halvings for side in shape[1:]),
             f"{theirs} halves only even sides, but {sides} pixels cannot be halved {halvings} times",

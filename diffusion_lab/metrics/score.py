@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion_lab.data.module import DataModule
+from diffusion_lab.data.module import DataModule, images_at_once
 from diffusion_lab.data.pictures import may_fail
 from diffusion_lab.metrics.features import Features
 from diffusion_lab.metrics.measuring import batches_of, ready
@@ -59,6 +59,7 @@ def score(
     measures = check_measures(features, metrics, data)
     references = source.references(data, features, progress)
     scores = Scores()
+    settings = replace(settings, batch_size=settings.batch_size or images_at_once(data.shape))
     if Need.MODEL not in source.lacks and not any(metric.needs_samples for metric in metrics):
         settings = replace(settings, num_samples=min(settings.resolve_num_samples(data), KEPT_IMAGES))
     with ready(source.model, settings.weights) if source.model is not None else nullcontext():
