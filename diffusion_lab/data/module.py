@@ -54,7 +54,8 @@ class DataModule(LightningDataModule, ABC):
     and `num_train` is the number of the others. Subclasses implement the splits "train" and "test" only.
 
     `class_names`: a name for each class, if the data have names. `clusters`: the clusters that serve as classes, if any.
-    `how_read`: one sentence on how arrays were read.
+    `how_read`: one sentence on how arrays were read. `groups`: of each training image of the whole, int64, where some belong
+    together and are held back together.
 
     `batch_size` is the global batch, divided among the ranks. `seed` keys the order of the training images and
     their mirroring.
@@ -70,6 +71,7 @@ class DataModule(LightningDataModule, ABC):
     num_validation: int = 0
     identity: str
     how_read: str | None = None
+    groups: Tensor | None = None
 
     def __init__(self, batch_size: int, seed: int, flip: bool = False) -> None:
         super().__init__()
@@ -181,7 +183,7 @@ class DataModule(LightningDataModule, ABC):
                 f"data.validation={self.num_validation}: {self.name} has {self.num_train} training images: choose fewer, so that "
                 "some are left to train on.",
             )
-            train, validation = without_validation(self.num_train, self.num_validation)
+            train, validation = without_validation(self.num_train, self.num_validation, self.groups)
             self._places, self.num_train = {"train": train, "validation": validation}, len(train)
 
     @property
