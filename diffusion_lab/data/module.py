@@ -64,7 +64,8 @@ class DataModule(LightningDataModule, ABC):
     `class_names`: a name for each class, if the data have names. `conditions`: what y is, by name, in the order of its parts; where
     they include classes of their own, such as clusters, `num_classes` and `class_names` are those.
     `how_read`: one sentence on how arrays were read. `units`: of real data, which x is without, so that each channel has mean 0 and
-    spread 1. `masks_missing`: x may be NaN where a value is missing.
+    spread 1. `masks_missing`: x may be NaN where a value is missing. `groups`: of each training image of the whole, int64, where
+    some belong together and are held back together.
 
     `batch_size` is the global batch, divided among the ranks. `seed` keys the order of the training images and
     their mirroring.
@@ -82,6 +83,7 @@ class DataModule(LightningDataModule, ABC):
     how_read: str | None = None
     units: Units | None = None
     masks_missing: bool = False
+    groups: Tensor | None = None
 
     def __init__(self, batch_size: int, seed: int, flip: bool = False) -> None:
         super().__init__()
@@ -207,7 +209,7 @@ class DataModule(LightningDataModule, ABC):
                 f"data.validation={self.num_validation}: {self.name} has {self.num_train} training images: choose fewer, so that "
                 "some are left to train on.",
             )
-            train, validation = without_validation(self.num_train, self.num_validation)
+            train, validation = without_validation(self.num_train, self.num_validation, self.groups)
             self._places, self.num_train = {"train": train, "validation": validation}, len(train)
 
     @property

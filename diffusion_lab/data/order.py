@@ -98,15 +98,32 @@ def held_out(size: int, share: float) -> Tensor:
     return found
 
 
+def held_out_groups(groups: Tensor, labels: Tensor, share: float) -> Tensor:
+    """Which images are held out, bool (n,), whole groups of them: a fixed `share` of the groups, of each class and size alike.
+
+    groups: of each image, whole numbers from 0; labels: its class, the same for all of a group.
+    """
+    sizes = groups.bincount()
+    kinds = torch.zeros_like(sizes).index_put((groups,), labels)
+    order = torch.from_numpy(np.lexsort((_sequence(len(sizes)), sizes, kinds)))
+    found = torch.zeros(len(sizes), dtype=torch.bool)
+    found[order[evenly_spaced(len(sizes), min(max(round(share * len(sizes)), 1), len(sizes) - 1))]] = True
+    return found[groups]
+
+
 def fixed_rest(size: int, limit: int) -> Tensor:
     """`limit` indices below `size`, or as many as there are, int64: the other end of the sequence that `fixed_subset` begins."""
     return _sequence(size).flip(0)[:limit]
 
 
-def without_validation(size: int, num_images: int) -> tuple[Tensor, Tensor]:
-    """Indices of the images to train on and of `num_images` for validation, out of `size`, int64, both in ascending order."""
+def without_validation(size: int, num_images: int, groups: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Indices of the images to train on and of `num_images` for validation, out of `size`, int64, both in ascending order.
+
+    groups: of each image; all but one are then either trained on or for validation as a whole.
+    """
     chosen = torch.zeros(size, dtype=torch.bool)
-    chosen[fixed_rest(size, num_images)] = True
+    order = _sequence(size).flip(0) if groups is None else _sequence(int(groups.max()) + 1)[groups].argsort(stable=True)
+    chosen[order[:num_images]] = True
     return (~chosen).nonzero().flatten(), chosen.nonzero().flatten()
 
 
