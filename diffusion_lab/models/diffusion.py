@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -116,7 +117,7 @@ class DiffusionModel(DrawnDiffusion):
         self.term_names = objective.term_names
         self.objective, self.decoder = objective, GaussianDecoder() if decoder is None else decoder
         self.rounding, self.bound_steps, self.start = rounding, bound_steps, start
-        self.timesteps = timesteps
+        self.timesteps, self._seen = timesteps, list[tuple[Tensor, Tensor]]()  # t and losses of the parts of a batch
         self.sampler = sampler
         sampler.spacing(self.process)  # says at once if the chain is too short for it
 
@@ -128,7 +129,7 @@ class DiffusionModel(DrawnDiffusion):
         terms = self.objective(self.forward_process, self.reverse, x_0, t, eps, labels)
         losses = terms["loss"].detach()
         if self.timesteps.learns_from_losses:
-            self.timesteps.update(self.of_all_ranks(t).flatten(), self.of_all_ranks(losses).flatten())
+            self._learn(self.of_all_ranks(t).flatten(), self.of_all_ranks(losses).flatten())
         return {
             "loss": (w * terms["loss"]).mean(),
             "terms": {name: (w * term).mean().detach() for name, term in terms.items()},
@@ -136,6 +137,13 @@ class DiffusionModel(DrawnDiffusion):
             "t": t,
             "losses": losses,
         }
+
+    def _learn(self, t: Tensor, losses: Tensor) -> None:
+        """Once all parts of a batch are seen, because what is learned decides the t of the next one."""
+        self._seen.append((t, losses))
+        if len(self._seen) == self.trainer.accumulate_grad_batches:
+            self.timesteps.update(*(torch.cat(parts) for parts in zip(*self._seen, strict=True)))
+            self._seen.clear()
 
     def configure_gradient_clipping(
         self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
