@@ -31,6 +31,7 @@ from diffusion_lab.config.scores import (
 )
 from diffusion_lab.config.tracking import build_trackers
 from diffusion_lab.config.trained import load_config
+from diffusion_lab.data.checks import check_shares
 from diffusion_lab.models.base import GenerativeModel
 from diffusion_lab.models.budget import TimeBudget, seconds_of
 from diffusion_lab.store import ModelDirectory, model_directory
@@ -92,6 +93,8 @@ class Training:
         cfg, directory, interruption = self.cfg, self.directory, Interruption()
         model = build_model(cfg)
         _start(model, cfg)
+        processes = 1 if request is None else request.size * cfg.trainer.get("num_nodes", 1)
+        check_shares(self.data.batch_size, processes, cfg.trainer.accumulate_grad_batches)
         announcement = Announcement(directory.path, cfg.trainer.max_steps if cfg.trainer.max_steps > 0 else None)
         callbacks = build_callbacks(cfg, self.place, self.fingerprint, interruption)
         trainer = _build_trainer(cfg, self.place, request, callbacks, announcement)

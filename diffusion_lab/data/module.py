@@ -18,14 +18,14 @@ from torch import Tensor
 
 from diffusion_lab.conditions import Classes, Condition
 from diffusion_lab.conditions.condition import has_classes
-from diffusion_lab.data.checks import at_least, require
+from diffusion_lab.data.checks import at_least, check_shares, require
 from diffusion_lab.data.order import (
     Batches,
     BatchOrder,
-    batches_repeated,
-    batches_trained,
     fixed_rest,
     fixed_subset,
+    parts_repeated,
+    parts_trained,
     without_validation,
 )
 from diffusion_lab.data.units import Units
@@ -67,8 +67,8 @@ class DataModule(LightningDataModule, ABC):
     spread 1. `masks_missing`: x may be NaN where a value is missing. `groups`: of each training image of the whole, int64, where
     some belong together and are held back together.
 
-    `batch_size` is the global batch, divided among the ranks. `seed` keys the order of the training images and
-    their mirroring.
+    `batch_size` is what one optimizer step sees, divided among the ranks and, where gradients are accumulated, into parts.
+    `seed` keys the order of the training images and their mirroring.
     """
 
     name: str
@@ -135,19 +135,16 @@ class DataModule(LightningDataModule, ABC):
         self.prepare()
 
     def train_dataloader(self) -> Batches[Batch]:
-        """Endless (x, y): batch k shows `BatchOrder.batch(k)`; begins at 0, or at the step of the attached trainer."""
+        """Endless (x, y): the rows of this rank, a part of a batch at a time; begins at 0, or at the attached trainer's step."""
         self.prepare()
         rank, world_size = self._ranks
-        require(
-            self.batch_size % world_size == 0,
-            f"data.batch_size={self.batch_size} cannot be divided evenly among {world_size} processes: choose a multiple of "
-            f"{world_size}.",
-        )
+        parts = self.trainer.accumulate_grad_batches if self.trainer else 1
+        check_shares(self.batch_size, world_size, parts)
         images = fixed_subset(self.num_train, self.num_trained_on)
-        order = BatchOrder(len(images), self.batch_size, self.seed, self.flip, rank, world_size)
+        order = BatchOrder(len(images), self.batch_size // parts, self.seed, self.flip, rank, world_size)
 
         def picks() -> Iterator[Pick]:
-            start, cycle = (batches_trained(self.trainer), batches_repeated(self.trainer)) if self.trainer else (0, 0)
+            start, cycle = (parts_trained(self.trainer), parts_repeated(self.trainer)) if self.trainer else (0, 0)
             return ((images[places], mirrored) for places, mirrored in order.batches_from(start, cycle))
 
         return Batches(lambda: self._pinned(self._conditioned("train", picks())))

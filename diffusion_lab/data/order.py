@@ -3,8 +3,11 @@
 The training images are shown in the order perm(seed, 0), perm(seed, 1), perm(seed, 2), … without end. Position p of
 that sequence lies in epoch p // n and shows image perm(seed, p // n)[p mod n]; a coin keyed by the same position
 says whether it is mirrored. Batch k is the positions k·B … (k + 1)·B − 1, and rank r of W takes the r-th W-th part
-of it. Nothing is carried from batch to batch, so a run that resumes at batch k, or runs on other devices, sees what
-it would have seen. Below: fixed choices of images, which no seed of a run changes, because scores are compared between runs.
+of it. Where gradients are accumulated over m parts of a batch, part j is the j-th m-th of these positions, and each rank
+takes its rows of that. Nothing is carried from batch to batch, so a run that resumes at batch k, or runs on other devices,
+sees what it would have seen.
+
+Below: fixed choices of images, which no seed of a run changes, because scores are compared between runs.
 """
 
 from collections.abc import Callable, Iterator
@@ -55,15 +58,20 @@ class BatchOrder:
 
 
 def batches_trained(trainer: Trainer) -> int:
-    """k while batch k is trained on, counted over all resumes."""
-    # The batches whose optimizer step is done. `current.ready` would be one too many in a checkpoint written when a batch failed
+    """k while batch k is trained on, counted over all resumes: the batch of an optimizer step, in one part or in several."""
+    return parts_trained(trainer) // trainer.accumulate_grad_batches
+
+
+def parts_trained(trainer: Trainer) -> int:
+    """m·k + j while part j of the m parts of batch k is trained on."""
+    # The parts whose optimizer step is done. `current.ready` would be one too many in a checkpoint written when a batch failed
     # half-way, and begins again at 0 when training continues from a finished run.
     total = trainer.fit_loop.epoch_loop.batch_progress.total
     return total.processed  # type: ignore[attr-defined]  # Lightning declares the base class of its tracker
 
 
-def batches_repeated(trainer: Trainer) -> int:
-    """How many batches trainer.overfit_batches shows again and again; 0: none, each is another one."""
+def parts_repeated(trainer: Trainer) -> int:
+    """The number of parts of the batches that trainer.overfit_batches shows again and again; 0: none, each is another one."""
     return trainer.overfit_batches  # type: ignore[attr-defined]  # a connector of Lightning sets it
 
 
