@@ -6,6 +6,7 @@ A data module is where the images come from; `BatchOrder` chooses those of train
 from __future__ import annotations
 
 import hashlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -17,16 +18,17 @@ from torch import Tensor
 
 from diffusion_lab.conditions import Classes, Condition
 from diffusion_lab.conditions.condition import has_classes
-from diffusion_lab.data.checks import at_least, require
+from diffusion_lab.data.checks import at_least, check_shares, require
 from diffusion_lab.data.order import (
     Batches,
     BatchOrder,
-    batches_repeated,
-    batches_trained,
     fixed_rest,
     fixed_subset,
+    parts_repeated,
+    parts_trained,
     without_validation,
 )
+from diffusion_lab.data.units import Units
 from diffusion_lab.diffusion import SampleNoise
 from diffusion_lab.diffusion.parts import as_conditions, each, moved, where
 from diffusion_lab.diffusion.shapes import Conditions
@@ -37,7 +39,13 @@ Item = tuple[Tensor, dict[str, Tensor]]  # x of a batch, and what the data give 
 Pick = tuple[Tensor, Tensor]  # indices, int64 (B,), and which of them to mirror, bool (B,)
 
 _LOOKED_AT = 1000  # images of which the shares of the levels are taken
+_VALUES_AT_ONCE = 2**21  # of images, in memory a hundred times or so: as float64, in networks
 _AT_ONCE = 500  # images that are read at a time where no batch size is given
+
+
+def images_at_once(shape: Sequence[int]) -> int:
+    """The default of how many images are worked on at a time: 128, fewer of more than 64×64 pixels in colour, a power of two."""
+    return 2 ** int(math.log2(max(1, min(128, _VALUES_AT_ONCE // math.prod(shape)))))
 
 
 class DataModule(LightningDataModule, ABC):
@@ -55,10 +63,12 @@ class DataModule(LightningDataModule, ABC):
 
     `class_names`: a name for each class, if the data have names. `conditions`: what y is, by name, in the order of its parts; where
     they include classes of their own, such as clusters, `num_classes` and `class_names` are those.
-    `how_read`: one sentence on how arrays were read.
+    `how_read`: one sentence on how arrays were read. `units`: of real data, which x is without, so that each channel has mean 0 and
+    spread 1. `masks_missing`: x may be NaN where a value is missing. `groups`: of each training image of the whole, int64, where
+    some belong together and are held back together.
 
-    `batch_size` is the global batch, divided among the ranks. `seed` keys the order of the training images and
-    their mirroring.
+    `batch_size` is what one optimizer step sees, divided among the ranks and, where gradients are accumulated, into parts.
+    `seed` keys the order of the training images and their mirroring.
     """
 
     name: str
@@ -71,6 +81,9 @@ class DataModule(LightningDataModule, ABC):
     num_validation: int = 0
     identity: str
     how_read: str | None = None
+    units: Units | None = None
+    masks_missing: bool = False
+    groups: Tensor | None = None
 
     def __init__(self, batch_size: int, seed: int, flip: bool = False) -> None:
         super().__init__()
@@ -124,19 +137,16 @@ class DataModule(LightningDataModule, ABC):
         self.prepare()
 
     def train_dataloader(self) -> Batches[Batch]:
-        """Endless (x, y): batch k shows `BatchOrder.batch(k)`; begins at 0, or at the step of the attached trainer."""
+        """Endless (x, y): the rows of this rank, a part of a batch at a time; begins at 0, or at the attached trainer's step."""
         self.prepare()
         rank, world_size = self._ranks
-        require(
-            self.batch_size % world_size == 0,
-            f"data.batch_size={self.batch_size} cannot be divided evenly among {world_size} processes: choose a multiple of "
-            f"{world_size}.",
-        )
+        parts = self.trainer.accumulate_grad_batches if self.trainer else 1
+        check_shares(self.batch_size, world_size, parts)
         images = fixed_subset(self.num_train, self.num_trained_on)
-        order = BatchOrder(len(images), self.batch_size, self.seed, self.flip, rank, world_size)
+        order = BatchOrder(len(images), self.batch_size // parts, self.seed, self.flip, rank, world_size)
 
         def picks() -> Iterator[Pick]:
-            start, cycle = (batches_trained(self.trainer), batches_repeated(self.trainer)) if self.trainer else (0, 0)
+            start, cycle = (parts_trained(self.trainer), parts_repeated(self.trainer)) if self.trainer else (0, 0)
             return ((images[places], mirrored) for places, mirrored in order.batches_from(start, cycle))
 
         return Batches(lambda: self._pinned(self._conditioned("train", picks())))
@@ -198,7 +208,7 @@ class DataModule(LightningDataModule, ABC):
                 f"data.validation={self.num_validation}: {self.name} has {self.num_train} training images: choose fewer, so that "
                 "some are left to train on.",
             )
-            train, validation = without_validation(self.num_train, self.num_validation)
+            train, validation = without_validation(self.num_train, self.num_validation, self.groups)
             self._places, self.num_train = {"train": train, "validation": validation}, len(train)
 
     @property
@@ -251,8 +261,9 @@ class DataModule(LightningDataModule, ABC):
         low, high = (round(float((x == end).double().mean()), 6) for end in (-1, 1))
         return low, high
 
-    def hold_out(self, num_images: int, batch_size: int, seed: int) -> None:
+    def hold_out(self, num_images: int, batch_size: int | None, seed: int) -> None:
         """Which images the held-out loss is taken of, how many at a time, and what keys their noise. Before this: none."""
+        batch_size = images_at_once(self.shape) if batch_size is None else batch_size
         for name, value in (("num_images", num_images), ("batch_size", batch_size)):
             require(value >= 1, f"val.{name}={value} must be at least 1; val.every_n_steps=0 turns validation off.")
         require(seed >= 0, f"val.seed={seed} must not be negative.")

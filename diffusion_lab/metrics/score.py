@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion_lab.data.module import DataModule
+from diffusion_lab.data.module import DataModule, images_at_once
 from diffusion_lab.data.pictures import may_fail
 from diffusion_lab.metrics.features import Features
 from diffusion_lab.metrics.measuring import batches_of, ready
@@ -59,6 +59,7 @@ def score(
     measures = check_measures(features, metrics, data)
     references = source.references(data, features, progress)
     scores = Scores()
+    settings = replace(settings, batch_size=settings.batch_size or images_at_once(data.shape))
     if Need.MODEL not in source.lacks and not any(metric.needs_samples for metric in metrics):
         settings = replace(settings, num_samples=min(settings.resolve_num_samples(data), KEPT_IMAGES))
     with ready(source.model, settings.weights) if source.model is not None else nullcontext():
@@ -74,7 +75,7 @@ def score(
                 _check_needs(metric, subject)
                 metric.score(subject, scores)
         scores.samples = subject.drawn.images
-        if source.model is not None and len(data.shape) == 3:
+        if source.model is not None and len(data.shape) > 1:
             with may_fail("the picture of its latents"):
                 pictures = latent_pictures(source.model, data, settings.seed, settings.unseen_split)
                 scores.interpolation, scores.reconstructions = pictures
@@ -153,4 +154,7 @@ def latent_pictures(
     between = slerp(model.latents(2 * paths, seed), model.latents(2 * paths + 1, seed), weight)
     ways = model.decode(between, model.conditions_of_pictures(data, split, paths)).cpu()
     again = model.reconstruct(x_0, y, seed, indices)
-    return ways, None if again is None else torch.stack([x_0, again.clamp(-1, 1)], dim=1).flatten(0, 1).cpu()
+    if again is None:
+        return ways, None
+    again = again if data.num_levels is None else again.clamp(-1, 1)
+    return ways, torch.stack([x_0, again], dim=1).flatten(0, 1).cpu()
