@@ -68,12 +68,13 @@ class Condition(ABC):
 
     def count(self, y: Tensor) -> None:
         """Classes y (N,) were found in the images that were looked at."""
-        if not isinstance(getattr(self, "size", None), int):
+        size = getattr(self, "size", None)
+        if not isinstance(size, int):
             raise TypeError(
                 f"{type(self).__name__}.of returns classes: state their number as {type(self).__name__}.size"
             )
         self.identity = hashlib.sha256(y.numpy().tobytes()).hexdigest()
-        self.counts = y.bincount(minlength=int(self.size))
+        self.counts = y.bincount(minlength=size)
         self.description = self.description or f"{self.size} classes of {type(self).__name__}"
 
     @abstractmethod
