@@ -233,7 +233,7 @@ def animation(frames: Sequence[Image.Image], milliseconds: int = 60) -> bytes:
     """The bytes of a GIF that plays `frames` and rests on the last for two seconds."""
     buffer = io.BytesIO()
     durations = [milliseconds] * (len(frames) - 1) + [2000]
-    palette = [frame.convert("P") for frame in frames]
+    palette = [frame.convert("RGB").quantize() for frame in frames]  # each with its own 256 colours
     palette[0].save(buffer, format="GIF", save_all=True, append_images=palette[1:], duration=durations, loop=0)
     return buffer.getvalue()
 
