@@ -52,7 +52,8 @@ class SampleGrid(Callback):
                 z = pl_module.latents(indices, self.seed)
                 x = pl_module.decode(z, pl_module.classes_in_turn(indices))
                 units = getattr(getattr(trainer, "datamodule", None), "units", None)
-                image = picture(x.cpu() if units is None else units.restored(x.cpu()), pl_module.num_levels)
+                shown, names = (x.cpu(), None) if units is None else (units.restored(x.cpu()), units.names)
+                image = picture(shown, pl_module.num_levels, names=names)
         finally:
             pl_module.train()
         if image is None:
