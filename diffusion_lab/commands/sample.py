@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 
 from diffusion_lab.config.composing import with_trained_choices
 from diffusion_lab.config.mistakes import MistakeError, lost_process, users_mistakes
-from diffusion_lab.config.overrides import options_of_this_job
+from diffusion_lab.config.overrides import in_full, options_of_this_job
 from diffusion_lab.config.trained import DRAWING_GROUPS
 from diffusion_lab.store.files import check_free, write_whole
 from diffusion_lab.store.written import ours
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from diffusion_lab.config.sample_options import Drawing
+    from diffusion_lab.diffusion.shapes import Conditions
 
 FORMATS = ("grid", "png", "npz", "npy")
 _NUMBERED = "{:06d}.png"
@@ -39,7 +40,7 @@ FRAMES = 60  # of an animation, about; the last is x_0
 
 def completed(options: list[str]) -> list[str]:
     """Sampling starts from the sampler and the guidance that the model was trained with."""
-    return with_trained_choices(options, DRAWING_GROUPS)
+    return with_trained_choices([*map(in_full, options)], DRAWING_GROUPS)
 
 
 def run(cfg: DictConfig) -> None:
@@ -55,7 +56,7 @@ def run(cfg: DictConfig) -> None:
         if cfg.format == "png":
             check_images(drawing.model.shape, drawing.model.num_levels)
         if cfg.devices is None:
-            request = replace(request, size=min(request.size, ceil(cfg.num_images / cfg.batch_size)))
+            request = replace(request, size=min(request.size, ceil(cfg.num_images / drawing.cfg.batch_size)))
     if cfg.trajectory:
         drawing.check_trajectory("trajectory=true")
     places = _places(cfg)
@@ -72,8 +73,10 @@ def run(cfg: DictConfig) -> None:
         shown = drawing.in_grid(x, edit) if cfg.format == "grid" else x
         _write(shown, y, drawing, places)
         if cfg.trajectory:
+            from diffusion_lab.diffusion.parts import rows
+
             some = slice(0, 64)
-            trajectory = drawing.trajectory(indices[some], y if y is None else y[some])
+            trajectory = drawing.trajectory(indices[some], rows(y, some))
             _animate(trajectory, drawing.model.num_levels, places[-1])
     names = f"{places[0]} … {places[-1].name}" if len(places) > 2 else "  ".join(map(str, places))
     message = f"{len(x)} samples of {directory.path} ({drawing.weights}), drawn on {here.place}: {names}"
@@ -88,7 +91,7 @@ def _places(cfg: DictConfig) -> list[Path]:
     return [Path(cfg.to) / name for name in (*names, *(["trajectory.gif"] if cfg.trajectory else []))]
 
 
-def _write(x: Tensor, y: Tensor | None, drawing: Drawing, places: list[Path]) -> None:
+def _write(x: Tensor, y: Conditions, drawing: Drawing, places: list[Path]) -> None:
     from diffusion_lab.data.array_files import NAMES
     from diffusion_lab.data.pictures import images, numbers, picture, png
 
@@ -99,8 +102,8 @@ def _write(x: Tensor, y: Tensor | None, drawing: Drawing, places: list[Path]) ->
     elif form == "npz":
         buffer = io.BytesIO()
         # Published evaluators read arr_0 only. Ours takes arr_1 for classes of the data, which clusters are not.
-        name = "clusters" if drawing.on_clusters else "arr_1"
-        arrays: dict[str, Any] = {} if y is None else {name: y.cpu().numpy()}
+        arrays: dict[str, Any] = {name: part.cpu().numpy() for name, part in drawing.conditions.by_name(y).items()}
+        arrays |= {"arr_1": arrays.pop("classes")} if "classes" in arrays else {}
         if names is not None:
             arrays[NAMES] = np.array(names)
         np.savez(buffer, arr_0=numbers(x, model.num_levels), **arrays)

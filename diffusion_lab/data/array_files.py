@@ -84,6 +84,11 @@ def _npy(path: Path, where: str) -> Stored:
     return Stored(where, shape, dtype, rows)
 
 
+def read_npy(path: Path, most: int) -> np.ndarray:
+    """The array of a .npy file. DataError if it holds objects, is cut short, or has more than `most` bytes."""
+    return _npy(path, str(path)).whole(most)
+
+
 def _npz(path: Path, name: str, where: str, most: int) -> Stored:
     with one_sentence(path, "npz of arrays"), zipfile.ZipFile(path) as archive:
         there = [member for member in members(archive) if member != NAMES]

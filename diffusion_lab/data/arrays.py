@@ -16,7 +16,7 @@ from torch import Tensor
 
 from diffusion_lab.data.array_files import Stored, open_array
 from diffusion_lab.data.checks import DataError, IncompleteError, at_least, check_fraction, one_of, require
-from diffusion_lab.data.in_memory import InMemoryDataModule, Split
+from diffusion_lab.data.in_memory import InMemoryDataModule, Split, hash_of
 from diffusion_lab.data.module import Batch
 from diffusion_lab.data.order import fixed_subset, without_validation
 from diffusion_lab.data.reals import Rows, Summary, fitted_units, summary
@@ -34,9 +34,10 @@ class Arrays(InMemoryDataModule):
     """Images of whole levels, (N, H, W), (N, H, W, C) or (N, C, H, W), or real numbers (N, D) or (N, C, *spatial); with labels (N,)
     where there are classes.
 
-    train, test, train_labels, test_labels: FILE, or FILE:NAME where a file has several arrays, below `root`. test=None: a fixed
-    random share of `test_fraction` is held out. layout: the order of the axes; None: nhw or nhwc for levels, nd or channels first
-    for real numbers, and a shape in doubt is refused.
+    train, test: FILE, or FILE:NAME where a file has several arrays, below `root`; so are train_labels, and train_vectors and
+    train_fields, which condition=vector and condition=field take, (N, D) and (N, C, *spatial). test=None: a fixed random share of
+    `test_fraction` is held out. layout: the order of the axes; None: nhw or nhwc for levels, nd or channels first for real numbers,
+    and a shape in doubt is refused.
     num_levels: None: 256 for uint8, 65,536 for uint16, 2 for bool. max_bytes: what an array may unfold to.
 
     Real numbers are normalised, and `units` undoes it. normalize: per_channel (None means it too), by mean and spread of what is
@@ -54,6 +55,10 @@ class Arrays(InMemoryDataModule):
         test: str | None = None,
         train_labels: str | None = None,
         test_labels: str | None = None,
+        train_vectors: str | None = None,
+        test_vectors: str | None = None,
+        train_fields: str | None = None,
+        test_fields: str | None = None,
         root: str | None = None,
         layout: str | None = None,
         num_levels: int | None = None,
@@ -75,6 +80,8 @@ class Arrays(InMemoryDataModule):
             check_fraction(test_fraction)
         at_least(1, max_bytes=max_bytes)
         self.train, self.test, self._labels = train, test, {"train": train_labels, "test": test_labels}
+        vectors, fields = {"train": train_vectors, "test": test_vectors}, {"train": train_fields, "test": test_fields}
+        self._beside = {"vector": vectors, "field": fields}
         self.root, self.layout = Path(root or "."), layout
         self.num_levels = self._chosen_levels = num_levels
         self.normalize, self.channel_names, self.masks_missing = normalize, channel_names, missing is not None
@@ -87,6 +94,11 @@ class Arrays(InMemoryDataModule):
         shapes = [tuple(split.values.shape[1:]) for split in (train, test)]
         said = f"data.test holds images {shapes[1]}, data.train {shapes[0]} (C, H, W): use the same shape and type."
         require(shapes[0] == shapes[1] and isinstance(train.values, Rows) == isinstance(test.values, Rows), said)
+        for name in self._beside:
+            said = f"give both data.train_{name}s and data.test_{name}s, of the same shape."
+            require(
+                len({tuple(s.beside[name].shape[1:]) if name in s.beside else None for s in (train, test)}) == 1, said
+            )
         said = "give both data.train_labels and data.test_labels: one split has labels, the other has none."
         require((train.labels is None) == (test.labels is None), said)
         self.num_classes = train.num_classes
@@ -101,14 +113,24 @@ class Arrays(InMemoryDataModule):
         require(len(values) > 1, f"{array.where} holds one image: at least two are needed.")
         if split == "train":
             self.how_read = how_read(array.where, array.shape, array.dtype, values.shape, self.num_levels)
-        labels = (
-            open_array(f"{split}_labels", own, self.root, self.max_bytes)
-            if (own := self._labels[split])
-            else array.labels
-        )
-        return Split(
-            values, None if labels is None else as_labels(labels.whole(self.max_bytes), len(values), labels.where)
-        )
+        own = self._labels[split]
+        labels = array.labels if own is None else open_array(f"{split}_labels", own, self.root, self.max_bytes)
+        beside = {
+            name: self._lent(f"{split}_{name}s", file, len(values))
+            for name, files in self._beside.items()
+            if (file := files[split]) is not None
+        }
+        classes = None if labels is None else as_labels(labels.whole(self.max_bytes), len(values), labels.where)
+        return Split(values, classes, beside)
+
+    def _lent(self, option: str, file: str, count: int) -> Rows:
+        """The vectors (N, D) or fields (N, C, *spatial) of a file."""
+        array = open_array(option, file, self.root, self.max_bytes)
+        vectors = option.endswith("vectors")
+        fits = len(array.shape) == 2 if vectors else 3 <= len(array.shape) <= 5
+        said = f"{array.where} is {array.dtype} {array.shape}: it must hold numbers {'(N, D)' if vectors else '(N, C, *spatial)'}"
+        require(fits and array.shape[0] == count and 0 not in array.shape, f"{said} for {count} images.")
+        return Rows(array, axis=1)
 
     def _whole_levels(self, split: str, array: Stored) -> Tensor:
         given = {
@@ -133,52 +155,62 @@ class Arrays(InMemoryDataModule):
 
     def _load(self) -> None:
         super()._load()
-        for name, split in self._splits.items():
-            if isinstance(split.values, Rows):
-                self._splits[name] = replace(split, values=replace(split.values, units=self.units))
+        for split, here in self._splits.items():
+            beside = {name: _in(rows, None) for name, rows in here.beside.items()}
+            self._splits[split] = Split(_in(here.values, self.units), here.labels, beside)
 
     def _identify(self, train: Split, test: Split) -> str:
-        """Of real numbers: the SHA-256 of the files, and of what makes of them what a model sees."""
-        if not isinstance(train.values, Rows) or not isinstance(test.values, Rows):
-            return super()._identify(train, test)
-        places = torch.arange(len(train)) if train.values.places is None else torch.from_numpy(train.values.places)
-        if self.num_validation:
-            places = places[without_validation(len(places), self.num_validation)[0]]
-        fitted = torch.zeros(train.values.stored.shape[0], dtype=torch.bool)
-        fitted[places] = True
-        found = {"train": summary(train.values, fitted)}
-        found["test"] = found["train"] if self.test is None else summary(test.values, None)
-        for split, one in found.items():
-            self._check_values(train if split == "train" else test, one)
-        if found["train"].like_levels is not None:
-            self._notes.append(
-                f"data.train={self.train} looks like grey levels that are stored as floats; to have levels, with samples and "
-                f"bits/dim of them, save {found['train'].like_levels}"
-            )
-        self.units = self._units(train.values, found["train"])
-        self._incomplete = {
-            split: found[split].missing if rows.places is None else found[split].missing[torch.from_numpy(rows.places)]
-            for split, rows in (("train", train.values), ("test", test.values))
+        """The SHA-256 of what is in memory, of the files of real numbers, and of what makes of these what a model sees."""
+        pairs = {
+            "x": (train.values, test.values),
+            **{name: (train.beside[name], test.beside[name]) for name in train.beside},
         }
+        files = {name: self._summarised(name, *pair) for name, pair in pairs.items() if isinstance(pair[0], Rows)}
+        if not files:
+            return super()._identify(train, test)
+        held = [part for pair in pairs.values() for part in pair if isinstance(part, Tensor)]
+        held += [labels for labels in (train.labels, test.labels) if labels is not None]
+        given = isinstance(self.normalize, str | None) or self.units is None
         definition = {
-            "files": [one.sha256 for one in found.values()],
-            "labels": [None if labels is None else labels.tolist() for labels in (train.labels, test.labels)],
-            "held out": self.test_fraction if self.test is None else None,
-            "normalize": self.normalize
-            if isinstance(self.normalize, str | None)
-            else [list(self.units.shift), list(self.units.scale)],
+            "files": files,
+            "held": hash_of(held),
+            "test_fraction": self.test_fraction if self.test is None else None,
+            "normalize": self.normalize if given else [list(self.units.shift), list(self.units.scale)],
         }
         return hashlib.sha256(json.dumps(definition).encode()).hexdigest()
 
-    def _check_values(self, split: Split, found: Summary) -> None:
-        assert isinstance(split.values, Rows)
-        where, rows = split.values.stored.where, f"{int(found.missing.sum()):,} of {len(found.missing):,} rows"
-        fix = "leave those rows out, or save NaN in their place and set data.missing=mask"
-        require(not found.num_infinite, f"{where} has {found.num_infinite:,} infinite values: {fix}.")
-        said = (
-            f"{where} has {found.num_missing:,} missing values (NaN) in {rows}: fill them in, or set data.missing=mask."
-        )
-        require(not found.num_missing or self.masks_missing, said)
+    def _summarised(self, name: str, train: Rows, test: Rows) -> list[str]:
+        """The hashes of the files of x, or of what lies beside it, which are read once; the units of x are set."""
+        places = torch.arange(len(train)) if train.places is None else torch.from_numpy(train.places)
+        if self.num_validation:
+            places = places[without_validation(len(places), self.num_validation)[0]]
+        fitted = torch.zeros(train.stored.shape[0], dtype=torch.bool)
+        fitted[places] = True
+        first = summary(train, fitted)
+        found = [first] if train.stored is test.stored else [first, summary(test, None)]
+        for rows, one in zip((train, test), found, strict=False):
+            self._check_values(rows, one, masks=name == "x" and self.masks_missing)
+        if name != "x":
+            return [one.sha256 for one in found]
+        if first.like_levels is not None:
+            self._notes.append(
+                f"data.train={self.train} looks like grey levels that are stored as floats; to have levels, with samples and "
+                f"bits/dim of them, save {first.like_levels}"
+            )
+        self.units = self._units(train, first)
+        self._incomplete = {
+            split: one.missing if rows.places is None else one.missing[torch.from_numpy(rows.places)]
+            for split, rows, one in (("train", train, first), ("test", test, found[-1]))
+        }
+        return [one.sha256 for one in found]
+
+    def _check_values(self, rows: Rows, found: Summary, masks: bool) -> None:
+        where, of = rows.stored.where, f"{int(found.missing.sum()):,} of {len(found.missing):,} rows"
+        said = f"{where} has {found.num_infinite:,} infinite values: leave those rows out, or save NaN and set data.missing=mask."
+        require(not found.num_infinite, said)
+        fix = "" if "_vectors=" in where or "_fields=" in where else ", or set data.missing=mask"
+        said = f"{where} has {found.num_missing:,} missing values (NaN) in {of}: fill them in{fix}."
+        require(not found.num_missing or masks, said)
 
     def _units(self, rows: Rows, found: Summary) -> Units:
         channels = rows.shape[1]
@@ -213,6 +245,11 @@ class Arrays(InMemoryDataModule):
 
     def notes(self) -> list[str]:
         return [*super().notes(), *self._notes]
+
+
+def _in(rows: Any, units: Units | None) -> Any:
+    """Rows of real numbers without these units; what is in memory as it is."""
+    return replace(rows, units=units) if isinstance(rows, Rows) else rows
 
 
 def channel_axis(shape: Sequence[int], layout: str | None, where: str, real: bool) -> int | None:

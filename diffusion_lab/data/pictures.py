@@ -203,9 +203,9 @@ def check_images(shape: Sequence[int], num_levels: int | None) -> None:
     """ValueError for samples of this shape that image files cannot hold, one each."""
     if len(shape) == 1:
         raise ValueError("the samples are points, of which there is one picture, not one each: use format=grid or npz")
-    if len(shape) == 3 and num_levels and shape[0] != 1 and (shape[0] != 3 or num_levels > 256):
+    if len(shape) == 3 and num_levels and shape[0] != 1 and (shape[0] not in (3, 4) or num_levels > 256):
         raise ValueError(
-            f"the samples have {shape[0]} channels of {num_levels} levels, but image files have 1, or 3 of at most 256 levels: "
+            f"the samples have {shape[0]} channels of {num_levels} levels, but image files have 1, 3 or 4, of at most 256 levels: "
             "use format=npz, or numpy in Python"
         )
 

@@ -24,7 +24,7 @@ from .predictions import Prediction
 from .process import GaussianDiffusion
 from .reverse import ReverseProcess
 from .schedules import Schedule
-from .shapes import Images, Labels, Number, PerSample, Steps, Times
+from .shapes import Conditions, Images, Number, PerSample, Steps, Times
 
 Terms = dict[str, PerSample]
 Known = Images | None  # 1 where x_0 is known, 0 where it is missing and x_0 any number; None: all of it
@@ -127,7 +127,7 @@ class Objective(ABC, Generic[Forward]):
         x_0: Images,
         t: Times,
         eps: Images,
-        y: Labels = None,
+        y: Conditions = None,
         known: Known = None,
     ) -> Terms:
         """ "loss" and the terms it is made of, float64 (B,): "mse" (a dimension, unweighted), "vlb" (bits/dim, already × T).
@@ -152,7 +152,7 @@ class Simple(Objective[ForwardProcess]):
         x_0: Images,
         t: Times,
         eps: Images,
-        y: Labels = None,
+        y: Conditions = None,
         known: Known = None,
     ) -> Terms:
         output, _ = reverse.evaluate(process, process.q_sample(x_0, t, eps), t, y)
@@ -191,7 +191,7 @@ class Hybrid(Objective[GaussianDiffusion]):
         x_0: Images,
         t: Steps,
         eps: Images,
-        y: Labels = None,
+        y: Conditions = None,
         known: Known = None,
     ) -> Terms:
         x_t = process.q_sample(x_0, t, eps)
@@ -221,7 +221,7 @@ class VariationalBound(Objective[GaussianDiffusion]):
         x_0: Images,
         t: Steps,
         eps: Images,
-        y: Labels = None,
+        y: Conditions = None,
         known: Known = None,
     ) -> Terms:
         x_t = process.q_sample(x_0, t, eps)
@@ -260,7 +260,7 @@ class ContinuousBound(Objective[Schedule]):
         x_0: Images,
         t: PerSample,
         eps: Images,
-        y: Labels = None,
+        y: Conditions = None,
         known: Known = None,
     ) -> Terms:
         output, _ = reverse.evaluate(process, process.q_sample(x_0, t, eps), t, y)
@@ -273,7 +273,7 @@ class ContinuousBound(Objective[Schedule]):
         return {"mse": mse.detach(), "vlb": vlb, "loss": vlb + process.own_loss(t, steps)}
 
     def _last_step(
-        self, process: Schedule, reverse: ReverseProcess, x_0: Images, eps: Images, y: Labels, known: Known
+        self, process: Schedule, reverse: ReverseProcess, x_0: Images, eps: Images, y: Conditions, known: Known
     ) -> PerSample:
         """L_0, (B,) bits per dimension."""
         x_1, last_step = process.q_sample(x_0, process.full(1, x_0), eps), None

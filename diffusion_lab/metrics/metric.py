@@ -20,7 +20,7 @@ from torch import Tensor
 from diffusion_lab.data.checks import IncompleteError
 from diffusion_lab.data.module import DataModule
 from diffusion_lab.metrics.features import Features
-from diffusion_lab.metrics.reference import Moments, Need, Reference, UnmeasurableError
+from diffusion_lab.metrics.reference import MOST_VALUES, Moments, Need, Reference, UnmeasurableError
 from diffusion_lab.metrics.samples import Samples, Source
 from diffusion_lab.metrics.settings import Evaluation
 from diffusion_lab.metrics.shards import Progress
@@ -101,8 +101,9 @@ class View:
 
     @cached_property
     def some_real(self) -> Tensor:
-        """(n, D) float32: the features of some images of the reference, settings.reference_features at most."""
-        return self.reference.vectors(self.split, self.settings.reference_features)
+        """(n, D) float32: the features of some images of the reference, settings.reference_features at most, and not too large."""
+        most = min(self.settings.reference_features, max(2, MOST_VALUES // self.features.dim))
+        return self.reference.vectors(self.split, most)
 
     @cached_property
     def on_device(self) -> Tensor:

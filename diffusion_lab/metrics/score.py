@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion_lab.data.module import DataModule
+from diffusion_lab.data.module import DataModule, images_at_once
 from diffusion_lab.data.pictures import may_fail
 from diffusion_lab.metrics.features import Features
 from diffusion_lab.metrics.measuring import batches_of, ready
@@ -59,6 +59,7 @@ def score(
     measures = check_measures(features, metrics, data)
     references = source.references(data, features, progress)
     scores = Scores()
+    settings = replace(settings, batch_size=settings.batch_size or images_at_once(data.shape))
     if Need.MODEL not in source.lacks and not any(metric.needs_samples for metric in metrics):
         settings = replace(settings, num_samples=min(settings.resolve_num_samples(data), KEPT_IMAGES))
     with ready(source.model, settings.weights) if source.model is not None else nullcontext():
@@ -130,7 +131,7 @@ def _protocol(subject: Subject) -> dict[str, Any]:
         **of_source,
         "samples": common | of_source["samples"],
         "reference": view.reference.protocol(view.split),
-        **({} if data.clusters is None else {"classes": data.clusters.name}),
+        **({} if data.clusters is None else {"classes": data.clusters.description}),
         "data": {"name": data.name, "identity": data.identity, "shape": list(data.shape)},
         **{
             view.naming("features"): {"name": view.features.name, "identity": view.features.identity}
@@ -144,9 +145,9 @@ def _protocol(subject: Subject) -> dict[str, Any]:
 def latent_pictures(
     model: GenerativeModel, data: DataModule, seed: int, split: str = "test"
 ) -> tuple[Tensor, Tensor | None]:
-    """(interpolation, reconstructions), float32 on the CPU. A conditional model is given the classes.
+    """(interpolation, reconstructions), float32 on the CPU. A conditional model is given the conditions.
 
-    interpolation (PATHS · PATH_IMAGES, *shape): way p leads from sample 2p of the stream to sample 2p + 1 and keeps one class,
+    interpolation (PATHS · PATH_IMAGES, *shape): way p leads from sample 2p of the stream to sample 2p + 1 and keeps one condition,
     the classes in turn. reconstructions (2 · PAIRS, *shape): the first PAIRS images of the split, each followed by its
     `reconstruct`ion. None for a family without an encoder.
     """
@@ -154,7 +155,7 @@ def latent_pictures(
     weight = torch.linspace(0, 1, PATH_IMAGES, device=model.device).repeat(PATHS)
     x_0, y, indices = next(batches_of(model, data, split, PAIRS, PAIRS))
     between = slerp(model.latents(2 * paths, seed), model.latents(2 * paths + 1, seed), weight)
-    ways = model.decode(between, model.classes_in_turn(paths)).cpu()
+    ways = model.decode(between, model.conditions_of_pictures(data, split, paths)).cpu()
     again = model.reconstruct(x_0, y, seed, indices)
     if again is None:
         return ways, None

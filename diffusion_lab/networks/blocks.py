@@ -37,6 +37,24 @@ def channels_last(network: nn.Module, num_axes: int = 2) -> None:
     network.to(memory_format=memory_format(num_axes))  # type: ignore[call-overload]  # torch does not declare it
 
 
+def to_patches(x: Tensor, size: int) -> Tensor:
+    """(B, C, *spatial) -> (B, C·size^axes, *spatial/size): the values of a patch become the channels of one position."""
+    if size == 1:
+        return x
+    parts = x.reshape(*x.shape[:2], *(n for side in x.shape[2:] for n in (side // size, size)))
+    return parts.permute(0, 1, *range(3, parts.ndim, 2), *range(2, parts.ndim, 2)).flatten(1, x.ndim - 1)
+
+
+def from_patches(x: Tensor, size: int) -> Tensor:
+    """The inverse of `to_patches`."""
+    if size == 1:
+        return x
+    axes = x.ndim - 2
+    parts = x.unflatten(1, (-1, *[size] * axes))
+    order = [k for axis in range(axes) for k in (2 + axes + axis, 2 + axis)]
+    return parts.permute(0, 1, *order).reshape(len(x), -1, *(size * side for side in x.shape[2:]))
+
+
 def nested(lists: nn.ModuleList) -> list[nn.ModuleList]:
     """The lists in a list of lists of modules."""
     return [modules for modules in lists if isinstance(modules, nn.ModuleList)]

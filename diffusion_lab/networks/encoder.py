@@ -14,7 +14,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from diffusion_lab.networks.blocks import AttentionBlock, Conv, Downsample, ResidualBlock, memory_format, nested
+from diffusion_lab.diffusion.shapes import Conditions
+from diffusion_lab.networks.blocks import (
+    AttentionBlock,
+    Conv,
+    Downsample,
+    ResidualBlock,
+    memory_format,
+    nested,
+    to_patches,
+)
 from diffusion_lab.networks.embeddings import Conditioning, FourierFeatures
 from diffusion_lab.networks.norm import GroupNorm
 from diffusion_lab.networks.sizes import Padding, Sides, check_counts, check_dropout, halved, lengths, paddings
@@ -38,18 +47,25 @@ class Layout:
     num_groups: int | None
     embedding_channels: int | None
     padding: Padding
+    patch_size: int
 
     def __post_init__(self) -> None:
         check_dropout(self.dropout)
         check_counts(
             base_channels=self.base_channels,
+            patch_size=self.patch_size,
             num_res_blocks=self.num_res_blocks,
             num_heads=1 if self.num_heads is None else self.num_heads,
             num_groups=1 if self.num_groups is None else self.num_groups,
             embedding_channels=self.sinusoid_dim,
             **{f"channel_multipliers[{level}]": factor for level, factor in enumerate(self.channel_multipliers)},
         )
-        _check_levels(max(lengths(self.image_size)), self.channel_multipliers)
+        if any(side % self.patch_size for side in lengths(self.image_size)):
+            raise ValueError(
+                f"network.patch_size={self.patch_size} must divide every side of the images, {list(lengths(self.image_size))}; use "
+                f"{math.gcd(*lengths(self.image_size))} or a divisor of it"
+            )
+        _check_levels(max(lengths(self.image_size)) // self.patch_size, self.channel_multipliers)
         _check_resolutions(self.sizes, self.attention_resolutions)
         paddings(self.padding, len(self.sides[0]))
         self._check_heads()
@@ -63,7 +79,8 @@ class Layout:
     @property
     def sides(self) -> list[tuple[int, ...]]:
         """The length of each spatial axis, of each level."""
-        return halved(lengths(self.image_size), len(self.channel_multipliers))
+        patches = [side // self.patch_size for side in lengths(self.image_size)]
+        return halved(patches, len(self.channel_multipliers))
 
     @property
     def paddings(self) -> tuple[str, ...]:
@@ -157,7 +174,9 @@ class Encoder(nn.Module):
         self.activation_checkpointing = layout.activation_checkpointing
         self.conditioning, self.features = conditioning, features
         channels, self.skip_channels = layout.base_channels, [layout.base_channels]
-        self.input = Conv(in_channels * features.num_features, channels, layout.paddings)
+        self.patch_size = layout.patch_size
+        in_channels = in_channels * features.num_features + conditioning.field_channels
+        self.input = Conv(in_channels * self.patch_size ** len(layout.paddings), channels, layout.paddings)
         self.down, self.downsamples = nn.ModuleList(), nn.ModuleList()
         pool = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)[len(layout.paddings) - 1]
         for level, (width, attends) in enumerate(zip(layout.widths, layout.attending, strict=True)):
@@ -178,10 +197,11 @@ class Encoder(nn.Module):
         self.middle = nn.ModuleList([*first, *layout.block(channels, channels, attends=False)])
         self.out_channels = channels
 
-    def forward(self, x_t: Tensor, timesteps: Tensor, y: Tensor | None) -> tuple[Tensor, list[Tensor], Tensor]:
+    def forward(self, x_t: Tensor, timesteps: Tensor, y: Conditions) -> tuple[Tensor, list[Tensor], Tensor]:
         # Every block needs SiLU(e): once here instead of once in each.
         e = functional.silu(self.conditioning(timesteps, y))
-        h = self.input(self.features(x_t).contiguous(memory_format=memory_format(x_t.ndim - 2)))
+        seen = to_patches(self.conditioning.beside_fields(self.features(x_t), y), self.patch_size)
+        h = self.input(seen.contiguous(memory_format=memory_format(x_t.ndim - 2)))
         skips = [h]
         for level, blocks in enumerate(nested(self.down)):
             if level > 0:

@@ -1,6 +1,8 @@
-"""Checks of the sizes of networks; a message names the option."""
+"""Checks of the sizes of networks, whose messages name the option, and sizes that follow from the image."""
 
+import math
 from collections.abc import Sequence
+from itertools import takewhile
 
 Sides = int | Sequence[int]  # the side of a square, or the length of each spatial axis
 Padding = str | Sequence[str]  # "zeros" or "circular", for all axes or for each of them
@@ -44,6 +46,25 @@ def height_and_width(image_size: Sides, group: str = "network") -> tuple[int, in
 def halved(sides: Sequence[int], num_levels: int) -> list[tuple[int, ...]]:
     """The lengths of every level, finest first: each ⌈half⌉ of the level before."""
     return [tuple(-(-side // 2**level) for side in sides) for level in range(num_levels)]
+
+
+def patch_for(sides: Sequence[int]) -> int:
+    """The least power of two whose patches are at most 64² in number, of those that divide every side."""
+    powers = takewhile(lambda size: all(side % size == 0 for side in sides), (2**k for k in range(32)))
+    fine = [size for size in powers if math.prod(sides) > 64**2 * (size // 2) ** len(sides)]
+    return max(fine, default=1)
+
+
+def base_for(sides: Sequence[int]) -> int:
+    """Channels of the finest level: a power of two from 4 to 32, 1024/√positions at most, so that a convolution costs the same
+    at 32×32 as at 64×64."""
+    return max(4, min(32, 2 ** int(math.log2(1024 / math.prod(sides) ** 0.5))))
+
+
+def multipliers_for(sides: Sequence[int], base_channels: int) -> list[int]:
+    """1, 2, 4, … to 128 channels, halving an image to 8 pixels of its longest side, or once."""
+    halvings = max(1, math.ceil(math.log2(max(sides) / 8)))
+    return [min(2**level, max(1, 128 // base_channels)) for level in range(halvings + 1 if max(sides) > 1 else 1)]
 
 
 def paddings(padding: Padding, num_axes: int) -> tuple[str, ...]:

@@ -13,11 +13,22 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from diffusion_lab.networks.blocks import Conv, Upsample, channels_last, cropped, held_back, nested, zero
+from diffusion_lab.conditions.condition import Size
+from diffusion_lab.diffusion.shapes import Conditions
+from diffusion_lab.networks.blocks import Conv, Upsample, channels_last, cropped, from_patches, held_back, nested, zero
 from diffusion_lab.networks.embeddings import Conditioning, FourierFeatures
 from diffusion_lab.networks.encoder import AttentionPool, Encoder, EncoderClassifier, Layout, run
 from diffusion_lab.networks.norm import GroupNorm
-from diffusion_lab.networks.sizes import Padding, Sides, check_counts
+from diffusion_lab.networks.sizes import (
+    Padding,
+    Sides,
+    base_for,
+    check_counts,
+    halved,
+    lengths,
+    multipliers_for,
+    patch_for,
+)
 
 
 class UNet(nn.Module):
@@ -27,6 +38,7 @@ class UNet(nn.Module):
       counted; odd ones too (28 -> 14 -> 7, 15 -> 8 -> 4).
     - num_classes: None for a network without labels; else y in 0..num_classes, and num_classes is the null class, which
       y = None means.
+    - conditions: in place of num_classes, where y is not classes alone: see `Conditioning`.
     - num_res_blocks: per level on the way down; one more on the way up.
     - attention_resolutions: lengths of the longest side, in pixels, at which attention follows every block; the middle always
       attends once.
@@ -37,6 +49,11 @@ class UNet(nn.Module):
     - held_channels: of the output, the last ones: their gradients reach only the weights of the output convolution.
     - padding: of every convolution, zeros or circular, or one of them for each axis: with a circular axis the network commutes
       with shifts along it by multiples of 2^halvings.
+    - patch_size: side of the patches that the network takes as one position, whose values are its channels (Luhman & Luhman 2022,
+      "Improving diffusion model efficiency through patching").
+    - base_channels, channel_multipliers, attention_resolutions, head_channels, patch_size: None for what follows from the image:
+      patches so large that they are 64² at most; then levels of 32 (16 from 64×64 on), 64, 128 channels down to 8 pixels, which
+      attend.
     - fourier_periods: of the `FourierFeatures` of the input, in bins of data with num_levels levels; none by default.
 
     What published networks have otherwise (openai/improved-diffusion, openai/guided-diffusion):
@@ -58,17 +75,18 @@ class UNet(nn.Module):
         out_channels: int,
         image_size: Sides,
         num_classes: int | None = None,
-        base_channels: int = 64,
-        channel_multipliers: Sequence[int] = (1, 2, 2),
+        base_channels: int | None = 64,
+        channel_multipliers: Sequence[int] | None = (1, 2, 2),
         num_res_blocks: int = 2,
-        attention_resolutions: Sequence[int] = (16,),
-        head_channels: int = 64,
+        attention_resolutions: Sequence[int] | None = (16,),
+        head_channels: int | None = 64,
         dropout: float = 0.0,
         activation_checkpointing: bool = False,
         num_levels: int | None = None,
         fourier_periods: Sequence[float] = (),
         held_channels: int = 0,
         padding: Padding = "zeros",
+        patch_size: int | None = 1,
         num_heads: int | None = None,
         additive_embedding: bool = False,
         residual_resampling: bool = False,
@@ -77,11 +95,21 @@ class UNet(nn.Module):
         timestep_scale: float = 1.0,
         null_class: bool = True,
         pool_positions: bool = False,
+        conditions: Sequence[Size] = (),
     ):
         super().__init__()
         check_counts(
             in_channels=in_channels, out_channels=out_channels, num_classes=1 if num_classes is None else num_classes
         )
+        patch_size = patch_for(lengths(image_size)) if patch_size is None else patch_size
+        patches = [max(1, side // max(1, patch_size)) for side in lengths(image_size)]
+        base_channels = base_for(patches) if base_channels is None else base_channels
+        if channel_multipliers is None:
+            channel_multipliers = multipliers_for(patches, base_channels)
+        if attention_resolutions is None:
+            attention_resolutions = [max(halved(patches, len(channel_multipliers))[-1])]
+        if head_channels is None:
+            head_channels = math.gcd(64, *(base_channels * multiplier for multiplier in channel_multipliers[-1:]))
         layout = Layout(
             image_size=image_size,
             base_channels=base_channels,
@@ -97,11 +125,12 @@ class UNet(nn.Module):
             num_groups=num_groups,
             embedding_channels=embedding_channels,
             padding=padding,
+            patch_size=patch_size,
         )
-        self.layout, self.held_channels, self.pool_positions = layout, held_channels, pool_positions
+        self.layout, self.pool_positions = layout, pool_positions
         self.null_class = null_class
         conditioning = Conditioning(
-            layout.sinusoid_dim, layout.embedding_dim, num_classes, timestep_scale, null_class=null_class
+            layout.sinusoid_dim, layout.embedding_dim, num_classes, timestep_scale, null_class, conditions
         )
         self.encoder = Encoder(in_channels, layout, conditioning, FourierFeatures(fourier_periods, num_levels))
         channels, skips = self.encoder.out_channels, list(self.encoder.skip_channels)
@@ -120,17 +149,20 @@ class UNet(nn.Module):
                     self.upsamples.append(Upsample(channels, padding=layout.paddings))
 
         self.output_norm = GroupNorm(channels, num_groups=num_groups)
-        self.output = zero(Conv(channels, out_channels, layout.paddings))
+        values = patch_size ** len(layout.paddings)
+        self.output = zero(Conv(channels, out_channels * values, layout.paddings))
+        self.held_channels = held_channels * values
         channels_last(self, len(layout.paddings))
 
-    def forward(self, x_t: Tensor, timesteps: Tensor, y: Tensor | None = None) -> Tensor:
+    def forward(self, x_t: Tensor, timesteps: Tensor, y: Conditions = None) -> Tensor:
         h, skips, e = self.encoder(x_t, timesteps, y)
         for level, blocks in enumerate(nested(self.up)):
             if level > 0:
                 h = self._doubled(self.upsamples[level - 1], h, e, skips[-1].shape[2:])
             for part in blocks:
                 h = run(part, torch.cat([h, skips.pop()], dim=1), e, self.layout.activation_checkpointing)
-        return held_back(self.output, self.output_norm(h), self.held_channels).float()
+        output = held_back(self.output, self.output_norm(h), self.held_channels).float()
+        return from_patches(output, self.layout.patch_size)
 
     def _doubled(self, upsample: nn.Module, h: Tensor, e: Tensor, size: torch.Size) -> Tensor:
         """h of the spatial `size`, which is odd where a level has an odd number of pixels."""
@@ -140,7 +172,8 @@ class UNet(nn.Module):
 
     def classifier(self) -> EncoderClassifier:
         """The way down and the middle of this network with attention pooling behind them: out_channels logits a sample."""
-        layout, channels, num_logits = self.layout, self.encoder.out_channels, self.output.out_channels
+        layout, channels = self.layout, self.encoder.out_channels
+        num_logits = self.output.out_channels // layout.patch_size ** len(layout.paddings)
         if layout.head_channels < 1 or channels % layout.head_channels:
             raise ValueError(
                 f"network.head_channels={layout.head_channels} must divide the {channels} channels that a classifier pools, also "

@@ -106,3 +106,11 @@ def test_an_animation_has_its_frames():
 def test_rows_of_shows_a_samples_states_side_by_side():
     first, second = torch.tensor([[1.0], [2.0]]), torch.tensor([[10.0], [20.0]])
     assert rows_of([first, second]).flatten().tolist() == [1.0, 10.0, 2.0, 20.0]
+
+
+def test_four_channels_are_files_with_opacity():
+    x = torch.tensor([1.0, -1.0, 0.0, -1.0]).view(1, 4, 1, 1).expand(2, 4, 3, 5)
+    shown = [Image.open(io.BytesIO(png(image))) for image in images(x, 256)]
+    assert [(image.mode, image.size, image.getpixel((0, 0))) for image in shown] == 2 * [
+        ("RGBA", (5, 3), (255, 0, 128, 0))
+    ]

@@ -187,3 +187,24 @@ def test_levels_that_are_stored_as_floats_are_noted(tmp_path: Path, of, noted):
     layout = "nhw" if of.ndim == 3 else None
     data = arrays(tmp_path, npy(tmp_path, np.asarray(of)), layout=layout)
     assert any("np.uint8" in note for note in data.notes()) == noted
+
+
+def test_what_lies_beside_is_normalised_by_training(tmp_path):
+    """Vectors and fields, also beside whole levels; fields of bytes become −1 to 1."""
+    vectors, bytes_ = RANDOM.standard_normal((6, 3)) * 5 + 100, RANDOM.integers(0, 256, (6, 1, 2, 2), np.uint8)
+    named = {"train_vectors": npy(tmp_path, vectors, "v.npy"), "train_fields": npy(tmp_path, bytes_, "f.npy")}
+    for x, layout in ((LEVELS, None), (FIELDS[:6], None)):
+        data = arrays(tmp_path, npy(tmp_path, x), layout=layout, **named)
+        given = data._splits["train"].beside
+        found = given["vector"][torch.arange(5)]
+        assert np.allclose(found, vectors[given["vector"].places])
+        fields = given["field"][torch.arange(5)]
+        assert np.allclose(fields, bytes_[given["field"].places])
+        other = arrays(tmp_path, "a.npy", train_vectors=npy(tmp_path, vectors + 1, "w.npy"))
+        assert other.identity != data.identity
+    vectors[0, 0] = np.nan
+    npy(tmp_path, vectors, "w.npy")
+    with pytest.raises(
+        DataError, match=r"data.train_vectors=.* 1 missing values \(NaN\) in 1 of 6 rows: fill them in\."
+    ):
+        arrays(tmp_path, "a.npy", train_vectors="w.npy")

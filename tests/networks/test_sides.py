@@ -10,6 +10,8 @@ from diffusion_lab.families.flow.networks import WaveletFlow
 from diffusion_lab.families.gan.networks import Discriminator, Generator
 from diffusion_lab.families.vae.networks import ConvAutoencoder
 from diffusion_lab.networks import UNet
+from diffusion_lab.networks.blocks import from_patches, to_patches
+from diffusion_lab.networks.flops import network_cost
 from diffusion_lab.networks.sizes import halved, height_and_width
 
 SMALL = {"base_channels": 8, "channel_multipliers": [1, 2]}
@@ -121,3 +123,43 @@ def test_levels_halve_both_sides_rounding_up():
 def test_sizes_of_no_image_are_named(size):
     with pytest.raises(ValueError, match=r"network\.image_size="):
         UNet(1, 1, size, attention_resolutions=[], head_channels=8, **SMALL)
+
+
+DERIVED = dict.fromkeys(
+    ("base_channels", "channel_multipliers", "attention_resolutions", "head_channels", "patch_size")
+)
+
+
+@pytest.mark.parametrize("sides", [(6,), (4, 6), (2, 4, 6)])
+def test_patches_hold_the_values_of_their_places(sides):
+    x = torch.arange(2 * 3 * torch.tensor(sides).prod()).view(2, 3, *sides)
+    patches = to_patches(x, 2)
+    assert patches.shape == (2, 3 * 2 ** len(sides), *(side // 2 for side in sides))
+    assert torch.equal(from_patches(patches, 2), x)
+    corner = x[(slice(None), slice(None), *[slice(2)] * len(sides))].flatten(1)
+    assert torch.equal(patches[(..., *[0] * len(sides))], corner)
+
+
+def test_held_outputs_in_patches_teach_the_last_layer_only():
+    network = UNet(1, 2, 8, held_channels=1, patch_size=2, attention_resolutions=[], head_channels=8, **SMALL)
+    nn.init.normal_(network.output.weight)
+    network(torch.randn(1, 1, 8, 8), torch.zeros(1).long())[:, 1].sum().backward()
+    assert network.output.weight.grad.abs().sum() > 0
+    assert not network.encoder.input.weight.grad.any()
+
+
+@pytest.mark.parametrize("sides", [(1, 1), (5, 5), (28, 28), (48, 64), (100, 150), (7, 300), (513,), (16, 16, 16)])
+def test_derived_sizes_fit_any_image(sides):
+    layout = UNet(1, 1, sides, **DERIVED).layout
+    assert max(layout.sides[-1]) <= 8
+    assert layout.attending == [*[False] * (len(layout.widths) - 1), True]
+
+
+def test_larger_images_cost_no_more_arithmetic():
+    costs = [network_cost(UNet(3, 3, side, **DERIVED), (3, side, side)).forward_flops for side in (32, 64, 128, 256)]
+    assert max(costs) < 1.5 * min(costs)
+
+
+def test_patches_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match=r"network.patch_size=4 must divide .*\[6, 8\]; use 2 or a divisor"):
+        UNet(1, 1, (6, 8), **{**DERIVED, "patch_size": 4})
