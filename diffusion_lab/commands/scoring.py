@@ -230,8 +230,8 @@ def _write(
         drawn = None
         with may_fail(path.name):
             if x is not None:
-                shown = x if data.units is None else data.units.restored(x)
-                drawn = png(picture(shown, data.num_levels, columns_of_grid))
+                shown, names = (x, None) if data.units is None else (data.units.restored(x), data.units.names)
+                drawn = png(picture(shown, data.num_levels, columns_of_grid, names))
         if drawn is not None:
             write_whole(path, drawn)
     write_whole(run.config, OmegaConf.to_yaml(plain_config(cfg)).encode())

@@ -94,6 +94,9 @@ def check_measures(features: Sequence[Features], metrics: Sequence[Metric], data
     """All that these metrics may measure. ValueError if the features do not work for the data, or two numbers have one name."""
     for part in features:
         part.check(data.shape)
+        if data.num_levels is None and part.reads_levels:
+            said = f"features={part.name} read images of 256 levels, and {data.name} has real numbers"
+            raise ValueError(f"{said}: choose features=pixels")
     measures = [measure for metric in metrics for measure in metric.measures(_namings(features))]
     names = [measure.name for measure in measures]
     twice = sorted({name for name in names if names.count(name) > 1})
