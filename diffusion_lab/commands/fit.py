@@ -41,7 +41,7 @@ def fit(training: Training, built: Built, here: Ranks, branch: BranchPoint | Non
     """
     cfg, data, fingerprint, directory = training.cfg, training.data, training.fingerprint, training.place
     model, trainer, interruption = built.model, built.trainer, built.interruption
-    choices = choices_made() | ({"labels": "own"} if cfg.get("labels") is None else {})
+    choices = choices_made()
     console = Terminal(quiet=not here.is_first)
     cost = model.cost()
     with interruption.forwarding_signals(), ExitStack() as stack:
@@ -105,8 +105,7 @@ def fit(training: Training, built: Built, here: Ranks, branch: BranchPoint | Non
                 ended_by=ended_by,
                 **({} if branch is None else {"branched_from": branch.trunk.path.name, "branched_at": branch.step}),
                 **({"serves": cfg.facts.base.weights} if "base" in cfg.facts else {}),
-                **({} if data.clusters is None else {"cluster_shares": data.clusters.shares.tolist()}),
-                **({} if data.class_names is None else {"class_names": [*data.class_names]}),
+                conditions={name: condition.record() for name, condition in data.conditions.items()},
                 precision=str(trainer.precision),
                 fingerprint=fingerprint,
                 code=code_of_training(cfg),
@@ -120,7 +119,8 @@ def fit(training: Training, built: Built, here: Ranks, branch: BranchPoint | Non
 
 @contextmanager
 def _mistakes_while_training(cfg: DictConfig) -> Iterator[None]:
-    fix = f"use smaller batches (data.batch_size={max(1, cfg.data.batch_size // 2)} trainer.accumulate_grad_batches=2)"
+    parts = 2 * cfg.trainer.accumulate_grad_batches
+    fix = f"split each batch (trainer.accumulate_grad_batches={parts}), or use a smaller data.batch_size"
     at = f"data.batch_size={cfg.data.batch_size} and trainer.precision={cfg.trainer.precision}"
     with lost_process(), out_of_memory(at, fix):
         try:

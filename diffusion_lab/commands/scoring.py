@@ -229,7 +229,9 @@ def _write(
     ):
         drawn = None
         with may_fail(path.name):
-            drawn = None if x is None else png(picture(x, data.num_levels, columns_of_grid))
+            if x is not None:
+                shown = x if data.units is None else data.units.restored(x)
+                drawn = png(picture(shown, data.num_levels, columns_of_grid))
         if drawn is not None:
             write_whole(path, drawn)
     write_whole(run.config, OmegaConf.to_yaml(plain_config(cfg)).encode())

@@ -43,7 +43,9 @@ def run(cfg: DictConfig) -> None:
         request = request_of({"accelerator": cfg.accelerator, "devices": 1}, prefix="")
         data = build_data(cfg)
         if len(data.shape) != 3:
-            raise MistakeError(f"{data.name} consists of points, but published evaluators read images")
+            raise MistakeError(
+                f"{data.name} has samples of shape {list(data.shape)}, but published evaluators read images"
+            )
         if data.shape[0] not in (1, 3):
             raise MistakeError(f"{data.name} has {data.shape[0]} channels: published evaluators read images of 1 or 3")
         chosen = list(build_features(cfg).values()) if cfg.moments else []

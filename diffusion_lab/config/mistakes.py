@@ -19,6 +19,7 @@ from hydra.errors import (
     InstantiationException,
     MissingConfigException,
     OverrideParseException,
+    SearchPathException,
 )
 from hydra.types import RunMode
 from omegaconf.errors import (
@@ -38,6 +39,12 @@ from diffusion_lab.store.options import above_and_itself, flat
 from diffusion_lab.store.written import PlaceError
 from diffusion_lab.sweeps.axes import MissingOptionError
 
+_REPLACED = {
+    "conditional": "use condition=classes for conditional=true, and condition=none for conditional=false",
+    "labels": "use condition=clusters for labels=clusters, and condition=none for labels=own",
+    "label": "use condition=3 for label=3",
+    "model.label_dropout": "use model.condition_dropout",
+}
 _FULL = "no space is left on the disk of {}; earlier files are intact: free some space and run the same command again"
 _TAKEN = "cannot create the folder {}: a file has that name; choose another folder"
 _OF_FILES = {
@@ -157,6 +164,8 @@ def mistake_in_options(error: BaseException, command: str) -> str | None:
             return _composition(error, command)
         case YAMLError():
             return f"cannot read a config: {' '.join(str(error).split())}"
+        case SearchPathException():
+            return f"{_one_line(error)}: --config-dir must name a folder that exists"
         case ValueError() if re.match("Only one of --run|File .* does not exist", str(error)):
             return _one_line(error)
         case ValueError() if "Config group override must be" in str(error):
@@ -232,6 +241,8 @@ def _composition(error: Exception, command: str) -> str:
 
 def _unknown(key: str, command: str) -> str:
     """An option that the config does not have."""
+    if replaced := _REPLACED.get(key.partition(".")[0] if key != "model.label_dropout" else key):
+        return f"{key} was replaced: {replaced}"
     if command in ("train", "schedule") and (CONF / key).is_dir():
         models = sorted(file.stem for file in (CONF / "model").glob("*.yaml") if f"  - /{key}: " in file.read_text())
         others = f", or choose model={' or '.join(models)}" if models else ""

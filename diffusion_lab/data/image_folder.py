@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import PIL
 import torch
 from lightning.pytorch.utilities import rank_zero_only
@@ -29,7 +28,7 @@ from diffusion_lab.data.image_files import (
     read_image,
     sides_of,
 )
-from diffusion_lab.data.module import Batch, DataModule, Pick, images_at_once
+from diffusion_lab.data.module import DataModule, Item, images_at_once
 from diffusion_lab.data.order import held_out
 from diffusion_lab.data.table import read_table
 from diffusion_lab.diffusion.levels import MOST_LEVELS, from_levels
@@ -141,7 +140,7 @@ class ImageFiles(DataModule):
     def _classes(self, split: str) -> Tensor | None:
         return self._images[split].given.get("classes")
 
-    def _show(self, split: str, picks: Iterable[Pick]) -> Iterator[Batch]:
+    def _show(self, split: str, picks: Iterable[Tensor]) -> Iterator[Item]:
         images, workers = self._images[split], self.num_workers
         loader = DataLoader(images, batch_size=None, sampler=picks, num_workers=workers, collate_fn=_as_it_is)
         try:
@@ -149,7 +148,7 @@ class ImageFiles(DataModule):
                 if isinstance(batch, DataError):
                     raise batch
                 levels, given = batch
-                yield from_levels(levels, self.num_levels), given.get("classes")
+                yield from_levels(levels, self.num_levels), given
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
@@ -161,7 +160,7 @@ class ImageFiles(DataModule):
 
 @dataclass(frozen=True)
 class _Images(Dataset):
-    """images[pick] is a batch: uint8 or uint16 (B, C, H, W), and what is given of each. deep: 16-bit grey."""
+    """images[indices] is a batch: uint8 or uint16 (B, C, H, W), and what is given of each. deep: 16-bit grey."""
 
     paths: list[Path]
     given: dict[str, Tensor]
@@ -171,8 +170,7 @@ class _Images(Dataset):
     fit: str
     background: Sequence[int]
 
-    def __getitem__(self, pick: Pick) -> tuple[Tensor, dict[str, Tensor]] | DataError:
-        indices, mirrored = pick
+    def __getitem__(self, indices: Tensor) -> tuple[Tensor, dict[str, Tensor]] | DataError:
         channels, *image_size = self.shape
         try:
             how = {"fit": self.fit, "background": self.background}
@@ -186,8 +184,6 @@ class _Images(Dataset):
             # Raised in a worker it would reach the user wrapped in the worker's traceback; handed over, it stays
             # one sentence.
             return error
-        if mirrored.any():  # torch flips no uint16
-            levels[mirrored] = torch.from_numpy(np.flip(levels[mirrored].numpy(), -1).copy())
         return levels, {name: rows[indices] for name, rows in self.given.items()}
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from diffusion_lab.data.arrays import members, one_sentence, read_array
+from diffusion_lab.data.array_files import members, one_sentence, read_array
 from diffusion_lab.data.checks import DataError, require
 from diffusion_lab.interop.checkpoints import CheckpointError, check_bombs
 from diffusion_lab.interop.given_images import Images, read_images

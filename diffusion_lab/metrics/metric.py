@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
+from diffusion_lab.data.checks import IncompleteError
 from diffusion_lab.data.module import DataModule
 from diffusion_lab.metrics.features import Features
 from diffusion_lab.metrics.reference import MOST_VALUES, Moments, Need, Reference, UnmeasurableError
@@ -168,11 +169,12 @@ class Scores:
 
     @contextmanager
     def attempt(self, names: Iterable[str]) -> Iterator[None]:
-        """The block records these values; those that it could not measure have the reason, if it raises UnmeasurableError."""
+        """The block records these values; those that it could not measure have the reason, if it raises UnmeasurableError, or if
+        the data have missing values."""
         names = list(names)
         try:
             yield
-        except UnmeasurableError as error:
+        except (UnmeasurableError, IncompleteError) as error:
             for name in names:
                 if name not in self.values:
                     self.record(name, None, str(error))

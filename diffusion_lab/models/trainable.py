@@ -1,7 +1,8 @@
 """The base of every model that is trained, generative or not: keyed randomness, an optimizer, weights and their averages.
 
-Randomness in training is a function of (seed, batch number) of the *global* batch, each rank taking its rows, so nothing
-random has to be saved, and neither a resume nor the number of devices changes a draw.
+Randomness in training is a function of (seed, batch number) of the *global* batch, which one optimizer step sees. Each rank, and
+each part where gradients are accumulated, takes its rows, so nothing random has to be saved, and neither a resume nor the number
+of devices or of parts changes a draw.
 """
 
 from __future__ import annotations
@@ -18,9 +19,12 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from diffusion_lab.data.order import batches_trained
+from diffusion_lab.conditions.condition import Size
+from diffusion_lab.data.order import batches_trained, parts_trained
 from diffusion_lab.diffusion import SampleNoise, TimestepSampler, derive_seed
-from diffusion_lab.diffusion.streams import DROPOUT, LABEL_DROP, TRAINING
+from diffusion_lab.diffusion.parts import Null, left_out, parts, where
+from diffusion_lab.diffusion.shapes import Conditions
+from diffusion_lab.diffusion.streams import CONDITION_DROP, DROPOUT, TRAINING
 from diffusion_lab.models.optimization import Optimization, parameters_of
 from diffusion_lab.networks.dropout import KeyedDropout, keyed, set_keys
 from diffusion_lab.networks.flops import NetworkCost, network_cost
@@ -41,13 +45,15 @@ class TrainableModel(LightningModule):
     # differentiated twice, which torch.compile does not support), and its cost is reported.
     network: nn.Module
     shape: tuple[int, ...]  # of one sample of the data: (C, H, W) or (D,)
-    num_classes: int | None  # None: no labels, y is None everywhere
+    num_classes: int | None  # that y chooses from; None: y holds no classes
+    conditions: tuple[Size, ...] = ()  # sizes of the parts of y, other than classes alone
 
     seed: int  # keys everything random in training
     optimization: Optimization
     skipped_steps: int = 0  # of this training, because something was not finite
     gradient_norm: Tensor  # () of what an optimizer is about to follow, as it was before clipping
     validated_weights: str = RAW  # those of the held-out loss
+    needs_whole_batches: str | None = None  # why gradients cannot be accumulated over parts of a batch
     needs_base: ClassVar[bool] = False  # it is trained beside a frozen model, which it is given by `attach_base`
 
     # The names of what `training_step` returns under "terms", as `held_out_terms` does, and under "sums".
@@ -74,10 +80,16 @@ class TrainableModel(LightningModule):
         """Random numbers of the batch that is trained on: a function of (seed, stream, k)."""
         return torch.Generator(device).manual_seed(derive_seed(self.seed, stream, self.batches_trained))
 
+    @property
+    def part(self) -> int:
+        """j while part j of a batch is trained on: 0, unless gradients are accumulated."""
+        return parts_trained(self.trainer) % self.trainer.accumulate_grad_batches
+
     def global_batch(self, local: int) -> tuple[int, slice]:
-        """How many rows the batch has over all ranks, when each has `local`, and which of them are this rank's."""
-        rank = self.trainer.global_rank
-        return self.trainer.world_size * local, slice(rank * local, (rank + 1) * local)
+        """How many rows the batch has over all ranks and parts, of `local` each, and which of them are trained on here and now."""
+        ranks = self.trainer.world_size
+        share = self.part * ranks + self.trainer.global_rank
+        return ranks * self.trainer.accumulate_grad_batches * local, slice(share * local, (share + 1) * local)
 
     def times_and_noise(self, x_0: Tensor, timesteps: TimestepSampler) -> tuple[Tensor, Tensor, Tensor]:
         """t, w and ε ~ N(0, I) for x_0 of this rank: its rows of those that every rank draws for the global batch."""
@@ -93,34 +105,36 @@ class TrainableModel(LightningModule):
         assert isinstance(gathered, Tensor)  # as x is
         return gathered
 
-    def own_labels(self, y: Tensor | None) -> Tensor | None:
-        """y, for a network with classes; None for one without: data with classes give them to every model."""
-        return None if self.num_classes is None else y
+    def own_conditions(self, y: Conditions) -> Conditions:
+        """y, for a conditional network; None for another: data with classes give them to every model."""
+        return None if self.num_classes is None and not self.conditions else y
 
-    def with_dropped_labels(self, y: Tensor | None, probability: float, null_class: int | None) -> Tensor | None:
-        """y of this rank, with the null class in place of each label with this probability; None for an unconditional network."""
-        if y is None or null_class is None:
+    def with_dropped_conditions(self, y: Conditions, probability: float, null: Null) -> Conditions:
+        """y of this rank, with each sample's conditions left out with this probability; None for an unconditional network."""
+        if y is None or null is None:
             return None
-        size, rows = self.global_batch(len(y))
-        coins = torch.rand(size, generator=self.generator(LABEL_DROP, y.device), device=y.device)
-        return y.masked_fill(coins[rows] < probability, null_class)
+        first = parts(y)[0]
+        size, rows = self.global_batch(len(first))
+        # One coin for all conditions of a sample: guidance with one scale evaluates the network with all of them or with none.
+        # Coins of their own serve a scale for each (InstructPix2Pix, Brooks et al. 2023), which there is not.
+        coins = torch.rand(size, generator=self.generator(CONDITION_DROP, first.device), device=first.device)
+        return where(coins[rows] < probability, left_out(y, null), y)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Key dropout by (seed, k, sample of the global batch, layer), and other random layers by (seed, k, rank)."""
-        k = self.batches_trained
-        torch.manual_seed(derive_seed(self.seed, DROPOUT, k, self.trainer.global_rank))
+        """Key dropout by (seed, k, sample of the global batch, layer), and other random layers by (seed, k, rank and part)."""
+        k, (_, rows) = self.batches_trained, self.global_batch(len(batch[0]))
+        torch.manual_seed(derive_seed(self.seed, DROPOUT, k, rows.start // len(batch[0])))
         if self._dropouts is None:
             self._dropouts = keyed(self)
         if self._dropouts:
-            _, rows = self.global_batch(len(batch[0]))
             samples = torch.arange(rows.start, rows.stop, device=self.device)
             set_keys(self._dropouts, derive_seed(self.seed, DROPOUT, k), samples)
 
-    def held_out_terms(self, x_0: Tensor, y: Tensor | None, noise: SampleNoise) -> dict[str, Tensor]:
+    def held_out_terms(self, x_0: Tensor, y: Conditions, noise: SampleNoise) -> dict[str, Tensor]:
         """The terms of `training_step` for images that are not trained on, each (B,) or a mean; what is random is of `noise`."""
         raise NotImplementedError(f"{type(self).__name__} has no held-out loss; train it with val.every_n_steps=0")
 
-    def validation_step(self, batch: tuple[Tensor, Tensor | None, SampleNoise], batch_idx: int) -> None:
+    def validation_step(self, batch: tuple[Tensor, Conditions, SampleNoise], batch_idx: int) -> None:
         """Logs the means of all held-out terms over all ranks, as "val/<name>"."""
         x_0, y, noise = batch
         with self.use_weights(self.validated_weights):
@@ -132,6 +146,11 @@ class TrainableModel(LightningModule):
 
     def check_trainer(self, trainer: Trainer) -> None:
         """ValueError, in one sentence, for an option of the Trainer that this model cannot be trained with."""
+        parts = trainer.accumulate_grad_batches
+        if parts != 1 and self.needs_whole_batches:
+            raise ValueError(
+                f"trainer.accumulate_grad_batches={parts}: {self.needs_whole_batches}; use 1 and a smaller data.batch_size"
+            )
 
     def configure_optimizers(self) -> Any:
         return self.optimization.configure(self.named_parameters(), self.trainer)

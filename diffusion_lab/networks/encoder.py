@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from diffusion_lab.diffusion.shapes import Conditions
 from diffusion_lab.networks.blocks import (
     AttentionBlock,
     Conv,
@@ -174,8 +175,8 @@ class Encoder(nn.Module):
         self.conditioning, self.features = conditioning, features
         channels, self.skip_channels = layout.base_channels, [layout.base_channels]
         self.patch_size = layout.patch_size
-        values = in_channels * self.patch_size ** len(layout.paddings)
-        self.input = Conv(values * features.num_features, channels, layout.paddings)
+        in_channels = in_channels * features.num_features + conditioning.field_channels
+        self.input = Conv(in_channels * self.patch_size ** len(layout.paddings), channels, layout.paddings)
         self.down, self.downsamples = nn.ModuleList(), nn.ModuleList()
         pool = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)[len(layout.paddings) - 1]
         for level, (width, attends) in enumerate(zip(layout.widths, layout.attending, strict=True)):
@@ -196,11 +197,11 @@ class Encoder(nn.Module):
         self.middle = nn.ModuleList([*first, *layout.block(channels, channels, attends=False)])
         self.out_channels = channels
 
-    def forward(self, x_t: Tensor, timesteps: Tensor, y: Tensor | None) -> tuple[Tensor, list[Tensor], Tensor]:
+    def forward(self, x_t: Tensor, timesteps: Tensor, y: Conditions) -> tuple[Tensor, list[Tensor], Tensor]:
         # Every block needs SiLU(e): once here instead of once in each.
         e = functional.silu(self.conditioning(timesteps, y))
-        x_t = to_patches(self.features(x_t), self.patch_size)
-        h = self.input(x_t.contiguous(memory_format=memory_format(x_t.ndim - 2)))
+        seen = to_patches(self.conditioning.beside_fields(self.features(x_t), y), self.patch_size)
+        h = self.input(seen.contiguous(memory_format=memory_format(x_t.ndim - 2)))
         skips = [h]
         for level, blocks in enumerate(nested(self.down)):
             if level > 0:

@@ -39,6 +39,7 @@ class GAN(GenerativeModel):
 
     network: LatentNetwork
     term_names = ("loss", "loss_discriminator", "accuracy_real", "accuracy_fake")
+    needs_whole_batches = "a GAN takes a step every batch"
 
     def __init__(
         self,
@@ -75,7 +76,7 @@ class GAN(GenerativeModel):
 
     def training_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> dict[str, Any]:
         """One step of D and one of G. Every rank draws z of the global batch and takes its rows."""
-        x_0, y = batch[0], self.own_labels(batch[1])
+        x_0, y = batch[0], self.own_conditions(batch[1])
         size, rows = self.global_batch(len(x_0))
         generator = self.generator(TRAINING, x_0.device)
         z = torch.randn(size, self.network.latent_size, generator=generator, device=x_0.device)[rows]
@@ -114,7 +115,7 @@ class GAN(GenerativeModel):
 
     def held_out_terms(self, x_0: Tensor, y: Tensor | None, noise: SampleNoise) -> dict[str, Tensor]:
         """D of held-out images and of images from other noise: the gap to training shows how far D has memorised its images."""
-        y = self.own_labels(y)
+        y = self.own_conditions(y)
         fake = self.network(noise.initial((self.network.latent_size,)).to(x_0), y)
         on_real, on_fake = self.discriminator(x_0, y), self.discriminator(fake, y)
         real, unreal = self.loss.accuracy(on_real, on_fake)
@@ -156,11 +157,7 @@ class GAN(GenerativeModel):
                 f"trainer.gradient_clip_val={trainer.gradient_clip_val}: a GAN takes two steps per batch and scales its gradients "
                 "itself; use trainer.gradient_clip_val=null and model.max_grad_norm"
             )
-        if trainer.accumulate_grad_batches != 1:
-            raise ValueError(
-                f"trainer.accumulate_grad_batches={trainer.accumulate_grad_batches}: a GAN takes a step every batch; use 1 and a "
-                "smaller data.batch_size"
-            )
+        super().check_trainer(trainer)
         if getattr(trainer.precision_plugin, "scaler", None) is not None:
             raise ValueError(
                 f"trainer.precision={trainer.precision} scales one loss, but a GAN has two; use bf16-mixed or 32-true"
@@ -174,7 +171,7 @@ class GAN(GenerativeModel):
         return SampleNoise(seed, indices).initial((self.network.latent_size,))
 
     def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
-        return self.network(z, self.own_labels(y))
+        return self.network(z, self.own_conditions(y))
 
     def protocol(self) -> dict[str, Any]:
         return {
