@@ -12,7 +12,18 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "diffusion_lab"
 ORDER = [
     *("versions", "conf_dir", "terminal", "store"),
-    *("diffusion", "sampling", "analysis", "networks", "data", "models", "families", "training", "metrics"),
+    *(
+        "diffusion",
+        "sampling",
+        "analysis",
+        "conditions",
+        "networks",
+        "data",
+        "models",
+        "families",
+        "training",
+        "metrics",
+    ),
     *("interop", "sweeps", "report", "config", "commands"),
 ]
 # dataclasses, abc and collections.abc say what a class is; they bring nothing into the theory.

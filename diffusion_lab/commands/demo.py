@@ -149,13 +149,12 @@ def _controls(model: Model) -> dict[str, Component]:
 
     controls: dict[str, Component] = {}
     with model.drawing({"num_images": 1}) as (drawing, *_):
-        count, saved = drawing.model.num_classes or 0, drawing.saved
-        names = [] if drawing.on_clusters else drawing.directory.read_training().get("class_names", [])
-    if count:
-        names = names if len(names) == count else [str(number) for number in range(count)]
-        every = "as often as in the data" if drawing.on_clusters else "all in turn"
-        classes = [(every, ""), *((name, str(number)) for number, name in enumerate(names))]
-        controls["label"] = gradio.Dropdown(classes, value="", label="cluster" if drawing.on_clusters else "class")
+        classes, saved = drawing.conditions.classes, drawing.saved
+    if classes is not None:
+        found = classes.shares is not None
+        every = ("as often as in the data" if found else "all in turn", "")
+        choices = [every, *((name, str(number)) for number, name in enumerate(classes.names))]
+        controls["condition"] = gradio.Dropdown(choices, value="", label="cluster" if found else "class")
     if "sampler" in saved:
         steps_of = _samplers(model, saved.schedule.num_timesteps)
         first = next(iter(steps_of))
@@ -211,8 +210,8 @@ def _options(given: Mapping[str, Any]) -> dict[str, Any]:
     found = {name: value for name, value in given.items() if value not in ("", None)}
     if found.get("guidance", "none") == "none":
         found.pop("guidance.scale", None)
-    if "label" in found:
-        found["label"] = int(found["label"])
+    if "condition" in found:
+        found["condition"] = int(found["condition"])
     return found
 
 

@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 
 from diffusion_lab.config.composing import with_trained_choices
 from diffusion_lab.config.mistakes import MistakeError, lost_process, users_mistakes
-from diffusion_lab.config.overrides import options_of_this_job
+from diffusion_lab.config.overrides import in_full, options_of_this_job
 from diffusion_lab.config.trained import DRAWING_GROUPS
 from diffusion_lab.store.files import check_free, write_whole
 from diffusion_lab.store.written import ours
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from diffusion_lab.config.sample_options import Drawing
+    from diffusion_lab.diffusion.shapes import Conditions
     from diffusion_lab.models.base import GenerativeModel
 
 FORMATS = ("grid", "png", "npz")
@@ -40,7 +41,7 @@ FRAMES = 60  # of an animation, about; the last is x_0
 
 def completed(options: list[str]) -> list[str]:
     """Sampling starts from the sampler and the guidance that the model was trained with."""
-    return with_trained_choices(options, DRAWING_GROUPS)
+    return with_trained_choices([*map(in_full, options)], DRAWING_GROUPS)
 
 
 def run(cfg: DictConfig) -> None:
@@ -71,8 +72,10 @@ def run(cfg: DictConfig) -> None:
         shown = drawing.in_grid(x, edit) if cfg.format == "grid" else x
         _write(shown, y, drawing, places)
         if cfg.trajectory:
+            from diffusion_lab.diffusion.parts import rows
+
             some = slice(0, 64)
-            _animate(drawing.trajectory(indices[some], y if y is None else y[some]), places[-1])
+            _animate(drawing.trajectory(indices[some], rows(y, some)), places[-1])
     names = f"{places[0]} … {places[-1].name}" if len(places) > 2 else "  ".join(map(str, places))
     message = f"{len(x)} samples of {directory.path} ({drawing.weights}), drawn on {here.place}: {names}"
     Terminal().print(message)
@@ -96,7 +99,7 @@ def _places(cfg: DictConfig) -> list[Path]:
     return [Path(cfg.to) / name for name in (*names, *(["trajectory.gif"] if cfg.trajectory else []))]
 
 
-def _write(x: Tensor, y: Tensor | None, drawing: Drawing, places: list[Path]) -> None:
+def _write(x: Tensor, y: Conditions, drawing: Drawing, places: list[Path]) -> None:
     from diffusion_lab.data.pictures import images, picture, pixels, png
 
     model, form = drawing.model, drawing.cfg.format
@@ -105,8 +108,8 @@ def _write(x: Tensor, y: Tensor | None, drawing: Drawing, places: list[Path]) ->
     elif form == "npz":
         buffer = io.BytesIO()
         # Published evaluators read arr_0 only. Ours takes arr_1 for classes of the data, which clusters are not.
-        name = "clusters" if drawing.on_clusters else "arr_1"
-        arrays: dict[str, Any] = {} if y is None else {name: y.cpu().numpy()}
+        arrays: dict[str, Any] = {name: part.cpu().numpy() for name, part in drawing.conditions.by_name(y).items()}
+        arrays |= {"arr_1": arrays.pop("classes")} if "classes" in arrays else {}
         np.savez(buffer, arr_0=pixels(x, model.num_levels), **arrays)
         write_whole(places[0], buffer.getvalue())
     else:

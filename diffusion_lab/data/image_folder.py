@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import PIL
 import torch
 from lightning.pytorch.utilities import rank_zero_only
@@ -26,7 +25,7 @@ from diffusion_lab.data.image_files import (
     read_image,
     sides_of,
 )
-from diffusion_lab.data.module import Batch, DataModule, Pick
+from diffusion_lab.data.module import DataModule, Item
 from diffusion_lab.data.order import held_out
 from diffusion_lab.diffusion.levels import MOST_LEVELS, from_levels
 
@@ -126,7 +125,7 @@ class ImageFiles(DataModule):
     def _classes(self, split: str) -> Tensor | None:
         return self._images[split].labels
 
-    def _show(self, split: str, picks: Iterable[Pick]) -> Iterator[Batch]:
+    def _show(self, split: str, picks: Iterable[Tensor]) -> Iterator[Item]:
         images, workers = self._images[split], self.num_workers
         loader = DataLoader(images, batch_size=None, sampler=picks, num_workers=workers, collate_fn=_as_it_is)
         try:
@@ -134,7 +133,7 @@ class ImageFiles(DataModule):
                 if isinstance(batch, DataError):
                     raise batch
                 levels, labels = batch
-                yield from_levels(levels, self.num_levels), labels
+                yield from_levels(levels, self.num_levels), {} if labels is None else {"classes": labels}
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
@@ -146,7 +145,7 @@ class ImageFiles(DataModule):
 
 @dataclass(frozen=True)
 class _Images(Dataset):
-    """images[pick] is a batch: uint8 or uint16 (B, C, H, W) and labels. deep: 16-bit grey."""
+    """images[indices] is a batch: uint8 or uint16 (B, C, H, W) and labels. deep: 16-bit grey."""
 
     paths: list[Path]
     labels: Tensor | None
@@ -154,8 +153,7 @@ class _Images(Dataset):
     max_pixels: int
     deep: bool
 
-    def __getitem__(self, pick: Pick) -> tuple[Tensor, Tensor | None] | DataError:
-        indices, mirrored = pick
+    def __getitem__(self, indices: Tensor) -> tuple[Tensor, Tensor | None] | DataError:
         channels, *image_size = self.shape
         try:
             levels = torch.stack(
@@ -165,8 +163,6 @@ class _Images(Dataset):
             # Raised in a worker it would reach the user wrapped in the worker's traceback; handed over, it stays
             # one sentence.
             return error
-        if mirrored.any():  # torch flips no uint16
-            levels[mirrored] = torch.from_numpy(np.flip(levels[mirrored].numpy(), -1).copy())
         return levels, None if self.labels is None else self.labels[indices]
 
 

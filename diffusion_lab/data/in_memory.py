@@ -5,22 +5,26 @@ from __future__ import annotations
 import hashlib
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from diffusion_lab.data.module import Batch, DataModule, Pick
+from diffusion_lab.data.module import DataModule, Item
 from diffusion_lab.data.order import held_out
 from diffusion_lab.diffusion.levels import from_levels
 
 
 @dataclass(frozen=True)
 class Split:
-    """values: uint8 or uint16 levels (N, C, H, W), or float32 points (N, D). labels: int64 (N,), or None without classes."""
+    """values: uint8 or uint16 levels (N, C, H, W), or float32 points (N, D). labels: int64 (N,), or None without classes.
+
+    beside: what else lies beside the images, by name: "vector", float32 (N, D); "field", float32 (N, C, *spatial).
+    """
 
     values: Tensor
     labels: Tensor | None
+    beside: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.values)
@@ -34,7 +38,12 @@ class Split:
         """(what trains, what tests): a fixed random share is held out."""
         is_test = held_out(len(self), share)
         train, test = (
-            Split(self.values[of], None if self.labels is None else self.labels[of]) for of in (~is_test, is_test)
+            Split(
+                self.values[of],
+                None if self.labels is None else self.labels[of],
+                {name: rows[of] for name, rows in self.beside.items()},
+            )
+            for of in (~is_test, is_test)
         )
         return train, test
 
@@ -57,7 +66,7 @@ class InMemoryDataModule(DataModule):
         """The SHA-256 of what is in memory: equal wherever the same images came from."""
         content = hashlib.sha256()
         for split in (train, test):
-            for tensor in (split.values, *([] if split.labels is None else [split.labels])):
+            for tensor in (split.values, *([] if split.labels is None else [split.labels]), *split.beside.values()):
                 content.update(f"{tuple(tensor.shape)} {tensor.dtype};".encode())
                 content.update(tensor.numpy().tobytes())
         return content.hexdigest()
@@ -65,15 +74,13 @@ class InMemoryDataModule(DataModule):
     def _classes(self, split: str) -> Tensor | None:
         return self._splits[split].labels
 
-    def _show(self, split: str, picks: Iterable[Pick]) -> Iterator[Batch]:
-        values, labels = self._splits[split].values, self._splits[split].labels
-        for indices, mirrored in picks:
-            x = values[indices]
-            if self.num_levels is not None:
-                x = from_levels(x, self.num_levels)
-            if mirrored.any():
-                x[mirrored] = x[mirrored].flip(-1)
-            yield x, None if labels is None else labels[indices]
+    def _show(self, split: str, picks: Iterable[Tensor]) -> Iterator[Item]:
+        here = self._splits[split]
+        given = here.beside if here.labels is None else {"classes": here.labels, **here.beside}
+        for pick in picks:
+            x = here.values[pick]
+            x = x if self.num_levels is None else from_levels(x, self.num_levels)
+            yield x, {name: rows[pick] for name, rows in given.items()}
 
 
 class OneSet(InMemoryDataModule):

@@ -7,15 +7,18 @@ of it. Nothing is carried from batch to batch, so a run that resumes at batch k,
 it would have seen. Below: fixed choices of images, which no seed of a run changes, because scores are compared between runs.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import count
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
 from lightning import Trainer
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -109,3 +112,16 @@ def without_validation(size: int, num_images: int) -> tuple[Tensor, Tensor]:
 
 def _sequence(size: int) -> Tensor:
     return torch.from_numpy(np.random.default_rng(0).permutation(size))
+
+
+class Batches(Generic[T]):
+    """An iterable without length that is opened again for each of Lightning's loops: a training stream starts at the current step.
+
+    Not a torch DataLoader: Lightning would warn about too few workers, which a set in memory does not need.
+    """
+
+    def __init__(self, open_batches: Callable[[], Iterator[T]]) -> None:
+        self._open_batches = open_batches
+
+    def __iter__(self) -> Iterator[T]:
+        return self._open_batches()

@@ -23,7 +23,7 @@ from .gaussian import Gaussian
 from .noise import SampleNoise, fresh_noise
 from .process import GaussianDiffusion
 from .reverse import ReverseStep
-from .shapes import Images, Labels, PerSample, Steps
+from .shapes import Conditions, Images, PerSample, Steps
 from .starts import NoiseStart, Start
 
 NOISE = NoiseStart()
@@ -62,7 +62,7 @@ def variational_bound(
     process: GaussianDiffusion,
     reverse: Callable[..., ReverseStep],
     x_0: Images,
-    y: Labels = None,
+    y: Conditions = None,
     num_levels: int | None = 256,
     num_draws: int = 1,
     noise: SampleNoise | None = None,
@@ -152,7 +152,7 @@ def _draw_terms(
     process: GaussianDiffusion,
     reverse: Callable[..., ReverseStep],
     x_0: Images,
-    y: Labels,
+    y: Conditions,
     num_levels: int | None,
     noise: SampleNoise,
     max_terms: int | None,

@@ -24,7 +24,7 @@ from .predictions import Prediction
 from .process import GaussianDiffusion
 from .reverse import ReverseProcess
 from .schedules import Schedule
-from .shapes import Images, Labels, Number, PerSample, Steps, Times
+from .shapes import Conditions, Images, Number, PerSample, Steps, Times
 
 Terms = dict[str, PerSample]
 Forward = TypeVar("Forward", bound=ForwardProcess, contravariant=True)
@@ -120,7 +120,7 @@ class Objective(ABC, Generic[Forward]):
 
     @abstractmethod
     def __call__(
-        self, process: Forward, reverse: ReverseProcess, x_0: Images, t: Times, eps: Images, y: Labels = None
+        self, process: Forward, reverse: ReverseProcess, x_0: Images, t: Times, eps: Images, y: Conditions = None
     ) -> Terms:
         """ "loss" and the terms it is made of, float64 (B,): "mse" (a dimension, unweighted), "vlb" (bits/dim, already × T)."""
 
@@ -135,7 +135,7 @@ class Simple(Objective[ForwardProcess]):
     term_names = ("mse", "loss")
 
     def __call__(
-        self, process: ForwardProcess, reverse: ReverseProcess, x_0: Images, t: Times, eps: Images, y: Labels = None
+        self, process: ForwardProcess, reverse: ReverseProcess, x_0: Images, t: Times, eps: Images, y: Conditions = None
     ) -> Terms:
         output, _ = reverse.evaluate(process, process.q_sample(x_0, t, eps), t, y)
         mse = _mean_square_error(process, reverse, output, x_0, t, eps)
@@ -167,7 +167,13 @@ class Hybrid(Objective[GaussianDiffusion]):
             raise ValueError(f"objective.vlb_weight={self.vlb_weight} must be above 0")
 
     def __call__(
-        self, process: GaussianDiffusion, reverse: ReverseProcess, x_0: Images, t: Steps, eps: Images, y: Labels = None
+        self,
+        process: GaussianDiffusion,
+        reverse: ReverseProcess,
+        x_0: Images,
+        t: Steps,
+        eps: Images,
+        y: Conditions = None,
     ) -> Terms:
         x_t = process.q_sample(x_0, t, eps)
         step = reverse.without_clipping()(process, x_t, t, y)
@@ -190,7 +196,13 @@ class VariationalBound(Objective[GaussianDiffusion]):
     term_names = ("mse", "vlb", "loss")
 
     def __call__(
-        self, process: GaussianDiffusion, reverse: ReverseProcess, x_0: Images, t: Steps, eps: Images, y: Labels = None
+        self,
+        process: GaussianDiffusion,
+        reverse: ReverseProcess,
+        x_0: Images,
+        t: Steps,
+        eps: Images,
+        y: Conditions = None,
     ) -> Terms:
         x_t = process.q_sample(x_0, t, eps)
         step = reverse.without_clipping()(process, x_t, t, y)
@@ -222,7 +234,7 @@ class ContinuousBound(Objective[Schedule]):
         return self.decoder.reads_reverse
 
     def __call__(
-        self, process: Schedule, reverse: ReverseProcess, x_0: Images, t: PerSample, eps: Images, y: Labels = None
+        self, process: Schedule, reverse: ReverseProcess, x_0: Images, t: PerSample, eps: Images, y: Conditions = None
     ) -> Terms:
         output, _ = reverse.evaluate(process, process.q_sample(x_0, t, eps), t, y)
         mse = _mean_square_error(process, reverse, output, x_0, t, eps)
@@ -232,7 +244,9 @@ class ContinuousBound(Objective[Schedule]):
         vlb = steps + ends
         return {"mse": mse.detach(), "vlb": vlb, "loss": vlb + process.own_loss(t, steps)}
 
-    def _last_step(self, process: Schedule, reverse: ReverseProcess, x_0: Images, eps: Images, y: Labels) -> PerSample:
+    def _last_step(
+        self, process: Schedule, reverse: ReverseProcess, x_0: Images, eps: Images, y: Conditions
+    ) -> PerSample:
         """L_0, (B,) bits per dimension."""
         x_1, last_step = process.q_sample(x_0, process.full(1, x_0), eps), None
         if self.decoder.reads_reverse:

@@ -164,6 +164,8 @@ def exportable(network: nn.Module, shape: Sequence[int], theirs: str) -> UNet:
         raise ValueError(
             f"only our own UNet is written as {theirs}, not a {type(network).__name__}: use format=program"
         )
+    if network.encoder.conditioning.sizes:
+        raise ValueError(f"{theirs} takes classes or clusters only, and this model is conditioned on other things too")
     halvings = len(network.layout.widths) - 1
     for lacks, said in (
         (network.encoder.features.frequencies, f"{theirs} has no network.fourier_periods"),

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from diffusion_lab.data.module import DataModule
 from diffusion_lab.diffusion.noise import derive_seed
+from diffusion_lab.diffusion.parts import parts
+from diffusion_lab.diffusion.shapes import Conditions
 from diffusion_lab.metrics.measuring import batches_of
 from diffusion_lab.metrics.metric import Metric, Naming, Need, Scores, Subject
 from diffusion_lab.models.base import Likelihood
@@ -99,14 +101,13 @@ class BitsPerDim(Metric):
         return [joined(batches) for batches in rows]
 
 
-def label_bits(data: DataModule, y: Tensor) -> Tensor:
-    """The cost of the labels y (B,), which −log p(x_0|y) leaves out, in bits/dim, float64 (B,).
+def label_bits(data: DataModule, y: Conditions) -> Tensor:
+    """The cost of y, which −log p(x_0|y) leaves out, in bits/dim, float64 (B,).
 
     Zero for the data's own classes, which the image does not determine; −log2 p(y) / D for clusters, which it does.
     """
-    if data.clusters is None:
-        return torch.zeros(len(y), dtype=torch.float64)
-    return data.clusters.bits(y) / math.prod(data.shape)
+    bits = [condition.bits(part) for condition, part in zip(data.conditions.values(), parts(y), strict=True)]
+    return torch.stack(bits).sum(0) / math.prod(data.shape)
 
 
 def _with_label(likelihood: Likelihood, bits: Tensor) -> Likelihood:

@@ -28,6 +28,8 @@ from torch import Tensor
 
 from diffusion_lab.data.module import DataModule
 from diffusion_lab.diffusion.levels import from_levels, to_levels
+from diffusion_lab.diffusion.parts import classes_in
+from diffusion_lab.diffusion.shapes import Conditions
 from diffusion_lab.metrics.features import Features
 from diffusion_lab.metrics.shards import Progress, read_tensors, silent, write_tensors
 from diffusion_lab.store import CacheDirectory
@@ -106,8 +108,7 @@ class Reference:
 
         def compute() -> dict[str, Tensor]:
             statistics = defaultdict[int, FeatureStatistics](lambda: FeatureStatistics(self.features.dim))
-            for vectors, y in self._encode(split, None):
-                assert y is not None
+            for vectors, y in self._of_classes(split):
                 for label in y.unique().tolist():
                     statistics[label].update(vectors.cpu()[y.cpu() == label])
             found = {label: s.compute().tensors() for label, s in statistics.items() if s.n >= 2}
@@ -127,8 +128,7 @@ class Reference:
         def compute() -> dict[str, Tensor]:
             counts = torch.zeros(self.data.num_classes or 0, dtype=torch.float64)
             sums = counts.new_zeros(len(counts), self.features.dim)
-            for vectors, y in self._encode(split, None):
-                assert y is not None
+            for vectors, y in self._of_classes(split):
                 counts += y.bincount(minlength=len(counts))
                 sums.index_add_(0, y, vectors.cpu().double())
             return {"n": counts, "mean": sums / counts[:, None]}
@@ -149,7 +149,14 @@ class Reference:
 
         return self._cached("features", split, num_images, compute)["features"]
 
-    def _encode(self, split: str, num_images: int | None) -> Iterator[tuple[Tensor, Tensor | None]]:
+    def _of_classes(self, split: str) -> Iterator[tuple[Tensor, Tensor]]:
+        """The features of all images of a split, and their classes."""
+        for vectors, y in self._encode(split, None):
+            classes = classes_in(y)
+            assert classes is not None
+            yield vectors, classes
+
+    def _encode(self, split: str, num_images: int | None) -> Iterator[tuple[Tensor, Conditions]]:
         size = self.size(split)
         total = size if num_images is None else min(num_images, size)
         done = 0

@@ -127,7 +127,7 @@ def _protocol(subject: Subject) -> dict[str, Any]:
         **of_source,
         "samples": common | of_source["samples"],
         "reference": view.reference.protocol(view.split),
-        **({} if data.clusters is None else {"classes": data.clusters.name}),
+        **({} if data.clusters is None else {"classes": data.clusters.description}),
         "data": {"name": data.name, "identity": data.identity, "shape": list(data.shape)},
         **{
             view.naming("features"): {"name": view.features.name, "identity": view.features.identity}
@@ -141,9 +141,9 @@ def _protocol(subject: Subject) -> dict[str, Any]:
 def latent_pictures(
     model: GenerativeModel, data: DataModule, seed: int, split: str = "test"
 ) -> tuple[Tensor, Tensor | None]:
-    """(interpolation, reconstructions), float32 on the CPU. A conditional model is given the classes.
+    """(interpolation, reconstructions), float32 on the CPU. A conditional model is given the conditions.
 
-    interpolation (PATHS · PATH_IMAGES, *shape): way p leads from sample 2p of the stream to sample 2p + 1 and keeps one class,
+    interpolation (PATHS · PATH_IMAGES, *shape): way p leads from sample 2p of the stream to sample 2p + 1 and keeps one condition,
     the classes in turn. reconstructions (2 · PAIRS, *shape): the first PAIRS images of the split, each followed by its
     `reconstruct`ion. None for a family without an encoder.
     """
@@ -151,6 +151,6 @@ def latent_pictures(
     weight = torch.linspace(0, 1, PATH_IMAGES, device=model.device).repeat(PATHS)
     x_0, y, indices = next(batches_of(model, data, split, PAIRS, PAIRS))
     between = slerp(model.latents(2 * paths, seed), model.latents(2 * paths + 1, seed), weight)
-    ways = model.decode(between, model.classes_in_turn(paths)).cpu()
+    ways = model.decode(between, model.conditions_of_pictures(data, split, paths)).cpu()
     again = model.reconstruct(x_0, y, seed, indices)
     return ways, None if again is None else torch.stack([x_0, again.clamp(-1, 1)], dim=1).flatten(0, 1).cpu()

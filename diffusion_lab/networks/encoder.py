@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from diffusion_lab.diffusion.shapes import Conditions
 from diffusion_lab.networks.blocks import AttentionBlock, Downsample, ResidualBlock, channels_last, nested
 from diffusion_lab.networks.embeddings import Conditioning, FourierFeatures
 from diffusion_lab.networks.norm import GroupNorm
@@ -149,7 +150,8 @@ class Encoder(nn.Module):
         self.activation_checkpointing = layout.activation_checkpointing
         self.conditioning, self.features = conditioning, features
         channels, self.skip_channels = layout.base_channels, [layout.base_channels]
-        self.input = nn.Conv2d(in_channels * features.num_features, channels, 3, padding=1)
+        in_channels = in_channels * features.num_features + conditioning.field_channels
+        self.input = nn.Conv2d(in_channels, channels, 3, padding=1)
         self.down, self.downsamples = nn.ModuleList(), nn.ModuleList()
         for level, (width, attends) in enumerate(zip(layout.widths, layout.attending, strict=True)):
             if level > 0:
@@ -169,10 +171,11 @@ class Encoder(nn.Module):
         self.middle = nn.ModuleList([*first, *layout.block(channels, channels, attends=False)])
         self.out_channels = channels
 
-    def forward(self, x_t: Tensor, timesteps: Tensor, y: Tensor | None) -> tuple[Tensor, list[Tensor], Tensor]:
+    def forward(self, x_t: Tensor, timesteps: Tensor, y: Conditions) -> tuple[Tensor, list[Tensor], Tensor]:
         # Every block needs SiLU(e): once here instead of once in each.
         e = functional.silu(self.conditioning(timesteps, y))
-        h = self.input(self.features(x_t).contiguous(memory_format=torch.channels_last))
+        seen = self.conditioning.beside_fields(self.features(x_t), y)
+        h = self.input(seen.contiguous(memory_format=torch.channels_last))
         skips = [h]
         for level, blocks in enumerate(nested(self.down)):
             if level > 0:

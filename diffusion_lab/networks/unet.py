@@ -13,6 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from diffusion_lab.conditions.condition import Size
+from diffusion_lab.diffusion.shapes import Conditions
 from diffusion_lab.networks.blocks import Upsample, channels_last, held_back, nested, zero
 from diffusion_lab.networks.embeddings import Conditioning, FourierFeatures
 from diffusion_lab.networks.encoder import AttentionPool, Encoder, EncoderClassifier, Layout, run
@@ -26,6 +28,7 @@ class UNet(nn.Module):
     - image_size: the side, or H and W, at which attention_resolutions are counted; odd ones too (28 -> 14 -> 7, 15 -> 8 -> 4).
     - num_classes: None for a network without labels; else y in 0..num_classes, and num_classes is the null class, which
       y = None means.
+    - conditions: in place of num_classes, where y is not classes alone: see `Conditioning`.
     - num_res_blocks: per level on the way down; one more on the way up.
     - attention_resolutions: lengths of the longer side, in pixels, at which attention follows every block; the middle always
       attends once.
@@ -73,6 +76,7 @@ class UNet(nn.Module):
         timestep_scale: float = 1.0,
         null_class: bool = True,
         pool_positions: bool = False,
+        conditions: Sequence[Size] = (),
     ):
         super().__init__()
         check_counts(
@@ -96,7 +100,7 @@ class UNet(nn.Module):
         self.layout, self.held_channels, self.pool_positions = layout, held_channels, pool_positions
         self.null_class = null_class
         conditioning = Conditioning(
-            layout.sinusoid_dim, layout.embedding_dim, num_classes, timestep_scale, null_class=null_class
+            layout.sinusoid_dim, layout.embedding_dim, num_classes, timestep_scale, null_class, conditions
         )
         self.encoder = Encoder(in_channels, layout, conditioning, FourierFeatures(fourier_periods, num_levels))
         channels, skips = self.encoder.out_channels, list(self.encoder.skip_channels)
@@ -118,7 +122,7 @@ class UNet(nn.Module):
         self.output = zero(nn.Conv2d(channels, out_channels, 3, padding=1))
         channels_last(self)
 
-    def forward(self, x_t: Tensor, timesteps: Tensor, y: Tensor | None = None) -> Tensor:
+    def forward(self, x_t: Tensor, timesteps: Tensor, y: Conditions = None) -> Tensor:
         h, skips, e = self.encoder(x_t, timesteps, y)
         for level, blocks in enumerate(nested(self.up)):
             if level > 0:

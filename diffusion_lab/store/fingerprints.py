@@ -83,7 +83,7 @@ TRAINING_EXCLUDED = frozenset((
     "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.benchmark", "trainer.deterministic",
 ))
 # Code: packages and modules of the lab. Files, locks, callbacks that watch, and what only talks to the user change no number.
-_TRAINS = frozenset(("data", "diffusion", "families", "models", "networks", "analysis.regressed"))
+_TRAINS = frozenset(("conditions", "data", "diffusion", "families", "models", "networks", "analysis.regressed"))
 _ONLY_AFTER_TRAINING = frozenset(("diffusion.starts", "models.drawn"))
 _SCORES = _TRAINS | {"analysis", "sampling", "metrics", "store.measures"}
 

@@ -260,7 +260,7 @@ def test_an_experiment_may_ask_for_a_conditional_model():
     cfg = composed("experiment=guided_fashion", "guidance.scale=3.0")
     assert cfg.conditional
     assert instantiate(cfg.guidance) == ClassifierFree(3.0)
-    assert not composed("experiment=guided_fashion", "conditional=false").conditional
+    assert not composed("experiment=guided_fashion", "condition=none").conditional
 
 
 @pytest.mark.parametrize("name", ["none", "classifier_free", "autoguidance"])

@@ -98,7 +98,7 @@ def test_a_conditional_model_draws_what_it_is_told(family):
 def test_without_a_class_a_conditional_model_refuses(family):
     """It draws as for the null class, where its network has one."""
     model, unconditional = built(family, num_classes=10), built(family)
-    refusal = pytest.raises(ValueError, match="set label=…") if family in ("gan", "vae", "flow") else nullcontext()
+    refusal = pytest.raises(ValueError, match="set condition=…") if family in ("gan", "vae", "flow") else nullcontext()
     with refusal:
         assert model.sample(INDICES, 5).isfinite().all()
     if not model.denoiser:

@@ -66,11 +66,10 @@ class TinyImages(DataModule):
         return self.splits[split][1]
 
     def _show(self, split: str, picks):
-        for indices, mirrored in picks:
-            assert not mirrored.any(), "scoring never mirrors"
+        for indices in picks:
             self.reads += len(indices)
             x, y = self.splits[split]
-            yield x[indices], y[indices]
+            yield x[indices], {"classes": y[indices]}
 
 
 class RawPixels(nn.Module):

@@ -46,8 +46,8 @@ class Coloured(DataModule):
         return None
 
     def _show(self, split, picks):
-        for indices, _ in picks:
-            yield self.images[split][indices], None
+        for indices in picks:
+            yield self.images[split][indices], {}
 
 
 class Painter(Silent):

@@ -87,7 +87,7 @@ def test_no_embedding_no_end(family, data):
 
 
 def made(family, data):
-    cfg = composed(f"model={family}", f"data={data}", "conditional=true")
+    cfg = composed(f"model={family}", f"data={data}", "condition=classes")
     images = data == "fashion_mnist"
     cfg.facts = {
         "shape": [1, 28, 28] if images else [2],

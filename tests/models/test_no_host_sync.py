@@ -12,7 +12,7 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 
 from diffusion_lab.conf_dir import CONF
-from diffusion_lab.data.module import Batches
+from diffusion_lab.data.order import Batches
 from diffusion_lab.diffusion import SampleNoise
 from diffusion_lab.sampling import Autoguidance, ClassifierFree, ClassifierGuidance, Worse
 from diffusion_lab.training.ema import EMA
