@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
+from diffusion_lab.diffusion.parts import each, parts
 from diffusion_lab.metrics.measuring import batches_of
 from diffusion_lab.metrics.metric import Metric, Naming, Need, Scores, Subject
 from diffusion_lab.metrics.reference import UnmeasurableError, quantise
@@ -82,11 +83,11 @@ class Reconstruction(Metric):
         """(B, 4) float64: squared errors of the mean and of a draw, variance, CRPS, each the mean over the values of an image."""
         model, data, n, done = subject.model, subject.data, self.num_draws, 0
         for x_0, y, indices in batches_of(model, data, split, self.batch_size, size):
-            if y is None or not y.is_floating_point():
+            if not any(part.is_floating_point() for part in parts(y)):
                 raise UnmeasurableError("compares draws with one truth, so it needs condition=vector or field")
             number = (indices[:, None] * n + torch.arange(n, device=indices.device)).flatten()
             with torch.no_grad():
-                draws = model.sample(number, subject.settings.seed, y.repeat_interleave(n, 0))
+                draws = model.sample(number, subject.settings.seed, each(lambda part: part.repeat_interleave(n, 0), y))
             draws = quantise(draws, data.num_levels).unflatten(0, (len(x_0), n)).flatten(2).double()
             truth = x_0.flatten(1).double()
             yield torch.stack([part.mean(1) for part in ensemble_errors(draws, truth)], 1).cpu()

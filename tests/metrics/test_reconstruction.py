@@ -5,7 +5,14 @@ import math
 import pytest
 import torch
 
-from diffusion_lab.metrics.reconstruction import ensemble_errors, psnr
+from diffusion_lab.conditions.computed import LowResolution
+from diffusion_lab.data.order import fixed_subset
+from diffusion_lab.diffusion import SampleNoise
+from diffusion_lab.metrics.reconstruction import Reconstruction, ensemble_errors, psnr
+from diffusion_lab.metrics.reference import quantise
+from diffusion_lab.metrics.score import DRAWS, FIELDS
+from tests.metrics.stand_ins import GaussianModel, TinyImages
+from tests.metrics.test_score import scored
 
 
 def normal(seed: int, *shape: int) -> torch.Tensor:
@@ -42,3 +49,39 @@ def test_perfect_draws_have_known_errors():
 def test_psnr_is_of_the_range_of_the_data():
     """An error of one grey level of 256 everywhere: 20 log10 255."""
     assert float(psnr(torch.tensor((2 / 255) ** 2))) == pytest.approx(20 * math.log10(255), rel=1e-6)
+
+
+class Blocks(GaussianModel):
+    """x = the field, enlarged, + 0.3 z."""
+
+    conditions = ((1, 1, 1),)
+
+    def decode(self, z, y=None):
+        return y.expand_as(z) + 0.3 * z
+
+
+def test_draws_of_a_field_are_beside_their_image(tmp_path):
+    """In the score and in the picture, whose rows are a field, its image, and draws."""
+    data = TinyImages()
+    data.condition_on({"low": LowResolution(factor=2)})
+    scores = scored(tmp_path, Blocks(), data, metrics=[Reconstruction(num_images=6, num_draws=3, batch_size=4)])
+    x = data.splits["test"][0][fixed_subset(40, 6)]
+    low = x.mean((2, 3), keepdim=True).expand_as(x)
+    draws = low.repeat_interleave(3, 0) + 0.3 * SampleNoise(0, torch.arange(18)).initial((1, 2, 2))
+    means = quantise(draws, 17).unflatten(0, (6, 3)).mean(1)
+    expected = psnr((means - x).flatten(1).double().square().mean(1)).mean()
+    assert scores.values["psnr_mean"] == pytest.approx(float(expected), rel=1e-5)
+    assert scores.values["psnr_mean"] > scores.values["psnr_draw"]
+
+    rows = scores.conditions.unflatten(0, (-1, 2 + DRAWS))
+    x = data.splits["test"][0][fixed_subset(40, FIELDS)]
+    torch.testing.assert_close(rows[:, 1], x)
+    torch.testing.assert_close(rows[:, 0], x.mean((2, 3), keepdim=True).expand_as(x))
+    assert (rows[:, 2:] - rows[:, :1]).std() == pytest.approx(0.3, rel=0.2)
+
+
+@pytest.mark.parametrize("model", [GaussianModel(), GaussianModel(num_classes=3)], ids=["unconditional", "classes"])
+def test_many_images_share_a_class_so_none_is_the_truth(model, tmp_path):
+    scores = scored(tmp_path, model, metrics=[Reconstruction()])
+    assert scores.protocol["absent"].keys() == {"psnr_mean", "psnr_draw", "rmse_mean", "crps", "spread_skill"}
+    assert scores.conditions is None
