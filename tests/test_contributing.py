@@ -1,6 +1,6 @@
-"""CONTRIBUTING.md says for every common change which files to touch, at most two, and each of its ways leads there.
+"""The pages of docs/extend: for every common change the files to write, at most two, and commands that show it at work.
 
-Each section names files, followed by what they hold (a diff, where a file is there already), and commands that show it at work.
+Each page names files, followed by their content (a diff, where a file exists already). CONTRIBUTING.md lists the pages.
 """
 
 import json
@@ -19,8 +19,9 @@ import pytest
 from .commands.zygote import Zygote
 
 ROOT = Path(__file__).parent.parent
-PAGE = (ROOT / "CONTRIBUTING.md").read_text()
-OTHERS = ("Golden outputs", "Measurements", "Style", "Release")  # sections that are not on a change
+EXTEND = ROOT / "docs" / "extend"
+PAGES = {path.stem: path.read_text() for path in sorted(EXTEND.glob("*.md"))}
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 COPIED = ("diffusion_lab", "conf", "hydra_plugins", "tests", "pyproject.toml", "docs", "README.md", "CONTRIBUTING.md")
 # What stands in for PBS: jobs run at once, one after the other, and none is left when qsub returns.
 QSUB = """\
@@ -48,17 +49,14 @@ class Section:
                 path.write_text(content)
 
 
-def sections(page: str = PAGE) -> dict[str, Section]:
-    """The sections on a change."""
-    found = {}
-    for title, text in re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL):
-        files = re.findall(r"^`([^`\n]+)`:\n\n```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-        commands = re.findall(r"^```bash\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-        found[title] = Section(
-            {path: (language, content) for path, language, content in files},
-            [line for block in commands for line in block.splitlines()],
-        )
-    return {title: section for title, section in found.items() if title not in OTHERS}
+def section(page: str) -> Section:
+    """The files and commands of a page."""
+    files = re.findall(r"^`([^`\n]+)`:\n\n```(\w+)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    commands = re.findall(r"^```bash\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    return Section(
+        {path: (language, content) for path, language, content in files},
+        [line for block in commands for line in block.splitlines()],
+    )
 
 
 def changed(text: str, diff: str) -> str:
@@ -71,11 +69,11 @@ def changed(text: str, diff: str) -> str:
     return text
 
 
-SECTIONS = sections()
+SECTIONS = {name: section(page) for name, page in PAGES.items() if name != "maintaining"}
 
 
 class Clone:
-    """A copy of the repository with all that the page writes, and a process that runs it: a command is a fork of it."""
+    """A copy of the repository with all that the pages write, and a process that runs it: a command is a fork of it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "clone"
@@ -222,33 +220,33 @@ def layout(user: User, said: list[str]) -> None:
 
 
 ITEMS: dict[str, Callable[[User, list[str]], None]] = {
-    "A metric": metric,
-    "Features": features,
-    "A schedule": schedule,
-    "A solver": solver,
-    "A spacing": spacing,
-    "A variance": variance,
-    "A family": family,
-    "A network": network,
-    "A data set": data,
-    "A command": command,
-    "A callback": callback,
-    "A launcher": launcher,
-    "The layout of outputs": layout,
+    "metric": metric,
+    "features": features,
+    "schedule": schedule,
+    "solver": solver,
+    "spacing": spacing,
+    "variance": variance,
+    "family": family,
+    "network": network,
+    "data_set": data,
+    "command": command,
+    "callback": callback,
+    "launcher": launcher,
+    "outputs": layout,
 }
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("title", ITEMS)
-def test_the_page_leads_there_by_its_own_words(tmp_path, clone, title):
+@pytest.mark.parametrize("name", ITEMS)
+def test_the_commands_of_a_page_show_what_it_adds(tmp_path, clone, name):
     user = User(tmp_path, clone)
-    commands = [line for line in SECTIONS[title].commands if not line.startswith("pytest ")]
-    ITEMS[title](user, [user.run(line) for line in commands])
+    commands = [line for line in SECTIONS[name].commands if not line.startswith("pytest ")]
+    ITEMS[name](user, [user.run(line) for line in commands])
 
 
 @pytest.mark.thorough
-def test_all_of_it_together_leaves_the_tests_of_the_house_green(clone):
-    """Nothing else has to be touched: no list, no table, no test. Each `pytest` line of the page selects some of the tests."""
+def test_all_pages_together_keep_the_tests_green(clone):
+    """Nothing else has to be touched: no list, no table, no test. Each `pytest` line of a page selects some of the tests."""
     clone.pytest("tests/test_architecture.py", "tests/test_readme.py", "-k", "not example and not files_that")
     names = [Path(name).stem for section in SECTIONS.values() for name in section.files if name.startswith("conf/")]
     lines = [shlex.split(line) for section in SECTIONS.values() for line in section.commands if "pytest " in line]
@@ -260,19 +258,19 @@ def test_all_of_it_together_leaves_the_tests_of_the_house_green(clone):
         assert any(line.startswith(path) and all(word in line for word in words) for line in passed), (path, words)
 
 
-def test_every_common_change_has_its_section_with_at_most_two_files_and_a_command():
+def test_every_page_has_one_or_two_files_and_a_command():
     assert set(SECTIONS) == set(ITEMS)
-    for title, section in SECTIONS.items():
-        assert 1 <= len(section.files) <= 2, title
-        assert any(line.startswith("diffusion-lab ") for line in section.commands), title
-    links = re.findall(r"\]\(#([\w-]+)\)", PAGE)
-    assert {title.lower().replace(" ", "-") for title in (*SECTIONS, *OTHERS)} == set(links)
+    for name, page in SECTIONS.items():
+        assert 1 <= len(page.files) <= 2, name
+        assert any(line.startswith("diffusion-lab ") for line in page.commands), name
+    assert {f"docs/extend/{name}.md" for name in PAGES} == set(re.findall(r"\]\((docs/extend/\w+\.md)", CONTRIBUTING))
 
 
-def test_files_that_the_page_names_are_there_or_written_by_it():
+def test_files_that_the_pages_name_exist_or_are_written():
     written = {name for section in SECTIONS.values() for name in section.files}
-    named = set(re.findall(r"\b((?:diffusion_lab|conf|hydra_plugins|tests|outputs|runs|\.ci)/[\w/.]+\.\w+)", PAGE))
-    named |= set(re.findall(r"\]\(([\w/.]+)(?:#[\w-]+)?\)", PAGE))
+    text = CONTRIBUTING + "".join(PAGES.values())
+    named = set(re.findall(r"\b((?:diffusion_lab|conf|hydra_plugins|tests|outputs|runs|\.ci)/[\w/.]+\.\w+)", text))
+    named |= set(re.findall(r"\]\((docs/[\w/.]+)(?:#[\w-]+)?\)", CONTRIBUTING))
     assert len(named) > len(written) > 20
     for name in named - written:
         assert (ROOT / name).exists() or (ROOT / "diffusion_lab" / name).exists(), name

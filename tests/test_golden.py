@@ -1,4 +1,4 @@
-"""The commands write the numbers that are stored in golden.json (scripts/golden). CONTRIBUTING.md says when these may change."""
+"""The commands write the numbers that are stored in golden.json (scripts/golden). docs/extend/maintaining.md has its rules."""
 
 import importlib.machinery
 import importlib.util

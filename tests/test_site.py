@@ -108,8 +108,9 @@ def commands(page: Path) -> list[str]:
     return [found[1] for line in lines if (found := _COMMAND.match(line.split(" && ")[-1]))]
 
 
-# docs/own.md writes files of its own first: tests/commands/test_own_settings.py executes it.
-COMPOSED = [page for page in [*WRITTEN, ROOT / "README.md"] if page.name != "own.md"]
+# These write files of their own first; tests/commands/test_own_settings.py and tests/test_contributing.py execute them.
+WRITING = {ROOT / "docs" / "own.md", *(ROOT / "docs" / "extend").glob("*.md")}
+COMPOSED = [page for page in [*WRITTEN, ROOT / "README.md"] if page not in WRITING]
 COMMANDS_OF_PAGES = {command: named(page) for page in COMPOSED for command in commands(page)}
 
 

@@ -42,6 +42,8 @@ def fit(training: Training, built: Built, here: Ranks, branch: BranchPoint | Non
     cfg, data, fingerprint, directory = training.cfg, training.data, training.fingerprint, training.place
     model, trainer, interruption = built.model, built.trainer, built.interruption
     choices = choices_made()
+    if len(cfg.condition) > 1:  # of a list of choices Hydra names one
+        choices["condition"] = "-".join(cfg.condition)
     console = Terminal(quiet=not here.is_first)
     cost = model.cost()
     with interruption.forwarding_signals(), ExitStack() as stack:

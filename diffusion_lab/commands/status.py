@@ -1,4 +1,4 @@
-"""diffusion-lab status: the progress of a sweep: what is queued, running, done or failed, and why."""
+"""diffusion-lab status: the progress of a sweep and of other trainings: what is queued, running, done or failed, and why."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from pathlib import Path
 from omegaconf import DictConfig
 from rich.live import Live
 
-from diffusion_lab.store import named_sweep
+from diffusion_lab.store import RunError, named_sweep
+from diffusion_lab.store.places import models_in, sweeps_in
 from diffusion_lab.sweeps.jobs import queue_states
-from diffusion_lab.sweeps.watch import is_over, job_progress, table
+from diffusion_lab.sweeps.watch import JobProgress, is_over, job_progress, other_trainings, table
 from diffusion_lab.terminal import Terminal
 
 _REFRESH_SECONDS = 2.0
@@ -26,12 +27,21 @@ def completed(options: list[str]) -> list[str]:
 
 def run(cfg: DictConfig) -> None:
     """Show the table, on a terminal until everything is done or failed."""
-    sweep = named_sweep(Path(cfg.outputs), None if cfg.sweep is None else str(cfg.sweep))
-    jobs = Path(cfg.jobs)
-    console = Terminal()
-    console.print(f"sweep  {sweep.path}")
+    outputs, jobs, console = Path(cfg.outputs), Path(cfg.jobs), Terminal()
+    alone = cfg.sweep is None and not sweeps_in(outputs)
+    sweep = None if alone else named_sweep(outputs, None if cfg.sweep is None else str(cfg.sweep))
+    if sweep is not None:
+        console.print(f"sweep  {sweep.path}")
+    elif not models_in(outputs):
+        raise RunError(f"there is no training in {outputs}; run `diffusion-lab train` first")
+
+    def progress() -> list[JobProgress]:
+        of_sweep = [] if sweep is None else job_progress(sweep, in_queue)
+        others = [] if cfg.sweep is not None else other_trainings(outputs, of_sweep, finished=sweep is None)
+        return [*others, *of_sweep]
+
     in_queue, queried = queue_states(jobs), time.monotonic()
-    found = job_progress(sweep, in_queue)
+    found = progress()
     earlier = {standing.folder: standing.status for standing in found if standing.status is not None}
     if not (cfg.watch and console.is_terminal):
         console.print(table(found, {}), soft_wrap=False)
@@ -41,7 +51,7 @@ def run(cfg: DictConfig) -> None:
             time.sleep(_REFRESH_SECONDS)
             if time.monotonic() - queried > _ASK_SECONDS:
                 in_queue, queried = queue_states(jobs), time.monotonic()
-            found = job_progress(sweep, in_queue)
+            found = progress()
             live.update(table(found, earlier), refresh=True)
             for standing in found:
                 if standing.status is not None and standing.folder not in earlier:

@@ -19,6 +19,7 @@ from hydra.errors import (
     InstantiationException,
     MissingConfigException,
     OverrideParseException,
+    SearchPathException,
 )
 from hydra.types import RunMode
 from omegaconf.errors import (
@@ -163,6 +164,8 @@ def mistake_in_options(error: BaseException, command: str) -> str | None:
             return _composition(error, command)
         case YAMLError():
             return f"cannot read a config: {' '.join(str(error).split())}"
+        case SearchPathException():
+            return f"{_one_line(error)}: --config-dir must name a folder that exists"
         case ValueError() if re.match("Only one of --run|File .* does not exist", str(error)):
             return _one_line(error)
         case ValueError() if "Config group override must be" in str(error):

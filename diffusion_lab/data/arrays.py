@@ -30,7 +30,8 @@ _KNOWN = {"arr_0": "arr_1", "images": "labels", "x": "y"}  # names of images in 
 class Arrays(InMemoryDataModule):
     """Images (N, H, W), (N, H, W, C) or (N, C, H, W) of whole levels, and, where there are classes, labels (N,).
 
-    train, test, train_labels, test_labels: FILE.npy, FILE.npz or FILE.npz:NAME, below `root`. test=None: a fixed random share of
+    train_vectors, train_fields: what condition=vector and condition=field take, (N, D) and (N, C, *spatial). train, test,
+    train_labels, test_labels and those: FILE.npy, FILE.npz or FILE.npz:NAME, below `root`. test=None: a fixed random share of
     `test_fraction` is held out. layout: of four dimensions, nhwc or nchw; None: nhwc, unless that looks wrong, which is refused.
     num_levels: None: 256 for uint8, 65,536 for uint16, 2 for bool. max_bytes: what an array may unfold to.
     """
@@ -45,6 +46,10 @@ class Arrays(InMemoryDataModule):
         test: str | None = None,
         train_labels: str | None = None,
         test_labels: str | None = None,
+        train_vectors: str | None = None,
+        test_vectors: str | None = None,
+        train_fields: str | None = None,
+        test_fields: str | None = None,
         root: str | None = None,
         layout: str | None = None,
         num_levels: int | None = None,
@@ -60,6 +65,8 @@ class Arrays(InMemoryDataModule):
             check_fraction(test_fraction)
         at_least(1, max_bytes=max_bytes)
         self.train, self.test, self._labels = train, test, {"train": train_labels, "test": test_labels}
+        vectors, fields = {"train": train_vectors, "test": test_vectors}, {"train": train_fields, "test": test_fields}
+        self._beside = {"vector": vectors, "field": fields}
         self.root, self.layout = Path(root or "."), layout
         self.num_levels = self._chosen_levels = num_levels
         self.test_fraction, self.max_bytes = test_fraction, max_bytes
@@ -70,6 +77,11 @@ class Arrays(InMemoryDataModule):
         shapes = [tuple(split.values.shape[1:]) for split in (train, test)]
         said = f"data.test holds images {shapes[1]}, data.train {shapes[0]} (C, H, W): use the same shape and type."
         require(shapes[0] == shapes[1], said)
+        for name in self._beside:
+            said = f"give both data.train_{name}s and data.test_{name}s, of the same shape."
+            require(
+                len({tuple(s.beside[name].shape[1:]) if name in s.beside else None for s in (train, test)}) == 1, said
+            )
         said = "give both data.train_labels and data.test_labels: one split has labels, the other has none."
         require((train.labels is None) == (test.labels is None), said)
         self.num_classes = train.num_classes
@@ -87,7 +99,26 @@ class Arrays(InMemoryDataModule):
             self.how_read = how_read(where, array.shape, array.dtype, values, levels)
         if own := self._labels[split]:
             labels, _, where = self._array(f"{split}_labels", own)
-        return Split(values, None if labels is None else as_labels(labels, len(values), where))
+        beside = {
+            name: self._lent(f"{split}_{name}s", files[split], len(values)) for name, files in self._beside.items()
+        }
+        found = {name: rows for name, rows in beside.items() if rows is not None}
+        return Split(values, None if labels is None else as_labels(labels, len(values), where), found)
+
+    def _lent(self, option: str, file: str | None, count: int) -> Tensor | None:
+        """The vectors (N, D) or fields (N, C, *spatial) of a file, float32; bytes 0 … 255 become −1 … 1."""
+        if file is None:
+            return None
+        array, _, where = self._array(option, file)
+        least = 2 if option.endswith("vectors") else 3
+        fits = (
+            len(array) == count and (array.ndim == 2 if least == 2 else array.ndim > 2) and array.dtype.kind in "fiub"
+        )
+        need = "(N, D)" if least == 2 else "(N, C, *spatial)"
+        require(fits, f"{where} is {array.dtype} {array.shape}: it must hold numbers {need} for {count} images.")
+        rows = torch.from_numpy(array.astype(np.float32))
+        require(rows.isfinite().all(), f"{where} holds values that are not finite: leave these images out.")
+        return rows / 127.5 - 1 if array.dtype == np.uint8 else rows
 
     def _array(self, option: str, text: str) -> tuple[np.ndarray, np.ndarray | None, str]:
         """The array that an option names, the labels that an npz has beside it, and how messages name the array."""

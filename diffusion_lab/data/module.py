@@ -28,7 +28,7 @@ from diffusion_lab.data.order import (
     without_validation,
 )
 from diffusion_lab.diffusion import SampleNoise
-from diffusion_lab.diffusion.parts import as_conditions, each, where
+from diffusion_lab.diffusion.parts import as_conditions, each, moved, where
 from diffusion_lab.diffusion.shapes import Conditions
 
 Batch = tuple[Tensor, Conditions]
@@ -303,7 +303,13 @@ class DataModule(LightningDataModule, ABC):
     def y_of(self, split: str, indices: Tensor) -> Conditions:
         """y of images of a split, int64 (B,), which begins again after its last image."""
         self.prepare()
-        return next(self._conditioned(split, [_unmirrored(indices.cpu() % self.size(split))]))[1]
+        y = next(self._conditioned(split, [_unmirrored(indices.cpu() % self.size(split))]))[1]
+        return moved(y, indices.device)
+
+    def y_of_samples(self, split: str, indices: Tensor) -> Conditions:
+        """y of samples that are compared with a split: that of its images, in a fixed random order."""
+        order = fixed_rest(self.size(split), self.size(split))
+        return self.y_of(split, order[indices.cpu() % len(order)].to(indices.device))
 
     @property
     def training_identity(self) -> str:

@@ -21,9 +21,8 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.data.module import DataModule
-from diffusion_lab.data.order import fixed_rest
 from diffusion_lab.diffusion import SampleNoise
-from diffusion_lab.diffusion.parts import classes_in, moved
+from diffusion_lab.diffusion.parts import classes_in
 from diffusion_lab.diffusion.shapes import Conditions
 from diffusion_lab.diffusion.streams import CLASS
 from diffusion_lab.metrics.features import Features
@@ -175,7 +174,7 @@ class TrainedModel(Source):
         data, features = references[0].data, [reference.features for reference in references]
         split, own = settings.reference, bool(self.model.conditions)
         prior = None if own or self.model.num_classes is None else data.class_shares(split)
-        images = partial(conditions_of_images, data, split) if own else None
+        images = partial(data.y_of_samples, split) if own else None
         drawn = Stream(settings.seed, settings.batch_size, data.num_levels, prior, settings.precision, images)
         decisive = {
             "weights": digest(self.model.state_dict()),
@@ -245,12 +244,6 @@ class Stream:
             if laps is not None:
                 laps.append((len(x), _now(model.device) - started))
             yield quantise(x, self.num_levels) if x.isfinite().all() else x
-
-
-def conditions_of_images(data: DataModule, split: str, indices: Tensor) -> Conditions:
-    """y of images of a split in a fixed random order, which begins again after the last: sample i has that of image indices[i]."""
-    order = fixed_rest(data.size(split), data.size(split))
-    return moved(data.y_of(split, order[indices.cpu() % len(order)]), indices.device)
 
 
 def labels(indices: Tensor, seed: int, prior: Tensor) -> Tensor:

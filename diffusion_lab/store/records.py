@@ -175,6 +175,7 @@ def _from_to(least: int, most: int) -> Kind:
 
 TEXT: Kind = (lambda value: isinstance(value, str), "a string")
 TEXTS: Kind = (is_texts, "a list of strings")
+NUMBERS: Kind = (lambda value: isinstance(value, list) and all(map(is_number, value)), "a list of numbers")
 OBJECT: Kind = (lambda value: isinstance(value, dict), "an object")
 FOLDER: Kind = (is_folder_name, "the name of a folder")
 COUNT: Kind = (lambda value: is_number(value) and value >= 0, "a number")
@@ -193,6 +194,8 @@ TRAINING: Kinds = {
     "code?.names": TEXTS,
     "code?.digest": TEXT,
     "conditions?.*.shares?": (_are_shares, "a list of shares that sum to 1"),
+    "conditions?.*.shift?": NUMBERS,
+    "conditions?.*.scale?": NUMBERS,
 }
 CHOICES: Kinds = {"": (_are_choices, "an object of groups and options by their names")}
 FACTS: Kinds = {

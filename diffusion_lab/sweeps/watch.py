@@ -21,6 +21,7 @@ from rich.text import Text
 
 from diffusion_lab.store import ModelDirectory, RunError, SweepDirectory, named_model, read_json, run_directory
 from diffusion_lab.store.measures import SECONDS, read_measures
+from diffusion_lab.store.places import models_in
 from diffusion_lab.store.status_file import DONE, FAILED, INTERRUPTED, RUNNING, Status, read_status, written_status
 from diffusion_lab.sweeps.plan import MODEL, PlannedCell, Work, plan
 
@@ -148,6 +149,18 @@ def job_progress(sweep: SweepDirectory, in_queue: Mapping[str, str] = MappingPro
     return sorted(found, key=lambda standing: list(_STYLES).index(standing.state))
 
 
+def other_trainings(outputs: Path, found: Sequence[JobProgress], finished: bool) -> list[JobProgress]:
+    """Trainings that are not among `found`, running first. finished: also those that are done."""
+    listed = {standing.folder for standing in found}
+    states = {model.path: read_status(model.path) for model in models_in(outputs) if model.path not in listed}
+    others = [
+        JobProgress(MODEL, "", path, status.state, status, status.reason or "")
+        for path, status in states.items()
+        if status is not None and (finished or status.state == RUNNING)
+    ]
+    return sorted(others, key=lambda standing: list(_STYLES).index(standing.state))
+
+
 def is_over(found: Sequence[JobProgress]) -> bool:
     """Whether no job runs or waits."""
     return all(standing.state in (DONE, FAILED) for standing in found)
@@ -217,7 +230,10 @@ def summary(found: Sequence[JobProgress]) -> str:
     parts = []
     for what in ("model", "cell"):
         count = Counter(standing.state for standing in found if standing.what == what)
-        parts.append(f"{what}s: " + ", ".join(f"{count[state]} {state}" for state in reversed(_STYLES) if count[state]))
+        if count:
+            parts.append(
+                f"{what}s: " + ", ".join(f"{count[state]} {state}" for state in reversed(_STYLES) if count[state])
+            )
     return "; ".join(parts)
 
 

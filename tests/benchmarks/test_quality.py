@@ -134,7 +134,8 @@ def test_ours_draws_classes_in_proportion_and_starts_where_its_recipe_says(tmp_p
     from contenders.ours import Ours
 
     monkeypatch.setattr(job, "SHAPE", (1, 8, 8))
-    options = "data=digits condition=clusters condition.clusters.num_clusters=3 start=data_moments sampler=few guidance=classifier_free"
+    clusters = "condition=clusters condition.clusters.num_clusters=3"
+    options = f"data=digits {clusters} start=data_moments sampler=few guidance=classifier_free"
     budget = Budget(0.5, (), seed=1, threads=torch.get_num_threads(), device="cpu")
     ours = Ours(f"{options} network.base_channels=8 network.head_channels=8")
     facts = ours.train(tmp_path, budget)

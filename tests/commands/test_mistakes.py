@@ -31,6 +31,7 @@ train -m seed=1,1
 train model=gan schedule=linear
 train model=noisy_classifier timesteps=loss_aware
 train model=noisy_classifier data=gaussian
+train --config-dir=nowhere
 train trainer.max_steps=1.5
 train trainer.max_time=abc
 train trainer.devices=0

@@ -1,6 +1,8 @@
 import time
 
 from diffusion_lab.store import sweep_directory
+from diffusion_lab.store.lease import hold
+from diffusion_lab.store.status_file import Status
 
 from .conftest import files
 
@@ -25,7 +27,21 @@ def test_the_newest_sweep_or_the_named_one(lab):
     assert files(lab.folder) == before
 
 
+def test_trainings_outside_a_sweep(lab):
+    for name, state in (("a", "running"), ("b", "done")):
+        folder = lab.folder / "outputs" / "models" / name
+        folder.mkdir(parents=True)
+        Status.begin(10).now(state, 5).write(folder)
+    out = lab.done("status")
+    assert "models: 1 done, 1 failed" in out  # nobody holds the folder of a
+    assert "ended without giving a reason" in out
+    write_sweep(lab.folder, "mine")
+    with hold(lab.folder / "outputs" / "models" / "a", print):
+        assert "models: 2 queued, 1 running" in lab.done("status")
+        assert "models: 2 queued;" in lab.done("status", "mine")
+
+
 def test_a_sweep_that_is_not_there(lab):
-    lab.refused("status", said="there is no sweep in outputs/sweeps")
+    lab.refused("status", said="there is no training in outputs; run")
     write_sweep(lab.folder, "mine")
     lab.refused("status", "yours", said="sweep=yours: there is no such sweep; there are mine")

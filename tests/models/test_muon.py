@@ -94,6 +94,7 @@ def made(family, data):
         "channels": 1 if images else 2,
         "size": 28 if images else 2,
         "num_levels": 256 if images else None,
+        "conditions": [],
         "num_classes": 10,
         "bounded": images,
         "identity": "none",
