@@ -66,6 +66,7 @@ class DiffusionModel(DrawnDiffusion):
     """
 
     sum_names = QUARTERS
+    training_evaluations = 3
 
     def __init__(
         self,
