@@ -69,7 +69,8 @@ class Samples:
     """n samples: the first few as images (float32, CPU), all as one set of features (n, D), and the class of each.
 
     y: int64 (n,), the class that each was asked for, or is labelled with. None where there is none.
-    efforts: what drawing them took, by shard; of given images there is none.
+    efforts: what drawing them took, by shard; of given images there is none. asked: what the images were drawn for, where that is
+    more than a class: a vector, a field, or several conditions.
     """
 
     images: Tensor
@@ -77,6 +78,7 @@ class Samples:
     num_not_finite: int
     y: Tensor | None
     efforts: Sequence[Effort] = ()
+    asked: Conditions = None
 
     def finite(self, rows: Tensor) -> Tensor:
         """Rows that were computed from the samples, as they are; UnmeasurableError if a sample is not finite."""
@@ -315,7 +317,8 @@ def _joined(stream: Stream, parts: Sequence[range], shards: Sequence[Shard]) -> 
     efforts = [Effort(**facts) for _, facts in shards]
     classes = [classes_in(stream.y(indices)) for indices in torch.arange(len(features)).split(1000)]
     known = [part for part in classes if part is not None]
-    return Samples(images, features, int((~finite).sum()), torch.cat(known) if known else None, efforts)
+    asked = None if stream.images is None else stream.y(torch.arange(len(images)))
+    return Samples(images, features, int((~finite).sum()), torch.cat(known) if known else None, efforts, asked)
 
 
 def num_kept(shape: Sequence[int]) -> int:

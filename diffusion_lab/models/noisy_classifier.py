@@ -37,6 +37,7 @@ class NoisyClassifier(TrainableModel):
     """
 
     num_classes: int
+    training_evaluations = 3
 
     def __init__(
         self,
