@@ -195,14 +195,10 @@ class TrainedModel(Source):
         return draw(self.model, features, drawn, count, stores, progress, self._anew)
 
     def protocol(self, settings: Evaluation) -> dict[str, Any]:
-        labels = f"drawn from the shares of the classes in {settings.reference}"
-        labels = f"conditions of the images in {settings.reference}" if self.model.conditions else labels
-        unconditional = self.model.num_classes is None and not self.model.conditions
-        return {
-            "samples": {"labels": "none" if unconditional else labels},
-            "weights": settings.weights,
-            "model": self.model.protocol(),
-        }
+        split, known = settings.reference, self.model.num_classes is not None
+        labels = f"drawn from the shares of the classes in {split}" if known else "none"
+        labels = f"conditions of the images in {split}" if self.model.conditions else labels
+        return {"samples": {"labels": labels}, "weights": settings.weights, "model": self.model.protocol()}
 
 
 @dataclass(frozen=True)
