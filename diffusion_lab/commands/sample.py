@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
     from diffusion_lab.config.sample_options import Drawing
     from diffusion_lab.diffusion.shapes import Conditions
-    from diffusion_lab.models.base import GenerativeModel
 
 FORMATS = ("grid", "png", "npz", "npy")
 _NUMBERED = "{:06d}.png"
@@ -47,15 +46,17 @@ def completed(options: list[str]) -> list[str]:
 def run(cfg: DictConfig) -> None:
     """Draw samples 0 … num_images − 1 of the seed and write them to the folder `to`."""
     from diffusion_lab.config.sample_options import drawing_of  # imports torch
+    from diffusion_lab.data.pictures import check_images
 
     if cfg.format not in FORMATS:
         raise MistakeError(f"format={cfg.format}: unknown format; choose one of {', '.join(FORMATS)}")
     with users_mistakes():
         request = request_of(cfg, prefix="")
         drawing = drawing_of(cfg)
-        _check_format(cfg.format, drawing.model)
+        if cfg.format == "png":
+            check_images(drawing.model.shape, drawing.model.num_levels)
         if cfg.devices is None:
-            request = replace(request, size=min(request.size, ceil(cfg.num_images / cfg.batch_size)))
+            request = replace(request, size=min(request.size, ceil(cfg.num_images / drawing.cfg.batch_size)))
     if cfg.trajectory:
         drawing.check_trajectory("trajectory=true")
     places = _places(cfg)
@@ -75,22 +76,11 @@ def run(cfg: DictConfig) -> None:
             from diffusion_lab.diffusion.parts import rows
 
             some = slice(0, 64)
-            _animate(drawing.trajectory(indices[some], rows(y, some)), drawing.model.num_levels, places[-1])
+            trajectory = drawing.trajectory(indices[some], rows(y, some))
+            _animate(trajectory, drawing.model.num_levels, places[-1])
     names = f"{places[0]} … {places[-1].name}" if len(places) > 2 else "  ".join(map(str, places))
     message = f"{len(x)} samples of {directory.path} ({drawing.weights}), drawn on {here.place}: {names}"
     Terminal().print(message)
-
-
-def _check_format(form: str, model: GenerativeModel) -> None:
-    """MistakeError or ValueError for samples that files of this format cannot hold."""
-    from diffusion_lab.data.pictures import check_images
-
-    if form == "png" and (len(model.shape) != 3 or model.num_levels is None):
-        raise MistakeError(
-            "format=png: the samples are real numbers, not levels of an image; use format=npy, npz or grid"
-        )
-    if form == "png":
-        check_images(model.shape[0], model.num_levels)
 
 
 def _places(cfg: DictConfig) -> list[Path]:
@@ -103,23 +93,24 @@ def _places(cfg: DictConfig) -> list[Path]:
 
 def _write(x: Tensor, y: Conditions, drawing: Drawing, places: list[Path]) -> None:
     from diffusion_lab.data.array_files import NAMES
-    from diffusion_lab.data.pictures import images, picture, png
+    from diffusion_lab.data.pictures import images, numbers, picture, png
 
     model, form = drawing.model, drawing.cfg.format
+    names = None if drawing.units is None else drawing.units.names
     if form == "grid":
-        write_whole(places[0], png(picture(x, model.num_levels, drawing.columns(y))))
+        write_whole(places[0], png(picture(x, model.num_levels, drawing.columns(y), names)))
     elif form == "npz":
         buffer = io.BytesIO()
         # Published evaluators read arr_0 only. Ours takes arr_1 for classes of the data, which clusters are not.
         arrays: dict[str, Any] = {name: part.cpu().numpy() for name, part in drawing.conditions.by_name(y).items()}
         arrays |= {"arr_1": arrays.pop("classes")} if "classes" in arrays else {}
-        if drawing.units is not None and drawing.units.names is not None:
-            arrays[NAMES] = np.array(drawing.units.names)
-        np.savez(buffer, arr_0=_values(x, model.num_levels), **arrays)
+        if names is not None:
+            arrays[NAMES] = np.array(names)
+        np.savez(buffer, arr_0=numbers(x, model.num_levels), **arrays)
         write_whole(places[0], buffer.getvalue())
     elif form == "npy":
         buffer = io.BytesIO()
-        np.save(buffer, _values(x, model.num_levels))
+        np.save(buffer, numbers(x, model.num_levels))
         write_whole(places[0], buffer.getvalue())
     else:
         for earlier in ours(places[0].parent):  # so that images of two calls do not mix
@@ -129,20 +120,10 @@ def _write(x: Tensor, y: Conditions, drawing: Drawing, places: list[Path]) -> No
             write_whole(path, png(image))
 
 
-def _values(x: Tensor, num_levels: int | None) -> np.ndarray:
-    """Levels (B, H, W, C), or real numbers (B, C, …) in the data's units."""
-    from diffusion_lab.data.pictures import pixels
-
-    return x.numpy() if num_levels is None else pixels(x, num_levels)
-
-
 def _animate(trajectory: Iterator[Tensor], num_levels: int | None, path: Path) -> None:
     """x_T -> x_0 of some samples, side by side."""
-    from diffusion_lab.data.pictures import animation, picture
+    from diffusion_lab.data.pictures import animation, frames
 
     states = [x.cpu() for x in trajectory]
     stride = max(1, len(states) // FRAMES)
-    shown = states[(len(states) - 1) % stride :: stride]
-    # x_T reaches beyond [−1, 1]; 256 shades show noise that the data's few levels could not.
-    frames = [picture(x, None) if num_levels is None else picture(x.clamp(-1, 1), 256) for x in shown]
-    write_whole(path, animation(frames))
+    write_whole(path, animation(frames(states[(len(states) - 1) % stride :: stride], num_levels)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Mapping
 
@@ -10,10 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, pad
 
-from diffusion_lab.conditions.condition import Condition, Source
+from diffusion_lab.conditions.condition import MOST_VALUES, Condition, Source
 from diffusion_lab.store.options import check_at_least
-
-_MOST_VALUES = 2**25  # of all images that the clusters are found in: 256 MB of float64
 
 
 class Clusters(Condition):
@@ -36,16 +33,14 @@ class Clusters(Condition):
         check_at_least(1, self, "num_components", "num_images", prefix=self.option)
 
     def prepare(self, data: Source) -> None:
-        dim = data.shown(1)[0][0].numel()
-        self.find(data.shown(min(self.most_images(dim), data.num_trained_on))[0])
+        self.find(self.looked_at(data)[0])
 
     def features(self, x: Tensor) -> Tensor:
         """φ(x) of images (B, …), float64 (B, F)."""
         return x.flatten(1).double()
 
     def most_images(self, dim: int) -> int:
-        """How many images of `dim` values `find` is to be given."""
-        return min(self.num_images, max(_MOST_VALUES // dim, self.num_clusters))
+        return min(self.num_images, max(MOST_VALUES // dim, self.num_clusters))
 
     def find(self, x: Tensor) -> None:
         """The clusters of these images (N, …): `identity` is their digest, `counts` their sizes.
@@ -71,9 +66,8 @@ class Clusters(Condition):
         )
         self._mean, self._components = (torch.from_numpy(a) for a in (components.mean_, components.components_))
         self._centres = torch.from_numpy(clusters.cluster_centers_)
-        labels = torch.from_numpy(clusters.labels_).long()
-        self.identity = hashlib.sha256(labels.numpy().tobytes()).hexdigest()
-        self.counts = labels.bincount(minlength=self.num_clusters)
+        self.count(torch.from_numpy(clusters.labels_).long())
+        assert self.counts is not None
         self._check(int((self.counts > 0).sum()))  # features may differ by rounding alone
 
     def _check(self, different: int) -> None:
@@ -106,7 +100,7 @@ class GradientClusters(Clusters):
 
     def features(self, x: Tensor) -> Tensor:
         if x.ndim != 4:
-            raise ValueError("condition=gradient_clusters works for images; use condition=clusters for points")
+            raise ValueError("condition=gradient_clusters works for images only; use condition=clusters")
         at_once = max(1, _AT_ONCE // (_ORIENTATIONS * x.shape[2] * x.shape[3]))
         h = torch.cat([_histograms(images.double()).flatten(1) for images in x.split(at_once)])
         return (h / h.sum(1, keepdim=True).clamp(min=1e-12)).sqrt()

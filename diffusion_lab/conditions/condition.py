@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from math import nan
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 import torch
 from torch import Tensor
@@ -13,6 +14,8 @@ from torch import Tensor
 from diffusion_lab.diffusion.parts import as_conditions
 from diffusion_lab.diffusion.shapes import Conditions
 
+MOST_VALUES = 2**25  # of all images that are looked at: 256 MB of float64
+MOST_IMAGES = 10_000
 Size = int | Sequence[int]  # K of classes; (D,) of a vector; (C, *spatial) of a field
 
 
@@ -34,7 +37,7 @@ class Condition(ABC):
     """A function of an image x and of what the data set gives with it, whose value a network is told.
 
     A value is a class, int64 (), or float32: a vector (D,) or a field (C, *spatial), of any resolution. Fields are mirrored with x.
-    A condition of your own is a subclass with `of`, and a yaml in conf/condition.
+    A condition of your own is a subclass with `of` and, for classes, their number `size`, and a yaml in conf/condition.
 
     After `prepare`: `size`, the number of classes or the shape of a value. Of classes: `names`, if they have any, and, where they
     are found in the images and not given by the data, `identity`, the digest of what was found, `counts` (K,) of the images that
@@ -49,7 +52,29 @@ class Condition(ABC):
 
     def prepare(self, data: Source) -> None:
         """Set `size` and the other facts, from what training shows. ValueError where the data have no such condition."""
-        self.size = tuple(self.of(*data.shown(1)).shape[1:])
+        y = self.of(*data.shown(1))
+        if y.is_floating_point():
+            self.size = tuple(y.shape[1:])
+        else:
+            self.count(self.of(*self.looked_at(data)))
+
+    def looked_at(self, data: Source) -> tuple[Tensor, dict[str, Tensor]]:
+        """(x, given) of the training images, or of `most_images`."""
+        return data.shown(min(self.most_images(data.shown(1)[0].numel()), data.num_trained_on))
+
+    def most_images(self, dim: int) -> int:
+        """How many images of `dim` values are looked at."""
+        return min(MOST_IMAGES, max(MOST_VALUES // dim, 1))
+
+    def count(self, y: Tensor) -> None:
+        """Classes y (N,) were found in the images that were looked at."""
+        if not isinstance(getattr(self, "size", None), int):
+            raise TypeError(
+                f"{type(self).__name__}.of returns classes: state their number as {type(self).__name__}.size"
+            )
+        self.identity = hashlib.sha256(y.numpy().tobytes()).hexdigest()
+        self.counts = y.bincount(minlength=int(self.size))
+        self.description = self.description or f"{self.size} classes of {type(self).__name__}"
 
     @abstractmethod
     def of(self, x: Tensor, given: Mapping[str, Tensor]) -> Tensor:
@@ -71,12 +96,12 @@ class Condition(ABC):
         return found if self.names is None else {**found, "names": list(self.names)}
 
 
-def has_classes(size: Size) -> bool:
+def has_classes(size: Size) -> TypeGuard[int]:
     """Whether values of this size are classes."""
     return isinstance(size, int)
 
 
-def has_field(size: Size) -> bool:
+def has_field(size: Size) -> TypeGuard[Sequence[int]]:
     """Whether values of this size are fields."""
     return not isinstance(size, int) and len(size) > 1
 

@@ -66,7 +66,6 @@ def fill_in_facts(cfg: DictConfig, data: DataModule) -> None:
     state_shape(cfg, data.shape, data.num_levels, sizes)
     with open_dict(cfg):
         cfg.facts.units = None if data.units is None else data.units.plain()
-        cfg.facts.given_units = {name: units.plain() for name, units in data.given_units.items()}
         cfg.facts.missing = data.masks_missing
     if wrong := wrong_in({"facts": as_plain(cfg.facts)}, FACTS):
         raise ValueError(f"{data.name}: {wrong}")
@@ -81,6 +80,7 @@ def fill_in_facts(cfg: DictConfig, data: DataModule) -> None:
         )
     with open_dict(cfg):
         cfg.facts.identity = data.training_identity
+        cfg.data.batch_size = data.batch_size  # a default may follow from the size of the images
         cfg.facts.end_shares = None if data.end_shares is None else list(data.end_shares)
         cfg.facts.init = content_of_start(cfg)
         if "base" in cfg.facts:
@@ -88,14 +88,15 @@ def fill_in_facts(cfg: DictConfig, data: DataModule) -> None:
 
 
 def state_shape(cfg: DictConfig, shape: Sequence[int], num_levels: int | None, conditions: Sequence[Size]) -> None:
-    """The facts that size a network. size: of (C, H, W) the side of a square, else [H, W]; of points (D,) D.
+    """The facts that size a network. size: of a square image its side, else the length of each spatial axis; of points (D,) D.
 
     conditions: their sizes; classes alone are num_classes.
     """
-    sides = list(shape[-2:]) if len(shape) == 3 else [shape[-1]]
+    sides = list(shape[1:])
+    is_square = len(sides) == 2 and sides[0] == sides[1]
     with open_dict(cfg):
         cfg.facts.shape, cfg.facts.channels = list(shape), shape[0]
-        cfg.facts.size = sides[0] if len({*sides}) == 1 else sides
+        cfg.facts.size = sides[0] if is_square else sides or shape[0]
         cfg.facts.num_levels, cfg.facts.bounded = num_levels, num_levels is not None
         alone = len(conditions) == 1 and isinstance(conditions[0], int)
         cfg.facts.num_classes = conditions[0] if alone else None

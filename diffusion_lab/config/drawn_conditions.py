@@ -13,11 +13,11 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from diffusion_lab.conditions.condition import Size, has_classes
+from diffusion_lab.conditions.lent import normalised
 from diffusion_lab.config.mistakes import MistakeError
 from diffusion_lab.config.overrides import ALL, as_plain
 from diffusion_lab.data.array_files import read_npy
 from diffusion_lab.data.arrays import MOST_BYTES
-from diffusion_lab.data.units import Units
 from diffusion_lab.diffusion.parts import as_conditions, parts
 from diffusion_lab.diffusion.shapes import Conditions
 from diffusion_lab.metrics.samples import labels
@@ -32,20 +32,20 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class One:
     """One condition of a model. names: of its classes, or their numbers. shares: of classes that were found in images. rows: the
-    values that the user chose, in turn. units: that the values of the user's files have, and y is without."""
+    values that the user chose, in turn. record: what the folder of the model has of it."""
 
     name: str
     size: Size
     names: Sequence[str]
     shares: Tensor | None
     rows: Tensor | None
-    units: Units | None = None
+    record: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class DrawnConditions:
-    """y of samples of a model: what the user chose, else classes in turn, clusters as often as they occur, and vectors and fields
-    of test images in order, with the classes of the same images. data: those that the model was trained on."""
+    """y of samples of a model: what the user chose, else classes alone in turn, clusters alone as often as they occur, and all
+    other conditions as test images have them, in order. data: those that the model was trained on."""
 
     each: Sequence[One]
     data: Callable[[], DataModule]
@@ -68,24 +68,20 @@ class DrawnConditions:
     def of(self, indices: Tensor, seed: int) -> Conditions:
         """y of samples `indices` (B,) of a seed, on their device."""
         images: Sequence[Tensor | None] = [None] * len(self.each)
-        if any(one.rows is None and not has_classes(one.size) for one in self.each):
+        if self.classes is None and any(one.rows is None for one in self.each):
             images = parts(self.data().y_of("test", indices))
         return as_conditions(
             [_values(one, indices, seed, own).to(indices.device) for one, own in zip(self.each, images, strict=True)]
         )
 
     def by_name(self, y: Conditions) -> dict[str, Tensor]:
-        """The parts of y by the names of their conditions, in the units of the data; classes of the data are "classes", those that
-        were found "clusters"."""
+        """The parts of y, in the data's units, by name; classes of the data are "classes", those that were found "clusters"."""
         names = [
             ("classes" if one.shares is None else "clusters") if has_classes(one.size) else one.name
             for one in self.each
         ]
-        values = [
-            part if one.units is None else one.units.restored(part)
-            for one, part in zip(self.each, parts(y), strict=False)
-        ]
-        return dict(zip(names, values, strict=False))
+        given = zip(names, parts(y), self.each, strict=False)
+        return {name: normalised(part.cpu(), one.record, back=True) for name, part, one in given}
 
 
 def _values(one: One, indices: Tensor, seed: int, of_images: Tensor | None) -> Tensor:
@@ -122,27 +118,35 @@ def drawn_conditions(
                 f"condition={{{', '.join(f'{name}: …' for name in names)}}}"
             )
     training = directory.read_training()
-    found = []
-    for name, size in zip(names, sizes, strict=True):
-        record = training.get("conditions", {}).get(name)
-        if record is None and saved.get("condition") and "imported" not in training:
-            raise RunError(f"{directory.training} has no record of the condition {name}")
-        shares = (
-            None if record is None or "shares" not in record else torch.tensor(record["shares"], dtype=torch.float64)
-        )
-        if shares is not None and len(shares) != size:
-            raise RunError(f"{directory.training} has {len(shares)} shares of {name}, but the model has {size} of them")
-        known = [] if record is None else record.get("names", [])
-        numbers = [str(number) for number in range(size)] if isinstance(size, int) else []
-        rows, units = None, Units.of({"units": saved.facts.get("given_units", {}).get(name)})
-        if (value := given.get(name)) is not None:
-            rows = (
-                _classes(value, size, known, cfg.num_images, directory)
-                if isinstance(size, int)
-                else _rows(value, name, size, units)
+    records = training.get("conditions", {})
+    lacking = [name for name in saved.get("condition") or {} if name not in records]
+    if lacking and "imported" not in training:
+        raise RunError(f"{directory.training} has no record of the condition {lacking[0]}")
+    return DrawnConditions(
+        [
+            _one(name, size, records.get(name, {}), given.get(name), cfg.num_images, directory)
+            for name, size in zip(names, sizes, strict=True)
+        ],
+        data,
+    )
+
+
+def _one(name: str, size: Size, record: Mapping[str, Any], value: Any, most: int, directory: ModelDirectory) -> One:
+    """A condition, its record, and the value that the user chose, or None."""
+    count = size if isinstance(size, int) else size[0]
+    for fact, of in record.items():
+        if len(of) != count and fact != "names":
+            raise RunError(
+                f"{directory.training}: conditions.{name}.{fact} has {len(of)} entries, but the model needs {count}"
             )
-        found.append(One(name, size, known if len(known) == len(numbers) else numbers, shares, rows, units))
-    return DrawnConditions(found, data)
+    if not isinstance(size, int):
+        rows = None if value is None else normalised(_rows(value, name, tuple(size)), record)
+        return One(name, size, [], None, rows, record)
+    numbers, named = [str(number) for number in range(size)], record.get("names", [])
+    names = named if len(named) == size else []
+    shares = torch.tensor(record["shares"], dtype=torch.float64) if "shares" in record else None
+    chosen = None if value is None else _classes(value, size, names, most, directory)
+    return One(name, size, names or numbers, shares, chosen, record)
 
 
 def _classes(value: Any, num_classes: int, names: Sequence[str], most: int, directory: ModelDirectory) -> Tensor:
@@ -150,15 +154,11 @@ def _classes(value: Any, num_classes: int, names: Sequence[str], most: int, dire
     chosen = value if isinstance(value, list) else value.tolist() if isinstance(value, Tensor) else [value]
     if not 1 <= len(chosen) <= most:
         raise MistakeError(f"condition={value}: give from one to num_images={most} classes")
-    names = names if len(names) == num_classes else []
     return torch.tensor([_class(each, num_classes, names, directory) for each in chosen])
 
 
-def _rows(value: Any, name: str, size: Sequence[int], units: Units | None) -> Tensor:
-    """The values of a condition that a file, an option, or an array from Python holds: (N, D) vectors, (N, C, …) fields.
-
-    units: that they have, and what the model sees is without."""
-    shape = tuple(size)
+def _rows(value: Any, name: str, shape: tuple[int, ...]) -> Tensor:
+    """The values of a condition that a file, an option, or an array from Python holds: (N, D) vectors, (N, C, …) fields."""
     if isinstance(value, str):
         if not Path(value).is_file():
             raise MistakeError(f"condition={value}: there is no such file; give FILE.npy with a {name} for each image")
@@ -172,7 +172,7 @@ def _rows(value: Any, name: str, size: Sequence[int], units: Units | None) -> Te
         raise MistakeError(
             f"condition: the values have the shape {tuple(rows.shape)}; each {name} must have the shape {shape}"
         )
-    return rows if units is None else units.normalised(rows)
+    return rows
 
 
 def _class(given: Any, num_classes: int, names: Sequence[str], directory: ModelDirectory) -> int:

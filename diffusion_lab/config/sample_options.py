@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from diffusion_lab.config.measured_variance import use_measured
 from diffusion_lab.config.mistakes import MistakeError, users_mistakes
 from diffusion_lab.config.trained import Load, load_model, trained_config, trained_data
 from diffusion_lab.config.weight_files import last_weights
+from diffusion_lab.data.module import images_at_once
 from diffusion_lab.data.units import Units
 from diffusion_lab.diffusion.noise import check_seed
 from diffusion_lab.diffusion.parts import rows
@@ -155,6 +157,8 @@ def drawing_of(
         check_at_least(1, cfg, "num_images", "batch_size", "inpaint.repeats")
         check_seed(cfg.seed)
     directory, saved, model, weights = chosen_model(cfg, load)
+    cfg = copy.deepcopy(cfg)
+    cfg.batch_size = cfg.batch_size or images_at_once(model.shape)
     if x_T is not None:
         _check_start(x_T, cfg, directory, model)
     data = cache(lambda: trained_data(saved))

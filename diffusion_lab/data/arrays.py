@@ -156,7 +156,7 @@ class Arrays(InMemoryDataModule):
     def _load(self) -> None:
         super()._load()
         for split, here in self._splits.items():
-            beside = {name: _in(rows, self.given_units.get(name)) for name, rows in here.beside.items()}
+            beside = {name: _in(rows, None) for name, rows in here.beside.items()}
             self._splits[split] = Split(_in(here.values, self.units), here.labels, beside)
 
     def _identify(self, train: Split, test: Split) -> str:
@@ -181,7 +181,7 @@ class Arrays(InMemoryDataModule):
         return hashlib.sha256(json.dumps(definition).encode()).hexdigest()
 
     def _summarised(self, name: str, train: Rows, test: Rows) -> list[str]:
-        """The hashes of the files of x, or of what lies beside it, which are read once; their units are set."""
+        """The hashes of the files of x, or of what lies beside it, which are read once; the units of x are set."""
         places = torch.arange(len(train)) if train.places is None else torch.from_numpy(train.places)
         if self.num_validation:
             places = places[without_validation(len(places), self.num_validation)[0]]
@@ -192,8 +192,6 @@ class Arrays(InMemoryDataModule):
         for rows, one in zip((train, test), found, strict=False):
             self._check_values(rows, one, masks=name == "x" and self.masks_missing)
         if name != "x":
-            of_bytes = Units([127.5] * train.shape[1], [127.5] * train.shape[1])  # 0 … 255 are −1 … 1, as in an image
-            self.given_units[name] = of_bytes if train.stored.dtype == np.uint8 else fitted_units(first, None)
             return [one.sha256 for one in found]
         if first.like_levels is not None:
             self._notes.append(

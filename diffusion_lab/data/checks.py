@@ -30,6 +30,17 @@ def one_of(allowed: Sequence[str | int | None], /, **options: object) -> None:
         require(value in allowed, f"data.{name}={value} must be {', '.join(first)} or {last}.")
 
 
+def check_shares(batch_size: int, processes: int, parts: int) -> None:
+    """DataError unless each process can take equally many rows of each of so many parts of a batch."""
+    among = [f"{processes} processes"] if processes > 1 else []
+    among += [f"trainer.accumulate_grad_batches={parts} parts"] if parts > 1 else []
+    require(
+        batch_size % (processes * parts) == 0,
+        f"data.batch_size={batch_size} cannot be divided evenly among {' of '.join(among)}: choose a multiple of "
+        f"{processes * parts}.",
+    )
+
+
 def check_fraction(test_fraction: float) -> None:
     """DataError for a share of test images that leaves none to train or none to test."""
     require(0 < test_fraction < 1, f"data.test_fraction={test_fraction} must lie between 0 and 1.")

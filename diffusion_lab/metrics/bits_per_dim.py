@@ -40,7 +40,7 @@ class BitsPerDim(Metric):
     )  # terms: L_0 and one for all others
 
     num_images: int = 256
-    batch_size: int = 128
+    batch_size: int | None = None
     max_terms: int | None = 100
     num_draws: int = 1
 

@@ -99,14 +99,14 @@ class DiffusionModel(DrawnDiffusion):
         super().__init__()
         if not 0 <= condition_dropout <= 1:
             raise ValueError(f"model.condition_dropout={condition_dropout} must be a probability between 0 and 1")
-        sizes = tuple(conditions) or (() if num_classes is None else (num_classes,))
+        self.conditions = tuple(size if isinstance(size, int) else tuple(size) for size in conditions)
+        sizes = self.conditions or (() if num_classes is None else (num_classes,))
         check_counts("bound", num_steps=bound_steps)
         check_parts(schedule, variance, objective, timesteps)
         check_guidance(guidance, sizes, condition_dropout)
         self.shape, self.num_levels = tuple(shape), num_levels
         # A classifier that guides lends its classes to a network without any.
         self.num_classes = next(filter(has_classes, sizes), guidance.num_classes)
-        self.conditions = tuple(conditions)
         self.seed, self.optimization, self.condition_dropout = seed, optimization, condition_dropout
         self.schedule, self.trained_schedule = schedule, schedule.trained  # its parameters are the model's
         self._process, self._read_at = GaussianDiffusion(schedule), -_KEPT_FOR
@@ -130,6 +130,7 @@ class DiffusionModel(DrawnDiffusion):
         self.objective, self.decoder = objective, GaussianDecoder() if decoder is None else decoder
         self.rounding, self.bound_steps, self.start = rounding, bound_steps, start
         self.timesteps, self.missing = timesteps, missing
+        self._seen = list[tuple[Tensor, Tensor]]()  # t and losses of the parts of a batch
         self.sampler = sampler
         sampler.spacing(self.process)  # says at once if the chain is too short for it
 
@@ -142,7 +143,7 @@ class DiffusionModel(DrawnDiffusion):
         terms = self.objective(self.forward_process, self.reverse, x_0, t, eps, told, known)
         losses = terms["loss"].detach()
         if self.timesteps.learns_from_losses:
-            self.timesteps.update(self.of_all_ranks(t).flatten(), self.of_all_ranks(losses).flatten())
+            self._learn(self.of_all_ranks(t).flatten(), self.of_all_ranks(losses).flatten())
         return {
             "loss": (w * terms["loss"]).mean(),
             "terms": {name: (w * term).mean().detach() for name, term in terms.items()},
@@ -150,6 +151,13 @@ class DiffusionModel(DrawnDiffusion):
             "t": t,
             "losses": losses,
         }
+
+    def _learn(self, t: Tensor, losses: Tensor) -> None:
+        """Once all parts of a batch are seen, because what is learned decides the t of the next one."""
+        self._seen.append((t, losses))
+        if len(self._seen) == self.trainer.accumulate_grad_batches:
+            self.timesteps.update(*(torch.cat(parts) for parts in zip(*self._seen, strict=True)))
+            self._seen.clear()
 
     def configure_gradient_clipping(
         self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None

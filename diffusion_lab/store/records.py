@@ -185,6 +185,7 @@ def _from_to(least: int, most: int) -> Kind:
 
 TEXT: Kind = (lambda value: isinstance(value, str), "a string")
 TEXTS: Kind = (is_texts, "a list of strings")
+NUMBERS: Kind = (lambda value: isinstance(value, list) and all(map(is_number, value)), "a list of numbers")
 OBJECT: Kind = (lambda value: isinstance(value, dict), "an object")
 FOLDER: Kind = (is_folder_name, "the name of a folder")
 COUNT: Kind = (lambda value: is_number(value) and value >= 0, "a number")
@@ -203,13 +204,17 @@ TRAINING: Kinds = {
     "code?.names": TEXTS,
     "code?.digest": TEXT,
     "conditions?.*.shares?": (_are_shares, "a list of shares that sum to 1"),
+    "conditions?.*.shift?": NUMBERS,
+    "conditions?.*.scale?": NUMBERS,
 }
 CHOICES: Kinds = {"": (_are_choices, "an object of groups and options by their names")}
 FACTS: Kinds = {
-    "facts.shape?": (_is_shape, f"that of images (C, H, W) or points (D,), of at most {_MOST_NUMBERS:,} numbers each"),
+    "facts.shape?": (
+        _is_shape,
+        f"that of data (C, *spatial) or points (D,), of at most {_MOST_NUMBERS:,} numbers each",
+    ),
     "facts.num_levels?": or_none(_from_to(2, 2**16)),
     "facts.num_classes?": or_none(_from_to(1, _MOST_NUMBERS)),
-    "facts.given_units?.*": (_are_units, "shift, scale and names of channels"),
     "facts.units?": or_none((_are_units, "shift, scale and names of channels")),
     "facts.conditions?": (
         _are_conditions,

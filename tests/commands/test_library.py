@@ -42,7 +42,14 @@ def test_it_draws_what_the_command_draws_in_every_format(lab, model):
     assert lab("sample", *GUIDED, "num_images=5", "seed=7", "format=npz")[0] == 0
     with np.load("samples/samples.npz") as archive:
         drawn = archive["arr_0"]
-    options = {"seed": 7, "sampler": "ddim", "num_steps": 3, "guidance": "classifier_free", "scale": 2.0, "label": 3}
+    options = {
+        "seed": 7,
+        "sampler": "ddim",
+        "num_steps": 3,
+        "guidance": "classifier_free",
+        "scale": 2.0,
+        "condition": 3,
+    }
     x = model.sample(5, **options)
     assert (x.dtype, x.shape) == (torch.float32, (5, 1, 8, 8))
     assert -1 <= x.min() < x.max() <= 1
@@ -196,7 +203,7 @@ def test_what_would_have_no_effect_is_refused(model, arguments, said):
 def test_points_are_no_images_and_none_is_drawn(trained_model, monkeypatch):
     points = load(trained_model("diffusion_points"))
     monkeypatch.setattr(Drawing, "draw", None)
-    with pytest.raises(ValueError, match="format=pil: the samples are real numbers"):
+    with pytest.raises(ValueError, match="the samples are points"):
         points.sample(2, format="pil")
 
 

@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 from diffusion_lab.conditions import Classes, Condition, Field, Vector
 from diffusion_lab.conditions.condition import has_field, null_of
+from diffusion_lab.conditions.lent import normalised
 from diffusion_lab.data.in_memory import InMemoryDataModule, Split
 from diffusion_lab.diffusion import CosineSchedule, FixedSmall, PredictNoise, Simple, UniformTimesteps
 from diffusion_lab.diffusion.parts import as_conditions, left_out, parts
@@ -129,6 +130,36 @@ def test_a_field_is_mirrored_with_its_image():
             assert torch.equal(image, x[i].flip(-1) if mirrored else x[i])
             assert torch.equal(own, field[i].flip(-1) if mirrored else field[i])
     assert 20 < turned < 76
+
+
+def test_vectors_and_fields_are_normalised_and_units_come_back():
+    data = data_of(*SEVERAL)
+    y = next(data.batches("train", 72))[1]
+    for (name, condition), part in zip(data.conditions.items(), parts(y), strict=True):
+        raw = torch.cat([given[name] for _, given in [data.shown(72)]]) if name != "classes" else None
+        if raw is not None:
+            axes = [axis for axis in range(part.ndim) if axis != 1]
+            torch.testing.assert_close(part.mean(axes), torch.zeros(part.shape[1]), atol=1e-6, rtol=0)
+            torch.testing.assert_close(part.std(axes, correction=0), torch.ones(part.shape[1]))
+            torch.testing.assert_close(normalised(condition.of(None, {name: raw}), condition.record(), back=True), raw)
+
+
+class Bright(Condition):
+    """Whether an image is brighter than grey: classes that are found in the images."""
+
+    size = 2
+
+    def of(self, x, given):
+        return (x.flatten(1).mean(1) > 0).long()
+
+
+def test_classes_of_ones_own_are_drawn_as_often_as_they_occur():
+    data = Everything(batch_size=16, seed=0)
+    data.condition_on({"bright": Bright()})
+    _, y = next(data.batches("train", 72))
+    assert data.num_classes == 2
+    assert data.clusters.counts.tolist() == y.bincount().tolist()
+    assert data.training_identity != data.identity
 
 
 class Left(Condition):
