@@ -178,7 +178,7 @@ def drawn(model: Model, given: Mapping[str, Any]) -> tuple[list[Image], str]:
 
     given: what the controls are set to. ValueError, in one sentence, for what cannot be drawn.
     """
-    from diffusion_lab.data.pictures import picture
+    from diffusion_lab.data.pictures import frames, picture
 
     began, states = time.perf_counter(), []
     x: Any  # a sample, which a family may draw without states on the way
@@ -186,17 +186,16 @@ def drawn(model: Model, given: Mapping[str, Any]) -> tuple[list[Image], str]:
         columns, levels = drawing.columns(y), drawing.model.num_levels
         if "sampler" in given:
             every = ceil(given["sampler.spacing.num_steps"] / STATES)
-            for number, (x_t, x) in enumerate(pairwise(drawing.trajectory(indices, y))):
+            for number, (x_t, x) in enumerate(pairwise(drawing.trajectory(indices, y))):  # noqa: B007 (the last x is used)
                 if _STOPPED.is_set():
                     raise ValueError("the demo was stopped")
                 if number % every == 0:
-                    # x_T reaches beyond [−1, 1]; 256 shades show noise that the data's few levels could not.
-                    states.append(picture(x_t.cpu().clamp(-1, 1) if x.ndim == 4 else x_t.cpu(), 256, columns))
+                    states.append(x_t.cpu())
         else:
             x = drawing.draw(edit, indices, y, progress_bar=False)
-        states.append(picture(x.cpu(), levels, columns))
         seconds = time.perf_counter() - began
-        return states, f"{len(indices)} samples · {drawing.model.nfe} network evaluations each · {seconds:.1f} s"
+        shown = [*frames(states, levels, columns), picture(x.cpu(), levels, columns)]
+        return shown, f"{len(indices)} samples · {drawing.model.nfe} network evaluations each · {seconds:.1f} s"
 
 
 def command_of(model: Model, given: Mapping[str, Any]) -> str:

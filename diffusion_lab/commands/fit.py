@@ -121,7 +121,8 @@ def fit(training: Training, built: Built, here: Ranks, branch: BranchPoint | Non
 
 @contextmanager
 def _mistakes_while_training(cfg: DictConfig) -> Iterator[None]:
-    fix = f"use smaller batches (data.batch_size={max(1, cfg.data.batch_size // 2)} trainer.accumulate_grad_batches=2)"
+    parts = 2 * cfg.trainer.accumulate_grad_batches
+    fix = f"split each batch (trainer.accumulate_grad_batches={parts}), or use a smaller data.batch_size"
     at = f"data.batch_size={cfg.data.batch_size} and trainer.precision={cfg.trainer.precision}"
     with lost_process(), out_of_memory(at, fix):
         try:

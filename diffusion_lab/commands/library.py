@@ -131,8 +131,9 @@ class Model:
 
         condition: the number or the name of a class, or a list of them, drawn in turn; vectors or fields, a row for each image, as
         a file or an array; of several conditions a mapping of such. x_T: what the chains start from,
-        (num_images, *shape), in place of noise. format: "tensor", float32 (B, C, H, W) in [−1, 1] on the CPU, (B, D) of points;
-        "numpy", uint8 (B, H, W, C), uint16 beyond 256 levels; "pil", a list of images; "grid", one image of all.
+        (num_images, *shape), in place of noise. format: "tensor", float32 (B, C, *spatial) or (B, D) on the CPU, in [−1, 1] if the
+        data have levels, else in their units; "numpy", uint8 (B, *spatial, C), uint16 beyond 256 levels, without levels the tensor
+        as it is; "pil", a list of images; "grid", one picture of all.
         """
         return self._draw(format, {"num_images": num_images, "condition": condition} | _named(choices), choices, x_T)
 
@@ -168,7 +169,7 @@ class Model:
         x_T: Tensor | None = None,
         **choices: Unpack[Choices],
     ) -> Iterator[Tensor]:
-        """x_T, …, x_0 of samples 0 … num_images − 1: float32 (B, C, H, W) each, on the CPU."""
+        """x_T, …, x_0 of samples 0 … num_images − 1: float32 (B, *shape) each, on the CPU."""
         given = {"num_images": num_images, "condition": condition, "trajectory": True} | _named(choices)
         with self.drawing(given, choices.get("overrides", ()), x_T) as (drawing, _, indices, y):
             drawing.check_trajectory("trajectory")
@@ -217,16 +218,15 @@ class Model:
             raise ValueError(f"format={format}: choose one of tensor, numpy, pil, grid")
         with self.drawing(given, choices.get("overrides", ()), x_T) as (drawing, edit, indices, y):
             levels, shape = drawing.model.num_levels, drawing.model.shape
-            if format in ("numpy", "pil") and len(shape) != 3:
-                raise MistakeError(f"format={format}: the samples are points, not images; use tensor or grid")
             if format == "pil":
-                pictures.check_images(shape[0], levels)
+                pictures.check_images(shape, levels)
             x: Any = drawing.draw(edit, indices, y, progress_bar=False)
             if format == "tensor":
                 return x
             if format == "grid":
-                return pictures.picture(drawing.in_grid(x, edit), levels, drawing.columns(y))
-            return pictures.pixels(x, levels) if format == "numpy" else pictures.images(x, levels)
+                names = None if drawing.units is None else drawing.units.names
+                return pictures.picture(drawing.in_grid(x, edit), levels, drawing.columns(y), names)
+            return pictures.numbers(x, levels) if format == "numpy" else pictures.images(x, levels)
 
     @contextmanager
     def drawing(

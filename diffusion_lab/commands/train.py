@@ -37,7 +37,6 @@ def run(cfg: DictConfig) -> float | None:
     with users_mistakes():
         request = request_of(cfg.trainer)
         training = training_of(cfg, family())
-        _check_shares(training.data.batch_size, request.size * num_nodes)
         built = training.build(request)
         directory, scores = training.directory, training.scores
         branch = None if directory.finished and not cfg.retrain else branch_point(cfg)
@@ -86,13 +85,6 @@ def run(cfg: DictConfig) -> float | None:
             directory.end_retraining()
     scored = generative is not None and cfg.score and here.is_first
     return _objective(run, cfg.objective_metric) if scored else None
-
-
-def _check_shares(batch_size: int, processes: int) -> None:
-    if batch_size % processes:
-        raise MistakeError(
-            f"data.batch_size={batch_size} cannot be divided evenly among {processes} processes: choose a multiple"
-        )
 
 
 def _objective(run: RunDirectory, name: str | None) -> float | None:

@@ -100,7 +100,7 @@ class GradientClusters(Clusters):
 
     def features(self, x: Tensor) -> Tensor:
         if x.ndim != 4:
-            raise ValueError("condition=gradient_clusters works for images; use condition=clusters for points")
+            raise ValueError("condition=gradient_clusters works for images only; use condition=clusters")
         at_once = max(1, _AT_ONCE // (_ORIENTATIONS * x.shape[2] * x.shape[3]))
         h = torch.cat([_histograms(images.double()).flatten(1) for images in x.split(at_once)])
         return (h / h.sum(1, keepdim=True).clamp(min=1e-12)).sqrt()

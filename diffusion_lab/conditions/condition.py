@@ -6,7 +6,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from math import nan
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 import torch
 from torch import Tensor
@@ -96,12 +96,12 @@ class Condition(ABC):
         return found if self.names is None else {**found, "names": list(self.names)}
 
 
-def has_classes(size: Size) -> bool:
+def has_classes(size: Size) -> TypeGuard[int]:
     """Whether values of this size are classes."""
     return isinstance(size, int)
 
 
-def has_field(size: Size) -> bool:
+def has_field(size: Size) -> TypeGuard[Sequence[int]]:
     """Whether values of this size are fields."""
     return not isinstance(size, int) and len(size) > 1
 

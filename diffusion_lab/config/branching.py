@@ -136,7 +136,7 @@ def _shared_steps(rate: Callable[[int, float], float], *lengths: int) -> int:
 
 def _kept_weights(cfg: DictConfig) -> Iterator[tuple[str, int | None]]:
     """Name of weights that a training keeps, and the step at which it does; None for a time."""
-    steps, batch = cfg.trainer.max_steps, cfg.data.batch_size * cfg.trainer.get("accumulate_grad_batches", 1)
+    steps, batch = cfg.trainer.max_steps, cfg.data.batch_size
     count = {STEPS: lambda n: n, IMAGES: lambda n: math.ceil(n / batch), SHARE: lambda share: _reaches(share, steps)}
     for moment in read_moments("snapshots.at", cfg.snapshots.at):
         yield (

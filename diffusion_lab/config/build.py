@@ -64,8 +64,15 @@ def fill_in_facts(cfg: DictConfig, data: DataModule) -> None:
     """
     sizes = [condition.size for condition in data.conditions.values()] if cfg.get("condition") else []
     state_shape(cfg, data.shape, data.num_levels, sizes)
+    with open_dict(cfg):
+        cfg.facts.units = None if data.units is None else data.units.plain()
+        cfg.facts.missing = data.masks_missing
     if wrong := wrong_in({"facts": as_plain(cfg.facts)}, FACTS):
         raise ValueError(f"{data.name}: {wrong}")
+    if data.masks_missing and "missing" not in cfg.model:
+        raise ValueError(
+            "data.missing=mask: only model=diffusion leaves missing values out of its loss; fill them in for other models"
+        )
     if cfg.facts.conditions and "conditions" not in cfg.model:
         raise ValueError(
             f"condition=[{','.join(data.conditions)}]: this family takes classes or clusters only; use condition=classes, "
@@ -73,6 +80,7 @@ def fill_in_facts(cfg: DictConfig, data: DataModule) -> None:
         )
     with open_dict(cfg):
         cfg.facts.identity = data.training_identity
+        cfg.data.batch_size = data.batch_size  # a default may follow from the size of the images
         cfg.facts.end_shares = None if data.end_shares is None else list(data.end_shares)
         cfg.facts.init = content_of_start(cfg)
         if "base" in cfg.facts:
@@ -80,18 +88,20 @@ def fill_in_facts(cfg: DictConfig, data: DataModule) -> None:
 
 
 def state_shape(cfg: DictConfig, shape: Sequence[int], num_levels: int | None, conditions: Sequence[Size]) -> None:
-    """The facts that size a network. size: of (C, H, W) the side of a square, else [H, W]; of points (D,) D.
+    """The facts that size a network. size: of a square image its side, else the length of each spatial axis; of points (D,) D.
 
     conditions: their sizes; classes alone are num_classes.
     """
-    sides = list(shape[-2:]) if len(shape) == 3 else [shape[-1]]
+    sides = list(shape[1:])
+    is_square = len(sides) == 2 and sides[0] == sides[1]
     with open_dict(cfg):
         cfg.facts.shape, cfg.facts.channels = list(shape), shape[0]
-        cfg.facts.size = sides[0] if len({*sides}) == 1 else sides
+        cfg.facts.size = sides[0] if is_square else sides or shape[0]
         cfg.facts.num_levels, cfg.facts.bounded = num_levels, num_levels is not None
         alone = len(conditions) == 1 and isinstance(conditions[0], int)
         cfg.facts.num_classes = conditions[0] if alone else None
         cfg.facts.conditions = [] if alone else [size if isinstance(size, int) else list(size) for size in conditions]
+        cfg.facts.missing = False
 
 
 def settle_budget(cfg: DictConfig) -> None:

@@ -16,7 +16,8 @@ from diffusion_lab.conditions.condition import Size, has_classes
 from diffusion_lab.conditions.lent import normalised
 from diffusion_lab.config.mistakes import MistakeError
 from diffusion_lab.config.overrides import ALL, as_plain
-from diffusion_lab.data.arrays import MOST_BYTES, read_npy
+from diffusion_lab.data.array_files import read_npy
+from diffusion_lab.data.arrays import MOST_BYTES
 from diffusion_lab.diffusion.parts import as_conditions, parts
 from diffusion_lab.diffusion.shapes import Conditions
 from diffusion_lab.metrics.samples import labels
@@ -43,8 +44,8 @@ class One:
 
 @dataclass(frozen=True)
 class DrawnConditions:
-    """y of samples of a model: what the user chose, else classes in turn, clusters as often as they occur, and vectors and fields
-    of test images in order, with the classes of the same images. data: those that the model was trained on."""
+    """y of samples of a model: what the user chose, else classes alone in turn, clusters alone as often as they occur, and all
+    other conditions as test images have them, in order. data: those that the model was trained on."""
 
     each: Sequence[One]
     data: Callable[[], DataModule]
@@ -67,7 +68,7 @@ class DrawnConditions:
     def of(self, indices: Tensor, seed: int) -> Conditions:
         """y of samples `indices` (B,) of a seed, on their device."""
         images: Sequence[Tensor | None] = [None] * len(self.each)
-        if any(one.rows is None and not has_classes(one.size) for one in self.each):
+        if self.classes is None and any(one.rows is None for one in self.each):
             images = parts(self.data().y_of("test", indices))
         return as_conditions(
             [_values(one, indices, seed, own).to(indices.device) for one, own in zip(self.each, images, strict=True)]

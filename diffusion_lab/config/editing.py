@@ -72,7 +72,9 @@ def inpainting(cfg: DictConfig, model: GenerativeModel, saved: DictConfig, condi
     if cfg.inpaint.mask is None:
         raise MistakeError("inpaint.mask=FILE is needed: white where the model paints, black where the image stays")
     if len(model.shape) != 3:
-        raise MistakeError(f"inpaint.mask={cfg.inpaint.mask}: inpainting needs images, but these data are points")
+        raise MistakeError(
+            f"inpaint.mask={cfg.inpaint.mask}: a mask is an image, and the data have shape {list(model.shape)}"
+        )
     image = _input_image(cfg.inpaint.image, model, saved)
     known = (_read(cfg.inpaint.mask, model.shape[1:], 1) < WHITE)[None].to(model.device)
 
@@ -155,8 +157,8 @@ def _input_image(image: str | int, model: GenerativeModel, saved: DictConfig) ->
             raise MistakeError(f"{image}: choose a test image of {data.name} from 0 to {data.num_test - 1}")
         x, _ = next(data.batches("test", 1, start=image))
         return x.to(model.device)
-    if len(model.shape) != 3:
-        raise MistakeError(f"{image}: this model draws points; give the number of a test point")
+    if len(model.shape) != 3 or model.num_levels is None:
+        raise MistakeError(f"{image}: the data are not images of grey levels; give the number of a test sample")
     if model.shape[0] not in (1, 3):
         raise MistakeError(f"{image}: this model draws {model.shape[0]} channels; give the number of a test image")
     x = from_levels(_read(image, model.shape[1:], model.shape[0]), 256)[None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from diffusion_lab.config.measured_variance import use_measured
 from diffusion_lab.config.mistakes import MistakeError, users_mistakes
 from diffusion_lab.config.trained import Load, load_model, trained_config, trained_data
 from diffusion_lab.config.weight_files import last_weights
+from diffusion_lab.data.module import images_at_once
+from diffusion_lab.data.units import Units
 from diffusion_lab.diffusion.noise import check_seed
 from diffusion_lab.diffusion.parts import rows
 from diffusion_lab.diffusion.shapes import Conditions
@@ -46,6 +49,11 @@ class Drawing:
     conditions: DrawnConditions
     x_T: Tensor | None = None
 
+    @property
+    def units(self) -> Units | None:
+        """Of the data; None for levels."""
+        return Units.of(self.saved.facts)
+
     def check_trajectory(self, option: str) -> None:
         """MistakeError for a model that draws in one step. option: what needs a trajectory."""
         if self.model.denoiser is None:
@@ -68,7 +76,7 @@ class Drawing:
             yield edit, indices, y
 
     def draw(self, edit: Edit | None, indices: Tensor, y: Conditions, progress_bar: bool) -> Tensor | None:
-        """All samples, drawn by all ranks together, float32 on the CPU on rank 0; None on the others."""
+        """All samples, in the data's units, drawn by all ranks together, float32 on the CPU on rank 0; None on the others."""
         sample = edit.draw if edit else self._sample
         size = min(self.cfg.batch_size, ceil(len(indices) / num_ranks()))
         parts = [slice(start, start + size) for start in range(0, len(indices), size)]
@@ -78,12 +86,17 @@ class Drawing:
         drawn = gather_to_rank_zero([sample(some, self.cfg.seed, known).cpu() for some, known in shown])
         if drawn is None:
             return None
-        return torch.cat([drawn[number % num_ranks()][number // num_ranks()] for number in range(len(batches))])
+        return self._restored(
+            torch.cat([drawn[number % num_ranks()][number // num_ranks()] for number in range(len(batches))])
+        )
 
     def trajectory(self, indices: Tensor, y: Conditions) -> Iterator[Tensor]:
         """x_T, …, x_0 of these samples, for a model that `check_trajectory` has accepted."""
         assert self.model.denoiser is not None
-        return self.model.denoiser.trajectory(indices, self.cfg.seed, y, self._start_of(indices))
+        return map(self._restored, self.model.denoiser.trajectory(indices, self.cfg.seed, y, self._start_of(indices)))
+
+    def _restored(self, x: Tensor) -> Tensor:
+        return x if self.units is None else self.units.restored(x)
 
     def _sample(self, indices: Tensor, seed: int, y: Conditions) -> Tensor:
         denoiser = self.model.denoiser
@@ -96,7 +109,7 @@ class Drawing:
 
     def in_grid(self, x: Tensor, edit: Edit | None) -> Tensor:
         """The samples, after the images that they were made from."""
-        return x if edit is None else torch.cat([edit.inputs.cpu(), x])
+        return x if edit is None else torch.cat([self._restored(edit.inputs.cpu()), x])
 
     def columns(self, y: Conditions) -> int | None:
         """The columns of a grid: one per class if a few classes are drawn in turn; None for a nearly square grid."""
@@ -144,6 +157,8 @@ def drawing_of(
         check_at_least(1, cfg, "num_images", "batch_size", "inpaint.repeats")
         check_seed(cfg.seed)
     directory, saved, model, weights = chosen_model(cfg, load)
+    cfg = copy.deepcopy(cfg)
+    cfg.batch_size = cfg.batch_size or images_at_once(model.shape)
     if x_T is not None:
         _check_start(x_T, cfg, directory, model)
     data = cache(lambda: trained_data(saved))

@@ -166,6 +166,5 @@ def _end(cfg: DictConfig, moment: Moment) -> str | None:
     steps, time = cfg.trainer.max_steps, cfg.trainer.get("max_time")
     if time is not None and moment.unit == SECONDS and moment.amount > seconds_of(time):
         return f"trainer.max_time={time}"
-    batch = cfg.data.batch_size * cfg.trainer.get("accumulate_grad_batches", 1)
-    needed = {STEPS: moment.amount, IMAGES: moment.amount / max(batch, 1)}.get(moment.unit, 0)
+    needed = {STEPS: moment.amount, IMAGES: moment.amount / max(cfg.data.batch_size, 1)}.get(moment.unit, 0)
     return f"trainer.max_steps={steps}" if 0 < steps < needed else None

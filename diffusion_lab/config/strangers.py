@@ -62,7 +62,9 @@ _MOST_EVALUATIONS = 7 * 24 * 3600 * 1000
 _USUAL_IMAGES = 2048  # drawn if the file names no number
 _ROW, _PIXEL, _PROCESS = 2**10, 2**6, 2**28  # bytes of a row of a table, of a number in an image, of a worker
 _COUNTED = ("model", "evaluation", "metrics", "features", "data", "condition")
-_FREE = re.compile(r".*seed|.*\.max_\w+|model\.optimization\..*|data\.batch_size")  # they cost nothing here
+_FREE = re.compile(
+    r".*seed|.*\.max_\w+|model\.optimization\..*|data\.(batch_size|normalize.*)"
+)  # they cost nothing here
 _left: list[float] = []  # parameters that each model may have, from the outer to the one that guides it
 
 

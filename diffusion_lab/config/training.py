@@ -31,6 +31,7 @@ from diffusion_lab.config.scores import (
 )
 from diffusion_lab.config.tracking import build_trackers
 from diffusion_lab.config.trained import load_config
+from diffusion_lab.data.checks import check_shares
 from diffusion_lab.models.base import GenerativeModel
 from diffusion_lab.models.budget import TimeBudget, seconds_of
 from diffusion_lab.store import ModelDirectory, model_directory
@@ -92,6 +93,8 @@ class Training:
         cfg, directory, interruption = self.cfg, self.directory, Interruption()
         model = build_model(cfg)
         _start(model, cfg)
+        processes = 1 if request is None else request.size * cfg.trainer.get("num_nodes", 1)
+        check_shares(self.data.batch_size, processes, cfg.trainer.accumulate_grad_batches)
         announcement = Announcement(directory.path, cfg.trainer.max_steps if cfg.trainer.max_steps > 0 else None)
         callbacks = build_callbacks(cfg, self.place, self.fingerprint, interruption)
         trainer = _build_trainer(cfg, self.place, request, callbacks, announcement)
@@ -116,9 +119,9 @@ def training_of(
     family: of the model. data_of: the config's data.
     """
     settle_budget(cfg)
-    add_scored_moments(cfg)
     data = data_of(cfg)
     fill_in_facts(cfg, data)
+    add_scored_moments(cfg)
     fingerprint = training_fingerprint(cfg)
     directory = model_directory(Path(cfg.outputs), data.name, family, fingerprint)
     return Training(cfg, data, fingerprint, directory, requested_scores(cfg))

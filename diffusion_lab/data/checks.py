@@ -7,6 +7,10 @@ class DataError(ValueError):
     """The data cannot be used: one sentence that names the option or the path, and what to do."""
 
 
+class IncompleteError(DataError):
+    """Items have missing values, and what was to be computed of them needs all."""
+
+
 def require(fits: object, sentence: str) -> None:
     """DataError with this sentence, unless it fits."""
     if not fits:
@@ -24,6 +28,17 @@ def one_of(allowed: Sequence[str | int | None], /, **options: object) -> None:
     *first, last = ("null" if value is None else str(value) for value in allowed)
     for name, value in options.items():
         require(value in allowed, f"data.{name}={value} must be {', '.join(first)} or {last}.")
+
+
+def check_shares(batch_size: int, processes: int, parts: int) -> None:
+    """DataError unless each process can take equally many rows of each of so many parts of a batch."""
+    among = [f"{processes} processes"] if processes > 1 else []
+    among += [f"trainer.accumulate_grad_batches={parts} parts"] if parts > 1 else []
+    require(
+        batch_size % (processes * parts) == 0,
+        f"data.batch_size={batch_size} cannot be divided evenly among {' of '.join(among)}: choose a multiple of "
+        f"{processes * parts}.",
+    )
 
 
 def check_fraction(test_fraction: float) -> None:

@@ -6,6 +6,7 @@ A data module is where the images come from; `BatchOrder` chooses those of train
 from __future__ import annotations
 
 import hashlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -17,16 +18,17 @@ from torch import Tensor
 
 from diffusion_lab.conditions import Classes, Condition
 from diffusion_lab.conditions.condition import has_classes
-from diffusion_lab.data.checks import at_least, require
+from diffusion_lab.data.checks import at_least, check_shares, require
 from diffusion_lab.data.order import (
     Batches,
     BatchOrder,
-    batches_repeated,
-    batches_trained,
     fixed_rest,
     fixed_subset,
+    parts_repeated,
+    parts_trained,
     without_validation,
 )
+from diffusion_lab.data.units import Units
 from diffusion_lab.diffusion import SampleNoise
 from diffusion_lab.diffusion.parts import as_conditions, each, moved, where
 from diffusion_lab.diffusion.shapes import Conditions
@@ -34,10 +36,15 @@ from diffusion_lab.diffusion.shapes import Conditions
 Batch = tuple[Tensor, Conditions]
 HeldOutBatch = tuple[Tensor, Conditions, SampleNoise]
 Item = tuple[Tensor, dict[str, Tensor]]  # x of a batch, and what the data give with it: "classes", "vector", "field"
-Pick = tuple[Tensor, Tensor]  # indices, int64 (B,), and which of them to mirror, bool (B,)
 
 _LOOKED_AT = 1000  # images of which the shares of the levels are taken
+_VALUES_AT_ONCE = 2**21  # of images, in memory a hundred times or so: as float64, in networks
 _AT_ONCE = 500  # images that are read at a time where no batch size is given
+
+
+def images_at_once(shape: Sequence[int]) -> int:
+    """The default of how many images are worked on at a time: 128, fewer of more than 64×64 pixels in colour, a power of two."""
+    return 2 ** int(math.log2(max(1, min(128, _VALUES_AT_ONCE // math.prod(shape)))))
 
 
 class DataModule(LightningDataModule, ABC):
@@ -53,12 +60,13 @@ class DataModule(LightningDataModule, ABC):
     If `hold_back` sets `num_validation` above 0, that many training images form the split "validation" and are not in "train",
     and `num_train` is the number of the others. Subclasses implement the splits "train" and "test" only.
 
-    `class_names`: a name for each class, if the data have names. `conditions`: what y is, by name, in the order of its parts; where
-    they include classes of their own, such as clusters, `num_classes` and `class_names` are those.
-    `how_read`: one sentence on how arrays were read.
+    `class_names`: a name for each class, if the data have names. `conditions`: what y is, by name; classes are then those of y.
+    `how_read`: one sentence on how arrays were read. `units`: of real data, which x is without, so that each channel has mean 0 and
+    spread 1. `masks_missing`: x may be NaN where a value is missing. `groups`: of each training image of the whole, int64, where
+    some belong together and are held back together.
 
-    `batch_size` is the global batch, divided among the ranks. `seed` keys the order of the training images and
-    their mirroring.
+    `batch_size` is what one optimizer step sees, divided among the ranks and, where gradients are accumulated, into parts.
+    `seed` keys the order of the training images and their mirroring.
     """
 
     name: str
@@ -71,6 +79,9 @@ class DataModule(LightningDataModule, ABC):
     num_validation: int = 0
     identity: str
     how_read: str | None = None
+    units: Units | None = None
+    masks_missing: bool = False
+    groups: Tensor | None = None
 
     def __init__(self, batch_size: int, seed: int, flip: bool = False) -> None:
         super().__init__()
@@ -98,8 +109,9 @@ class DataModule(LightningDataModule, ABC):
                 self.conditions = {"classes": Classes()}
             for condition in self.conditions.values():
                 condition.prepare(self)
-            known = self.class_condition
-            self.num_classes, self.class_names = (None, None) if known is None else (int(known.size), known.names)
+            self.num_classes, self.class_names = None, None
+            if (known := self.class_condition) is not None and has_classes(known.size):
+                self.num_classes, self.class_names = known.size, known.names
             self._prepared = True
 
     def missing(self) -> str | None:
@@ -122,22 +134,19 @@ class DataModule(LightningDataModule, ABC):
         self.prepare()
 
     def train_dataloader(self) -> Batches[Batch]:
-        """Endless (x, y): batch k shows `BatchOrder.batch(k)`; begins at 0, or at the step of the attached trainer."""
+        """Endless (x, y): the rows of this rank, a part of a batch at a time; begins at 0, or at the attached trainer's step."""
         self.prepare()
         rank, world_size = self._ranks
-        require(
-            self.batch_size % world_size == 0,
-            f"data.batch_size={self.batch_size} cannot be divided evenly among {world_size} processes: choose a multiple of "
-            f"{world_size}.",
-        )
+        parts = self.trainer.accumulate_grad_batches if self.trainer else 1
+        check_shares(self.batch_size, world_size, parts)
         images = fixed_subset(self.num_train, self.num_trained_on)
-        order = BatchOrder(len(images), self.batch_size, self.seed, self.flip, rank, world_size)
+        order = BatchOrder(len(images), self.batch_size // parts, self.seed, self.flip, rank, world_size)
 
-        def picks() -> Iterator[Pick]:
-            start, cycle = (batches_trained(self.trainer), batches_repeated(self.trainer)) if self.trainer else (0, 0)
+        def picks() -> Iterator[tuple[Tensor, Tensor]]:
+            start, cycle = (parts_trained(self.trainer), parts_repeated(self.trainer)) if self.trainer else (0, 0)
             return ((images[places], mirrored) for places, mirrored in order.batches_from(start, cycle))
 
-        return Batches(lambda: self._pinned(self._conditioned("train", picks())))
+        return Batches(lambda: self._pinned(self._mirrored(picks())))
 
     def train_on(self, images: int | float | None) -> None:
         """Of which training images batches are made: so many, or a share of them, of a fixed random order; None: of all.
@@ -196,7 +205,7 @@ class DataModule(LightningDataModule, ABC):
                 f"data.validation={self.num_validation}: {self.name} has {self.num_train} training images: choose fewer, so that "
                 "some are left to train on.",
             )
-            train, validation = without_validation(self.num_train, self.num_validation)
+            train, validation = without_validation(self.num_train, self.num_validation, self.groups)
             self._places, self.num_train = {"train": train, "validation": validation}, len(train)
 
     @property
@@ -219,21 +228,24 @@ class DataModule(LightningDataModule, ABC):
 
     def shown(self, count: int) -> Item:
         """(x, given) of `count` of the images that training shows, a random choice, not mirrored."""
-        batches = [*self._of("train", fixed_subset(self.num_train, count).split(_AT_ONCE))]
-        return torch.cat([x for x, _ in batches]), {
-            name: torch.cat([given[name] for _, given in batches]) for name in batches[0][1]
-        }
+        x, given = zip(*self._of("train", fixed_subset(self.num_train, count).split(_AT_ONCE)), strict=True)
+        return torch.cat(x), {name: torch.cat([some[name] for some in given]) for name in given[0]}
 
     def _of(self, split: str, picks: Iterable[Tensor]) -> Iterator[Item]:
         """`_show`, for "validation" too."""
         places = self._places.get(split)
         return self._show(split, picks) if places is None else self._show("train", (places[pick] for pick in picks))
 
-    def _conditioned(self, split: str, picks: Iterable[Pick]) -> Iterator[Batch]:
-        """(x, y): y is that of the image as it is, and where the image is mirrored its fields are."""
+    def _conditioned(self, split: str, picks: Iterable[Tensor]) -> Iterator[Batch]:
+        """(x, y) of these images."""
+        for x, given in self._of(split, picks):
+            yield x, as_conditions([condition.of(x, given) for condition in self.conditions.values()])
+
+    def _mirrored(self, picks: Iterable[tuple[Tensor, Tensor]]) -> Iterator[Batch]:
+        """(x, y) of these training images, mirrored where a pick says so: y is that of the image, but for its fields."""
         picks, again = tee(picks)
-        for (x, given), (_, mirrored) in zip(self._of(split, (pick for pick, _ in picks)), again, strict=True):
-            y = as_conditions([condition.of(x, given) for condition in self.conditions.values()])
+        batches = self._conditioned("train", (indices for indices, _ in picks))
+        for (x, y), (_, mirrored) in zip(batches, again, strict=True):
             if mirrored.any():
                 x = torch.where(mirrored.reshape(-1, *[1] * (x.ndim - 1)), x.flip(-1), x)
                 y = where(mirrored, each(lambda part: part.flip(-1) if part.ndim > 2 else part, y), y)
@@ -249,8 +261,9 @@ class DataModule(LightningDataModule, ABC):
         low, high = (round(float((x == end).double().mean()), 6) for end in (-1, 1))
         return low, high
 
-    def hold_out(self, num_images: int, batch_size: int, seed: int) -> None:
+    def hold_out(self, num_images: int, batch_size: int | None, seed: int) -> None:
         """Which images the held-out loss is taken of, how many at a time, and what keys their noise. Before this: none."""
+        batch_size = images_at_once(self.shape) if batch_size is None else batch_size
         for name, value in (("num_images", num_images), ("batch_size", batch_size)):
             require(value >= 1, f"val.{name}={value} must be at least 1; val.every_n_steps=0 turns validation off.")
         require(seed >= 0, f"val.seed={seed} must not be negative.")
@@ -273,7 +286,7 @@ class DataModule(LightningDataModule, ABC):
         return Batches(lambda: self._show_held_out(mine, seed))
 
     def _show_held_out(self, chosen: list[Tensor], seed: int) -> Iterator[HeldOutBatch]:
-        batches = self._conditioned(self.validation_split, map(_unmirrored, chosen))
+        batches = self._conditioned(self.validation_split, chosen)
         for indices, (x, y) in zip(chosen, batches, strict=True):
             yield x, y, SampleNoise(seed, indices)
 
@@ -298,12 +311,12 @@ class DataModule(LightningDataModule, ABC):
         splits = dict.fromkeys(("train", "test", *self._places))
         require(split in splits, f"There is no split {split!r}: the splits are {', '.join(splits)}.")
         order = fixed_subset(self.size(split), limit)
-        return self._conditioned(split, _unmirrored_batches(order[start:], batch_size))
+        return self._conditioned(split, (some for some in order[start:].split(batch_size) if len(some)))
 
     def y_of(self, split: str, indices: Tensor) -> Conditions:
         """y of images of a split, int64 (B,), which begins again after its last image."""
         self.prepare()
-        y = next(self._conditioned(split, [_unmirrored(indices.cpu() % self.size(split))]))[1]
+        _, y = next(self._conditioned(split, [indices.cpu() % self.size(split)]))
         return moved(y, indices.device)
 
     def y_of_samples(self, split: str, indices: Tensor) -> Conditions:
@@ -321,12 +334,12 @@ class DataModule(LightningDataModule, ABC):
     def class_shares(self, split: str) -> Tensor | None:
         """(num_classes,) float64: how often each class occurs in `split`; of clusters, where they were found. None: no classes."""
         self.prepare()
-        if self.class_condition is None or self.class_condition.shares is not None:
-            return None if self.class_condition is None else self.class_condition.shares
+        if self.clusters is not None or self.class_condition is None:
+            return None if self.clusters is None else self.clusters.shares
         labels = self._classes("train" if split in self._places else split)
-        if labels is not None and split in self._places:
-            labels = labels[self._places[split]]
-        return None if labels is None else labels.bincount(minlength=self.num_classes or 0).double() / len(labels)
+        assert labels is not None  # as there are classes
+        labels = labels[self._places.get(split, slice(None))]
+        return labels.bincount(minlength=self.num_classes or 0).double() / len(labels)
 
     def log_prob(self, x: Tensor) -> Tensor | None:
         """log p(x) in nats, float64 (B,), where the density is known; else None."""
@@ -335,12 +348,3 @@ class DataModule(LightningDataModule, ABC):
     def entropy_bits(self) -> float | None:
         """The differential entropy H(x) in bits per dimension, where it is known; else None."""
         return None
-
-
-def _unmirrored_batches(indices: Tensor, batch_size: int) -> Iterator[Pick]:
-    """These images, in batches, none mirrored."""
-    return (_unmirrored(batch) for batch in indices.split(batch_size) if len(batch))
-
-
-def _unmirrored(indices: Tensor) -> Pick:
-    return indices, torch.zeros(len(indices), dtype=torch.bool)

@@ -3,8 +3,11 @@
 The training images are shown in the order perm(seed, 0), perm(seed, 1), perm(seed, 2), … without end. Position p of
 that sequence lies in epoch p // n and shows image perm(seed, p // n)[p mod n]; a coin keyed by the same position
 says whether it is mirrored. Batch k is the positions k·B … (k + 1)·B − 1, and rank r of W takes the r-th W-th part
-of it. Nothing is carried from batch to batch, so a run that resumes at batch k, or runs on other devices, sees what
-it would have seen. Below: fixed choices of images, which no seed of a run changes, because scores are compared between runs.
+of it. Where gradients are accumulated over m parts of a batch, part j is the j-th m-th of these positions, and each rank
+takes its rows of that. Nothing is carried from batch to batch, so a run that resumes at batch k, or runs on other devices,
+sees what it would have seen.
+
+Below: fixed choices of images, which no seed of a run changes, because scores are compared between runs.
 """
 
 from collections.abc import Callable, Iterator
@@ -55,15 +58,20 @@ class BatchOrder:
 
 
 def batches_trained(trainer: Trainer) -> int:
-    """k while batch k is trained on, counted over all resumes."""
-    # The batches whose optimizer step is done. `current.ready` would be one too many in a checkpoint written when a batch failed
+    """k while batch k is trained on, counted over all resumes: the batch of an optimizer step, in one part or in several."""
+    return parts_trained(trainer) // trainer.accumulate_grad_batches
+
+
+def parts_trained(trainer: Trainer) -> int:
+    """m·k + j while part j of the m parts of batch k is trained on."""
+    # The parts whose optimizer step is done. `current.ready` would be one too many in a checkpoint written when a batch failed
     # half-way, and begins again at 0 when training continues from a finished run.
     total = trainer.fit_loop.epoch_loop.batch_progress.total
     return total.processed  # type: ignore[attr-defined]  # Lightning declares the base class of its tracker
 
 
-def batches_repeated(trainer: Trainer) -> int:
-    """How many batches trainer.overfit_batches shows again and again; 0: none, each is another one."""
+def parts_repeated(trainer: Trainer) -> int:
+    """The number of parts of the batches that trainer.overfit_batches shows again and again; 0: none, each is another one."""
     return trainer.overfit_batches  # type: ignore[attr-defined]  # a connector of Lightning sets it
 
 
@@ -98,15 +106,32 @@ def held_out(size: int, share: float) -> Tensor:
     return found
 
 
+def held_out_groups(groups: Tensor, labels: Tensor, share: float) -> Tensor:
+    """Which images are held out, bool (n,), whole groups of them: a fixed `share` of the groups, of each class and size alike.
+
+    groups: of each image, whole numbers from 0; labels: its class, the same for all of a group.
+    """
+    sizes = groups.bincount()
+    kinds = torch.zeros_like(sizes).index_put((groups,), labels)
+    order = torch.from_numpy(np.lexsort((_sequence(len(sizes)), sizes, kinds)))
+    found = torch.zeros(len(sizes), dtype=torch.bool)
+    found[order[evenly_spaced(len(sizes), min(max(round(share * len(sizes)), 1), len(sizes) - 1))]] = True
+    return found[groups]
+
+
 def fixed_rest(size: int, limit: int) -> Tensor:
     """`limit` indices below `size`, or as many as there are, int64: the other end of the sequence that `fixed_subset` begins."""
     return _sequence(size).flip(0)[:limit]
 
 
-def without_validation(size: int, num_images: int) -> tuple[Tensor, Tensor]:
-    """Indices of the images to train on and of `num_images` for validation, out of `size`, int64, both in ascending order."""
+def without_validation(size: int, num_images: int, groups: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Indices of the images to train on and of `num_images` for validation, out of `size`, int64, both in ascending order.
+
+    groups: of each image; all but one are then either trained on or for validation as a whole.
+    """
     chosen = torch.zeros(size, dtype=torch.bool)
-    chosen[fixed_rest(size, num_images)] = True
+    order = _sequence(size).flip(0) if groups is None else _sequence(int(groups.max()) + 1)[groups].argsort(stable=True)
+    chosen[order[:num_images]] = True
     return (~chosen).nonzero().flatten(), chosen.nonzero().flatten()
 
 

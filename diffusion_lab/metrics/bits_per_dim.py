@@ -24,6 +24,9 @@ class BitsPerDim(Metric):
     """The negative log-likelihood of the first num_images test or validation images, or a bound on it, in bits per dimension, and
     beside it the entropy of the data where their density is known.
 
+    Of real data it is the density of the normalised data z = (x − shift)/scale, which may be negative; that of x is higher by the
+    mean of log2 scale, which the score states.
+
     batch_size: images at a time. max_terms: at most so many terms of a chain. num_draws: independent repetitions.
     """
 
@@ -37,7 +40,7 @@ class BitsPerDim(Metric):
     )  # terms: L_0 and one for all others
 
     num_images: int = 256
-    batch_size: int = 128
+    batch_size: int | None = None
     max_terms: int | None = 100
     num_draws: int = 1
 
@@ -72,7 +75,11 @@ class BitsPerDim(Metric):
         curve = {name: entry.tolist() for name, entry in (first.curve or {}).items()}
         if curve:
             scores.curves["bits_per_dim"] = curve
-        scores.details["bits_per_dim"] = f"{first.kind}, {size} {split} images"
+        units = subject.data.units
+        scaled = (
+            "" if units is None else f", a density of the normalised data: in the data's units {units.log2_scale:+.4f}"
+        )
+        scores.details["bits_per_dim"] = f"{first.kind}, {size} {split} images{scaled}"
         scores.protocol["bound"] = {
             "kind": first.kind,
             "split": split,
@@ -80,6 +87,7 @@ class BitsPerDim(Metric):
             "num_images": size,
             "num_terms": max((len(entry) for entry in curve.values()), default=None),
             "seed": seed,
+            **({} if units is None else {"log2_scale": units.log2_scale}),
         }
 
     def likelihoods(self, subject: Subject) -> list[Likelihood] | None:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion_lab.data.module import DataModule
+from diffusion_lab.data.module import DataModule, images_at_once
 from diffusion_lab.diffusion import DataMoments
 from diffusion_lab.diffusion.parts import moved
 from diffusion_lab.diffusion.shapes import Conditions
@@ -49,9 +49,10 @@ def ready(model: TrainableModel, weights: str) -> Iterator[None]:
 
 
 def batches_of(
-    model: TrainableModel, data: DataModule, split: str, batch_size: int, limit: int, start: int = 0
+    model: TrainableModel, data: DataModule, split: str, batch_size: int | None, limit: int, start: int = 0
 ) -> Iterator[tuple[Tensor, Conditions, Tensor]]:
     """(x_0, y, indices) of the first images of a split, on the device of the model; y None for an unconditional model."""
+    batch_size = images_at_once(data.shape) if batch_size is None else batch_size
     for x_0, y in data.batches(split, batch_size, limit=limit, start=start):
         indices = torch.arange(start, start + len(x_0), device=model.device)
         known = None if model.num_classes is None and not model.conditions else moved(y, model.device)

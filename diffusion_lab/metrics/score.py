@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from diffusion_lab.data.module import DataModule
+from diffusion_lab.data.module import DataModule, images_at_once
 from diffusion_lab.data.pictures import may_fail
 from diffusion_lab.diffusion.parts import each, parts
 from diffusion_lab.metrics.features import Features
@@ -62,6 +62,7 @@ def score(
     measures = check_measures(features, metrics, data)
     references = source.references(data, features, progress)
     scores = Scores()
+    settings = replace(settings, batch_size=settings.batch_size or images_at_once(data.shape))
     if Need.MODEL not in source.lacks and not any(metric.needs_samples for metric in metrics):
         settings = replace(settings, num_samples=min(settings.resolve_num_samples(data), KEPT_IMAGES))
     with ready(source.model, settings.weights) if source.model is not None else nullcontext():
@@ -77,7 +78,7 @@ def score(
                 _check_needs(metric, subject)
                 metric.score(subject, scores)
         scores.samples = subject.drawn.images
-        if source.model is not None and len(data.shape) == 3:
+        if source.model is not None and len(data.shape) > 1:
             with may_fail("the picture of its latents"):
                 pictures = latent_pictures(source.model, data, settings.seed, settings.unseen_split)
                 scores.interpolation, scores.reconstructions = pictures
@@ -98,6 +99,9 @@ def check_measures(features: Sequence[Features], metrics: Sequence[Metric], data
     """All that these metrics may measure. ValueError if the features do not work for the data, or two numbers have one name."""
     for part in features:
         part.check(data.shape)
+        if data.num_levels is None and part.reads_levels:
+            said = f"features={part.name} read images of 256 levels, and {data.name} has real numbers"
+            raise ValueError(f"{said}: choose features=pixels")
     measures = [measure for metric in metrics for measure in metric.measures(_namings(features))]
     names = [measure.name for measure in measures]
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -158,7 +162,10 @@ def latent_pictures(
     between = slerp(model.latents(2 * paths, seed), model.latents(2 * paths + 1, seed), weight)
     ways = model.decode(between, model.conditions_of_pictures(data, split, paths)).cpu()
     again = model.reconstruct(x_0, y, seed, indices)
-    return ways, None if again is None else torch.stack([x_0, again.clamp(-1, 1)], dim=1).flatten(0, 1).cpu()
+    if again is None:
+        return ways, None
+    again = again if data.num_levels is None else again.clamp(-1, 1)
+    return ways, torch.stack([x_0, again], dim=1).flatten(0, 1).cpu()
 
 
 @torch.no_grad()
@@ -177,4 +184,5 @@ def condition_picture(model: GenerativeModel, data: DataModule, seed: int, split
     if shown.shape != x_0.shape:
         shown = shown.mean(1, keepdim=True).expand_as(x_0)
     rows = torch.stack([shown, x_0], 1), draws.unflatten(0, (len(x_0), DRAWS))
-    return torch.cat(rows, 1).flatten(0, 1).clamp(-1, 1).cpu()
+    found = torch.cat(rows, 1).flatten(0, 1).cpu()
+    return found if data.num_levels is None else found.clamp(-1, 1)

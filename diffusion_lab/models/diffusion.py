@@ -66,6 +66,7 @@ class DiffusionModel(DrawnDiffusion):
     decoder: p(x_0|x_1) of the bound that scores; None: the reverse process as it is.
     rounding: what becomes of the last x̂_0. start: where the sampler's chain starts, and the bound of it.
     bound_steps: of the bound where the sampler has none of its own, or T if that is fewer.
+    missing: x_0 is NaN where a value is missing: training shows 0 there, and leaves it out of the loss.
     seed: training's t, ε and dropped conditions at batch k are functions of (seed, k).
     """
 
@@ -93,18 +94,19 @@ class DiffusionModel(DrawnDiffusion):
         bound_steps: int = 50,
         start: Start = NoiseStart(),  # noqa: B008 - frozen
         conditions: Sequence[Size] = (),
+        missing: bool = False,
     ) -> None:
         super().__init__()
         if not 0 <= condition_dropout <= 1:
             raise ValueError(f"model.condition_dropout={condition_dropout} must be a probability between 0 and 1")
-        sizes = tuple(conditions) or (() if num_classes is None else (num_classes,))
+        self.conditions = tuple(size if isinstance(size, int) else tuple(size) for size in conditions)
+        sizes = self.conditions or (() if num_classes is None else (num_classes,))
         check_counts("bound", num_steps=bound_steps)
         check_parts(schedule, variance, objective, timesteps)
         check_guidance(guidance, sizes, condition_dropout)
         self.shape, self.num_levels = tuple(shape), num_levels
         # A classifier that guides lends its classes to a network without any.
         self.num_classes = next(filter(has_classes, sizes), guidance.num_classes)
-        self.conditions = tuple(conditions)
         self.seed, self.optimization, self.condition_dropout = seed, optimization, condition_dropout
         self.schedule, self.trained_schedule = schedule, schedule.trained  # its parameters are the model's
         self._process, self._read_at = GaussianDiffusion(schedule), -_KEPT_FOR
@@ -127,19 +129,21 @@ class DiffusionModel(DrawnDiffusion):
         self.term_names = objective.term_names
         self.objective, self.decoder = objective, GaussianDecoder() if decoder is None else decoder
         self.rounding, self.bound_steps, self.start = rounding, bound_steps, start
-        self.timesteps = timesteps
+        self.timesteps, self.missing = timesteps, missing
+        self._seen = list[tuple[Tensor, Tensor]]()  # t and losses of the parts of a batch
         self.sampler = sampler
         sampler.spacing(self.process)  # says at once if the chain is too short for it
 
     def training_step(self, batch: tuple[Tensor, Conditions], batch_idx: int) -> dict[str, Any]:
         """L at one t a sample."""
         x_0, y = batch
+        x_0, known = self._known(x_0)
         t, w, eps = self.times_and_noise(x_0, self.timesteps)
-        known = self.with_dropped_conditions(y, self.condition_dropout, self.reverse.null)
-        terms = self.objective(self.forward_process, self.reverse, x_0, t, eps, known)
+        told = self.with_dropped_conditions(y, self.condition_dropout, self.reverse.null)
+        terms = self.objective(self.forward_process, self.reverse, x_0, t, eps, told, known)
         losses = terms["loss"].detach()
         if self.timesteps.learns_from_losses:
-            self.timesteps.update(self.of_all_ranks(t).flatten(), self.of_all_ranks(losses).flatten())
+            self._learn(self.of_all_ranks(t).flatten(), self.of_all_ranks(losses).flatten())
         return {
             "loss": (w * terms["loss"]).mean(),
             "terms": {name: (w * term).mean().detach() for name, term in terms.items()},
@@ -147,6 +151,13 @@ class DiffusionModel(DrawnDiffusion):
             "t": t,
             "losses": losses,
         }
+
+    def _learn(self, t: Tensor, losses: Tensor) -> None:
+        """Once all parts of a batch are seen, because what is learned decides the t of the next one."""
+        self._seen.append((t, losses))
+        if len(self._seen) == self.trainer.accumulate_grad_batches:
+            self.timesteps.update(*(torch.cat(parts) for parts in zip(*self._seen, strict=True)))
+            self._seen.clear()
 
     def configure_gradient_clipping(
         self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
@@ -160,9 +171,14 @@ class DiffusionModel(DrawnDiffusion):
 
     def held_out_terms(self, x_0: Tensor, y: Conditions, noise: SampleNoise) -> dict[str, Tensor]:
         """At one t an image, as the loss weighs t; given its class, with y."""
+        x_0, known = self._known(x_0)
         t = self.timesteps.spread(noise.uniform(0)).to(x_0.device)
         eps = noise.initial(self.shape).to(x_0)
-        return self.objective(self.forward_process, self.reverse, x_0, t, eps, self.own_conditions(y))
+        return self.objective(self.forward_process, self.reverse, x_0, t, eps, self.own_conditions(y), known)
+
+    def _known(self, x_0: Tensor) -> tuple[Tensor, Tensor | None]:
+        """x_0 with 0 where a value is missing, and 1 where it is not, 0 where it is; None where none can be."""
+        return (x_0.nan_to_num(0), (~x_0.isnan()).to(x_0)) if self.missing else (x_0, None)
 
     @property
     def process(self) -> GaussianDiffusion:

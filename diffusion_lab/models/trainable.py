@@ -1,7 +1,8 @@
 """The base of every model that is trained, generative or not: keyed randomness, an optimizer, weights and their averages.
 
-Randomness in training is a function of (seed, batch number) of the *global* batch, each rank taking its rows, so nothing
-random has to be saved, and neither a resume nor the number of devices changes a draw.
+Randomness in training is a function of (seed, batch number) of the *global* batch, which one optimizer step sees. Each rank, and
+each part where gradients are accumulated, takes its rows, so nothing random has to be saved, and neither a resume nor the number
+of devices or of parts changes a draw.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from diffusion_lab.conditions.condition import Size
-from diffusion_lab.data.order import batches_trained
+from diffusion_lab.data.order import batches_trained, parts_trained
 from diffusion_lab.diffusion import SampleNoise, TimestepSampler, derive_seed
 from diffusion_lab.diffusion.parts import Null, left_out, parts, where
 from diffusion_lab.diffusion.shapes import Conditions
@@ -52,6 +53,7 @@ class TrainableModel(LightningModule):
     skipped_steps: int = 0  # of this training, because something was not finite
     gradient_norm: Tensor  # () of what an optimizer is about to follow, as it was before clipping
     validated_weights: str = RAW  # those of the held-out loss
+    needs_whole_batches: str | None = None  # why gradients cannot be accumulated over parts of a batch
     needs_base: ClassVar[bool] = False  # it is trained beside a frozen model, which it is given by `attach_base`
 
     # The names of what `training_step` returns under "terms", as `held_out_terms` does, and under "sums".
@@ -78,10 +80,16 @@ class TrainableModel(LightningModule):
         """Random numbers of the batch that is trained on: a function of (seed, stream, k)."""
         return torch.Generator(device).manual_seed(derive_seed(self.seed, stream, self.batches_trained))
 
+    @property
+    def part(self) -> int:
+        """j while part j of a batch is trained on: 0, unless gradients are accumulated."""
+        return parts_trained(self.trainer) % self.trainer.accumulate_grad_batches
+
     def global_batch(self, local: int) -> tuple[int, slice]:
-        """How many rows the batch has over all ranks, when each has `local`, and which of them are this rank's."""
-        rank = self.trainer.global_rank
-        return self.trainer.world_size * local, slice(rank * local, (rank + 1) * local)
+        """How many rows the batch has over all ranks and parts, of `local` each, and which of them are trained on here and now."""
+        ranks = self.trainer.world_size
+        share = self.part * ranks + self.trainer.global_rank
+        return ranks * self.trainer.accumulate_grad_batches * local, slice(share * local, (share + 1) * local)
 
     def times_and_noise(self, x_0: Tensor, timesteps: TimestepSampler) -> tuple[Tensor, Tensor, Tensor]:
         """t, w and ε ~ N(0, I) for x_0 of this rank: its rows of those that every rank draws for the global batch."""
@@ -113,13 +121,12 @@ class TrainableModel(LightningModule):
         return where(coins[rows] < probability, left_out(y, null), y)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Key dropout by (seed, k, sample of the global batch, layer), and other random layers by (seed, k, rank)."""
-        k = self.batches_trained
-        torch.manual_seed(derive_seed(self.seed, DROPOUT, k, self.trainer.global_rank))
+        """Key dropout by (seed, k, sample of the global batch, layer), and other random layers by (seed, k, rank and part)."""
+        k, (_, rows) = self.batches_trained, self.global_batch(len(batch[0]))
+        torch.manual_seed(derive_seed(self.seed, DROPOUT, k, rows.start // len(batch[0])))
         if self._dropouts is None:
             self._dropouts = keyed(self)
         if self._dropouts:
-            _, rows = self.global_batch(len(batch[0]))
             samples = torch.arange(rows.start, rows.stop, device=self.device)
             set_keys(self._dropouts, derive_seed(self.seed, DROPOUT, k), samples)
 
@@ -139,6 +146,11 @@ class TrainableModel(LightningModule):
 
     def check_trainer(self, trainer: Trainer) -> None:
         """ValueError, in one sentence, for an option of the Trainer that this model cannot be trained with."""
+        parts = trainer.accumulate_grad_batches
+        if parts != 1 and self.needs_whole_batches:
+            raise ValueError(
+                f"trainer.accumulate_grad_batches={parts}: {self.needs_whole_batches}; use 1 and a smaller data.batch_size"
+            )
 
     def configure_optimizers(self) -> Any:
         return self.optimization.configure(self.named_parameters(), self.trainer)

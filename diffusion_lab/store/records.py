@@ -149,9 +149,19 @@ def _are_choices(value: Any) -> bool:
     return all(isinstance(name, str) and _CHOICE.fullmatch(name) for name in names)
 
 
-def _is_shape(value: Any, lengths: Collection[int] = (1, 3)) -> bool:
+def _is_shape(value: Any, lengths: Collection[int] = (1, 2, 3, 4)) -> bool:
     sides = isinstance(value, list) and len(value) in lengths and all(type(side) is int and side > 0 for side in value)
     return sides and math.prod(value) <= _MOST_NUMBERS
+
+
+def _are_units(value: Any) -> bool:
+    """Shift and scale of as many channels, each a list of numbers, and their names, if they have any."""
+    if not isinstance(value, dict) or value.keys() != {"shift", "scale", "names"}:
+        return False
+    shift, scale, names = value["shift"], value["scale"], value["names"]
+    numbers = all(isinstance(part, list) and all(map(is_number, part)) for part in (shift, scale))
+    named = names is None or (is_texts(names) and len(names) == len(shift))
+    return numbers and named and len(shift) == len(scale) and all(number > 0 for number in scale)
 
 
 def _are_conditions(value: Any) -> bool:
@@ -199,9 +209,13 @@ TRAINING: Kinds = {
 }
 CHOICES: Kinds = {"": (_are_choices, "an object of groups and options by their names")}
 FACTS: Kinds = {
-    "facts.shape?": (_is_shape, f"that of images (C, H, W) or points (D,), of at most {_MOST_NUMBERS:,} numbers each"),
+    "facts.shape?": (
+        _is_shape,
+        f"that of data (C, *spatial) or points (D,), of at most {_MOST_NUMBERS:,} numbers each",
+    ),
     "facts.num_levels?": or_none(_from_to(2, 2**16)),
     "facts.num_classes?": or_none(_from_to(1, _MOST_NUMBERS)),
+    "facts.units?": or_none((_are_units, "shift, scale and names of channels")),
     "facts.conditions?": (
         _are_conditions,
         f"a list of numbers of classes, and of shapes of at most {_MOST_NUMBERS:,} numbers",

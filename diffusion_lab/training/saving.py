@@ -121,9 +121,14 @@ class Saving(Checkpoint):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["fingerprint"] = self.fingerprint
         checkpoint["ended"] = self._ended
+        checkpoint["parts"] = trainer.accumulate_grad_batches
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self._ended = checkpoint["ended"]
+        # Lightning counts the parts of batches; the resumed training may split its batches otherwise.
+        counts = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        for count in (counts["total"], counts["current"]):
+            count.update({key: n * trainer.accumulate_grad_batches // checkpoint["parts"] for key, n in count.items()})
 
 
 def newest_good(path: Path, fingerprint: str) -> tuple[Path | None, list[str]]:

@@ -104,10 +104,8 @@ def trainer_options(
         value, least = options.get(key), int(key == "limit_train_batches")
         if not (value is None or (type(value) is int and value >= least)):
             raise ValueError(f"trainer.{key}={value} must be a whole number from {least}")
-        if key.endswith(("train_batches", "overfit_batches")) and value and value % accumulated:
-            raise ValueError(
-                f"trainer.{key}={value} must be a multiple of trainer.accumulate_grad_batches={accumulated}"
-            )
+        if value and key.endswith(("train_batches", "overfit_batches")):
+            options[key] = value * accumulated  # Lightning counts the parts of a batch
     if request is None:
         known = ("auto", *StrategyRegistry.available_strategies())
         if isinstance(options.get("strategy"), str) and options["strategy"] not in known:

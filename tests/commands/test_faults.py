@@ -70,8 +70,8 @@ def test_out_of_memory_names_batch(lab, monkeypatch, error):
     code, _, err = lab("train", *OPTIONS)
     assert code == 1
     assert err.strip().splitlines()[-1] == (
-        "diffusion-lab train: out of memory at data.batch_size=8 and trainer.precision=auto: use smaller batches "
-        "(data.batch_size=4 trainer.accumulate_grad_batches=2)"
+        "diffusion-lab train: out of memory at data.batch_size=8 and trainer.precision=auto: split each batch "
+        "(trainer.accumulate_grad_batches=2), or use a smaller data.batch_size"
     )
 
 

@@ -203,9 +203,8 @@ def test_what_would_have_no_effect_is_refused(model, arguments, said):
 def test_points_are_no_images_and_none_is_drawn(trained_model, monkeypatch):
     points = load(trained_model("diffusion_points"))
     monkeypatch.setattr(Drawing, "draw", None)
-    for format in ("numpy", "pil"):
-        with pytest.raises(ValueError, match=f"format={format}: the samples are points"):
-            points.sample(2, format=format)
+    with pytest.raises(ValueError, match="the samples are points"):
+        points.sample(2, format="pil")
 
 
 def test_no_tracker_logs_a_score_from_python(lab, model):

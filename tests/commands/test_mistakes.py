@@ -148,6 +148,7 @@ train model=vae sampling=temperature
 train model=vae network.channel_multipliers=[1,1,1,1,1]
 train model=gan trainer.gradient_clip_val=1.0
 train model=gan trainer.accumulate_grad_batches=2
+train model=flow trainer.accumulate_grad_batches=2
 train model=gan adversarial_loss=wasserstein_gp regularizer=r1
 train model=gan regularizer.gamma=0
 train model=gan network.channel_multipliers=[1,1,1,1]
@@ -239,7 +240,7 @@ train snapshots.at=0.2
 train snapshots.at=[60s,1m]
 train +trainer.limit_train_batches=0.5
 train +trainer.limit_train_batches=0
-train +trainer.overfit_batches=3 trainer.accumulate_grad_batches=2
+train data.batch_size=64 trainer.accumulate_grad_batches=3
 train +trainer.limit_val_batches=-1
 train +trainer.num_sanity_val_steps=true
 features

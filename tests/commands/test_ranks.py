@@ -109,6 +109,25 @@ def test_two_ranks_equal_one(zygote, tmp_path):
         assert a["values"][name] == pytest.approx(b["values"][name], rel=1e-2)
 
 
+def losses(model: ModelDirectory) -> list[float]:
+    return [float(row["train/loss"]) for row in csv.DictReader(model.metrics_csv.read_text().splitlines())]
+
+
+FIFTY = [*TINY, *STRIDED, *ROUNDS_LITTLE, "data.flip=true", "network.dropout=0.3", "val.every_n_steps=0", "score=false"]
+FIFTY += ["trainer.max_steps=50"]
+
+
+@pytest.mark.parametrize("ways", [[(2, 2)], pytest.param([(2, 1), (4, 1), (1, 2)], marks=pytest.mark.thorough)])
+def test_parts_of_a_batch_change_rounding_only(zygote, tmp_path, ways):
+    """ways: numbers of parts and of processes."""
+    one, _ = trained(zygote, tmp_path / "one", *FIFTY, ranks=1)
+    for parts, processes in ways:
+        split = f"trainer.accumulate_grad_batches={parts}"
+        other, _ = trained(zygote, tmp_path / f"{parts} {processes}", *FIFTY, split, ranks=processes)
+        assert_close(one, other)
+        assert losses(other) == pytest.approx(losses(one), rel=1e-4), (parts, processes)
+
+
 @pytest.mark.thorough
 def test_two_ranks_resume_exactly_and_die_together(zygote, tmp_path):
     options = [*EVERYTHING, "trainer.max_steps=8"]

@@ -202,11 +202,30 @@ def test_options_that_only_watch_are_the_same_model(lab):
     assert [float(row["val/loss"]) for row in log_of(watched).values()]
 
 
+def test_a_training_goes_on_in_other_parts(lab):
+    """Stopped after step 3 with batches in four parts, resumed with whole ones; t learns from the losses of a whole batch."""
+    (lab.folder / "stops.py").write_text(STOP)
+    run = ["train", *SIX, "trainer.precision=32-true", "optimizer=adamw", "network.dropout=0.1", "timesteps=loss_aware"]
+    run += ["objective=vlb", "timesteps.history_per_timestep=1", "+callbacks.stop._target_=stops.StopOnce"]
+    assert lab(*run)[0] == 0
+    (lab.folder / "stop").write_text("3")
+    assert lab(*run, "outputs=torn", "trainer.accumulate_grad_batches=4")[0] == 143
+    code, out, err = lab(*run, "outputs=torn")
+    assert code == 0, err
+    assert "resuming from" in out
+    whole, torn = newest_model(lab.folder / "outputs"), newest_model(lab.folder / "torn")
+    assert whole.path.name == torn.path.name
+    a, b = load_file(whole.weights("raw")), load_file(torn.weights("raw"))
+    for key in a:
+        torch.testing.assert_close(a[key], b[key], rtol=1e-4, atol=1e-5)
+    assert list(log_of(whole)) == list(log_of(torn)), "no step is missing, none is there twice"
+
+
 SHAPING = {
     "clipping": ["+trainer.gradient_clip_algorithm=value", "trainer.gradient_clip_val=0.01"],
     "accumulation": ["trainer.accumulate_grad_batches=2"],
     "epochs": ["+trainer.limit_train_batches=2", *VALIDATED],
-    "epochs and accumulation": ["+trainer.limit_train_batches=4", "trainer.accumulate_grad_batches=2"],
+    "epochs and accumulation": ["+trainer.limit_train_batches=2", "trainer.accumulate_grad_batches=2"],
     "the same batches": ["+trainer.overfit_batches=2"],
 }
 

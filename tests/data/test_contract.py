@@ -43,7 +43,7 @@ def data(whole_and_divided: tuple[DataModule, DataModule]) -> DataModule:
 
 
 def test_there_are_data_sets() -> None:
-    known = {"digits", "gaussian", "mixture", "two_moons", *SMALL}
+    known = {"digits", "gaussian", "gaussian_field", "mixture", "series", "two_moons", "volume", *SMALL}
     assert known <= {path.stem for path in FILES}
 
 

@@ -182,7 +182,9 @@ def on_its_own(model, k=0):
     progress = SimpleNamespace(total=SimpleNamespace(processed=k))
     loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
     strategy = SimpleNamespace(all_gather=lambda value, **_: value)
-    model._trainer = SimpleNamespace(world_size=1, global_rank=0, fit_loop=loop, strategy=strategy)
+    model._trainer = SimpleNamespace(
+        accumulate_grad_batches=1, world_size=1, global_rank=0, fit_loop=loop, strategy=strategy
+    )
     return model
 
 

@@ -39,7 +39,7 @@ def step(flow, x_0, k=0, rank=0, ranks=1, y=None):
     loop = SimpleNamespace(
         epoch_loop=SimpleNamespace(batch_progress=SimpleNamespace(total=SimpleNamespace(processed=k)))
     )
-    flow._trainer = SimpleNamespace(world_size=ranks, global_rank=rank, fit_loop=loop)
+    flow._trainer = SimpleNamespace(accumulate_grad_batches=1, world_size=ranks, global_rank=rank, fit_loop=loop)
     whole = {len(x_0) // ranks: (x_0 if ranks == 1 else x_0.unflatten(0, (ranks, -1)))}
     labels = None if y is None else (y if ranks == 1 else y.unflatten(0, (ranks, -1)))
     flow.all_gather = lambda own: whole[len(own)] if own.is_floating_point() else labels

@@ -224,7 +224,9 @@ def alone(model, k, rank=0, ranks=1, x=None, y=None):
     progress = SimpleNamespace(total=SimpleNamespace(processed=k))
     loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
     strategy = SimpleNamespace(optimizer_step=lambda optimizer, closure: None)
-    model._trainer = SimpleNamespace(world_size=ranks, global_rank=rank, fit_loop=loop, strategy=strategy)
+    model._trainer = SimpleNamespace(
+        accumulate_grad_batches=1, world_size=ranks, global_rank=rank, fit_loop=loop, strategy=strategy
+    )
     stub = SimpleNamespace(optimizer=None, step=None)
     model.optimizers, model.lr_schedulers = lambda: (stub, stub), list
     rows = slice(rank * len(x) // ranks, (rank + 1) * len(x) // ranks)

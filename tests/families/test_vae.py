@@ -74,7 +74,7 @@ def step(vae, x_0, k=0, rank=0, ranks=1, y=None):
     """training_step as rank `rank` of `ranks`, on its rows of the global batch x_0."""
     progress = SimpleNamespace(total=SimpleNamespace(processed=k))
     loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
-    vae._trainer = SimpleNamespace(world_size=ranks, global_rank=rank, fit_loop=loop)
+    vae._trainer = SimpleNamespace(accumulate_grad_batches=1, world_size=ranks, global_rank=rank, fit_loop=loop)
     rows = slice(rank * len(x_0) // ranks, (rank + 1) * len(x_0) // ranks)
     return vae.training_step((x_0[rows], None if y is None else y[rows]), 0)
 

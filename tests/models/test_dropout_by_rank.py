@@ -1,4 +1,4 @@
-"""Each rank drops the same elements of its rows as a single process."""
+"""Each rank, and each part of a batch, drops the same elements of its rows as a single process."""
 
 from types import SimpleNamespace
 
@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from diffusion_lab.models import trainable
 from diffusion_lab.models.trainable import TrainableModel
 
 
@@ -17,20 +16,27 @@ class Model(TrainableModel):
         nn.init.eye_(self.network[1].weight)
 
 
-def outputs(monkeypatch, rank, size, k, x):
-    """The output of `rank`, one of so many ranks, in batch k, for its rows of the global batch x."""
-    monkeypatch.setattr(trainable, "batches_trained", lambda trainer: k)
-    model = Model()
-    model._trainer = SimpleNamespace(global_rank=rank, world_size=size)
-    own = x.chunk(size)[rank]
-    model.on_train_batch_start((own, None), 0)
-    return model.network(own)
+def outputs(k, x, ranks=1, parts=1):
+    """The outputs for the global batch x, batch k of a training, by so many ranks in so many parts."""
+    found = []
+    for part in range(parts):
+        for rank in range(ranks):
+            model, own = Model(), x.chunk(ranks * parts)[part * ranks + rank]
+            loop = SimpleNamespace(batch_progress=SimpleNamespace(total=SimpleNamespace(processed=parts * k + part)))
+            model._trainer = SimpleNamespace(
+                global_rank=rank,
+                world_size=ranks,
+                accumulate_grad_batches=parts,
+                fit_loop=SimpleNamespace(epoch_loop=loop),
+            )
+            model.on_train_batch_start((own, None), 0)
+            found.append(model.network(own))
+    return torch.cat(found)
 
 
-@pytest.mark.parametrize("size", [2, 4, 8])
-def test_ranks_drop_what_one_process_does(monkeypatch, size):
+@pytest.mark.parametrize(("ranks", "parts"), [(2, 1), (4, 1), (8, 1), (1, 4), (2, 2)])
+def test_ranks_drop_what_one_process_does(ranks, parts):
     x = torch.ones(8, 40)
-    alone = outputs(monkeypatch, 0, 1, 5, x)
-    together = torch.cat([outputs(monkeypatch, rank, size, 5, x) for rank in range(size)])
-    torch.testing.assert_close(together, alone)
-    assert not torch.allclose(outputs(monkeypatch, 0, 1, 6, x), alone)
+    alone = outputs(5, x)
+    torch.testing.assert_close(outputs(5, x, ranks, parts), alone)
+    assert not torch.allclose(outputs(6, x), alone)

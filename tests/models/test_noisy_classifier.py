@@ -27,7 +27,7 @@ def classifier(num_classes=3, timesteps=None, schedule=None):
 def step(model, batch, k=0, rank=0, ranks=1):
     progress = SimpleNamespace(total=SimpleNamespace(processed=k))
     loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
-    model._trainer = SimpleNamespace(world_size=ranks, global_rank=rank, fit_loop=loop)
+    model._trainer = SimpleNamespace(accumulate_grad_batches=1, world_size=ranks, global_rank=rank, fit_loop=loop)
     rows = slice(rank * len(batch[1]) // ranks, (rank + 1) * len(batch[1]) // ranks)
     return model.training_step(tuple(part[rows] for part in batch), 0)
 

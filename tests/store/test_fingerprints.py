@@ -72,7 +72,7 @@ SHAPES_NOTHING = [
         "data.path",
     ),
     *("data.num_workers", "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy"),
-    *("trainer.log_every_n_steps", "trainer.enable_progress_bar"),
+    *("trainer.accumulate_grad_batches", "trainer.log_every_n_steps", "trainer.enable_progress_bar"),
 ]
 
 

@@ -37,4 +37,4 @@ def test_half_precision_needs_a_gpu(tmp_path, on_gpu):
 def test_what_lightning_takes_reaches_it(tmp_path):
     given = {"gradient_clip_algorithm": "value", "gradient_clip_val": 0.1, "limit_train_batches": 4, "min_steps": 1}
     trainer = Trainer(**options(tmp_path, **given))
-    assert {name: getattr(trainer, name) for name in given} == given
+    assert {name: getattr(trainer, name) for name in given} == given | {"limit_train_batches": 8}, "of 2 parts each"

@@ -48,6 +48,7 @@ class FlowModel(GenerativeModel):
     """
 
     network: Flow
+    needs_whole_batches = "a flow takes its first scales from a whole batch"
 
     def __init__(
         self,

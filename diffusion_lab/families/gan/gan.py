@@ -39,6 +39,7 @@ class GAN(GenerativeModel):
 
     network: LatentNetwork
     term_names = ("loss", "loss_discriminator", "accuracy_real", "accuracy_fake")
+    needs_whole_batches = "a GAN takes a step every batch"
 
     def __init__(
         self,
@@ -156,11 +157,7 @@ class GAN(GenerativeModel):
                 f"trainer.gradient_clip_val={trainer.gradient_clip_val}: a GAN takes two steps per batch and scales its gradients "
                 "itself; use trainer.gradient_clip_val=null and model.max_grad_norm"
             )
-        if trainer.accumulate_grad_batches != 1:
-            raise ValueError(
-                f"trainer.accumulate_grad_batches={trainer.accumulate_grad_batches}: a GAN takes a step every batch; use 1 and a "
-                "smaller data.batch_size"
-            )
+        super().check_trainer(trainer)
         if getattr(trainer.precision_plugin, "scaler", None) is not None:
             raise ValueError(
                 f"trainer.precision={trainer.precision} scales one loss, but a GAN has two; use bf16-mixed or 32-true"

@@ -70,6 +70,8 @@ class VAE(GenerativeModel):
         if not isinstance(samples_are_means, bool):
             raise ValueError(f"sampling.means={samples_are_means} must be true or false")
         self.beta, self.free_bits, self.samples_are_means = beta, free_bits, samples_are_means
+        if free_bits > 0:
+            self.needs_whole_batches = "model.free_bits takes the mean rate of a whole batch"
         self.network = network(
             out_channels=self.shape[0] * decoder_likelihood.outputs_per_channel, num_classes=num_classes
         )
