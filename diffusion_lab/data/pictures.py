@@ -48,18 +48,25 @@ def picture(
     num_levels: int | None,
     columns: int | None = None,
     names: Sequence[str] | None = None,
-    span: Span | None = None,
+    spans: Sequence[Span] | None = None,
 ) -> Image.Image:
     """Samples (B, C, *spatial) float32 as a nearly square grid, read row by row; points (B, D) as a scatter.
 
     One axis: lines, a colour for each channel. Two: images. Three: the middle slices across each axis, side by side.
     num_levels: of data in [−1, 1], which are shown in grey or in the colours of `shown_channels`; None: real numbers, whose
-    channels are shown side by side on a scale of colours from `span[0]` to `span[1]`. span None: of x. names: of the channels.
+    channels are shown side by side on a scale of colours, from spans[c][0] to spans[c][1]; None: those of x. names: of the
+    channels.
     """
     if x.ndim == 2:
         return scatter(x)
     columns = columns or math.ceil(math.sqrt(len(x)))
-    span = (-1.0, 1.0) if num_levels else span or _span([x])
+    span, *others = [(-1.0, 1.0)] if num_levels else spans or _spans([x])
+    if any(other != span for other in others):  # each channel has its own scale, from its end 0 to its end 1
+        several = [span, *others]
+        low, high = (torch.tensor(ends).view(-1, *[1] * (x.ndim - 2)) for ends in zip(*several, strict=True))
+        x, span = (x - low) / (high - low), (0.0, 1.0)
+        given = names or [f"channel {number}" for number in range(len(several))]
+        names = [f"{name}: {low:.3g} … {high:.3g}" for name, (low, high) in zip(given, several, strict=True)]
     if x.ndim == 3:
         return _lines(x, columns, names or (), span)
     x = _slices(x, -1.0 if num_levels else math.nan) if x.ndim == 5 else x
@@ -75,7 +82,16 @@ def frames(states: Sequence[Tensor], num_levels: int | None, columns: int | None
     if num_levels:
         # x_T reaches beyond [−1, 1]; 256 shades show noise that the data's few levels could not.
         return [picture(x.clamp(-1, 1), 256, columns) for x in states]
-    return [picture(x, None, columns, span=_span(states)) for x in states]
+    spans = _spans(states)
+    return [picture(x, None, columns, spans=spans) for x in states]
+
+
+def _spans(states: Sequence[Tensor]) -> list[Span]:
+    """Of each channel of (B, C, …); one for all, where the ranges of the channels are alike."""
+    each = [_span([x[:, channel] for x in states]) for channel in range(states[0].shape[1])]
+    low, high = min(span[0] for span in each), max(span[1] for span in each)
+    alike = high - low <= 3 * min(span[1] - span[0] for span in each)
+    return [(low, high)] * len(each) if alike else each
 
 
 def _span(states: Sequence[Tensor]) -> Span:
@@ -194,8 +210,8 @@ def images(x: Tensor, num_levels: int | None) -> list[Image.Image]:
     """An image of each sample: the levels of (B, C, H, W) as they are, else a picture. ValueError as `check_images`."""
     check_images(x.shape[1:], num_levels)
     if x.ndim != 4 or num_levels is None:
-        span = _span([x])
-        return [picture(each[None], num_levels, span=span) for each in x]
+        spans = None if num_levels else _spans([x])
+        return [picture(each[None], num_levels, spans=spans) for each in x]
     return [Image.fromarray(each.squeeze(-1) if each.shape[-1] == 1 else each) for each in numbers(x, num_levels)]
 
 
@@ -227,9 +243,10 @@ def scatter(x: Tensor) -> Image.Image:
         axes.hist(x[:, 0].numpy(), bins=60, density=True, color="#3366aa")
     else:
         axes.scatter(x[:, 0].numpy(), x[:, 1].numpy(), s=6, linewidths=0, alpha=0.6, color="#3366aa")
-        axes.set_aspect("equal")
-        axes.set_xlim(-2, 2)
-        axes.set_ylim(-2, 2)
+        if (x.abs() > 2).double().mean() < 0.2:  # else their units are others
+            axes.set_aspect("equal")
+            axes.set_xlim(-2, 2)
+            axes.set_ylim(-2, 2)
     return _drawn(figure)
 
 

@@ -60,8 +60,8 @@ class Reconstruction(Metric):
     def score(self, subject: Subject, scores: Scores) -> None:
         data, split = subject.data, subject.settings.unseen_split
         size = min(self.num_images, data.size(split))
-        errors = [error for batch in self._batches(subject, split, size) for error in batch]
-        mean, draw, variance, crps = torch.stack(errors).unbind(1)
+        by_channel = torch.cat([*self._batches(subject, split, size)])
+        mean, draw, variance, crps = by_channel.mean(2).unbind(1)
         if data.num_levels is None:
             for name in ("psnr_mean", "psnr_draw"):
                 scores.record(name, None, "these data have no highest value: see RMSE")
@@ -70,6 +70,14 @@ class Reconstruction(Metric):
             self._record("psnr_draw", psnr(draw), split, scores)
         scores.record("rmse_mean", float(mean.mean().sqrt()))
         self._record("crps", crps, split, scores)
+        if data.units is not None:  # what is above is of normalised channels
+            names = data.units.names or range(len(data.units.scale))
+            error, ranked = by_channel[:, 0].mean(0).sqrt(), by_channel[:, 3].mean(0)
+            for what, found in (("rmse_mean", error), ("crps", ranked)):
+                in_units = dict(zip(map(str, names), (found * torch.tensor(data.units.scale)).tolist(), strict=True))
+                scores.values |= {f"{what}_{name}": value for name, value in in_units.items()}
+                listed = ", ".join(f"{name} {value:.4g}" for name, value in in_units.items())
+                scores.details[what] = f"of normalised channels; in the data's units: {listed}"
         n = self.num_draws
         scores.record("spread_skill", float(((n + 1) / n * variance.mean() / mean.mean()).sqrt()))
         scores.protocol["reconstruction"] = asdict(self) | {"split": split, "num_images": size}
@@ -80,7 +88,7 @@ class Reconstruction(Metric):
         scores.spread(name, f"{split} images", by_image)
 
     def _batches(self, subject: Subject, split: str, size: int) -> Iterable[Tensor]:
-        """(B, 4) float64: squared errors of the mean and of a draw, variance, CRPS, each the mean over the values of an image."""
+        """(B, 4, C) float64: squared errors of the mean and of a draw, variance, CRPS, each the mean over a channel of an image."""
         model, data, n, done = subject.model, subject.data, self.num_draws, 0
         for x_0, y, indices in batches_of(model, data, split, self.batch_size, size):
             if not any(part.is_floating_point() for part in parts(y)):
@@ -90,7 +98,8 @@ class Reconstruction(Metric):
                 draws = model.sample(number, subject.settings.seed, each(lambda part: part.repeat_interleave(n, 0), y))
             draws = quantise(draws, data.num_levels).unflatten(0, (len(x_0), n)).flatten(2).double()
             truth = x_0.flatten(1).double()
-            yield torch.stack([part.mean(1) for part in ensemble_errors(draws, truth)], 1).cpu()
+            errors = torch.stack(ensemble_errors(draws, truth), 1)
+            yield errors.unflatten(2, (data.shape[0], -1)).mean(3).cpu()
             done += len(x_0)
             subject.progress(f"draws for {split} images", done, size)
 

@@ -220,10 +220,8 @@ def test_an_autoencoder_gives_the_outputs(name):
 @pytest.mark.parametrize("name", choices("experiment"))
 def test_an_experiment_composes(name):
     cfg = composed(f"experiment={name}")
-    published = {"improved_ddpm_cifar10": 4000, "improved_ddpm_imagenet64": 4000, "regression_fashion": 1}.get(
-        name, 1000
-    )
-    assert instantiate(cfg.schedule).num_timesteps == published
+    other = {"improved_ddpm_cifar10": 4000, "improved_ddpm_imagenet64": 4000, "regression_fashion": 1}
+    assert instantiate(cfg.schedule).num_timesteps == other.get(name, 1000)
     assert instantiate(cfg.optimizer) is not None
 
 
@@ -244,6 +242,13 @@ def test_the_papers_networks_have_about_as_many_parameters(name, size, halves, p
         network = instantiate(cfg.network)(out_channels=3 * halves)
     millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
     assert millions == pytest.approx(published, rel=0.08)
+
+
+def test_regression_sees_almost_nothing_of_its_image():
+    """The one step of its chain starts from x_1 = α x_0 + σ ε with α² = 0.001, so x̂_0 is the mean given the condition."""
+    process = GaussianDiffusion(instantiate(composed("experiment=regression_fashion").schedule))
+    assert process.num_timesteps == 1
+    assert float(process.alpha_bar(torch.tensor([1]))) == pytest.approx(0.001)
 
 
 def test_the_users_word_beats_the_experiments():

@@ -114,3 +114,13 @@ def test_four_channels_are_files_with_opacity():
     assert [(image.mode, image.size, image.getpixel((0, 0))) for image in shown] == 2 * [
         ("RGBA", (5, 3), (255, 0, 128, 0))
     ]
+
+
+@pytest.mark.parametrize("shape", [(4, 2, 8, 8), (4, 2, 32)])
+def test_channels_of_different_ranges_are_all_seen(shape):
+    """Each on its own scale: another second channel is another picture, however small its numbers are beside the first."""
+    x = 280 + 5 * torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    other = x.clone()
+    x[:, 1], other[:, 1] = 1e-4 * x[:, 1], 1e-4 * x[:, 1].flip(0)
+    seen, changed = (np.asarray(picture(each, None).convert("RGB")).astype(int) for each in (x, other))
+    assert np.abs(seen - changed).mean() > 1

@@ -7,6 +7,7 @@ import torch
 
 from diffusion_lab.conditions.computed import LowResolution
 from diffusion_lab.data.order import fixed_subset
+from diffusion_lab.data.units import Units
 from diffusion_lab.diffusion import SampleNoise
 from diffusion_lab.metrics.reconstruction import Reconstruction, ensemble_errors, psnr
 from diffusion_lab.metrics.reference import quantise
@@ -78,6 +79,16 @@ def test_draws_of_a_field_are_beside_their_image(tmp_path):
     torch.testing.assert_close(rows[:, 1], x)
     torch.testing.assert_close(rows[:, 0], x.mean((2, 3), keepdim=True).expand_as(x))
     assert (rows[:, 2:] - rows[:, :1]).std() == pytest.approx(0.3, rel=0.2)
+
+
+def test_errors_of_real_data_are_in_their_units_too(tmp_path):
+    data = TinyImages()
+    data.num_levels, data.units = None, Units([280.0], [10.0], ["kelvin"])
+    data.condition_on({"low": LowResolution(factor=2)})
+    values = scored(tmp_path, Blocks(), data, metrics=[Reconstruction(num_images=6, num_draws=3)]).values
+    assert values["crps_kelvin"] == pytest.approx(10 * values["crps"], rel=1e-6)
+    assert values["rmse_mean_kelvin"] == pytest.approx(10 * values["rmse_mean"], rel=1e-6)
+    assert "psnr_mean" not in values
 
 
 @pytest.mark.parametrize("model", [GaussianModel(), GaussianModel(num_classes=3)], ids=["unconditional", "classes"])
