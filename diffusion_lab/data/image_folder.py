@@ -255,8 +255,8 @@ class ImageFolder(ImageFiles):
             f"data.classes={classes} and data.label_column={label_column}: the class is one of them; remove the other."
         )
         require(classes is None or label_column is None, said)
-        self.classes, self.test_fraction, self.vector_names = classes, test_fraction, list(vector_columns)
-        self._table = None if table is None else (table, label_column, self.vector_names)
+        self.classes, self.test_fraction = classes, test_fraction
+        self._table = None if table is None else (table, label_column, list(vector_columns))
 
     def missing(self) -> str | None:
         try:

@@ -163,3 +163,9 @@ def test_larger_images_cost_no_more_arithmetic():
 def test_patches_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match=r"network.patch_size=4 must divide .*\[6, 8\]; use 2 or a divisor"):
         UNet(1, 1, (6, 8), **{**DERIVED, "patch_size": 4})
+
+
+def test_a_classifier_of_patches_has_as_many_logits():
+    network = UNet(1, 4, 8, patch_size=2, attention_resolutions=[], head_channels=8, **SMALL)
+    assert network.classifier()(torch.randn(3, 1, 8, 8), torch.arange(3)).shape == (3, 4)
+    assert network(torch.randn(3, 1, 8, 8), torch.arange(3)).shape == (3, 4, 8, 8)
