@@ -62,6 +62,12 @@ def test_a_program_draws_every_shape(lab, shape):
     assert torch.allclose(draw(x_T), ours, atol=1e-3)
 
 
+@pytest.mark.parametrize("model", ["gan", "flow"])
+def test_families_of_images_refuse_real_numbers(lab, model):
+    few = ("data=gaussian_field", "data.num_train=9", "data.num_test=9")
+    lab.refused("train", f"model={model}", *few, said=["real numbers", "model=diffusion"])
+
+
 def test_it_is_said_how_an_array_was_read(lab):
     np.save(lab.folder / "a.npy", np.random.default_rng(0).integers(256, size=(20, 4, 12), dtype=np.uint8))
     out = lab.done("train", "data=arrays", "data.train=a.npy", *TINY, *STRIDED, "score=false")

@@ -29,7 +29,7 @@ from diffusion_lab.diffusion.shapes import Conditions, Images
 from diffusion_lab.diffusion.streams import BOUND, TRAINING
 from diffusion_lab.families.flow.couplings import standard_normal_log_prob
 from diffusion_lab.families.flow.networks import Flow
-from diffusion_lab.models.base import GenerativeModel, Likelihood
+from diffusion_lab.models.base import GenerativeModel, Likelihood, check_bounded
 from diffusion_lab.models.optimization import Optimization
 
 _DRAWS = 4  # of the noise on an image's levels, averaged in its likelihood
@@ -61,6 +61,7 @@ class FlowModel(GenerativeModel):
         seed: int,
     ) -> None:
         super().__init__()
+        check_bounded(shape, num_levels)
         if not (isinstance(temperature, int | float) and temperature > 0):
             raise ValueError(f"sampling.temperature={temperature} must be above 0; 1 draws from the model's density")
         self.shape, self.num_levels, self.num_classes = tuple(shape), num_levels, num_classes

@@ -21,7 +21,7 @@ from diffusion_lab.diffusion.shapes import Conditions
 from diffusion_lab.diffusion.streams import TRAINING
 from diffusion_lab.families.gan.adversarial import AdversarialLoss, Regularizer
 from diffusion_lab.families.gan.networks import LatentNetwork
-from diffusion_lab.models.base import GenerativeModel
+from diffusion_lab.models.base import GenerativeModel, check_bounded
 from diffusion_lab.models.optimization import Optimization, parameters_of
 
 
@@ -57,6 +57,7 @@ class GAN(GenerativeModel):
         seed: int,
     ) -> None:
         super().__init__()
+        check_bounded(shape, num_levels)
         if spectral_norm is None:
             spectral_norm = not regularizer.penalises
         if loss.needs_bounded_slope and not (regularizer.bounds_slope or spectral_norm):
