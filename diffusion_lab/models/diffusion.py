@@ -71,6 +71,7 @@ class DiffusionModel(DrawnDiffusion):
     """
 
     sum_names = QUARTERS
+    training_evaluations = 3
 
     def __init__(
         self,
