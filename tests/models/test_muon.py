@@ -126,6 +126,7 @@ def made(family, data):
     cfg = composed(f"model={family}", f"data={data}", "condition=classes")
     images = data == "fashion_mnist"
     cfg.facts = {
+        "missing": False,
         "shape": [1, 28, 28] if images else [2],
         "channels": 1 if images else 2,
         "size": 28 if images else 2,
