@@ -94,7 +94,7 @@ LABEL_FREE = {
     "digits_ssl": (Digits(256, seed=0), 1500),
     "fashion_ssl": (FashionMNIST(256, seed=0), 1000),
     "emoji_ssl": (Emoji(256, seed=0), 2000),
-    "sprites_ssl": (Sprites(256, seed=0), 2000),
+    "sprites_ssl": (Sprites(256, seed=0), 1000),
 }
 
 # The resnets are second rulers, with nothing in common with the first but the training images: no search and no choice

@@ -156,7 +156,7 @@ LAYOUT_FILES = {
     "wandb_id",
     "sweep.json",
 }
-LAYOUT_FILES |= {"metrics.json", "interpolation.png", "reconstructions.png", "log.txt"}
+LAYOUT_FILES |= {"metrics.json", "interpolation.png", "reconstructions.png", "conditions.png", "log.txt"}
 LAYOUT_FOLDERS = {"models", "runs", "sweeps", "cache", "samples", "logs", "jobs", "code", "retraining"}
 SHIPPED = PACKAGE / "metrics" / "features" / "classifiers.py"  # weights that lie in the package
 DIFFUSERS = {PACKAGE / "interop" / name for name in ("to_diffusers.py", "from_diffusers.py")}  # the layout of others

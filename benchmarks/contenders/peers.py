@@ -24,7 +24,7 @@ from contenders.contender import END, Budget, Contender, Facts, Trained, in_our_
 from diffusion_lab.diffusion import Prediction, PredictNoise, PredictVelocity
 from diffusion_lab.models.optimization import Constant, CosineDecay, LearningRate
 from diffusion_lab.store.files import write_whole
-from diffusion_lab.training.devices import precision_of
+from diffusion_lab.training.devices import auto_precision
 
 if TYPE_CHECKING:
     from diffusers import DDPMScheduler
@@ -125,7 +125,7 @@ class Peer(Contender):
     def _train(self, module: nn.Module, budget: Budget) -> Iterator[tuple[float, int, list[Tensor]]]:
         """(moment, steps, averaged weights) when a moment is reached, the end too."""
         recipe, device = self.recipe, torch.device(budget.device)
-        precision = precision_of("auto" if recipe.bf16 else "32-true", device.type == "cuda")
+        precision = auto_precision(device.type == "cuda") if recipe.bf16 else "32-true"
         optimizer, average = recipe.optimizer(module.parameters()), recipe.average(module)
         rates = [group["lr"] for group in optimizer.param_groups]
         batches = iter(budget.data.module(recipe.batch_size, budget.seed, flip=recipe.flip).train_dataloader())

@@ -25,7 +25,7 @@ from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.mistakes import MistakeError
 from diffusion_lab.sweeps.jobs import ask
 from diffusion_lab.terminal import Terminal
-from diffusion_lab.training.devices import num_cores, precision_of, usable_gpus, visible_gpus
+from diffusion_lab.training.devices import auto_precision, num_cores, usable_gpus, visible_gpus
 from diffusion_lab.training.trackers import WeightsAndBiases
 
 # LACKS: some commands or options do not work here. BROKEN: `diffusion-lab train` does not.
@@ -157,7 +157,7 @@ def devices() -> Iterator[Finding]:
     build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "the CPU"
     yield Finding("PyTorch", f"{torch.__version__}, built for {build}")
     usable, cores = usable_gpus(), f"{num_cores()} CPU core{'s' if num_cores() > 1 else ''}"
-    precision = f"trainer.precision=auto is {precision_of('auto', on_gpu=bool(usable))}"
+    precision = f"trainer.precision=auto is {auto_precision(on_gpu=bool(usable))}"
     if usable:
         names = sorted({torch.cuda.get_device_name(index) for index in range(len(usable))})
         yield Finding("GPU", f"{len(usable)} ({', '.join(names)}), {cores}; {precision}")

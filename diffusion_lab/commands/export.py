@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +66,7 @@ def run(cfg: DictConfig) -> None:
                 for run in _scores(Path(cfg.outputs))
                 if run["protocol"].get("fingerprint") == training["fingerprint"]
             ],
-            use=use + _about_clusters(training.get("conditions", {})),
+            use=use + _about_clusters(training.get("conditions", {})) + _about_units(saved.facts),
             version=__version__,
             library=library,
         ).encode()
@@ -94,6 +95,18 @@ def _about_clusters(conditions: Mapping[str, Any]) -> str:
         f"\n\nThe model is conditioned on {len(shares)} clusters of its training images, not on classes of the data. Samples are "
         f"like the data if clusters 0 … {len(shares) - 1} are drawn in these shares: {listed}."
     )
+
+
+def _about_units(facts: Mapping[str, Any]) -> str:
+    from diffusion_lab.data.units import Units
+
+    if (units := Units.of(facts)) is None:
+        return ""
+    channels = "\n".join(
+        f"- {name}: x = {shift:g} + {scale:g}·z"
+        for name, shift, scale in zip(units.names or count(), units.shift, units.scale, strict=False)
+    )
+    return f"\n\nThe model draws normalised values z. In the units of the data a sample is, by channel,\n\n{channels}"
 
 
 def _diffusers(model: GenerativeModel, batch_size: int) -> Exported:

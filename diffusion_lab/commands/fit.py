@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
+import torch
 from lightning import Callback, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
@@ -29,8 +30,8 @@ from diffusion_lab.training.interruption import Interrupted
 from diffusion_lab.training.monitor import Monitor
 from diffusion_lab.training.ranks import Ranks
 from diffusion_lab.training.saving import newest_good, previous_of
-from diffusion_lab.training.speed import compile_network
-from diffusion_lab.training.trainer import PrecisionError, stopping_callbacks
+from diffusion_lab.training.speed import compile_network, peak_flops, tf32
+from diffusion_lab.training.trainer import stopping_callbacks
 from diffusion_lab.versions import versions
 
 
@@ -42,6 +43,8 @@ def fit(training: Training, built: Built, here: Ranks, branch: BranchPoint | Non
     cfg, data, fingerprint, directory = training.cfg, training.data, training.fingerprint, training.place
     model, trainer, interruption = built.model, built.trainer, built.interruption
     choices = choices_made()
+    if len(cfg.condition) > 1:  # of a list of choices Hydra names one
+        choices["condition"] = "-".join(cfg.condition)
     console = Terminal(quiet=not here.is_first)
     cost = model.cost()
     with interruption.forwarding_signals(), ExitStack() as stack:
@@ -67,7 +70,7 @@ def fit(training: Training, built: Built, here: Ranks, branch: BranchPoint | Non
             f"{cost.forward_flops / 1e6:.1f} MFLOP per image and evaluation; into {directory.path}"
         )
         notice = compile_network(model.network) if cfg.compile else None
-        for note in [*data.notes(), *filter(None, [notice])]:
+        for note in [*data.notes(), *filter(None, [notice, training.note])]:
             console.print(note)
         if resumed:
             console.print(f"resuming from {resumed}")
@@ -84,9 +87,14 @@ def fit(training: Training, built: Built, here: Ranks, branch: BranchPoint | Non
             missing = branch and branch.bring(directory, cfg)
             if missing:
                 console.print(missing)
+        monitor = callback_of(trainer, Monitor)
+        peak = cfg.trainer.get("peak_flops") or peak_flops(torch.device(here.device))
+        if monitor is not None and peak and model.training_evaluations:
+            flops = model.training_evaluations * cost.forward_flops
+            monitor.seconds_per_image = flops / (peak * trainer.world_size)
         start = resumed or (None if branch is None else branch.checkpoint)
 
-        with interruption.listening(), _mistakes_while_training(cfg):
+        with interruption.listening(), _mistakes_while_training(cfg), tf32(here.device != "cpu"):
             trainer.fit(model, train_dataloaders=data, ckpt_path=start, weights_only=True if start else None)
         if interruption.signum is not None:
             said = _how_to_go_on(interruption.signum, trainer, directory) if here.is_first else ""
@@ -94,7 +102,7 @@ def fit(training: Training, built: Built, here: Ranks, branch: BranchPoint | Non
         ended_by = _ended_by(trainer, built.added)
         console.print(f"training ended by {_limit_text(cfg, ended_by)} after {trainer.global_step:,} steps")
         if here.is_first:
-            kept, monitor = callback_of(trainer, PowerAverages), callback_of(trainer, Monitor)
+            kept = callback_of(trainer, PowerAverages)
             if kept is not None:
                 kept.finish()
             model.save_weights({name: directory.weights(name) for name in model.weight_names})
@@ -125,7 +133,7 @@ def _mistakes_while_training(cfg: DictConfig) -> Iterator[None]:
     with lost_process(), out_of_memory(at, fix):
         try:
             yield
-        except (DataError, NotFiniteError, PrecisionError) as error:
+        except (DataError, NotFiniteError) as error:
             raise MistakeError(str(error)) from error
         except (RuntimeError, MisconfigurationException) as error:  # of a callback whose metric was not logged
             if not re.search("conditioned on metric|monitor=.*could not find the monitored key", str(error)):

@@ -224,7 +224,8 @@ class Model:
             if format == "tensor":
                 return x
             if format == "grid":
-                return pictures.picture(drawing.in_grid(x, edit), levels, drawing.columns(y))
+                names = None if drawing.units is None else drawing.units.names
+                return pictures.picture(drawing.in_grid(x, edit), levels, drawing.columns(y), names)
             return pictures.numbers(x, levels) if format == "numpy" else pictures.images(x, levels)
 
     @contextmanager

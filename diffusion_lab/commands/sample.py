@@ -96,15 +96,16 @@ def _write(x: Tensor, y: Conditions, drawing: Drawing, places: list[Path]) -> No
     from diffusion_lab.data.pictures import images, numbers, picture, png
 
     model, form = drawing.model, drawing.cfg.format
+    names = None if drawing.units is None else drawing.units.names
     if form == "grid":
-        write_whole(places[0], png(picture(x, model.num_levels, drawing.columns(y))))
+        write_whole(places[0], png(picture(x, model.num_levels, drawing.columns(y), names)))
     elif form == "npz":
         buffer = io.BytesIO()
         # Published evaluators read arr_0 only. Ours takes arr_1 for classes of the data, which clusters are not.
         arrays: dict[str, Any] = {name: part.cpu().numpy() for name, part in drawing.conditions.by_name(y).items()}
         arrays |= {"arr_1": arrays.pop("classes")} if "classes" in arrays else {}
-        if drawing.units is not None and drawing.units.names is not None:
-            arrays[NAMES] = np.array(drawing.units.names)
+        if names is not None:
+            arrays[NAMES] = np.array(names)
         np.savez(buffer, arr_0=numbers(x, model.num_levels), **arrays)
         write_whole(places[0], buffer.getvalue())
     elif form == "npy":

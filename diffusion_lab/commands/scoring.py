@@ -29,7 +29,7 @@ from diffusion_lab.data.pictures import may_fail, picture, png
 from diffusion_lab.metrics.copying import SHOWN
 from diffusion_lab.metrics.metric import Scores
 from diffusion_lab.metrics.samples import Source, TrainedModel
-from diffusion_lab.metrics.score import PATH_IMAGES, score
+from diffusion_lab.metrics.score import DRAWS, PATH_IMAGES, score
 from diffusion_lab.models.base import GenerativeModel
 from diffusion_lab.store import (
     ModelDirectory,
@@ -225,13 +225,14 @@ def _write(
         (run.samples_png, scores.samples[:64], None),
         (run.interpolation_png, scores.interpolation, PATH_IMAGES),
         (run.reconstructions_png, scores.reconstructions, 8),
+        (run.conditions_png, scores.conditions, 2 + DRAWS),
         (run.nearest_png, scores.nearest, min(SHOWN, len(scores.samples))),
     ):
         drawn = None
         with may_fail(path.name):
             if x is not None:
-                shown = x if data.units is None else data.units.restored(x)
-                drawn = png(picture(shown, data.num_levels, columns_of_grid))
+                shown, names = (x, None) if data.units is None else (data.units.restored(x), data.units.names)
+                drawn = png(picture(shown, data.num_levels, columns_of_grid, names))
         if drawn is not None:
             write_whole(path, drawn)
     write_whole(run.config, OmegaConf.to_yaml(plain_config(cfg)).encode())

@@ -18,6 +18,7 @@ from diffusion_lab.config.scores import run_of
 from diffusion_lab.config.weight_files import load_weights
 from diffusion_lab.store import ModelDirectory, RunDirectory
 from diffusion_lab.terminal import Terminal
+from diffusion_lab.training.devices import auto_precision
 from diffusion_lab.training.ranks import hold_together, must_start_ranks, ranks, request_of, start_ranks, where
 
 
@@ -36,7 +37,7 @@ def run(cfg: DictConfig) -> float | None:
     num_nodes = cfg.trainer.get("num_nodes", 1)
     with users_mistakes():
         request = request_of(cfg.trainer)
-        training = training_of(cfg, family())
+        training = training_of(cfg, family(), auto_precision(request.on_gpu))
         built = training.build(request)
         directory, scores = training.directory, training.scores
         branch = None if directory.finished and not cfg.retrain else branch_point(cfg)

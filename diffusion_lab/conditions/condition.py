@@ -6,7 +6,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from math import nan
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 import torch
 from torch import Tensor
@@ -52,12 +52,11 @@ class Condition(ABC):
 
     def prepare(self, data: Source) -> None:
         """Set `size` and the other facts, from what training shows. ValueError where the data have no such condition."""
-        x, given = self.looked_at(data)
-        y = self.of(x, given)
+        y = self.of(*data.shown(1))
         if y.is_floating_point():
             self.size = tuple(y.shape[1:])
         else:
-            self.count(y)
+            self.count(self.of(*self.looked_at(data)))
 
     def looked_at(self, data: Source) -> tuple[Tensor, dict[str, Tensor]]:
         """(x, given) of the training images, or of `most_images`."""
@@ -97,12 +96,12 @@ class Condition(ABC):
         return found if self.names is None else {**found, "names": list(self.names)}
 
 
-def has_classes(size: Size) -> bool:
+def has_classes(size: Size) -> TypeGuard[int]:
     """Whether values of this size are classes."""
     return isinstance(size, int)
 
 
-def has_field(size: Size) -> bool:
+def has_field(size: Size) -> TypeGuard[Sequence[int]]:
     """Whether values of this size are fields."""
     return not isinstance(size, int) and len(size) > 1
 

@@ -44,6 +44,9 @@ class Vector(Condition):
         self.shift, self.scale = values.mean(axes), values.std(axes, correction=0)
         self.scale[self.scale == 0] = 1  # an entry that never changes
 
+    def most_images(self, dim: int) -> int:
+        return min(1000, super().most_images(dim))  # images that are decoded for it
+
     def of(self, x: Tensor, given: Mapping[str, Tensor]) -> Tensor:
         return normalised(given[self.name], self.record())
 

@@ -109,7 +109,8 @@ def settle_budget(cfg: DictConfig) -> None:
 
     A settled config states how long it trains and has no default left. ValueError for numbers that no training takes.
     """
-    check_at_least(1, cfg.trainer, "num_nodes", "accumulate_grad_batches", "log_every_n_steps", prefix="trainer.")
+    counts = ("num_nodes", "accumulate_grad_batches", "log_every_n_steps", "peak_flops")
+    check_at_least(1, cfg.trainer, *counts, prefix="trainer.")
     check_at_least(0, cfg, "trainer.gradient_clip_val", "val.every_n_steps", "snapshots.averages")
     with open_dict(cfg):
         default = cfg.pop("default_steps", None)

@@ -44,8 +44,8 @@ class One:
 
 @dataclass(frozen=True)
 class DrawnConditions:
-    """y of samples of a model: what the user chose, else classes in turn, clusters as often as they occur, and vectors and fields
-    of test images in order, with the classes of the same images. data: those that the model was trained on."""
+    """y of samples of a model: what the user chose, else classes alone in turn, clusters alone as often as they occur, and all
+    other conditions as test images have them, in order. data: those that the model was trained on."""
 
     each: Sequence[One]
     data: Callable[[], DataModule]
@@ -68,7 +68,7 @@ class DrawnConditions:
     def of(self, indices: Tensor, seed: int) -> Conditions:
         """y of samples `indices` (B,) of a seed, on their device."""
         images: Sequence[Tensor | None] = [None] * len(self.each)
-        if any(one.rows is None and not has_classes(one.size) for one in self.each):
+        if self.classes is None and any(one.rows is None for one in self.each):
             images = parts(self.data().y_of("test", indices))
         return as_conditions(
             [_values(one, indices, seed, own).to(indices.device) for one, own in zip(self.each, images, strict=True)]

@@ -30,7 +30,7 @@ from diffusion_lab.store.options import canonical_json
 from diffusion_lab.sweeps.axes import Axis, Combination, MissingOptionError, combinations
 from diffusion_lab.sweeps.plan import Plan, PlannedCell, plan
 from diffusion_lab.training import ranks
-from diffusion_lab.training.devices import requested, visible_gpus
+from diffusion_lab.training.devices import AUTO_PRECISIONS, auto_precision, requested, visible_gpus
 
 if TYPE_CHECKING:
     from diffusion_lab.data.module import DataModule
@@ -97,8 +97,8 @@ def make_plan(
     """
     found, count = combinations(axes, _Composer(loader, master))
     data_of = _data_sets()
-    cells = [_cell(combination, data_of, Path(master.outputs), check) for combination in found]
-    _check_devices(found, master)
+    gpus = _gpus(master)
+    cells = [_cell(combination, data_of, Path(master.outputs), check, gpus) for combination in found]
     planned = plan(cells, count, master.retrain, master.rescore, master.score, master.sweep.jobs_per_model)
     return planned, _evaluation_seed(found), _notes(axes, found)
 
@@ -120,20 +120,23 @@ def _notes(axes: Sequence[Axis], found: Sequence[Combination[Composed]]) -> list
     return ["no sampler here uses the variance, so it changes bits/dim but not the samples; sampler=strided uses it"]
 
 
-def _check_devices(found: Sequence[Combination[Composed]], master: DictConfig) -> None:
-    """MistakeError where jobs on this machine could not run with cfg.trainer; a cluster has devices of its own."""
+def _gpus(master: DictConfig) -> tuple[str, ...] | None:
+    """Those of this machine, where the jobs run here; None where they run on a cluster, which has devices of its own."""
+    queue = master.hydra.launcher.get("queue")
+    is_elsewhere = queue is not None and getattr(get_class(queue), "is_shared", True)
+    return None if is_elsewhere else visible_gpus()
+
+
+def _on_gpu(trainer: DictConfig, gpus: tuple[str, ...] | None) -> bool:
+    """Whether a job trains on a GPU. ValueError, in one sentence, where the jobs run here and could not run with cfg.trainer."""
     from diffusion_lab.training.trainer import checked_precision
 
-    queue = master.hydra.launcher.get("queue")
-    if queue is not None and getattr(get_class(queue), "is_shared", True):
-        return
-    gpus = visible_gpus()
-    with users_mistakes():
-        for combination in found:
-            trainer = combination.config.cfg.trainer
-            on_gpu = requested(trainer.accelerator, trainer.devices, gpus, ranks.num_cores()).on_gpu
-            if trainer.precision != "auto":  # a GPU would have to be touched to know more
-                checked_precision(trainer.precision, on_gpu)
+    if gpus is None:
+        return trainer.accelerator in ("gpu", "cuda")
+    on_gpu = requested(trainer.accelerator, trainer.devices, gpus, ranks.num_cores()).on_gpu
+    if trainer.precision != "auto":
+        checked_precision(trainer.precision, on_gpu)
+    return on_gpu
 
 
 class _Composer:
@@ -210,19 +213,31 @@ def _data_sets() -> Callable[[DictConfig], DataModule]:
 
 
 def _cell(
-    combination: Combination[Composed], data_of: Callable[[DictConfig], DataModule], outputs: Path, check: bool
+    combination: Combination[Composed],
+    data_of: Callable[[DictConfig], DataModule],
+    outputs: Path,
+    check: bool,
+    gpus: tuple[str, ...] | None,
 ) -> PlannedCell:
-    """Where a cell lies; MistakeError for options that it would fail with. check: whether its model is built, too."""
+    """Where a cell lies; MistakeError for options that it would fail with. check: whether its model is built, too.
+
+    trainer.precision=auto is settled here and handed to the job, which may run on another machine.
+    """
     from diffusion_lab.config.training import training_of  # imports torch
     from diffusion_lab.models.base import GenerativeModel
 
     cfg, family = combination.config.cfg, combination.config.family
     check_kinds(cfg)
+    overrides = combination.overrides
     with users_mistakes():
-        training = training_of(cfg, family, data_of)
+        on_gpu, is_auto = _on_gpu(cfg.trainer, gpus), cfg.trainer.precision == "auto"
+        # Of a GPU, which must not be touched here, its age is not known: those since 2020 have bf16.
+        training = training_of(cfg, family, AUTO_PRECISIONS[0] if on_gpu else auto_precision(on_gpu=False), data_of)
+        if is_auto:
+            overrides = (*overrides, f"trainer.precision={cfg.trainer.precision}")
         CODE.reached(named_in(plain_config(cfg)), Scope())  # also what counts nowhere: a copy of the code must have it
         if check and not isinstance(training.build(request=None).model, GenerativeModel) and cfg.score:
             raise MistakeError(f"model={family} generates no samples, so it cannot be scored; add score=false")
         (score,) = training.scores  # the axes pick one
         run = run_of(training.directory, training.fingerprint, score, outputs)
-    return PlannedCell(combination.choices, combination.overrides, training.directory, run)
+    return PlannedCell(combination.choices, overrides, training.directory, run)

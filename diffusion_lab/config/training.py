@@ -38,13 +38,12 @@ from diffusion_lab.store import ModelDirectory, model_directory
 from diffusion_lab.store.fingerprints import OUR_CALLBACKS
 from diffusion_lab.store.status_file import Announcement
 from diffusion_lab.store.weights import read_moments
-from diffusion_lab.training.devices import Request
+from diffusion_lab.training.devices import AUTO_PRECISIONS, Request
 from diffusion_lab.training.ema import PowerAverages
 from diffusion_lab.training.interruption import Interruption
 from diffusion_lab.training.monitor import Announce
 from diffusion_lab.training.snapshots import Snapshots
 from diffusion_lab.training.trainer import (
-    Precision,
     check_callbacks,
     checked_precision,
     quiet_lightning,
@@ -71,13 +70,17 @@ class Built:
 
 @dataclass(frozen=True)
 class Training:
-    """What `cfg`, with its facts filled in, trains, and the configs of the scores that follow. directory: where it lies."""
+    """What `cfg`, with its facts filled in, trains, and the configs of the scores that follow. directory: where it lies.
+
+    note: a sentence where trainer.precision=auto is not what it would be on this machine.
+    """
 
     cfg: DictConfig
     data: DataModule
     fingerprint: str
     directory: ModelDirectory
     scores: list[DictConfig]
+    note: str | None
 
     @property
     def place(self) -> ModelDirectory:
@@ -112,19 +115,27 @@ class Training:
 
 
 def training_of(
-    cfg: DictConfig, family: str, data_of: Callable[[DictConfig], DataModule] = build_training_data
+    cfg: DictConfig, family: str, auto: str, data_of: Callable[[DictConfig], DataModule] = build_training_data
 ) -> Training:
     """The training of a config of `train`, whose facts are filled in. ValueError or MistakeError for what cannot be trained.
 
-    family: of the model. data_of: the config's data.
+    family: of the model. data_of: the config's data. auto: what trainer.precision=auto is here. It is another training in
+    another precision, so where one has begun, perhaps on another machine, auto is the precision of that.
     """
     settle_budget(cfg)
     data = data_of(cfg)
     fill_in_facts(cfg, data)
     add_scored_moments(cfg)
-    fingerprint = training_fingerprint(cfg)
-    directory = model_directory(Path(cfg.outputs), data.name, family, fingerprint)
-    return Training(cfg, data, fingerprint, directory, requested_scores(cfg))
+    places, wanted = {}, cfg.trainer.precision
+    for precision in dict.fromkeys((auto, *AUTO_PRECISIONS)) if wanted == "auto" else (wanted,):
+        cfg.trainer.precision = precision
+        fingerprint = training_fingerprint(cfg)
+        places[precision] = fingerprint, model_directory(Path(cfg.outputs), data.name, family, fingerprint)
+    began = next((name for name, (_, directory) in places.items() if directory.path.exists()), next(iter(places)))
+    cfg.trainer.precision = began
+    note = f"trainer.precision={began}, as this training began; a new one would be {auto} here"
+    kept = wanted == "auto" and began != auto
+    return Training(cfg, data, *places[began], requested_scores(cfg), note if kept else None)
 
 
 def _start(model: TrainableModel, cfg: DictConfig) -> None:
@@ -199,12 +210,11 @@ def _build_trainer(
     announcement: Announcement,
 ) -> Trainer:
     """Lightning's Trainer with the callbacks of every training, those of the config, and our record."""
-    precision = checked_precision(cfg.trainer.precision, None if request is None else request.on_gpu)
+    checked_precision(cfg.trainer.precision, None if request is None else request.on_gpu)
     averages = [PowerAverages(cfg.snapshots.averages, directory.weights)] if cfg.snapshots.averages else []
     max_time = cfg.trainer.get("max_time")
     always = [  # in this order: what is written at a step has the averages of that step, by the clock of that step
         *([] if max_time is None else [TimeBudget(seconds_of(max_time))]),
-        Precision(precision),
         instantiate(cfg.ema),
         *averages,
         Snapshots(cfg.snapshots.at, directory.weights),

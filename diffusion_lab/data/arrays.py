@@ -174,6 +174,7 @@ class Arrays(InMemoryDataModule):
         definition = {
             "files": files,
             "held": hash_of(held),
+            "validation": self.num_validation,  # the units of all images are fitted without these
             "test_fraction": self.test_fraction if self.test is None else None,
             "normalize": self.normalize if given else [list(self.units.shift), list(self.units.scale)],
         }

@@ -23,6 +23,7 @@ from typing import IO
 import numpy as np
 import torch
 from PIL import Image, ImageColor
+from torch import Tensor
 
 from diffusion_lab.data.array_files import one_sentence, read_array
 from diffusion_lab.data.checks import DataError, check_fraction, require
@@ -36,7 +37,7 @@ Drawing = tuple[str, str, bytes]  # class, group, content of a PNG file
 
 
 class Drawings(Published, InMemoryDataModule):
-    """Drawings of `side` pixels on `background`, a name or "#rrggbb", resized to `image_size` pixels.
+    """Drawings of `side` pixels on the colour `alpha`, a name or "#rrggbb", resized to `image_size` pixels.
 
     Drawings of one group (variants or frames of one thing) are all in one split: a fixed `test_fraction` of the groups is held out.
     Of drawings that are equal the first is kept. `root` holds the prepared file; null: the user's cache folder.
@@ -52,7 +53,7 @@ class Drawings(Published, InMemoryDataModule):
         batch_size: int,
         seed: int,
         image_size: int = 32,
-        background: str = "white",
+        alpha: str = "white",
         test_fraction: float = 0.2,
         flip: bool = False,
         root: str | None = None,
@@ -63,9 +64,9 @@ class Drawings(Published, InMemoryDataModule):
         said = f"data.image_size={image_size} must be a side from 8 to {self.side} pixels."
         require(isinstance(image_size, int) and 8 <= image_size <= self.side, said)
         try:
-            self.background = ImageColor.getrgb(background)
+            self.background = ImageColor.getrgb(alpha)
         except ValueError as error:
-            raise DataError(f"data.background={background} is not a colour: give a name, or '#rrggbb'.") from error
+            raise DataError(f"data.alpha={alpha} is no colour: give a name, or '#rrggbb'.") from error
         check_fraction(test_fraction)
         self.image_size, self.test_fraction = image_size, test_fraction
 
@@ -91,25 +92,21 @@ class Drawings(Published, InMemoryDataModule):
     def _fetch(self, root: str) -> None:
         for program, how in self.programs.items():
             require(shutil.which(program), f"{program} is not installed: {how}")
-        images, kinds, groups, seen = [], [], [], set()
+        found: dict[bytes, tuple[str, str]] = {}
         for kind, group, content in self._drawn(Path(root)):
             with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
-                if image.size != (self.side, self.side):
-                    continue
-                pixels = np.array(image.convert("RGBA"))
-            pixels[pixels[..., 3] == 0] = 0  # what does not show does not make drawings different
-            if (drawing := pixels.tobytes()) not in seen:
-                seen.add(drawing)
-                images.append(pixels)
-                kinds.append(kind)
-                groups.append(group)
-        require(images, "the packages hold no drawings")
+                if image.size == (self.side, self.side):
+                    pixels = np.array(image.convert("RGBA"))
+                    pixels[pixels[..., 3] == 0] = 0  # what does not show does not make drawings different
+                    found.setdefault(pixels.tobytes(), (kind, group))
+        require(found, "the packages hold no drawings")
+        kinds, groups = zip(*found.values(), strict=True)
         names, labels = np.unique(kinds, return_inverse=True)
         prepared = Path(root, self.fetched_into)
         prepared.mkdir()
         np.savez_compressed(
             prepared / self._file.name,
-            images=np.stack(images),
+            images=np.frombuffer(b"".join(found), np.uint8).reshape(-1, self.side, self.side, 4),
             labels=labels,
             groups=np.unique(groups, return_inverse=True)[1],
             names=np.frombuffer("\n".join(names).encode(), np.uint8),
@@ -124,20 +121,19 @@ class Drawings(Published, InMemoryDataModule):
             )
             self.class_names = bytes(names).decode().split("\n")
             self.num_classes = len(self.class_names)
-            values = (
-                torch.from_numpy(np.stack([self._shown(image) for image in images])).permute(0, 3, 1, 2).contiguous()
-            )
+            values = torch.stack([self._shown(image) for image in images])
             of_image, labels = torch.from_numpy(groups).long(), torch.from_numpy(labels).long()
             is_test = held_out_groups(of_image, labels, self.test_fraction)
         self.groups = of_image[~is_test]
         train, test = (Split(values[of], labels[of]) for of in (~is_test, is_test))
         return train, test
 
-    def _shown(self, image: np.ndarray) -> np.ndarray:
-        """RGBA uint8 (side, side, 4) -> uint8 (image_size, image_size, 3), on the background."""
+    def _shown(self, image: np.ndarray) -> Tensor:
+        """RGBA uint8 (side, side, 4) -> uint8 (3, image_size, image_size)."""
         drawing = Image.fromarray(image)
         on = Image.alpha_composite(Image.new("RGBA", drawing.size, self.background), drawing).convert("RGB")
-        return np.asarray(on.resize((self.image_size, self.image_size), Image.Resampling.BICUBIC))
+        pixels = np.asarray(on.resize((self.image_size, self.image_size), Image.Resampling.BICUBIC))
+        return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
 
 
 _EMOJI_VERSION = "16.0.0"

@@ -30,13 +30,12 @@ from diffusion_lab.data.order import (
 )
 from diffusion_lab.data.units import Units
 from diffusion_lab.diffusion import SampleNoise
-from diffusion_lab.diffusion.parts import as_conditions, each, where
+from diffusion_lab.diffusion.parts import as_conditions, each, moved, where
 from diffusion_lab.diffusion.shapes import Conditions
 
 Batch = tuple[Tensor, Conditions]
 HeldOutBatch = tuple[Tensor, Conditions, SampleNoise]
 Item = tuple[Tensor, dict[str, Tensor]]  # x of a batch, and what the data give with it: "classes", "vector", "field"
-Pick = tuple[Tensor, Tensor]  # indices, int64 (B,), and which of them to mirror, bool (B,)
 
 _LOOKED_AT = 1000  # images of which the shares of the levels are taken
 _VALUES_AT_ONCE = 2**21  # of images, in memory a hundred times or so: as float64, in networks
@@ -61,8 +60,7 @@ class DataModule(LightningDataModule, ABC):
     If `hold_back` sets `num_validation` above 0, that many training images form the split "validation" and are not in "train",
     and `num_train` is the number of the others. Subclasses implement the splits "train" and "test" only.
 
-    `class_names`: a name for each class, if the data have names. `conditions`: what y is, by name, in the order of its parts; where
-    they include classes of their own, such as clusters, `num_classes` and `class_names` are those.
+    `class_names`: a name for each class, if the data have names. `conditions`: what y is, by name; classes are then those of y.
     `how_read`: one sentence on how arrays were read. `units`: of real data, which x is without, so that each channel has mean 0 and
     spread 1. `masks_missing`: x may be NaN where a value is missing. `groups`: of each training image of the whole, int64, where
     some belong together and are held back together.
@@ -111,8 +109,9 @@ class DataModule(LightningDataModule, ABC):
                 self.conditions = {"classes": Classes()}
             for condition in self.conditions.values():
                 condition.prepare(self)
-            known = self.class_condition
-            self.num_classes, self.class_names = (None, None) if known is None else (int(known.size), known.names)
+            self.num_classes, self.class_names = None, None
+            if (known := self.class_condition) is not None and has_classes(known.size):
+                self.num_classes, self.class_names = known.size, known.names
             self._prepared = True
 
     def missing(self) -> str | None:
@@ -143,11 +142,11 @@ class DataModule(LightningDataModule, ABC):
         images = fixed_subset(self.num_train, self.num_trained_on)
         order = BatchOrder(len(images), self.batch_size // parts, self.seed, self.flip, rank, world_size)
 
-        def picks() -> Iterator[Pick]:
+        def picks() -> Iterator[tuple[Tensor, Tensor]]:
             start, cycle = (parts_trained(self.trainer), parts_repeated(self.trainer)) if self.trainer else (0, 0)
             return ((images[places], mirrored) for places, mirrored in order.batches_from(start, cycle))
 
-        return Batches(lambda: self._pinned(self._conditioned("train", picks())))
+        return Batches(lambda: self._pinned(self._mirrored(picks())))
 
     def train_on(self, images: int | float | None) -> None:
         """Of which training images batches are made: so many, or a share of them, of a fixed random order; None: of all.
@@ -229,21 +228,24 @@ class DataModule(LightningDataModule, ABC):
 
     def shown(self, count: int) -> Item:
         """(x, given) of `count` of the images that training shows, a random choice, not mirrored."""
-        batches = [*self._of("train", fixed_subset(self.num_train, count).split(_AT_ONCE))]
-        return torch.cat([x for x, _ in batches]), {
-            name: torch.cat([given[name] for _, given in batches]) for name in batches[0][1]
-        }
+        x, given = zip(*self._of("train", fixed_subset(self.num_train, count).split(_AT_ONCE)), strict=True)
+        return torch.cat(x), {name: torch.cat([some[name] for some in given]) for name in given[0]}
 
     def _of(self, split: str, picks: Iterable[Tensor]) -> Iterator[Item]:
         """`_show`, for "validation" too."""
         places = self._places.get(split)
         return self._show(split, picks) if places is None else self._show("train", (places[pick] for pick in picks))
 
-    def _conditioned(self, split: str, picks: Iterable[Pick]) -> Iterator[Batch]:
-        """(x, y): y is that of the image as it is, and where the image is mirrored its fields are."""
+    def _conditioned(self, split: str, picks: Iterable[Tensor]) -> Iterator[Batch]:
+        """(x, y) of these images."""
+        for x, given in self._of(split, picks):
+            yield x, as_conditions([condition.of(x, given) for condition in self.conditions.values()])
+
+    def _mirrored(self, picks: Iterable[tuple[Tensor, Tensor]]) -> Iterator[Batch]:
+        """(x, y) of these training images, mirrored where a pick says so: y is that of the image, but for its fields."""
         picks, again = tee(picks)
-        for (x, given), (_, mirrored) in zip(self._of(split, (pick for pick, _ in picks)), again, strict=True):
-            y = as_conditions([condition.of(x, given) for condition in self.conditions.values()])
+        batches = self._conditioned("train", (indices for indices, _ in picks))
+        for (x, y), (_, mirrored) in zip(batches, again, strict=True):
             if mirrored.any():
                 x = torch.where(mirrored.reshape(-1, *[1] * (x.ndim - 1)), x.flip(-1), x)
                 y = where(mirrored, each(lambda part: part.flip(-1) if part.ndim > 2 else part, y), y)
@@ -284,7 +286,7 @@ class DataModule(LightningDataModule, ABC):
         return Batches(lambda: self._show_held_out(mine, seed))
 
     def _show_held_out(self, chosen: list[Tensor], seed: int) -> Iterator[HeldOutBatch]:
-        batches = self._conditioned(self.validation_split, map(_unmirrored, chosen))
+        batches = self._conditioned(self.validation_split, chosen)
         for indices, (x, y) in zip(chosen, batches, strict=True):
             yield x, y, SampleNoise(seed, indices)
 
@@ -309,12 +311,18 @@ class DataModule(LightningDataModule, ABC):
         splits = dict.fromkeys(("train", "test", *self._places))
         require(split in splits, f"There is no split {split!r}: the splits are {', '.join(splits)}.")
         order = fixed_subset(self.size(split), limit)
-        return self._conditioned(split, _unmirrored_batches(order[start:], batch_size))
+        return self._conditioned(split, (some for some in order[start:].split(batch_size) if len(some)))
 
     def y_of(self, split: str, indices: Tensor) -> Conditions:
         """y of images of a split, int64 (B,), which begins again after its last image."""
         self.prepare()
-        return next(self._conditioned(split, [_unmirrored(indices.cpu() % self.size(split))]))[1]
+        _, y = next(self._conditioned(split, [indices.cpu() % self.size(split)]))
+        return moved(y, indices.device)
+
+    def y_of_samples(self, split: str, indices: Tensor) -> Conditions:
+        """y of samples that are compared with a split: that of its images, in a fixed random order."""
+        order = fixed_rest(self.size(split), self.size(split))
+        return self.y_of(split, order[indices.cpu() % len(order)].to(indices.device))
 
     @property
     def training_identity(self) -> str:
@@ -326,12 +334,12 @@ class DataModule(LightningDataModule, ABC):
     def class_shares(self, split: str) -> Tensor | None:
         """(num_classes,) float64: how often each class occurs in `split`; of clusters, where they were found. None: no classes."""
         self.prepare()
-        if self.class_condition is None or self.class_condition.shares is not None:
-            return None if self.class_condition is None else self.class_condition.shares
+        if self.clusters is not None or self.class_condition is None:
+            return None if self.clusters is None else self.clusters.shares
         labels = self._classes("train" if split in self._places else split)
-        if labels is not None and split in self._places:
-            labels = labels[self._places[split]]
-        return None if labels is None else labels.bincount(minlength=self.num_classes or 0).double() / len(labels)
+        assert labels is not None  # as there are classes
+        labels = labels[self._places.get(split, slice(None))]
+        return labels.bincount(minlength=self.num_classes or 0).double() / len(labels)
 
     def log_prob(self, x: Tensor) -> Tensor | None:
         """log p(x) in nats, float64 (B,), where the density is known; else None."""
@@ -340,12 +348,3 @@ class DataModule(LightningDataModule, ABC):
     def entropy_bits(self) -> float | None:
         """The differential entropy H(x) in bits per dimension, where it is known; else None."""
         return None
-
-
-def _unmirrored_batches(indices: Tensor, batch_size: int) -> Iterator[Pick]:
-    """These images, in batches, none mirrored."""
-    return (_unmirrored(batch) for batch in indices.split(batch_size) if len(batch))
-
-
-def _unmirrored(indices: Tensor) -> Pick:
-    return indices, torch.zeros(len(indices), dtype=torch.bool)

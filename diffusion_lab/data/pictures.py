@@ -44,24 +44,30 @@ Span = tuple[float, float]  # the numbers at the two ends of a scale
 
 
 def picture(
-    x: Tensor, num_levels: int | None, columns: int | None = None, unit: str = "", span: Span | None = None
+    x: Tensor,
+    num_levels: int | None,
+    columns: int | None = None,
+    names: Sequence[str] | None = None,
+    span: Span | None = None,
 ) -> Image.Image:
     """Samples (B, C, *spatial) float32 as a nearly square grid, read row by row; points (B, D) as a scatter.
 
     One axis: lines, a colour for each channel. Two: images. Three: the middle slices across each axis, side by side.
     num_levels: of data in [−1, 1], which are shown in grey or in the colours of `shown_channels`; None: real numbers, whose
-    channels are shown side by side on a scale of colours from `span[0]` to `span[1]`, in `unit`. span None: of x.
+    channels are shown side by side on a scale of colours from `span[0]` to `span[1]`. span None: of x. names: of the channels.
     """
     if x.ndim == 2:
         return scatter(x)
     columns = columns or math.ceil(math.sqrt(len(x)))
     span = (-1.0, 1.0) if num_levels else span or _span([x])
     if x.ndim == 3:
-        return _lines(x, columns, unit, span)
+        return _lines(x, columns, names or (), span)
     x = _slices(x, -1.0 if num_levels else math.nan) if x.ndim == 5 else x
     if num_levels:
         return _tiled(shown_channels(to_uint8(x, num_levels)), columns)
-    return _with_scale(_tiled(_coloured(_side_by_side(x.unbind(1)), span), columns, 2 * _SMALLEST_SIDE), unit, span)
+    return _with_scale(
+        _tiled(_coloured(_side_by_side(x.unbind(1)), span), columns, 2 * _SMALLEST_SIDE), " · ".join(names or ()), span
+    )
 
 
 def frames(states: Sequence[Tensor], num_levels: int | None, columns: int | None = None) -> list[Image.Image]:
@@ -106,7 +112,7 @@ def _coloured(x: Tensor, span: Span) -> Tensor:
     return torch.where(x.isnan()[..., None], 255, colours).permute(0, 3, 1, 2)
 
 
-def _with_scale(image: Image.Image, unit: str, span: Span) -> Image.Image:
+def _with_scale(image: Image.Image, label: str, span: Span) -> Image.Image:
     """The image, and below it the colours from span[0] to span[1]."""
     font = ImageFont.load_default(_TEXT)
     width = max(image.width, _SMALLEST_SCALE)
@@ -115,12 +121,16 @@ def _with_scale(image: Image.Image, unit: str, span: Span) -> Image.Image:
     bar = _coloured(torch.linspace(*span, width - 4)[None, None], span).expand(-1, -1, _TEXT, -1)
     whole.paste(Image.fromarray(bar[0].permute(1, 2, 0).contiguous().numpy()), (2, image.height + 2))
     draw, y = ImageDraw.Draw(whole), image.height + _TEXT + 4
-    for x, anchor, text in ((2, "la", f"{span[0]:.3g}"), (width // 2, "ma", unit), (width - 2, "ra", f"{span[1]:.3g}")):
+    for x, anchor, text in (
+        (2, "la", f"{span[0]:.3g}"),
+        (width // 2, "ma", label),
+        (width - 2, "ra", f"{span[1]:.3g}"),
+    ):
         draw.text((x, y), text, fill="black", font=font, anchor=anchor)
     return whole
 
 
-def _lines(x: Tensor, columns: int, unit: str, span: Span) -> Image.Image:
+def _lines(x: Tensor, columns: int, names: Sequence[str], span: Span) -> Image.Image:
     """(B, C, L), each sample in a frame of its own, on one scale; a colour for each channel."""
     from matplotlib.collections import LineCollection
     from matplotlib.figure import Figure
@@ -148,7 +158,8 @@ def _lines(x: Tensor, columns: int, unit: str, span: Span) -> Image.Image:
     axes.set_xticks(ends, ["0", str(length - 1)], fontsize=7)
     ticks = [float(y) for y in bottom[::columns]]
     axes.set_yticks([y + j for y in ticks for j in (0, 1)], [f"{end:.3g}" for _ in ticks for end in span], fontsize=7)
-    axes.set_ylabel(unit, fontsize=8)
+    for channel, name in enumerate(names):
+        axes.text(channel / len(names), 1.0, name, color=f"C{channel}", fontsize=8, transform=axes.transAxes)
     axes.spines[:].set_visible(False)
     return _drawn(figure)
 
@@ -233,7 +244,7 @@ def animation(frames: Sequence[Image.Image], milliseconds: int = 60) -> bytes:
     """The bytes of a GIF that plays `frames` and rests on the last for two seconds."""
     buffer = io.BytesIO()
     durations = [milliseconds] * (len(frames) - 1) + [2000]
-    palette = [frame.convert("P") for frame in frames]
+    palette = [frame.convert("RGB").quantize() for frame in frames]  # each with its own 256 colours
     palette[0].save(buffer, format="GIF", save_all=True, append_images=palette[1:], duration=durations, loop=0)
     return buffer.getvalue()
 

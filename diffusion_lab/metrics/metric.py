@@ -147,6 +147,7 @@ class Scores:
     measures: what the values mean; details: what has to be known of one of them besides, by name.
     interpolation: PATHS ways of PATH_IMAGES images from one sample to another, one after the other; of images only.
     reconstructions: real images, each before its reconstruction; of images only, and where the family has encoders.
+    conditions: fields of held-out data, each before its image and draws for it; of images only, and where there are fields.
     nearest: as `copying.nearest_picture` makes it; of images only, and where it was measured."""
 
     values: dict[str, float] = field(default_factory=dict)
@@ -154,6 +155,7 @@ class Scores:
     samples: Tensor = field(default_factory=lambda: torch.empty(0))
     interpolation: Tensor | None = None
     reconstructions: Tensor | None = None
+    conditions: Tensor | None = None
     nearest: Tensor | None = None
     curves: dict[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
     measures: list[Measure] = field(default_factory=list)

@@ -21,9 +21,8 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.data.module import DataModule
-from diffusion_lab.data.order import fixed_rest
 from diffusion_lab.diffusion import SampleNoise
-from diffusion_lab.diffusion.parts import classes_in, moved
+from diffusion_lab.diffusion.parts import classes_in
 from diffusion_lab.diffusion.shapes import Conditions
 from diffusion_lab.diffusion.streams import CLASS
 from diffusion_lab.metrics.features import Features
@@ -70,7 +69,8 @@ class Samples:
     """n samples: the first few as images (float32, CPU), all as one set of features (n, D), and the class of each.
 
     y: int64 (n,), the class that each was asked for, or is labelled with. None where there is none.
-    efforts: what drawing them took, by shard; of given images there is none.
+    efforts: what drawing them took, by shard; of given images there is none. asked: what the images were drawn for, where that is
+    more than a class: a vector, a field, or several conditions.
     """
 
     images: Tensor
@@ -78,6 +78,7 @@ class Samples:
     num_not_finite: int
     y: Tensor | None
     efforts: Sequence[Effort] = ()
+    asked: Conditions = None
 
     def finite(self, rows: Tensor) -> Tensor:
         """Rows that were computed from the samples, as they are; UnmeasurableError if a sample is not finite."""
@@ -173,7 +174,7 @@ class TrainedModel(Source):
         data, features = references[0].data, [reference.features for reference in references]
         split, own = settings.reference, bool(self.model.conditions)
         prior = None if own or self.model.num_classes is None else data.class_shares(split)
-        images = partial(conditions_of_images, data, split) if own else None
+        images = partial(data.y_of_samples, split) if own else None
         drawn = Stream(settings.seed, settings.batch_size, data.num_levels, prior, settings.precision, images)
         decisive = {
             "weights": digest(self.model.state_dict()),
@@ -243,12 +244,6 @@ class Stream:
             if laps is not None:
                 laps.append((len(x), _now(model.device) - started))
             yield quantise(x, self.num_levels) if x.isfinite().all() else x
-
-
-def conditions_of_images(data: DataModule, split: str, indices: Tensor) -> Conditions:
-    """y of images of a split in a fixed random order, which begins again after the last: sample i has that of image indices[i]."""
-    order = fixed_rest(data.size(split), data.size(split))
-    return moved(data.y_of(split, order[indices.cpu() % len(order)]), indices.device)
 
 
 def labels(indices: Tensor, seed: int, prior: Tensor) -> Tensor:
@@ -322,7 +317,8 @@ def _joined(stream: Stream, parts: Sequence[range], shards: Sequence[Shard]) -> 
     efforts = [Effort(**facts) for _, facts in shards]
     classes = [classes_in(stream.y(indices)) for indices in torch.arange(len(features)).split(1000)]
     known = [part for part in classes if part is not None]
-    return Samples(images, features, int((~finite).sum()), torch.cat(known) if known else None, efforts)
+    asked = None if stream.images is None else stream.y(torch.arange(len(images)))
+    return Samples(images, features, int((~finite).sum()), torch.cat(known) if known else None, efforts, asked)
 
 
 def num_kept(shape: Sequence[int]) -> int:

@@ -22,9 +22,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from diffusion_lab.data.module import DataModule, images_at_once
 from diffusion_lab.data.pictures import may_fail
+from diffusion_lab.diffusion.parts import each, parts
 from diffusion_lab.metrics.features import Features
 from diffusion_lab.metrics.measuring import batches_of, ready
 from diffusion_lab.metrics.metric import Metric, Naming, Scores, Subject, View
@@ -39,6 +41,7 @@ from diffusion_lab.versions import versions
 
 PATHS, PATH_IMAGES = 4, 8  # ways between samples, images of each
 PAIRS = 32  # real images, each beside its reconstruction
+FIELDS, DRAWS = 8, 4  # conditions that are fields, and draws for each
 
 
 def score(
@@ -79,6 +82,8 @@ def score(
             with may_fail("the picture of its latents"):
                 pictures = latent_pictures(source.model, data, settings.seed, settings.unseen_split)
                 scores.interpolation, scores.reconstructions = pictures
+            with may_fail("the picture of its conditions"):
+                scores.conditions = condition_picture(source.model, data, settings.seed, settings.unseen_split)
     remarks = [*source.remarks(data, settings), *references[0].remarks]
     if remarks:
         scores.protocol["remarks"] = remarks
@@ -94,6 +99,9 @@ def check_measures(features: Sequence[Features], metrics: Sequence[Metric], data
     """All that these metrics may measure. ValueError if the features do not work for the data, or two numbers have one name."""
     for part in features:
         part.check(data.shape)
+        if data.num_levels is None and part.reads_levels:
+            said = f"features={part.name} read images of 256 levels, and {data.name} has real numbers"
+            raise ValueError(f"{said}: choose features=pixels")
     measures = [measure for metric in metrics for measure in metric.measures(_namings(features))]
     names = [measure.name for measure in measures]
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -158,3 +166,23 @@ def latent_pictures(
         return ways, None
     again = again if data.num_levels is None else again.clamp(-1, 1)
     return ways, torch.stack([x_0, again], dim=1).flatten(0, 1).cpu()
+
+
+@torch.no_grad()
+def condition_picture(model: GenerativeModel, data: DataModule, seed: int, split: str = "test") -> Tensor | None:
+    """(FIELDS · (2 + DRAWS), *shape), float32 on the CPU: a field of the split, enlarged, its image, and draws for the field.
+
+    None where no condition is a field.
+    """
+    x_0, y, _ = next(batches_of(model, data, split, FIELDS, FIELDS))
+    fields = [part for part in parts(y) if part.ndim > 2]
+    if not fields:
+        return None
+    number = torch.arange(len(x_0) * DRAWS, device=model.device)
+    draws = model.sample(number, seed, each(lambda part: part.repeat_interleave(DRAWS, 0), y))
+    shown = interpolate(fields[0], x_0.shape[2:])
+    if shown.shape != x_0.shape:
+        shown = shown.mean(1, keepdim=True).expand_as(x_0)
+    rows = torch.stack([shown, x_0], 1), draws.unflatten(0, (len(x_0), DRAWS))
+    found = torch.cat(rows, 1).flatten(0, 1).cpu()
+    return found if data.num_levels is None else found.clamp(-1, 1)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.conditions.condition import nothing
-from diffusion_lab.diffusion.parts import as_conditions, moved, parts
+from diffusion_lab.diffusion.parts import as_conditions, parts
 from diffusion_lab.diffusion.shapes import Conditions
 from diffusion_lab.models.trainable import TrainableModel
 from diffusion_lab.networks.flops import NetworkCost, count_flops
@@ -140,7 +140,7 @@ class GenerativeModel(TrainableModel, ABC):
 
     def conditions_of_pictures(self, data: DataModule, split: str, indices: Tensor) -> Conditions:
         """Of pictures of samples: classes in turn, and any other conditions of images number indices[i] of a split."""
-        return moved(data.y_of(split, indices), indices.device) if self.conditions else self.conditions_in_turn(indices)
+        return data.y_of(split, indices) if self.conditions else self.conditions_in_turn(indices)
 
     def conditions_in_turn(self, indices: Tensor) -> Conditions:
         """Class indices[i] mod num_classes for sample i, so that a picture shows all of them; vectors and fields are left out."""

@@ -71,6 +71,7 @@ class DiffusionModel(DrawnDiffusion):
     """
 
     sum_names = QUARTERS
+    training_evaluations = 3
 
     def __init__(
         self,
@@ -99,14 +100,14 @@ class DiffusionModel(DrawnDiffusion):
         super().__init__()
         if not 0 <= condition_dropout <= 1:
             raise ValueError(f"model.condition_dropout={condition_dropout} must be a probability between 0 and 1")
-        sizes = tuple(conditions) or (() if num_classes is None else (num_classes,))
+        self.conditions = tuple(size if isinstance(size, int) else tuple(size) for size in conditions)
+        sizes = self.conditions or (() if num_classes is None else (num_classes,))
         check_counts("bound", num_steps=bound_steps)
         check_parts(schedule, variance, objective, timesteps)
         check_guidance(guidance, sizes, condition_dropout)
         self.shape, self.num_levels = tuple(shape), num_levels
         # A classifier that guides lends its classes to a network without any.
         self.num_classes = next(filter(has_classes, sizes), guidance.num_classes)
-        self.conditions = tuple(conditions)
         self.seed, self.optimization, self.condition_dropout = seed, optimization, condition_dropout
         self.schedule, self.trained_schedule = schedule, schedule.trained  # its parameters are the model's
         self._process, self._read_at = GaussianDiffusion(schedule), -_KEPT_FOR

@@ -35,6 +35,7 @@ class NoisyClassifier(TrainableModel):
     """
 
     num_classes: int
+    training_evaluations = 3
 
     def __init__(
         self,

@@ -54,6 +54,8 @@ class TrainableModel(LightningModule):
     gradient_norm: Tensor  # () of what an optimizer is about to follow, as it was before clipping
     validated_weights: str = RAW  # those of the held-out loss
     needs_whole_batches: str | None = None  # why gradients cannot be accumulated over parts of a batch
+    # How many evaluations of `network` a training step costs an image, with the backward pass as two; None: it evaluates others.
+    training_evaluations: ClassVar[int | None] = None
     needs_base: ClassVar[bool] = False  # it is trained beside a frozen model, which it is given by `attach_base`
 
     # The names of what `training_step` returns under "terms", as `held_out_terms` does, and under "sums".

@@ -83,6 +83,7 @@ TRAINING_EXCLUDED = frozenset((
     "compile", "workers", "data.num_workers",
     "trainer.accumulate_grad_batches",
     "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.benchmark", "trainer.deterministic",
+    "trainer.peak_flops",
 ))
 # Code: packages and modules of the lab. Files, locks, callbacks that watch, and what only talks to the user change no number.
 _TRAINS = frozenset(("conditions", "data", "diffusion", "families", "models", "networks", "analysis.regressed"))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 _ANSWER_SECONDS = 60
+AUTO_PRECISIONS = ("bf16-mixed", "32-true")  # what trainer.precision=auto may be
 _ALL = ("auto", -1, "-1", None)
 
 
@@ -60,11 +61,9 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def precision_of(option: str | int, on_gpu: bool) -> str | int:
-    """What trainer.precision comes to here; auto: bf16-mixed where the device computes bf16 in hardware, else 32-true."""
-    if option != "auto":
-        return option
-    return "bf16-mixed" if _has_bf16(on_gpu) else "32-true"
+def auto_precision(on_gpu: bool) -> str:
+    """What trainer.precision=auto is here: bf16-mixed where the device computes bf16 in hardware, else 32-true."""
+    return AUTO_PRECISIONS[0 if _has_bf16(on_gpu) else 1]
 
 
 @dataclass(frozen=True)

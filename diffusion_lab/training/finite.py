@@ -52,7 +52,7 @@ class SkipNotFinite(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         pl_module.skipped_steps = self._skipped_steps
         for optimizer in trainer.optimizers:
-            keep_state_on_device(optimizer)
+            keep_state_on_device(optimizer, fused=getattr(trainer.precision_plugin, "scaler", None) is None)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: Optimizer) -> None:
         parameters = parameters_of(optimizer)
@@ -148,12 +148,16 @@ def is_on_host(values: Tensor) -> bool:
     return values.device.type == "cpu"
 
 
-def keep_state_on_device(optimizer: Optimizer) -> None:
+def keep_state_on_device(optimizer: Optimizer, fused: bool = False) -> None:
     """torch's optimizers count steps on the host unless `capturable` is set; a count there could not be undone.
 
-    A state that was saved on the other kind of device is put right.
+    A state that was saved on the other kind of device is put right. fused: one kernel on a GPU, where the optimizer has one and its
+    options leave it open; with a gradient scaler that kernel would scale, so Lightning does not clip.
     """
     for group in optimizer.param_groups:
+        on_cuda = all(parameter.device.type == "cuda" for parameter in group["params"])
+        if "fused" in group and optimizer.defaults.get("fused") is None and optimizer.defaults.get("foreach") is None:
+            group["fused"] = True if fused and on_cuda and group["params"] else None
         if "capturable" not in group:
             continue
         for parameter in group["params"]:

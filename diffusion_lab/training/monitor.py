@@ -30,8 +30,11 @@ class Monitor(Callback):
     The means are over all ranks and part of the checkpoint, so a resumed run logs what it would have logged.
     Callbacks that come later find the last ones under the same names in `trainer.callback_metrics`.
     The held-out loss is that of the weights that would be scored now.
-    `seconds`: what the training so far has taken, over all resumes.
+    `seconds`: what the training so far has taken, over all resumes. `seconds_per_image`: of a training step, were all devices at
+    their peak; where it is known, "train/mfu" is the share of the peak that is reached (Chowdhery et al. 2022, appendix B).
     """
+
+    seconds_per_image: float | None = None
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}  # name -> (2,): sum of the values, and how many
@@ -86,6 +89,8 @@ class Monitor(Callback):
         measured["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
         measured["skipped_steps"] = pl_module.skipped_steps
         measured["images_per_second"] = self._window_images / max(self._window_seconds, 1e-9)
+        if self.seconds_per_image is not None:
+            measured["mfu"] = measured["images_per_second"] * self.seconds_per_image
         self._last = {f"train/{name}": value for name, value in measured.items()}
         self._show(trainer)
         for logger in trainer.loggers:

@@ -54,8 +54,8 @@ class SampleGrid(Callback):
                 data: Any = trainer.datamodule  # type: ignore[attr-defined]  # set by fit
                 y = pl_module.conditions_of_pictures(data, data.validation_split, indices)
                 x = pl_module.decode(z, y)
-                x = x.cpu() if data.units is None else data.units.restored(x.cpu())
-                image = picture(x, pl_module.num_levels)
+                x, names = (x.cpu(), None) if data.units is None else (data.units.restored(x.cpu()), data.units.names)
+                image = picture(x, pl_module.num_levels, names=names)
         finally:
             pl_module.train()
         if image is None:

@@ -1,4 +1,6 @@
-"""Faster training on this machine: torch.compile, where there is a compiler, and freed memory that is kept."""
+"""Faster training on this machine: torch.compile, where there is a compiler, TF32, and freed memory that is kept."""
+
+from __future__ import annotations
 
 import ctypes
 import os
@@ -6,6 +8,8 @@ import platform
 import shutil
 import sys
 import sysconfig
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -37,6 +41,32 @@ def missing_for(device: torch.device) -> str | None:
     if not Path(sysconfig.get_path("include"), "Python.h").is_file():
         return "Python.h was not found (install Python's development headers)"
     return None
+
+
+@contextmanager
+def tf32(on_gpu: bool) -> Iterator[None]:
+    """In the block, products of float32 matrices on a GPU round their factors to 10 bits (TF32), as cuDNN's convolutions do."""
+    before = torch.get_float32_matmul_precision()
+    try:
+        if on_gpu:
+            torch.set_float32_matmul_precision("high")
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+# Of dense bf16 products, as the maker states them, by a part of the card's name: the first that fits.
+_PEAKS = (
+    ("B200", 2.25e15), ("GH200", 9.89e14), ("H200", 9.89e14), ("H100 PCIe", 7.56e14), ("H100 NVL", 8.35e14), ("H100", 9.89e14),
+    ("A100", 3.12e14), ("A10G", 7.0e13), ("A10", 1.25e14), ("A40", 1.497e14), ("RTX A6000", 1.548e14), ("RTX 6000 Ada", 3.64e14),
+    ("L40S", 3.62e14), ("L40", 1.81e14), ("L4", 1.21e14), ("RTX 5090", 2.095e14), ("RTX 4090", 1.652e14), ("RTX 3090", 7.1e13),
+)  # fmt: skip
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """Operations per second that the makers of a GPU state for bf16 without sparsity; None where this table does not have it."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    return next((peak for part, peak in _PEAKS if part in name), None)
 
 
 def keep_freed_memory() -> bool:

@@ -21,7 +21,7 @@ from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.strategies import StrategyRegistry
 
 from diffusion_lab.models.trainable import TrainableModel
-from diffusion_lab.training.devices import Request, precision_of
+from diffusion_lab.training.devices import Request
 from diffusion_lab.training.monitor import MEASURED
 from diffusion_lab.training.ranks import cluster_environment
 from diffusion_lab.training.record import CSVRecord
@@ -54,30 +54,9 @@ _SHORT_PRECISIONS = ("32", "bf16", "16")
 _NEVER = (BaseFinetuning, BasePredictionWriter, GradientAccumulationScheduler, StochasticWeightAveraging)
 
 
-class PrecisionError(Exception):
-    """A training that began in another precision. One sentence."""
-
-
-class Precision(Callback):
-    """Keeps trainer.precision in the checkpoint: `auto` may come to something else on another machine."""
-
-    def __init__(self, precision: str) -> None:
-        self.precision = precision
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"precision": self.precision}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        if state["precision"] != self.precision:
-            raise PrecisionError(
-                f"this training began with precision {state['precision']}, but trainer.precision=auto is {self.precision} on this "
-                "machine; resume it on a machine like the first, or remove its folder to start over"
-            )
-
-
 def checked_precision(option: str | int, on_gpu: bool | None) -> str:
-    """What trainer.precision comes to. on_gpu: None, if the device is not known yet. ValueError for what does not work."""
-    precision = str(precision_of(option, bool(on_gpu)))
+    """trainer.precision, once it is settled. on_gpu: None, if the device is not known yet. ValueError for what does not work."""
+    precision = str(option)
     if precision not in (*_PRECISIONS, *_SHORT_PRECISIONS):
         raise ValueError(f"trainer.precision={precision}: choose {', '.join(_PRECISIONS)} or auto")
     if precision.startswith("16") and on_gpu is False:
@@ -93,7 +72,9 @@ def trainer_options(
     request: the devices; None: a check on a machine that may have others. folder, record: of the model, and its metrics.csv.
     every: steps between validations; 0: none.
     """
-    options = {key: value for key, value in given.items() if key not in ("_target_", "max_time", "precision")}
+    options = {
+        key: value for key, value in given.items() if key not in ("_target_", "max_time", "precision", "peak_flops")
+    }
     for key, why in NOT_SUPPORTED.items():
         if key in options:
             raise ValueError(f"trainer.{key}={options[key]} is not supported: {why}")
@@ -116,6 +97,8 @@ def trainer_options(
         options["accelerator"] = "cuda" if request.on_gpu else "cpu"
         options["devices"] = list(request.indices) if request.on_gpu and request.indices else request.size
         options["precision"] = checked_precision(given["precision"], request.on_gpu)
+        if request.on_gpu and not options.get("deterministic"):
+            options.setdefault("benchmark", True)  # all batches have one shape: cuDNN times its kernels once
     fixed = {
         "logger": [CSVRecord(record)],
         "callbacks": callbacks,

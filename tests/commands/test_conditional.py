@@ -100,3 +100,55 @@ def test_clusters_stand_in_for_labels(lab):
     shares = newest_model(lab.folder / "outputs").read_training()["conditions"]["clusters"]["shares"]
     assert sum(shares) == pytest.approx(1)
     assert (drawn == labels(torch.arange(9), 0, torch.tensor(shares).double())).all()
+
+
+def test_several_conditions_go_through_all_commands(lab):
+    random = np.random.default_rng(0)
+    np.save(lab.folder / "x.npy", random.integers(0, 256, (40, 8, 8), dtype=np.uint8))
+    np.save(lab.folder / "y.npy", np.arange(40) % 3)
+    np.save(lab.folder / "v.npy", random.normal(300, 20, (40, 2)))
+    np.save(lab.folder / "f.npy", random.integers(0, 256, (40, 2, 4, 4), dtype=np.uint8))
+    names = {"train": "x", "train_labels": "y", "train_vectors": "v", "train_fields": "f"}
+    data = ["data=arrays", "network.image_size=8", *(f"data.{option}={name}.npy" for option, name in names.items())]
+    options = [
+        *TINY,
+        *STRIDED,
+        "condition=[classes,field,vector]",
+        "guidance=classifier_free",
+        "callbacks.sample_grid.every_n_steps=1",
+    ]
+    lab.done("train", *data, *options, "metrics=[frechet_distance,bits_per_dim,class_accuracy]")
+    (run,) = scored(lab.folder)
+    assert run["protocol"]["samples"]["labels"] == "conditions of the images in train"
+    assert "given the conditions" in run["protocol"]["bound"]["kind"]
+    lab.done("sample", "num_images=5", "format=npz", "condition={classes: [2,0], vector: [310,290]}")
+    with np.load(lab.folder / "samples" / "samples.npz") as archive:
+        assert archive["arr_1"].tolist() == [2, 0, 2, 0, 2]
+        assert archive["vector"] == pytest.approx(np.tile([310, 290], (5, 1)), rel=1e-5)
+        np.save(lab.folder / "wanted.npy", archive["field"])
+        first = archive["arr_0"]
+    lab.done("sample", "num_images=5", "format=npz", "condition={classes: [2,0], vector: [310,290], field: wanted.npy}")
+    with np.load(lab.folder / "samples" / "samples.npz") as archive:
+        assert np.abs(archive["arr_0"].astype(int) - first).max() <= 1
+    for wanted, said in (
+        ("3", "is conditioned on classes and field and vector; give a value for each"),
+        ("{field: v.npy}", "each field must have the shape (2, 4, 4)"),
+        ("{vector: nowhere.npy}", "there is no such file"),
+    ):
+        lab.refused("sample", f"condition={wanted}", said=said)
+    lab.refused("export", "format=program", said="takes classes or clusters only")
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("train conditional=true", "condition=classes"),
+        ("train labels=clusters", "condition=clusters"),
+        ("train -m labels=own,clusters", "condition=none"),
+        ("train model.label_dropout=0", "model.condition_dropout"),
+        ("train condition=vector", "digits has no vector"),
+        ("train data=gaussian condition=classes", "gaussian has no classes"),
+    ],
+)
+def test_an_option_that_was_replaced_is_refused(lab, command, said):
+    lab.refused(*command.split(), said=said)

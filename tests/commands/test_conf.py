@@ -266,9 +266,9 @@ def test_edm_samples_in_the_published_35_evaluations():
 
 def test_an_experiment_may_ask_for_a_conditional_model():
     cfg = composed("experiment=guided_fashion", "guidance.scale=3.0")
-    assert cfg.conditional
+    assert [*cfg.condition] == ["classes"]
     assert instantiate(cfg.guidance) == ClassifierFree(3.0)
-    assert not composed("experiment=guided_fashion", "condition=none").conditional
+    assert not composed("experiment=guided_fashion", "condition=none").condition
 
 
 @pytest.mark.parametrize("name", ["none", "classifier_free", "autoguidance"])

@@ -67,10 +67,10 @@ def test_out_of_memory_names_batch(lab, monkeypatch, error):
         raise error
 
     monkeypatch.setattr(DiffusionModel, "training_step", too_big)
-    code, _, err = lab("train", *OPTIONS)
+    code, _, err = lab("train", *OPTIONS, "trainer.precision=32-true")
     assert code == 1
     assert err.strip().splitlines()[-1] == (
-        "diffusion-lab train: out of memory at data.batch_size=8 and trainer.precision=auto: split each batch "
+        "diffusion-lab train: out of memory at data.batch_size=8 and trainer.precision=32-true: split each batch "
         "(trainer.accumulate_grad_batches=2), or use a smaller data.batch_size"
     )
 

@@ -179,7 +179,7 @@ NO_CHOICE, NO_VALUE, NO_SHAPE = (
 IMAGES = {"_target_": "diffusion_lab.data.image_folder.ImageFolder", "root": "secret", "image_size": 8, "channels": 1}
 IMAGES |= {"batch_size": 8, "seed": 1}
 POINTS = {"_target_": "diffusion_lab.data.densities.GaussianDensity", "batch_size": 8, "seed": 1, "num_train": 50_000}
-CLUSTERS = {"_target_": "diffusion_lab.data.clusters.Clusters", "num_components": 2, "num_images": 9}
+CLUSTERS = {"_target_": "diffusion_lab.conditions.Clusters", "num_components": 2, "num_images": 9}
 WANDB = {"_target_": "diffusion_lab.training.trackers.WeightsAndBiases", "project": "p", "entity": "e"}
 INCEPTION = "diffusion_lab.metrics.features.inception.InceptionFeatures"
 CLASSIFIER = {"_target_": "diffusion_lab.metrics.features.classifiers.ClassifierFeatures", "name": "digits_cnn"}
@@ -245,8 +245,12 @@ CONFIG = {
     "samples without end": (config("evaluation.num_samples", 10**12), "num_samples=1000000000000 is too large"),
     "samples for weeks": (config("evaluation.num_samples", 9 * 10**7), "evaluation.num_samples=90000000 is too large"),
     "clusters without end": (
-        config("labels", CLUSTERS | {"num_clusters": 10**9}),
+        config("condition", {"clusters": CLUSTERS | {"num_clusters": 10**9}}),
         "condition.clusters.num_clusters=1000000000 is",
+    ),
+    "a condition that is none": (
+        config("condition", {"mine": {"_target_": "diffusion_lab.sampling.EvenSpacing", "num_steps": 3}}),
+        NOT_BUILT,
     ),
     "workers without end": (config("data", IMAGES | {"num_workers": 400}), "data.num_workers=400 is too large"),
     "images of 10^11 pixels": (config("data", IMAGES | {"image_size": 316228}), "data.image_size=316228 is too large"),

@@ -42,7 +42,14 @@ def test_it_draws_what_the_command_draws_in_every_format(lab, model):
     assert lab("sample", *GUIDED, "num_images=5", "seed=7", "format=npz")[0] == 0
     with np.load("samples/samples.npz") as archive:
         drawn = archive["arr_0"]
-    options = {"seed": 7, "sampler": "ddim", "num_steps": 3, "guidance": "classifier_free", "scale": 2.0, "label": 3}
+    options = {
+        "seed": 7,
+        "sampler": "ddim",
+        "num_steps": 3,
+        "guidance": "classifier_free",
+        "scale": 2.0,
+        "condition": 3,
+    }
     x = model.sample(5, **options)
     assert (x.dtype, x.shape) == (torch.float32, (5, 1, 8, 8))
     assert -1 <= x.min() < x.max() <= 1

@@ -181,7 +181,7 @@ HARMLESS = [
     *("+trainer.num_sanity_val_steps=1", "+trainer.enable_progress_bar=false", "+trainer.inference_mode=false"),
     *("+trainer.enable_model_summary=true", "trainer.profiler=simple", "+trainer.detect_anomaly=true"),
     *("+trainer.limit_val_batches=1", "val.every_n_steps=1", "val.num_images=16", "val.batch_size=8"),
-    *("+trainer.deterministic=true", "+trainer.benchmark=false"),
+    *("trainer.deterministic=true", "+trainer.benchmark=false", "trainer.peak_flops=1e12"),
 ]
 
 

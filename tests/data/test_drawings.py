@@ -74,7 +74,7 @@ def npm(tmp_path, monkeypatch) -> None:
 
 
 def test_emoji_are_what_npm_fetches(npm, tmp_path):
-    data = Emoji(batch_size=2, seed=0, root=str(tmp_path / "new"), download=True, image_size=16, background="#0000ff")
+    data = Emoji(batch_size=2, seed=0, root=str(tmp_path / "new"), download=True, image_size=16, alpha="#0000ff")
     data.prepare()
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["emoji.npz"]
     assert list(data.class_names) == ["Food & Drink", "People & Body"]
@@ -85,7 +85,7 @@ def test_emoji_are_what_npm_fetches(npm, tmp_path):
     right = {tuple(pixel) for pixel in levels[..., 8, -2].tolist()}
     assert {(200, 0, 0), (100, 1, 0), (0, 200, 0), (0, 200, 5), (0, 0, 200)} < right
     assert (7, 7, 7) not in right
-    monkey = Emoji(batch_size=2, seed=0, root=str(tmp_path / "new"), image_size=16, background="#0000ff")
+    monkey = Emoji(batch_size=2, seed=0, root=str(tmp_path / "new"), image_size=16, alpha="#0000ff")
     monkey.prepare()
     assert monkey.identity == data.identity
 
@@ -171,7 +171,7 @@ def test_why_fetching_fails_is_said(tmp_path, monkeypatch, script, said):
     assert list((tmp_path / "new").iterdir()) == []
 
 
-@pytest.mark.parametrize("option", [{"background": "whitish"}, {"image_size": 65}, {"test_fraction": 1}], ids=str)
+@pytest.mark.parametrize("option", [{"alpha": "whitish"}, {"image_size": 65}, {"test_fraction": 1}], ids=str)
 def test_an_option_that_cannot_be_is_named(option):
     (name,) = option
     with pytest.raises(DataError, match=rf"data\.{name}="):

@@ -65,6 +65,12 @@ def test_real_numbers_have_one_scale_of_colours():
     assert scale == [pytest.approx(end, abs=5) for end in centres[:2]]
 
 
+@pytest.mark.parametrize("sides", [(12,), (5, 8)], ids=str)
+def test_channels_with_names_have_them_in_the_picture(sides):
+    x = torch.rand(2, 2, *sides)
+    assert png(picture(x, None, names=["flow", "pressure"])) != png(picture(x, None))
+
+
 def test_a_volume_is_shown_by_its_middle_slices():
     x = torch.full((1, 1, 9, 9, 9), -1.0)
     x[0, 0, 4] = 1  # the middle slice across the first axis is white, of the two others a line

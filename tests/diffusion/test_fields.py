@@ -84,9 +84,10 @@ class OneVariance(OptimalVariance):
         return per_sample(super().log_variance(process, x_t.flatten(1), t, v).exp().mean(1).log(), x_t)
 
 
-@pytest.mark.parametrize("field", FIELDS.values(), ids=map(str, FIELDS))
-def test_in_pixels_the_bound_falls_to_the_entropy(field):
+@pytest.mark.parametrize("shape", [(1, 64), (1, 8, 8, 8)], ids=str)
+def test_in_pixels_the_bound_falls_to_the_entropy(shape):
     """One variance for all modes is too little at few steps; the more steps, the less it matters: the gap falls as 1/K."""
+    field = FIELDS[shape]
     modes = GaussianData(0.0, field.spectrum().sqrt().flatten())
     x_0 = hartley(SigmaPoints.x_0(modes).reshape(-1, *field.shape))
     gaps = []

@@ -75,7 +75,7 @@ class TinyImages(DataModule):
 class RawPixels(nn.Module):
     """The pixels themselves, which say what they have seen."""
 
-    name, identity, metric_name, dim, kind = "raw", "0" * 64, "fd_raw", 4, ""
+    name, identity, metric_name, dim, kind, reads_levels = "raw", "0" * 64, "fd_raw", 4, "", False
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from hydra.utils import instantiate
@@ -40,6 +42,40 @@ def test_a_step_is_as_long_in_every_direction(shape):
     diagonal = inside.diagonal(dim1=1, dim2=2)
     assert bool(((diagonal > 0.5) & (diagonal < 1.3))[wide].all())
     assert float((inside - torch.diag_embed(diagonal)).abs().max()) < 1e-3
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (16, 144), (144, 16)])
+def test_products_in_bfloat16_are_near(shape):
+    """A GPU's products. A matrix of rank 2 has directions of rounding only, where the two differ, but neither diverges."""
+    torch.manual_seed(0)
+    full, flat = torch.randn(3, *shape), torch.randn(3, shape[0], 2) @ torch.randn(3, 2, shape[1])
+    exact, rounded = orthogonalized(full), orthogonalized(full, torch.bfloat16)
+    assert rounded.dtype == torch.float32
+    assert float((exact - rounded).norm() / exact.norm()) < 0.03
+    assert float(torch.linalg.svdvals(orthogonalized(flat, torch.bfloat16)).max()) < 1.3
+
+
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-4), (torch.bfloat16, 0.04)])
+def test_it_is_the_reference_update(dtype, error):
+    """X ← a·X + (b·A + c·A²)·X with A = X·Xᵀ, five times, as Jordan et al. write it; here in float64."""
+    torch.manual_seed(0)
+    matrix = torch.randn(12, 40)
+    x = matrix.double() / matrix.double().norm()
+    for _ in range(5):
+        gram = x @ x.T
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    found = orthogonalized(matrix[None], dtype)[0]
+    assert float((found - x).norm() / x.norm()) < error
+
+
+def test_a_loaded_state_goes_on_to_the_bit():
+    whole, torn = Net(), Net()
+    trained(whole, Muon(whole.named_parameters()), range(6))
+    first = Muon(torn.named_parameters())
+    trained(torn, first, range(3))
+    second = Muon(torn.named_parameters())
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    torch.testing.assert_close(trained(torn, second, range(3, 6)), whole.state_dict(), rtol=0, atol=0)
 
 
 def test_the_first_step_of_a_matrix():
@@ -90,6 +126,7 @@ def made(family, data):
     cfg = composed(f"model={family}", f"data={data}", "condition=classes")
     images = data == "fashion_mnist"
     cfg.facts = {
+        "missing": False,
         "shape": [1, 28, 28] if images else [2],
         "channels": 1 if images else 2,
         "size": 28 if images else 2,

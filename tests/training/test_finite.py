@@ -1,6 +1,7 @@
 """Through a real Trainer; what the command says and keeps is in tests/commands/test_faults.py."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from lightning import LightningModule, Trainer
 
 from diffusion_lab.models.muon import Muon
 from diffusion_lab.training import finite
-from diffusion_lab.training.finite import NotFiniteError, SkipNotFinite, undo_step_unless
+from diffusion_lab.training.finite import NotFiniteError, SkipNotFinite, keep_state_on_device, undo_step_unless
 
 
 class Line(LightningModule):
@@ -120,3 +121,16 @@ def test_a_checkpoint_between_two_readings_holds_the_whole_count():
     skip = SkipNotFinite()
     skip._unread = [finite._Step(torch.tensor(False), step, step - 1, None, None) for step in (1, 2)]
     assert skip.state_dict() == {"skipped_steps": 2, "in_a_row": 2}
+
+
+@pytest.mark.parametrize(
+    ("device", "given", "found"), [("cuda", None, True), ("cuda", False, False), ("cpu", None, None)]
+)
+def test_adamw_is_one_kernel_on_a_gpu(device, given, found):
+    """Unless its options say otherwise, and whatever a checkpoint of the other kind of device says."""
+    group = {"params": [SimpleNamespace(device=torch.device(device))], "fused": True if given is None else given}
+    optimizer = SimpleNamespace(param_groups=[group], defaults={"fused": given, "foreach": None}, state={})
+    keep_state_on_device(optimizer, fused=True)
+    assert group["fused"] is found
+    keep_state_on_device(optimizer, fused=False)  # a gradient scaler
+    assert group["fused"] is (given and found)

@@ -47,14 +47,14 @@ class Lazy(Counted):
         return {"loss": self.weight * 3, "terms": {"loss": loss}, "sums": sums}
 
 
-def train(folder, model, max_steps, resumed=None, **options):
+def train(folder, model, max_steps, resumed=None, monitor=None, **options):
     """Its Trainer, after a training that logs every second step."""
     trainer = Trainer(
         max_steps=max_steps,
         log_every_n_steps=2,
         accelerator="cpu",
         logger=CSVRecord(folder / "metrics.csv"),
-        callbacks=[SkipNotFinite(), Monitor()],
+        callbacks=[SkipNotFinite(), monitor or Monitor()],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -80,6 +80,15 @@ def test_means_are_over_the_window_and_those_of_sums_over_summands(tmp_path):
     assert "train/loss_quarter_2" not in header, "a mean of nothing is no number"
     assert [float(row["train/grad_norm"]) for row in said] == [3, 3]
     assert [float(row["train/lr"]) for row in said] == [0.5, 0.5]
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
+def test_mfu_is_the_share_of_the_peak(tmp_path):
+    monitor = Monitor()
+    monitor.seconds_per_image = 1e-5
+    _, said = trained(tmp_path, monitor=monitor)
+    for row in said:
+        assert float(row["train/mfu"]) == pytest.approx(1e-5 * float(row["train/images_per_second"]))
 
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers.*")

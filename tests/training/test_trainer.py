@@ -34,6 +34,12 @@ def test_half_precision_needs_a_gpu(tmp_path, on_gpu):
             options(tmp_path, request, precision="16-mixed")
 
 
+@pytest.mark.parametrize("given", [{}, {"deterministic": True}, {"benchmark": False}])
+def test_a_gpu_times_its_kernels_unless_told_otherwise(tmp_path, given):
+    assert options(tmp_path, Request(on_gpu=True, size=1), **given).get("benchmark", False) == (not given)
+    assert "benchmark" not in options(tmp_path, Request(on_gpu=False, size=1))
+
+
 def test_what_lightning_takes_reaches_it(tmp_path):
     given = {"gradient_clip_algorithm": "value", "gradient_clip_val": 0.1, "limit_train_batches": 4, "min_steps": 1}
     trainer = Trainer(**options(tmp_path, **given))
