@@ -15,18 +15,19 @@ import subprocess
 import tarfile
 import zipfile
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO
 
 import numpy as np
 import torch
-from PIL import Image, ImageColor
+from PIL import Image
 from torch import Tensor
 
 from diffusion_lab.data.array_files import one_sentence, read_array
-from diffusion_lab.data.checks import DataError, check_fraction, require
+from diffusion_lab.data.checks import check_fraction, require
+from diffusion_lab.data.image_files import colour_of
 from diffusion_lab.data.in_memory import InMemoryDataModule, Split
 from diffusion_lab.data.order import held_out_groups
 from diffusion_lab.data.published import Published
@@ -37,7 +38,7 @@ Drawing = tuple[str, str, bytes]  # class, group, content of a PNG file
 
 
 class Drawings(Published, InMemoryDataModule):
-    """Drawings of `side` pixels on the colour `alpha`, a name or "#rrggbb", resized to `image_size` pixels.
+    """Drawings of `side` pixels on the colour `alpha`, resized to `image_size` pixels.
 
     Drawings of one group (variants or frames of one thing) are all in one split: a fixed `test_fraction` of the groups is held out.
     Of drawings that are equal the first is kept. `root` holds the prepared file; null: the user's cache folder.
@@ -53,7 +54,7 @@ class Drawings(Published, InMemoryDataModule):
         batch_size: int,
         seed: int,
         image_size: int = 32,
-        alpha: str = "white",
+        alpha: str | Sequence[int] = "white",
         test_fraction: float = 0.2,
         flip: bool = False,
         root: str | None = None,
@@ -63,12 +64,8 @@ class Drawings(Published, InMemoryDataModule):
         self._look_in(root, download)
         said = f"data.image_size={image_size} must be a side from 8 to {self.side} pixels."
         require(isinstance(image_size, int) and 8 <= image_size <= self.side, said)
-        try:
-            self.background = ImageColor.getrgb(alpha)
-        except ValueError as error:
-            raise DataError(f"data.alpha={alpha} is no colour: give a name, or '#rrggbb'.") from error
         check_fraction(test_fraction)
-        self.image_size, self.test_fraction = image_size, test_fraction
+        self.image_size, self.background, self.test_fraction = image_size, colour_of(alpha), test_fraction
 
     @abstractmethod
     def _drawn(self, folder: Path) -> Iterator[Drawing]:
