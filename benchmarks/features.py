@@ -3,10 +3,10 @@
     python benchmarks/features.py --data digits --images 180
     python benchmarks/features.py --data fashion_mnist --images 1000 --machine 'AMD EPYC'    # into results/features.csv
 
-Every set of features and the sliced Wasserstein distance measure the same images: test images that are blurred, noisy, paler,
-with thicker or thinner strokes, moved, without one class, in wrong proportions, or copies of a part of them. The reference is all
-training images (for sliced Wasserstein as many as there are samples), the number of images is the same for every fault, and a
-distance is divided by that of unchanged test images, its floor. Features whose weights are not on this machine are left out and
+Every set of features and the sliced Wasserstein distance measure the same images: test images that are blurred, noisy, paler or
+greyer, with thicker or thinner strokes, moved, without one class, in wrong proportions, or copies of a part of them. The reference
+is all training images (for sliced Wasserstein as many as there are samples), the number of images is the same for every fault, and
+a distance is divided by that of unchanged test images, its floor. Features whose weights are not on this machine are left out and
 named.
 """
 
@@ -37,6 +37,8 @@ from diffusion_lab.metrics.sliced_wasserstein import sliced_wasserstein
 USUAL = {
     "digits": ["digits_ssl", "digits_cnn", "digits_resnet", "pixels", "dinov2_s"],
     "fashion_mnist": ["fashion_ssl", "fashion_cnn", "fashion_resnet", "pixels", "dinov2_s"],
+    "emoji": ["emoji_ssl", "dinov2_s"],
+    "sprites": ["sprites_ssl", "dinov2_s"],
 }
 PATCHES = 16  # of an image, for sliced Wasserstein
 LEFT_OUT = 3  # the class that is dropped
@@ -44,12 +46,17 @@ LEFT_OUT = 3  # the class that is dropped
 Distance = Callable[[Tensor], float]
 
 
+def background(x: Tensor) -> float:
+    """What is around the images: black, or white of colours."""
+    return -1.0 if x.shape[1] == 1 else 1.0
+
+
 def blurred(x: Tensor, sigma: float) -> Tensor:
-    """x convolved with a Gaussian of `sigma` pixels, padded with −1."""
+    """x convolved with a Gaussian of `sigma` pixels."""
     reach = math.ceil(3 * sigma)
     kernel = torch.exp(-(torch.arange(-reach, reach + 1.0) ** 2) / (2 * sigma**2))
     kernel, channels = (kernel / kernel.sum()).expand(x.shape[1], 1, 1, -1), x.shape[1]
-    x = F.pad(x, (reach,) * 4, value=-1.0)
+    x = F.pad(x, (reach,) * 4, value=background(x))
     return F.conv2d(F.conv2d(x, kernel, groups=channels), kernel.transpose(2, 3), groups=channels)
 
 
@@ -59,8 +66,8 @@ def thicker(x: Tensor, share: float) -> Tensor:
 
 
 def moved(x: Tensor, pixels: int) -> Tensor:
-    """x shifted to the right, padded with −1."""
-    return F.pad(x, (pixels, 0, 0, 0), value=-1.0)[..., : x.shape[-1]]
+    """x shifted to the right."""
+    return F.pad(x, (pixels, 0, 0, 0), value=background(x))[..., : x.shape[-1]]
 
 
 def faults(x: Tensor, y: Tensor | None, chosen: Tensor, seed: int) -> Iterator[tuple[str, str, Tensor]]:
@@ -74,6 +81,8 @@ def faults(x: Tensor, y: Tensor | None, chosen: Tensor, seed: int) -> Iterator[t
         yield "noise", f"{std}", (real + std * noise).clamp(-1, 1)
     for contrast in (0.95, 0.9, 0.8):
         yield "contrast", f"× {contrast}", (real + 1) * contrast - 1
+    for share in (0.1, 0.2, 0.4) if x.shape[1] == 3 else ():
+        yield "greyer", f"{share}", real + share * (real.mean(1, keepdim=True) - real)
     for share in (0.1, 0.2, 0.4):
         yield "thicker", f"{share} px", thicker(real, share)
     for share in (0.1, 0.2, 0.4):

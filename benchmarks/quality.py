@@ -1,13 +1,15 @@
-"""Quality per minute: ours beside diffusers and denoising-diffusion-pytorch on Fashion-MNIST, all trained for equal minutes.
+"""Quality per minute: ours beside diffusers and denoising-diffusion-pytorch on the same images, all trained for equal minutes.
 
     python benchmarks/quality.py --minutes 10 --seeds 1 2 3 --out quality
     python benchmarks/quality.py --minutes 2 5 --contenders ours diffusers-16-best --ours 'data=fashion_mnist optimizer=adamw'
+    python benchmarks/quality.py --data emoji --minutes 10 --seeds 1 2 3 --out quality-emoji
 
 Each contender trains in a process of its own, for minutes of that process's CPU time over its threads, so other work on the
 machine takes nothing from it (--device cuda: minutes on the GPU), or for --training-steps, one number a contender, which come
 out the same on every machine. All are then drawn with one shared sampler, DDIM around any network, and with their own, and
-scored against test images by three measures, the first two without labels. The same command again makes only what is missing in
---out. It needs `diffusers` and `denoising-diffusion-pytorch`, which the project does not.
+scored against test images, first by two measures without labels; beside them is the share of copies of training images. The
+same command again makes only what is missing in --out. It needs `diffusers` and `denoising-diffusion-pytorch`, which the project
+does not.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import os
 import sys
 from pathlib import Path
 
+from contenders.images import DATA
 from contenders.job import CONTENDERS, Job, missing
 from contenders.summary import Row, figure, table
 
@@ -36,8 +39,9 @@ def main() -> None:
         budgets = [(name, 0.0, steps) for name, steps in zip(options.contenders, options.training_steps, strict=True)]
     else:
         budgets = [(name, minutes, None) for minutes in options.minutes for name in options.contenders]
+    ours = options.ours or f"data={options.data}"
     jobs = [
-        Job(name, seed, minutes, steps, tuple(options.moments), *sampling, options.ours, out)
+        Job(name, seed, minutes, steps, tuple(options.moments), *sampling, ours, out, options.data)
         for seed in options.seeds
         for name, minutes, steps in budgets
     ]
@@ -70,7 +74,8 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=CONTENDERS)
-    parser.add_argument("--ours", default="data=fashion_mnist", help="options of `diffusion-lab train`")
+    parser.add_argument("--data", choices=DATA, default="fashion_mnist")
+    parser.add_argument("--ours", help="options of `diffusion-lab train`; default: data=… alone")
     parser.add_argument("--samples", type=int, default=1000, help="that are scored, of each sampler")
     parser.add_argument("--steps", type=int, default=50, help="of the shared sampler, and of the peers' own")
     parser.add_argument(

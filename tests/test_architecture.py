@@ -12,7 +12,18 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "diffusion_lab"
 ORDER = [
     *("versions", "conf_dir", "terminal", "store"),
-    *("diffusion", "sampling", "analysis", "networks", "data", "models", "families", "training", "metrics"),
+    *(
+        "diffusion",
+        "sampling",
+        "analysis",
+        "conditions",
+        "networks",
+        "data",
+        "models",
+        "families",
+        "training",
+        "metrics",
+    ),
     *("interop", "sweeps", "report", "config", "commands"),
 ]
 # dataclasses, abc and collections.abc say what a class is; they bring nothing into the theory.
@@ -145,7 +156,7 @@ LAYOUT_FILES = {
     "wandb_id",
     "sweep.json",
 }
-LAYOUT_FILES |= {"metrics.json", "interpolation.png", "reconstructions.png", "log.txt"}
+LAYOUT_FILES |= {"metrics.json", "interpolation.png", "reconstructions.png", "conditions.png", "log.txt"}
 LAYOUT_FOLDERS = {"models", "runs", "sweeps", "cache", "samples", "logs", "jobs", "code", "retraining"}
 SHIPPED = PACKAGE / "metrics" / "features" / "classifiers.py"  # weights that lie in the package
 DIFFUSERS = {PACKAGE / "interop" / name for name in ("to_diffusers.py", "from_diffusers.py")}  # the layout of others

@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from contenders.images import DATA, Images
 from diffusion_lab.diffusion import FixedSmall, GaussianDiffusion, Prediction, ReverseProcess, SampleNoise, Schedule
 from diffusion_lab.sampling import DDIMSampler, EvenSpacing
 
-SHAPE = (1, 28, 28)  # of Fashion-MNIST
 END = 1.0  # the moment at which the budget is used
 
 
@@ -25,7 +25,7 @@ END = 1.0  # the moment at which the budget is used
 class Budget:
     """How long to train: seconds, or `steps` where they are given, which are the same on a busy machine as on an idle one.
 
-    moments: shares of that at which weights are kept, besides the end. threads: of the one process.
+    moments: shares of that at which weights are kept, besides the end. threads: of the one process. data: what to train on.
     """
 
     seconds: float
@@ -34,6 +34,7 @@ class Budget:
     threads: int
     device: str
     steps: int | None = None
+    data: Images = DATA["fashion_mnist"]
 
     def used(self, seconds: float, steps: int) -> float:
         """The share that is used after so many seconds and steps."""
@@ -59,7 +60,7 @@ class Trained:
     """A contender with the weights of one moment.
 
     process, reverse: its network in our terms, for the shared sampler. own: (indices (B,), seed) -> samples of its own sampler,
-    (B, 1, 28, 28) in [−1, 1]. own_evaluations: of the network, for one sample. classes: (indices, seed) -> the class of each
+    (B, C, H, W) in [−1, 1]. own_evaluations: of the network, for one sample. classes: (indices, seed) -> the class of each
     sample of the shared sampler, int64 (B,), in the proportions of the data; None for an unconditional network.
     """
 

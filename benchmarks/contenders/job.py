@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -12,13 +12,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from contenders.contender import END, SHAPE, Budget, Contender, Trained, draw
+from contenders.contender import END, Budget, Contender, Trained, draw
+from contenders.images import DATA, Images
 from contenders.ours import Ours
 from contenders.peers import PEERS
-from diffusion_lab.data.mnist import FashionMNIST
 from diffusion_lab.diffusion import SampleNoise
-from diffusion_lab.metrics.features.classifiers import ClassifierFeatures
-from diffusion_lab.metrics.features.self_supervised import SelfSupervisedFeatures
+from diffusion_lab.metrics.copying import FEW, NearestImages, within_held_out_quantile
 from diffusion_lab.metrics.frechet_distance import frechet_distance
 from diffusion_lab.metrics.reference import FeatureStatistics, Reference, quantise
 from diffusion_lab.metrics.sliced_wasserstein import sliced_wasserstein
@@ -29,7 +28,7 @@ from diffusion_lab.versions import versions
 OURS = "ours"
 CONTENDERS = [OURS, *PEERS]
 SHARED, OWN = "shared", "own"
-MEASURES = ("fd_fashion_ssl", SLICED := "sliced_wasserstein", "fd_fashion_cnn")
+SLICED, COPIES = "sliced_wasserstein", "copies"
 _PATCHES = 128  # of each image and band, as in Karras et al. 2018
 _DRAWN_AT_ONCE, _SEEN_AT_ONCE = 128, 256
 _STREAM = 0  # of samples: the same noise for every contender and seed
@@ -47,45 +46,60 @@ def missing(names: list[str]) -> list[str]:
 
 
 class Measures:
-    """How far samples are from the 10,000 test images; the floor is that of as many training images. cache: a folder.
+    """How far samples are from the test images; the floor is that of as many training images. cache: a folder.
 
-    The Fréchet distance of features that were trained without labels; the sliced Wasserstein distance, which needs no network; and
-    the Fréchet distance of features that were trained with labels.
+    The Fréchet distance of features that were trained without labels; the sliced Wasserstein distance, which needs no network; and,
+    where there are features that were trained with labels, their Fréchet distance.
     """
 
-    def __init__(self, cache: Path) -> None:
-        self._data = FashionMNIST(batch_size=1, seed=0)
+    def __init__(self, images: Images, cache: Path) -> None:
+        self._data = images.module(batch_size=1, seed=0)
         self._data.prepare()
         self._references = []
-        for features in (SelfSupervisedFeatures("fashion_ssl"), ClassifierFeatures("fashion_cnn")):
+        for make in images.features:
+            features = make()
             features.check(self._data.shape)
             self._references.append(Reference(self._data, features.eval(), cache))
 
-    def distances(self, batches: Iterable[Tensor]) -> dict[str, float]:
-        """Each of MEASURES, of samples, float32 (B, 1, 28, 28) in [−1, 1], rounded to the data's levels first."""
-        x = torch.cat([quantise(batch, self._data.num_levels) for batch in batches])
-        found = {}
-        for reference in self._references:
-            seen = FeatureStatistics(reference.features.dim)
-            for batch in x.split(_SEEN_AT_ONCE):
-                seen.update(reference.features(batch))
-            found[reference.features.metric_name] = frechet_distance(seen.compute(), reference.moments("test"))
-        bands = sliced_wasserstein(x, self._images("test", len(x)), _PATCHES, seed=0)
-        return found | {SLICED: sum(bands.values()) / len(bands)}
+    def scores(self, x: Tensor) -> dict[str, float]:
+        """Distances, and how many samples are copies: as near to a training image as the nearest 1 % of test images, by the first
+        features."""
+        reference, *_ = self._references
+        train, test = (reference.vectors(split) for split in ("train", "test"))
+        search = NearestImages(self._seen(reference, x), test, known=train)
+        search.see(train, 0)
+        return self.distances(x) | {COPIES: within_held_out_quantile(*search.distances(), FEW).probability}
+
+    def distances(self, x: Tensor) -> dict[str, float]:
+        """Of samples, float32 (B, C, H, W) in [−1, 1], rounded to the data's levels first."""
+        first, *others = self._references
+        test = self._images("test", len(x))
+        bands = sliced_wasserstein(quantise(x[: len(test)], self._data.num_levels), test, _PATCHES, seed=0)
+        found = self._distance(first, x) | {SLICED: sum(bands.values()) / len(bands)}
+        for other in others:
+            found |= self._distance(other, x)
+        return found
+
+    def _distance(self, reference: Reference, x: Tensor) -> dict[str, float]:
+        seen = FeatureStatistics(reference.features.dim, [self._seen(reference, x)]).compute()
+        return {reference.features.metric_name: frechet_distance(seen, reference.moments("test"))}
+
+    def _seen(self, reference: Reference, x: Tensor) -> Tensor:
+        return torch.cat([reference.features(quantise(b, self._data.num_levels)) for b in x.split(_SEEN_AT_ONCE)])
 
     def floors(self, num_images: int) -> dict[str, float]:
-        """The same of training images."""
-        return self.distances([self._images("train", num_images)])
+        """The distances of training images."""
+        return self.distances(self._images("train", num_images))
 
     def _images(self, split: str, num_images: int) -> Tensor:
-        """A fixed choice of a split, (n, 1, 28, 28)."""
+        """A fixed choice of a split, (n, C, H, W)."""
         return torch.cat([x for x, _ in self._data.batches(split, _SEEN_AT_ONCE, limit=num_images)])[:num_images]
 
 
 @dataclass(frozen=True)
 class Job:
     """training_steps: in place of minutes. ours: options of our contender. samples: of each sampler. num_steps: of both. out: the
-    folder of all jobs."""
+    folder of all jobs. data: a name in DATA."""
 
     name: str
     seed: int
@@ -98,6 +112,7 @@ class Job:
     device: str
     ours: str
     out: Path
+    data: str = "fashion_mnist"
 
     @property
     def folder(self) -> Path:
@@ -138,9 +153,11 @@ class Job:
         torch.set_num_threads(self.threads)
         keep_freed_memory()  # for every contender: it helps each of them
         who = contender(self.name, self.ours)
-        budget = Budget(60 * self.minutes, self.moments, self.seed, self.threads, self.device, self.training_steps)
+        budget = Budget(
+            60 * self.minutes, self.moments, self.seed, self.threads, self.device, self.training_steps, DATA[self.data]
+        )
         facts = who.train(self.folder, budget)
-        measures = Measures(self.out / "cache")
+        measures = Measures(DATA[self.data], self.out / "cache")
         found = self.result() or {
             "asked": self.asked,
             "parameters": facts.parameters,
@@ -170,9 +187,9 @@ class Job:
                 seconds += budget.clock() - start
                 yield x
 
-        distances = measures.distances(drawn())
+        scores = measures.scores(torch.cat(list(drawn())))
         evaluations = trained.own_evaluations if sampler == OWN else self.num_steps
-        return distances | {"evaluations": evaluations, "seconds_per_1000": 1000 * seconds / self.samples}
+        return scores | {"evaluations": evaluations, "seconds_per_1000": 1000 * seconds / self.samples}
 
     def _sampler(self, trained: Trained, sampler: str) -> Callable[[Tensor], Tensor]:
         if sampler == OWN:
@@ -180,6 +197,7 @@ class Job:
 
         def shared(indices: Tensor) -> Tensor:
             y = trained.classes(indices, _STREAM)
-            return draw(trained.process, trained.reverse, SampleNoise(_STREAM, indices), SHAPE, self.num_steps, y)
+            noise = SampleNoise(_STREAM, indices)
+            return draw(trained.process, trained.reverse, noise, DATA[self.data].shape, self.num_steps, y)
 
         return shared

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,8 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Adam, AdamW, Optimizer
 
-from contenders.contender import END, SHAPE, Budget, Contender, Facts, Trained, in_our_terms
-from diffusion_lab.data.mnist import FashionMNIST
+from contenders.contender import END, Budget, Contender, Facts, Trained, in_our_terms
 from diffusion_lab.diffusion import Prediction, PredictNoise, PredictVelocity
 from diffusion_lab.models.optimization import Constant, CosineDecay, LearningRate
 from diffusion_lab.store.files import write_whole
@@ -89,8 +88,8 @@ class Peer(Contender):
         self.base, self.recipe = base, recipe
 
     @abstractmethod
-    def build(self) -> nn.Module:
-        """What is trained."""
+    def build(self, shape: Sequence[int]) -> nn.Module:
+        """What is trained, for images of this shape."""
 
     @abstractmethod
     def loss(self, module: nn.Module, x_0: Tensor) -> Tensor:
@@ -105,14 +104,14 @@ class Peer(Contender):
         """(ᾱ of steps 0 … T − 1, what the network predicts)."""
 
     @abstractmethod
-    def own(self, module: nn.Module, size: int, generator: torch.Generator, num_steps: int) -> Tensor:
-        """Samples in [−1, 1] by the peer's own sampler, with one look at the network a step."""
+    def own(self, module: nn.Module, shape: Sequence[int], generator: torch.Generator, num_steps: int) -> Tensor:
+        """Samples in [−1, 1], (B, C, H, W), by the peer's own sampler, with one look at the network a step."""
 
     def train(self, folder: Path, budget: Budget) -> Facts:
         done = folder / "training.json"
         if not done.is_file():
             torch.manual_seed(budget.seed)
-            module = self.build().to(budget.device)
+            module = self.build(budget.data.shape).to(budget.device)
             steps = {}
             for moment, step, weights in self._train(module, budget):
                 write_whole(_file(folder, moment), save({str(i): w.cpu().contiguous() for i, w in enumerate(weights)}))
@@ -129,7 +128,7 @@ class Peer(Contender):
         precision = auto_precision(device.type == "cuda") if recipe.bf16 else "32-true"
         optimizer, average = recipe.optimizer(module.parameters()), recipe.average(module)
         rates = [group["lr"] for group in optimizer.param_groups]
-        batches = iter(FashionMNIST(recipe.batch_size, budget.seed, recipe.flip).train_dataloader())
+        batches = iter(budget.data.module(recipe.batch_size, budget.seed, flip=recipe.flip).train_dataloader())
         module.train()
         start, step, used = budget.clock(), 0, 0.0
         while used < END:
@@ -152,7 +151,7 @@ class Peer(Contender):
 
     @contextmanager
     def at(self, folder: Path, moment: float, budget: Budget, num_steps: int) -> Iterator[Trained]:
-        module = self.build().to(budget.device).eval()
+        module = self.build(budget.data.shape).to(budget.device).eval()
         weights = load_file(_file(folder, moment), budget.device)
         with torch.no_grad():
             for i, parameter in enumerate(module.parameters()):
@@ -161,7 +160,7 @@ class Peer(Contender):
         def own(indices: Tensor, seed: int) -> Tensor:
             # A peer keys no image by its index: a batch is keyed by its first.
             generator = torch.Generator(budget.device).manual_seed(seed * 2**32 + int(indices[0]))
-            return self.own(module, len(indices), generator, num_steps)
+            return self.own(module, (len(indices), *budget.data.shape), generator, num_steps)
 
         yield Trained(*in_our_terms(self.network(module), *self.conventions(module)), own, num_steps)
 
@@ -199,18 +198,18 @@ DIFFUSERS_SHIPPED = Recipe(
 class Diffusers(Peer):
     """Linear schedule, noise prediction. Its own sampler: the example's DDPMScheduler; at its best, DDIMScheduler from T on.
 
-    The network has our blocks: 28, 14 and 7 pixels of base, 2·base and 4·base channels, one block a level, attention at 7.
+    The network has our blocks: three levels of base, 2·base and 4·base channels, one block a level, attention at the coarsest.
     """
 
     requires = "diffusers"
 
-    def build(self) -> nn.Module:
+    def build(self, shape: Sequence[int]) -> nn.Module:
         from diffusers import UNet2DModel
 
         return UNet2DModel(
-            sample_size=SHAPE[1],
-            in_channels=SHAPE[0],
-            out_channels=SHAPE[0],
+            sample_size=shape[1],
+            in_channels=shape[0],
+            out_channels=shape[0],
             layers_per_block=1,
             block_out_channels=(self.base, 2 * self.base, 4 * self.base),
             down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
@@ -231,14 +230,14 @@ class Diffusers(Peer):
     def conventions(self, module: nn.Module) -> tuple[Tensor, Prediction]:
         return self._ddpm.alphas_cumprod, PredictNoise()
 
-    def own(self, module: nn.Module, size: int, generator: torch.Generator, num_steps: int) -> Tensor:
+    def own(self, module: nn.Module, shape: Sequence[int], generator: torch.Generator, num_steps: int) -> Tensor:
         from diffusers import DDIMScheduler
 
         scheduler = self._ddpm
         if self.recipe is BEST:
             scheduler = DDIMScheduler.from_config(scheduler.config, timestep_spacing="trailing")
         scheduler.set_timesteps(num_steps)
-        x = torch.randn(size, *SHAPE, generator=generator, device=generator.device)
+        x = torch.randn(*shape, generator=generator, device=generator.device)
         for t in scheduler.timesteps:
             x = scheduler.step(module(x, t).sample, t, x, generator=generator).prev_sample
         return x.clamp(-1, 1)
@@ -281,11 +280,11 @@ class Lucidrains(Peer):
 
     requires = "denoising_diffusion_pytorch"
 
-    def build(self) -> nn.Module:
+    def build(self, shape: Sequence[int]) -> nn.Module:
         from denoising_diffusion_pytorch import GaussianDiffusion, Unet
 
-        unet = Unet(dim=self.base, dim_mults=(1, 2, 4), channels=SHAPE[0])
-        return GaussianDiffusion(unet, image_size=SHAPE[1], timesteps=1000)
+        unet = Unet(dim=self.base, dim_mults=(1, 2, 4), channels=shape[0])
+        return GaussianDiffusion(unet, image_size=shape[1], timesteps=1000)
 
     def loss(self, module: nn.Module, x_0: Tensor) -> Tensor:
         return module((x_0 + 1) / 2)
@@ -296,10 +295,10 @@ class Lucidrains(Peer):
     def conventions(self, module: nn.Module) -> tuple[Tensor, Prediction]:
         return module.alphas_cumprod, PredictVelocity()
 
-    def own(self, module: nn.Module, size: int, generator: torch.Generator, num_steps: int) -> Tensor:
+    def own(self, module: nn.Module, shape: Sequence[int], generator: torch.Generator, num_steps: int) -> Tensor:
         module.sampling_timesteps = num_steps
         torch.manual_seed(generator.initial_seed())  # it draws from the global generator
-        return 2 * module.ddim_sample((size, *SHAPE)) - 1
+        return 2 * module.ddim_sample(tuple(shape)) - 1
 
 
 PEERS: dict[str, Peer] = {

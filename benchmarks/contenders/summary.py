@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import mean
 
 from contenders.contender import END
-from contenders.job import MEASURES, OWN, SHARED
+from contenders.job import COPIES, OWN, SHARED
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,14 @@ class Row:
 
 def table(rows: Sequence[Row]) -> str:
     """Markdown: a line a contender and budget, the best by the first measure first."""
-    samplers = [(sampler, name) for name in MEASURES for sampler in (SHARED, OWN)]
+    measures = list(rows[0].results[0]["floors"])
+    samplers = [(sampler, name) for name in (*measures, COPIES) for sampler in (SHARED, OWN)]
     heads = ["contender", _unit(rows), "seeds", "parameters", "steps × images"]
     heads += [f"`{name}`, {sampler}" for sampler, name in samplers]
     heads += ["evaluations, own", "s per 1000, shared", "own"]
     lines = []
     for row in sorted(
-        rows, key=lambda row: (row.results[0]["asked"]["minutes"], mean(row.values(SHARED, MEASURES[0])))
+        rows, key=lambda row: (row.results[0]["asked"]["minutes"], mean(row.values(SHARED, measures[0])))
     ):
         first = row.results[0]
         steps = spread([result["steps"][f"{END:g}"] for result in row.results], "{:.0f}")
@@ -87,7 +88,8 @@ def figure(rows: Sequence[Row], file: Path) -> None:
     from matplotlib import pyplot
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-    names, first = MEASURES, rows[0].results[0]
+    first = rows[0].results[0]
+    names = list(first["floors"])
     order = list(dict.fromkeys(row.name for row in rows))
     look = _looks(order)
     drawing, panels = pyplot.subplots(1, len(names), figsize=(5 * len(names) + 2, 5), sharex=True, layout="constrained")
@@ -109,7 +111,9 @@ def figure(rows: Sequence[Row], file: Path) -> None:
         panel.grid(alpha=0.3)
     seeds = max(len(row.results) for row in rows)
     asked = first["asked"]
-    drawing.suptitle(f"Fashion-MNIST, n = {asked['samples']}, {asked['num_steps']} steps, {seeds} seed(s)", fontsize=10)
+    drawing.suptitle(
+        f"{asked['data']}, n = {asked['samples']}, {asked['num_steps']} steps, {seeds} seed(s)", fontsize=10
+    )
     handles = [pyplot.Line2D([], [], markersize=5, **look(name)) for name in order]
     handles.append(pyplot.Line2D([], [], color="black", marker="o", linestyle="none", markerfacecolor="white"))
     drawing.legend(handles, [*order, "its own sampler"], loc="outside right center", fontsize=8, frameon=False)

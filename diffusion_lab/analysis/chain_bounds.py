@@ -17,7 +17,7 @@ from diffusion_lab.diffusion.decoders import GAUSSIAN, Decoder
 from diffusion_lab.diffusion.noise import SampleNoise
 from diffusion_lab.diffusion.process import GaussianDiffusion
 from diffusion_lab.diffusion.reverse import ReverseProcess
-from diffusion_lab.diffusion.shapes import Images, Labels
+from diffusion_lab.diffusion.shapes import Conditions, Images
 from diffusion_lab.diffusion.starts import Start
 
 
@@ -26,7 +26,7 @@ def chain_bounds(
     process: GaussianDiffusion,
     reverse: ReverseProcess,
     x_0: Images,
-    y: Labels,
+    y: Conditions,
     times: Sequence[Int64[Tensor, " _"]],
     noise: SampleNoise,
     num_levels: int | None,
@@ -40,7 +40,7 @@ def chain_bounds(
 
     y: the classes, for the start, and for a network that takes them.
     """
-    known = None if reverse.null_class is None else y
+    known = None if reverse.null is None else y
     noise, chains = noise.fork(0), [process.respace(kept) for kept in times]
     bits = torch.stack([in_bits(start.kl(chain, x_0, y)).double() for chain in chains], dim=1)
     steps = [{int(t): k for k, t in enumerate(kept, start=1)} for kept in times]

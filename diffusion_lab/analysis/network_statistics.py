@@ -15,7 +15,7 @@ from torch import Tensor
 from diffusion_lab.diffusion.noise import Noise
 from diffusion_lab.diffusion.process import GaussianDiffusion
 from diffusion_lab.diffusion.reverse import ReverseStep
-from diffusion_lab.diffusion.shapes import Images, Labels, PerSample
+from diffusion_lab.diffusion.shapes import Conditions, Images, PerSample
 
 _NEAREST = 8  # an average over neighbours of t reaches a share of t that is one over this
 
@@ -58,7 +58,7 @@ def smoothed(values: Float64[Tensor, " n"], half_width: int) -> Float64[Tensor, 
 
 
 def network_statistics(
-    process: GaussianDiffusion, reverse: Callable[..., ReverseStep], x_0: Images, y: Labels, noise: Noise
+    process: GaussianDiffusion, reverse: Callable[..., ReverseStep], x_0: Images, y: Conditions, noise: Noise
 ) -> dict[str, Float64[Tensor, "b T"]]:
     """`eps_square` and `x_0_mse` of each image at each integer t of a full chain, each t with the noise of its key.
 
@@ -73,7 +73,7 @@ def network_statistics(
 
 
 def dimension_statistics(
-    process: GaussianDiffusion, reverse: Callable[..., ReverseStep], x_0: Images, y: Labels, noise: Noise
+    process: GaussianDiffusion, reverse: Callable[..., ReverseStep], x_0: Images, y: Conditions, noise: Noise
 ) -> dict[str, Float64[Tensor, "1 T *shape"]]:
     """`eps_square_by_dimension` as a sum over images, with the same noise and steadied in the same way as `network_statistics`."""
     predictions = _predictions(process, reverse, x_0, y, noise)
@@ -83,7 +83,7 @@ def dimension_statistics(
 
 @torch.no_grad()
 def _predictions(
-    process: GaussianDiffusion, reverse: Callable[..., ReverseStep], x_0: Images, y: Labels, noise: Noise
+    process: GaussianDiffusion, reverse: Callable[..., ReverseStep], x_0: Images, y: Conditions, noise: Noise
 ) -> Iterator[tuple[Images, ReverseStep]]:
     """ε and what the reverse process makes of x_t, for t = 1, 2, …, T."""
     for t in range(1, process.num_timesteps + 1):

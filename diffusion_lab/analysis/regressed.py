@@ -25,7 +25,7 @@ from torch import Tensor
 from diffusion_lab.diffusion.forward import ForwardProcess, per_sample
 from diffusion_lab.diffusion.process import GaussianDiffusion
 from diffusion_lab.diffusion.reverse import ReverseProcess
-from diffusion_lab.diffusion.shapes import Broadcast, Images, Labels, PerSample, Steps, Times
+from diffusion_lab.diffusion.shapes import Broadcast, Conditions, Images, PerSample, Steps, Times
 from diffusion_lab.diffusion.variances import Variance
 
 # Least residual, as a share of the prior's variance: a pixel without an error in training may have one later.
@@ -64,13 +64,13 @@ class WithHead:
     network: Callable[..., Tensor]
     head: Callable[..., Tensor]
 
-    def __call__(self, image: Images, timesteps: Tensor, y: Labels = None) -> Tensor:
+    def __call__(self, image: Images, timesteps: Tensor, y: Conditions = None) -> Tensor:
         output = self.network(image, timesteps, y)[:, : image.shape[1]]
         return torch.cat([output, self.head(torch.cat([image, output], dim=1), timesteps)], dim=1)
 
 
 def residual_terms(
-    process: ForwardProcess, reverse: ReverseProcess, x_0: Images, t: Times, eps: Images, y: Labels = None
+    process: ForwardProcess, reverse: ReverseProcess, x_0: Images, t: Times, eps: Images, y: Conditions = None
 ) -> dict[str, PerSample]:
     """L = ½·((x_0 − x̂_0)²/r + log r), in nats a dimension above that of r = 1/(1 + SNR_t) on data from N(0, I), at any t.
 

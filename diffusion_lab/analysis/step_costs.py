@@ -23,7 +23,7 @@ from diffusion_lab.diffusion.gaussian import Gaussian
 from diffusion_lab.diffusion.noise import Noise
 from diffusion_lab.diffusion.process import GaussianDiffusion
 from diffusion_lab.diffusion.reverse import ReverseStep
-from diffusion_lab.diffusion.shapes import Images, Labels, PerSample, Steps
+from diffusion_lab.diffusion.shapes import Conditions, Images, PerSample, Steps
 from diffusion_lab.diffusion.variances import Variance
 from diffusion_lab.sampling.spacings import Costs
 
@@ -106,7 +106,7 @@ def last_step_bits(
     process: GaussianDiffusion,
     reverse: Callable[..., ReverseStep],
     x_0: Images,
-    y: Labels,
+    y: Conditions,
     noise: Noise,
     decoder: Decoder,
     num_levels: int | None,

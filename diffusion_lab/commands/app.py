@@ -14,7 +14,6 @@ import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -118,17 +117,9 @@ def _job(module: ModuleType, cfg: DictConfig) -> Any:
     dropped = drop_leftovers(cfg, typed) if experiment else []
     if dropped:
         print(f"ignoring {', '.join(dropped)}: experiment={experiment} sets it for a different choice than yours")
-    _say_ignored_labels(cfg, typed)
     check_kinds(cfg, HydraConfig.get().job.config_name)  # type: ignore[arg-type]  # Hydra sets it before a job
     name_folders(cfg)
     return module.run(cfg)
-
-
-def _say_ignored_labels(cfg: DictConfig, typed: Sequence[Override]) -> None:
-    wanted = [o for o in typed if o.key_or_group.partition(".")[0] == "labels" and o.value() not in ("own", None)]
-    if wanted and cfg.get("conditional"):
-        options = " ".join(f"{override.key_or_group}={override.value()}" for override in wanted)
-        print(f"ignoring {options}: conditional=true means the classes of the data; for clusters use conditional=false")
 
 
 def _start(command: str, options: Sequence[str], task: Callable[[DictConfig], Any]) -> None:

@@ -149,13 +149,12 @@ def _controls(model: Model) -> dict[str, Component]:
 
     controls: dict[str, Component] = {}
     with model.drawing({"num_images": 1}) as (drawing, *_):
-        count, saved = drawing.model.num_classes or 0, drawing.saved
-        names = [] if drawing.on_clusters else drawing.directory.read_training().get("class_names", [])
-    if count:
-        names = names if len(names) == count else [str(number) for number in range(count)]
-        every = "as often as in the data" if drawing.on_clusters else "all in turn"
-        classes = [(every, ""), *((name, str(number)) for number, name in enumerate(names))]
-        controls["label"] = gradio.Dropdown(classes, value="", label="cluster" if drawing.on_clusters else "class")
+        classes, saved = drawing.conditions.classes, drawing.saved
+    if classes is not None:
+        found = classes.shares is not None
+        every = ("as often as in the data" if found else "all in turn", "")
+        choices = [every, *((name, str(number)) for number, name in enumerate(classes.names))]
+        controls["condition"] = gradio.Dropdown(choices, value="", label="cluster" if found else "class")
     if "sampler" in saved:
         steps_of = _samplers(model, saved.schedule.num_timesteps)
         first = next(iter(steps_of))
@@ -179,7 +178,7 @@ def drawn(model: Model, given: Mapping[str, Any]) -> tuple[list[Image], str]:
 
     given: what the controls are set to. ValueError, in one sentence, for what cannot be drawn.
     """
-    from diffusion_lab.data.pictures import picture
+    from diffusion_lab.data.pictures import frames, picture
 
     began, states = time.perf_counter(), []
     x: Any  # a sample, which a family may draw without states on the way
@@ -187,17 +186,16 @@ def drawn(model: Model, given: Mapping[str, Any]) -> tuple[list[Image], str]:
         columns, levels = drawing.columns(y), drawing.model.num_levels
         if "sampler" in given:
             every = ceil(given["sampler.spacing.num_steps"] / STATES)
-            for number, (x_t, x) in enumerate(pairwise(drawing.trajectory(indices, y))):
+            for number, (x_t, x) in enumerate(pairwise(drawing.trajectory(indices, y))):  # noqa: B007 (the last x is used)
                 if _STOPPED.is_set():
                     raise ValueError("the demo was stopped")
                 if number % every == 0:
-                    # x_T reaches beyond [−1, 1]; 256 shades show noise that the data's few levels could not.
-                    states.append(picture(x_t.cpu().clamp(-1, 1) if x.ndim == 4 else x_t.cpu(), 256, columns))
+                    states.append(x_t.cpu())
         else:
             x = drawing.draw(edit, indices, y, progress_bar=False)
-        states.append(picture(x.cpu(), levels, columns))
         seconds = time.perf_counter() - began
-        return states, f"{len(indices)} samples · {drawing.model.nfe} network evaluations each · {seconds:.1f} s"
+        shown = [*frames(states, levels, columns), picture(x.cpu(), levels, columns)]
+        return shown, f"{len(indices)} samples · {drawing.model.nfe} network evaluations each · {seconds:.1f} s"
 
 
 def command_of(model: Model, given: Mapping[str, Any]) -> str:
@@ -211,8 +209,8 @@ def _options(given: Mapping[str, Any]) -> dict[str, Any]:
     found = {name: value for name, value in given.items() if value not in ("", None)}
     if found.get("guidance", "none") == "none":
         found.pop("guidance.scale", None)
-    if "label" in found:
-        found["label"] = int(found["label"])
+    if "condition" in found:
+        found["condition"] = int(found["condition"])
     return found
 
 

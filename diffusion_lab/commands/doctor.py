@@ -43,6 +43,8 @@ EXTRAS = {  # of pyproject.toml, with what each is for
     "dashboard": "diffusion-lab dashboard",
     "demo": "diffusion-lab demo",
     "huggingface": "data=hf_dataset",
+    "zarr": "data=arrays with .zarr",
+    "hdf5": "data=arrays with HDF5 and netCDF 4",
     "diffusers": "the folders of diffusion-lab export format=diffusers, and diffusion-lab import of such folders",
     "denoising-diffusion-pytorch": "diffusion-lab import of what its Trainer saves",
 }

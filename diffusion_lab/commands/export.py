@@ -6,7 +6,8 @@ A new folder appears whole or not at all.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +66,7 @@ def run(cfg: DictConfig) -> None:
                 for run in _scores(Path(cfg.outputs))
                 if run["protocol"].get("fingerprint") == training["fingerprint"]
             ],
-            use=use + _about_clusters(training.get("cluster_shares")),
+            use=use + _about_clusters(training.get("conditions", {})) + _about_units(saved.facts),
             version=__version__,
             library=library,
         ).encode()
@@ -84,14 +85,28 @@ def _scores(outputs: Path) -> Iterator[Mapping[str, Any]]:
             print(f"not in the card: {error}", file=sys.stderr)
 
 
-def _about_clusters(shares: Sequence[float] | None) -> str:
-    if shares is None:
+def _about_clusters(conditions: Mapping[str, Any]) -> str:
+    found = [record["shares"] for record in conditions.values() if "shares" in record]
+    if not found:
         return ""
+    (shares, *_) = found
     listed = ", ".join(f"{share:.4f}" for share in shares)
     return (
         f"\n\nThe model is conditioned on {len(shares)} clusters of its training images, not on classes of the data. Samples are "
         f"like the data if clusters 0 … {len(shares) - 1} are drawn in these shares: {listed}."
     )
+
+
+def _about_units(facts: Mapping[str, Any]) -> str:
+    from diffusion_lab.data.units import Units
+
+    if (units := Units.of(facts)) is None:
+        return ""
+    channels = "\n".join(
+        f"- {name}: x = {shift:g} + {scale:g}·z"
+        for name, shift, scale in zip(units.names or count(), units.shift, units.scale, strict=False)
+    )
+    return f"\n\nThe model draws normalised values z. In the units of the data a sample is, by channel,\n\n{channels}"
 
 
 def _diffusers(model: GenerativeModel, batch_size: int) -> Exported:

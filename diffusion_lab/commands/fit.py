@@ -42,7 +42,9 @@ def fit(training: Training, built: Built, here: Ranks, branch: BranchPoint | Non
     """
     cfg, data, fingerprint, directory = training.cfg, training.data, training.fingerprint, training.place
     model, trainer, interruption = built.model, built.trainer, built.interruption
-    choices = choices_made() | ({"labels": "own"} if cfg.get("labels") is None else {})
+    choices = choices_made()
+    if len(cfg.condition) > 1:  # of a list of choices Hydra names one
+        choices["condition"] = "-".join(cfg.condition)
     console = Terminal(quiet=not here.is_first)
     cost = model.cost()
     with interruption.forwarding_signals(), ExitStack() as stack:
@@ -111,8 +113,7 @@ def fit(training: Training, built: Built, here: Ranks, branch: BranchPoint | Non
                 ended_by=ended_by,
                 **({} if branch is None else {"branched_from": branch.trunk.path.name, "branched_at": branch.step}),
                 **({"serves": cfg.facts.base.weights} if "base" in cfg.facts else {}),
-                **({} if data.clusters is None else {"cluster_shares": data.clusters.shares.tolist()}),
-                **({} if data.class_names is None else {"class_names": [*data.class_names]}),
+                conditions={name: condition.record() for name, condition in data.conditions.items()},
                 precision=str(trainer.precision),
                 fingerprint=fingerprint,
                 code=code_of_training(cfg),

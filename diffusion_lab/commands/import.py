@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from diffusion_lab.config.build import build_data, build_model, choices_made, family, fill_in_facts, state_shape
+from diffusion_lab.config.build import (
+    build_model,
+    build_training_data,
+    choices_made,
+    family,
+    fill_in_facts,
+    state_shape,
+)
 from diffusion_lab.config.composing import NEEDS_NO_MODEL
 from diffusion_lab.config.identity import code_of_training, plain_config, sha256_of, training_fingerprint
 from diffusion_lab.config.mistakes import MistakeError, users_mistakes
@@ -52,13 +59,12 @@ def run(cfg: DictConfig) -> None:
 
     quiet_lightning()
     path, choices = Path(cfg.checkpoint), choices_made()
-    choices.pop("labels", None)  # nothing was trained here
     with users_mistakes():
         given = {key: str(cfg[key]) for key in OPTIONS if cfg[key] is not None}
         if prediction := choices.get(_PREDICTION):
             given[_PREDICTION] = prediction
         found = opened(path, given)
-        state_shape(cfg, found.shape, 256, found.num_classes)
+        state_shape(cfg, found.shape, 256, [] if found.num_classes is None else [found.num_classes])
         with no_larger_than(found.file):
             _state_data(cfg)
             model = build_model(cfg)
@@ -69,7 +75,6 @@ def run(cfg: DictConfig) -> None:
     with open_dict(cfg):
         cfg.setdefault("data", None)
         cfg.facts.init = content if found.which is None else f"{content} {found.which}"
-        cfg.pop("labels", None)
         for name in ("checkpoint", *OPTIONS):
             del cfg[name]
     fingerprint = training_fingerprint(cfg)
@@ -93,7 +98,7 @@ def _state_data(cfg: DictConfig) -> None:
     if cfg.get("data") is None:
         return
     shape, num_levels, num_classes = list(cfg.facts.shape), cfg.facts.num_levels, cfg.facts.num_classes
-    data = build_data(cfg)
+    data = build_training_data(cfg)
     if list(data.shape) != shape or data.num_levels != num_levels:
         raise MistakeError(
             f"data: {data.name} has images {tuple(data.shape)} with {data.num_levels} levels, but this checkpoint generates "

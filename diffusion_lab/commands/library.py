@@ -10,9 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, Unpack
 
+import numpy as np
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
+from torch import Tensor
 
 from diffusion_lab.commands.evaluate import to_score
 from diffusion_lab.commands.scoring import score_once
@@ -20,7 +23,7 @@ from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.composing import model_dir_of, with_trained_choices
 from diffusion_lab.config.kinds import check_kinds
 from diffusion_lab.config.mistakes import MistakeError, mistake_in_job, mistake_in_options, users_mistakes
-from diffusion_lab.config.overrides import as_options
+from diffusion_lab.config.overrides import ALL, as_options, in_full, quoted
 from diffusion_lab.config.sample_options import Drawing, drawing_of
 from diffusion_lab.config.trained import (
     DRAWING_GROUPS,
@@ -33,16 +36,16 @@ from diffusion_lab.store.fingerprints import SCORING_GROUPS
 from diffusion_lab.training.ranks import request_of
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from diffusion_lab.config.editing import Edit
     from diffusion_lab.data.module import DataModule
+    from diffusion_lab.diffusion.shapes import Conditions
     from diffusion_lab.models.base import GenerativeModel
     from diffusion_lab.sampling import Guidance, Sampler
     from diffusion_lab.store import ModelDirectory
 
 Image = int | str | Path  # the number of a test image, or a file
-Label = int | str | Sequence[int | str]
+# A class or several, FILE.npy or an array of vectors or fields; of several conditions, a value for each name.
+Value = int | str | Path | Sequence[int | str] | Tensor | np.ndarray
 Format = Literal["tensor", "numpy", "pil", "grid"]
 _NOTEBOOK = "__main__."  # the place of classes that a notebook defines
 _WITHOUT_EFFECT = ("model_dir", "to", "format", "trajectory", "samples", "logger", "hydra")
@@ -118,7 +121,7 @@ class Model:
     def sample(
         self,
         num_images: int = 64,
-        label: Label | None = None,
+        condition: Value | Mapping[str, Value] | None = None,
         *,
         x_T: Tensor | None = None,
         format: Format = "tensor",
@@ -126,16 +129,18 @@ class Model:
     ) -> Any:
         """Samples 0 … num_images − 1 of the seed: the images that `diffusion-lab sample` draws with the same options.
 
-        label: the number or the name of a class, or a list of them, drawn in turn. x_T: what the chains start from,
-        (num_images, *shape), in place of noise. format: "tensor", float32 (B, C, H, W) in [−1, 1] on the CPU, (B, D) of points;
-        "numpy", uint8 (B, H, W, C), uint16 beyond 256 levels; "pil", a list of images; "grid", one image of all.
+        condition: the number or the name of a class, or a list of them, drawn in turn; vectors or fields, a row for each image, as
+        a file or an array; of several conditions a mapping of such. x_T: what the chains start from,
+        (num_images, *shape), in place of noise. format: "tensor", float32 (B, C, *spatial) or (B, D) on the CPU, in [−1, 1] if the
+        data have levels, else in their units; "numpy", uint8 (B, *spatial, C), uint16 beyond 256 levels, without levels the tensor
+        as it is; "pil", a list of images; "grid", one picture of all.
         """
-        return self._draw(format, {"num_images": num_images, "label": label} | _named(choices), choices, x_T)
+        return self._draw(format, {"num_images": num_images, "condition": condition} | _named(choices), choices, x_T)
 
     def edit(
         self,
         num_images: int = 64,
-        label: Label | None = None,
+        condition: Value | Mapping[str, Value] | None = None,
         *,
         inpaint: tuple[Image, str | Path] | None = None,
         denoise: tuple[Image, int] | None = None,
@@ -151,7 +156,7 @@ class Model:
         pairs = [pair for pair in (inpaint, denoise, interpolate) if pair is not None]
         if not pairs or any(not isinstance(pair, tuple | list) or len(pair) != 2 for pair in pairs):
             raise ValueError("edit: give inpaint=(image, mask), denoise=(image, t) or interpolate=(first, last)")
-        given = {"num_images": num_images, "label": label, "interpolate.images": interpolate} | _named(choices)
+        given = {"num_images": num_images, "condition": condition, "interpolate.images": interpolate} | _named(choices)
         given |= dict(zip(("inpaint.image", "inpaint.mask"), inpaint or (None, None), strict=True))
         given |= dict(zip(("denoise.image", "denoise.t"), denoise or (None, None), strict=True))
         return self._draw(format, given, choices)
@@ -159,13 +164,13 @@ class Model:
     def trajectory(
         self,
         num_images: int = 1,
-        label: Label | None = None,
+        condition: Value | Mapping[str, Value] | None = None,
         *,
         x_T: Tensor | None = None,
         **choices: Unpack[Choices],
     ) -> Iterator[Tensor]:
-        """x_T, …, x_0 of samples 0 … num_images − 1: float32 (B, C, H, W) each, on the CPU."""
-        given = {"num_images": num_images, "label": label, "trajectory": True} | _named(choices)
+        """x_T, …, x_0 of samples 0 … num_images − 1: float32 (B, *shape) each, on the CPU."""
+        given = {"num_images": num_images, "condition": condition, "trajectory": True} | _named(choices)
         with self.drawing(given, choices.get("overrides", ()), x_T) as (drawing, _, indices, y):
             drawing.check_trajectory("trajectory")
             return iter([x.cpu() for x in drawing.trajectory(indices, y)])
@@ -213,31 +218,31 @@ class Model:
             raise ValueError(f"format={format}: choose one of tensor, numpy, pil, grid")
         with self.drawing(given, choices.get("overrides", ()), x_T) as (drawing, edit, indices, y):
             levels, shape = drawing.model.num_levels, drawing.model.shape
-            if format in ("numpy", "pil") and len(shape) != 3:
-                raise MistakeError(f"format={format}: the samples are points, not images; use tensor or grid")
             if format == "pil":
-                pictures.check_images(shape[0], levels)
+                pictures.check_images(shape, levels)
             x: Any = drawing.draw(edit, indices, y, progress_bar=False)
             if format == "tensor":
                 return x
             if format == "grid":
-                return pictures.picture(drawing.in_grid(x, edit), levels, drawing.columns(y))
-            return pictures.pixels(x, levels) if format == "numpy" else pictures.images(x, levels)
+                names = None if drawing.units is None else drawing.units.names
+                return pictures.picture(drawing.in_grid(x, edit), levels, drawing.columns(y), names)
+            return pictures.numbers(x, levels) if format == "numpy" else pictures.images(x, levels)
 
     @contextmanager
     def drawing(
         self, given: Mapping[str, Any], overrides: Sequence[str] = (), x_T: Tensor | None = None
-    ) -> Iterator[tuple[Drawing, Edit | None, Tensor, Tensor | None]]:
-        """(what is drawn, the edit, the indices, their labels) of `sample` with these options, as `Drawing.on` says."""
+    ) -> Iterator[tuple[Drawing, Edit | None, Tensor, Conditions]]:
+        """(what is drawn, the edit, the indices, their conditions) of `sample` with these options, as `Drawing.on` says."""
         with _call_of("sample"):
-            cfg = self.config("sample", _options(given, overrides))
-            drawing = drawing_of(cfg, self._load, x_T)
-            with drawing.on(self._device_of(cfg)) as ready:
+            option, arrays = _conditions(given.get("condition"))
+            options = _options({name: value for name, value in given.items() if name != "condition"}, overrides)
+            drawing = drawing_of(self.config("sample", [*option, *options]), self._load, x_T, arrays)
+            with drawing.on(self._device_of(drawing.cfg)) as ready:
                 yield drawing, *ready
 
     def config(self, command: str, options: Sequence[str] = ()) -> DictConfig:
         """The config of a command for this model."""
-        options = with_own_choices([*self._options, *options])
+        options = with_own_choices([*self._options, *map(in_full, options)])
         with _own_hydra(), stored_configs(options), initialize_config_dir(str(CONF), version_base="1.3"):
             cfg = compose(
                 command, with_trained_choices(options, DRAWING_GROUPS if command == "sample" else SCORING_GROUPS)
@@ -292,6 +297,18 @@ def _own_hydra() -> Iterator[None]:
         yield
     finally:
         GlobalHydra.instance().hydra = outer  # another instance than before: Hydra replaces it
+
+
+def _conditions(value: Any) -> tuple[list[str], dict[str, Tensor]]:
+    """The option that sets the values of conditions, none for None, and those that are arrays, by name."""
+    each = {} if value is None else value if isinstance(value, Mapping) else {ALL: value}
+    arrays = {name: torch.as_tensor(part) for name, part in each.items() if hasattr(part, "shape")}
+    plain = {name: part for name, part in each.items() if name not in arrays}
+    texts = [
+        f"{name}: {quoted(list(part) if isinstance(part, tuple) else str(part) if isinstance(part, Path) else part)}"
+        for name, part in plain.items()
+    ]
+    return [f"condition={{{', '.join(texts)}}}"] if texts else [], arrays
 
 
 def _options(given: Mapping[str, Any], overrides: Sequence[str]) -> list[str]:

@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 
 from diffusion_lab.config.composing import with_trained_choices
 from diffusion_lab.config.mistakes import MistakeError, lost_process, users_mistakes
-from diffusion_lab.config.overrides import options_of_this_job
+from diffusion_lab.config.overrides import in_full, options_of_this_job
 from diffusion_lab.config.trained import DRAWING_GROUPS
 from diffusion_lab.store.files import check_free, write_whole
 from diffusion_lab.store.written import ours
@@ -31,30 +31,32 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from diffusion_lab.config.sample_options import Drawing
-    from diffusion_lab.models.base import GenerativeModel
+    from diffusion_lab.diffusion.shapes import Conditions
 
-FORMATS = ("grid", "png", "npz")
+FORMATS = ("grid", "png", "npz", "npy")
 _NUMBERED = "{:06d}.png"
 FRAMES = 60  # of an animation, about; the last is x_0
 
 
 def completed(options: list[str]) -> list[str]:
     """Sampling starts from the sampler and the guidance that the model was trained with."""
-    return with_trained_choices(options, DRAWING_GROUPS)
+    return with_trained_choices([*map(in_full, options)], DRAWING_GROUPS)
 
 
 def run(cfg: DictConfig) -> None:
     """Draw samples 0 … num_images − 1 of the seed and write them to the folder `to`."""
     from diffusion_lab.config.sample_options import drawing_of  # imports torch
+    from diffusion_lab.data.pictures import check_images
 
     if cfg.format not in FORMATS:
         raise MistakeError(f"format={cfg.format}: unknown format; choose one of {', '.join(FORMATS)}")
     with users_mistakes():
         request = request_of(cfg, prefix="")
         drawing = drawing_of(cfg)
-        _check_format(cfg.format, drawing.model)
+        if cfg.format == "png":
+            check_images(drawing.model.shape, drawing.model.num_levels)
         if cfg.devices is None:
-            request = replace(request, size=min(request.size, ceil(cfg.num_images / cfg.batch_size)))
+            request = replace(request, size=min(request.size, ceil(cfg.num_images / drawing.cfg.batch_size)))
     if cfg.trajectory:
         drawing.check_trajectory("trajectory=true")
     places = _places(cfg)
@@ -71,43 +73,44 @@ def run(cfg: DictConfig) -> None:
         shown = drawing.in_grid(x, edit) if cfg.format == "grid" else x
         _write(shown, y, drawing, places)
         if cfg.trajectory:
+            from diffusion_lab.diffusion.parts import rows
+
             some = slice(0, 64)
-            _animate(drawing.trajectory(indices[some], y if y is None else y[some]), places[-1])
+            trajectory = drawing.trajectory(indices[some], rows(y, some))
+            _animate(trajectory, drawing.model.num_levels, places[-1])
     names = f"{places[0]} … {places[-1].name}" if len(places) > 2 else "  ".join(map(str, places))
     message = f"{len(x)} samples of {directory.path} ({drawing.weights}), drawn on {here.place}: {names}"
     Terminal().print(message)
 
 
-def _check_format(form: str, model: GenerativeModel) -> None:
-    """MistakeError or ValueError for samples that files of this format cannot hold."""
-    from diffusion_lab.data.pictures import check_images
-
-    if form != "grid" and len(model.shape) != 3:
-        raise MistakeError(f"format={form}: the samples are points, not images; use format=grid")
-    if form == "png":
-        check_images(model.shape[0], model.num_levels)
-
-
 def _places(cfg: DictConfig) -> list[Path]:
     """The files that are written, the animation last."""
-    names = {"grid": ["samples.png"], "npz": ["samples.npz"]}.get(cfg.format) or map(
+    names = {"grid": ["samples.png"], "npz": ["samples.npz"], "npy": ["samples.npy"]}.get(cfg.format) or map(
         _NUMBERED.format, range(cfg.num_images)
     )
     return [Path(cfg.to) / name for name in (*names, *(["trajectory.gif"] if cfg.trajectory else []))]
 
 
-def _write(x: Tensor, y: Tensor | None, drawing: Drawing, places: list[Path]) -> None:
-    from diffusion_lab.data.pictures import images, picture, pixels, png
+def _write(x: Tensor, y: Conditions, drawing: Drawing, places: list[Path]) -> None:
+    from diffusion_lab.data.array_files import NAMES
+    from diffusion_lab.data.pictures import images, numbers, picture, png
 
     model, form = drawing.model, drawing.cfg.format
+    names = None if drawing.units is None else drawing.units.names
     if form == "grid":
-        write_whole(places[0], png(picture(x, model.num_levels, drawing.columns(y))))
+        write_whole(places[0], png(picture(x, model.num_levels, drawing.columns(y), names)))
     elif form == "npz":
         buffer = io.BytesIO()
         # Published evaluators read arr_0 only. Ours takes arr_1 for classes of the data, which clusters are not.
-        name = "clusters" if drawing.on_clusters else "arr_1"
-        arrays: dict[str, Any] = {} if y is None else {name: y.cpu().numpy()}
-        np.savez(buffer, arr_0=pixels(x, model.num_levels), **arrays)
+        arrays: dict[str, Any] = {name: part.cpu().numpy() for name, part in drawing.conditions.by_name(y).items()}
+        arrays |= {"arr_1": arrays.pop("classes")} if "classes" in arrays else {}
+        if names is not None:
+            arrays[NAMES] = np.array(names)
+        np.savez(buffer, arr_0=numbers(x, model.num_levels), **arrays)
+        write_whole(places[0], buffer.getvalue())
+    elif form == "npy":
+        buffer = io.BytesIO()
+        np.save(buffer, numbers(x, model.num_levels))
         write_whole(places[0], buffer.getvalue())
     else:
         for earlier in ours(places[0].parent):  # so that images of two calls do not mix
@@ -117,13 +120,10 @@ def _write(x: Tensor, y: Tensor | None, drawing: Drawing, places: list[Path]) ->
             write_whole(path, png(image))
 
 
-def _animate(trajectory: Iterator[Tensor], path: Path) -> None:
+def _animate(trajectory: Iterator[Tensor], num_levels: int | None, path: Path) -> None:
     """x_T -> x_0 of some samples, side by side."""
-    from diffusion_lab.data.pictures import animation, picture
+    from diffusion_lab.data.pictures import animation, frames
 
     states = [x.cpu() for x in trajectory]
     stride = max(1, len(states) // FRAMES)
-    shown = states[(len(states) - 1) % stride :: stride]
-    # x_T reaches beyond [−1, 1]; 256 shades show noise that the data's few levels could not.
-    frames = [picture(x.clamp(-1, 1) if x.ndim == 4 else x, 256) for x in shown]
-    write_whole(path, animation(frames))
+    write_whole(path, animation(frames(states[(len(states) - 1) % stride :: stride], num_levels)))

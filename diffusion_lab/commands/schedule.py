@@ -136,11 +136,10 @@ def _forward(process: GaussianDiffusion, x_0: Tensor, shown: Tensor, num_levels:
     """Each row an image on its way to noise: x_0, then x_t at the t of the table, always with the same ε."""
     import torch
 
-    from diffusion_lab.data.pictures import picture, rows_of
+    from diffusion_lab.data.pictures import frames, rows_of
     from diffusion_lab.diffusion import SampleNoise
 
     eps = SampleNoise(0, torch.arange(len(x_0)))(1, x_0)
     states = [x_0, *[process.q_sample(x_0, torch.full((len(x_0),), int(t)), eps) for t in shown]]
-    if x_0.ndim == 4:
-        return picture(rows_of([state.clamp(-1, 1) for state in states]), 256, columns=len(states))
-    return picture(torch.cat(states), num_levels)
+    (image,) = frames([rows_of(states) if x_0.ndim > 2 else torch.cat(states)], num_levels, columns=len(states))
+    return image

@@ -29,7 +29,7 @@ from diffusion_lab.data.pictures import may_fail, picture, png
 from diffusion_lab.metrics.copying import SHOWN
 from diffusion_lab.metrics.metric import Scores
 from diffusion_lab.metrics.samples import Source, TrainedModel
-from diffusion_lab.metrics.score import PATH_IMAGES, score
+from diffusion_lab.metrics.score import DRAWS, PATH_IMAGES, score
 from diffusion_lab.models.base import GenerativeModel
 from diffusion_lab.store import (
     ModelDirectory,
@@ -188,7 +188,7 @@ def _scores(source: Source, data: DataModule, cfg: DictConfig, console: Console)
         features, metrics, settings = build_features(cfg), build_metrics(cfg), instantiate(cfg.evaluation)
     sizes = {f"metrics.{name}": node for name, node in cfg.metrics.items()} | {"evaluation": cfg.evaluation}
     at = " and ".join(
-        f"{key}.batch_size={node.batch_size}" for key, node in sizes.items() if node and "batch_size" in node
+        f"{key}.batch_size={node.batch_size}" for key, node in sizes.items() if node and node.get("batch_size")
     )
     fewer = "use a smaller batch_size: the scores stay the same"
     with progress_bar(console) as progress, users_mistakes(), lost_process(), out_of_memory(at, fewer):
@@ -225,11 +225,14 @@ def _write(
         (run.samples_png, scores.samples[:64], None),
         (run.interpolation_png, scores.interpolation, PATH_IMAGES),
         (run.reconstructions_png, scores.reconstructions, 8),
+        (run.conditions_png, scores.conditions, 2 + DRAWS),
         (run.nearest_png, scores.nearest, min(SHOWN, len(scores.samples))),
     ):
         drawn = None
         with may_fail(path.name):
-            drawn = None if x is None else png(picture(x, data.num_levels, columns_of_grid))
+            if x is not None:
+                shown, names = (x, None) if data.units is None else (data.units.restored(x), data.units.names)
+                drawn = png(picture(shown, data.num_levels, columns_of_grid, names))
         if drawn is not None:
             write_whole(path, drawn)
     write_whole(run.config, OmegaConf.to_yaml(plain_config(cfg)).encode())

@@ -35,13 +35,17 @@ def run(cfg: DictConfig) -> None:
         raise MistakeError(f"to={to}: the name must end in .npz, or in .pt for torch-fidelity")
     if to.suffix == ".pt" and not cfg.moments:
         raise MistakeError(f"to={to} holds only mu and sigma: remove moments=false, or write an .npz")
+    from diffusion_lab.interop.given_statistics import MOST_BYTES  # imports torch
+
     check_free([to])
     with users_mistakes():
         check_at_least(1, cfg, "num_images")
         request = request_of({"accelerator": cfg.accelerator, "devices": 1}, prefix="")
         data = build_data(cfg)
         if len(data.shape) != 3:
-            raise MistakeError(f"{data.name} consists of points, but published evaluators read images")
+            raise MistakeError(
+                f"{data.name} has samples of shape {list(data.shape)}, but published evaluators read images"
+            )
         if data.shape[0] not in (1, 3):
             raise MistakeError(f"{data.name} has {data.shape[0]} channels: published evaluators read images of 1 or 3")
         chosen = list(build_features(cfg).values()) if cfg.moments else []
@@ -54,6 +58,11 @@ def run(cfg: DictConfig) -> None:
             chosen = [part for first in chosen for part in (first, *first.beside())]
         for part in chosen:
             part.check(data.shape)
+            if 8 * part.dim**2 > MOST_BYTES:
+                raise MistakeError(
+                    f"features={part.name}: sigma of {part.dim:,} features has {8 * part.dim**2 / 2**30:,.0f} GiB; choose "
+                    "features=inception, or set moments=false"
+                )
     arrays = {"arr_0": _images(data, cfg.split, cfg.num_images)} if to.suffix == ".npz" else {}
     parts = [f"arr_0: {len(images)} {cfg.split} images" for images in arrays.values()]
     for part in chosen:

@@ -12,11 +12,12 @@ from omegaconf import DictConfig, open_dict
 
 from diffusion_lab.config.identity import content_of_start, identity_of_base
 from diffusion_lab.config.mistakes import MistakeError
+from diffusion_lab.config.overrides import as_plain
 from diffusion_lab.store.options import check_at_least
 from diffusion_lab.store.records import FACTS, wrong_in
 
 if TYPE_CHECKING:
-    from diffusion_lab.data.clusters import Clusters
+    from diffusion_lab.conditions.condition import Size
     from diffusion_lab.data.module import DataModule
     from diffusion_lab.models.trainable import TrainableModel
 
@@ -34,65 +35,73 @@ def family() -> str:
 
 def build_data(cfg: DictConfig) -> DataModule:
     """The data set with its own classes, found and checked."""
-    return _prepared(cfg, None)
+    return _prepared(cfg, {})
 
 
 def build_training_data(cfg: DictConfig) -> DataModule:
-    """The data set as a model is trained on it: where cfg.labels is set, the class of an image is its cluster."""
-    return _prepared(cfg, instantiate(cfg.get("labels")))
+    """The data set as a model is trained on it, with the conditions of cfg.condition."""
+    from diffusion_lab.conditions import Condition
+
+    return _prepared(cfg, build_each(cfg, "condition", Condition) if cfg.get("condition") else {})
 
 
-def _prepared(cfg: DictConfig, clusters: Clusters | None) -> DataModule:
+def _prepared(cfg: DictConfig, conditions: dict[str, Any]) -> DataModule:
     options = copy.deepcopy(cfg.data)
     with open_dict(options):
         num_validation = options.pop("validation", 0)  # an option of every data set, but no parameter of its class
     data = instantiate(options)
     data.hold_back(num_validation)
     data.train_on(cfg.get("train_images"))
-    data.use_cluster_labels(clusters)
+    data.condition_on(conditions)
     data.prepare()
     return data
-
-
-def settle_labels(cfg: DictConfig) -> None:
-    """Set cfg.labels to null where conditional=true: the classes are then the data's own."""
-    if cfg.conditional:
-        with open_dict(cfg):
-            cfg.labels = None
 
 
 def fill_in_facts(cfg: DictConfig, data: DataModule) -> None:
     """Fill in cfg.facts, which networks, objectives and models refer to.
 
-    ValueError for conditional=true without classes, and for facts that a saved model could not be read with.
+    ValueError for a condition that the family does not take, and for facts that a saved model could not be read with.
     """
-    if cfg.conditional and data.num_classes is None:
-        raise ValueError(
-            f"conditional=true: {data.name} has no classes to condition a model on; use conditional=false (also with "
-            "labels=clusters), or other data (image_folder: data.classes=subfolders)"
-        )
-    facts = {"shape": list(data.shape), "num_levels": data.num_levels, "num_classes": data.num_classes}
-    wrong = wrong_in({"facts": facts}, FACTS)
-    if wrong:
+    sizes = [condition.size for condition in data.conditions.values()] if cfg.get("condition") else []
+    state_shape(cfg, data.shape, data.num_levels, sizes)
+    with open_dict(cfg):
+        cfg.facts.units = None if data.units is None else data.units.plain()
+        cfg.facts.missing = data.masks_missing
+    if wrong := wrong_in({"facts": as_plain(cfg.facts)}, FACTS):
         raise ValueError(f"{data.name}: {wrong}")
-    has_labels = cfg.conditional or data.clusters is not None
-    state_shape(cfg, data.shape, data.num_levels, data.num_classes if has_labels else None)
+    if data.masks_missing and "missing" not in cfg.model:
+        raise ValueError(
+            "data.missing=mask: only model=diffusion leaves missing values out of its loss; fill them in for other models"
+        )
+    if cfg.facts.conditions and "conditions" not in cfg.model:
+        raise ValueError(
+            f"condition=[{','.join(data.conditions)}]: this family takes classes or clusters only; use condition=classes, "
+            "condition=clusters or model=diffusion"
+        )
     with open_dict(cfg):
         cfg.facts.identity = data.training_identity
+        cfg.data.batch_size = data.batch_size  # a default may follow from the size of the images
         cfg.facts.end_shares = None if data.end_shares is None else list(data.end_shares)
         cfg.facts.init = content_of_start(cfg)
         if "base" in cfg.facts:
             cfg.facts.base = identity_of_base(cfg)
 
 
-def state_shape(cfg: DictConfig, shape: Sequence[int], num_levels: int | None, num_classes: int | None) -> None:
-    """The facts that size a network. size: of (C, H, W) the side of a square, else [H, W]; of points (D,) D."""
-    sides = list(shape[-2:]) if len(shape) == 3 else [shape[-1]]
+def state_shape(cfg: DictConfig, shape: Sequence[int], num_levels: int | None, conditions: Sequence[Size]) -> None:
+    """The facts that size a network. size: of a square image its side, else the length of each spatial axis; of points (D,) D.
+
+    conditions: their sizes; classes alone are num_classes.
+    """
+    sides = list(shape[1:])
+    is_square = len(sides) == 2 and sides[0] == sides[1]
     with open_dict(cfg):
         cfg.facts.shape, cfg.facts.channels = list(shape), shape[0]
-        cfg.facts.size = sides[0] if len({*sides}) == 1 else sides
+        cfg.facts.size = sides[0] if is_square else sides or shape[0]
         cfg.facts.num_levels, cfg.facts.bounded = num_levels, num_levels is not None
-        cfg.facts.num_classes = num_classes
+        alone = len(conditions) == 1 and isinstance(conditions[0], int)
+        cfg.facts.num_classes = conditions[0] if alone else None
+        cfg.facts.conditions = [] if alone else [size if isinstance(size, int) else list(size) for size in conditions]
+        cfg.facts.missing = False
 
 
 def settle_budget(cfg: DictConfig) -> None:

@@ -10,11 +10,14 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
+from diffusion_lab.config.drawn_conditions import DrawnConditions
 from diffusion_lab.config.mistakes import MistakeError
 from diffusion_lab.config.trained import trained_data
 from diffusion_lab.data.image_files import read_image
 from diffusion_lab.diffusion import SampleNoise
 from diffusion_lab.diffusion.levels import from_levels
+from diffusion_lab.diffusion.parts import rows
+from diffusion_lab.diffusion.shapes import Conditions
 from diffusion_lab.metrics.reference import quantise
 from diffusion_lab.models.base import GenerativeModel
 from diffusion_lab.models.drawn import DrawnDiffusion
@@ -27,15 +30,15 @@ WHITE = 128  # of a mask, from here up
 class Edit:
     """inputs: the images that it starts from, (n, *shape). draw: (indices, seed, y) -> images, as a model's `sample`.
 
-    has_labels: `draw` knows the label of each image where y is None.
+    has_conditions: `draw` knows the conditions of each image where y is None.
     """
 
     inputs: Tensor
-    draw: Callable[[Tensor, int, Tensor | None], Tensor]
-    has_labels: bool = False
+    draw: Callable[[Tensor, int, Conditions], Tensor]
+    has_conditions: bool = False
 
 
-def wanted_edit(cfg: DictConfig, model: GenerativeModel, saved: DictConfig) -> Edit | None:
+def wanted_edit(cfg: DictConfig, model: GenerativeModel, saved: DictConfig, conditions: DrawnConditions) -> Edit | None:
     """The one edit that the options choose, or None. ValueError or MistakeError for what cannot be done.
 
     Call it with the weights that are to draw: an interpolation looks at its images at once.
@@ -60,20 +63,22 @@ def wanted_edit(cfg: DictConfig, model: GenerativeModel, saved: DictConfig) -> E
         raise MistakeError(
             f"trajectory=true shows samples that start from noise, and {next(iter(wanted))} does not start from noise"
         )
-    return next(iter(wanted.values()))(cfg, model, saved)
+    return next(iter(wanted.values()))(cfg, model, saved, conditions)
 
 
-def inpainting(cfg: DictConfig, model: GenerativeModel, saved: DictConfig) -> Edit:
+def inpainting(cfg: DictConfig, model: GenerativeModel, saved: DictConfig, conditions: DrawnConditions) -> Edit:
     """Another filling of the hole for every index."""
     model = _with_chain(model, "inpaint.image")
     if cfg.inpaint.mask is None:
         raise MistakeError("inpaint.mask=FILE is needed: white where the model paints, black where the image stays")
     if len(model.shape) != 3:
-        raise MistakeError(f"inpaint.mask={cfg.inpaint.mask}: inpainting needs images, but these data are points")
+        raise MistakeError(
+            f"inpaint.mask={cfg.inpaint.mask}: a mask is an image, and the data have shape {list(model.shape)}"
+        )
     image = _input_image(cfg.inpaint.image, model, saved)
     known = (_read(cfg.inpaint.mask, model.shape[1:], 1) < WHITE)[None].to(model.device)
 
-    def draw(indices: Tensor, seed: int, y: Tensor | None) -> Tensor:
+    def draw(indices: Tensor, seed: int, y: Conditions) -> Tensor:
         x_0 = image.expand(len(indices), *model.shape)
         noise = SampleNoise(seed, indices)
         x = inpaint(model.sampler, model.process, model.guided, x_0, known, noise, y, cfg.inpaint.repeats)
@@ -82,10 +87,10 @@ def inpainting(cfg: DictConfig, model: GenerativeModel, saved: DictConfig) -> Ed
     return Edit(torch.cat([image, torch.where(known, image, torch.zeros_like(image))]), draw)
 
 
-def interpolation(cfg: DictConfig, model: GenerativeModel, saved: DictConfig) -> Edit:
+def interpolation(cfg: DictConfig, model: GenerativeModel, saved: DictConfig, conditions: DrawnConditions) -> Edit:
     """num_images images from the first to the second, both included, on the arc between their latents.
 
-    With two labels each image has its own, and an image in between has that of the nearer one. Without a label, a model on clusters
+    With two conditions each image has its own, and an image in between has that of the nearer one. Without one, a model on clusters
     that always had one in training takes the clusters of the images.
     """
     if len(cfg.interpolate.images) != 2:
@@ -93,26 +98,29 @@ def interpolation(cfg: DictConfig, model: GenerativeModel, saved: DictConfig) ->
     if cfg.num_images < 2:
         raise MistakeError(f"num_images={cfg.num_images}: an interpolation needs at least 2 images")
     ends = torch.cat([_input_image(image, model, saved) for image in cfg.interpolate.images])
-    has_null_class = getattr(model, "label_dropout", 0) > 0
-    if cfg.label is not None and len(cfg.label) > 2:
-        raise MistakeError(f"label={cfg.label}: give one class, or the classes of the two interpolate.images")
-    if cfg.label is not None:
-        own: Tensor | None = torch.tensor([cfg.label[0], cfg.label[-1]], device=model.device)
-    else:
-        own = None if has_null_class else _clusters_of(ends, saved)
+    if conditions.number > 2:
+        raise MistakeError(
+            f"condition: {conditions.number} values are given; give one, or those of the two interpolate.images"
+        )
+    own: Conditions = None
+    if conditions.number:
+        own = conditions.of(torch.tensor([0, conditions.number - 1], device=model.device), cfg.seed)
+    elif conditions.on_clusters and not getattr(model, "condition_dropout", 0) > 0:
+        clusters = trained_data(saved).clusters
+        own = None if clusters is None else clusters.of(ends.cpu(), {}).to(model.device)
     latents = model.encode(ends, own)
     if latents is None:
         raise MistakeError(f"interpolate.images: a {type(model).__name__} cannot compute the latents of given images")
 
-    def draw(indices: Tensor, seed: int, y: Tensor | None) -> Tensor:
+    def draw(indices: Tensor, seed: int, y: Conditions) -> Tensor:
         first, second = (z.expand(len(indices), *z.shape) for z in latents)
         way = indices / (cfg.num_images - 1)
-        return model.decode(slerp(first, second, way), y if own is None else own[(way > 0.5).long()])
+        return model.decode(slerp(first, second, way), y if own is None else rows(own, (way > 0.5).long()))
 
-    return Edit(ends, draw, has_labels=own is not None)
+    return Edit(ends, draw, has_conditions=own is not None)
 
 
-def denoising(cfg: DictConfig, model: GenerativeModel, saved: DictConfig) -> Edit:
+def denoising(cfg: DictConfig, model: GenerativeModel, saved: DictConfig, conditions: DrawnConditions) -> Edit:
     """Another noisy version of the image, and what the model sees in it, for every index."""
     model = _with_chain(model, "denoise.image")
     last = model.process.num_timesteps
@@ -122,18 +130,12 @@ def denoising(cfg: DictConfig, model: GenerativeModel, saved: DictConfig) -> Edi
         )
     image = _input_image(cfg.denoise.image, model, saved)
 
-    def draw(indices: Tensor, seed: int, y: Tensor | None) -> Tensor:
+    def draw(indices: Tensor, seed: int, y: Conditions) -> Tensor:
         x_0 = image.expand(len(indices), *model.shape)
         noise = SampleNoise(seed, indices)
         return _in_range(denoise_from(model.sampler, model.process, model.guided, x_0, cfg.denoise.t, noise, y), model)
 
     return Edit(image, draw)
-
-
-def _clusters_of(x: Tensor, saved: DictConfig) -> Tensor | None:
-    """The cluster of each image; None for a model that was not trained on clusters."""
-    clusters = None if saved.get("labels") is None else trained_data(saved).clusters
-    return None if clusters is None else clusters.of(x.cpu()).to(x.device)
 
 
 def _with_chain(model: GenerativeModel, option: str) -> DrawnDiffusion:
@@ -155,8 +157,8 @@ def _input_image(image: str | int, model: GenerativeModel, saved: DictConfig) ->
             raise MistakeError(f"{image}: choose a test image of {data.name} from 0 to {data.num_test - 1}")
         x, _ = next(data.batches("test", 1, start=image))
         return x.to(model.device)
-    if len(model.shape) != 3:
-        raise MistakeError(f"{image}: this model draws points; give the number of a test point")
+    if len(model.shape) != 3 or model.num_levels is None:
+        raise MistakeError(f"{image}: the data are not images of grey levels; give the number of a test sample")
     if model.shape[0] not in (1, 3):
         raise MistakeError(f"{image}: this model draws {model.shape[0]} channels; give the number of a test image")
     x = from_levels(_read(image, model.shape[1:], model.shape[0]), 256)[None]

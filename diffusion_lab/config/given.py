@@ -87,7 +87,9 @@ def read_given(cfg: DictConfig, outputs: Path, device: str) -> Given:
             images = read_images(Path(cfg.samples))
             data, published = _reference(kept, images)
         if len(data.shape) != 3 or data.num_levels is None:
-            raise MistakeError(f"samples=…: {data.name} has points, and images cannot be compared with them")
+            raise MistakeError(
+                f"samples=…: images can be compared with images of grey levels, which {data.name} does not have"
+            )
         instantiate(kept.evaluation).check(data)
         check_measures(list(features.values()), build_metrics(kept), data)
         if published:

@@ -43,7 +43,9 @@ def classifier_guidance(
     """Guidance by the classifier in the folder `classifier`. ValueError where it does not fit the model that is guided."""
     directory = ModelDirectory(Path(classifier))
     kind = "a noisy classifier; train one with `diffusion-lab train model=noisy_classifier`"
-    fix = "train both with the same data=…, the model with labels=own, or import both with the same data=…"
+    fix = (
+        "train both with the same data=…, the model with condition=none or classes, or import both with the same data=…"
+    )
     option = f"guidance.classifier={classifier}"
     model = _other_model(directory, NoisyClassifier, kind, identity, option, f"the model to be guided; {fix}")
     _check_schedule(model.schedule, schedule, option)

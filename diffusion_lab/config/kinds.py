@@ -21,7 +21,7 @@ from diffusion_lab.config.overrides import as_plain
 
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a string", dict: "a group of options"}
 _WORDS |= {NoneType: "null"}
-_NAMED = {kind.__name__: kind for kind in (int, float, bool, str, list)}
+_NAMED = {kind.__name__: kind for kind in (int, float, bool, str, list, dict)}
 _REMARK = re.compile(rf"^ *(\w+):.*? # ((?:{'|'.join(_NAMED)})(?: \| \w+)*)(?:[:;]|$)", re.MULTILINE)
 _OF_OBJECTS = ("callbacks.", "logger.", "features.", "metrics.")  # groups of objects by name
 _TOO_LARGE = 2**64  # a seed is smaller

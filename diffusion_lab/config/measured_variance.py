@@ -121,11 +121,12 @@ def needed_head(directory: ModelDirectory, cfg: DictConfig, weights: str) -> Mod
 
 def _how(directory: ModelDirectory, weights: str) -> str:
     try:
-        choices, conditional = directory.read_choices(), load_config(directory).get("conditional") is True
+        choices, conditions = directory.read_choices(), load_config(directory).get("condition")
     except RunError:
-        choices, conditional = {}, False
-    classes = ["conditional=true"] if conditional else [f"labels={choices['labels']}"] if choices.get("labels") else []
-    options = [*([f"data={choices['data']}"] if choices.get("data") else []), *classes, f"init_from={directory.path}"]
+        choices, conditions = {}, None
+    names = ",".join(conditions or ())
+    told = [] if conditions is None else [f"'condition=[{names}]'" if "," in names else f"condition={names or 'none'}"]
+    options = [*([f"data={choices['data']}"] if choices.get("data") else []), *told, f"init_from={directory.path}"]
     command = f"train model=variance_head {' '.join(options)}"
     return f"train one with `diffusion-lab {command} init_weights={weights}`"
 

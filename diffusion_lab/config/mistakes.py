@@ -39,6 +39,12 @@ from diffusion_lab.store.options import above_and_itself, flat
 from diffusion_lab.store.written import PlaceError
 from diffusion_lab.sweeps.axes import MissingOptionError
 
+_REPLACED = {
+    "conditional": "use condition=classes for conditional=true, and condition=none for conditional=false",
+    "labels": "use condition=clusters for labels=clusters, and condition=none for labels=own",
+    "label": "use condition=3 for label=3",
+    "model.label_dropout": "use model.condition_dropout",
+}
 _FULL = "no space is left on the disk of {}; earlier files are intact: free some space and run the same command again"
 _TAKEN = "cannot create the folder {}: a file has that name; choose another folder"
 _OF_FILES = {
@@ -235,6 +241,8 @@ def _composition(error: Exception, command: str) -> str:
 
 def _unknown(key: str, command: str) -> str:
     """An option that the config does not have."""
+    if replaced := _REPLACED.get(key.partition(".")[0] if key != "model.label_dropout" else key):
+        return f"{key} was replaced: {replaced}"
     if command in ("train", "schedule") and (CONF / key).is_dir():
         models = sorted(file.stem for file in (CONF / "model").glob("*.yaml") if f"  - /{key}: " in file.read_text())
         others = f", or choose model={' or '.join(models)}" if models else ""

@@ -21,6 +21,7 @@ from diffusion_lab.store.options import flat
 # Hydra's flags that a value follows, and one that a value may follow, with its values.
 _WITH_VALUE = {"--config-dir", "-cd", "--cfg", "-c", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p"}
 _WITH_VALUE |= {"--experimental-rerun"}
+ALL = "all"  # condition=3 is condition={all: 3}: the value of the only condition
 _INFO, _INFO_VALUES = {"--info", "-i"}, {"all", "config", "defaults", "defaults-tree", "plugins", "searchpath"}
 
 
@@ -51,6 +52,13 @@ def unquoted(text: str) -> str:
     except HydraException:  # Hydra says so when it composes the config
         return text
     return value if isinstance(value, str) else text
+
+
+def in_full(option: str) -> str:
+    """condition=VALUE of `sample` as condition={all: VALUE}; a mapping and any other option as they are."""
+    # Hydra takes condition=3 for the choice of a group, because `train` has one of this name, but a mapping for a value.
+    name, _, value = option.partition("=")
+    return option if name != "condition" or value.startswith("{") else f"condition={{{ALL}: {value or repr('')}}}"
 
 
 def flags_and_words(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -203,7 +203,7 @@ def _data_sets() -> Callable[[DictConfig], DataModule]:
     known: dict[str, DataModule] = {}
 
     def data_of(cfg: DictConfig) -> DataModule:
-        groups = [as_plain(cfg[group], resolve=True) for group in ("data", "labels") if cfg.get(group)]
+        groups = [as_plain(cfg[group], resolve=True) for group in ("data", "condition") if cfg.get(group)]
         options = canonical_json([groups, cfg.get("train_images")])  # the images that clusters are found in
         if options not in known:
             known[options] = build_training_data(cfg)

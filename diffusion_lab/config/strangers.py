@@ -41,12 +41,12 @@ PLACES = {
     "objective": "diffusion_lab.diffusion.Objective",
     "evaluation": "diffusion_lab.metrics.settings.Evaluation",
     "data": "diffusion_lab.data.module.DataModule",
-    "labels": "diffusion_lab.data.clusters.Clusters",
+    "condition": "diffusion_lab.conditions.Condition",
     "model": "diffusion_lab.models.trainable.TrainableModel",
     "features": "diffusion_lab.metrics.features.Features",
     "metrics": "diffusion_lab.metrics.metric.Metric",
 }
-_SEVERAL = ("features", "metrics")  # by name
+_SEVERAL = ("condition", "features", "metrics")  # by name
 _ONLY_TRAINED = ("trainer", "callbacks", "logger", "ema")  # not built from a file
 # Making an object of these packages computes and no more; making one of ours may read a file, so its own type must be asked for.
 _COMPUTE = tuple(
@@ -54,15 +54,17 @@ _COMPUTE = tuple(
 )
 _COMPUTE += ("torch.nn", "torch.optim")
 _GUIDANCE = "diffusion_lab.config.guiding_models"  # functions that read another model and return a guidance
-_READ = ("diffusion_lab.data", "diffusion_lab.metrics", _GUIDANCE)
+_READ = ("diffusion_lab.conditions", "diffusion_lab.data", "diffusion_lab.metrics", _GUIDANCE)
 _KEY = re.compile(r"[A-Za-z]\w*|_target_|_partial_")
 _DEEPEST = 32  # levels of nesting
 _MOST_VALUES = 20_000  # to which all references expand; a table of 8,000 β needs nearly as many
 _MOST_EVALUATIONS = 7 * 24 * 3600 * 1000
 _USUAL_IMAGES = 2048  # drawn if the file names no number
 _ROW, _PIXEL, _PROCESS = 2**10, 2**6, 2**28  # bytes of a row of a table, of a number in an image, of a worker
-_COUNTED = ("model", "evaluation", "metrics", "features", "data", "labels")
-_FREE = re.compile(r".*seed|.*\.max_\w+|model\.optimization\..*|data\.batch_size")  # they cost nothing here
+_COUNTED = ("model", "evaluation", "metrics", "features", "data", "condition")
+_FREE = re.compile(
+    r".*seed|.*\.max_\w+|model\.optimization\..*|data\.(batch_size|normalize.*)"
+)  # they cost nothing here
 _left: list[float] = []  # parameters that each model may have, from the outer to the one that guides it
 
 

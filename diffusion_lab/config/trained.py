@@ -59,7 +59,7 @@ def read_config(directory: ModelDirectory | RunDirectory) -> DictConfig:
         if not {"model", "data", "facts"} <= plain.keys():
             raise RunError(f"{directory.config} is not the config of a model: it lacks model, data or facts")
         nodes = {
-            group: plain.get(group) for group in ("facts", "model", "data", "labels", "callbacks", *SCORING_GROUPS)
+            group: plain.get(group) for group in ("facts", "model", "data", "condition", "callbacks", *SCORING_GROUPS)
         }
         if isinstance(plain.get("callbacks"), dict):
             nodes |= {f"callbacks.{name}": node for name, node in plain["callbacks"].items()}

@@ -18,7 +18,6 @@ from diffusion_lab.config.build import (
     entries,
     fill_in_facts,
     settle_budget,
-    settle_labels,
 )
 from diffusion_lab.config.guiding_models import unguided
 from diffusion_lab.config.identity import start_files, training_fingerprint
@@ -124,10 +123,9 @@ def training_of(
     another precision, so where one has begun, perhaps on another machine, auto is the precision of that.
     """
     settle_budget(cfg)
-    settle_labels(cfg)
-    add_scored_moments(cfg)
     data = data_of(cfg)
     fill_in_facts(cfg, data)
+    add_scored_moments(cfg)
     places, wanted = {}, cfg.trainer.precision
     for precision in dict.fromkeys((auto, *AUTO_PRECISIONS)) if wanted == "auto" else (wanted,):
         cfg.trainer.precision = precision
@@ -144,7 +142,7 @@ def _start(model: TrainableModel, cfg: DictConfig) -> None:
     """Put the weights of init_from in place. ValueError, naming what differs, where they are those of another network."""
     files, started = start_files(cfg), model
     if model.needs_base:
-        than = "the head; train the head with the data=…, labels=… and conditional=… of that model"
+        than = "the head; train the head with the data=… and condition=… of that model"
         option = f"init_from={cfg.init_from}"
         started = unguided(ModelDirectory(Path(cfg.init_from)), cfg.facts.identity, option, than)
         model.attach_base(started)
@@ -153,17 +151,18 @@ def _start(model: TrainableModel, cfg: DictConfig) -> None:
             started.start_from(file)
     except ValueError as error:
         directory = ModelDirectory(Path(cfg.init_from))
-        theirs, ours = (
-            "nothing" if count is None else f"{count} classes or clusters"
-            for count in (load_config(directory).facts.get("num_classes"), cfg.facts.num_classes)
-        )
+        theirs, ours = (_conditions_of(facts) for facts in (load_config(directory).facts, cfg.facts))
         fix = f"{error}; the options of its network are in {directory.config}"
         if theirs != ours:
-            fix = (
-                f"that model is conditioned on {theirs}, but this one on {ours}; use its labels=… (own: no clusters) and "
-                "conditional=…"
-            )
+            fix = f"that model is conditioned on {theirs}, but this one on {ours}; use its condition=…"
         raise ValueError(f"init_from={cfg.init_from}: {fix}") from error
+
+
+def _conditions_of(facts: DictConfig) -> str:
+    """The conditions of a model, in words."""
+    if facts.get("num_classes") is not None:
+        return f"{facts.num_classes} classes or clusters"
+    return f"conditions of the sizes {facts.conditions}" if facts.get("conditions") else "nothing"
 
 
 def build_callbacks(

@@ -1,38 +1,48 @@
-"""Your own images as arrays: .npy or .npz files, with any number of channels, any height and width, up to 65,536 levels.
-
-The files may be anybody's: nothing is unpickled, nothing is unpacked to the disk, and the size in the header of an array is checked
-before memory is allocated.
-"""
+"""Your own data as arrays: images of up to 65,536 whole levels, or real numbers in any shape, in .npy, .npz, .zarr or HDF5."""
 
 from __future__ import annotations
 
-import zipfile
+import hashlib
+import json
+import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion_lab.data.checks import DataError, at_least, check_fraction, one_of, require
-from diffusion_lab.data.in_memory import InMemoryDataModule, Split
+from diffusion_lab.data.array_files import Stored, open_array
+from diffusion_lab.data.checks import DataError, IncompleteError, at_least, check_fraction, one_of, require
+from diffusion_lab.data.in_memory import InMemoryDataModule, Split, hash_of
+from diffusion_lab.data.module import Batch
+from diffusion_lab.data.order import fixed_subset, without_validation
+from diffusion_lab.data.reals import Rows, Summary, fitted_units, summary
+from diffusion_lab.data.units import Units
 from diffusion_lab.diffusion.levels import MOST_LEVELS
-from diffusion_lab.store.records import printable
 
 MOST_BYTES = 2**33
 MOST_CLASSES = 2**20  # a label beyond is none: a model has a row of weights for each class
-LAYOUTS = (None, "nhwc", "nchw")
-_KNOWN = {"arr_0": "arr_1", "images": "labels", "x": "y"}  # names of images in an npz, and of their labels
+# The axes in their order: N items, C channels, and those of space; nd: points of D dimensions, which have neither.
+LAYOUTS = (None, "nd", "nl", "nlc", "ncl", "nhw", "nhwc", "nchw", "ndhw", "ndhwc", "ncdhw")
+_POSSIBLE = {3: "ncl, nlc, or nhw", 4: "nchw, nhwc, or ndhw", 5: "ncdhw or ndhwc"}  # by the number of axes
 
 
 class Arrays(InMemoryDataModule):
-    """Images (N, H, W), (N, H, W, C) or (N, C, H, W) of whole levels, and, where there are classes, labels (N,).
+    """Images of whole levels, (N, H, W), (N, H, W, C) or (N, C, H, W), or real numbers (N, D) or (N, C, *spatial); with labels (N,)
+    where there are classes.
 
-    train, test, train_labels, test_labels: FILE.npy, FILE.npz or FILE.npz:NAME, below `root`. test=None: a fixed random share of
-    `test_fraction` is held out. layout: of four dimensions, nhwc or nchw; None: nhwc, unless that looks wrong, which is refused.
+    train, test: FILE, or FILE:NAME where a file has several arrays, below `root`; so are train_labels, and train_vectors and
+    train_fields, which condition=vector and condition=field take, (N, D) and (N, C, *spatial). test=None: a fixed random share of
+    `test_fraction` is held out. layout: the order of the axes; None: nhw or nhwc for levels, nd or channels first for real numbers,
+    and a shape in doubt is refused.
     num_levels: None: 256 for uint8, 65,536 for uint16, 2 for bool. max_bytes: what an array may unfold to.
+
+    Real numbers are normalised, and `units` undoes it. normalize: per_channel (None means it too), by mean and spread of what is
+    trained on; none; or [shift, scale], each a number or one for each channel. channel_names: None: those in the file.
+    missing: mask: values may be NaN, and stay so in a batch; None: these are refused.
     """
 
     name = "arrays"
@@ -45,31 +55,50 @@ class Arrays(InMemoryDataModule):
         test: str | None = None,
         train_labels: str | None = None,
         test_labels: str | None = None,
+        train_vectors: str | None = None,
+        test_vectors: str | None = None,
+        train_fields: str | None = None,
+        test_fields: str | None = None,
         root: str | None = None,
         layout: str | None = None,
         num_levels: int | None = None,
+        normalize: str | Sequence[float | Sequence[float]] | None = None,
+        channel_names: Sequence[str] | None = None,
+        missing: str | None = None,
         test_fraction: float = 0.1,
         flip: bool = False,
         max_bytes: int = MOST_BYTES,
     ) -> None:
         super().__init__(batch_size, seed, flip)
         one_of(LAYOUTS, layout=layout)
+        one_of((None, "mask"), missing=missing)
+        if normalize is None or isinstance(normalize, str):
+            one_of((None, "per_channel", "none", "[shift,scale]"), normalize=normalize)
         fits = num_levels is None or 2 <= num_levels <= MOST_LEVELS
         require(fits, f"data.num_levels={num_levels} must lie between 2 and {MOST_LEVELS}.")
         if test is None:
             check_fraction(test_fraction)
         at_least(1, max_bytes=max_bytes)
         self.train, self.test, self._labels = train, test, {"train": train_labels, "test": test_labels}
+        vectors, fields = {"train": train_vectors, "test": test_vectors}, {"train": train_fields, "test": test_fields}
+        self._beside = {"vector": vectors, "field": fields}
         self.root, self.layout = Path(root or "."), layout
         self.num_levels = self._chosen_levels = num_levels
+        self.normalize, self.channel_names, self.masks_missing = normalize, channel_names, missing is not None
         self.test_fraction, self.max_bytes = test_fraction, max_bytes
+        self._notes: list[str] = []
 
     def _read(self) -> tuple[Split, Split]:
         whole = self._split("train", self.train)
         train, test = whole.parted(self.test_fraction) if self.test is None else (whole, self._split("test", self.test))
         shapes = [tuple(split.values.shape[1:]) for split in (train, test)]
         said = f"data.test holds images {shapes[1]}, data.train {shapes[0]} (C, H, W): use the same shape and type."
-        require(shapes[0] == shapes[1], said)
+        require(shapes[0] == shapes[1] and isinstance(train.values, Rows) == isinstance(test.values, Rows), said)
+        for name in self._beside:
+            said = f"give both data.train_{name}s and data.test_{name}s, of the same shape."
+            require(
+                len({tuple(s.beside[name].shape[1:]) if name in s.beside else None for s in (train, test)}) == 1, said
+            )
         said = "give both data.train_labels and data.test_labels: one split has labels, the other has none."
         require((train.labels is None) == (test.labels is None), said)
         self.num_classes = train.num_classes
@@ -79,54 +108,203 @@ class Arrays(InMemoryDataModule):
         return train, test
 
     def _split(self, split: str, file: str) -> Split:
-        array, labels, where = self._array(split, file)
-        values = as_levels(channels_first(array, self.layout, where), self._chosen_levels, where)
-        require(len(values) > 1, f"{where} holds one image: at least two are needed.")
-        self.num_levels = levels = levels_of(array.dtype, self._chosen_levels, self.num_levels, where)
+        array = open_array(split, file, self.root, self.max_bytes)
+        values = self._reals(array) if array.dtype.kind == "f" else self._whole_levels(split, array)
+        require(len(values) > 1, f"{array.where} holds one image: at least two are needed.")
         if split == "train":
-            self.how_read = how_read(where, array.shape, array.dtype, values, levels)
-        if own := self._labels[split]:
-            labels, _, where = self._array(f"{split}_labels", own)
-        return Split(values, None if labels is None else as_labels(labels, len(values), where))
+            self.how_read = how_read(array.where, array.shape, array.dtype, values.shape, self.num_levels)
+        own = self._labels[split]
+        labels = array.labels if own is None else open_array(f"{split}_labels", own, self.root, self.max_bytes)
+        beside = {
+            name: self._lent(f"{split}_{name}s", file, len(values))
+            for name, files in self._beside.items()
+            if (file := files[split]) is not None
+        }
+        classes = None if labels is None else as_labels(labels.whole(self.max_bytes), len(values), labels.where)
+        return Split(values, classes, beside)
 
-    def _array(self, option: str, text: str) -> tuple[np.ndarray, np.ndarray | None, str]:
-        """The array that an option names, the labels that an npz has beside it, and how messages name the array."""
-        file, _, name = text.partition(".npz:")
-        path = Path(self.root, f"{file}.npz" if name else file)
-        where = f"data.{option}={path}"
-        require(path.suffix in (".npy", ".npz"), f"{where}: give FILE.npy, FILE.npz or FILE.npz:NAME.")
-        require(path.is_file(), f"{where}: there is no such file.")
-        if path.suffix == ".npy":
-            return read_npy(path, self.max_bytes), None, where
-        with one_sentence(path, "npz of arrays"), zipfile.ZipFile(path) as archive:
-            there = members(archive)
-            wanted = name or next((known for known in _KNOWN if known in there), there[0] if len(there) == 1 else "")
-            said = f"{where} holds {', '.join(there[:8]) or 'no arrays'}: choose one with {path.name}:NAME."
-            require(wanted, said)
-            beside = "" if name else _KNOWN.get(wanted, "")
-            labels = read_array(path, archive, beside, self.max_bytes) if beside in there else None
-            return read_array(path, archive, wanted, self.max_bytes), labels, where
+    def _lent(self, option: str, file: str, count: int) -> Rows:
+        """The vectors (N, D) or fields (N, C, *spatial) of a file."""
+        array = open_array(option, file, self.root, self.max_bytes)
+        vectors = option.endswith("vectors")
+        fits = len(array.shape) == 2 if vectors else 3 <= len(array.shape) <= 5
+        said = f"{array.where} is {array.dtype} {array.shape}: it must hold numbers {'(N, D)' if vectors else '(N, C, *spatial)'}"
+        require(fits and array.shape[0] == count and 0 not in array.shape, f"{said} for {count} images.")
+        return Rows(array, axis=1)
+
+    def _whole_levels(self, split: str, array: Stored) -> Tensor:
+        given = {
+            "normalize": self.normalize,
+            "channel_names": self.channel_names,
+            "missing": self.masks_missing or None,
+        }
+        for option, value in given.items():
+            said = f"data.{option} is for floats, but {array.where} is {array.dtype}: save float32, or remove data.{option}."
+            require(value is None, said)
+        found = array.whole(self.max_bytes)
+        values = as_levels(channels_first(found, self.layout, array.where), self._chosen_levels, array.where)
+        self.num_levels = levels_of(array.dtype, self._chosen_levels, self.num_levels, array.where)
+        return values
+
+    def _reals(self, array: Stored) -> Rows:
+        said = f"data.num_levels={self._chosen_levels}: {array.where} is {array.dtype}, and real numbers have no levels; remove it."
+        require(self._chosen_levels is None, said)
+        said = f"{array.where} is {array.dtype}, but the training images are whole levels: use the same type."
+        require(self.num_levels is None, said)
+        return Rows(array, channel_axis(array.shape, self.layout, array.where, real=True))
+
+    def _load(self) -> None:
+        super()._load()
+        for split, here in self._splits.items():
+            beside = {name: _in(rows, None) for name, rows in here.beside.items()}
+            self._splits[split] = Split(_in(here.values, self.units), here.labels, beside)
+
+    def _identify(self, train: Split, test: Split) -> str:
+        """The SHA-256 of what is in memory, of the files of real numbers, and of what makes of these what a model sees."""
+        pairs = {
+            "x": (train.values, test.values),
+            **{name: (train.beside[name], test.beside[name]) for name in train.beside},
+        }
+        files = {name: self._summarised(name, *pair) for name, pair in pairs.items() if isinstance(pair[0], Rows)}
+        if not files:
+            return super()._identify(train, test)
+        held = [part for pair in pairs.values() for part in pair if isinstance(part, Tensor)]
+        held += [labels for labels in (train.labels, test.labels) if labels is not None]
+        given = isinstance(self.normalize, str | None) or self.units is None
+        definition = {
+            "files": files,
+            "held": hash_of(held),
+            "validation": self.num_validation,  # the units of all images are fitted without these
+            "test_fraction": self.test_fraction if self.test is None else None,
+            "normalize": self.normalize if given else [list(self.units.shift), list(self.units.scale)],
+        }
+        return hashlib.sha256(json.dumps(definition).encode()).hexdigest()
+
+    def _summarised(self, name: str, train: Rows, test: Rows) -> list[str]:
+        """The hashes of the files of x, or of what lies beside it, which are read once; the units of x are set."""
+        places = torch.arange(len(train)) if train.places is None else torch.from_numpy(train.places)
+        if self.num_validation:
+            places = places[without_validation(len(places), self.num_validation)[0]]
+        fitted = torch.zeros(train.stored.shape[0], dtype=torch.bool)
+        fitted[places] = True
+        first = summary(train, fitted)
+        found = [first] if train.stored is test.stored else [first, summary(test, None)]
+        for rows, one in zip((train, test), found, strict=False):
+            self._check_values(rows, one, masks=name == "x" and self.masks_missing)
+        if name != "x":
+            return [one.sha256 for one in found]
+        if first.like_levels is not None:
+            self._notes.append(
+                f"data.train={self.train} looks like grey levels that are stored as floats; to have levels, with samples and "
+                f"bits/dim of them, save {first.like_levels}"
+            )
+        self.units = self._units(train, first)
+        self._incomplete = {
+            split: one.missing if rows.places is None else one.missing[torch.from_numpy(rows.places)]
+            for split, rows, one in (("train", train, first), ("test", test, found[-1]))
+        }
+        return [one.sha256 for one in found]
+
+    def _check_values(self, rows: Rows, found: Summary, masks: bool) -> None:
+        where, of = rows.stored.where, f"{int(found.missing.sum()):,} of {len(found.missing):,} rows"
+        said = f"{where} has {found.num_infinite:,} infinite values: leave those rows out, or save NaN and set data.missing=mask."
+        require(not found.num_infinite, said)
+        fix = "" if "_vectors=" in where or "_fields=" in where else ", or set data.missing=mask"
+        said = f"{where} has {found.num_missing:,} missing values (NaN) in {of}: fill them in{fix}."
+        require(not found.num_missing or masks, said)
+
+    def _units(self, rows: Rows, found: Summary) -> Units:
+        channels = rows.shape[1]
+        names = rows.stored.names if self.channel_names is None else [str(name) for name in self.channel_names]
+        said = f"data.channel_names: there are {len(names or ())} names for {channels} channels."
+        require(names is None or len(names) == channels, said)
+        names = None if names is None else list(names)
+        if self.normalize in (None, "per_channel"):
+            return fitted_units(found, names)
+        pair: Any = (0.0, 1.0) if self.normalize == "none" else list(self.normalize or ())
+        said = f"data.normalize={pair}: give [shift,scale], each a number or one for each of {channels} channels, scale above 0."
+        require(len(pair) == 2, said)
+        parts = [
+            [float(part)] * channels if isinstance(part, int | float) else [float(value) for value in part]
+            for part in pair
+        ]
+        require(
+            all(len(part) == channels and all(map(math.isfinite, part)) for part in parts) and min(parts[1]) > 0, said
+        )
+        return Units(parts[0], parts[1], names)
+
+    def batches(self, split: str, batch_size: int, limit: int | None = None, start: int = 0) -> Iterator[Batch]:
+        """IncompleteError if one of them has missing values: what scores images needs all."""
+        found = super().batches(split, batch_size, limit, start)
+        if self.masks_missing:
+            order = fixed_subset(self.size(split), limit)[start:]
+            here = "train" if split in self._places else split
+            lost = int(self._incomplete[here][self._places[split][order] if split in self._places else order].sum())
+            if lost:
+                raise IncompleteError(f"{lost:,} of {len(order):,} {split} items have missing values")
+        return found
+
+    def notes(self) -> list[str]:
+        return [*super().notes(), *self._notes]
+
+
+def _in(rows: Any, units: Units | None) -> Any:
+    """Rows of real numbers without these units; what is in memory as it is."""
+    return replace(rows, units=units) if isinstance(rows, Rows) else rows
+
+
+def channel_axis(shape: Sequence[int], layout: str | None, where: str, real: bool) -> int | None:
+    """Where the channels of an array are; None where no axis is for them. DataError for a shape that does not fit, or in doubt."""
+    shape, count = tuple(shape), len(shape)
+    if layout in (None, "nhwc", "nchw") and count == 3 and not real:
+        layout = "nhw"
+    elif layout is None and real and count in (2, 3, 4, 5):
+        certain = count == 2 or 2 * shape[1] <= min(shape[2:])
+        said = f"{where} has the shape {shape}, and the axis of channels is in doubt: set data.layout={_POSSIBLE.get(count)}."
+        require(certain, said)
+        layout = {2: "nd", 3: "ncl", 4: "nchw", 5: "ncdhw"}[count]
+    elif layout is None and not real and count == 4:
+        said = f"{where} has the shape {shape}: set data.layout=nchw, or nhwc if channels come last."
+        require(not shape[1] <= 4 < shape[3], said)
+        layout = "nhwc"
+    may_be = (
+        "real numbers must be (N, D), or (N, C, …) with one to three axes of space"
+        if real
+        else "images must be (N, H, W), (N, H, W, C) or (N, C, H, W)"
+    )
+    as_told = "" if layout is None else f" data.layout={layout} has {len(layout)} axes;"
+    require(
+        layout is not None and len(layout) == count and 0 not in shape,
+        f"{where} has the shape {shape}:{as_told} {may_be}.",
+    )
+    assert layout is not None
+    return 1 if layout == "nd" else layout.find("c") if "c" in layout else None
 
 
 def channels_first(array: np.ndarray, layout: str | None, where: str) -> np.ndarray:
-    """(N, C, H, W), a view. DataError for another number of dimensions, no images, or a layout that is in doubt."""
-    if array.ndim == 3:
-        array = array[..., None]
-    elif array.ndim == 4 and layout == "nchw":
-        array = array.transpose(0, 2, 3, 1)
-    elif array.ndim == 4 and layout is None and array.shape[1] <= 4 < array.shape[3]:
-        raise DataError(f"{where} has the shape {array.shape}: set data.layout=nchw, or nhwc if channels come last.")
-    fits = array.ndim == 4 and 0 not in array.shape
-    require(fits, f"{where} has the shape {array.shape}: images must be (N, H, W), (N, H, W, C) or (N, C, H, W).")
-    return array.transpose(0, 3, 1, 2)
+    """(N, C, H, W), a view, of whole levels. DataError for another number of dimensions, no images, or a layout in doubt."""
+    axis = channel_axis(array.shape, layout, where, real=False)
+    return array[:, None] if axis is None else np.moveaxis(array, axis, 1)
 
 
-def how_read(where: str, shape: Sequence[int], dtype: np.dtype, values: Tensor, levels: int) -> str:
-    """One sentence on how an array was read, so that a user notices a wrong reading. values (N, C, H, W)."""
-    count, channels, height, width = values.shape
-    kind = "grey images" if channels == 1 else f"images of {channels} channels"
-    size = f"{height} × {width} pixels (height × width), {levels:,} levels"
-    return f"{where}: {dtype} {tuple(shape)} is read as {count:,} {kind}, {size}"
+def how_read(where: str, shape: Sequence[int], dtype: np.dtype, read: Sequence[int], levels: int | None) -> str:
+    """One sentence on how an array was read, so that a user notices a wrong reading. read: (N, C, *spatial) or (N, D)."""
+    count, channels, *sides = read
+    of = f" of {channels} channels"
+    kind, size = {
+        0: (f"points of {channels} numbers", ""),
+        1: (f"series{of}", f", {' × '.join(map(str, sides))} long"),
+        2: (
+            "grey images" if channels == 1 else f"images{of}",
+            f", {' × '.join(map(str, sides))} pixels (height × width)",
+        ),
+        3: (f"volumes{of}", f", {' × '.join(map(str, sides))}"),
+    }[len(sides)]
+    kind = kind if levels is not None else kind.replace("grey images", f"fields{of}").replace("images", "fields")
+    values = "real numbers" if levels is None else f"{levels:,} levels"
+    return f"{where}: {dtype} {tuple(shape)} is read as {count:,} {kind}{size}, {values}".replace(
+        "1 channels", "1 channel"
+    )
 
 
 def levels_of(dtype: np.dtype, chosen: int | None, earlier: int | None, where: str) -> int:
@@ -144,8 +322,8 @@ def levels_of(dtype: np.dtype, chosen: int | None, earlier: int | None, where: s
 
 def as_levels(array: np.ndarray, num_levels: int | None, where: str) -> Tensor:
     """Levels as uint8, or as uint16 where there are more than 256. DataError for floats, and for what lies beyond the levels."""
-    if array.dtype.kind == "f":
-        raise DataError(f"{where} is {array.dtype}, but levels are whole numbers from 0: save {_conversion(array)}.")
+    said = f"{where} is {array.dtype}, but levels are whole numbers from 0; data=arrays takes real numbers."
+    require(array.dtype.kind != "f", said)
     num_levels = levels_of(array.dtype, num_levels, None, where)
     low, high = int(array.min()), int(array.max())
     require(
@@ -165,87 +343,3 @@ def as_labels(labels: np.ndarray, count: int, where: str) -> Tensor:
         f"to at most {MOST_CLASSES - 1:,}, of shape ({count},).",
     )
     return torch.from_numpy(labels.astype(np.int64))
-
-
-def _conversion(x: np.ndarray) -> str:
-    """How to turn floats into levels, by the range that they have."""
-    low, high = float(x.min()), float(x.max())
-    if low >= 0 and high <= 1:
-        return "(255 * x).round().astype(np.uint8)"
-    if low >= -1 and high <= 1:
-        return "(127.5 * (x + 1)).round().astype(np.uint8)"
-    if low >= 0 and high <= 255:
-        return "x.round().astype(np.uint8)"
-    return "them scaled to 0 … 255 as np.uint8, or to 0 … 65535 as np.uint16"
-
-
-def read_npy(path: Path, most: int) -> np.ndarray:
-    """The array of a .npy file. DataError if it holds objects, is cut short, or has more than `most` bytes."""
-    with one_sentence(path, ".npy file"), path.open("rb") as stream:
-        return _read(stream, str(path), path.stat().st_size, most)
-
-
-def read_array(path: Path, archive: zipfile.ZipFile, name: str, most: int) -> np.ndarray:
-    """One array of numbers of an npz. DataError if it is not there, holds objects, or has more than `most` bytes."""
-    if name not in members(archive):
-        there = ", ".join(map(printable, members(archive)[:8])) or "nothing"
-        raise DataError(f"{path} has no {name}: it holds {there}.")
-    info = archive.getinfo(f"{name}.npy")
-    check_member(path, info, most)
-    with archive.open(info) as stream:
-        return _read(stream, f"{printable(name)} of {path}", info.file_size, most)
-
-
-def header(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and type in the header of an array of an npz. Its values are not read."""
-    with archive.open(f"{name}.npy") as stream:
-        return _header(stream)
-
-
-def members(archive: zipfile.ZipFile) -> list[str]:
-    """The names of the arrays of an npz."""
-    return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
-
-
-def check_member(path: Path, info: zipfile.ZipInfo, most: int) -> None:
-    """DataError for a file of a zip that is encrypted or unfolds to more than `most` bytes, which bounds what is read of it."""
-    require(not info.flag_bits & 1, f"{path} is encrypted: save it without a password.")
-    require(
-        info.file_size <= most,
-        f"{printable(info.filename)} in {path} unpacks to {info.file_size / 2**20:,.0f} MiB, more than {most / 2**20:,.0f} MiB, "
-        "and may be a decompression bomb.",
-    )
-
-
-def _read(stream: IO[bytes], name: str, there: int, most: int) -> np.ndarray:
-    """there: bytes that the file has, header included."""
-    shape, dtype = _header(stream)
-    fits = not dtype.hasobject and dtype.kind in "biuf"
-    require(fits, f"{name} holds {dtype}, not numbers; objects are not unpickled.")
-    wanted = int(np.prod(shape, dtype=object)) * dtype.itemsize
-    fits = min(shape, default=0) >= 0 and wanted <= there
-    require(fits, f"{name} claims to have {wanted:,} bytes, but has {there:,} at most.")
-    require(wanted <= most, f"{name} has {wanted / 2**20:,.0f} MiB, more than {most / 2**20:,.0f} MiB.")
-    stream.seek(0)
-    return np.lib.format.read_array(stream, allow_pickle=False)
-
-
-def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
-    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    version = np.lib.format.read_magic(stream)
-    if version not in readers:
-        raise ValueError(f"its npy format has version {version}")
-    shape, _, dtype = readers[version](stream)
-    return shape, dtype
-
-
-@contextmanager
-def one_sentence(path: Path, what: str) -> Iterator[None]:
-    """Damaged files raise BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError and others."""
-    try:
-        yield
-    except (DataError, MemoryError):
-        raise
-    except Exception as error:
-        reason = printable(" ".join(str(error).split())) or type(error).__name__
-        raise DataError(f"{path} is not a readable {what} ({reason}).") from error

@@ -2,6 +2,7 @@
 attributes in the wild, 2015).
 """
 
+from torch import Tensor
 from torchvision import datasets
 
 from diffusion_lab.data.checks import require
@@ -65,13 +66,13 @@ class CelebA(Published, ImageFiles):
         listed = {split: [folder / name for name in source.filename] for split, source in sources.items()}
         digests = self._usable([path for paths in listed.values() for path in paths])
         shown = {split: [i for i, path in enumerate(listed[split]) if path in digests] for split in listed}
-        labels = dict.fromkeys(listed)
+        given: dict[str, dict[str, Tensor]] = {split: {} for split in listed}
         self.num_classes = None
         if self.attribute is not None:
             column = names.index(self.attribute)
-            labels = {split: source.attr[shown[split], column] for split, source in sources.items()}
+            given = {split: {"classes": source.attr[shown[split], column]} for split, source in sources.items()}
             self.num_classes = 2
-        self._hold({split: [listed[split][i] for i in shown[split]] for split in listed}, labels, digests)
+        self._hold({split: [listed[split][i] for i in shown[split]] for split in listed}, given, digests)
 
 
 def _lists() -> list[tuple[str, str]]:

@@ -7,6 +7,10 @@ class DataError(ValueError):
     """The data cannot be used: one sentence that names the option or the path, and what to do."""
 
 
+class IncompleteError(DataError):
+    """Items have missing values, and what was to be computed of them needs all."""
+
+
 def require(fits: object, sentence: str) -> None:
     """DataError with this sentence, unless it fits."""
     if not fits:

@@ -1,4 +1,4 @@
-"""Densities in a few dimensions: what a model learns can be checked against the truth.
+"""Densities of points and of random fields: what a model learns can be checked against the truth.
 
 The points are drawn once, by `data_seed`, into a training and a test split that are the same whatever the seed of a run.
 """
@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,8 @@ from diffusion_lab.diffusion.bits import in_bits
 
 
 class Density(InMemoryDataModule):
-    """Points x float32 (N, D) drawn from a density. A subclass draws them, and has log density and entropy if known."""
+    """Points x float32 (N, D), or fields (N, C, *spatial), drawn from a density. A subclass draws them, and has log density and
+    entropy if known."""
 
     num_levels = None
 
@@ -31,7 +33,7 @@ class Density(InMemoryDataModule):
 
     @abstractmethod
     def _draw(self, size: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray | None]:
-        """`size` points, float64 (size, D), and their classes, int64 (size,), or None."""
+        """`size` points, float64 (size, D), or fields, and their classes, int64 (size,), or None."""
 
     @abstractmethod
     def _parameters(self) -> dict[str, Any]:
@@ -90,6 +92,68 @@ class GaussianDensity(Density):
     def entropy_bits(self) -> float:
         """log2(2π e s²)/2, bits per dimension."""
         return math.log2(2 * math.pi * math.e * self.std**2) / 2
+
+
+class GaussianField(Density):
+    """Periodic Gaussian random fields of `shape` (C, *spatial), mean 0, whose Fourier modes are independent:
+
+        E|x̂_ω|² = λ(ω) ∝ (1 + (ℓ|ω|)²)^(−a/2),    ω the angular frequency per pixel, x̂ the orthonormal Fourier transform of x
+
+    A power law with exponent a beyond the frequency 1/ℓ, flat below it: the Matérn covariance. ℓ: `length`, in pixels; a:
+    `exponent`; `std`: of every pixel. Channels are independent.
+    """
+
+    name = "gaussian_field"
+    num_classes = None
+
+    def __init__(
+        self,
+        batch_size: int,
+        seed: int,
+        shape: Sequence[int] = (1, 16, 16),
+        length: float = 2.0,
+        exponent: float = 3.0,
+        std: float = 0.5,
+        num_train: int = 20_000,
+        num_test: int = 5_000,
+        data_seed: int = 0,
+    ) -> None:
+        super().__init__(batch_size, seed, num_train, num_test, data_seed)
+        fits = 2 <= len(shape) <= 4 and all(isinstance(side, int) and side > 0 for side in shape)
+        require(fits, f"data.shape={list(shape)} must be the number of channels and the lengths of one to three axes.")
+        at_least(0, length=length, exponent=exponent)
+        require(std > 0, f"data.std={std} must be above 0.")
+        self.shape = tuple(shape)
+        self.length, self.exponent, self.std = length, exponent, std
+
+    def _parameters(self) -> dict[str, Any]:
+        return {"shape": list(self.shape), "length": self.length, "exponent": self.exponent, "std": self.std}
+
+    def spectrum(self) -> Tensor:
+        """λ at each frequency of the Fourier transform, float64 (*spatial): the eigenvalues of the covariance, of mean std²."""
+        frequencies = (2 * math.pi * torch.fft.fftfreq(side, dtype=torch.float64) for side in self.shape[1:])
+        squares = sum(axis.square() for axis in torch.meshgrid(*frequencies, indexing="ij"))
+        unscaled = (1 + self.length**2 * squares) ** (-self.exponent / 2)
+        return self.std**2 * unscaled / unscaled.mean()
+
+    def modes(self, x: Tensor) -> Tensor:
+        """|x̂_ω|², float64 (B, C, *spatial), of fields x (B, C, *spatial)."""
+        axes = tuple(range(2, x.ndim))
+        return torch.fft.fftn(x.double(), dim=axes, norm="ortho").abs().square()
+
+    def _draw(self, size: int, random: np.random.Generator) -> tuple[np.ndarray, None]:
+        axes = tuple(range(2, 1 + len(self.shape)))
+        white = np.fft.fftn(random.standard_normal((size, *self.shape)), axes=axes)
+        return np.fft.ifftn(white * self.spectrum().sqrt().numpy(), axes=axes).real, None
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """−Σ_ω (|x̂_ω|²/λ(ω) + log 2πλ(ω))/2 over all channels, nats, float64 (B,)."""
+        spectrum = self.spectrum()
+        return -(self.modes(x) / spectrum + (2 * math.pi * spectrum).log()).flatten(1).sum(1) / 2
+
+    def entropy_bits(self) -> float:
+        """The mean of log2(2π e λ(ω))/2 over frequencies, bits per dimension."""
+        return float((2 * math.pi * math.e * self.spectrum()).log2().mean()) / 2
 
 
 class RingMixture(Density):

@@ -153,7 +153,7 @@ class HFDataset(InMemoryDataModule):
         values = self._stacked(convert, arrays, column)
         self.num_levels = levels = levels_of(dtype, self._chosen_levels, self.num_levels, where)
         shape = (len(rows), *np.shape(arrays[0][column]))
-        self.how_read = self.how_read or how_read(where, shape, dtype, values, levels)
+        self.how_read = self.how_read or how_read(where, shape, dtype, values.shape, levels)
         return values
 
     def _stacked(self, convert: Callable[[int, Any], Tensor], rows: Any, column: str) -> Tensor:

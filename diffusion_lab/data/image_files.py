@@ -1,4 +1,4 @@
-"""One image file, of any size and kind -> levels: upright, cropped to the middle, resized with antialiasing.
+"""One image file, of any size and kind -> levels: upright, cropped or padded or stretched, resized with antialiasing.
 
 And the SHA-256 of files that were checked, remembered between starts.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageColor, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.io import decode_png
 
@@ -24,7 +24,9 @@ from diffusion_lab.store.files import write_whole
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
 # What a file holds decides how it is read, whatever its name. Only these: for others, such as PostScript, Pillow starts programs.
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-_MODES = {1: "L", 3: "RGB"}
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+FITS = ("crop", "pad", "stretch")
+WHITE = (255, 255, 255)
 _OF_A_PROFILE = ("CMYK", "LAB", "HSV", "YCbCr")  # what is RGB for them, a profile decides
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N")
 _SETTLED_SECONDS = 2.0
@@ -48,6 +50,17 @@ def sides_of(image_size: int | Sequence[int]) -> list[int]:
     return sides
 
 
+def colour_of(alpha: str | Sequence[int]) -> tuple[int, ...]:
+    """(r, g, b), from that or from a name. DataError for what is no colour."""
+    try:
+        found = ImageColor.getrgb(alpha) if isinstance(alpha, str) else tuple(alpha)
+    except ValueError:
+        found = ()
+    fits = len(found) == 3 and all(type(part) is int and 0 <= part <= 255 for part in found)
+    require(fits, f"data.alpha={alpha} is no colour: give a name such as white, '#rrggbb', or [r,g,b] from 0 to 255.")
+    return found
+
+
 def check_image(path: Path, content: bytes, max_pixels: int = MAX_PIXELS) -> None:
     """DataError if `read_image` could not show the file with this content; its first picture is decoded to find out."""
     with _opened(path, io.BytesIO(content), max_pixels) as image:
@@ -64,26 +77,47 @@ def read_image(
     max_pixels: int = MAX_PIXELS,
     deep: bool = False,
     content: io.BytesIO | None = None,
+    fit: str = "crop",
+    background: Sequence[int] = WHITE,
 ) -> Tensor:
-    """uint8 (channels, H, W): the largest part in the middle with these proportions, resized. channels: 1 is grey, 3 is RGB.
+    """uint8 (channels, H, W): the largest part in the middle with these proportions, resized. channels: 1 is grey, 3 is RGB, and 4
+    RGB and opacity.
 
     image_size: the side of a square, or H and W; None: as it is. Turned as its camera says; 16-bit grey scaled to 8 bits;
-    transparent parts are shown on white; of an animation the first picture. deep: uint16 instead, in grey only, and 8 bits are
+    transparent parts are shown on `background`; of an animation the first picture. fit: "pad": the whole image, between bars of
+    that colour, or transparent ones; "stretch": the whole in other proportions. deep: uint16 instead, in grey only, and 8 bits are
     scaled to 16. content: of the file, where it lies elsewhere. DataError if it is broken, has more than `max_pixels`, or levels
     whose range is not known.
     """
     with _opened(path, content or path, max_pixels, options=content is None) as opened:
-        image = _deep_grey(opened) if deep else _upright(opened).convert(_MODES[channels])
+        shown = _deep_grey(opened, background) if deep else _upright(opened, background, keep_alpha=channels == 4)
+    image = shown if deep else shown.convert(_MODES[channels])
     height, width = (image.height, image.width) if image_size is None else sides_of(image_size)
-    scale = min(image.height / height, image.width / width)
-    kept_width, kept_height = max(round(scale * width), 1), max(round(scale * height), 1)
-    left, top = (image.width - kept_width) // 2, (image.height - kept_height) // 2
-    # Cropped first: resize(box=…), as in ImageOps.fit, would let what lies outside into the edges.
-    middle = image.crop((left, top, left + kept_width, top + kept_height))
-    pixels = np.array(middle.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0))
+    scales = image.height / height, image.width / width
+    if fit == "crop":
+        # Cropped first: resize(box=…), as in ImageOps.fit, would let what lies outside into the edges.
+        image = _middle(image, max(round(min(scales) * width), 1), max(round(min(scales) * height), 1))
+    inner = (width, height)
+    if fit == "pad":
+        inner = max(round(image.width / max(scales)), 1), max(round(image.height / max(scales)), 1)
+    image = image.resize(inner, Image.Resampling.BICUBIC, reducing_gap=3.0)
+    if inner != (width, height):
+        mode = "RGBA" if channels == 4 else "RGB"
+        bars = Image.new(mode, (width, height), (*background, 0)[: len(mode)])
+        bars = _deep_grey(bars, background) if deep else bars.convert(image.mode)
+        bars.paste(image, ((width - inner[0]) // 2, (height - inner[1]) // 2))
+        image = bars
+    pixels = np.array(image)
+    if channels == 4:
+        pixels[pixels[..., 3] == 0, :3] = background  # which the file may say anything of
     if deep:
         pixels = pixels.round().clip(0, 65535).astype(np.uint16)
     return torch.from_numpy(pixels.reshape(height, width, channels)).permute(2, 0, 1)
+
+
+def _middle(image: Image.Image, width: int, height: int) -> Image.Image:
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
 
 
 def kind_of(name: str, content: io.BytesIO, max_pixels: int) -> tuple[int, bool]:
@@ -149,11 +183,11 @@ def _is_sixteen_bit(image: Image.Image) -> bool:
     return image.mode in _SIXTEEN_BIT or (image.mode == "I" and image.format in ("PPM", "PNG"))
 
 
-def _deep_grey(image: Image.Image) -> Image.Image:
+def _deep_grey(image: Image.Image, background: Sequence[int]) -> Image.Image:
     """Decoded and turned as the camera says, as float32 in 0 … 65535: what Pillow resizes without cutting it to 8 bits."""
     if _is_sixteen_bit(image):
         return Image.fromarray(np.asarray(ImageOps.exif_transpose(image)).astype(np.float32))
-    return Image.fromarray(np.asarray(_upright(image).convert("L"), np.float32) * 257)
+    return Image.fromarray(np.asarray(_upright(image, background).convert("L"), np.float32) * 257)
 
 
 def _deep_colours(name: str, content: bytes, form: str | None) -> np.ndarray:
@@ -166,15 +200,16 @@ def _deep_colours(name: str, content: bytes, form: str | None) -> np.ndarray:
     return np.ascontiguousarray(shown.round().astype(np.uint16).transpose(1, 2, 0))
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """Decoded, turned as the camera says, in 8 bits, on white."""
+def _upright(image: Image.Image, background: Sequence[int] = WHITE, keep_alpha: bool = False) -> Image.Image:
+    """Decoded, turned as the camera says, in 8 bits, on this colour, or as transparent as it is."""
     sixteen_bit = _is_sixteen_bit(image)
     image = ImageOps.exif_transpose(image)
     if sixteen_bit:  # Pillow's own conversion cuts off at 255
         image = Image.fromarray((np.asarray(image).astype(np.float64) / 257).round().astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        if not keep_alpha:
+            image = Image.alpha_composite(Image.new("RGBA", image.size, tuple(background)), image)
     return image
 
 

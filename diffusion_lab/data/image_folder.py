@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import PIL
 import torch
 from lightning.pytorch.utilities import rank_zero_only
@@ -18,16 +17,20 @@ from torch.utils.data import DataLoader, Dataset
 from diffusion_lab.data import image_files
 from diffusion_lab.data.checks import DataError, at_least, check_fraction, one_of, require
 from diffusion_lab.data.image_files import (
+    FITS,
     MAX_PIXELS,
     SUFFIXES,
+    WHITE,
     RememberedDigests,
     check_image,
+    colour_of,
     most_bytes,
     read_image,
     sides_of,
 )
-from diffusion_lab.data.module import Batch, DataModule, Pick
+from diffusion_lab.data.module import DataModule, Item, images_at_once
 from diffusion_lab.data.order import held_out
+from diffusion_lab.data.table import read_table
 from diffusion_lab.diffusion.levels import MOST_LEVELS, from_levels
 
 _AT_A_TIME = 4096  # files given to the threads that read them, so that a million do not wait in memory
@@ -39,14 +42,15 @@ class ImageFiles(DataModule):
 
     on_error: what to do with a file that is not a whole image when the set is listed: "raise" names it and stops;
     "skip" leaves it out, so that neither the number of images nor the identity counts it. A file that breaks later
-    stops the run in either case. `max_pixels` is what a file may unfold to. num_levels: 256, or 65,536 for 16-bit grey.
+    stops the run in either case. `max_pixels` is what a file may unfold to. num_levels: 256, or 65,536 for 16-bit grey. fit, alpha:
+    as `fit` and `background` of `read_image`.
     """
 
     num_levels: int
 
     def __init__(
         self,
-        batch_size: int,
+        batch_size: int | None,
         seed: int,
         flip: bool,
         root: Path,
@@ -56,10 +60,14 @@ class ImageFiles(DataModule):
         on_error: str = "raise",
         max_pixels: int = MAX_PIXELS,
         num_levels: int = 256,
+        fit: str = "crop",
+        alpha: str | Sequence[int] = "white",
     ) -> None:
-        super().__init__(batch_size, seed, flip)
-        one_of((1, 3), channels=channels)
+        one_of((1, 3, 4), channels=channels)
+        one_of(FITS, fit=fit)
         sides = sides_of(image_size)
+        usual = max(16, min(64, images_at_once((channels, *sides))))
+        super().__init__(usual if batch_size is None else batch_size, seed, flip)
         fits = num_levels in (256, MOST_LEVELS)
         require(fits, f"data.num_levels={num_levels} must be 256, or {MOST_LEVELS} for 16-bit grey.")
         require(
@@ -71,6 +79,7 @@ class ImageFiles(DataModule):
         at_least(1, max_pixels=max_pixels)
         self.root, self.shape, self.num_levels = root, (channels, *sides), num_levels
         self.num_workers, self.on_error, self.max_pixels = num_workers, on_error, max_pixels
+        self.fit, self.background = fit, colour_of(alpha)
 
     def _usable(self, paths: list[Path]) -> dict[Path, str]:
         """The SHA-256 of each file that is a whole image, in the same order; DataError for one that is not, unless skipped."""
@@ -106,35 +115,40 @@ class ImageFiles(DataModule):
             rank_zero_only(logging.getLogger(__name__).warning)(f"data.on_error=skip: {left_out}.")
         return digests
 
-    def _hold(self, paths: dict[str, list[Path]], labels: dict[str, Tensor | None], digests: dict[Path, str]) -> None:
-        """These files are the splits: set the facts that follow from them."""
+    def _hold(
+        self, paths: dict[str, list[Path]], given: dict[str, dict[str, Tensor]], digests: dict[Path, str]
+    ) -> None:
+        """These files are the splits, with what is given of each, "classes" or "vector": set the facts that follow from them."""
         for split in ("train", "test"):
             said = f"{self.root} holds no {split} images that can be used: add some, or repair the broken ones."
             require(paths[split], said)
-        self._images = {
-            split: _Images(paths[split], labels[split], self.shape, self.max_pixels, self.num_levels > 256)
-            for split in ("train", "test")
-        }
+        how = (self.shape, self.max_pixels, self.num_levels > 256, self.fit, self.background)
+        self._images = {split: _Images(paths[split], given[split], *how) for split in ("train", "test")}
         self.num_train, self.num_test = len(paths["train"]), len(paths["test"])
-        identity = hashlib.sha256(f"{self.shape}\n".encode())
-        for split, shown in self._images.items():
-            classes = [None] * len(shown.paths) if shown.labels is None else shown.labels.tolist()
-            for path, label in zip(shown.paths, classes, strict=True):
-                identity.update(f"{split} {path.relative_to(self.root).as_posix()} {label} {digests[path]}\n".encode())
+        shown = "" if (self.fit, self.background) == ("crop", WHITE) else f" {self.fit} {self.background}"
+        identity = hashlib.sha256(f"{self.shape}{shown}\n".encode())
+        for split, images in self._images.items():
+            classes, vectors = (
+                images.given[name].tolist() if name in images.given else [None] * len(images.paths)
+                for name in ("classes", "vector")
+            )
+            for path, label, vector in zip(images.paths, classes, vectors, strict=True):
+                beside = f"{label}" if vector is None else f"{label} {vector}"
+                identity.update(f"{split} {path.relative_to(self.root).as_posix()} {beside} {digests[path]}\n".encode())
         self.identity = identity.hexdigest()
 
     def _classes(self, split: str) -> Tensor | None:
-        return self._images[split].labels
+        return self._images[split].given.get("classes")
 
-    def _show(self, split: str, picks: Iterable[Pick]) -> Iterator[Batch]:
+    def _show(self, split: str, picks: Iterable[Tensor]) -> Iterator[Item]:
         images, workers = self._images[split], self.num_workers
         loader = DataLoader(images, batch_size=None, sampler=picks, num_workers=workers, collate_fn=_as_it_is)
         try:
             for batch in loader:
                 if isinstance(batch, DataError):
                     raise batch
-                levels, labels = batch
-                yield from_levels(levels, self.num_levels), labels
+                levels, given = batch
+                yield from_levels(levels, self.num_levels), given
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
@@ -146,28 +160,31 @@ class ImageFiles(DataModule):
 
 @dataclass(frozen=True)
 class _Images(Dataset):
-    """images[pick] is a batch: uint8 or uint16 (B, C, H, W) and labels. deep: 16-bit grey."""
+    """images[indices] is a batch: uint8 or uint16 (B, C, H, W), and what is given of each. deep: 16-bit grey."""
 
     paths: list[Path]
-    labels: Tensor | None
+    given: dict[str, Tensor]
     shape: tuple[int, ...]
     max_pixels: int
     deep: bool
+    fit: str
+    background: Sequence[int]
 
-    def __getitem__(self, pick: Pick) -> tuple[Tensor, Tensor | None] | DataError:
-        indices, mirrored = pick
+    def __getitem__(self, indices: Tensor) -> tuple[Tensor, dict[str, Tensor]] | DataError:
         channels, *image_size = self.shape
         try:
+            how = {"fit": self.fit, "background": self.background}
             levels = torch.stack(
-                [read_image(self.paths[i], image_size, channels, self.max_pixels, self.deep) for i in indices.tolist()]
+                [
+                    read_image(self.paths[i], image_size, channels, self.max_pixels, self.deep, **how)
+                    for i in indices.tolist()
+                ]
             )
         except DataError as error:
             # Raised in a worker it would reach the user wrapped in the worker's traceback; handed over, it stays
             # one sentence.
             return error
-        if mirrored.any():  # torch flips no uint16
-            levels[mirrored] = torch.from_numpy(np.flip(levels[mirrored].numpy(), -1).copy())
-        return levels, None if self.labels is None else self.labels[indices]
+        return levels, {name: rows[indices] for name, rows in self.given.items()}
 
 
 def _as_it_is(batch: object) -> object:
@@ -198,18 +215,19 @@ def _checked_digest(path: Path, max_pixels: int, remembered: RememberedDigests) 
 
 
 class ImageFolder(ImageFiles):
-    """All images under `root`, however deep, cropped and resized to `image_size`. channels: 1 is grey, 3 is RGB.
+    """All images under `root`, however deep, shown in `image_size`. channels: 1 is grey, 3 is RGB, 4 is RGB and opacity.
 
     If `root` holds train/ and test/, they are the splits; else a fixed random share of `test_fraction` is held out.
     classes="subfolders": the class of an image is the folder it is in, directly below `root` (or below train/ and
-    test/), in alphabetical order.
+    test/), in alphabetical order. table: a CSV with a row for each image, below `root` or the working
+    directory; label_column, vector_columns: which of its columns are the class and the entries of the vector of an image.
     """
 
     name = "image_folder"
 
     def __init__(
         self,
-        batch_size: int,
+        batch_size: int | None,
         seed: int,
         root: str,
         image_size: int | Sequence[int],
@@ -221,12 +239,24 @@ class ImageFolder(ImageFiles):
         on_error: str = "raise",
         max_pixels: int = MAX_PIXELS,
         num_levels: int = 256,
+        fit: str = "crop",
+        alpha: str | Sequence[int] = "white",
+        table: str | None = None,
+        label_column: str | None = None,
+        vector_columns: Sequence[str] = (),
     ) -> None:
-        where = (Path(root), image_size, channels, num_workers, on_error, max_pixels, num_levels)
+        where = (Path(root), image_size, channels, num_workers, on_error, max_pixels, num_levels, fit, alpha)
         super().__init__(batch_size, seed, flip, *where)
         one_of((None, "subfolders"), classes=classes)
         check_fraction(test_fraction)
+        said = f"data.table={table}: set it together with data.label_column or data.vector_columns, or none of them."
+        require((table is None) == (label_column is None and not vector_columns), said)
+        said = (
+            f"data.classes={classes} and data.label_column={label_column}: the class is one of them; remove the other."
+        )
+        require(classes is None or label_column is None, said)
         self.classes, self.test_fraction = classes, test_fraction
+        self._table = None if table is None else (table, label_column, list(vector_columns))
 
     def missing(self) -> str | None:
         try:
@@ -243,18 +273,36 @@ class ImageFolder(ImageFiles):
         if "test" not in paths:
             paths = self._hold_out(paths["train"])
 
-        labels: dict[str, Tensor | None] = dict.fromkeys(paths)
+        given: dict[str, dict[str, Tensor]] = {split: {} for split in paths}
+        of: dict[str, list[str]] = {}
         self.num_classes = None
         if self.classes:
             of = {split: [_class_of(path, folders.get(split, self.root)) for path in paths[split]] for split in paths}
-            self.class_names = sorted(set(of["train"]))
+        if self._table is not None:
+            file, label_column, vector_columns = self._table
+            inside = self.root / file
+            table = read_table(inside if inside.is_file() else Path(file), label_column, vector_columns)
+            table.check(self._name(path) for files in listed.values() for path in files)
+            for split, files in paths.items():
+                names = [self._name(path) for path in files]
+                if vector_columns:
+                    given[split]["vector"] = table.vectors_of(names)
+                if label_column is not None:
+                    of[split] = [table.classes[name] for name in names]
+        if of:
+            whole = all(name.isdecimal() for name in of["train"]) and not self.classes
+            self.class_names = sorted(set(of["train"]), key=int if whole else None)
             for name in sorted({*of["test"]} - {*of["train"]}):
                 raise DataError(
                     f"{self.root} has no training images of the class {name}: add some, or remove the class."
                 )
-            labels = {split: torch.tensor([self.class_names.index(c) for c in of[split]]) for split in paths}
+            for split, names in of.items():
+                given[split]["classes"] = torch.tensor([self.class_names.index(name) for name in names])
             self.num_classes = len(self.class_names)
-        self._hold(paths, labels, digests)
+        self._hold(paths, given, digests)
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix()
 
     def _split_folders(self) -> dict[str, Path] | None:
         """The folders of the splits, if any of them is there."""
@@ -290,27 +338,3 @@ def _class_of(path: Path, folder: Path) -> str:
     said = f"{path} has no class: with data.classes=subfolders every image must lie in a subfolder of {folder}."
     require(len(names) > 1, said)
     return names[0]
-
-
-_LAYOUTS = ({"train": "train_64x64", "test": "valid_64x64"}, {"train": "train", "test": "val"})
-
-
-class ImageNet64(ImageFolder):
-    """The first of these that `root` holds, its validation images to test on:
-
-    - train_64x64/ and valid_64x64/: 1,281,149 + 49,999 PNG files without classes (A. van den Oord, N. Kalchbrenner,
-      K. Kavukcuoglu, Pixel recurrent neural networks, 2016), which Nichol & Dhariwal 2021 report likelihoods on;
-    - train/ and val/: ImageNet itself, one folder for each of its 1,000 classes, cropped and resized when it is shown.
-    """
-
-    name = "imagenet64"
-
-    def _split_folders(self) -> dict[str, Path]:
-        for layout in _LAYOUTS:
-            folders = {split: self.root / name for split, name in layout.items()}
-            if any(folder.is_dir() for folder in folders.values()):
-                return folders
-        raise DataError(
-            f"ImageNet was not found in {self.root}: get train_64x64.tar and valid_64x64.tar from image-net.org and unpack "
-            "them there, or put the class folders of the full ImageNet into train/ and val/ there."
-        )

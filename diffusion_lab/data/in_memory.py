@@ -1,26 +1,30 @@
-"""A data set in memory: images as uint8 or uint16 levels, points as float32. No worker processes."""
+"""A data set in memory: images as uint8 or uint16 levels, points as float32, or real numbers that are read when needed. No worker
+processes."""
 
 from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from diffusion_lab.data.module import Batch, DataModule, Pick
+from diffusion_lab.data.module import DataModule, Item
 from diffusion_lab.data.order import held_out
+from diffusion_lab.data.reals import Rows
 from diffusion_lab.diffusion.levels import from_levels
 
 
 @dataclass(frozen=True)
 class Split:
-    """values: uint8 or uint16 levels (N, C, H, W), or float32 points (N, D). labels: int64 (N,), or None without classes."""
+    """values: uint8 or uint16 levels (N, C, H, W), or float32 points (N, D), or rows of real numbers. labels: int64 (N,), or None
+    without classes. beside: what else lies beside the images, by name: "vector" (N, D); "field" (N, C, *spatial)."""
 
-    values: Tensor
+    values: Tensor | Rows
     labels: Tensor | None
+    beside: dict[str, Tensor | Rows] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.values)
@@ -33,10 +37,15 @@ class Split:
     def parted(self, share: float) -> tuple[Split, Split]:
         """(what trains, what tests): a fixed random share is held out."""
         is_test = held_out(len(self), share)
-        train, test = (
-            Split(self.values[of], None if self.labels is None else self.labels[of]) for of in (~is_test, is_test)
-        )
+        train, test = (self._only(of.nonzero().flatten()) for of in (~is_test, is_test))
         return train, test
+
+    def _only(self, places: Tensor) -> Split:
+        def some(rows: Tensor | Rows) -> Tensor | Rows:
+            return rows.only(places) if isinstance(rows, Rows) else rows[places]
+
+        beside = {name: some(rows) for name, rows in self.beside.items()}
+        return Split(some(self.values), None if self.labels is None else self.labels[places], beside)
 
 
 class InMemoryDataModule(DataModule):
@@ -55,25 +64,28 @@ class InMemoryDataModule(DataModule):
 
     def _identify(self, train: Split, test: Split) -> str:
         """The SHA-256 of what is in memory: equal wherever the same images came from."""
-        content = hashlib.sha256()
-        for split in (train, test):
-            for tensor in (split.values, *([] if split.labels is None else [split.labels])):
-                content.update(f"{tuple(tensor.shape)} {tensor.dtype};".encode())
-                content.update(tensor.numpy().tobytes())
-        return content.hexdigest()
+        parts = [(split.values, split.labels, *split.beside.values()) for split in (train, test)]
+        return hash_of(tensor for part in parts for tensor in part if isinstance(tensor, Tensor))
 
     def _classes(self, split: str) -> Tensor | None:
         return self._splits[split].labels
 
-    def _show(self, split: str, picks: Iterable[Pick]) -> Iterator[Batch]:
-        values, labels = self._splits[split].values, self._splits[split].labels
-        for indices, mirrored in picks:
-            x = values[indices]
-            if self.num_levels is not None:
-                x = from_levels(x, self.num_levels)
-            if mirrored.any():
-                x[mirrored] = x[mirrored].flip(-1)
-            yield x, None if labels is None else labels[indices]
+    def _show(self, split: str, picks: Iterable[Tensor]) -> Iterator[Item]:
+        here = self._splits[split]
+        given = here.beside if here.labels is None else {"classes": here.labels, **here.beside}
+        for pick in picks:
+            x = here.values[pick]
+            x = x if self.num_levels is None else from_levels(x, self.num_levels)
+            yield x, {name: rows[pick] for name, rows in given.items()}
+
+
+def hash_of(tensors: Iterable[Tensor]) -> str:
+    """The SHA-256 of shapes, types and values."""
+    content = hashlib.sha256()
+    for tensor in tensors:
+        content.update(f"{tuple(tensor.shape)} {tensor.dtype};".encode())
+        content.update(tensor.numpy().tobytes())
+    return content.hexdigest()
 
 
 class OneSet(InMemoryDataModule):

@@ -8,17 +8,19 @@ from __future__ import annotations
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import tee
-from typing import TYPE_CHECKING, Generic, TypeVar
 
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
+from diffusion_lab.conditions import Classes, Condition
+from diffusion_lab.conditions.condition import has_classes
 from diffusion_lab.data.checks import at_least, check_shares, require
 from diffusion_lab.data.order import (
+    Batches,
     BatchOrder,
     fixed_rest,
     fixed_subset,
@@ -26,25 +28,30 @@ from diffusion_lab.data.order import (
     parts_trained,
     without_validation,
 )
+from diffusion_lab.data.units import Units
 from diffusion_lab.diffusion import SampleNoise
+from diffusion_lab.diffusion.parts import as_conditions, each, moved, where
+from diffusion_lab.diffusion.shapes import Conditions
 
-if TYPE_CHECKING:
-    from diffusion_lab.data.clusters import Clusters
+Batch = tuple[Tensor, Conditions]
+HeldOutBatch = tuple[Tensor, Conditions, SampleNoise]
+Item = tuple[Tensor, dict[str, Tensor]]  # x of a batch, and what the data give with it: "classes", "vector", "field"
 
-Batch = tuple[Tensor, Tensor | None]
-HeldOutBatch = tuple[Tensor, Tensor | None, SampleNoise]
-Pick = tuple[Tensor, Tensor]  # indices, int64 (B,), and which of them to mirror, bool (B,)
-
-T = TypeVar("T")
 _LOOKED_AT = 1000  # images of which the shares of the levels are taken
+_VALUES_AT_ONCE = 2**21  # of images, in memory a hundred times or so: as float64, in networks
 _AT_ONCE = 500  # images that are read at a time where no batch size is given
+
+
+def images_at_once(shape: Sequence[int]) -> int:
+    """The default of how many images are worked on at a time: 128, fewer of more than 64×64 pixels in colour, a power of two."""
+    return 2 ** int(math.log2(max(1, min(128, _VALUES_AT_ONCE // math.prod(shape)))))
 
 
 class DataModule(LightningDataModule, ABC):
     """A data set with its facts.
 
-    A batch is (x, y). Images: x float32 (B, C, H, W) in [-1, 1]; points: x float32 (B, D). y int64 (B,), or None
-    without classes.
+    A batch is (x, y). Images: x float32 (B, C, H, W) in [-1, 1]; points: x float32 (B, D). y: the values of the condition, a tuple
+    where there are several, or None; by default the classes, int64 (B,), if the data have classes.
 
     Facts, true once `prepare()` has returned: `name`; `shape` (C, H, W) or (D,); `num_classes` (None: no classes);
     `num_levels` (None: continuous; else x = 2·level/(num_levels − 1) − 1 exactly); `num_train`, `num_test`;
@@ -53,8 +60,10 @@ class DataModule(LightningDataModule, ABC):
     If `hold_back` sets `num_validation` above 0, that many training images form the split "validation" and are not in "train",
     and `num_train` is the number of the others. Subclasses implement the splits "train" and "test" only.
 
-    `class_names`: a name for each class, if the data have names. `clusters`: the clusters that serve as classes, if any.
-    `how_read`: one sentence on how arrays were read.
+    `class_names`: a name for each class, if the data have names. `conditions`: what y is, by name; classes are then those of y.
+    `how_read`: one sentence on how arrays were read. `units`: of real data, which x is without, so that each channel has mean 0 and
+    spread 1. `masks_missing`: x may be NaN where a value is missing. `groups`: of each training image of the whole, int64, where
+    some belong together and are held back together.
 
     `batch_size` is what one optimizer step sees, divided among the ranks and, where gradients are accumulated, into parts.
     `seed` keys the order of the training images and their mirroring.
@@ -70,6 +79,9 @@ class DataModule(LightningDataModule, ABC):
     num_validation: int = 0
     identity: str
     how_read: str | None = None
+    units: Units | None = None
+    masks_missing: bool = False
+    groups: Tensor | None = None
 
     def __init__(self, batch_size: int, seed: int, flip: bool = False) -> None:
         super().__init__()
@@ -82,7 +94,7 @@ class DataModule(LightningDataModule, ABC):
         self._held_out: tuple[int, int, int] | None = None  # number of images, of one batch, seed
         self._trained_on: int | float | None = None
         self._places: dict[str, Tensor] = {}  # split -> indices of its images in the training split of the subclass
-        self.clusters: Clusters | None = None
+        self.conditions: dict[str, Condition] = {}
 
     def prepare(self) -> None:
         """After this the facts can be read; DataError if data are missing, empty or broken. Does its work once."""
@@ -93,8 +105,13 @@ class DataModule(LightningDataModule, ABC):
                 not isinstance(self._trained_on, int) or self._trained_on <= self.num_train,
                 f"train_images={self._trained_on}: {self.name} has {self.num_train} training images; use null for all.",
             )
-            if self.clusters is not None:
-                self._cluster(self.clusters)
+            if not self.conditions and self.num_classes is not None:
+                self.conditions = {"classes": Classes()}
+            for condition in self.conditions.values():
+                condition.prepare(self)
+            self.num_classes, self.class_names = None, None
+            if (known := self.class_condition) is not None and has_classes(known.size):
+                self.num_classes, self.class_names = known.size, known.names
             self._prepared = True
 
     def missing(self) -> str | None:
@@ -106,8 +123,8 @@ class DataModule(LightningDataModule, ABC):
         """Find, check and, where it is small, read the data; set every fact."""
 
     @abstractmethod
-    def _show(self, split: str, picks: Iterable[Pick]) -> Iterator[Batch]:
-        """One batch for each pick: the images of `split` with these indices, mirrored where the pick says so."""
+    def _show(self, split: str, picks: Iterable[Tensor]) -> Iterator[Item]:
+        """One batch for each pick: the images of `split` with these indices, int64 (B,), and what the data give with them."""
 
     @abstractmethod
     def _classes(self, split: str) -> Tensor | None:
@@ -125,11 +142,11 @@ class DataModule(LightningDataModule, ABC):
         images = fixed_subset(self.num_train, self.num_trained_on)
         order = BatchOrder(len(images), self.batch_size // parts, self.seed, self.flip, rank, world_size)
 
-        def picks() -> Iterator[Pick]:
+        def picks() -> Iterator[tuple[Tensor, Tensor]]:
             start, cycle = (parts_trained(self.trainer), parts_repeated(self.trainer)) if self.trainer else (0, 0)
             return ((images[places], mirrored) for places, mirrored in order.batches_from(start, cycle))
 
-        return Batches(lambda: self._pinned(self._labelled("train", picks())))
+        return Batches(lambda: self._pinned(self._mirrored(picks())))
 
     def train_on(self, images: int | float | None) -> None:
         """Of which training images batches are made: so many, or a share of them, of a fixed random order; None: of all.
@@ -161,9 +178,19 @@ class DataModule(LightningDataModule, ABC):
             return max(1, round(self._trained_on * self.num_train))
         return self._trained_on or self.num_train
 
-    def use_cluster_labels(self, clusters: Clusters | None) -> None:
-        """Before `prepare`: the class of an image is its cluster, whatever labels the data have. None: the data's own labels."""
-        self.clusters = clusters
+    def condition_on(self, conditions: Mapping[str, Condition]) -> None:
+        """Before `prepare`: what y is, by name. None given: the classes, if the data have classes."""
+        self.conditions = dict(conditions)
+
+    @property
+    def class_condition(self) -> Condition | None:
+        """The first condition whose values are classes or clusters."""
+        return next((condition for condition in self.conditions.values() if has_classes(condition.size)), None)
+
+    @property
+    def clusters(self) -> Condition | None:
+        """The same, where its classes were found in the images and are not those of the data."""
+        return None if (known := self.class_condition) is None or known.identity is None else known
 
     def hold_back(self, num_images: int) -> None:
         """Hold back training images for validation, before `prepare`: a fixed random choice; a larger one contains a smaller."""
@@ -178,7 +205,7 @@ class DataModule(LightningDataModule, ABC):
                 f"data.validation={self.num_validation}: {self.name} has {self.num_train} training images: choose fewer, so that "
                 "some are left to train on.",
             )
-            train, validation = without_validation(self.num_train, self.num_validation)
+            train, validation = without_validation(self.num_train, self.num_validation, self.groups)
             self._places, self.num_train = {"train": train, "validation": validation}, len(train)
 
     @property
@@ -199,31 +226,30 @@ class DataModule(LightningDataModule, ABC):
         """The name of a split in cache keys. It has the number of validation images, on which the images of "train" depend."""
         return f"{split}, {self.num_validation} for validation" if split in self._places else split
 
-    def _cluster(self, clusters: Clusters) -> None:
-        """The clusters of the images that training shows, or of some of them."""
-        count = min(clusters.most_images(math.prod(self.shape)), self.num_trained_on)
-        picks = _unmirrored_batches(fixed_subset(self.num_train, count), _AT_ONCE)
-        clusters.find(torch.cat([x for x, _ in self._of("train", picks)]))
-        self.num_classes, self.class_names = clusters.num_clusters, None
+    def shown(self, count: int) -> Item:
+        """(x, given) of `count` of the images that training shows, a random choice, not mirrored."""
+        x, given = zip(*self._of("train", fixed_subset(self.num_train, count).split(_AT_ONCE)), strict=True)
+        return torch.cat(x), {name: torch.cat([some[name] for some in given]) for name in given[0]}
 
-    def _of(self, split: str, picks: Iterable[Pick]) -> Iterator[Batch]:
+    def _of(self, split: str, picks: Iterable[Tensor]) -> Iterator[Item]:
         """`_show`, for "validation" too."""
-        if split not in self._places:
-            return self._show(split, picks)
-        return self._show("train", ((self._places[split][indices], mirrored) for indices, mirrored in picks))
+        places = self._places.get(split)
+        return self._show(split, picks) if places is None else self._show("train", (places[pick] for pick in picks))
 
-    def _labelled(self, split: str, picks: Iterable[Pick]) -> Iterator[Batch]:
-        """`_of`, labelled by clusters if they serve as classes: a mirrored image has the cluster of the original."""
-        if self.clusters is None:
-            yield from self._of(split, picks)
-            return
+    def _conditioned(self, split: str, picks: Iterable[Tensor]) -> Iterator[Batch]:
+        """(x, y) of these images."""
+        for x, given in self._of(split, picks):
+            yield x, as_conditions([condition.of(x, given) for condition in self.conditions.values()])
+
+    def _mirrored(self, picks: Iterable[tuple[Tensor, Tensor]]) -> Iterator[Batch]:
+        """(x, y) of these training images, mirrored where a pick says so: y is that of the image, but for its fields."""
         picks, again = tee(picks)
-        for (x, _), (_, mirrored) in zip(self._of(split, picks), again, strict=True):
-            upright = x
+        batches = self._conditioned("train", (indices for indices, _ in picks))
+        for (x, y), (_, mirrored) in zip(batches, again, strict=True):
             if mirrored.any():
-                upright = x.clone()
-                upright[mirrored] = x[mirrored].flip(-1)
-            yield x, self.clusters.of(upright)
+                x = torch.where(mirrored.reshape(-1, *[1] * (x.ndim - 1)), x.flip(-1), x)
+                y = where(mirrored, each(lambda part: part.flip(-1) if part.ndim > 2 else part, y), y)
+            yield x, y
 
     @cached_property
     def end_shares(self) -> tuple[float, float] | None:
@@ -235,8 +261,9 @@ class DataModule(LightningDataModule, ABC):
         low, high = (round(float((x == end).double().mean()), 6) for end in (-1, 1))
         return low, high
 
-    def hold_out(self, num_images: int, batch_size: int, seed: int) -> None:
+    def hold_out(self, num_images: int, batch_size: int | None, seed: int) -> None:
         """Which images the held-out loss is taken of, how many at a time, and what keys their noise. Before this: none."""
+        batch_size = images_at_once(self.shape) if batch_size is None else batch_size
         for name, value in (("num_images", num_images), ("batch_size", batch_size)):
             require(value >= 1, f"val.{name}={value} must be at least 1; val.every_n_steps=0 turns validation off.")
         require(seed >= 0, f"val.seed={seed} must not be negative.")
@@ -259,7 +286,7 @@ class DataModule(LightningDataModule, ABC):
         return Batches(lambda: self._show_held_out(mine, seed))
 
     def _show_held_out(self, chosen: list[Tensor], seed: int) -> Iterator[HeldOutBatch]:
-        batches = self._labelled(self.validation_split, map(_unmirrored, chosen))
+        batches = self._conditioned(self.validation_split, chosen)
         for indices, (x, y) in zip(chosen, batches, strict=True):
             yield x, y, SampleNoise(seed, indices)
 
@@ -272,7 +299,7 @@ class DataModule(LightningDataModule, ABC):
         """Where a GPU trains, in memory from which it copies without being waited for."""
         if not self.trainer or self.trainer.strategy.root_device.type != "cuda":
             return batches
-        return ((x.pin_memory(), None if y is None else y.pin_memory()) for x, y in batches)
+        return ((x.pin_memory(), each(Tensor.pin_memory, y)) for x, y in batches)
 
     def batches(self, split: str, batch_size: int, limit: int | None = None, start: int = 0) -> Iterator[Batch]:
         """(x, y) of "train", "validation" or "test" for scoring: in order, never mirrored; the last batch may be smaller.
@@ -284,25 +311,35 @@ class DataModule(LightningDataModule, ABC):
         splits = dict.fromkeys(("train", "test", *self._places))
         require(split in splits, f"There is no split {split!r}: the splits are {', '.join(splits)}.")
         order = fixed_subset(self.size(split), limit)
-        return self._labelled(split, _unmirrored_batches(order[start:], batch_size))
+        return self._conditioned(split, (some for some in order[start:].split(batch_size) if len(some)))
+
+    def y_of(self, split: str, indices: Tensor) -> Conditions:
+        """y of images of a split, int64 (B,), which begins again after its last image."""
+        self.prepare()
+        _, y = next(self._conditioned(split, [indices.cpu() % self.size(split)]))
+        return moved(y, indices.device)
+
+    def y_of_samples(self, split: str, indices: Tensor) -> Conditions:
+        """y of samples that are compared with a split: that of its images, in a fixed random order."""
+        order = fixed_rest(self.size(split), self.size(split))
+        return self.y_of(split, order[indices.cpu() % len(order)].to(indices.device))
 
     @property
     def training_identity(self) -> str:
-        """SHA-256 of the images that a model is trained on, without those for validation, and of their clusters if these are
-        the classes."""
+        """SHA-256 of the images that a model is trained on, without those for validation, and of the clusters that it is told."""
         parts = [f"without {self.num_validation}"] if self.num_validation else []
-        parts += [] if self.clusters is None else [self.clusters.identity]
+        parts += [condition.identity for condition in self.conditions.values() if condition.identity is not None]
         return hashlib.sha256(" ".join([self.identity, *parts]).encode()).hexdigest() if parts else self.identity
 
     def class_shares(self, split: str) -> Tensor | None:
         """(num_classes,) float64: how often each class occurs in `split`; of clusters, where they were found. None: no classes."""
         self.prepare()
-        if self.clusters is not None:
-            return self.clusters.shares
+        if self.clusters is not None or self.class_condition is None:
+            return None if self.clusters is None else self.clusters.shares
         labels = self._classes("train" if split in self._places else split)
-        if labels is not None and split in self._places:
-            labels = labels[self._places[split]]
-        return None if labels is None else labels.bincount(minlength=self.num_classes or 0).double() / len(labels)
+        assert labels is not None  # as there are classes
+        labels = labels[self._places.get(split, slice(None))]
+        return labels.bincount(minlength=self.num_classes or 0).double() / len(labels)
 
     def log_prob(self, x: Tensor) -> Tensor | None:
         """log p(x) in nats, float64 (B,), where the density is known; else None."""
@@ -311,25 +348,3 @@ class DataModule(LightningDataModule, ABC):
     def entropy_bits(self) -> float | None:
         """The differential entropy H(x) in bits per dimension, where it is known; else None."""
         return None
-
-
-def _unmirrored_batches(indices: Tensor, batch_size: int) -> Iterator[Pick]:
-    """These images, in batches, none mirrored."""
-    return (_unmirrored(batch) for batch in indices.split(batch_size) if len(batch))
-
-
-def _unmirrored(indices: Tensor) -> Pick:
-    return indices, torch.zeros(len(indices), dtype=torch.bool)
-
-
-class Batches(Generic[T]):
-    """An iterable without length that is opened again for each of Lightning's loops: a training stream starts at the current step.
-
-    Not a torch DataLoader: Lightning would warn about too few workers, which a set in memory does not need.
-    """
-
-    def __init__(self, open_batches: Callable[[], Iterator[T]]) -> None:
-        self._open_batches = open_batches
-
-    def __iter__(self) -> Iterator[T]:
-        return self._open_batches()

@@ -10,15 +10,18 @@ sees what it would have seen.
 Below: fixed choices of images, which no seed of a run changes, because scores are compared between runs.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import count
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
 from lightning import Trainer
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -103,17 +106,47 @@ def held_out(size: int, share: float) -> Tensor:
     return found
 
 
+def held_out_groups(groups: Tensor, labels: Tensor, share: float) -> Tensor:
+    """Which images are held out, bool (n,), whole groups of them: a fixed `share` of the groups, of each class and size alike.
+
+    groups: of each image, whole numbers from 0; labels: its class, the same for all of a group.
+    """
+    sizes = groups.bincount()
+    kinds = torch.zeros_like(sizes).index_put((groups,), labels)
+    order = torch.from_numpy(np.lexsort((_sequence(len(sizes)), sizes, kinds)))
+    found = torch.zeros(len(sizes), dtype=torch.bool)
+    found[order[evenly_spaced(len(sizes), min(max(round(share * len(sizes)), 1), len(sizes) - 1))]] = True
+    return found[groups]
+
+
 def fixed_rest(size: int, limit: int) -> Tensor:
     """`limit` indices below `size`, or as many as there are, int64: the other end of the sequence that `fixed_subset` begins."""
     return _sequence(size).flip(0)[:limit]
 
 
-def without_validation(size: int, num_images: int) -> tuple[Tensor, Tensor]:
-    """Indices of the images to train on and of `num_images` for validation, out of `size`, int64, both in ascending order."""
+def without_validation(size: int, num_images: int, groups: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Indices of the images to train on and of `num_images` for validation, out of `size`, int64, both in ascending order.
+
+    groups: of each image; all but one are then either trained on or for validation as a whole.
+    """
     chosen = torch.zeros(size, dtype=torch.bool)
-    chosen[fixed_rest(size, num_images)] = True
+    order = _sequence(size).flip(0) if groups is None else _sequence(int(groups.max()) + 1)[groups].argsort(stable=True)
+    chosen[order[:num_images]] = True
     return (~chosen).nonzero().flatten(), chosen.nonzero().flatten()
 
 
 def _sequence(size: int) -> Tensor:
     return torch.from_numpy(np.random.default_rng(0).permutation(size))
+
+
+class Batches(Generic[T]):
+    """An iterable without length that is opened again for each of Lightning's loops: a training stream starts at the current step.
+
+    Not a torch DataLoader: Lightning would warn about too few workers, which a set in memory does not need.
+    """
+
+    def __init__(self, open_batches: Callable[[], Iterator[T]]) -> None:
+        self._open_batches = open_batches
+
+    def __iter__(self) -> Iterator[T]:
+        return self._open_batches()

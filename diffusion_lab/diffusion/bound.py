@@ -23,7 +23,7 @@ from .gaussian import Gaussian
 from .noise import SampleNoise, fresh_noise
 from .process import GaussianDiffusion
 from .reverse import ReverseStep
-from .shapes import Images, Labels, PerSample, Steps
+from .shapes import Conditions, Images, PerSample, Steps
 from .starts import NoiseStart, Start
 
 NOISE = NoiseStart()
@@ -62,7 +62,7 @@ def variational_bound(
     process: GaussianDiffusion,
     reverse: Callable[..., ReverseStep],
     x_0: Images,
-    y: Labels = None,
+    y: Conditions = None,
     num_levels: int | None = 256,
     num_draws: int = 1,
     noise: SampleNoise | None = None,
@@ -113,22 +113,25 @@ def bound_term(
     t: Steps,
     num_levels: int | None,
     decoder: Decoder = GAUSSIAN,
+    known: Images | None = None,
 ) -> PerSample:
     """L_{t−1} at one x_t, (B,) bits per dimension: L_0 where t = 1, a KL divergence elsewhere (Ho et al. 2020, eq. 5).
 
-    `distribution` is p_θ(x_{t−1}|x_t).
+    `distribution` is p_θ(x_{t−1}|x_t). Dimensions where `known` is 0 add nothing.
     """
     first = t == 1
     here = first.reshape(-1, *[1] * (x_0.ndim - 1))
     # Each row has an L_0. Where t > 1 it is that of a harmless Gaussian, and is not used.
     mean, log_variance = torch.where(here, distribution.mean, x_0), torch.where(here, distribution.log_variance, 0.0)
-    l_0 = last_term(process, Gaussian(mean, log_variance), x_0, torch.where(here, x_t, x_0), num_levels, decoder)
-    return torch.where(first, l_0, step_term(process, distribution, x_0, x_t, t))
+    l_0 = last_term(process, Gaussian(mean, log_variance), x_0, torch.where(here, x_t, x_0), num_levels, decoder, known)
+    return torch.where(first, l_0, step_term(process, distribution, x_0, x_t, t, known))
 
 
-def step_term(process: GaussianDiffusion, distribution: Gaussian, x_0: Images, x_t: Images, t: Steps) -> PerSample:
+def step_term(
+    process: GaussianDiffusion, distribution: Gaussian, x_0: Images, x_t: Images, t: Steps, known: Images | None = None
+) -> PerSample:
     """L_{t−1} = KL(q(x_{t−1}|x_t, x_0) ‖ p_θ(x_{t−1}|x_t)), t ≥ 2."""
-    return bits_per_dim(process.q_posterior(x_0, x_t, t).kl(distribution))
+    return bits_per_dim(process.q_posterior(x_0, x_t, t).kl(distribution), known)
 
 
 def last_term(
@@ -138,21 +141,22 @@ def last_term(
     x_1: Images,
     num_levels: int | None,
     decoder: Decoder = GAUSSIAN,
+    known: Images | None = None,
 ) -> PerSample:
     """L_0 = −log p(x_0|x_1)."""
-    return -bits_per_dim(decoder.log_prob(process, distribution, x_0, x_1, num_levels))
+    return -bits_per_dim(decoder.log_prob(process, distribution, x_0, x_1, num_levels), known)
 
 
-def bits_per_dim(nats: Images) -> PerSample:
-    """Nats of every dimension -> mean over dimensions, in bits, float64 (B,)."""
-    return in_bits(nats.double().flatten(1).mean(dim=1))
+def bits_per_dim(nats: Images, known: Images | None = None) -> PerSample:
+    """Nats of every dimension -> mean over dimensions, in bits, float64 (B,); those where `known` is 0 count as 0."""
+    return in_bits((nats if known is None else nats * known).double().flatten(1).mean(dim=1))
 
 
 def _draw_terms(
     process: GaussianDiffusion,
     reverse: Callable[..., ReverseStep],
     x_0: Images,
-    y: Labels,
+    y: Conditions,
     num_levels: int | None,
     noise: SampleNoise,
     max_terms: int | None,

@@ -16,6 +16,7 @@ from .shapes import Images
 
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
+_CACHED = 2**18  # normals
 _WEYL = 0x9E3779B9, 0xBB67AE85
 
 
@@ -71,14 +72,14 @@ class SampleNoise:
 
     def initial(self, shape: tuple[int, ...]) -> Float[Tensor, "b ..."]:
         """x_T ~ N(0, I), float32 (B, *shape)."""
-        return self._normal(0, shape).float()
+        return self._normal(0, shape, torch.float32)
 
     def __call__(self, t: int | Int64[Tensor, " b"], like: Images) -> Images:
         """ε for the step that leaves x_t, t ≥ 1 counted in the *original* chain, with the shape and dtype of `like`.
 
         t: of all rows, or of each.
         """
-        return self._normal(t, like.shape[1:]).to(like)
+        return self._normal(t, like.shape[1:], like.dtype).to(like.device)
 
     def uniform(self, t: int) -> Float64[Tensor, " b"]:
         """One number in (0, 1) a row, float64: from another counter than any normal noise."""
@@ -88,7 +89,18 @@ class SampleNoise:
         """Independent noise for the same samples."""
         return SampleNoise(derive_seed(self.seed, key), self.indices)
 
-    def _normal(self, t: int | Int64[Tensor, " b"], shape: tuple[int, ...]) -> Float64[Tensor, "b ..."]:
+    def _normal(
+        self, t: int | Int64[Tensor, " b"], shape: tuple[int, ...], dtype: torch.dtype
+    ) -> Float[Tensor, "b ..."]:
+        """N(0, I); on a CPU of some rows at a time, whose words stay in its cache."""
+        rows = max(1, _CACHED // math.prod(shape) if self.indices.device.type == "cpu" else len(self.indices))
+        if rows >= len(self.indices):
+            return self._box_muller(t, shape).to(dtype)
+        parts = [SampleNoise(self.seed, indices) for indices in self.indices.split(rows)]
+        times = t.split(rows) if isinstance(t, Tensor) else [t] * len(parts)
+        return torch.cat([part._box_muller(s, shape).to(dtype) for part, s in zip(parts, times, strict=True)])
+
+    def _box_muller(self, t: int | Int64[Tensor, " b"], shape: tuple[int, ...]) -> Float64[Tensor, "b ..."]:
         """Box & Muller 1958: √(−2·log u)·(cos 2πw, sin 2πw) are two independent N(0, 1)."""
         size = math.prod(shape)
         u, w, u_2, w_2 = self._uniform(t, -(-size // 4), stream=0)

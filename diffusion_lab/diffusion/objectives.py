@@ -24,9 +24,10 @@ from .predictions import Prediction
 from .process import GaussianDiffusion
 from .reverse import ReverseProcess
 from .schedules import Schedule
-from .shapes import Images, Labels, Number, PerSample, Steps, Times
+from .shapes import Conditions, Images, Number, PerSample, Steps, Times
 
 Terms = dict[str, PerSample]
+Known = Images | None  # 1 where x_0 is known, 0 where it is missing and x_0 any number; None: all of it
 Forward = TypeVar("Forward", bound=ForwardProcess, contravariant=True)
 
 
@@ -120,9 +121,19 @@ class Objective(ABC, Generic[Forward]):
 
     @abstractmethod
     def __call__(
-        self, process: Forward, reverse: ReverseProcess, x_0: Images, t: Times, eps: Images, y: Labels = None
+        self,
+        process: Forward,
+        reverse: ReverseProcess,
+        x_0: Images,
+        t: Times,
+        eps: Images,
+        y: Conditions = None,
+        known: Known = None,
     ) -> Terms:
-        """ "loss" and the terms it is made of, float64 (B,): "mse" (a dimension, unweighted), "vlb" (bits/dim, already × T)."""
+        """ "loss" and the terms it is made of, float64 (B,): "mse" (a dimension, unweighted), "vlb" (bits/dim, already × T).
+
+        Where `known` is 0, a dimension adds nothing to any term, which is still divided by the number of all dimensions.
+        """
 
 
 @dataclass(frozen=True)
@@ -135,10 +146,17 @@ class Simple(Objective[ForwardProcess]):
     term_names = ("mse", "loss")
 
     def __call__(
-        self, process: ForwardProcess, reverse: ReverseProcess, x_0: Images, t: Times, eps: Images, y: Labels = None
+        self,
+        process: ForwardProcess,
+        reverse: ReverseProcess,
+        x_0: Images,
+        t: Times,
+        eps: Images,
+        y: Conditions = None,
+        known: Known = None,
     ) -> Terms:
         output, _ = reverse.evaluate(process, process.q_sample(x_0, t, eps), t, y)
-        mse = _mean_square_error(process, reverse, output, x_0, t, eps)
+        mse = _mean_square_error(process, reverse, output, x_0, t, eps, known)
         return {"mse": mse, "loss": self.weighting.weight(process, reverse.prediction, t) * mse}
 
 
@@ -167,13 +185,20 @@ class Hybrid(Objective[GaussianDiffusion]):
             raise ValueError(f"objective.vlb_weight={self.vlb_weight} must be above 0")
 
     def __call__(
-        self, process: GaussianDiffusion, reverse: ReverseProcess, x_0: Images, t: Steps, eps: Images, y: Labels = None
+        self,
+        process: GaussianDiffusion,
+        reverse: ReverseProcess,
+        x_0: Images,
+        t: Steps,
+        eps: Images,
+        y: Conditions = None,
+        known: Known = None,
     ) -> Terms:
         x_t = process.q_sample(x_0, t, eps)
         step = reverse.without_clipping()(process, x_t, t, y)
-        mse = _mean_square_error(process, reverse, step.output, x_0, t, eps)
+        mse = _mean_square_error(process, reverse, step.output, x_0, t, eps, known)
         held = Gaussian(step.distribution.mean.detach(), step.distribution.log_variance)
-        vlb = process.num_timesteps * bound_term(process, held, x_0, x_t, t, self.num_levels, self.decoder)
+        vlb = process.num_timesteps * bound_term(process, held, x_0, x_t, t, self.num_levels, self.decoder, known)
         loss = self.weighting.weight(process, reverse.prediction, t) * mse + self.vlb_weight * vlb
         return {"mse": mse, "vlb": vlb, "loss": loss}
 
@@ -190,13 +215,20 @@ class VariationalBound(Objective[GaussianDiffusion]):
     term_names = ("mse", "vlb", "loss")
 
     def __call__(
-        self, process: GaussianDiffusion, reverse: ReverseProcess, x_0: Images, t: Steps, eps: Images, y: Labels = None
+        self,
+        process: GaussianDiffusion,
+        reverse: ReverseProcess,
+        x_0: Images,
+        t: Steps,
+        eps: Images,
+        y: Conditions = None,
+        known: Known = None,
     ) -> Terms:
         x_t = process.q_sample(x_0, t, eps)
         step = reverse.without_clipping()(process, x_t, t, y)
-        term = bound_term(process, step.distribution, x_0, x_t, t, self.num_levels, self.decoder)
+        term = bound_term(process, step.distribution, x_0, x_t, t, self.num_levels, self.decoder, known)
         vlb = process.num_timesteps * term
-        mse = _mean_square_error(process, reverse, step.output, x_0, t, eps)
+        mse = _mean_square_error(process, reverse, step.output, x_0, t, eps, known)
         return {"mse": mse.detach(), "vlb": vlb, "loss": vlb}
 
 
@@ -222,28 +254,44 @@ class ContinuousBound(Objective[Schedule]):
         return self.decoder.reads_reverse
 
     def __call__(
-        self, process: Schedule, reverse: ReverseProcess, x_0: Images, t: PerSample, eps: Images, y: Labels = None
+        self,
+        process: Schedule,
+        reverse: ReverseProcess,
+        x_0: Images,
+        t: PerSample,
+        eps: Images,
+        y: Conditions = None,
+        known: Known = None,
     ) -> Terms:
         output, _ = reverse.evaluate(process, process.q_sample(x_0, t, eps), t, y)
-        mse = _mean_square_error(process, reverse, output, x_0, t, eps)
+        mse = _mean_square_error(process, reverse, output, x_0, t, eps, known)
         of_x_0 = -0.5 * process.log_snr_slope(t) * process.snr(t)
         steps = in_bits((process.num_timesteps - 1) * of_x_0 / reverse.prediction.error_scale(process, t) * mse)
-        ends = self._last_step(process, reverse.without_clipping(), x_0, eps, y) + bits_per_dim(process.prior_kl(x_0))
+        ends = self._last_step(process, reverse.without_clipping(), x_0, eps, y, known)
+        ends = ends + bits_per_dim(process.prior_kl(x_0), known)
         vlb = steps + ends
         return {"mse": mse.detach(), "vlb": vlb, "loss": vlb + process.own_loss(t, steps)}
 
-    def _last_step(self, process: Schedule, reverse: ReverseProcess, x_0: Images, eps: Images, y: Labels) -> PerSample:
+    def _last_step(
+        self, process: Schedule, reverse: ReverseProcess, x_0: Images, eps: Images, y: Conditions, known: Known
+    ) -> PerSample:
         """L_0, (B,) bits per dimension."""
         x_1, last_step = process.q_sample(x_0, process.full(1, x_0), eps), None
         if self.decoder.reads_reverse:
             chain = GaussianDiffusion(process, torch.arange(1, min(process.num_timesteps, 2) + 1))
             last_step = reverse(chain, x_1, chain.full(1, x_0), y).distribution
-        return -bits_per_dim(self.decoder.log_prob(process, last_step, x_0, x_1, self.num_levels))
+        return -bits_per_dim(self.decoder.log_prob(process, last_step, x_0, x_1, self.num_levels), known)
 
 
 def _mean_square_error(
-    process: ForwardProcess, reverse: ReverseProcess, output: Images, x_0: Images, t: Times, eps: Images
+    process: ForwardProcess,
+    reverse: ReverseProcess,
+    output: Images,
+    x_0: Images,
+    t: Times,
+    eps: Images,
+    known: Known,
 ) -> PerSample:
-    """‖target − output‖²/D, (B,)."""
-    target = reverse.prediction.target(process, x_0, eps, t)
-    return (target - output).square().flatten(1).mean(dim=1).double()
+    """‖target − output‖²/D, (B,), of what is known."""
+    error = reverse.prediction.target(process, x_0, eps, t) - output
+    return (error if known is None else error * known).square().flatten(1).mean(dim=1).double()

@@ -15,9 +15,10 @@ from torch import Tensor
 from .clipping import Clipping, as_clipping
 from .forward import ForwardProcess
 from .gaussian import Gaussian
+from .parts import Null
 from .predictions import Prediction, eps_from_x_0
 from .process import GaussianDiffusion
-from .shapes import Images, Labels, Steps, Times
+from .shapes import Conditions, Images, Steps, Times
 from .variances import Variance
 
 
@@ -51,14 +52,14 @@ class ReverseProcess:
         index of the step in the original chain.
     clip_x_0: what becomes of x̂_0 before the mean is computed, and ε̂ with it; True clamps it to [−1, 1], the range of images, and
         False leaves it alone. For sampling and scoring; objectives ask `without_clipping()`.
-    null_class: the label that means "no label"; None for a network that takes no labels.
+    null: the value of y that means "no condition", of each part where y has several; None for an unconditional network.
     """
 
     network: Callable[..., Tensor]
     prediction: Prediction
     variance: Variance
     clip_x_0: Clipping | bool = True
-    null_class: int | None = None
+    null: Null = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "clip_x_0", as_clipping(self.clip_x_0))
@@ -68,13 +69,13 @@ class ReverseProcess:
         """`clip_x_0`, which is no bool any more."""
         return as_clipping(self.clip_x_0)
 
-    def __call__(self, process: GaussianDiffusion, x_t: Images, t: Steps, y: Labels = None) -> ReverseStep:
+    def __call__(self, process: GaussianDiffusion, x_t: Images, t: Steps, y: Conditions = None) -> ReverseStep:
         """p_θ(x_s|x_t), t in 1 … process.num_timesteps."""
         output, v = self.evaluate(process, x_t, t, y)
         return self.from_output(process, output, v, x_t, t)
 
     def evaluate(
-        self, process: ForwardProcess, x_t: Images, t: Times, y: Labels = None
+        self, process: ForwardProcess, x_t: Images, t: Times, y: Conditions = None
     ) -> tuple[Images, Images | None]:
         """The two parts of the network's raw output, at any t: the mean part, and the variance part where there is one."""
         image, timesteps = self.prediction.inputs(process, x_t, t)

@@ -8,5 +8,6 @@ Broadcast = Float[Tensor, "b ..."]  # (B, 1, …, 1) or (B, C, H, W): broadcasts
 PerSample = Float64[Tensor, " b"]
 Steps = Int64[Tensor, " b"]  # t, 1 … T unless said otherwise
 Times = Steps | PerSample  # t, whole or real, on the clock of the schedule
-Labels = Int64[Tensor, " b"] | None  # class indices; None where there are no classes
+# y, what samples are conditioned on: int64 (B,) classes, float32 (B, D) vectors or (B, C, …) fields; a tuple of several, or None
+Conditions = Tensor | tuple[Tensor, ...] | None
 Number = float | int  # 7 is as good as 7.0 on a command line

@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .parts import classes_in
 from .process import GaussianDiffusion
-from .shapes import Images, Labels, PerSample
+from .shapes import Conditions, Images, PerSample
 
 
 @dataclass(frozen=True)
@@ -32,18 +33,19 @@ class DataMoments:
         eigenvalues, basis = torch.linalg.eigh(covariance)
         return cls(mean, eigenvalues.clamp(min=0), basis, of)
 
-    def around_mean(self, x_0: Images, y: Labels) -> Float[Tensor, "b d"]:
+    def around_mean(self, x_0: Images, y: Conditions) -> Float[Tensor, "b d"]:
         """Uᵀ·(x_0 − mean), with the mean of class y."""
         flat = x_0.flatten(1).to(self.mean.dtype)
         return (flat - self.means(y, len(flat)).to(flat.device)) @ self.basis.to(flat.device)
 
-    def means(self, y: Labels, size: int) -> Float[Tensor, "b d"]:
-        if y is None and len(self.mean) > 1:
+    def means(self, y: Conditions, size: int) -> Float[Tensor, "b d"]:
+        classes = classes_in(y)
+        if classes is None and len(self.mean) > 1:
             raise ValueError(
                 f"start=data_moments has a mean for each of {len(self.mean)} classes, but no classes were given: give the class of "
                 "each image"
             )
-        return self.mean.expand(size, -1) if y is None else self.mean.to(y.device)[y]
+        return self.mean.expand(size, -1) if classes is None else self.mean.to(classes.device)[classes]
 
 
 @dataclass(frozen=True)
@@ -53,11 +55,11 @@ class Start(ABC):
     needs_data_moments: ClassVar[bool] = False
 
     @abstractmethod
-    def draw(self, chain: GaussianDiffusion, eps: Images, y: Labels = None) -> Images:
+    def draw(self, chain: GaussianDiffusion, eps: Images, y: Conditions = None) -> Images:
         """x_T ~ p(x_T) from ε ~ N(0, I), at the last step of the chain."""
 
     @abstractmethod
-    def kl(self, chain: GaussianDiffusion, x_0: Images, y: Labels = None) -> PerSample:
+    def kl(self, chain: GaussianDiffusion, x_0: Images, y: Conditions = None) -> PerSample:
         """KL(q(x_T|x_0) ‖ p(x_T)), mean over dimensions, in nats: L_T."""
 
     def measured(self, moments: DataMoments) -> "Start":
@@ -69,10 +71,10 @@ class Start(ABC):
 class NoiseStart(Start):
     """p(x_T) = N(0, prior_std²·I), the one that training assumes."""
 
-    def draw(self, chain: GaussianDiffusion, eps: Images, y: Labels = None) -> Images:
+    def draw(self, chain: GaussianDiffusion, eps: Images, y: Conditions = None) -> Images:
         return chain.prior_std * eps
 
-    def kl(self, chain: GaussianDiffusion, x_0: Images, y: Labels = None) -> PerSample:
+    def kl(self, chain: GaussianDiffusion, x_0: Images, y: Conditions = None) -> PerSample:
         return chain.prior_kl(x_0).double().flatten(1).mean(dim=1)
 
 
@@ -92,7 +94,7 @@ class MomentsStart(Start):
 
     needs_data_moments = True
 
-    def draw(self, chain: GaussianDiffusion, eps: Images, y: Labels = None) -> Images:
+    def draw(self, chain: GaussianDiffusion, eps: Images, y: Conditions = None) -> Images:
         if self.moments is None:
             return NoiseStart().draw(chain, eps, y)
         last = chain.numbers(chain.num_timesteps)
@@ -101,7 +103,7 @@ class MomentsStart(Start):
         mean = last.signal * self.moments.means(y, len(eps)).to(eps)
         return (mean + ((flat @ basis) * spread) @ basis.T).view_as(eps)
 
-    def kl(self, chain: GaussianDiffusion, x_0: Images, y: Labels = None) -> PerSample:
+    def kl(self, chain: GaussianDiffusion, x_0: Images, y: Conditions = None) -> PerSample:
         if self.moments is None:
             return NoiseStart().kl(chain, x_0, y)
         last = chain.numbers(chain.num_timesteps)

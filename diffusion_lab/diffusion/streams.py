@@ -6,7 +6,7 @@ Keys that meet under one seed differ. A stream keeps its number: with another on
 # Of the seed of a training, in every batch.
 DROPOUT = 0
 TRAINING = 1
-LABEL_DROP = 3
+CONDITION_DROP = 3
 # Of the seed of samples: noise beside that of the sampler's steps.
 CLASS = 1
 DECODER = 3

@@ -164,14 +164,20 @@ def exportable(network: nn.Module, shape: Sequence[int], theirs: str) -> UNet:
         raise ValueError(
             f"only our own UNet is written as {theirs}, not a {type(network).__name__}: use format=program"
         )
+    if network.encoder.conditioning.sizes:
+        raise ValueError(f"{theirs} takes classes or clusters only, and this model is conditioned on other things too")
     halvings = len(network.layout.widths) - 1
+    sides = "×".join(map(str, shape[1:]))
     for lacks, said in (
+        ({*network.layout.paddings} != {"zeros"}, f"{theirs} has no network.padding"),
+        (len(shape) != 3, f"{theirs} takes images, and this model draws samples of shape {list(shape)}"),
         (network.encoder.features.frequencies, f"{theirs} has no network.fourier_periods"),
         (network.layout.sinusoid_dim != network.layout.base_channels, f"{theirs} has no network.embedding_channels"),
         (network.encoder.conditioning.timestep_scale != 1, f"{theirs} has no network.timestep_scale"),
+        (network.layout.patch_size != 1, f"{theirs} has no network.patch_size"),
         (
             any(side % 2**halvings for side in shape[1:]),
-            f"{theirs} halves only even sides, but {shape[1]}×{shape[2]} pixels cannot be halved {halvings} times",
+            f"{theirs} halves only even sides, but {sides} pixels cannot be halved {halvings} times",
         ),
     ):
         if lacks:

@@ -68,7 +68,7 @@ def opened(file: Path, saved: Mapping[str, Any], given: Mapping[str, str]) -> Im
         options=(
             *("model=diffusion", "network=diffusion/denoising_diffusion_pytorch"),
             *("timesteps=uniform", "decoder=gaussian"),
-            *("conditional=false", "model.label_dropout=0", "model.clip_x_0=true", f"prediction={prediction}"),
+            *("condition=none", "model.condition_dropout=0", "model.clip_x_0=true", f"prediction={prediction}"),
             *(f"variance={variance[0]}", f"objective={variance[1]}"),
             *(f"network.{name}={written(value)}" for name, value in options.items()),
             *schedule_options(betas, prediction, file),

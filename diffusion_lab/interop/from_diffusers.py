@@ -69,8 +69,8 @@ def opened(folder: Path, given: Mapping[str, str]) -> Imported:
     return Imported(
         options=(
             *("model=diffusion", "network=diffusion/diffusers", "timesteps=uniform", "decoder=gaussian"),
-            f"conditional={written(conditional)}",
-            f"model.label_dropout={0.1 if conditional and has_null else 0}",
+            f"condition={'classes' if conditional else 'none'}",
+            f"model.condition_dropout={0.1 if conditional and has_null else 0}",
             f"network.null_class={written(has_null or not conditional)}",
             *(f"++network.options.{name}={written(value)}" for name, value in _network(unet, unet_file).items()),
             *_process(kind, scheduler, doubled, scheduler_file),

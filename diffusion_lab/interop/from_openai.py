@@ -131,7 +131,7 @@ def described(code: str, flags: str, classifier: bool) -> Described:
     else:
         conditional, legacy = values["class_cond"], not values.get("use_new_attention_order", False)
         parts = ["model=diffusion", "network=diffusion/published", "timesteps=uniform", "decoder=gaussian"]
-        parts += [f"conditional={written(conditional)}", "model.label_dropout=0"]
+        parts += [f"condition={'classes' if conditional else 'none'}", "model.condition_dropout=0"]
         parts += [
             f"prediction={'start' if values['predict_xstart'] else 'noise'}",
             *_variance(values),

@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from diffusion_lab.data.arrays import members, one_sentence, read_array
+from diffusion_lab.data.array_files import members, one_sentence, read_array
 from diffusion_lab.data.checks import DataError, require
 from diffusion_lab.interop.checkpoints import CheckpointError, check_bombs
 from diffusion_lab.interop.given_images import Images, read_images
 from diffusion_lab.metrics.reference import Moments
 
-_MOST_BYTES = 2**30  # of sigma: 11,000 features
+MOST_BYTES = 2**30  # of sigma: 11,000 features
 SPATIAL = "_s"  # at the end of the names of the moments of spatial features
 
 
@@ -65,7 +65,7 @@ def read_reference(path: Path) -> Published:
             for suffix in ("", SPATIAL):
                 names = f"mu{suffix}", f"sigma{suffix}"
                 if not {*names}.isdisjoint(there):
-                    found = {name: read_array(path, archive, name, _MOST_BYTES) for name in names}
+                    found = {name: read_array(path, archive, name, MOST_BYTES) for name in names}
                     moments[suffix] = _moments(path, found, suffix)
             if moments and "arr_0" not in there:
                 return Published(path.name, moments, None)
@@ -74,8 +74,8 @@ def read_reference(path: Path) -> Published:
 
 def _of_torch(path: Path) -> Mapping[str, np.ndarray]:
     """torch-fidelity saves numpy arrays, which are made of these few names; a pickle that has any other is refused."""
-    said = f"{path} is larger than {_MOST_BYTES / 2**20:g} MiB, too large for a file of statistics."
-    require(path.stat().st_size <= _MOST_BYTES, said)
+    said = f"{path} is larger than {MOST_BYTES / 2**20:g} MiB, too large for a file of statistics."
+    require(path.stat().st_size <= MOST_BYTES, said)
     rebuild: Any = np.zeros(1).__reduce__()[0]
     allowed: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [rebuild, np.ndarray, np.dtype]
     allowed += [type(np.dtype(kind)) for kind in ("f4", "f8")]
@@ -105,8 +105,8 @@ def _moments(path: Path, found: Mapping[str, np.ndarray], suffix: str = "") -> M
         "(D, D).",
     )
     # A tensor may claim more than its file holds.
-    said = f"{path} has {sigma_name} of shape {sigma.shape}, more than {_MOST_BYTES / 2**20:g} MiB."
-    require(8 * sigma.size <= _MOST_BYTES, said)
+    said = f"{path} has {sigma_name} of shape {sigma.shape}, more than {MOST_BYTES / 2**20:g} MiB."
+    require(8 * sigma.size <= MOST_BYTES, said)
     mean, covariance = torch.from_numpy(mu.astype(np.float64)), torch.from_numpy(sigma.astype(np.float64))
     fits = mean.isfinite().all() and covariance.isfinite().all()
     require(fits, f"{path} has numbers in {mu_name} or {sigma_name} that are not finite.")

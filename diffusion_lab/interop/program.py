@@ -40,6 +40,11 @@ def to_program(model: GenerativeModel, batch_size: int) -> Program:
         raise ValueError(
             "format=program: a program gives means of the decoder's likelihood, but this model samples draws; use sampling=means"
         )
+    if model.conditions:
+        raise ValueError(
+            "format=program: a program takes classes or clusters only, and this model is conditioned on other things too; draw "
+            "with diffusion-lab sample"
+        )
     drawer = _Chain(model.denoiser) if model.denoiser else _Decoder(model)
     shapes = {name: tuple(batch_size if side is None else side for side in of) for name, of in drawer.shapes.items()}
     given = [torch.zeros(of, dtype=torch.int64) if name == "y" else torch.zeros(of) for name, of in shapes.items()]

@@ -63,7 +63,9 @@ def to_diffusers(model: GenerativeModel) -> dict[str, bytes]:
     if denoiser is None:
         raise ValueError(f"diffusers has no pipeline for a {type(model).__name__}: {_ELSE}")
     if len(model.shape) != 3:
-        raise ValueError(f"diffusers' pipelines draw images, and this model draws points: {_ELSE}")
+        raise ValueError(
+            f"diffusers' pipelines draw images, and this model draws samples of shape {list(model.shape)}: {_ELSE}"
+        )
     unet = unet2d_config(model.network, model.shape)
     is_grouped = unet["_class_name"] == other_packages.GROUPED
     index = {

@@ -37,7 +37,7 @@ from diffusion_lab.store.measures import REAL_IMAGES, SAMPLES, Measure, ends, in
 
 PIXELS = "pixels"
 SHOWN = 12  # samples in the picture
-_FEW = 0.01  # of the held-out images, the nearest ones
+FEW = 0.01  # of the held-out images, the nearest ones
 _MOST_VALUES = 2**25  # of training features that are kept for other scores
 _ROWS = 1024  # whose distances to a block of training images are in memory at once
 
@@ -59,7 +59,7 @@ class Copying(Metric):
         nearer = (
             "how often a sample is nearer to a training image than a held-out image is: 0.5 where nothing is copied"
         )
-        few = f"share of samples as near to a training image as the nearest {_FEW:.0%} of held-out images"
+        few = f"share of samples as near to a training image as the nearest {FEW:.0%} of held-out images"
         for features, parts in agrees.items():
             yield Measure(f"copying_{features}", f"copying ({features})", meaning=nearer, agrees=parts, brief=False)
             yield Measure(f"copies_{features}", f"copies ({features})", meaning=few, agrees=parts, brief=False)
@@ -75,7 +75,7 @@ class Copying(Metric):
             copying, copies = f"copying_{name}", f"copies_{name}"
             for which, found in (
                 (copying, nearer(own, others)),
-                (copies, within_held_out_quantile(own, others, _FEW)),
+                (copies, within_held_out_quantile(own, others, FEW)),
             ):
                 scores.record(which, found.probability)
                 scores.values |= dict(zip(ends(which), (found.low, found.high), strict=True))
@@ -84,7 +84,7 @@ class Copying(Metric):
             against = f"{len(own)} samples and {len(others)} {split} images to {data.num_trained_on} training images"
             scores.details[copying] = f"P(a sample is nearer to a training image than a {split} image is); {against}"
             scores.details[copies] = (
-                f"as near to a training image as the nearest {_FEW:.0%} of {split} images; {_FEW} where nothing is copied"
+                f"as near to a training image as the nearest {FEW:.0%} of {split} images; {FEW} where nothing is copied"
             )
         scores.protocol["copying"] = {
             "split": split,
@@ -93,7 +93,7 @@ class Copying(Metric):
             "mirrored": data.flip,
             "num_samples_as_pixels": len(subject.drawn.images),
         }
-        if len(data.shape) == 3:
+        if len(data.shape) > 1:
             with may_fail("the picture of the nearest images"):
                 scores.nearest = nearest_picture(subject, searches)
 

@@ -9,8 +9,11 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.data.module import DataModule
+from diffusion_lab.diffusion.parts import classes_in
+from diffusion_lab.diffusion.shapes import Conditions
 from diffusion_lab.metrics.measuring import batches_of
 from diffusion_lab.metrics.metric import Metric, Naming, Need, Scores, Subject
+from diffusion_lab.metrics.reference import UnmeasurableError
 from diffusion_lab.metrics.shards import Progress
 from diffusion_lab.store.measures import Measure
 
@@ -40,6 +43,8 @@ class ErrorByLogSNR(Metric):
         yield Measure("largest_excess_error", "largest excess error", meaning=meaning, agrees=("data",), column=False)
 
     def score(self, subject: Subject, scores: Scores) -> None:
+        if subject.model.conditions:
+            raise UnmeasurableError("the best possible denoiser is known given classes, not given vectors or fields")
         log_snrs = subject.denoiser.log_snrs(self.num_points)
         size = min(self.num_images, subject.data.num_trained_on)
         errors, best = errors_by_log_snr(subject, log_snrs, size, self.batch_size)
@@ -73,7 +78,8 @@ def errors_by_log_snr(
         own, x_t = (
             torch.stack([getattr(look, name).cpu().double().flatten(1) for look in looks]) for name in ("x_0", "x_t")
         )
-        known = None if looks[0].y is None else looks[0].y.cpu()
+        classes = classes_in(looks[0].y)
+        known = None if classes is None else classes.cpu()
         best = posterior_mean(x_t, signal, noise, known, _training_images(data, subject.progress))
         scale = (1 + (signal / noise).square()) / num_images
         errors += scale * (clean - own).square().mean(dim=2).sum(dim=1)
@@ -86,7 +92,7 @@ def posterior_mean(
     signal: Tensor,
     noise: Tensor,
     y: Tensor | None,
-    images: Iterable[tuple[Tensor, Tensor | None]],
+    images: Iterable[tuple[Tensor, Conditions]],
 ) -> Tensor:
     """Σ_i w_i·x_i with w_i ∝ exp(−‖x_t − α·x_i‖²/(2σ²)), float64, shaped like x_t (K, B, D); signal and noise (K,).
 
@@ -98,7 +104,8 @@ def posterior_mean(
     classes = None if y is None else y.repeat(len(x_t))
     most = torch.full((len(rows), 1), -torch.inf, dtype=torch.float64)
     total, mean = torch.zeros_like(most), torch.zeros_like(rows)
-    for x, labels in images:
+    for x, told in images:
+        labels = classes_in(told)
         log_weight = scale * (rows @ x.T) - half * x.square().sum(dim=1)
         if classes is not None and labels is not None:
             log_weight = log_weight.masked_fill(classes[:, None] != labels[None, :], -torch.inf)
@@ -110,7 +117,7 @@ def posterior_mean(
     return (mean / total).view_as(x_t)
 
 
-def _training_images(data: DataModule, progress: Progress) -> Iterator[tuple[Tensor, Tensor | None]]:
+def _training_images(data: DataModule, progress: Progress) -> Iterator[tuple[Tensor, Conditions]]:
     """Blocks of the images that training is made of."""
     done = 0
     for x, y in data.batches("train", _BLOCK, limit=data.num_trained_on):

@@ -16,6 +16,10 @@ from diffusion_lab.metrics.metric import FeatureMetric, Naming, Scores, View
 from diffusion_lab.metrics.reference import Moments, UnmeasurableError
 from diffusion_lab.store.measures import LOW, Measure
 
+_MOST_OF_SPREAD = (
+    0.5  # of tr Σ, which samples without any spread have: with a floor above it, all that models differ by is below
+)
+
 
 @dataclass(frozen=True)
 class FrechetDistance(FeatureMetric):
@@ -46,6 +50,12 @@ class FrechetDistance(FeatureMetric):
             "" if as_many == n else "; a different n, so not comparable"
         )
         scores.protocol["floor"] = {"split": held_out, "num_images": as_many}
+        floor, spread = scores.values.get(f"{name}_floor", 0.0), float(real.trace)
+        if floor > _MOST_OF_SPREAD * spread > 0:
+            scores.details[name] += (
+                f"; too few images to compare models: real ones have {floor / spread:.0%} of the distance of their mean, shown n "
+                "times"
+            )
 
 
 def frechet_distance(a: Moments, b: Moments) -> float:
@@ -55,26 +65,31 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     real and non-negative by construction. Taking them instead of roots of eigenvalues of the product keeps the small
     ones, which a root of a rounding error would drown, and makes the distance of a covariance to itself zero to
     rounding. Traces are those of the factors, so the three terms cannot disagree about what is null space.
-    With fewer vectors than features, L holds the centred vectors, and no D × D matrix is formed.
+    Of n < D vectors L_1 holds the centred ones, and no D × D matrix is factorised: with L_1 = Q·R, Q of n columns, only
+    Q^T Σ_2 Q matters, which is n × n.
 
     Raises ValueError if the moments differ in dimension, UnmeasurableError if they are not finite.
     """
     mean_a, mean_b = a.mean.reshape(-1).double(), b.mean.reshape(-1).double()
     if mean_a.shape != mean_b.shape:
         raise ValueError(f"the two sets of features have {mean_a.numel()} and {mean_b.numel()} dimensions")
-    factor_a, factor_b = _factor(a), _factor(b)
-    cross = torch.linalg.svdvals(factor_a.T @ factor_b).sum()
-    spread = factor_a.square().sum() + factor_b.square().sum() - 2 * cross
+    if not (a.known.isfinite().all() and b.known.isfinite().all()):
+        raise UnmeasurableError("the features are not finite")
+    few, many = sorted((a, b), key=lambda moments: moments.factor is None)
+    if few.factor is None or many.covariance is None:
+        factor_a, factor_b = (_factor(m.covariance) if m.factor is None else m.factor.double() for m in (a, b))
+        traces = factor_a.square().sum() + factor_b.square().sum()
+    else:
+        basis, factor_a = torch.linalg.qr(few.factor.double())
+        factor_b = _factor(basis.T @ many.covariance.double() @ basis)
+        traces = factor_a.square().sum() + many.trace.double()
+    spread = traces - 2 * torch.linalg.svdvals(factor_a.T @ factor_b).sum()
     return float((mean_a - mean_b).square().sum() + spread.clamp(min=0))
 
 
-def _factor(moments: Moments) -> Tensor:
+def _factor(covariance: Tensor) -> Tensor:
     """L (D, rank) with L L^T = Σ. Eigenvalues below Σ's own rounding are its null space: their roots would be noise."""
-    if not moments.known.isfinite().all():
-        raise UnmeasurableError("the features are not finite")
-    if moments.covariance is None:
-        return moments.known.double()
-    covariance = moments.covariance.double().reshape(-1, round(moments.covariance.numel() ** 0.5))
+    covariance = covariance.double().reshape(-1, round(covariance.numel() ** 0.5))
     eigenvalues, eigenvectors = torch.linalg.eigh(covariance)
     rounding = len(eigenvalues) * torch.finfo(torch.float64).eps * eigenvalues[-1].clamp(min=0)
     kept = eigenvalues > rounding

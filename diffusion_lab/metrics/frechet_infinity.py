@@ -105,13 +105,17 @@ def frechet_at_infinity(samples: Tensor, reference: Tensor, confidence: float = 
         raise UnmeasurableError(f"needs at least two samples and two real images, got {len(x)} and {len(y)}")
     if not x.isfinite().all() or not y.isfinite().all():
         raise UnmeasurableError("the features are not finite")
-    rank = len(_spectrum(y - y.mean(0))[0])
-    needed = _PER_FEATURE * rank
-    if min(len(x), len(y)) < needed:
-        raise UnmeasurableError(
-            f"needs {needed} samples and as many real images, four for each of {rank} features that vary, "
-            f"got {len(x)} and {len(y)}"
-        )
+    fewest = min(len(x), len(y))
+    for rows in (
+        y[: fewest // _PER_FEATURE + 2],
+        y,
+    ):  # a quarter of them shows that too many features vary, where they do
+        rank = len(_spectrum(rows - rows.mean(0))[0])
+        if fewest < _PER_FEATURE * rank:
+            raise UnmeasurableError(
+                f"needs {_PER_FEATURE * rank} samples and as many real images{' or more' * (len(rows) < len(y))}, four for each "
+                f"feature that varies, got {len(x)} and {len(y)}"
+            )
     whole = _expand(x, y)
     if whole.distance < _SAME * abs(whole.distance - whole.corrected):
         raise UnmeasurableError("samples and real images are the same, but they must be independent")

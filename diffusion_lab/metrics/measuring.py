@@ -16,8 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion_lab.data.module import DataModule
+from diffusion_lab.data.module import DataModule, images_at_once
 from diffusion_lab.diffusion import DataMoments
+from diffusion_lab.diffusion.parts import moved
+from diffusion_lab.diffusion.shapes import Conditions
 from diffusion_lab.metrics.features import Pixels
 from diffusion_lab.metrics.reference import Reference, UnmeasurableError
 from diffusion_lab.metrics.shards import Progress, Shard, ShardStore, complete, digest, silent
@@ -27,7 +29,7 @@ from diffusion_lab.store import CacheDirectory
 from diffusion_lab.training.ranks import broadcast_from_rank_zero
 
 # (x_0, y, seed, indices) -> (B, …) by name
-Measure = Callable[[Tensor, Tensor | None, int, Tensor], Mapping[str, Tensor]]
+Measure = Callable[[Tensor, Conditions, int, Tensor], Mapping[str, Tensor]]
 SHARD_IMAGES = 32  # images at a time
 SEED = 0  # of the noise: always the same
 RECIPE = 3  # raise it when the same key would give other numbers
@@ -47,12 +49,13 @@ def ready(model: TrainableModel, weights: str) -> Iterator[None]:
 
 
 def batches_of(
-    model: TrainableModel, data: DataModule, split: str, batch_size: int, limit: int, start: int = 0
-) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
-    """(x_0, y, indices) of the first images of a split, on the device of the model; y None for a model without classes."""
+    model: TrainableModel, data: DataModule, split: str, batch_size: int | None, limit: int, start: int = 0
+) -> Iterator[tuple[Tensor, Conditions, Tensor]]:
+    """(x_0, y, indices) of the first images of a split, on the device of the model; y None for an unconditional model."""
+    batch_size = images_at_once(data.shape) if batch_size is None else batch_size
     for x_0, y in data.batches(split, batch_size, limit=limit, start=start):
         indices = torch.arange(start, start + len(x_0), device=model.device)
-        known = None if y is None or model.num_classes is None else y.to(model.device)
+        known = None if model.num_classes is None and not model.conditions else moved(y, model.device)
         yield x_0.to(model.device), known, indices
         start += len(x_0)
 
@@ -151,7 +154,7 @@ def check_classes(data: DataModule) -> None:
     counts = shares * data.num_train if data.clusters is None else data.clusters.counts
     fewest = int(counts.argmin())
     if counts[fewest].round() < 2:
-        fix = "use start=noise" + ("" if data.clusters is None else ", or a smaller labels.num_clusters")
+        fix = "use start=noise" + ("" if data.clusters is None else ", or fewer clusters")
         raise UnmeasurableError(
             f"start=data_moments needs two training images of each class, but class {fewest} has fewer: {fix}"
         )

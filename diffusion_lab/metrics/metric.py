@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
+from diffusion_lab.data.checks import IncompleteError
 from diffusion_lab.data.module import DataModule
 from diffusion_lab.metrics.features import Features
-from diffusion_lab.metrics.reference import Moments, Need, Reference, UnmeasurableError
+from diffusion_lab.metrics.reference import MOST_VALUES, Moments, Need, Reference, UnmeasurableError
 from diffusion_lab.metrics.samples import Samples, Source
 from diffusion_lab.metrics.settings import Evaluation
 from diffusion_lab.metrics.shards import Progress
@@ -100,8 +101,9 @@ class View:
 
     @cached_property
     def some_real(self) -> Tensor:
-        """(n, D) float32: the features of some images of the reference, settings.reference_features at most."""
-        return self.reference.vectors(self.split, self.settings.reference_features)
+        """(n, D) float32: the features of some images of the reference, settings.reference_features at most, and not too large."""
+        most = min(self.settings.reference_features, max(2, MOST_VALUES // self.features.dim))
+        return self.reference.vectors(self.split, most)
 
     @cached_property
     def on_device(self) -> Tensor:
@@ -145,6 +147,7 @@ class Scores:
     measures: what the values mean; details: what has to be known of one of them besides, by name.
     interpolation: PATHS ways of PATH_IMAGES images from one sample to another, one after the other; of images only.
     reconstructions: real images, each before its reconstruction; of images only, and where the family has encoders.
+    conditions: fields of held-out data, each before its image and draws for it; of images only, and where there are fields.
     nearest: as `copying.nearest_picture` makes it; of images only, and where it was measured."""
 
     values: dict[str, float] = field(default_factory=dict)
@@ -152,6 +155,7 @@ class Scores:
     samples: Tensor = field(default_factory=lambda: torch.empty(0))
     interpolation: Tensor | None = None
     reconstructions: Tensor | None = None
+    conditions: Tensor | None = None
     nearest: Tensor | None = None
     curves: dict[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
     measures: list[Measure] = field(default_factory=list)
@@ -167,11 +171,12 @@ class Scores:
 
     @contextmanager
     def attempt(self, names: Iterable[str]) -> Iterator[None]:
-        """The block records these values; those that it could not measure have the reason, if it raises UnmeasurableError."""
+        """The block records these values; those that it could not measure have the reason, if it raises UnmeasurableError, or if
+        the data have missing values."""
         names = list(names)
         try:
             yield
-        except UnmeasurableError as error:
+        except (UnmeasurableError, IncompleteError) as error:
             for name in names:
                 if name not in self.values:
                     self.record(name, None, str(error))

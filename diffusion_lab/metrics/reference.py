@@ -2,7 +2,8 @@
 
 Two things are kept under the cache folder: the moments of *all* images of a split (a Fréchet distance needs no more), and the
 features themselves, float32, of a subset (kernel distance, precision and recall need single images; all 60,000 images in 2048
-dimensions would be half a gigabyte). The same function gives the floor: moments of n held-out images.
+dimensions would be half a gigabyte). The same function gives the floor: moments of n held-out images. Moments of fewer images than
+features are made of the features, which are smaller.
 
 Moments are the mean m and the covariance Σ = M / (n − 1) of features, M = Σ_i (x_i − m)(x_i − m)^T. With b more vectors, their m_b
 and M_b, and δ = m_b − m, they become
@@ -28,11 +29,14 @@ from torch import Tensor
 
 from diffusion_lab.data.module import DataModule
 from diffusion_lab.diffusion.levels import from_levels, to_levels
+from diffusion_lab.diffusion.parts import classes_in
+from diffusion_lab.diffusion.shapes import Conditions
 from diffusion_lab.metrics.features import Features
 from diffusion_lab.metrics.shards import Progress, read_tensors, silent, write_tensors
 from diffusion_lab.store import CacheDirectory
 
 BATCH_SIZE = 256
+MOST_VALUES = 2**27  # of features that are in memory one by one: 1 GiB of float64
 RECIPE = 1  # raise it when the same key would give other numbers
 
 
@@ -91,10 +95,14 @@ class Reference:
 
     def moments(self, split: str, num_images: int | None = None) -> Moments:
         """Moments of `num_images` images of the split (its fixed subset), or of all."""
+        size, dim = self.size(split), self.features.dim
+        if (count := min(num_images or size, size)) < dim:
+            _check_memory(count, dim)
+            return FeatureStatistics(dim, [self.vectors(split, num_images)]).compute()
 
         def compute() -> dict[str, Tensor]:
             vectors = (vectors for vectors, _ in self._encode(split, num_images))
-            return FeatureStatistics(self.features.dim, vectors).compute().tensors()
+            return FeatureStatistics(dim, vectors).compute().tensors()
 
         return Moments(**self._cached("moments", split, num_images, compute))
 
@@ -106,8 +114,7 @@ class Reference:
 
         def compute() -> dict[str, Tensor]:
             statistics = defaultdict[int, FeatureStatistics](lambda: FeatureStatistics(self.features.dim))
-            for vectors, y in self._encode(split, None):
-                assert y is not None
+            for vectors, y in self._of_classes(split):
                 for label in y.unique().tolist():
                     statistics[label].update(vectors.cpu()[y.cpu() == label])
             found = {label: s.compute().tensors() for label, s in statistics.items() if s.n >= 2}
@@ -127,8 +134,7 @@ class Reference:
         def compute() -> dict[str, Tensor]:
             counts = torch.zeros(self.data.num_classes or 0, dtype=torch.float64)
             sums = counts.new_zeros(len(counts), self.features.dim)
-            for vectors, y in self._encode(split, None):
-                assert y is not None
+            for vectors, y in self._of_classes(split):
                 counts += y.bincount(minlength=len(counts))
                 sums.index_add_(0, y, vectors.cpu().double())
             return {"n": counts, "mean": sums / counts[:, None]}
@@ -149,7 +155,14 @@ class Reference:
 
         return self._cached("features", split, num_images, compute)["features"]
 
-    def _encode(self, split: str, num_images: int | None) -> Iterator[tuple[Tensor, Tensor | None]]:
+    def _of_classes(self, split: str) -> Iterator[tuple[Tensor, Tensor]]:
+        """The features of all images of a split, and their classes."""
+        for vectors, y in self._encode(split, None):
+            classes = classes_in(y)
+            assert classes is not None
+            yield vectors, classes
+
+    def _encode(self, split: str, num_images: int | None) -> Iterator[tuple[Tensor, Conditions]]:
         size = self.size(split)
         total = size if num_images is None else min(num_images, size)
         done = 0
@@ -166,6 +179,7 @@ class Reference:
     def _cached(
         self, kind: str, split: str, num_images: int | None, compute: Callable[[], dict[str, Tensor]]
     ) -> dict[str, Tensor]:
+        num_images = num_images if num_images is not None and num_images < self.size(split) else None
         key = {
             "data": self.data.identity,
             "features": self.features.identity,
@@ -222,9 +236,25 @@ class Moments(NamedTuple):
         """Σ (D, D), whatever n is."""
         return self.known @ self.known.T if self.covariance is None else self.covariance
 
+    @property
+    def trace(self) -> Tensor:
+        """tr Σ, the mean squared distance of a vector from the mean."""
+        if self.covariance is None:
+            return self.known.square().sum()
+        return self.covariance.reshape(self.mean.numel(), -1).diagonal().sum()
+
     def tensors(self) -> dict[str, Tensor]:
         """The tensors that are set, by name."""
         return {name: value for name, value in self._asdict().items() if value is not None}
+
+
+def _check_memory(n: int, dim: int) -> None:
+    """UnmeasurableError for more feature vectors, kept one by one, than fit into memory."""
+    if n * dim > MOST_VALUES:
+        raise UnmeasurableError(
+            f"{dim:,} features of {n:,} images take too much memory, and n below D says little about models: use features that "
+            "`diffusion-lab features` trains"
+        )
 
 
 class FeatureStatistics:
@@ -246,20 +276,18 @@ class FeatureStatistics:
             return
         self.n += len(features)
         self._rows.append(features)
-        if self.n >= self.dim:
+        if self.n < self.dim:
+            _check_memory(self.n, self.dim)
+        else:
             for rows in self._rows:
                 self._add(rows.double())
             self._rows = []
 
     def _add(self, x: Tensor) -> None:
         mean = x.mean(0)
-        products = (x - mean).T @ (x - mean)
-        if self._state is None:
-            self._state = len(x), mean, products
-            return
-        n, before, summed = self._state
-        total, shift = n + len(x), mean - before
-        products += summed + torch.outer(shift, shift) * (n * len(x) / total)
+        n, before, products = self._state or (0, mean, mean.new_zeros(self.dim, self.dim))
+        total, shift, centred = n + len(x), mean - before, x - mean
+        products.addmm_(centred.T, centred).addr_(shift, shift, alpha=n * len(x) / total)
         self._state = total, before + shift * (len(x) / total), products
 
     def compute(self) -> Moments:
@@ -271,6 +299,5 @@ class FeatureStatistics:
             return Moments(n, self._state[1].cpu(), self._state[2].cpu() / (n - 1))
         x = torch.cat(self._rows).double().cpu()
         mean = x.mean(0)
-        factor = (x - mean).T / (self.n - 1) ** 0.5
         # Laid out as it comes back from a file, since products depend on it.
-        return Moments(n, mean, None, factor.contiguous())
+        return Moments(n, mean, None, x.sub_(mean).div_((self.n - 1) ** 0.5).T.contiguous())

@@ -11,6 +11,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from math import prod
 from pathlib import Path
 from time import perf_counter
@@ -21,6 +22,8 @@ from torch import Tensor
 
 from diffusion_lab.data.module import DataModule
 from diffusion_lab.diffusion import SampleNoise
+from diffusion_lab.diffusion.parts import classes_in
+from diffusion_lab.diffusion.shapes import Conditions
 from diffusion_lab.diffusion.streams import CLASS
 from diffusion_lab.metrics.features import Features
 from diffusion_lab.metrics.reference import (
@@ -66,7 +69,8 @@ class Samples:
     """n samples: the first few as images (float32, CPU), all as one set of features (n, D), and the class of each.
 
     y: int64 (n,), the class that each was asked for, or is labelled with. None where there is none.
-    efforts: what drawing them took, by shard; of given images there is none.
+    efforts: what drawing them took, by shard; of given images there is none. asked: what the images were drawn for, where that is
+    more than a class: a vector, a field, or several conditions.
     """
 
     images: Tensor
@@ -74,6 +78,7 @@ class Samples:
     num_not_finite: int
     y: Tensor | None
     efforts: Sequence[Effort] = ()
+    asked: Conditions = None
 
     def finite(self, rows: Tensor) -> Tensor:
         """Rows that were computed from the samples, as they are; UnmeasurableError if a sample is not finite."""
@@ -148,6 +153,8 @@ class TrainedModel(Source):
         self.device, self.training = model.device, training or {}
         self.cache, self._identities, self._anew = cache, identities, anew
         self.lacks = {} if model.denoiser else {Need.DENOISER: "this family has no noisy chain"}
+        if model.conditions and model.num_classes is None:
+            self.lacks[Need.LABELS] = "the model is conditioned on vectors or fields, not on classes"
 
     def check(self, data: DataModule) -> None:
         model = self.model
@@ -165,8 +172,10 @@ class TrainedModel(Source):
     ) -> list[Samples] | None:
         """From the current weights of the model."""
         data, features = references[0].data, [reference.features for reference in references]
-        prior = data.class_shares(settings.reference) if self.model.num_classes is not None else None
-        drawn = Stream(settings.seed, settings.batch_size, data.num_levels, prior, settings.precision)
+        split, own = settings.reference, bool(self.model.conditions)
+        prior = None if own or self.model.num_classes is None else data.class_shares(split)
+        images = partial(data.y_of_samples, split) if own else None
+        drawn = Stream(settings.seed, settings.batch_size, data.num_levels, prior, settings.precision, images)
         decisive = {
             "weights": digest(self.model.state_dict()),
             "sampling": self.model.sampling_protocol(),
@@ -175,6 +184,7 @@ class TrainedModel(Source):
             "precision": drawn.precision,
             "num_levels": drawn.num_levels,
             "class_prior": None if prior is None else prior.tolist(),
+            **({"conditions": [data.training_identity, data.named(split)]} if own else {}),
             "recipe": RECIPE,
         }
         stores = []
@@ -186,8 +196,10 @@ class TrainedModel(Source):
 
     def protocol(self, settings: Evaluation) -> dict[str, Any]:
         labels = f"drawn from the shares of the classes in {settings.reference}"
+        labels = f"conditions of the images in {settings.reference}" if self.model.conditions else labels
+        unconditional = self.model.num_classes is None and not self.model.conditions
         return {
-            "samples": {"labels": "none" if self.model.num_classes is None else labels},
+            "samples": {"labels": "none" if unconditional else labels},
             "weights": settings.weights,
             "model": self.model.protocol(),
         }
@@ -197,7 +209,8 @@ class TrainedModel(Source):
 class Stream:
     """Samples 0, 1, 2, … of a seed, as the data would have stored them.
 
-    num_levels: what they are rounded to; None: continuous. class_prior: what labels are drawn from; None: y is None.
+    num_levels: what they are rounded to; None: continuous. class_prior: what classes are drawn from. images: of indices, y of
+    images in place of such classes. Neither: y is None.
     batch_size: images at a time, which decides rounding and cost, not the images.
     precision: of the network, 32-true or bf16-mixed (convolutions and matrix products in bfloat16).
     """
@@ -207,8 +220,11 @@ class Stream:
     num_levels: int | None = None
     class_prior: Tensor | None = None
     precision: str = "32-true"
+    images: Callable[[Tensor], Conditions] | None = None
 
-    def labels(self, indices: Tensor) -> Tensor | None:
+    def y(self, indices: Tensor) -> Conditions:
+        if self.images is not None:
+            return self.images(indices)
         return None if self.class_prior is None else labels(indices, self.seed, self.class_prior)
 
     def batches(
@@ -221,7 +237,7 @@ class Stream:
         bfloat16 = torch.autocast(model.device.type, torch.bfloat16, enabled=self.precision == "bf16-mixed")
         for start in range(part.start, part.stop, self.batch_size):
             indices = torch.arange(start, min(start + self.batch_size, part.stop), device=model.device)
-            y = self.labels(indices)
+            y = self.y(indices)
             started = _now(model.device)
             with torch.no_grad(), bfloat16:
                 x = model.sample(indices, self.seed, y).float()
@@ -298,8 +314,11 @@ def _joined(stream: Stream, parts: Sequence[range], shards: Sequence[Shard]) -> 
         torch.cat([tensors[name][: len(part)] for part, (tensors, _) in pairs])
         for name in ("features", "finite", "images")
     )
-    y, efforts = stream.labels(torch.arange(len(features))), [Effort(**facts) for _, facts in shards]
-    return Samples(images, features, int((~finite).sum()), y, efforts)
+    efforts = [Effort(**facts) for _, facts in shards]
+    classes = [classes_in(stream.y(indices)) for indices in torch.arange(len(features)).split(1000)]
+    known = [part for part in classes if part is not None]
+    asked = None if stream.images is None else stream.y(torch.arange(len(images)))
+    return Samples(images, features, int((~finite).sum()), torch.cat(known) if known else None, efforts, asked)
 
 
 def num_kept(shape: Sequence[int]) -> int:

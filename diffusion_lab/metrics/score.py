@@ -22,9 +22,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
-from diffusion_lab.data.module import DataModule
+from diffusion_lab.data.module import DataModule, images_at_once
 from diffusion_lab.data.pictures import may_fail
+from diffusion_lab.diffusion.parts import each, parts
 from diffusion_lab.metrics.features import Features
 from diffusion_lab.metrics.measuring import batches_of, ready
 from diffusion_lab.metrics.metric import Metric, Naming, Scores, Subject, View
@@ -39,6 +41,7 @@ from diffusion_lab.versions import versions
 
 PATHS, PATH_IMAGES = 4, 8  # ways between samples, images of each
 PAIRS = 32  # real images, each beside its reconstruction
+FIELDS, DRAWS = 8, 4  # conditions that are fields, and draws for each
 
 
 def score(
@@ -59,6 +62,7 @@ def score(
     measures = check_measures(features, metrics, data)
     references = source.references(data, features, progress)
     scores = Scores()
+    settings = replace(settings, batch_size=settings.batch_size or images_at_once(data.shape))
     if Need.MODEL not in source.lacks and not any(metric.needs_samples for metric in metrics):
         settings = replace(settings, num_samples=min(settings.resolve_num_samples(data), KEPT_IMAGES))
     with ready(source.model, settings.weights) if source.model is not None else nullcontext():
@@ -74,10 +78,12 @@ def score(
                 _check_needs(metric, subject)
                 metric.score(subject, scores)
         scores.samples = subject.drawn.images
-        if source.model is not None and len(data.shape) == 3:
+        if source.model is not None and len(data.shape) > 1:
             with may_fail("the picture of its latents"):
                 pictures = latent_pictures(source.model, data, settings.seed, settings.unseen_split)
                 scores.interpolation, scores.reconstructions = pictures
+            with may_fail("the picture of its conditions"):
+                scores.conditions = condition_picture(source.model, data, settings.seed, settings.unseen_split)
     remarks = [*source.remarks(data, settings), *references[0].remarks]
     if remarks:
         scores.protocol["remarks"] = remarks
@@ -93,6 +99,9 @@ def check_measures(features: Sequence[Features], metrics: Sequence[Metric], data
     """All that these metrics may measure. ValueError if the features do not work for the data, or two numbers have one name."""
     for part in features:
         part.check(data.shape)
+        if data.num_levels is None and part.reads_levels:
+            said = f"features={part.name} read images of 256 levels, and {data.name} has real numbers"
+            raise ValueError(f"{said}: choose features=pixels")
     measures = [measure for metric in metrics for measure in metric.measures(_namings(features))]
     names = [measure.name for measure in measures]
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -127,7 +136,7 @@ def _protocol(subject: Subject) -> dict[str, Any]:
         **of_source,
         "samples": common | of_source["samples"],
         "reference": view.reference.protocol(view.split),
-        **({} if data.clusters is None else {"classes": data.clusters.name}),
+        **({} if data.clusters is None else {"classes": data.clusters.description}),
         "data": {"name": data.name, "identity": data.identity, "shape": list(data.shape)},
         **{
             view.naming("features"): {"name": view.features.name, "identity": view.features.identity}
@@ -141,9 +150,9 @@ def _protocol(subject: Subject) -> dict[str, Any]:
 def latent_pictures(
     model: GenerativeModel, data: DataModule, seed: int, split: str = "test"
 ) -> tuple[Tensor, Tensor | None]:
-    """(interpolation, reconstructions), float32 on the CPU. A conditional model is given the classes.
+    """(interpolation, reconstructions), float32 on the CPU. A conditional model is given the conditions.
 
-    interpolation (PATHS · PATH_IMAGES, *shape): way p leads from sample 2p of the stream to sample 2p + 1 and keeps one class,
+    interpolation (PATHS · PATH_IMAGES, *shape): way p leads from sample 2p of the stream to sample 2p + 1 and keeps one condition,
     the classes in turn. reconstructions (2 · PAIRS, *shape): the first PAIRS images of the split, each followed by its
     `reconstruct`ion. None for a family without an encoder.
     """
@@ -151,6 +160,29 @@ def latent_pictures(
     weight = torch.linspace(0, 1, PATH_IMAGES, device=model.device).repeat(PATHS)
     x_0, y, indices = next(batches_of(model, data, split, PAIRS, PAIRS))
     between = slerp(model.latents(2 * paths, seed), model.latents(2 * paths + 1, seed), weight)
-    ways = model.decode(between, model.classes_in_turn(paths)).cpu()
+    ways = model.decode(between, model.conditions_of_pictures(data, split, paths)).cpu()
     again = model.reconstruct(x_0, y, seed, indices)
-    return ways, None if again is None else torch.stack([x_0, again.clamp(-1, 1)], dim=1).flatten(0, 1).cpu()
+    if again is None:
+        return ways, None
+    again = again if data.num_levels is None else again.clamp(-1, 1)
+    return ways, torch.stack([x_0, again], dim=1).flatten(0, 1).cpu()
+
+
+@torch.no_grad()
+def condition_picture(model: GenerativeModel, data: DataModule, seed: int, split: str = "test") -> Tensor | None:
+    """(FIELDS · (2 + DRAWS), *shape), float32 on the CPU: a field of the split, enlarged, its image, and draws for the field.
+
+    None where no condition is a field.
+    """
+    x_0, y, _ = next(batches_of(model, data, split, FIELDS, FIELDS))
+    fields = [part for part in parts(y) if part.ndim > 2]
+    if not fields:
+        return None
+    number = torch.arange(len(x_0) * DRAWS, device=model.device)
+    draws = model.sample(number, seed, each(lambda part: part.repeat_interleave(DRAWS, 0), y))
+    shown = interpolate(fields[0], x_0.shape[2:])
+    if shown.shape != x_0.shape:
+        shown = shown.mean(1, keepdim=True).expand_as(x_0)
+    rows = torch.stack([shown, x_0], 1), draws.unflatten(0, (len(x_0), DRAWS))
+    found = torch.cat(rows, 1).flatten(0, 1).cpu()
+    return found if data.num_levels is None else found.clamp(-1, 1)

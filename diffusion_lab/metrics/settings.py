@@ -18,7 +18,7 @@ class Evaluation:
     """Raises ValueError naming the option when a number is impossible."""
 
     num_samples: int | None = None
-    batch_size: int = 128
+    batch_size: int | None = None
     precision: str = "32-true"
     seed: int = 0
     weights: str = "auto"

@@ -6,13 +6,15 @@ normalised, channel by channel, by the mean and the standard deviation of their 
 
     SWD(A, B) = mean over directions θ of W_1(A·θ, B·θ),    W_1 of two sets of as many numbers = mean |a_(i) − b_(i)|, both sorted
 
-over 4 × 128 random directions. Numbers are given times 10³, as in table 1.
+over 4 × 128 random directions. Numbers are given times 10³, as in table 1. Data with one or three spatial axes likewise: patches of
+7 numbers, or of 7×7×7.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from types import EllipsisType
 
 import torch
 from torch import Tensor
@@ -53,7 +55,7 @@ class SlicedWasserstein(Metric):
         )
 
     def score(self, subject: Subject, scores: Scores) -> None:
-        if len(subject.data.shape) != 3:
+        if len(subject.data.shape) == 1:
             raise UnmeasurableError("points have no patches")
         view, settings = subject.views[0], subject.settings
         samples, names = view.drawn.images, [_NAME, f"{_NAME}_floor"]
@@ -78,7 +80,7 @@ class SlicedWasserstein(Metric):
 
 
 def _images(subject: Subject, split: str, size: int) -> Tensor:
-    """A fixed choice of a split, (n, C, H, W)."""
+    """A fixed choice of a split, (n, C, *spatial)."""
     shown = [x for x, _ in subject.data.batches(split, 256, limit=size)] if size else []
     return torch.cat(shown)[:size] if shown else torch.empty(0, *subject.data.shape)
 
@@ -88,7 +90,7 @@ def _mean(bands: dict[str, float]) -> float:
 
 
 def sliced_wasserstein(x: Tensor, y: Tensor, patches: int, seed: int) -> dict[str, float]:
-    """10³·SWD of two sets of images (n, C, H, W), as many of each, band by band: "32x32" -> distance, the finest first.
+    """10³·SWD of two sets of images (n, C, *spatial), as many of each, band by band: "32x32" -> distance, the finest first.
 
     patches: of each image and band. Raises UnmeasurableError for images smaller than a patch.
     """
@@ -96,60 +98,67 @@ def sliced_wasserstein(x: Tensor, y: Tensor, patches: int, seed: int) -> dict[st
         raise ValueError(
             f"both sets must have the same number of images of the same shape, got {tuple(x.shape)} and {tuple(y.shape)}"
         )
-    if min(x.shape[-2:]) < PATCH:
-        raise UnmeasurableError(
-            f"patches of {PATCH}×{PATCH} pixels do not fit into images of {x.shape[-1]}×{x.shape[-2]}"
-        )
+    if min(x.shape[2:]) < PATCH:
+        sides = "×".join(map(str, x.shape[:1:-1]))
+        raise UnmeasurableError(f"patches of {PATCH}×{PATCH} pixels do not fit into images of {sides}")
     generator = torch.Generator().manual_seed(seed % 2**63)
     found = {}
     for ours, theirs in zip(laplacian_pyramid(x), laplacian_pyramid(y), strict=True):
         first, second = (normalised(sampled_patches(band, patches, generator)) for band in (ours, theirs))
-        found[f"{ours.shape[-2]}x{ours.shape[-1]}"] = SCALE * _distance(first, second, generator)
+        found["x".join(map(str, ours.shape[2:]))] = SCALE * _distance(first, second, generator)
     return found
 
 
 def laplacian_pyramid(x: Tensor) -> list[Tensor]:
-    """Bands of x (n, C, H, W), the finest first; their sum, each brought up to the size of the one before, is x again."""
+    """Bands of x (n, C, *spatial), the finest first; their sum, each brought up to the size of the one before, is x again."""
     bands = []
-    while min(x.shape[-2:]) >= 2 * SMALLEST:
-        smaller = _filtered(x)[..., ::2, ::2]
-        bands.append(x - enlarged(smaller, x.shape[-2:]))
+    while min(x.shape[2:]) >= 2 * SMALLEST:
+        smaller = _filtered(x)[_every_second(x)]
+        bands.append(x - enlarged(smaller, x.shape[2:]))
         x = smaller
     return [*bands, x]
 
 
 def enlarged(x: Tensor, size: Sequence[int]) -> Tensor:
-    """x (n, C, ⌈H/2⌉, ⌈W/2⌉) at every second pixel of (H, W), zeros between, filtered; times 4, so that a constant stays one."""
+    """x (n, C, ⌈H/2⌉, …) at every second pixel of `size`, zeros between, filtered and scaled so that a constant stays one."""
     wide = x.new_zeros(*x.shape[:2], *size)
-    wide[..., ::2, ::2] = x
-    return 4 * _filtered(wide)
+    wide[_every_second(x)] = x
+    return 2 ** len(size) * _filtered(wide)
+
+
+def _every_second(x: Tensor) -> tuple[EllipsisType | slice, ...]:
+    """Indices of every second position along each spatial axis."""
+    return (..., *[slice(None, None, 2)] * (x.ndim - 2))
 
 
 def _filtered(x: Tensor) -> Tensor:
     row = torch.tensor(_BINOMIAL, dtype=x.dtype, device=x.device) / 16
-    channels = x.shape[1]
-    x = F.pad(x, (2, 2, 2, 2), mode="reflect")
-    for kernel in (row.view(1, 1, 1, 5), row.view(1, 1, 5, 1)):
-        x = F.conv2d(x, kernel.expand(channels, -1, -1, -1), groups=channels)
+    channels, axes = x.shape[1], x.ndim - 2
+    convolve = (F.conv1d, F.conv2d, F.conv3d)[axes - 1]
+    x = F.pad(x, (2, 2) * axes, mode="reflect")
+    for axis in reversed(range(axes)):
+        kernel = row.view(1, 1, *[5 if each == axis else 1 for each in range(axes)])
+        x = convolve(x, kernel.expand(channels, *kernel.shape[1:]), groups=channels)
     return x
 
 
 def sampled_patches(x: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """(n, C, H, W) -> (n·count, C, 7, 7), at places drawn evenly in each image."""
-    height, width = x.shape[-2:]
-    top = torch.randint(height - PATCH + 1, (len(x), count), generator=generator)
-    left = torch.randint(width - PATCH + 1, (len(x), count), generator=generator)
-    offset = torch.arange(PATCH)
-    rows = (top[..., None] + offset)[..., :, None]
-    columns = (left[..., None] + offset)[..., None, :]
-    image = torch.arange(len(x))[:, None, None, None]
-    return x.permute(0, 2, 3, 1)[image, rows, columns].permute(0, 1, 4, 2, 3).flatten(0, 1)
+    """(n, C, *spatial) -> (n·count, C, 7, …), at places drawn evenly in each image."""
+    starts = [torch.randint(side - PATCH + 1, (len(x), count), generator=generator) for side in x.shape[2:]]
+    axes = range(len(starts))
+    image = torch.arange(len(x)).view(-1, 1, *[1] * len(starts))
+    places = [
+        (start[..., None] + torch.arange(PATCH)).view(len(x), count, *[PATCH if each == axis else 1 for each in axes])
+        for axis, start in enumerate(starts)
+    ]
+    return x.movedim(1, -1)[(image, *places)].movedim(-1, 2).flatten(0, 1)
 
 
 def normalised(patches: Tensor) -> Tensor:
-    """(n, C, 7, 7) -> (n, C·49): each channel with mean 0 and standard deviation 1 over the set; one that never varies with 0."""
-    mean = patches.mean((0, 2, 3), keepdim=True)
-    std = (patches - mean).square().mean((0, 2, 3), keepdim=True).sqrt()
+    """(n, C, 7, …) -> (n, C·7·…): each channel with mean 0 and standard deviation 1 over the set; one that never varies with 0."""
+    across = (0, *range(2, patches.ndim))
+    mean = patches.mean(across, keepdim=True)
+    std = (patches - mean).square().mean(across, keepdim=True).sqrt()
     return torch.where(std > 0, (patches - mean) / std, torch.zeros_like(patches)).flatten(1)
 
 

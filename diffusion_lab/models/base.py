@@ -16,10 +16,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from diffusion_lab.conditions.condition import nothing
+from diffusion_lab.diffusion.parts import as_conditions, parts
+from diffusion_lab.diffusion.shapes import Conditions
 from diffusion_lab.models.trainable import TrainableModel
 from diffusion_lab.networks.flops import NetworkCost, count_flops
 
 if TYPE_CHECKING:
+    from diffusion_lab.data.module import DataModule
     from diffusion_lab.models.drawn import DrawnDiffusion
 
 
@@ -60,12 +64,12 @@ class GenerativeModel(TrainableModel, ABC):
     """
 
     num_levels: int | None  # data levels that [-1, 1] is divided into; None: continuous data
-    needs_label: bool = False  # it cannot draw where y is None
+    needs_condition: bool = False  # it cannot draw where y is None
 
-    def sample(self, indices: Tensor, seed: int, y: Tensor | None = None) -> Tensor:
+    def sample(self, indices: Tensor, seed: int, y: Conditions = None) -> Tensor:
         """Samples number `indices` (int64 (B,)) of the stream `seed`: (B, *shape) float32 in [-1, 1].
 
-        y: int64 (B,) class indices, or None.
+        y: int64 (B,) class indices, float32 (B, …) vectors or fields, a tuple of several conditions, or None.
         """
         return self.decode(self.latents(indices, seed), y)
 
@@ -74,14 +78,14 @@ class GenerativeModel(TrainableModel, ABC):
         """z ~ N(0, I) of samples `indices` of the stream `seed`: (B, …) float32."""
 
     @abstractmethod
-    def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+    def decode(self, z: Tensor, y: Conditions = None) -> Tensor:
         """The image of each latent, without further randomness: (B, *shape) float32 in [-1, 1]."""
 
-    def encode(self, x_0: Tensor, y: Tensor | None = None) -> Tensor | None:
+    def encode(self, x_0: Tensor, y: Conditions = None) -> Tensor | None:
         """Latents whose images x_0 (B, *shape) are, or are close to; None for a family without an encoder."""
         return None
 
-    def reconstruct(self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor) -> Tensor | None:
+    def reconstruct(self, x_0: Tensor, y: Conditions, seed: int, indices: Tensor) -> Tensor | None:
         """Images like x_0, from what the model keeps of it: the images of its latents; None for a family without an encoder."""
         z = self.encode(x_0, y)
         return None if z is None else self.decode(z, y)
@@ -104,11 +108,11 @@ class GenerativeModel(TrainableModel, ABC):
     def cost(self) -> NetworkCost:
         """Of what draws: its parameters, and the operations of one evaluation of it."""
         index = torch.zeros(1, dtype=torch.int64, device=self.device)
-        z, y = torch.zeros_like(self.latents(index, 0)), self.classes_in_turn(index)
+        z, y = torch.zeros_like(self.latents(index, 0)), self.conditions_in_turn(index)
         parameters = sum(parameter.numel() for parameter in self.averaged_parameters().values())
         return NetworkCost(parameters, count_flops(lambda: self._evaluate_once(z, y)))
 
-    def _evaluate_once(self, z: Tensor, y: Tensor | None) -> object:
+    def _evaluate_once(self, z: Tensor, y: Conditions) -> object:
         """As many operations as `decode` takes, of kinds that the counter of operations has formulas for."""
         return self.decode(z, y)
 
@@ -125,7 +129,7 @@ class GenerativeModel(TrainableModel, ABC):
         return self.protocol()
 
     def likelihood(
-        self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor, max_terms: int | None
+        self, x_0: Tensor, y: Conditions, seed: int, indices: Tensor, max_terms: int | None
     ) -> Likelihood | None:
         """The likelihood of the images x_0 (B, *shape), or None for a family that has none.
 
@@ -134,6 +138,14 @@ class GenerativeModel(TrainableModel, ABC):
         """
         return None
 
-    def classes_in_turn(self, indices: Tensor) -> Tensor | None:
-        """Class indices[i] mod num_classes for sample i, so that a picture shows all of them; None without classes."""
-        return None if self.num_classes is None else indices.remainder(self.num_classes)
+    def conditions_of_pictures(self, data: DataModule, split: str, indices: Tensor) -> Conditions:
+        """Of pictures of samples: classes in turn, and any other conditions of images number indices[i] of a split."""
+        return data.y_of(split, indices) if self.conditions else self.conditions_in_turn(indices)
+
+    def conditions_in_turn(self, indices: Tensor) -> Conditions:
+        """Class indices[i] mod num_classes for sample i, so that a picture shows all of them; vectors and fields are left out."""
+        sizes = self.conditions or (() if self.num_classes is None else (self.num_classes,))
+        empty = parts(nothing(sizes, len(indices), indices.device))
+        return as_conditions(
+            [indices.remainder(size) if isinstance(size, int) else y for size, y in zip(sizes, empty, strict=True)]
+        )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import nn
 
+from diffusion_lab.conditions.condition import Size, has_classes
 from diffusion_lab.diffusion import GaussianDiffusion, Objective, Schedule, TimestepSampler, Variance
 from diffusion_lab.sampling import Guidance
 
@@ -41,16 +43,38 @@ def check_parts(schedule: Schedule, variance: Variance, objective: Objective, ti
         )
 
 
-def check_guidance(guidance: Guidance, drops_labels: bool) -> None:
-    """ValueError for a guidance that needs the unconditional model of a training without label dropout."""
-    if guidance.needs_null_class and not drops_labels:
+def check_guidance(guidance: Guidance, conditions: Sequence[Size], dropout: float) -> None:
+    """ValueError for a guidance that needs the unconditional model of a training that drops no conditions."""
+    if guidance.needs_null and not (conditions and dropout > 0):
         raise ValueError(
-            f"guidance {type(guidance).__name__} evaluates the network with and without a label, but this model was not "
-            "trained for both: train with conditional=true and model.label_dropout above 0, or use guidance=none"
+            f"guidance {type(guidance).__name__} evaluates the network with and without a condition, but this model was not "
+            "trained for both: train with condition=classes and model.condition_dropout above 0, or use guidance=none"
         )
+    if guidance.num_classes is not None and conditions and not any(map(has_classes, conditions)):
+        raise ValueError(
+            "guidance=classifier leads to classes, which this model is not conditioned on; use guidance=none"
+        )
+
+
+def conditions_for(network: Callable[..., nn.Module], conditions: Sequence[Size]) -> dict[str, Any]:
+    """The options of a network that make it take these conditions: num_classes, which all have, for classes alone, or conditions.
+
+    ValueError for a network that takes classes only.
+    """
+    if all(map(has_classes, conditions)) and len(conditions) < 2:
+        return {"num_classes": next(iter(conditions), None)}
+    if not _takes(network, "conditions"):
+        raise ValueError(
+            "network: this network takes classes or clusters only; use condition=classes, condition=clusters or none"
+        )
+    return {"conditions": conditions}
 
 
 def can_hold_back(network: Callable[..., nn.Module]) -> bool:
     """Whether a network takes held_channels: output channels whose gradient stays out of what the others share."""
+    return _takes(network, "held_channels")
+
+
+def _takes(network: Callable[..., nn.Module], option: str) -> bool:
     known = inspect.signature(network).parameters.values()
-    return any(parameter.name == "held_channels" or parameter.kind is parameter.VAR_KEYWORD for parameter in known)
+    return any(parameter.name == option or parameter.kind is parameter.VAR_KEYWORD for parameter in known)

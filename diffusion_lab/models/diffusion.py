@@ -7,7 +7,7 @@ the *sampler's* respaced chain, and so is the likelihood if the sampler draws fr
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from diffusion_lab.conditions.condition import Size, has_classes, null_of
 from diffusion_lab.diffusion import (
     Clipping,
     Decoder,
@@ -34,9 +35,10 @@ from diffusion_lab.diffusion import (
     derive_seed,
     variational_bound,
 )
+from diffusion_lab.diffusion.shapes import Conditions
 from diffusion_lab.diffusion.streams import BOUND
 from diffusion_lab.models.base import Likelihood
-from diffusion_lab.models.compatibility import can_hold_back, check_guidance, check_parts
+from diffusion_lab.models.compatibility import can_hold_back, check_guidance, check_parts, conditions_for
 from diffusion_lab.models.drawn import DrawnDiffusion, as_likelihood, bound_kind
 from diffusion_lab.models.optimization import Optimization
 from diffusion_lab.models.trainable import QUARTERS, by_quarter
@@ -54,15 +56,18 @@ class DiffusionModel(DrawnDiffusion):
     Parameters
     ----------
     shape: (C, H, W) of images, or (D,) of points. num_levels: the data's levels; None for continuous data.
-    num_classes: the classes that the model is conditioned on; None: it is not.
-    network: given out_channels and num_classes, builds the network. If it takes held_channels too, it is given those of a variance
-        that stops gradients; one that does not take them trains the variance jointly with the mean.
-    label_dropout: the probability that training shows a sample without its label, so that the model is unconditional as well.
+    num_classes: the classes that the model is conditioned on; None: it is not, or on other things too.
+    conditions: of those, in place of num_classes, the sizes: K of classes, (D,) of a vector, (C, …) of a field.
+    network: given out_channels and num_classes, or conditions, builds the network. If it takes held_channels too, it is given those
+        of a variance that stops gradients; one that does not take them trains the variance jointly with the mean.
+    condition_dropout: the probability that training shows a sample without its conditions, so that the model is unconditional as
+        well.
     clip_x_0: what becomes of x̂_0 in sampling and scoring; True clamps it to [−1, 1], for data that lie there.
     decoder: p(x_0|x_1) of the bound that scores; None: the reverse process as it is.
     rounding: what becomes of the last x̂_0. start: where the sampler's chain starts, and the bound of it.
     bound_steps: of the bound where the sampler has none of its own, or T if that is fewer.
-    seed: training's t, ε and dropped labels at batch k are functions of (seed, k).
+    missing: x_0 is NaN where a value is missing: training shows 0 there, and leaves it out of the loss.
+    seed: training's t, ε and dropped conditions at batch k are functions of (seed, k).
     """
 
     sum_names = QUARTERS
@@ -83,51 +88,60 @@ class DiffusionModel(DrawnDiffusion):
         guidance: Guidance,
         optimization: Optimization,
         clip_x_0: bool | Clipping,
-        label_dropout: float,
+        condition_dropout: float,
         seed: int,
         decoder: Decoder | None = None,
         rounding: Rounding = NearestLevel(),  # noqa: B008 - frozen
         bound_steps: int = 50,
         start: Start = NoiseStart(),  # noqa: B008 - frozen
+        conditions: Sequence[Size] = (),
+        missing: bool = False,
     ) -> None:
         super().__init__()
-        if not 0 <= label_dropout <= 1:
-            raise ValueError(f"model.label_dropout={label_dropout} must be a probability between 0 and 1")
+        if not 0 <= condition_dropout <= 1:
+            raise ValueError(f"model.condition_dropout={condition_dropout} must be a probability between 0 and 1")
+        self.conditions = tuple(size if isinstance(size, int) else tuple(size) for size in conditions)
+        sizes = self.conditions or (() if num_classes is None else (num_classes,))
         check_counts("bound", num_steps=bound_steps)
         check_parts(schedule, variance, objective, timesteps)
-        check_guidance(guidance, drops_labels=num_classes is not None and label_dropout > 0)
+        check_guidance(guidance, sizes, condition_dropout)
         self.shape, self.num_levels = tuple(shape), num_levels
         # A classifier that guides lends its classes to a network without any.
-        self.num_classes = guidance.num_classes if num_classes is None else num_classes
-        self.seed, self.optimization, self.label_dropout = seed, optimization, label_dropout
+        self.num_classes = next(filter(has_classes, sizes), guidance.num_classes)
+        self.seed, self.optimization, self.condition_dropout = seed, optimization, condition_dropout
         self.schedule, self.trained_schedule = schedule, schedule.trained  # its parameters are the model's
         self._process, self._read_at = GaussianDiffusion(schedule), -_KEPT_FOR
         mean_channels, variance_channels = self.shape[0], self.shape[0] * variance.outputs_per_channel
         self.network = network(
             out_channels=mean_channels + variance_channels,
-            num_classes=num_classes,
+            **conditions_for(network, sizes),
             **({"held_channels": variance_channels} if variance.stop_gradient and can_hold_back(network) else {}),
         )
-        self.needs_label = num_classes is not None and not getattr(self.network, "null_class", True)
-        if self.needs_label and label_dropout > 0:
+        self.needs_condition = bool(sizes) and not getattr(self.network, "null_class", True)
+        if self.needs_condition and condition_dropout > 0:
             raise ValueError(
-                f"model.label_dropout={label_dropout}: the network has no null class to drop labels to; use model.label_dropout=0"
+                f"model.condition_dropout={condition_dropout}: the network has no null class to drop classes to; use "
+                "model.condition_dropout=0"
             )
-        self.reverse = ReverseProcess(self.network, prediction, variance, clip_x_0, null_class=num_classes)
+        nulls = tuple(map(null_of, sizes))
+        null = nulls if len(nulls) > 1 else nulls[0] if nulls else None
+        self.reverse = ReverseProcess(self.network, prediction, variance, clip_x_0, null)
         self.guided = guidance.around(self.reverse)
         self.term_names = objective.term_names
         self.objective, self.decoder = objective, GaussianDecoder() if decoder is None else decoder
         self.rounding, self.bound_steps, self.start = rounding, bound_steps, start
-        self.timesteps, self._seen = timesteps, list[tuple[Tensor, Tensor]]()  # t and losses of the parts of a batch
+        self.timesteps, self.missing = timesteps, missing
+        self._seen = list[tuple[Tensor, Tensor]]()  # t and losses of the parts of a batch
         self.sampler = sampler
         sampler.spacing(self.process)  # says at once if the chain is too short for it
 
-    def training_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> dict[str, Any]:
+    def training_step(self, batch: tuple[Tensor, Conditions], batch_idx: int) -> dict[str, Any]:
         """L at one t a sample."""
         x_0, y = batch
+        x_0, known = self._known(x_0)
         t, w, eps = self.times_and_noise(x_0, self.timesteps)
-        labels = self.with_dropped_labels(y, self.label_dropout, self.reverse.null_class)
-        terms = self.objective(self.forward_process, self.reverse, x_0, t, eps, labels)
+        told = self.with_dropped_conditions(y, self.condition_dropout, self.reverse.null)
+        terms = self.objective(self.forward_process, self.reverse, x_0, t, eps, told, known)
         losses = terms["loss"].detach()
         if self.timesteps.learns_from_losses:
             self._learn(self.of_all_ranks(t).flatten(), self.of_all_ranks(losses).flatten())
@@ -156,11 +170,16 @@ class DiffusionModel(DrawnDiffusion):
         for part in (self.network, self.trained_schedule):
             nn.utils.clip_grad_norm_(part.parameters(), gradient_clip_val)
 
-    def held_out_terms(self, x_0: Tensor, y: Tensor | None, noise: SampleNoise) -> dict[str, Tensor]:
+    def held_out_terms(self, x_0: Tensor, y: Conditions, noise: SampleNoise) -> dict[str, Tensor]:
         """At one t an image, as the loss weighs t; given its class, with y."""
+        x_0, known = self._known(x_0)
         t = self.timesteps.spread(noise.uniform(0)).to(x_0.device)
         eps = noise.initial(self.shape).to(x_0)
-        return self.objective(self.forward_process, self.reverse, x_0, t, eps, self.own_labels(y))
+        return self.objective(self.forward_process, self.reverse, x_0, t, eps, self.own_conditions(y), known)
+
+    def _known(self, x_0: Tensor) -> tuple[Tensor, Tensor | None]:
+        """x_0 with 0 where a value is missing, and 1 where it is not, 0 where it is; None where none can be."""
+        return (x_0.nan_to_num(0), (~x_0.isnan()).to(x_0)) if self.missing else (x_0, None)
 
     @property
     def process(self) -> GaussianDiffusion:
@@ -193,8 +212,9 @@ class DiffusionModel(DrawnDiffusion):
             return self.frozen()
 
     def cost(self) -> NetworkCost:
-        """Of one evaluation, with a label where there are any."""
-        return network_cost(self.network, self.shape, labelled=self.reverse.null_class is not None)
+        """Of one evaluation, with conditions where there are any."""
+        index = torch.zeros(1, dtype=torch.int64, device=self.device)
+        return network_cost(self.network, self.shape, self.own_conditions(self.conditions_in_turn(index)))
 
     def frozen(self) -> ReverseProcess:
         """p_θ with the weights that it has now, in a copy of the network that stays so and goes where its input is."""
@@ -210,16 +230,14 @@ class DiffusionModel(DrawnDiffusion):
         num_steps = min(self.bound_steps, process.num_timesteps)
         return process.respace(LogSNRSpacing(num_steps, log_snr_min=-10)(process))
 
-    def likelihood(
-        self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor, max_terms: int | None
-    ) -> Likelihood:
+    def likelihood(self, x_0: Tensor, y: Conditions, seed: int, indices: Tensor, max_terms: int | None) -> Likelihood:
         """The variational bound of the sampler's own chain, with its variance and its guidance; given the class, with y.
 
         A sampler that does not draw from p_θ(x_s|x_t) has none: then that of `bound_steps` unguided ancestral steps.
         """
         own = self.sampler.draws_from_reverse_process
         chain = self._chain if own else self._even_chain
-        y = y if own else self.own_labels(y)
+        y = y if own else self.own_conditions(y)
         noise = SampleNoise(derive_seed(seed, BOUND), indices)
         bound = variational_bound(
             chain,
@@ -233,7 +251,7 @@ class DiffusionModel(DrawnDiffusion):
             start=self.start if own else NoiseStart(),
         )
         guided = own and self.guided.guidance.guides
-        kind = bound_kind(own, chain, y is not None, guided)
+        kind = bound_kind(own, chain, y, guided)
         return as_likelihood(bound, chain, kind)
 
     def protocol(self) -> dict[str, Any]:
@@ -248,7 +266,7 @@ class DiffusionModel(DrawnDiffusion):
             "start": repr(self.start),
             "bound_steps": self.bound_steps,
             "guidance": repr(self.guided.guidance),
-            "conditional": self.reverse.null_class is not None,
+            "conditional": self.reverse.null is not None,
             "clip_x_0": repr(self.reverse.clip_x_0),
         }
 

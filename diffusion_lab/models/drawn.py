@@ -37,6 +37,8 @@ from diffusion_lab.diffusion import (
     derive_seed,
 )
 from diffusion_lab.diffusion.bits import in_bits
+from diffusion_lab.diffusion.parts import classes_in, parts
+from diffusion_lab.diffusion.shapes import Conditions
 from diffusion_lab.diffusion.streams import BOUND, START, STATISTICS
 from diffusion_lab.models.base import GenerativeModel, Likelihood
 from diffusion_lab.networks.flops import count_flops
@@ -51,13 +53,13 @@ _RECONSTRUCTED = 0.0  # log SNR of a reconstruction: as much noise as image
 
 
 class Denoised(NamedTuple):
-    """x_t = signal·x_0 + noise·ε, and x̂_0, both shaped like x_0. y: the classes that the network knew, or None."""
+    """x_t = signal·x_0 + noise·ε, and x̂_0, both shaped like x_0. y: the conditions that the network was given, or None."""
 
     x_t: Tensor
     signal: float
     noise: float
     x_0: Tensor
-    y: Tensor | None
+    y: Conditions
 
 
 class DrawnDiffusion(GenerativeModel):
@@ -80,7 +82,7 @@ class DrawnDiffusion(GenerativeModel):
     def denoiser(self) -> DrawnDiffusion:
         return self
 
-    def sample(self, indices: Tensor, seed: int, y: Tensor | None = None, x_T: Tensor | None = None) -> Tensor:
+    def sample(self, indices: Tensor, seed: int, y: Conditions = None, x_T: Tensor | None = None) -> Tensor:
         """x_T: (B, *shape), what each sample starts from, in place of noise of its own."""
         return self._finished(last(self._walk(indices, seed, y, x_T)))
 
@@ -90,26 +92,26 @@ class DrawnDiffusion(GenerativeModel):
     def latents(self, indices: Tensor, seed: int) -> Tensor:
         return SampleNoise(seed, indices).initial(self.shape)
 
-    def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+    def decode(self, z: Tensor, y: Conditions = None) -> Tensor:
         """x_T = z -> x_0 by the deterministic sampler, along the steps of the model's own if these are few enough.
 
         The inverse of `encode`, so it is unguided too, and only the image is clipped, not each x̂_0: what was encoded comes back.
         """
-        x_0 = self._deterministic(self.process, self.reverse.without_clipping(), z, self.own_labels(y))
+        x_0 = self._deterministic(self.process, self.reverse.without_clipping(), z, self.own_conditions(y))
         return self.reverse.clipping.in_range(x_0)
 
-    def encode(self, x_0: Tensor, y: Tensor | None = None) -> Tensor:
+    def encode(self, x_0: Tensor, y: Conditions = None) -> Tensor:
         """Unguided and without clipping, so that `decode` brings x_0 back up to an error of first order in the stride."""
-        return self._deterministic.encode(self.process, self.reverse.without_clipping(), x_0, self.own_labels(y))
+        return self._deterministic.encode(self.process, self.reverse.without_clipping(), x_0, self.own_conditions(y))
 
-    def reconstruct(self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor) -> Tensor:
+    def reconstruct(self, x_0: Tensor, y: Conditions, seed: int, indices: Tensor) -> Tensor:
         """Samples that start from the image at log SNR 0: the latent of an untrained network is the scaled image, which it would
         reconstruct perfectly."""
         return self.redraw(x_0, y, seed, indices, _RECONSTRUCTED)
 
-    def own_labels(self, y: Tensor | None) -> Tensor | None:
-        """The classes, for a network that takes them: those of a guiding classifier are not its own."""
-        return None if self.reverse.null_class is None else y
+    def own_conditions(self, y: Conditions) -> Conditions:
+        """y, for a network that takes it: the classes of a guiding classifier are not its own."""
+        return None if self.reverse.null is None else y
 
     @property
     def _deterministic(self) -> DDIMSampler:
@@ -119,13 +121,13 @@ class DrawnDiffusion(GenerativeModel):
         return DDIMSampler(own if few else EvenSpacing(_MOST_LATENT_STEPS))
 
     def trajectory(
-        self, indices: Tensor, seed: int, y: Tensor | None = None, x_T: Tensor | None = None
+        self, indices: Tensor, seed: int, y: Conditions = None, x_T: Tensor | None = None
     ) -> Iterator[Tensor]:
         """x_T, …, x_0 of the samples that `sample` draws."""
         for _, x_t in self._walk(indices, seed, y, x_T):
             yield x_t
 
-    def _walk(self, indices: Tensor, seed: int, y: Tensor | None, x_T: Tensor | None) -> Iterator[tuple[float, Tensor]]:
+    def _walk(self, indices: Tensor, seed: int, y: Conditions, x_T: Tensor | None) -> Iterator[tuple[float, Tensor]]:
         noise, chain = SampleNoise(seed, indices), self._chain
         x_T = self.start.draw(chain, noise.initial(self.shape), y) if x_T is None else x_T
         return self.sampler.walk(chain, self.guided, x_T, y, noise)
@@ -146,7 +148,7 @@ class DrawnDiffusion(GenerativeModel):
         for t in self.sampler.evaluation_times(chain.num_timesteps):
             by_guidance.setdefault(self.guided.guidance.acts_at(chain, t), []).append(t)
         x_t = torch.zeros(1, *self.shape, device=self.device)
-        y = None if self.num_classes is None else torch.zeros(1, dtype=torch.int64, device=self.device)
+        y = self.conditions_in_turn(torch.zeros(1, dtype=torch.int64, device=self.device))
         return sum(
             len(alike) * count_flops(partial(self.guided.at_step(chain, t), chain, x_t, chain.full(t, x_t), y))
             for alike in by_guidance.values()
@@ -163,7 +165,7 @@ class DrawnDiffusion(GenerativeModel):
         clean, noisy = self.process.log_snr(torch.tensor([1, self.process.num_timesteps])).tolist()
         return torch.linspace(min(clean, _CLEANEST), max(noisy, _NOISIEST), count, dtype=torch.float64).tolist()
 
-    def redraw(self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor, log_snr: float) -> Tensor:
+    def redraw(self, x_0: Tensor, y: Conditions, seed: int, indices: Tensor, log_snr: float) -> Tensor:
         """Images noised to a log SNR, and sampled from there, as samples are from noise."""
         noise, time = SampleNoise(seed, indices), self._time(log_snr)
         visited = self.sampler.spacing(self.process)
@@ -172,27 +174,27 @@ class DrawnDiffusion(GenerativeModel):
         x_t = chain.q_sample(x_0, chain.full(t, x_0), noise.fork(START)(t, x_0))
         return self._finished(last(self.sampler.walk(chain, self.guided, x_t, y, noise)))
 
-    def denoise(self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor, log_snr: float) -> Denoised:
+    def denoise(self, x_0: Tensor, y: Conditions, seed: int, indices: Tensor, log_snr: float) -> Denoised:
         """Images noised to a log SNR, and their estimate by one unguided network evaluation."""
         chain = self.process.respace(self._time(log_snr))
         row, noise = chain.numbers(1), SampleNoise(derive_seed(seed, STATISTICS), indices)
         x_t = row.signal * x_0 + row.noise * noise.initial(self.shape).to(x_0)
-        known = self.own_labels(y)
+        known = self.own_conditions(y)
         return Denoised(x_t, row.signal, row.noise, self.reverse(chain, x_t, chain.full(1, x_t), known).x_0, known)
 
     def _time(self, log_snr: float) -> Tensor:
         """(1,), of the step with this log SNR, or nearest to it."""
         return self.process.times_at(torch.tensor([log_snr], dtype=torch.float64))
 
-    def measure(self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor) -> dict[str, Tensor]:
+    def measure(self, x_0: Tensor, y: Conditions, seed: int, indices: Tensor) -> dict[str, Tensor]:
         """Statistics of the network from which choices of scoring follow: name -> (B, T) float64, to be averaged over images.
 
         Of the full chain, unguided; given the class, with y. Row i depends on (weights, seed, indices[i], x_0[i], y[i]) only.
         """
         noise = _first_draw(seed, indices)
-        return network_statistics(self.process, self.reverse, x_0, self.own_labels(y), noise)
+        return network_statistics(self.process, self.reverse, x_0, self.own_conditions(y), noise)
 
-    def measure_dimensions(self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor) -> dict[str, Tensor]:
+    def measure_dimensions(self, x_0: Tensor, y: Conditions, seed: int, indices: Tensor) -> dict[str, Tensor]:
         """As `measure`, by dimension: name -> (1, T, *shape) float64, sums over the images. ValueError where they would be too
         many."""
         size = self.process.num_timesteps * x_0[0].numel()
@@ -200,7 +202,7 @@ class DrawnDiffusion(GenerativeModel):
             raise ValueError(
                 f"variance=analytic_diagonal would store {size:,} numbers for this model; use variance=analytic"
             )
-        return dimension_statistics(self.process, self.reverse, x_0, self.own_labels(y), _first_draw(seed, indices))
+        return dimension_statistics(self.process, self.reverse, x_0, self.own_conditions(y), _first_draw(seed, indices))
 
     @property
     def needs_last_steps(self) -> bool:
@@ -216,9 +218,9 @@ class DrawnDiffusion(GenerativeModel):
         """From here on draw and score with these."""
         self.start = self.start.measured(moments)
 
-    def measure_last_steps(self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor) -> dict[str, Tensor]:
+    def measure_last_steps(self, x_0: Tensor, y: Conditions, seed: int, indices: Tensor) -> dict[str, Tensor]:
         """As `measure`, of the decoder: "bits" (B, F, G), see `last_step_bits`."""
-        noise, known = _first_draw(seed, indices), self.own_labels(y)
+        noise, known = _first_draw(seed, indices), self.own_conditions(y)
         return {"bits": last_step_bits(self.process, self.reverse, x_0, known, noise, self.decoder, self.num_levels)}
 
     def use_measured(
@@ -237,9 +239,7 @@ class DrawnDiffusion(GenerativeModel):
             self._measured = statistics, last_steps
             self.sampler = replace(self.sampler, spacing=self._measured_spacing(self.sampler.spacing))
 
-    def chain_bits(
-        self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor, spacings: Sequence[Spacing]
-    ) -> Tensor:
+    def chain_bits(self, x_0: Tensor, y: Conditions, seed: int, indices: Tensor, spacings: Sequence[Spacing]) -> Tensor:
         """Bounds of the unguided ancestral chain over the whole steps of each spacing, by image: (B, C), bits per dimension.
 
         As in `likelihood`, with the same noise. Spacings that need costs work once the last steps were measured.
@@ -262,7 +262,7 @@ class DrawnDiffusion(GenerativeModel):
         self.reverse = replace(self.reverse, network=WithHead(self.network, head), variance=variance)
         self.guided = replace(self.guided, reverse=self.reverse)
 
-    def advise(self, x_0: Tensor, y: Tensor | None) -> ScheduleAdvice:
+    def advise(self, x_0: Tensor, y: Conditions) -> ScheduleAdvice:
         """The steps, their number and their ends that would have the lowest bound on the images x_0 of the measurement.
 
         Once the last steps were measured. ValueError, in one sentence, where no table holds it.
@@ -303,9 +303,13 @@ def as_likelihood(bound: Bound, chain: GaussianDiffusion, kind: str) -> Likeliho
     )
 
 
-def bound_kind(own: bool, chain: GaussianDiffusion, labelled: bool, guided: bool) -> str:
+def bound_kind(own: bool, chain: GaussianDiffusion, y: Conditions, guided: bool) -> str:
     """Which chain a bound is of, in words. own: the sampler's."""
-    num_steps, given = chain.num_timesteps, " given the class" if labelled else ""
+    alone = classes_in(y) is not None and len(parts(y)) == 1
+    num_steps, given = (
+        chain.num_timesteps,
+        "" if y is None else " given the class" if alone else " given the conditions",
+    )
     if not own:
         return f"bound of {num_steps} ancestral steps even in log SNR{given}; this sampler has no bound of its own"
     kind = "bound of the full chain" if num_steps == chain.schedule.num_timesteps else "bound of a strided chain"

@@ -49,7 +49,7 @@ class NoisyClassifier(TrainableModel):
     ) -> None:
         super().__init__()
         if num_classes is None:
-            raise ValueError("a classifier needs classes: use conditional=true")
+            raise ValueError("a classifier needs classes: use condition=classes")
         if schedule.trained is not None:
             raise ValueError(
                 f"schedule {type(schedule).__name__} is trained with a denoiser, which a classifier is not; use another schedule"

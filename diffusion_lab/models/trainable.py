@@ -19,9 +19,12 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from diffusion_lab.conditions.condition import Size
 from diffusion_lab.data.order import batches_trained, parts_trained
 from diffusion_lab.diffusion import SampleNoise, TimestepSampler, derive_seed
-from diffusion_lab.diffusion.streams import DROPOUT, LABEL_DROP, TRAINING
+from diffusion_lab.diffusion.parts import Null, left_out, parts, where
+from diffusion_lab.diffusion.shapes import Conditions
+from diffusion_lab.diffusion.streams import CONDITION_DROP, DROPOUT, TRAINING
 from diffusion_lab.models.optimization import Optimization, parameters_of
 from diffusion_lab.networks.dropout import KeyedDropout, keyed, set_keys
 from diffusion_lab.networks.flops import NetworkCost, network_cost
@@ -42,7 +45,8 @@ class TrainableModel(LightningModule):
     # differentiated twice, which torch.compile does not support), and its cost is reported.
     network: nn.Module
     shape: tuple[int, ...]  # of one sample of the data: (C, H, W) or (D,)
-    num_classes: int | None  # None: no labels, y is None everywhere
+    num_classes: int | None  # that y chooses from; None: y holds no classes
+    conditions: tuple[Size, ...] = ()  # sizes of the parts of y, other than classes alone
 
     seed: int  # keys everything random in training
     optimization: Optimization
@@ -103,17 +107,20 @@ class TrainableModel(LightningModule):
         assert isinstance(gathered, Tensor)  # as x is
         return gathered
 
-    def own_labels(self, y: Tensor | None) -> Tensor | None:
-        """y, for a network with classes; None for one without: data with classes give them to every model."""
-        return None if self.num_classes is None else y
+    def own_conditions(self, y: Conditions) -> Conditions:
+        """y, for a conditional network; None for another: data with classes give them to every model."""
+        return None if self.num_classes is None and not self.conditions else y
 
-    def with_dropped_labels(self, y: Tensor | None, probability: float, null_class: int | None) -> Tensor | None:
-        """y of this rank, with the null class in place of each label with this probability; None for an unconditional network."""
-        if y is None or null_class is None:
+    def with_dropped_conditions(self, y: Conditions, probability: float, null: Null) -> Conditions:
+        """y of this rank, with each sample's conditions left out with this probability; None for an unconditional network."""
+        if y is None or null is None:
             return None
-        size, rows = self.global_batch(len(y))
-        coins = torch.rand(size, generator=self.generator(LABEL_DROP, y.device), device=y.device)
-        return y.masked_fill(coins[rows] < probability, null_class)
+        first = parts(y)[0]
+        size, rows = self.global_batch(len(first))
+        # One coin for all conditions of a sample: guidance with one scale evaluates the network with all of them or with none.
+        # Coins of their own serve a scale for each (InstructPix2Pix, Brooks et al. 2023), which there is not.
+        coins = torch.rand(size, generator=self.generator(CONDITION_DROP, first.device), device=first.device)
+        return where(coins[rows] < probability, left_out(y, null), y)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Key dropout by (seed, k, sample of the global batch, layer), and other random layers by (seed, k, rank and part)."""
@@ -125,11 +132,11 @@ class TrainableModel(LightningModule):
             samples = torch.arange(rows.start, rows.stop, device=self.device)
             set_keys(self._dropouts, derive_seed(self.seed, DROPOUT, k), samples)
 
-    def held_out_terms(self, x_0: Tensor, y: Tensor | None, noise: SampleNoise) -> dict[str, Tensor]:
+    def held_out_terms(self, x_0: Tensor, y: Conditions, noise: SampleNoise) -> dict[str, Tensor]:
         """The terms of `training_step` for images that are not trained on, each (B,) or a mean; what is random is of `noise`."""
         raise NotImplementedError(f"{type(self).__name__} has no held-out loss; train it with val.every_n_steps=0")
 
-    def validation_step(self, batch: tuple[Tensor, Tensor | None, SampleNoise], batch_idx: int) -> None:
+    def validation_step(self, batch: tuple[Tensor, Conditions, SampleNoise], batch_idx: int) -> None:
         """Logs the means of all held-out terms over all ranks, as "val/<name>"."""
         x_0, y, noise = batch
         with self.use_weights(self.validated_weights):

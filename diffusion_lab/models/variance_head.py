@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from diffusion_lab.analysis import Regressed, WithHead, residual_terms
 from diffusion_lab.diffusion import ForwardProcess, SampleNoise, StratifiedTimesteps
+from diffusion_lab.diffusion.shapes import Conditions
 from diffusion_lab.models.diffusion import DiffusionModel
 from diffusion_lab.models.optimization import Optimization
 from diffusion_lab.models.trainable import QUARTERS, TrainableModel, by_quarter
@@ -27,7 +28,7 @@ class VarianceHead(TrainableModel):
     ----------
     shape: (C, H, W) of images, or (D,) of points.
     network: given in_channels, 2·C, and out_channels, C, builds the head.
-    seed: training's t, ε and dropped labels at batch k are functions of (seed, k).
+    seed: training's t, ε and dropped conditions at batch k are functions of (seed, k).
     """
 
     needs_base = True
@@ -60,23 +61,23 @@ class VarianceHead(TrainableModel):
     def on_fit_start(self) -> None:
         self._base[0].to(self.device)
 
-    def training_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> dict[str, Any]:
+    def training_step(self, batch: tuple[Tensor, Conditions], batch_idx: int) -> dict[str, Any]:
         """L at one t a sample."""
         x_0, y = batch
         t, w, eps = self.times_and_noise(x_0, self._timesteps)
-        labels = self.with_dropped_labels(y, self._base[0].label_dropout, self._reverse.null_class)
-        terms = residual_terms(self._process, self._reverse, x_0, t, eps, labels)
+        known = self.with_dropped_conditions(y, self._base[0].condition_dropout, self._reverse.null)
+        terms = residual_terms(self._process, self._reverse, x_0, t, eps, known)
         return {
             "loss": (w * terms["loss"]).mean(),
             "terms": {name: (w * term).mean().detach() for name, term in terms.items()},
             "sums": by_quarter("loss", t, self._process.num_timesteps, w, terms["loss"].detach()),
         }
 
-    def held_out_terms(self, x_0: Tensor, y: Tensor | None, noise: SampleNoise) -> dict[str, Tensor]:
+    def held_out_terms(self, x_0: Tensor, y: Conditions, noise: SampleNoise) -> dict[str, Tensor]:
         """At one uniform t an image; given its class, with y."""
         t = self._timesteps.spread(noise.uniform(0)).to(x_0.device)
         eps = noise.initial(self.shape).to(x_0)
-        return residual_terms(self._process, self._reverse, x_0, t, eps, self._base[0].own_labels(y))
+        return residual_terms(self._process, self._reverse, x_0, t, eps, self._base[0].own_conditions(y))
 
     def cost(self) -> NetworkCost:
         """Of the head alone."""

@@ -1,16 +1,19 @@
-"""The four blocks of the U-Net: residual, attention, downsampling, upsampling. All take and give channels-last (B, C, H, W).
+"""The blocks of the U-Net: convolution, residual, attention, downsampling, upsampling. All take and give (B, C, *spatial).
 
+There are one, two or three spatial axes, as many as `padding` has entries; channels lie last in memory where torch can.
 The last layer of the residual and of the attention block starts at zero, so every block starts as the identity (or as
 its 1×1 skip) and the depth of the network costs nothing at the first step. Source: Dhariwal & Nichol 2021, appendix;
 Nichol & Dhariwal 2021, section 3.
 """
 
+import math
 from collections.abc import Sequence
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.conv import _ConvNd
 
 from diffusion_lab.networks.norm import GroupNorm
 
@@ -24,14 +27,42 @@ def zero(module: Module) -> Module:
     return module
 
 
-def channels_last(network: nn.Module) -> None:
+def memory_format(num_axes: int) -> torch.memory_format:
+    """With the channels last, where torch has such a format for this number of spatial axes."""
+    return {2: torch.channels_last, 3: torch.channels_last_3d}.get(num_axes, torch.contiguous_format)
+
+
+def channels_last(network: nn.Module, num_axes: int = 2) -> None:
     """Keep its weights, and so its images, with the channels last in memory."""
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch does not declare it
+    network.to(memory_format=memory_format(num_axes))  # type: ignore[call-overload]  # torch does not declare it
+
+
+def to_patches(x: Tensor, size: int) -> Tensor:
+    """(B, C, *spatial) -> (B, C·size^axes, *spatial/size): the values of a patch become the channels of one position."""
+    if size == 1:
+        return x
+    parts = x.reshape(*x.shape[:2], *(n for side in x.shape[2:] for n in (side // size, size)))
+    return parts.permute(0, 1, *range(3, parts.ndim, 2), *range(2, parts.ndim, 2)).flatten(1, x.ndim - 1)
+
+
+def from_patches(x: Tensor, size: int) -> Tensor:
+    """The inverse of `to_patches`."""
+    if size == 1:
+        return x
+    axes = x.ndim - 2
+    parts = x.unflatten(1, (-1, *[size] * axes))
+    order = [k for axis in range(axes) for k in (2 + axes + axis, 2 + axis)]
+    return parts.permute(0, 1, *order).reshape(len(x), -1, *(size * side for side in x.shape[2:]))
 
 
 def nested(lists: nn.ModuleList) -> list[nn.ModuleList]:
     """The lists in a list of lists of modules."""
     return [modules for modules in lists if isinstance(modules, nn.ModuleList)]
+
+
+def cropped(x: Tensor, size: Sequence[int]) -> Tensor:
+    """The first `size` positions along the spatial axes of x (B, C, *spatial)."""
+    return x[(..., *map(slice, size))]
 
 
 def held_back(layer: nn.Module, h: Tensor, held: int) -> Tensor:
@@ -45,15 +76,58 @@ class PixelLinear(nn.Linear):
     """The 1×1 convolution as one matrix product over the pixels of a channels-last image: no copy on the way in or out."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+
+
+ZEROS = ("zeros", "zeros")  # of the two axes of an image
+
+
+class Conv(_ConvNd):
+    """A convolution with 3 taps along each axis that keeps the size, or, with stride 2, makes ⌈n/2⌉ of n positions.
+
+    padding: "zeros" or "circular" for each spatial axis. A circular axis has no edge, so a shift along it, by a multiple of the
+    stride, commutes with the convolution.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, padding: Sequence[str] = ZEROS, stride: int = 1):
+        axes = len(padding)
+        one, three, none = (1,) * axes, (3,) * axes, (0,) * axes
+        super().__init__(
+            in_channels,
+            out_channels,
+            three,
+            (stride,) * axes,
+            one,
+            one,
+            False,
+            none,
+            1,
+            bias=True,
+            padding_mode="zeros",
+        )
+        self.circular = [each == "circular" for each in padding]
+
+    def forward(self, x: Tensor) -> Tensor:
+        convolve = (functional.conv1d, functional.conv2d, functional.conv3d)[len(self.circular) - 1]
+        padding = [0 if circular else 1 for circular in self.circular]
+        return convolve(self.wrapped(x), self.weight, self.bias, self.stride, padding)
+
+    def wrapped(self, x: Tensor) -> Tensor:
+        """x with its last position before its first and its first after its last, along each circular axis."""
+        if not any(self.circular):
+            return x
+        return functional.pad(
+            x, [int(circular) for circular in reversed(self.circular) for _ in range(2)], mode="circular"
+        )
 
 
 class ResidualBlock(nn.Module):
     """skip(x) + conv_2(dropout(SiLU((1 + scale(e)) · norm(h) + shift(e)))),  h = conv_1(SiLU(norm(x))): AdaGN.
 
-    x (B, in_channels, H, W), e (B, embedding_dim), already through SiLU -> (B, out_channels, H, W). embedding_dim None: there
-    is no e, and scale and shift are 0. additive: SiLU(norm(h + shift(e))) instead (Ho et al. 2020). resample: a module without
-    parameters that halves or doubles the pixels of x and of SiLU(norm(x)). num_groups: of the norms; None: by the channels.
+    x (B, in_channels, *spatial), e (B, embedding_dim), already through SiLU -> (B, out_channels, *spatial). embedding_dim None:
+    there is no e, and scale and shift are 0. additive: SiLU(norm(h + shift(e))) instead (Ho et al. 2020). resample: a module
+    without parameters that halves or doubles the pixels of x and of SiLU(norm(x)). num_groups: of the norms; None: by the
+    channels. padding: of each spatial axis.
     """
 
     def __init__(
@@ -65,17 +139,18 @@ class ResidualBlock(nn.Module):
         additive: bool = False,
         resample: nn.Module | None = None,
         num_groups: int | None = None,
+        padding: Sequence[str] = ZEROS,
     ):
         super().__init__()
         self.additive = additive
         self.resample = nn.Identity() if resample is None else resample
         self.norm_1 = GroupNorm(in_channels, num_groups=num_groups)
-        self.conv_1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.conv_1 = Conv(in_channels, out_channels, padding)
         modulated = out_channels if additive else 2 * out_channels
         self.modulation = None if embedding_dim is None else nn.Linear(embedding_dim, modulated)
         self.norm_2 = GroupNorm(out_channels, num_groups=num_groups)
         self.dropout = nn.Dropout(dropout)
-        self.conv_2 = zero(nn.Conv2d(out_channels, out_channels, 3, padding=1))
+        self.conv_2 = zero(Conv(out_channels, out_channels, padding))
         self.skip = PixelLinear(in_channels, out_channels) if in_channels != out_channels else nn.Identity()
 
     def forward(self, x: Tensor, e: Tensor | None = None) -> Tensor:
@@ -83,7 +158,7 @@ class ResidualBlock(nn.Module):
         if self.modulation is None:
             h = self.norm_2(h)
         elif self.additive:
-            h = self.norm_2(h + self.modulation(e)[:, :, None, None])
+            h = self.norm_2(h + self.modulation(e).reshape(*h.shape[:2], *[1] * (h.ndim - 2)))
         else:
             h = self.norm_2(h, *self.modulation(e).chunk(2, dim=1))
         return self.conv_2(self.dropout(h)) + self.skip(self.resample(x))
@@ -112,37 +187,46 @@ class AttentionBlock(nn.Module):
         self.project = zero(nn.Linear(channels, channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        batch, channels, height, width = x.shape
-        pixels = self.norm(x).permute(0, 2, 3, 1).reshape(batch, height * width, channels)
-        qkv = self.qkv(pixels).view(batch, height * width, 3, self.num_heads, -1)
+        batch, channels, *sides = x.shape
+        positions = math.prod(sides)
+        pixels = self.norm(x).movedim(1, -1).reshape(batch, positions, channels)
+        qkv = self.qkv(pixels).view(batch, positions, 3, self.num_heads, -1)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
         attended = attend(query, key, value)
-        attended = self.project(attended.transpose(1, 2).reshape(batch, height * width, channels))
-        return x + attended.view(batch, height, width, channels).permute(0, 3, 1, 2)
+        attended = self.project(attended.transpose(1, 2).reshape(batch, positions, channels))
+        return x + attended.view(batch, *sides, channels).movedim(-1, 1)
 
 
-class Downsample(nn.Conv2d):
-    """A 3×3 convolution of stride 2: n pixels become ⌈n/2⌉."""
+class Downsample(Conv):
+    """A convolution of stride 2: n pixels become ⌈n/2⌉."""
 
-    def __init__(self, channels: int):
-        super().__init__(channels, channels, 3, stride=2, padding=1)
+    def __init__(self, channels: int, padding: Sequence[str] = ZEROS):
+        super().__init__(channels, channels, padding, stride=2)
 
 
-class Upsample(nn.Conv2d):
+class Upsample(Conv):
     """Nearest-neighbour upsampling by 2, then a 3×3 convolution, cropped to `size` (the skip's: 7 -> 14 -> 28, 4 -> 8 -> 15).
 
     An output pixel sees its 3×3 window of the doubled image, which holds only 2×2 different pixels: so both steps are
     one transposed convolution of stride 2 whose 4×4 kernel sums the taps that meet the same pixel. 16 products per
-    input pixel instead of 36, and the doubled image is never written. The parameters are those of the 3×3 convolution.
+    input pixel instead of 36, and the doubled image is never written; likewise along one axis or three. The parameters are those
+    of the 3×3 convolution.
     out_channels: None for as many as come in.
     """
 
-    def __init__(self, channels: int, out_channels: int | None = None):
-        super().__init__(channels, out_channels or channels, 3, padding=1)
+    def __init__(self, channels: int, out_channels: int | None = None, padding: Sequence[str] = ZEROS):
+        super().__init__(channels, out_channels or channels, padding)
 
     def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:  # type: ignore[override]  # a convolution that is told the size
-        taps = functional.pad(self.weight.transpose(0, 1).flip(2, 3), (1, 1, 1, 1))
-        kernel = taps[:, :, :-1] + taps[:, :, 1:]
-        kernel = kernel[..., :-1] + kernel[..., 1:]
-        kernel = kernel.contiguous(memory_format=torch.channels_last)
-        return functional.conv_transpose2d(x, kernel, self.bias, stride=2, padding=1)[..., : size[0], : size[1]]
+        axes = range(2, x.ndim)
+        kernel = functional.pad(self.weight.transpose(0, 1).flip(*axes), (1, 1) * len(axes))
+        for axis in axes:
+            kernel = kernel.narrow(axis, 0, 4) + kernel.narrow(axis, 1, 4)
+        kernel = kernel.contiguous(memory_format=memory_format(len(axes)))
+        convolve = (functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d)[
+            len(axes) - 1
+        ]
+        padding = [
+            3 if circular else 1 for circular in self.circular
+        ]  # cuts off what `wrapped` added, twice as wide here
+        return cropped(convolve(self.wrapped(x), kernel, self.bias, stride=2, padding=padding), size)

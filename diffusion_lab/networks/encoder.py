@@ -14,10 +14,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from diffusion_lab.networks.blocks import AttentionBlock, Downsample, ResidualBlock, channels_last, nested
+from diffusion_lab.diffusion.shapes import Conditions
+from diffusion_lab.networks.blocks import (
+    AttentionBlock,
+    Conv,
+    Downsample,
+    ResidualBlock,
+    memory_format,
+    nested,
+    to_patches,
+)
 from diffusion_lab.networks.embeddings import Conditioning, FourierFeatures
 from diffusion_lab.networks.norm import GroupNorm
-from diffusion_lab.networks.sizes import Sides, check_counts, check_dropout, halved, height_and_width
+from diffusion_lab.networks.sizes import Padding, Sides, check_counts, check_dropout, halved, lengths, paddings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,19 +46,28 @@ class Layout:
     residual_resampling: bool
     num_groups: int | None
     embedding_channels: int | None
+    padding: Padding
+    patch_size: int
 
     def __post_init__(self) -> None:
         check_dropout(self.dropout)
         check_counts(
             base_channels=self.base_channels,
+            patch_size=self.patch_size,
             num_res_blocks=self.num_res_blocks,
             num_heads=1 if self.num_heads is None else self.num_heads,
             num_groups=1 if self.num_groups is None else self.num_groups,
             embedding_channels=self.sinusoid_dim,
             **{f"channel_multipliers[{level}]": factor for level, factor in enumerate(self.channel_multipliers)},
         )
-        _check_levels(max(height_and_width(self.image_size)), self.channel_multipliers)
+        if any(side % self.patch_size for side in lengths(self.image_size)):
+            raise ValueError(
+                f"network.patch_size={self.patch_size} must divide every side of the images, {list(lengths(self.image_size))}; use "
+                f"{math.gcd(*lengths(self.image_size))} or a divisor of it"
+            )
+        _check_levels(max(lengths(self.image_size)) // self.patch_size, self.channel_multipliers)
         _check_resolutions(self.sizes, self.attention_resolutions)
+        paddings(self.padding, len(self.sides[0]))
         self._check_heads()
         self._check_groups()
 
@@ -59,13 +77,19 @@ class Layout:
         return [self.base_channels * multiplier for multiplier in self.channel_multipliers]
 
     @property
-    def sides(self) -> list[tuple[int, int]]:
-        """(H, W) of each level."""
-        return halved(self.image_size, len(self.channel_multipliers))
+    def sides(self) -> list[tuple[int, ...]]:
+        """The length of each spatial axis, of each level."""
+        patches = [side // self.patch_size for side in lengths(self.image_size)]
+        return halved(patches, len(self.channel_multipliers))
+
+    @property
+    def paddings(self) -> tuple[str, ...]:
+        """The padding of each spatial axis."""
+        return paddings(self.padding, len(self.sides[0]))
 
     @property
     def sizes(self) -> list[int]:
-        """The longer side of each level."""
+        """The longest side of each level."""
         return [max(sides) for sides in self.sides]
 
     @property
@@ -93,6 +117,7 @@ class Layout:
             additive=self.additive_embedding,
             resample=resample,
             num_groups=self.num_groups,
+            padding=self.paddings,
         )
 
     def attention(self, channels: int) -> AttentionBlock:
@@ -136,7 +161,7 @@ def _run_parts(block: nn.Module, h: Tensor, e: Tensor) -> Tensor:
 
 
 class Encoder(nn.Module):
-    """(x_t (B, in_channels, H, W), timesteps, y) -> (h, skips, e).
+    """(x_t (B, in_channels, *spatial), timesteps, y) -> (h, skips, e).
 
     h: the middle, (B, out_channels, ⌈H/2^L⌉, …); skips: the input of every level and the output of every block, in order;
     e: SiLU of the embedding of (t, y), which every residual block reads. conditioning: gives that embedding.
@@ -149,14 +174,17 @@ class Encoder(nn.Module):
         self.activation_checkpointing = layout.activation_checkpointing
         self.conditioning, self.features = conditioning, features
         channels, self.skip_channels = layout.base_channels, [layout.base_channels]
-        self.input = nn.Conv2d(in_channels * features.num_features, channels, 3, padding=1)
+        self.patch_size = layout.patch_size
+        in_channels = in_channels * features.num_features + conditioning.field_channels
+        self.input = Conv(in_channels * self.patch_size ** len(layout.paddings), channels, layout.paddings)
         self.down, self.downsamples = nn.ModuleList(), nn.ModuleList()
+        pool = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)[len(layout.paddings) - 1]
         for level, (width, attends) in enumerate(zip(layout.widths, layout.attending, strict=True)):
             if level > 0:
-                halve = nn.AvgPool2d(2, ceil_mode=True)
+                halve = pool(2, ceil_mode=True)
                 residual = layout.residual_resampling
                 self.downsamples.append(
-                    layout.residual(channels, channels, halve) if residual else Downsample(channels)
+                    layout.residual(channels, channels, halve) if residual else Downsample(channels, layout.paddings)
                 )
                 self.skip_channels.append(channels)
             blocks = nn.ModuleList()
@@ -169,10 +197,11 @@ class Encoder(nn.Module):
         self.middle = nn.ModuleList([*first, *layout.block(channels, channels, attends=False)])
         self.out_channels = channels
 
-    def forward(self, x_t: Tensor, timesteps: Tensor, y: Tensor | None) -> tuple[Tensor, list[Tensor], Tensor]:
+    def forward(self, x_t: Tensor, timesteps: Tensor, y: Conditions) -> tuple[Tensor, list[Tensor], Tensor]:
         # Every block needs SiLU(e): once here instead of once in each.
         e = functional.silu(self.conditioning(timesteps, y))
-        h = self.input(self.features(x_t).contiguous(memory_format=torch.channels_last))
+        seen = to_patches(self.conditioning.beside_fields(self.features(x_t), y), self.patch_size)
+        h = self.input(seen.contiguous(memory_format=memory_format(x_t.ndim - 2)))
         skips = [h]
         for level, blocks in enumerate(nested(self.down)):
             if level > 0:
@@ -185,10 +214,10 @@ class Encoder(nn.Module):
 
 
 class AttentionPool(nn.Module):
-    """h (B, C, H, W) -> (B, out_channels): attention of the mean of all pixels to itself and to all pixels, in heads of
+    """h (B, C, *spatial) -> (B, out_channels): attention of the mean of all pixels to itself and to all pixels, in heads of
     `head_channels`. out_channels None: C.
 
-    num_pixels: with it the mean and each of the H·W pixels have learned positions, which are added to them (the pooling of
+    num_pixels: with it the mean and each of the pixels have learned positions, which are added to them (the pooling of
     guided diffusion).
     """
 
@@ -223,7 +252,7 @@ class AttentionPool(nn.Module):
 
 
 class EncoderClassifier(nn.Module):
-    """(x_t (B, C, H, W) float32, timesteps int64 (B,)) -> logits float32 (B, num_logits), from the pooled middle of `encoder`.
+    """(x_t (B, C, *spatial) float32, timesteps int64 (B,)) -> logits float32 (B, num_logits), from the pooled middle of `encoder`.
 
     output: what makes logits of the pooled vector; None where these are the logits.
     """
@@ -231,7 +260,6 @@ class EncoderClassifier(nn.Module):
     def __init__(self, encoder: Encoder, pool: AttentionPool, output: nn.Linear | None):
         super().__init__()
         self.encoder, self.pool, self.output = encoder, pool, output
-        channels_last(self)
 
     def forward(self, x_t: Tensor, timesteps: Tensor) -> Tensor:
         h, _, _ = self.encoder(x_t, timesteps, None)
@@ -239,14 +267,14 @@ class EncoderClassifier(nn.Module):
         return (pooled if self.output is None else self.output(functional.silu(pooled))).float()
 
 
-def _check_levels(longer: int, channel_multipliers: Sequence[int]) -> None:
+def _check_levels(longest: int, channel_multipliers: Sequence[int]) -> None:
     if not channel_multipliers:
         raise ValueError("network.channel_multipliers is empty; give one multiplier per level, such as [1, 2]")
     halvings = len(channel_multipliers) - 1
-    if halvings > math.ceil(math.log2(longer)):
+    if halvings > math.ceil(math.log2(longest)):
         raise ValueError(
-            f"network.channel_multipliers={list(channel_multipliers)} halves {longer}-pixel images {halvings} times, "
-            f"past one pixel; give at most {math.ceil(math.log2(longer)) + 1} multipliers"
+            f"network.channel_multipliers={list(channel_multipliers)} halves {longest}-pixel images {halvings} times, "
+            f"past one pixel; give at most {math.ceil(math.log2(longest)) + 1} multipliers"
         )
 
 

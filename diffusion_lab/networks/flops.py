@@ -8,6 +8,8 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from diffusion_lab.diffusion.shapes import Conditions
+
 
 @dataclass(frozen=True)
 class NetworkCost:
@@ -21,10 +23,10 @@ class NetworkCost:
         return f"{self.parameters / 1e6:.2f} M parameters, {giga} per evaluation (a multiply-add counts 2)"
 
 
-def network_cost(network: nn.Module, shape: tuple[int, ...], labelled: bool = False) -> NetworkCost:
+def network_cost(network: nn.Module, shape: tuple[int, ...], y: Conditions = None) -> NetworkCost:
     """Parameters of `network` and the FLOPs of network(x_t, timesteps) for one x_t of `shape` (C, H, W) or (D,).
 
-    labelled: with y = 0 too, for a network that needs a label.
+    y: its conditions, where it takes some.
 
     Counted by torch.utils.flop_counter: convolutions, matrix products and attention, a multiply-add as 2; norms,
     activations and sums are left out, as is usual. A training step costs about three forward evaluations. The network
@@ -34,8 +36,8 @@ def network_cost(network: nn.Module, shape: tuple[int, ...], labelled: bool = Fa
     device = next(network.parameters()).device
     x_t = torch.zeros(1, *shape, device=device)
     timesteps = torch.zeros(1, dtype=torch.int64, device=device)
-    labels = (timesteps,) if labelled else ()
-    return NetworkCost(parameters, count_flops(lambda: network(x_t, timesteps, *labels)))
+    more = () if y is None else (y,)
+    return NetworkCost(parameters, count_flops(lambda: network(x_t, timesteps, *more)))
 
 
 @torch.no_grad()

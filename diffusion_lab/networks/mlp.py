@@ -4,8 +4,12 @@ h = W_in x_t,   h <- h + W_2 SiLU((1 + scale(e)) · LayerNorm(W_1 SiLU(h)) + shi
 W_out SiLU(h)
 """
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
+from diffusion_lab.conditions.condition import Size, has_field
+from diffusion_lab.diffusion.shapes import Conditions
 from diffusion_lab.networks.blocks import held_back, zero
 from diffusion_lab.networks.embeddings import Conditioning
 from diffusion_lab.networks.sizes import check_counts, check_dropout
@@ -14,7 +18,7 @@ from diffusion_lab.networks.sizes import check_counts, check_dropout
 class MLP(nn.Module):
     """network(x_t (B, in_channels) float32, timesteps int64 (B,), y int64 (B,) | None) -> (B, out_channels) float32.
 
-    hidden: width of every layer; num_layers: residual layers; num_classes and held_channels as for the U-Net. The output
+    hidden: width of every layer; num_layers: residual layers; num_classes, conditions, held_channels: as for the U-Net. The output
     layer starts at zero, so the network's first output is exactly 0. Raises ValueError where a size is not a positive whole number.
     """
 
@@ -27,17 +31,22 @@ class MLP(nn.Module):
         num_layers: int = 3,
         dropout: float = 0.0,
         held_channels: int = 0,
+        conditions: Sequence[Size] = (),
     ):
         super().__init__()
         check_counts(in_channels=in_channels, out_channels=out_channels, hidden=hidden, num_layers=num_layers)
         check_dropout(dropout)
         self.held_channels = held_channels
-        self.conditioning = Conditioning(hidden, hidden, num_classes)
+        if any(map(has_field, conditions)):
+            raise ValueError(
+                "condition=field: points have no pixels that a field could lie beside; use condition=vector"
+            )
+        self.conditioning = Conditioning(hidden, hidden, num_classes, conditions=conditions)
         self.input = nn.Linear(in_channels, hidden)
         self.layers = nn.ModuleList(ResidualLayer(hidden, dropout) for _ in range(num_layers))
         self.output = zero(nn.Linear(hidden, out_channels))
 
-    def forward(self, x_t: Tensor, timesteps: Tensor, y: Tensor | None = None) -> Tensor:
+    def forward(self, x_t: Tensor, timesteps: Tensor, y: Conditions = None) -> Tensor:
         e = nn.functional.silu(self.conditioning(timesteps, y))
         h = self.input(x_t)
         for layer in self.layers:

@@ -10,6 +10,8 @@ times slower than in NCHW (bfloat16, CPU; `benchmarks/group_norm.py`).
 All arithmetic is float32 at least, whatever x is, and the result is rounded once.
 """
 
+from math import prod
+
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -25,11 +27,11 @@ def num_groups_for(channels: int) -> int:
 class _ScaleShiftGroupNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, scale, shift, num_groups, silu):
-        batch, channels, height, width = x.shape
-        groups = (num_groups, channels // num_groups)
-        count = height * width * groups[1]
+        batch, channels, *sides = x.shape
+        groups, positions = (num_groups, channels // num_groups), prod(sides)
+        count = positions * groups[1]
         precise = torch.promote_types(x.dtype, torch.float32)
-        saved = x.permute(0, 2, 3, 1).reshape(batch, height * width, channels)
+        saved = x.movedim(1, -1).reshape(batch, positions, channels)
         pixels = saved.to(precise)
 
         # Around the mean, in one pass: E[x²] − E[x]² would lose all digits where the mean is 1000 σ.
@@ -51,16 +53,16 @@ class _ScaleShiftGroupNorm(torch.autograd.Function):
             out = nn.functional.silu(out, inplace=True)
         ctx.save_for_backward(saved, weight, bias, scale, gain, mean, inverse_std, alpha, beta)
         ctx.groups, ctx.count, ctx.silu = groups, count, silu
-        return out.to(x.dtype).view(batch, height, width, channels).permute(0, 3, 1, 2)
+        return out.to(x.dtype).view(batch, *sides, channels).movedim(-1, 1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
         saved, weight, bias, scale, gain, mean, inverse_std, alpha, beta = ctx.saved_tensors
-        batch, channels, height, width = grad.shape
+        batch, channels, *sides = grad.shape
         groups = ctx.groups
         pixels = saved.to(mean.dtype)
-        grad = grad.permute(0, 2, 3, 1).reshape(pixels.shape).to(mean.dtype)
+        grad = grad.movedim(1, -1).reshape(pixels.shape).to(mean.dtype)
         if ctx.silu:
             z = torch.addcmul(beta[:, None], alpha[:, None], pixels)
             grad = torch.ops.aten.silu_backward.grad_input(grad, z, grad_input=z)
@@ -77,7 +79,7 @@ class _ScaleShiftGroupNorm(torch.autograd.Function):
         constant.addcmul_(slope, mean, value=-1)
         slope, constant = _by_channel(slope, groups), _by_channel(constant, groups)
         d_pixels = torch.addcmul(constant, slope, pixels, out=products).addcmul_(grad, alpha[:, None])
-        d_x = d_pixels.to(saved.dtype).view(batch, height, width, channels).permute(0, 3, 1, 2)
+        d_x = d_pixels.to(saved.dtype).view(batch, *sides, channels).movedim(-1, 1)
 
         d_weight, d_bias, d_scale, d_shift = d_gain, d_beta, None, None
         if scale is not None:
@@ -107,7 +109,7 @@ def scale_shift_group_norm(
 ) -> Tensor:
     """(1 + scale) · (w · (x − μ_g) / √(σ_g² + 10⁻⁵) + b) + shift, followed by SiLU if `silu`.
 
-    x (B, C, H, W) in any floating dtype; weight, bias (C,); scale, shift (B, C) or both None. Returns x's shape,
+    x (B, C, *spatial) in any floating dtype; weight, bias (C,); scale, shift (B, C) or both None. Returns x's shape,
     dtype and memory format. Differentiable once.
     """
     return _ScaleShiftGroupNorm.apply(x, weight, bias, scale, shift, num_groups, silu)
@@ -116,7 +118,7 @@ def scale_shift_group_norm(
 class GroupNorm(nn.Module):
     """`nn.GroupNorm` with its parameters, then (1 + scale)·h + shift where these are given, then SiLU if `silu`.
 
-    x (B, C, H, W), scale, shift (B, C) -> x's shape, dtype and memory format. num_groups None: as `num_groups_for` says.
+    x (B, C, *spatial), scale, shift (B, C) -> x's shape, dtype and memory format. num_groups None: as `num_groups_for` says.
     """
 
     def __init__(self, channels: int, silu: bool = True, num_groups: int | None = None):

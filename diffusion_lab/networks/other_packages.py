@@ -85,7 +85,7 @@ class DenoisingUNet(nn.Module):
     ):
         super().__init__()
         if num_classes is not None:
-            raise ValueError("the Unet of denoising-diffusion-pytorch has no classes: use conditional=false labels=own")
+            raise ValueError("the Unet of denoising-diffusion-pytorch has no classes: use condition=none")
         with _one_sentence("network: this Unet"):
             self.unet = network_class("denoising_diffusion_pytorch", "Unet", "denoising-diffusion-pytorch")(
                 dim,

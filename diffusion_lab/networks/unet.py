@@ -2,7 +2,7 @@
 
     x_t -> conv -> [level 0] -> down -> [level 1] -> … -> [middle] -> … -> up -> [level 0] -> norm, SiLU, conv
 
-Level l has base_channels · channel_multipliers[l] channels and ⌈H / 2^l⌉ × ⌈W / 2^l⌉ pixels. Every block of the way
+Level l has base_channels · channel_multipliers[l] channels and ⌈n / 2^l⌉ pixels along an axis of n. Every block of the way
 down, and every input of a level, is kept and joined to one block of the way up. Source: Dhariwal & Nichol 2021; Ho et
 al. 2020, appendix B.
 """
@@ -13,27 +13,47 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from diffusion_lab.networks.blocks import Upsample, channels_last, held_back, nested, zero
+from diffusion_lab.conditions.condition import Size
+from diffusion_lab.diffusion.shapes import Conditions
+from diffusion_lab.networks.blocks import Conv, Upsample, channels_last, cropped, from_patches, held_back, nested, zero
 from diffusion_lab.networks.embeddings import Conditioning, FourierFeatures
 from diffusion_lab.networks.encoder import AttentionPool, Encoder, EncoderClassifier, Layout, run
 from diffusion_lab.networks.norm import GroupNorm
-from diffusion_lab.networks.sizes import Sides, check_counts
+from diffusion_lab.networks.sizes import (
+    Padding,
+    Sides,
+    base_for,
+    check_counts,
+    halved,
+    lengths,
+    multipliers_for,
+    patch_for,
+)
 
 
 class UNet(nn.Module):
-    """network(x_t (B, in_channels, H, W) float32, timesteps int64 (B,), y int64 (B,) | None) -> (B, out_channels, H, W) float32.
+    """network(x_t (B, in_channels, *spatial), timesteps int64 (B,), y int64 (B,) | None) -> (B, out_channels, *spatial), float32.
 
-    - image_size: the side, or H and W, at which attention_resolutions are counted; odd ones too (28 -> 14 -> 7, 15 -> 8 -> 4).
+    - image_size: the side of a square, or the lengths of one, two or three spatial axes, at which attention_resolutions are
+      counted; odd ones too (28 -> 14 -> 7, 15 -> 8 -> 4).
     - num_classes: None for a network without labels; else y in 0..num_classes, and num_classes is the null class, which
       y = None means.
+    - conditions: in place of num_classes, where y is not classes alone: see `Conditioning`.
     - num_res_blocks: per level on the way down; one more on the way up.
-    - attention_resolutions: lengths of the longer side, in pixels, at which attention follows every block; the middle always
+    - attention_resolutions: lengths of the longest side, in pixels, at which attention follows every block; the middle always
       attends once.
     - head_channels: channels of an attention head; must divide the channels wherever there is attention. num_heads: heads of
       every attention but the pooling of a classifier, in place of that.
     - activation_checkpointing: recompute each block in the backward pass: slower by a forward pass, in the memory of
       one block at a time.
     - held_channels: of the output, the last ones: their gradients reach only the weights of the output convolution.
+    - padding: of every convolution, zeros or circular, or one of them for each axis: with a circular axis the network commutes
+      with shifts along it by multiples of 2^halvings.
+    - patch_size: side of the patches that the network takes as one position, whose values are its channels (Luhman & Luhman 2022,
+      "Improving diffusion model efficiency through patching").
+    - base_channels, channel_multipliers, attention_resolutions, head_channels, patch_size: None for what follows from the image:
+      patches so large that they are 64² at most; then levels of 32 (16 from 64×64 on), 64, 128 channels down to 8 pixels, which
+      attend.
     - fourier_periods: of the `FourierFeatures` of the input, in bins of data with num_levels levels; none by default.
 
     What published networks have otherwise (openai/improved-diffusion, openai/guided-diffusion):
@@ -55,16 +75,18 @@ class UNet(nn.Module):
         out_channels: int,
         image_size: Sides,
         num_classes: int | None = None,
-        base_channels: int = 64,
-        channel_multipliers: Sequence[int] = (1, 2, 2),
+        base_channels: int | None = 64,
+        channel_multipliers: Sequence[int] | None = (1, 2, 2),
         num_res_blocks: int = 2,
-        attention_resolutions: Sequence[int] = (16,),
-        head_channels: int = 64,
+        attention_resolutions: Sequence[int] | None = (16,),
+        head_channels: int | None = 64,
         dropout: float = 0.0,
         activation_checkpointing: bool = False,
         num_levels: int | None = None,
         fourier_periods: Sequence[float] = (),
         held_channels: int = 0,
+        padding: Padding = "zeros",
+        patch_size: int | None = 1,
         num_heads: int | None = None,
         additive_embedding: bool = False,
         residual_resampling: bool = False,
@@ -73,11 +95,21 @@ class UNet(nn.Module):
         timestep_scale: float = 1.0,
         null_class: bool = True,
         pool_positions: bool = False,
+        conditions: Sequence[Size] = (),
     ):
         super().__init__()
         check_counts(
             in_channels=in_channels, out_channels=out_channels, num_classes=1 if num_classes is None else num_classes
         )
+        patch_size = patch_for(lengths(image_size)) if patch_size is None else patch_size
+        patches = [max(1, side // max(1, patch_size)) for side in lengths(image_size)]
+        base_channels = base_for(patches) if base_channels is None else base_channels
+        if channel_multipliers is None:
+            channel_multipliers = multipliers_for(patches, base_channels)
+        if attention_resolutions is None:
+            attention_resolutions = [max(halved(patches, len(channel_multipliers))[-1])]
+        if head_channels is None:
+            head_channels = math.gcd(64, *(base_channels * multiplier for multiplier in channel_multipliers[-1:]))
         layout = Layout(
             image_size=image_size,
             base_channels=base_channels,
@@ -92,11 +124,13 @@ class UNet(nn.Module):
             residual_resampling=residual_resampling,
             num_groups=num_groups,
             embedding_channels=embedding_channels,
+            padding=padding,
+            patch_size=patch_size,
         )
-        self.layout, self.held_channels, self.pool_positions = layout, held_channels, pool_positions
+        self.layout, self.pool_positions = layout, pool_positions
         self.null_class = null_class
         conditioning = Conditioning(
-            layout.sinusoid_dim, layout.embedding_dim, num_classes, timestep_scale, null_class=null_class
+            layout.sinusoid_dim, layout.embedding_dim, num_classes, timestep_scale, null_class, conditions
         )
         self.encoder = Encoder(in_channels, layout, conditioning, FourierFeatures(fourier_periods, num_levels))
         channels, skips = self.encoder.out_channels, list(self.encoder.skip_channels)
@@ -109,33 +143,37 @@ class UNet(nn.Module):
                 channels = width
             self.up.append(blocks)
             if level > 0:
-                double = nn.Upsample(scale_factor=2)
-                self.upsamples.append(
-                    layout.residual(channels, channels, double) if residual_resampling else Upsample(channels)
-                )
+                if residual_resampling:
+                    self.upsamples.append(layout.residual(channels, channels, nn.Upsample(scale_factor=2)))
+                else:
+                    self.upsamples.append(Upsample(channels, padding=layout.paddings))
 
         self.output_norm = GroupNorm(channels, num_groups=num_groups)
-        self.output = zero(nn.Conv2d(channels, out_channels, 3, padding=1))
-        channels_last(self)
+        values = patch_size ** len(layout.paddings)
+        self.output = zero(Conv(channels, out_channels * values, layout.paddings))
+        self.held_channels = held_channels * values
+        channels_last(self, len(layout.paddings))
 
-    def forward(self, x_t: Tensor, timesteps: Tensor, y: Tensor | None = None) -> Tensor:
+    def forward(self, x_t: Tensor, timesteps: Tensor, y: Conditions = None) -> Tensor:
         h, skips, e = self.encoder(x_t, timesteps, y)
         for level, blocks in enumerate(nested(self.up)):
             if level > 0:
-                h = self._doubled(self.upsamples[level - 1], h, e, skips[-1].shape[-2:])
+                h = self._doubled(self.upsamples[level - 1], h, e, skips[-1].shape[2:])
             for part in blocks:
                 h = run(part, torch.cat([h, skips.pop()], dim=1), e, self.layout.activation_checkpointing)
-        return held_back(self.output, self.output_norm(h), self.held_channels).float()
+        output = held_back(self.output, self.output_norm(h), self.held_channels).float()
+        return from_patches(output, self.layout.patch_size)
 
     def _doubled(self, upsample: nn.Module, h: Tensor, e: Tensor, size: torch.Size) -> Tensor:
-        """h at the side `size`, which is odd where a level has an odd number of pixels."""
+        """h of the spatial `size`, which is odd where a level has an odd number of pixels."""
         if isinstance(upsample, Upsample):
             return upsample(h, size)
-        return run(upsample, h, e, self.layout.activation_checkpointing)[..., : size[0], : size[1]]
+        return cropped(run(upsample, h, e, self.layout.activation_checkpointing), size)
 
     def classifier(self) -> EncoderClassifier:
         """The way down and the middle of this network with attention pooling behind them: out_channels logits a sample."""
-        layout, channels, num_logits = self.layout, self.encoder.out_channels, self.output.out_channels
+        layout, channels = self.layout, self.encoder.out_channels
+        num_logits = self.output.out_channels // layout.patch_size ** len(layout.paddings)
         if layout.head_channels < 1 or channels % layout.head_channels:
             raise ValueError(
                 f"network.head_channels={layout.head_channels} must divide the {channels} channels that a classifier pools, also "

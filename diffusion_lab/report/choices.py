@@ -24,7 +24,7 @@ SAMPLES = "samples"  # the axis of given samples: a family of models, or a file
 _OF_GIVEN = frozenset((SAMPLES, "reference", "data", "features"))  # all that is chosen for given samples
 # What is chosen whatever the family; in all else a family may have values of its own.
 _OF_ALL_FAMILIES = _OF_GIVEN | {
-    "seed", "conditional", "labels", "train_images", "evaluation", "trainer.max_steps", "trainer.max_time"
+    "seed", "condition", "train_images", "evaluation", "trainer.max_steps", "trainer.max_time"
 }  # fmt: skip
 
 Options = Mapping[str, Any]  # by dotted name

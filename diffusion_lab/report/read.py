@@ -28,7 +28,7 @@ MISSING = "missing"
 MODEL_DIR = "model_dir"  # the axis of models that no option distinguishes
 _LARGEST = 1e100  # of a value: its square is a number too
 _MOST_VALUES = 1000
-_MOST_SHAPE = 3  # (C, H, W)
+_MOST_SHAPE = 4  # (C, *spatial)
 _PARTS = ("data", "samples", "reference", "features", "bound", "floor", "cost", "model", "absent")  # of a protocol
 
 

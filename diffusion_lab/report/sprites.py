@@ -1,6 +1,6 @@
 """samples.png of a run -> a small lossless picture for the page, one sample beside the next.
 
-The scored picture enlarges small images and puts a frame around each (pictures.grid); the page enlarges for itself, so both
+The scored picture enlarges small images and puts a frame around each (pictures.picture); the page enlarges for itself, so both
 are undone, and a report on hundreds of runs stays small.
 """
 
@@ -21,7 +21,8 @@ from diffusion_lab.report.wording import Column, Entry, columns, label
 from diffusion_lab.store.measures import Measure, ends
 from diffusion_lab.store.records import RunError, inside, read_bytes
 
-# As pictures.grid draws: the smallest longer side of an image on the screen, and the frame around it; a test compares the two.
+# As pictures.picture draws grey levels: the smallest longer side of an image on the screen, and the frame around it; a test
+# compares the two.
 _SMALLEST_SIDE, _FRAME = 48, 2
 _MOST_BYTES = 16 * 2**20  # of all pictures of a report together
 _LARGEST = 2**26  # bytes of a file

@@ -62,8 +62,8 @@ class Cell:
 
     @property
     def shape(self) -> list[int]:
-        """Of one sample; empty where the protocol does not state it."""
-        return self.part("data").get("shape", [])
+        """Of one sample, where these have grey levels, so that its picture has one tile each; else empty."""
+        return self.part("data").get("shape", []) if self.part("samples").get("num_levels") else []
 
     def part(self, name: str) -> dict[str, Any]:
         """A part of the protocol; empty where it has none."""

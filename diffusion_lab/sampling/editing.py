@@ -9,7 +9,7 @@ from torch import Tensor
 from diffusion_lab.diffusion.forward import per_sample
 from diffusion_lab.diffusion.noise import SampleNoise
 from diffusion_lab.diffusion.process import GaussianDiffusion
-from diffusion_lab.diffusion.shapes import Images, Labels
+from diffusion_lab.diffusion.shapes import Conditions, Images
 from diffusion_lab.diffusion.streams import BACK, KNOWN, START, UNKNOWN
 
 from .samplers import Reverse, Sampler, Walk, last
@@ -40,7 +40,7 @@ def denoise_from(
     x_0: Images,
     t: int,
     noise: SampleNoise,
-    y: Labels = None,
+    y: Conditions = None,
 ) -> Images:
     """x̂_0 of a noisy x_t of each image, t in 0 … T, through t and the steps of the sampler's spacing below it."""
     if not 0 <= t <= process.num_timesteps:
@@ -60,7 +60,7 @@ def inpaint(
     x_0: Images,
     known: Bool[Tensor, "..."],
     noise: SampleNoise,
-    y: Labels = None,
+    y: Conditions = None,
     repeats: int = 10,
 ) -> Images:
     """Images that are x_0 (B, …), exactly, where `known` (broadcasting against x_0), and drawn by the model elsewhere.

@@ -24,10 +24,11 @@ from torch import Tensor
 
 from diffusion_lab.diffusion.forward import per_sample
 from diffusion_lab.diffusion.gaussian import Gaussian
+from diffusion_lab.diffusion.parts import classes_in, joined, left_out, where
 from diffusion_lab.diffusion.predictions import eps_from_x_0, x_0_from_eps
 from diffusion_lab.diffusion.process import GaussianDiffusion
 from diffusion_lab.diffusion.reverse import ReverseProcess, ReverseStep
-from diffusion_lab.diffusion.shapes import Images, Labels, Number, Steps
+from diffusion_lab.diffusion.shapes import Conditions, Images, Number, Steps
 
 Interval = Sequence[float | int] | None  # [lo, hi]
 _EVERYWHERE = -math.inf, math.inf
@@ -70,26 +71,26 @@ class Worse:
 
 
 class ReverseInputs(NamedTuple):
-    """The arguments of a reverse process, in their order: x_t at t of a process, of class y."""
+    """The arguments of a reverse process, in their order: x_t at t of a process, for the conditions y."""
 
     process: GaussianDiffusion
     x_t: Images
     t: Steps
-    y: Labels
+    y: Conditions
 
 
 class Guidance(ABC):
-    """What is done to p_θ(x_{t−1}|x_t) so that it leads to the class y, or to better images.
+    """What is done to p_θ(x_{t−1}|x_t) so that it leads to the conditions y, or to better images.
 
-    `guides`: it changes the prediction. `needs_null_class`: it evaluates a network with and without the label, so one that was
-    trained with label dropout.
+    `guides`: it changes the prediction. `needs_null`: it evaluates a network with and without the condition, so one that
+    was trained with both.
     `num_classes`: of what the guidance itself knows; None where the network's classes are all there are. `worse`: the model that it
     leads away from. `interval`, `log_snr_interval`: where it acts, in t of the original chain or in log SNR, both ends included;
     elsewhere the model is left alone (Kynkäänniemi et al. 2024).
     """
 
     guides: ClassVar[bool] = True
-    needs_null_class: ClassVar[bool] = False
+    needs_null: ClassVar[bool] = False
     num_classes: int | None = None
     worse: Worse | None = None
     interval: Interval = None
@@ -104,7 +105,7 @@ class Guidance(ABC):
         return reverse(*inputs)
 
     def evaluations(self, process: GaussianDiffusion, t: int) -> int:
-        """Network evaluations that one step at t takes, where there is a label."""
+        """Network evaluations that one step at t takes, where there is a condition."""
         return 1
 
     def acts(self, process: GaussianDiffusion, t: Steps) -> Bool[Tensor, " b"]:
@@ -135,7 +136,7 @@ class GuidedReverse:
     guidance: Guidance
     worse: ReverseProcess | None = None
 
-    def __call__(self, process: GaussianDiffusion, x_t: Images, t: Steps, y: Labels = None) -> ReverseStep:
+    def __call__(self, process: GaussianDiffusion, x_t: Images, t: Steps, y: Conditions = None) -> ReverseStep:
         if t.device.type == "cpu" and not self.guidance.acts(process, t).any():  # on a GPU reading it would wait
             return self._unguided(process, x_t, t, y)
         return self._guided(process, x_t, t, y)
@@ -144,10 +145,10 @@ class GuidedReverse:
         """The same where all samples are at one step: outside the interval without the evaluations that guide."""
         return self._guided if self.guidance.acts_at(process, t) else self._unguided
 
-    def _guided(self, process: GaussianDiffusion, x_t: Images, t: Steps, y: Labels = None) -> ReverseStep:
+    def _guided(self, process: GaussianDiffusion, x_t: Images, t: Steps, y: Conditions = None) -> ReverseStep:
         return self.guidance.step(self.reverse, self.worse, ReverseInputs(process, x_t, t, y))
 
-    def _unguided(self, process: GaussianDiffusion, x_t: Images, t: Steps, y: Labels = None) -> ReverseStep:
+    def _unguided(self, process: GaussianDiffusion, x_t: Images, t: Steps, y: Conditions = None) -> ReverseStep:
         return self.guidance.unguided(self.reverse, ReverseInputs(process, x_t, t, y))
 
     def without_clipping(self) -> "GuidedReverse":
@@ -175,14 +176,14 @@ class ClassifierFree(Guidance):
     Parameters
     ----------
     scale: s ≥ 0. 1 is the conditional model and 0 the unconditional one, exactly and with one evaluation instead of two.
-    worse: whose output(∅) it is; None: the model's own. So it leads away from having no label and from a worse model at once.
+    worse: whose output(∅) it is; None: the model's own. So it leads away from having no condition and from a worse model at once.
     """
 
     scale: Number = 2.0
     interval: Interval = None
     log_snr_interval: Interval = None
     worse: Worse | None = None
-    needs_null_class = True
+    needs_null = True
 
     def __post_init__(self) -> None:
         _check(self.scale, self.interval, self.log_snr_interval)
@@ -195,16 +196,16 @@ class ClassifierFree(Guidance):
             return reverse(*inputs)
         acts = self.acts(process, t)
         if worse is not None:
-            nothing = None if worse.null_class is None else torch.full_like(y, worse.null_class)
+            nothing = None if worse.null is None else left_out(y, worse.null)
             return _away_from(worse, nothing, self.scale, acts, reverse, inputs)
-        if reverse.null_class is None:
+        if reverse.null is None:
             raise ValueError(
-                "classifier-free guidance needs a network that was trained without labels too: model.label_dropout"
+                "classifier-free guidance needs a network that was trained without conditions too: model.condition_dropout"
             )
-        nothing = torch.full_like(y, reverse.null_class)
+        nothing = left_out(y, reverse.null)
         if self.scale == 0:
-            return reverse(process, x_t, t, torch.where(acts, nothing, y))
-        output, v = reverse.evaluate(process, torch.cat([x_t, x_t]), torch.cat([t, t]), torch.cat([y, nothing]))
+            return reverse(process, x_t, t, where(acts, nothing, y))
+        output, v = reverse.evaluate(process, torch.cat([x_t, x_t]), torch.cat([t, t]), joined(y, nothing))
         conditional, unconditional = output.chunk(2)
         output = _extrapolated(unconditional, conditional, self.scale, acts)
         return reverse.from_output(process, output, None if v is None else v[: len(x_t)], x_t, t)
@@ -216,7 +217,7 @@ class ClassifierFree(Guidance):
 
 @dataclass(frozen=True)
 class Autoguidance(Guidance):
-    """output = output_worse + s·(output − output_worse), both given the same label or none; Σ is the model's own.
+    """output = output_worse + s·(output − output_worse), both given the same conditions or none; Σ is the model's own.
 
     The worse model makes the same mistakes, only larger ones, so where the two differ, the way from it to the model leads away from
     them (Karras et al. 2024). It is a smaller network, or an earlier moment of the same training.
@@ -248,16 +249,16 @@ class Autoguidance(Guidance):
 
 def _away_from(
     worse: ReverseProcess,
-    labels: Labels,
+    conditions: Conditions,
     scale: Number,
     acts: Bool[Tensor, " b"],
     reverse: ReverseProcess,
     inputs: ReverseInputs,
 ) -> ReverseStep:
-    """`reverse`, guided away from `worse`, which is given the `labels` if it takes labels."""
+    """`reverse`, guided away from `worse`, which is given the `conditions` if it takes any."""
     process, x_t, t, y = inputs
     output, v = reverse.evaluate(process, x_t, t, y)
-    predicted = worse.without_clipping()(process, x_t, t, labels if worse.null_class is not None else None)
+    predicted = worse.without_clipping()(process, x_t, t, conditions if worse.null is not None else None)
     base = reverse.prediction.target(process, predicted.x_0, predicted.eps, t)
     return reverse.from_output(process, _extrapolated(base, output, scale, acts), v, x_t, t)
 
@@ -295,9 +296,10 @@ class ClassifierGuidance(Guidance):
     def step(self, reverse: ReverseProcess, worse: ReverseProcess | None, inputs: ReverseInputs) -> ReverseStep:
         process, x_t, t, y = inputs
         predicted = self.unguided(reverse, inputs)
-        if y is None or self.scale == 0:
+        classes = classes_in(y)
+        if classes is None or self.scale == 0:
             return predicted
-        shift = self.scale * self._gradient(x_t, process.network_time(t), y)
+        shift = self.scale * self._gradient(x_t, process.network_time(t), classes)
         distribution = predicted.distribution
         mean = distribution.mean + distribution.log_variance.exp() * shift
         eps = predicted.eps - per_sample(process.noise(t), x_t) * shift
@@ -311,7 +313,7 @@ class ClassifierGuidance(Guidance):
 
     def unguided(self, reverse: ReverseProcess, inputs: ReverseInputs) -> ReverseStep:
         process, x_t, t, y = inputs
-        return reverse(process, x_t, t, y if reverse.null_class is not None else None)
+        return reverse(process, x_t, t, y if reverse.null is not None else None)
 
     def _gradient(self, x_t: Images, timesteps: Steps, y: Int64[Tensor, " b"]) -> Float[Tensor, "b *dims"]:
         """∇ log p(y|x_t) with respect to x_t, nats."""

@@ -17,12 +17,12 @@ import torch
 from diffusion_lab.diffusion.noise import Noise, fresh_noise
 from diffusion_lab.diffusion.process import GaussianDiffusion, Row
 from diffusion_lab.diffusion.reverse import ReverseStep
-from diffusion_lab.diffusion.shapes import Images, Labels, Steps
+from diffusion_lab.diffusion.shapes import Conditions, Images, Steps
 
 from .guidance import GuidedReverse
 from .spacings import AllSteps, Spacing
 
-Reverse = Callable[[GaussianDiffusion, Images, Steps, Labels], ReverseStep]
+Reverse = Callable[[GaussianDiffusion, Images, Steps, Conditions], ReverseStep]
 
 
 class Predicted(NamedTuple):
@@ -44,7 +44,7 @@ class Walk:
     chain: GaussianDiffusion
     reverse: Reverse
     source: Noise
-    y: Labels = None
+    y: Conditions = None
     past: deque[Predicted] = field(default_factory=deque, repr=False)
 
     def predict(self, x_t: Images, t: int) -> ReverseStep:
@@ -97,24 +97,34 @@ class Sampler(ABC):
         return list(range(num_steps, 0, -1))
 
     def __call__(
-        self, process: GaussianDiffusion, reverse: Reverse, x_T: Images, y: Labels = None, noise: Noise | None = None
+        self,
+        process: GaussianDiffusion,
+        reverse: Reverse,
+        x_T: Images,
+        y: Conditions = None,
+        noise: Noise | None = None,
     ) -> Images:
         """x_0, shaped like x_T ~ N(0, I). `noise` by default comes from a fresh seed."""
         return last(self.trajectory(process, reverse, x_T, y, noise))
 
     def trajectory(
-        self, process: GaussianDiffusion, reverse: Reverse, x_T: Images, y: Labels = None, noise: Noise | None = None
+        self,
+        process: GaussianDiffusion,
+        reverse: Reverse,
+        x_T: Images,
+        y: Conditions = None,
+        noise: Noise | None = None,
     ) -> Iterator[tuple[float, Images]]:
         """(t, x_t) from t = T down to t = 0, t on the clock of the original chain."""
         chain = process.respace(self.spacing(process))
         return self.walk(chain, reverse, chain.prior_std * x_T, y, noise)
 
-    def begin(self, chain: GaussianDiffusion, reverse: Reverse, y: Labels, noise: Noise) -> Walk:
+    def begin(self, chain: GaussianDiffusion, reverse: Reverse, y: Conditions, noise: Noise) -> Walk:
         """A walk down `chain` that remembers as many predictions as this rule reads."""
         return Walk(chain, reverse, noise, y, deque(maxlen=self.remembers))
 
     def walk(
-        self, chain: GaussianDiffusion, reverse: Reverse, x: Images, y: Labels = None, noise: Noise | None = None
+        self, chain: GaussianDiffusion, reverse: Reverse, x: Images, y: Conditions = None, noise: Noise | None = None
     ) -> Iterator[tuple[float, Images]]:
         """(t, x_t) from the last step of a chain, where x is x_t, down to t = 0."""
         walk = self.begin(chain, reverse, y, fresh_noise(len(x), x.device) if noise is None else noise)
@@ -161,7 +171,7 @@ class DDIMSampler(Sampler):
         x_s = to.signal * predicted.x_0 + max(to.noise**2 - variance, 0) ** 0.5 * predicted.eps
         return x_s + variance**0.5 * walk.noise(t, x_t) if self.eta > 0 else x_s
 
-    def encode(self, process: GaussianDiffusion, reverse: Reverse, x_0: Images, y: Labels = None) -> Images:
+    def encode(self, process: GaussianDiffusion, reverse: Reverse, x_0: Images, y: Conditions = None) -> Images:
         """x_0 -> x_T, the deterministic map run backwards (Song et al. 2020, DDIM, section 4.3 and eq. 14).
 
             x_t = α_ts·x_s + (σ_t − α_ts·σ_s)·ε̂(x_s, t)
@@ -202,7 +212,7 @@ class AnalyticDDIMSampler(DDIMSampler):
         of_x_0 = to.signal - towards_eps * at.signal / at.noise
         return x_s + (own + (of_x_0 / at.of_x_0) ** 2 * excess).sqrt() * walk.noise(t, x_t)
 
-    def encode(self, process: GaussianDiffusion, reverse: Reverse, x_0: Images, y: Labels = None) -> Images:
+    def encode(self, process: GaussianDiffusion, reverse: Reverse, x_0: Images, y: Conditions = None) -> Images:
         """Raises ValueError: with no η is this a deterministic map."""
         raise ValueError("only the deterministic sampler, sampler=ddim with eta = 0, can encode")
 

@@ -244,6 +244,7 @@ class RunDirectory(Directory):
     samples_png = _In("samples.png")
     interpolation_png = _In("interpolation.png")  # ways from one sample to another through the latents
     reconstructions_png = _In("reconstructions.png")  # test images, each followed by what the model makes of its latent
+    conditions_png = _In("conditions.png")  # fields, each followed by its test image and draws for it
     nearest_png = _In("nearest.png")  # samples, and below each the nearest training images
 
     @property

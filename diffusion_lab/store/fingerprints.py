@@ -73,6 +73,7 @@ TRAINING_EXCLUDED = frozenset((
     # where files lie: the identity of the data set, and of weights that training starts from, is that of their content
     "model_dir", "init_from", "init_weights", "branch_from",
     "outputs", "paths", "data.root", "data.path", "data.train", "data.test", "data.train_labels", "data.test_labels",
+    "data.train_vectors", "data.test_vectors", "data.train_fields", "data.test_fields",
     "data.download",
     # they choose files and validation images; the identity is that of the images that remain
     "data.on_error", "data.max_pixels", "data.max_bytes", "data.validation",
@@ -85,7 +86,7 @@ TRAINING_EXCLUDED = frozenset((
     "trainer.peak_flops",
 ))
 # Code: packages and modules of the lab. Files, locks, callbacks that watch, and what only talks to the user change no number.
-_TRAINS = frozenset(("data", "diffusion", "families", "models", "networks", "analysis.regressed"))
+_TRAINS = frozenset(("conditions", "data", "diffusion", "families", "models", "networks", "analysis.regressed"))
 _ONLY_AFTER_TRAINING = frozenset(("diffusion.starts", "models.drawn"))
 _SCORES = _TRAINS | {"analysis", "sampling", "metrics", "store.measures"}
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -149,9 +149,25 @@ def _are_choices(value: Any) -> bool:
     return all(isinstance(name, str) and _CHOICE.fullmatch(name) for name in names)
 
 
-def _is_shape(value: Any) -> bool:
-    sides = isinstance(value, list) and len(value) in (1, 3) and all(type(side) is int and side > 0 for side in value)
+def _is_shape(value: Any, lengths: Collection[int] = (1, 2, 3, 4)) -> bool:
+    sides = isinstance(value, list) and len(value) in lengths and all(type(side) is int and side > 0 for side in value)
     return sides and math.prod(value) <= _MOST_NUMBERS
+
+
+def _are_units(value: Any) -> bool:
+    """Shift and scale of as many channels, each a list of numbers, and their names, if they have any."""
+    if not isinstance(value, dict) or value.keys() != {"shift", "scale", "names"}:
+        return False
+    shift, scale, names = value["shift"], value["scale"], value["names"]
+    numbers = all(isinstance(part, list) and all(map(is_number, part)) for part in (shift, scale))
+    named = names is None or (is_texts(names) and len(names) == len(shift))
+    return numbers and named and len(shift) == len(scale) and all(number > 0 for number in scale)
+
+
+def _are_conditions(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        _is_shape(size if isinstance(size, list) else [size], range(1, 5)) for size in value
+    )
 
 
 def _are_shares(value: Any) -> bool:
@@ -169,6 +185,7 @@ def _from_to(least: int, most: int) -> Kind:
 
 TEXT: Kind = (lambda value: isinstance(value, str), "a string")
 TEXTS: Kind = (is_texts, "a list of strings")
+NUMBERS: Kind = (lambda value: isinstance(value, list) and all(map(is_number, value)), "a list of numbers")
 OBJECT: Kind = (lambda value: isinstance(value, dict), "an object")
 FOLDER: Kind = (is_folder_name, "the name of a folder")
 COUNT: Kind = (lambda value: is_number(value) and value >= 0, "a number")
@@ -183,16 +200,26 @@ TRAINING: Kinds = {
     "branched_from?": TEXT,
     "branched_at?": WHOLE,
     "serves?": TEXT,
-    "class_names?": TEXTS,
+    "conditions?.*.names?": TEXTS,
     "code?.names": TEXTS,
     "code?.digest": TEXT,
-    "cluster_shares?": (_are_shares, "a list of shares that sum to 1"),
+    "conditions?.*.shares?": (_are_shares, "a list of shares that sum to 1"),
+    "conditions?.*.shift?": NUMBERS,
+    "conditions?.*.scale?": NUMBERS,
 }
 CHOICES: Kinds = {"": (_are_choices, "an object of groups and options by their names")}
 FACTS: Kinds = {
-    "facts.shape?": (_is_shape, f"that of images (C, H, W) or points (D,), of at most {_MOST_NUMBERS:,} numbers each"),
+    "facts.shape?": (
+        _is_shape,
+        f"that of data (C, *spatial) or points (D,), of at most {_MOST_NUMBERS:,} numbers each",
+    ),
     "facts.num_levels?": or_none(_from_to(2, 2**16)),
     "facts.num_classes?": or_none(_from_to(1, _MOST_NUMBERS)),
+    "facts.units?": or_none((_are_units, "shift, scale and names of channels")),
+    "facts.conditions?": (
+        _are_conditions,
+        f"a list of numbers of classes, and of shapes of at most {_MOST_NUMBERS:,} numbers",
+    ),
 }
 SWEEP: Kinds = {
     "axes": OBJECT,

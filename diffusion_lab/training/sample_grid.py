@@ -25,7 +25,8 @@ class SampleGrid(Callback):
     Parameters
     ----------
     every_n_steps: 0 turns it off. num_images: the images of latents 0, 1, … of stream `seed`, by the averaged weights; a
-        conditional model draws its classes in turn. Diffusion takes at most 50 deterministic, unguided steps.
+        conditional model draws its classes in turn, or for the vectors and fields of held-out images. Diffusion takes at most 50
+        deterministic, unguided steps.
     """
 
     def __init__(self, folder: Path, every_n_steps: int, num_images: int, seed: int) -> None:
@@ -50,8 +51,11 @@ class SampleGrid(Callback):
                 indices = torch.arange(self.num_images, device=pl_module.device)
                 # Decoded, not sampled: a sampler of many steps would take its time out of a budget of minutes.
                 z = pl_module.latents(indices, self.seed)
-                x = pl_module.decode(z, pl_module.classes_in_turn(indices))
-                image = picture(x.cpu(), pl_module.num_levels)
+                data: Any = trainer.datamodule  # type: ignore[attr-defined]  # set by fit
+                y = pl_module.conditions_of_pictures(data, data.validation_split, indices)
+                x = pl_module.decode(z, y)
+                x, names = (x.cpu(), None) if data.units is None else (data.units.restored(x.cpu()), data.units.names)
+                image = picture(x, pl_module.num_levels, names=names)
         finally:
             pl_module.train()
         if image is None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from diffusion_lab.data.digits import Digits
 from diffusion_lab.diffusion import (
     FixedLarge,
     GaussianDiffusion,
@@ -72,7 +73,7 @@ def test_a_peers_network_draws_what_ours_does(prediction, part):
 
 def test_a_peer_trains_until_its_budget_is_used_and_never_twice(tmp_path, monkeypatch):
     """A step takes a second of ten; a moment has the averaged weights of the step that reached it."""
-    from contenders import contender, peers
+    from contenders import contender, images, peers
 
     @dataclass(frozen=True)
     class Seconds(contender.Budget):
@@ -84,7 +85,7 @@ def test_a_peer_trains_until_its_budget_is_used_and_never_twice(tmp_path, monkey
     class Fake(peers.Peer):
         """Its only weight falls by lr a step: the gradient of its loss is 1."""
 
-        def build(self):
+        def build(self, shape):
             return nn.Linear(1, 1, bias=False).apply(lambda part: nn.init.zeros_(part.weight))
 
         def loss(self, module, x_0):
@@ -96,8 +97,8 @@ def test_a_peer_trains_until_its_budget_is_used_and_never_twice(tmp_path, monkey
         def conventions(self, module):
             return torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000), 0), PredictNoise()
 
-        def own(self, module, size, generator, num_steps):
-            return module.weight.sum().expand(size)
+        def own(self, module, shape, generator, num_steps):
+            return module.weight.sum().expand(shape[0])
 
     class Raw:
         def __init__(self, module):
@@ -106,37 +107,36 @@ def test_a_peer_trains_until_its_budget_is_used_and_never_twice(tmp_path, monkey
         def update(self):
             pass
 
-    class Images:
+    class Zeros:
         def __init__(self, *_, **__):
             self.train_dataloader = lambda: iter([(torch.zeros(1), None)] * 10)
 
-    monkeypatch.setattr(peers, "FashionMNIST", Images)
     recipe = peers.Recipe(1, lambda weights: torch.optim.SGD(weights, lr=1.0), Constant(), Raw)
-    budget = Seconds(10.0, (0.25, 0.5), seed=0, threads=1, device="cpu")
+    zeros = images.Images(Zeros, (1, 2, 2), ())
+    budget = Seconds(10.0, (0.25, 0.5), seed=0, threads=1, device="cpu", data=zeros)
     facts = Fake(16, recipe).train(tmp_path, budget)
     assert facts.steps == {0.25: 3, 0.5: 5, 1.0: 10}
     for moment, steps in facts.steps.items():
         with Fake(16, recipe).at(tmp_path, moment, budget, 50) as trained:
             assert trained.own(torch.arange(1), 0).item() == pytest.approx(-steps, rel=1e-5)  # clipped to 1 - 1e-6
 
-    by_steps = Seconds(10.0, (0.5,), seed=0, threads=1, device="cpu", steps=4)
+    by_steps = Seconds(10.0, (0.5,), seed=0, threads=1, device="cpu", steps=4, data=zeros)
     assert Fake(16, recipe).train(tmp_path / "steps", by_steps).steps == {0.5: 2, 1.0: 4}
 
-    monkeypatch.delattr(peers, "FashionMNIST")
+    monkeypatch.setattr(Zeros, "__init__", None)
     assert Fake(16, recipe).train(tmp_path, budget) == facts
 
 
 def test_ours_draws_classes_in_proportion_and_starts_where_its_recipe_says(tmp_path, monkeypatch):
     """Classes are drawn in the proportions of the clusters, for the shared sampler too, which starts from noise."""
-    from contenders import job
     from contenders.contender import END, Budget, draw
+    from contenders.images import DATA, Images
     from contenders.job import SHARED, Job
     from contenders.ours import Ours
 
-    monkeypatch.setattr(job, "SHAPE", (1, 8, 8))
-    options = (
-        "data=digits labels=clusters labels.num_clusters=3 start=data_moments sampler=few guidance=classifier_free"
-    )
+    monkeypatch.setitem(DATA, "digits", Images(Digits, (1, 8, 8), ()))
+    clusters = "condition=clusters condition.clusters.num_clusters=3"
+    options = f"data=digits {clusters} start=data_moments sampler=few guidance=classifier_free"
     budget = Budget(0.5, (), seed=1, threads=torch.get_num_threads(), device="cpu")
     ours = Ours(f"{options} network.base_channels=8 network.head_channels=8")
     facts = ours.train(tmp_path, budget)
@@ -146,7 +146,7 @@ def test_ours_draws_classes_in_proportion_and_starts_where_its_recipe_says(tmp_p
         classes = trained.classes(indices, 0)
         assert trained.own(indices[:4], 0).shape == (4, 1, 8, 8)
         assert trained.own_evaluations == 10
-        asked = Job("ours", 1, 1.0, None, (), 4, 2, 1, "cpu", "", tmp_path)
+        asked = Job("ours", 1, 1.0, None, (), 4, 2, 1, "cpu", "", tmp_path, "digits")
         shared = asked._sampler(trained, SHARED)(indices[:4])
         process, reverse, noise = trained.process, trained.reverse, SampleNoise(0, indices[:4])
         told, untold = (draw(process, reverse, noise, (1, 8, 8), 2, y) for y in (classes[:4], None))

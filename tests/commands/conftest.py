@@ -51,7 +51,7 @@ _SHORT += ["seed=1", "trainer.max_steps=20", "ema.decays=[0.9]", "score=false", 
 _SIX = ["sampler=strided", "sampler.spacing.num_steps=6"]
 _NARROW = ["network.base_channels=4", "network.channel_multipliers=[1,2]"]
 SMALL_MODELS = {
-    "diffusion_conditional": [*_UNET, *_SIX, "conditional=true"],
+    "diffusion_conditional": [*_UNET, *_SIX, "condition=classes"],
     "diffusion_fixed": [
         *(*_UNET, *_SIX, "schedule=linear", "prediction=noise", "objective=simple", "variance=fixed_small")
     ],

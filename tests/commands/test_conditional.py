@@ -11,7 +11,7 @@ from diffusion_lab.store import newest_model
 
 from .conftest import STRIDED, TINY, scored
 
-CONDITIONAL = [*TINY, "sampler=strided", *STRIDED, "conditional=true"]
+CONDITIONAL = [*TINY, "sampler=strided", *STRIDED, "condition=classes"]
 
 
 def test_guidance_is_a_choice_of_scoring(lab):
@@ -33,8 +33,8 @@ def test_samples_carry_the_labels_they_were_asked_for(lab):
     lab.given("train", *CONDITIONAL)
     for options, wanted in (
         ([], [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1]),
-        (["label=7"], [7] * 12),
-        (["label=[3,'5']"], [3, 5] * 6),
+        (["condition=7"], [7] * 12),
+        (["condition=[3,'5']"], [3, 5] * 6),
     ):
         lab.done("sample", "num_images=12", "batch_size=5", "format=npz", *options)
         with np.load(lab.folder / "samples" / "samples.npz") as archive:
@@ -44,16 +44,19 @@ def test_samples_carry_the_labels_they_were_asked_for(lab):
 
 def test_a_model_has_the_names_of_its_classes(lab):
     lab.given("train", *CONDITIONAL)
-    lab.given("train", *TINY, *STRIDED, "labels=clusters", "labels.num_clusters=4", "score=false")
+    lab.given("train", *TINY, *STRIDED, "condition=clusters", "condition.clusters.num_clusters=4", "score=false")
     found = [json.loads(file.read_text()) for file in lab.folder.glob("outputs/models/*/training.json")]
-    named = {"cluster_shares" in training: training.get("class_names") for training in found}
-    assert named == {False: list("0123456789"), True: None}
+    named = [name for training in found for name in training["conditions"].items()]
+    assert sorted((name, record.get("names")) for name, record in named) == [
+        ("classes", list("0123456789")),
+        ("clusters", None),
+    ]
 
 
 @pytest.mark.thorough
 def test_samples_on_clusters_can_be_scored_as_files(lab):
     """Their numbers are no classes of the data, so a file of samples must not pass them off as such."""
-    lab.given("train", *TINY, *STRIDED, "labels=clusters", "labels.num_clusters=4")
+    lab.given("train", *TINY, *STRIDED, "condition=clusters", "condition.clusters.num_clusters=4")
     lab.done("sample", "num_images=8", "format=npz")
     lab.done("evaluate", "samples=samples/samples.npz", "data=digits", "features=pixels")
     (own,), (given,) = (
@@ -65,19 +68,19 @@ def test_samples_on_clusters_can_be_scored_as_files(lab):
 
 def test_weights_of_a_model_with_other_labels(lab):
     """Weights of a model with other labels are refused with the fix."""
-    lab.given("train", *TINY, *STRIDED, "labels=clusters", "labels.num_clusters=4", "score=false")
+    lab.given("train", *TINY, *STRIDED, "condition=clusters", "condition.clusters.num_clusters=4", "score=false")
     model = newest_model(lab.folder / "outputs").path.relative_to(lab.folder)
     lab.refused(
         "train",
         *TINY,
         *STRIDED,
         f"init_from={model}",
-        said="is conditioned on 4 classes or clusters, but this one on nothing; use its labels=… (own: no clusters)",
+        said="is conditioned on 4 classes or clusters, but this one on nothing; use its condition=…",
     )
 
 
 def test_clusters_stand_in_for_labels(lab):
-    clusters = [*TINY, *STRIDED, "labels=clusters", "labels.num_clusters=4"]
+    clusters = [*TINY, *STRIDED, "condition=clusters", "condition.clusters.num_clusters=4"]
     lab.given("train", *CONDITIONAL)
     lab.done("train", *clusters, "guidance=classifier_free", "metrics=[default,class_accuracy]")
     known, found = sorted(scored(lab.folder), key=lambda run: "label" in str(run["values"]))
@@ -94,6 +97,58 @@ def test_clusters_stand_in_for_labels(lab):
     with np.load(lab.folder / "samples" / "samples.npz") as archive:
         assert "arr_1" not in archive  # which holds classes of the data, where there are any
         drawn = torch.from_numpy(archive["clusters"])
-    shares = newest_model(lab.folder / "outputs").read_training()["cluster_shares"]
+    shares = newest_model(lab.folder / "outputs").read_training()["conditions"]["clusters"]["shares"]
     assert sum(shares) == pytest.approx(1)
     assert (drawn == labels(torch.arange(9), 0, torch.tensor(shares).double())).all()
+
+
+def test_several_conditions_go_through_all_commands(lab):
+    random = np.random.default_rng(0)
+    np.save(lab.folder / "x.npy", random.integers(0, 256, (40, 8, 8), dtype=np.uint8))
+    np.save(lab.folder / "y.npy", np.arange(40) % 3)
+    np.save(lab.folder / "v.npy", random.normal(300, 20, (40, 2)))
+    np.save(lab.folder / "f.npy", random.integers(0, 256, (40, 2, 4, 4), dtype=np.uint8))
+    names = {"train": "x", "train_labels": "y", "train_vectors": "v", "train_fields": "f"}
+    data = ["data=arrays", "network.image_size=8", *(f"data.{option}={name}.npy" for option, name in names.items())]
+    options = [
+        *TINY,
+        *STRIDED,
+        "condition=[classes,field,vector]",
+        "guidance=classifier_free",
+        "callbacks.sample_grid.every_n_steps=1",
+    ]
+    lab.done("train", *data, *options, "metrics=[frechet_distance,bits_per_dim,class_accuracy]")
+    (run,) = scored(lab.folder)
+    assert run["protocol"]["samples"]["labels"] == "conditions of the images in train"
+    assert "given the conditions" in run["protocol"]["bound"]["kind"]
+    lab.done("sample", "num_images=5", "format=npz", "condition={classes: [2,0], vector: [310,290]}")
+    with np.load(lab.folder / "samples" / "samples.npz") as archive:
+        assert archive["arr_1"].tolist() == [2, 0, 2, 0, 2]
+        assert archive["vector"] == pytest.approx(np.tile([310, 290], (5, 1)), rel=1e-5)
+        np.save(lab.folder / "wanted.npy", archive["field"])
+        first = archive["arr_0"]
+    lab.done("sample", "num_images=5", "format=npz", "condition={classes: [2,0], vector: [310,290], field: wanted.npy}")
+    with np.load(lab.folder / "samples" / "samples.npz") as archive:
+        assert np.abs(archive["arr_0"].astype(int) - first).max() <= 1
+    for wanted, said in (
+        ("3", "is conditioned on classes and field and vector; give a value for each"),
+        ("{field: v.npy}", "each field must have the shape (2, 4, 4)"),
+        ("{vector: nowhere.npy}", "there is no such file"),
+    ):
+        lab.refused("sample", f"condition={wanted}", said=said)
+    lab.refused("export", "format=program", said="takes classes or clusters only")
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("train conditional=true", "condition=classes"),
+        ("train labels=clusters", "condition=clusters"),
+        ("train -m labels=own,clusters", "condition=none"),
+        ("train model.label_dropout=0", "model.condition_dropout"),
+        ("train condition=vector", "digits has no vector"),
+        ("train data=gaussian condition=classes", "gaussian has no classes"),
+    ],
+)
+def test_an_option_that_was_replaced_is_refused(lab, command, said):
+    lab.refused(*command.split(), said=said)

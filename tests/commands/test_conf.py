@@ -36,7 +36,15 @@ from diffusion_lab.store.fingerprints import training_part
 from ..diffusion.oracles import GaussianData
 from ..sampling.test_solvers import LINE, exact, global_error
 
-FACTS = {"shape": [1, 8, 8], "channels": 1, "size": 8, "num_levels": 17, "num_classes": None, "bounded": True}
+FACTS = {
+    "shape": [1, 8, 8],
+    "channels": 1,
+    "size": 8,
+    "num_levels": 17,
+    "conditions": [],
+    "num_classes": None,
+    "bounded": True,
+}
 FACTS |= {"identity": "0" * 64, "end_shares": [0.5, 0.1]}
 PACKAGE = "# @package _global_"
 
@@ -258,9 +266,9 @@ def test_edm_samples_in_the_published_35_evaluations():
 
 def test_an_experiment_may_ask_for_a_conditional_model():
     cfg = composed("experiment=guided_fashion", "guidance.scale=3.0")
-    assert cfg.conditional
+    assert [*cfg.condition] == ["classes"]
     assert instantiate(cfg.guidance) == ClassifierFree(3.0)
-    assert not composed("experiment=guided_fashion", "conditional=false").conditional
+    assert not composed("experiment=guided_fashion", "condition=none").condition
 
 
 @pytest.mark.parametrize("name", ["none", "classifier_free", "autoguidance"])

@@ -50,7 +50,7 @@ def test_it_draws_what_the_command_draws(page_of, trained_model, lab):
     assert said.startswith("4 samples · 4 network evaluations each")
     assert (len(states), states[-1]) == (3, picture)
     _, name, *options = shlex.split(command)
-    assert {"label=3", "guidance.scale=1.5", "sampler.spacing.num_steps=2"} <= set(options)
+    assert {"condition=3", "guidance.scale=1.5", "sampler.spacing.num_steps=2"} <= set(options)
     assert lab(name, *options)[0] == 0
     with Image.open(lab.folder / "samples" / "samples.png") as drawn:
         assert drawn.tobytes() == picture.tobytes()

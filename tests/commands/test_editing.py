@@ -56,11 +56,11 @@ def test_denoising_from_0_is_the_image(lab):
 @pytest.mark.thorough
 def test_an_interpolation_has_as_many_images_as_asked(lab):
     """An interpolation has as many images as asked and a picture begins with what was given."""
-    lab.given("train", *TINY, *STRIDED, "conditional=true")
-    lab.done("sample", "interpolate.images=[0,1]", "num_images=5", "batch_size=2", "format=npz", "label=3")
+    lab.given("train", *TINY, *STRIDED, "condition=classes")
+    lab.done("sample", "interpolate.images=[0,1]", "num_images=5", "batch_size=2", "format=npz", "condition=3")
     assert images(lab).shape == (5, 8, 8)
     one_class = images(lab)
-    lab.done("sample", "interpolate.images=[0,1]", "num_images=5", "format=npz", "label=[3,3]")
+    lab.done("sample", "interpolate.images=[0,1]", "num_images=5", "format=npz", "condition=[3,3]")
     assert (images(lab) == one_class).all()
     lab.done("sample", "interpolate.images=[0,1]", "num_images=2", "to=grid")
     with Image.open(lab.folder / "grid" / "samples.png") as picture:

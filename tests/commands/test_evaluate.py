@@ -73,7 +73,7 @@ CUT = ["sampler=strided", "sampler/spacing=log_snr", "sampler.spacing.num_steps=
 
 
 def test_a_short_chain_starts_from_the_moments_of_the_data(lab):
-    lab.given("train", *TINY, *CUT, "conditional=true")
+    lab.given("train", *TINY, *CUT, "condition=classes")
     lab.done("evaluate", *CUT, "start=data_moments")
     by_start = {run["protocol"]["model"]["start"].partition("(")[0]: run for run in scores(lab.folder / "outputs")}
     noise, moments = by_start["NoiseStart"], by_start["MomentsStart"]
@@ -210,7 +210,7 @@ def values(lab):
 
 def test_a_score_has_a_picture_of_the_nearest_training(lab):
     """A score has a picture of the nearest training images and the report shows it."""
-    lab.given("train", *TINY, *STRIDED, "conditional=true")
+    lab.given("train", *TINY, *STRIDED, "condition=classes")
     assert "copying (digits_cnn)" in lab.done("evaluate", "metrics=copying", "features=[digits_cnn,pixels]")
     found = values(lab)["values"]
     for name in ("copying_digits_cnn", "copying_pixels", "copies_digits_cnn", "copies_pixels"):
@@ -252,7 +252,7 @@ DIAGNOSE += ["metrics.error_by_log_snr.num_points=3", "metrics.error_by_log_snr.
 
 
 def test_a_model_is_diagnosed_and_the_report_draws_it(lab):
-    lab.given("train", *TINY, *STRIDED, "conditional=true")
+    lab.given("train", *TINY, *STRIDED, "condition=classes")
     out = lab.done("evaluate", *DIAGNOSE)
     assert "fd_pixels_share_above_0" in out
     assert "largest excess error" in out

@@ -17,7 +17,7 @@ from diffusion_lab.diffusion import SampleNoise
 from .conftest import files
 
 WIDE = ["network.base_channels=128", "network.channel_multipliers=[1,1]", "network.attention_resolutions=[4]"]
-WIDE += ["network.head_channels=64", "conditional=true", "score=false"]
+WIDE += ["network.head_channels=64", "condition=classes", "score=false"]
 DDIM = ["sampler=ddim", "sampler.spacing.num_steps=5"]
 
 
@@ -45,7 +45,7 @@ def card_of(folder: Path) -> tuple[dict, str]:
 @pytest.mark.needs("diffusers")
 @pytest.mark.parametrize(
     ("options", "guidance", "label"),
-    [([], {}, None), (["labels=clusters"], {"guidance": "classifier_free", "scale": 2.5}, 29)],
+    [([], {}, None), (["condition=clusters"], {"guidance": "classifier_free", "scale": 2.5}, 29)],
     ids=["default", "clusters, guided"],
 )
 def test_the_pipeline_draws_what_our_sampler_draws(lab, options, guidance, label):
@@ -56,7 +56,9 @@ def test_the_pipeline_draws_what_our_sampler_draws(lab, options, guidance, label
     randomised(folder)
     guided = ["guidance=classifier_free", "guidance.scale=2.5"] if guidance else []
     lab.done("export", "weights=raw", "to=pipe", *DDIM, *guided)
-    *_, ours = load(folder).trajectory(4, seed=3, sampler="ddim", num_steps=5, label=label, weights="raw", **guidance)
+    *_, ours = load(folder).trajectory(
+        4, seed=3, sampler="ddim", num_steps=5, condition=label, weights="raw", **guidance
+    )
     pipeline = diffusers.DiffusionPipeline.from_pretrained("pipe", trust_remote_code=True)
     pipeline.set_progress_bar_config(disable=True)
     x_T = SampleNoise(3, torch.arange(4)).initial((1, 8, 8))
@@ -75,7 +77,7 @@ def test_the_program_draws_what_our_sampler_draws(lab, small, sampler):
     keyed = SampleNoise(3, torch.arange(4))
     x_T, y = keyed.initial((1, 8, 8)), torch.full((4,), 7)
     model = load(small)
-    ours = model.sample(4, seed=3, sampler=sampler, num_steps=3, label=7)
+    ours = model.sample(4, seed=3, sampler=sampler, num_steps=3, condition=7)
     times = model.module.process.respace(model.module.sampler.spacing(model.module.process)).timesteps + 1
     noise = [torch.stack([keyed(int(t), x_T) for t in times.flip(0)])] if sampler != "ddim" else []
     assert torch.allclose(draw(x_T, *noise, y), ours, atol=1e-3)

@@ -49,17 +49,17 @@ def tiny(family, *more):
 
 def test_one_command_is_a_whole_experiment(lab, family):
     """One command is a whole experiment and the same again finds it."""
-    lab.done("train", *tiny(family, "conditional=true"))
+    lab.done("train", *tiny(family, "condition=classes"))
     (run,) = scored(lab.folder)
     assert run["protocol"]["model"]["family"] == family
     assert {"fd_pixels", "nfe", "seconds_per_1000_samples", "training_seconds", "parameters"} <= set(run["values"])
     assert ("bits_per_dim" in run["values"]) != ("bits_per_dim" in run["protocol"]["absent"])
     pictures = ["samples.png", "interpolation.png", *(["reconstructions.png"] if family == "vae" else [])]
     assert {"config.yaml", *pictures} <= {file.name for file in lab.folder.glob("outputs/runs/*/*")}
-    out = lab.done("train", *tiny(family, "conditional=true"))
+    out = lab.done("train", *tiny(family, "condition=classes"))
     assert "this model is already trained" in out
     assert "already scored" in out
-    lab.done("sample", "num_images=3", "label=4", "format=npz")
+    lab.done("sample", "num_images=3", "condition=4", "format=npz")
 
 
 @pytest.mark.thorough
@@ -67,7 +67,7 @@ def test_one_command_is_a_whole_experiment(lab, family):
 def test_a_killed_training_is_the_training(tmp_path, zygote, case):
     options = [option for option in tiny(*case) if not option.startswith(("trainer.max_steps", "evaluation"))]
     options += ["trainer.max_steps=16", "callbacks.checkpoint.every_n_steps=3", "score=false"]
-    options += ["conditional=true", "data.flip=true", *EVERYTHING[case]]
+    options += ["condition=classes", "data.flip=true", *EVERYTHING[case]]
     whole, torn = (Training(zygote.start, tmp_path / name, *options) for name in ("whole", "torn"))
     whole.finish()
     assert interrupted(torn, 3, 16) >= 2
@@ -149,7 +149,7 @@ def test_on_clusters_each_end_of_an_interpolation(lab):
 
     Nobody has to name clusters, so images are interpolated without a label, as without clusters.
     """
-    lab.given("train", *tiny("vae"), "labels=clusters", "labels.num_clusters=3", "score=false")
+    lab.given("train", *tiny("vae"), "condition=clusters", "condition.clusters.num_clusters=3", "score=false")
     lab.done("sample", "interpolate.images=[5,6]", "num_images=4", "format=npz")
     ends = {}
     for name, images in (("first", "[5,5]"), ("second", "[6,6]")):
@@ -162,13 +162,13 @@ def test_on_clusters_each_end_of_an_interpolation(lab):
 
 
 def test_given_the_class(lab):
-    lab.done("train", *tiny("vae"), "conditional=true")
+    lab.done("train", *tiny("vae"), "condition=classes")
     (run,) = scored(lab.folder)
     assert run["protocol"]["bound"]["kind"] == "ELBO given the class"
-    assert lab("sample", "label=3", "num_images=3")[0] == 0
-    assert lab("sample", "label=3", "interpolate.images=[5,6]", "num_images=3")[0] == 0
-    lab.refused("sample", "interpolate.images=[5,6]", "num_images=3", said="set label=…")
-    lab.refused("sample", "label=10", "interpolate.images=[5,6]", said="0 … 9")
+    assert lab("sample", "condition=3", "num_images=3")[0] == 0
+    assert lab("sample", "condition=3", "interpolate.images=[5,6]", "num_images=3")[0] == 0
+    lab.refused("sample", "interpolate.images=[5,6]", "num_images=3", said="set condition=…")
+    lab.refused("sample", "condition=10", "interpolate.images=[5,6]", said="0 … 9")
 
 
 # ---- the flow, as a user asks for it: trained, sampled and scored at other temperatures ----
@@ -228,7 +228,7 @@ def test_every_network_of_the_flow_can_be_built_and_undone(size):
 
 @pytest.mark.thorough
 def test_two_ranks_equal_one(zygote, tmp_path):
-    options = [*tiny("gan"), "conditional=true", "score=false", "optimizer.lr=1e-4", "trainer.max_steps=6"]
+    options = [*tiny("gan"), "condition=classes", "score=false", "optimizer.lr=1e-4", "trainer.max_steps=6"]
     (one, _), (two, _) = (trained(zygote, tmp_path / str(ranks), *options, ranks=ranks) for ranks in (1, 2))
     assert_close(one, two)
     assert one.read_training()["steps"] == two.read_training()["steps"] == 6
@@ -311,7 +311,9 @@ def test_what_does_not_fit_is_one_sentence(lab, model):
     lab.given("train", *tiny)
     (flow,) = (path.relative_to(lab.folder) for path in models(lab, "flow"))
     regressed, points = ["variance=regressed", f"model_dir={model}"], ["data=two_moons", "network=variance_head/points"]
-    how = f"`diffusion-lab train model=variance_head data=digits labels=own init_from={model} init_weights=ema_0.999`"
+    how = (
+        f"`diffusion-lab train model=variance_head data=digits condition=none init_from={model} init_weights=ema_0.999`"
+    )
     for command, options, said in (
         (
             "evaluate",

@@ -179,7 +179,7 @@ NO_CHOICE, NO_VALUE, NO_SHAPE = (
 IMAGES = {"_target_": "diffusion_lab.data.image_folder.ImageFolder", "root": "secret", "image_size": 8, "channels": 1}
 IMAGES |= {"batch_size": 8, "seed": 1}
 POINTS = {"_target_": "diffusion_lab.data.densities.GaussianDensity", "batch_size": 8, "seed": 1, "num_train": 50_000}
-CLUSTERS = {"_target_": "diffusion_lab.data.clusters.Clusters", "num_components": 2, "num_images": 9}
+CLUSTERS = {"_target_": "diffusion_lab.conditions.Clusters", "num_components": 2, "num_images": 9}
 WANDB = {"_target_": "diffusion_lab.training.trackers.WeightsAndBiases", "project": "p", "entity": "e"}
 INCEPTION = "diffusion_lab.metrics.features.inception.InceptionFeatures"
 CLASSIFIER = {"_target_": "diffusion_lab.metrics.features.classifiers.ClassifierFeatures", "name": "digits_cnn"}
@@ -244,7 +244,14 @@ CONFIG = {
     "steps of a process without end": (config("schedule.num_timesteps", 10**9), "num_timesteps=1000000000 is too"),
     "samples without end": (config("evaluation.num_samples", 10**12), "num_samples=1000000000000 is too large"),
     "samples for weeks": (config("evaluation.num_samples", 9 * 10**7), "evaluation.num_samples=90000000 is too large"),
-    "clusters without end": (config("labels", CLUSTERS | {"num_clusters": 10**9}), "labels.num_clusters=1000000000 is"),
+    "clusters without end": (
+        config("condition", {"clusters": CLUSTERS | {"num_clusters": 10**9}}),
+        "condition.clusters.num_clusters=1000000000 is",
+    ),
+    "a condition that is none": (
+        config("condition", {"mine": {"_target_": "diffusion_lab.sampling.EvenSpacing", "num_steps": 3}}),
+        NOT_BUILT,
+    ),
     "workers without end": (config("data", IMAGES | {"num_workers": 400}), "data.num_workers=400 is too large"),
     "images of 10^11 pixels": (config("data", IMAGES | {"image_size": 316228}), "data.image_size=316228 is too large"),
     "dimensions without end": (config("data", POINTS | {"dim": 10**6}), "data.dim=1000000 is too large"),
@@ -271,7 +278,7 @@ SAMPLE = {
     # ---- training.json
     "training.json with a word for a number": (training(steps="many"), "steps='many' is not a whole number"),
     "training.json with shares that do not sum to one": (
-        training(cluster_shares=[0.5, 0.2]),
+        training(conditions={"clusters": {"shares": [0.5, 0.2]}}),
         "is not a list of shares that sum to 1",
     ),
     "training.json that is nested without end": (
@@ -423,10 +430,10 @@ def test_a_score_that_is_not_finite_is_one_sentence(lab, stranger):
 def test_what_the_environment_said_in_training_is_said_in_the_file(lab, monkeypatch):
     """The user's own interpolations are resolved when a model is trained: it loads in another environment, and in no other way."""
     monkeypatch.setenv("EMBEDDED", "0.125")
-    lab.given("train", *TINY, *STRIDED, "score=false", "model.label_dropout='${oc.decode:${oc.env:EMBEDDED}}'")
+    lab.given("train", *TINY, *STRIDED, "score=false", "model.condition_dropout='${oc.decode:${oc.env:EMBEDDED}}'")
     monkeypatch.delenv("EMBEDDED")
     config = OmegaConf.to_container(OmegaConf.load(newest_model(lab.folder / "outputs").config), resolve=False)
-    assert config["model"]["label_dropout"] == 0.125
+    assert config["model"]["condition_dropout"] == 0.125
     assert config["model"]["network"] == "${network}"
     lab.done("sample", "num_images=2")
 

@@ -88,7 +88,7 @@ def test_another_model_guides_one_it_fits(lab):
 
 @pytest.mark.thorough
 def test_both_guidances_are_combined(lab):
-    lab.given("train", *SIX, "conditional=true")
+    lab.given("train", *SIX, "condition=classes")
     both = ["guidance=classifier_free", "guidance.scale=2"]
     for options in (both, [*both, "guidance.worse.moment=0.2"]):
         lab.done("evaluate", *options)
@@ -97,7 +97,7 @@ def test_both_guidances_are_combined(lab):
     assert "worse=None" in guidance_of(free)
     assert "worse=itself at 0.2 of its training" in guidance_of(combined)
     assert free["values"]["bits_per_dim"] != combined["values"]["bits_per_dim"]
-    lab.done("sample", AUTO, "label=3", "num_images=2")
+    lab.done("sample", AUTO, "condition=3", "num_images=2")
 
 
 # ---- folders of somebody else ----------------------------------------------------------------------------------------------
@@ -176,7 +176,7 @@ def test_it_guides_a_model_that_knows_no_classes(lab, trained):
     (plain,) = [run for run in runs if "Unguided" in run["protocol"]["model"]["guidance"]]
     one, steps = plain["values"]["flops_per_sample"] / plain["values"]["nfe"], run["values"]["nfe"]
     assert run["values"]["flops_per_sample"] > 1.5 * steps * one  # the classifier and its gradient too
-    lab.done("sample", f"model_dir={model}", *guidance, "label=3", "num_images=2")
+    lab.done("sample", f"model_dir={model}", *guidance, "condition=3", "num_images=2")
 
 
 @pytest.mark.thorough
@@ -195,7 +195,7 @@ def test_a_model_that_was_trained_with_it_is_evaluated(lab):
     named = {run["protocol"]["model"]["guidance"] for run in guided}
     assert all("ClassifierGuidance" in guidance and classifier.name in guidance for guidance in named)
     assert {scale for scale in ("2.0", "3.0") for guidance in named if f"scale={scale}" in guidance} == {"2.0", "3.0"}
-    lab.done("sample", "label=3", "num_images=2")
+    lab.done("sample", "condition=3", "num_images=2")
 
 
 @pytest.mark.thorough

@@ -113,7 +113,7 @@ def test_an_imported_classifier_guides_an_imported_model(lab, published):
     draw = ["sample", f"model_dir={model}", "num_images=2", "sampler.spacing.num_steps=2", "format=npz"]
     guide = ["guidance=classifier", f"guidance.classifier={classifier}", "guidance.scale=3"]
     drawn = {}
-    for to, more in (("plain", []), ("guided", guide), ("other", [*guide, "label=4"])):
+    for to, more in (("plain", []), ("guided", guide), ("other", [*guide, "condition=4"])):
         lab.done(*draw, f"to={to}", *more)
         drawn[to] = np.load(lab.folder / to / "samples.npz")["arr_0"]
     assert (drawn["plain"] != drawn["guided"]).any()

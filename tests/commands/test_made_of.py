@@ -24,7 +24,7 @@ PACKAGE = Path(diffusion_lab.__file__).parent
 
 @pytest.mark.parametrize("family", [*FAMILIES, "noisy_classifier", "variance_head"])
 def test_every_module_that_runs_while_training_counts(lab, monkeypatch, family):
-    options = tiny(family, "conditional=true") if family in FAMILIES else [*TINY, f"model={family}"]
+    options = tiny(family, "condition=classes") if family in FAMILIES else [*TINY, f"model={family}"]
     if family == "variance_head":
         lab.given("train", *TINY, *STRIDED)
         options = [option for option in options if not option.startswith("schedule.")]

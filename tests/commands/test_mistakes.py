@@ -51,7 +51,7 @@ train objective.vlb_weight=-1
 train network.base_channels=0
 train network.head_channels=3
 train network.dropout=1.5
-train model.label_dropout=2
+train model.condition_dropout=2
 train lr_scheduler.warmup_steps=-1
 train timesteps=loss_aware timesteps.uniform_probability=2
 train prediction=edm prediction.data_std=0
@@ -59,7 +59,7 @@ train guidance=classifier_free guidance.interval=[3]
 train guidance=autoguidance guidance.moment=2
 train evaluation.seed=-1
 train evaluation.weights=foo
-train labels=clusters labels.num_clusters=0
+train condition=clusters condition.clusters.num_clusters=0
 train init_from=nowhere
 train data=mixture data.num_components=0
 train data=image_folder data.root=. data.channels=2
@@ -78,7 +78,7 @@ evaluate metrics=[]
 evaluate variance=learned_jointly
 sample num_images=0
 sample seed=-1
-sample label=0
+sample condition=0
 sample format=jpg
 sample inpaint.mask=a.png
 sample inpaint.image=0
@@ -136,11 +136,11 @@ train trainer.precision=bf16-true
 train guidance=autoguidance guidance.scale=-1
 train guidance=autoguidance guidance.interval=[1,5] guidance.log_snr_interval=[0,1]
 train guidance=autoguidance guidance.log_snr_interval=[3,-3]
-train conditional=true data=gaussian
+train condition=classes data=gaussian
 train guidance=classifier_free
-train labels=clusters labels.num_clusters=1
-train labels=clusters train_images=20
-train conditional=true guidance=classifier_free guidance.scale=-1.0
+train condition=clusters condition.clusters.num_clusters=1
+train condition=clusters train_images=20
+train condition=classes guidance=classifier_free guidance.scale=-1.0
 train model=vae data=mixture decoder_likelihood=logistic_mixture
 train model=vae model.free_bits=0.1
 train model=vae prior.network.num_bins=1
@@ -221,7 +221,7 @@ train data=gaussian data.std=0
 train data=gaussian data.dim=0
 train data=mixture data.radius=-1
 train data=two_moons data.noise=-0.1
-train labels=clusters labels.num_components=0
+train condition=clusters labels.num_components=0
 train network.channel_multipliers=[1,0]
 train network.channel_multipliers=[]
 train network.channel_multipliers=[1,1,1,1,1]

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from diffusion_lab.store import newest_model
 
-from ..test_contributing import sections
+from ..test_contributing import section
 from .conftest import STRIDED, TINY, files
 
 PASSWORD = "s3cret-of-dotenv"
@@ -125,12 +125,12 @@ def test_the_page_on_your_own_parts_works_as_written(lab, monkeypatch):
     monkeypatch.setenv("LAB_GROUP", "x")
     monkeypatch.delenv("LAB_GROUP")
     page = Path(__file__).parents[2] / "docs" / "own.md"
-    for section in sections(page.read_text()).values():
-        section.write(lab.folder)
-        for line in section.commands:
-            program, command, *options = shlex.split(line)
-            assert program == "diffusion-lab"
-            lab.done(command, *options)
+    own = section(page.read_text())
+    own.write(lab.folder)
+    for line in own.commands:
+        program, command, *options = shlex.split(line)
+        assert program == "diffusion-lab"
+        lab.done(command, *options)
     (first,) = lab.folder.glob("outputs/debug/runs/*/metrics.json")
     assert -1 < json.loads(first.read_text())["values"]["brightness"] < 1
     assert (lab.folder / "schedule" / "schedule.png").is_file()

@@ -62,7 +62,7 @@ def built(*options: str) -> DiffusionModel:
         guidance=instantiate(cfg.guidance),
         optimization=Optimization(torch.optim.AdamW, Constant()),
         clip_x_0=False,
-        label_dropout=0.1,
+        condition_dropout=0.1,
         seed=1,
         **parts,
     )

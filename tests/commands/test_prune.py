@@ -231,7 +231,7 @@ def test_a_run_without_its_model_stays_if_todays_code(lab, old_model):
 
 @pytest.mark.thorough
 def test_what_is_cached_goes_with_its_models_and_scores(lab):
-    measured = ["variance=analytic", "evaluation.statistics_images=8", "start=data_moments", "conditional=true"]
+    measured = ["variance=analytic", "evaluation.statistics_images=8", "start=data_moments", "condition=classes"]
     lab.given("train", *TINY, *STRIDED, *measured, "features=digits_cnn")
     mine, cache = newest_model(OUTPUTS), OUTPUTS / "cache"
     ours = files(cache)

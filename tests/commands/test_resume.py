@@ -28,7 +28,7 @@ from .zygote import Fork
 
 Process = Fork | subprocess.Popen
 
-# Everything random in training, at once: dropout, loss-aware t, mirrored images; with conditional=true dropped labels too.
+# Everything random in training, at once: dropout, loss-aware t, mirrored images; with condition=classes dropped labels too.
 EVERYTHING = [o for o in TINY if not o.startswith(("trainer.max_steps", "evaluation"))] + [
     *STRIDED,
     "network.dropout=0.2",
@@ -141,7 +141,7 @@ def installed(folder: Path, *arguments: str) -> subprocess.Popen:
 
 
 def test_killed_at_random_steps(tmp_path, zygote):
-    options = [*EVERYTHING, "conditional=true", "trainer.max_steps=20", "snapshots.branches=[0.3,13steps]"]
+    options = [*EVERYTHING, "condition=classes", "trainer.max_steps=20", "snapshots.branches=[0.3,13steps]"]
     whole, torn = (Training(zygote.start, tmp_path / name, *options) for name in ("whole", "torn"))
     whole.finish()
     assert interrupted(torn, 4, 20) >= 3

@@ -1,4 +1,4 @@
-"""Data of every shape: refused before training if they cannot be sampled; how they were read is printed; pictures may fail."""
+"""Data of every shape go through every command; how they were read is printed; pictures may fail."""
 
 import json
 import subprocess
@@ -7,44 +7,59 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageDraw
 
-from .conftest import STRIDED, TINY
+from diffusion_lab import load
+from diffusion_lab.diffusion import SampleNoise
 
-OWN = """
-import torch
-from diffusion_lab.data.in_memory import InMemoryDataModule, Split
+from .conftest import STRIDED, TINY, scored
 
-class Own(InMemoryDataModule):
-    name, num_classes, num_levels = "own", None, None
-
-    def __init__(self, batch_size, seed, shape):
-        super().__init__(batch_size, seed)
-        self._of = tuple(shape)
-
-    def _read(self):
-        return Split(torch.rand(20, *self._of), None), Split(torch.rand(10, *self._of), None)
-"""
-YAML = """# @package _global_
-# Data of my own.
-data: {_target_: own.Own, batch_size: 8, seed: 1, shape: [8]}
-"""
+FIELD = [
+    *("data=gaussian_field", "data.num_train=40", "data.num_test=20", "network.padding=circular"),
+    *TINY,
+    *("trainer=cpu", "ema.decays=[0.9]", "val.every_n_steps=0", "snapshots.averages=0"),
+]
+# Of a score on every shape: features of pixels, patches, and the bound beside the entropy.
+MEASURED_ON_ALL = ["fd_pixels", "kd_pixels", "precision", "sliced_wasserstein", "bits_per_dim"]
+METRICS = "[frechet_distance,kernel_distance,precision_recall,sliced_wasserstein,bits_per_dim,copying]"
 
 
-@pytest.mark.parametrize("shape", ["[2,128]", "[1,6,6,6]"])
-def test_series_and_volumes_are_refused_before_training(lab, shape):
-    (lab.folder / "own.py").write_text(OWN)
-    (lab.folder / "mine" / "data").mkdir(parents=True)
-    (lab.folder / "mine" / "data" / "own.yaml").write_text(YAML)
-    lab.refused(
-        "train",
-        "--config-dir",
-        "mine",
-        "data=own",
-        f"data.shape={shape}",
-        said="is not that of images (C, H, W) or points (D,)",
-    )
-    assert not (lab.folder / "outputs").exists()
+@pytest.mark.parametrize(
+    "shape", [(1, 12), pytest.param((2, 8, 12), marks=pytest.mark.thorough), (1, 8, 7, 8)], ids=str
+)
+def test_every_command_takes_every_shape(lab, shape):
+    of = f"[{','.join(map(str, shape))}]"
+    lab.done("train", *FIELD, *STRIDED, f"data.shape={of}", f"metrics={METRICS}")
+    (values,) = (score["values"] for score in scored(lab.folder))
+    assert {*MEASURED_ON_ALL} <= {*values}
+    (run,) = (lab.folder / "outputs" / "runs").iterdir()
+    assert {"samples.png", "nearest.png", "interpolation.png"} <= {file.name for file in run.iterdir()}
+    lab.done("report", "runs=outputs/runs", "to=page")
+
+    lab.done("sample", "num_images=3", "format=npz", "trajectory=true", "to=npz")
+    lab.done("sample", "num_images=3", "format=png", "to=png")
+    x = np.load(lab.folder / "npz" / "samples.npz")["arr_0"]
+    assert (x.dtype, x.shape) == (np.float32, (3, *shape))
+    model = load()
+    assert np.array_equal(model.sample(3, format="numpy"), x)
+    assert len(model.sample(3, format="pil")) == len(list((lab.folder / "png").glob("*.png"))) == 3
+    assert model.edit(3, interpolate=(0, 1)).shape == (3, *shape)
+
+    refused = "network.padding" if len(shape) == 3 else "samples of shape"
+    lab.refused("export", "format=diffusers", said=[refused, "format=program"])
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("shape", [(1, 12), (1, 4, 4, 4)], ids=str)
+def test_a_program_draws_every_shape(lab, shape):
+    of = f"[{','.join(map(str, shape))}]"
+    lab.done("train", *FIELD, *STRIDED, f"data.shape={of}", "score=false")
+    lab.done("export", "format=program", "batch_size=2", "sampler=ddim", "sampler.spacing.num_steps=2")
+    draw = torch.export.load("export/sampler.pt2").module()
+    x_T = SampleNoise(3, torch.arange(2)).initial(shape)
+    ours = load().sample(2, seed=3, sampler="ddim", num_steps=2)
+    assert torch.allclose(draw(x_T), ours, atol=1e-3)
 
 
 def test_it_is_said_how_an_array_was_read(lab):
@@ -90,10 +105,11 @@ sys.exit(code)
 
 
 @pytest.mark.thorough
-def test_images_of_64_pixels_take_little_memory(tmp_path):
+@pytest.mark.parametrize("side", [64, 256])
+def test_large_images_take_little_memory(tmp_path, side):
     """Train, sample and evaluate with the default network, sizes of batches and features; few steps and samples."""
-    drawn_images(tmp_path / "images", 60, 64)
-    own = ("data=image_folder", "data.root=images", "data.image_size=64", "trainer.max_steps=2")
+    drawn_images(tmp_path / "images", 60, side)
+    own = ("data=image_folder", "data.root=images", f"data.image_size={side}", "trainer.max_steps=2")
     few = ("sampler.spacing.num_steps=2", "evaluation.num_samples=64", "metrics.bits_per_dim.num_images=16")
     program = Path(sys.executable).parent / "diffusion-lab"
     for arguments in (("train", *own, *few), ("sample",), ("evaluate", "evaluation.seed=1")):

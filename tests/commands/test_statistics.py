@@ -190,3 +190,10 @@ def test_statistics_of_inception_have_all_that_adm(lab, few):
         assert found[name] > 1e-3
     code, _, err = lab(*evaluate, "reference=edm.npz", *both)
     assert (code, "reference=edm.npz has no mu_s and sigma_s, so remove features=inception_spatial" in err) == (1, True)
+
+
+def test_a_covariance_that_no_memory_holds_is_refused(lab):
+    for number in range(3):
+        Image.new("RGB", (8, 8)).save(lab.folder / f"{number}.png")
+    options = ["data=image_folder", f"data.root={lab.folder}", "data.image_size=256", "to=x.npz"]
+    lab.refused("statistics", *options, said="features=pixels: sigma of 196,608 features has 288 GiB; choose")

@@ -86,7 +86,7 @@ def test_a_model_is_trained_once_and_every_cell_scored(lab):
 
 
 def test_clusters_can_be_swept(lab):
-    axes = ["labels=own,clusters", "labels.num_clusters=3,5", "hydra.sweeper.dry_run=true"]
+    axes = ["condition=none,clusters", "condition.clusters.num_clusters=3,5", "hydra.sweeper.dry_run=true"]
     out = lab.done("train", "-m", *TINY, *STRIDED, *axes)
     assert out.startswith("3 models: 3 to train, 0 reused")
 

@@ -357,7 +357,7 @@ def write(lab, dtype=np.uint16, most=65535):
     np.savez(lab.folder / "train.npz", images=base.astype(dtype), labels=y)
 
 
-ARRAYS = ["data=arrays", "data.train=train.npz", "conditional=true"]
+ARRAYS = ["data=arrays", "data.train=train.npz", "condition=classes"]
 
 
 @pytest.mark.thorough
@@ -458,7 +458,7 @@ def test_an_experiment_trains_two_steps(lab, monkeypatch, name):
     if chosen.sampler != "ddpm":
         options.append("sampler.spacing.num_steps=3")
     if chosen.labels != "own":
-        options.append("labels.num_clusters=3")
+        options.append("condition.clusters.num_clusters=3")
     lab.done("train", f"experiment={name}", *options)
     (model,) = (lab.folder / "outputs" / "models").iterdir()
     assert model.name.startswith(f"{chosen.data}-diffusion-")

@@ -20,7 +20,12 @@ LITTLE = [
     *("metrics.sliced_wasserstein.num_images=8", "metrics.sliced_wasserstein.patches=2"),
 ]
 
-ON_CLUSTERS = ["labels=clusters", "labels.num_clusters=3", "start=data_moments", "sampler/spacing=optimal"]
+ON_CLUSTERS = [
+    "condition=clusters",
+    "condition.clusters.num_clusters=3",
+    "start=data_moments",
+    "sampler/spacing=optimal",
+]
 
 
 def score(folder):

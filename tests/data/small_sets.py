@@ -142,6 +142,26 @@ def write_arrays(root: Path, patch: pytest.MonkeyPatch | None = None) -> Path:
     return root
 
 
+def write_drawings(name: str, side: int) -> Callable[[Path, pytest.MonkeyPatch], Path]:
+    """Thirty drawings with transparency, three of a group, in three classes."""
+
+    def write(root: Path, patch: pytest.MonkeyPatch) -> Path:
+        random, groups = np.random.default_rng(0), np.repeat(np.arange(10), 3)
+        root.mkdir(parents=True)
+        images = random.integers(256, size=(30, side, side, 4), dtype=np.uint8)
+        images[:, : side // 2, :, 3] = 0
+        np.savez(
+            root / f"{name}.npz",
+            images=images,
+            labels=groups % 3,
+            groups=groups,
+            names=np.frombuffer(b"a\nb\nc", np.uint8),
+        )
+        return root
+
+    return write
+
+
 def write_hf_dataset(root: Path, patch: pytest.MonkeyPatch | None = None) -> Path:
     """Twenty grey images of 5×7 pixels and 16 bits in two classes, and four to test."""
     datasets = pytest.importorskip("datasets")
@@ -168,6 +188,8 @@ SMALL: Mapping[str, Callable[[Path, pytest.MonkeyPatch], Path]] = {
     "cifar10": write_cifar10,
     "cifar100": write_cifar100,
     "celeba": write_celeba,
+    "emoji": write_drawings("emoji", 64),
+    "sprites": write_drawings("sprites", 72),
     "imagenet64": write_imagenet64,
     "image_folder": write_images,
     "arrays": write_arrays,

@@ -162,7 +162,11 @@ REFUSED = {
     ),
     "a header of too much": (header_of_too_much, {}, "claims to have 4,096,000,000,000 bytes, but has"),
     "no array of that name": (npz(b=GREY), {"train": "a.npz:c"}, "has no c: it holds b"),
-    "floats from 0 to 1": (npz(arr_0=GREY / 255), {}, r"is float64.*save \(255 \* x\).round\(\).astype\(np.uint8\)"),
+    "floats to test levels on": (
+        npz(b=GREY, c=GREY / 255),
+        {"train": "a.npz:b", "test": "a.npz:c"},
+        "use the same type",
+    ),
     "integers of no range": (npz(arr_0=GREY.astype(np.int64)), {}, "is int64: set data.num_levels"),
     "more than its levels": (
         npz(arr_0=GREY + 17),

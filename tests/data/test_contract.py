@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from diffusion_lab.data import DataModule
-from diffusion_lab.data.module import Batch, Pick
+from diffusion_lab.data.module import Item
 from diffusion_lab.diffusion.levels import from_levels, to_levels
 from tests.data.small_sets import SMALL
 
@@ -43,7 +43,7 @@ def data(whole_and_divided: tuple[DataModule, DataModule]) -> DataModule:
 
 
 def test_there_are_data_sets() -> None:
-    known = {"digits", "gaussian", "mixture", "two_moons", *SMALL}
+    known = {"digits", "gaussian", "gaussian_field", "mixture", "series", "two_moons", "volume", *SMALL}
     assert known <= {path.stem for path in FILES}
 
 
@@ -124,9 +124,9 @@ def test_training_never_shows_a_validation_image(
     _, data = whole_and_divided
     shown, show = [], data._show
 
-    def recorded(split: str, picks: Iterable[Pick]) -> Iterator[Batch]:
+    def recorded(split: str, picks: Iterable[torch.Tensor]) -> Iterator[Item]:
         assert split == "train"
-        return show(split, (shown.append(pick[0]) or pick for pick in picks))
+        return show(split, (shown.append(pick) or pick for pick in picks))
 
     monkeypatch.setattr(data, "_show", recorded)
     for _ in data.batches("validation", 1):

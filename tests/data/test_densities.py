@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from diffusion_lab.data.densities import Density, GaussianDensity, RingMixture, TwoMoons
+from diffusion_lab.data.densities import Density, GaussianDensity, GaussianField, RingMixture, TwoMoons
 
 COMMON = {"batch_size": 4, "seed": 0, "num_train": 20_000, "num_test": 10}
 
@@ -20,11 +20,26 @@ def mixture(**options) -> RingMixture:
     return RingMixture(**COMMON | options)
 
 
-KNOWN = [gaussian(), gaussian(dim=3, mean=0.25, std=0.1), mixture(), mixture(num_components=3, radius=0.2, std=0.3)]
-IDS = ["1-D Gaussian", "3-D Gaussian", "ring apart", "ring overlapping"]
+def field(**options) -> GaussianField:
+    return GaussianField(**COMMON | {"num_train": 2000} | options)
 
 
-@pytest.mark.parametrize("data", [gaussian(), gaussian(dim=2, mean=0.25, std=0.1), *KNOWN[2:]])
+FIELDS = [
+    field(shape=[1, 16]),
+    field(shape=[2, 4, 6], length=1, exponent=2),
+    field(shape=[1, 4, 3, 5], length=1.5, std=2),
+]
+KNOWN = [
+    gaussian(),
+    gaussian(dim=3, mean=0.25, std=0.1),
+    mixture(),
+    mixture(num_components=3, radius=0.2, std=0.3),
+    *FIELDS,
+]
+IDS = ["1-D Gaussian", "3-D Gaussian", "ring apart", "ring overlapping", "series", "fields", "volumes"]
+
+
+@pytest.mark.parametrize("data", [gaussian(), gaussian(dim=2, mean=0.25, std=0.1), *KNOWN[2:4]])
 def test_densities_integrate_to_one(data: Density) -> None:
     # The trapezoid rule on a grid finer than a third of the narrowest Gaussian, far beyond where it ends.
     data.prepare()
@@ -40,7 +55,7 @@ def test_densities_integrate_to_one(data: Density) -> None:
 @pytest.mark.parametrize("data", KNOWN, ids=IDS)
 def test_entropy_is_the_mean_of_minus_log_density(data: Density) -> None:
     x, _ = points(data)
-    bits = -data.log_prob(x) / (math.log(2) * x.shape[1])
+    bits = -data.log_prob(x) / (math.log(2) * x[0].numel())
     assert bits.dtype == torch.float64
     assert bits.mean().item() == pytest.approx(data.entropy_bits(), abs=5 * bits.std().item() / math.sqrt(len(x)))
 
@@ -57,6 +72,24 @@ def test_entropy_of_a_mixture_at_its_two_ends() -> None:
     assert mixture(num_components=1).entropy_bits() == pytest.approx(single, abs=1e-9)
     # Four components 15 standard deviations apart: the choice of one adds 2 bits, over two dimensions.
     assert mixture(num_components=4).entropy_bits() == pytest.approx(single + 1, abs=1e-9)
+
+
+@pytest.mark.parametrize("data", FIELDS, ids=IDS[4:])
+def test_a_field_is_the_gaussian_of_its_covariance(data: GaussianField) -> None:
+    """Covariance C_ij = Σ_ω λ(ω)·cos(ω·(i − j))/n, in pixels: its density, its entropy, and the covariance of what is drawn."""
+    x, _ = points(data)
+    sides, size = data.shape[1:], math.prod(data.shape[1:])
+    of_shift = torch.fft.ifftn(data.spectrum()).real
+    places = torch.cartesian_prod(*map(torch.arange, sides)).view(size, -1)
+    shifts = (places[:, None] - places) % torch.tensor(sides)
+    covariance = of_shift[tuple(shifts.unbind(-1))]
+    truth = torch.distributions.MultivariateNormal(torch.zeros(size, dtype=torch.float64), covariance)
+    expected = truth.log_prob(x[:9].double().flatten(2)).sum(1)
+    torch.testing.assert_close(data.log_prob(x[:9]), expected)
+    assert data.entropy_bits() == pytest.approx(float(truth.entropy()) / size / math.log(2))
+    assert covariance.diagonal().tolist() == pytest.approx([data.std**2] * size)
+    ratio = data.modes(x).mean((0, 1)) / data.spectrum()  # chi-squared, with one degree of freedom or two
+    assert float((ratio - 1).abs().max()) < 5 * math.sqrt(2 / (len(x) * data.shape[0]))
 
 
 def test_a_gaussian_has_its_moments() -> None:
@@ -120,6 +153,7 @@ def test_every_part_of_the_definition_counts_in_the_identity() -> None:
         mixture(std=0.1),
         TwoMoons(**COMMON),
         TwoMoons(**COMMON, noise=0.1),
+        *(field(**one) for one in ({}, {"shape": [1, 16]}, {"length": 1.0}, {"exponent": 2.0}, {"std": 0.4})),
     ]
     for data in variants:
         data.prepare()

@@ -16,6 +16,7 @@ from PIL import Image
 from diffusion_lab.data import DataError, image_files, image_folder
 from diffusion_lab.data.image_files import read_image
 from diffusion_lab.data.image_folder import ImageFolder
+from diffusion_lab.data.module import images_at_once
 from diffusion_lab.data.order import BatchOrder
 
 
@@ -301,3 +302,115 @@ def test_a_broken_memory_is_no_memory(image_root: Path, checked: list[str], tmp_
     checked.clear()
     assert identity(image_root) == first
     assert len(checked) == 20
+
+
+@pytest.mark.parametrize(("side", "trained", "scored"), [(8, 64, 128), (64, 64, 128), (128, 32, 32), (256, 16, 8)])
+def test_default_batches_of_large_images_are_small(image_root: Path, side: int, trained: int, scored: int) -> None:
+    data = folder(image_root, image_size=side, batch_size=None)
+    assert (data.batch_size, images_at_once(data.shape)) == (trained, scored)
+    assert folder(image_root, image_size=side, batch_size=5).batch_size == 5
+
+
+def wide(tmp_path: Path) -> Path:
+    """16 × 8 pixels: black, red, red, black quarters."""
+    pixels = np.zeros((8, 16, 3), dtype=np.uint8)
+    pixels[:, 4:12, 0] = 255
+    return save(tmp_path / "wide.png", pixels)
+
+
+def test_crop_pad_and_stretch_show_other_parts(tmp_path: Path) -> None:
+    crop, pad, stretch = (
+        read_image(wide(tmp_path), 8, 3, fit=fit, background=(0, 0, 255)).permute(1, 2, 0)
+        for fit in ("crop", "pad", "stretch")
+    )
+    red, blue, black = (torch.tensor(c, dtype=torch.uint8) for c in ((255, 0, 0), (0, 0, 255), (0, 0, 0)))
+    assert (crop == red).all()
+    assert (pad[[0, 1, 6, 7]] == blue).all()
+    assert (pad[2:6, [0, 7]] == black).all()
+    assert (pad[2:6, 3:5] == red).all()
+    assert (stretch[:, [0, 7]] == black).all()
+    assert (stretch[:, 3:5] == red).all()
+
+
+def test_padding_knows_grey_and_sixteen_bits(tmp_path: Path) -> None:
+    shown = [
+        read_image(wide(tmp_path), 8, 1, deep=deep, fit="pad", background=(9, 9, 9)).long() for deep in (False, True)
+    ]
+    assert [int(x[0, 0, 0]) for x in shown] == [9, 9 * 257]
+
+
+def test_transparent_parts_are_a_colour_or_a_channel(tmp_path: Path) -> None:
+    pixels = np.full((8, 8, 4), 200, dtype=np.uint8)
+    pixels[:4, :, 3], pixels[4:, :, 3] = 0, 255
+    path = save(tmp_path / "half.png", pixels)
+    on_green = read_image(path, 8, 3, background=(0, 128, 0))
+    assert on_green[:, 0, 0].tolist() == [0, 128, 0]
+    assert on_green[:, 7, 0].tolist() == [200] * 3
+    kept = read_image(path, 8, 4, background=(1, 2, 3))
+    assert kept[:, 0, 0].tolist() == [1, 2, 3, 0]
+    assert kept[:, 7, 0].tolist() == [200, 200, 200, 255]
+    padded = read_image(path, [8, 16], 4, fit="pad")
+    assert padded[:, 0, 0].tolist() == [255, 255, 255, 0]
+
+
+def test_how_images_are_shown_is_part_of_the_identity(image_root: Path) -> None:
+    usual = identity(image_root)
+    assert identity(image_root, fit="crop", alpha=[255, 255, 255]) == usual
+    others = [identity(image_root, **how) for how in ({"fit": "pad"}, {"fit": "stretch"}, {"alpha": "black"})]
+    assert len({usual, *others}) == 4
+
+
+@pytest.mark.parametrize("alpha", ["whitish", [1, 2], [1, 2, 256], [1.5, 0, 0], "rgba(1,2,3,4)"])
+def test_what_is_no_colour_is_refused(image_root: Path, alpha) -> None:
+    with pytest.raises(DataError, match=r"data.alpha=.* is no colour"):
+        folder(image_root, alpha=alpha)
+
+
+def table(image_root: Path, rows: list[list[str]] | None = None, header: str = "file,kind,size,age") -> None:
+    names = sorted(path.relative_to(image_root).as_posix() for path in image_root.rglob("*.*") if path.suffix != ".txt")
+    numbers = {name: int(Path(name).stem) for name in names}
+    rows = rows or [[name, str(10 - i % 3), str(i), str(i / 2)] for name, i in numbers.items()]
+    (image_root / "t.csv").write_text("\n".join([header, *map(",".join, rows)]))
+
+
+def test_classes_and_vectors_come_from_a_table(image_root: Path) -> None:
+    table(image_root)
+    data = folder(image_root, table="t.csv", label_column="kind", vector_columns=["age", "size"])
+    data.prepare()
+    assert data.class_names == ["8", "9", "10"]  # whole numbers in their order
+    assert data.num_classes == 3
+    for split in ("train", "test"):
+        images = data._images[split]
+        numbers = torch.tensor([float(path.stem) for path in images.paths])
+        assert torch.equal(images.given["vector"], torch.stack([numbers / 2, numbers], dim=1))
+        assert torch.equal(images.given["classes"], (2 - numbers % 3).long())
+    assert identity(image_root, table="t.csv", vector_columns=["age"]) != identity(image_root)
+
+
+@pytest.mark.parametrize(
+    ("options", "rows", "said"),
+    [
+        ({"label_column": None}, None, "data.table=t.csv: set it together with"),
+        ({"table": None}, None, "data.table=None: set it together with"),
+        ({"classes": "subfolders"}, None, "the class is one of them"),
+        ({"table": "u.csv"}, None, r"u.csv cannot be read"),
+        ({"label_column": "colour"}, None, "has no column colour: it has kind, size, age"),
+        ({}, [["ants/00.png", "a", "1", "2"]], r"has no row for ants/02.bmp \(and 18 more\)"),
+        ({}, [["ants/00.png", "a", "1"]], "row of ants/00.png has 3 entries, the header 4"),
+        ({}, [["ants/00.png", " ", "1", "2"]], "kind of ants/00.png is empty"),
+        ({}, [["ants/00.png", "a", "1", "2"]] * 2, "two rows for ants/00.png"),
+        ({"vector_columns": ["age"]}, [["ants/00.png", "a", "1", "nan"]], "age=nan of ants/00.png is not a finite"),
+    ],
+)
+def test_a_table_that_does_not_fit_is_refused(image_root: Path, options, rows, said) -> None:
+    table(image_root, rows)
+    with pytest.raises(DataError, match=said):
+        folder(image_root, **{"table": "t.csv", "label_column": "kind"} | options).prepare()
+
+
+def test_a_row_without_an_image_is_named(image_root: Path) -> None:
+    table(image_root)
+    with (image_root / "t.csv").open("a") as file:
+        file.write("\nants/99.png,8,1,1")
+    with pytest.raises(DataError, match=r"a row for ants/99\.png, which is no image"):
+        folder(image_root, table="t.csv", label_column="kind").prepare()

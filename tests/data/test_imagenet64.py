@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from diffusion_lab.data import DataError
-from diffusion_lab.data.image_folder import ImageNet64
+from diffusion_lab.data.imagenet import ImageNet64
 from tests.data.small_sets import write_imagenet64
 
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from diffusion_lab.conditions import Clusters
 from diffusion_lab.data import DataError
-from diffusion_lab.data.clusters import Clusters
 from diffusion_lab.data.digits import Digits
 from diffusion_lab.metrics.measuring import data_moments, measure_once
 from tests.metrics.stand_ins import GaussianModel
@@ -12,7 +12,7 @@ from tests.metrics.stand_ins import GaussianModel
 N = 200
 
 
-def digits(held_back=N, clusters=None):
+def digits(held_back=N, **conditions):
     """(the data, the numbers of the training images that are shown from now on)"""
     data, shown = Digits(batch_size=32, seed=1), []
     show = data._show
@@ -20,12 +20,12 @@ def digits(held_back=N, clusters=None):
     def recorded(split, picks):
         for pick in picks:
             if split == "train":
-                shown.extend(pick[0].tolist())
+                shown.extend(pick.tolist())
             yield from show(split, [pick])
 
     data._show = recorded
     data.hold_back(held_back)
-    data.use_cluster_labels(clusters)
+    data.condition_on(conditions)
     data.prepare()
     return data, shown
 
@@ -47,7 +47,7 @@ class Measured(GaussianModel):
 
 
 def clusters_of(data, tmp_path):
-    return data.clusters.of(next(data.batches("train", 5))[0])
+    return data.clusters.of(next(data.batches("train", 5))[0], {})
 
 
 def moments_of(data, tmp_path):
@@ -65,7 +65,7 @@ def ends_of(data, tmp_path):
 
 @pytest.mark.parametrize("look", [clusters_of, moments_of, variance_of, ends_of])
 def test_what_is_measured_for_training_sees_none(tmp_path, held_back, look):
-    data, shown = digits(clusters=Clusters(5, 8, 10_000) if look is clusters_of else None)
+    data, shown = digits(**({"clusters": Clusters(5, 8, 10_000)} if look is clusters_of else {}))
     look(data, tmp_path)
     assert shown
     assert not held_back & {*shown}

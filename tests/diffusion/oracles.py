@@ -13,7 +13,7 @@ from diffusion_lab.diffusion.forward import per_sample
 
 @dataclass(frozen=True)
 class GaussianData:
-    """N(mean, std²) in every dimension."""
+    """N(mean, std²) in every dimension; std may differ between them, a tensor (D,)."""
 
     mean: float = 0.0
     std: float = 0.5
@@ -84,10 +84,10 @@ class OptimalVariance(Variance):
     outputs_per_channel = 0
 
     def log_variance(self, process, x_t, t, v):
-        signal, noise = process.pair(t)
-        of_x_0 = process.signal(t - 1) * process.beta(t) / noise.square()
-        spread = of_x_0.square() * self.data.variance_of_x_0_given_x_t(signal, noise)
-        return per_sample((process.beta_tilde(t) + spread).log(), x_t)
+        chain = (*process.pair(t), process.signal(t - 1), process.beta(t), process.beta_tilde(t))
+        signal, noise, before, beta, beta_tilde = (per_sample(part, x_t) for part in chain)
+        of_x_0 = before * beta / noise.square()
+        return (beta_tilde + of_x_0.square() * self.data.variance_of_x_0_given_x_t(signal, noise)).log()
 
 
 class CountOps(TorchDispatchMode):

@@ -88,3 +88,11 @@ def test_a_seed_that_would_draw_as_another_one_is_refused(seed):
         with pytest.raises(ValueError, match=f"seed={seed} must be a whole number from 0 to 2"):
             draw()
     assert not torch.equal(*(SampleNoise(s, torch.arange(2)).initial((3,)) for s in (0, 2**64 - 1)))
+
+
+def test_rows_that_are_drawn_in_parts_are_the_same(monkeypatch):
+    """Of one t for all rows, and of a t for each."""
+    noise, like, t = SampleNoise(3, torch.arange(7)), torch.zeros(7, 5, dtype=torch.float64), torch.arange(1, 8)
+    whole = noise.initial((5,)), noise(4, like), noise(t, like)
+    monkeypatch.setattr("diffusion_lab.diffusion.noise._CACHED", 10)
+    assert all(map(torch.equal, whole, (noise.initial((5,)), noise(4, like), noise(t, like))))

@@ -268,3 +268,23 @@ def test_what_objectives_say_of_themselves():
         (True, True),
         (True, True),
     ]
+
+
+@pytest.mark.parametrize("objective", [Simple(), Hybrid(num_levels=None), VariationalBound(num_levels=None)])
+def test_missing_values_add_nothing_to_a_loss(objective):
+    """Whatever stands in their place, no network output there has a gradient, and the rest is the mean over all dimensions."""
+    x_0, t, eps = batch()
+    known = torch.ones_like(x_0)
+    known[::2, 1] = 0
+    output = torch.randn(len(x_0), 4, dtype=torch.float64, requires_grad=True)
+    reverse = ReverseProcess(lambda x_t, timesteps, y: output, PredictStart(), LearnedRange())
+    terms = objective(PROCESS, reverse, x_0, t, eps, None, known)
+    terms["loss"].sum().backward()
+    assert not output.grad[::2, [1, 3]].any()
+    assert output.grad[:, 0].all()
+    first = objective(PROCESS, reverse, x_0, t, eps, None, known * torch.tensor([1.0, 0.0]))
+    rest = objective(PROCESS, reverse, x_0, t, eps, None, known * torch.tensor([0.0, 1.0]))
+    for name, term in terms.items():
+        torch.testing.assert_close(term, first[name] + rest[name])
+    whole = objective(PROCESS, reverse, x_0, t, eps)["loss"]
+    torch.testing.assert_close(terms["loss"][1::2], whole[1::2])

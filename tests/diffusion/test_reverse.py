@@ -83,7 +83,7 @@ def test_a_respaced_process_shows_the_network_original():
 @pytest.mark.parametrize("around", [lambda reverse: reverse, lambda reverse: ClassifierFree(2.0).around(reverse)])
 def test_clean_data_have_no_reverse_step(t, around):
     """Clean data have no reverse step and no t wraps around."""
-    reverse = around(ReverseProcess(constant(0.1), PredictNoise(), FixedSmall(), null_class=3))
+    reverse = around(ReverseProcess(constant(0.1), PredictNoise(), FixedSmall(), null=3))
     with pytest.raises(ValueError, match=r"is not within [01] … 100, the steps of this chain"):
         reverse(PROCESS, torch.zeros(1, 1, dtype=torch.float64), steps(t, 1), torch.tensor([1]))
 

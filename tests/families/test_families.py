@@ -38,7 +38,7 @@ def built(family, data="digits", num_classes=None):
     """With weights that a few steps of anything could have left: what starts at zero would hide what depends on what."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", overrides=[f"model={family}", f"data={data}", *SHORT.get(family, [])])
-    cfg.facts = {**DATA[data], "num_classes": num_classes}
+    cfg.facts = {**DATA[data], "conditions": [], "num_classes": num_classes}
     torch.manual_seed(0)
     model = instantiate(cfg.model).eval()
     with torch.no_grad():
@@ -98,7 +98,7 @@ def test_a_conditional_model_draws_what_it_is_told(family):
 def test_without_a_class_a_conditional_model_refuses(family):
     """It draws as for the null class, where its network has one."""
     model, unconditional = built(family, num_classes=10), built(family)
-    refusal = pytest.raises(ValueError, match="set label=…") if family in ("gan", "vae", "flow") else nullcontext()
+    refusal = pytest.raises(ValueError, match="set condition=…") if family in ("gan", "vae", "flow") else nullcontext()
     with refusal:
         assert model.sample(INDICES, 5).isfinite().all()
     if not model.denoiser:

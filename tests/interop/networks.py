@@ -18,7 +18,14 @@ def network_of(code, flags, classifier=False, num_classes=1000):
         cfg = compose("train", overrides=list(found.options))
     size = found.image_size
     classes = num_classes if found.conditional else None
-    cfg.facts = {"shape": [3, size, size], "channels": 3, "size": size, "num_levels": 256, "num_classes": classes}
+    cfg.facts = {
+        "shape": [3, size, size],
+        "channels": 3,
+        "size": size,
+        "num_levels": 256,
+        "conditions": [],
+        "num_classes": classes,
+    }
     build = instantiate(cfg.network)
     if classifier:
         return build(out_channels=num_classes).classifier().eval(), found

@@ -164,7 +164,15 @@ def _of_ours(groups):
     options = ["network=diffusion/published", *(f"network.{option}" for option in small), "schedule.num_timesteps=24"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", overrides=[*options, "sampler.spacing.num_steps=5"])
-    cfg.facts = {"shape": [3, 8, 8], "channels": 3, "size": 8, "num_levels": 256, "num_classes": 3, "bounded": True}
+    cfg.facts = {
+        "shape": [3, 8, 8],
+        "channels": 3,
+        "size": 8,
+        "num_levels": 256,
+        "conditions": [],
+        "num_classes": 3,
+        "bounded": True,
+    }
     model = instantiate(cfg.model).eval()
     random_weights(model.network)
     return model

@@ -27,7 +27,7 @@ def test_the_two_repositories_read_the_same_flags_differently():
         ("--num_heads 1 --num_heads 2", {"network.num_heads": "2"}),
         ("--image_size 256 --attention_resolutions 16,7", {"network.attention_resolutions": "[16]"}),
         ("--use_scale_shift_norm False", {"network.additive_embedding": "true"}),
-        ("--class_cond True", {"conditional": "true", "network.null_class": "False".lower()}),
+        ("--class_cond True", {"condition": "classes", "network.null_class": "False".lower()}),
         ("--lr 1e-4 --batch_size 128 --schedule_sampler loss-second-moment", {"schedule": "linear"}),
     ],
 )

@@ -114,9 +114,8 @@ def test_what_was_stated_given_the_cluster_has_the_bits_of_the_cluster_too(kind,
 
     data = TinyImages()
     alone = scored(OfKind(num_classes=3), data=data)
-    data.clusters = SimpleNamespace(
-        of=lambda x: torch.zeros(len(x), dtype=torch.int64), bits=lambda y: torch.full((len(y),), 3.0).double()
-    )
+    data.prepare()
+    data.conditions["classes"].bits = lambda y: torch.full((len(y),), 3.0).double()
     both = scored(OfKind(num_classes=3), data=data)
     assert both.protocol["bound"]["kind"] == stated
     assert both.values["bits_per_dim"] == pytest.approx(alone.values["bits_per_dim"] + more)

@@ -159,7 +159,7 @@ def test_a_score_of_points_has_numbers_and_no_picture(tmp_path):
 
         def _show(self, split, picks):
             for x, _ in super()._show(split, picks):
-                yield x.flatten(1), None
+                yield x.flatten(1), {}
 
     class OfPoints(GaussianModel):
         def __init__(self):

@@ -4,7 +4,7 @@ from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from diffusion_lab.data.clusters import Clusters
+from diffusion_lab.conditions import Clusters
 from diffusion_lab.metrics.measuring import LARGEST, data_moments
 from diffusion_lab.metrics.reference import UnmeasurableError
 
@@ -84,7 +84,7 @@ def test_those_of_other_clusters_of_the_same_name_do_not_serve(tmp_path):
 
     def means(kind):
         data = TinyImages()
-        data.use_cluster_labels(kind(3, 4, 300))
+        data.condition_on({"clusters": kind(3, 4, 300)})
         return data_moments(data, True, tmp_path).mean, data.clusters
 
     class Numbered(Clusters):
@@ -95,7 +95,7 @@ def test_those_of_other_clusters_of_the_same_name_do_not_serve(tmp_path):
             self._centres, self.identity = self._centres.flip(0), "another"
 
     (first, clusters), (second, other) = means(Clusters), means(Numbered)
-    assert clusters.name == other.name
+    assert clusters.description == other.description
     torch.testing.assert_close(second, first.flip(0))
 
 

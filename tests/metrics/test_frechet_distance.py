@@ -77,11 +77,33 @@ def test_fewer_images_than_dimensions():
     assert 0 <= frechet_distance(moments(x), moments(x)) < 1e-11 * float(moments(x).dense().trace())
 
 
-@pytest.mark.parametrize("sizes", [(10, 14), (10, 500), (500, 14)])
-def test_the_smaller_side_gives_what_covariances_give(sizes):
-    a, b = (moments(random_features(seed, n) + seed) for seed, n in enumerate(sizes))
-    dense = [Moments(m.n, m.mean, m.dense()) for m in (a, b)]
-    assert frechet_distance(a, b) == pytest.approx(frechet_distance(*dense), rel=1e-10)
+def dense(found):
+    return Moments(found.n, found.mean, found.dense())
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_smaller_side_gives_what_covariances_give(seed):
+    """Any n and m beside D, shared means or not, features that never vary or depend on each other, few large axes."""
+    generator = torch.Generator().manual_seed(seed)
+    dim, n, m = (int(torch.randint(2, 60, (), generator=generator)) for _ in range(3))
+    n = n if seed % 3 else max(2, dim - 1)  # as many as there may be of the smaller side
+    mixing = (
+        torch.randn(dim, dim, generator=generator).double() * 10.0 ** torch.linspace(0, -2 * (seed % 4), dim)[:, None]
+    )
+    mixing[:, : dim // 3] = 0 if seed % 2 else mixing[:, -1:]
+    x, y = (torch.randn(size, dim, generator=generator).double() @ mixing for size in (n, m))
+    y = y + (0 if seed % 2 else x.mean(0) - y.mean(0) + 0.3)
+    a, b = moments(x), moments(y)
+    assert frechet_distance(a, b) == pytest.approx(frechet_distance(dense(a), dense(b)), rel=1e-9)
+
+
+def test_few_images_beside_many_factorise_nothing_large(monkeypatch):
+    """Of 8 images and 300 of 200 features: eigenvalues of 8 × 8."""
+    a, b = moments(random_features(1, 8, 200)), moments(random_features(2, 300, 200))
+    eigh, sides = torch.linalg.eigh, []
+    monkeypatch.setattr(torch.linalg, "eigh", lambda matrix: sides.append(len(matrix)) or eigh(matrix))
+    assert frechet_distance(a, b) == pytest.approx(frechet_distance(b, a), rel=1e-12)
+    assert sides == [8, 8]
 
 
 def test_many_features_of_few_images_take_no_time():

@@ -126,6 +126,8 @@ def test_features_that_never_vary_change_nothing():
 def test_too_few_have_a_reason_and_few_a_warning():
     with pytest.raises(UnmeasurableError, match=r"needs 12 samples .* got 11 and 50"):
         frechet_at_infinity(normal(0, 11), normal(1, 50))
+    with pytest.raises(UnmeasurableError, match=r"needs 104 samples .* or more, .* got 100 and 300"):
+        frechet_at_infinity(normal(0, 100, 25_000), normal(1, 300, 25_000))  # in no time
     with pytest.raises(UnmeasurableError, match="not finite"):
         frechet_at_infinity(normal(0, 20) * torch.nan, normal(1, 50))
     with pytest.raises(UnmeasurableError, match="are the same"):

@@ -3,6 +3,7 @@ import torch
 import torch_fidelity
 from torch.nn import functional as F  # noqa: N812
 
+from diffusion_lab.data.densities import GaussianField
 from diffusion_lab.data.module import DataModule
 from diffusion_lab.data.pictures import to_uint8
 from diffusion_lab.diffusion.levels import from_levels, to_levels
@@ -14,7 +15,7 @@ from diffusion_lab.metrics.kernel_distance import KernelDistance
 from diffusion_lab.metrics.metric import Naming
 from diffusion_lab.metrics.precision_recall import PrecisionRecall
 from diffusion_lab.metrics.samples import TrainedModel
-from diffusion_lab.metrics.score import score
+from diffusion_lab.metrics.score import check_measures, score
 from diffusion_lab.metrics.settings import Evaluation
 from tests.metrics.stand_ins import Silent
 
@@ -22,6 +23,13 @@ from tests.metrics.stand_ins import Silent
 @pytest.fixture(scope="module")
 def features(random_inception) -> InceptionFeatures:
     return InceptionFeatures(**random_inception._asdict())
+
+
+@pytest.mark.parametrize(("shape", "said"), [([1, 16, 16], "has real numbers"), ([1, 16], "have shape")], ids=str)
+def test_features_of_images_refuse_other_data(features: InceptionFeatures, shape: list[int], said: str) -> None:
+    field = GaussianField(1, 0, shape=shape, num_train=2, num_test=2)
+    with pytest.raises(ValueError, match=f"features=inception .*{said}.*features=pixels"):
+        check_measures([features], [], field)
 
 
 def pictures(seed: int, contrast: float, brightness: float, n: int = 12) -> torch.Tensor:
@@ -46,8 +54,8 @@ class Coloured(DataModule):
         return None
 
     def _show(self, split, picks):
-        for indices, _ in picks:
-            yield self.images[split][indices], None
+        for indices in picks:
+            yield self.images[split][indices], {}
 
 
 class Painter(Silent):

@@ -52,6 +52,24 @@ def test_every_number_of_the_table_is_there_and_finite(tmp_path):
     assert scores.protocol["absent"] == {}
 
 
+@pytest.mark.parametrize(("num_samples", "few"), [(2, True), (40, False)])
+def test_too_few_images_for_a_distance_are_named(tmp_path, num_samples, few):
+    detail = scored(tmp_path, num_samples=num_samples).details["fd_raw"]
+    assert ("too few images" in detail) == few
+
+
+def test_features_that_take_too_much_memory_have_a_reason(tmp_path, monkeypatch):
+    """Of 300 and 40 images of 500 features 40 fit, one by one; others are measured on as many."""
+    for module in ("reference", "metric"):
+        monkeypatch.setattr(f"diffusion_lab.metrics.{module}.MOST_VALUES", 40 * 500)
+    wide = RawPixels()
+    wide.check, wide.dim, wide.forward = lambda _: None, 500, lambda x: x.flatten(1).repeat(1, 125)
+    scores = scored(tmp_path, features=[wide])
+    assert "500 features of 300 images" in scores.protocol["absent"]["fd_raw"]
+    assert scores.protocol["kernel_distance"]["num_reference"] == 40
+    assert {"kd_raw", "precision", "recall"} <= scores.values.keys()
+
+
 def test_the_distance_is_between_the_samples_and_all_training_images(tmp_path):
     data = TinyImages()
     scores = scored(tmp_path, data=data)

@@ -1,5 +1,7 @@
 """The sliced Wasserstein distance of patches, against scipy and against what theory says of it."""
 
+from math import prod
+
 import numpy as np
 import pytest
 import torch
@@ -30,15 +32,15 @@ def test_the_pyramid_is_that_of_the_binomial_filter_with_mirrored_edges():
     assert (second.shape[-1], third.shape[-1]) == (32, 16)
 
 
-@pytest.mark.parametrize("shape", [(64, 64), (33, 70), (32, 100), (40, 16), (8, 8)])
+@pytest.mark.parametrize("shape", [(64, 64), (33, 70), (32, 100), (40, 16), (8, 8), (70,), (32, 33, 34)])
 def test_the_bands_sum_up_to_the_image(shape):
     x = noise(0, 2, 2, *shape)
     bands = laplacian_pyramid(x)
-    assert all(min(band.shape[-2:]) >= min(16, *shape) for band in bands)
-    assert min(bands[-1].shape[-2:]) < 32
+    assert all(min(band.shape[2:]) >= min(16, *shape) for band in bands)
+    assert min(bands[-1].shape[2:]) < 32
     again = bands[-1]
     for band in reversed(bands[:-1]):
-        again = band + enlarged(again, band.shape[-2:])
+        again = band + enlarged(again, band.shape[2:])
     torch.testing.assert_close(again, x)
 
 
@@ -48,6 +50,15 @@ def test_a_patch_is_cut_out_of_its_image():
     windows = x.unfold(2, 7, 1).unfold(3, 7, 1).permute(0, 2, 3, 1, 4, 5).flatten(1, 2)
     for number, patch in enumerate(patches):
         assert (patch == windows[number // 5]).flatten(1).all(1).any()
+
+
+@pytest.mark.parametrize("sides", [(40,), (9, 33), (8, 9, 8)])
+def test_it_works_along_any_number_of_axes(sides):
+    """Larger where the spectrum differs than between two draws of one."""
+    x, y = (noise(seed, 60, 2, *sides) for seed in (0, 1))
+    constant = y.flatten(2)[:, :, :1].expand(-1, -1, prod(sides)).reshape(y.shape)
+    alike, other = (sum(sliced_wasserstein(x, each, 16, 0).values()) for each in (y, constant))
+    assert alike < 0.5 * other
 
 
 def test_each_channel_of_a_set_has_mean_0_and_deviation_1():

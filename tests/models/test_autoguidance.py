@@ -38,7 +38,7 @@ def model(guidance, num_classes=None, hidden=16):
         guidance=guidance,
         optimization=Optimization(torch.optim.AdamW, Constant()),
         clip_x_0=False,
-        label_dropout=0.1,
+        condition_dropout=0.1,
         seed=1,
     )
     for number, parameter in enumerate(made.parameters()):  # no output is zero

@@ -49,7 +49,7 @@ def model(
     seed=1,
     num_classes=None,
     guidance=None,
-    label_dropout=0.1,
+    condition_dropout=0.1,
     schedule=None,
     decoder=None,
     network=None,
@@ -85,7 +85,7 @@ def model(
         guidance or Unguided(),
         Optimization(torch.optim.AdamW, Constant()),
         clip_x_0=True,
-        label_dropout=label_dropout,
+        condition_dropout=condition_dropout,
         seed=seed,
         decoder=decoder,
         **scoring,
@@ -374,28 +374,28 @@ def told(diffusion, **where):
 
 def test_training_tells_labels_and_drops():
     """Training tells labels and drops some to the null class a sample at a time."""
-    y, seen = torch.arange(64) % 10, told(model(num_classes=10, label_dropout=0.5))
+    y, seen = torch.arange(64) % 10, told(model(num_classes=10, condition_dropout=0.5))
     dropped = seen == 10
     assert 16 < int(dropped.sum()) < 48
     assert torch.equal(seen[~dropped], y[~dropped])
-    assert torch.equal(told(model(num_classes=10, label_dropout=0.0)), y)
-    assert (told(model(num_classes=10, label_dropout=1.0)) == 10).all()
+    assert torch.equal(told(model(num_classes=10, condition_dropout=0.0)), y)
+    assert (told(model(num_classes=10, condition_dropout=1.0)) == 10).all()
 
 
 def test_dropped_labels_are_a_function_of_seed():
     """Dropped labels are a function of seed and batch and of the global batch."""
-    whole = told(model(num_classes=10, label_dropout=0.5))
-    assert torch.equal(told(model(num_classes=10, label_dropout=0.5)), whole)
-    assert not torch.equal(told(model(num_classes=10, label_dropout=0.5), k=1), whole)
-    assert not torch.equal(told(model(num_classes=10, label_dropout=0.5, seed=2)), whole)
-    parts = [told(model(num_classes=10, label_dropout=0.5), rank=rank, ranks=2) for rank in range(2)]
+    whole = told(model(num_classes=10, condition_dropout=0.5))
+    assert torch.equal(told(model(num_classes=10, condition_dropout=0.5)), whole)
+    assert not torch.equal(told(model(num_classes=10, condition_dropout=0.5), k=1), whole)
+    assert not torch.equal(told(model(num_classes=10, condition_dropout=0.5, seed=2)), whole)
+    parts = [told(model(num_classes=10, condition_dropout=0.5), rank=rank, ranks=2) for rank in range(2)]
     assert torch.equal(torch.cat(parts), whole)
 
 
 def test_an_unconditional_model_is_told_nothing():
     """An unconditional model is told nothing and draws the same t and noise."""
     assert told(model()) is None
-    plain, labelled = model(), model(num_classes=10, label_dropout=1.0)
+    plain, labelled = model(), model(num_classes=10, condition_dropout=1.0)
     torch.nn.init.zeros_(labelled.network.encoder.conditioning.classes.weight)
     labelled.load_state_dict(plain.state_dict(), strict=False)
     assert float(step(labelled, digits(8), y=torch.arange(8))["loss"].detach()) == float(
@@ -445,7 +445,7 @@ def test_a_classifier_lends_its_classes_to_a_model():
         samples = [diffusion.sample(torch.arange(2), seed=0, y=torch.full((2,), y)) for y in (0, 1)]
     assert not torch.equal(*samples)
     assert float(samples[0].abs().max()) <= 1
-    assert torch.equal(diffusion.classes_in_turn(torch.arange(5)), torch.tensor([0, 1, 2, 0, 1]))
+    assert torch.equal(diffusion.conditions_in_turn(torch.arange(5)), torch.tensor([0, 1, 2, 0, 1]))
 
 
 def test_a_variance_decides_samples():
@@ -494,7 +494,7 @@ def test_a_sampler_of_many_steps(monkeypatch):
 )
 def test_reconstructions_are_unguided(guidance):
     """Decoding runs encoding backwards: a push that only one of the two gets would never come back, however many steps."""
-    known = 10 if guidance.needs_null_class else None
+    known = 10 if guidance.needs_null else None
     x_0, y = digits(3), torch.tensor([0, 1, 2])
     plain, guided = (heard(model(num_classes=known, guidance=g)) for g in (Unguided(), guidance))
     with torch.no_grad():

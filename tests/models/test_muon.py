@@ -123,13 +123,15 @@ def test_no_embedding_no_end(family, data):
 
 
 def made(family, data):
-    cfg = composed(f"model={family}", f"data={data}", "conditional=true")
+    cfg = composed(f"model={family}", f"data={data}", "condition=classes")
     images = data == "fashion_mnist"
     cfg.facts = {
+        "missing": False,
         "shape": [1, 28, 28] if images else [2],
         "channels": 1 if images else 2,
         "size": 28 if images else 2,
         "num_levels": 256 if images else None,
+        "conditions": [],
         "num_classes": 10,
         "bounded": images,
         "identity": "none",

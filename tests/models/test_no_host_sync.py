@@ -12,7 +12,7 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 
 from diffusion_lab.conf_dir import CONF
-from diffusion_lab.data.module import Batches
+from diffusion_lab.data.order import Batches
 from diffusion_lab.diffusion import SampleNoise
 from diffusion_lab.sampling import Autoguidance, ClassifierFree, ClassifierGuidance, Worse
 from diffusion_lab.training.ema import EMA
@@ -56,7 +56,13 @@ def choices(group):
 def built(family, *options, data="digits"):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", overrides=[f"model={family}", f"data={data}", *T.get(family, []), *options])
-    cfg.facts = {**(IMAGES if data == "digits" else POINTS), "identity": "0" * 64, "num_classes": 10}
+    cfg.facts = {
+        **(IMAGES if data == "digits" else POINTS),
+        "identity": "0" * 64,
+        "conditions": [],
+        "num_classes": 10,
+        "missing": False,
+    }
     torch.manual_seed(0)
     return known(instantiate(cfg.model))
 

@@ -45,7 +45,7 @@ def diffusion(num_classes=None, variance=FixedSmall(), objective=Simple(), guida
         guidance=guidance,
         optimization=OPTIMIZATION,
         clip_x_0=False,
-        label_dropout=0.5,
+        condition_dropout=0.5,
         seed=1,
     ).eval()
     torch.nn.init.normal_(model.network.output.weight, std=0.1)

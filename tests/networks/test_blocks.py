@@ -38,6 +38,18 @@ def test_upsample_is_nearest_neighbour_then_convolution(size, target):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("mode", ["zeros", "circular"])
+@pytest.mark.parametrize(
+    ("convolve", "size"), [(functional.conv1d, (5,)), (functional.conv2d, (2, 3)), (functional.conv3d, (3, 2, 4))]
+)
+def test_upsample_along_any_number_of_axes(convolve, size, mode):
+    x, block = torch.randn(2, 6, *size), Upsample(6, padding=[mode] * len(size))
+    doubled = functional.interpolate(x, scale_factor=2, mode="nearest")
+    edges = functional.pad(doubled, (1, 1) * len(size), mode="constant" if mode == "zeros" else mode)
+    expected = convolve(edges, block.weight, block.bias)
+    torch.testing.assert_close(block(x, expected.shape[2:]), expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(("size", "half"), [(8, 4), (15, 8), (7, 4), (1, 1)])
 def test_downsample_halves_rounding_up(size, half):
     assert Downsample(4)(image(4, (size, size))).shape == (2, 4, half, half)

@@ -20,7 +20,8 @@ def arguments(modulated, size=(5, 4), dtype=torch.float64, mean=0.3):
 def reference(x, weight, bias, scale, shift, silu):
     h = functional.group_norm(x, NUM_GROUPS, weight, bias, eps=1e-5)
     if scale is not None:
-        h = h * (1 + scale[..., None, None]) + shift[..., None, None]
+        scale, shift = (a.reshape(*a.shape, *[1] * (x.ndim - 2)) for a in (scale, shift))
+        h = h * (1 + scale) + shift
     return functional.silu(h) if silu else h
 
 
@@ -30,8 +31,17 @@ def fast(x, weight, bias, scale, shift, silu):
 
 @pytest.mark.parametrize("silu", [True, False])
 @pytest.mark.parametrize("modulated", [True, False])
-@pytest.mark.parametrize("size", [(5, 4), (1, 1), (3, 1)])
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(
+    ("size", "memory_format"),
+    [
+        *[
+            (size, format)
+            for size in [(5, 4), (1, 1), (3, 1)]
+            for format in (torch.contiguous_format, torch.channels_last)
+        ],
+        *[((5,), torch.contiguous_format), ((3, 2, 4), torch.channels_last_3d)],
+    ],
+)
 def test_equals_torch_group_norm_in_values_and_gradients(silu, modulated, size, memory_format):
     arguments_ = arguments(modulated, size)
     arguments_[0] = arguments_[0].detach().to(memory_format=memory_format).requires_grad_()

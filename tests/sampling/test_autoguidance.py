@@ -54,9 +54,9 @@ class Exact:
         return self.prediction.target(PROCESS, x_0, eps, t)
 
 
-def exact(std, prediction=None, clip=False, null_class=None):
+def exact(std, prediction=None, clip=False, null=None):
     prediction = prediction or PredictVelocity()
-    return ReverseProcess(Exact(std, prediction), prediction, FixedLarge(), clip_x_0=clip, null_class=null_class)
+    return ReverseProcess(Exact(std, prediction), prediction, FixedLarge(), clip_x_0=clip, null=null)
 
 
 def autoguided(scale, reverse=None, worse=None, **where):
@@ -113,8 +113,8 @@ def test_the_bound_is_worse_the_further_the_chain():
 def test_the_worse_model_is_told_the_same_label():
     """The worse model is told the same label if it knows labels at all."""
     y = torch.tensor([0, 1, 2, 0, 1, 2])
-    for null_class, told in ((3, y.tolist()), (None, None)):
-        reverse, worse = exact(STD, null_class=3), exact(WORSE_STD, null_class=null_class)
+    for null, told in ((3, y.tolist()), (None, None)):
+        reverse, worse = exact(STD, null=3), exact(WORSE_STD, null=null)
         autoguided(2.0, reverse, worse)(PROCESS, X_T, T, y)
         assert reverse.network.told == [y.tolist()]
         assert worse.network.told == [told]
@@ -124,7 +124,7 @@ def test_the_worse_model_is_told_the_same_label():
 def test_with_classifier_free_guidance_the_worse_model(scale):
     """With classifier free guidance the worse model stands for the one without a label."""
     y = torch.tensor([0, 1, 2, 0, 1, 2])
-    reverse, worse = exact(STD, null_class=3), exact(WORSE_STD, PredictNoise(), null_class=5)
+    reverse, worse = exact(STD, null=3), exact(WORSE_STD, PredictNoise(), null=5)
     guidance = ClassifierFree(scale, worse=Worse(reverse=worse, name="worse"))
     look = guidance.around(reverse)(PROCESS, X_T, T, y)
     assert (reverse.network.told, worse.network.told) == ([y.tolist()], [[5] * 6])
@@ -158,7 +158,7 @@ def all_guidances(**where):
     slope = lambda x, timesteps: torch.cat([x[:, :1], -x[:, :1]], dim=1)  # noqa: E731
     return [
         (autoguided(2.0, **where), y),
-        (ClassifierFree(2.0, worse=Worse(reverse=exact(WORSE_STD)), **where).around(exact(STD, null_class=2)), y),
+        (ClassifierFree(2.0, worse=Worse(reverse=exact(WORSE_STD)), **where).around(exact(STD, null=2)), y),
         (ClassifierGuidance(slope, num_classes=2, scale=2.0, **where).around(exact(STD)), y),
     ]
 

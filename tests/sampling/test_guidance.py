@@ -48,7 +48,7 @@ class Labelled:
 
 def labelled(prediction, clip=False):
     network = Labelled()
-    return network, ReverseProcess(network, prediction, LearnedRange(), clip_x_0=clip, null_class=NULL)
+    return network, ReverseProcess(network, prediction, LearnedRange(), clip_x_0=clip, null=NULL)
 
 
 PROCESS = GaussianDiffusion(CosineSchedule(50))
@@ -130,7 +130,7 @@ def test_an_interval_is_of_the_original_t(scale):
 
 def test_without_labels_nothing_is_guided():
     network = lambda x_t, timesteps, y: torch.zeros(len(x_t), 4) if y is None else 1 / 0  # noqa: E731
-    reverse = ReverseProcess(network, PredictNoise(), LearnedRange(), null_class=NULL)
+    reverse = ReverseProcess(network, PredictNoise(), LearnedRange(), null=NULL)
     assert ClassifierFree(3.0).around(reverse)(PROCESS, X_T.float(), T_6).output.shape == (6, 2)
     classifier = ClassifierGuidance(lambda x, timesteps: 1 / 0, num_classes=3)
     assert classifier.around(reverse)(PROCESS, X_T.float(), T_6).output.shape == (6, 2)

@@ -71,7 +71,7 @@ class FlowModel(GenerativeModel):
     def training_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> dict[str, Any]:
         """Bits per dimension. Every rank draws the noise of the global batch and takes its rows."""
         x_0, y = batch
-        y = self.own_labels(y)
+        y = self.own_conditions(y)
         size, rows = self.global_batch(len(x_0))
         u = torch.rand(size, *self.shape, generator=self.generator(TRAINING, x_0.device), device=x_0.device)
         if not self.network.has_started:
@@ -82,7 +82,7 @@ class FlowModel(GenerativeModel):
         return {"loss": loss, "terms": {name: term.detach() for name, term in ({"loss": loss} | terms).items()}}
 
     def held_out_terms(self, x_0: Tensor, y: Tensor | None, noise: SampleNoise) -> dict[str, Tensor]:
-        y = self.own_labels(y)
+        y = self.own_conditions(y)
         u = uniform_from_normal(noise.initial(self.shape).double()).to(x_0)
         parts = self._bits(*self.network(self._continuous(x_0, u), y))
         return {"loss": _total(parts)} | parts
@@ -113,7 +113,7 @@ class FlowModel(GenerativeModel):
 
     def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """f⁻¹(T·z); levels are clamped to [−1, 1], unless they are not finite."""
-        x = self.network.inverse(self.temperature * z, self.own_labels(y)).float()
+        x = self.network.inverse(self.temperature * z, self.own_conditions(y)).float()
         if self.num_levels is None:
             return x
         x = undo(x, self.num_levels)
@@ -122,7 +122,7 @@ class FlowModel(GenerativeModel):
     def encode(self, x_0: Tensor, y: Tensor | None = None) -> Tensor:
         """f(x)/T, of the middle of each level's bin: `decode` gives x_0 back."""
         middle = self._continuous(x_0, torch.full_like(x_0, 0.5))
-        return self.network(middle, self.own_labels(y))[0] / self.temperature
+        return self.network(middle, self.own_conditions(y))[0] / self.temperature
 
     def _evaluate_once(self, z: Tensor, y: Tensor | None) -> object:
         """f: the counter has no formula for the triangular systems of f⁻¹. With the composition of each matrix, which a batch
@@ -133,7 +133,7 @@ class FlowModel(GenerativeModel):
         self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor, max_terms: int | None
     ) -> Likelihood:
         """Exact for continuous data; of levels the mean over draws of the noise, and what the noise leaves uncertain."""
-        y = self.own_labels(y)
+        y = self.own_conditions(y)
         given = " given the class" if y is not None else ""
         if self.num_levels is None:
             parts = self._bits(*self.network(x_0, y))

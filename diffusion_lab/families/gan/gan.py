@@ -76,7 +76,7 @@ class GAN(GenerativeModel):
 
     def training_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> dict[str, Any]:
         """One step of D and one of G. Every rank draws z of the global batch and takes its rows."""
-        x_0, y = batch[0], self.own_labels(batch[1])
+        x_0, y = batch[0], self.own_conditions(batch[1])
         size, rows = self.global_batch(len(x_0))
         generator = self.generator(TRAINING, x_0.device)
         z = torch.randn(size, self.network.latent_size, generator=generator, device=x_0.device)[rows]
@@ -115,7 +115,7 @@ class GAN(GenerativeModel):
 
     def held_out_terms(self, x_0: Tensor, y: Tensor | None, noise: SampleNoise) -> dict[str, Tensor]:
         """D of held-out images and of images from other noise: the gap to training shows how far D has memorised its images."""
-        y = self.own_labels(y)
+        y = self.own_conditions(y)
         fake = self.network(noise.initial((self.network.latent_size,)).to(x_0), y)
         on_real, on_fake = self.discriminator(x_0, y), self.discriminator(fake, y)
         real, unreal = self.loss.accuracy(on_real, on_fake)
@@ -171,7 +171,7 @@ class GAN(GenerativeModel):
         return SampleNoise(seed, indices).initial((self.network.latent_size,))
 
     def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
-        return self.network(z, self.own_labels(y))
+        return self.network(z, self.own_conditions(y))
 
     def protocol(self) -> dict[str, Any]:
         return {

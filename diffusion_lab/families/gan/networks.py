@@ -27,12 +27,12 @@ from diffusion_lab.networks.blocks import ResidualBlock, Upsample, channels_last
 from diffusion_lab.networks.embeddings import class_vectors
 from diffusion_lab.networks.mlp import ResidualLayer
 from diffusion_lab.networks.norm import GroupNorm
-from diffusion_lab.networks.sizes import Sides, check_counts, halved
+from diffusion_lab.networks.sizes import Sides, check_counts, halved, height_and_width
 
 
-def sides(image_size: Sides, num_levels: int, group: str = "network") -> list[tuple[int, int]]:
+def sides(image_size: Sides, num_levels: int, group: str = "network") -> list[tuple[int, ...]]:
     """(H, W) of every level, as `halved`. ValueError where a side of the last is one pixel."""
-    found = halved(image_size, num_levels, group)
+    found = halved(height_and_width(image_size, group), num_levels)
     if min(found[-1]) < 2:
         raise ValueError(
             f"{group}.channel_multipliers with {num_levels} levels shrink a side of {min(found[0])} pixels to {min(found[-1])}: "

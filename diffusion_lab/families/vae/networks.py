@@ -90,7 +90,7 @@ class ConvAutoencoder(Autoencoder):
             )
         self.latent_dim = latent_dim
         widths = [base_channels * multiplier for multiplier in channel_multipliers]
-        sizes = halved(image_size, len(widths))
+        sizes = halved(height_and_width(image_size), len(widths))
         self.encoder = ConvEncoder(in_channels, widths, sizes[-1], latent_dim, num_classes, num_res_blocks, dropout)
         self.decoder = ConvDecoder(out_channels, widths, sizes, latent_dim, num_classes, num_res_blocks, dropout)
         channels_last(self)
@@ -103,7 +103,7 @@ class ConvEncoder(nn.Module):
         self,
         in_channels: int,
         widths: Sequence[int],
-        smallest: tuple[int, int],
+        smallest: tuple[int, ...],
         latent_dim: int,
         num_classes: int | None,
         num_res_blocks: int,
@@ -143,7 +143,7 @@ class ConvDecoder(nn.Module):
         self,
         out_channels: int,
         widths: Sequence[int],
-        sizes: Sequence[tuple[int, int]],
+        sizes: Sequence[tuple[int, ...]],
         latent_dim: int,
         num_classes: int | None,
         num_res_blocks: int,

@@ -87,11 +87,11 @@ class VAE(GenerativeModel):
         size, rows = self.global_batch(len(x_0))
         generator = self.generator(TRAINING, x_0.device)
         eps = torch.randn(size, self.network.latent_dim, generator=generator, device=x_0.device)[rows]
-        terms = self._terms(x_0, self.own_labels(y), eps)
+        terms = self._terms(x_0, self.own_conditions(y), eps)
         return {"loss": terms["loss"], "terms": {name: term.detach() for name, term in terms.items()}}
 
     def held_out_terms(self, x_0: Tensor, y: Tensor | None, noise: SampleNoise) -> dict[str, Tensor]:
-        return self._terms(x_0, self.own_labels(y), noise.initial((self.network.latent_dim,)).to(x_0))
+        return self._terms(x_0, self.own_conditions(y), noise.initial((self.network.latent_dim,)).to(x_0))
 
     def _terms(self, x_0: Tensor, y: Tensor | None, eps: Tensor) -> dict[str, Tensor]:
         """What is minimised, and its parts, as means of the batch."""
@@ -104,7 +104,7 @@ class VAE(GenerativeModel):
         return {"loss": loss, "rate": self._bits_per_dim(rates.sum(dim=1)).mean(), "distortion": distortion}
 
     def sample(self, indices: Tensor, seed: int, y: Tensor | None = None) -> Tensor:
-        y = self.own_labels(y)
+        y = self.own_conditions(y)
         output = self.network.decode(self.prior.from_noise(self.latents(indices, seed), y), y)
         if self.samples_are_means:
             return self.decoder_likelihood.mean(output)
@@ -116,12 +116,12 @@ class VAE(GenerativeModel):
 
     def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """The mean of p(x_0|z) of the z that the prior makes of these latents."""
-        y = self.own_labels(y)
+        y = self.own_conditions(y)
         return self.decoder_likelihood.mean(self.network.decode(self.prior.from_noise(z, y), y))
 
     def encode(self, x_0: Tensor, y: Tensor | None = None) -> Tensor:
         """The noise u that the prior maps to the mean of q(z|x_0)."""
-        y = self.own_labels(y)
+        y = self.own_conditions(y)
         return self.prior.to_noise(self.network.encode(x_0, y)[0], y)
 
     def _evaluate_once(self, z: Tensor, y: Tensor | None) -> object:
@@ -136,7 +136,7 @@ class VAE(GenerativeModel):
 
         One draw at a time: memory does not grow with K.
         """
-        y = self.own_labels(y)
+        y = self.own_conditions(y)
         posterior = Gaussian(*self.network.encode(x_0, y))
         noise = SampleNoise(derive_seed(seed, BOUND), indices)
         draws, log_weights = [], []

@@ -42,6 +42,7 @@ class Features(nn.Module, ABC):
     identity: str
     dim: int
     kind = "features whose training is not stated"  # what they are, and whether they were trained with labels, in words
+    reads_levels = False  # whether they round to 256 levels, so that real numbers mean nothing to them
     moments_suffix = ""  # of mu and sigma in files of statistics; ADM's spatial features have mu_s and sigma_s
 
     @property
@@ -114,6 +115,7 @@ class PublishedFeatures(Features):
     long its vectors are. Raises WeightsError, in one sentence.
     """
 
+    reads_levels = True
     network: Any  # a module, with layers of its own
 
     def __init__(

@@ -116,7 +116,9 @@ def train_encoder(
     """
     data.prepare()
     if len(data.shape) != 3:
-        raise ValueError(f"{data.name} has points, and features are trained on images: choose a data set of images")
+        raise ValueError(
+            f"features are trained on images, and {data.name} has the shape {list(data.shape)}: choose a data set of images"
+        )
     if data.batch_size < 2:
         raise ValueError(f"batch_size={data.batch_size} must be at least 2: the loss compares the images of a batch")
     generator = torch.Generator().manual_seed(seed)
@@ -175,7 +177,8 @@ def read_encoder(content: bytes, path: Path) -> tuple[Encoder, str]:
 
 
 class SelfSupervisedFeatures(ShapedFeatures):
-    """Features trained without labels, for images of one shape: "digits_ssl" (1×8×8), "fashion_ssl" (1×28×28), or a user's own.
+    """Features trained without labels, for images of one shape: "digits_ssl" (1×8×8), "fashion_ssl" (1×28×28), "emoji_ssl" and
+    "sprites_ssl" (3×32×32), or a user's own.
 
     name: of shipped features, or "own": `weights` is then a file that `diffusion-lab features` wrote, else WeightsError.
     """

@@ -6,10 +6,9 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
+from diffusion_lab.conditions import Clusters, GradientClusters
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.build import build_training_data
-from diffusion_lab.data import DataError
-from diffusion_lab.data.clusters import Clusters, GradientClusters
 from diffusion_lab.data.densities import RingMixture
 from diffusion_lab.data.digits import Digits
 from diffusion_lab.data.in_memory import InMemoryDataModule, Split
@@ -35,7 +34,7 @@ class Groups(InMemoryDataModule):
 
 def clustered(num_clusters: int = 3, num_images: int = 1000, data: InMemoryDataModule | None = None, **options):
     data = data or Groups(batch_size=20, seed=0, **options)
-    data.use_cluster_labels(Clusters(num_clusters, 50, num_images))
+    data.condition_on({"clusters": Clusters(num_clusters, 50, num_images)})
     data.prepare()
     return data
 
@@ -88,7 +87,7 @@ def test_only_images_that_training_shows_are_looked_at() -> None:
     data = Digits(batch_size=1, seed=0)
     data.train_on(30)
     data = clustered(4, 500, data)
-    assert data.clusters.name == "4 clusters of 30 images, 30 components"
+    assert data.clusters.description == "4 clusters of 30 images, 30 components"
 
 
 def test_the_bits_of_all_clusters_are_a_code() -> None:
@@ -100,7 +99,7 @@ def test_the_bits_of_all_clusters_are_a_code() -> None:
 def test_more_clusters_than_images_are_refused() -> None:
     data = Digits(batch_size=1, seed=0)
     data.train_on(30)
-    with pytest.raises(DataError, match=r"labels.num_clusters=40: only 30 images with distinct features"):
+    with pytest.raises(ValueError, match=r"condition.clusters.num_clusters=40: only 30 images with distinct features"):
         clustered(40, 500, data)
 
 
@@ -134,7 +133,7 @@ def test_a_known_density_stays_what_it_is() -> None:
 def test_two_images_of_each_cluster_are_needed_for_their_moments() -> None:
     data = Digits(1, 0)
     data.train_on(30)
-    with pytest.raises(ValueError, match=r"class \d+ has fewer: use start=noise, or a smaller labels.num_clusters"):
+    with pytest.raises(ValueError, match=r"class \d+ has fewer: use start=noise, or fewer clusters"):
         check_classes(clustered(25, 500, data))
     check_classes(clustered(2, 500, Digits(1, 0)))
 
@@ -142,7 +141,7 @@ def test_two_images_of_each_cluster_are_needed_for_their_moments() -> None:
 def test_the_clusters_of_digits_are_the_same_everywhere() -> None:
     """A model on clusters is found again on another machine: so far with scikit-learn 1.5 to 1.9, four kernels of BLAS."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("train", ["labels=clusters"])
+        cfg = compose("train", ["condition=clusters"])
     data = build_training_data(cfg)
     assert data.num_classes == 30
     assert data.clusters.identity.startswith("f7602535b0d3")
@@ -207,19 +206,19 @@ def test_images_of_any_size_have_them(shape):
 
 
 def test_points_have_no_gradients():
-    with pytest.raises(DataError, match="works for images; use labels=clusters for points"):
+    with pytest.raises(ValueError, match="works for images; use condition=clusters for points"):
         features(torch.rand(5, 2))
 
 
 def test_every_cluster_has_an_image():
     """There are two outlines; only rounding makes more different features, which k-means cannot tell apart."""
-    with pytest.raises(DataError, match=r"only [2-4] images with distinct features"):
+    with pytest.raises(ValueError, match=r"only [2-4] images with distinct features"):
         clustered_bars(GradientClusters(5, 50, 1000))
 
 
 def clustered_bars(clusters):
     data = Bars(batch_size=1, seed=0)
-    data.use_cluster_labels(clusters)
+    data.condition_on({"clusters": clusters})
     data.prepare()
     return data
 
@@ -254,7 +253,7 @@ def test_they_come_nearer_to_the_classes_of_digits_than_pixels_do():
 
     def share_of_the_largest_class(clusters):
         data = Digits(batch_size=1, seed=0)
-        data.use_cluster_labels(clusters)
+        data.condition_on({"clusters": clusters})
         data.prepare()
         found = torch.cat([y for _, y in data.batches("train", 2000)])
         pairs = (10 * found + labels).bincount(minlength=100).reshape(10, 10)

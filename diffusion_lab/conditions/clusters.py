@@ -1,18 +1,19 @@
 """Classes without labels: the class of an image is the cluster that it lies in."""
 
-import hashlib
+from __future__ import annotations
+
 import warnings
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, pad
 
-from diffusion_lab.data.checks import at_least, require
+from diffusion_lab.conditions.condition import MOST_VALUES, Condition, Source
+from diffusion_lab.store.options import check_at_least
 
-_MOST_VALUES = 2**25  # of all images that the clusters are found in: 256 MB of float64
 
-
-class Clusters:
+class Clusters(Condition):
     """y = argmin_k |P(φ(x) − m) − c_k|, by k-means on the principal components P of features φ of training images: their pixels.
 
     A model that is given y learns the data part by part, and classifier-free guidance works without any label
@@ -23,25 +24,28 @@ class Clusters:
     clusters are found in, at most; fewer where they are large.
     """
 
+    option = "condition.clusters."
     kind = "clusters"
 
     def __init__(self, num_clusters: int, num_components: int, num_images: int) -> None:
-        at_least(2, "labels", num_clusters=num_clusters)
-        at_least(1, "labels", num_components=num_components, num_images=num_images)
         self.num_clusters, self.num_components, self.num_images = num_clusters, num_components, num_images
+        check_at_least(2, self, "num_clusters", prefix=self.option)
+        check_at_least(1, self, "num_components", "num_images", prefix=self.option)
+
+    def prepare(self, data: Source) -> None:
+        self.find(self.looked_at(data)[0])
 
     def features(self, x: Tensor) -> Tensor:
         """φ(x) of images (B, …), float64 (B, F)."""
         return x.flatten(1).double()
 
     def most_images(self, dim: int) -> int:
-        """How many images of `dim` values `find` is to be given."""
-        return min(self.num_images, max(_MOST_VALUES // dim, self.num_clusters))
+        return min(self.num_images, max(MOST_VALUES // dim, self.num_clusters))
 
     def find(self, x: Tensor) -> None:
-        """The clusters of these images (N, …): `identity` is their digest, `counts` their sizes, `shares` their smoothed shares.
+        """The clusters of these images (N, …): `identity` is their digest, `counts` their sizes.
 
-        DataError for fewer images with different features than clusters.
+        ValueError for fewer images with different features than clusters.
         """
         # Imported here: they take a second, and most trainings have labels of their own or none.
         from sklearn.cluster import KMeans
@@ -56,30 +60,26 @@ class Clusters:
             warnings.simplefilter("ignore", ConvergenceWarning)
             clusters = KMeans(self.num_clusters, n_init=3, random_state=0).fit(components.transform(seen))
 
-        self.name = f"{self.num_clusters} {self.kind} of {len(seen)} images, {len(components.components_)} components"
+        self.size = self.num_clusters
+        self.description = (
+            f"{self.num_clusters} {self.kind} of {len(seen)} images, {len(components.components_)} components"
+        )
         self._mean, self._components = (torch.from_numpy(a) for a in (components.mean_, components.components_))
         self._centres = torch.from_numpy(clusters.cluster_centers_)
-        labels = torch.from_numpy(clusters.labels_).long()
-        self.identity = hashlib.sha256(labels.numpy().tobytes()).hexdigest()
-        self.counts = labels.bincount(minlength=self.num_clusters)
+        self.count(torch.from_numpy(clusters.labels_).long())
+        assert self.counts is not None
         self._check(int((self.counts > 0).sum()))  # features may differ by rounding alone
-        self.shares = (self.counts + 1) / (self.counts + 1).sum().double()
 
     def _check(self, different: int) -> None:
-        require(
-            different >= self.num_clusters,
-            f"labels.num_clusters={self.num_clusters}: only {different} images with distinct features were found; choose "
-            "fewer clusters, more images with train_images or labels.num_images, or labels=own, without clusters.",
-        )
+        if different < self.num_clusters:
+            raise ValueError(
+                f"{self.option}num_clusters={self.num_clusters}: only {different} images with distinct features were found; "
+                f"choose fewer clusters, more images with train_images or {self.option}num_images, or condition=none"
+            )
 
-    def of(self, x: Tensor) -> Tensor:
-        """x (B, …) -> int64 (B,)."""
+    def of(self, x: Tensor, given: Mapping[str, Tensor]) -> Tensor:
         components = (self.features(x) - self._mean) @ self._components.T
         return torch.cdist(components, self._centres).argmin(1)
-
-    def bits(self, y: Tensor) -> Tensor:
-        """−log2 p(y), float64 (B,): p(x) ≥ p(y) p(x | y), so a bound on −log2 p(x | y) bounds −log2 p(x) when they are added."""
-        return -self.shares[y.cpu()].log2()
 
 
 _AT_ONCE = 2**20  # values of h at a time, to bound the memory
@@ -92,13 +92,15 @@ class GradientClusters(Clusters):
 
     φ(x) = √(h / |h|₁): h has, for each cell of the image, the magnitude of the gradient by its orientation, shared linearly between
     the two nearest of eight. The whole image is normalised, where theirs is block by block. The square root is that of
-    Arandjelović & Zisserman (CVPR 2012): Euclidean distance is then √2 times Hellinger's. DataError for points.
+    Arandjelović & Zisserman (CVPR 2012): Euclidean distance is then √2 times Hellinger's. ValueError for points.
     """
 
+    option = "condition.gradient_clusters."
     kind = "clusters by gradients"
 
     def features(self, x: Tensor) -> Tensor:
-        require(x.ndim == 4, "labels=gradient_clusters works for images; use labels=clusters for points.")
+        if x.ndim != 4:
+            raise ValueError("condition=gradient_clusters works for images only; use condition=clusters")
         at_once = max(1, _AT_ONCE // (_ORIENTATIONS * x.shape[2] * x.shape[3]))
         h = torch.cat([_histograms(images.double()).flatten(1) for images in x.split(at_once)])
         return (h / h.sum(1, keepdim=True).clamp(min=1e-12)).sqrt()

@@ -1,0 +1,119 @@
+"""The interface of a condition: what a sample is drawn for, and how it is found for an image of the data."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from math import nan
+from typing import Any, Protocol, TypeGuard
+
+import torch
+from torch import Tensor
+
+from diffusion_lab.diffusion.parts import as_conditions
+from diffusion_lab.diffusion.shapes import Conditions
+
+MOST_VALUES = 2**25  # of all images that are looked at: 256 MB of float64
+MOST_IMAGES = 10_000
+Size = int | Sequence[int]  # K of classes; (D,) of a vector; (C, *spatial) of a field
+
+
+class Source(Protocol):
+    """The data, as a condition sees them when it is prepared. num_classes, class_names: their own. num_trained_on: images."""
+
+    name: str
+    num_classes: int | None
+    class_names: Sequence[str] | None
+
+    @property
+    def num_trained_on(self) -> int: ...
+
+    def shown(self, count: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """(x, given) of so many training images, never mirrored."""
+
+
+class Condition(ABC):
+    """A function of an image x and of what the data set gives with it, whose value a network is told.
+
+    A value is a class, int64 (), or float32: a vector (D,) or a field (C, *spatial), of any resolution. Fields are mirrored with x.
+    A condition of your own is a subclass with `of` and, for classes, their number `size`, and a yaml in conf/condition.
+
+    After `prepare`: `size`, the number of classes or the shape of a value. Of classes: `names`, if they have any, and, where they
+    are found in the images and not given by the data, `identity`, the digest of what was found, `counts` (K,) of the images that
+    they were found in, and `description`. Such classes are drawn as often as they occur, others in turn.
+    """
+
+    size: Size
+    names: Sequence[str] | None = None
+    identity: str | None = None
+    counts: Tensor | None = None
+    description: str = ""
+
+    def prepare(self, data: Source) -> None:
+        """Set `size` and the other facts, from what training shows. ValueError where the data have no such condition."""
+        y = self.of(*data.shown(1))
+        if y.is_floating_point():
+            self.size = tuple(y.shape[1:])
+        else:
+            self.count(self.of(*self.looked_at(data)))
+
+    def looked_at(self, data: Source) -> tuple[Tensor, dict[str, Tensor]]:
+        """(x, given) of the training images, or of `most_images`."""
+        return data.shown(min(self.most_images(data.shown(1)[0].numel()), data.num_trained_on))
+
+    def most_images(self, dim: int) -> int:
+        """How many images of `dim` values are looked at."""
+        return min(MOST_IMAGES, max(MOST_VALUES // dim, 1))
+
+    def count(self, y: Tensor) -> None:
+        """Classes y (N,) were found in the images that were looked at."""
+        if not isinstance(getattr(self, "size", None), int):
+            raise TypeError(
+                f"{type(self).__name__}.of returns classes: state their number as {type(self).__name__}.size"
+            )
+        self.identity = hashlib.sha256(y.numpy().tobytes()).hexdigest()
+        self.counts = y.bincount(minlength=int(self.size))
+        self.description = self.description or f"{self.size} classes of {type(self).__name__}"
+
+    @abstractmethod
+    def of(self, x: Tensor, given: Mapping[str, Tensor]) -> Tensor:
+        """(B, …), of images x (B, …), not mirrored, as a model sees them, and what the data give: classes, vector, field."""
+
+    @property
+    def shares(self) -> Tensor | None:
+        """(K,) float64: how often each class that was found occurs, smoothed, so that none is 0; None where none was found."""
+        return None if self.counts is None else (self.counts + 1) / (self.counts + 1).sum().double()
+
+    def bits(self, y: Tensor) -> Tensor:
+        """−log2 p(y) of values that x determines, float64 (B,), else 0: −log2 p(x | y) plus this is at least −log2 p(x)."""
+        y = y.cpu()
+        return torch.zeros(len(y), dtype=torch.float64) if self.shares is None else -self.shares[y].log2()
+
+    def record(self) -> dict[str, Any]:
+        """What the folder of a model keeps, as plain JSON, so that samples can be drawn without the data."""
+        found = {} if self.shares is None else {"shares": self.shares.tolist()}
+        return found if self.names is None else {**found, "names": list(self.names)}
+
+
+def has_classes(size: Size) -> TypeGuard[int]:
+    """Whether values of this size are classes."""
+    return isinstance(size, int)
+
+
+def has_field(size: Size) -> TypeGuard[Sequence[int]]:
+    """Whether values of this size are fields."""
+    return not isinstance(size, int) and len(size) > 1
+
+
+def null_of(size: Size) -> int | float:
+    """The value that stands for "no condition"."""
+    return size if isinstance(size, int) else nan
+
+
+def nothing(sizes: Sequence[Size], count: int, device: torch.device) -> Conditions:
+    """y of `count` samples, without any of the conditions of these sizes."""
+    shapes = [() if isinstance(size, int) else tuple(size) for size in sizes]
+    return as_conditions(
+        [torch.full((count, *shape), null_of(size), device=device) for shape, size in zip(shapes, sizes, strict=True)]
+    )

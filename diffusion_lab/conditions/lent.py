@@ -1,0 +1,74 @@
+"""Conditions that the data set lends: the classes of its images, or a vector or a field beside each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffusion_lab.conditions.condition import Condition, Source
+
+
+class Classes(Condition):
+    """The class of an image."""
+
+    def prepare(self, data: Source) -> None:
+        if data.num_classes is None:
+            raise ValueError(
+                f"condition=classes: {data.name} has no classes to condition a model on; use condition=none or condition=clusters, "
+                "or other data (image_folder: data.classes=subfolders)"
+            )
+        self.size, self.names = data.num_classes, data.class_names
+
+    def of(self, x: Tensor, given: Mapping[str, Tensor]) -> Tensor:
+        return given["classes"]
+
+
+class Vector(Condition):
+    """(v − shift)/scale of the vector v beside an image, such as measured quantities: each entry has mean 0 and spread 1 in the
+    training images. `record` has shift and scale, so that vectors can be given in their own units."""
+
+    name = "vector"
+
+    def prepare(self, data: Source) -> None:
+        if self.name not in data.shown(1)[1]:
+            raise ValueError(
+                f"condition={self.name}: {data.name} has no {self.name} beside its images; use data that have one, such as "
+                f"data=arrays with data.train_{self.name}s"
+            )
+        values = self.looked_at(data)[1][self.name].double()
+        self.size = tuple(values.shape[1:])
+        axes = [axis for axis in range(values.ndim) if axis != 1]
+        self.shift, self.scale = values.mean(axes), values.std(axes, correction=0)
+        self.scale[self.scale == 0] = 1  # an entry that never changes
+
+    def most_images(self, dim: int) -> int:
+        return min(1000, super().most_images(dim))  # images that are decoded for it
+
+    def of(self, x: Tensor, given: Mapping[str, Tensor]) -> Tensor:
+        return normalised(given[self.name], self.record())
+
+    def record(self) -> dict[str, Any]:
+        return {"shift": self.shift.tolist(), "scale": self.scale.tolist()}
+
+
+class Field(Vector):
+    """The field beside an image: another image of it, of any resolution and number of channels, each normalised."""
+
+    name = "field"
+
+
+def normalised(values: Tensor, record: Mapping[str, Any], back: bool = False) -> Tensor:
+    """(values − shift)/scale of each entry of vectors (B, D), or channel of fields (B, C, …), by a condition's record; float32.
+
+    back: the inverse. Values of a condition without shift and scale stay as they are.
+    """
+    if "shift" not in record:
+        return values
+    shift, scale = (
+        torch.tensor(record[name], dtype=torch.float64).reshape(-1, *[1] * (values.ndim - 2))
+        for name in ("shift", "scale")
+    )
+    return (values * scale + shift if back else (values - shift) / scale).float()

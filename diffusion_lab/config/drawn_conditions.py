@@ -1,0 +1,190 @@
+"""What samples are drawn for: `condition=…` of `diffusion-lab sample` and of `Model.sample`, as y of a model."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from diffusion_lab.conditions.condition import Size, has_classes
+from diffusion_lab.conditions.lent import normalised
+from diffusion_lab.config.mistakes import MistakeError
+from diffusion_lab.config.overrides import ALL, as_plain
+from diffusion_lab.data.array_files import read_npy
+from diffusion_lab.data.arrays import MOST_BYTES
+from diffusion_lab.diffusion.parts import as_conditions, parts
+from diffusion_lab.diffusion.shapes import Conditions
+from diffusion_lab.metrics.samples import labels
+from diffusion_lab.models.base import GenerativeModel
+from diffusion_lab.store import ModelDirectory
+from diffusion_lab.store.records import RunError
+
+if TYPE_CHECKING:
+    from diffusion_lab.data.module import DataModule
+
+
+@dataclass(frozen=True)
+class One:
+    """One condition of a model. names: of its classes, or their numbers. shares: of classes that were found in images. rows: the
+    values that the user chose, in turn. record: what the folder of the model has of it."""
+
+    name: str
+    size: Size
+    names: Sequence[str]
+    shares: Tensor | None
+    rows: Tensor | None
+    record: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class DrawnConditions:
+    """y of samples of a model: what the user chose, else classes alone in turn, clusters alone as often as they occur, and all
+    other conditions as test images have them, in order. data: those that the model was trained on."""
+
+    each: Sequence[One]
+    data: Callable[[], DataModule]
+
+    @property
+    def number(self) -> int:
+        """How many values the user chose, before they repeat; 0: none."""
+        return max((len(one.rows) for one in self.each if one.rows is not None), default=0)
+
+    @property
+    def on_clusters(self) -> bool:
+        """Whether the model is conditioned on classes that were found in the images."""
+        return any(one.shares is not None for one in self.each)
+
+    @property
+    def classes(self) -> One | None:
+        """The condition, where it is classes or clusters alone."""
+        return self.each[0] if len(self.each) == 1 and has_classes(self.each[0].size) else None
+
+    def of(self, indices: Tensor, seed: int) -> Conditions:
+        """y of samples `indices` (B,) of a seed, on their device."""
+        images: Sequence[Tensor | None] = [None] * len(self.each)
+        if self.classes is None and any(one.rows is None for one in self.each):
+            images = parts(self.data().y_of("test", indices))
+        return as_conditions(
+            [_values(one, indices, seed, own).to(indices.device) for one, own in zip(self.each, images, strict=True)]
+        )
+
+    def by_name(self, y: Conditions) -> dict[str, Tensor]:
+        """The parts of y, in the data's units, by name; classes of the data are "classes", those that were found "clusters"."""
+        names = [
+            ("classes" if one.shares is None else "clusters") if has_classes(one.size) else one.name
+            for one in self.each
+        ]
+        given = zip(names, parts(y), self.each, strict=False)
+        return {name: normalised(part.cpu(), one.record, back=True) for name, part, one in given}
+
+
+def _values(one: One, indices: Tensor, seed: int, of_images: Tensor | None) -> Tensor:
+    if one.rows is not None:
+        return one.rows[indices.cpu() % len(one.rows)]
+    if of_images is not None:
+        return of_images
+    assert isinstance(one.size, int)
+    return indices % one.size if one.shares is None else labels(indices, seed, one.shares)
+
+
+def drawn_conditions(
+    cfg: DictConfig,
+    saved: DictConfig,
+    directory: ModelDirectory,
+    model: GenerativeModel,
+    data: Callable[[], DataModule],
+    arrays: Mapping[str, Tensor],
+) -> DrawnConditions:
+    """What the options choose. MistakeError, in one sentence, for what the model cannot be given. arrays: values by name."""
+    sizes = model.conditions or (() if model.num_classes is None else (model.num_classes,))
+    names = [*(saved.get("condition") or {})] or ["classes"]  # those of a classifier that guides
+    names = names if sizes else []
+    given: dict[str, Any] = {**(as_plain(cfg.condition) if cfg.condition is not None else {}), **arrays}
+    given = {name: value for name, value in given.items() if value is not None}
+    if ALL in given and len(sizes) == 1:
+        given = {names[0]: given[ALL]}
+    for name, value in given.items():
+        if not sizes:
+            raise MistakeError(f"condition={value}: {directory.path} has no condition to choose a value of")
+        if name not in names:
+            raise MistakeError(
+                f"condition: {directory.path} is conditioned on {' and '.join(names)}; give a value for each, such as "
+                f"condition={{{', '.join(f'{name}: …' for name in names)}}}"
+            )
+    training = directory.read_training()
+    records = training.get("conditions", {})
+    lacking = [name for name in saved.get("condition") or {} if name not in records]
+    if lacking and "imported" not in training:
+        raise RunError(f"{directory.training} has no record of the condition {lacking[0]}")
+    return DrawnConditions(
+        [
+            _one(name, size, records.get(name, {}), given.get(name), cfg.num_images, directory)
+            for name, size in zip(names, sizes, strict=True)
+        ],
+        data,
+    )
+
+
+def _one(name: str, size: Size, record: Mapping[str, Any], value: Any, most: int, directory: ModelDirectory) -> One:
+    """A condition, its record, and the value that the user chose, or None."""
+    count = size if isinstance(size, int) else size[0]
+    for fact, of in record.items():
+        if len(of) != count and fact != "names":
+            raise RunError(
+                f"{directory.training}: conditions.{name}.{fact} has {len(of)} entries, but the model needs {count}"
+            )
+    if not isinstance(size, int):
+        rows = None if value is None else normalised(_rows(value, name, tuple(size)), record)
+        return One(name, size, [], None, rows, record)
+    numbers, named = [str(number) for number in range(size)], record.get("names", [])
+    names = named if len(named) == size else []
+    shares = torch.tensor(record["shares"], dtype=torch.float64) if "shares" in record else None
+    chosen = None if value is None else _classes(value, size, names, most, directory)
+    return One(name, size, names or numbers, shares, chosen, record)
+
+
+def _classes(value: Any, num_classes: int, names: Sequence[str], most: int, directory: ModelDirectory) -> Tensor:
+    """The numbers of the classes that an option, or an array from Python, holds: (N,)."""
+    chosen = value if isinstance(value, list) else value.tolist() if isinstance(value, Tensor) else [value]
+    if not 1 <= len(chosen) <= most:
+        raise MistakeError(f"condition={value}: give from one to num_images={most} classes")
+    return torch.tensor([_class(each, num_classes, names, directory) for each in chosen])
+
+
+def _rows(value: Any, name: str, shape: tuple[int, ...]) -> Tensor:
+    """The values of a condition that a file, an option, or an array from Python holds: (N, D) vectors, (N, C, …) fields."""
+    if isinstance(value, str):
+        if not Path(value).is_file():
+            raise MistakeError(f"condition={value}: there is no such file; give FILE.npy with a {name} for each image")
+        value = torch.from_numpy(read_npy(Path(value), MOST_BYTES)).float()
+    try:
+        rows = torch.as_tensor(value, dtype=torch.float32)
+    except (TypeError, ValueError):
+        raise MistakeError(f"condition={value}: give FILE.npy with a {name} {shape} for each image") from None
+    rows = rows[None] if tuple(rows.shape) == shape else rows
+    if tuple(rows.shape[1:]) != shape or len(rows) == 0:
+        raise MistakeError(
+            f"condition: the values have the shape {tuple(rows.shape)}; each {name} must have the shape {shape}"
+        )
+    return rows
+
+
+def _class(given: Any, num_classes: int, names: Sequence[str], directory: ModelDirectory) -> int:
+    """The number of a class, given by number or name; capitals may differ if that leaves one class."""
+    if type(given) is int and 0 <= given < num_classes:
+        return given
+    folded = [name.casefold() for name in names]
+    if given in names:
+        return names.index(given)
+    if isinstance(given, str) and folded.count(given.casefold()) == 1:
+        return folded.index(given.casefold())
+    near = difflib.get_close_matches(str(given).casefold(), folded, n=3, cutoff=0.5)
+    such = ", ".join([names[folded.index(name)] for name in near] or names[:10])
+    named = f", such as {such}" if names else ", without names" if isinstance(given, str) else ""
+    raise MistakeError(f"condition={given}: {directory.path} has the classes 0 … {num_classes - 1}{named}")

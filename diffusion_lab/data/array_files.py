@@ -1,0 +1,219 @@
+"""Arrays in files: .npy, .npz, .zarr and HDF5, whose rows are read as they are needed.
+
+The files may be anybody's: nothing is unpickled, nothing is unpacked to the disk, and the size in the header of an array is checked
+before memory is allocated.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from diffusion_lab.data.checks import DataError, require
+from diffusion_lab.store.records import printable
+
+KNOWN = {"arr_0": "arr_1", "images": "labels", "x": "y"}  # names of images in an npz, and of their labels
+NAMES = "channel_names"  # an array of an npz, an attribute of the others
+_FILE = re.compile(r"(?P<file>.+?\.(npz|zarr|h5|hdf5|nc)):(?P<name>.+)")
+_SUFFIXES = (".npy", ".npz", ".zarr", ".h5", ".hdf5", ".nc")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An array in a file.
+
+    where: how messages name it. rows: reads those of a slice, or of ascending indices. names: of its channels, where the file has
+    them. labels: the array beside it that holds labels, where there is one.
+    """
+
+    where: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    rows: Callable[[Any], np.ndarray]
+    names: Sequence[str] | None = None
+    labels: Stored | None = None
+
+    def whole(self, most: int) -> np.ndarray:
+        """All rows. DataError for more than `most` bytes."""
+        size = int(np.prod(self.shape, dtype=object)) * self.dtype.itemsize
+        require(size <= most, f"{self.where} has {size / 2**20:,.0f} MiB, more than {most / 2**20:,.0f} MiB.")
+        return self.rows(slice(None))
+
+
+def open_array(option: str, text: str, root: Path, most: int) -> Stored:
+    """The array that `data.<option>=text` names. DataError if it is not there, holds objects, or is cut short.
+
+    text: FILE.npy, or a FILE of several arrays, or FILE:NAME. most: bytes that it may have, or, of a file that is read by
+    rows, a row.
+    """
+    named = _FILE.fullmatch(text)
+    path, name = Path(root, named["file"] if named else text), named["name"] if named else ""
+    where = f"data.{option}={path}"
+    require(
+        path.suffix in _SUFFIXES,
+        f"{where}: give FILE.npy, FILE.npz or FILE.npz:NAME, or the same of .zarr, .h5 or .nc.",
+    )
+    require(path.exists(), f"{where}: there is no such file.")
+    if path.suffix == ".npy":
+        return _npy(path, where)
+    if path.suffix == ".npz":
+        return _npz(path, name, where, most)
+    kind = "zarr" if path.suffix == ".zarr" else "hdf5"
+    with one_sentence(path, f"file of {kind} arrays"):
+        return _chunked(path, name, where, most, kind)
+
+
+def _npy(path: Path, where: str) -> Stored:
+    """Mapped, and let go after each read, so that memory does not grow with what was read of the file."""
+    with one_sentence(path, ".npy file"), path.open("rb") as stream:
+        shape, fortran, dtype = _checked(stream, str(path), path.stat().st_size)
+        offset = stream.tell()
+    order = "F" if fortran else "C"
+
+    def rows(which: Any) -> np.ndarray:
+        return np.array(np.memmap(path, dtype, "r", offset, shape, order)[which])
+
+    return Stored(where, shape, dtype, rows)
+
+
+def read_npy(path: Path, most: int) -> np.ndarray:
+    """The array of a .npy file. DataError if it holds objects, is cut short, or has more than `most` bytes."""
+    return _npy(path, str(path)).whole(most)
+
+
+def _npz(path: Path, name: str, where: str, most: int) -> Stored:
+    with one_sentence(path, "npz of arrays"), zipfile.ZipFile(path) as archive:
+        there = [member for member in members(archive) if member != NAMES]
+        wanted = _chosen(name or next((known for known in KNOWN if known in there), ""), there, where)
+        beside = "" if name else KNOWN.get(wanted, "")
+        array = read_array(path, archive, wanted, most)
+        names = _channel_names(read_array(path, archive, NAMES, 2**20, "U")) if NAMES in members(archive) else None
+        labels = _held(read_array(path, archive, beside, most), where) if beside in there else None
+    return _held(array, where, names, labels)
+
+
+def _held(array: np.ndarray, where: str, names: Sequence[str] | None = None, labels: Stored | None = None) -> Stored:
+    return Stored(where, array.shape, array.dtype, array.__getitem__, names, labels)
+
+
+def _chunked(path: Path, name: str, where: str, most: int, kind: str) -> Stored:
+    library: Any = _library("zarr" if kind == "zarr" else "h5py", kind, where)
+    if kind == "zarr":
+        found = library.open(str(path), mode="r")
+        array = found
+        if isinstance(found, library.Group):
+            array = found[_chosen(name, [key for key, _ in found.arrays()], where)]
+    else:
+        found = library.File(path, "r")
+        there: list[str] = []
+        found.visititems(lambda key, node: there.append(key) if isinstance(node, library.Dataset) else None)
+        array = found[_chosen(name, there, where)]
+    dtype, shape = np.dtype(array.dtype), tuple(array.shape)
+    require(dtype.kind in "biuf", f"{where} holds {dtype}, not numbers.")
+    pieces = [array.chunks or (), shape[1:]]
+    size = max(int(np.prod(piece, dtype=object)) for piece in pieces) * dtype.itemsize
+    said = f"one row or chunk of {where} has {size / 2**20:,.0f} MiB, more than {most / 2**20:,.0f} MiB."
+    require(size <= most, said)
+
+    def rows(which: Any) -> np.ndarray:
+        return np.asarray(array.oindex[which] if kind == "zarr" and not isinstance(which, slice) else array[which])
+
+    names = array.attrs.get(NAMES)
+    return Stored(where, shape, dtype, rows, None if names is None else _channel_names(names))
+
+
+def _channel_names(found: Any) -> list[str]:
+    return [name.decode() if isinstance(name, bytes) else str(name) for name in found]
+
+
+def _library(module: str, extra: str, where: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise DataError(f"{where} needs the package {module}: pip install 'diffusion-lab[{extra}]'.") from None
+
+
+def _chosen(name: str, there: Sequence[str], where: str) -> str:
+    name = name or (there[0] if len(there) == 1 else "")
+    file = Path(where).name
+    shown = ", ".join(map(printable, there[:8]))
+    require(name, f"{where} holds {shown or 'no arrays'}: choose one with {file}:NAME.")
+    require(name in there, f"{where} has no {printable(name)}: it holds {shown or 'nothing'}.")
+    return name
+
+
+def read_array(path: Path, archive: zipfile.ZipFile, name: str, most: int, kinds: str = "biuf") -> np.ndarray:
+    """One array of numbers of an npz. DataError if it is not there, holds objects, or has more than `most` bytes."""
+    if name not in members(archive):
+        there = ", ".join(map(printable, members(archive)[:8])) or "nothing"
+        raise DataError(f"{path} has no {name}: it holds {there}.")
+    info = archive.getinfo(f"{name}.npy")
+    check_member(path, info, most)
+    with archive.open(info) as stream:
+        shown = f"{printable(name)} of {path}"
+        shape, _, dtype = _checked(stream, shown, info.file_size, kinds)
+        size = int(np.prod(shape, dtype=object)) * dtype.itemsize
+        require(size <= most, f"{shown} has {size / 2**20:,.0f} MiB, more than {most / 2**20:,.0f} MiB.")
+        stream.seek(0)
+        return np.lib.format.read_array(stream, allow_pickle=False)
+
+
+def header(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type in the header of an array of an npz. Its values are not read."""
+    with archive.open(f"{name}.npy") as stream:
+        shape, _, dtype = _header(stream)
+        return shape, dtype
+
+
+def members(archive: zipfile.ZipFile) -> list[str]:
+    """The names of the arrays of an npz."""
+    return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+
+
+def check_member(path: Path, info: zipfile.ZipInfo, most: int) -> None:
+    """DataError for a file of a zip that is encrypted or unfolds to more than `most` bytes, which bounds what is read of it."""
+    require(not info.flag_bits & 1, f"{path} is encrypted: save it without a password.")
+    require(
+        info.file_size <= most,
+        f"{printable(info.filename)} in {path} unpacks to {info.file_size / 2**20:,.0f} MiB, more than {most / 2**20:,.0f} MiB, "
+        "and may be a decompression bomb.",
+    )
+
+
+def _checked(stream: IO[bytes], name: str, there: int, kinds: str = "biuf") -> tuple[tuple[int, ...], bool, np.dtype]:
+    """As `_header`. there: bytes that the file has, header included; an array that claims more is refused."""
+    shape, fortran, dtype = _header(stream)
+    fits = not dtype.hasobject and dtype.kind in kinds
+    require(fits, f"{name} holds {dtype}, not numbers; objects are not unpickled.")
+    wanted = int(np.prod(shape, dtype=object)) * dtype.itemsize
+    fits = min(shape, default=0) >= 0 and wanted <= there
+    require(fits, f"{name} claims to have {wanted:,} bytes, but has {there:,} at most.")
+    return shape, fortran, dtype
+
+
+def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    version = np.lib.format.read_magic(stream)
+    if version not in readers:
+        raise ValueError(f"its npy format has version {version}")
+    return readers[version](stream)
+
+
+@contextmanager
+def one_sentence(path: Path, what: str) -> Iterator[None]:
+    """Damaged files raise BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError and others."""
+    try:
+        yield
+    except (DataError, MemoryError):
+        raise
+    except Exception as error:
+        reason = printable(" ".join(str(error).split())) or type(error).__name__
+        raise DataError(f"{path} is not a readable {what} ({reason}).") from error

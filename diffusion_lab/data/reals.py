@@ -1,0 +1,133 @@
+"""Real numbers that are read as they are needed, and what one pass over them finds: their hash, moments and missing values."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffusion_lab.data.array_files import Stored
+from diffusion_lab.data.units import Units
+
+_AT_ONCE = 2**24  # bytes of a block of the pass
+_DIGITS = 12  # of shift and scale: the last ones differ between machines
+
+
+@dataclass(frozen=True)
+class Rows:
+    """(n, C, *spatial) of a stored array. axis: of its channels; None: it has none. places: which of its rows; None: all.
+    units: those that its values are without; None: they are as they are stored."""
+
+    stored: Stored
+    axis: int | None
+    places: np.ndarray | None = None
+    units: Units | None = None
+
+    def __len__(self) -> int:
+        return self.stored.shape[0] if self.places is None else len(self.places)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        sides = list(self.stored.shape[1:])
+        channels = 1 if self.axis is None else sides.pop(self.axis - 1)
+        return (len(self), channels, *sides)
+
+    def only(self, places: Tensor) -> Rows:
+        """These rows of the stored array."""
+        return replace(self, places=places.numpy())
+
+    def __getitem__(self, indices: Tensor) -> Tensor:
+        """float32 (B, C, *spatial), normalised in float64."""
+        wanted = indices.numpy() if self.places is None else self.places[indices.numpy()]
+        ascending, back = np.unique(wanted, return_inverse=True)
+        together = ascending[-1] - ascending[0] + 1 == len(ascending)
+        which = slice(ascending[0], ascending[-1] + 1) if together else ascending
+        x = torch.from_numpy(self.read(which)[back].astype(np.float64))
+        return x.float() if self.units is None else self.units.normalised(x)
+
+    def read(self, which: slice | np.ndarray) -> np.ndarray:
+        """Rows of the stored array, as they are stored, but with channels first."""
+        rows = self.stored.rows(which)
+        return rows[:, None] if self.axis is None else np.moveaxis(rows, self.axis, 1)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """missing: bool (N,), the rows with missing values; num_missing, num_infinite: such values. like_levels: the values that it
+    would take to save the first rows as whole levels, or None if they are none."""
+
+    sha256: str
+    missing: Tensor
+    num_missing: int
+    num_infinite: int
+    mean: np.ndarray
+    std: np.ndarray
+    like_levels: str | None
+
+
+def summary(rows: Rows, fitted: Tensor | None) -> Summary:
+    """Of all rows of the stored array, in one pass. fitted: bool (N,), the rows whose moments are taken; None: none.
+
+    Blocks' moments are joined as Chan et al. (1979) do, in float64: nothing cancels where the mean is far from 0.
+    """
+    shape = rows.shape
+    content = hashlib.sha256(f"{rows.stored.shape} {rows.axis} {rows.stored.dtype.str[1:]};".encode())
+    missing, num_missing, num_infinite, like_levels = [], 0, 0, None
+    count, mean, squares = (np.zeros(shape[1]) for _ in range(3))
+    for number, (block, part) in enumerate(_blocks(rows)):
+        content.update(np.ascontiguousarray(block, block.dtype.newbyteorder("<")).tobytes())
+        x = block.astype(np.float64).reshape(*block.shape[:2], -1)
+        lost = np.isnan(x)
+        missing.append(lost.any((1, 2)))
+        num_missing, num_infinite = num_missing + int(lost.sum()), num_infinite + int(np.isinf(x).sum())
+        if number == 0:
+            like_levels = _like_levels(x[~lost])
+        if fitted is None or num_infinite:
+            continue
+        chosen = fitted[part].numpy()
+        x, known = np.where(lost, 0, x)[chosen], ~lost[chosen]
+        n = known.sum((0, 2)).astype(float)
+        here = x.sum((0, 2)) / np.maximum(n, 1)
+        apart = np.where(known, x - here[:, None], 0)
+        total = np.maximum(count + n, 1)
+        squares += (apart**2).sum((0, 2)) + (here - mean) ** 2 * count * n / total
+        mean += (here - mean) * n / total
+        count += n
+    std = np.sqrt(squares / np.maximum(count, 1))
+    lost_rows = torch.from_numpy(np.concatenate(missing))
+    return Summary(content.hexdigest(), lost_rows, num_missing, num_infinite, mean, std, like_levels)
+
+
+def _blocks(rows: Rows) -> Iterator[tuple[np.ndarray, slice]]:
+    size = rows.stored.shape[0]
+    row = rows.stored.dtype.itemsize * int(np.prod(rows.shape[1:], dtype=object))
+    step = max(1, _AT_ONCE // max(row, 1))
+    for first in range(0, size, step):
+        part = slice(first, min(first + step, size))
+        yield rows.read(part), part
+
+
+def fitted_units(found: Summary, names: list[str] | None) -> Units:
+    """Mean 0 and standard deviation 1 in every channel; one that never changes is only shifted."""
+    shift, std = ([float(f"{value:.{_DIGITS}g}") for value in part] for part in (found.mean, found.std))
+    return Units(shift, [value if value > 0 else 1.0 for value in std], names)
+
+
+def _like_levels(x: np.ndarray) -> str | None:
+    """How to save x as whole levels, if its values are 256 levels that were scaled to 0 … 1, to −1 … 1 or not at all."""
+    if not len(x) or not np.isfinite(x).all():
+        return None
+    low, high = x.min(), x.max()
+    forms = (
+        (0, 1, 255 * x, "(255 * x).round().astype(np.uint8)"),
+        (-1, 1, 127.5 * (x + 1), "(127.5 * (x + 1)).round().astype(np.uint8)"),
+        (0, 255, x, "x.astype(np.uint8)"),
+    )
+    for least, most, levels, conversion in forms:
+        if least <= low < high <= most and np.abs(levels - levels.round()).max() < 1e-3:
+            return conversion
+    return None

@@ -1,0 +1,69 @@
+"""A CSV beside images: the first column names a file below the folder, others are its class and the entries of its vector."""
+
+import csv
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import torch
+from torch import Tensor
+
+from diffusion_lab.data.checks import DataError, require
+
+
+@dataclass(frozen=True)
+class Table:
+    """Class ("" without a column of labels) and vector of each file, by its name below the folder, as posix."""
+
+    path: Path
+    classes: dict[str, str]
+    vectors: dict[str, list[float]]
+
+    def check(self, names: Iterable[str]) -> None:
+        """DataError unless these are the files that have a row."""
+        there = set(names)
+        for lacking, fix in (
+            (sorted(there - self.classes.keys()), "has no row for {}: add one, or move the image elsewhere"),
+            (
+                sorted(self.classes.keys() - there),
+                "has a row for {}, which is no image below data.root: remove the row",
+            ),
+        ):
+            more = f" (and {len(lacking) - 1} more)" if len(lacking) > 1 else ""
+            require(not lacking, f"{self.path} {fix.format(f'{lacking[0]}{more}' if lacking else '')}.")
+
+    def vectors_of(self, names: Iterable[str]) -> Tensor:
+        """float32 (N, D)."""
+        return torch.tensor([self.vectors[name] for name in names], dtype=torch.float32)
+
+
+def read_table(path: Path, label_column: str | None, vector_columns: Sequence[str]) -> Table:
+    """DataError, in one sentence, for a file that is no such table."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            header, *rows = [row for row in csv.reader(file) if row]
+    except OSError as error:
+        raise DataError(f"data.table={path} cannot be read ({error.strerror}): name a CSV file.") from error
+    except (ValueError, csv.Error) as error:
+        raise DataError(f"{path} is not a CSV file with a header and a row for each image.") from error
+    for column in filter(None, [label_column, *vector_columns]):
+        require(column in header[1:], f"{path} has no column {column}: it has {', '.join(header[1:])}.")
+    table = Table(path, {}, {})
+    for row in rows:
+        name = PurePosixPath(row[0].replace("\\", "/")).as_posix()
+        require(len(row) == len(header), f"{path}: the row of {name} has {len(row)} entries, the header {len(header)}.")
+        require(name not in table.classes, f"{path} has two rows for {name}: remove one.")
+        entries = dict(zip(header, row, strict=True))
+        table.classes[name] = "" if label_column is None else entries[label_column].strip()
+        require(table.classes[name] or label_column is None, f"{path}: {label_column} of {name} is empty: fill it in.")
+        table.vectors[name] = [_number(entries[column], column, name, path) for column in vector_columns]
+    return table
+
+
+def _number(text: str, column: str, name: str, path: Path) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = float("nan")
+    require(abs(number) < float("inf"), f"{path}: {column}={text} of {name} is not a finite number: fill it in.")
+    return number

@@ -1,0 +1,58 @@
+"""The units of real data: x = shift + scale·z in each channel, where z is what the model, its metrics and its conditions see."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Units:
+    """shift, scale: a number for each channel (each dimension of points), scale > 0. names: of the channels, if they have any."""
+
+    shift: Sequence[float]
+    scale: Sequence[float]
+    names: Sequence[str] | None = None
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> Units | None:
+        """Those in the facts of a trained model; None for data with levels, and for densities, which have none."""
+        found = facts.get("units")
+        return (
+            None
+            if found is None
+            else cls(**{name: None if part is None else list(part) for name, part in found.items()})
+        )
+
+    def plain(self) -> dict[str, Any]:
+        """As `of` reads them."""
+        return {
+            "shift": list(self.shift),
+            "scale": list(self.scale),
+            "names": None if self.names is None else list(self.names),
+        }
+
+    def normalised(self, x: Tensor) -> Tensor:
+        """z, float32, of x (B, C, …), computed in float64."""
+        shift, scale = self._like(x)
+        return ((x.double() - shift) / scale).float()
+
+    def restored(self, z: Tensor) -> Tensor:
+        """x, float32, of z (B, C, …)."""
+        shift, scale = self._like(z)
+        return (shift + scale * z.double()).float()
+
+    def _like(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        shape = (-1, *[1] * (x.ndim - 2))
+        shift, scale = (torch.tensor(part, dtype=torch.float64, device=x.device) for part in (self.shift, self.scale))
+        return shift.view(shape), scale.view(shape)
+
+    @property
+    def log2_scale(self) -> float:
+        """The mean of log2 scale over the dimensions: −log2 p(x)/D = −log2 p(z)/D + this, by the change of variables."""
+        return math.fsum(map(math.log2, self.scale)) / len(self.scale)

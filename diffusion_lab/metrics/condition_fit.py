@@ -1,0 +1,65 @@
+"""Whether samples have the vector that was asked for: the condition is computed again from each sample, and regressed on that.
+
+For each entry of the vector, with a what was asked for and c what the sample has: slope = cov(a, c) / var(a), and the correlation
+of both. Both are 1 where every sample has what was asked for; a slope below 1 and a high correlation say that extremes are avoided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from diffusion_lab.diffusion.parts import parts
+from diffusion_lab.metrics.metric import Metric, Naming, Need, Scores, Subject
+from diffusion_lab.metrics.reference import UnmeasurableError
+from diffusion_lab.store.measures import HIGH, Measure
+
+_AGREES = ("data", "samples")
+_SLOPE, _CORRELATION = "condition_slope", "condition_correlation"
+
+
+@dataclass(frozen=True)
+class ConditionFit(Metric):
+    """Slope and correlation, entry by entry of each vector that is computed from an image, and of all entries the worst."""
+
+    needs = (Need.MODEL,)
+
+    def measures(self, namings: Sequence[Naming]) -> Iterable[Measure]:
+        slope = "of what samples have on what was asked for, of the entry furthest from 1"
+        yield Measure(_SLOPE, "slope", meaning=slope, agrees=_AGREES)
+        correlation = "of what samples have with what was asked for, of the worst entry"
+        yield Measure(_CORRELATION, "correlation", better=HIGH, meaning=correlation, agrees=_AGREES)
+
+    def score(self, subject: Subject, scores: Scores) -> None:
+        images = subject.drawn.finite(subject.drawn.images)
+        slopes, correlations = dict[str, float](), dict[str, float]()
+        for (name, condition), asked in zip(subject.data.conditions.items(), parts(subject.drawn.asked), strict=False):
+            if asked.is_floating_point() and asked.ndim == 2:
+                try:
+                    found = condition.of(images, {})
+                except KeyError:  # it is no function of the image alone
+                    continue
+                entries = condition.names or [f"{name}_{entry}" for entry in range(asked.shape[1])]
+                for entry, *fit in zip(entries, *fits(asked[: len(images)], found), strict=True):
+                    slopes[entry], correlations[entry] = map(float, fit)
+        if not slopes:
+            raise UnmeasurableError(
+                "needs a condition that is a vector and is computed from the image, such as brightness_area"
+            )
+        for name, of_entries, worst in (
+            (_SLOPE, slopes, max(slopes.values(), key=lambda slope: abs(slope - 1))),
+            (_CORRELATION, correlations, min(correlations.values())),
+        ):
+            scores.record(name, worst)
+            scores.details[name] = f"n = {len(images)}, " + ", ".join(f"{e} {v:.3f}" for e, v in of_entries.items())
+            for entry, value in of_entries.items():
+                scores.record(f"{name}_{entry}", value)
+
+
+def fits(asked: Tensor, found: Tensor) -> tuple[Tensor, Tensor]:
+    """(n, D) each -> slope of found on asked (D,), correlation (D,), float64."""
+    a, c = (part.cpu().double() - part.cpu().double().mean(0) for part in (asked, found))
+    covariance, of_asked, of_found = (a * c).mean(0), a.square().mean(0), c.square().mean(0)
+    return covariance / of_asked, covariance / (of_asked * of_found).sqrt()

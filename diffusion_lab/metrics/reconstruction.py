@@ -1,0 +1,111 @@
+"""Draws for the conditions of held-out data, beside the truth: error of their mean, of single draws, and of the ensemble.
+
+For a truth y and n draws x_1 … x_n of its condition, value by value,
+
+    CRPS = 1/n Σ_i |x_i − y| − 1/(2n(n − 1)) Σ_{i,j} |x_i − x_j|,
+
+whose expectation does not depend on n (Ferro 2014, "Fair scores for ensemble forecasts"), and
+
+    spread/skill = √((n + 1)/n · Σ var(x) / Σ (mean(x) − y)²),
+
+which is 1 where the truth could be one of the draws (Fortin et al. 2014, "Why should ensemble spread match the RMSE of the ensemble
+mean?"). The mean of n perfect draws has (n + 1)/n times the squared error of the conditional mean, the least there is: 0.26
+dB for 16 draws; one draw has twice that error, 3.01 dB.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from diffusion_lab.diffusion.parts import each, parts
+from diffusion_lab.metrics.measuring import batches_of
+from diffusion_lab.metrics.metric import Metric, Naming, Need, Scores, Subject
+from diffusion_lab.metrics.reference import UnmeasurableError, quantise
+from diffusion_lab.store.measures import HIGH, LOW, STANDARD_ERROR, Measure
+
+_PEAK = 2.0  # of data with levels, which lie in [−1, 1]
+_AGREES = ("data", "reconstruction")
+
+
+@dataclass(frozen=True)
+class Reconstruction(Metric):
+    """PSNR, RMSE, CRPS and spread of num_draws draws for the condition of each of the first num_images test or validation images.
+
+    Of models with a vector or a field as condition. batch_size: images at a time.
+    """
+
+    needs = (Need.MODEL,)
+    needs_samples = False
+    least = (("num_images", 2), ("num_draws", 2), ("batch_size", 1))
+
+    num_images: int = 128
+    num_draws: int = 16
+    batch_size: int = 8
+
+    def measures(self, namings: Sequence[Naming]) -> Iterable[Measure]:
+        mean = f"mean of {self.num_draws} draws"
+        yield Measure("psnr_mean", "PSNR of the mean", "dB", HIGH, f"{mean} beside the truth", _AGREES, decimals=2)
+        yield Measure("psnr_draw", "PSNR of a draw", "dB", HIGH, "one draw beside the truth", _AGREES, decimals=2)
+        yield Measure("rmse_mean", "RMSE of the mean", "", LOW, f"{mean} beside the truth", _AGREES, decimals=4)
+        crps = "continuous ranked probability score, value by value; unbiased for any number of draws"
+        yield Measure("crps", "CRPS", "", LOW, crps, _AGREES, decimals=4)
+        spread = "1: draws differ from each other as from the truth; below 1: too little"
+        yield Measure("spread_skill", "spread / skill", "", None, spread, _AGREES)
+
+    def score(self, subject: Subject, scores: Scores) -> None:
+        data, split = subject.data, subject.settings.unseen_split
+        size = min(self.num_images, data.size(split))
+        errors = [error for batch in self._batches(subject, split, size) for error in batch]
+        mean, draw, variance, crps = torch.stack(errors).unbind(1)
+        if data.num_levels is None:
+            for name in ("psnr_mean", "psnr_draw"):
+                scores.record(name, None, "these data have no highest value: see RMSE")
+        else:
+            self._record("psnr_mean", psnr(mean), split, scores)
+            self._record("psnr_draw", psnr(draw), split, scores)
+        scores.record("rmse_mean", float(mean.mean().sqrt()))
+        self._record("crps", crps, split, scores)
+        n = self.num_draws
+        scores.record("spread_skill", float(((n + 1) / n * variance.mean() / mean.mean()).sqrt()))
+        scores.protocol["reconstruction"] = asdict(self) | {"split": split, "num_images": size}
+
+    def _record(self, name: str, by_image: Tensor, split: str, scores: Scores) -> None:
+        scores.record(name, float(by_image.mean()))
+        scores.record(name + STANDARD_ERROR, float(by_image.std() / math.sqrt(len(by_image))))
+        scores.spread(name, f"{split} images", by_image)
+
+    def _batches(self, subject: Subject, split: str, size: int) -> Iterable[Tensor]:
+        """(B, 4) float64: squared errors of the mean and of a draw, variance, CRPS, each the mean over the values of an image."""
+        model, data, n, done = subject.model, subject.data, self.num_draws, 0
+        for x_0, y, indices in batches_of(model, data, split, self.batch_size, size):
+            if not any(part.is_floating_point() for part in parts(y)):
+                raise UnmeasurableError("compares draws with one truth, so it needs condition=vector or field")
+            number = (indices[:, None] * n + torch.arange(n, device=indices.device)).flatten()
+            with torch.no_grad():
+                draws = model.sample(number, subject.settings.seed, each(lambda part: part.repeat_interleave(n, 0), y))
+            draws = quantise(draws, data.num_levels).unflatten(0, (len(x_0), n)).flatten(2).double()
+            truth = x_0.flatten(1).double()
+            yield torch.stack([part.mean(1) for part in ensemble_errors(draws, truth)], 1).cpu()
+            done += len(x_0)
+            subject.progress(f"draws for {split} images", done, size)
+
+
+def ensemble_errors(draws: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """draws (B, n, D), truth (B, D) -> squared error of the mean, of a draw, the variance of draws, CRPS; each (B, D)."""
+    n = draws.shape[1]
+    error = (draws - truth[:, None]).square().mean(1)
+    # Σ_{i,j} |x_i − x_j| = 2 Σ_i (2i − n − 1) x_(i), the draws sorted.
+    rank = 2 * torch.arange(1, n + 1, dtype=draws.dtype, device=draws.device) - n - 1
+    between = (rank[:, None] * draws.sort(1).values).sum(1) / (n * (n - 1))
+    crps = (draws - truth[:, None]).abs().mean(1) - between
+    return (draws.mean(1) - truth).square(), error, draws.var(1), crps
+
+
+def psnr(squared_error: Tensor) -> Tensor:
+    """10 log10(peak² / MSE) in decibels, of data in [−1, 1]."""
+    return 10 * (_PEAK**2 / squared_error.clamp(min=1e-12)).log10()  # finite where they are equal

@@ -1,0 +1,224 @@
+"""Every kind of condition: its values, the network that is told them, dropping, guidance, and data that mirror them."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from diffusion_lab.conditions import Classes, Condition, Field, Vector
+from diffusion_lab.conditions.condition import has_field, null_of
+from diffusion_lab.conditions.lent import normalised
+from diffusion_lab.data.in_memory import InMemoryDataModule, Split
+from diffusion_lab.diffusion import CosineSchedule, FixedSmall, PredictNoise, Simple, UniformTimesteps
+from diffusion_lab.diffusion.parts import as_conditions, left_out, parts
+from diffusion_lab.models.diffusion import DiffusionModel
+from diffusion_lab.models.optimization import Constant, Optimization
+from diffusion_lab.networks import MLP, UNet
+from diffusion_lab.sampling import ClassifierFree, DDIMSampler, EvenSpacing, Unguided
+
+CONF = Path(__file__).parents[2] / "conf" / "condition"
+KINDS = sorted(path.stem for path in CONF.glob("*.yaml"))
+SEVERAL = ["classes", "field", "vector"]
+SMALL = {"base_channels": 8, "channel_multipliers": (1,), "attention_resolutions": (), "head_channels": 8}
+
+
+class Everything(InMemoryDataModule):
+    """Images of 8 × 6 with a class, a vector and a field of half the height and four channels."""
+
+    name, num_levels, num_classes, class_names = "everything", 256, 3, ("ant", "bee", "cat")
+
+    def _read(self):
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randint(0, 256, (96, 1, 8, 6), generator=generator).to(torch.uint8)
+        beside = {
+            "vector": torch.randn(96, 2, generator=generator),
+            "field": torch.randn(96, 4, 4, 6, generator=generator),
+        }
+        return Split(x, torch.arange(96) % 3, beside).parted(1 / 4)
+
+
+def data_of(*names, **options):
+    data = Everything(batch_size=16, seed=0, **options)
+    chosen = {}
+    for name in names:
+        chosen |= {key: instantiate(node) for key, node in (OmegaConf.load(CONF / f"{name}.yaml") or {}).items()}
+    data.condition_on(chosen)
+    data.prepare()
+    return data
+
+
+def model_of(data, guidance=Unguided(), dropout=0.1):  # noqa: B008 - frozen
+    torch.manual_seed(0)
+    sizes = [condition.size for condition in data.conditions.values()]
+    alone = len(sizes) == 1 and isinstance(sizes[0], int)
+
+    def network(out_channels, **more):
+        net = UNet(1, out_channels, (8, 6), **SMALL, **more)
+        for parameter in net.parameters():
+            if not parameter.any():  # as they begin, so that a network returns 0
+                torch.nn.init.normal_(parameter, std=0.1)
+        return net
+
+    return DiffusionModel(
+        data.shape,
+        256,
+        sizes[0] if alone else None,
+        CosineSchedule(30),
+        network,
+        PredictNoise(),
+        FixedSmall(),
+        Simple(),
+        UniformTimesteps(30),
+        DDIMSampler(EvenSpacing(2)),
+        guidance,
+        Optimization(torch.optim.Adam, Constant),
+        True,
+        dropout,
+        1,
+        conditions=() if alone else sizes,
+    ).eval()
+
+
+@pytest.mark.parametrize("names", [*([kind] for kind in KINDS if kind != "none"), SEVERAL], ids=str)
+def test_each_kind_is_told_and_left_out(names):
+    data = data_of(*names)
+    model = model_of(data, ClassifierFree(2.0))
+    x_0, y = next(data.batches("train", 16))
+    sizes = [condition.size for condition in data.conditions.values()]
+    for part, size in zip(parts(y), sizes, strict=True):
+        assert part.shape[1:] == (() if isinstance(size, int) else tuple(size))
+    told = model.sample(torch.arange(16), 0, y)
+    other = model.sample(torch.arange(16), 0, as_conditions([part.roll(1, 0) for part in parts(y)]))
+    assert told.shape == x_0.shape
+    assert not torch.equal(told, other)
+    t = torch.full((16,), 3)
+    nothing = left_out(y, model.reverse.null)
+    torch.testing.assert_close(
+        model.network(x_0, t, nothing), model.network(x_0, t)
+    )  # no condition is the null of each
+    assert not torch.equal(model.network(x_0, t, y), model.network(x_0, t))
+    assert model.nfe == 4
+
+
+@pytest.mark.parametrize(("dropout", "share"), [(0.0, 0.0), (0.5, 0.5), (1.0, 1.0)])
+def test_all_conditions_of_a_sample_are_left_out_together(dropout, share):
+    data = data_of(*SEVERAL)
+    model = model_of(data, dropout=dropout)
+    model._trainer = SimpleNamespace(world_size=1, global_rank=0, fit_loop=None)
+    _, y = next(data.batches("train", 64))
+    model.generator = lambda stream, device: torch.Generator(device).manual_seed(stream)
+    classes, field, vector = model.with_dropped_conditions(y, dropout, model.reverse.null)
+    left = classes == 3
+    assert torch.equal(left, vector.isnan().all(1))
+    assert torch.equal(left, field.flatten(1).isnan().all(1))
+    assert torch.equal(vector[~left], y[2][~left])
+    assert abs(float(left.double().mean()) - share) < 0.2
+
+
+def test_a_field_is_mirrored_with_its_image():
+    plain, data = data_of(*SEVERAL), data_of(*SEVERAL, flip=True)
+    x, (_, field, vector) = next(plain.batches("train", 72))
+    turned = 0
+    for (seen, (_, beside, numbers)), _ in zip(data.train_dataloader(), range(6), strict=False):
+        for image, own, v in zip(seen, beside, numbers, strict=True):
+            (i,) = (vector == v).all(1).nonzero().flatten().tolist()
+            mirrored = not torch.equal(image, x[i])
+            turned += mirrored
+            assert torch.equal(image, x[i].flip(-1) if mirrored else x[i])
+            assert torch.equal(own, field[i].flip(-1) if mirrored else field[i])
+    assert 20 < turned < 76
+
+
+def test_vectors_and_fields_are_normalised_and_units_come_back():
+    data = data_of(*SEVERAL)
+    y = next(data.batches("train", 72))[1]
+    for (name, condition), part in zip(data.conditions.items(), parts(y), strict=True):
+        raw = torch.cat([given[name] for _, given in [data.shown(72)]]) if name != "classes" else None
+        if raw is not None:
+            axes = [axis for axis in range(part.ndim) if axis != 1]
+            torch.testing.assert_close(part.mean(axes), torch.zeros(part.shape[1]), atol=1e-6, rtol=0)
+            torch.testing.assert_close(part.std(axes, correction=0), torch.ones(part.shape[1]))
+            torch.testing.assert_close(normalised(condition.of(None, {name: raw}), condition.record(), back=True), raw)
+
+
+class Bright(Condition):
+    """Whether an image is brighter than grey: classes that are found in the images."""
+
+    size = 2
+
+    def of(self, x, given):
+        return (x.flatten(1).mean(1) > 0).long()
+
+
+def test_classes_of_ones_own_are_drawn_as_often_as_they_occur():
+    data = Everything(batch_size=16, seed=0)
+    data.condition_on({"bright": Bright()})
+    _, y = next(data.batches("train", 72))
+    assert data.num_classes == 2
+    assert data.clusters.counts.tolist() == y.bincount().tolist()
+    assert data.training_identity != data.identity
+
+
+class Left(Condition):
+    """The left half of an image, computed from it."""
+
+    def of(self, x, given):
+        return x[..., : x.shape[-1] // 2]
+
+
+def test_what_is_computed_of_an_image_is_of_the_image_upright():
+    data = Everything(batch_size=16, seed=0, flip=True)
+    data.condition_on({"left": Left()})
+    for (x, y), _ in zip(data.train_dataloader(), range(3), strict=False):
+        same = (y == x[..., :3]).flatten(1).all(1) | (y == x[..., 3:]).flatten(1).all(1)
+        assert same.all()
+
+
+@pytest.mark.parametrize("sides", [(28, 28), (5, 9), (14, 30)])
+def test_a_field_of_any_resolution_has_its_mean(sides):
+    """Averages and interpolation keep a constant, and a mask says where the field is known."""
+    network = UNet(1, 1, 14, conditions=[[2, *sides]], **SMALL)
+    field = torch.ones(3, 2, *sides) * torch.tensor([1.0, 2.0])[:, None, None]
+    field[1] = torch.nan
+    seen = network.encoder.conditioning.beside_fields(torch.zeros(3, 1, 14, 14), field)
+    assert seen.shape == (3, 4, 14, 14)
+    torch.testing.assert_close(seen[0], torch.tensor([0.0, 1, 2, 1])[:, None, None].expand(4, 14, 14))
+    assert not seen[1].any()
+
+
+def test_a_field_needs_the_axes_of_x():
+    with pytest.raises(ValueError, match="points have no pixels"):
+        MLP(2, 2, conditions=[[1, 4]])
+    network = UNet(1, 1, 8, conditions=[[2, 3, 4, 5]], **SMALL)
+    with pytest.raises(ValueError, match="equally many"):
+        network(torch.zeros(1, 1, 8, 8), torch.tensor([0]), torch.zeros(1, 2, 3, 4, 5))
+
+
+@pytest.mark.parametrize("kind", [Classes, Vector, Field])
+def test_data_without_it_are_refused(kind):
+    class Bare(Everything):
+        num_classes = None
+
+        def _read(self):
+            train, test = super()._read()
+            return Split(train.values, None), Split(test.values, None)
+
+    data = Bare(batch_size=4, seed=0)
+    data.condition_on({"it": kind()})
+    with pytest.raises(ValueError, match=f"condition={kind.__name__.lower()}.*: bare|everything has no"):
+        data.prepare()
+
+
+def test_the_y_of_a_number_is_that_of_the_image():
+    data = data_of(*SEVERAL)
+    _, y = next(data.batches("test", 24))
+    again = data.y_of("test", torch.tensor([3, 25, 3]))
+    for part, rows in zip(parts(y), parts(again), strict=True):
+        assert torch.equal(rows, part[[3, 1, 3]])
+    assert [null_of(size) == size if isinstance(size, int) else has_field(size) for size in (3, [4, 4, 6])] == [
+        True,
+        True,
+    ]

@@ -1,0 +1,190 @@
+"""Emoji and sprites: what npm and apt fetch is imitated by small archives of the same form."""
+
+import io
+import json
+import os
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from diffusion_lab.data import DataError, drawings
+from diffusion_lab.data.drawings import Emoji, Sprites, group_of, read_tar
+from diffusion_lab.data.order import held_out_groups, without_validation
+from diffusion_lab.metrics.features.classifiers import FOLDER
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")  # the user's, which tests do not have
+UNITS = "./usr/share/games/wesnoth/1.18/data/core/images/units"
+
+
+def png(colour: tuple[int, ...], side: int) -> bytes:
+    """A square of one RGBA colour, its left half transparent."""
+    image = Image.new("RGBA", (side, side), (9, 9, 9, 0))
+    image.paste(colour, (side // 2, 0, side, side))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write_tar(path: Path, files: dict[str, bytes], mode: str = "w:gz") -> None:
+    with tarfile.open(path, mode) as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+
+
+def program(folder: Path, name: str, script: str) -> None:
+    folder.mkdir(exist_ok=True)
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+
+
+def entry(unified: str, category: str, artists: tuple[str, ...] = ("google", "twitter"), **more) -> dict:
+    drawn = {f"has_img_{artist}": artist in artists for artist in ("google", "twitter")}
+    return {"unified": unified, "image": f"{unified.lower()}.png", "category": category, **drawn, **more}
+
+
+@pytest.fixture
+def npm(tmp_path, monkeypatch) -> None:
+    """`npm pack PACKAGE` gives a small package: a runner in two skin tones, a fruit, its double, and what is left out."""
+    tone = entry("1F3C3-1F3FB", "")
+    listed = [
+        entry("1F3C3", "People & Body", skin_variations={"1F3FB": tone}),
+        entry("1F34E", "Food & Drink"),
+        entry("1F34F", "Food & Drink"),  # equal to the one before, by Google
+        entry("1F3FB", "Component"),
+        entry("1F9C3", "Food & Drink", artists=("google",)),  # by Twitter, a fallback that others drew
+    ]
+    for artist, shade in (("google", 0), ("twitter", 1)):
+        colours = [(200, shade, 0), (100, shade, 0), (0, 200, shade), (0, 200, 5 * shade), (7, 7, 7), (0, 0, 200)]
+        names = ["1f3c3", "1f3c3-1f3fb", "1f34e", "1f34f", "1f3fb", "1f9c3"]
+        images = {
+            f"package/img/{artist}/64/{name}.png": png((*colour, 255), 64)
+            for name, colour in zip(names, colours, strict=True)
+        }
+        files = {**images, "package/emoji.json": json.dumps(listed).encode(), "package/img/sheet.png": b"not looked at"}
+        write_tar(tmp_path / f"emoji-datasource-{artist}-16.0.0.tgz", files)
+    program(tmp_path / "bin", "npm", f'for last; do :; done; cp {tmp_path}/"$(echo $last | tr @ -)".tgz .')
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+
+
+def test_emoji_are_what_npm_fetches(npm, tmp_path):
+    data = Emoji(batch_size=2, seed=0, root=str(tmp_path / "new"), download=True, image_size=16, alpha="#0000ff")
+    data.prepare()
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["emoji.npz"]
+    assert list(data.class_names) == ["Food & Drink", "People & Body"]
+    assert (data.num_train + data.num_test, data.shape) == (8, (3, 16, 16))
+    shown = torch.cat([x for split in ("train", "test") for x, _ in data.batches(split, 8)])
+    levels = ((shown + 1) * 127.5).round().to(torch.uint8)
+    assert (levels[..., 2] == torch.tensor([0, 0, 255])[:, None]).all()  # the background is seen through the left half
+    right = {tuple(pixel) for pixel in levels[..., 8, -2].tolist()}
+    assert {(200, 0, 0), (100, 1, 0), (0, 200, 0), (0, 200, 5), (0, 0, 200)} < right
+    assert (7, 7, 7) not in right
+    monkey = Emoji(batch_size=2, seed=0, root=str(tmp_path / "new"), image_size=16, alpha="#0000ff")
+    monkey.prepare()
+    assert monkey.identity == data.identity
+
+
+def test_sprites_are_what_apt_fetches(tmp_path, monkeypatch):
+    names = ["elves/archer/archer-bow-1.png", "elves/archer/archer.png", "elves/shaman+female.png", "bats/bat-ne-1.png"]
+    files = {f"{UNITS}/{name}": png((i, 0, 0, 255), 72) for i, name in enumerate(names)}
+    files |= {f"{UNITS}/die.png": png((8, 0, 0, 255), 72), f"{UNITS}/bats/small.png": png((9, 0, 0, 255), 70)}
+    write_tar(tmp_path / "data.tar", {**files, "./usr/share/doc/x.png": b""}, "w")
+    program(tmp_path / "bin", "apt-get", "touch $2_1.deb")
+    program(tmp_path / "bin", "dpkg-deb", f"cat {tmp_path}/data.tar")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    data = Sprites(batch_size=2, seed=0, root=str(tmp_path / "new"), download=True, test_fraction=0.4)
+    data.prepare()
+    assert list(data.class_names) == ["bats", "elves"]
+    assert data.num_train + data.num_test == 4
+    with np.load(tmp_path / "new" / "sprites.npz") as prepared:
+        assert prepared["groups"].tolist() == [0, 1, 1, 2]  # bat, archer twice, shaman
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "same"),
+    [
+        ("1F3C3", "1F3C3-1F3FE-200D-2640-FE0F-200D-27A1-FE0F", True),  # a woman with dark skin runs to the right
+        ("1F9D1-200D-1F373", "1F468-1F3FB-200D-1F373", True),  # cooks
+        ("1F46B-1F3FD", "1F9D1-1F3FB-200D-1F91D-200D-1F9D1-1F3FF", True),  # two persons hold hands
+        ("1F9D1-200D-1F373", "1F9D1-200D-1F33E", False),  # cook and farmer
+        ("1F1E9-1F1EA", "1F1E9-1F1F0", False),  # flags
+    ],
+)
+def test_variants_of_an_emoji_are_one_group(first, second, same):
+    assert (group_of(first) == group_of(second)) == same
+
+
+def test_groups_are_held_out_as_a_whole():
+    """For testing every class and size alike; for validation all but one group."""
+    random = np.random.default_rng(0)
+    groups = torch.from_numpy(np.repeat(np.arange(300), random.integers(1, 9, 300)))
+    labels = groups // 100
+    is_test = held_out_groups(groups, labels, 0.2)
+    assert not {*groups[is_test].tolist()} & {*groups[~is_test].tolist()}
+    assert len(groups[is_test].unique()) == 60
+    for label in range(3):
+        assert float(is_test[labels == label].double().mean()) == pytest.approx(0.2, abs=0.02)
+    train, validation = (groups[part] for part in without_validation(len(groups), 100, groups))
+    assert len(validation) == 100
+    assert len({*train.tolist()} & {*validation.tolist()}) <= 1
+
+
+def test_an_archive_is_read_and_not_unpacked(tmp_path, monkeypatch):
+    """Names that lead elsewhere and links are nothing special; one that unpacks to too much is refused."""
+    monkeypatch.chdir(tmp_path)
+    write_tar(tmp_path / "x.tgz", {"../evil.png": b"a", "/evil.png": b"b", "package/good.png": b"c"})
+    with tarfile.open(tmp_path / "y.tgz", "w:gz") as archive:
+        link = tarfile.TarInfo("package/link.png")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(link)
+    for name, found in (("x.tgz", [("package/good.png", b"c")]), ("y.tgz", [])):
+        with (tmp_path / name).open("rb") as file:
+            assert list(read_tar(file, "r|gz", r"package/.*\.png")) == found
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.tgz", "y.tgz"]
+    assert not Path("../evil.png").exists()
+    monkeypatch.setattr(drawings, "_MOST_OF_AN_ARCHIVE", 2000)
+    with (tmp_path / "x.tgz").open("rb") as file, pytest.raises(DataError, match="larger than it should be"):
+        list(read_tar(file, "r|gz", r"package/.*\.png"))
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        (None, "npm is not installed: install Debian's package npm"),
+        ("echo no route >&2; exit 1", "npm pack failed: no"),
+    ],
+)
+def test_why_fetching_fails_is_said(tmp_path, monkeypatch, script, said):
+    (tmp_path / "bin").mkdir()
+    if script:
+        program(tmp_path / "bin", "npm", script)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    with pytest.raises(DataError, match=said) as error:
+        Emoji(batch_size=2, seed=0, root=str(tmp_path / "new"), download=True).prepare()
+    assert "\n" not in str(error.value)
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+@pytest.mark.parametrize("option", [{"alpha": "whitish"}, {"image_size": 65}, {"test_fraction": 1}], ids=str)
+def test_an_option_that_cannot_be_is_named(option):
+    (name,) = option
+    with pytest.raises(DataError, match=rf"data\.{name}="):
+        Emoji(**{"batch_size": 2, "seed": 0} | option)
+
+
+@pytest.mark.needs("emoji and sprites in the user's cache folder (data.download=true)")
+@pytest.mark.parametrize(("kind", "sizes"), [(Emoji, (5927, 1582)), (Sprites, (4031, 923))], ids=["emoji", "sprites"])
+def test_the_published_drawings_are_those_of_the_features(kind, sizes):
+    data = kind(batch_size=2, seed=0, root=str(CACHE / "diffusion_lab" / kind.name))
+    if missing := data.missing():
+        pytest.skip(missing)
+    data.prepare()
+    assert (data.num_train, data.num_test) == sizes
+    card = json.loads((FOLDER / f"{kind.name}_ssl.json").read_text())
+    assert card["data"]["identity"] == data.identity
