@@ -18,7 +18,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO
+from typing import IO, Literal
 
 import numpy as np
 import torch
@@ -119,10 +119,10 @@ class Drawings(Published, InMemoryDataModule):
             self.class_names = bytes(names).decode().split("\n")
             self.num_classes = len(self.class_names)
             values = torch.stack([self._shown(image) for image in images])
-            of_image, labels = torch.from_numpy(groups).long(), torch.from_numpy(labels).long()
-            is_test = held_out_groups(of_image, labels, self.test_fraction)
+            of_image, classes = torch.from_numpy(groups).long(), torch.from_numpy(labels).long()
+            is_test = held_out_groups(of_image, classes, self.test_fraction)
         self.groups = of_image[~is_test]
-        train, test = (Split(values[of], labels[of]) for of in (~is_test, is_test))
+        train, test = (Split(values[of], classes[of]) for of in (~is_test, is_test))
         return train, test
 
     def _shown(self, image: np.ndarray) -> Tensor:
@@ -201,7 +201,7 @@ def run(folder: Path, *command: str) -> None:
     require(done.returncode == 0, f"{' '.join(command[:2])} failed: {said or done.returncode}")
 
 
-def read_tar(stream: IO[bytes], mode: str, pattern: str) -> Iterator[tuple[str, bytes]]:
+def read_tar(stream: IO[bytes], mode: Literal["r|", "r|gz"], pattern: str) -> Iterator[tuple[str, bytes]]:
     """(name, content) of each file of an archive whose whole name is like the pattern.
 
     DataError if the archive, or one of these files, is larger than any that is published.

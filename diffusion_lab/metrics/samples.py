@@ -175,6 +175,7 @@ class TrainedModel(Source):
         split, own = settings.reference, bool(self.model.conditions)
         prior = None if own or self.model.num_classes is None else data.class_shares(split)
         images = partial(data.y_of_samples, split) if own else None
+        assert settings.batch_size is not None  # filled in by `score`
         drawn = Stream(settings.seed, settings.batch_size, data.num_levels, prior, settings.precision, images)
         decisive = {
             "weights": digest(self.model.state_dict()),
