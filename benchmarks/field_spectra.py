@@ -48,7 +48,9 @@ def main() -> None:
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             trained = sum(os.times()[2:4])
             field = GaussianField(1, 0, shape=[int(side) for side in shape.split(",")])
-            x = load(outputs=outputs, accelerator="cpu").sample(NUM_SAMPLES, num_steps=100, overrides=["batch_size=256"])
+            x = load(outputs=outputs, accelerator="cpu").sample(
+                NUM_SAMPLES, num_steps=100, overrides=["batch_size=256"]
+            )
             ratios = by_band(field, x)
             minutes = f"{trained / 60:.1f} min CPU so far in training, {os.times().user / 60:.1f} in drawing"
             print(
