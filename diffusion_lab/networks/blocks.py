@@ -62,7 +62,7 @@ def nested(lists: nn.ModuleList) -> list[nn.ModuleList]:
 
 def cropped(x: Tensor, size: Sequence[int]) -> Tensor:
     """The first `size` positions along the spatial axes of x (B, C, *spatial)."""
-    for axis, side in enumerate(size, start=x.ndim - len(size)):
+    for axis, side in enumerate(size, start=2):
         x = x.narrow(axis, 0, side)
     return x
 
