@@ -77,7 +77,7 @@ def frechet_distance(a: Moments, b: Moments) -> float:
         raise UnmeasurableError("the features are not finite")
     few, many = sorted((a, b), key=lambda moments: moments.factor is None)
     if few.factor is None or many.covariance is None:
-        factor_a, factor_b = (_factor(m.covariance) if m.factor is None else m.factor.double() for m in (a, b))
+        factor_a, factor_b = (_factor(m.known) if m.factor is None else m.factor.double() for m in (a, b))
         traces = factor_a.square().sum() + factor_b.square().sum()
     else:
         basis, factor_a = torch.linalg.qr(few.factor.double())

@@ -175,7 +175,8 @@ class TrainedModel(Source):
         split, own = settings.reference, bool(self.model.conditions)
         prior = None if own or self.model.num_classes is None else data.class_shares(split)
         images = partial(data.y_of_samples, split) if own else None
-        drawn = Stream(settings.seed, settings.batch_size, data.num_levels, prior, settings.precision, images)
+        at_once = settings.batch_size or SHARD_IMAGES
+        drawn = Stream(settings.seed, at_once, data.num_levels, prior, settings.precision, images)
         decisive = {
             "weights": digest(self.model.state_dict()),
             "sampling": self.model.sampling_protocol(),
