@@ -5,7 +5,6 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import PIL
@@ -172,19 +171,17 @@ class _Images(Dataset):
     background: Sequence[int]
 
     def __getitem__(self, indices: Tensor) -> tuple[Tensor, dict[str, Tensor]] | DataError:
-        channels, *image_size = self.shape
         try:
-            read = partial(
-                read_image, image_size=image_size, channels=channels, max_pixels=self.max_pixels, deep=self.deep
-            )
-            levels = torch.stack(
-                [read(self.paths[i], fit=self.fit, background=self.background) for i in indices.tolist()]
-            )
+            levels = torch.stack([self._levels(self.paths[i]) for i in indices.tolist()])
         except DataError as error:
             # Raised in a worker it would reach the user wrapped in the worker's traceback; handed over, it stays
             # one sentence.
             return error
         return levels, {name: rows[indices] for name, rows in self.given.items()}
+
+    def _levels(self, path: Path) -> Tensor:
+        channels, *sides = self.shape
+        return read_image(path, sides, channels, self.max_pixels, self.deep, None, self.fit, self.background)
 
 
 def _as_it_is(batch: object) -> object:
