@@ -38,7 +38,7 @@ def built(family, data="digits", num_classes=None):
     """With weights that a few steps of anything could have left: what starts at zero would hide what depends on what."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", overrides=[f"model={family}", f"data={data}", *SHORT.get(family, [])])
-    cfg.facts = {**DATA[data], "conditions": [], "num_classes": num_classes}
+    cfg.facts = {**DATA[data], "missing": False, "conditions": [], "num_classes": num_classes}
     torch.manual_seed(0)
     model = instantiate(cfg.model).eval()
     with torch.no_grad():

@@ -24,6 +24,7 @@ def network_of(code, flags, classifier=False, num_classes=1000):
         "size": size,
         "num_levels": 256,
         "conditions": [],
+        "missing": False,
         "num_classes": classes,
     }
     build = instantiate(cfg.network)

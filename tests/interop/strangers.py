@@ -39,7 +39,7 @@ def model_of(found: Imported) -> DiffusionModel:
         cfg = compose("train", overrides=list(found.options))
     channels, *sides = found.shape
     facts = {"shape": [channels, *sides], "channels": channels, "size": sides[0], "num_levels": 256}
-    cfg.facts = {**facts, "conditions": [], "num_classes": found.num_classes, "bounded": True}
+    cfg.facts = {**facts, "missing": False, "conditions": [], "num_classes": found.num_classes, "bounded": True}
     model = instantiate(cfg.model)
     model.network.load_state_dict(found.weights(model.network))
     return model.eval()

@@ -170,6 +170,7 @@ def _of_ours(groups):
         "size": 8,
         "num_levels": 256,
         "conditions": [],
+        "missing": False,
         "num_classes": 3,
         "bounded": True,
     }
