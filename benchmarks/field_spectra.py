@@ -2,7 +2,8 @@
 
     python benchmarks/field_spectra.py 1,64 1,16,16 1,8,8,8 --seeds 1 2 3 --outputs outputs
 
-Trains one small model for each shape and seed by the command, with the choices of OPTIONS, and compares 2,048 samples.
+Trains one small model for each shape and seed by the command, with the choices of OPTIONS, and compares 1,024 samples,
+drawn in 100 steps: the default of 25 leaves 5 to 10 % more power at all frequencies.
 A line for each: the mean of |x̂_ω|²/λ(ω) in bands of |ω|, and CPU minutes of training and of drawing.
 """
 
@@ -22,7 +23,7 @@ OPTIONS = [
     *("data=gaussian_field", "trainer=cpu", "score=false", "network.padding=circular", "network.base_channels=16"),
     *("network.head_channels=16", "snapshots.averages=0", "val.every_n_steps=0"),
 ]
-BANDS, NUM_SAMPLES = 6, 2048
+BANDS, NUM_SAMPLES = 6, 1024
 
 
 def main() -> None:
@@ -30,7 +31,7 @@ def main() -> None:
     parser.add_argument("shapes", nargs="+")
     parser.add_argument("--seeds", nargs="+", default=["1", "2", "3"])
     parser.add_argument("--outputs", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--options", nargs="*", default=[])
     given = parser.parse_args()
     for shape in given.shapes:
@@ -47,7 +48,9 @@ def main() -> None:
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             trained = sum(os.times()[2:4])
             field = GaussianField(1, 0, shape=[int(side) for side in shape.split(",")])
-            x = load(outputs=outputs, accelerator="cpu").sample(NUM_SAMPLES, overrides=["batch_size=256"])
+            x = load(outputs=outputs, accelerator="cpu").sample(
+                NUM_SAMPLES, num_steps=100, overrides=["batch_size=256"]
+            )
             ratios = by_band(field, x)
             minutes = f"{trained / 60:.1f} min CPU so far in training, {os.times().user / 60:.1f} in drawing"
             print(

@@ -73,10 +73,10 @@ class Diffusers(nn.Module):
             sample_size=size,
             in_channels=3,
             out_channels=3,
-            layers_per_block=2,
-            block_out_channels=(base, 2 * base, 2 * base),
-            down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
-            up_block_types=("UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+            layers_per_block=blocks(base),
+            block_out_channels=tuple(base * multiplier for multiplier in levels(base)),
+            down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D")[: len(levels(base))],
+            up_block_types=("UpBlock2D", "AttnUpBlock2D", "UpBlock2D")[: len(levels(base))],
             attention_head_dim=min(64, base),
             norm_num_groups=min(32, base),
             resnet_time_scale_shift="scale_shift",
@@ -87,16 +87,23 @@ class Diffusers(nn.Module):
 
 
 def our_unet(size: int, base: int) -> UNet:
+    attention, heads = (size // 2,) if len(levels(base)) > 1 else (), min(64, base)
     return UNet(
-        3,
-        3,
-        size,
+        *(3, 3, size),
         base_channels=base,
-        channel_multipliers=(1, 2, 2),
-        num_res_blocks=2,
-        attention_resolutions=(size // 2,),
-        head_channels=min(64, base),
+        channel_multipliers=levels(base),
+        num_res_blocks=blocks(base),
+        attention_resolutions=attention,
+        head_channels=heads,
     )
+
+
+def levels(base: int) -> tuple[int, ...]:
+    return (1, 2, 2) if base >= 64 else (1,)  # --tiny
+
+
+def blocks(base: int) -> int:
+    return 2 if base >= 64 else 1
 
 
 NETWORKS: dict[str, Callable[[int, int], nn.Module]] = {"ours": our_unet, "diffusers": Diffusers}

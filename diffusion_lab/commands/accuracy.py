@@ -7,6 +7,7 @@ from rich.table import Table
 
 from diffusion_lab.data.module import DataModule
 from diffusion_lab.diffusion import SampleNoise
+from diffusion_lab.diffusion.parts import classes_in
 from diffusion_lab.metrics.measuring import batches_of, ready
 from diffusion_lab.models.noisy_classifier import NoisyClassifier
 from diffusion_lab.store import ModelDirectory, read_json, write_json
@@ -50,8 +51,9 @@ def accuracy_by_timestep(
     correct, seen = torch.zeros(len(ts), dtype=torch.float64), 0
     with ready(model, weights):
         for x_0, y, indices in batches_of(model, data, data.validation_split, BATCH_SIZE, num_images):
-            assert y is not None
+            classes = classes_in(y)
+            assert classes is not None
             noise = SampleNoise(0, indices)
-            correct += torch.tensor([float(model.is_correct(x_0, y, t, noise(t, x_0)).sum()) for t in ts])
-            seen += len(y)
+            correct += torch.tensor([float(model.is_correct(x_0, classes, t, noise(t, x_0)).sum()) for t in ts])
+            seen += len(classes)
     return {"t": ts, "accuracy": (correct / seen).tolist()}

@@ -33,6 +33,10 @@ class Source(Protocol):
         """(x, given) of so many training images, never mirrored."""
 
 
+class LacksConditionError(ValueError):
+    """The data have no such condition."""
+
+
 class Condition(ABC):
     """A function of an image x and of what the data set gives with it, whose value a network is told.
 
@@ -51,7 +55,7 @@ class Condition(ABC):
     description: str = ""
 
     def prepare(self, data: Source) -> None:
-        """Set `size` and the other facts, from what training shows. ValueError where the data have no such condition."""
+        """Set `size` and the other facts, from what training shows. LacksConditionError where the data have none."""
         y = self.of(*data.shown(1))
         if y.is_floating_point():
             self.size = tuple(y.shape[1:])
@@ -68,12 +72,13 @@ class Condition(ABC):
 
     def count(self, y: Tensor) -> None:
         """Classes y (N,) were found in the images that were looked at."""
-        if not isinstance(getattr(self, "size", None), int):
+        size = getattr(self, "size", None)
+        if not isinstance(size, int):
             raise TypeError(
                 f"{type(self).__name__}.of returns classes: state their number as {type(self).__name__}.size"
             )
         self.identity = hashlib.sha256(y.numpy().tobytes()).hexdigest()
-        self.counts = y.bincount(minlength=int(self.size))
+        self.counts = y.bincount(minlength=size)
         self.description = self.description or f"{self.size} classes of {type(self).__name__}"
 
     @abstractmethod

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion_lab.conditions.condition import Condition, Source
+from diffusion_lab.conditions.condition import Condition, LacksConditionError, Source
 
 
 class Classes(Condition):
@@ -16,7 +16,7 @@ class Classes(Condition):
 
     def prepare(self, data: Source) -> None:
         if data.num_classes is None:
-            raise ValueError(
+            raise LacksConditionError(
                 f"condition=classes: {data.name} has no classes to condition a model on; use condition=none or condition=clusters, "
                 "or other data (image_folder: data.classes=subfolders)"
             )
@@ -34,7 +34,7 @@ class Vector(Condition):
 
     def prepare(self, data: Source) -> None:
         if self.name not in data.shown(1)[1]:
-            raise ValueError(
+            raise LacksConditionError(
                 f"condition={self.name}: {data.name} has no {self.name} beside its images; use data that have one, such as "
                 f"data=arrays with data.train_{self.name}s"
             )

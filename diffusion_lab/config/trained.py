@@ -11,6 +11,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from diffusion_lab.conditions.condition import LacksConditionError
 from diffusion_lab.config.build import build_training_data
 from diffusion_lab.config.identity import variance_matters
 from diffusion_lab.config.mistakes import MistakeError, mistake_in_job
@@ -119,8 +120,13 @@ def trained_data(saved: DictConfig, given: DataModule | None = None) -> DataModu
     given: the data, loaded already; MistakeError if they are others.
     """
     _check_data_named(saved)
-    data = build_training_data(saved) if given is None else given
-    data.prepare()
+    try:
+        data = build_training_data(saved) if given is None else given
+        data.prepare()
+    except LacksConditionError as error:
+        raise MistakeError(
+            f"data.root={saved.data.get('root')}: the model was trained on different data: {error}"
+        ) from error
     if data.training_identity != saved.facts.get("identity"):
         if given is not None:
             raise MistakeError(

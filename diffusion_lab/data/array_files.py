@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import numpy as np
 
@@ -76,10 +76,10 @@ def _npy(path: Path, where: str) -> Stored:
     with one_sentence(path, ".npy file"), path.open("rb") as stream:
         shape, fortran, dtype = _checked(stream, str(path), path.stat().st_size)
         offset = stream.tell()
-    order = "F" if fortran else "C"
+    order: Literal["F", "C"] = "F" if fortran else "C"
 
     def rows(which: Any) -> np.ndarray:
-        return np.array(np.memmap(path, dtype, "r", offset, shape, order)[which])
+        return np.array(np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape, order=order)[which])
 
     return Stored(where, shape, dtype, rows)
 

@@ -115,10 +115,10 @@ class Arrays(InMemoryDataModule):
             self.how_read = how_read(array.where, array.shape, array.dtype, values.shape, self.num_levels)
         own = self._labels[split]
         labels = array.labels if own is None else open_array(f"{split}_labels", own, self.root, self.max_bytes)
-        beside = {
-            name: self._lent(f"{split}_{name}s", file, len(values))
+        beside: dict[str, Tensor | Rows] = {
+            name: self._lent(f"{split}_{name}s", path, len(values))
             for name, files in self._beside.items()
-            if (file := files[split]) is not None
+            if (path := files[split]) is not None
         }
         classes = None if labels is None else as_labels(labels.whole(self.max_bytes), len(values), labels.where)
         return Split(values, classes, beside)
@@ -165,18 +165,22 @@ class Arrays(InMemoryDataModule):
             "x": (train.values, test.values),
             **{name: (train.beside[name], test.beside[name]) for name in train.beside},
         }
-        files = {name: self._summarised(name, *pair) for name, pair in pairs.items() if isinstance(pair[0], Rows)}
+        files = {
+            name: self._summarised(name, of_train, of_test)
+            for name, (of_train, of_test) in pairs.items()
+            if isinstance(of_train, Rows) and isinstance(of_test, Rows)
+        }
         if not files:
             return super()._identify(train, test)
         held = [part for pair in pairs.values() for part in pair if isinstance(part, Tensor)]
         held += [labels for labels in (train.labels, test.labels) if labels is not None]
-        given = isinstance(self.normalize, str | None) or self.units is None
+        units = self.units if isinstance(self.normalize, Sequence) and not isinstance(self.normalize, str) else None
         definition = {
             "files": files,
             "held": hash_of(held),
             "validation": self.num_validation,  # the units of all images are fitted without these
             "test_fraction": self.test_fraction if self.test is None else None,
-            "normalize": self.normalize if given else [list(self.units.shift), list(self.units.scale)],
+            "normalize": self.normalize if units is None else [list(units.shift), list(units.scale)],
         }
         return hashlib.sha256(json.dumps(definition).encode()).hexdigest()
 

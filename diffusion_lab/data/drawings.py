@@ -15,18 +15,19 @@ import subprocess
 import tarfile
 import zipfile
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO
+from typing import IO, Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageColor
+from PIL import Image
 from torch import Tensor
 
 from diffusion_lab.data.array_files import one_sentence, read_array
-from diffusion_lab.data.checks import DataError, check_fraction, require
+from diffusion_lab.data.checks import check_fraction, require
+from diffusion_lab.data.image_files import colour_of
 from diffusion_lab.data.in_memory import InMemoryDataModule, Split
 from diffusion_lab.data.order import held_out_groups
 from diffusion_lab.data.published import Published
@@ -37,7 +38,7 @@ Drawing = tuple[str, str, bytes]  # class, group, content of a PNG file
 
 
 class Drawings(Published, InMemoryDataModule):
-    """Drawings of `side` pixels on the colour `alpha`, a name or "#rrggbb", resized to `image_size` pixels.
+    """Drawings of `side` pixels on the colour `alpha`, resized to `image_size` pixels.
 
     Drawings of one group (variants or frames of one thing) are all in one split: a fixed `test_fraction` of the groups is held out.
     Of drawings that are equal the first is kept. `root` holds the prepared file; null: the user's cache folder.
@@ -53,7 +54,7 @@ class Drawings(Published, InMemoryDataModule):
         batch_size: int,
         seed: int,
         image_size: int = 32,
-        alpha: str = "white",
+        alpha: str | Sequence[int] = "white",
         test_fraction: float = 0.2,
         flip: bool = False,
         root: str | None = None,
@@ -63,12 +64,8 @@ class Drawings(Published, InMemoryDataModule):
         self._look_in(root, download)
         said = f"data.image_size={image_size} must be a side from 8 to {self.side} pixels."
         require(isinstance(image_size, int) and 8 <= image_size <= self.side, said)
-        try:
-            self.background = ImageColor.getrgb(alpha)
-        except ValueError as error:
-            raise DataError(f"data.alpha={alpha} is no colour: give a name, or '#rrggbb'.") from error
         check_fraction(test_fraction)
-        self.image_size, self.test_fraction = image_size, test_fraction
+        self.image_size, self.background, self.test_fraction = image_size, colour_of(alpha), test_fraction
 
     @abstractmethod
     def _drawn(self, folder: Path) -> Iterator[Drawing]:
@@ -122,10 +119,10 @@ class Drawings(Published, InMemoryDataModule):
             self.class_names = bytes(names).decode().split("\n")
             self.num_classes = len(self.class_names)
             values = torch.stack([self._shown(image) for image in images])
-            of_image, labels = torch.from_numpy(groups).long(), torch.from_numpy(labels).long()
-            is_test = held_out_groups(of_image, labels, self.test_fraction)
+            of_image, classes = torch.from_numpy(groups).long(), torch.from_numpy(labels).long()
+            is_test = held_out_groups(of_image, classes, self.test_fraction)
         self.groups = of_image[~is_test]
-        train, test = (Split(values[of], labels[of]) for of in (~is_test, is_test))
+        train, test = (Split(values[of], classes[of]) for of in (~is_test, is_test))
         return train, test
 
     def _shown(self, image: np.ndarray) -> Tensor:
@@ -204,7 +201,7 @@ def run(folder: Path, *command: str) -> None:
     require(done.returncode == 0, f"{' '.join(command[:2])} failed: {said or done.returncode}")
 
 
-def read_tar(stream: IO[bytes], mode: str, pattern: str) -> Iterator[tuple[str, bytes]]:
+def read_tar(stream: IO[bytes], mode: Literal["r|", "r|gz"], pattern: str) -> Iterator[tuple[str, bytes]]:
     """(name, content) of each file of an archive whose whole name is like the pattern.
 
     DataError if the archive, or one of these files, is larger than any that is published.

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import PIL
@@ -173,12 +174,11 @@ class _Images(Dataset):
     def __getitem__(self, indices: Tensor) -> tuple[Tensor, dict[str, Tensor]] | DataError:
         channels, *image_size = self.shape
         try:
-            how = {"fit": self.fit, "background": self.background}
+            read = partial(
+                read_image, image_size=image_size, channels=channels, max_pixels=self.max_pixels, deep=self.deep
+            )
             levels = torch.stack(
-                [
-                    read_image(self.paths[i], image_size, channels, self.max_pixels, self.deep, **how)
-                    for i in indices.tolist()
-                ]
+                [read(self.paths[i], fit=self.fit, background=self.background) for i in indices.tolist()]
             )
         except DataError as error:
             # Raised in a worker it would reach the user wrapped in the worker's traceback; handed over, it stays

@@ -49,7 +49,7 @@ class Oscillators(Density):
 
     def _draw(self, size: int, random: np.random.Generator) -> tuple[np.ndarray, None]:
         time = np.arange(self.length) / self.length
-        omega = 2 * math.pi * random.uniform(*self.cycles, size=(size, 1))
+        omega = 2 * math.pi * random.uniform(self.cycles[0], self.cycles[1], size=(size, 1))
         modes = []
         for share, rate in ((self.together, omega), (1 - self.together, omega * math.sqrt(1 + self.coupling))):
             cosine, sine = math.sqrt(share) * random.standard_normal((2, size, 1))
@@ -92,7 +92,7 @@ class Ellipsoids(Density):
         return 4 * math.pi / 3 * (sum(self.radii) / 2) ** 3 / self.side**3
 
     def _draw(self, size: int, random: np.random.Generator) -> tuple[np.ndarray, None]:
-        radii = random.uniform(*self.radii, size=(size, 3))
+        radii = random.uniform(self.radii[0], self.radii[1], size=(size, 3))
         centre = random.uniform(self.radii[1] - 0.5, self.side - self.radii[1] - 0.5, size=(size, 3, 1))
         rotation, _ = np.linalg.qr(random.standard_normal((size, 3, 3)))
         voxels = np.indices((self.side,) * 3).reshape(3, -1)

@@ -23,11 +23,10 @@ class Units:
     def of(cls, facts: Mapping[str, Any]) -> Units | None:
         """Those in the facts of a trained model; None for data with levels, and for densities, which have none."""
         found = facts.get("units")
-        return (
-            None
-            if found is None
-            else cls(**{name: None if part is None else list(part) for name, part in found.items()})
-        )
+        if found is None:
+            return None
+        names = found["names"]
+        return cls(list(found["shift"]), list(found["scale"]), None if names is None else list(names))
 
     def plain(self) -> dict[str, Any]:
         """As `of` reads them."""

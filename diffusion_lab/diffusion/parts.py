@@ -18,7 +18,7 @@ def each(function: Callable[..., Tensor], y: Conditions, *more: Conditions | Nul
     """function(part, …) of the parts of y, and of the parts of `more`, which have the same structure."""
     if y is None:
         return None
-    return tuple(map(function, y, *more)) if isinstance(y, tuple) else function(y, *more)  # type: ignore[arg-type]
+    return tuple(map(function, y, *more)) if isinstance(y, tuple) else function(y, *more)
 
 
 def parts(y: Conditions) -> tuple[Tensor, ...]:

@@ -76,8 +76,8 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     if not (a.known.isfinite().all() and b.known.isfinite().all()):
         raise UnmeasurableError("the features are not finite")
     few, many = sorted((a, b), key=lambda moments: moments.factor is None)
-    if few.factor is None or many.covariance is None:
-        factor_a, factor_b = (_factor(m.covariance) if m.factor is None else m.factor.double() for m in (a, b))
+    if few.factor is None or many.covariance is None:  # both are large, or both few
+        factor_a, factor_b = (_factor(m.dense()) if m.factor is None else m.factor.double() for m in (a, b))
         traces = factor_a.square().sum() + factor_b.square().sum()
     else:
         basis, factor_a = torch.linalg.qr(few.factor.double())

@@ -19,6 +19,7 @@ from diffusion_lab.metrics.metric import FeatureMetric, Naming, Need, Scores, Vi
 from diffusion_lab.metrics.reference import UnmeasurableError
 from diffusion_lab.store.measures import LOW, REAL_IMAGES, SAMPLES, STANDARD_ERROR, Measure
 
+_COLUMNS = 4096  # that are float64 at a time
 _MOST_ROWS = 2048  # of each side, whose pairs say how uncertain a kernel distance is
 
 
@@ -51,20 +52,39 @@ class KernelDistance(FeatureMetric):
             "subset_size": size,
             "num_reference": len(view.some_real),
         }
-        found = kernel_distance(view.drawn.vectors(), view.some_real, self.num_subsets, size, view.settings.seed)
+        x, y = few_columns(view.drawn.vectors(), view.some_real, 3 * self.num_subsets * size**2)
+        found = kernel_distance(x, y, self.num_subsets, size, view.settings.seed)
         scores.record(self._name(view.naming), found)
-        self._spread(view, scores)
+        self._spread(self._name(view.naming), x, y, scores)
         scores.details[self._name(view.naming)] = f"mean over {self.num_subsets} pairs of subsets of {size} images"
 
-    def _spread(self, view: View, scores: Scores) -> None:
+    @staticmethod
+    def _spread(name: str, x: Tensor, y: Tensor, scores: Scores) -> None:
         """Its standard error and the sources of it. For many images it is computed from some and scaled by the root of n."""
-        name, x, y = self._name(view.naming), view.drawn.vectors(), view.some_real
         some = y[evenly_spaced(len(y), min(len(y), _MOST_ROWS))]
         of_samples, of_real, error = kernel_influences(x[:_MOST_ROWS], some)
         fewer = (len(of_samples) / len(x)) ** 0.5, (len(some) / len(y)) ** 0.5
         scores.record(name + STANDARD_ERROR, error * max(fewer))
         scores.spread(name, SAMPLES, of_samples * fewer[0])
         scores.spread(name, REAL_IMAGES, of_real * fewer[1])
+
+
+def few_columns(x: Tensor, y: Tensor, num_products: int) -> tuple[Tensor, Tensor]:
+    """x (n, D) and y (m, D), or n + m columns with the same x_i·y_j/(number of columns) for all rows of both.
+
+    A kernel distance follows from such products alone. Where fewer columns take less arithmetic for so many products of rows, they
+    come from the eigenvectors of all products.
+    """
+    count, dim = len(x) + len(y), x.shape[1]
+    if dim <= count or num_products * dim < count**2 * (dim + 5 * count):
+        return x, y
+    rows = torch.cat([x, y])
+    gram = torch.zeros(count, count, dtype=torch.float64, device=rows.device)
+    for columns in rows.split(_COLUMNS, dim=1):
+        gram.addmm_(columns.double(), columns.double().T)
+    values, vectors = torch.linalg.eigh(gram)
+    same = vectors * (values.clamp(min=0) * count / dim).sqrt()
+    return same[: len(x)], same[len(x) :]
 
 
 def kernel_distance(samples: Tensor, reference: Tensor, num_subsets: int, subset_size: int, seed: int) -> float:

@@ -151,7 +151,8 @@ def check_classes(data: DataModule) -> None:
     """UnmeasurableError where a class has fewer than two training images, or a cluster fewer than two of those looked at."""
     shares = data.class_shares("train")
     assert shares is not None
-    counts = shares * data.num_train if data.clusters is None else data.clusters.counts
+    found = None if data.clusters is None else data.clusters.counts
+    counts = shares * data.num_train if found is None else found
     fewest = int(counts.argmin())
     if counts[fewest].round() < 2:
         fix = "use start=noise" + ("" if data.clusters is None else ", or fewer clusters")

@@ -175,6 +175,7 @@ class TrainedModel(Source):
         split, own = settings.reference, bool(self.model.conditions)
         prior = None if own or self.model.num_classes is None else data.class_shares(split)
         images = partial(data.y_of_samples, split) if own else None
+        assert settings.batch_size is not None  # filled in by `score`
         drawn = Stream(settings.seed, settings.batch_size, data.num_levels, prior, settings.precision, images)
         decisive = {
             "weights": digest(self.model.state_dict()),
@@ -195,14 +196,10 @@ class TrainedModel(Source):
         return draw(self.model, features, drawn, count, stores, progress, self._anew)
 
     def protocol(self, settings: Evaluation) -> dict[str, Any]:
-        labels = f"drawn from the shares of the classes in {settings.reference}"
-        labels = f"conditions of the images in {settings.reference}" if self.model.conditions else labels
-        unconditional = self.model.num_classes is None and not self.model.conditions
-        return {
-            "samples": {"labels": "none" if unconditional else labels},
-            "weights": settings.weights,
-            "model": self.model.protocol(),
-        }
+        split, known = settings.reference, self.model.num_classes is not None
+        labels = f"drawn from the shares of the classes in {split}" if known else "none"
+        labels = f"conditions of the images in {split}" if self.model.conditions else labels
+        return {"samples": {"labels": labels}, "weights": settings.weights, "model": self.model.protocol()}
 
 
 @dataclass(frozen=True)

@@ -149,3 +149,9 @@ class GenerativeModel(TrainableModel, ABC):
         return as_conditions(
             [indices.remainder(size) if isinstance(size, int) else y for size, y in zip(sizes, empty, strict=True)]
         )
+
+
+def check_bounded(shape: Sequence[int], num_levels: int | None) -> None:
+    """ValueError for images of real numbers, in a family whose images lie in [−1, 1]."""
+    if len(shape) > 1 and num_levels is None:
+        raise ValueError("this family draws images in [−1, 1], but these data are real numbers: use model=diffusion")

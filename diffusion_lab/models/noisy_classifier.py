@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from diffusion_lab.diffusion import ForwardProcess, GaussianDiffusion, SampleNoise, Schedule, TimestepSampler
+from diffusion_lab.diffusion.parts import classes_in
+from diffusion_lab.diffusion.shapes import Conditions
 from diffusion_lab.models.optimization import Optimization
 from diffusion_lab.models.trainable import TrainableModel, by_quarter, quarters
 
@@ -86,14 +88,15 @@ class NoisyClassifier(TrainableModel):
             "sums": by_quarter("accuracy", t, self.process.num_timesteps, torch.ones_like(correct), correct),
         }
 
-    def held_out_terms(self, x_0: Tensor, y: Tensor | None, noise: SampleNoise) -> dict[str, Tensor]:
+    def held_out_terms(self, x_0: Tensor, y: Conditions, noise: SampleNoise) -> dict[str, Tensor]:
         """At one uniform t an image."""
-        assert y is not None  # as there are classes
+        classes = classes_in(y)
+        assert classes is not None
         t = 1 + (noise.uniform(0) * self.process.num_timesteps).floor().to(x_0.device, self.process.time_dtype)
         logits = self._noised_logits(x_0, t, noise.initial(self.shape).to(x_0))
         return {
-            "loss": functional.cross_entropy(logits, y, reduction="none"),
-            "accuracy": (logits.argmax(1) == y).double(),
+            "loss": functional.cross_entropy(logits, classes, reduction="none"),
+            "accuracy": (logits.argmax(1) == classes).double(),
         }
 
     @torch.no_grad()

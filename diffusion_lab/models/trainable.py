@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 from diffusion_lab.conditions.condition import Size
 from diffusion_lab.data.order import batches_trained, parts_trained
 from diffusion_lab.diffusion import SampleNoise, TimestepSampler, derive_seed
-from diffusion_lab.diffusion.parts import Null, left_out, parts, where
+from diffusion_lab.diffusion.parts import Null, classes_in, left_out, parts, where
 from diffusion_lab.diffusion.shapes import Conditions
 from diffusion_lab.diffusion.streams import CONDITION_DROP, DROPOUT, TRAINING
 from diffusion_lab.models.optimization import Optimization, parameters_of
@@ -107,9 +107,9 @@ class TrainableModel(LightningModule):
         assert isinstance(gathered, Tensor)  # as x is
         return gathered
 
-    def own_conditions(self, y: Conditions) -> Conditions:
-        """y, for a conditional network; None for another: data with classes give them to every model."""
-        return None if self.num_classes is None and not self.conditions else y
+    def own_classes(self, y: Conditions) -> Tensor | None:
+        """The classes in y, for a network with classes; None for another: data with classes give them to every model."""
+        return None if self.num_classes is None else classes_in(y)
 
     def with_dropped_conditions(self, y: Conditions, probability: float, null: Null) -> Conditions:
         """y of this rank, with each sample's conditions left out with this probability; None for an unconditional network."""

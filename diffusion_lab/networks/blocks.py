@@ -62,7 +62,9 @@ def nested(lists: nn.ModuleList) -> list[nn.ModuleList]:
 
 def cropped(x: Tensor, size: Sequence[int]) -> Tensor:
     """The first `size` positions along the spatial axes of x (B, C, *spatial)."""
-    return x[(..., *map(slice, size))]
+    for axis, side in enumerate(size, start=2):
+        x = x.narrow(axis, 0, side)
+    return x
 
 
 def held_back(layer: nn.Module, h: Tensor, held: int) -> Tensor:

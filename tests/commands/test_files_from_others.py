@@ -174,7 +174,7 @@ NO_OPTION, NOT_BUILT, NO_WEIGHTS = "is not an option that a file may set", "is n
 NO_CHOICE, NO_VALUE, NO_SHAPE = (
     "is not an object of groups and options",
     "is not a string, a finite number",
-    "is not that of images",
+    "is not that of data",
 )
 IMAGES = {"_target_": "diffusion_lab.data.image_folder.ImageFolder", "root": "secret", "image_size": 8, "channels": 1}
 IMAGES |= {"batch_size": 8, "seed": 1}

@@ -25,8 +25,11 @@ MEASURED_ON_ALL = ["fd_pixels", "kd_pixels", "precision", "sliced_wasserstein", 
 METRICS = "[frechet_distance,kernel_distance,precision_recall,sliced_wasserstein,bits_per_dim,copying]"
 
 
+THOROUGH = pytest.mark.thorough
+
+
 @pytest.mark.parametrize(
-    "shape", [(1, 12), pytest.param((2, 8, 12), marks=pytest.mark.thorough), (1, 8, 7, 8)], ids=str
+    "shape", [pytest.param((1, 12), marks=THOROUGH), pytest.param((2, 8, 12), marks=THOROUGH), (1, 8, 7, 8)], ids=str
 )
 def test_every_command_takes_every_shape(lab, shape):
     of = f"[{','.join(map(str, shape))}]"
@@ -60,6 +63,12 @@ def test_a_program_draws_every_shape(lab, shape):
     x_T = SampleNoise(3, torch.arange(2)).initial(shape)
     ours = load().sample(2, seed=3, sampler="ddim", num_steps=2)
     assert torch.allclose(draw(x_T), ours, atol=1e-3)
+
+
+@pytest.mark.parametrize("model", ["gan", "flow"])
+def test_families_of_images_refuse_real_numbers(lab, model):
+    few = ("data=gaussian_field", "data.num_train=9", "data.num_test=9")
+    lab.refused("train", f"model={model}", *few, said=["real numbers", "model=diffusion"])
 
 
 def test_it_is_said_how_an_array_was_read(lab):

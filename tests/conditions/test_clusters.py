@@ -206,7 +206,7 @@ def test_images_of_any_size_have_them(shape):
 
 
 def test_points_have_no_gradients():
-    with pytest.raises(ValueError, match="works for images; use condition=clusters for points"):
+    with pytest.raises(ValueError, match="works for images only; use condition=clusters"):
         features(torch.rand(5, 2))
 
 

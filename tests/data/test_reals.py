@@ -208,3 +208,15 @@ def test_what_lies_beside_is_normalised_by_training(tmp_path):
         DataError, match=r"data.train_vectors=.* 1 missing values \(NaN\) in 1 of 6 rows: fill them in\."
     ):
         arrays(tmp_path, "a.npy", train_vectors="w.npy")
+
+
+def test_a_batch_reads_its_rows_only():
+    """In ascending order, each once, and neighbours as one slice, which is how files are fast."""
+    x, read = RANDOM.standard_normal((1000, 2, 3)), []
+    rows = Rows(Stored("x", x.shape, x.dtype, lambda which: read.append(which) or x[which]), 1).only(
+        torch.arange(1, 1000, 2)
+    )
+    for wanted in ([7, 3, 3, 400], [5, 4, 6], [499]):
+        found = rows[torch.tensor(wanted)]
+        assert torch.equal(found, torch.from_numpy(x[1::2][wanted]).float())
+    assert [np.arange(1000)[which].tolist() for which in read] == [[7, 15, 801], [9, 11, 13], [999]]

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch_fidelity.metric_prc import prc_features_to_metric
 
-from diffusion_lab.metrics.kernel_distance import kernel_distance, kernel_influences
+from diffusion_lab.metrics.kernel_distance import few_columns, kernel_distance, kernel_influences
 from diffusion_lab.metrics.precision_recall import in_manifolds
 from diffusion_lab.metrics.reference import UnmeasurableError
 
@@ -37,6 +37,18 @@ def test_kernel_distance_is_keyed_by_its_seed():
     x, y = cloud(0, 50), cloud(1, 50)
     assert kernel_distance(x, y, 3, 10, seed=1) == kernel_distance(x, y, 3, 10, seed=1)
     assert kernel_distance(x, y, 3, 10, seed=1) != kernel_distance(x, y, 3, 10, seed=2)
+
+
+def test_of_many_features_only_products_count(monkeypatch):
+    monkeypatch.setattr("diffusion_lab.metrics.kernel_distance._COLUMNS", 300)
+    x, y = cloud(0, 20, dim=2000), cloud(1, 30, 0.1, dim=2000)
+    few = few_columns(x, y, 10_000)
+    assert [part.shape for part in few] == [(20, 50), (30, 50)]
+    assert kernel_distance(*few, 5, 15, seed=3) == pytest.approx(kernel_distance(x, y, 5, 15, seed=3), rel=1e-9)
+    for ours, theirs in zip(kernel_influences(*few)[:2], kernel_influences(x, y)[:2], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+    assert few_columns(x[:, :40], y[:, :40], 10_000)[0].shape == (20, 40)
+    assert few_columns(x, y, 1000)[0] is x
 
 
 def precision_recall(samples, reference, neighbours):

@@ -25,11 +25,11 @@ from torch import Tensor
 from diffusion_lab.diffusion import SampleNoise, derive_seed
 from diffusion_lab.diffusion.bits import in_bits
 from diffusion_lab.diffusion.levels import nearest_level
-from diffusion_lab.diffusion.shapes import Images
+from diffusion_lab.diffusion.shapes import Conditions, Images
 from diffusion_lab.diffusion.streams import BOUND, TRAINING
 from diffusion_lab.families.flow.couplings import standard_normal_log_prob
 from diffusion_lab.families.flow.networks import Flow
-from diffusion_lab.models.base import GenerativeModel, Likelihood
+from diffusion_lab.models.base import GenerativeModel, Likelihood, check_bounded
 from diffusion_lab.models.optimization import Optimization
 
 _DRAWS = 4  # of the noise on an image's levels, averaged in its likelihood
@@ -61,6 +61,7 @@ class FlowModel(GenerativeModel):
         seed: int,
     ) -> None:
         super().__init__()
+        check_bounded(shape, num_levels)
         if not (isinstance(temperature, int | float) and temperature > 0):
             raise ValueError(f"sampling.temperature={temperature} must be above 0; 1 draws from the model's density")
         self.shape, self.num_levels, self.num_classes = tuple(shape), num_levels, num_classes
@@ -71,7 +72,7 @@ class FlowModel(GenerativeModel):
     def training_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> dict[str, Any]:
         """Bits per dimension. Every rank draws the noise of the global batch and takes its rows."""
         x_0, y = batch
-        y = self.own_conditions(y)
+        y = self.own_classes(y)
         size, rows = self.global_batch(len(x_0))
         u = torch.rand(size, *self.shape, generator=self.generator(TRAINING, x_0.device), device=x_0.device)
         if not self.network.has_started:
@@ -81,8 +82,8 @@ class FlowModel(GenerativeModel):
         loss = _total(terms)
         return {"loss": loss, "terms": {name: term.detach() for name, term in ({"loss": loss} | terms).items()}}
 
-    def held_out_terms(self, x_0: Tensor, y: Tensor | None, noise: SampleNoise) -> dict[str, Tensor]:
-        y = self.own_conditions(y)
+    def held_out_terms(self, x_0: Tensor, y: Conditions, noise: SampleNoise) -> dict[str, Tensor]:
+        y = self.own_classes(y)
         u = uniform_from_normal(noise.initial(self.shape).double()).to(x_0)
         parts = self._bits(*self.network(self._continuous(x_0, u), y))
         return {"loss": _total(parts)} | parts
@@ -111,29 +112,27 @@ class FlowModel(GenerativeModel):
         """(B, D): z as the flow orders it, coarse parts first."""
         return SampleNoise(seed, indices).initial((prod(self.shape),))
 
-    def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+    def decode(self, z: Tensor, y: Conditions = None) -> Tensor:
         """f⁻¹(T·z); levels are clamped to [−1, 1], unless they are not finite."""
-        x = self.network.inverse(self.temperature * z, self.own_conditions(y)).float()
+        x = self.network.inverse(self.temperature * z, self.own_classes(y)).float()
         if self.num_levels is None:
             return x
         x = undo(x, self.num_levels)
         return torch.where(x.isfinite(), x.clamp(-1, 1), x)
 
-    def encode(self, x_0: Tensor, y: Tensor | None = None) -> Tensor:
+    def encode(self, x_0: Tensor, y: Conditions = None) -> Tensor:
         """f(x)/T, of the middle of each level's bin: `decode` gives x_0 back."""
         middle = self._continuous(x_0, torch.full_like(x_0, 0.5))
-        return self.network(middle, self.own_conditions(y))[0] / self.temperature
+        return self.network(middle, self.own_classes(y))[0] / self.temperature
 
-    def _evaluate_once(self, z: Tensor, y: Tensor | None) -> object:
+    def _evaluate_once(self, z: Tensor, y: Conditions) -> object:
         """f: the counter has no formula for the triangular systems of f⁻¹. With the composition of each matrix, which a batch
         shares."""
         return self.network(z.view(1, *self.shape), y)
 
-    def likelihood(
-        self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor, max_terms: int | None
-    ) -> Likelihood:
+    def likelihood(self, x_0: Tensor, y: Conditions, seed: int, indices: Tensor, max_terms: int | None) -> Likelihood:
         """Exact for continuous data; of levels the mean over draws of the noise, and what the noise leaves uncertain."""
-        y = self.own_conditions(y)
+        y = self.own_classes(y)
         given = " given the class" if y is not None else ""
         if self.num_levels is None:
             parts = self._bits(*self.network(x_0, y))

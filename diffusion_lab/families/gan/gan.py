@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from diffusion_lab.diffusion import SampleNoise
+from diffusion_lab.diffusion.shapes import Conditions
 from diffusion_lab.diffusion.streams import TRAINING
 from diffusion_lab.families.gan.adversarial import AdversarialLoss, Regularizer
 from diffusion_lab.families.gan.networks import LatentNetwork
-from diffusion_lab.models.base import GenerativeModel
+from diffusion_lab.models.base import GenerativeModel, check_bounded
 from diffusion_lab.models.optimization import Optimization, parameters_of
 
 
@@ -56,6 +57,7 @@ class GAN(GenerativeModel):
         seed: int,
     ) -> None:
         super().__init__()
+        check_bounded(shape, num_levels)
         if spectral_norm is None:
             spectral_norm = not regularizer.penalises
         if loss.needs_bounded_slope and not (regularizer.bounds_slope or spectral_norm):
@@ -76,7 +78,7 @@ class GAN(GenerativeModel):
 
     def training_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> dict[str, Any]:
         """One step of D and one of G. Every rank draws z of the global batch and takes its rows."""
-        x_0, y = batch[0], self.own_conditions(batch[1])
+        x_0, y = batch[0], self.own_classes(batch[1])
         size, rows = self.global_batch(len(x_0))
         generator = self.generator(TRAINING, x_0.device)
         z = torch.randn(size, self.network.latent_size, generator=generator, device=x_0.device)[rows]
@@ -113,9 +115,9 @@ class GAN(GenerativeModel):
             outputs["sums"] = {"penalty": (total / self.regularizer.every, torch.full_like(total, len(x_0)))}
         return outputs
 
-    def held_out_terms(self, x_0: Tensor, y: Tensor | None, noise: SampleNoise) -> dict[str, Tensor]:
+    def held_out_terms(self, x_0: Tensor, y: Conditions, noise: SampleNoise) -> dict[str, Tensor]:
         """D of held-out images and of images from other noise: the gap to training shows how far D has memorised its images."""
-        y = self.own_conditions(y)
+        y = self.own_classes(y)
         fake = self.network(noise.initial((self.network.latent_size,)).to(x_0), y)
         on_real, on_fake = self.discriminator(x_0, y), self.discriminator(fake, y)
         real, unreal = self.loss.accuracy(on_real, on_fake)
@@ -170,8 +172,8 @@ class GAN(GenerativeModel):
     def latents(self, indices: Tensor, seed: int) -> Tensor:
         return SampleNoise(seed, indices).initial((self.network.latent_size,))
 
-    def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
-        return self.network(z, self.own_conditions(y))
+    def decode(self, z: Tensor, y: Conditions = None) -> Tensor:
+        return self.network(z, self.own_classes(y))
 
     def protocol(self) -> dict[str, Any]:
         return {

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from diffusion_lab.diffusion import Gaussian, SampleNoise, derive_seed
 from diffusion_lab.diffusion.bits import in_bits, in_nats
+from diffusion_lab.diffusion.shapes import Conditions
 from diffusion_lab.diffusion.streams import BOUND, DECODER, TRAINING
 from diffusion_lab.families.vae.elbo import Prior, importance_weighted, log_weight, paid_rate
 from diffusion_lab.families.vae.likelihoods import DecoderLikelihood
@@ -87,11 +88,11 @@ class VAE(GenerativeModel):
         size, rows = self.global_batch(len(x_0))
         generator = self.generator(TRAINING, x_0.device)
         eps = torch.randn(size, self.network.latent_dim, generator=generator, device=x_0.device)[rows]
-        terms = self._terms(x_0, self.own_conditions(y), eps)
+        terms = self._terms(x_0, self.own_classes(y), eps)
         return {"loss": terms["loss"], "terms": {name: term.detach() for name, term in terms.items()}}
 
-    def held_out_terms(self, x_0: Tensor, y: Tensor | None, noise: SampleNoise) -> dict[str, Tensor]:
-        return self._terms(x_0, self.own_conditions(y), noise.initial((self.network.latent_dim,)).to(x_0))
+    def held_out_terms(self, x_0: Tensor, y: Conditions, noise: SampleNoise) -> dict[str, Tensor]:
+        return self._terms(x_0, self.own_classes(y), noise.initial((self.network.latent_dim,)).to(x_0))
 
     def _terms(self, x_0: Tensor, y: Tensor | None, eps: Tensor) -> dict[str, Tensor]:
         """What is minimised, and its parts, as means of the batch."""
@@ -103,8 +104,8 @@ class VAE(GenerativeModel):
         loss = distortion + self.beta * self._bits_per_dim(paid)
         return {"loss": loss, "rate": self._bits_per_dim(rates.sum(dim=1)).mean(), "distortion": distortion}
 
-    def sample(self, indices: Tensor, seed: int, y: Tensor | None = None) -> Tensor:
-        y = self.own_conditions(y)
+    def sample(self, indices: Tensor, seed: int, y: Conditions = None) -> Tensor:
+        y = self.own_classes(y)
         output = self.network.decode(self.prior.from_noise(self.latents(indices, seed), y), y)
         if self.samples_are_means:
             return self.decoder_likelihood.mean(output)
@@ -114,29 +115,28 @@ class VAE(GenerativeModel):
         """u ~ N(0, I), which the prior maps to z."""
         return SampleNoise(seed, indices).initial((self.network.latent_dim,))
 
-    def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+    def decode(self, z: Tensor, y: Conditions = None) -> Tensor:
         """The mean of p(x_0|z) of the z that the prior makes of these latents."""
-        y = self.own_conditions(y)
+        y = self.own_classes(y)
         return self.decoder_likelihood.mean(self.network.decode(self.prior.from_noise(z, y), y))
 
-    def encode(self, x_0: Tensor, y: Tensor | None = None) -> Tensor:
+    def encode(self, x_0: Tensor, y: Conditions = None) -> Tensor:
         """The noise u that the prior maps to the mean of q(z|x_0)."""
-        y = self.own_conditions(y)
+        y = self.own_classes(y)
         return self.prior.to_noise(self.network.encode(x_0, y)[0], y)
 
-    def _evaluate_once(self, z: Tensor, y: Tensor | None) -> object:
+    def _evaluate_once(self, z: Tensor, y: Conditions) -> object:
         """Prior and decoder, which draw a sample; of the prior u(z): the counter has no formula for a triangular system. With the
         composition of each matrix, which a batch shares."""
+        y = self.own_classes(y)
         return self.prior.to_noise(z, y), self.network.decode(z, y)
 
-    def likelihood(
-        self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor, max_terms: int | None
-    ) -> Likelihood:
+    def likelihood(self, x_0: Tensor, y: Conditions, seed: int, indices: Tensor, max_terms: int | None) -> Likelihood:
         """The ELBO, averaged over K draws of z, and beside it the importance-weighted bound of these draws.
 
         One draw at a time: memory does not grow with K.
         """
-        y = self.own_conditions(y)
+        y = self.own_classes(y)
         posterior = Gaussian(*self.network.encode(x_0, y))
         noise = SampleNoise(derive_seed(seed, BOUND), indices)
         draws, log_weights = [], []
