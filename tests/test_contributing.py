@@ -199,6 +199,11 @@ def data(user: User, said: list[str]) -> None:
     assert user.one("models/*").name.startswith("spiral-diffusion-")
 
 
+def condition(user: User, said: list[str]) -> None:
+    assert "outlines" in user.one("models/*/config.yaml").read_text()
+    assert user.one("runs/*/conditions.png").stat().st_size > 0
+
+
 def command(user: User, said: list[str]) -> None:
     assert "  models     the trained models in outputs/, with what their training took\n" in said[0]
     assert said[2] == f"{user.one('models/*').name}  1 steps  0.0 minutes\n"
@@ -229,6 +234,7 @@ ITEMS: dict[str, Callable[[User, list[str]], None]] = {
     "family": family,
     "network": network,
     "data_set": data,
+    "condition": condition,
     "command": command,
     "callback": callback,
     "launcher": launcher,

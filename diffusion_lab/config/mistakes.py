@@ -245,9 +245,10 @@ def _unknown(key: str, command: str) -> str:
         return f"{key} was replaced: {replaced}"
     if command in ("train", "schedule") and (CONF / key).is_dir():
         models = sorted(file.stem for file in (CONF / "model").glob("*.yaml") if f"  - /{key}: " in file.read_text())
-        others = f", or choose model={' or '.join(models)}" if models else ""
-        return f"{key} is not a part of the model that you chose: remove {key}=…{others}"
-    if key not in SCORING_GROUPS and (CONF / key).is_dir():
+        if models:
+            others = f"or choose model={' or '.join(models)}"
+            return f"{key} is not a part of the model that you chose: remove {key}=…, {others}"
+    elif key not in SCORING_GROUPS and (CONF / key).is_dir():
         return f"{key} is chosen in training (diffusion-lab train {key}=…), not in {command}"
     with initialize_config_dir(str(CONF), version_base="1.3"):
         leaves = flat(as_plain(compose(command)))

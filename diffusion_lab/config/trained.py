@@ -11,7 +11,6 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from diffusion_lab.conditions.condition import LacksConditionError
 from diffusion_lab.config.build import build_training_data
 from diffusion_lab.config.identity import variance_matters
 from diffusion_lab.config.mistakes import MistakeError, mistake_in_job
@@ -119,6 +118,8 @@ def trained_data(saved: DictConfig, given: DataModule | None = None) -> DataModu
 
     given: the data, loaded already; MistakeError if they are others.
     """
+    from diffusion_lab.conditions.condition import LacksConditionError  # with torch, which `--help` need not wait for
+
     _check_data_named(saved)
     try:
         data = build_training_data(saved) if given is None else given

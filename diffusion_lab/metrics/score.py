@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from diffusion_lab.conditions.condition import has_field
 from diffusion_lab.data.module import DataModule, images_at_once
 from diffusion_lab.data.pictures import may_fail
 from diffusion_lab.diffusion.parts import each, parts
@@ -174,10 +175,10 @@ def condition_picture(model: GenerativeModel, data: DataModule, seed: int, split
 
     None where no condition is a field.
     """
+    if not any(map(has_field, model.conditions)):
+        return None
     x_0, y, _ = next(batches_of(model, data, split, FIELDS, FIELDS))
     fields = [part for part in parts(y) if part.ndim > 2]
-    if not fields:
-        return None
     number = torch.arange(len(x_0) * DRAWS, device=model.device)
     draws = model.sample(number, seed, each(lambda part: part.repeat_interleave(DRAWS, 0), y))
     shown = interpolate(fields[0], x_0.shape[2:])

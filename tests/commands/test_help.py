@@ -17,7 +17,7 @@ QUICK = {
     "": ("commands.next_steps", ["There is no trained model in outputs yet.", "  diffusion-lab train  "]),
     "--help": ("commands.main", [f"  {command} " for command in COMMANDS]),
     "--version": ("versions", [f"{name} {version}" for name, version in versions().items()]),
-    "status": ("sweeps.watch", ["there is no sweep"]),
+    "status": ("sweeps.watch", ["there is no training"]),
 }
 
 

@@ -252,7 +252,7 @@ def test_a_zip_whose_names_lead_away_is_read_and_not_unpacked(tmp_path, name):
 @pytest.mark.parametrize("option", ["samples", "reference"])
 def test_an_npz_that_unfolds_to_too_much_is_refused_before_it_does(lab, monkeypatch, option):
     """Sixteen kilobytes that unfold to 16 MiB, where 1 MiB is the most."""
-    for module in ("given_images.MOST_BYTES", "given_statistics._MOST_BYTES"):
+    for module in ("given_images.MOST_BYTES", "given_statistics.MOST_BYTES"):
         monkeypatch.setattr(f"diffusion_lab.interop.{module}", 2**20)
     name = {"samples": "arr_0", "reference": "mu"}[option]
     np.savez_compressed(lab.folder / "bomb.npz", **{name: np.zeros(2**24, np.uint8)})

@@ -48,6 +48,7 @@ class OtherLabels(Digits):
     def __init__(self, labels: torch.Tensor | None) -> None:
         super().__init__(batch_size=32, seed=0)
         self.labels = labels
+        self.num_classes = None if labels is None else 10
 
     def _read(self) -> tuple[Split, Split]:
         train, test = super()._read()
