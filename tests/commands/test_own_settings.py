@@ -52,6 +52,7 @@ def test_local_settings_may_choose_groups_of_the_lab(lab, local):
         ("outputs: [a\n", "conf/local/default.yaml is not a config"),
         ("defaults: 5\n", "this holds 5"),
         ("outputs: 7\n", "outputs=7: this option must be a string"),
+        ("conditional: true\n", "conditional was replaced: use condition=classes"),
     ],
 )
 def test_what_is_wrong_with_local_settings_is_one_sentence(lab, local, settings, said):
@@ -60,6 +61,14 @@ def test_what_is_wrong_with_local_settings_is_one_sentence(lab, local, settings,
 
 
 @pytest.mark.parametrize("beside", [True, False])
+@pytest.mark.parametrize("content", ["labels: clusters\n", "defaults:\n  - override /labels: clusters\n"])
+def test_an_option_that_was_replaced_is_named(lab, content):
+    file = lab.folder / "conf" / "experiment" / "old.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text(f"# @package _global_\n{content}")
+    lab.refused("train", "experiment=old", said="labels was replaced: use condition=clusters")
+
+
 def test_choices_beside_local_are_found_where_typed(lab, local, beside):
     local("seed: 7\n")
     (lab.folder / "conf" / "optimizer").mkdir()
