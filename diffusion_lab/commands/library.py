@@ -223,10 +223,10 @@ class Model:
             x: Any = drawing.draw(edit, indices, y, progress_bar=False)
             if format == "tensor":
                 return x
+            names = None if drawing.units is None else drawing.units.names
             if format == "grid":
-                names = None if drawing.units is None else drawing.units.names
                 return pictures.picture(drawing.in_grid(x, edit), levels, drawing.columns(y), names)
-            return pictures.numbers(x, levels) if format == "numpy" else pictures.images(x, levels)
+            return pictures.numbers(x, levels) if format == "numpy" else pictures.images(x, levels, names)
 
     @contextmanager
     def drawing(

@@ -60,7 +60,6 @@ def test_what_is_wrong_with_local_settings_is_one_sentence(lab, local, settings,
     lab.refused("status", said=said)
 
 
-@pytest.mark.parametrize("beside", [True, False])
 @pytest.mark.parametrize("content", ["labels: clusters\n", "defaults:\n  - override /labels: clusters\n"])
 def test_an_option_that_was_replaced_is_named(lab, content):
     file = lab.folder / "conf" / "experiment" / "old.yaml"
@@ -69,6 +68,7 @@ def test_an_option_that_was_replaced_is_named(lab, content):
     lab.refused("train", "experiment=old", said="labels was replaced: use condition=clusters")
 
 
+@pytest.mark.parametrize("beside", [True, False])
 def test_choices_beside_local_are_found_where_typed(lab, local, beside):
     local("seed: 7\n")
     (lab.folder / "conf" / "optimizer").mkdir()
