@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from diffusion_lab.conditions.condition import Size
 from diffusion_lab.diffusion.forward import per_sample
 from diffusion_lab.diffusion.gaussian import Gaussian
 from diffusion_lab.diffusion.parts import classes_in, joined, left_out, where
@@ -41,12 +42,13 @@ class Worse:
     Parameters
     ----------
     moment: the share of its training that the model had done, or a name of the moment.
-    reverse: the reverse process of another model. name: of the other one, for the record.
+    reverse: the reverse process of another model. name: of the other one, for the record. conditions: the sizes of its own.
     """
 
     moment: Number | str | None = None
     reverse: ReverseProcess | None = None
     name: str = ""
+    conditions: Sequence[Size] = ()
 
     def __post_init__(self) -> None:
         if isinstance(self.moment, float | int) and not 0 < self.moment < 1:
