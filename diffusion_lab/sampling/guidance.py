@@ -22,7 +22,6 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from diffusion_lab.conditions.condition import Size
 from diffusion_lab.diffusion.forward import per_sample
 from diffusion_lab.diffusion.gaussian import Gaussian
 from diffusion_lab.diffusion.parts import classes_in, joined, left_out, where
@@ -48,7 +47,7 @@ class Worse:
     moment: Number | str | None = None
     reverse: ReverseProcess | None = None
     name: str = ""
-    conditions: Sequence[Size] = ()
+    conditions: Sequence[int | Sequence[int]] = ()
 
     def __post_init__(self) -> None:
         if isinstance(self.moment, float | int) and not 0 < self.moment < 1:
