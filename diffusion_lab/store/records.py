@@ -177,7 +177,9 @@ def _are_shares(value: Any) -> bool:
 
 def _is_condition(value: Any) -> bool:
     """The record of a condition: shift and scale, if it has them, are as many numbers, and each scale is above 0."""
-    shift, scale = (value.get("shift", []), value.get("scale", [])) if isinstance(value, dict) else (None, None)
+    if not isinstance(value, dict):
+        return False
+    shift, scale = value.get("shift", []), value.get("scale", [])
     numbers = all(isinstance(part, list) and all(map(is_number, part)) for part in (shift, scale))
     return numbers and len(shift) == len(scale) and all(number > 0 for number in scale)
 
