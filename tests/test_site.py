@@ -16,6 +16,7 @@ from hydra.errors import HydraException
 
 from diffusion_lab.commands.main import COMMANDS
 from diffusion_lab.conf_dir import CONF
+from diffusion_lab.config.overrides import in_full
 from diffusion_lab.store.measures import Measure
 from scripts.site import configs, reference
 from scripts.site.links import led_to_pages, links
@@ -132,6 +133,7 @@ def test_every_command_on_a_page_composes():
             assert name in COMMANDS, f"{page}: diffusion-lab {command}"
             given = any(option.startswith("samples=") for option in options)
             options = [last_cell(option) for option in options if not option.startswith("-") and "…" not in option]
+            options = [in_full(option) for option in options] if name == "sample" else options
             try:
                 compose(
                     "evaluate_samples" if given else name, [o for o in options if "=" in o], return_hydra_config=True

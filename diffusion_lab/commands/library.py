@@ -47,6 +47,7 @@ Image = int | str | Path  # the number of a test image, or a file
 # A class or several, FILE.npy or an array of vectors or fields; of several conditions, a value for each name.
 Value = int | str | Path | Sequence[int | str] | Tensor | np.ndarray
 Format = Literal["tensor", "numpy", "pil", "grid"]
+_NUMPY = np.ndarray | np.generic
 _NOTEBOOK = "__main__."  # the place of classes that a notebook defines
 _WITHOUT_EFFECT = ("model_dir", "to", "format", "trajectory", "samples", "logger", "hydra")
 
@@ -302,6 +303,10 @@ def _own_hydra() -> Iterator[None]:
 def _conditions(value: Any) -> tuple[list[str], dict[str, Tensor]]:
     """The option that sets the values of conditions, none for None, and those that are arrays, by name."""
     each = {} if value is None else value if isinstance(value, Mapping) else {ALL: value}
+    each = {
+        name: part.tolist() if isinstance(part, _NUMPY) and part.dtype.kind in "UO" else part
+        for name, part in each.items()
+    }
     arrays = {name: torch.as_tensor(part) for name, part in each.items() if hasattr(part, "shape")}
     plain = {name: part for name, part in each.items() if name not in arrays}
     texts = [

@@ -52,6 +52,11 @@ class Clusters(Condition):
         from sklearn.decomposition import PCA
         from sklearn.exceptions import ConvergenceWarning
 
+        if x.isnan().any():
+            raise ValueError(
+                f"condition={self.option.split('.')[1]}: no clusters are found in data with missing values; fill them in, or use "
+                "another condition"
+            )
         seen = self.features(x).numpy()
         self._check(len({row.tobytes() for row in seen}))
         components = PCA(min(self.num_components, *seen.shape), svd_solver="randomized", random_state=0).fit(seen)

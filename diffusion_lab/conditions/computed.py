@@ -34,7 +34,9 @@ class LowResolution(Condition):
 
 
 class BrightnessArea(Condition):
-    """Two numbers of an image: its mean, from −1 to 1, and the share of its values above `threshold`, from 0 to 1."""
+    """Two numbers of an image: its mean, from −1 to 1, and the share of its values above `threshold`, from 0 to 1.
+
+    Of data with missing values, of those that are known."""
 
     names = ("brightness", "area")
 
@@ -43,4 +45,5 @@ class BrightnessArea(Condition):
 
     def of(self, x: Tensor, given: Mapping[str, Tensor]) -> Tensor:
         flat = x.flatten(1)
-        return torch.stack([flat.mean(1), (flat > self.threshold).float().mean(1)], dim=1)
+        above = (flat > self.threshold).float().masked_fill(flat.isnan(), torch.nan)
+        return torch.stack([flat.nanmean(1), above.nanmean(1)], dim=1)

@@ -105,6 +105,10 @@ def drawn_conditions(
     sizes = model.conditions or (() if model.num_classes is None else (model.num_classes,))
     names = [*(saved.get("condition") or {})] or ["classes"]  # those of a classifier that guides
     names = names if sizes else []
+    if len(names) != len(sizes):
+        raise RunError(
+            f"{directory.config}: condition must have an entry for each of the {len(sizes)} conditions of the model"
+        )
     given: dict[str, Any] = {**(as_plain(cfg.condition) if cfg.condition is not None else {}), **arrays}
     given = {name: value for name, value in given.items() if value is not None}
     if ALL in given and len(sizes) == 1:
@@ -134,13 +138,19 @@ def drawn_conditions(
 def _one(name: str, size: Size, record: Mapping[str, Any], value: Any, most: int, directory: ModelDirectory) -> One:
     """A condition, its record, and the value that the user chose, or None."""
     count = size if isinstance(size, int) else size[0]
-    for fact, of in record.items():
-        if len(of) != count and fact != "names":
+    for fact in ("shares", "shift", "scale"):
+        if len(record.get(fact, range(count))) != count:
             raise RunError(
-                f"{directory.training}: conditions.{name}.{fact} has {len(of)} entries, but the model needs {count}"
+                f"{directory.training}: conditions.{name}.{fact} has {len(record[fact])} entries, but the model needs {count}"
             )
     if not isinstance(size, int):
         rows = None if value is None else normalised(_rows(value, name, tuple(size)), record)
+        if rows is not None and (
+            rows.isinf().any() or (rows.ndim == 2 and (rows.isnan().any(1) ^ rows.isnan().all(1)).any())
+        ):
+            raise MistakeError(
+                f"condition: a {name} has an infinite value, or NaN in a part of it; NaN in every entry means no condition"
+            )
         return One(name, size, [], None, rows, record)
     numbers, named = [str(number) for number in range(size)], record.get("names", [])
     names = named if len(named) == size else []
@@ -151,7 +161,8 @@ def _one(name: str, size: Size, record: Mapping[str, Any], value: Any, most: int
 
 def _classes(value: Any, num_classes: int, names: Sequence[str], most: int, directory: ModelDirectory) -> Tensor:
     """The numbers of the classes that an option, or an array from Python, holds: (N,)."""
-    chosen = value if isinstance(value, list) else value.tolist() if isinstance(value, Tensor) else [value]
+    plain = value.tolist() if isinstance(value, Tensor) else value
+    chosen = plain if isinstance(plain, list) else [plain]
     if not 1 <= len(chosen) <= most:
         raise MistakeError(f"condition={value}: give from one to num_images={most} classes")
     return torch.tensor([_class(each, num_classes, names, directory) for each in chosen])
@@ -165,7 +176,7 @@ def _rows(value: Any, name: str, shape: tuple[int, ...]) -> Tensor:
         value = torch.from_numpy(read_npy(Path(value), MOST_BYTES)).float()
     try:
         rows = torch.as_tensor(value, dtype=torch.float32)
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         raise MistakeError(f"condition={value}: give FILE.npy with a {name} {shape} for each image") from None
     rows = rows[None] if tuple(rows.shape) == shape else rows
     if tuple(rows.shape[1:]) != shape or len(rows) == 0:

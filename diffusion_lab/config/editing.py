@@ -105,7 +105,7 @@ def interpolation(cfg: DictConfig, model: GenerativeModel, saved: DictConfig, co
     own: Conditions = None
     if conditions.number:
         own = conditions.of(torch.tensor([0, conditions.number - 1], device=model.device), cfg.seed)
-    elif conditions.on_clusters and not getattr(model, "condition_dropout", 0) > 0:
+    elif conditions.classes is not None and conditions.on_clusters and not getattr(model, "condition_dropout", 0) > 0:
         clusters = trained_data(saved).clusters
         own = None if clusters is None else clusters.of(ends.cpu(), {}).to(model.device)
     latents = model.encode(ends, own)

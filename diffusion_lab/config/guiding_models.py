@@ -91,8 +91,9 @@ def worse_model(moment: float | int | str | None, model: Path | None, schedule: 
     _check_schedule(worse.process.schedule, schedule, option)
     weights = last_weights(directory) if moment is None else snapshot_name(moment)
     load_weights(worse, directory, weights)
+    sizes = worse.conditions or (() if worse.num_classes is None else (worse.num_classes,))
     with worse.use_weights(weights):
-        return Worse(moment, worse.frozen(), f"{directory.path.name}, {weights}")
+        return Worse(moment, worse.frozen(), f"{directory.path.name}, {weights}", sizes)
 
 
 def unguided(directory: ModelDirectory, identity: str, option: str, than: str) -> DiffusionModel:

@@ -84,6 +84,8 @@ def code_of_training(cfg: DictConfig) -> dict[str, Any]:
 
 def _shaping(cfg: DictConfig) -> dict[str, Any]:
     config = training_part(plain_config(cfg))
+    if config.get("condition"):
+        config["condition"] = [*config["condition"].items()]  # y has them in this order
     if not variance_matters(cfg):
         config["variance"] = {"outputs_per_channel": instantiate(cfg.variance).outputs_per_channel}
     return config

@@ -141,6 +141,12 @@ def trained_data(saved: DictConfig, given: DataModule | None = None) -> DataModu
             f"{f'data.root={where}' if where else data.name}: the model was trained on different data; "
             f"set data.root=… to the folder of its data{'' if data.clusters is None else clusters}"
         )
+    sizes = [c.size if isinstance(c.size, int) else list(c.size) for c in data.conditions.values()]
+    if saved.facts.get("conditions") and sizes != saved.facts.conditions:
+        raise MistakeError(
+            f"{data.name}: its conditions have the sizes {sizes}, but the model was trained on {saved.facts.conditions}; pass the "
+            "data with the conditions of its training, in their order"
+        )
     return data
 
 

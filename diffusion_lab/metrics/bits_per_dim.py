@@ -120,10 +120,10 @@ def label_bits(data: DataModule, y: Conditions) -> Tensor:
 
 def _with_label(likelihood: Likelihood, bits: Tensor) -> Likelihood:
     """−log p(x_0, y) for −log p(x_0|y); what was stated without y stays as it is."""
-    given = " given the class"
-    if not bits.any() or given not in likelihood.kind:
+    kind = likelihood.kind.replace(" given the class", ", for an image and its cluster")
+    kind = kind.replace(" given the conditions", ", for an image and its clusters given the other conditions")
+    if not bits.any() or kind == likelihood.kind:
         return likelihood
-    kind = likelihood.kind.replace(given, ", for an image and its cluster")
     return replace(
         likelihood,
         bits_per_dim=likelihood.bits_per_dim.cpu() + bits,

@@ -44,11 +44,17 @@ def check_parts(schedule: Schedule, variance: Variance, objective: Objective, ti
 
 
 def check_guidance(guidance: Guidance, conditions: Sequence[Size], dropout: float) -> None:
-    """ValueError for a guidance that needs the unconditional model of a training that drops no conditions."""
+    """ValueError for a guidance that needs the unconditional model of a training that drops no conditions, or knows other ones."""
     if guidance.needs_null and not (conditions and dropout > 0):
         raise ValueError(
             f"guidance {type(guidance).__name__} evaluates the network with and without a condition, but this model was not "
             "trained for both: train with condition=classes and model.condition_dropout above 0, or use guidance=none"
+        )
+    told = () if guidance.worse is None else guidance.worse.conditions
+    if told and conditions and tuple(told) != tuple(conditions):
+        raise ValueError(
+            f"guidance: the worse model is conditioned on values of the sizes {list(told)}, but this model on {list(conditions)}; "
+            "train the worse one with the same condition=… or with condition=none"
         )
     if guidance.num_classes is not None and conditions and not any(map(has_classes, conditions)):
         raise ValueError(

@@ -138,10 +138,10 @@ class DiffusionModel(DrawnDiffusion):
     def training_step(self, batch: tuple[Tensor, Conditions], batch_idx: int) -> dict[str, Any]:
         """L at one t a sample."""
         x_0, y = batch
-        x_0, known = self._known(x_0)
+        x_0, *known = self._known(x_0)
         t, w, eps = self.times_and_noise(x_0, self.timesteps)
         told = self.with_dropped_conditions(y, self.condition_dropout, self.reverse.null)
-        terms = self.objective(self.forward_process, self.reverse, x_0, t, eps, told, known)
+        terms = self.objective(self.forward_process, self.reverse, x_0, t, eps, told, *known)
         losses = terms["loss"].detach()
         if self.timesteps.learns_from_losses:
             self._learn(self.of_all_ranks(t).flatten(), self.of_all_ranks(losses).flatten())
@@ -172,14 +172,14 @@ class DiffusionModel(DrawnDiffusion):
 
     def held_out_terms(self, x_0: Tensor, y: Conditions, noise: SampleNoise) -> dict[str, Tensor]:
         """At one t an image, as the loss weighs t; given its class, with y."""
-        x_0, known = self._known(x_0)
+        x_0, *known = self._known(x_0)
         t = self.timesteps.spread(noise.uniform(0)).to(x_0.device)
         eps = noise.initial(self.shape).to(x_0)
-        return self.objective(self.forward_process, self.reverse, x_0, t, eps, self.own_conditions(y), known)
+        return self.objective(self.forward_process, self.reverse, x_0, t, eps, self.own_conditions(y), *known)
 
-    def _known(self, x_0: Tensor) -> tuple[Tensor, Tensor | None]:
-        """x_0 with 0 where a value is missing, and 1 where it is not, 0 where it is; None where none can be."""
-        return (x_0.nan_to_num(0), (~x_0.isnan()).to(x_0)) if self.missing else (x_0, None)
+    def _known(self, x_0: Tensor) -> tuple[Tensor, ...]:
+        """x_0 with 0 where a value is missing, and the mask of the others; where none can be missing, x_0 alone."""
+        return (x_0.nan_to_num(0), (~x_0.isnan()).to(x_0)) if self.missing else (x_0,)
 
     @property
     def process(self) -> GaussianDiffusion:

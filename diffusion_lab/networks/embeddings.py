@@ -131,10 +131,6 @@ def _embedding(size: Size, dim: int) -> nn.Module:
 
 def _resized(field: Tensor, sides: Sequence[int]) -> Tensor:
     """(B, C, *spatial) -> (B, C, *sides): means along an axis that becomes shorter, linear along one that becomes longer."""
-    if field.ndim - 2 != len(sides):
-        raise ValueError(
-            f"condition: the field has the spatial axes {tuple(field.shape[2:])}, but x has {tuple(sides)}; they need equally many"
-        )
     smaller = tuple(min(pair) for pair in zip(field.shape[2:], sides, strict=True))
     if smaller != tuple(field.shape[2:]):
         field = nn.functional.interpolate(field, smaller, mode="area")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from diffusion_lab.conditions.condition import has_field
 from diffusion_lab.diffusion.shapes import Conditions
 from diffusion_lab.networks.blocks import (
     AttentionBlock,
@@ -175,6 +176,12 @@ class Encoder(nn.Module):
         self.conditioning, self.features = conditioning, features
         channels, self.skip_channels = layout.base_channels, [layout.base_channels]
         self.patch_size = layout.patch_size
+        for size in filter(has_field, conditioning.sizes):
+            if len(size) - 1 != len(layout.paddings):
+                raise ValueError(
+                    f"condition: the field has the spatial axes {list(size[1:])}, but x has {list(layout.sides[0])}; they need "
+                    "equally many"
+                )
         in_channels = in_channels * features.num_features + conditioning.field_channels
         self.input = Conv(in_channels * self.patch_size ** len(layout.paddings), channels, layout.paddings)
         self.down, self.downsamples = nn.ModuleList(), nn.ModuleList()

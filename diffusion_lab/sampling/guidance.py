@@ -41,12 +41,13 @@ class Worse:
     Parameters
     ----------
     moment: the share of its training that the model had done, or a name of the moment.
-    reverse: the reverse process of another model. name: of the other one, for the record.
+    reverse: the reverse process of another model. name: of the other one, for the record. conditions: the sizes of its own.
     """
 
     moment: Number | str | None = None
     reverse: ReverseProcess | None = None
     name: str = ""
+    conditions: Sequence[int | Sequence[int]] = ()
 
     def __post_init__(self) -> None:
         if isinstance(self.moment, float | int) and not 0 < self.moment < 1:

@@ -175,6 +175,15 @@ def _are_shares(value: Any) -> bool:
     return probable and abs(sum(value) - 1) < 1e-6
 
 
+def _is_condition(value: Any) -> bool:
+    """The record of a condition: shift and scale, if it has them, are as many numbers, and each scale is above 0."""
+    if not isinstance(value, dict):
+        return False
+    shift, scale = value.get("shift", []), value.get("scale", [])
+    numbers = all(isinstance(part, list) and all(map(is_number, part)) for part in (shift, scale))
+    return numbers and len(shift) == len(scale) and all(number > 0 for number in scale)
+
+
 def or_none(kind: Kind) -> Kind:
     return lambda value: value is None or kind[0](value), kind[1]
 
@@ -185,7 +194,6 @@ def _from_to(least: int, most: int) -> Kind:
 
 TEXT: Kind = (lambda value: isinstance(value, str), "a string")
 TEXTS: Kind = (is_texts, "a list of strings")
-NUMBERS: Kind = (lambda value: isinstance(value, list) and all(map(is_number, value)), "a list of numbers")
 OBJECT: Kind = (lambda value: isinstance(value, dict), "an object")
 FOLDER: Kind = (is_folder_name, "the name of a folder")
 COUNT: Kind = (lambda value: is_number(value) and value >= 0, "a number")
@@ -200,12 +208,12 @@ TRAINING: Kinds = {
     "branched_from?": TEXT,
     "branched_at?": WHOLE,
     "serves?": TEXT,
+    "conditions?": OBJECT,
+    "conditions?.*": (_is_condition, "an object whose shift and scale are as many numbers, each scale above 0"),
     "conditions?.*.names?": TEXTS,
     "code?.names": TEXTS,
     "code?.digest": TEXT,
     "conditions?.*.shares?": (_are_shares, "a list of shares that sum to 1"),
-    "conditions?.*.shift?": NUMBERS,
-    "conditions?.*.scale?": NUMBERS,
 }
 CHOICES: Kinds = {"": (_are_choices, "an object of groups and options by their names")}
 FACTS: Kinds = {

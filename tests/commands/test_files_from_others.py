@@ -281,6 +281,15 @@ SAMPLE = {
         training(conditions={"clusters": {"shares": [0.5, 0.2]}}),
         "is not a list of shares that sum to 1",
     ),
+    "training.json with a scale of zero": (
+        training(conditions={"vector": {"shift": [0.0], "scale": [0.0]}}),
+        "is not an object whose shift and scale",
+    ),
+    "training.json with a shift without scale": (
+        training(conditions={"vector": {"shift": [0.0]}}),
+        "is not an object whose shift and scale",
+    ),
+    "training.json with a list of conditions": (training(conditions=[]), "conditions=[] is not an object"),
     "training.json that is nested without end": (
         file("training.json", b'{"a":' * 5000 + b"1" + b"}" * 5000),
         "training.json is ",

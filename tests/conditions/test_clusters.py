@@ -103,6 +103,12 @@ def test_more_clusters_than_images_are_refused() -> None:
         clustered(40, 500, data)
 
 
+@pytest.mark.parametrize("kind", [Clusters, GradientClusters])
+def test_missing_values_have_no_clusters(kind):
+    with pytest.raises(ValueError, match="no clusters are found in data with missing values"):
+        kind(2, 2, 10).find(torch.full((10, 1, 4, 4), torch.nan))
+
+
 def test_large_images_are_clustered_by_fewer() -> None:
     clusters = Clusters(10, 50, 20_000)
     assert clusters.most_images(784) == 20_000

@@ -42,3 +42,5 @@ def test_brightness_and_area_of_a_known_image():
     condition.prepare(Shown(1, 4, 5))
     assert condition.size == (2,)
     assert condition.of(x, {})[0].tolist() == pytest.approx([-0.2, 0.4])
+    x[..., 0] = torch.nan
+    assert condition.of(x, {})[0].tolist() == pytest.approx([-0.5, 0.25])

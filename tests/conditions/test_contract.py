@@ -1,6 +1,7 @@
 """Every kind of condition: its values, the network that is told them, dropping, guidance, and data that mirror them."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,9 +11,12 @@ from omegaconf import OmegaConf
 from diffusion_lab.conditions import Classes, Condition, Field, Vector
 from diffusion_lab.conditions.condition import has_field, null_of
 from diffusion_lab.conditions.lent import normalised
+from diffusion_lab.config import editing
+from diffusion_lab.config.drawn_conditions import DrawnConditions, One
 from diffusion_lab.data.in_memory import InMemoryDataModule, Split
 from diffusion_lab.diffusion import CosineSchedule, FixedSmall, PredictNoise, Simple, UniformTimesteps
 from diffusion_lab.diffusion.parts import as_conditions, left_out, parts
+from diffusion_lab.metrics.bits_per_dim import BitsPerDim
 from diffusion_lab.models.diffusion import DiffusionModel
 from diffusion_lab.models.optimization import Constant, Optimization
 from diffusion_lab.networks import MLP, UNet
@@ -191,9 +195,29 @@ def test_a_field_of_any_resolution_has_its_mean(sides):
 def test_a_field_needs_the_axes_of_x():
     with pytest.raises(ValueError, match="points have no pixels"):
         MLP(2, 2, conditions=[[1, 4]])
-    network = UNet(1, 1, 8, conditions=[[2, 3, 4, 5]], **SMALL)
     with pytest.raises(ValueError, match="equally many"):
-        network(torch.zeros(1, 1, 8, 8), torch.tensor([0]), torch.zeros(1, 2, 3, 4, 5))
+        UNet(1, 1, 8, conditions=[[2, 3, 4, 5]], **SMALL)
+
+
+def test_the_bits_of_clusters_count_beside_other_conditions():
+    data = data_of("vector", "clusters")
+    settings = SimpleNamespace(seed=0, unseen_split="test")
+    subject = SimpleNamespace(model=model_of(data), data=data, settings=settings, progress=lambda *_: None)
+    (found,) = BitsPerDim(num_images=8).likelihoods(subject)
+    assert "for an image and its clusters given the other conditions" in found.kind
+    assert 0 < found.parts["label"].min() <= found.parts["label"].max() < 8 / 48  # of 30 clusters of 72, in 48 pixels
+    torch.testing.assert_close(sum(found.parts.values()), found.bits_per_dim)
+
+
+def test_clusters_beside_other_conditions_are_not_interpolated(monkeypatch):
+    """The other conditions of given images are not known, so none is told."""
+    data = data_of("vector", "clusters")
+    monkeypatch.setattr(editing, "trained_data", lambda saved: data)
+    model = model_of(data, dropout=0.0)
+    cfg = OmegaConf.create({"interpolate": {"images": [0, 1]}, "num_images": 3, "seed": 0})
+    each = [One(name, c.size, [], c.shares, None, c.record()) for name, c in data.conditions.items()]
+    edit = editing.interpolation(cfg, model, None, DrawnConditions(each, lambda: data))
+    assert edit.draw(torch.arange(3), 0, None).shape == (3, 1, 8, 6)
 
 
 @pytest.mark.parametrize("kind", [Classes, Vector, Field])

@@ -1,6 +1,8 @@
 """What identifies a score: the content of what it is made of."""
 
-from diffusion_lab.config.identity import features_by_content
+from omegaconf import OmegaConf
+
+from diffusion_lab.config.identity import features_by_content, training_fingerprint
 
 
 def test_weights_count_by_their_content(tmp_path):
@@ -15,3 +17,13 @@ def test_weights_count_by_their_content(tmp_path):
     assert {name for name, options in found.items() if options != features[name]} == {"shipped", "own"}
     own.write_bytes(b"2")
     assert features_by_content(features)["own"] != found["own"]
+
+
+def test_the_order_of_conditions_makes_another_training():
+    """A network has an input for each, in their order."""
+    conditions = {name: {"_target_": f"diffusion_lab.conditions.{name.title()}"} for name in ("vector", "field")}
+    first, other = (
+        OmegaConf.create({"condition": chosen, "facts": {"identity": "data"}})
+        for chosen in (conditions, dict(reversed(conditions.items())))
+    )
+    assert training_fingerprint(first) != training_fingerprint(other)

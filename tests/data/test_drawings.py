@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -16,7 +17,6 @@ from diffusion_lab.data.drawings import Emoji, Sprites, group_of, read_tar
 from diffusion_lab.data.order import held_out_groups, without_validation
 from diffusion_lab.metrics.features.classifiers import FOLDER
 
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")  # the user's, which tests do not have
 UNITS = "./usr/share/games/wesnoth/1.18/data/core/images/units"
 
 
@@ -178,12 +178,14 @@ def test_an_option_that_cannot_be_is_named(option):
         Emoji(**{"batch_size": 2, "seed": 0} | option)
 
 
-@pytest.mark.needs("emoji and sprites in the user's cache folder (data.download=true)")
+@pytest.mark.thorough
+@pytest.mark.needs("npm, apt-get, dpkg-deb and a network")
 @pytest.mark.parametrize(("kind", "sizes"), [(Emoji, (5927, 1582)), (Sprites, (4031, 923))], ids=["emoji", "sprites"])
-def test_the_published_drawings_are_those_of_the_features(kind, sizes):
-    data = kind(batch_size=2, seed=0, root=str(CACHE / "diffusion_lab" / kind.name))
-    if missing := data.missing():
-        pytest.skip(missing)
+def test_what_is_fetched_is_what_features_were_trained_on(tmp_path, kind, sizes):
+    for program in kind.programs:
+        if shutil.which(program) is None:
+            pytest.skip(f"there is no {program}")
+    data = kind(batch_size=2, seed=0, root=str(tmp_path / kind.name), download=True)
     data.prepare()
     assert (data.num_train, data.num_test) == sizes
     card = json.loads((FOLDER / f"{kind.name}_ssl.json").read_text())

@@ -116,6 +116,6 @@ def test_workers_that_read_ahead_do_not_move_the_place_to_resume(
 def test_a_batch_that_the_processes_cannot_share_is_refused() -> None:
     data = digits()
     data.batch_size = 127
-    data.trainer = type("Trainer", (), {"global_rank": 0, "world_size": 2})()
+    data.trainer = type("Trainer", (), {"global_rank": 0, "world_size": 2, "accumulate_grad_batches": 1})()
     with pytest.raises(DataError, match=r"data.batch_size=127 .* 2 processes: choose a multiple of 2"):
         data.train_dataloader()

@@ -16,10 +16,19 @@ from diffusion_lab.sampling import (
     ClassifierFree,
     DDIMSampler,
     EvenSpacing,
+    Unguided,
     Worse,
 )
 
 EARLY = Worse(moment=0.2)
+
+
+def test_a_worse_model_has_the_same_conditions_or_none():
+    other = model(Unguided(), num_classes=3).reverse
+    for conditions in ((), (3,)):
+        model(Autoguidance(Worse(None, other, "other", conditions), 2.0), num_classes=3)
+    with pytest.raises(ValueError, match="train the worse one with the same condition"):
+        model(Autoguidance(Worse(None, other, "other", (3, (2,))), 2.0), num_classes=3)
 
 
 def model(guidance, num_classes=None, hidden=16):
