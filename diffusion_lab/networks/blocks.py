@@ -220,8 +220,8 @@ class Upsample(Conv):
         super().__init__(channels, out_channels or channels, padding)
 
     def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:  # type: ignore[override]  # a convolution that is told the size
-        axes = range(2, x.ndim)
-        kernel = functional.pad(self.weight.transpose(0, 1).flip(*axes), (1, 1) * len(axes))
+        axes = tuple(range(2, x.ndim))  # Dynamo unpacks a range wrongly
+        kernel = functional.pad(self.weight.transpose(0, 1).flip(axes), (1, 1) * len(axes))
         for axis in axes:
             kernel = kernel.narrow(axis, 0, 4) + kernel.narrow(axis, 1, 4)
         kernel = kernel.contiguous(memory_format=memory_format(len(axes)))
