@@ -22,7 +22,7 @@ from diffusion_lab.commands.scoring import score_once
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.composing import model_dir_of, with_trained_choices
 from diffusion_lab.config.kinds import check_kinds
-from diffusion_lab.config.mistakes import MistakeError, mistake_in_job, mistake_in_options, users_mistakes
+from diffusion_lab.config.mistakes import MistakeError, mistake_in_job, mistake_in_options, replaced, users_mistakes
 from diffusion_lab.config.overrides import ALL, as_options, in_full, quoted
 from diffusion_lab.config.sample_options import Drawing, drawing_of
 from diffusion_lab.config.trained import (
@@ -224,10 +224,10 @@ class Model:
             x: Any = drawing.draw(edit, indices, y, progress_bar=False)
             if format == "tensor":
                 return x
+            names = None if drawing.units is None else drawing.units.names
             if format == "grid":
-                names = None if drawing.units is None else drawing.units.names
                 return pictures.picture(drawing.in_grid(x, edit), levels, drawing.columns(y), names)
-            return pictures.numbers(x, levels) if format == "numpy" else pictures.images(x, levels)
+            return pictures.numbers(x, levels) if format == "numpy" else pictures.images(x, levels, names)
 
     @contextmanager
     def drawing(
@@ -329,6 +329,8 @@ def _options(given: Mapping[str, Any], overrides: Sequence[str]) -> list[str]:
 def _named(choices: Choices, of_samples: str = "") -> dict[str, Any]:
     """The choices by the names of their options. of_samples: what stands before weights and seed."""
     if unknown := choices.keys() - Choices.__annotations__.keys():
+        if said := replaced(min(unknown)):
+            raise TypeError(said)
         raise TypeError(f"there is no argument {min(unknown)}; the choices are {', '.join(Choices.__annotations__)}")
     names = {"num_steps": "sampler.spacing.num_steps", "scale": "guidance.scale"}
     names |= {name: f"{of_samples}{name}" for name in ("weights", "seed")}

@@ -116,7 +116,7 @@ def _write(x: Tensor, y: Conditions, drawing: Drawing, places: list[Path]) -> No
         for earlier in ours(places[0].parent):  # so that images of two calls do not mix
             if re.fullmatch(r"\d{6,}\.png", earlier.name):
                 earlier.unlink(missing_ok=True)  # not `clear`, which reads the record again for each of them
-        for path, image in zip(places, images(x, model.num_levels), strict=False):
+        for path, image in zip(places, images(x, model.num_levels, names), strict=False):
             write_whole(path, png(image))
 
 

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from rich.live import Live
 
 from diffusion_lab.store import RunError, named_sweep
-from diffusion_lab.store.places import models_in, sweeps_in
+from diffusion_lab.store.places import sweeps_in
 from diffusion_lab.sweeps.jobs import queue_states
 from diffusion_lab.sweeps.watch import JobProgress, is_over, job_progress, other_trainings, table
 from diffusion_lab.terminal import Terminal
@@ -32,8 +32,6 @@ def run(cfg: DictConfig) -> None:
     sweep = None if alone else named_sweep(outputs, None if cfg.sweep is None else str(cfg.sweep))
     if sweep is not None:
         console.print(f"sweep  {sweep.path}")
-    elif not models_in(outputs):
-        raise RunError(f"there is no training in {outputs}; run `diffusion-lab train` first")
 
     def progress() -> list[JobProgress]:
         of_sweep = [] if sweep is None else job_progress(sweep, in_queue)
@@ -42,6 +40,8 @@ def run(cfg: DictConfig) -> None:
 
     in_queue, queried = queue_states(jobs), time.monotonic()
     found = progress()
+    if not found:
+        raise RunError(f"there is no training in {outputs}; run `diffusion-lab train` first")
     earlier = {standing.folder: standing.status for standing in found if standing.status is not None}
     if not (cfg.watch and console.is_terminal):
         console.print(table(found, {}), soft_wrap=False)

@@ -31,12 +31,13 @@ class Vector(Condition):
     training images. `record` has shift and scale, so that vectors can be given in their own units."""
 
     name = "vector"
+    also = ", or data=image_folder with data.vector_columns"
 
     def prepare(self, data: Source) -> None:
         if self.name not in data.shown(1)[1]:
             raise LacksConditionError(
                 f"condition={self.name}: {data.name} has no {self.name} beside its images; use data that have one, such as "
-                f"data=arrays with data.train_{self.name}s"
+                f"data=arrays with data.train_{self.name}s{self.also}"
             )
         values = self.looked_at(data)[1][self.name].double()
         self.size = tuple(values.shape[1:])
@@ -58,6 +59,7 @@ class Field(Vector):
     """The field beside an image: another image of it, of any resolution and number of channels, each normalised."""
 
     name = "field"
+    also = ""
 
 
 def normalised(values: Tensor, record: Mapping[str, Any], back: bool = False) -> Tensor:

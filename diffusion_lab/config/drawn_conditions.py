@@ -183,6 +183,8 @@ def _rows(value: Any, name: str, shape: tuple[int, ...]) -> Tensor:
         raise MistakeError(
             f"condition: the values have the shape {tuple(rows.shape)}; each {name} must have the shape {shape}"
         )
+    if rows.isinf().any():
+        raise MistakeError(f"condition: the {name}s hold infinite values; remove them")
     return rows
 
 
@@ -195,6 +197,8 @@ def _class(given: Any, num_classes: int, names: Sequence[str], directory: ModelD
         return names.index(given)
     if isinstance(given, str) and folded.count(given.casefold()) == 1:
         return folded.index(given.casefold())
+    if str(given) in names:
+        raise MistakeError(f"condition={given} is a number: for the class of this name write condition=\"'{given}'\"")
     near = difflib.get_close_matches(str(given).casefold(), folded, n=3, cutoff=0.5)
     such = ", ".join([names[folded.index(name)] for name in near] or names[:10])
     named = f", such as {such}" if names else ", without names" if isinstance(given, str) else ""

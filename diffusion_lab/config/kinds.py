@@ -16,7 +16,7 @@ from hydra.utils import get_object
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from diffusion_lab.conf_dir import CONF
-from diffusion_lab.config.mistakes import MistakeError
+from diffusion_lab.config.mistakes import MistakeError, replaced
 from diffusion_lab.config.overrides import as_plain
 
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a string", dict: "a group of options"}
@@ -28,7 +28,10 @@ _TOO_LARGE = 2**64  # a seed is smaller
 
 
 def check_kinds(cfg: DictConfig, command: str = "train") -> None:
-    """MistakeError for the first value of the wrong type. command: the name of its yaml in conf/."""
+    """MistakeError for a replaced option or the first value of the wrong type. command: the name of its yaml in conf/."""
+    for key in cfg:
+        if said := replaced(str(key)):  # in a yaml of the user, which may set anything
+            raise MistakeError(said)
     _check(as_plain(cfg), "", *_declared(command))
 
 

@@ -233,16 +233,24 @@ def _composition(error: Exception, command: str) -> str:
     key = named.partition("@")[0]
     file = _found(r"In '([^']+)': Could not override", error)
     if file is not None:
+        if said := replaced(key):
+            return f"{file}.yaml: {said}"
         return f"{file}.yaml overrides the group {key}, which diffusion-lab {command} does not have"
     if "could not be converted" in str(error) or "Cannot convert" in str(error):
         return f"{key}: {str(error).splitlines()[0]}"
     return _unknown(key, command)
 
 
+def replaced(key: str) -> str | None:
+    """What to write for an option of earlier versions, or None."""
+    fix = _REPLACED.get(key if key in _REPLACED else key.partition(".")[0])
+    return None if fix is None else f"{key} was replaced: {fix}"
+
+
 def _unknown(key: str, command: str) -> str:
     """An option that the config does not have."""
-    if replaced := _REPLACED.get(key.partition(".")[0] if key != "model.label_dropout" else key):
-        return f"{key} was replaced: {replaced}"
+    if said := replaced(key):
+        return said
     if command in ("train", "schedule") and (CONF / key).is_dir():
         models = sorted(file.stem for file in (CONF / "model").glob("*.yaml") if f"  - /{key}: " in file.read_text())
         if models:

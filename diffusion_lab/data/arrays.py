@@ -211,11 +211,11 @@ class Arrays(InMemoryDataModule):
 
     def _check_values(self, rows: Rows, found: Summary, masks: bool) -> None:
         where, of = rows.stored.where, f"{int(found.missing.sum()):,} of {len(found.missing):,} rows"
-        said = f"{where} has {found.num_infinite:,} infinite values: leave those rows out, or save NaN and set data.missing=mask."
-        require(not found.num_infinite, said)
+        require(not found.num_infinite, f"{where} has {found.num_infinite:,} infinite values: leave those rows out.")
         fix = "" if "_vectors=" in where or "_fields=" in where else ", or set data.missing=mask"
         said = f"{where} has {found.num_missing:,} missing values (NaN) in {of}: fill them in{fix}."
         require(not found.num_missing or masks, said)
+        require(bool(np.isfinite(found.std).all()), f"{where} has values too large to normalise: choose larger units.")
 
     def _units(self, rows: Rows, found: Summary) -> Units:
         channels = rows.shape[1]

@@ -206,12 +206,12 @@ def _shades(x: Tensor, num_levels: int | None, count: int) -> Tensor:
     return to_levels(x if num_levels is None else from_levels(to_levels(x, num_levels), num_levels), count)
 
 
-def images(x: Tensor, num_levels: int | None) -> list[Image.Image]:
+def images(x: Tensor, num_levels: int | None, names: Sequence[str] | None = None) -> list[Image.Image]:
     """An image of each sample: the levels of (B, C, H, W) as they are, else a picture. ValueError as `check_images`."""
     check_images(x.shape[1:], num_levels)
     if x.ndim != 4 or num_levels is None:
         spans = None if num_levels else _spans([x])
-        return [picture(each[None], num_levels, spans=spans) for each in x]
+        return [picture(each[None], num_levels, names=names, spans=spans) for each in x]
     return [Image.fromarray(each.squeeze(-1) if each.shape[-1] == 1 else each) for each in numbers(x, num_levels)]
 
 

@@ -94,7 +94,8 @@ def summary(rows: Rows, fitted: Tensor | None) -> Summary:
         here = x.sum((0, 2)) / np.maximum(n, 1)
         apart = np.where(known, x - here[:, None], 0)
         total = np.maximum(count + n, 1)
-        squares += (apart**2).sum((0, 2)) + (here - mean) ** 2 * count * n / total
+        with np.errstate(over="ignore", invalid="ignore"):
+            squares += (apart**2).sum((0, 2)) + (here - mean) ** 2 * count * n / total
         mean += (here - mean) * n / total
         count += n
     std = np.sqrt(squares / np.maximum(count, 1))

@@ -1,4 +1,4 @@
-"""A CSV beside images: the first column names a file below the folder, others are its class and the entries of its vector."""
+"""A CSV beside images, with commas, semicolons or tabs: the first column names a file, others its class and vector."""
 
 import csv
 from collections.abc import Iterable, Sequence
@@ -41,13 +41,21 @@ def read_table(path: Path, label_column: str | None, vector_columns: Sequence[st
     """DataError, in one sentence, for a file that is no such table."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            header, *rows = [row for row in csv.reader(file) if row]
+            first = file.readline()
+            file.seek(0)
+            header, *rows = [row for row in csv.reader(file, delimiter=max(",;\t", key=first.count)) if row]
     except OSError as error:
         raise DataError(f"data.table={path} cannot be read ({error.strerror}): name a CSV file.") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8: save it with this encoding.") from error
     except (ValueError, csv.Error) as error:
         raise DataError(f"{path} is not a CSV file with a header and a row for each image.") from error
     for column in filter(None, [label_column, *vector_columns]):
-        require(column in header[1:], f"{path} has no column {column}: it has {', '.join(header[1:])}.")
+        there = header[1:].count(column)
+        require(
+            there > 0, f"{path} has no column {column}: it has {', '.join(header[1:]) or 'none'} beside the file names."
+        )
+        require(there == 1, f"{path} has {there} columns called {column}: rename one.")
     table = Table(path, {}, {})
     for row in rows:
         name = PurePosixPath(row[0].replace("\\", "/")).as_posix()

@@ -67,7 +67,9 @@ class SlicedWasserstein(Metric):
         bands = sliced_wasserstein(samples[:size], real, self.patches, settings.seed)
         scores.record(names[0], _mean(bands))
         by_band = ", ".join(f"{band} {value:.1f}" for band, value in bands.items())
-        scores.details[names[0]] = f"n = {size} vs as many, bands {by_band}; {_NOTE}"
+        scores.details[names[0]] = f"n = {size} vs as many, bands {by_band}"
+        if len(subject.data.shape) == 3 and subject.data.num_levels is not None:  # what these networks take
+            scores.details[names[0]] += f"; {_NOTE}"
         if len(held_out) < 2:
             scores.record(
                 names[1], None, f"needs real images besides the reference, but {view.compared} are all there are"

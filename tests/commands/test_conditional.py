@@ -126,6 +126,7 @@ def test_several_conditions_go_through_all_commands(lab):
         assert archive["arr_1"].tolist() == [2, 0, 2, 0, 2]
         assert archive["vector"] == pytest.approx(np.tile([310, 290], (5, 1)), rel=1e-5)
         np.save(lab.folder / "wanted.npy", archive["field"])
+        np.save(lab.folder / "inf.npy", np.where(archive["field"] > 100, np.inf, archive["field"]))
         first = archive["arr_0"]
     lab.done("sample", "num_images=5", "format=npz", "condition={classes: [2,0], vector: [310,290], field: wanted.npy}")
     with np.load(lab.folder / "samples" / "samples.npz") as archive:
@@ -134,6 +135,7 @@ def test_several_conditions_go_through_all_commands(lab):
         ("3", "is conditioned on classes and field and vector; give a value for each"),
         ("{field: v.npy}", "each field must have the shape (2, 4, 4)"),
         ("{vector: nowhere.npy}", "there is no such file"),
+        ("{field: inf.npy}", "the fields hold infinite values"),
     ):
         lab.refused("sample", f"condition={wanted}", said=said)
     lab.refused("export", "format=program", said="takes classes or clusters only")

@@ -52,11 +52,20 @@ def test_local_settings_may_choose_groups_of_the_lab(lab, local):
         ("outputs: [a\n", "conf/local/default.yaml is not a config"),
         ("defaults: 5\n", "this holds 5"),
         ("outputs: 7\n", "outputs=7: this option must be a string"),
+        ("conditional: true\n", "conditional was replaced: use condition=classes"),
     ],
 )
 def test_what_is_wrong_with_local_settings_is_one_sentence(lab, local, settings, said):
     local(settings)
     lab.refused("status", said=said)
+
+
+@pytest.mark.parametrize("content", ["labels: clusters\n", "defaults:\n  - override /labels: clusters\n"])
+def test_an_option_that_was_replaced_is_named(lab, content):
+    file = lab.folder / "conf" / "experiment" / "old.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text(f"# @package _global_\n{content}")
+    lab.refused("train", "experiment=old", said="labels was replaced: use condition=clusters")
 
 
 @pytest.mark.parametrize("beside", [True, False])

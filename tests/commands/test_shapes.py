@@ -36,6 +36,7 @@ def test_every_command_takes_every_shape(lab, shape):
     lab.done("train", *FIELD, *STRIDED, f"data.shape={of}", f"metrics={METRICS}")
     (values,) = (score["values"] for score in scored(lab.folder))
     assert {*MEASURED_ON_ALL} <= {*values}
+    assert "inception" not in lab.done("evaluate")  # it takes images of levels only
     (run,) = (lab.folder / "outputs" / "runs").iterdir()
     assert {"samples.png", "nearest.png", "interpolation.png"} <= {file.name for file in run.iterdir()}
     lab.done("report", "runs=outputs/runs", "to=page")

@@ -43,5 +43,7 @@ def test_trainings_outside_a_sweep(lab):
 
 def test_a_sweep_that_is_not_there(lab):
     lab.refused("status", said="there is no training in outputs; run")
+    (lab.folder / "outputs" / "models" / "ended-at-once").mkdir(parents=True)
+    lab.refused("status", said="there is no training in outputs; run")
     write_sweep(lab.folder, "mine")
     lab.refused("status", "yours", said="sweep=yours: there is no such sweep; there are mine")

@@ -373,8 +373,11 @@ def table(image_root: Path, rows: list[list[str]] | None = None, header: str = "
     (image_root / "t.csv").write_text("\n".join([header, *map(",".join, rows)]))
 
 
-def test_classes_and_vectors_come_from_a_table(image_root: Path) -> None:
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_classes_and_vectors_come_from_a_table(image_root: Path, separator: str) -> None:
     table(image_root)
+    file = image_root / "t.csv"
+    file.write_text(file.read_text().replace(",", separator), encoding="utf-8-sig")
     data = folder(image_root, table="t.csv", label_column="kind", vector_columns=["age", "size"])
     data.prepare()
     assert data.class_names == ["8", "9", "10"]  # whole numbers in their order
@@ -400,10 +403,14 @@ def test_classes_and_vectors_come_from_a_table(image_root: Path) -> None:
         ({}, [["ants/00.png", " ", "1", "2"]], "kind of ants/00.png is empty"),
         ({}, [["ants/00.png", "a", "1", "2"]] * 2, "two rows for ants/00.png"),
         ({"vector_columns": ["age"]}, [["ants/00.png", "a", "1", "nan"]], "age=nan of ants/00.png is not a finite"),
+        ({"table": "é.csv"}, None, "é.csv is not UTF-8: save it with this encoding"),
+        ({"table": "twice.csv"}, None, "twice.csv has 2 columns called kind: rename one"),
     ],
 )
 def test_a_table_that_does_not_fit_is_refused(image_root: Path, options, rows, said) -> None:
     table(image_root, rows)
+    (image_root / "é.csv").write_text("file,kind\nants/00.png,é", encoding="latin-1")
+    (image_root / "twice.csv").write_text("file,kind,kind\nants/00.png,a,b")
     with pytest.raises(DataError, match=said):
         folder(image_root, **{"table": "t.csv", "label_column": "kind"} | options).prepare()
 

@@ -71,6 +71,13 @@ def test_channels_with_names_have_them_in_the_picture(sides):
     assert png(picture(x, None, names=["flow", "pressure"])) != png(picture(x, None))
 
 
+@pytest.mark.parametrize("spread", [1.0, 1000.0])
+def test_a_file_of_each_sample_has_the_names_too(spread):
+    x = torch.rand(3, 2, 8) * torch.tensor([[1.0], [spread]])
+    plain, named = images(x, None), images(x, None, ["u", "v"])
+    assert all(png(one) != png(other) for one, other in zip(plain, named, strict=True))
+
+
 def test_a_volume_is_shown_by_its_middle_slices():
     x = torch.full((1, 1, 9, 9, 9), -1.0)
     x[0, 0, 4] = 1  # the middle slice across the first axis is white, of the two others a line

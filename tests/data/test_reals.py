@@ -133,6 +133,7 @@ REFUSED = {
     "channels last": (FIELDS.transpose(0, 2, 3, 1), {}, "set data.layout=nchw, nhwc, or ndhw"),
     "another layout": (FIELDS, {"layout": "ncl"}, "data.layout=ncl has 3 axes"),
     "missing values": (MISSING, {}, r"has \d+ missing values \(NaN\) in \d+ of 30 rows: .*data.missing=mask"),
+    "too large": (FIELDS.astype(float) * 1e300, {}, "values too large to normalise"),
     "infinite": (np.where(FIELDS > 284, np.inf, FIELDS), {"missing": "mask"}, r"has \d+ infinite values"),
     "no scale": (FIELDS, {"normalize": [0, 0]}, "scale above 0"),
     "names": (FIELDS, {"channel_names": ["t"]}, "there are 1 names for 2 channels"),
