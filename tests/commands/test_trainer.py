@@ -223,7 +223,6 @@ def test_a_training_goes_on_in_other_parts(lab):
 
 SHAPING = {
     "clipping": ["+trainer.gradient_clip_algorithm=value", "trainer.gradient_clip_val=0.01"],
-    "accumulation": ["trainer.accumulate_grad_batches=2"],
     "epochs": ["+trainer.limit_train_batches=2", *VALIDATED],
     "epochs and accumulation": ["+trainer.limit_train_batches=2", "trainer.accumulate_grad_batches=2"],
     "the same batches": ["+trainer.overfit_batches=2"],
