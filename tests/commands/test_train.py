@@ -458,7 +458,7 @@ def test_an_experiment_trains_two_steps(lab, monkeypatch, name):
     if chosen.sampler != "ddpm":
         options.append("sampler.spacing.num_steps=3")
     if "clusters" in str(chosen.condition):
-        options.append("condition.clusters.num_clusters=3")
+        options.append(f"condition.{chosen.condition}.num_clusters=3")
     lab.done("train", f"experiment={name}", *options)
     (model,) = (lab.folder / "outputs" / "models").iterdir()
     assert model.name.startswith(f"{chosen.data}-diffusion-")
