@@ -183,8 +183,6 @@ def _rows(value: Any, name: str, shape: tuple[int, ...]) -> Tensor:
         raise MistakeError(
             f"condition: the values have the shape {tuple(rows.shape)}; each {name} must have the shape {shape}"
         )
-    if rows.isinf().any():
-        raise MistakeError(f"condition: the {name}s hold infinite values; remove them")
     return rows
 
 

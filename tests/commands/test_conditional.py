@@ -135,7 +135,7 @@ def test_several_conditions_go_through_all_commands(lab):
         ("3", "is conditioned on classes and field and vector; give a value for each"),
         ("{field: v.npy}", "each field must have the shape (2, 4, 4)"),
         ("{vector: nowhere.npy}", "there is no such file"),
-        ("{field: inf.npy}", "the fields hold infinite values"),
+        ("{field: inf.npy}", "a field has an infinite value"),
     ):
         lab.refused("sample", f"condition={wanted}", said=said)
     lab.refused("export", "format=program", said="takes classes or clusters only")
