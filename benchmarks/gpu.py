@@ -319,7 +319,7 @@ def main() -> None:
 
 
 def run_piece(name: str, options: argparse.Namespace, seconds: float) -> tuple[int, Numbers | None]:
-    """(its exit code, what it found) of a piece in a process of its own, which is asked to save and end after so long."""
+    """(exit code, result) of a piece, run in a process of its own that gets SIGTERM after its time, so that it saves and ends."""
     result = options.out / "piece.json"
     result.unlink(missing_ok=True)
     command = [sys.executable, __file__, *sys.argv[1:], "--piece", name, "--result", str(result.absolute())]

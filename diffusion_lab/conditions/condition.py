@@ -38,7 +38,7 @@ class LacksConditionError(ValueError):
 
 
 class Condition(ABC):
-    """A function of an image x and of what the data set gives with it, whose value a network is told.
+    """A function of an image x and of what the data set gives with it, whose value is an input of the network.
 
     A value is a class, int64 (), or float32: a vector (D,) or a field (C, *spatial), of any resolution. Fields are mirrored with x.
     A condition of your own is a subclass with `of` and, for classes, their number `size`, and a yaml in conf/condition.
@@ -87,7 +87,7 @@ class Condition(ABC):
 
     @property
     def shares(self) -> Tensor | None:
-        """(K,) float64: how often each class that was found occurs, smoothed, so that none is 0; None where none was found."""
+        """(K,) float64: shares of the classes that were found in the images, smoothed above 0; None for other conditions."""
         return None if self.counts is None else (self.counts + 1) / (self.counts + 1).sum().double()
 
     def bits(self, y: Tensor) -> Tensor:
@@ -112,7 +112,7 @@ def has_field(size: Size) -> TypeGuard[Sequence[int]]:
 
 
 def null_of(size: Size) -> int | float:
-    """The value that stands for "no condition"."""
+    """The value that means "no condition"."""
     return size if isinstance(size, int) else nan
 
 

@@ -38,7 +38,7 @@ MOST_COLUMNS = 20  # of a grid with a column for each class
 class Drawing:
     """The model in `directory`, built with the choices in `saved`, and the options in `cfg`. weights: never "auto".
 
-    conditions: what it is drawn for. x_T: what sample i starts from, in row i; None: noise.
+    conditions: of its samples. x_T: what sample i starts from, in row i; None: noise.
     """
 
     cfg: DictConfig

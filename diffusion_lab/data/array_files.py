@@ -1,6 +1,6 @@
 """Arrays in files: .npy, .npz, .zarr and HDF5, whose rows are read as they are needed.
 
-The files may be anybody's: nothing is unpickled, nothing is unpacked to the disk, and the size in the header of an array is checked
+Files may come from strangers: nothing is unpickled or unpacked to the disk, and the size in the header of an array is checked
 before memory is allocated.
 """
 

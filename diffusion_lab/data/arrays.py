@@ -156,8 +156,8 @@ class Arrays(InMemoryDataModule):
     def _load(self) -> None:
         super()._load()
         for split, here in self._splits.items():
-            beside = {name: _in(rows, None) for name, rows in here.beside.items()}
-            self._splits[split] = Split(_in(here.values, self.units), here.labels, beside)
+            if isinstance(here.values, Rows):
+                self._splits[split] = replace(here, values=replace(here.values, units=self.units))
 
     def _identify(self, train: Split, test: Split) -> str:
         """The SHA-256 of what is in memory, of the files of real numbers, and of what makes of these what a model sees."""
@@ -185,7 +185,7 @@ class Arrays(InMemoryDataModule):
         return hashlib.sha256(json.dumps(definition).encode()).hexdigest()
 
     def _summarised(self, name: str, train: Rows, test: Rows) -> list[str]:
-        """The hashes of the files of x, or of what lies beside it, which are read once; the units of x are set."""
+        """The hashes of the files of x, or of what lies beside it, read once. Of x it also finds the units."""
         places = torch.arange(len(train)) if train.places is None else torch.from_numpy(train.places)
         if self.num_validation:
             places = places[without_validation(len(places), self.num_validation)[0]]
@@ -250,11 +250,6 @@ class Arrays(InMemoryDataModule):
 
     def notes(self) -> list[str]:
         return [*super().notes(), *self._notes]
-
-
-def _in(rows: Any, units: Units | None) -> Any:
-    """Rows of real numbers without these units; what is in memory as it is."""
-    return replace(rows, units=units) if isinstance(rows, Rows) else rows
 
 
 def channel_axis(shape: Sequence[int], layout: str | None, where: str, real: bool) -> int | None:

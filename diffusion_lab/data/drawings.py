@@ -1,7 +1,7 @@
 """Drawings in colour with transparency, from packages that anybody can install: emoji by two artists, and sprites of a game.
 
 `data.download=true` lets npm, or apt-get and dpkg-deb, fetch the packages, so their own configuration decides from where, and they
-verify what they fetch. The archives are read as streams, nothing is unpacked to the disk, and how much is read is bounded. What is
+verify what they fetch. The archives are read as streams, up to a limit, and nothing is unpacked to the disk. What is
 kept is one file, the drawings as they are, RGBA. They are put on one colour and resized when they are read.
 """
 

@@ -312,10 +312,12 @@ def _joined(stream: Stream, parts: Sequence[range], shards: Sequence[Shard]) -> 
         for name in ("features", "finite", "images")
     )
     efforts = [Effort(**facts) for _, facts in shards]
-    classes = [classes_in(stream.y(indices)) for indices in torch.arange(len(features)).split(1000)]
-    known = [part for part in classes if part is not None]
     asked = None if stream.images is None else stream.y(torch.arange(len(images)))
-    return Samples(images, features, int((~finite).sum()), torch.cat(known) if known else None, efforts, asked)
+    known: Tensor | None = None
+    if asked is None or classes_in(asked) is not None:  # otherwise images would be read for nothing
+        classes = [classes_in(stream.y(indices)) for indices in torch.arange(len(features)).split(1000)]
+        known = torch.cat([part for part in classes if part is not None]) if classes[0] is not None else None
+    return Samples(images, features, int((~finite).sum()), known, efforts, asked)
 
 
 def num_kept(shape: Sequence[int]) -> int:
