@@ -98,7 +98,7 @@ def _about_clusters(conditions: Mapping[str, Any]) -> str:
 
 
 def _about_units(facts: Mapping[str, Any]) -> str:
-    from diffusion_lab.data.units import Units
+    from diffusion_lab.conditions.units import Units
 
     if (units := Units.of(facts)) is None:
         return ""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from diffusion_lab.conditions.condition import Condition, LacksConditionError, Source
+from diffusion_lab.conditions.units import Units
 
 
 class Classes(Condition):
@@ -42,17 +42,18 @@ class Vector(Condition):
         values = self.looked_at(data)[1][self.name].double()
         self.size = tuple(values.shape[1:])
         axes = [axis for axis in range(values.ndim) if axis != 1]
-        self.shift, self.scale = values.mean(axes), values.std(axes, correction=0)
-        self.scale[self.scale == 0] = 1  # an entry that never changes
+        scale = values.std(axes, correction=0)
+        scale[scale == 0] = 1  # an entry that never changes
+        self.units = Units(values.mean(axes).tolist(), scale.tolist())
 
     def most_images(self, dim: int) -> int:
         return min(1000, super().most_images(dim))  # images that are decoded for it
 
     def of(self, x: Tensor, given: Mapping[str, Tensor]) -> Tensor:
-        return normalised(given[self.name], self.record())
+        return self.units.normalised(given[self.name])
 
     def record(self) -> dict[str, Any]:
-        return {"shift": self.shift.tolist(), "scale": self.scale.tolist()}
+        return {"shift": list(self.units.shift), "scale": list(self.units.scale)}
 
 
 class Field(Vector):
@@ -60,17 +61,3 @@ class Field(Vector):
 
     name = "field"
     also = ""
-
-
-def normalised(values: Tensor, record: Mapping[str, Any], back: bool = False) -> Tensor:
-    """(values − shift)/scale of each entry of vectors (B, D), or channel of fields (B, C, …), by a condition's record; float32.
-
-    back: the inverse. Values of a condition without shift and scale stay as they are.
-    """
-    if "shift" not in record:
-        return values
-    shift, scale = (
-        torch.tensor(record[name], dtype=torch.float64).reshape(-1, *[1] * (values.ndim - 2))
-        for name in ("shift", "scale")
-    )
-    return (values * scale + shift if back else (values - shift) / scale).float()

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from diffusion_lab.conditions.condition import Size, has_classes
-from diffusion_lab.conditions.lent import normalised
+from diffusion_lab.conditions.units import Units
 from diffusion_lab.config.mistakes import MistakeError
 from diffusion_lab.config.overrides import ALL, as_plain
 from diffusion_lab.data.array_files import read_npy
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class One:
     """One condition of a model. names: of its classes, or their numbers. shares: of classes that were found in images. rows: the
-    values that the user chose, in turn. record: what the folder of the model has of it."""
+    values that the user chose, in turn. units: of its values, where they are numbers."""
 
     name: str
     size: Size
     names: Sequence[str]
     shares: Tensor | None
     rows: Tensor | None
-    record: Mapping[str, Any]
+    units: Units | None = None
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class DrawnConditions:
             for one in self.each
         ]
         given = zip(names, parts(y), self.each, strict=False)
-        return {name: normalised(part.cpu(), one.record, back=True) for name, part, one in given}
+        return {name: part.cpu() if one.units is None else one.units.restored(part.cpu()) for name, part, one in given}
 
 
 def _values(one: One, indices: Tensor, seed: int, of_images: Tensor | None) -> Tensor:
@@ -144,19 +144,21 @@ def _one(name: str, size: Size, record: Mapping[str, Any], value: Any, most: int
                 f"{directory.training}: conditions.{name}.{fact} has {len(record[fact])} entries, but the model needs {count}"
             )
     if not isinstance(size, int):
-        rows = None if value is None else normalised(_rows(value, name, tuple(size)), record)
+        units = Units.of_condition(record)
+        rows = None if value is None else _rows(value, name, tuple(size))
+        rows = rows if rows is None or units is None else units.normalised(rows)
         if rows is not None and (
             rows.isinf().any() or (rows.ndim == 2 and (rows.isnan().any(1) ^ rows.isnan().all(1)).any())
         ):
             raise MistakeError(
                 f"condition: a {name} has an infinite value, or NaN in a part of it; NaN in every entry means no condition"
             )
-        return One(name, size, [], None, rows, record)
+        return One(name, size, [], None, rows, units)
     numbers, named = [str(number) for number in range(size)], record.get("names", [])
     names = named if len(named) == size else []
     shares = torch.tensor(record["shares"], dtype=torch.float64) if "shares" in record else None
     chosen = None if value is None else _classes(value, size, names, most, directory)
-    return One(name, size, names or numbers, shares, chosen, record)
+    return One(name, size, names or numbers, shares, chosen)
 
 
 def _classes(value: Any, num_classes: int, names: Sequence[str], most: int, directory: ModelDirectory) -> Tensor:

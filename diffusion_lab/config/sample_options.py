@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from rich.progress import track
 from torch import Tensor
 
+from diffusion_lab.conditions.units import Units
 from diffusion_lab.config.drawn_conditions import DrawnConditions, drawn_conditions
 from diffusion_lab.config.editing import Edit, wanted_edit
 from diffusion_lab.config.measured_variance import use_measured
@@ -22,7 +23,6 @@ from diffusion_lab.config.mistakes import MistakeError, users_mistakes
 from diffusion_lab.config.trained import Load, load_model, trained_config, trained_data
 from diffusion_lab.config.weight_files import last_weights
 from diffusion_lab.data.module import images_at_once
-from diffusion_lab.data.units import Units
 from diffusion_lab.diffusion.noise import check_seed
 from diffusion_lab.diffusion.parts import rows
 from diffusion_lab.diffusion.shapes import Conditions

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffusion_lab.conditions.units import Units
 from diffusion_lab.data.array_files import Stored, open_array
 from diffusion_lab.data.checks import DataError, IncompleteError, at_least, check_fraction, one_of, require
 from diffusion_lab.data.in_memory import InMemoryDataModule, Split, hash_of
 from diffusion_lab.data.module import Batch
 from diffusion_lab.data.order import fixed_subset, without_validation
 from diffusion_lab.data.reals import Rows, Summary, fitted_units, summary
-from diffusion_lab.data.units import Units
 from diffusion_lab.diffusion.levels import MOST_LEVELS
 
 MOST_BYTES = 2**33

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from diffusion_lab.conditions import Classes, Condition
 from diffusion_lab.conditions.condition import has_classes
+from diffusion_lab.conditions.units import Units
 from diffusion_lab.data.checks import at_least, check_shares, require
 from diffusion_lab.data.order import (
     Batches,
@@ -28,7 +29,6 @@ from diffusion_lab.data.order import (
     parts_trained,
     without_validation,
 )
-from diffusion_lab.data.units import Units
 from diffusion_lab.diffusion import SampleNoise
 from diffusion_lab.diffusion.parts import as_conditions, each, moved, where
 from diffusion_lab.diffusion.shapes import Conditions

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffusion_lab.conditions.units import Units
 from diffusion_lab.data.array_files import Stored
-from diffusion_lab.data.units import Units
 
 _AT_ONCE = 2**24  # bytes of a block of the pass
 _DIGITS = 12  # of shift and scale: the last ones differ between machines

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from diffusion_lab.conditions import Classes, Condition, Field, Vector
 from diffusion_lab.conditions.condition import has_field, null_of
-from diffusion_lab.conditions.lent import normalised
+from diffusion_lab.conditions.units import Units
 from diffusion_lab.config import editing
 from diffusion_lab.config.drawn_conditions import DrawnConditions, One
 from diffusion_lab.data.in_memory import InMemoryDataModule, Split
@@ -144,7 +144,8 @@ def test_vectors_and_fields_are_normalised_and_units_come_back():
             axes = [axis for axis in range(part.ndim) if axis != 1]
             torch.testing.assert_close(part.mean(axes), torch.zeros(part.shape[1]), atol=1e-6, rtol=0)
             torch.testing.assert_close(part.std(axes, correction=0), torch.ones(part.shape[1]))
-            torch.testing.assert_close(normalised(condition.of(None, {name: raw}), condition.record(), back=True), raw)
+            units = Units.of_condition(condition.record())
+            torch.testing.assert_close(units.restored(condition.of(None, {name: raw})), raw)
 
 
 class Bright(Condition):
@@ -215,7 +216,9 @@ def test_clusters_beside_other_conditions_are_not_interpolated(monkeypatch):
     monkeypatch.setattr(editing, "trained_data", lambda saved: data)
     model = model_of(data, dropout=0.0)
     cfg = OmegaConf.create({"interpolate": {"images": [0, 1]}, "num_images": 3, "seed": 0})
-    each = [One(name, c.size, [], c.shares, None, c.record()) for name, c in data.conditions.items()]
+    each = [
+        One(name, c.size, [], c.shares, None, Units.of_condition(c.record())) for name, c in data.conditions.items()
+    ]
     edit = editing.interpolation(cfg, model, None, DrawnConditions(each, lambda: data))
     assert edit.draw(torch.arange(3), 0, None).shape == (3, 1, 8, 6)
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from diffusion_lab.conditions.units import Units
 from diffusion_lab.data import DataError
 from diffusion_lab.data.array_files import Stored
 from diffusion_lab.data.checks import IncompleteError
 from diffusion_lab.data.reals import Rows, summary
-from diffusion_lab.data.units import Units
 from tests.data.test_arrays import arrays
 
 RANDOM = np.random.default_rng(0)

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from diffusion_lab.conditions.computed import LowResolution
+from diffusion_lab.conditions.units import Units
 from diffusion_lab.data.order import fixed_subset
-from diffusion_lab.data.units import Units
 from diffusion_lab.diffusion import SampleNoise
 from diffusion_lab.metrics.reconstruction import Reconstruction, ensemble_errors, psnr
 from diffusion_lab.metrics.reference import quantise

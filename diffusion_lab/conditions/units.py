@@ -1,4 +1,4 @@
-"""The units of real data: x = shift + scale·z in each channel, where z is what the model, its metrics and its conditions see."""
+"""The units of real data, and of vectors and fields beside them: x = shift + scale·z in each channel, where the model sees z."""
 
 from __future__ import annotations
 
@@ -27,6 +27,11 @@ class Units:
             return None
         names = found["names"]
         return cls(list(found["shift"]), list(found["scale"]), None if names is None else list(names))
+
+    @classmethod
+    def of_condition(cls, record: Mapping[str, Any]) -> Units | None:
+        """Those in the record of a condition; None for classes."""
+        return cls(record["shift"], record["scale"]) if "shift" in record else None
 
     def plain(self) -> dict[str, Any]:
         """As `of` reads them."""
