@@ -31,7 +31,7 @@ from diffusion_lab.config.scores import (
 )
 from diffusion_lab.config.tracking import build_trackers
 from diffusion_lab.config.trained import load_config
-from diffusion_lab.data.checks import check_shares
+from diffusion_lab.data.checks import check_shares, require
 from diffusion_lab.models.base import GenerativeModel
 from diffusion_lab.models.budget import TimeBudget, seconds_of
 from diffusion_lab.store import ModelDirectory, model_directory
@@ -98,6 +98,8 @@ class Training:
         _start(model, cfg)
         processes = 1 if request is None else request.size * cfg.trainer.get("num_nodes", 1)
         check_shares(self.data.batch_size, processes, cfg.trainer.accumulate_grad_batches)
+        on_cpu = request is not None and not request.on_gpu
+        require(not on_cpu or cfg.data.get("on_device") is not True, "data.on_device=true needs a GPU; use auto.")
         announcement = Announcement(directory.path, cfg.trainer.max_steps if cfg.trainer.max_steps > 0 else None)
         callbacks = build_callbacks(cfg, self.place, self.fingerprint, interruption)
         trainer = _build_trainer(cfg, self.place, request, callbacks, announcement)

@@ -9,8 +9,8 @@ import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
-from itertools import tee
+from functools import cached_property, partial
+from typing import ClassVar
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -19,7 +19,8 @@ from torch import Tensor
 from diffusion_lab.conditions import Classes, Condition
 from diffusion_lab.conditions.condition import has_classes
 from diffusion_lab.conditions.units import Units
-from diffusion_lab.data.checks import at_least, check_shares, require
+from diffusion_lab.data.checks import at_least, check_shares, one_of, require
+from diffusion_lab.data.loading import Batch, Held, ahead, from_host
 from diffusion_lab.data.order import (
     Batches,
     BatchOrder,
@@ -30,10 +31,9 @@ from diffusion_lab.data.order import (
     without_validation,
 )
 from diffusion_lab.diffusion import SampleNoise
-from diffusion_lab.diffusion.parts import as_conditions, each, moved, where
+from diffusion_lab.diffusion.parts import as_conditions, moved
 from diffusion_lab.diffusion.shapes import Conditions
 
-Batch = tuple[Tensor, Conditions]
 HeldOutBatch = tuple[Tensor, Conditions, SampleNoise]
 Item = tuple[Tensor, dict[str, Tensor]]  # x of a batch, and what the data give with it: "classes", "vector", "field"
 
@@ -82,17 +82,19 @@ class DataModule(LightningDataModule, ABC):
     units: Units | None = None
     masks_missing: bool = False
     groups: Tensor | None = None
+    holdable: ClassVar[bool] = False  # a GPU may hold all images: none is decoded each time that it is shown
+    on_disk: bool = False  # images are read from a file as they are needed
 
     def __init__(self, batch_size: int, seed: int, flip: bool = False) -> None:
         super().__init__()
         at_least(1, batch_size=batch_size)
         require(0 <= seed < 2**64, f"seed={seed} must be a whole number from 0 to 2**64 - 1.")
-        self.batch_size = batch_size
-        self.seed = seed
-        self.flip = flip
+        self.batch_size, self.seed, self.flip = batch_size, seed, flip
         self._prepared = False
         self._held_out: tuple[int, int, int] | None = None  # number of images, of one batch, seed
         self._trained_on: int | float | None = None
+        self._on_device: str | bool = "auto"
+        self._held: Held | None = None
         self._places: dict[str, Tensor] = {}  # split -> indices of its images in the training split of the subclass
         self.conditions: dict[str, Condition] = {}
 
@@ -141,12 +143,30 @@ class DataModule(LightningDataModule, ABC):
         check_shares(self.batch_size, world_size, parts)
         images = fixed_subset(self.num_train, self.num_trained_on)
         order = BatchOrder(len(images), self.batch_size // parts, self.seed, self.flip, rank, world_size)
+        show = partial(self._conditioned, "train")
 
-        def picks() -> Iterator[tuple[Tensor, Tensor]]:
+        def stream() -> Iterator[Batch]:
             start, cycle = (parts_trained(self.trainer), parts_repeated(self.trainer)) if self.trainer else (0, 0)
-            return ((images[places], mirrored) for places, mirrored in order.batches_from(start, cycle))
+            picks = order.batches_from(start, cycle)
+            device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+            if self.holdable and self._held is None:
+                self._held = Held.wanted(self._on_device, show, images, self.num_levels, device)
+            if self._held is not None:
+                return (self._held.batch(*pick) for pick in picks)
+            made = from_host(show, ((images[places], chosen) for places, chosen in picks))
+            return ahead(made, device) if self.on_disk or device.type == "cuda" else made
 
-        return Batches(lambda: self._pinned(self._mirrored(picks())))
+        return Batches(stream)
+
+    def hold_on_device(self, option: str | bool) -> None:
+        """Whether the GPU that trains holds the training images: as in `Held.wanted`."""
+        one_of(("auto", True, False), on_device=option)
+        said = f"data.on_device=true: {self.name} decodes its images as they are needed; use auto."
+        require(option is not True or self.holdable, said)
+        self._on_device = option
+
+    def teardown(self, stage: str | None = None) -> None:
+        self._held = None
 
     def train_on(self, images: int | float | None) -> None:
         """Of which training images batches are made: so many, or a share of them, of a fixed random order; None: of all.
@@ -159,16 +179,11 @@ class DataModule(LightningDataModule, ABC):
 
     def notes(self) -> list[str]:
         """One sentence on each option that exceeds the size of its split."""
-        found = []
-        if self.batch_size > self.num_trained_on:
-            found.append(
-                f"data.batch_size={self.batch_size}: there are {self.num_trained_on} training images, so a batch repeats some"
-            )
-        split = self.validation_split
-        if self._held_out is not None and self._held_out[0] > self.size(split):
-            found.append(
-                f"val.num_images={self._held_out[0]}: the {split} split has {self.size(split)} images, and all of them are used"
-            )
+        size, split = self.num_trained_on, self.validation_split
+        small = f"data.batch_size={self.batch_size}: there are {size} training images, so a batch repeats some"
+        found = [small] if self.batch_size > size else []
+        if self._held_out is not None and (wanted := self._held_out[0]) > (there := self.size(split)):
+            found.append(f"val.num_images={wanted}: the {split} split has {there} images, and all of them are used")
         return found
 
     @property
@@ -241,16 +256,6 @@ class DataModule(LightningDataModule, ABC):
         for x, given in self._of(split, picks):
             yield x, as_conditions([condition.of(x, given) for condition in self.conditions.values()])
 
-    def _mirrored(self, picks: Iterable[tuple[Tensor, Tensor]]) -> Iterator[Batch]:
-        """(x, y) of these training images, mirrored where a pick says so: y is that of the image, but for its fields."""
-        picks, again = tee(picks)
-        batches = self._conditioned("train", (indices for indices, _ in picks))
-        for (x, y), (_, mirrored) in zip(batches, again, strict=True):
-            if mirrored.any():
-                x = torch.where(mirrored.reshape(-1, *[1] * (x.ndim - 1)), x.flip(-1), x)
-                y = where(mirrored, each(lambda part: part.flip(-1) if part.ndim > 2 else part, y), y)
-            yield x, y
-
     @cached_property
     def end_shares(self) -> tuple[float, float] | None:
         """Shares of the values at the lowest and at the highest level, in the first training images; None without levels."""
@@ -294,12 +299,6 @@ class DataModule(LightningDataModule, ABC):
     def _ranks(self) -> tuple[int, int]:
         """This process's number and how many there are."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-
-    def _pinned(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Where a GPU trains, in memory from which it copies without being waited for."""
-        if not self.trainer or self.trainer.strategy.root_device.type != "cuda":
-            return batches
-        return ((x.pin_memory(), each(Tensor.pin_memory, y)) for x, y in batches)
 
     def batches(self, split: str, batch_size: int, limit: int | None = None, start: int = 0) -> Iterator[Batch]:
         """(x, y) of "train", "validation" or "test" for scoring: in order, never mirrored; the last batch may be smaller.
