@@ -43,6 +43,7 @@ from diffusion_lab.training.ema import PowerAverages
 from diffusion_lab.training.interruption import Interruption
 from diffusion_lab.training.monitor import Announce
 from diffusion_lab.training.snapshots import Snapshots
+from diffusion_lab.training.speed import check_compile
 from diffusion_lab.training.trainer import (
     check_callbacks,
     checked_precision,
@@ -98,12 +99,15 @@ class Training:
         _start(model, cfg)
         processes = 1 if request is None else request.size * cfg.trainer.get("num_nodes", 1)
         check_shares(self.data.batch_size, processes, cfg.trainer.accumulate_grad_batches)
-        on_cpu = request is not None and not request.on_gpu
-        require(not on_cpu or cfg.data.get("on_device") is not True, "data.on_device=true needs a GPU; use auto.")
+        on_gpu = None if request is None else request.on_gpu
+        require(
+            on_gpu is not False or cfg.data.get("on_device") is not True, "data.on_device=true needs a GPU; use auto."
+        )
         announcement = Announcement(directory.path, cfg.trainer.max_steps if cfg.trainer.max_steps > 0 else None)
         callbacks = build_callbacks(cfg, self.place, self.fingerprint, interruption)
         trainer = _build_trainer(cfg, self.place, request, callbacks, announcement)
         model.check_trainer(trainer)
+        check_compile(cfg.compile, on_gpu, cfg.trainer.accumulate_grad_batches, model)
         model.optimization.check(model.named_parameters())
         added = {name: part for name, part in callbacks.items() if name not in OUR_CALLBACKS}
         check_callbacks(added, trainer, cfg.val.every_n_steps, model)

@@ -84,6 +84,7 @@ class DataModule(LightningDataModule, ABC):
     groups: Tensor | None = None
     holdable: ClassVar[bool] = False  # a GPU may hold all images: none is decoded each time that it is shown
     on_disk: bool = False  # images are read from a file as they are needed
+    faster: str | None = None  # what makes batches come sooner
 
     def __init__(self, batch_size: int, seed: int, flip: bool = False) -> None:
         super().__init__()

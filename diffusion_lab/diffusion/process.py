@@ -186,9 +186,9 @@ class GaussianDiffusion(ForwardProcess):
     def row(self, t: Steps) -> Row[Tensor]:
         """All that is known of step t, (B,) each; kept until another tensor of steps is looked up, or this one has changed.
 
-        Inference tensors have no counter of changes, so no row is kept for them.
+        Inference tensors have no counter of changes, so no row is kept for them; a compiler finds equal look-ups itself.
         """
-        if t.is_inference() or torch.is_inference_mode_enabled():
+        if torch.compiler.is_compiling() or t.is_inference() or torch.is_inference_mode_enabled():
             return Row(*self._look_up(self._table, t, first=0).unbind(-1))
         latest = self._latest
         if latest is None or latest[0] is not t or latest[1] != t._version:

@@ -1,6 +1,9 @@
 """Batches that are gathered on a device are those of the host, to the bit; a thread makes those of files, ahead of training."""
 
+import subprocess
+import sys
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -135,3 +138,38 @@ def test_a_thread_makes_batches_ahead():
     stream.close()
     assert ended
     assert not any(thread.name.startswith("batches") for thread in threading.enumerate())
+
+
+BATCHES = """
+import sys, numpy as np, torch
+from diffusion_lab.data.arrays import Arrays
+
+def anonymous():  # MiB that no file backs
+    (line,) = [line for line in open("/proc/self/status") if line.startswith("RssAnon")]
+    return int(line.split()[1]) / 1024
+
+data = Arrays(32, 0, train=sys.argv[1], layout="nchw", max_bytes=2**20)
+before = anonymous()
+data.prepare()
+most, stream = anonymous(), iter(data.train_dataloader())
+for _ in range(100):
+    x, y = next(stream)
+    most = max(most, anonymous())
+assert data.on_disk and x.shape == (32, 3, 64, 64)
+print(most - before)
+"""
+
+
+@pytest.mark.thorough
+@pytest.mark.needs("/proc")
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells how much memory is anonymous")
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_a_file_may_be_larger_than_memory(tmp_path, dtype):
+    """A sparse file of 1 GB is read, normalised and trained on in 200 MB that no file backs."""
+    itemsize = np.dtype(dtype).itemsize
+    shape = (2**30 // (3 * 64 * 64 * itemsize), 3, 64, 64)
+    np.lib.format.open_memmap(tmp_path / "x.npy", "w+", dtype, shape)[-1, 0, 0, 0] = 1
+    ran = subprocess.run(
+        [sys.executable, "-c", BATCHES, tmp_path / "x.npy"], capture_output=True, text=True, check=True
+    )
+    assert float(ran.stdout) < 200
