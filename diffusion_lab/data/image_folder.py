@@ -34,7 +34,6 @@ from diffusion_lab.data.table import read_table
 from diffusion_lab.diffusion.levels import MOST_LEVELS, from_levels
 
 _AT_A_TIME = 4096  # files given to the threads that read them, so that a million do not wait in memory
-_MOST_NAMED = 10  # of the files that are left out
 
 
 class ImageFiles(DataModule):
@@ -109,9 +108,8 @@ class ImageFiles(DataModule):
         if broken and not digests:
             raise DataError(f"None of the {len(paths)} files in {self.root} is an image that can be used: {broken[0]}")
         if broken:
-            named = [str(error).rpartition(": ")[0] for error in broken[:_MOST_NAMED]]  # the remedy is to skip it
-            named += [f"{len(broken) - len(named)} more"] if len(broken) > len(named) else []
-            left_out = f"{len(broken)} of {len(paths)} files in {self.root} are left out: {'; '.join(named)}"
+            named = "; ".join(str(error).rpartition(": ")[0] for error in broken)  # the remedy is to skip it
+            left_out = f"{len(broken)} of {len(paths)} files in {self.root} are left out: {named}"
             rank_zero_only(logging.getLogger(__name__).warning)(f"data.on_error=skip: {left_out}.")
         return digests
 
