@@ -113,7 +113,7 @@ def fit(training: Training, built: Built, here: Ranks, branch: BranchPoint | Non
                 ended_by=ended_by,
                 **({} if branch is None else {"branched_from": branch.trunk.path.name, "branched_at": branch.step}),
                 **({"serves": cfg.facts.base.weights} if "base" in cfg.facts else {}),
-                conditions={name: condition.record() for name, condition in data.conditions.items()},
+                conditions=data.condition_records(),
                 precision=str(trainer.precision),
                 fingerprint=fingerprint,
                 code=code_of_training(cfg),

@@ -32,6 +32,9 @@ class Source(Protocol):
     def shown(self, count: int) -> tuple[Tensor, dict[str, Tensor]]:
         """(x, given) of so many training images, never mirrored."""
 
+    def vectors(self) -> Tensor:
+        """The vectors beside all training images, (N, D)."""
+
 
 class LacksConditionError(ValueError):
     """The data have no such condition."""

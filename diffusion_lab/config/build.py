@@ -74,10 +74,10 @@ def fill_in_facts(cfg: DictConfig, data: DataModule) -> None:
             "data.missing=mask: only model=diffusion leaves missing values out of its loss; fill them in for other models"
         )
     if cfg.facts.conditions and "conditions" not in cfg.model:
-        raise ValueError(
-            f"condition=[{','.join(data.conditions)}]: this family takes classes or clusters only; use condition=classes, "
-            "condition=clusters or model=diffusion"
-        )
+        fix = "use condition=classes, condition=clusters or model=diffusion"
+        if "base" in cfg.facts:
+            fix = "for a model of other conditions, score with variance=analytic, which needs no head"
+        raise ValueError(f"condition=[{','.join(data.conditions)}]: this family takes classes or clusters only; {fix}")
     with open_dict(cfg):
         cfg.facts.identity = data.training_identity
         cfg.data.batch_size = data.batch_size  # a default may follow from the size of the images

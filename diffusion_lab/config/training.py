@@ -30,7 +30,7 @@ from diffusion_lab.config.scores import (
     requested_scores,
 )
 from diffusion_lab.config.tracking import build_trackers
-from diffusion_lab.config.trained import load_config
+from diffusion_lab.config.trained import check_worse, load_config
 from diffusion_lab.data.checks import check_shares
 from diffusion_lab.models.base import GenerativeModel
 from diffusion_lab.models.budget import TimeBudget, seconds_of
@@ -94,6 +94,7 @@ class Training:
         """
         quiet_lightning()
         cfg, directory, interruption = self.cfg, self.directory, Interruption()
+        check_worse(cfg)
         model = build_model(cfg)
         _start(model, cfg)
         processes = 1 if request is None else request.size * cfg.trainer.get("num_nodes", 1)

@@ -138,6 +138,9 @@ class ImageFiles(DataModule):
     def _classes(self, split: str) -> Tensor | None:
         return self._images[split].given.get("classes")
 
+    def _vectors(self, split: str) -> Tensor | None:
+        return self._images[split].given.get("vector")
+
     def _show(self, split: str, picks: Iterable[Tensor]) -> Iterator[Item]:
         images, workers = self._images[split], self.num_workers
         loader = DataLoader(images, batch_size=None, sampler=picks, num_workers=workers, collate_fn=_as_it_is)
@@ -244,8 +247,12 @@ class ImageFolder(ImageFiles):
         super().__init__(batch_size, seed, flip, *where)
         one_of((None, "subfolders"), classes=classes)
         check_fraction(test_fraction)
-        said = f"data.table={table}: set it together with data.label_column or data.vector_columns, or none of them."
-        require((table is None) == (label_column is None and not vector_columns), said)
+        columns = {"label_column": label_column, "vector_columns": [*vector_columns] or None}
+        named = [f"data.{option}={value}" for option, value in columns.items() if value is not None]
+        said = f"{' and '.join(named)}: set data.table=FILE.csv too, the table that has these columns."
+        require(table is not None or not named, said)
+        said = f"data.table={table}: set data.label_column or data.vector_columns, the columns that are read."
+        require(table is None or named, said)
         said = (
             f"data.classes={classes} and data.label_column={label_column}: the class is one of them; remove the other."
         )
@@ -288,8 +295,9 @@ class ImageFolder(ImageFiles):
             whole = all(name.isdecimal() for name in of["train"]) and not self.classes
             self.class_names = sorted(set(of["train"]), key=int if whole else None)
             for name in sorted({*of["test"]} - {*of["train"]}):
+                path = paths["test"][of["test"].index(name)]
                 raise DataError(
-                    f"{self.root} has no training images of the class {name}: add some, or remove the class."
+                    f"{self.root} has no training images of the class {name}, which {self._name(path)} has: add some or correct it."
                 )
             for split, names in of.items():
                 given[split]["classes"] = torch.tensor([self.class_names.index(name) for name in names])

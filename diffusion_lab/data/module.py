@@ -11,13 +11,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import tee
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from diffusion_lab.conditions import Classes, Condition
-from diffusion_lab.conditions.condition import has_classes
+from diffusion_lab.conditions.condition import has_classes, has_field
 from diffusion_lab.conditions.units import Units
 from diffusion_lab.data.checks import at_least, check_shares, require
 from diffusion_lab.data.order import (
@@ -30,15 +31,19 @@ from diffusion_lab.data.order import (
     without_validation,
 )
 from diffusion_lab.diffusion import SampleNoise
-from diffusion_lab.diffusion.parts import as_conditions, each, moved, where
+from diffusion_lab.diffusion.parts import as_conditions, each, moved, parts, where
 from diffusion_lab.diffusion.shapes import Conditions
+
+if TYPE_CHECKING:
+    from diffusion_lab.data.reals import Rows
 
 Batch = tuple[Tensor, Conditions]
 HeldOutBatch = tuple[Tensor, Conditions, SampleNoise]
 Item = tuple[Tensor, dict[str, Tensor]]  # x of a batch, and what the data give with it: "classes", "vector", "field"
 
-_LOOKED_AT = 1000  # images of which the shares of the levels are taken
+_LOOKED_AT = 1000  # images of which the shares of the levels are taken, and vectors that no table holds
 _VALUES_AT_ONCE = 2**21  # of images, in memory a hundred times or so: as float64, in networks
+_KEPT_NUMBERS = 10_000  # of held-out vectors, in the record of a model
 _AT_ONCE = 500  # images that are read at a time where no batch size is given
 
 
@@ -129,6 +134,10 @@ class DataModule(LightningDataModule, ABC):
     @abstractmethod
     def _classes(self, split: str) -> Tensor | None:
         """The class of each image of `split` as the data have it, int64 (N,); None without classes. Decodes no image."""
+
+    def _vectors(self, split: str) -> Tensor | Rows | None:
+        """The vector of each image of `split`, float64 (N, D); None where only showing an image tells it."""
+        return None
 
     def setup(self, stage: str | None = None) -> None:
         self.prepare()
@@ -231,6 +240,13 @@ class DataModule(LightningDataModule, ABC):
         x, given = zip(*self._of("train", fixed_subset(self.num_train, count).split(_AT_ONCE)), strict=True)
         return torch.cat(x), {name: torch.cat([some[name] for some in given]) for name in given[0]}
 
+    def vectors(self) -> Tensor:
+        """The vectors beside all images that training shows, (N, D); beside 1,000 of them where images are decoded for it."""
+        found, places = self._vectors("train"), fixed_subset(self.num_train, self.num_trained_on)
+        if found is None:
+            return self.shown(min(_LOOKED_AT, len(places)))[1]["vector"]
+        return found[self._places["train"][places] if "train" in self._places else places]
+
     def _of(self, split: str, picks: Iterable[Tensor]) -> Iterator[Item]:
         """`_show`, for "validation" too."""
         places = self._places.get(split)
@@ -239,7 +255,8 @@ class DataModule(LightningDataModule, ABC):
     def _conditioned(self, split: str, picks: Iterable[Tensor]) -> Iterator[Batch]:
         """(x, y) of these images."""
         for x, given in self._of(split, picks):
-            yield x, as_conditions([condition.of(x, given) for condition in self.conditions.values()])
+            y = [condition.of(x, given) for condition in self.conditions.values()]
+            yield x, as_conditions([part.float() if part.is_floating_point() else part for part in y])
 
     def _mirrored(self, picks: Iterable[tuple[Tensor, Tensor]]) -> Iterator[Batch]:
         """(x, y) of these training images, mirrored where a pick says so: y is that of the image, but for its fields."""
@@ -323,6 +340,24 @@ class DataModule(LightningDataModule, ABC):
         """y of samples that are compared with a split: that of its images, in a fixed random order."""
         order = fixed_rest(self.size(split), self.size(split))
         return self.y_of(split, order[indices.cpu() % len(order)].to(indices.device))
+
+    def condition_records(self) -> dict[str, dict[str, Any]]:
+        """What the folder of a model keeps of its conditions, so that samples can be drawn without the data.
+
+        Of vectors, with what stands beside them, that is up to 1,000 values of test images, if these are few numbers.
+        """
+        records = {name: condition.record() for name, condition in self.conditions.items()}
+        sizes, count = [condition.size for condition in self.conditions.values()], min(_LOOKED_AT, self.num_test)
+        row = sum(1 if isinstance(size, int) else math.prod(size) for size in sizes)
+        if all(map(has_classes, sizes)) or any(map(has_field, sizes)) or row * count > _KEPT_NUMBERS:
+            return records
+        kept = parts(self.y_of("test", torch.arange(count)))
+        if all(bool(part.isfinite().all()) for part in kept):
+            for record, part in zip(records.values(), kept, strict=True):
+                record["held_out"] = [
+                    row if isinstance(row, int) else [float(f"{value:.9g}") for value in row] for row in part.tolist()
+                ]
+        return records
 
     @property
     def training_identity(self) -> str:

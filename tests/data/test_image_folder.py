@@ -393,8 +393,13 @@ def test_classes_and_vectors_come_from_a_table(image_root: Path, separator: str)
 @pytest.mark.parametrize(
     ("options", "rows", "said"),
     [
-        ({"label_column": None}, None, "data.table=t.csv: set it together with"),
-        ({"table": None}, None, "data.table=None: set it together with"),
+        ({"label_column": None}, None, "data.table=t.csv: set data.label_column or data.vector_columns"),
+        ({"table": None}, None, "data.label_column=kind: set data.table=FILE.csv too"),
+        (
+            {"table": None, "label_column": None, "vector_columns": ["age"]},
+            None,
+            "data.vector_columns=.*set data.table",
+        ),
         ({"classes": "subfolders"}, None, "the class is one of them"),
         ({"table": "u.csv"}, None, r"u.csv cannot be read"),
         ({"label_column": "colour"}, None, "has no column colour: it has kind, size, age"),
