@@ -3,6 +3,7 @@
     python benchmarks/gpu.py --minutes 9 --out gpu
     python benchmarks/gpu.py --minutes 9 --out gpu --cifar10 data/cifar10
     python benchmarks/gpu.py --device cpu --tiny --out tiny
+    python benchmarks/gpu.py --estimate H100        # hours and memory of recipes for one card; needs no card
 
 Each call works for so many minutes and then prints one table, `table.md`, and draws one figure, `figure.png`. The same command
 again goes on: what is finished is in `results.json` and not measured again, and a training resumes where it stopped. Every piece
@@ -31,9 +32,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 
+from diffusion_lab.conf_dir import CONF
+from diffusion_lab.config.build import state_shape
 from diffusion_lab.diffusion import (
     FixedSmall,
     GaussianDiffusion,
@@ -46,10 +52,11 @@ from diffusion_lab.networks import UNet
 from diffusion_lab.networks.flops import network_cost
 from diffusion_lab.sampling import DDIMSampler, EvenSpacing
 from diffusion_lab.store import newest_model
-from diffusion_lab.training.speed import compile_network, keep_freed_memory, peak_flops, tf32
+from diffusion_lab.training.speed import compile_network, keep_freed_memory, peak_flops, peak_of, tf32
 
 Numbers = dict[str, Any]
 GOLDEN = ("ddpm", "improved_ddpm", "edm", "vdm", "flow_matching", "gan", "vae", "flow")
+RECIPES = {"fast_cifar10": (3, 32, 32), "fast_imagenet64": (3, 64, 64)}
 UNFINISHED = 3  # exit code of a piece that goes on in the next call
 TINY_TRAINING = (
     "data=digits network.base_channels=8 network.channel_multipliers=[1] network.attention_resolutions=[] "
@@ -250,6 +257,67 @@ def device_word(device: torch.device) -> str:
     return "gpu" if device.type == "cuda" else "cpu"
 
 
+# ---- recipes, from counted operations ------------------------------------------------------------------------------------------
+
+
+def estimate(name: str, peak: float, mfu: float) -> Numbers:
+    """Hours and memory of a recipe on a card. Nothing is computed: its tensors have shapes only."""
+    shape = RECIPES[name]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", overrides=[f"experiment={name}"])
+    state_shape(cfg, shape, 256, [cfg.condition.gradient_clusters.num_clusters])
+    batch, activations = cfg.data.batch_size // cfg.trainer.accumulate_grad_batches, []
+    for recompute in (True, False):
+        cfg.network.activation_checkpointing = recompute
+        model = instantiate(cfg.model)
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            cost = model.cost()
+            few, more = (kept_bytes(model.network, shape, number) for number in (1, 2))
+        activations.append((few + (batch - 1) * (more - few)) / 1e9)
+    of_weights = 4 * (
+        3 + len(cfg.ema.decays) + 2
+    )  # with gradient, momentum, and the two averages of evaluation.weights=ema_rel_…
+    images, rate = cfg.default_steps * cfg.data.batch_size, mfu * peak / cost.forward_flops
+    return {
+        "million parameters": cost.parameters / 1e6,
+        "GFLOPs an evaluation": cost.forward_flops / 1e9,
+        "million images": images / 1e6,
+        "hours of training": model.training_evaluations * images / rate / 3600,
+        "minutes of drawing": cfg.evaluation.num_samples * model.nfe / rate / 60,
+        "GB of activations": activations[1],
+        "with network.activation_checkpointing=true": activations[0],
+        "GB of weights": cost.parameters * of_weights / 1e9,
+    }
+
+
+def kept_bytes(network: nn.Module, shape: tuple[int, ...], number: int) -> int:
+    """What an evaluation in bf16 on so many images keeps for the backward pass, beside the weights."""
+    own = {parameter.untyped_storage()._cdata for parameter in network.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept.setdefault(storage._cdata, storage)
+        return tensor
+
+    x_t, zeros = torch.randn(number, *shape), torch.zeros(number, dtype=torch.int64)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), torch.autocast("cpu", torch.bfloat16):
+        network(x_t, zeros, zeros)
+    return sum(storage.nbytes() for key, storage in kept.items() if key not in own)
+
+
+def print_estimates(card: str, mfu: float) -> None:
+    peak = peak_of(card)
+    if peak is None:
+        raise SystemExit(f"--estimate {card}: the peak of this card is not known; see diffusion_lab/training/speed.py")
+    found = {name: estimate(name, peak, mfu) for name in RECIPES}
+    heads = next(iter(found.values()))
+    print(f"Estimates, never measured: {card} at {mfu:.0%} of its dense bf16 peak, {peak / 1e12:.4g} TFLOPS\n")
+    print("| experiment | " + " | ".join(heads) + " |\n" + "|---" * (1 + len(heads)) + "|")
+    for name, numbers in found.items():
+        print(f"| `{name}` | " + " | ".join(f"{number:.3g}" for number in numbers.values()) + " |")
+
+
 # ---- pieces, and the calls that make them --------------------------------------------------------------------------------------
 
 
@@ -277,6 +345,9 @@ def pieces(options: argparse.Namespace) -> Iterator[tuple[str, float, Callable[[
 
 def main() -> None:
     options = _options()
+    if options.estimate:
+        print_estimates(options.estimate, options.mfu)
+        return
     if options.piece:
         keep_freed_memory()
         signal.signal(signal.SIGTERM, lambda *_: None)  # the command of the lab that it waits for saves and ends
@@ -348,10 +419,12 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--cifar10", type=Path, help="the folder of its files, for FID by minutes of experiment=fast_cifar10"
     )
+    parser.add_argument("--estimate", metavar="CARD", help="only print hours and memory of recipes, as on an H100")
+    parser.add_argument("--mfu", type=float, default=0.25, help="of --estimate: the share of the card's peak")
     parser.add_argument("--piece", help=argparse.SUPPRESS)
     parser.add_argument("--result", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.device == "cuda" and not torch.cuda.is_available():
+    if not options.estimate and options.device == "cuda" and not torch.cuda.is_available():
         parser.error("there is no GPU here that PyTorch can use; try --device cpu --tiny")
     return options
 
