@@ -128,7 +128,9 @@ def fit(training: Training, built: Built, here: Ranks, branch: BranchPoint | Non
 @contextmanager
 def _mistakes_while_training(cfg: DictConfig) -> Iterator[None]:
     parts = 2 * cfg.trainer.accumulate_grad_batches
-    fix = f"split each batch (trainer.accumulate_grad_batches={parts}), or use a smaller data.batch_size"
+    keeps = cfg.network.get("activation_checkpointing") is False
+    recompute = "compute activations twice (network.activation_checkpointing=true), " if keeps else ""
+    fix = f"split each batch (trainer.accumulate_grad_batches={parts}), {recompute}or use a smaller data.batch_size"
     at = f"data.batch_size={cfg.data.batch_size} and trainer.precision={cfg.trainer.precision}"
     with lost_process(), out_of_memory(at, fix):
         try:

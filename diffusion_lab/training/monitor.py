@@ -91,6 +91,8 @@ class Monitor(Callback):
         measured["images_per_second"] = self._window_images / max(self._window_seconds, 1e-9)
         if self.seconds_per_image is not None:
             measured["mfu"] = measured["images_per_second"] * self.seconds_per_image
+        if pl_module.device.type == "cuda":
+            measured["peak_memory_mib"] = torch.cuda.max_memory_allocated(pl_module.device) / 2**20
         self._last = {f"train/{name}": value for name, value in measured.items()}
         self._show(trainer)
         for logger in trainer.loggers:

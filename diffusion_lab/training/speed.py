@@ -65,7 +65,11 @@ _PEAKS = (
 
 def peak_flops(device: torch.device) -> float | None:
     """Operations per second that the makers of a GPU state for bf16 without sparsity; None where this table does not have it."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    return peak_of(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+
+
+def peak_of(name: str) -> float | None:
+    """The same, by a name that holds that of the card."""
     return next((peak for part, peak in _PEAKS if part in name), None)
 
 
