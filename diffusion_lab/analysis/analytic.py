@@ -76,7 +76,7 @@ class AnalyticDiagonal(Analytic):
     those of a dimension come from its own values alone.
     """
 
-    needs_dimensions = True
+    varies = True
 
     def _table(self, ndim: int) -> Float64[Tensor, "T *shape"]:
         table = self.statistics.eps_square_by_dimension

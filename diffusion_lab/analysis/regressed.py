@@ -45,8 +45,7 @@ class Regressed(Variance):
     head: str | None = None
 
     outputs_per_channel = 1
-    by_image = True
-    needs_head = True
+    varies = True
 
     def log_variance(self, process: GaussianDiffusion, x_t: Images, t: Steps, v: Images | None) -> Broadcast:
         of_x_0 = process.signal(t - 1) * process.beta(t) / process.noise(t).square()

@@ -135,7 +135,7 @@ def step_costs(
 
     ValueError for a variance that differs between images or dimensions.
     """
-    if variance.by_image or variance.needs_dimensions:
+    if variance.varies:
         raise ValueError(
             f"{type(variance).__name__} differs between images or dimensions, but a table of all strides holds one variance for "
             "all; use variance=analytic"

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from diffusion_lab.config.identity import measuring_identity, sha256_of
@@ -54,13 +54,13 @@ def use_measured(
     denoiser = model.denoiser
     if denoiser is None:
         return
-    if denoiser.needs_data_moments:
+    if denoiser.start.needs_data_moments:
         denoiser.use_data_moments(data_moments(data(), model.num_classes is not None, cache, progress))
     variance, head = cfg.get("measured_variance"), needed_head(directory, cfg, weights)
     if head is not None:
         denoiser.use_head(*load_head(head, variance))
         variance = None
-    and_costs = and_costs or denoiser.needs_last_steps
+    and_costs = and_costs or denoiser.sampler.spacing.needs_costs
     if variance is None and not and_costs:
         return
     identity = measuring_identity(directory.read_training()["fingerprint"], cfg)
@@ -72,7 +72,7 @@ def use_measured(
         chosen = instantiate(variance)
         measured = measure_once(model, denoiser.measure, {"of": "network"}, *rest)
         means = dict(measured.means)
-        if chosen.func.needs_dimensions:
+        if chosen.func.varies:
             means |= measure_once(model, denoiser.measure_dimensions, {"of": "dimensions"}, *rest).means
         found.append((NetworkStatistics(**means, of=measured.about), None, chosen))
     if and_costs:  # used to choose steps
@@ -91,7 +91,7 @@ def needed_head(directory: ModelDirectory, cfg: DictConfig, weights: str) -> Mod
     It is the folder that `cfg` names, or the newest beside the model. weights: a name or "auto". MistakeError if there is none.
     """
     node = cfg.get("measured_variance")
-    if node is None or not getattr(get_object(node._target_), "needs_head", False):
+    if node is None or "head" not in node:
         return None
     if not directory.finished:
         raise MistakeError(

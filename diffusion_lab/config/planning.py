@@ -123,7 +123,7 @@ def _notes(axes: Sequence[Axis], found: Sequence[Combination[Composed]]) -> list
 def _gpus(master: DictConfig) -> tuple[str, ...] | None:
     """The GPUs of this machine if the jobs run here; None if they run on a cluster."""
     queue = master.hydra.launcher.get("queue")
-    is_elsewhere = queue is not None and getattr(get_class(queue), "is_shared", True)
+    is_elsewhere = queue is not None and getattr(get_class(queue), "may_be_left", True)
     return None if is_elsewhere else visible_gpus()
 
 

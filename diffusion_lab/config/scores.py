@@ -82,7 +82,7 @@ def check_planned_score(
         weights = [*weights, chosen]
     check_scoring(cfg, data, weights, whose)
     if cfg.score:
-        if model.denoiser and model.denoiser.needs_data_moments and model.num_classes is not None:
+        if model.denoiser and model.denoiser.start.needs_data_moments and model.num_classes is not None:
             from diffusion_lab.metrics.measuring import check_classes
 
             check_classes(data)

@@ -99,6 +99,10 @@ class ReverseProcess:
         mean = process.q_posterior(x_0, x_t, t).mean
         return ReverseStep(Gaussian(mean, self.variance.log_variance(process, x_t, t, v)), x_0, eps, output, v)
 
+    def at_step(self, process: GaussianDiffusion, t: int) -> "ReverseProcess":
+        """The evaluation for samples that are all at step t: itself, because it is the same at every step."""
+        return self
+
     def without_clipping(self) -> "ReverseProcess":
         """The same p_θ without clipping x̂_0: what objectives train."""
         return replace(self, clip_x_0=False)

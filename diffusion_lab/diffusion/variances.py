@@ -22,17 +22,13 @@ class Variance(ABC):
     """log Σ_θ(x_t, t). `outputs_per_channel` network outputs a data channel carry it: 0 or 1.
 
     `stop_gradient`: these outputs train no weights but their own, so that the mean is what it would be without them.
-    `by_image`: it depends on the network's output, so that no table over t holds it.
-    `needs_dimensions`: it has a value of its own for each dimension, measured of the trained network.
-    `needs_head`: a head that was trained on the frozen network says it.
+    `varies`: between images or dimensions, so that it is not a function of t alone.
     `needs_unit_variance`: it takes β_t for the variance of x_s given x_t where x_0 is N(0, I), so it needs α² + σ² = 1.
     """
 
     outputs_per_channel: int
     stop_gradient: bool = False
-    by_image: ClassVar[bool] = False
-    needs_dimensions: ClassVar[bool] = False
-    needs_head: ClassVar[bool] = False
+    varies: ClassVar[bool] = False
     needs_unit_variance: ClassVar[bool] = False
 
     @abstractmethod
@@ -74,7 +70,7 @@ class LearnedRange(Variance):
     stop_gradient: bool = field(default=False, repr=False)  # it changes training, not what the variance is
 
     outputs_per_channel = 1
-    by_image = True
+    varies = True
     needs_unit_variance = True
 
     def log_variance(self, process: GaussianDiffusion, x_t: Images, t: Steps, v: Images | None) -> Broadcast:

@@ -204,16 +204,6 @@ class DrawnDiffusion(GenerativeModel):
             )
         return dimension_statistics(self.process, self.reverse, x_0, self.own_conditions(y), _first_draw(seed, indices))
 
-    @property
-    def needs_last_steps(self) -> bool:
-        """Whether the spacing of the sampler needs the result of `measure_last_steps` too."""
-        return self.sampler.spacing.needs_costs
-
-    @property
-    def needs_data_moments(self) -> bool:
-        """Whether the start of the chain follows from moments of the training images: `use_data_moments`."""
-        return self.start.needs_data_moments
-
     def use_data_moments(self, moments: DataMoments) -> None:
         """From here on draw and score with these."""
         self.start = self.start.measured(moments)
@@ -254,8 +244,7 @@ class DrawnDiffusion(GenerativeModel):
         if not spacing.needs_costs:
             return spacing
         variance = self.reverse.variance
-        varies = variance.by_image or variance.needs_dimensions
-        return spacing.measured(self._costs(Analytic(self._measured[0]) if varies else variance, steady=True))
+        return spacing.measured(self._costs(Analytic(self._measured[0]) if variance.varies else variance, steady=True))
 
     def use_head(self, head: Callable[..., Tensor], variance: Variance) -> None:
         """From here on draw and score with the variance of a head: (image and output, timesteps) -> v."""

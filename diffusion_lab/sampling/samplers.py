@@ -16,13 +16,14 @@ import torch
 
 from diffusion_lab.diffusion.noise import Noise, fresh_noise
 from diffusion_lab.diffusion.process import GaussianDiffusion, Row
-from diffusion_lab.diffusion.reverse import ReverseStep
+from diffusion_lab.diffusion.reverse import ReverseProcess, ReverseStep
 from diffusion_lab.diffusion.shapes import Conditions, Images, Steps
 
 from .guidance import GuidedReverse
 from .spacings import AllSteps, Spacing
 
-Reverse = Callable[[GaussianDiffusion, Images, Steps, Conditions], ReverseStep]
+Reverse = ReverseProcess | GuidedReverse
+Evaluation = Callable[[GaussianDiffusion, Images, Steps, Conditions], ReverseStep]
 
 
 class Predicted(NamedTuple):
@@ -49,10 +50,7 @@ class Walk:
 
     def predict(self, x_t: Images, t: int) -> ReverseStep:
         """p_θ(x_s|x_t): one evaluation of the reverse process, which `past` begins with from now on."""
-        reverse = self.reverse
-        if isinstance(reverse, GuidedReverse):
-            reverse = reverse.at_step(self.chain, t)
-        predicted = reverse(self.chain, x_t, self.chain.full(t, x_t), self.y)
+        predicted = self.reverse.at_step(self.chain, t)(self.chain, x_t, self.chain.full(t, x_t), self.y)
         self.past.appendleft(Predicted(t, predicted.x_0, predicted.eps))
         return predicted
 
@@ -171,7 +169,7 @@ class DDIMSampler(Sampler):
         x_s = to.signal * predicted.x_0 + max(to.noise**2 - variance, 0) ** 0.5 * predicted.eps
         return x_s + variance**0.5 * walk.noise(t, x_t) if self.eta > 0 else x_s
 
-    def encode(self, process: GaussianDiffusion, reverse: Reverse, x_0: Images, y: Conditions = None) -> Images:
+    def encode(self, process: GaussianDiffusion, reverse: Evaluation, x_0: Images, y: Conditions = None) -> Images:
         """x_0 -> x_T, the deterministic map run backwards (Song et al. 2020, DDIM, section 4.3 and eq. 14).
 
             x_t = α_ts·x_s + (σ_t − α_ts·σ_s)·ε̂(x_s, t)
@@ -212,7 +210,7 @@ class AnalyticDDIMSampler(DDIMSampler):
         of_x_0 = to.signal - towards_eps * at.signal / at.noise
         return x_s + (own + (of_x_0 / at.of_x_0) ** 2 * excess).sqrt() * walk.noise(t, x_t)
 
-    def encode(self, process: GaussianDiffusion, reverse: Reverse, x_0: Images, y: Conditions = None) -> Images:
+    def encode(self, process: GaussianDiffusion, reverse: Evaluation, x_0: Images, y: Conditions = None) -> Images:
         """Raises ValueError: with no η is this a deterministic map."""
         raise ValueError("only the deterministic sampler, sampler=ddim with eta = 0, can encode")
 

@@ -76,14 +76,13 @@ class Call(ABC):
 class Queue(ABC):
     """A queue of jobs: a class named in conf/hydra/launcher/NAME.yaml, with its options.
 
-    folder: for the files of jobs, on a file system that the jobs can access. may_be_left: whether it starts jobs by itself,
-    so that the command may end. is_shared: whether it is shared with other users, like a cluster's controller, and must be queried
-    rarely. dry_run: print the `script` of the jobs instead of submitting them.
+    folder: for the files of jobs, on a file system that the jobs can access. may_be_left: whether it is a cluster, which has
+    its own devices, starts jobs after the command has ended, and is queried rarely, because others use it too.
+    dry_run: print the `script` of the jobs instead of submitting them.
     """
 
     folder: Path
     may_be_left: bool
-    is_shared: bool = True
     dry_run: bool = False
 
     def resources(self, accelerator: str, devices: int | str | Sequence[int] | None) -> Mapping[str, Any]:
@@ -142,7 +141,7 @@ def run_jobs(
     submission.submit_ready()
     if not wait:
         return []
-    first, longest = _ASK_SECONDS if queue.is_shared else (0.0, 0.0)
+    first, longest = _ASK_SECONDS if queue.may_be_left else (0.0, 0.0)
     queried, pause, suspects = time.monotonic(), first, frozenset[str]()
     while submission.waiting or submission.running:
         time.sleep(_POLL_SECONDS)

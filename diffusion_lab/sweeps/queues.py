@@ -139,7 +139,6 @@ class LocalQueue(Queue):
     """
 
     may_be_left = False
-    is_shared = False
 
     def __init__(
         self, folder: Path | str, parallel: int | None, gpus: Sequence[str] | None = None, cores: int | None = None
