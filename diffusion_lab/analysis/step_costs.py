@@ -53,9 +53,7 @@ class StepCosts(Costs):
     alone: float
     of: str = ""
     _least: list[Tensor] = field(default_factory=list, init=False)  # by number of steps, from 2
-    _before: list[Tensor] = field(
-        default_factory=list, init=False
-    )  # the previous step of the best chain to each t
+    _before: list[Tensor] = field(default_factory=list, init=False)  # the previous step of the best chain to each t
 
     def __repr__(self) -> str:
         return self.of
