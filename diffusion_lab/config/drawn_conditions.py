@@ -1,4 +1,4 @@
-"""What samples are drawn for: `condition=…` of `diffusion-lab sample` and of `Model.sample`, as y of a model."""
+"""The conditions y of samples, from `condition=…` of `diffusion-lab sample` and of `Model.sample`."""
 
 from __future__ import annotations
 
@@ -31,9 +31,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class One:
-    """One condition of a model. names: of its classes, or their numbers. shares: of classes that were found in images. rows: the
-    values that the user chose, in turn. units: of its values, where they are numbers. held_out: its values of test images,
-    where the folder of the model has them."""
+    """One condition of a model. names: of its classes, or their numbers. shares: frequencies of clusters. rows: the values that
+    the user chose, used in turn. units: of numeric values. held_out: values of test images, if the model's folder has them."""
 
     name: str
     size: Size
@@ -46,30 +45,29 @@ class One:
 
 @dataclass(frozen=True)
 class DrawnConditions:
-    """y of samples of a model: what the user chose, else classes alone in turn, clusters alone as often as they occur, and all
-    other conditions as test images have them, in order: as the folder of the model keeps them, else in `data`, those that it was
-    trained on."""
+    """Conditions y of samples: the user's values if given; otherwise classes in turn, clusters by frequency, and all other
+    conditions in the order of the test images, from the model's folder if it has them, else from `data`, which it was trained on."""
 
     each: Sequence[One]
     data: Callable[[], DataModule]
 
     @property
     def number(self) -> int:
-        """How many values the user chose, before they repeat; 0: none."""
+        """The number of values that the user chose, before they repeat; 0 if none."""
         return max((len(one.rows) for one in self.each if one.rows is not None), default=0)
 
     @property
     def on_clusters(self) -> bool:
-        """Whether the model is conditioned on classes that were found in the images."""
+        """Whether the model is conditioned on clusters of the images."""
         return any(one.shares is not None for one in self.each)
 
     @property
     def classes(self) -> One | None:
-        """The condition, where it is classes or clusters alone."""
+        """The condition, if it is classes or clusters alone."""
         return self.each[0] if len(self.each) == 1 and has_classes(self.each[0].size) else None
 
     def of(self, indices: Tensor, seed: int) -> Conditions:
-        """y of samples `indices` (B,) of a seed, on their device."""
+        """y of the samples with these indices (B,) and this seed, on the device of `indices`."""
         images: Sequence[Tensor | None] = [None] * len(self.each)
         if self.classes is None and any(one.rows is None for one in self.each):
             held_out = [one.held_out for one in self.each if one.held_out is not None]
@@ -82,7 +80,7 @@ class DrawnConditions:
         )
 
     def by_name(self, y: Conditions) -> dict[str, Tensor]:
-        """The parts of y, in the data's units, by name; classes of the data are "classes", those that were found "clusters"."""
+        """The parts of y by name, in the data's units; classes are named "classes", clusters "clusters"."""
         names = [
             ("classes" if one.shares is None else "clusters") if has_classes(one.size) else one.name
             for one in self.each
@@ -108,9 +106,9 @@ def drawn_conditions(
     data: Callable[[], DataModule],
     arrays: Mapping[str, Tensor],
 ) -> DrawnConditions:
-    """What the options choose. MistakeError, in one sentence, for what the model cannot be given. arrays: values by name."""
+    """The conditions that the options choose. MistakeError for values that do not fit the model. arrays: values by name."""
     sizes = model.conditions or (() if model.num_classes is None else (model.num_classes,))
-    names = [*(saved.get("condition") or {})] or ["classes"]  # those of a classifier that guides
+    names = [*(saved.get("condition") or {})] or ["classes"]  # conditions of a guiding classifier
     names = names if sizes else []
     if len(names) != len(sizes):
         raise RunError(
@@ -143,7 +141,7 @@ def drawn_conditions(
 
 
 def _one(name: str, size: Size, record: Mapping[str, Any], value: Any, most: int, directory: ModelDirectory) -> One:
-    """A condition, its record, and the value that the user chose, or None."""
+    """A condition with its record and the value that the user chose, or None."""
     count = size if isinstance(size, int) else size[0]
     for fact in ("shares", "shift", "scale"):
         if len(record.get(fact, range(count))) != count:
@@ -188,7 +186,7 @@ def _held_out(record: Mapping[str, Any], name: str, size: Size, directory: Model
 
 
 def _classes(value: Any, num_classes: int, names: Sequence[str], most: int, directory: ModelDirectory) -> Tensor:
-    """The numbers of the classes that an option, or an array from Python, holds: (N,)."""
+    """Class numbers from an option or from a Python array: (N,)."""
     plain = value.tolist() if isinstance(value, Tensor) else value
     chosen = plain if isinstance(plain, list) else [plain]
     if not 1 <= len(chosen) <= most:
@@ -197,7 +195,7 @@ def _classes(value: Any, num_classes: int, names: Sequence[str], most: int, dire
 
 
 def _rows(value: Any, name: str, shape: tuple[int, ...]) -> Tensor:
-    """The values of a condition that a file, an option, or an array from Python holds: (N, D) vectors, (N, C, …) fields."""
+    """Values of a condition from a file, an option or a Python array: (N, D) vectors, (N, C, …) fields."""
     if isinstance(value, str):
         if not Path(value).is_file():
             raise MistakeError(f"condition={value}: there is no such file; give FILE.npy with a {name} for each image")
@@ -215,7 +213,7 @@ def _rows(value: Any, name: str, shape: tuple[int, ...]) -> Tensor:
 
 
 def _class(given: Any, num_classes: int, names: Sequence[str], directory: ModelDirectory) -> int:
-    """The number of a class, given by number or name; capitals may differ if that leaves one class."""
+    """The number of a class, given by number or by name; case is ignored if that is unambiguous."""
     if type(given) is int and 0 <= given < num_classes:
         return given
     folded = [name.casefold() for name in names]
