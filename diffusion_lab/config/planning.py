@@ -221,7 +221,8 @@ def _cell(
 ) -> PlannedCell:
     """Where a cell lies; MistakeError for options that it would fail with. check: whether its model is built, too.
 
-    trainer.precision=auto is settled here and handed to the job, which may run on another machine.
+    trainer.precision=auto, and what else follows from the device, is settled here and handed to the job, which may run on another
+    machine.
     """
     from diffusion_lab.config.training import training_of  # imports torch
     from diffusion_lab.models.base import GenerativeModel
@@ -232,7 +233,10 @@ def _cell(
     with users_mistakes():
         on_gpu, is_auto = _on_gpu(cfg.trainer, gpus), cfg.trainer.precision == "auto"
         # Of a GPU, which must not be touched here, its age is not known: those since 2020 have bf16.
-        training = training_of(cfg, family, AUTO_PRECISIONS[0] if on_gpu else auto_precision(on_gpu=False), data_of)
+        auto = AUTO_PRECISIONS[0] if on_gpu else auto_precision(on_gpu=False)
+        training = training_of(cfg, family, auto, on_gpu, data_of)
+        if training.picked is not None:
+            overrides = (*overrides, *training.picked.overrides)
         if is_auto:
             overrides = (*overrides, f"trainer.precision={cfg.trainer.precision}")
         CODE.reached(named_in(plain_config(cfg)), Scope())  # also what counts nowhere: a copy of the code must have it
