@@ -17,7 +17,7 @@ from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.trained import load_config
 from diffusion_lab.data.image_folder import ImageFolder
 from diffusion_lab.store import ModelDirectory, newest_model
-from diffusion_lab.training import devices
+from diffusion_lab.training import devices, sample_grid
 from diffusion_lab.versions import versions
 from tests.data.small_sets import SMALL as SMALL_SETS
 from tests.data.small_sets import write_images
@@ -114,6 +114,20 @@ def test_pictures_while_training_start_from_the_same_noise(lab):
         "train", *options, *STRIDED, "callbacks.sample_grid.every_n_steps=1", "callbacks.sample_grid.num_images=4"
     )
     assert [p.name for p in sorted(model_of(lab).samples.glob("[!.]*"))] == ["step_0000001.png", "step_0000002.png"]
+
+
+def test_early_pictures_come_ever_less_often(lab, monkeypatch):
+    """After 1, 3, 9 minutes and then every N steps; the weights are those of a training without pictures."""
+    monkeypatch.setattr(sample_grid, "seconds_trained", lambda trainer: 60.0 * trainer.global_step)
+    options = [o for o in TINY if "sample_grid" not in o and "max_steps" not in o]
+    options += [*STRIDED, "trainer.max_steps=13", "score=false", "callbacks.sample_grid.num_images=2"]
+    lab.done("train", *options, "callbacks.sample_grid.every_n_steps=12")
+    lab.done("train", *options, "callbacks.sample_grid.every_n_steps=0", "outputs=without")
+    pictures, none = model_of(lab), newest_model(lab.folder / "without")
+    assert [grid.name for grid in pictures.grids] == [f"step_{step:07}.png" for step in (1, 3, 9, 12)]
+    assert none.grids == []
+    one, other = (load_file(model.weights("raw")) for model in (pictures, none))
+    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 @pytest.mark.thorough
