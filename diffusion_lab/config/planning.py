@@ -33,7 +33,9 @@ from diffusion_lab.training import ranks
 from diffusion_lab.training.devices import AUTO_PRECISIONS, auto_precision, requested, visible_gpus
 
 if TYPE_CHECKING:
+    from diffusion_lab.config.training import Training
     from diffusion_lab.data.module import DataModule
+    from diffusion_lab.models.trainable import TrainableModel
 
 _AT, _WEIGHTS, _SHARES = "evaluation.at", "evaluation.weights", "sweep.jobs_per_model"
 ASKED_ONCE = ("outputs", "score", "retrain", "rescore", "tags", "debug", _SHARES)  # of the whole sweep
@@ -95,12 +97,19 @@ def make_plan(
 
     check: whether to build every model, so that a value that it refuses is an error before the first job.
     """
+    from diffusion_lab.config.duration import in_a_sentence  # imports torch
+
     found, count = combinations(axes, _Composer(loader, master))
     data_of = _data_sets()
     gpus = _gpus(master)
-    cells = [_cell(combination, data_of, Path(master.outputs), check, gpus) for combination in found]
+    cells, built = [], None
+    for combination in found:
+        cell, trained = _cell(combination, data_of, Path(master.outputs), check, gpus)
+        cells.append(cell)
+        built = built or trained
     planned = plan(cells, count, master.retrain, master.rescore, master.score, master.sweep.jobs_per_model)
-    return planned, _evaluation_seed(found), _notes(axes, found)
+    takes = None if built is None else in_a_sentence(planned, *built)
+    return planned, _evaluation_seed(found), [*filter(None, [takes]), *_notes(axes, found)]
 
 
 def _evaluation_seed(found: Sequence[Combination[Composed]]) -> int | None:
@@ -218,12 +227,15 @@ def _cell(
     outputs: Path,
     check: bool,
     gpus: tuple[str, ...] | None,
-) -> PlannedCell:
-    """Where a cell lies; MistakeError for options that it would fail with. check: whether its model is built, too.
+) -> tuple[PlannedCell, tuple[Training, TrainableModel] | None]:
+    """Where a cell lies, and what is trained, if it is built and this CPU trains it. check: whether to build it.
+
+    MistakeError for options that it would fail with.
 
     trainer.precision=auto, and what else follows from the device, is settled here and handed to the job, which may run on another
     machine.
     """
+    from diffusion_lab.config.duration import operations
     from diffusion_lab.config.training import training_of  # imports torch
     from diffusion_lab.models.base import GenerativeModel
 
@@ -240,8 +252,11 @@ def _cell(
         if is_auto:
             overrides = (*overrides, f"trainer.precision={cfg.trainer.precision}")
         CODE.reached(named_in(plain_config(cfg)), Scope())  # also what counts nowhere: a copy of the code must have it
-        if check and not isinstance(training.build(request=None).model, GenerativeModel) and cfg.score:
+        model = training.build(request=None).model if check else None
+        if model is not None and not isinstance(model, GenerativeModel) and cfg.score:
             raise MistakeError(f"model={family} generates no samples, so it cannot be scored; add score=false")
         (score,) = training.scores  # the axes pick one
         run = run_of(training.directory, training.fingerprint, score, outputs)
-    return PlannedCell(combination.choices, overrides, training.directory, run)
+        here = None if model is None or gpus is None or on_gpu else (training, model)
+    counted = None if here is None else operations(*here)
+    return PlannedCell(combination.choices, overrides, training.directory, run, counted), here
