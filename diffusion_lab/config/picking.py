@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 MOST_EPOCHS = 200
 # (epochs, fewest and most images shown), on a CPU and on a GPU
 _SHOWN = {False: (10, 100_000, 400_000), True: (100, 1_000_000, 20_000_000)}
-_WIDER_FROM = 1000  # images: a GPU has time for a network of twice the channels, which fewer images would not fill
+# Images, from which on a GPU has large batches and twice the channels. Of fewer there are too few such batches in the epochs above.
+_MANY = 1000
 
 
 @dataclass(frozen=True)
@@ -56,13 +57,14 @@ def pick(cfg: DictConfig, data: DataModule, on_gpu: bool) -> Picked | None:
     """
     options: dict[str, Any] = {}
     num_images, network = data.num_trained_on, cfg.get("network") or {}
+    large = on_gpu and num_images >= _MANY
     if cfg.data.get("batch_size", 0) is None:
         options["data.batch_size"] = data.batch_size = min(
-            usual_batch(data.shape, on_gpu), 2 ** int(math.log2(num_images))
+            usual_batch(data.shape, large), 2 ** int(math.log2(num_images))
         )
     channels = [network.get(name, 0) for name in ("base_channels", "channel_multipliers")]
     if cfg.get("default_steps", 0) is None:
-        if on_gpu and num_images >= _WIDER_FROM and channels == [None, None]:
+        if large and channels == [None, None]:
             sides = lengths(data.shape[1:])
             patch = network.get("patch_size") or patch_for(sides)
             sides = [max(1, side // patch) for side in sides]

@@ -37,9 +37,9 @@ _AT_A_TIME = 4096  # files given to the threads that read them, so that a millio
 _MOST_NAMED = 10  # of the files that are left out
 
 
-def usual_batch(shape: Sequence[int], on_gpu: bool = False) -> int:
-    """The default of how many images a training step has: 128 on a GPU; 32 on a CPU, 16 of more than 128×128 pixels in colour."""
-    return 128 if on_gpu else max(16, min(32, images_at_once(shape)))
+def usual_batch(shape: Sequence[int], large: bool = False) -> int:
+    """The default of how many images a training step has: 32, 16 of more than 128×128 pixels in colour; 128 if large."""
+    return 128 if large else max(16, min(32, images_at_once(shape)))
 
 
 class ImageFiles(DataModule):

@@ -63,6 +63,10 @@ _PEAKS = (
 )  # fmt: skip
 
 
+# Of the peak, in training: assumed where no step has been timed yet, and not measured on any GPU.
+GPU_SHARE = 0.1
+
+
 def peak_flops(device: torch.device) -> float | None:
     """Operations per second that the makers of a GPU state for bf16 without sparsity; None where this table does not have it."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""

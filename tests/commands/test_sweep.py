@@ -19,7 +19,7 @@ from PIL import Image
 from diffusion_lab.commands import sweeping
 from diffusion_lab.commands.sweeping import config_folders
 from diffusion_lab.conf_dir import CONF
-from diffusion_lab.config import duration, planning
+from diffusion_lab.config import duration, picking, planning
 from diffusion_lab.config.trained import load_config
 from diffusion_lab.store import ModelDirectory, SweepDirectory
 from diffusion_lab.store.lease import is_held
@@ -65,6 +65,7 @@ def test_a_job_gets_what_was_picked_for_its_device(lab, monkeypatch):
     """Planned for a GPU and run elsewhere, it trains the model of the plan."""
     for i in range(100):
         Image.effect_noise((8, 8), 60 + i).save(lab.folder / f"{i}.png")
+    monkeypatch.setattr(picking, "_MANY", 50)
     monkeypatch.setattr(planning, "_on_gpu", lambda trainer, gpus: True)
     own = ["data=image_folder", "data.root=.", "data.image_size=8", "data.num_workers=0", "metrics=network_evaluations"]
     small = [o for o in TINY if not o.startswith(("data.batch_size", "metrics"))]
