@@ -52,7 +52,7 @@ def row(side: int, count: int, measured: dict[int, float]) -> list[str]:
         *(f"{side}×{side}", f"{count:,}", str(batch), f"{steps:,}", f"{steps * batch / count:.0f}"),
         *(f"{model.cost().parameters / 1e6:.1f} M", f"{steps * measured[side] / 60:.0f}"),
         *(str(gpu.data.batch_size), f"{gpu.trainer.max_steps:,}", f"{shown / count:.0f}"),
-        *(f"{wide.cost().parameters / 1e6:.1f} M", f"{seconds / 60:.1f}"),
+        *(f"{wide.cost().parameters / 1e6:.1f} M", "< 1" if seconds < 60 else f"{seconds / 60:.0f}"),
     ]
 
 
@@ -63,8 +63,8 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     duration.perf_counter = time.process_time
-    half = ["batch", "steps", "times each", "parameters"]
-    head = ["pixels", "images", *half, "minutes of one core", *half, f"minutes of a {CARD}"]
+    half = ["batch", "steps", "shown each", "parameters"]
+    head = ["pixels", "images", *half, "minutes of one core", f"{CARD}: batch", *half[1:], "minutes, estimated"]
     measured: dict[int, float] = {}
     rows = [row(side, count, measured) for side in given.sides for count in given.numbers]
     for line in (head, ["---"] * len(head), *rows):
