@@ -24,7 +24,7 @@ from diffusion_lab.store import ModelDirectory, newest_model
 TRAINED = "trained"  # sampler=trained: the choice that the model was trained with
 NEEDS_NO_MODEL = {"-h", "--help", "--hydra-help", "-sc", "--shell-completion"}
 _CHOSEN_WITH = {"measured_variance": "variance"}  # a group without a folder of its own -> the one that sets it
-_OF_EVERY_CLASS = ("data.validation",)  # and no parameter of any
+_OF_EVERY_CLASS = ("data.validation", "trainer.peak_flops")  # and no parameter of any
 
 
 def model_dir_of(options: Sequence[str]) -> ModelDirectory:
