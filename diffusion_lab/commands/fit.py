@@ -92,11 +92,11 @@ def fit(training: Training, built: Built, here: Ranks, branch: BranchPoint | Non
         if monitor is not None and peak and model.training_evaluations:
             flops = model.training_evaluations * cost.forward_flops
             monitor.seconds_per_image = flops / (peak * trainer.world_size)
-            if here.device != "cpu" and trainer.max_steps > 0 and not resumed:
-                seconds = trainer.max_steps * data.batch_size * monitor.seconds_per_image / GPU_SHARE
-                share = f"{GPU_SHARE:.0%} of the GPU's peak, until the first steps are timed"
-                console.print(f"about {in_words(seconds)} of training, estimated at {share}")
         start = resumed or (None if branch is None else branch.checkpoint)
+        if monitor is not None and monitor.seconds_per_image and trainer.max_steps > 0 and start is None:
+            seconds = trainer.max_steps * data.batch_size * monitor.seconds_per_image / GPU_SHARE
+            share = f"{GPU_SHARE:.0%} of the device's peak, until the first steps are timed"
+            console.print(f"about {in_words(seconds)} of training, estimated at {share}")
 
         with interruption.listening(), _mistakes_while_training(cfg), tf32(here.device != "cpu"):
             trainer.fit(model, train_dataloaders=data, ckpt_path=start, weights_only=True if start else None)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 
 import numpy as np
@@ -151,9 +152,11 @@ def test_a_folder_of_images_needs_nothing_but_its_root(lab, image_size):
         f"data.image_size={image_size}",
         "data.num_workers=0",
         "data.test_fraction=0.4",
+        "trainer.peak_flops=1e9",  # as if of a GPU: how long it takes is stated before the first step
     ]
     out = lab.done("train", *options, *small, *STRIDED, "network.base_channels=8", "network.head_channels=8")
     assert "fd_pixels" in out
+    assert re.search("about .* of training, estimated", out)
 
 
 # ---- trainer.precision=auto follows the machine, and a training keeps what it began with ----
