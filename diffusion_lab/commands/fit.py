@@ -23,14 +23,14 @@ from diffusion_lab.models.budget import callback_of, time_budget
 from diffusion_lab.store import ModelDirectory, write_json
 from diffusion_lab.store.files import clear, make_folders, remove_staged, write_whole
 from diffusion_lab.store.written import names
-from diffusion_lab.terminal import Terminal
+from diffusion_lab.terminal import Terminal, in_words
 from diffusion_lab.training.ema import PowerAverages
 from diffusion_lab.training.finite import NotFiniteError
 from diffusion_lab.training.interruption import Interrupted
 from diffusion_lab.training.monitor import Monitor
 from diffusion_lab.training.ranks import Ranks
 from diffusion_lab.training.saving import newest_good, previous_of
-from diffusion_lab.training.speed import compile_network, peak_flops, tf32
+from diffusion_lab.training.speed import GPU_SHARE, compile_network, peak_flops, tf32
 from diffusion_lab.training.trainer import stopping_callbacks
 from diffusion_lab.versions import versions
 
@@ -70,8 +70,8 @@ def fit(training: Training, built: Built, here: Ranks, branch: BranchPoint | Non
             f"{cost.forward_flops / 1e6:.1f} MFLOP per image and evaluation; into {directory.path}"
         )
         notice = compile_network(model.network) if cfg.compile else None
-        for note in [*data.notes(), *filter(None, [notice, training.note])]:
-            console.print(note)
+        for note in [*data.notes(), *filter(None, [training.picked, notice, training.note])]:
+            console.print(str(note))
         if resumed:
             console.print(f"resuming from {resumed}")
         elif branch is not None:
@@ -93,6 +93,10 @@ def fit(training: Training, built: Built, here: Ranks, branch: BranchPoint | Non
             flops = model.training_evaluations * cost.forward_flops
             monitor.seconds_per_image = flops / (peak * trainer.world_size)
         start = resumed or (None if branch is None else branch.checkpoint)
+        if monitor is not None and monitor.seconds_per_image and trainer.max_steps > 0 and start is None:
+            seconds = trainer.max_steps * data.batch_size * monitor.seconds_per_image / GPU_SHARE
+            share = f"{GPU_SHARE:.0%} of the device's peak, until the first steps are timed"
+            console.print(f"about {in_words(seconds)} of training, estimated at {share}")
 
         with interruption.listening(), _mistakes_while_training(cfg), tf32(here.device != "cpu"):
             trainer.fit(model, train_dataloaders=data, ckpt_path=start, weights_only=True if start else None)

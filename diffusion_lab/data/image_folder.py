@@ -36,6 +36,11 @@ from diffusion_lab.diffusion.levels import MOST_LEVELS, from_levels
 _AT_A_TIME = 4096  # files given to the threads that read them, so that a million do not wait in memory
 
 
+def usual_batch(shape: Sequence[int], large: bool = False) -> int:
+    """The default of how many images a training step has: 32, 16 of more than 128×128 pixels in colour; 128 if large."""
+    return 128 if large else max(16, min(32, images_at_once(shape)))
+
+
 class ImageFiles(DataModule):
     """Files below `root`, each shown in `image_size`, a side or H and W. A subclass lists them: `_usable`, then `_hold`.
 
@@ -65,8 +70,8 @@ class ImageFiles(DataModule):
         one_of((1, 3, 4), channels=channels)
         one_of(FITS, fit=fit)
         sides = sides_of(image_size)
-        usual = max(16, min(64, images_at_once((channels, *sides))))
-        super().__init__(usual if batch_size is None else batch_size, seed, flip)
+        shape = (channels, *sides)
+        super().__init__(usual_batch(shape) if batch_size is None else batch_size, seed, flip)
         fits = num_levels in (256, MOST_LEVELS)
         require(fits, f"data.num_levels={num_levels} must be 256, or {MOST_LEVELS} for 16-bit grey.")
         require(
@@ -76,7 +81,7 @@ class ImageFiles(DataModule):
         at_least(0, num_workers=num_workers)
         one_of(("raise", "skip"), on_error=on_error)
         at_least(1, max_pixels=max_pixels)
-        self.root, self.shape, self.num_levels = root, (channels, *sides), num_levels
+        self.root, self.shape, self.num_levels = root, shape, num_levels
         self.num_workers, self.on_error, self.max_pixels = num_workers, on_error, max_pixels
         self.fit, self.background = fit, colour_of(alpha)
 

@@ -304,7 +304,7 @@ def test_a_broken_memory_is_no_memory(image_root: Path, checked: list[str], tmp_
     assert len(checked) == 20
 
 
-@pytest.mark.parametrize(("side", "trained", "scored"), [(8, 64, 128), (64, 64, 128), (128, 32, 32), (256, 16, 8)])
+@pytest.mark.parametrize(("side", "trained", "scored"), [(8, 32, 128), (64, 32, 128), (128, 32, 32), (256, 16, 8)])
 def test_default_batches_of_large_images_are_small(image_root: Path, side: int, trained: int, scored: int) -> None:
     data = folder(image_root, image_size=side, batch_size=None)
     assert (data.batch_size, images_at_once(data.shape)) == (trained, scored)
