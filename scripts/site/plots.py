@@ -6,6 +6,7 @@ set of points. So a figure shows what the theory says, not what a network has le
 
 import math
 import sys
+from functools import partial
 from pathlib import Path
 
 import matplotlib
@@ -35,7 +36,14 @@ from diffusion_lab.diffusion import (
     variational_bound,
 )
 from diffusion_lab.report.panels import LIGHT
-from diffusion_lab.sampling import AncestralSampler, ClassifierFree, DDIMSampler, DPMSolverSampler, EvenSpacing
+from diffusion_lab.sampling import (
+    AncestralSampler,
+    ClassifierFree,
+    DDIMSampler,
+    DPMSolverSampler,
+    EvenSpacing,
+    LogSNRSpacing,
+)
 
 DOCS = Path(__file__).parents[2] / "docs"
 OUT = DOCS / "theory"
@@ -209,7 +217,7 @@ def lineages() -> plt.Figure:
 
 
 def readme() -> plt.Figure:
-    """Samples of one mixture: rows differ in one choice, columns in the number of steps; the noise is the same in all."""
+    """Samples of one mixture: rows differ in the sampler, columns in the number of steps; the noise is the same in all."""
     data = RingMixture(batch_size=16, seed=0)
     points, _ = images_of(data, 1200)
     process = GaussianDiffusion(CosineSchedule(T, log_snr_max=7.0))
@@ -224,16 +232,20 @@ def readme() -> plt.Figure:
         return ((1 - gain * signal) * (weights @ data.means()) + gain * x_t).to(x_t.dtype)
 
     rows = {
-        "sampler=strided\nvariance=fixed_large": (AncestralSampler, FixedLarge()),
-        "sampler=strided\nvariance=fixed_small": (AncestralSampler, FixedSmall()),
-        "sampler=ddim": (DDIMSampler, FixedSmall()),
-        "sampler=dpm_solver": (DPMSolverSampler, FixedSmall()),
+        "sampler=strided\nvariance=fixed_large": (AncestralSampler, EvenSpacing, FixedLarge()),
+        "sampler=strided\nvariance=fixed_small": (AncestralSampler, EvenSpacing, FixedSmall()),
+        "sampler=ddim": (DDIMSampler, EvenSpacing, FixedSmall()),
+        "sampler=dpm_solver": (
+            DPMSolverSampler,
+            partial(LogSNRSpacing, log_snr_max=8.0, log_snr_min=-8.0),
+            FixedSmall(),
+        ),
     }
-    counts = (4, 6, 10, 20, 50)
-    figure, axes = plt.subplots(len(rows), len(counts) + 1, figsize=(10, 6.7))
-    for line, (name, (sampler, variance)) in zip(axes, rows.items(), strict=True):
+    counts = (4, 8, 15, 50)
+    figure, axes = plt.subplots(len(rows), len(counts) + 1, figsize=(7.5, 6))
+    for line, (name, (sampler, spacing, variance)) in zip(axes, rows.items(), strict=True):
         reverse = ReverseProcess(network, prediction=PredictStart(), variance=variance, clip_x_0=False)
-        drawn = [sampler(EvenSpacing(k))(process, reverse, noise.initial((2,)), noise=noise) for k in counts]
+        drawn = [sampler(spacing(k))(process, reverse, noise.initial((2,)), noise=noise) for k in counts]
         line[0].set_ylabel(name, rotation=0, ha="right", va="center", family="monospace")
         for axis, x in zip(line, [*drawn, points], strict=True):
             mode = torch.cdist(x.double(), data.means()).argmin(1)
