@@ -46,7 +46,7 @@ class One:
 @dataclass(frozen=True)
 class DrawnConditions:
     """Conditions y of samples: the user's values if given; otherwise classes in turn, clusters by frequency, and all other
-    conditions in the order of the test images, from the model's folder if it has them, else from `data`, which it was trained on."""
+    conditions in the order of the test images, from its folder if it has them, else from `data`, which it was trained on."""
 
     each: Sequence[One]
     data: Callable[[], DataModule]
