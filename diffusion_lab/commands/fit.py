@@ -12,6 +12,7 @@ from lightning import Callback, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
+from diffusion_lab.conditions.condition import records
 from diffusion_lab.config.branching import BranchPoint
 from diffusion_lab.config.build import choices_made
 from diffusion_lab.config.identity import code_of_training, plain_config
@@ -117,7 +118,7 @@ def fit(training: Training, built: Built, here: Ranks, branch: BranchPoint | Non
                 ended_by=ended_by,
                 **({} if branch is None else {"branched_from": branch.trunk.path.name, "branched_at": branch.step}),
                 **({"serves": cfg.facts.base.weights} if "base" in cfg.facts else {}),
-                conditions=data.condition_records(),
+                conditions=records(data.conditions, lambda indices: data.y_of("test", indices), data.num_test),
                 precision=str(trainer.precision),
                 fingerprint=fingerprint,
                 code=code_of_training(cfg),

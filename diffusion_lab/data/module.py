@@ -11,14 +11,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import tee
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from diffusion_lab.conditions import Classes, Condition
-from diffusion_lab.conditions.condition import has_classes, has_field
+from diffusion_lab.conditions.condition import has_classes
 from diffusion_lab.conditions.units import Units
 from diffusion_lab.data.checks import at_least, check_shares, require
 from diffusion_lab.data.order import (
@@ -31,7 +31,7 @@ from diffusion_lab.data.order import (
     without_validation,
 )
 from diffusion_lab.diffusion import SampleNoise
-from diffusion_lab.diffusion.parts import as_conditions, each, moved, parts, where
+from diffusion_lab.diffusion.parts import as_conditions, each, moved, where
 from diffusion_lab.diffusion.shapes import Conditions
 
 if TYPE_CHECKING:
@@ -43,7 +43,6 @@ Item = tuple[Tensor, dict[str, Tensor]]  # x of a batch, and what the data give 
 
 _LOOKED_AT = 1000  # images of which the shares of the levels are taken, and vectors that no table holds
 _VALUES_AT_ONCE = 2**21  # of images, in memory a hundred times or so: as float64, in networks
-_KEPT_NUMBERS = 10_000  # of held-out vectors, in the record of a model
 _AT_ONCE = 500  # images that are read at a time where no batch size is given
 
 
@@ -340,24 +339,6 @@ class DataModule(LightningDataModule, ABC):
         """y of samples that are compared with a split: that of its images, in a fixed random order."""
         order = fixed_rest(self.size(split), self.size(split))
         return self.y_of(split, order[indices.cpu() % len(order)].to(indices.device))
-
-    def condition_records(self) -> dict[str, dict[str, Any]]:
-        """What the folder of a model keeps of its conditions, so that samples can be drawn without the data.
-
-        Of vectors, with what stands beside them, that is up to 1,000 values of test images, if these are few numbers.
-        """
-        records = {name: condition.record() for name, condition in self.conditions.items()}
-        sizes, count = [condition.size for condition in self.conditions.values()], min(_LOOKED_AT, self.num_test)
-        row = sum(1 if isinstance(size, int) else math.prod(size) for size in sizes)
-        if all(map(has_classes, sizes)) or any(map(has_field, sizes)) or row * count > _KEPT_NUMBERS:
-            return records
-        kept = parts(self.y_of("test", torch.arange(count)))
-        if all(bool(part.isfinite().all()) for part in kept):
-            for record, part in zip(records.values(), kept, strict=True):
-                record["held_out"] = [
-                    row if isinstance(row, int) else [float(f"{value:.9g}") for value in row] for row in part.tolist()
-                ]
-        return records
 
     @property
     def training_identity(self) -> str:

@@ -240,7 +240,7 @@ def test_vectors_keep_the_digits_of_large_offsets(tmp_path):
     assert torch.allclose(
         y.double(), torch.from_numpy((years[:2900] - years[:2900].mean()) / years[:2900].std()), atol=1e-5
     )
-    units = data.condition_records()["vector"]
+    units = data.conditions["vector"].record()
     assert units["shift"][0] == pytest.approx(years[:2900].mean(), abs=1e-9)
 
 
