@@ -9,11 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import tee
+from typing import ClassVar
 
 import torch
+from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from diffusion_lab.data.checks import require
+from diffusion_lab.data.checks import one_of, require
 from diffusion_lab.diffusion.levels import from_levels, to_levels
 from diffusion_lab.diffusion.parts import as_conditions, each, parts, rows, where
 from diffusion_lab.diffusion.shapes import Conditions
@@ -123,3 +125,42 @@ def ahead(made: Generator[Batch], device: torch.device) -> Iterator[Batch]:
             yield ready
             ready = coming.popleft().result()
             coming.append(thread.submit(one))
+
+
+class LoadingDataModule(LightningDataModule):
+    """A data module that makes batches for the device that trains.
+
+    holdable: a GPU may hold its images, because none is decoded each time that it is shown. on_disk: they are read from a file as
+    they are needed. faster: what makes batches come sooner, in words.
+    """
+
+    name: str
+    num_levels: int | None
+    holdable: ClassVar[bool] = False
+    on_disk: bool = False
+    faster: str | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._on_device: str | bool = "auto"
+        self._held: Held | None = None
+
+    def hold_on_device(self, option: str | bool) -> None:
+        """Whether the GPU that trains holds the training images: as in `Held.wanted`."""
+        one_of(("auto", True, False), on_device=option)
+        said = f"data.on_device=true: {self.name} decodes its images as they are needed; use auto."
+        require(option is not True or self.holdable, said)
+        self._on_device = option
+
+    def made(self, show: Show, images: Tensor, picks: Iterable[Pick]) -> Iterator[Batch]:
+        """The batches of an endless stream of picks, which count the training images with these indices."""
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        if self.holdable and self._held is None:
+            self._held = Held.wanted(self._on_device, show, images, self.num_levels, device)
+        if (held := self._held) is not None:
+            return (held.batch(*pick) for pick in picks)
+        made = from_host(show, ((images[places], chosen) for places, chosen in picks))
+        return ahead(made, device) if self.on_disk or device.type == "cuda" else made
+
+    def teardown(self, stage: str | None = None) -> None:
+        self._held = None

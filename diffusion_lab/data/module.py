@@ -10,17 +10,16 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
-from typing import ClassVar
+from typing import TYPE_CHECKING
 
 import torch
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from diffusion_lab.conditions import Classes, Condition
 from diffusion_lab.conditions.condition import has_classes
 from diffusion_lab.conditions.units import Units
-from diffusion_lab.data.checks import at_least, check_shares, one_of, require
-from diffusion_lab.data.loading import Batch, Held, ahead, from_host
+from diffusion_lab.data.checks import at_least, check_shares, require
+from diffusion_lab.data.loading import Batch, LoadingDataModule
 from diffusion_lab.data.order import (
     Batches,
     BatchOrder,
@@ -34,10 +33,13 @@ from diffusion_lab.diffusion import SampleNoise
 from diffusion_lab.diffusion.parts import as_conditions, moved
 from diffusion_lab.diffusion.shapes import Conditions
 
+if TYPE_CHECKING:
+    from diffusion_lab.data.reals import Rows
+
 HeldOutBatch = tuple[Tensor, Conditions, SampleNoise]
 Item = tuple[Tensor, dict[str, Tensor]]  # x of a batch, and what the data give with it: "classes", "vector", "field"
 
-_LOOKED_AT = 1000  # images of which the shares of the levels are taken
+_LOOKED_AT = 1000  # images of which the shares of the levels are taken, and vectors that no table holds
 _VALUES_AT_ONCE = 2**21  # of images, in memory a hundred times or so: as float64, in networks
 _AT_ONCE = 500  # images that are read at a time where no batch size is given
 
@@ -47,7 +49,7 @@ def images_at_once(shape: Sequence[int]) -> int:
     return 2 ** int(math.log2(max(1, min(128, _VALUES_AT_ONCE // math.prod(shape)))))
 
 
-class DataModule(LightningDataModule, ABC):
+class DataModule(LoadingDataModule, ABC):
     """A data set with its facts.
 
     A batch is (x, y). Images: x float32 (B, C, H, W) in [-1, 1]; points: x float32 (B, D). y: the values of the condition, a tuple
@@ -82,9 +84,6 @@ class DataModule(LightningDataModule, ABC):
     units: Units | None = None
     masks_missing: bool = False
     groups: Tensor | None = None
-    holdable: ClassVar[bool] = False  # a GPU may hold all images: none is decoded each time that it is shown
-    on_disk: bool = False  # images are read from a file as they are needed
-    faster: str | None = None  # what makes batches come sooner
 
     def __init__(self, batch_size: int, seed: int, flip: bool = False) -> None:
         super().__init__()
@@ -94,8 +93,6 @@ class DataModule(LightningDataModule, ABC):
         self._prepared = False
         self._held_out: tuple[int, int, int] | None = None  # number of images, of one batch, seed
         self._trained_on: int | float | None = None
-        self._on_device: str | bool = "auto"
-        self._held: Held | None = None
         self._places: dict[str, Tensor] = {}  # split -> indices of its images in the training split of the subclass
         self.conditions: dict[str, Condition] = {}
 
@@ -133,6 +130,10 @@ class DataModule(LightningDataModule, ABC):
     def _classes(self, split: str) -> Tensor | None:
         """The class of each image of `split` as the data have it, int64 (N,); None without classes. Decodes no image."""
 
+    def _vectors(self, split: str) -> Tensor | Rows | None:
+        """The vector of each image of `split`, float64 (N, D); None where only showing an image tells it."""
+        return None
+
     def setup(self, stage: str | None = None) -> None:
         self.prepare()
 
@@ -144,30 +145,12 @@ class DataModule(LightningDataModule, ABC):
         check_shares(self.batch_size, world_size, parts)
         images = fixed_subset(self.num_train, self.num_trained_on)
         order = BatchOrder(len(images), self.batch_size // parts, self.seed, self.flip, rank, world_size)
-        show = partial(self._conditioned, "train")
 
         def stream() -> Iterator[Batch]:
             start, cycle = (parts_trained(self.trainer), parts_repeated(self.trainer)) if self.trainer else (0, 0)
-            picks = order.batches_from(start, cycle)
-            device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-            if self.holdable and self._held is None:
-                self._held = Held.wanted(self._on_device, show, images, self.num_levels, device)
-            if self._held is not None:
-                return (self._held.batch(*pick) for pick in picks)
-            made = from_host(show, ((images[places], chosen) for places, chosen in picks))
-            return ahead(made, device) if self.on_disk or device.type == "cuda" else made
+            return self.made(partial(self._conditioned, "train"), images, order.batches_from(start, cycle))
 
         return Batches(stream)
-
-    def hold_on_device(self, option: str | bool) -> None:
-        """Whether the GPU that trains holds the training images: as in `Held.wanted`."""
-        one_of(("auto", True, False), on_device=option)
-        said = f"data.on_device=true: {self.name} decodes its images as they are needed; use auto."
-        require(option is not True or self.holdable, said)
-        self._on_device = option
-
-    def teardown(self, stage: str | None = None) -> None:
-        self._held = None
 
     def train_on(self, images: int | float | None) -> None:
         """Of which training images batches are made: so many, or a share of them, of a fixed random order; None: of all.
@@ -247,6 +230,13 @@ class DataModule(LightningDataModule, ABC):
         x, given = zip(*self._of("train", fixed_subset(self.num_train, count).split(_AT_ONCE)), strict=True)
         return torch.cat(x), {name: torch.cat([some[name] for some in given]) for name in given[0]}
 
+    def vectors(self) -> Tensor:
+        """The vectors beside all images that training shows, (N, D); beside 1,000 of them where images are decoded for it."""
+        found, places = self._vectors("train"), fixed_subset(self.num_train, self.num_trained_on)
+        if found is None:
+            return self.shown(min(_LOOKED_AT, len(places)))[1]["vector"]
+        return found[self._places["train"][places] if "train" in self._places else places]
+
     def _of(self, split: str, picks: Iterable[Tensor]) -> Iterator[Item]:
         """`_show`, for "validation" too."""
         places = self._places.get(split)
@@ -255,7 +245,8 @@ class DataModule(LightningDataModule, ABC):
     def _conditioned(self, split: str, picks: Iterable[Tensor]) -> Iterator[Batch]:
         """(x, y) of these images."""
         for x, given in self._of(split, picks):
-            yield x, as_conditions([condition.of(x, given) for condition in self.conditions.values()])
+            y = [condition.of(x, given) for condition in self.conditions.values()]
+            yield x, as_conditions([part.float() if part.is_floating_point() else part for part in y])
 
     @cached_property
     def end_shares(self) -> tuple[float, float] | None:
