@@ -17,7 +17,7 @@ from hydra import compose, initialize_config_dir
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[2]
-sys.path.append(str(ROOT))  # mkdocs puts only the folder of this file there
+sys.path.insert(0, str(ROOT))  # mkdocs puts only the folder of this file there; an installed copy would have no docs
 
 from scripts.site import configs, reference  # noqa: E402
 from scripts.site.equations import typeset, typeset_prose  # noqa: E402
