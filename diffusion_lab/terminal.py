@@ -1,4 +1,4 @@
-"""The console that every command prints with: text appears as it is, whatever brackets a path or an option has; times in words."""
+"""The console of all commands, which prints text unchanged, including brackets in paths and options; durations in words."""
 
 from __future__ import annotations
 

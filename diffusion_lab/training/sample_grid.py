@@ -1,5 +1,4 @@
-"""A grid of images every N steps, and before that soon after the start, always from the same latents: how the same pictures come
-into being."""
+"""A grid of images every N steps, and earlier ones soon after the start, from the same latents."""
 
 from __future__ import annotations
 
@@ -20,16 +19,16 @@ from diffusion_lab.training.trackers import SAMPLES
 
 
 class SampleGrid(Callback):
-    """Writes <folder>/step_<n>.png, and shows it to loggers with a method `log_image`.
+    """Writes <folder>/step_<n>.png, and passes it to loggers with a method `log_image`.
 
-    A model that generates no samples has none.
+    Models that generate no samples are skipped.
 
     Parameters
     ----------
-    every_n_steps: 0 turns it off. first_after: before the first of them, also after so many minutes of training and after 3, 9, …
-        times as many; 0: not. num_images: the images of latents 0, 1, … of stream `seed`, by the averaged weights; a
-        conditional model draws its classes in turn, or for the vectors and fields of held-out images. Diffusion takes at most 50
-        deterministic, unguided steps.
+    every_n_steps: 0 turns it off. first_after: minutes of training until an early grid, repeated at 3, 9, … times as many minutes;
+        0: none. num_images: images of latents 0, 1, … of stream `seed`, drawn with the default weights; a conditional model draws
+        its classes in turn, or images for the conditions of held-out images. Diffusion takes at most 50 deterministic, unguided
+        steps.
     """
 
     def __init__(self, folder: Path, every_n_steps: int, num_images: int, seed: int, first_after: float = 0) -> None:
@@ -43,7 +42,7 @@ class SampleGrid(Callback):
         self._is_due(trainer)  # those before a resume
 
     def _is_due(self, trainer: Trainer) -> bool:
-        """Whether the time of the next early one has come; then the one after it is the next."""
+        """Whether an early grid is due; if so, schedules the next one."""
         seconds, due = seconds_trained(trainer), self._due
         while 0 < self._due <= seconds:
             self._due *= 3
@@ -66,7 +65,7 @@ class SampleGrid(Callback):
                 pl_module.use_weights(default_weights(pl_module.weight_names, step)),
             ):
                 indices = torch.arange(self.num_images, device=pl_module.device)
-                # Decoded, not sampled: a sampler of many steps would take its time out of a budget of minutes.
+                # Decoded, not sampled: a sampler with many steps would use up a budget of minutes.
                 z = pl_module.latents(indices, self.seed)
                 data: Any = trainer.datamodule  # type: ignore[attr-defined]  # set by fit
                 y = pl_module.conditions_of_pictures(data, data.validation_split, indices)

@@ -427,7 +427,7 @@ def test_sixteen_bit_grey_files_stay_so(lab):
 CHOICES = ("default", "fdr", "overfit", "limit", "profiler")
 SAYS = {
     "default": "Params",
-    "profiler": "run_training_batch",
+    "profiler": "backward ",
     "limit": ": 72 training images",
     "overfit": ": 16 training",
 }
@@ -469,7 +469,7 @@ EXPERIMENTS = [
 def test_an_experiment_trains_two_steps(lab, monkeypatch, name):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         chosen = compose("train", overrides=[f"experiment={name}"], return_hydra_config=True).hydra.runtime.choices
-    options = [*TINY, "score=false"]
+    options = [*TINY, "score=false", "compile=false"]
     if write := SMALL_SETS.get(chosen.data):
         options.append(f"data.root={write(lab.folder / 'data', monkeypatch)}")
     if chosen.sampler != "ddpm":
