@@ -46,16 +46,18 @@ from diffusion_lab.networks import UNet
 from diffusion_lab.networks.flops import network_cost
 from diffusion_lab.sampling import DDIMSampler, EvenSpacing
 from diffusion_lab.store import newest_model
+from diffusion_lab.store.files import write_whole
 from diffusion_lab.training.speed import compile_network, keep_freed_memory, peak_flops, tf32
 
 Numbers = dict[str, Any]
 GOLDEN = ("ddpm", "improved_ddpm", "edm", "vdm", "flow_matching", "gan", "vae", "flow")
 UNFINISHED = 3  # exit code of a piece that goes on in the next call
+TINY_NETWORK = (
+    "network.base_channels=8 network.channel_multipliers=[1] network.attention_resolutions=[] network.head_channels=8"
+)
 TINY_TRAINING = (
-    "data=digits network.base_channels=8 network.channel_multipliers=[1] network.attention_resolutions=[] "
-    "network.head_channels=8 "
-    "evaluation.num_samples=64 metrics=frechet_distance features=pixels callbacks.sample_grid.every_n_steps=0 "
-    "trainer.max_time=00:00:00:02"
+    f"data=digits {TINY_NETWORK} evaluation.num_samples=64 metrics=frechet_distance features=pixels "
+    "callbacks.sample_grid.every_n_steps=0 trainer.max_time=00:00:00:02"
 )
 
 
@@ -186,21 +188,10 @@ def lab(folder: Path, *words: str) -> None:
 def precisions(folder: Path, device: torch.device, tiny: bool) -> Numbers:
     """train/loss of each of 200 steps on digits in float32 (TF32 on a GPU) and in bf16."""
     curves = {}
+    words = f"data=digits trainer={device_word(device)} trainer.log_every_n_steps=1 trainer.max_steps={10 if tiny else 200} "
+    words += "val.every_n_steps=0 callbacks.sample_grid.every_n_steps=0 score=false " + (TINY_NETWORK if tiny else "")
     for precision in ("32-true", "bf16-mixed"):
-        words = [
-            f"trainer={device_word(device)}",
-            f"trainer.precision={precision}",
-            "trainer.log_every_n_steps=1",
-            "score=false",
-        ]
-        words += TINY_TRAINING.split() if tiny else ["data=digits", "callbacks.sample_grid.every_n_steps=0"]
-        words += [
-            "trainer.max_time=null",
-            f"trainer.max_steps={10 if tiny else 200}",
-            "val.every_n_steps=0",
-            f"outputs={precision}",
-        ]
-        lab(folder, "train", *[word for word in words if not word.startswith(("evaluation", "metrics"))])
+        lab(folder, "train", *words.split(), f"trainer.precision={precision}", f"outputs={precision}")
         rows = csv.DictReader(newest_model(folder / precision).metrics_csv.read_text().splitlines())
         curves[precision] = [float(row["train/loss"]) for row in rows]
     ends = [sum(curve[-50:]) / len(curve[-50:]) for curve in curves.values()]
@@ -234,16 +225,11 @@ def golden(folder: Path, device: torch.device, tiny: bool) -> Numbers:
 def training(folder: Path, device: torch.device, *words: str) -> Numbers:
     """The values of the last score of a training, over all calls, and all of them by moment."""
     lab(folder, "train", f"trainer={device_word(device)}", *words)
-    scores = [
-        json.loads(path.read_text())
-        for path in sorted(folder.glob("outputs/runs/*/metrics.json"), key=os.path.getmtime)
-    ]
+    files = sorted(folder.glob("outputs/runs/*/metrics.json"), key=os.path.getmtime)
+    scores = [json.loads(path.read_text()) for path in files]
     moments = {score["protocol"].get("weights", str(number)): score["values"] for number, score in enumerate(scores)}
-    return {
-        **scores[-1]["values"],
-        "steps": newest_model(folder / "outputs").read_training()["steps"],
-        "moments": moments,
-    }
+    steps = newest_model(folder / "outputs").read_training()["steps"]
+    return {**scores[-1]["values"], "steps": steps, "moments": moments}
 
 
 def device_word(device: torch.device) -> str:
@@ -300,15 +286,9 @@ def main() -> None:
         code, found = run_piece(name, options, left)
         if found is not None:
             results[name] = found
-        stored["failed"] = failed = [other for other in failed if other != name] + (
-            [name] if code not in (0, UNFINISHED) else []
-        )
-        file.with_suffix(".new").write_text(json.dumps(stored, indent=1))
-        file.with_suffix(".new").replace(file)
-        print(
-            f"{name}: {'finished' if found is not None else 'goes on' if code == UNFINISHED else f'failed ({code})'}",
-            flush=True,
-        )
+        failed[:] = [other for other in failed if other != name] + [name] * (code not in (0, UNFINISHED))
+        write_whole(file, json.dumps(stored, indent=1).encode())
+        print(f"{name}: {({0: 'finished', UNFINISHED: 'goes on'}).get(code, f'failed ({code})')}", flush=True)
     text = table(stored)
     (options.out / "table.md").write_text(text)
     figure(results, options.out / "figure.png")
@@ -361,29 +341,19 @@ def _options() -> argparse.Namespace:
 
 def table(stored: Numbers) -> str:
     """Markdown: a line a network, then a line for every other number."""
-    results, heads = (
-        stored["results"],
-        ["images_per_s", "mfu", "memory_gb", "warm_up_s", "samples_per_s", "samples_warm_up_s"],
-    )
-    lines = [
-        f"{', '.join(f'{key} {value}' for key, value in stored['asked'].items())}",
-        "",
-        "| network | " + " | ".join(heads) + " |",
-    ]
-    lines += ["|---" * (1 + len(heads)) + "|"]
+    results = stored["results"]
+    heads = ["images_per_s", "mfu", "memory_gb", "warm_up_s", "samples_per_s", "samples_warm_up_s"]
+    lines = [", ".join(f"{key} {value}" for key, value in stored["asked"].items()), ""]
+    lines += ["| network | " + " | ".join(heads) + " |", "|---" * (1 + len(heads)) + "|"]
     speeds = {name: found for name, found in results.items() if name.startswith("unet")}
-    lines += [
-        f"| {name} | " + " | ".join(_shown(found[head]) for head in heads) + " |" for name, found in speeds.items()
-    ]
+    for name, found in speeds.items():
+        lines.append(f"| {name} | " + " | ".join(_shown(found[head]) for head in heads) + " |")
     lines += ["", "| piece | | |", "|---|---|---|"]
     for name, found in results.items():
         for key, value in found.items() if name not in speeds else ():
-            inner = value.items() if isinstance(value, dict) and key not in ("curves", "moments") else [("", value)]
-            lines += [
-                f"| {name} | {key} {part} | {_shown(number)} |"
-                for part, number in inner
-                if not isinstance(number, dict | list)
-            ]
+            inner = value.items() if isinstance(value, dict) else [("", value)]
+            shown = [(part, number) for part, number in inner if not isinstance(number, dict | list)]
+            lines += [f"| {name} | {key} {part} | {_shown(number)} |" for part, number in shown]
     lines += [f"| {name} | failed | see log.txt |" for name in stored["failed"]]
     return "\n".join(lines) + "\n"
 
@@ -398,9 +368,7 @@ def figure(results: Numbers, path: Path) -> None:
 
     drawing = Figure(figsize=(15, 4.5), layout="constrained")
     speeds, losses, distances = drawing.subplots(1, 3)
-    bars = {
-        name.removeprefix("unet "): found["images_per_s"] for name, found in results.items() if name.startswith("unet")
-    }
+    bars = {name[5:]: found["images_per_s"] for name, found in results.items() if name.startswith("unet ")}
     speeds.barh(list(bars), list(bars.values()))
     speeds.set(xlabel="training, images per second (bf16)", xscale="log" if bars else "linear")
     for precision, curve in results.get("precisions", {"curves": {}})["curves"].items():
@@ -409,18 +377,12 @@ def figure(results: Numbers, path: Path) -> None:
     losses.set(xlabel="step", ylabel="train/loss")
     for name in {"training", "cifar10"} & results.keys():
         moments = results[name]["moments"]
-        for key in sorted(
-            {
-                key
-                for values in moments.values()
-                for key in values
-                if key.startswith(("fid", "fd_")) and "floor" not in key
-            }
-        ):
-            distances.plot(
-                list(moments), [values.get(key) for values in moments.values()], "o-", label=f"{name}: {key}"
-            )
-            distances.legend(fontsize=7)
+        for key in sorted({key for values in moments.values() for key in values if key.startswith(("fid", "fd_"))}):
+            if "floor" not in key:
+                distances.plot(
+                    list(moments), [values.get(key) for values in moments.values()], "o-", label=f"{name}: {key}"
+                )
+        distances.legend(fontsize=7)
     distances.set(ylabel="distance")
     drawing.savefig(path, dpi=120)
 

@@ -12,6 +12,7 @@ from lightning import Callback, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
+from diffusion_lab.conditions.condition import records
 from diffusion_lab.config.branching import BranchPoint
 from diffusion_lab.config.build import choices_made
 from diffusion_lab.config.identity import code_of_training, plain_config
@@ -23,14 +24,14 @@ from diffusion_lab.models.budget import callback_of, time_budget
 from diffusion_lab.store import ModelDirectory, write_json
 from diffusion_lab.store.files import clear, make_folders, remove_staged, write_whole
 from diffusion_lab.store.written import names
-from diffusion_lab.terminal import Terminal
+from diffusion_lab.terminal import Terminal, in_words
 from diffusion_lab.training.ema import PowerAverages
 from diffusion_lab.training.finite import NotFiniteError
 from diffusion_lab.training.interruption import Interrupted
 from diffusion_lab.training.monitor import Monitor
 from diffusion_lab.training.ranks import Ranks
 from diffusion_lab.training.saving import newest_good, previous_of
-from diffusion_lab.training.speed import compile_network, peak_flops, tf32
+from diffusion_lab.training.speed import GPU_SHARE, compile_network, peak_flops, tf32
 from diffusion_lab.training.trainer import stopping_callbacks
 from diffusion_lab.versions import versions
 
@@ -70,8 +71,8 @@ def fit(training: Training, built: Built, here: Ranks, branch: BranchPoint | Non
             f"{cost.forward_flops / 1e6:.1f} MFLOP per image and evaluation; into {directory.path}"
         )
         notice = compile_network(model.network) if cfg.compile else None
-        for note in [*data.notes(), *filter(None, [notice, training.note])]:
-            console.print(note)
+        for note in [*data.notes(), *filter(None, [training.picked, notice, training.note])]:
+            console.print(str(note))
         if resumed:
             console.print(f"resuming from {resumed}")
         elif branch is not None:
@@ -93,6 +94,10 @@ def fit(training: Training, built: Built, here: Ranks, branch: BranchPoint | Non
             flops = model.training_evaluations * cost.forward_flops
             monitor.seconds_per_image = flops / (peak * trainer.world_size)
         start = resumed or (None if branch is None else branch.checkpoint)
+        if monitor is not None and monitor.seconds_per_image and trainer.max_steps > 0 and start is None:
+            seconds = trainer.max_steps * data.batch_size * monitor.seconds_per_image / GPU_SHARE
+            share = f"{GPU_SHARE:.0%} of the device's peak, until the first steps are timed"
+            console.print(f"about {in_words(seconds)} of training, estimated at {share}")
 
         with interruption.listening(), _mistakes_while_training(cfg), tf32(here.device != "cpu"):
             trainer.fit(model, train_dataloaders=data, ckpt_path=start, weights_only=True if start else None)
@@ -113,7 +118,7 @@ def fit(training: Training, built: Built, here: Ranks, branch: BranchPoint | Non
                 ended_by=ended_by,
                 **({} if branch is None else {"branched_from": branch.trunk.path.name, "branched_at": branch.step}),
                 **({"serves": cfg.facts.base.weights} if "base" in cfg.facts else {}),
-                conditions={name: condition.record() for name, condition in data.conditions.items()},
+                conditions=records(data.conditions, lambda indices: data.y_of("test", indices), data.num_test),
                 precision=str(trainer.precision),
                 fingerprint=fingerprint,
                 code=code_of_training(cfg),
@@ -128,7 +133,9 @@ def fit(training: Training, built: Built, here: Ranks, branch: BranchPoint | Non
 @contextmanager
 def _mistakes_while_training(cfg: DictConfig) -> Iterator[None]:
     parts = 2 * cfg.trainer.accumulate_grad_batches
-    fix = f"split each batch (trainer.accumulate_grad_batches={parts}), or use a smaller data.batch_size"
+    keeps = cfg.network.get("activation_checkpointing") is False
+    recompute = "compute activations twice (network.activation_checkpointing=true), " if keeps else ""
+    fix = f"split each batch (trainer.accumulate_grad_batches={parts}), {recompute}or use a smaller data.batch_size"
     at = f"data.batch_size={cfg.data.batch_size} and trainer.precision={cfg.trainer.precision}"
     with lost_process(), out_of_memory(at, fix):
         try:

@@ -76,10 +76,11 @@ def sweep(
                 "hydra.sweeper.wait=false works only with hydra/launcher=slurm, which starts the jobs by itself: remove it"
             )
         launcher = config.hydra.launcher
+        if not os.environ.get(VARIABLE):  # it is not yet the copy
+            for line in [*plan.summary(), *notes, *launches.summary(plan.jobs), f"sweep {directory.path}"]:
+                console.print(line)
         if plan.jobs and VARIABLE not in os.environ and not (dry_run or launcher.get("dry_run", False)):
             raise StartAgain(make_copy(directory.code, CODE.modules(), config_folders(config)))
-        for line in [*plan.summary(), *notes, *launches.summary(plan.jobs), f"sweep {directory.path}"]:
-            console.print(line)
         if dry_run:
             for work in plan.work:
                 console.print(f"{work.verb}  {work.label}")

@@ -37,7 +37,7 @@ def run(cfg: DictConfig) -> float | None:
     num_nodes = cfg.trainer.get("num_nodes", 1)
     with users_mistakes():
         request = request_of(cfg.trainer)
-        training = training_of(cfg, family(), auto_precision(request.on_gpu))
+        training = training_of(cfg, family(), auto_precision(request.on_gpu), request.on_gpu)
         built = training.build(request)
         directory, scores = training.directory, training.scores
         branch = None if directory.finished and not cfg.retrain else branch_point(cfg)

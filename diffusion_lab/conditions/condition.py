@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from math import nan
+from collections.abc import Callable, Mapping, Sequence
+from math import nan, prod
 from typing import Any, Protocol, TypeGuard
 
 import torch
 from torch import Tensor
 
-from diffusion_lab.diffusion.parts import as_conditions
+from diffusion_lab.diffusion.parts import as_conditions, parts
 from diffusion_lab.diffusion.shapes import Conditions
 
 MOST_VALUES = 2**25  # of all examined images: 256 MB of float64
 MOST_IMAGES = 10_000
+_HELD_OUT, _KEPT_NUMBERS = 1000, 10_000  # test images and numbers in the record of a model
 Size = int | Sequence[int]  # K of classes; (D,) of a vector; (C, *spatial) of a field
 
 
@@ -31,6 +32,9 @@ class Source(Protocol):
 
     def shown(self, count: int) -> tuple[Tensor, dict[str, Tensor]]:
         """(x, given) of this many training images, never mirrored."""
+
+    def vectors(self) -> Tensor:
+        """The vectors beside all training images, (N, D)."""
 
 
 class LacksConditionError(ValueError):
@@ -122,3 +126,25 @@ def nothing(sizes: Sequence[Size], count: int, device: torch.device) -> Conditio
     return as_conditions(
         [torch.full((count, *shape), null_of(size), device=device) for shape, size in zip(shapes, sizes, strict=True)]
     )
+
+
+def records(
+    conditions: Mapping[str, Condition], held_out: Callable[[Tensor], Conditions], count: int
+) -> dict[str, dict[str, Any]]:
+    """The record of each condition for the model's folder, which allows sampling without the data.
+
+    With vectors, these are also the values of up to 1,000 of the `count` test images, if that is few numbers. held_out: y of test
+    images with these indices.
+    """
+    found = {name: condition.record() for name, condition in conditions.items()}
+    sizes, count = [condition.size for condition in conditions.values()], min(_HELD_OUT, count)
+    row = sum(1 if isinstance(size, int) else prod(size) for size in sizes)
+    if all(map(has_classes, sizes)) or any(map(has_field, sizes)) or row * count > _KEPT_NUMBERS:
+        return found
+    kept = parts(held_out(torch.arange(count)))
+    if all(bool(part.isfinite().all()) for part in kept):
+        for record, part in zip(found.values(), kept, strict=True):
+            record["held_out"] = [
+                row if isinstance(row, int) else [float(f"{value:.9g}") for value in row] for row in part.tolist()
+            ]
+    return found

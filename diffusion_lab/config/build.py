@@ -74,10 +74,10 @@ def fill_in_facts(cfg: DictConfig, data: DataModule) -> None:
             "data.missing=mask: only model=diffusion leaves missing values out of its loss; fill them in for other models"
         )
     if cfg.facts.conditions and "conditions" not in cfg.model:
-        raise ValueError(
-            f"condition=[{','.join(data.conditions)}]: this family takes classes or clusters only; use condition=classes, "
-            "condition=clusters or model=diffusion"
-        )
+        fix = "use condition=classes, condition=clusters or model=diffusion"
+        if "base" in cfg.facts:
+            fix = "for a model of other conditions, score with variance=analytic, which needs no head"
+        raise ValueError(f"condition=[{','.join(data.conditions)}]: this family takes classes or clusters only; {fix}")
     with open_dict(cfg):
         cfg.facts.identity = data.training_identity
         cfg.data.batch_size = data.batch_size  # the default may depend on the image size
@@ -105,14 +105,18 @@ def state_shape(cfg: DictConfig, shape: Sequence[int], num_levels: int | None, c
         cfg.facts.missing = False
 
 
-def settle_budget(cfg: DictConfig) -> None:
-    """Fill in trainer.max_steps where it is null: no limit if the user sets a time, else cfg.default_steps.
-
-    After this the config states the length of training explicitly. ValueError for invalid numbers.
-    """
+def check_budget(cfg: DictConfig) -> None:
+    """ValueError for invalid numbers of steps, batches and averages."""
     counts = ("num_nodes", "accumulate_grad_batches", "log_every_n_steps", "peak_flops")
     check_at_least(1, cfg.trainer, *counts, prefix="trainer.")
     check_at_least(0, cfg, "trainer.gradient_clip_val", "val.every_n_steps", "snapshots.averages")
+
+
+def settle_budget(cfg: DictConfig) -> None:
+    """Fill in trainer.max_steps where it is null: no limit if the user sets a time, else cfg.default_steps.
+
+    A settled config states how long it trains and has no default left.
+    """
     with open_dict(cfg):
         default = cfg.pop("default_steps", None)
         if cfg.trainer.get("max_steps") is None:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class One:
     """One condition of a model. names: of its classes, or their numbers. shares: frequencies of clusters. rows: the values that
-    the user chose, used in turn. units: of numeric values."""
+    the user chose, used in turn. units: of numeric values. held_out: values of test images, if the model's folder has them."""
 
     name: str
     size: Size
@@ -40,12 +40,13 @@ class One:
     shares: Tensor | None
     rows: Tensor | None
     units: Units | None = None
+    held_out: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class DrawnConditions:
     """Conditions y of samples: the user's values if given; otherwise classes in turn, clusters by frequency, and all other
-    conditions in the order of the test images. data: the data that the model was trained on."""
+    conditions in the order of the test images, from its folder if it has them, else from `data`, which it was trained on."""
 
     each: Sequence[One]
     data: Callable[[], DataModule]
@@ -69,7 +70,11 @@ class DrawnConditions:
         """y of the samples with these indices (B,) and this seed, on the device of `indices`."""
         images: Sequence[Tensor | None] = [None] * len(self.each)
         if self.classes is None and any(one.rows is None for one in self.each):
-            images = parts(self.data().y_of("test", indices))
+            held_out = [one.held_out for one in self.each if one.held_out is not None]
+            if len(held_out) == len(self.each):
+                images = [values[indices.cpu() % len(values)] for values in held_out]
+            else:
+                images = parts(self.data().y_of("test", indices))
         return as_conditions(
             [_values(one, indices, seed, own).to(indices.device) for one, own in zip(self.each, images, strict=True)]
         )
@@ -143,22 +148,41 @@ def _one(name: str, size: Size, record: Mapping[str, Any], value: Any, most: int
             raise RunError(
                 f"{directory.training}: conditions.{name}.{fact} has {len(record[fact])} entries, but the model needs {count}"
             )
+    held_out = _held_out(record, name, size, directory)
     if not isinstance(size, int):
         units = Units.of_condition(record)
         rows = None if value is None else _rows(value, name, tuple(size))
-        rows = rows if rows is None or units is None else units.normalised(rows)
+        rows = None if rows is None else rows.float() if units is None else units.normalised(rows)
         if rows is not None and (
             rows.isinf().any() or (rows.ndim == 2 and (rows.isnan().any(1) ^ rows.isnan().all(1)).any())
         ):
             raise MistakeError(
                 f"condition: a {name} has an infinite value, or NaN in a part of it; NaN in every entry means no condition"
             )
-        return One(name, size, [], None, rows, units)
+        return One(name, size, [], None, rows, units, held_out)
     numbers, named = [str(number) for number in range(size)], record.get("names", [])
     names = named if len(named) == size else []
     shares = torch.tensor(record["shares"], dtype=torch.float64) if "shares" in record else None
     chosen = None if value is None else _classes(value, size, names, most, directory)
-    return One(name, size, names or numbers, shares, chosen)
+    return One(name, size, names or numbers, shares, chosen, held_out=held_out)
+
+
+def _held_out(record: Mapping[str, Any], name: str, size: Size, directory: ModelDirectory) -> Tensor | None:
+    """The values of test images in the record of a condition. RunError where they are none of this size."""
+    if "held_out" not in record:
+        return None
+    try:
+        found = torch.tensor(record["held_out"], dtype=torch.int64 if isinstance(size, int) else torch.float32)
+        fits = (
+            found.ndim == 1 and 0 <= int(found.min()) <= int(found.max()) < size
+            if isinstance(size, int)
+            else len(found) > 0 and found.shape[1:] == tuple(size) and bool(found.isfinite().all())
+        )
+    except (OverflowError, RuntimeError, TypeError, ValueError):
+        fits = False
+    if not fits:
+        raise RunError(f"{directory.training}: conditions.{name}.held_out must hold values of the size {size}")
+    return found
 
 
 def _classes(value: Any, num_classes: int, names: Sequence[str], most: int, directory: ModelDirectory) -> Tensor:
@@ -175,9 +199,9 @@ def _rows(value: Any, name: str, shape: tuple[int, ...]) -> Tensor:
     if isinstance(value, str):
         if not Path(value).is_file():
             raise MistakeError(f"condition={value}: there is no such file; give FILE.npy with a {name} for each image")
-        value = torch.from_numpy(read_npy(Path(value), MOST_BYTES)).float()
+        value = torch.from_numpy(read_npy(Path(value), MOST_BYTES))
     try:
-        rows = torch.as_tensor(value, dtype=torch.float32)
+        rows = torch.as_tensor(value, dtype=torch.float64)
     except (OverflowError, TypeError, ValueError):
         raise MistakeError(f"condition={value}: give FILE.npy with a {name} {shape} for each image") from None
     rows = rows[None] if tuple(rows.shape) == shape else rows

@@ -127,4 +127,12 @@ def _in_words(annotation: Any) -> str:
 def _list_in_words(annotation: Any) -> str:
     elements = get_args(annotation)
     fixed = get_origin(annotation) is tuple and Ellipsis not in elements
-    return f"a list of {len(elements)} values" if fixed else "a list, such as [1,2]"
+    return f"a list of {len(elements)} values" if fixed else f"a list{_of_what(elements)}, such as [1,2]"
+
+
+def _of_what(elements: Sequence[Any]) -> str:
+    """Of which elements a list is, where they are numbers or lists of such."""
+    kinds = [part for element in elements for part in _parts(element)]
+    lists = [f"lists{_of_what(get_args(kind))}" for kind in kinds if get_origin(kind) in (list, Sequence)]
+    words = [*([] if float not in kinds else ["numbers"]), *lists]
+    return f" of {' or '.join(words)}" if words else ""

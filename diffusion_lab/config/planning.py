@@ -33,7 +33,9 @@ from diffusion_lab.training import ranks
 from diffusion_lab.training.devices import AUTO_PRECISIONS, auto_precision, requested, visible_gpus
 
 if TYPE_CHECKING:
+    from diffusion_lab.config.training import Training
     from diffusion_lab.data.module import DataModule
+    from diffusion_lab.models.trainable import TrainableModel
 
 _AT, _WEIGHTS, _SHARES = "evaluation.at", "evaluation.weights", "sweep.jobs_per_model"
 ASKED_ONCE = ("outputs", "score", "retrain", "rescore", "tags", "debug", _SHARES)  # of the whole sweep
@@ -95,12 +97,19 @@ def make_plan(
 
     check: build every model, so that invalid values are reported before the first job.
     """
+    from diffusion_lab.config.duration import in_a_sentence  # imports torch
+
     found, count = combinations(axes, _Composer(loader, master))
     data_of = _data_sets()
     gpus = _gpus(master)
-    cells = [_cell(combination, data_of, Path(master.outputs), check, gpus) for combination in found]
+    cells, built = [], None
+    for combination in found:
+        cell, trained = _cell(combination, data_of, Path(master.outputs), check, gpus)
+        cells.append(cell)
+        built = built or trained
     planned = plan(cells, count, master.retrain, master.rescore, master.score, master.sweep.jobs_per_model)
-    return planned, _evaluation_seed(found), _notes(axes, found)
+    takes = None if built is None else in_a_sentence(planned, *built)
+    return planned, _evaluation_seed(found), [*filter(None, [takes]), *_notes(axes, found)]
 
 
 def _evaluation_seed(found: Sequence[Combination[Composed]]) -> int | None:
@@ -218,11 +227,13 @@ def _cell(
     outputs: Path,
     check: bool,
     gpus: tuple[str, ...] | None,
-) -> PlannedCell:
-    """The places of a cell's model and score; MistakeError for options that would fail. check: build its model, too.
+) -> tuple[PlannedCell, tuple[Training, TrainableModel] | None]:
+    """The places of a cell's model and score, and the model itself if this CPU trains it. check: build the model.
 
-    trainer.precision=auto is resolved here and passed to the job, which may run on another machine.
+    trainer.precision=auto and other defaults that depend on the device are resolved here and passed to the job, which may run on
+    another machine. MistakeError for options that would fail.
     """
+    from diffusion_lab.config.duration import operations
     from diffusion_lab.config.training import training_of  # imports torch
     from diffusion_lab.models.base import GenerativeModel
 
@@ -232,12 +243,18 @@ def _cell(
     with users_mistakes():
         on_gpu, is_auto = _on_gpu(cfg.trainer, gpus), cfg.trainer.precision == "auto"
         # The GPU must not be initialised here, so its generation is unknown; all since 2020 support bf16.
-        training = training_of(cfg, family, AUTO_PRECISIONS[0] if on_gpu else auto_precision(on_gpu=False), data_of)
+        auto = AUTO_PRECISIONS[0] if on_gpu else auto_precision(on_gpu=False)
+        training = training_of(cfg, family, auto, on_gpu, data_of)
+        if training.picked is not None:
+            overrides = (*overrides, *training.picked.overrides)
         if is_auto:
             overrides = (*overrides, f"trainer.precision={cfg.trainer.precision}")
         CODE.reached(named_in(plain_config(cfg)), Scope())  # a copy of the code needs all of them
-        if check and not isinstance(training.build(request=None).model, GenerativeModel) and cfg.score:
+        model = training.build(request=None).model if check else None
+        if model is not None and not isinstance(model, GenerativeModel) and cfg.score:
             raise MistakeError(f"model={family} generates no samples, so it cannot be scored; add score=false")
         (score,) = training.scores  # evaluation.at was split into cells
         run = run_of(training.directory, training.fingerprint, score, outputs)
-    return PlannedCell(combination.choices, overrides, training.directory, run)
+        here = None if model is None or gpus is None or on_gpu else (training, model)
+    counted = None if here is None else operations(*here)
+    return PlannedCell(combination.choices, overrides, training.directory, run, counted), here

@@ -110,7 +110,26 @@ def trained_config(cfg: DictConfig) -> tuple[ModelDirectory, DictConfig]:
         if value is not None:
             _check_data_named(saved)
             saved.data[option] = value
+    check_worse(saved)
     return directory, settled(saved, directory, of_the_file)
+
+
+def check_worse(cfg: DictConfig) -> None:
+    """MistakeError where guidance leads away from a model of other conditions; one without any leads away from having none."""
+    for option in ("guidance.model", "guidance.worse.model"):
+        if (folder := OmegaConf.select(cfg, option)) is None:
+            continue
+        configs = load_config(ModelDirectory(Path(folder))), cfg
+        theirs, own = (
+            as_plain(config.condition, resolve=True) if config.get("condition") else {} for config in configs
+        )
+        if theirs and own and [*theirs.items()] != [*own.items()]:
+            names = [",".join(each) for each in (theirs, own)]
+            which = f"condition=[{names[0]}]" if names[0] != names[1] else f"other options of condition=[{names[0]}]"
+            raise MistakeError(
+                f"{option}={folder}: it was trained with {which}, but the model to be guided with condition=[{names[1]}]; train "
+                "the worse model with the same condition=… or with condition=none"
+            )
 
 
 def trained_data(saved: DictConfig, given: DataModule | None = None) -> DataModule:

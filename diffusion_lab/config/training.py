@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from diffusion_lab.config.build import (
     build_model,
     build_training_data,
+    check_budget,
     entries,
     fill_in_facts,
     settle_budget,
@@ -23,6 +24,7 @@ from diffusion_lab.config.guiding_models import unguided
 from diffusion_lab.config.identity import start_files, training_fingerprint
 from diffusion_lab.config.mistakes import MistakeError
 from diffusion_lab.config.overrides import as_plain
+from diffusion_lab.config.picking import Picked, pick
 from diffusion_lab.config.scores import (
     add_scored_moments,
     check_planned_score,
@@ -30,7 +32,7 @@ from diffusion_lab.config.scores import (
     requested_scores,
 )
 from diffusion_lab.config.tracking import build_trackers
-from diffusion_lab.config.trained import load_config
+from diffusion_lab.config.trained import check_worse, load_config
 from diffusion_lab.data.checks import check_shares
 from diffusion_lab.models.base import GenerativeModel
 from diffusion_lab.models.budget import TimeBudget, seconds_of
@@ -72,7 +74,7 @@ class Built:
 class Training:
     """The training of `cfg`, whose facts are filled in, and the configs of the scores that follow. directory: its folder.
 
-    note: a sentence if trainer.precision=auto means another precision than usual on this machine.
+    note: a sentence if trainer.precision=auto means another precision than usual on this machine. picked: defaults by image size.
     """
 
     cfg: DictConfig
@@ -81,6 +83,7 @@ class Training:
     directory: ModelDirectory
     scores: list[DictConfig]
     note: str | None
+    picked: Picked | None = None
 
     @property
     def place(self) -> ModelDirectory:
@@ -94,6 +97,7 @@ class Training:
         """
         quiet_lightning()
         cfg, directory, interruption = self.cfg, self.directory, Interruption()
+        check_worse(cfg)
         model = build_model(cfg)
         _start(model, cfg)
         processes = 1 if request is None else request.size * cfg.trainer.get("num_nodes", 1)
@@ -115,15 +119,21 @@ class Training:
 
 
 def training_of(
-    cfg: DictConfig, family: str, auto: str, data_of: Callable[[DictConfig], DataModule] = build_training_data
+    cfg: DictConfig,
+    family: str,
+    auto: str,
+    on_gpu: bool,
+    data_of: Callable[[DictConfig], DataModule] = build_training_data,
 ) -> Training:
     """The training of a config of `train`; fills in its facts. ValueError or MistakeError for invalid options.
 
-    family: of the model. data_of: loads the config's data. auto: what trainer.precision=auto means here. Precision is part of a
-    training's identity, so a training that has begun, perhaps on another machine, keeps its precision.
+    family: of the model. on_gpu: where it trains. data_of: loads the config's data. auto: what trainer.precision=auto means here.
+    Precision is part of a training's identity, so a training that has begun, perhaps on another machine, keeps its precision.
     """
-    settle_budget(cfg)
+    check_budget(cfg)
     data = data_of(cfg)
+    picked = pick(cfg, data, on_gpu)
+    settle_budget(cfg)
     fill_in_facts(cfg, data)
     add_scored_moments(cfg)
     places, wanted = {}, cfg.trainer.precision
@@ -135,7 +145,7 @@ def training_of(
     cfg.trainer.precision = began
     note = f"trainer.precision={began}, as this training began; a new one would be {auto} here"
     kept = wanted == "auto" and began != auto
-    return Training(cfg, data, *places[began], requested_scores(cfg), note if kept else None)
+    return Training(cfg, data, *places[began], requested_scores(cfg), note if kept else None, picked)
 
 
 def _start(model: TrainableModel, cfg: DictConfig) -> None:

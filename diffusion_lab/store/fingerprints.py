@@ -81,7 +81,7 @@ TRAINING_EXCLUDED = frozenset((
     "retrain", "rescore", "score", "objective_metric", "tags", "sweep",
     # machine and speed: randomness is keyed for the global batch, so these only change rounding
     "compile", "workers", "data.num_workers",
-    "trainer.accumulate_grad_batches",
+    "trainer.accumulate_grad_batches", "network.activation_checkpointing",
     "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.benchmark", "trainer.deterministic",
     "trainer.peak_flops",
 ))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from diffusion_lab.store import ModelDirectory, RunDirectory
 from diffusion_lab.store.files import clear
@@ -29,14 +29,22 @@ from diffusion_lab.store.status_file import (
 MODEL, CELL = "model", "cell"
 
 
+class Operations(NamedTuple):
+    """Floating-point operations of a training and of a score of it, a multiply-add counted as 2."""
+
+    training: int
+    score: int
+
+
 @dataclass(frozen=True)
 class PlannedCell:
-    """A model scored in one way. choices, overrides: as in axes.Combination."""
+    """A model scored in one way. choices, overrides: as in axes.Combination. operations: None if unknown."""
 
     choices: dict[str, str | None]
     overrides: tuple[str, ...]
     model: ModelDirectory
     run: RunDirectory
+    operations: Operations | None = None
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from torch import Tensor
 
 from diffusion_lab.models.budget import budget_used, callback_of, logging_interval, time_budget
 from diffusion_lab.store.status_file import Announcement
-from diffusion_lab.terminal import Terminal
+from diffusion_lab.terminal import Terminal, in_words
 from diffusion_lab.training.ema import default_weights
 from diffusion_lab.training.ranks import sum_over_ranks
 
@@ -91,6 +91,8 @@ class Monitor(Callback):
         measured["images_per_second"] = self._window_images / max(self._window_seconds, 1e-9)
         if self.seconds_per_image is not None:
             measured["mfu"] = measured["images_per_second"] * self.seconds_per_image
+        if pl_module.device.type == "cuda":
+            measured["peak_memory_mib"] = torch.cuda.max_memory_allocated(pl_module.device) / 2**20
         self._last = {f"train/{name}": value for name, value in measured.items()}
         self._show(trainer)
         for logger in trainer.loggers:
@@ -139,9 +141,10 @@ _MILLI = 1000  # the bar counts thousandths of the budget, in steps or time
 
 
 class ProgressBar(Callback):
-    """A progress bar of trainer.max_steps or trainer.max_time, whichever ends first. Rank 0 only.
+    """A progress bar of trainer.max_steps or trainer.max_time, whichever ends first, with the time left. Rank 0 only.
 
-    Our own, because Lightning's bars count batches of an epoch, and our epoch does not end.
+    Our own, because Lightning's bars count batches of an epoch, and our epoch does not end. The time left is extrapolated from the
+    steps so far, except the first, which allocates memory and chooses kernels; a line states it after one second of steps.
     """
 
     def __init__(self) -> None:
@@ -149,13 +152,16 @@ class ProgressBar(Callback):
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._loss: float | None = None
-        self._started, self._images, self._tenths = 0.0, 0, 0
+        self._started, self._step, self._images, self._tenths = 0.0, 0, 0, 0
+        self._first: tuple[float, float] | None = None  # when the first step was over, and the share that was used then
+        self._stated = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._started, self._images = perf_counter(), 0
+        self._started, self._step, self._images = perf_counter(), trainer.global_step, 0
+        self._first, self._stated = None, False
         self._tenths = int(10 * budget_used(trainer, trainer.global_step))
         if trainer.is_global_zero and self._console.is_terminal:
-            columns = [TextColumn("training"), BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn()]
+            columns = [TextColumn("training"), BarColumn(), TextColumn("{task.description}")]
             self._progress = Progress(*columns, console=self._console, transient=True)
             self._task = self._progress.add_task("", total=_MILLI)
             self._progress.start()
@@ -167,6 +173,7 @@ class ProgressBar(Callback):
             return
         self._images += len(batch[0]) * trainer.world_size
         used = budget_used(trainer, trainer.global_step)
+        left = self._time_left(trainer, used)
         tenths = int(10 * used)
         if self._progress is None and tenths == self._tenths:
             return
@@ -180,10 +187,26 @@ class ProgressBar(Callback):
         steps = f"{trainer.global_step}/{trainer.max_steps}" if trainer.max_steps > 0 else str(trainer.global_step)
         line = f"step {steps}  loss {self._loss:.4f}  {self._images / seconds:.0f} img/s"
         if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, completed=_MILLI * used, description=line)
+            self._progress.update(self._task, completed=_MILLI * used, description=f"{line}{left}")
         else:
             self._tenths = tenths
-            self._console.print(f"training {100 * used:3.0f} %  {line}  {seconds:.0f} s")
+            self._console.print(f"training {100 * used:3.0f} %  {line}  {seconds:.0f} s{left}")
+
+    def _time_left(self, trainer: Trainer, used: float) -> str:
+        """In words, with two spaces before them; nothing before it is known and at the end. Stated in a line of its own once."""
+        now = perf_counter()
+        if self._first is None and trainer.global_step > self._step:
+            self._first = now, used
+        if self._first is None or used in (self._first[1], 1.0):
+            return ""
+        taken = now - self._first[0]
+        left = in_words(taken * (1 - used) / (used - self._first[1]))
+        if not self._stated and taken >= 1:
+            self._stated = True
+            size = self._images // (trainer.global_step - self._step)
+            steps = f"{trainer.max_steps - trainer.global_step:,} more steps" if trainer.max_steps > 0 else "steps"
+            self._console.print(f"about {left} of training on this machine: {steps} of {size} images")
+        return f"  {left} left"
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._stop()

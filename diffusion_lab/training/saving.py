@@ -128,7 +128,9 @@ class Saving(Checkpoint):
         # Lightning counts parts of batches; the resumed training may split batches differently.
         counts = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         for count in (counts["total"], counts["current"]):
+            running = count["processed"] - count["completed"]  # 1 where it was saved at the end of a part
             count.update({key: n * trainer.accumulate_grad_batches // checkpoint["parts"] for key, n in count.items()})
+            count["completed"] = count["processed"] - running
 
 
 def newest_good(path: Path, fingerprint: str) -> tuple[Path | None, list[str]]:

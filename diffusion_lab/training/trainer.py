@@ -86,11 +86,15 @@ def trainer_options(
         if not (value is None or (type(value) is int and value >= least)):
             raise ValueError(f"trainer.{key}={value} must be a whole number from {least}")
         if value and key.endswith(("train_batches", "overfit_batches")):
-            options[key] = value * accumulated  # Lightning counts parts of batches
+            options[key] = value * accumulated  # Lightning counts the parts of a batch
+    strategy = options.get("strategy", "auto")
+    strategy = strategy["_target_"] if isinstance(strategy, Mapping) else strategy
+    known = ("auto", *(name for name in StrategyRegistry.available_strategies() if name.startswith("ddp")))
+    if strategy not in known and not strategy.endswith(".DDPStrategy"):
+        raise ValueError(
+            f"trainer.strategy={strategy}: choose one of {', '.join(known)}; sharded weights (FSDP) have no averages"
+        )
     if request is None:
-        known = ("auto", *StrategyRegistry.available_strategies())
-        if isinstance(options.get("strategy"), str) and options["strategy"] not in known:
-            raise ValueError(f"trainer.strategy={options['strategy']}: choose one of {', '.join(known)}")
         options |= {"accelerator": "cpu", "devices": 1, "strategy": "auto", "num_nodes": 1}
     else:
         # Not Lightning's "auto", which may choose a device without float64, which the theory's tables need.

@@ -231,6 +231,8 @@ def test_an_experiment_composes(name):
         ("improved_ddpm_imagenet64", 64, 2, 120),
         ("edm_cifar10", 32, 1, 55.7),
         ("flow_matching_cifar10", 32, 1, 35.7),
+        ("fast_cifar10", 32, 2, 35.7),
+        ("fast_imagenet64", 64, 2, 120),
     ],
 )
 def test_the_papers_networks_have_about_as_many_parameters(name, size, halves, published):

@@ -71,7 +71,8 @@ def test_out_of_memory_names_batch(lab, monkeypatch, error):
     assert code == 1
     assert err.strip().splitlines()[-1] == (
         "diffusion-lab train: out of memory at data.batch_size=8 and trainer.precision=32-true: split each batch "
-        "(trainer.accumulate_grad_batches=2), or use a smaller data.batch_size"
+        "(trainer.accumulate_grad_batches=2), compute activations twice (network.activation_checkpointing=true), or use a smaller "
+        "data.batch_size"
     )
 
 

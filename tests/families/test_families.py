@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 
@@ -54,6 +55,18 @@ def built(family, data="digits", num_classes=None, narrow=True):
     if model.needs_base:
         model.attach_base(built("diffusion", data, num_classes))
     return model
+
+
+@pytest.mark.parametrize("shape", [[2, 32], [1, 8, 8, 8]])
+@pytest.mark.parametrize("name", ["gan", "vae", "flow"])
+def test_series_and_volumes_are_for_diffusion(name, shape):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", overrides=[f"model={name}", "data=digits"])
+    cfg.facts = {**IMAGES, "shape": shape, "missing": False, "conditions": [], "num_classes": None}
+    with pytest.raises(
+        InstantiationException, match=r"takes images and points, but these data are .*: use model=diffusion"
+    ):
+        instantiate(cfg.model)
 
 
 @pytest.fixture(params=FAMILIES)

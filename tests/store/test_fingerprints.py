@@ -26,7 +26,7 @@ CONFIG = {
     "seed": 0,
     "data": {"_target_": "a.Digits", "batch_size": 64, "flip": False, "root": "/data", "path": "/p", "num_workers": 2},
     "model": {"_target_": "a.Model"},
-    "network": {"base_channels": 32, "channel_multipliers": [1, 2], "dropout": 0.0},
+    "network": {"base_channels": 32, "channel_multipliers": [1, 2], "dropout": 0.0, "activation_checkpointing": False},
     "schedule": {"num_timesteps": 1000},
     "prediction": {"_target_": "a.Noise"},
     "objective": {"_target_": "a.Simple"},
@@ -72,6 +72,7 @@ SHAPES_NOTHING = [
         "data.path",
     ),
     *("data.num_workers", "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy"),
+    "network.activation_checkpointing",
     *("trainer.accumulate_grad_batches", "trainer.log_every_n_steps", "trainer.enable_progress_bar"),
 ]
 

@@ -101,3 +101,18 @@ def test_a_branch_at_a_time_is_saved_by_all_ranks_at_one_step(tmp_path, ahead):
         else:
             saving.on_train_batch_end(trainer, model, {}, None, 0)
     assert saved == [4, saving.path]
+
+
+@pytest.mark.parametrize("running", [0, 1], ids=["after validation", "at the end of a part"])
+@pytest.mark.parametrize(("before", "after"), [(1, 4), (4, 2), (4, 1), (2, 2)])
+def test_other_parts_count_on_from_a_whole_batch(tmp_path, before, after, running):
+    """Lightning sees by `completed`, one behind, that a checkpoint was saved at the end of a part; else it would repeat parts."""
+    done = 23 * before
+    counted = {"ready": done, "started": done, "processed": done, "completed": done - running}
+    progress = {"total": counted, "current": dict(counted)}
+    checkpoint = {"ended": False, "parts": before, "loops": {"fit_loop": {"epoch_loop.batch_progress": progress}}}
+    saving = Saving(tmp_path / "resume.ckpt", "f", SimpleNamespace(), every_n_steps=0, every_minutes=0)
+    saving.on_load_checkpoint(SimpleNamespace(accumulate_grad_batches=after), SimpleNamespace(), checkpoint)
+    for count in progress.values():
+        assert count["ready"] == count["started"] == count["processed"] == 23 * after
+        assert count["completed"] == 23 * after - running

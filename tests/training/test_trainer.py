@@ -40,6 +40,18 @@ def test_a_gpu_times_its_kernels_unless_told_otherwise(tmp_path, given):
     assert "benchmark" not in options(tmp_path, Request(on_gpu=False, size=1))
 
 
+SHARDED = ("fsdp", "deepspeed", {"_target_": "lightning.pytorch.strategies.ModelParallelStrategy"})
+
+
+@pytest.mark.parametrize("strategy", SHARDED, ids=str)
+def test_sharded_weights_are_refused(tmp_path, strategy):
+    for request in (None, Request(on_gpu=True, size=2)):
+        with pytest.raises(ValueError, match=r"trainer\.strategy=.*: choose one of auto, ddp"):
+            options(tmp_path, request, strategy=strategy)
+    for known in ("ddp", {"_target_": "lightning.pytorch.strategies.DDPStrategy", "gradient_as_bucket_view": True}):
+        assert options(tmp_path, Request(on_gpu=True, size=2), strategy=known)["strategy"] == known
+
+
 def test_what_lightning_takes_reaches_it(tmp_path):
     given = {"gradient_clip_algorithm": "value", "gradient_clip_val": 0.1, "limit_train_batches": 4, "min_steps": 1}
     trainer = Trainer(**options(tmp_path, **given))

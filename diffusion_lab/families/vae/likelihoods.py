@@ -74,7 +74,8 @@ class DiscretizedLogisticMixture(DecoderLikelihood):
     def __post_init__(self) -> None:
         if self.num_levels is None:
             raise ValueError(
-                "a discretized logistic mixture needs levels, but these data are continuous: use decoder_likelihood=gaussian"
+                "a discretized logistic mixture needs levels, but these data are continuous: use decoder_likelihood=gaussian, "
+                "or model=diffusion for series and volumes"
             )
         if self.num_levels < 2:
             raise ValueError(f"num_levels={self.num_levels}: a discretized likelihood needs at least two data levels")

@@ -22,7 +22,7 @@ from diffusion_lab.diffusion.streams import BOUND, DECODER, TRAINING
 from diffusion_lab.families.vae.elbo import Prior, importance_weighted, log_weight, paid_rate
 from diffusion_lab.families.vae.likelihoods import DecoderLikelihood
 from diffusion_lab.families.vae.networks import Autoencoder
-from diffusion_lab.models.base import GenerativeModel, Likelihood
+from diffusion_lab.models.base import GenerativeModel, Likelihood, check_axes
 from diffusion_lab.models.optimization import Optimization
 
 IMPORTANCE_DRAWS = 64  # K of the importance-weighted bound
@@ -62,6 +62,7 @@ class VAE(GenerativeModel):
         seed: int,
     ) -> None:
         super().__init__()
+        check_axes(shape)
         for name, value in (("beta", beta), ("free_bits", free_bits)):
             if not 0 <= value < math.inf:
                 raise ValueError(f"model.{name}={value} must be at least 0 and finite")

@@ -1,0 +1,90 @@
+"""Hours and memory of the recipes for one card, from counted operations: estimates, which need no card and no data.
+
+    python benchmarks/estimate.py --card H100 --mfu 0.25
+
+MFU is 3 × the FLOPs of an evaluation × images per second / the card's dense bf16 peak.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from diffusion_lab.conf_dir import CONF
+from diffusion_lab.config.build import state_shape
+from diffusion_lab.training.speed import peak_of
+
+RECIPES = {"fast_cifar10": (3, 32, 32), "fast_imagenet64": (3, 64, 64)}  # shapes of the images
+
+
+def estimate(name: str, peak: float, mfu: float) -> dict[str, float]:
+    """Hours and memory of a recipe on a card. Nothing is computed: its tensors have shapes only."""
+    shape = RECIPES[name]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", overrides=[f"experiment={name}"])
+    state_shape(cfg, shape, 256, [cfg.condition.gradient_clusters.num_clusters])
+    batch, activations = cfg.data.batch_size // cfg.trainer.accumulate_grad_batches, []
+    for recompute in (True, False):
+        cfg.network.activation_checkpointing = recompute
+        model = instantiate(cfg.model)
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            cost = model.cost()
+            few, more = (kept_bytes(model.network, shape, number) for number in (1, 2))
+        activations.append((few + (batch - 1) * (more - few)) / 1e9)
+    copies = (
+        3 + len(cfg.ema.decays) + 2
+    )  # with gradient, momentum, and the averages of which evaluation.weights=ema_rel_… is made
+    images, rate = cfg.default_steps * cfg.data.batch_size, mfu * peak / cost.forward_flops
+    return {
+        "million parameters": cost.parameters / 1e6,
+        "GFLOPs an evaluation": cost.forward_flops / 1e9,
+        "million images": images / 1e6,
+        "hours of training": model.training_evaluations * images / rate / 3600,
+        "minutes of drawing": cfg.evaluation.num_samples * model.nfe / rate / 60,
+        "GB of activations": activations[1],
+        "with network.activation_checkpointing=true": activations[0],
+        "GB of weights and averages": 4 * copies * cost.parameters / 1e9,
+    }
+
+
+def kept_bytes(network: nn.Module, shape: tuple[int, ...], number: int) -> int:
+    """What an evaluation in bf16 on so many images keeps for the backward pass, beside the weights."""
+    own = {parameter.untyped_storage()._cdata for parameter in network.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept.setdefault(storage._cdata, storage)
+        return tensor
+
+    x_t, zeros = torch.randn(number, *shape), torch.zeros(number, dtype=torch.int64)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), torch.autocast("cpu", torch.bfloat16):
+        network(x_t, zeros, zeros)
+    return sum(storage.nbytes() for key, storage in kept.items() if key not in own)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--card", default="H100", help="a part of its name")
+    parser.add_argument("--mfu", type=float, default=0.25, help="the share of its peak that is reached")
+    options = parser.parse_args()
+    peak = peak_of(options.card)
+    if peak is None:
+        parser.error(f"--card {options.card}: its peak is not known; see diffusion_lab/training/speed.py")
+    found = {name: estimate(name, peak, options.mfu) for name in RECIPES}
+    heads = next(iter(found.values()))
+    print(
+        f"Estimates, never measured: {options.mfu:.0%} of the dense bf16 peak of {options.card}, {peak / 1e12:.4g} TFLOPS\n"
+    )
+    print("| | " + " | ".join(heads) + " |\n" + "|---" * (1 + len(heads)) + "|")
+    for name, numbers in found.items():
+        print(f"| `{name}` | " + " | ".join(f"{number:.3g}" for number in numbers.values()) + " |")
+
+
+if __name__ == "__main__":
+    main()
