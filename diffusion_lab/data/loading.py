@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import tee
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -113,7 +113,7 @@ def ahead(made: Generator[Batch], device: torch.device) -> Iterator[Batch]:
     The first is made by the caller: it may start processes.
     """
     on_gpu = device.type == "cuda"
-    start = {"initializer": torch.cuda.set_device, "initargs": (device,)} if on_gpu else {}
+    start: dict[str, Any] = {"initializer": torch.cuda.set_device, "initargs": (device,)} if on_gpu else {}
     with closing(made), ThreadPoolExecutor(1, "batches", **start) as thread:
 
         def one() -> Batch:
