@@ -24,15 +24,15 @@ from diffusion_lab.data.reals import Rows, Summary, fitted_units, summary
 from diffusion_lab.diffusion.levels import MOST_LEVELS
 
 MOST_BYTES = 2**33
-MOST_CLASSES = 2**20  # a label beyond is none: a model has a row of weights for each class
-# The axes in their order: N items, C channels, and those of space; nd: points of D dimensions, which have neither.
+MOST_CLASSES = 2**20  # larger labels are refused, because a model has a row of weights per class
+# Axes in order: N items, C channels, and spatial axes; nd: points with D dimensions.
 LAYOUTS = (None, "nd", "nl", "nlc", "ncl", "nhw", "nhwc", "nchw", "ndhw", "ndhwc", "ncdhw")
 _POSSIBLE = {3: "ncl, nlc, or nhw", 4: "nchw, nhwc, or ndhw", 5: "ncdhw or ndhwc"}  # by the number of axes
 
 
 class Arrays(InMemoryDataModule):
-    """Images of whole levels, (N, H, W), (N, H, W, C) or (N, C, H, W), or real numbers (N, D) or (N, C, *spatial); with labels (N,)
-    where there are classes.
+    """Images of whole levels, (N, H, W), (N, H, W, C) or (N, C, H, W), or real numbers (N, D) or (N, C, *spatial); optional labels
+    (N,) for classes.
 
     train, test: FILE, or FILE:NAME where a file has several arrays, below `root`; so are train_labels, and train_vectors and
     train_fields, which condition=vector and condition=field take, (N, D) and (N, C, *spatial). test=None: a fixed random share of
@@ -160,7 +160,7 @@ class Arrays(InMemoryDataModule):
                 self._splits[split] = replace(here, values=replace(here.values, units=self.units))
 
     def _identify(self, train: Split, test: Split) -> str:
-        """The SHA-256 of what is in memory, of the files of real numbers, and of what makes of these what a model sees."""
+        """The SHA-256 of the content in memory, of files of real numbers, and of the options that determine what a model sees."""
         pairs = {
             "x": (train.values, test.values),
             **{name: (train.beside[name], test.beside[name]) for name in train.beside},
@@ -178,14 +178,14 @@ class Arrays(InMemoryDataModule):
         definition = {
             "files": files,
             "held": hash_of(held),
-            "validation": self.num_validation,  # the units of all images are fitted without these
+            "validation": self.num_validation,  # units are fitted without these images
             "test_fraction": self.test_fraction if self.test is None else None,
             "normalize": self.normalize if units is None else [list(units.shift), list(units.scale)],
         }
         return hashlib.sha256(json.dumps(definition).encode()).hexdigest()
 
     def _summarised(self, name: str, train: Rows, test: Rows) -> list[str]:
-        """The hashes of the files of x, or of what lies beside it, read once. Of x it also finds the units."""
+        """Hashes of the files of x, or of vectors or fields, read once. For x it also computes the units."""
         places = torch.arange(len(train)) if train.places is None else torch.from_numpy(train.places)
         if self.num_validation:
             places = places[without_validation(len(places), self.num_validation)[0]]
@@ -238,7 +238,7 @@ class Arrays(InMemoryDataModule):
         return Units(parts[0], parts[1], names)
 
     def batches(self, split: str, batch_size: int, limit: int | None = None, start: int = 0) -> Iterator[Batch]:
-        """IncompleteError if one of them has missing values: what scores images needs all."""
+        """IncompleteError if an item has missing values, because scores of images need all values."""
         found = super().batches(split, batch_size, limit, start)
         if self.masks_missing:
             order = fixed_subset(self.size(split), limit)[start:]
@@ -253,7 +253,7 @@ class Arrays(InMemoryDataModule):
 
 
 def channel_axis(shape: Sequence[int], layout: str | None, where: str, real: bool) -> int | None:
-    """Where the channels of an array are; None where no axis is for them. DataError for a shape that does not fit, or in doubt."""
+    """The position of the channel axis; None without one. DataError for a shape that does not fit, or an ambiguous one."""
     shape, count = tuple(shape), len(shape)
     if layout in (None, "nhwc", "nchw") and count == 3 and not real:
         layout = "nhw"
@@ -281,13 +281,13 @@ def channel_axis(shape: Sequence[int], layout: str | None, where: str, real: boo
 
 
 def channels_first(array: np.ndarray, layout: str | None, where: str) -> np.ndarray:
-    """(N, C, H, W), a view, of whole levels. DataError for another number of dimensions, no images, or a layout in doubt."""
+    """(N, C, H, W), a view, of whole levels. DataError for another number of dimensions, no images, or an ambiguous layout."""
     axis = channel_axis(array.shape, layout, where, real=False)
     return array[:, None] if axis is None else np.moveaxis(array, axis, 1)
 
 
 def how_read(where: str, shape: Sequence[int], dtype: np.dtype, read: Sequence[int], levels: int | None) -> str:
-    """One sentence on how an array was read, so that a user notices a wrong reading. read: (N, C, *spatial) or (N, D)."""
+    """One sentence on the interpretation of an array, so that the user notices a wrong one. read: (N, C, *spatial) or (N, D)."""
     count, channels, *sides = read
     of = f" of {channels} channels"
     kind, size = {
@@ -307,9 +307,9 @@ def how_read(where: str, shape: Sequence[int], dtype: np.dtype, read: Sequence[i
 
 
 def levels_of(dtype: np.dtype, chosen: int | None, earlier: int | None, where: str) -> int:
-    """How many levels there are: those that the user chose, or those of the type.
+    """The number of levels: the user's choice, or that of the type.
 
-    DataError for a type that does not say, and where the split that was read earlier has another number.
+    DataError for a type without one, and if the split read earlier has another number.
     """
     levels = chosen or {"bool": 2, "uint8": 256, "uint16": 65536}.get(dtype.name)
     if levels is None:
@@ -320,7 +320,7 @@ def levels_of(dtype: np.dtype, chosen: int | None, earlier: int | None, where: s
 
 
 def as_levels(array: np.ndarray, num_levels: int | None, where: str) -> Tensor:
-    """Levels as uint8, or as uint16 where there are more than 256. DataError for floats, and for what lies beyond the levels."""
+    """Levels as uint8, or uint16 for more than 256. DataError for floats, and for values beyond the levels."""
     said = f"{where} is {array.dtype}, but levels are whole numbers from 0; data=arrays takes real numbers."
     require(array.dtype.kind != "f", said)
     num_levels = levels_of(array.dtype, num_levels, None, where)
