@@ -18,7 +18,7 @@ __all__ = ["Model", "Score", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    """Imported when it is used: the theory, and --help, need none of it."""
+    """Imports lazily, because the theory and --help do not need it."""
     if name not in __all__:
         raise AttributeError(f"module 'diffusion_lab' has no attribute {name!r}")
     from diffusion_lab.commands import library

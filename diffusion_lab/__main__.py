@@ -1,4 +1,4 @@
-"""python -m diffusion_lab: the installed command, for whoever starts it as a module."""
+"""python -m diffusion_lab: the installed command as a module."""
 
 from diffusion_lab.commands.main import main
 

@@ -1,4 +1,4 @@
-"""Where conf/ lies: in a wheel inside the package, in a clone beside it."""
+"""The path of conf/: inside the package in a wheel, beside it in a clone."""
 
 from pathlib import Path
 

@@ -1,14 +1,14 @@
-"""Which versions a number was made with. Imports none of these packages."""
+"""The versions of packages that affect numbers. Imports none of these packages."""
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
-__version__ = "0.1.0"  # the one place; hatchling reads it here
+__version__ = "0.1.0"  # defined only here; hatchling reads it
 PACKAGES = ("torch", "lightning", "hydra-core", "torchmetrics", "torch-fidelity")
 
 
 def versions() -> dict[str, str]:
-    """name -> version, of this package, Python, and what computes or decides our numbers. It is the same list everywhere."""
+    """name -> version of this package, Python, and packages that compute or affect our numbers, the same list everywhere."""
     return {
         "diffusion_lab": __version__,
         "python": platform.python_version(),

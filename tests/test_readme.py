@@ -68,8 +68,3 @@ def test_files_that_a_page_names_or_links_exist(page):
         assert (ROOT / "diffusion_lab" / name).is_file(), name
     for name in re.findall(r"\]\(([^)#\s]+)\)", text):
         assert name.startswith("https://") or (page.parent / name).is_file(), name
-
-
-def test_every_page_is_reached_from_the_readme():
-    linked = set(re.findall(r"\]\(docs/(\w+)\.md\)", (ROOT / "README.md").read_text()))
-    assert linked == {page.stem for page in (ROOT / "docs").glob("*.md")}

@@ -204,3 +204,4 @@ def test_the_site_builds_without_a_warning_and_asks_no_other_host(tmp_path):
     theory = (tmp_path / "site/theory/reverse/index.html").read_text()
     assert "per_sample" in theory
     assert "x<sub>t−1</sub>" in theory
+    assert '<td data-column="choices">' in (tmp_path / "site/choices/index.html").read_text()  # for narrow screens

@@ -3,6 +3,8 @@ import re
 from importlib import import_module
 from pathlib import Path
 
+import yaml
+
 from diffusion_lab import __version__
 from diffusion_lab.versions import PACKAGES, versions
 
@@ -23,8 +25,12 @@ def test_what_is_not_installed_is_said(monkeypatch):
     assert versions()["no-such-package"] == "not installed"
 
 
-def test_the_citation_and_the_changelog_name_this_version():
-    assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text()
+def test_citation_and_changelog_name_this_version():
+    """Those of the next release or, where the version ends in .dev0, of the last one."""
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     headings = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)
-    released = headings[1:] if headings[0] == "Unreleased" else headings
-    assert released[:1] in ([__version__], [])  # nothing is released before the first
+    if ".dev" in __version__:
+        assert headings.pop(0) == "Unreleased"
+    else:
+        assert cited["version"] == __version__
+    assert headings[0] == cited["version"]

@@ -113,6 +113,7 @@ def test_wheel_and_sdist_hold_every_file_that_is_needed_and_no_other(built):
     } <= sources
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
+        assert not [name for name in names if str(ROOT).encode() in archive.read(name)]
     assert names == {f"diffusion_lab/{source}" if source.startswith("conf/") else source for source in sources}
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}

@@ -1,4 +1,4 @@
-"""What one trained model tells about its own steps.
+"""Measurements of a trained model's steps, and what follows from them.
 
 network_statistics  moments of the network's output and of its error      E‖ε̂‖², E‖x_0 − x̂_0‖²
 analytic            the optimal variance of a reverse step, from these    σ*²

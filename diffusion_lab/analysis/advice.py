@@ -1,9 +1,9 @@
-"""Advice on the steps of a trained network's chain, their number and their ends, from its table of step costs.
+"""Advice on the steps of a chain, their number and its ends, from the table of step costs of a trained network.
 
     bits(t_1 < … < t_K) = L_0(t_1) + Σ L(t_k, t_{k−1}) + L_T(t_K)
 
-is a bound of the chain over these times, so its least value over all times, for each K and each end t_K, is what a better choice
-gains before anything is drawn (Watson et al. 2021, by dynamic programming; the choice of the end is added here).
+bounds the chain over these times. Its minimum over all times, for each K and each end t_K, is therefore what a better choice
+can gain, known before any sampling (Watson et al. 2021, by dynamic programming; the choice of the end is added here).
 """
 
 from dataclasses import dataclass, replace
@@ -23,14 +23,14 @@ _COUNTS = (2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 150, 250, 500, 1000)
 
 @dataclass(frozen=True, eq=False)
 class ScheduleAdvice:
-    """Bounds in bits/dim, with L_T, on the images and with the noise that the table was measured with.
+    """Bounds in bits/dim, including L_T, for the images and the noise of the table.
 
     Attributes
     ----------
-    own: of the sampler's own times, the nearest whole ones. beyond: how many of these lie outside the ends of `times`.
-    times: of all chains with as many steps those with the least bound. bits: that bound.
+    own: for the sampler's own times, rounded to whole ones. beyond: how many of these lie outside the ends of `times`.
+    times: the times of the chain with the least bound among those with as many steps. bits: that bound.
     fewest: the smallest number of steps whose bound is not above `own`.
-    num_steps, optimal, even: the least bound of so many steps, and that of as many even steps.
+    num_steps, optimal, even: by number of steps, the least bound and that of even steps.
     """
 
     own: float
@@ -43,19 +43,19 @@ class ScheduleAdvice:
     even: list[float]
 
     def with_more(self, bits: float) -> "ScheduleAdvice":
-        """The same advice where every chain needs so many bits/dim more."""
+        """The same advice with this many bits/dim added to every bound."""
         own, best = self.own + bits, self.bits + bits
         optimal, even = ([value + bits for value in values] for values in (self.optimal, self.even))
         return replace(self, own=own, bits=best, optimal=optimal, even=even)
 
     @property
     def gain(self) -> float:
-        """Bits/dim that the best times save."""
+        """Bits/dim gained by the best times."""
         return self.own - self.bits
 
 
 def possible_ends(process: GaussianDiffusion, own: Visited) -> Int64[Tensor, " e"]:
-    """The t at which a chain may end: those at even log SNRs from that of T up to 0, and where the sampler's own chain ends."""
+    """Candidates for the last t of a chain: even log SNRs from that of T up to 0, and the end of the sampler's own chain."""
     log_snr = process.log_snr(torch.arange(1, process.num_timesteps + 1))
     wanted = torch.linspace(float(log_snr[-1]), max(0.0, float(log_snr[-1])), _ENDS, dtype=torch.float64)
     nearest = (log_snr[:, None] - wanted).abs().argmin(dim=0) + 1
@@ -70,10 +70,10 @@ def advise(
     ends: Int64[Tensor, " e"],
     prior: Float64[Tensor, " e"],
 ) -> ScheduleAdvice:
-    """What the best chains of a full chain's steps gain over the times `own`.
+    """The gain of the best chains over the times `own`, among the steps of a full chain.
 
-    costs: the table that bounds are read from. choosing: that which steps are chosen by, smoothed, so that not the luckiest t are
-    chosen. ends, prior: the t at which a chain may end, T and that of `own` among them, and L_T there, in bits/dim.
+    costs: the table for the bounds. choosing: the smoothed table by which steps are chosen, so that noise does not decide.
+    ends, prior: candidates for the last t, including T and that of `own`, and L_T there, in bits/dim.
     """
     l_t = dict(zip(ends.tolist(), prior.tolist(), strict=True))
     found: dict[int, Tensor] = {}

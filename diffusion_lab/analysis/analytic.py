@@ -1,10 +1,10 @@
-"""The optimal variance of a reverse step, for which the bound is least, from what was measured of the trained network.
+"""The variance of a reverse step that minimises the bound, from measurements of the trained network.
 
-Of all Gaussians whose mean is that of q(x_s|x_t, x̂_0), the one closest to q(x_s|x_t, x_0) on average has the variance
+Among Gaussians with the mean of q(x_s|x_t, x̂_0), the one closest to q(x_s|x_t, x_0) on average has the variance
 
     σ*² = β̃_t + (α_s·σ²_ts/σ_t²)²·Var,        Var = E‖x_0 − x̂_0‖²/D
 
-(the first summand is the width of q given x_0, the second that of its mean, for x_0 is not known).
+(the first summand is the width of q given x_0, the second that of its mean, because x_0 is unknown).
 """
 
 from dataclasses import dataclass, field
@@ -24,21 +24,21 @@ from .network_statistics import NetworkStatistics
 class Analytic(Variance):
     """Σ = σ*² with Var = (σ_t/α_t)²·(1 − E‖ε̂‖²/D), the same in all dimensions and for all images.
 
-    That is Var where ε̂ is the best there is, E[ε|x_t] (Bao et al. 2022, "Analytic-DPM", theorem 1). Their equation is
-    σ*² = λ² + (√(β̄_n/α_n) − √(β̄_{n−1} − λ²))²·(1 − β̄_n·Γ_n) with λ² = β̃_n and β̄_n·Γ_n = E‖ε̂‖²/D; their theorem 2 has the bounds
-    0 ≤ Var ≤ (σ_t/α_t)², and Var ≤ 1 for data in [−1, 1]. Whole t as measured, between them a line in t. At the last step, s = 0,
-    σ*² is Var itself; where that is 0, the stand-in for β̃_1 is too.
+    Var has this value if ε̂ is optimal, ε̂ = E[ε|x_t] (Bao et al. 2022, "Analytic-DPM", theorem 1). Their equation is
+    σ*² = λ² + (√(β̄_n/α_n) − √(β̄_{n−1} − λ²))²·(1 − β̄_n·Γ_n) with λ² = β̃_n and β̄_n·Γ_n = E‖ε̂‖²/D; theorem 2 gives the bounds
+    0 ≤ Var ≤ (σ_t/α_t)², and Var ≤ 1 for data in [−1, 1]. Between whole t, E‖ε̂‖² is interpolated linearly. At the last step,
+    s = 0, σ*² is Var itself; if that is 0, it is replaced by the substitute for β̃_1.
 
     Parameters
     ----------
-    statistics: of the very weights.
+    statistics: of the model's weights.
     bounded: the data lie in [−1, 1].
-    outputs_per_channel: those of the network, whose variance part is not looked at.
+    outputs_per_channel: of the network, whose variance part is ignored.
     """
 
     statistics: NetworkStatistics
     bounded: bool = False
-    outputs_per_channel: int = field(default=0, repr=False, kw_only=True)  # after those without a default
+    outputs_per_channel: int = field(default=0, repr=False, kw_only=True)  # after the fields without a default
 
     def log_variance(self, process: GaussianDiffusion, x_t: Images, t: Steps, v: Images | None) -> Broadcast:
         beta_tilde, instead, of_x_0, snr = (
@@ -64,7 +64,7 @@ class Analytic(Variance):
         return torch.lerp(table[low], table[high], (place - low).reshape(-1, *[1] * (x_t.ndim - 1)))
 
     def _table(self, ndim: int) -> Float64[Tensor, "T *shape"]:
-        """E ε̂² at each t, which broadcasts against x_t of so many axes."""
+        """E ε̂² at each t, broadcasting against x_t with `ndim` axes."""
         return self.statistics.eps_square.reshape(-1, *[1] * (ndim - 1))
 
 
@@ -72,11 +72,11 @@ class Analytic(Variance):
 class AnalyticDiagonal(Analytic):
     """Σ = diag(σ*²), in each dimension with Var = (σ_t/α_t)²·(1 − E ε̂²) of that dimension, the same for all images.
 
-    Each dimension has what `Analytic` gives their mean, so its bound is lower where dimensions differ. Its statistics are noisier:
-    those of a dimension come from its own values alone.
+    The mean over dimensions of Var is that of `Analytic`, so the bound is lower if dimensions differ. Its statistics are noisier,
+    because each dimension is estimated from its own values.
     """
 
-    needs_dimensions = True
+    varies = True
 
     def _table(self, ndim: int) -> Float64[Tensor, "T *shape"]:
         table = self.statistics.eps_square_by_dimension

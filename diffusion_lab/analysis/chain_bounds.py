@@ -1,8 +1,8 @@
-"""The bounds of many chains from one pass. Chains over some of the steps share q(x_t|x_0) and the network:
+"""Bounds of many chains in one pass. Chains over subsets of the steps share q(x_t|x_0) and the network:
 
     bits(t_1 < … < t_K) = L_T(t_K) + Σ_k L(t_k, t_{k−1}) + L_0(t_1)
 
-so x_t and the network's output at it are found once for each t that any chain visits, and each chain adds its own term.
+so x_t and the network's output are computed once for each t that any chain visits, and each chain adds its own term.
 """
 
 from collections.abc import Sequence
@@ -33,12 +33,12 @@ def chain_bounds(
     decoder: Decoder = GAUSSIAN,
     start: Start = NOISE,
 ) -> Float64[Tensor, "b c"]:
-    """The bound of each image for the chain over each of `times`, steps of `process`, in bits per dimension.
+    """The bound of each image for the chains over each of `times`, steps of `process`, in bits per dimension.
 
-    The first draw of `variational_bound` for each of these chains, all its terms, with as many evaluations of the network as there
-    are different t. It works for any variance, a learned one too, of a reverse process without guidance.
+    This equals the first draw of `variational_bound` for each chain with all its terms, with one evaluation of the network per
+    distinct t. It works for any variance, also a learned one, and for a reverse process without guidance.
 
-    y: the classes, for the start, and for a network that takes them.
+    y: the classes, for the start, and for a network that uses them.
     """
     known = None if reverse.null is None else y
     noise, chains = noise.fork(0), [process.respace(kept) for kept in times]

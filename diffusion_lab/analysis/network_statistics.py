@@ -1,8 +1,8 @@
-"""Size and error of the network's prediction at each t of the chain that it was trained on, from one pass over images.
+"""Moments of the network's prediction and of its error at each t of its training chain, from one pass over images.
 
     E‖ε̂(x_t, t)‖²/D        and        E‖x_0 − x̂_0(x_t, t)‖²/D,        x_t ~ q(x_t|x_0)
 
-The best variances of a step from t to any s < t follow from these alone (`analytic`).
+These determine the best variances of a step from t to any s < t (`analytic`).
 """
 
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ from diffusion_lab.diffusion.process import GaussianDiffusion
 from diffusion_lab.diffusion.reverse import ReverseStep
 from diffusion_lab.diffusion.shapes import Conditions, Images, PerSample
 
-_NEAREST = 8  # an average over neighbours of t reaches a share of t that is one over this
+_NEAREST = 8  # averages over neighbours extend to this share of t, one over the number
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +29,7 @@ class NetworkStatistics:
     eps_square: E‖ε̂‖²/D, float64 (T,).
     x_0_mse: E‖x_0 − x̂_0‖²/D, float64 (T,).
     eps_square_by_dimension: E ε̂², float64 (T, *shape), where it was measured.
-    of: which images they are means over, for the record.
+    of: the images averaged over, for the record.
     """
 
     eps_square: Float64[Tensor, " T"]
@@ -41,16 +41,16 @@ class NetworkStatistics:
         return self.of
 
     def smoothed(self) -> "NetworkStatistics":
-        """x_0_mse with its noise averaged out over neighbouring t: for choices among t, which would otherwise prefer lucky ones.
+        """x_0_mse smoothed over neighbouring t, for choices among t, which would otherwise favour favourable noise.
 
-        log x_0_mse, over 2 % of the chain to each side, but no further than an eighth of t: near the data it falls steeply.
+        log x_0_mse is averaged over 2 % of the chain on each side, at most an eighth of t, because it falls steeply near the data.
         """
         log_mse = smoothed(self.x_0_mse.clamp(min=1e-30).log(), len(self.x_0_mse) // 50)
         return replace(self, x_0_mse=log_mse.exp())
 
 
 def smoothed(values: Float64[Tensor, " n"], half_width: int) -> Float64[Tensor, " n"]:
-    """Averages over neighbours, which weigh less with their distance; as many on each side, so that a line stays a line."""
+    """Averages over neighbours with weights falling with distance, symmetric, so that a line is preserved."""
     i = torch.arange(len(values), dtype=torch.float64)
     width = torch.minimum((i / _NEAREST).floor(), i.flip(0)).clamp(max=half_width) + 1
     weights = (1 - (i[:, None] - i[None, :]).abs() / width[:, None]).clamp(min=0)
@@ -60,10 +60,10 @@ def smoothed(values: Float64[Tensor, " n"], half_width: int) -> Float64[Tensor, 
 def network_statistics(
     process: GaussianDiffusion, reverse: Callable[..., ReverseStep], x_0: Images, y: Conditions, noise: Noise
 ) -> dict[str, Float64[Tensor, "b T"]]:
-    """`eps_square` and `x_0_mse` of each image at each integer t of a full chain, each t with the noise of its key.
+    """`eps_square` and `x_0_mse` of each image at each whole t of a full chain, with the noise keyed by t.
 
-    Their means over images are the tables of `NetworkStatistics`. What ‖ε‖²/D exceeds its expectation by, which is 1, is taken off
-    ‖ε̂‖²/D: the mean stays, and varies far less where the network knows the noise well.
+    Their means over images are the tables of `NetworkStatistics`. The excess of ‖ε‖²/D over its expectation 1 is subtracted
+    from ‖ε̂‖²/D: this preserves the mean, and reduces the variance where the network predicts the noise well.
     """
     eps_square, x_0_mse = [], []
     for eps, predicted in _predictions(process, reverse, x_0, y, noise):
@@ -75,7 +75,7 @@ def network_statistics(
 def dimension_statistics(
     process: GaussianDiffusion, reverse: Callable[..., ReverseStep], x_0: Images, y: Conditions, noise: Noise
 ) -> dict[str, Float64[Tensor, "1 T *shape"]]:
-    """`eps_square_by_dimension` as a sum over images, with the same noise and steadied in the same way as `network_statistics`."""
+    """`eps_square_by_dimension` as a sum over images, with the noise and the variance reduction of `network_statistics`."""
     predictions = _predictions(process, reverse, x_0, y, noise)
     sums = [(predicted.eps.double().square() - eps.double().square() + 1).sum(dim=0) for eps, predicted in predictions]
     return {"eps_square_by_dimension": torch.stack(sums)[None]}
@@ -85,7 +85,7 @@ def dimension_statistics(
 def _predictions(
     process: GaussianDiffusion, reverse: Callable[..., ReverseStep], x_0: Images, y: Conditions, noise: Noise
 ) -> Iterator[tuple[Images, ReverseStep]]:
-    """ε and what the reverse process makes of x_t, for t = 1, 2, …, T."""
+    """(ε, the reverse step at x_t) for t = 1, 2, …, T."""
     for t in range(1, process.num_timesteps + 1):
         steps, eps = process.full(t, x_0), noise(t, x_0)
         yield eps, reverse(process, process.q_sample(x_0, steps, eps), steps, y)

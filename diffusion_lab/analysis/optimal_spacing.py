@@ -1,4 +1,4 @@
-"""The steps for which the bound is least."""
+"""The spacing with the least variational bound."""
 
 from dataclasses import dataclass, replace
 
@@ -11,15 +11,14 @@ from diffusion_lab.sampling.spacings import Costs, EvenSpacing, Spacing, Visited
 
 @dataclass(frozen=True)
 class OptimalSpacing(Spacing):
-    """Of all chains of K of the T steps the one with the least bound (Watson et al. 2021, by dynamic programming).
+    """The K of the T steps with the least bound (Watson et al. 2021, by dynamic programming).
 
-    Bits/dim get better, with few steps by much; distances need not, and often get worse (Watson et al. 2021; Bao et al. 2022): the
-    bound needs its steps where the bits are, near the data; pictures need others too. The table is that of an unguided chain
-    of ancestral steps with the variance that is scored; another sampler may visit its steps all the same. A real t is never one of
-    them.
+    Bits/dim improve, with few steps by much; distances often get worse (Watson et al. 2021; Bao et al. 2022), because the
+    bound needs steps near the data, where the bits are, while pictures also need others. The table is that of an unguided chain
+    of ancestral steps with the scored variance; other samplers may use its steps as well. Times are always whole.
 
-    costs: measured of the trained network. Until then, while the network trains, steps are even.
-    log_snr_min: end at the step nearest to it; None: at T. `advise` says where it pays.
+    costs: measured on the trained network. Without them, as during training, steps are even.
+    log_snr_min: end at the step nearest to it; None: at T. `advise` reports whether it pays.
     """
 
     num_steps: int

@@ -1,18 +1,18 @@
 """The optimal variance of a reverse step for each image and each dimension, from a head that is trained on a frozen network.
 
-Let x̂_0 be the network's estimate at x_t, right or wrong. Of all Gaussians whose mean is that of q(x_s|x_t, x̂_0), the one with the
-least bound at x_t has in each dimension the variance
+Let x̂_0 be the network's estimate at x_t, which need not be optimal. Among Gaussians with the mean of q(x_s|x_t, x̂_0), the one
+with the least bound at x_t has in each dimension the variance
 
     σ*² = β̃_t + γ²·E[(x_0 − x̂_0)²|x_t],        γ = α_s·σ²_ts/σ_t²                                          (1)
 
-because the term of the bound is ½·(log σ² + (β̃_t + γ²·E[(x_0 − x̂_0)²|x_t])/σ²) and a constant. The expectation does not depend on
-s, so that one head serves every stride; with ε̂ = (x_t − α_t·x̂_0)/σ_t it is E[(ε − ε̂)²|x_t]/SNR_t, the noise prediction residual of
+because the term of the bound is ½·(log σ² + (β̃_t + γ²·E[(x_0 − x̂_0)²|x_t])/σ²) plus a constant. The expectation does not depend
+on s, so one head serves every stride; with ε̂ = (x_t − α_t·x̂_0)/σ_t it is E[(ε − ε̂)²|x_t]/SNR_t, the noise prediction residual of
 NPR-DPM (Bao et al. 2022, "Estimating the Optimal Covariance with Imperfect Mean in Diffusion Probabilistic Models"). SN-DPM's
-E[ε²|x_t] − ε̂² is the same number where ε̂ = E[ε|x_t], and elsewhere off by 2·ε̂·(ε̂ − E[ε|x_t]).
+E[ε²|x_t] − ε̂² is the same number if ε̂ = E[ε|x_t], and otherwise differs by 2·ε̂·(ε̂ − E[ε|x_t]).
 
 NPR-DPM fits the expectation by least squares. Here the fit is by likelihood, which has the same minimum, E[(x_0 − x̂_0)²|x_t], and
-counts relative errors alike at every t, as the bound does. The head is a small network of its own that sees x_t and the output of
-the frozen network: that serves any network, and the frozen one is evaluated once.
+weighs relative errors equally at every t, as the bound does. The head is a small separate network whose input is x_t and the output
+of the frozen network: it fits any network, and the frozen network is evaluated once.
 """
 
 import math
@@ -28,7 +28,7 @@ from diffusion_lab.diffusion.reverse import ReverseProcess
 from diffusion_lab.diffusion.shapes import Broadcast, Conditions, Images, PerSample, Steps, Times
 from diffusion_lab.diffusion.variances import Variance
 
-# Least residual, as a share of the prior's variance: a pixel without an error in training may have one later.
+# The least residual, relative to the prior's variance: a pixel without an error in training may have one later.
 _LEAST = 1e-3
 
 
@@ -36,17 +36,16 @@ _LEAST = 1e-3
 class Regressed(Variance):
     """Σ = β̃_t + γ²·r, equation (1), with the residual r = (0.001 + eᵛ)/(1 + SNR_t) of a head's output v: E[(x_0 − x̂_0)²|x_t].
 
-    v = 0 is the residual of data from N(0, I): Σ is then β_t, and 0.1 % of its distance to β̃_t more, where α² + σ² = 1. At the last
+    v = 0 is the residual of data from N(0, I): if α² + σ² = 1, Σ is then β_t plus 0.1 % of its distance to β̃_t. At the last
     step, s = 0, Σ is r.
 
-    head: the head, for the record.
+    head: name of the head, for the record.
     """
 
     head: str | None = None
 
     outputs_per_channel = 1
-    by_image = True
-    needs_head = True
+    varies = True
 
     def log_variance(self, process: GaussianDiffusion, x_t: Images, t: Steps, v: Images | None) -> Broadcast:
         of_x_0 = process.signal(t - 1) * process.beta(t) / process.noise(t).square()
@@ -56,9 +55,9 @@ class Regressed(Variance):
 
 @dataclass(frozen=True)
 class WithHead:
-    """network(image, timesteps, y) -> [its mean part, v], v = head([image, mean part], timesteps): what `Regressed` reads.
+    """network(image, timesteps, y) -> [its mean part, v], v = head([image, mean part], timesteps): the input of `Regressed`.
 
-    The head is not told the class. What the network makes of it is in the mean part.
+    The head does not see the class, which affects it through the mean part only.
     """
 
     network: Callable[..., Tensor]
@@ -72,9 +71,9 @@ class WithHead:
 def residual_terms(
     process: ForwardProcess, reverse: ReverseProcess, x_0: Images, t: Times, eps: Images, y: Conditions = None
 ) -> dict[str, PerSample]:
-    """L = ½·((x_0 − x̂_0)²/r + log r), in nats a dimension above that of r = 1/(1 + SNR_t) on data from N(0, I), at any t.
+    """L = ½·((x_0 − x̂_0)²/r + log r) at any t, in nats per dimension, minus its value for r = 1/(1 + SNR_t) on data from N(0, I).
 
-    reverse: with the variance `Regressed` and a `WithHead` for its network. It clips x̂_0: the residual is that of the mean in use.
+    reverse: with the variance `Regressed` and the network `WithHead`. It clips x̂_0, as in the mean that the variance belongs to.
     "fit" is the mean of (x_0 − x̂_0)²/r, which is 1 for the right r.
     """
     x_t = process.q_sample(x_0, t, eps)

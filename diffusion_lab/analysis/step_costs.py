@@ -1,11 +1,11 @@
-"""The costs of the steps of a chain in bits: a table over all strides, from which the bound of every chain follows.
+"""The cost of every stride in bits: a table from which the bound of every chain follows.
 
     L(t, s) = KL(q(x_s|x_t, x_0) ‖ p_θ(x_s|x_t)) = ½·(β̃/Σ − 1 − log β̃/Σ + (α_s·σ²_ts/σ_t²)²·E‖x_0 − x̂_0‖²/D / Σ)
     L_0(t)  = −log p(x_0|x_t)
 
-(Ho et al. 2020, eq. 5, for a Σ that is the same in all dimensions and for all images: what L(t, s) needs of the network is then the
-error of x̂_0.) Sums of these are bounds, and the best of them for a number of steps is found by dynamic programming (Watson et al.
-2021, "Learning to Efficiently Sample from Diffusion Probabilistic Models").
+(Ho et al. 2020, eq. 5, for a Σ that is the same in all dimensions and for all images; L(t, s) then depends on the network only by
+the error of x̂_0.) Sums of these are bounds, and dynamic programming finds the best chain with a given number of steps (Watson et
+al. 2021, "Learning to Efficiently Sample from Diffusion Probabilistic Models").
 """
 
 import math
@@ -29,22 +29,22 @@ from diffusion_lab.sampling.spacings import Costs
 
 from .network_statistics import NetworkStatistics
 
-_NODES = 24  # log Σ at which L_0 is measured; between them a polynomial, to about 1e-6 bits
+_NODES = 24  # values of log Σ at which L_0 is measured; a polynomial interpolates them, to about 1e-6 bits
 _RANGE = 8.0  # of log Σ, at least
-_EVERY, _RATIO = 32, 1.05  # every t up to the first may be a chain's first, beyond that a ladder of t with such a ratio
+_EVERY, _RATIO = 32, 1.05  # first steps of chains: every t up to the first number, then a ladder with this ratio
 
 
 @dataclass(frozen=True, eq=False)
 class StepCosts(Costs):
-    """Bits/dim of every step of every chain over integer t, without L_T, which is the same for all that end at T.
+    """Bits/dim of every step of every chain over whole t, without L_T, which chains ending at T share.
 
     Attributes
     ----------
-    steps: L(t, s) at [t, s], float64 (T + 1, T + 1); ∞ where there is no such step.
-    last_steps: L_0 at [t, i] of a chain whose first step is first[i] and whose second is t, (T + 1, F): fixed variances take the
-        width of the last step from the one before. first: int64 (F,), the t that a chain may begin with.
+    steps: L(t, s) at [t, s], float64 (T + 1, T + 1); ∞ for impossible steps.
+    last_steps: L_0 at [t, i] of a chain with first step first[i] and second step t, (T + 1, F): fixed variances take the
+        width of the last step from the one before. first: int64 (F,), the possible first steps of a chain.
     alone: L_0 of the chain whose only step is T.
-    of: what the table was made of, for the record.
+    of: the images of the table, for the record.
     """
 
     steps: Float64[Tensor, "t s"]
@@ -52,23 +52,21 @@ class StepCosts(Costs):
     first: Int64[Tensor, " f"]
     alone: float
     of: str = ""
-    _least: list[Tensor] = field(default_factory=list, init=False)  # of 2, 3, … steps
-    _before: list[Tensor] = field(
-        default_factory=list, init=False
-    )  # the step that the best of these visits before each t
+    _least: list[Tensor] = field(default_factory=list, init=False)  # by number of steps, from 2
+    _before: list[Tensor] = field(default_factory=list, init=False)  # the previous step of the best chain to each t
 
     def __repr__(self) -> str:
         return self.of
 
     def bits(self, times: Int64[Tensor, " K"]) -> float:
-        """L_0 + Σ L(t_k, t_{k−1}) of the chain over `times`; L_0 of a first t that is none of `first` is that of the nearest."""
+        """L_0 + Σ L(t_k, t_{k−1}) of the chain over `times`; if the first t is not in `first`, L_0 is that of the nearest."""
         if len(times) == 1:
             return self.alone
         where = int((self.first - times[0]).abs().argmin())
         return float(self.last_steps[times[1], where] + self.steps[times[1:], times[:-1]].sum())
 
     def least(self, num_steps: int) -> Float64[Tensor, " t"]:
-        """Bits of the cheapest chain of so many steps to each t, (T + 1,); ∞ where there is none, and for one step before T."""
+        """Bits of the cheapest chain with this many steps to each t, (T + 1,); ∞ if there is none, and for one step before T."""
         if num_steps == 1:
             return torch.full((len(self.steps),), math.inf, dtype=torch.float64).index_fill(
                 0, torch.tensor([len(self.steps) - 1]), self.alone
@@ -84,7 +82,7 @@ class StepCosts(Costs):
         return self._least[num_steps - 2]
 
     def best(self, num_steps: int, last: int | None = None) -> Int64[Tensor, " K"]:
-        """The `num_steps` times, of which the last is T or `last`, whose sum is least."""
+        """The `num_steps` times with the least sum, ending at T or at `last`."""
         times = [len(self.steps) - 1 if last is None else last]
         if num_steps > 1:
             self.least(num_steps)
@@ -94,7 +92,7 @@ class StepCosts(Costs):
 
 
 def first_steps(num_timesteps: int) -> Int64[Tensor, " f"]:
-    """The t at which L_0 is measured, T among them: every one near the data, and fewer where it changes slowly."""
+    """The t at which L_0 is measured, including T: all near the data, and fewer where L_0 changes slowly."""
     found = [*range(1, min(_EVERY, num_timesteps) + 1)]
     while found[-1] < num_timesteps:
         found.append(min(math.ceil(found[-1] * _RATIO), num_timesteps))
@@ -111,7 +109,7 @@ def last_step_bits(
     decoder: Decoder,
     num_levels: int | None,
 ) -> Float64[Tensor, "b f g"]:
-    """L_0 of each image, in bits/dim, at each t of `first_steps` and each log Σ of its nodes; each t with the noise of its key."""
+    """L_0 of each image, in bits/dim, at each t of `first_steps` and each log Σ of its nodes, with the noise keyed by t."""
     first, ones = first_steps(process.num_timesteps), process.full(1, x_0)
 
     def bits(chain: GaussianDiffusion, x_t: Images, mean: Images, node: float) -> PerSample:
@@ -135,7 +133,7 @@ def step_costs(
 
     ValueError for a variance that differs between images or dimensions.
     """
-    if variance.by_image or variance.needs_dimensions:
+    if variance.varies:
         raise ValueError(
             f"{type(variance).__name__} differs between images or dimensions, but a table of all strides holds one variance for "
             "all; use variance=analytic"
@@ -158,7 +156,7 @@ def step_costs(
 
 
 def _two_steps(process: GaussianDiffusion, s: Steps, t: Steps) -> GaussianDiffusion:
-    """B chains, one a sample: step 2 of chain b goes from t_b to s_b ≥ 1, and step 1 from s_b to clean data."""
+    """B chains, one per sample: step 2 of chain b goes from t_b to s_b ≥ 1, and step 1 from s_b to clean data."""
     return GaussianDiffusion(process.schedule, process.times[torch.stack([s, t], dim=1) - 1])
 
 
@@ -172,13 +170,13 @@ def _kl(chains: GaussianDiffusion, log_variance: PerSample, x_0_mse: float) -> P
 
 
 def _log_variance(variance: Variance, process: GaussianDiffusion, step: int, size: int) -> PerSample:
-    """log Σ of a step of each of so many chains."""
+    """log Σ of one step of each of these chains."""
     x_t = torch.zeros(size, 1, dtype=torch.float64)
     return variance.log_variance(process, x_t, process.full(step, x_t), None).expand_as(x_t)[:, 0]
 
 
 def _nodes(process: GaussianDiffusion, t: Int64[Tensor, " f"]) -> Float64[Tensor, "f g"]:
-    """Chebyshev's extrema over the log Σ that a last step from t may have, (F, G), falling."""
+    """Chebyshev extrema over the possible log Σ of a last step from t, (F, G), decreasing."""
     variance = process.noise(t).square()
     high = torch.minimum(variance / process.signal(t).square(), variance.clamp(min=1)).log()
     low = high - _RANGE
@@ -192,10 +190,10 @@ def _nodes(process: GaussianDiffusion, t: Int64[Tensor, " f"]) -> Float64[Tensor
 def _interpolated(
     values: Float64[Tensor, "f g"], nodes: Float64[Tensor, "f g"], at: Float64[Tensor, " f"]
 ) -> Float64[Tensor, " f"]:
-    """The polynomial through values at Chebyshev's extrema, by the barycentric formula; below them the nearest value.
+    """Barycentric interpolation between Chebyshev extrema; below them the nearest value.
 
-    Above them a + b·log Σ + c/Σ through three of them, as a Gaussian's density is: a measured variance may lie there where data
-    have no bounds.
+    Above them a + b·log Σ + c/Σ through three of them, the form of a Gaussian's density; a measured variance may lie there for
+    unbounded data.
     """
     inside = at.clamp(nodes[:, -1], nodes[:, 0])
     weights = (-1.0) ** torch.arange(nodes.shape[1])
@@ -208,7 +206,7 @@ def _interpolated(
     if not above.any():
         return found
     few = slice(0, nodes.shape[1], nodes.shape[1] // 3)
-    log_width = nodes[:, few] - nodes[:, :1]  # 0 at the widest
+    log_width = nodes[:, few] - nodes[:, :1]  # 0 at the widest node
     shape = torch.stack([torch.ones_like(log_width), log_width, torch.exp(-log_width)], dim=2)
     a, b, c = torch.linalg.solve(shape, values[:, few]).unbind(dim=1)
     beyond = at - nodes[:, 0]

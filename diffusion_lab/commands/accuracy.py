@@ -1,4 +1,4 @@
-"""What a noisy classifier has instead of a score: its accuracy by t, which shows at which noise the class is lost."""
+"""The accuracy of a noisy classifier by t, reported in place of a score."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BATCH_SIZE = 256
 
 
 def report_accuracy(model: NoisyClassifier, data: DataModule, directory: ModelDirectory, device: str) -> None:
-    """Measure it once for a training, on `device`, write it beside the weights, and show it."""
+    """Measure the accuracy by t once per training, on `device`; write it beside the weights and show it."""
     if not directory.accuracy.is_file():
         model.load_weights(directory.weight_files())
         model.to(device)

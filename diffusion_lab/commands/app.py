@@ -1,4 +1,4 @@
-"""One Hydra app a command, and one sentence for every mistake of its user."""
+"""Running one Hydra app per command, with one sentence for every mistake of the user."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ _MULTIRUN = {"-m", "--multirun"}
 
 
 def run(command: str, options: list[str]) -> int:
-    """Run `diffusion-lab <command>` with Hydra's overrides; the exit code. Mistakes end in one sentence on stderr.
+    """Run `diffusion-lab <command>` with Hydra's overrides; returns the exit code. Mistakes end in one sentence on stderr.
 
-    HYDRA_FULL_ERROR=1 shows tracebacks of mistakes too.
+    HYDRA_FULL_ERROR=1 also shows their tracebacks.
     """
     with importing(frozenset()):
         module = import_module(f"diffusion_lab.commands.{command}")
     traceback_wanted = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    # Otherwise Hydra prints errors in its own way and exits; we want them raised.
+    # Without it Hydra prints errors in its own way and exits.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     failed: list[Exception] = []
 
@@ -65,19 +65,19 @@ def run(command: str, options: list[str]) -> int:
             except Exception as error:
                 if HydraConfig.get().mode is RunMode.MULTIRUN:
                     raise
-                failed.append(error)  # to be raised below: Hydra would add lines of its own
+                failed.append(error)  # raised below, because Hydra would add its own lines
 
     try:
         empty = next((option for option in options if re.fullmatch(r"""\+*[\w./@]+=(''|"")?""", option)), None)
         if empty is not None:
-            raise MistakeError(f"{empty} is empty: give a value, or remove it")  # as with an unset variable
+            raise MistakeError(f"{empty} is empty: give a value, or remove it")  # such as an unset variable
         found = with_own_choices(options)
         ignored = read_environment(found)
-        if ignored and "LOCAL_RANK" not in os.environ and not os.environ.get(VARIABLE):  # it has been said
+        if ignored and "LOCAL_RANK" not in os.environ and not os.environ.get(VARIABLE):  # reported once
             print(f"ignoring {ignored}", file=sys.stderr)
         modules = typed_modules(found)
         with stored_configs(found), importing(modules):
-            completed = getattr(module, "completed", list)  # of commands that start from what a model or a file has
+            completed = getattr(module, "completed", list)  # for commands that start from a model or a file
             _start(command, completed(found), task)
             if failed:
                 raise failed[0]
@@ -92,15 +92,15 @@ def run(command: str, options: list[str]) -> int:
         print(f"diffusion-lab {command}: interrupted", file=sys.stderr)
         return 130
     except SystemExit as stop:
-        return int(stop.code or 0)  # Hydra's own, after --help
+        return int(stop.code or 0)  # Hydra's exit after --help
     except Exception as error:
-        GlobalHydra.instance().clear()  # a hint may have to compose the config again
+        GlobalHydra.instance().clear()  # a hint may need to compose the config again
         message = mistake_in_job(error)
         if message is None and (error not in failed or isinstance(error, OmegaConfBaseException)):
             message = mistake_in_options(error, command)
         if traceback_wanted or message is None:
             raise
-        # One line, without control characters, which a value in a stranger's file may hold.
+        # One line without control characters, which may occur in values of a stranger's file.
         print(printable(f"diffusion-lab {command}: {' '.join(message.splitlines())}"), file=sys.stderr)
         return 1
     finally:
@@ -110,7 +110,7 @@ def run(command: str, options: list[str]) -> int:
 
 
 def _job(module: ModuleType, cfg: DictConfig) -> Any:
-    """Check a composed config, and do what the command does with it."""
+    """Check a composed config and run the command."""
     refuse_outside_sweeps()
     typed = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
     experiment = HydraConfig.get().runtime.choices.get("experiment")
@@ -123,15 +123,15 @@ def _job(module: ModuleType, cfg: DictConfig) -> Any:
 
 
 def _start(command: str, options: Sequence[str], task: Callable[[DictConfig], Any]) -> None:
-    """Hydra composes the config and calls the task, shows the config, completes a word, or hands a sweep to its sweeper."""
+    """Let Hydra compose the config and call the task, show the config, complete a word, or start a sweep."""
     flags, words = flags_and_words(options)
-    # Hydra takes words in one piece only; behind them, a flag without a value takes none of them for it.
+    # Hydra requires overrides to be contiguous; with flags behind them, no word is taken as the value of a flag.
     sys.argv = [f"diffusion-lab {command}", *words, *flags]
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)(task)()
     except ConfigCompositionException as error:
-        # Hydra composes the fixed options of a sweep before its swept ones: network.latent_dim=8 fails although model=vae,flow
-        # follows. As an axis of one value it is left to the cells.
+        # Hydra composes the fixed options of a sweep before the swept ones, so network.latent_dim=8 fails despite model=vae,flow.
+        # As an axis with one value it is applied in the cells.
         refused = f"{refused_option(error)}="
         if not _MULTIRUN & {*options} or refused.startswith("hydra"):
             raise

@@ -20,7 +20,7 @@ __all__ = ["completed", "run"]
 
 
 def run(cfg: DictConfig) -> None:
-    """Cancel this sweep's own jobs and print them; a command that waits for the sweep submits nothing more."""
+    """Cancel the jobs of this sweep and print them; a command waiting for the sweep submits no more."""
     sweep = named_sweep(Path(cfg.outputs), None if cfg.sweep is None else str(cfg.sweep))
     folder, logs = Path(cfg.jobs), sweep.jobs.resolve()
     own = {

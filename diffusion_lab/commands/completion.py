@@ -1,4 +1,4 @@
-"""Tab completion: commands first, then Hydra's own completion of the command's options and choices."""
+"""Tab completion of the commands, and Hydra's completion of options and choices."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _INSTALL = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}
 
 
 def complete(arguments: list[str], commands: Collection[str]) -> int:
-    """`-sc install=<shell>` prints what to evaluate in the shell; `-sc query=<shell>` answers for the line in COMP_LINE."""
+    """`-sc install=<shell>` prints the shell code to evaluate; `-sc query=<shell>` prints completions of the line in COMP_LINE."""
     what, _, shell = (arguments or [""])[0].partition("=")
     if shell not in _INSTALL or what not in ("install", "query"):
         print("usage: diffusion-lab -sc install=bash (or zsh, fish)")
@@ -38,7 +38,7 @@ def complete(arguments: list[str], commands: Collection[str]) -> int:
         if len(words) > 1 and words[0] in commands:
             from diffusion_lab.commands.app import run
 
-            os.environ["COMP_LINE"] = re.sub(r"^(\s*\S+\s+)\S+\s+", r"\1", line)  # as that of an app without commands
+            os.environ["COMP_LINE"] = re.sub(r"^(\s*\S+\s+)\S+\s+", r"\1", line)  # as Hydra expects it
             return run(words[0], ["-sc", f"query={shell}"])
         if len(words) <= 1:
             start = words[0] if words else ""

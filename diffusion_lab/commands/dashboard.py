@@ -1,7 +1,7 @@
 """diffusion-lab dashboard: the panels of the report as a workspace at Weights & Biases.
 
-The same headings, abscissas and measures, over all runs there. Names are those under which runs log: measures as in metrics.json,
-losses as in metrics.csv, the rest as in `callbacks.tracking`.
+Headings, abscissas and measures are those of the report, for all runs in the project. Measures are named as in metrics.json,
+losses as in metrics.csv, everything else as in `callbacks.tracking`.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from diffusion_lab.report.table import Gathered
 
 _PATIENCE_SECONDS = 30
-_MOST_RUNS = 1000  # that a panel shows
+_MOST_RUNS = 1000  # shown in a panel
 
 
 def run(cfg: DictConfig) -> None:
-    """Build the workspace from what the runs in `outputs` have logged, and send it."""
+    """Build the workspace from the runs in `outputs`, and send it."""
     if find_spec("wandb_workspaces") is None:
         raise MistakeError("install wandb-workspaces first: pip install 'diffusion-lab[dashboard]'")
     from diffusion_lab.report.read import read_runs
@@ -48,9 +48,9 @@ def run(cfg: DictConfig) -> None:
 
 
 def workspace(entity: str, project: str, name: str, gathered: Gathered) -> Workspace:
-    """What is sent to W&B: a section for each heading of the report; runs grouped by sweep, in the list and nowhere else.
+    """The workspace: a section for each heading of the report; runs are grouped by sweep in the list, but not in the panels.
 
-    A plot that followed the grouping would show one point a sweep, the mean of its runs.
+    A plot grouped by sweep would show one point per sweep, the mean of its runs.
     """
     from wandb_workspaces import workspaces as ws
 
@@ -73,12 +73,12 @@ def workspace(entity: str, project: str, name: str, gathered: Gathered) -> Works
 
 
 def _sections(measures: Sequence[Measure], losses: Sequence[str]) -> list[Section]:
-    """In the order of the report, without empty headings."""
+    """Sections in the order of the report, without empty ones."""
     from wandb_workspaces.reports.v2 import Config, CustomChart, LinePlot, MediaBrowser, ScatterPlot, SummaryMetric
     from wandb_workspaces.workspaces import Section
 
     def against_steps(measure: Measure) -> LinePlot:
-        """Each score is a run of one row, so a line joins the scores that share a sampler and a variance; seeds are averaged."""
+        """Each score is a run with one row; a line joins the scores that share sampler and variance, averaged over seeds."""
         return LinePlot(
             title=measure.label,
             x="nfe",
@@ -96,7 +96,7 @@ def _sections(measures: Sequence[Measure], losses: Sequence[str]) -> list[Sectio
         x, y = SummaryMetric(SECONDS), SummaryMetric(measure.name)
         return ScatterPlot(title=f"{measure.label} against {panels.SECONDS_LABEL}", x=x, y=y, log_x=True, log_y=True)
 
-    bound_by_t = CustomChart(  # the chart that every score logs of its own terms, of many scores in one
+    bound_by_t = CustomChart(  # overlays the charts that the scores log
         query={"summaryTable": {"tableKey": f"{BOUND_BY_T}_table"}},
         chart_name="wandb/line/v0",
         chart_fields={"x": "t", "y": "bits_per_dim"},
@@ -128,7 +128,7 @@ def _own_entity() -> str:
 
 @contextmanager
 def _asking_wandb() -> Iterator[None]:
-    """An error of W&B becomes one sentence; its errors share no class."""
+    """Turn an error of W&B, whose errors share no base class, into one sentence."""
     import wandb
 
     try:

@@ -1,7 +1,7 @@
-"""diffusion-lab demo: a local page to play with a trained model, with the way of its samples from noise to image.
+"""diffusion-lab demo: a local page that draws samples from a trained model and shows their way from noise to image.
 
-Class, sampler, steps, guidance and seed are controls. The page is gradio's (the extra demo), without its telemetry and its public
-links, for browsers on this machine. The model runs in this process, on one device.
+Controls set class, sampler, steps, guidance and seed. The page uses gradio (the extra demo) without its telemetry and public
+links, and serves only browsers on this machine. The model runs in this process, on one device.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 MOST_IMAGES, MOST_SCALE, MOST_SEED = 64, 10.0, 2**31 - 1
-STATES = 25  # about as many pictures show a chain, however long it is
-_DRAWING, _STOPPED = threading.Lock(), threading.Event()  # one drawing at a time, and none once Ctrl-C was pressed
-_FONTS = ("system-ui", "sans-serif")  # the browser's own, so that the page downloads none
+STATES = 25  # about this many pictures show a chain of any length
+_DRAWING, _STOPPED = threading.Lock(), threading.Event()  # one drawing at a time, and none after Ctrl-C
+_FONTS = ("system-ui", "sans-serif")  # installed fonts, so that the page downloads none
 _CSS = """
 #picture .image-frame {width: 100%}
 #picture img {width: 100%; height: auto; max-height: 75vh; object-fit: contain; image-rendering: pixelated}
@@ -60,7 +60,7 @@ def run(cfg: DictConfig) -> None:
         model = load(cfg.model_dir, cfg.outputs)
     port, console = _free_port(cfg.port), Terminal()
     with TemporaryDirectory(prefix="diffusion-lab-demo-") as pictures:
-        # Where gradio keeps what the browser loads; and its first request, to itself, must not take a cluster's proxy.
+        # The folder of gradio's temporary files; and no proxy for its first request, which goes to itself.
         os.environ |= {"GRADIO_TEMP_DIR": pictures, "no_proxy": f"{HOST},{getproxies().get('no', '')}"}
         page = page_of(model)
         address = launched(page, port)
@@ -73,12 +73,12 @@ def run(cfg: DictConfig) -> None:
             console.print("stopped")
         finally:
             _STOPPED.set()
-            with _DRAWING:  # torch aborts a process that ends while a thread of it computes
+            with _DRAWING:  # torch aborts if the process ends while a thread computes
                 page.close(verbose=False)
 
 
 def _free_port(wanted: int) -> int:
-    """The port; a free one for 0. MistakeError where another process listens there."""
+    """The port to use; a free one for 0. MistakeError if another process listens there."""
     try:
         with socket.create_server((HOST, wanted)) as server:
             return server.getsockname()[1]
@@ -90,7 +90,7 @@ def _free_port(wanted: int) -> int:
 
 
 def launched(page: Blocks, port: int) -> str:
-    """The address at which a page is served from now on, until its `close`."""
+    """Serve the page and return its address; `close` stops it."""
     import gradio
 
     theme = gradio.themes.Default(font=_FONTS, font_mono=("monospace",))
@@ -109,7 +109,7 @@ def launched(page: Blocks, port: int) -> str:
 
 
 def page_of(model: Model) -> Blocks:
-    """The controls that apply to this model, and what they draw."""
+    """The page: the controls that apply to this model, and the images that they draw."""
     import gradio
 
     with gradio.Blocks(title="diffusion-lab demo", analytics_enabled=False) as page:
@@ -144,7 +144,7 @@ def page_of(model: Model) -> Blocks:
 
 
 def _controls(model: Model) -> dict[str, Component]:
-    """By the option of `diffusion-lab sample` that each sets, in the order in which they are shown."""
+    """Controls by the option of `diffusion-lab sample` that each sets, in their order on the page."""
     import gradio
 
     controls: dict[str, Component] = {}
@@ -174,14 +174,14 @@ def _controls(model: Model) -> dict[str, Component]:
 
 
 def drawn(model: Model, given: Mapping[str, Any]) -> tuple[list[Image], str]:
-    """Pictures of samples on their way from noise, the samples last; and what they took.
+    """Pictures of the states from noise to samples, and a line on their cost.
 
-    given: what the controls are set to. ValueError, in one sentence, for what cannot be drawn.
+    given: the values of the controls. ValueError, in one sentence, for what cannot be drawn.
     """
     from diffusion_lab.data.pictures import frames, picture
 
     began, states = time.perf_counter(), []
-    x: Any  # a sample, which a family may draw without states on the way
+    x: Any  # a sample; families without intermediate states draw it directly
     with _DRAWING, model.drawing(_options(given)) as (drawing, edit, indices, y):
         columns, levels = drawing.columns(y), drawing.model.num_levels
         if "sampler" in given:
@@ -199,13 +199,13 @@ def drawn(model: Model, given: Mapping[str, Any]) -> tuple[list[Image], str]:
 
 
 def command_of(model: Model, given: Mapping[str, Any]) -> str:
-    """The command that draws the same images."""
+    """The command that draws the shown images."""
     options = {"model_dir": model.path, **_options(given)}
     return shlex.join(["diffusion-lab", "sample", *(f"{name}={value}" for name, value in options.items())])
 
 
 def _options(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of `sample` for what the controls are set to: without those that are left open or have no effect."""
+    """Options of `sample` for the values of the controls, except those that are unset or have no effect."""
     found = {name: value for name, value in given.items() if value not in ("", None)}
     if found.get("guidance", "none") == "none":
         found.pop("guidance.scale", None)
@@ -215,7 +215,7 @@ def _options(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _samplers(model: Model, num_timesteps: int) -> dict[str, int]:
-    """Sampler -> its default number of steps, of those that have one; "" is the sampler of training."""
+    """Samplers with a number of steps -> its default; "" is the sampler of training."""
     found = {}
     for name in ("", *sorted(file.stem for file in (CONF / "sampler").glob("*.yaml"))):
         spacing = model.config("sample", [f"sampler={name}"] if name else []).sampler.spacing
@@ -225,11 +225,11 @@ def _samplers(model: Model, num_timesteps: int) -> dict[str, int]:
 
 
 def _guidances(model: Model) -> list[str]:
-    """No guidance, and those with a scale that this model can be guided with."""
+    """No guidance, and the guidances with a scale that fit this model."""
     found = ["none"]
     for file in sorted((CONF / "guidance").glob("*.yaml")):
         options: Any = OmegaConf.to_container(OmegaConf.load(file))
-        if "scale" in options and "???" not in options.values():  # it needs nothing else, such as a folder
+        if "scale" in options and "???" not in options.values():  # needs nothing else, such as a folder
             with suppress(ValueError), model.drawing({"guidance": file.stem, "num_images": 1}):
                 found.append(file.stem)
     return found

@@ -1,6 +1,6 @@
-"""diffusion-lab doctor: what this machine has and lacks for the lab, and what to do about it.
+"""diffusion-lab doctor: check what this machine has and lacks for the lab, with the fix for each problem.
 
-One check is one function. None uses the network or changes anything.
+Each check is one function. No check uses the network or changes anything.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from diffusion_lab.terminal import Terminal
 from diffusion_lab.training.devices import auto_precision, num_cores, usable_gpus, visible_gpus
 from diffusion_lab.training.trackers import WeightsAndBiases
 
-# LACKS: some commands or options do not work here. BROKEN: `diffusion-lab train` does not.
+# LACKS: some commands or options do not work. BROKEN: `diffusion-lab train` does not work.
 OK, LACKS, BROKEN = "ok", "missing", "broken"
 _STYLES = {OK: "green", LACKS: "yellow", BROKEN: "red"}
 _GIB = 2**30
@@ -36,7 +36,7 @@ _LEAST_DISK, _LITTLE_DISK = 0.2, 5  # GiB; the default command writes about 0.02
 _CONTROLLER_SECONDS = 10
 _DEFAULT_DATA = "digits"  # of `diffusion-lab train`
 PACKAGE = "diffusion-lab"
-EXTRAS = {  # of pyproject.toml, with what each is for
+EXTRAS = {  # of pyproject.toml -> what it is for
     "slurm": "hydra/launcher=slurm and hydra/launcher=local",
     "optuna": "hydra/sweeper=optuna",
     "mlflow": "logger=mlflow",
@@ -51,7 +51,7 @@ EXTRAS = {  # of pyproject.toml, with what each is for
 
 
 class Finding(NamedTuple):
-    """One line of the check. found: what is there. to_do: how the user can mend it, empty where nothing is wrong. needed: by
+    """One line of the check. found: the observation. to_do: the fix, empty if nothing is wrong. needed: by
     `diffusion-lab train`."""
 
     name: str
@@ -68,7 +68,7 @@ Check = Callable[[], Iterable[Finding]]
 
 
 def run(cfg: DictConfig) -> None:
-    """Print one line per finding, and below it what to do, in columns. MistakeError where the default command would fail."""
+    """Print one line per finding, with the fix below it. MistakeError if the default command would fail."""
     console, found = Terminal(), list(findings(checks(Path(cfg.outputs))))
     width = 1 + max(len(each.name) for each in found)
     for each in found:
@@ -82,7 +82,7 @@ def run(cfg: DictConfig) -> None:
 
 
 def checks(outputs: Path) -> list[tuple[str, Check, bool]]:
-    """Each with its name and whether `diffusion-lab train` needs what is checked, in the order in which they are shown."""
+    """(name, whether `diffusion-lab train` needs it, check) in the order in which the findings are shown."""
     return [
         ("packages", packages, True),
         ("GPU", devices, True),
@@ -96,7 +96,7 @@ def checks(outputs: Path) -> list[tuple[str, Check, bool]]:
 
 
 def findings(checks: Iterable[tuple[str, Check, bool]]) -> Iterator[Finding]:
-    """What they find. A package that cannot be imported is a finding, too."""
+    """The findings of all checks. A package that cannot be imported is a finding, too."""
     for name, look, needed in checks:
         try:
             yield from look()
@@ -106,7 +106,7 @@ def findings(checks: Iterable[tuple[str, Check, bool]]) -> Iterator[Finding]:
 
 
 def packages() -> Iterator[Finding]:
-    """This Python, and what the lab requires: installed, and in a version that fits."""
+    """The versions of Python and of the required packages."""
     if not _requirements():
         yield Finding("packages", f"{PACKAGE} is not installed, so its requirements are not known", "pip install -e .")
         return
@@ -119,7 +119,7 @@ def packages() -> Iterator[Finding]:
 
 
 def extras() -> Iterator[Finding]:
-    """The optional extras and what each is for."""
+    """The optional extras and their uses."""
     for extra, use in EXTRAS.items() if _requirements() else ():
         if unmet := "; ".join(_unmet(extra)):
             yield Finding(f"extra {extra}", f"{unmet} (for {use})", f"pip install 'diffusion-lab[{extra}]'")
@@ -128,7 +128,7 @@ def extras() -> Iterator[Finding]:
 
 
 def _requirements() -> list[str]:
-    """Empty where the lab itself is not installed."""
+    """The requirements of the installed package; empty if it is not installed."""
     try:
         return requires(PACKAGE) or []
     except PackageNotFoundError:
@@ -136,7 +136,7 @@ def _requirements() -> list[str]:
 
 
 def _unmet(extra: str = "") -> Iterator[str]:
-    """One phrase for each requirement that is not met: of the package itself, or of one extra alone."""
+    """One phrase for each unmet requirement of the package, or of one extra."""
     for one in map(Requirement, _requirements()):
         always = one.marker is None or one.marker.evaluate({"extra": ""})
         if not (always if extra == "" else not always and one.marker and one.marker.evaluate({"extra": extra})):
@@ -151,7 +151,7 @@ def _unmet(extra: str = "") -> Iterator[str]:
 
 
 def devices() -> Iterator[Finding]:
-    """PyTorch, and the GPUs that it can use, or the cores of the CPU; with the precision that trainer.precision=auto is."""
+    """PyTorch, the GPUs that it can use or the CPU's cores, and the meaning of trainer.precision=auto."""
     import torch
 
     build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "the CPU"
@@ -170,7 +170,7 @@ def devices() -> Iterator[Finding]:
 
 
 def disk(outputs: Path) -> Iterator[Finding]:
-    """Whether `outputs` can be written, and how much room there is."""
+    """Whether `outputs` can be written, and the free space there."""
     folder = next(path for path in (outputs.absolute(), *outputs.absolute().parents) if path.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         to_do = "work in a folder that you may write to, or set outputs=FOLDER"
@@ -182,7 +182,7 @@ def disk(outputs: Path) -> Iterator[Finding]:
 
 
 def slurm() -> Iterator[Finding]:
-    """sbatch, and a controller that answers."""
+    """Slurm: sbatch, and a responding controller."""
     if shutil.which("sbatch") is None:
         to_do = "log in to a node of your cluster that has sbatch; without a cluster use hydra/launcher=local"
         yield Finding("Slurm", "sbatch is not installed here", to_do)
@@ -196,7 +196,7 @@ def slurm() -> Iterator[Finding]:
 
 
 def weights_and_biases() -> Iterator[Finding]:
-    """The package, and a key for an account. The key is not sent anywhere, so it may be an old one."""
+    """Weights & Biases: the package and an API key. The key is not sent anywhere, so it may be outdated."""
     os.environ.setdefault("WANDB_SILENT", "true")
     try:
         WeightsAndBiases("diffusion-lab", None)
@@ -209,7 +209,7 @@ def weights_and_biases() -> Iterator[Finding]:
 
 
 def data_sets() -> Iterator[Finding]:
-    """One finding for each data set of conf/data. Files are looked for and hashed; no image is decoded."""
+    """One finding per data set of conf/data. Files are located and hashed; no image is decoded."""
     for file in sorted((CONF / "data").glob("*.yaml"), key=lambda file: (file.stem != _DEFAULT_DATA, file.stem)):
         options: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))["data"]
         unset = [f"data.{option}=…" for option, value in options.items() if value == "???"]
@@ -221,7 +221,7 @@ def data_sets() -> Iterator[Finding]:
 
 
 def inception_weights() -> Iterator[Finding]:
-    """The weights of the original FID."""
+    """The weights of the Inception network of the original FID."""
     from diffusion_lab.metrics.features import WeightsError
     from diffusion_lab.metrics.features.inception import check_file, usual_file
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def completed(options: list[str]) -> list[str]:
-    """Scoring starts from the choices that the model was trained with; images that somebody else made have none."""
+    """Scoring options default to those of training; images given by the user have none."""
     if are_given(options):
         return [f"--config-name={CONFIG}", *options]
     return with_trained_choices(options, SCORING_GROUPS)
@@ -62,9 +62,9 @@ def run(cfg: DictConfig) -> None:
 def to_score(
     cfg: DictConfig, load: Load = load_model, data: DataModule | None = None
 ) -> tuple[ModelDirectory, DataModule, GenerativeModel, list[DictConfig]]:
-    """(directory, data, model on the CPU, a config for each score). MistakeError or ValueError for what cannot be scored.
+    """(directory, data, model on the CPU, one config per score). MistakeError or ValueError if scoring is impossible.
 
-    load: as `drawing_of` has it. data: as `trained_data` has it.
+    load: as in `drawing_of`. data: as in `trained_data`.
     """
     directory, saved = trained_config(cfg)
     data, scores = trained_data(saved, data), requested_scores(saved)
@@ -75,7 +75,7 @@ def to_score(
 
 
 def _score_given(cfg: DictConfig, outputs: Path) -> None:
-    """Nothing is drawn, so one process does it, on one device."""
+    """Score given images on one device; no samples are drawn."""
     from diffusion_lab.commands.scoring import score_source
 
     with users_mistakes():

@@ -1,6 +1,6 @@
 """diffusion-lab export: write a trained model as a diffusers pipeline, or as a program of torch.export, with a model card.
 
-A new folder appears whole or not at all.
+A new folder appears as a whole or not at all.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from diffusion_lab.versions import __version__
 if TYPE_CHECKING:
     from diffusion_lab.models.base import GenerativeModel
 
-Exported = tuple[dict[str, bytes], str, str]  # files; how they are used; the library that reads them
+Exported = tuple[dict[str, bytes], str, str]  # files; how to use them; the library that reads them
 
 
 def completed(options: list[str]) -> list[str]:
-    """What is exported starts from the sampler and the guidance that the model was trained with."""
+    """Export defaults to the sampler and the guidance of training."""
     return with_trained_choices(options, DRAWING_GROUPS)
 
 
 def run(cfg: DictConfig) -> None:
-    """Write `to`, and print what lies there."""
+    """Write the folder `to`, and print its files."""
     import torch
 
     from diffusion_lab.config.sample_options import chosen_model

@@ -17,7 +17,7 @@ from diffusion_lab.terminal import Terminal
 
 
 def run(cfg: DictConfig) -> None:
-    """Train, write the weights, and print the options that use them."""
+    """Train the features, write their weights, and print the options that use them."""
     if cfg.get("data") is None:
         raise MistakeError("set the data set, such as data=image_folder data.root=FOLDER")
     from diffusion_lab.metrics.features.self_supervised import train_encoder, written

@@ -1,4 +1,4 @@
-"""Train a model in its directory, from the beginning or from where it stopped."""
+"""Training a model in its directory, from the start or from a checkpoint."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from lightning import Callback, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
+from diffusion_lab.conditions.condition import records
 from diffusion_lab.config.branching import BranchPoint
 from diffusion_lab.config.build import choices_made
 from diffusion_lab.config.identity import code_of_training, plain_config
@@ -23,27 +24,27 @@ from diffusion_lab.models.budget import callback_of, time_budget
 from diffusion_lab.store import ModelDirectory, write_json
 from diffusion_lab.store.files import clear, make_folders, remove_staged, write_whole
 from diffusion_lab.store.written import names
-from diffusion_lab.terminal import Terminal
+from diffusion_lab.terminal import Terminal, in_words
 from diffusion_lab.training.ema import PowerAverages
 from diffusion_lab.training.finite import NotFiniteError
 from diffusion_lab.training.interruption import Interrupted
 from diffusion_lab.training.monitor import Monitor
 from diffusion_lab.training.ranks import Ranks
 from diffusion_lab.training.saving import newest_good, previous_of
-from diffusion_lab.training.speed import compile_network, peak_flops, tf32
+from diffusion_lab.training.speed import GPU_SHARE, compile_network, peak_flops, tf32
 from diffusion_lab.training.trainer import stopping_callbacks
 from diffusion_lab.versions import versions
 
 
 def fit(training: Training, built: Built, here: Ranks, branch: BranchPoint | None = None) -> None:
-    """Train in `training.place`, while the model's folder is held. branch: the start, if not step 0.
+    """Train in `training.place` while holding the model's folder. branch: the start, if it is not step 0.
 
-    Interrupted after a signal; MistakeError for a mistake that the user can correct.
+    Interrupted after a signal; MistakeError for a mistake of the user.
     """
     cfg, data, fingerprint, directory = training.cfg, training.data, training.fingerprint, training.place
     model, trainer, interruption = built.model, built.trainer, built.interruption
     choices = choices_made()
-    if len(cfg.condition) > 1:  # of a list of choices Hydra names one
+    if len(cfg.condition) > 1:  # for a list of choices Hydra records only one
         choices["condition"] = "-".join(cfg.condition)
     console = Terminal(quiet=not here.is_first)
     cost = model.cost()
@@ -53,7 +54,7 @@ def fit(training: Training, built: Built, here: Ranks, branch: BranchPoint | Non
                 trackers = build_trackers(cfg, directory.logs)
             make_folders(directory.path)
             for folder in (directory.path, directory.samples):
-                remove_staged(folder)  # of a process that was killed
+                remove_staged(folder)  # by a process that was killed
             write_whole(directory.config, OmegaConf.to_yaml(OmegaConf.create(plain_config(cfg))).encode())
             write_json(directory.choices, choices)
             about = described(cfg, directory, choices)
@@ -70,8 +71,8 @@ def fit(training: Training, built: Built, here: Ranks, branch: BranchPoint | Non
             f"{cost.forward_flops / 1e6:.1f} MFLOP per image and evaluation; into {directory.path}"
         )
         notice = compile_network(model.network) if cfg.compile else None
-        for note in [*data.notes(), *filter(None, [notice, training.note])]:
-            console.print(note)
+        for note in [*data.notes(), *filter(None, [training.picked, notice, training.note])]:
+            console.print(str(note))
         if resumed:
             console.print(f"resuming from {resumed}")
         elif branch is not None:
@@ -93,6 +94,10 @@ def fit(training: Training, built: Built, here: Ranks, branch: BranchPoint | Non
             flops = model.training_evaluations * cost.forward_flops
             monitor.seconds_per_image = flops / (peak * trainer.world_size)
         start = resumed or (None if branch is None else branch.checkpoint)
+        if monitor is not None and monitor.seconds_per_image and trainer.max_steps > 0 and start is None:
+            seconds = trainer.max_steps * data.batch_size * monitor.seconds_per_image / GPU_SHARE
+            share = f"{GPU_SHARE:.0%} of the device's peak, until the first steps are timed"
+            console.print(f"about {in_words(seconds)} of training, estimated at {share}")
 
         with interruption.listening(), _mistakes_while_training(cfg), tf32(here.device != "cpu"):
             trainer.fit(model, train_dataloaders=data, ckpt_path=start, weights_only=True if start else None)
@@ -113,7 +118,7 @@ def fit(training: Training, built: Built, here: Ranks, branch: BranchPoint | Non
                 ended_by=ended_by,
                 **({} if branch is None else {"branched_from": branch.trunk.path.name, "branched_at": branch.step}),
                 **({"serves": cfg.facts.base.weights} if "base" in cfg.facts else {}),
-                conditions={name: condition.record() for name, condition in data.conditions.items()},
+                conditions=records(data.conditions, lambda indices: data.y_of("test", indices), data.num_test),
                 precision=str(trainer.precision),
                 fingerprint=fingerprint,
                 code=code_of_training(cfg),
@@ -122,7 +127,7 @@ def fit(training: Training, built: Built, here: Ranks, branch: BranchPoint | Non
                 versions=versions(),
             )
             clear(previous_of(directory.resume))
-        here.agree(None)  # no rank reads the weights before they exist
+        here.agree(None)  # all ranks wait until the weights exist
 
 
 @contextmanager
@@ -137,7 +142,7 @@ def _mistakes_while_training(cfg: DictConfig) -> Iterator[None]:
             yield
         except (DataError, NotFiniteError) as error:
             raise MistakeError(str(error)) from error
-        except (RuntimeError, MisconfigurationException) as error:  # of a callback whose metric was not logged
+        except (RuntimeError, MisconfigurationException) as error:  # a callback's metric was not logged
             if not re.search("conditioned on metric|monitor=.*could not find the monitored key", str(error)):
                 raise
             raise MistakeError(" ".join(str(error).split())) from error
@@ -152,7 +157,7 @@ def _ended_by(trainer: Trainer, others: Mapping[str, Callback]) -> str:
 
 
 def _limit_text(cfg: DictConfig, option: str) -> str:
-    """A budget with its value, a callback by its name."""
+    """A budget with its value, or a callback by its name."""
     return f"{option}={OmegaConf.select(cfg, option)}" if option.startswith("trainer.") else option
 
 

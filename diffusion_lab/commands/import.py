@@ -35,7 +35,7 @@ _CHECKPOINT, _PREDICTION = "checkpoint", "prediction"
 
 
 def completed(options: list[str]) -> list[str]:
-    """The checkpoint, or its flags, choose the parts of the model, before Hydra composes it; the user's own choices win."""
+    """The checkpoint, or its flags, determine the parts of the model before Hydra composes it; the user's choices win."""
     from diffusion_lab.interop.opening import OPTIONS, opened
 
     if NEEDS_NO_MODEL & {*options}:
@@ -47,12 +47,12 @@ def completed(options: list[str]) -> list[str]:
     with users_mistakes():
         found = opened(Path(own[_CHECKPOINT]), {key: given[key] for key in (*OPTIONS, _PREDICTION) if key in given})
     kept = [option for option in options if not option.startswith(tuple(f"{key}=" for key in own))]
-    # Quoted anew: flags hold commas and spaces.
+    # Quoted, because flags hold commas and spaces.
     return [*found.options, *(f"{key}={quoted(value)}" for key, value in own.items()), *kept]
 
 
 def run(cfg: DictConfig) -> None:
-    """Read and check everything, then write the directory that a training would have left."""
+    """Read and check everything, then write a directory like that of a training."""
     from diffusion_lab.interop.opening import OPTIONS, opened
     from diffusion_lab.training.ranks import hold_together
     from diffusion_lab.training.trainer import quiet_lightning
@@ -94,7 +94,7 @@ def run(cfg: DictConfig) -> None:
 
 
 def _state_data(cfg: DictConfig) -> None:
-    """The facts of the data in place of those of the flags, where data are named. MistakeError where the two differ."""
+    """Replace facts from the flags by those of the named data set. MistakeError if the two differ."""
     if cfg.get("data") is None:
         return
     shape, num_levels, num_classes = list(cfg.facts.shape), cfg.facts.num_levels, cfg.facts.num_classes
@@ -112,9 +112,9 @@ def _state_data(cfg: DictConfig) -> None:
 
 
 def _cost(model: TrainableModel, file: Path) -> NetworkCost:
-    """What one evaluation costs; operations are counted without being done, and leave the model without numbers.
+    """The cost of one evaluation; operations are counted without computing them.
 
-    MistakeError for a network that cannot be evaluated: a stranger's options may build one.
+    MistakeError for a network that cannot be evaluated, because the options may be a stranger's.
     """
     try:
         return model.to("meta").cost()
@@ -132,7 +132,7 @@ def _write(
     fingerprint: str,
     origin: dict[str, str],
 ) -> None:
-    """Weights, config and choices; training.json comes last, and says that nobody recorded how long training took."""
+    """Write weights, config and choices; training.json comes last and records that the length of training is unknown."""
     remove_staged(directory.path)
     model.save_weights({"raw": directory.weights("raw")})
     write_whole(directory.config, OmegaConf.to_yaml(OmegaConf.create(plain_config(cfg))).encode())

@@ -1,6 +1,6 @@
-"""A trained model, from Python: `load("outputs/models/…")`, then `.sample(64)` and `.score()`.
+"""A trained model in Python: `load("outputs/models/…")`, then `.sample(64)` and `.score()`.
 
-Calls are the commands `sample` and `evaluate` in this process, on one device, with nothing printed.
+The calls do what the commands `sample` and `evaluate` do, in this process, on one device, without printing.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ if TYPE_CHECKING:
     from diffusion_lab.store import ModelDirectory
 
 Image = int | str | Path  # the number of a test image, or a file
-# A class or several, FILE.npy or an array of vectors or fields; of several conditions, a value for each name.
+# A class or several, FILE.npy, or an array of vectors or fields; for several conditions, a value per name.
 Value = int | str | Path | Sequence[int | str] | Tensor | np.ndarray
 Format = Literal["tensor", "numpy", "pil", "grid"]
 _NUMPY = np.ndarray | np.generic
-_NOTEBOOK = "__main__."  # the place of classes that a notebook defines
+_NOTEBOOK = "__main__."  # classes defined in a notebook
 _WITHOUT_EFFECT = ("model_dir", "to", "format", "trajectory", "samples", "logger", "hydra")
 
 
 class Score(NamedTuple):
-    """values: numbers by name. protocol: what each was measured with. path: the folder of outputs/runs that holds them."""
+    """values: numbers by name. protocol: how each was measured. path: the folder in outputs/runs that holds them."""
 
     values: dict[str, float]
     protocol: dict[str, Any]
@@ -61,12 +61,12 @@ class Score(NamedTuple):
 
 
 class Choices(TypedDict, total=False):
-    """How samples are drawn, in all methods of a model; None keeps the choice of training.
+    """How samples are drawn, for all methods of a model; None keeps the choice of training.
 
     sampler, guidance: the name of a choice, such as "ddim", or an object, such as `DDIMSampler(EvenSpacing(20))`. num_steps: of the
-    sampler. scale: of the guidance. weights: "raw", an average such as "ema_0.999", or None, what suits the length of training.
-    seed: image i of a seed is always the same. overrides: any other options of the command, as the command line takes them,
-    ["sampler/spacing=quadratic", "batch_size=32"]. They come last.
+    sampler. scale: of the guidance. weights: "raw", an average such as "ema_0.999", or None for the default ones.
+    seed: determines image i of each seed. overrides: further options in the grammar of the command line, applied last:
+    ["sampler/spacing=quadratic", "batch_size=32"].
     """
 
     sampler: str | Sampler | None
@@ -79,17 +79,17 @@ class Choices(TypedDict, total=False):
 
 
 class Model:
-    """The trained model in a folder of outputs/models, by default the newest one of `outputs`.
+    """A trained model in a folder of outputs/models, by default the newest one in `outputs`.
 
-    config_dir: a folder with choices of your own, as `--config-dir` of the command. accelerator: "cpu" or "gpu"; None: a GPU where
-    there is one. A folder from somebody else runs no code of its own.
+    config_dir: a folder with your own choices, like `--config-dir` of the commands. accelerator: "cpu" or "gpu"; None: a GPU if
+    there is one. Loading a folder from somebody else runs no code from it.
 
     path: its folder. module: the `GenerativeModel`, a LightningModule, with the choices of the last call and the raw weights;
     `with module.use_weights("ema_0.999"):` uses others.
 
-    All methods take the keyword arguments of `Choices`.
+    All methods accept the keyword arguments of `Choices`.
 
-    ValueError, with the message of the command, for what is not possible.
+    ValueError, with the message of the command, for invalid arguments.
     """
 
     module: GenerativeModel
@@ -107,7 +107,7 @@ class Model:
         with _call_of("sample"):
             self._directory = model_dir_of([*as_options({"model_dir": model_dir}), *self._options])
             self._options += as_options({"model_dir": self.path, "hydra.searchpath": own})
-            drawing_of(self.config("sample"), self._load)  # so that a mistake shows here
+            drawing_of(self.config("sample"), self._load)  # raises mistakes here
 
     @property
     def path(self) -> Path:
@@ -115,7 +115,7 @@ class Model:
 
     @property
     def data(self) -> DataModule:
-        """The data set that it was trained on. ValueError if its files are missing: give their folder, as in `score("folder")`."""
+        """The data set that the model was trained on. ValueError if its files are missing: pass their folder to `score`."""
         with _call_of("evaluate"):
             return trained_data(trained_config(self.config("evaluate"))[1])
 
@@ -128,10 +128,10 @@ class Model:
         format: Format = "tensor",
         **choices: Unpack[Choices],
     ) -> Any:
-        """Samples 0 … num_images − 1 of the seed: the images that `diffusion-lab sample` draws with the same options.
+        """Samples 0 … num_images − 1 of the seed, identical to those of `diffusion-lab sample` with the same options.
 
-        condition: the number or the name of a class, or a list of them, drawn in turn; vectors or fields, a row for each image, as
-        a file or an array; of several conditions a mapping of such. x_T: what the chains start from,
+        condition: the number or the name of a class, or a list of them, used in turn; vectors or fields, one row per image, as
+        a file or an array; for several conditions, a mapping of these. x_T: starts of the chains,
         (num_images, *shape), in place of noise. format: "tensor", float32 (B, C, *spatial) or (B, D) on the CPU, in [−1, 1] if the
         data have levels, else in their units; "numpy", uint8 (B, *spatial, C), uint16 beyond 256 levels, without levels the tensor
         as it is; "pil", a list of images; "grid", one picture of all.
@@ -149,10 +149,10 @@ class Model:
         format: Format = "tensor",
         **choices: Unpack[Choices],
     ) -> Any:
-        """Samples made from given images, in the formats of `sample`. An image is a file, or the number of a test image.
+        """Edits of given images, in the formats of `sample`. An image is a file, or the number of a test image.
 
-        One of: inpaint, an image and a file that is white where the model paints; denoise, an image and the step t up to which
-        noise is added first; interpolate, the first and the last image.
+        Give one of: inpaint, an image and a mask that is white where the model paints; denoise, an image and the step t up to which
+        noise is added; interpolate, the first and the last image.
         """
         pairs = [pair for pair in (inpaint, denoise, interpolate) if pair is not None]
         if not pairs or any(not isinstance(pair, tuple | list) or len(pair) != 2 for pair in pairs):
@@ -185,16 +185,16 @@ class Model:
         num_samples: int | None = None,
         **choices: Unpack[Choices],
     ) -> Score:
-        """The score that `diffusion-lab evaluate` makes with the same options, in the same folder.
+        """The score of `diffusion-lab evaluate` with the same options, in the same folder.
 
-        An existing score is not computed again. No tracker logs it.
-        data: the data set that it was trained on, or its folder; None: where it was in training.
+        An existing score is not computed again. Trackers do not log it.
+        data: the data set that the model was trained on, or its folder; None: its folder in training.
         """
         root, data = (data, None) if isinstance(data, str | Path) else (None, data)
         given = {"metrics": metrics, "features": features, "data.root": root, "evaluation.num_samples": num_samples}
         given |= _named(choices, of_samples="evaluation.")
         with _call_of("evaluate"):
-            # A model that was trained to be scored at several moments is scored at its end, unless the caller says otherwise.
+            # A model trained with evaluation.at is scored at its end, unless the caller chooses otherwise.
             options = _options(given, choices.get("overrides", ()))
             cfg = self.config("evaluate", ["evaluation.at=null", *options])
             if cfg.get("logger") is not None:
@@ -233,7 +233,7 @@ class Model:
     def drawing(
         self, given: Mapping[str, Any], overrides: Sequence[str] = (), x_T: Tensor | None = None
     ) -> Iterator[tuple[Drawing, Edit | None, Tensor, Conditions]]:
-        """(what is drawn, the edit, the indices, their conditions) of `sample` with these options, as `Drawing.on` says."""
+        """(drawing, edit, indices, conditions) of `sample` with these options; see `Drawing.on`."""
         with _call_of("sample"):
             option, arrays = _conditions(given.get("condition"))
             options = _options({name: value for name, value in given.items() if name != "condition"}, overrides)
@@ -253,7 +253,7 @@ class Model:
         return cfg
 
     def _load(self, directory: ModelDirectory, saved: DictConfig, *weights: str) -> GenerativeModel:
-        """As `load_model`; the model of the last call, where nothing differs. A class of a notebook may have changed since."""
+        """Like `load_model`, but reuses the last model if nothing changed. A notebook's classes may have changed since."""
         if self._built != (saved, weights) or _NOTEBOOK in str(saved):
             self._built = None
             self.module = load_model(directory, saved, *weights)
@@ -278,7 +278,7 @@ load = Model
 
 @contextmanager
 def _call_of(command: str) -> Iterator[None]:
-    """Around a call of a command: a mistake is a ValueError with the sentence that the command prints."""
+    """Turn a mistake in a call into a ValueError with the command's message."""
     with _own_hydra():
         try:
             yield
@@ -291,17 +291,17 @@ def _call_of(command: str) -> Iterator[None]:
 
 @contextmanager
 def _own_hydra() -> Iterator[None]:
-    """In the block configs may be composed, also where the caller is a program of Hydra's, whose state is back afterwards."""
+    """In the block configs can be composed, even in a program that uses Hydra; Hydra's state is restored afterwards."""
     outer = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
         yield
     finally:
-        GlobalHydra.instance().hydra = outer  # another instance than before: Hydra replaces it
+        GlobalHydra.instance().hydra = outer  # Hydra replaces the instance
 
 
 def _conditions(value: Any) -> tuple[list[str], dict[str, Tensor]]:
-    """The option that sets the values of conditions, none for None, and those that are arrays, by name."""
+    """(the option that sets conditions, none for None; arrays of conditions by name)."""
     each = {} if value is None else value if isinstance(value, Mapping) else {ALL: value}
     each = {
         name: part.tolist() if isinstance(part, _NUMPY) and part.dtype.kind in "UO" else part
@@ -327,7 +327,7 @@ def _options(given: Mapping[str, Any], overrides: Sequence[str]) -> list[str]:
 
 
 def _named(choices: Choices, of_samples: str = "") -> dict[str, Any]:
-    """The choices by the names of their options. of_samples: what stands before weights and seed."""
+    """Choices by the names of their options. of_samples: the prefix of the options weights and seed."""
     if unknown := choices.keys() - Choices.__annotations__.keys():
         if said := replaced(min(unknown)):
             raise TypeError(said)

@@ -1,4 +1,4 @@
-"""diffusion-lab <command> [option=value …]: which command. Imports nothing heavy, so that --help answers at once."""
+"""The entry point: diffusion-lab <command> [option=value …]. Imports nothing heavy, so --help is fast."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from diffusion_lab.store.records import RunError
 from diffusion_lab.training.interruption import Interrupted, ending
 from diffusion_lab.versions import __version__
 
-_FIRST = ("train", "sample", "evaluate")  # in the list of commands; the others follow by name
+_FIRST = ("train", "sample", "evaluate")  # first in the list of commands; the others are sorted by name
 
 
 def _commands() -> dict[str, str]:
-    """Name -> what it does. A command is a module here with conf/NAME.yaml; its first line describes it."""
+    """Name -> description. A command is a module here with conf/NAME.yaml; its first line describes it."""
     found = {}
     for config in CONF.glob("*.yaml"):
         module = Path(__file__).with_name(f"{config.stem}.py")
@@ -56,7 +56,7 @@ first steps
 def main() -> None:
     """The entry point of the installed command; exits with 0, 1 (the command failed) or 2 (no such command).
 
-    141 where its output is no longer read, as after `diffusion-lab train --help | head`; 130 after SIGINT, 143 after SIGTERM.
+    141 if its output is closed early, as in `diffusion-lab train --help | head`; 130 after SIGINT, 143 after SIGTERM.
     """
     is_rank = end_with_parent()
     _open_streams()
@@ -72,22 +72,22 @@ def main() -> None:
     except BrokenPipeError:
         if not _nobody_reads():
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it closes it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would complain when closing it
         sys.exit(128 + signal.SIGPIPE)
 
 
 def _open_streams() -> None:
-    """Replace closed streams, whose numbers the next files would get, and print ? for characters that the encoding lacks."""
+    """Replace closed streams, whose numbers new files would get, and print ? for characters that the encoding lacks."""
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "r+"))  # noqa: SIM115 - as long as the process
+            setattr(sys, name, open(os.devnull, "r+"))  # noqa: SIM115 - open for the whole process
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")
 
 
 def _nobody_reads() -> bool:
-    """Whether it is our own output that is broken, and no other pipe."""
+    """Whether our own output is the broken pipe."""
     poll = select.poll()
     poll.register(sys.stdout.fileno(), 0)
     return any(event & select.POLLERR for _, event in poll.poll(0))
@@ -137,7 +137,7 @@ def _main() -> None:
     from diffusion_lab.commands.app import run
 
     os.environ["PYTHONSAFEPATH"] = (
-        "1"  # ranks and jobs, started by `python -m`, import nothing from the working directory
+        "1"  # ranks and jobs, started with `python -m`, import nothing from the working directory
     )
     arguments.remove(command)
     sys.exit(run(command, arguments))

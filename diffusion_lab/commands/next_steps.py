@@ -1,4 +1,4 @@
-"""`diffusion-lab` without a command: what lies in outputs/ and which commands come next. Reads folders; imports no torch."""
+"""`diffusion-lab` without a command: the content of outputs/ and the next commands to run. Does not import torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from diffusion_lab.store.places import models_in, runs_folder, scored_runs
 from diffusion_lab.store.status_file import FAILED, INTERRUPTED, RUNNING, read_status
 from diffusion_lab.sweeps.watch import is_over, job_progress, summary
 
-Command = tuple[str, str]  # as it is typed, and what it does
+Command = tuple[str, str]  # as typed, and its purpose
 
 _FIRST: list[Command] = [
     ("diffusion-lab train", "handwritten digits, about three minutes on two cores"),
@@ -22,7 +22,7 @@ _ALL: Command = ("diffusion-lab --help", "all commands")
 
 
 def next_steps(outputs: Path) -> list[str]:
-    """At most 15 lines: what is there, and the commands to type."""
+    """At most 15 lines: what exists, and commands to type."""
     models = models_in(outputs)
     found, commands, of_sweep = _sweep(outputs)
     found += _unfinished([model for model in models if not model.finished and model.path.name not in of_sweep])
@@ -56,7 +56,7 @@ def _model(newest: ModelDirectory, count: int, outputs: Path) -> list[str]:
 
 
 def _with_model(newest: ModelDirectory, is_newest: bool, outputs: Path) -> list[Command]:
-    named = "" if is_newest else f" model_dir={newest.path}"  # the newest of all is a classifier
+    named = "" if is_newest else f" model_dir={newest.path}"  # the newest of all may be a classifier
     try:
         steps = " sampler.spacing.num_steps=10" if newest.read_choices().get("sampler") else ""
     except RunError:
@@ -75,7 +75,7 @@ def _with_model(newest: ModelDirectory, is_newest: bool, outputs: Path) -> list[
 
 
 def _unfinished(models: list[ModelDirectory]) -> list[str]:
-    """One line for trainings that run, and one for trainings that stopped."""
+    """One line for running trainings and one for stopped ones."""
     states: dict[str, list[str]] = {}
     for model in models:
         status = read_status(model.path)
@@ -94,7 +94,7 @@ def _some(names: list[str]) -> str:
 
 
 def _sweep(outputs: Path) -> tuple[list[str], list[Command], Collection[str]]:
-    """The newest sweep: lines on it, commands for it, and the folders of its models."""
+    """The newest sweep: lines that describe it, commands for it, and the folders of its models."""
     try:
         sweep = newest_sweep(outputs)
     except RunError:

@@ -1,4 +1,4 @@
-"""diffusion-lab prune: list, with sizes, what no sweep and no current code uses in outputs/; remove=true removes it."""
+"""diffusion-lab prune: list, with sizes, files in outputs/ that nothing uses any more; remove=true removes them."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from diffusion_lab.sweeps.frozen import remove_copy
 from diffusion_lab.sweeps.pruning import Outputs, Unused
 from diffusion_lab.terminal import Terminal
 
-_BUILT = ("variance", "objective")  # to know what they read; the folder may be somebody else's
-KINDS = ("runs", "models", "cache", "code")  # in the order of removal: a score goes before its model
+_BUILT = ("variance", "objective")  # read from a folder that may be somebody else's
+KINDS = ("runs", "models", "cache", "code")  # in the order of removal: scores before their models
 
 
 def run(cfg: DictConfig) -> None:
-    """List, and remove with remove=true."""
+    """List unused files; remove them with remove=true."""
     wanted = [str(kind) for kind in cfg.what] if isinstance(cfg.what, ListConfig) else [str(cfg.what)]
     unknown = [kind for kind in wanted if kind not in KINDS]
     if unknown:
@@ -54,7 +54,7 @@ def run(cfg: DictConfig) -> None:
 
 
 def _find_unused(outputs: Path, jobs: Path) -> tuple[dict[str, list[Unused]], list[str]]:
-    """What is not needed, by kind, and a sentence on everything that is kept because this is not known."""
+    """Unused files by kind, and a sentence on each file that is kept because its use is unknown."""
     try:
         found = Outputs(outputs, is_current)
         unused = {
@@ -71,13 +71,13 @@ def _find_unused(outputs: Path, jobs: Path) -> tuple[dict[str, list[Unused]], li
 
 
 def is_current(place: ModelDirectory | RunDirectory, fingerprint: str) -> bool:
-    """Whether the fingerprint of the training in `place`, computed again by the current code, begins with these digits.
+    """Whether the current code gives the training in `place` a fingerprint that begins with these digits.
 
-    RunError, in one sentence, where it cannot be computed: it names a module that is not here, or what a file may not hold.
+    RunError, in one sentence, if it cannot be computed: a module is missing, or the file holds something forbidden.
     """
     code = place.read_training().get("code") if isinstance(place, ModelDirectory) and place.finished else None
     if code is not None and all(map(_is_found, {name.partition(".")[0] for name in code["names"]})):
-        return CODE.digest(code["names"], TRAINING) == code["digest"]  # as recorded: nothing has to be composed again
+        return CODE.digest(code["names"], TRAINING) == code["digest"]  # recorded, so the config need not be composed
     cfg = read_config(place)
     if not isinstance(cfg.facts.get("identity"), str):
         raise RunError(f"{place.config} does not say which data it was trained on")
@@ -98,7 +98,7 @@ def _is_found(package: str) -> bool:
 
 
 def _lines(unused: Sequence[Unused], outputs: Path) -> Iterator[str]:
-    """A table that is as wide as its paths, so that they can be copied."""
+    """A table as wide as its paths, so that they can be copied."""
     rows = [("size", f"in {outputs}", "why it is not needed")]
     rows += [(_size([one]), str(one.path.relative_to(outputs)), one.why) for one in unused]
     rows.append((_size(unused), "in all", ""))
@@ -121,7 +121,7 @@ def _remove(unused: Sequence[Unused], console: Console) -> None:
 
 
 def removed(one: Unused) -> str | None:
-    """Remove our unchanged files there; None, or why it was left as it is. A kill leaves nothing that looks finished."""
+    """Remove our unchanged files; None, or the reason why the place is kept."""
     try:
         if one.jobs is not None:
             return None if remove_copy(one.path, one.jobs) else "a process is using it"
@@ -141,7 +141,7 @@ def removed(one: Unused) -> str | None:
 
 
 def _refuse(holder: str) -> NoReturn:
-    """For `lease.hold`: this does not wait."""
+    """Refuse to wait, for `lease.hold`."""
     raise PlaceError(f"{holder} is using it")
 
 

@@ -1,4 +1,4 @@
-"""diffusion-lab report: one page, tables and figures about a sweep or any runs.
+"""diffusion-lab report: one page with tables and figures about a sweep or any runs.
 
 Trains and scores nothing.
 """
@@ -25,7 +25,7 @@ def run(cfg: DictConfig) -> None:
 
     if cfg.runs is not None and cfg.sweep is not None:
         raise MistakeError("give sweep=… or runs=…, not both")
-    trackers = build_trackers(cfg)  # what is wrong with them is said before anything is written
+    trackers = build_trackers(cfg)  # reports mistakes before anything is written
     if cfg.runs is not None:
         if trackers:
             raise MistakeError(
@@ -45,7 +45,7 @@ def run(cfg: DictConfig) -> None:
 
 
 def _run_folders(patterns: list[str], outputs: Path) -> list[Path]:
-    """The run folders that the patterns name, themselves or as a folder of runs; a bare name is one under outputs/runs."""
+    """Run folders that match the patterns: a run, a folder of runs, or the name of a run in outputs/runs."""
     folders: list[Path] = []
     for pattern in patterns:
         found = sorted(glob.glob(pattern)) or sorted(glob.glob(str(runs_folder(outputs) / pattern)))

@@ -1,8 +1,8 @@
 """diffusion-lab sample: draw images from a trained model.
 
-As a grid, as single files, or as published evaluators read them.
+As a grid, as single files, or as an npz for published evaluators.
 
-They come out of noise, or out of images that the user gives: `editing` says how.
+Samples start from noise, or from images that the user gives (see `editing`).
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
 
 FORMATS = ("grid", "png", "npz", "npy")
 _NUMBERED = "{:06d}.png"
-FRAMES = 60  # of an animation, about; the last is x_0
+FRAMES = 60  # of an animation, approximately; the last is x_0
 
 
 def completed(options: list[str]) -> list[str]:
-    """Sampling starts from the sampler and the guidance that the model was trained with."""
+    """Sampling defaults to the sampler and the guidance of training."""
     return with_trained_choices([*map(in_full, options)], DRAWING_GROUPS)
 
 
@@ -69,7 +69,7 @@ def run(cfg: DictConfig) -> None:
     with ranks(request) as here, lost_process(), drawing.on(here.device) as (edit, indices, y):
         x = drawing.draw(edit, indices, y, progress_bar=True)
         if x is None:
-            return  # rank 0 has them
+            return  # rank 0 has the images
         shown = drawing.in_grid(x, edit) if cfg.format == "grid" else x
         _write(shown, y, drawing, places)
         if cfg.trajectory:
@@ -101,7 +101,7 @@ def _write(x: Tensor, y: Conditions, drawing: Drawing, places: list[Path]) -> No
         write_whole(places[0], png(picture(x, model.num_levels, drawing.columns(y), names)))
     elif form == "npz":
         buffer = io.BytesIO()
-        # Published evaluators read arr_0 only. Ours takes arr_1 for classes of the data, which clusters are not.
+        # Published evaluators read only arr_0. Ours reads classes of the data, not clusters, from arr_1.
         arrays: dict[str, Any] = {name: part.cpu().numpy() for name, part in drawing.conditions.by_name(y).items()}
         arrays |= {"arr_1": arrays.pop("classes")} if "classes" in arrays else {}
         if names is not None:
@@ -113,15 +113,15 @@ def _write(x: Tensor, y: Conditions, drawing: Drawing, places: list[Path]) -> No
         np.save(buffer, numbers(x, model.num_levels))
         write_whole(places[0], buffer.getvalue())
     else:
-        for earlier in ours(places[0].parent):  # so that images of two calls do not mix
+        for earlier in ours(places[0].parent):  # images of two calls must not mix
             if re.fullmatch(r"\d{6,}\.png", earlier.name):
-                earlier.unlink(missing_ok=True)  # not `clear`, which reads the record again for each of them
+                earlier.unlink(missing_ok=True)  # `clear` would read the record again each time
         for path, image in zip(places, images(x, model.num_levels, names), strict=False):
             write_whole(path, png(image))
 
 
 def _animate(trajectory: Iterator[Tensor], num_levels: int | None, path: Path) -> None:
-    """x_T -> x_0 of some samples, side by side."""
+    """Frames from x_T to x_0 of some samples, side by side."""
     from diffusion_lab.data.pictures import animation, frames
 
     states = [x.cpu() for x in trajectory]

@@ -1,4 +1,4 @@
-"""diffusion-lab schedule: look at a noise schedule before training with it."""
+"""diffusion-lab schedule: show a noise schedule before training with it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from diffusion_lab.diffusion import GaussianDiffusion
 
 ROWS = 10  # values of t that are shown
-SIGNAL_LEFT = 2e-2  # √ᾱ_T above which samples start from noise that training never saw; EDM leaves 0.0125 of its σ_T
+SIGNAL_LEFT = 2e-2  # √ᾱ_T above which sampling starts from noise unlike that of training; EDM leaves 0.0125 of its σ_T
 
 
 def run(cfg: DictConfig) -> None:
@@ -41,7 +41,7 @@ def run(cfg: DictConfig) -> None:
     with users_mistakes():
         check_at_least(1, cfg, "num_images")
         data = build_data(cfg)
-        fill_in_facts(cfg, data)  # a schedule may follow the data's levels
+        fill_in_facts(cfg, data)  # a schedule may depend on the data's levels
         process = GaussianDiffusion(instantiate(cfg.schedule))
         kept = instantiate(cfg.sampler).spacing(process)
     chain = process.respace(kept)
@@ -62,7 +62,7 @@ def run(cfg: DictConfig) -> None:
 
 
 def warnings(process: GaussianDiffusion) -> list[str]:
-    """One sentence for each thing that would spoil samples."""
+    """One sentence for each property that would spoil samples."""
     import torch
 
     signal = float(process.signal(torch.tensor([process.num_timesteps]))) / process.prior_std
@@ -73,7 +73,7 @@ def warnings(process: GaussianDiffusion) -> list[str]:
 
 
 def prior_bits(process: GaussianDiffusion, x_0: Tensor) -> float:
-    """L_T = KL(q(x_T|x_0) ‖ p(x_T)) of these images, bits per dimension."""
+    """L_T = KL(q(x_T|x_0) ‖ p(x_T)) of these images in bits per dimension."""
     from diffusion_lab.diffusion.bound import bits_per_dim
 
     return float(bits_per_dim(process.prior_kl(x_0.double())).mean())
@@ -99,7 +99,7 @@ def _table(process: GaussianDiffusion, shown: Tensor, title: str) -> Table:
 
 
 def _plot(process: GaussianDiffusion, chain: GaussianDiffusion) -> bytes:
-    """α_t and σ_t, log-SNR and β̃/β against t/T; the steps that the sampler visits as dots."""
+    """Figure of α_t, σ_t, log-SNR and β̃/β against t/T, with dots at the sampler's steps."""
     import torch
     from matplotlib.figure import Figure
 
@@ -133,7 +133,7 @@ def _plot(process: GaussianDiffusion, chain: GaussianDiffusion) -> bytes:
 
 
 def _forward(process: GaussianDiffusion, x_0: Tensor, shown: Tensor, num_levels: int | None) -> Image:
-    """Each row an image on its way to noise: x_0, then x_t at the t of the table, always with the same ε."""
+    """Images on their way to noise, one per row: x_0, then x_t at the t of the table, with the same ε."""
     import torch
 
     from diffusion_lab.data.pictures import frames, rows_of

@@ -1,4 +1,4 @@
-"""Score a model once: find the score that is there already, or make it, and show it."""
+"""Scoring a model once: find an existing score or compute it, and show it."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ def score_once(
     again: bool,
     quiet: bool = False,
 ) -> RunDirectory:
-    """Score `model` as `cfg` says, unless that score is there, and print its table and its folder, unless it is to be `quiet`.
+    """Score `model` as `cfg` says unless the score exists, and print its table and folder unless `quiet`.
 
-    Where several ranks call it, they share the drawing of samples; rank 0 takes the lock, writes the files and prints.
+    If several ranks call it, they share the sampling; rank 0 takes the lock, writes the files and prints.
     """
     training = directory.read_training()
     cost, moment = _cost(directory, training, cfg.evaluation.weights, model.moments)
@@ -101,9 +101,9 @@ def score_once(
 def _cost(
     directory: ModelDirectory, training: Mapping[str, Any], weights: str, guided_by: Iterable[float | str]
 ) -> tuple[dict[str, float | None], dict[str, str]]:
-    """The cost of training up to these weights, and their entry in the protocol.
+    """The cost of training up to these weights, and the entry of the weights in the protocol.
 
-    guided_by: moments of the training that guide the model. MistakeError if one of them is not earlier than the weights.
+    guided_by: earlier moments that guide the model. MistakeError if one of them is not earlier than the weights.
     """
     whole = {fact: training[fact] for fact in ("steps", "seconds", "images")}
     if wanted_length(weights) is not None:
@@ -137,9 +137,9 @@ def score_source(
     choices: Mapping[str, str | None] = MappingProxyType({}),
     quiet: bool = False,
 ) -> None:
-    """Score the samples of what `source` makes, unless that score is in `run`, and print its table, `lines` and its folder.
+    """Score the samples of `source` unless `run` has the score; print its table, `lines` and its folder.
 
-    recorded: what the protocol says besides. choices: of the model's training.
+    recorded: further entries of the protocol. choices: of the model's training.
     """
     choices = scored_choices(choices)
     console = Terminal(quiet=quiet or rank() > 0)
@@ -163,13 +163,13 @@ def score_source(
                     run.path, lambda holder: console.print(f"{run.path} is being scored by {holder}; waiting")
                 )
             )
-            if not is_there():  # another process may have scored it
+            if not is_there():  # another process may have scored it meanwhile
                 if rank() == 0:
                     remove_staged(run.path)
                     stack.enter_context(Announcement(run.path))
                     show = stack.enter_context(tracked_score(cfg, run, choices))
                 scores = _scores(source(), data, cfg, console)
-                if scores is not None:  # rank 0 has them
+                if scores is not None:  # None on other ranks
                     scores.protocol |= recorded
                     _write(scores, data, cfg, run, choices)
                     show(run.read_metrics())
@@ -197,7 +197,7 @@ def _scores(source: Source, data: DataModule, cfg: DictConfig, console: Console)
 
 @contextmanager
 def progress_bar(console: Console) -> Iterator[Callable[[str, int, int], None]]:
-    """What is being done, images done, images in all -> shown as long as the block runs."""
+    """A function of (task, images done, all images) that shows progress while the block runs."""
     with Progress(transient=True, console=console) as bar:
         tasks = {}
 
@@ -212,7 +212,7 @@ def progress_bar(console: Console) -> Iterator[Callable[[str, int, int], None]]:
 def _write(
     scores: Scores, data: DataModule, cfg: DictConfig, run: RunDirectory, choices: Mapping[str, str | None]
 ) -> None:
-    """Pictures, config and, last, the numbers. MistakeError if a number is not finite."""
+    """Write pictures, config and, last, the numbers. MistakeError if a number is not finite."""
     columns = {f"{name}.{key}": column for name, curve in scores.curves.items() for key, column in curve.items()}
     numbers = {name: [value] for name, value in scores.values.items()} | columns
     lost = [name for name, found in numbers.items() if not all(map(math.isfinite, found))]
@@ -240,10 +240,10 @@ def _write(
 
 
 def score_table(metrics: Mapping[str, Any], everything: bool) -> Table:
-    """metrics.json -> a table of name, value and meaning.
+    """The table of metrics.json: name, value and meaning.
 
-    everything: all measures, and why one is missing; otherwise the main ones: distances with those of real images, precision,
-    recall, bits/dim, seconds of sampling and of training. A missing distance always has its reason.
+    everything: all measures, with reasons for missing ones; otherwise the main ones: distances with those of real images,
+    precision, recall, bits/dim, seconds of sampling and of training. A missing distance always has its reason.
     """
     protocol, values = metrics["protocol"], metrics["values"]
     title = Text(_title(protocol), style="table.title")
@@ -264,9 +264,9 @@ def score_table(metrics: Mapping[str, Any], everything: bool) -> Table:
 
 
 def _is_main(measure: Measure) -> bool:
-    """Whether the short table has it: a measurement, so not NFE, which follows from the choices.
+    """Whether the short table shows it: measurements only, so not NFE, which follows from the choices.
 
-    Of the second and later sets of features, it has the distances only.
+    For features after the first, only distances are shown.
     """
     if measure.headline or measure.name == TRAINING_SECONDS:
         return True
@@ -275,9 +275,9 @@ def _is_main(measure: Measure) -> bool:
 
 
 def _value(measure: Measure, values: dict[str, float]) -> str:
-    """The value, with its standard error or with the interval that the score states.
+    """The value with its standard error, or with the interval stated in the score.
 
-    An unbiased estimate of a non-negative quantity may be below 0: then only its interval is shown, starting at 0.
+    An unbiased estimate of a non-negative quantity can be negative: then only its interval is shown, cut at 0.
     """
 
     def written(number: float) -> str:

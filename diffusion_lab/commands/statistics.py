@@ -1,4 +1,4 @@
-"""diffusion-lab statistics: write a data set's images and the statistics of their features, as published evaluators read them."""
+"""diffusion-lab statistics: write a data set's images and feature statistics in the format of published evaluators."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def run(cfg: DictConfig) -> None:
-    """Write `to`, and print which evaluator reads which of its arrays."""
+    """Write `to`, and print the evaluators that read each of its arrays."""
     if cfg.get("data") is None or cfg.to is None:
         raise MistakeError("set the data set and the file to write, such as data=cifar10 to=cifar10.npz")
     if cfg.split not in ("train", "test"):
@@ -94,12 +94,12 @@ def _moments(data: DataModule, features: Features, split: str, cache: Path, devi
 
 
 def _written(suffix: str, arrays: dict[str, np.ndarray]) -> bytes:
-    """An npz, or, for torch-fidelity, a .pt with mu in float32, as it computes it: it compares no means of two types."""
+    """An npz; or a .pt for torch-fidelity, with mu in float32, because it compares only means of equal types."""
     import torch
 
     content = io.BytesIO()
     if suffix == ".npz":
-        np.savez(content, **arrays)  # type: ignore[arg-type]  # names of arrays may be those of its options
+        np.savez(content, **arrays)  # type: ignore[arg-type]  # np.savez has options, too
     else:
         kinds = {name: "float32" if array.ndim == 1 else "float64" for name, array in arrays.items()}
         torch.save({name: array.astype(kinds[name]) for name, array in arrays.items()}, content)

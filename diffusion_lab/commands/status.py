@@ -1,4 +1,4 @@
-"""diffusion-lab status: the progress of a sweep and of other trainings: what is queued, running, done or failed, and why."""
+"""diffusion-lab status: progress of a sweep and of other trainings: queued, running, done or failed, with reasons."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from diffusion_lab.sweeps.watch import JobProgress, is_over, job_progress, other
 from diffusion_lab.terminal import Terminal
 
 _REFRESH_SECONDS = 2.0
-_ASK_SECONDS = 15.0  # a cluster's controller serves everybody
+_ASK_SECONDS = 15.0  # seconds; a cluster's controller is shared by all users
 
 
 def completed(options: list[str]) -> list[str]:
-    """`status NAME` is `status sweep=NAME`, as of the other commands about a sweep."""
+    """`status NAME` means `status sweep=NAME`, as in the other commands on sweeps."""
     if options and "=" not in options[0] and not options[0].startswith(("-", "+", "~")):
         return [f"sweep={options[0]}", *options[1:]]
     return options
 
 
 def run(cfg: DictConfig) -> None:
-    """Show the table, on a terminal until everything is done or failed."""
+    """Show the table; on a terminal, update it until everything is done or failed."""
     outputs, jobs, console = Path(cfg.outputs), Path(cfg.jobs), Terminal()
     alone = cfg.sweep is None and not sweeps_in(outputs)
     sweep = None if alone else named_sweep(outputs, None if cfg.sweep is None else str(cfg.sweep))

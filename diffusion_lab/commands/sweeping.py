@@ -1,4 +1,4 @@
-"""diffusion-lab train -m: jobs that each train one model and score its cells, through one of Hydra's launchers."""
+"""diffusion-lab train -m: plan a sweep and run its jobs, which each train one model and score its cells."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def sweep(
     dry_run: bool,
     wait: bool,
 ) -> None:
-    """Make the plan, print it, and run it. RunError with the number of failures if there are any."""
+    """Make the plan, print it, and run it. RunError with the number of failures, if any."""
     check_copy()
     check_kinds(config)
     name_folders(config)
     with using_copy(Path(config.hydra.launcher.get("folder") or jobs_folder(Path(config.outputs)))):
-        console = Terminal(file=sys.stdout)  # jobs of this process write elsewhere
+        console = Terminal(file=sys.stdout)  # the output of jobs in this process goes elsewhere
         axes = with_moments(read_axes(arguments, context.config_loader), config)
         with users_mistakes():
             check_at_least(1, config, "sweep.jobs_per_model")
@@ -70,22 +70,23 @@ def sweep(
             axes, context.config_loader, config, check=not os.environ.get(VARIABLE)
         )
         directory = sweep_directory(Path(config.outputs), name)
-        launches = _Launches(config, context, task, directory, name)  # first: a launcher may not be installed
+        launches = _Launches(config, context, task, directory, name)  # first, because the launcher may not be installed
         if not (wait or launches.can_detach):
             raise MistakeError(
                 "hydra.sweeper.wait=false works only with hydra/launcher=slurm, which starts the jobs by itself: remove it"
             )
         launcher = config.hydra.launcher
+        if not os.environ.get(VARIABLE):  # it is not yet the copy
+            for line in [*plan.summary(), *notes, *launches.summary(plan.jobs), f"sweep {directory.path}"]:
+                console.print(line)
         if plan.jobs and VARIABLE not in os.environ and not (dry_run or launcher.get("dry_run", False)):
             raise StartAgain(make_copy(directory.code, CODE.modules(), config_folders(config)))
-        for line in [*plan.summary(), *notes, *launches.summary(plan.jobs), f"sweep {directory.path}"]:
-            console.print(line)
         if dry_run:
             for work in plan.work:
                 console.print(f"{work.verb}  {work.label}")
             return
         if launcher.get("dry_run", False):
-            launches(plan.jobs)  # it prints them and submits none
+            launches(plan.jobs)  # dry run: prints the jobs
             return
         swept = {axis.key: list(axis.overrides) for axis in axes if axis.swept}
         created = datetime.now().isoformat(timespec="seconds")
@@ -113,7 +114,7 @@ def sweep(
 
 @runtime_checkable
 class QueueLauncher(Protocol):
-    """What a launcher of our own has besides Hydra's `launch`; see hydra_plugins."""
+    """A launcher of the lab, with more than Hydra's `launch`; see hydra_plugins."""
 
     def queue(self) -> Queue: ...
 
@@ -123,13 +124,13 @@ class QueueLauncher(Protocol):
 
 
 class _Launches:
-    """Jobs through Hydra's launcher; each writes its output to a log of its own."""
+    """Runs jobs through Hydra's launcher, with one log per job."""
 
     def __init__(
         self, config: DictConfig, context: HydraContext, task: TaskFunction, directory: SweepDirectory, name: str
     ) -> None:
         self._directory, self._num_launched = directory, 0
-        # Hydra composes the config of a job again, from these overrides.
+        # Hydra composes each job's config again from these overrides.
         own = {"hydra.sweep.dir": str(directory.jobs), "hydra.sweeper.name": name}
         with open_dict(config):
             config.hydra.sweep.dir = own["hydra.sweep.dir"]
@@ -140,7 +141,7 @@ class _Launches:
 
     @property
     def can_detach(self) -> bool:
-        """Whether everything can be submitted at once."""
+        """Whether the launcher can submit everything at once."""
         return isinstance(self._launcher, QueueLauncher) and self._launcher.queue().may_be_left
 
     def summary(self, jobs: Sequence[Job]) -> list[str]:
@@ -148,13 +149,13 @@ class _Launches:
         return self._launcher.summary(jobs) if isinstance(self._launcher, QueueLauncher) else []
 
     def __call__(self, jobs: Sequence[Job], wait: bool = True) -> list[str | None]:
-        """Why each job failed (None: it did not). wait=False: submit them only, which needs `can_detach`."""
+        """The reason why each job failed, or None. wait=False only submits, which needs `can_detach`."""
         if isinstance(self._launcher, QueueLauncher):
             return self._launcher.launch_jobs(jobs, self._directory.cancelled.is_file, wait)
         return [do(job, partial(self._launch, job)) for job in jobs]
 
     def _launch(self, job: Job, work: Work) -> str | None:
-        """One part of a job by a launcher of Hydra's own; why it failed."""
+        """Run one part of a job with a launcher of Hydra; returns the reason of its failure."""
         overrides = [*work.overrides, f"hydra.sweep.subdir={quoted(job.name)}"]
         self._num_launched += 1
         (returned,) = self._launcher.launch([overrides], initial_job_idx=self._num_launched - 1)
@@ -163,7 +164,7 @@ class _Launches:
 
 @dataclass(frozen=True)
 class _Logged:
-    """The task, its output in the log of its folder: many jobs on one terminal would be noise."""
+    """The task with its output in the log of its folder, because a terminal cannot show many jobs at once."""
 
     task: TaskFunction
 
@@ -182,21 +183,21 @@ class _Logged:
 
 
 def config_folders(config: DictConfig) -> list[Path]:
-    """Where Hydra searches for the user's configs: --config-dir, hydra.searchpath, and conf/ of the working directory."""
+    """The search path of the user's configs: --config-dir, hydra.searchpath, and conf/ of the working directory."""
     sources = [Path(source.path) for source in config.hydra.runtime.config_sources if source.schema == "file"]
     return [folder for folder in sources if folder != CONF]
 
 
 def _reason(returned: JobReturn) -> str | None:
-    """Why a job failed, in one sentence."""
+    """The reason of a job's failure, in one sentence."""
     if returned.status is JobStatus.COMPLETED:
         return None
-    error = returned._return_value  # the public property raises it, and writes to stderr
+    error = returned._return_value  # the public property raises it and writes to stderr
     return mistake_in_job(error) or " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _list_of(failures: dict[Path, str], plan: Plan, directory: SweepDirectory) -> str:
-    """How many cells failed, and why; the cells of a model that failed are not listed one by one."""
+    """The number of failed cells and the reasons; cells of a failed model are not listed individually."""
     labels = {work.folder: work.label for work in plan.work}
     spoilt = {cell.run.path for cell in plan.cells if cell.model.path in failures}
     num_cells = len(spoilt) + sum(cell.run.path in failures.keys() - spoilt for cell in plan.cells)

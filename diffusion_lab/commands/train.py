@@ -1,6 +1,6 @@
-"""diffusion-lab train: train a model, then sample and score it: one command is a whole experiment.
+"""diffusion-lab train: train a model, then sample and score it, a whole experiment in one command.
 
-data -> model -> fit -> weights -> score. The same command again finds what it made.
+data -> model -> fit -> weights -> score. Running the same command again finds existing results.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from diffusion_lab.training.ranks import hold_together, must_start_ranks, ranks,
 
 
 def run(cfg: DictConfig) -> float | None:
-    """Build and check everything, train what is not trained yet, score what is not scored yet.
+    """Build and check everything, train unless the model exists, score unless the score exists.
 
-    Returns the value that cfg.objective_metric names, if any, for a sweeper that searches.
+    Returns the value that cfg.objective_metric names, for a sweeper that searches; else None.
     """
     from diffusion_lab.commands.accuracy import report_accuracy
     from diffusion_lab.commands.fit import fit
@@ -37,7 +37,7 @@ def run(cfg: DictConfig) -> float | None:
     num_nodes = cfg.trainer.get("num_nodes", 1)
     with users_mistakes():
         request = request_of(cfg.trainer)
-        training = training_of(cfg, family(), auto_precision(request.on_gpu))
+        training = training_of(cfg, family(), auto_precision(request.on_gpu), request.on_gpu)
         built = training.build(request)
         directory, scores = training.directory, training.scores
         branch = None if directory.finished and not cfg.retrain else branch_point(cfg)
@@ -63,16 +63,16 @@ def run(cfg: DictConfig) -> float | None:
         else:
             with hold_together(directory.path, waiting):
                 if here.is_first:
-                    directory.put_in_place()  # if a process was killed before doing so
-                if is_trained():  # another process has trained it
+                    directory.put_in_place()  # a process may have been killed before this
+                if is_trained():  # by another process
                     _say_trained(console, directory, cfg.retrain)
                 else:
                     fit(training, built, here, branch)
                     if here.is_first:
                         directory.put_in_place()
-                    here.agree(None)  # no rank reads the weights before they exist
+                    here.agree(None)  # all ranks wait until the weights exist
         if generative is not None and cfg.score:
-            generative.float()  # as it would be loaded, whatever trainer.precision
+            generative.float()  # as a loaded model, whatever trainer.precision is
             load_weights(generative, directory, *(score.evaluation.weights for score in scores))
             generative.to(here.device)  # Lightning leaves a trained model on the CPU
             for score in scores:
@@ -89,7 +89,7 @@ def run(cfg: DictConfig) -> float | None:
 
 
 def _objective(run: RunDirectory, name: str | None) -> float | None:
-    """The value called `name` of a score; None where no name is given."""
+    """The value of a score called `name`; None without a name."""
     if name is None:
         return None
     values = run.read_metrics()["values"]

@@ -1,4 +1,4 @@
-"""What a sample is conditioned on: classes, clusters, a vector, a field; see `condition.Condition`."""
+"""Conditions of samples: classes, clusters, vectors, fields; see `condition.Condition`."""
 
 from diffusion_lab.conditions.clusters import Clusters, GradientClusters
 from diffusion_lab.conditions.condition import Condition

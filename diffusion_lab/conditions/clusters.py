@@ -1,4 +1,4 @@
-"""Classes without labels: the class of an image is the cluster that it lies in."""
+"""Clusters: classes without labels, found in the images."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from diffusion_lab.store.options import check_at_least
 class Clusters(Condition):
     """y = argmin_k |P(φ(x) − m) − c_k|, by k-means on the principal components P of features φ of training images: their pixels.
 
-    A model that is given y learns the data part by part, and classifier-free guidance works without any label
+    A model conditioned on y learns the data part by part, and classifier-free guidance works without labels
     (V. T. Hu et al., Self-Guided Diffusion Models, CVPR 2023, who cluster the features of a self-supervised network).
     Deterministic: the same images give the same clusters, up to rounding, with the same version of scikit-learn.
 
-    num_clusters: at least 2. num_components: of P, at most the number of features. num_images: how many training images the
-    clusters are found in, at most; fewer where they are large.
+    num_clusters: at least 2. num_components: of P, at most the number of features. num_images: the most training images in which
+    clusters are found; fewer if they are large.
     """
 
     option = "condition.clusters."
@@ -43,11 +43,11 @@ class Clusters(Condition):
         return min(self.num_images, max(MOST_VALUES // dim, self.num_clusters))
 
     def find(self, x: Tensor) -> None:
-        """The clusters of these images (N, …): `identity` is their digest, `counts` their sizes.
+        """Find the clusters of these images (N, …): `identity` is their digest, `counts` their sizes.
 
         ValueError for fewer images with different features than clusters.
         """
-        # Imported here: they take a second, and most trainings have labels of their own or none.
+        # Imported here, because it takes a second and most trainings do not need it.
         from sklearn.cluster import KMeans
         from sklearn.decomposition import PCA
         from sklearn.exceptions import ConvergenceWarning
@@ -61,7 +61,7 @@ class Clusters(Condition):
         self._check(len({row.tobytes() for row in seen}))
         components = PCA(min(self.num_components, *seen.shape), svd_solver="randomized", random_state=0).fit(seen)
         with warnings.catch_warnings():
-            # Of fewer clusters than requested: `_check` has a better sentence.
+            # For fewer clusters than requested `_check` has a better message.
             warnings.simplefilter("ignore", ConvergenceWarning)
             clusters = KMeans(self.num_clusters, n_init=3, random_state=0).fit(components.transform(seen))
 
@@ -73,7 +73,7 @@ class Clusters(Condition):
         self._centres = torch.from_numpy(clusters.cluster_centers_)
         self.count(torch.from_numpy(clusters.labels_).long())
         assert self.counts is not None
-        self._check(int((self.counts > 0).sum()))  # features may differ by rounding alone
+        self._check(int((self.counts > 0).sum()))  # features may differ only by rounding
 
     def _check(self, different: int) -> None:
         if different < self.num_clusters:
@@ -95,7 +95,7 @@ _CELLS = 7  # along each side, at most
 class GradientClusters(Clusters):
     """Clusters by histograms of oriented gradients in place of pixels (Dalal & Triggs, CVPR 2005).
 
-    φ(x) = √(h / |h|₁): h has, for each cell of the image, the magnitude of the gradient by its orientation, shared linearly between
+    φ(x) = √(h / |h|₁): h holds, for each cell of the image, the magnitude of the gradient by orientation, divided linearly between
     the two nearest of eight. The whole image is normalised, where theirs is block by block. The square root is that of
     Arandjelović & Zisserman (CVPR 2012): Euclidean distance is then √2 times Hellinger's. ValueError for points.
     """
@@ -112,7 +112,7 @@ class GradientClusters(Clusters):
 
 
 def _histograms(x: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, 8, cells, cells). Of several channels the one with the steepest gradient counts, pixel by pixel."""
+    """(B, C, H, W) -> (B, 8, cells, cells). Of several channels, the one with the largest gradient is used at each pixel."""
     framed = pad(x, (1, 1, 1, 1), mode="replicate")
     down, right = framed[..., 2:, 1:-1] - framed[..., :-2, 1:-1], framed[..., 1:-1, 2:] - framed[..., 1:-1, :-2]
     magnitude, steepest = torch.hypot(down, right).max(1, keepdim=True)

@@ -1,4 +1,4 @@
-"""Conditions that are computed from the image itself, so any data have them, and samples can be measured by them."""
+"""Conditions computed from the image itself: any data have them, and samples can be measured by them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from diffusion_lab.store.options import check_at_least
 
 
 class LowResolution(Condition):
-    """The image at a lower resolution: means over blocks of `factor` pixels along each axis. A model of it is super-resolution."""
+    """The image at a lower resolution, as means over blocks of `factor` pixels along each axis, for super-resolution."""
 
     def __init__(self, factor: int) -> None:
         self.factor = factor
@@ -36,7 +36,7 @@ class LowResolution(Condition):
 class BrightnessArea(Condition):
     """Two numbers of an image: its mean, from −1 to 1, and the share of its values above `threshold`, from 0 to 1.
 
-    Of data with missing values, of those that are known."""
+    Missing values are ignored."""
 
     names = ("brightness", "area")
 

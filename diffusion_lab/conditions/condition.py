@@ -1,26 +1,27 @@
-"""The interface of a condition: what a sample is drawn for, and how it is found for an image of the data."""
+"""The interface of a condition: the value that a sample is conditioned on, and how it follows from an image of the data."""
 
 from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from math import nan
+from collections.abc import Callable, Mapping, Sequence
+from math import nan, prod
 from typing import Any, Protocol, TypeGuard
 
 import torch
 from torch import Tensor
 
-from diffusion_lab.diffusion.parts import as_conditions
+from diffusion_lab.diffusion.parts import as_conditions, parts
 from diffusion_lab.diffusion.shapes import Conditions
 
-MOST_VALUES = 2**25  # of all images that are looked at: 256 MB of float64
+MOST_VALUES = 2**25  # of all examined images: 256 MB of float64
 MOST_IMAGES = 10_000
+_HELD_OUT, _KEPT_NUMBERS = 1000, 10_000  # test images and numbers in the record of a model
 Size = int | Sequence[int]  # K of classes; (D,) of a vector; (C, *spatial) of a field
 
 
 class Source(Protocol):
-    """The data, as a condition sees them when it is prepared. num_classes, class_names: their own. num_trained_on: images."""
+    """The data during preparation of a condition. num_classes, class_names: their own. num_trained_on: images."""
 
     name: str
     num_classes: int | None
@@ -30,22 +31,25 @@ class Source(Protocol):
     def num_trained_on(self) -> int: ...
 
     def shown(self, count: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """(x, given) of so many training images, never mirrored."""
+        """(x, given) of this many training images, never mirrored."""
+
+    def vectors(self) -> Tensor:
+        """The vectors beside all training images, (N, D)."""
 
 
 class LacksConditionError(ValueError):
-    """The data have no such condition."""
+    """The data lack this condition."""
 
 
 class Condition(ABC):
-    """A function of an image x and of what the data set gives with it, whose value is an input of the network.
+    """A function of an image x, and of what the data set gives with it, that is an input of the network.
 
     A value is a class, int64 (), or float32: a vector (D,) or a field (C, *spatial), of any resolution. Fields are mirrored with x.
-    A condition of your own is a subclass with `of` and, for classes, their number `size`, and a yaml in conf/condition.
+    For a condition of your own write a subclass with `of` and, for classes, their number `size`, and a yaml in conf/condition.
 
-    After `prepare`: `size`, the number of classes or the shape of a value. Of classes: `names`, if they have any, and, where they
-    are found in the images and not given by the data, `identity`, the digest of what was found, `counts` (K,) of the images that
-    they were found in, and `description`. Such classes are drawn as often as they occur, others in turn.
+    After `prepare`: `size`, the number of classes or the shape of a value. For classes: `names`, if any, and, if they
+    are found in the images rather than given by the data, `identity`, the digest of what was found, `counts` (K,) of the examined
+    images, and `description`. Such classes are drawn as often as they occur, others in turn.
     """
 
     size: Size
@@ -55,7 +59,7 @@ class Condition(ABC):
     description: str = ""
 
     def prepare(self, data: Source) -> None:
-        """Set `size` and the other facts, from what training shows. LacksConditionError where the data have none."""
+        """Set `size` and the other facts from the training images. LacksConditionError if the data lack the condition."""
         y = self.of(*data.shown(1))
         if y.is_floating_point():
             self.size = tuple(y.shape[1:])
@@ -67,11 +71,11 @@ class Condition(ABC):
         return data.shown(min(self.most_images(data.shown(1)[0].numel()), data.num_trained_on))
 
     def most_images(self, dim: int) -> int:
-        """How many images of `dim` values are looked at."""
+        """The number of examined images with `dim` values each."""
         return min(MOST_IMAGES, max(MOST_VALUES // dim, 1))
 
     def count(self, y: Tensor) -> None:
-        """Classes y (N,) were found in the images that were looked at."""
+        """Record the classes y (N,) found in the examined images."""
         size = getattr(self, "size", None)
         if not isinstance(size, int):
             raise TypeError(
@@ -83,20 +87,20 @@ class Condition(ABC):
 
     @abstractmethod
     def of(self, x: Tensor, given: Mapping[str, Tensor]) -> Tensor:
-        """(B, …), of images x (B, …), not mirrored, as a model sees them, and what the data give: classes, vector, field."""
+        """(B, …), from images x (B, …), not mirrored, as a model sees them, and what the data give: classes, vector, field."""
 
     @property
     def shares(self) -> Tensor | None:
-        """(K,) float64: shares of the classes that were found in the images, smoothed above 0; None for other conditions."""
+        """(K,) float64: shares of classes found in the images, smoothed to be positive; None for other conditions."""
         return None if self.counts is None else (self.counts + 1) / (self.counts + 1).sum().double()
 
     def bits(self, y: Tensor) -> Tensor:
-        """−log2 p(y) of values that x determines, float64 (B,), else 0: −log2 p(x | y) plus this is at least −log2 p(x)."""
+        """−log2 p(y) for values determined by x, float64 (B,), else 0: −log2 p(x | y) plus this is at least −log2 p(x)."""
         y = y.cpu()
         return torch.zeros(len(y), dtype=torch.float64) if self.shares is None else -self.shares[y].log2()
 
     def record(self) -> dict[str, Any]:
-        """What the folder of a model keeps, as plain JSON, so that samples can be drawn without the data."""
+        """The record for the model's folder, as plain JSON, which allows sampling without the data."""
         found = {} if self.shares is None else {"shares": self.shares.tolist()}
         return found if self.names is None else {**found, "names": list(self.names)}
 
@@ -117,8 +121,30 @@ def null_of(size: Size) -> int | float:
 
 
 def nothing(sizes: Sequence[Size], count: int, device: torch.device) -> Conditions:
-    """y of `count` samples, without any of the conditions of these sizes."""
+    """y of `count` samples without any condition, for conditions of these sizes."""
     shapes = [() if isinstance(size, int) else tuple(size) for size in sizes]
     return as_conditions(
         [torch.full((count, *shape), null_of(size), device=device) for shape, size in zip(shapes, sizes, strict=True)]
     )
+
+
+def records(
+    conditions: Mapping[str, Condition], held_out: Callable[[Tensor], Conditions], count: int
+) -> dict[str, dict[str, Any]]:
+    """The record of each condition for the model's folder, which allows sampling without the data.
+
+    With vectors, these are also the values of up to 1,000 of the `count` test images, if that is few numbers. held_out: y of test
+    images with these indices.
+    """
+    found = {name: condition.record() for name, condition in conditions.items()}
+    sizes, count = [condition.size for condition in conditions.values()], min(_HELD_OUT, count)
+    row = sum(1 if isinstance(size, int) else prod(size) for size in sizes)
+    if all(map(has_classes, sizes)) or any(map(has_field, sizes)) or row * count > _KEPT_NUMBERS:
+        return found
+    kept = parts(held_out(torch.arange(count)))
+    if all(bool(part.isfinite().all()) for part in kept):
+        for record, part in zip(found.values(), kept, strict=True):
+            record["held_out"] = [
+                row if isinstance(row, int) else [float(f"{value:.9g}") for value in row] for row in part.tolist()
+            ]
+    return found

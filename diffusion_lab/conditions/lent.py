@@ -18,7 +18,7 @@ class Classes(Condition):
         if data.num_classes is None:
             raise LacksConditionError(
                 f"condition=classes: {data.name} has no classes to condition a model on; use condition=none or condition=clusters, "
-                "or other data (image_folder: data.classes=subfolders)"
+                "or other data (image_folder: data.classes=subfolders, or data.table=FILE.csv with data.label_column)"
             )
         self.size, self.names = data.num_classes, data.class_names
 
@@ -39,15 +39,16 @@ class Vector(Condition):
                 f"condition={self.name}: {data.name} has no {self.name} beside its images; use data that have one, such as "
                 f"data=arrays with data.train_{self.name}s{self.also}"
             )
-        values = self.looked_at(data)[1][self.name].double()
+        values = self.values(data).double()
         self.size = tuple(values.shape[1:])
         axes = [axis for axis in range(values.ndim) if axis != 1]
         scale = values.std(axes, correction=0)
         scale[scale == 0] = 1  # an entry that never changes
         self.units = Units(values.mean(axes).tolist(), scale.tolist())
 
-    def most_images(self, dim: int) -> int:
-        return min(1000, super().most_images(dim))  # images that are decoded for it
+    def values(self, data: Source) -> Tensor:
+        """Those that shift and scale are taken of."""
+        return data.vectors()
 
     def of(self, x: Tensor, given: Mapping[str, Tensor]) -> Tensor:
         return self.units.normalised(given[self.name])
@@ -57,7 +58,13 @@ class Vector(Condition):
 
 
 class Field(Vector):
-    """The field beside an image: another image of it, of any resolution and number of channels, each normalised."""
+    """The field beside an image: another image of it, of any resolution and number of channels, each normalised by 1,000 fields."""
 
     name = "field"
     also = ""
+
+    def values(self, data: Source) -> Tensor:
+        return self.looked_at(data)[1][self.name]
+
+    def most_images(self, dim: int) -> int:
+        return min(1000, super().most_images(dim))  # which are read for it

@@ -1,4 +1,4 @@
-"""The units of real data, and of vectors and fields beside them: x = shift + scale·z in each channel, where the model sees z."""
+"""Units of real-valued data, and of vectors and fields beside them: x = shift + scale·z in each channel, z the model's value."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Units:
-    """shift, scale: a number for each channel (each dimension of points), scale > 0. names: of the channels, if they have any."""
+    """shift, scale: one number per channel (per dimension of points), scale > 0. names: of the channels, if any."""
 
     shift: Sequence[float]
     scale: Sequence[float]
@@ -21,7 +21,7 @@ class Units:
 
     @classmethod
     def of(cls, facts: Mapping[str, Any]) -> Units | None:
-        """Those in the facts of a trained model; None for data with levels, and for densities, which have none."""
+        """Units in the facts of a trained model; None for data with levels, and for densities, which have none."""
         found = facts.get("units")
         if found is None:
             return None
@@ -30,11 +30,11 @@ class Units:
 
     @classmethod
     def of_condition(cls, record: Mapping[str, Any]) -> Units | None:
-        """Those in the record of a condition; None for classes."""
+        """Units in the record of a condition; None for classes."""
         return cls(record["shift"], record["scale"]) if "shift" in record else None
 
     def plain(self) -> dict[str, Any]:
-        """As `of` reads them."""
+        """The form that `of` reads."""
         return {
             "shift": list(self.shift),
             "scale": list(self.scale),

@@ -1,6 +1,6 @@
-"""From a composed config to objects: built, checked and decided. Commands run the result.
+"""Composing, checking and building configs. The commands run the results.
 
-Beside `commands` the only place that sees a cfg.
+Only this package and `commands` see a cfg.
 """
 
 import logging

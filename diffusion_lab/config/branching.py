@@ -1,4 +1,4 @@
-"""branch_from: start from a checkpoint of a training that differs in its length only and is identical up to there."""
+"""branch_from: start from a checkpoint of a training that is identical up to that checkpoint and differs in its length only."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from diffusion_lab.store.weights import IMAGES, SECONDS, SHARE, STEPS, kept_aver
 
 @dataclass(frozen=True)
 class BranchPoint:
-    """The checkpoint of a step up to which the training in `trunk` and the one that begins are the same, bit for bit."""
+    """A checkpoint of `trunk`. Up to its step the new training is the same as `trunk`, bit for bit."""
 
     trunk: ModelDirectory
     step: int
@@ -38,9 +38,9 @@ class BranchPoint:
         return inside(self.trunk.path, self.trunk.branch(self.step))
 
     def bring(self, directory: ModelDirectory, cfg: DictConfig) -> str | None:
-        """Copy what the training would have left in `directory` by now: its record, and the weights of earlier moments.
+        """Copy the record and the earlier weights that this training would have written to `directory` up to the branch point.
 
-        Returns a sentence about weights that the trunk did not keep.
+        Returns a sentence about weights that `trunk` did not keep.
         """
         from diffusion_lab.training.record import copy_rows
 
@@ -54,7 +54,7 @@ class BranchPoint:
             target, at_a_time = directory.weights(name), self.trunk.weights(name)
             source = at_a_time if step is None else kept.get((_kind(target), step))
             if step is None and not (at_a_time.is_file() and _step(self.trunk, at_a_time) <= self.step):
-                continue  # of a time that has not come
+                continue  # a moment after the branch point
             if step is not None and step > self.step:
                 continue
             if source is None:
@@ -69,9 +69,9 @@ class BranchPoint:
 
 
 def branch_point(cfg: DictConfig) -> BranchPoint | None:
-    """The last step that the trainings in cfg.branch_from and of `cfg` share and that was kept; None where no branch is asked for.
+    """The last checkpoint that lies in the part shared by cfg.branch_from and `cfg`; None without branch_from.
 
-    MistakeError where they share none: other options, other code, a learning rate that differs from the start.
+    MistakeError if the two share nothing: other options, other code, or a learning rate that differs from the start.
     """
     if cfg.branch_from is None:
         return None
@@ -103,7 +103,7 @@ def branch_point(cfg: DictConfig) -> BranchPoint | None:
 
 
 def _check_same(cfg: DictConfig, saved: DictConfig, trunk: ModelDirectory, option: str) -> None:
-    """MistakeError unless the training in `trunk` is that of `cfg` but for its length: same options, same data, same code."""
+    """MistakeError unless the training in `trunk` has the options, data and code of `cfg`; the length may differ."""
     from diffusion_lab.training.saving import load_state
 
     twin = copy.deepcopy(cfg)
@@ -124,7 +124,7 @@ def _check_same(cfg: DictConfig, saved: DictConfig, trunk: ModelDirectory, optio
 
 
 def _shared_steps(rate: Callable[[int, float], float], *lengths: int) -> int:
-    """The number of first steps at which a learning rate is the same for trainings of these lengths.
+    """The number of initial steps in which the learning rate is the same for trainings of these lengths.
 
     A checkpoint holds the rate of the step that follows it.
     """
@@ -135,7 +135,7 @@ def _shared_steps(rate: Callable[[int, float], float], *lengths: int) -> int:
 
 
 def _kept_weights(cfg: DictConfig) -> Iterator[tuple[str, int | None]]:
-    """Name of weights that a training keeps, and the step at which it does; None for a time."""
+    """The name of weights that are kept during training, and their step; None if the moment is a time."""
     steps, batch = cfg.trainer.max_steps, cfg.data.batch_size
     count = {STEPS: lambda n: n, IMAGES: lambda n: math.ceil(n / batch), SHARE: lambda share: _reaches(share, steps)}
     for moment in read_moments("snapshots.at", cfg.snapshots.at):

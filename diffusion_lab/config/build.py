@@ -1,4 +1,4 @@
-"""From a config to objects. The config decides which; the objects get their parts and never see the config."""
+"""Build the objects that a config describes. The objects are given their parts and never see the config."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 
 
 def choices_made() -> dict[str, str | None]:
-    """Which option of each group this command's config was composed from; what is so on this machine is no choice."""
+    """The chosen option of each config group; settings of this machine are left out."""
     made = HydraConfig.get().runtime.choices
     return {group: option for group, option in made.items() if not group.startswith(("hydra", "local"))}
 
 
 def family() -> str:
-    """The model family that this command's config was composed from."""
+    """The model family of this command's config."""
     return HydraConfig.get().runtime.choices["model"]
 
 
 def build_data(cfg: DictConfig) -> DataModule:
-    """The data set with its own classes, found and checked."""
+    """The data set with its own classes; its files are found and checked."""
     return _prepared(cfg, {})
 
 
@@ -48,7 +48,7 @@ def build_training_data(cfg: DictConfig) -> DataModule:
 def _prepared(cfg: DictConfig, conditions: dict[str, Any]) -> DataModule:
     options = copy.deepcopy(cfg.data)
     with open_dict(options):
-        num_validation = options.pop("validation", 0)  # an option of every data set, but no parameter of its class
+        num_validation = options.pop("validation", 0)  # an option of every data set, but not a parameter of its class
     data = instantiate(options)
     data.hold_back(num_validation)
     data.train_on(cfg.get("train_images"))
@@ -60,7 +60,7 @@ def _prepared(cfg: DictConfig, conditions: dict[str, Any]) -> DataModule:
 def fill_in_facts(cfg: DictConfig, data: DataModule) -> None:
     """Fill in cfg.facts, which networks, objectives and models refer to.
 
-    ValueError for a condition that the family does not take, and for facts that a saved model could not be read with.
+    ValueError for a condition that the family does not support, and for facts with which a saved model could not be read.
     """
     sizes = [condition.size for condition in data.conditions.values()] if cfg.get("condition") else []
     state_shape(cfg, data.shape, data.num_levels, sizes)
@@ -74,13 +74,13 @@ def fill_in_facts(cfg: DictConfig, data: DataModule) -> None:
             "data.missing=mask: only model=diffusion leaves missing values out of its loss; fill them in for other models"
         )
     if cfg.facts.conditions and "conditions" not in cfg.model:
-        raise ValueError(
-            f"condition=[{','.join(data.conditions)}]: this family takes classes or clusters only; use condition=classes, "
-            "condition=clusters or model=diffusion"
-        )
+        fix = "use condition=classes, condition=clusters or model=diffusion"
+        if "base" in cfg.facts:
+            fix = "for a model of other conditions, score with variance=analytic, which needs no head"
+        raise ValueError(f"condition=[{','.join(data.conditions)}]: this family takes classes or clusters only; {fix}")
     with open_dict(cfg):
         cfg.facts.identity = data.training_identity
-        cfg.data.batch_size = data.batch_size  # a default may follow from the size of the images
+        cfg.data.batch_size = data.batch_size  # the default may depend on the image size
         cfg.facts.end_shares = None if data.end_shares is None else list(data.end_shares)
         cfg.facts.init = content_of_start(cfg)
         if "base" in cfg.facts:
@@ -88,9 +88,10 @@ def fill_in_facts(cfg: DictConfig, data: DataModule) -> None:
 
 
 def state_shape(cfg: DictConfig, shape: Sequence[int], num_levels: int | None, conditions: Sequence[Size]) -> None:
-    """The facts that size a network. size: of a square image its side, else the length of each spatial axis; of points (D,) D.
+    """The facts that determine the size of a network.
 
-    conditions: their sizes; classes alone are num_classes.
+    size: the side of a square image, D for points (D,), else the length of each spatial axis. conditions: their sizes; for classes
+    alone num_classes is set instead.
     """
     sides = list(shape[1:])
     is_square = len(sides) == 2 and sides[0] == sides[1]
@@ -104,14 +105,18 @@ def state_shape(cfg: DictConfig, shape: Sequence[int], num_levels: int | None, c
         cfg.facts.missing = False
 
 
-def settle_budget(cfg: DictConfig) -> None:
-    """Fill in trainer.max_steps where it is null: no limit if the user sets a time, else cfg.default_steps.
-
-    A settled config states how long it trains and has no default left. ValueError for numbers that no training takes.
-    """
+def check_budget(cfg: DictConfig) -> None:
+    """ValueError for invalid numbers of steps, batches and averages."""
     counts = ("num_nodes", "accumulate_grad_batches", "log_every_n_steps", "peak_flops")
     check_at_least(1, cfg.trainer, *counts, prefix="trainer.")
     check_at_least(0, cfg, "trainer.gradient_clip_val", "val.every_n_steps", "snapshots.averages")
+
+
+def settle_budget(cfg: DictConfig) -> None:
+    """Fill in trainer.max_steps where it is null: no limit if the user sets a time, else cfg.default_steps.
+
+    A settled config states how long it trains and has no default left.
+    """
     with open_dict(cfg):
         default = cfg.pop("default_steps", None)
         if cfg.trainer.get("max_steps") is None:
@@ -119,7 +124,7 @@ def settle_budget(cfg: DictConfig) -> None:
 
 
 def build_model(cfg: DictConfig) -> TrainableModel:
-    """The family's model with fresh weights that depend on cfg.seed only."""
+    """The family's model with fresh weights, which depend only on cfg.seed."""
     import torch
 
     from diffusion_lab.training.speed import keep_freed_memory
@@ -130,7 +135,7 @@ def build_model(cfg: DictConfig) -> TrainableModel:
 
 
 def entries(cfg: DictConfig, group: str) -> Iterator[tuple[str, DictConfig]]:
-    """The name and the options of each entry of a group that holds several. MistakeError for one without a class."""
+    """Name and options of each entry of a group that holds several. MistakeError for an entry without a class."""
     for name, node in (cfg.get(group) or {}).items():
         if node is None:
             continue
@@ -142,7 +147,7 @@ def entries(cfg: DictConfig, group: str) -> Iterator[tuple[str, DictConfig]]:
 
 
 def build_each(cfg: DictConfig, group: str, kind: type) -> dict[str, Any]:
-    """What a group that holds several options names, by name, in its order. MistakeError for what is not of this kind."""
+    """The objects of a group that holds several, by name, in order. MistakeError for an object that is not a `kind`."""
     built = {}
     for name, node in entries(cfg, group):
         built[name] = instantiate(node)

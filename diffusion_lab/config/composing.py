@@ -1,6 +1,4 @@
-"""What the config of a command is composed of, besides conf/ and the command line: the choices that a model was trained with; and
-what of an experiment is left out again.
-"""
+"""Options added to a command's config by the trained model, and options dropped when an experiment's choices are replaced."""
 
 from __future__ import annotations
 
@@ -23,12 +21,12 @@ from diffusion_lab.store import ModelDirectory, newest_model
 
 TRAINED = "trained"  # sampler=trained: the choice that the model was trained with
 NEEDS_NO_MODEL = {"-h", "--help", "--hydra-help", "-sc", "--shell-completion"}
-_CHOSEN_WITH = {"measured_variance": "variance"}  # a group without a folder of its own -> the one that sets it
-_OF_EVERY_CLASS = ("data.validation", "trainer.peak_flops")  # and no parameter of any
+_CHOSEN_WITH = {"measured_variance": "variance"}  # a group without its own folder -> the group that sets it
+_OF_EVERY_CLASS = ("data.validation", "trainer.peak_flops")  # but not a parameter of the classes
 
 
 def model_dir_of(options: Sequence[str]) -> ModelDirectory:
-    """The model directory that options name, or the newest under their `outputs`. MistakeError where they name several."""
+    """The model directory that the options name, or the newest one in their `outputs`. MistakeError for several."""
     given = named(options)
     written = given.get("model_dir", "null")
     wanted = unquoted(written)
@@ -40,15 +38,15 @@ def model_dir_of(options: Sequence[str]) -> ModelDirectory:
 
 
 def with_trained_choices(options: Sequence[str], groups: Sequence[str]) -> list[str]:
-    """`options`, after `sampler=trained`, … for each scoring group that the user does not choose. Hydra finds these in its store.
+    """`options`, with `sampler=trained` and so on for each scoring group that the user does not choose; stores these choices.
 
-    So `evaluate sampler.spacing.num_steps=25` changes the number of steps of the sampler that the model was trained with.
+    With them `evaluate sampler.spacing.num_steps=25` changes the number of steps of the sampler used in training.
     """
     if NEEDS_NO_MODEL & {*options}:
         return [*options]
     directory = model_dir_of(options)
     saved = load_config(directory)
-    again = {f"{group}={TRAINED}" for group in groups}  # a rank is given them already
+    again = {f"{group}={TRAINED}" for group in groups}  # a rank already has them
     options = [option for option in options if option not in again]
     picked = named(options)
     for option in sorted(picked):
@@ -69,26 +67,26 @@ def with_trained_choices(options: Sequence[str], groups: Sequence[str]) -> list[
 
 
 def _store(group: str, values: Mapping[str, Any]) -> None:
-    """The choice `trained` of a group, and of the groups in it, so that sampler/spacing=quadratic keeps the sampler."""
+    """The choice `trained` of a group, and of its subgroups, so that sampler/spacing=quadratic keeps the sampler."""
     parts = {name: part for name, part in values.items() if isinstance(part, dict) and (CONF / group / name).is_dir()}
     for name, part in parts.items():
         _store(f"{group}/{name}", part)
     own = {name: value for name, value in values.items() if name not in parts}
-    newer = ["default"] if group == "evaluation" else []  # options that the code which trained it may not have had
+    newer = ["default"] if group == "evaluation" else []  # adds options that are newer than the training
     defaults = [*newer, *({name: TRAINED} for name in parts), "_self_"]
     ConfigStore.instance().store(TRAINED, {**own, "defaults": defaults}, group)
 
 
 def drop_leftovers(cfg: DictConfig, overrides: Sequence[Override]) -> list[str]:
-    """Delete what the objects of the groups that `overrides` choose do not take, unless an override gives it; their keys.
+    """Delete options that the newly chosen objects do not accept, unless an override sets them; returns the deleted keys.
 
-    An experiment sets options for its own choice of a group; with another choice, those that it does not have are dropped. Without
-    an experiment, such an option is a mistake of the user.
+    An experiment sets options for its own choices; if the user chooses another option of the group, those that do not apply are
+    dropped. Without an experiment, an option that does not apply is the user's mistake.
     """
     places = {
         override.key_or_group: override.package or override.key_or_group.replace("/", ".") for override in overrides
     }
-    dropped: dict[str, None] = {}  # in order; sampler=… and sampler/spacing=… both hold sampler.spacing.num_steps
+    dropped: dict[str, None] = {}  # ordered; sampler=… and sampler/spacing=… both contain sampler.spacing.num_steps
     for place in places.values():
         node = OmegaConf.select(cfg, place, throw_on_missing=False)
         if isinstance(node, DictConfig):
@@ -113,7 +111,7 @@ def parameters_of(target: Any) -> set[str] | None:
     """The parameter names of a target; None if it takes **kwargs or has no readable signature."""
     try:
         parameters = inspect.signature(get_object(target)).parameters.values()
-    except Exception:  # whatever an import raises: building the object raises it again
+    except Exception:  # any error of an import; building the object raises it again
         return None
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return None

@@ -1,4 +1,4 @@
-"""What samples are drawn for: `condition=…` of `diffusion-lab sample` and of `Model.sample`, as y of a model."""
+"""The conditions y of samples, from `condition=…` of `diffusion-lab sample` and of `Model.sample`."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class One:
-    """One condition of a model. names: of its classes, or their numbers. shares: of classes that were found in images. rows: the
-    values that the user chose, in turn. units: of its values, where they are numbers."""
+    """One condition of a model. names: of its classes, or their numbers. shares: frequencies of clusters. rows: the values that
+    the user chose, used in turn. units: of numeric values. held_out: values of test images, if the model's folder has them."""
 
     name: str
     size: Size
@@ -40,42 +40,47 @@ class One:
     shares: Tensor | None
     rows: Tensor | None
     units: Units | None = None
+    held_out: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class DrawnConditions:
-    """y of samples of a model: what the user chose, else classes alone in turn, clusters alone as often as they occur, and all
-    other conditions as test images have them, in order. data: those that the model was trained on."""
+    """Conditions y of samples: the user's values if given; otherwise classes in turn, clusters by frequency, and all other
+    conditions in the order of the test images, from its folder if it has them, else from `data`, which it was trained on."""
 
     each: Sequence[One]
     data: Callable[[], DataModule]
 
     @property
     def number(self) -> int:
-        """How many values the user chose, before they repeat; 0: none."""
+        """The number of values that the user chose, before they repeat; 0 if none."""
         return max((len(one.rows) for one in self.each if one.rows is not None), default=0)
 
     @property
     def on_clusters(self) -> bool:
-        """Whether the model is conditioned on classes that were found in the images."""
+        """Whether the model is conditioned on clusters of the images."""
         return any(one.shares is not None for one in self.each)
 
     @property
     def classes(self) -> One | None:
-        """The condition, where it is classes or clusters alone."""
+        """The condition, if it is classes or clusters alone."""
         return self.each[0] if len(self.each) == 1 and has_classes(self.each[0].size) else None
 
     def of(self, indices: Tensor, seed: int) -> Conditions:
-        """y of samples `indices` (B,) of a seed, on their device."""
+        """y of the samples with these indices (B,) and this seed, on the device of `indices`."""
         images: Sequence[Tensor | None] = [None] * len(self.each)
         if self.classes is None and any(one.rows is None for one in self.each):
-            images = parts(self.data().y_of("test", indices))
+            held_out = [one.held_out for one in self.each if one.held_out is not None]
+            if len(held_out) == len(self.each):
+                images = [values[indices.cpu() % len(values)] for values in held_out]
+            else:
+                images = parts(self.data().y_of("test", indices))
         return as_conditions(
             [_values(one, indices, seed, own).to(indices.device) for one, own in zip(self.each, images, strict=True)]
         )
 
     def by_name(self, y: Conditions) -> dict[str, Tensor]:
-        """The parts of y, in the data's units, by name; classes of the data are "classes", those that were found "clusters"."""
+        """The parts of y by name, in the data's units; classes are named "classes", clusters "clusters"."""
         names = [
             ("classes" if one.shares is None else "clusters") if has_classes(one.size) else one.name
             for one in self.each
@@ -101,9 +106,9 @@ def drawn_conditions(
     data: Callable[[], DataModule],
     arrays: Mapping[str, Tensor],
 ) -> DrawnConditions:
-    """What the options choose. MistakeError, in one sentence, for what the model cannot be given. arrays: values by name."""
+    """The conditions that the options choose. MistakeError for values that do not fit the model. arrays: values by name."""
     sizes = model.conditions or (() if model.num_classes is None else (model.num_classes,))
-    names = [*(saved.get("condition") or {})] or ["classes"]  # those of a classifier that guides
+    names = [*(saved.get("condition") or {})] or ["classes"]  # conditions of a guiding classifier
     names = names if sizes else []
     if len(names) != len(sizes):
         raise RunError(
@@ -136,33 +141,52 @@ def drawn_conditions(
 
 
 def _one(name: str, size: Size, record: Mapping[str, Any], value: Any, most: int, directory: ModelDirectory) -> One:
-    """A condition, its record, and the value that the user chose, or None."""
+    """A condition with its record and the value that the user chose, or None."""
     count = size if isinstance(size, int) else size[0]
     for fact in ("shares", "shift", "scale"):
         if len(record.get(fact, range(count))) != count:
             raise RunError(
                 f"{directory.training}: conditions.{name}.{fact} has {len(record[fact])} entries, but the model needs {count}"
             )
+    held_out = _held_out(record, name, size, directory)
     if not isinstance(size, int):
         units = Units.of_condition(record)
         rows = None if value is None else _rows(value, name, tuple(size))
-        rows = rows if rows is None or units is None else units.normalised(rows)
+        rows = None if rows is None else rows.float() if units is None else units.normalised(rows)
         if rows is not None and (
             rows.isinf().any() or (rows.ndim == 2 and (rows.isnan().any(1) ^ rows.isnan().all(1)).any())
         ):
             raise MistakeError(
                 f"condition: a {name} has an infinite value, or NaN in a part of it; NaN in every entry means no condition"
             )
-        return One(name, size, [], None, rows, units)
+        return One(name, size, [], None, rows, units, held_out)
     numbers, named = [str(number) for number in range(size)], record.get("names", [])
     names = named if len(named) == size else []
     shares = torch.tensor(record["shares"], dtype=torch.float64) if "shares" in record else None
     chosen = None if value is None else _classes(value, size, names, most, directory)
-    return One(name, size, names or numbers, shares, chosen)
+    return One(name, size, names or numbers, shares, chosen, held_out=held_out)
+
+
+def _held_out(record: Mapping[str, Any], name: str, size: Size, directory: ModelDirectory) -> Tensor | None:
+    """The values of test images in the record of a condition. RunError where they are none of this size."""
+    if "held_out" not in record:
+        return None
+    try:
+        found = torch.tensor(record["held_out"], dtype=torch.int64 if isinstance(size, int) else torch.float32)
+        fits = (
+            found.ndim == 1 and 0 <= int(found.min()) <= int(found.max()) < size
+            if isinstance(size, int)
+            else len(found) > 0 and found.shape[1:] == tuple(size) and bool(found.isfinite().all())
+        )
+    except (OverflowError, RuntimeError, TypeError, ValueError):
+        fits = False
+    if not fits:
+        raise RunError(f"{directory.training}: conditions.{name}.held_out must hold values of the size {size}")
+    return found
 
 
 def _classes(value: Any, num_classes: int, names: Sequence[str], most: int, directory: ModelDirectory) -> Tensor:
-    """The numbers of the classes that an option, or an array from Python, holds: (N,)."""
+    """Class numbers from an option or from a Python array: (N,)."""
     plain = value.tolist() if isinstance(value, Tensor) else value
     chosen = plain if isinstance(plain, list) else [plain]
     if not 1 <= len(chosen) <= most:
@@ -171,13 +195,13 @@ def _classes(value: Any, num_classes: int, names: Sequence[str], most: int, dire
 
 
 def _rows(value: Any, name: str, shape: tuple[int, ...]) -> Tensor:
-    """The values of a condition that a file, an option, or an array from Python holds: (N, D) vectors, (N, C, …) fields."""
+    """Values of a condition from a file, an option or a Python array: (N, D) vectors, (N, C, …) fields."""
     if isinstance(value, str):
         if not Path(value).is_file():
             raise MistakeError(f"condition={value}: there is no such file; give FILE.npy with a {name} for each image")
-        value = torch.from_numpy(read_npy(Path(value), MOST_BYTES)).float()
+        value = torch.from_numpy(read_npy(Path(value), MOST_BYTES))
     try:
-        rows = torch.as_tensor(value, dtype=torch.float32)
+        rows = torch.as_tensor(value, dtype=torch.float64)
     except (OverflowError, TypeError, ValueError):
         raise MistakeError(f"condition={value}: give FILE.npy with a {name} {shape} for each image") from None
     rows = rows[None] if tuple(rows.shape) == shape else rows
@@ -189,7 +213,7 @@ def _rows(value: Any, name: str, shape: tuple[int, ...]) -> Tensor:
 
 
 def _class(given: Any, num_classes: int, names: Sequence[str], directory: ModelDirectory) -> int:
-    """The number of a class, given by number or name; capitals may differ if that leaves one class."""
+    """The number of a class, given by number or by name; case is ignored if that is unambiguous."""
     if type(given) is int and 0 <= given < num_classes:
         return given
     folded = [name.casefold() for name in names]

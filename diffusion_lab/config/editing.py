@@ -1,4 +1,4 @@
-"""What `diffusion-lab sample` draws from images that the user gives, instead of from noise alone."""
+"""Edits of given images in `diffusion-lab sample`: inpainting, interpolation, and denoising from an intermediate step."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from diffusion_lab.models.base import GenerativeModel
 from diffusion_lab.models.drawn import DrawnDiffusion
 from diffusion_lab.sampling import denoise_from, inpaint, slerp
 
-WHITE = 128  # of a mask, from here up
+WHITE = 128  # mask values from here up are white
 
 
 @dataclass(frozen=True)
 class Edit:
-    """inputs: the images that it starts from, (n, *shape). draw: (indices, seed, y) -> images, as a model's `sample`.
+    """inputs: the images that are edited, (n, *shape). draw: (indices, seed, y) -> images, like a model's `sample`.
 
-    has_conditions: `draw` knows the conditions of each image where y is None.
+    has_conditions: if y is None, `draw` uses the conditions of the images.
     """
 
     inputs: Tensor
@@ -39,9 +39,9 @@ class Edit:
 
 
 def wanted_edit(cfg: DictConfig, model: GenerativeModel, saved: DictConfig, conditions: DrawnConditions) -> Edit | None:
-    """The one edit that the options choose, or None. ValueError or MistakeError for what cannot be done.
+    """The edit that the options choose, or None. ValueError or MistakeError if it is not possible.
 
-    Call it with the weights that are to draw: an interpolation looks at its images at once.
+    Call it while the sampling weights are in place: an interpolation computes the latents of its images immediately.
     """
     edits = {
         "inpaint.image": (cfg.inpaint.image, inpainting),
@@ -67,7 +67,7 @@ def wanted_edit(cfg: DictConfig, model: GenerativeModel, saved: DictConfig, cond
 
 
 def inpainting(cfg: DictConfig, model: GenerativeModel, saved: DictConfig, conditions: DrawnConditions) -> Edit:
-    """Another filling of the hole for every index."""
+    """Inpainting: each index fills the hole in another way."""
     model = _with_chain(model, "inpaint.image")
     if cfg.inpaint.mask is None:
         raise MistakeError("inpaint.mask=FILE is needed: white where the model paints, black where the image stays")
@@ -88,10 +88,10 @@ def inpainting(cfg: DictConfig, model: GenerativeModel, saved: DictConfig, condi
 
 
 def interpolation(cfg: DictConfig, model: GenerativeModel, saved: DictConfig, conditions: DrawnConditions) -> Edit:
-    """num_images images from the first to the second, both included, on the arc between their latents.
+    """num_images images from the first to the second, both included, along the great circle between their latents.
 
-    With two conditions each image has its own, and an image in between has that of the nearer one. Without one, a model on clusters
-    that always had one in training takes the clusters of the images.
+    If two conditions are given, each end has its own, and an image in between has that of the nearer end. If none is given, a model
+    that was always conditioned on clusters uses the clusters of the images.
     """
     if len(cfg.interpolate.images) != 2:
         raise MistakeError(f"interpolate.images={list(cfg.interpolate.images)}: give [first,second]")
@@ -121,7 +121,7 @@ def interpolation(cfg: DictConfig, model: GenerativeModel, saved: DictConfig, co
 
 
 def denoising(cfg: DictConfig, model: GenerativeModel, saved: DictConfig, conditions: DrawnConditions) -> Edit:
-    """Another noisy version of the image, and what the model sees in it, for every index."""
+    """Denoising: each index adds other noise to the image up to step t and denoises it."""
     model = _with_chain(model, "denoise.image")
     last = model.process.num_timesteps
     if cfg.denoise.t is None or not 0 <= cfg.denoise.t <= last:
@@ -139,7 +139,7 @@ def denoising(cfg: DictConfig, model: GenerativeModel, saved: DictConfig, condit
 
 
 def _with_chain(model: GenerativeModel, option: str) -> DrawnDiffusion:
-    """The model. MistakeError where it has no chain between image and noise to go along."""
+    """The model. MistakeError for a family without a chain between image and noise."""
     if model.denoiser is None:
         raise MistakeError(f"{option}: a {type(model).__name__} has no steps to take between noise and image")
     return model.denoiser
@@ -150,7 +150,7 @@ def _in_range(x: Tensor, model: DrawnDiffusion) -> Tensor:
 
 
 def _input_image(image: str | int, model: GenerativeModel, saved: DictConfig) -> Tensor:
-    """(1, *shape) on the model's device: a file, or test image number `image` of the data that the model was trained on."""
+    """(1, *shape) on the model's device: an image from a file, or a test image of the training data by its number."""
     if isinstance(image, int):
         data = trained_data(saved)
         if not 0 <= image < data.num_test:

@@ -1,4 +1,4 @@
-"""From a config to given images, which are scored, and to what they are compared with."""
+"""Scores of given images: what is scored, and what it is compared with."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from diffusion_lab.metrics.given import GivenImages
     from diffusion_lab.metrics.reference import Moments
 
-CONFIG = "evaluate_samples"  # what such a score is composed from
+CONFIG = "evaluate_samples"  # the config that such a score is composed from
 _RECORDED = ("samples", "reference", "data", "features", "metrics", "evaluation", "logger", "seed")
 _OF_A_MODEL = {"model_dir", "devices", "model", "network", "ema", "objective", *SCORED_GROUPS}
 _OF_A_MODEL -= {"evaluation", "features", "metrics"}
@@ -39,8 +39,8 @@ _LONGEST_NAME = 60
 
 @dataclass(frozen=True)
 class Given:
-    """cfg: what decides the score, as it is recorded. data: what the samples are compared with. read_as: how an array of samples
-    was read, in words."""
+    """cfg: the recorded options that determine the score. data: what the samples are compared with. read_as: how an array of
+    samples was interpreted, in words."""
 
     cfg: DictConfig
     source: GivenImages
@@ -50,7 +50,7 @@ class Given:
 
 
 def are_given(options: Sequence[str]) -> bool:
-    """Whether options name samples. MistakeError for options that need a model."""
+    """Whether the options give samples. MistakeError for options that need a model."""
     keys = named(options)
     if unquoted(keys.get("samples", "null")) == "null":
         return False
@@ -61,7 +61,7 @@ def are_given(options: Sequence[str]) -> bool:
 
 
 def read_given(cfg: DictConfig, outputs: Path, device: str) -> Given:
-    """The samples and what they are compared with, read and checked. MistakeError, in one sentence, for what cannot be scored."""
+    """The samples and their reference, read and checked. MistakeError, in one sentence, for what cannot be scored."""
     from diffusion_lab.data.in_memory import OneSet
     from diffusion_lab.interop.given_images import differences, levels, read_images
     from diffusion_lab.metrics.given import GivenImages
@@ -80,7 +80,7 @@ def read_given(cfg: DictConfig, outputs: Path, device: str) -> Given:
         features: dict[str, Features] = build_features(kept)
         published: Mapping[str, Moments] | None = None
         if "data" in kept:
-            built = cache(lambda: build_data(kept))  # after the samples have been found
+            built = cache(lambda: build_data(kept))  # called after the samples have been found
             images = read_images(Path(cfg.samples), lambda: built().shape)
             data = built()
         else:
@@ -104,7 +104,7 @@ def read_given(cfg: DictConfig, outputs: Path, device: str) -> Given:
 
 
 def _reference(cfg: DictConfig, samples: Images) -> tuple[OneSet, Mapping[str, Moments]]:
-    """The images, none where only statistics were published; and the statistics, by the suffix of their names."""
+    """The images (None where only statistics were published), and the statistics by the suffix of their names."""
     import torch
 
     from diffusion_lab.data.in_memory import OneSet
@@ -149,5 +149,5 @@ def _run(cfg: DictConfig, data: DataModule, images: Images, outputs: Path) -> Ru
 
 
 def _name(name: str) -> str:
-    """As it may stand in the name of a file and in a table."""
+    """The text with only characters that are safe in file names and tables."""
     return re.sub(r"[^\w.]+", "_", name, flags=re.ASCII)[-_LONGEST_NAME:]

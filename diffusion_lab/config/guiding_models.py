@@ -1,7 +1,7 @@
-"""guidance=classifier, guidance=autoguidance and guidance.worse: another model, read from its folder, that guides a model.
+"""Guidance by another model, read from its folder: guidance=classifier, guidance=autoguidance and guidance.worse.
 
-Both must have been trained with the same schedule and on the same data: otherwise the guiding model would see images unlike those
-that it was trained on. schedule, identity: those of the model that is guided, and of its data.
+Both models must share the schedule and the data; otherwise the guiding model would be given images unlike its training images.
+schedule, identity: of the guided model, and of its data.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def classifier_guidance(
     interval: Interval = None,
     log_snr_interval: Interval = None,
 ) -> ClassifierGuidance:
-    """Guidance by the classifier in the folder `classifier`. ValueError where it does not fit the model that is guided."""
+    """Guidance by the classifier in the folder `classifier`. ValueError if it does not fit the guided model."""
     directory = ModelDirectory(Path(classifier))
     kind = "a noisy classifier; train one with `diffusion-lab train model=noisy_classifier`"
     fix = (
@@ -68,15 +68,15 @@ def autoguidance(
     interval: Interval = None,
     log_snr_interval: Interval = None,
 ) -> Autoguidance:
-    """Guidance away from the model that `worse_model` reads; by default an earlier moment."""
+    """Guidance away from the weaker model that `worse_model` loads; by default an earlier moment of the same training."""
     when = USUAL_MOMENT if moment is None and model is None else moment
     return Autoguidance(worse_model(when, model, schedule, identity), scale, interval, log_snr_interval)
 
 
 def worse_model(moment: float | int | str | None, model: Path | None, schedule: Schedule, identity: str) -> Worse:
-    """The model in the folder `model`, as it was at a moment of its training (None: at its end); no folder: the model itself.
+    """The model in the folder `model` (None: the guided model itself) at a moment of its training (None: the end).
 
-    ValueError where it does not fit the model that is guided.
+    ValueError if it does not fit the guided model.
     """
     if isinstance(moment, str):
         try:
@@ -97,16 +97,16 @@ def worse_model(moment: float | int | str | None, model: Path | None, schedule: 
 
 
 def unguided(directory: ModelDirectory, identity: str, option: str, than: str) -> DiffusionModel:
-    """The diffusion model in a folder, with fresh weights and without its guidance; see `_other_model`."""
+    """The unguided diffusion model in a folder, with fresh weights; see `_other_model`."""
     return _other_model(directory, DiffusionModel, "a diffusion model", identity, option, than)
 
 
 def _other_model(
     directory: ModelDirectory, kind: type[Model], is_a: str, identity: str, option: str, than: str
 ) -> Model:
-    """The unguided model in a folder, with fresh weights. ValueError where it is of another kind, or was trained on other data.
+    """The unguided model in a folder, with fresh weights. ValueError for another kind of model or other training data.
 
-    is_a: the kind in words. identity: of the data. option: as the user gave the folder. than: whose data these are, and the fix.
+    is_a: the kind in words. identity: of the data. option: the folder as the user gave it. than: whose data these are, and the fix.
     """
     saved = load_config(directory)
     found = get_class(saved.model._target_)

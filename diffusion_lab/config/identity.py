@@ -1,6 +1,6 @@
-"""What makes two models, two trainings or two scores the same: digests of configs, of weights and of code. Builds nothing.
+"""Identity of models, trainings and scores: digests of configs, weights and code. Builds nothing.
 
-Another model, such as one that guides, is identified by its content and not by its folder, so a moved folder is the same score.
+Other models, such as a guiding one, are identified by content, so a score stays the same when their folder is moved.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ from diffusion_lab.store.weights import snapshot_name
 CODE = Code()  # of this process
 RAW = "raw"
 _CARDS = Path(__file__).parents[1] / "metrics" / "weights"  # of shipped weights, with their digests
-_MAY_HOLD_SECRETS = {"logger", "callbacks"}  # no file is read again for what these hold
-_FOLDERS = ("classifier", "model")  # options of a guidance that name one
+_MAY_HOLD_SECRETS = {"logger", "callbacks"}  # their files are not read again
+_FOLDERS = ("classifier", "model")  # options of a guidance that name a folder
 _GROUPS = ("model", "network", "schedule", "prediction")
 
 
 def plain_config(cfg: DictConfig) -> dict[str, Any]:
-    """The resolved config in plain containers. `model` keeps its references ${a.b} to the groups, which stand beside it.
+    """The resolved config in plain containers. In `model`, references ${a.b} to other groups are kept.
 
-    Other interpolations are resolved there too: the environment may be another one when the config is read. But a logger or a
-    callback may be given a password by ${oc.env:NAME}, so their texts are recorded as they were written, as {oc.env:NAME}.
+    Other interpolations in `model` are resolved, because the environment may differ when the config is read. Texts in `logger` and
+    `callbacks`, which may take a password from ${oc.env:NAME}, are recorded unresolved, as {oc.env:NAME}.
     """
     resolved, written = as_plain(cfg, resolve=True), as_plain(cfg)
     for group in {"model", *_MAY_HOLD_SECRETS} & resolved.keys():
@@ -68,16 +68,16 @@ def _recorded(written: Any, resolved: Any, secret: bool) -> Any:
 
 
 def training_fingerprint(cfg: DictConfig) -> str:
-    """64 hex digits of everything that shapes training, and of nothing else. The facts must have been stated.
+    """A digest, 64 hex digits, of everything that shapes training and of nothing else. Facts must be filled in.
 
-    A variance that the objective does not read counts only by its width: fixed small and fixed large under L_simple are one model.
+    A variance that the objective does not read counts only by its width: under L_simple, fixed small and fixed large are one model.
     """
     config = _shaping(cfg)
     return fingerprint(config, cfg.facts.identity, CODE.digest(named_in(config), TRAINING))
 
 
 def code_of_training(cfg: DictConfig) -> dict[str, Any]:
-    """The record of the code of a training: the names that its config refers to, and the digest of their code."""
+    """The names that the config of a training refers to, and the digest of their code."""
     names = sorted(set(named_in(_shaping(cfg))))
     return {"names": names, "digest": CODE.digest(names, TRAINING)}
 
@@ -85,19 +85,19 @@ def code_of_training(cfg: DictConfig) -> dict[str, Any]:
 def _shaping(cfg: DictConfig) -> dict[str, Any]:
     config = training_part(plain_config(cfg))
     if config.get("condition"):
-        config["condition"] = [*config["condition"].items()]  # y has them in this order
+        config["condition"] = [*config["condition"].items()]  # the order of the parts of y
     if not variance_matters(cfg):
         config["variance"] = {"outputs_per_channel": instantiate(cfg.variance).outputs_per_channel}
     return config
 
 
 def variance_matters(cfg: DictConfig) -> bool:
-    """Whether the variance shaped training: families without one have nothing to swap."""
+    """Whether training depends on the variance; False for families without one."""
     return "variance" not in cfg or instantiate(cfg.objective).reads_variance
 
 
 def scoring_fingerprint(model_fingerprint: str, cfg: DictConfig, head: ModelDirectory | None = None) -> str:
-    """What makes two scores the same: the model, the choices of scoring, and the code that scores. head: of its variance."""
+    """Identity of a score: the model, the choices of scoring, and the code that scores. head: of its variance."""
     parts = _scored_parts(cfg, head)
     choices = {key: parts[key] for key in SCORED_GROUPS if key in parts}
     return fingerprint(choices, model_fingerprint, CODE.digest(named_in(parts), SCORING))
@@ -106,21 +106,21 @@ def scoring_fingerprint(model_fingerprint: str, cfg: DictConfig, head: ModelDire
 def sampling_identity(
     model_fingerprint: str, cfg: DictConfig, unread: Iterable[str], features: str, head: ModelDirectory | None = None
 ) -> str:
-    """What decides a model's samples and their feature vectors, apart from its weights and sampler: how it was built,
+    """Identity of a model's samples and feature vectors, apart from weights and sampler: how the model was built,
     and the code that draws samples and computes features.
 
-    unread: groups of `cfg` that decide none of its samples. features: the name of these features. head: of its variance.
+    unread: groups of `cfg` that do not affect the samples. features: the name of the features. head: of its variance.
     """
     read = _scored_parts(cfg, head)
-    read["model"] = {key: part for key, part in read["model"].items() if key not in unread}  # where it is held again
+    read["model"] = {key: part for key, part in read["model"].items() if key not in unread}  # repeated in the model
     parts = {key: part for key, part in read.items() if key not in unread}
     parts["features"] = parts["features"][features]
-    names = named_in({**parts, "metrics": None})  # what is measured decides no sample
+    names = named_in({**parts, "metrics": None})  # metrics do not affect samples
     return f"{model_fingerprint} {CODE.digest(names, DRAWING)} {canonical_json(parts.get('guidance'))}"
 
 
 def features_by_content(features: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of features, with the digest of their weights: of the user's file, or of the card of shipped ones."""
+    """The options of features, with the digest of their weights, from the user's file or from the card of shipped weights."""
     found = dict(features)
     for name, options in found.items():
         if isinstance(options, Mapping):
@@ -131,14 +131,14 @@ def features_by_content(features: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def measuring_identity(model_fingerprint: str, cfg: DictConfig) -> str:
-    """What decides the statistics of a network beside its weights: how it was built, and the code that measures."""
+    """Identity of a network's statistics apart from its weights: how it was built, and the code that measures."""
     model = as_plain(cfg.model, resolve=True)
     parts = {name: model.get(name) for name in ("_target_", "network", "schedule", "prediction", "clip_x_0")}
     return f"{model_fingerprint} {CODE.digest(named_in(parts), MEASURING)}"
 
 
 def _scored_parts(cfg: DictConfig, head: ModelDirectory | None) -> dict[str, Any]:
-    """What a score is made of: what the model was trained with, and the choices of scoring; other models by their content."""
+    """Everything that determines a score: what the model was trained with, and the choices of scoring."""
     parts = scored_part(plain_config(cfg))
     guidance = parts.get("guidance")
     if guidance is not None:
@@ -151,7 +151,7 @@ def _scored_parts(cfg: DictConfig, head: ModelDirectory | None) -> dict[str, Any
 
 
 def by_content(guidance: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a guidance, with each model folder replaced by what identifies the model in it."""
+    """The options of a guidance, with each model folder replaced by the identity of the model in it."""
     moment, worse = guidance.get("moment"), guidance.get("worse")
     weights = None if moment is None else snapshot_name(moment)
     found = {
@@ -162,9 +162,9 @@ def by_content(guidance: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def identity_of(directory: ModelDirectory, name: str | None = None) -> dict[str, Any]:
-    """Fingerprint of a model, digest of the weights called `name` (None: those that suit its training), and its classes.
+    """Fingerprint of a model, digest of the weights called `name` (None: the default ones), and its classes.
 
-    RunError if it is not finished.
+    RunError if training has not finished.
     """
     training, weights = directory.read_training(), weight_file(directory, name)
     parts = read_yaml(inside(directory.path, directory.config))
@@ -176,25 +176,25 @@ def identity_of(directory: ModelDirectory, name: str | None = None) -> dict[str,
 
 
 def sha256_of(file: Path) -> str:
-    """Of the content of a file, which is read again only after a change."""
+    """SHA-256 of a file, cached until the file changes."""
     return _sha256(file, file.stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=16)
 def _sha256(file: Path, changed: int) -> str:
-    """Of a file that was changed at that time."""
+    """SHA-256 of a file with this time of modification."""
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def content_of_start(cfg: DictConfig) -> str | None:
-    """Digests of the files that training starts from; None where it starts from fresh weights. RunError if they are not there."""
+    """Digests of the files that training starts from; None for fresh weights. RunError if a file is missing."""
     files = start_files(cfg)
     return " ".join(map(sha256_of, files)) or None
 
 
 def identity_of_base(cfg: DictConfig) -> dict[str, Any]:
-    """The identity of the model that a head is trained on. MistakeError if init_from names none, RunError if it is not there."""
+    """Identity of the model that a head is trained on. MistakeError without init_from, RunError if the model is missing."""
     if cfg.get("init_from") is None:
         raise MistakeError(
             "model=variance_head: set init_from=…, the folder of the diffusion model that the head is trained on"
@@ -203,7 +203,7 @@ def identity_of_base(cfg: DictConfig) -> dict[str, Any]:
 
 
 def start_files(cfg: DictConfig) -> list[Path]:
-    """The raw weights, which have everything, and then the average or the earlier moment of init_weights."""
+    """The files of init_from that training reads: raw weights, then the average or earlier moment that init_weights names."""
     if cfg.get("init_from") is None:
         return []
     directory = ModelDirectory(Path(cfg.init_from))

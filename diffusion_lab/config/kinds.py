@@ -1,7 +1,7 @@
-"""The types of options, checked before anything is built. Which numbers are allowed is checked where they are used.
+"""Type checks of options, made before anything is built. Ranges are checked where the values are used.
 
-An option of an object has the type that its class annotates. An option of a command has the type of its default, or what the remark
-beside it in conf/ begins with, as in `model_dir: null # str: a folder`.
+The type of an object's option is its class's annotation. The type of a command's option is that of its default, or the one at the
+start of its comment in conf/, as in `model_dir: null # str: a folder`.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ _TOO_LARGE = 2**64  # a seed is smaller
 
 
 def check_kinds(cfg: DictConfig, command: str = "train") -> None:
-    """MistakeError for a replaced option or the first value of the wrong type. command: the name of its yaml in conf/."""
+    """MistakeError for the first option that was replaced or has the wrong type. command: the name of its yaml in conf/."""
     for key in cfg:
-        if said := replaced(str(key)):  # in a yaml of the user, which may set anything
+        if said := replaced(str(key)):  # a yaml of the user may set anything
             raise MistakeError(said)
     _check(as_plain(cfg), "", *_declared(command))
 
 
 @cache
 def _declared(command: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The defaults in the yaml of a command, and the types in its remarks by the last name of the option."""
+    """The defaults in a command's yaml, and the types in its comments by the last part of the option's name."""
     text = (CONF / f"{command}.yaml").read_text(encoding="utf-8")
     defaults: Any = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
     remarks: dict[str, Any] = {
         name: Union[*map(_NAMED.get, kinds.split(" | "))] for name, kinds in _REMARK.findall(text)
     }
     for part in defaults.pop("defaults", []):
-        if isinstance(part, str) and (CONF / f"{part}.yaml").is_file():  # of another command, whose options it has
+        if isinstance(part, str) and (CONF / f"{part}.yaml").is_file():  # includes another command's options
             inherited, more = _declared(part)
             defaults, remarks = inherited | defaults, more | remarks
     return defaults, remarks
@@ -61,11 +61,11 @@ def _check(node: Mapping[str, Any], prefix: str, defaults: Mapping[str, Any], re
         if name in defaults and name in remarks:
             kind = remarks[name] | type(default)
         elif prefix in _OF_OBJECTS:
-            kind = dict | None  # callbacks.progress=null leaves it out
+            kind = dict | None  # callbacks.progress=null removes it
         elif not (default is None or _is_reference(default)):
             kind = type(default)
         elif value is None and not str(target).startswith("diffusion_lab."):
-            kind = Any  # a default of ours may be null where Lightning's is not
+            kind = Any  # some of our defaults are null where Lightning's are not
         else:
             kind = annotations.get(name, Any)
         if type(value) in (int, float) and not abs(value) < _TOO_LARGE:
@@ -80,7 +80,7 @@ def _check(node: Mapping[str, Any], prefix: str, defaults: Mapping[str, Any], re
 
 
 def _is_reference(value: Any) -> bool:
-    """Whether a value stands elsewhere, or is missing."""
+    """Whether the value is a reference, or is missing."""
     return isinstance(value, str) and ("${" in value or value == MISSING)
 
 
@@ -91,7 +91,7 @@ def parameter_annotations(target: str) -> dict[str, Any]:
         found: Any = get_object(target)
         is_class = isinstance(found, type)
         return get_type_hints(found.__init__ if is_class else found)
-    except Exception:  # whatever an import raises: building the object raises it again
+    except Exception:  # any error of an import; building the object raises it again
         return {}
 
 
@@ -100,7 +100,7 @@ def _parts(annotation: Any) -> tuple[Any, ...]:
 
 
 def _takes(annotation: Any, value: Any) -> bool:
-    """Whether a value of a config fits an annotation, as it is or as an object that may be built from it."""
+    """Whether a config value fits an annotation, directly or as an object to be built."""
     if len(parts := _parts(annotation)) > 1:
         return any(_takes(part, value) for part in parts)
     if annotation in _WORDS:
@@ -127,4 +127,12 @@ def _in_words(annotation: Any) -> str:
 def _list_in_words(annotation: Any) -> str:
     elements = get_args(annotation)
     fixed = get_origin(annotation) is tuple and Ellipsis not in elements
-    return f"a list of {len(elements)} values" if fixed else "a list, such as [1,2]"
+    return f"a list of {len(elements)} values" if fixed else f"a list{_of_what(elements)}, such as [1,2]"
+
+
+def _of_what(elements: Sequence[Any]) -> str:
+    """Of which elements a list is, where they are numbers or lists of such."""
+    kinds = [part for element in elements for part in _parts(element)]
+    lists = [f"lists{_of_what(get_args(kind))}" for kind in kinds if get_origin(kind) in (list, Sequence)]
+    words = [*([] if float not in kinds else ["numbers"]), *lists]
+    return f" of {' or '.join(words)}" if words else ""

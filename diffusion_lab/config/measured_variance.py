@@ -1,7 +1,7 @@
-"""Statistics measured from trained weights and from their data, which the variance, the steps or the start of a chain need.
+"""Statistics measured on trained weights and on their data, for variances, spacings and starts that need them.
 
-The head of variance=regressed is trained beforehand. Its folder lies beside the others, and its training.json holds the digest of
-the weights that it was trained on: so the head of a model is found, and a head of other weights is refused.
+The head of variance=regressed is trained beforehand. Its training.json, in a folder beside the model's, holds the digest of the
+weights that it was trained on; by this digest it is found, and a head for other weights is refused.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from diffusion_lab.config.identity import measuring_identity, sha256_of
@@ -42,9 +42,9 @@ def use_measured(
     progress: Progress | None = None,
     and_costs: bool = False,
 ) -> None:
-    """Give `model` the statistics that `cfg` asks for with these weights, measured if need be; does nothing if it asks for none.
+    """Give `model` the statistics that `cfg` needs with these weights, measuring them if necessary; otherwise do nothing.
 
-    and_costs: what each step of its chain costs too. A family without a chain has nothing to measure.
+    and_costs: also the cost of each step of its chain. Families without a chain have nothing to measure.
 
     All ranks must call it.
     """
@@ -54,13 +54,13 @@ def use_measured(
     denoiser = model.denoiser
     if denoiser is None:
         return
-    if denoiser.needs_data_moments:
+    if denoiser.start.needs_data_moments:
         denoiser.use_data_moments(data_moments(data(), model.num_classes is not None, cache, progress))
     variance, head = cfg.get("measured_variance"), needed_head(directory, cfg, weights)
     if head is not None:
         denoiser.use_head(*load_head(head, variance))
         variance = None
-    and_costs = and_costs or denoiser.needs_last_steps
+    and_costs = and_costs or denoiser.sampler.spacing.needs_costs
     if variance is None and not and_costs:
         return
     identity = measuring_identity(directory.read_training()["fingerprint"], cfg)
@@ -72,10 +72,10 @@ def use_measured(
         chosen = instantiate(variance)
         measured = measure_once(model, denoiser.measure, {"of": "network"}, *rest)
         means = dict(measured.means)
-        if chosen.func.needs_dimensions:
+        if chosen.func.varies:
             means |= measure_once(model, denoiser.measure_dimensions, {"of": "dimensions"}, *rest).means
         found.append((NetworkStatistics(**means, of=measured.about), None, chosen))
-    if and_costs:  # by which steps are chosen
+    if and_costs:  # used to choose steps
         split = data().choosing_split
         facts = {"of": "last step", "decoder": model.protocol()["decoder"], "num_levels": model.num_levels}
         measured = measure_once(model, denoiser.measure, {"of": "network"}, *rest, split)
@@ -86,12 +86,12 @@ def use_measured(
 
 
 def needed_head(directory: ModelDirectory, cfg: DictConfig, weights: str) -> ModelDirectory | None:
-    """The folder of the head for these weights of a model; None where the variance of `cfg` needs none.
+    """The folder of the head for these weights of a model; None if the variance of `cfg` needs none.
 
-    The one that `cfg` names, or the newest beside the model. weights: their name, or "auto". MistakeError where there is no head.
+    It is the folder that `cfg` names, or the newest beside the model. weights: a name or "auto". MistakeError if there is none.
     """
     node = cfg.get("measured_variance")
-    if node is None or not getattr(get_object(node._target_), "needs_head", False):
+    if node is None or "head" not in node:
         return None
     if not directory.finished:
         raise MistakeError(
@@ -132,8 +132,8 @@ def _how(directory: ModelDirectory, weights: str) -> str:
 
 
 def load_head(head: ModelDirectory, variance: DictConfig) -> tuple[Callable[..., Tensor], Variance]:
-    """(image and output, timesteps) -> v with the weights that suit its training, going where its input is; and the variance that
-    reads v."""
+    """The head as (image and output, timesteps) -> v, with its default weights, on the device of its input; and the variance
+    that reads v."""
     model = build_trained(head, settled(load_config(head), head))
     if not model.needs_base:
         raise MistakeError(f"{_OPTION}={head.path}: this folder holds a {type(model).__name__}, not a variance head")

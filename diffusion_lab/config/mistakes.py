@@ -1,6 +1,6 @@
-"""What went wrong, in one sentence that names the option or the file and the fix; None where it is our fault, not the user's.
+"""The user's mistakes in one sentence, with the option or the file and the fix; None for errors of the lab itself.
 
-Some facts are only in the texts of Hydra's and OmegaConf's errors. No other file reads these texts.
+Some facts are found only in the texts of Hydra's and OmegaConf's errors. Only this file reads these texts.
 """
 
 from __future__ import annotations
@@ -59,14 +59,14 @@ _OF_FILES = {
 
 
 class MistakeError(Exception):
-    """A mistake of the user; the message says in one sentence what is wrong."""
+    """A mistake of the user; the message is one sentence on what is wrong."""
 
 
 def refuse_outside_sweeps() -> None:
-    """MistakeError for an option of sweeps, a launcher or a sweeper without -m: training would run here, not on the cluster."""
+    """MistakeError for an option of sweeps, launchers or sweepers without -m: training would run here, not on the cluster."""
     hydra = HydraConfig.get()
     for override in hydra.overrides.task:
-        if override.startswith("sweep.jobs_per_model="):  # no option of a sweep's cells
+        if override.startswith("sweep.jobs_per_model="):  # not an option of a single training
             raise MistakeError(f"{override} works only in a sweep of train -m: add -m, or remove it")
     for override in hydra.overrides.hydra if hydra.mode is RunMode.RUN else ():
         if override.lstrip("+~").startswith(("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper")):
@@ -75,10 +75,10 @@ def refuse_outside_sweeps() -> None:
 
 @contextmanager
 def users_mistakes() -> Iterator[None]:
-    """Around code that builds from options: a ValueError in here is a mistake in the options."""
+    """Around code that builds objects from options: a ValueError inside is a mistake in the options."""
     try:
         yield
-    except InterpolationKeyError:  # a ValueError too, with a sentence of its own below
+    except InterpolationKeyError:  # is a ValueError too, but has its own sentence below
         raise
     except (ValueError, RunError) as error:
         raise MistakeError(str(error)) from error
@@ -86,7 +86,7 @@ def users_mistakes() -> Iterator[None]:
 
 @contextmanager
 def out_of_memory(at: str, fix: str) -> Iterator[None]:
-    """Around what needs memory in proportion to the options in `at`: its error becomes a sentence that says how to need less."""
+    """Around code whose memory grows with the options in `at`: out of memory becomes a sentence with a fix."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -96,7 +96,7 @@ def out_of_memory(at: str, fix: str) -> Iterator[None]:
 
 
 def _is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether memory ran out, also in a cause of the error: torch's class on accelerators, the allocator's messages on the CPU."""
+    """Whether memory ran out, in the error or in one of its causes: torch's class on GPUs, the allocator's messages on a CPU."""
     said = "not enough memory|an't allocate memory|annot allocate memory|bad_alloc|failed to map segment|Storage size calculation"
     return error is not None and (
         isinstance(error, MemoryError)
@@ -108,17 +108,17 @@ def _is_out_of_memory(error: BaseException | None) -> bool:
 
 @contextmanager
 def lost_process() -> Iterator[None]:
-    """Around work of several processes: where one of them dies, the others report it."""
+    """Around work of several processes: if one of them dies, the others report that."""
     try:
         yield
-    except RuntimeError as error:  # gloo's words for it, and NCCL's
+    except RuntimeError as error:  # from gloo or NCCL
         if not re.search("(closed|reset) by peer|remote process exited", str(error)):
             raise
         raise MistakeError("another process of this command ended; its own log says why") from error
 
 
 def mistake_in_job(error: BaseException) -> str | None:
-    """One sentence for what a job found wrong with its options, or None."""
+    """One sentence for an error in a job's options, or None."""
     match error:
         case MistakeError() | RunError() | OvertakenError() | PlaceError():
             return str(error)
@@ -126,12 +126,12 @@ def mistake_in_job(error: BaseException) -> str | None:
             return f"{_place(error)}out of memory: choose smaller sizes, batches or numbers"
         case InterpolationKeyError():
             return _of_another_family(error)
-        case InterpolationResolutionError():  # ${oc.env:NAME} without that variable, or a reference to itself
+        case InterpolationResolutionError():  # ${oc.env:NAME} of an unset variable, or a reference to itself
             return _one_line(error)
         case InstantiationException():
             return _instantiation(error)
         case MissingMandatoryValue():
-            key = (error.full_key or "").removeprefix("model.")  # whose parts are references to the groups
+            key = (error.full_key or "").removeprefix("model.")  # the parts of `model` are references to groups
             return f"{key} has no value; set {key}=…"
         case OSError():
             return _of_a_file(error)
@@ -150,7 +150,7 @@ def _of_a_file(error: OSError) -> str | None:
 
 
 def mistake_in_options(error: BaseException, command: str) -> str | None:
-    """One sentence for options that no config can be composed from, or None."""
+    """One sentence for options that cannot be composed into a config, or None."""
     match error:
         case MissingOptionError():
             return _unknown(error.key, command)
@@ -174,12 +174,12 @@ def mistake_in_options(error: BaseException, command: str) -> str | None:
 
 
 def refused_option(error: BaseException) -> str | None:
-    """The key of an option that the config does not have; a choice of a group with its package, as group@package."""
+    """The key of an option that the config lacks; for a group's choice with its package, as group@package."""
     return _found(r"Could not override '([^']+)'", error)
 
 
 def _instantiation(error: InstantiationException) -> str | None:
-    """Options that an object refuses: its own sentence, and the place of the option."""
+    """One sentence for options that an object refuses: its own message, after the option's place."""
     place, lost = _place(error), _found(r"Error locating target '([^']+)'", error)
     if lost:
         option = f"{place.removesuffix(': ')}._target_" if place else "_target_"
@@ -188,7 +188,7 @@ def _instantiation(error: InstantiationException) -> str | None:
     while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
         cause = cause.__cause__
     said = " ".join(str(cause).split())
-    place = "" if re.match(r"\w+\.[\w.]+=", said) else place  # it names the option already
+    place = "" if re.match(r"\w+\.[\w.]+=", said) else place  # the message already names the option
     if isinstance(cause, InterpolationKeyError):
         return _of_another_family(cause)
     if isinstance(cause, ValueError | RunError | OmegaConfBaseException | ImportError):
@@ -204,7 +204,7 @@ def _instantiation(error: InstantiationException) -> str | None:
 
 
 def _of_another_family(error: InterpolationKeyError) -> str:
-    """A model refers to an option that the choice of a group does not have, as sampling=temperature of a VAE."""
+    """A model refers to an option that the chosen part lacks, such as sampling=temperature of a VAE."""
     wanted = _found(r"Interpolation key '([^']+)'", error)
     if wanted is None:
         return _one_line(error)
@@ -215,7 +215,7 @@ def _of_another_family(error: InterpolationKeyError) -> str:
 
 
 def _missing(error: MissingConfigException) -> str:
-    """A group has no such option."""
+    """One sentence for a choice that a group does not have."""
     if error.missing_cfg_file == "hydra/sweeper/optuna":
         return "hydra/sweeper=optuna is not installed: pip install 'diffusion-lab[optuna]'"
     group, _, option = (error.missing_cfg_file or "").rpartition("/")
@@ -226,7 +226,7 @@ def _missing(error: MissingConfigException) -> str:
 
 
 def _composition(error: Exception, command: str) -> str:
-    """An option that does not exist, or a value of the wrong kind."""
+    """One sentence for an option that does not exist, or a value of the wrong kind."""
     named = refused_option(error) or _found(r"full_key: (\S+)", error)
     if named is None:
         return _one_line(error)
@@ -242,13 +242,13 @@ def _composition(error: Exception, command: str) -> str:
 
 
 def replaced(key: str) -> str | None:
-    """What to write for an option of earlier versions, or None."""
+    """What to write instead of an option of an earlier version, or None."""
     fix = _REPLACED.get(key if key in _REPLACED else key.partition(".")[0])
     return None if fix is None else f"{key} was replaced: {fix}"
 
 
 def _unknown(key: str, command: str) -> str:
-    """An option that the config does not have."""
+    """One sentence for an option that the config does not have."""
     if said := replaced(key):
         return said
     if command in ("train", "schedule") and (CONF / key).is_dir():
@@ -272,13 +272,13 @@ def _hint(word: str, known: list[str], otherwise: str = "") -> str:
 
 
 def _place(error: BaseException) -> str:
-    """ "network.dropout: ", the key that an error is about, or nothing."""
+    """The key that an error is about, as in "network.dropout: "; empty if there is none."""
     key = _found(r"full_key: (\S+)", error)
     return "" if key is None else f"{key}: "
 
 
 def _one_line(error: BaseException) -> str:
-    """The text, without the folders that configs were searched in."""
+    """The text without the list of searched folders."""
     return " ".join(str(error).split("Config search path")[0].split())
 
 

@@ -1,4 +1,4 @@
-"""Values of a config as plain containers, and as text in Hydra's override grammar."""
+"""Config values as plain containers and as text in Hydra's override grammar."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from omegaconf import DictConfig, OmegaConf
 
 from diffusion_lab.store.options import flat
 
-# Hydra's flags that a value follows, and one that a value may follow, with its values.
+# Hydra's flags that require a value, and the flag with an optional value and its possible values.
 _WITH_VALUE = {"--config-dir", "-cd", "--cfg", "-c", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p"}
 _WITH_VALUE |= {"--experimental-rerun"}
-ALL = "all"  # condition=3 is condition={all: 3}: the value of the only condition
+ALL = "all"  # condition=3 is short for condition={all: 3}, the value of the only condition
 _INFO, _INFO_VALUES = {"--info", "-i"}, {"all", "config", "defaults", "defaults-tree", "plugins", "searchpath"}
 
 
 def as_plain(cfg: DictConfig, resolve: bool = False) -> dict[str, Any]:
-    """A config, or a group of it, in plain containers. resolve: with the values of its interpolations in place of their texts."""
+    """A config, or a group of it, in plain containers. resolve: replace interpolations by their values."""
     found: Any = OmegaConf.to_container(cfg, resolve=resolve)
     return found
 
 
 def quoted(value: Any) -> str:
-    """A value in Hydra's override grammar, where nothing in it is read as anything else."""
+    """A value as a quoted literal in Hydra's override grammar."""
     match value:
         case None | bool():
             return json.dumps(value)
@@ -44,25 +44,25 @@ def quoted(value: Any) -> str:
 
 
 def unquoted(text: str) -> str:
-    """The text that a user put in quotes, without them and their escapes; anything else, as it is."""
+    """The text inside the user's quotes, unescaped; text without quotes is returned as it is."""
     if not text.startswith(("'", '"')):
         return text
     try:
         value = OverridesParser.create().parse_override(f"key={text}").value()
-    except HydraException:  # Hydra says so when it composes the config
+    except HydraException:  # Hydra reports this when it composes the config
         return text
     return value if isinstance(value, str) else text
 
 
 def in_full(option: str) -> str:
-    """condition=VALUE of `sample` as condition={all: VALUE}; a mapping and any other option as they are."""
-    # Hydra takes condition=3 for the choice of a group, because `train` has one of this name, but a mapping for a value.
+    """condition=VALUE of `sample` as condition={all: VALUE}; a mapping, and any other option, stays as it is."""
+    # Hydra reads condition=3 as a choice of the group `condition` of `train`, but accepts a mapping as a value.
     name, _, value = option.partition("=")
     return option if name != "condition" or value.startswith("{") else f"condition={{{ALL}: {value or repr('')}}}"
 
 
 def flags_and_words(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Hydra's flags with their values, and all other words: the command and its options."""
+    """(Hydra's flags with their values, all other words: the command and its options)."""
     flags: list[str] = []
     words: list[str] = []
     before = ""
@@ -74,13 +74,13 @@ def flags_and_words(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def named(options: Sequence[str]) -> dict[str, str]:
-    """Key, without + and ~ and its package, -> the text of its value, of the options of a command line; the last one counts."""
+    """Keys of a command line's options, without +, ~ and package, and the texts of their values; the last one wins."""
     pairs = (word.partition("=") for word in flags_and_words(options)[1])
     return {key.lstrip("+~").partition("@")[0]: value for key, _, value in pairs}
 
 
 def options_of_this_job(**more: str) -> list[str]:
-    """The options of this job, and where Hydra finds its choices, for another process. more: options that only this one knows."""
+    """The options of this job and its search path, for another process. more: options added for that process."""
     hydra = HydraConfig.get()
     options = [*hydra.overrides.task, *(f"{key}={quoted(value)}" for key, value in more.items())]
     options += [f"hydra.searchpath={quoted(list(hydra.searchpath))}"] if hydra.searchpath else []
@@ -92,7 +92,7 @@ def options_of_this_job(**more: str) -> list[str]:
 def as_options(given: Mapping[str, Any]) -> list[str]:
     """{"sampler": DDIMSampler(EvenSpacing(20)), "seed": 3} as options of the command line. None sets nothing.
 
-    An object becomes its class and its fields, in place of a choice. ValueError where one of them is no plain value.
+    An object becomes its class and its fields instead of a choice. ValueError if a field is not a plain value.
     """
     options = []
     for name, value in given.items():
@@ -105,7 +105,7 @@ def as_options(given: Mapping[str, Any]) -> list[str]:
 
 
 def _plain(name: str, value: Any) -> Any:
-    """A value as yaml has it: a path as text, an array as a list, a dataclass as `_target_` and its fields."""
+    """A value as it is written in yaml: a path as text, an array as a list, a dataclass as `_target_` and fields."""
     value = value.tolist() if hasattr(value, "tolist") else value
     match value:
         case None | bool() | int() | float() | str():
@@ -115,7 +115,7 @@ def _plain(name: str, value: Any) -> Any:
         case list() | tuple():
             return [_plain(name, each) for each in value]
     kind = type(value)
-    # By the outermost package that exports it, as in conf/, so that an object and a choice of the same values are one score.
+    # Named by the outermost package that exports it, as in conf/: an object and a choice with equal values give one score.
     for module in accumulate(kind.__module__.split("."), "{}.{}".format):
         if is_dataclass(kind) and getattr(sys.modules.get(module), kind.__name__, None) is kind:
             parts = {field.name: _plain(name, getattr(value, field.name)) for field in fields(kind) if field.init}

@@ -1,4 +1,4 @@
-"""From the words of a multirun to its plan: every cell composed, and where its model and its score lie or will lie."""
+"""From the command line of a multirun to its plan: every cell composed, with the places of its model and score."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ from diffusion_lab.training import ranks
 from diffusion_lab.training.devices import AUTO_PRECISIONS, auto_precision, requested, visible_gpus
 
 if TYPE_CHECKING:
+    from diffusion_lab.config.training import Training
     from diffusion_lab.data.module import DataModule
+    from diffusion_lab.models.trainable import TrainableModel
 
 _AT, _WEIGHTS, _SHARES = "evaluation.at", "evaluation.weights", "sweep.jobs_per_model"
 ASKED_ONCE = ("outputs", "score", "retrain", "rescore", "tags", "debug", _SHARES)  # of the whole sweep
@@ -41,14 +43,14 @@ ASKED_ONCE = ("outputs", "score", "retrain", "rescore", "tags", "debug", _SHARES
 
 @dataclass(frozen=True)
 class Composed:
-    """A cell's config without Hydra's own part, and the model family that it names."""
+    """A cell's config without Hydra's own part, and its model family."""
 
     cfg: DictConfig
     family: str
 
 
 def read_axes(arguments: Sequence[str], loader: ConfigLoader) -> list[Axis]:
-    """Hydra's own grammar: schedule=linear,cosine; seed=range(1,4); sampler=glob(*). A fixed option is an axis of one value."""
+    """Axes in Hydra's grammar: schedule=linear,cosine; seed=range(1,4); sampler=glob(*). A fixed option has one value."""
     axes = {}
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(arguments))
     for argument, override in zip(arguments, parsed, strict=True):
@@ -68,12 +70,12 @@ def read_axes(arguments: Sequence[str], loader: ConfigLoader) -> list[Axis]:
         if len(values) < len(listed):
             raise MistakeError(f"{argument}: remove the repeated value")
         axes[key] = Axis(key, values, swept=len(values) > 1)
-    axes.pop(_SHARES, None)  # no option of a cell
+    axes.pop(_SHARES, None)  # not an option of a cell
     return list(axes.values())
 
 
 def with_moments(axes: Sequence[Axis], master: DictConfig) -> list[Axis]:
-    """The axes and, for evaluation.at, one more: each moment is a cell. MistakeError where that is swept, or the weights too."""
+    """The axes, with one more for evaluation.at, whose moments are cells. MistakeError if it, or the weights too, are swept."""
     named = {axis.key: axis for axis in axes}
     if _AT in named and named[_AT].swept:
         raise MistakeError(
@@ -91,26 +93,33 @@ def with_moments(axes: Sequence[Axis], master: DictConfig) -> list[Axis]:
 def make_plan(
     axes: Sequence[Axis], loader: ConfigLoader, master: DictConfig, check: bool
 ) -> tuple[Plan, int | None, list[str]]:
-    """What is to be done, the evaluation's seed, and notes. `master`: the config of the command without what it sweeps over.
+    """The plan, the evaluation's seed, and notes. `master`: the command's config without the swept options.
 
-    check: whether to build every model, so that a value that it refuses is an error before the first job.
+    check: build every model, so that invalid values are reported before the first job.
     """
+    from diffusion_lab.config.duration import in_a_sentence  # imports torch
+
     found, count = combinations(axes, _Composer(loader, master))
     data_of = _data_sets()
     gpus = _gpus(master)
-    cells = [_cell(combination, data_of, Path(master.outputs), check, gpus) for combination in found]
+    cells, built = [], None
+    for combination in found:
+        cell, trained = _cell(combination, data_of, Path(master.outputs), check, gpus)
+        cells.append(cell)
+        built = built or trained
     planned = plan(cells, count, master.retrain, master.rescore, master.score, master.sweep.jobs_per_model)
-    return planned, _evaluation_seed(found), _notes(axes, found)
+    takes = None if built is None else in_a_sentence(planned, *built)
+    return planned, _evaluation_seed(found), [*filter(None, [takes]), *_notes(axes, found)]
 
 
 def _evaluation_seed(found: Sequence[Combination[Composed]]) -> int | None:
-    """What keys the noise that all cells are sampled and scored with, so that their differences are paired; None: they differ."""
+    """The common seed of all cells' sampling and scoring noise, which pairs their differences; None if the seeds differ."""
     seeds = {combination.config.cfg.evaluation.seed for combination in found}
     return seeds.pop() if len(seeds) == 1 else None
 
 
 def _notes(axes: Sequence[Axis], found: Sequence[Combination[Composed]]) -> list[str]:
-    """A sentence on what is swept over without any sampler that shows it."""
+    """A note if the variance is swept but no sampler uses it."""
     if not any(axis.swept and axis.key == "variance" for axis in axes):
         return []
     with users_mistakes():
@@ -121,14 +130,14 @@ def _notes(axes: Sequence[Axis], found: Sequence[Combination[Composed]]) -> list
 
 
 def _gpus(master: DictConfig) -> tuple[str, ...] | None:
-    """Those of this machine, where the jobs run here; None where they run on a cluster, which has devices of its own."""
+    """The GPUs of this machine if the jobs run here; None if they run on a cluster."""
     queue = master.hydra.launcher.get("queue")
-    is_elsewhere = queue is not None and getattr(get_class(queue), "is_shared", True)
+    is_elsewhere = queue is not None and getattr(get_class(queue), "may_be_left", True)
     return None if is_elsewhere else visible_gpus()
 
 
 def _on_gpu(trainer: DictConfig, gpus: tuple[str, ...] | None) -> bool:
-    """Whether a job trains on a GPU. ValueError, in one sentence, where the jobs run here and could not run with cfg.trainer."""
+    """Whether a job trains on a GPU. ValueError, in one sentence, if the jobs run here and cannot use cfg.trainer."""
     from diffusion_lab.training.trainer import checked_precision
 
     if gpus is None:
@@ -140,9 +149,9 @@ def _on_gpu(trainer: DictConfig, gpus: tuple[str, ...] | None) -> bool:
 
 
 class _Composer:
-    """Overrides -> config: the choices of files are composed, once for each different set of them, then values are put into a copy.
+    """Composes overrides into configs: the config files once per set of choices, the values in copies of the result.
 
-    Hydra reads some twenty files for a config. MissingOptionError for the first override that the config has no place for.
+    Hydra reads some twenty files per config. MissingOptionError for the first override whose key the config lacks.
     """
 
     def __init__(self, loader: ConfigLoader, master: DictConfig) -> None:
@@ -164,7 +173,7 @@ class _Composer:
         return Composed(cfg, base.family)
 
     def _check_references(self, cfg: DictConfig, chosen: Collection[str]) -> None:
-        """MissingOptionError for a choice without an option that the model needs: sampling=draws does not fit a flow."""
+        """MissingOptionError if the choice lacks an option that the model needs: sampling=draws does not fit a flow."""
         for value in as_plain(cfg.model).values():
             wanted = re.fullmatch(r"\$\{(\w+)\.(\w+)\}", value) if isinstance(value, str) else None
             if wanted and wanted[1] in chosen and wanted[2] not in cfg[wanted[1]]:
@@ -172,7 +181,7 @@ class _Composer:
                 raise MissingOptionError(wanted[1]) from MistakeError(message)
 
     def _names_value(self, line: str) -> bool:
-        """Not the choice of a file, nor a key that is added or deleted."""
+        """Whether the override changes a plain value: not a group's choice, no key added or deleted."""
         override = self._parsed(line)
         is_group = bool(self._loader.get_group_options(override.key_or_group))
         return override.type is OverrideType.CHANGE and override.package is None and not is_group
@@ -199,12 +208,12 @@ def _key(override: Override) -> str:
 
 
 def _data_sets() -> Callable[[DictConfig], DataModule]:
-    """cfg -> its data set, each read once."""
+    """A function from cfg to its data set, which reads each data set once."""
     known: dict[str, DataModule] = {}
 
     def data_of(cfg: DictConfig) -> DataModule:
         groups = [as_plain(cfg[group], resolve=True) for group in ("data", "condition") if cfg.get(group)]
-        options = canonical_json([groups, cfg.get("train_images")])  # the images that clusters are found in
+        options = canonical_json([groups, cfg.get("train_images")])  # clusters depend on train_images
         if options not in known:
             known[options] = build_training_data(cfg)
         return known[options]
@@ -218,11 +227,13 @@ def _cell(
     outputs: Path,
     check: bool,
     gpus: tuple[str, ...] | None,
-) -> PlannedCell:
-    """Where a cell lies; MistakeError for options that it would fail with. check: whether its model is built, too.
+) -> tuple[PlannedCell, tuple[Training, TrainableModel] | None]:
+    """The places of a cell's model and score, and the model itself if this CPU trains it. check: build the model.
 
-    trainer.precision=auto is settled here and handed to the job, which may run on another machine.
+    trainer.precision=auto and other defaults that depend on the device are resolved here and passed to the job, which may run on
+    another machine. MistakeError for options that would fail.
     """
+    from diffusion_lab.config.duration import operations
     from diffusion_lab.config.training import training_of  # imports torch
     from diffusion_lab.models.base import GenerativeModel
 
@@ -231,13 +242,19 @@ def _cell(
     overrides = combination.overrides
     with users_mistakes():
         on_gpu, is_auto = _on_gpu(cfg.trainer, gpus), cfg.trainer.precision == "auto"
-        # Of a GPU, which must not be touched here, its age is not known: those since 2020 have bf16.
-        training = training_of(cfg, family, AUTO_PRECISIONS[0] if on_gpu else auto_precision(on_gpu=False), data_of)
+        # The GPU must not be initialised here, so its generation is unknown; all since 2020 support bf16.
+        auto = AUTO_PRECISIONS[0] if on_gpu else auto_precision(on_gpu=False)
+        training = training_of(cfg, family, auto, on_gpu, data_of)
+        if training.picked is not None:
+            overrides = (*overrides, *training.picked.overrides)
         if is_auto:
             overrides = (*overrides, f"trainer.precision={cfg.trainer.precision}")
-        CODE.reached(named_in(plain_config(cfg)), Scope())  # also what counts nowhere: a copy of the code must have it
-        if check and not isinstance(training.build(request=None).model, GenerativeModel) and cfg.score:
+        CODE.reached(named_in(plain_config(cfg)), Scope())  # a copy of the code needs all of them
+        model = training.build(request=None).model if check else None
+        if model is not None and not isinstance(model, GenerativeModel) and cfg.score:
             raise MistakeError(f"model={family} generates no samples, so it cannot be scored; add score=false")
-        (score,) = training.scores  # the axes pick one
+        (score,) = training.scores  # evaluation.at was split into cells
         run = run_of(training.directory, training.fingerprint, score, outputs)
-    return PlannedCell(combination.choices, overrides, training.directory, run)
+        here = None if model is None or gpus is None or on_gpu else (training, model)
+    counted = None if here is None else operations(*here)
+    return PlannedCell(combination.choices, overrides, training.directory, run, counted), here

@@ -1,4 +1,4 @@
-"""What `diffusion-lab sample` and `Model.sample` draw: a trained model with the weights, labels and images that options name."""
+"""Options of `diffusion-lab sample` and `Model.sample`: the model, its weights, the conditions, and given images."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ MOST_COLUMNS = 20  # of a grid with a column for each class
 
 @dataclass(frozen=True)
 class Drawing:
-    """The model in `directory`, built with the choices in `saved`, and the options in `cfg`. weights: never "auto".
+    """The model in `directory`, built from `saved`, and the options in `cfg`. weights: never "auto".
 
-    conditions: of its samples. x_T: what sample i starts from, in row i; None: noise.
+    conditions: of its samples. x_T: the start of each sample, by row; None for noise.
     """
 
     cfg: DictConfig
@@ -51,17 +51,17 @@ class Drawing:
 
     @property
     def units(self) -> Units | None:
-        """Of the data; None for levels."""
+        """Units of the data; None for grey levels."""
         return Units.of(self.saved.facts)
 
     def check_trajectory(self, option: str) -> None:
-        """MistakeError for a model that draws in one step. option: what needs a trajectory."""
+        """MistakeError for a model that generates samples in one step. option: the option that needs a trajectory."""
         if self.model.denoiser is None:
             raise MistakeError(f"{option}: {self.directory.path} has no steps between noise and image to show")
 
     @contextmanager
     def on(self, device: str) -> Iterator[tuple[Edit | None, Tensor, Conditions]]:
-        """Inside the block the model is on `device` and has the weights. Yields the edit, the indices and y."""
+        """Inside the block the model is on `device` with its weights. Yields the edit, the indices and y."""
         with torch.no_grad(), self.model.to(device).use_weights(self.weights):
             with users_mistakes():
                 cache = cache_directory(Path(self.cfg.outputs))
@@ -76,7 +76,7 @@ class Drawing:
             yield edit, indices, y
 
     def draw(self, edit: Edit | None, indices: Tensor, y: Conditions, progress_bar: bool) -> Tensor | None:
-        """All samples, in the data's units, drawn by all ranks together, float32 on the CPU on rank 0; None on the others."""
+        """All samples in the data's units, drawn by all ranks together: float32 on the CPU of rank 0, None on the others."""
         sample = edit.draw if edit else self._sample
         size = min(self.cfg.batch_size, ceil(len(indices) / num_ranks()))
         parts = [slice(start, start + size) for start in range(0, len(indices), size)]
@@ -91,7 +91,7 @@ class Drawing:
         )
 
     def trajectory(self, indices: Tensor, y: Conditions) -> Iterator[Tensor]:
-        """x_T, …, x_0 of these samples, for a model that `check_trajectory` has accepted."""
+        """x_T, …, x_0 of these samples, for a model that passed `check_trajectory`."""
         assert self.model.denoiser is not None
         return map(self._restored, self.model.denoiser.trajectory(indices, self.cfg.seed, y, self._start_of(indices)))
 
@@ -108,7 +108,7 @@ class Drawing:
         return None if self.x_T is None else self.x_T[indices.cpu()].to(indices.device)
 
     def in_grid(self, x: Tensor, edit: Edit | None) -> Tensor:
-        """The samples, after the images that they were made from."""
+        """The samples, preceded by the images that they were made from."""
         return x if edit is None else torch.cat([self._restored(edit.inputs.cpu()), x])
 
     def columns(self, y: Conditions) -> int | None:
@@ -120,7 +120,7 @@ class Drawing:
         return count if 1 < count <= MOST_COLUMNS else None
 
     def _conditions(self, indices: Tensor, edit: Edit | None) -> Conditions:
-        """What the options choose, in turn; None for given images, whose conditions are not known."""
+        """Conditions that the options choose; None for edits of given images whose conditions are not known."""
         if edit is None or self.conditions.number:
             return self.conditions.of(indices, self.cfg.seed)
         if self.model.needs_condition and not edit.has_conditions:
@@ -132,16 +132,16 @@ class Drawing:
 
 
 def chosen_model(cfg: DictConfig, load: Load = load_model) -> tuple[ModelDirectory, DictConfig, GenerativeModel, str]:
-    """(directory, config, model on the CPU, name of its weights), as the options say. MistakeError for what cannot be.
+    """(directory, config, model on the CPU, name of its weights) that the options choose. MistakeError if that is impossible.
 
-    load: builds the model, as `load_model` does.
+    load: a function like `load_model`.
     """
     with users_mistakes():
         directory, saved = trained_config(cfg)
         model = load(directory, saved, cfg.weights)
         weights = last_weights(directory) if cfg.weights == "auto" else cfg.weights
         with model.use_weights(weights):
-            pass  # says at once if there are no such weights
+            pass  # fails here if these weights do not exist
     _check_variance(cfg, model)
     return directory, saved, model, weights
 
@@ -149,9 +149,9 @@ def chosen_model(cfg: DictConfig, load: Load = load_model) -> tuple[ModelDirecto
 def drawing_of(
     cfg: DictConfig, load: Load = load_model, x_T: Tensor | None = None, arrays: Mapping[str, Tensor] | None = None
 ) -> Drawing:
-    """What a config of `sample` draws, with its model on the CPU. MistakeError, in one sentence, for what cannot be done.
+    """A `Drawing` of a config of `sample`, with its model on the CPU. MistakeError, in one sentence, for invalid options.
 
-    x_T: own starts in place of noise, (num_images, *shape). arrays: values of conditions, by name, beside those in cfg.
+    x_T: starts to use in place of noise, (num_images, *shape). arrays: values of conditions by name, in addition to `cfg`.
     """
     with users_mistakes():
         check_at_least(1, cfg, "num_images", "batch_size", "inpaint.repeats")

@@ -1,4 +1,4 @@
-"""From a config to a score: what it measures, where it lies or will lie, and whether it can be made."""
+"""Scores of a config: their measures, their folders, and whether they can be computed."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ _AUTO = "auto"
 
 
 def run_of(directory: ModelDirectory, model_fingerprint: str, cfg: DictConfig, outputs: Path) -> RunDirectory:
-    """Where this score of this model lies or will lie; known before the model is trained, because weights "auto" stay "auto"."""
+    """The folder of this score. It is known before training, because weights "auto" are recorded as "auto"."""
     head = needed_head(directory, cfg, cfg.evaluation.weights)
     run_id = scoring_fingerprint(model_fingerprint, cfg, head)[:FINGERPRINT_LENGTH]
     return run_directory(outputs, f"{directory.path.name}-{run_id}")
 
 
 def scored_choices(trained: Mapping[str, str | None]) -> dict[str, str | None]:
-    """Which option of each group a score is made with: those of this command, else of training. Empty for a call from Python."""
+    """The chosen option of each group in a score: this command's, else training's. Empty for a call from Python."""
     if not HydraConfig.initialized():
         return {}
     made = {group: option for group, option in choices_made().items() if option not in (None, TRAINED)}
@@ -47,12 +47,12 @@ def scored_choices(trained: Mapping[str, str | None]) -> dict[str, str | None]:
 
 
 def is_scored(directory: ModelDirectory, cfg: DictConfig, outputs: Path) -> bool:
-    """Whether this score of a trained model is there already."""
+    """Whether a trained model already has this score."""
     return run_of(directory, directory.read_training()["fingerprint"], cfg, outputs).metrics.is_file()
 
 
 def check_scoring(cfg: DictConfig, data: DataModule, weights: Sequence[str], whose: str) -> None:
-    """MistakeError or ValueError for choices of scoring that would fail once there is something to score. whose: "… has" """
+    """MistakeError or ValueError for scoring options that would fail later. whose: the start of the message, "… has"."""
     from diffusion_lab.metrics.score import check_measures
 
     check_measures(list(build_features(cfg).values()), build_metrics(cfg), data)
@@ -68,7 +68,7 @@ def check_scoring(cfg: DictConfig, data: DataModule, weights: Sequence[str], who
 def check_planned_score(
     cfg: DictConfig, data: DataModule, model: GenerativeModel, directory: ModelDirectory, kept: list[str]
 ) -> None:
-    """MistakeError or ValueError for what would fail after training. kept: snapshots that training keeps."""
+    """MistakeError or ValueError for scoring options that would fail after training. kept: snapshots that training keeps."""
     if cfg.objective_metric is not None and not cfg.score:
         raise MistakeError(f"objective_metric={cfg.objective_metric} is a value of the score: remove score=false")
     there = directory.weight_names if directory.finished and not cfg.retrain else []
@@ -82,7 +82,7 @@ def check_planned_score(
         weights = [*weights, chosen]
     check_scoring(cfg, data, weights, whose)
     if cfg.score:
-        if model.denoiser and model.denoiser.needs_data_moments and model.num_classes is not None:
+        if model.denoiser and model.denoiser.start.needs_data_moments and model.num_classes is not None:
             from diffusion_lab.metrics.measuring import check_classes
 
             check_classes(data)
@@ -102,9 +102,9 @@ def build_metrics(cfg: DictConfig) -> list[Metric]:
 
 
 def requested_scores(cfg: DictConfig) -> list[DictConfig]:
-    """One copy of `cfg` for each moment of evaluation.at, with its evaluation.weights; `cfg` alone if no moment is named.
+    """One copy of `cfg` per moment of evaluation.at, with that moment in evaluation.weights; only `cfg` without evaluation.at.
 
-    evaluation.weights picks one of them. ValueError for what is no moment.
+    evaluation.weights selects one of them. ValueError for an invalid moment.
     """
     wanted, weights = requested_weights(cfg.evaluation.get("at")), cfg.evaluation.weights
     if wanted and weights not in (_AUTO, *wanted):
@@ -116,7 +116,7 @@ def requested_scores(cfg: DictConfig) -> list[DictConfig]:
 
 
 def add_scored_moments(cfg: DictConfig) -> None:
-    """Put the moments of evaluation.at into snapshots.at. ValueError for what training cannot keep: a moment after its end."""
+    """Add the moments of evaluation.at to snapshots.at. ValueError for a moment after the end of training."""
     at = {
         "snapshots.at": read_moments("snapshots.at", cfg.snapshots.at),
         "evaluation.at": _scored_moments(cfg.evaluation.get("at")),
@@ -133,17 +133,17 @@ def add_scored_moments(cfg: DictConfig) -> None:
 
 
 def kept_weights(cfg: DictConfig) -> list[str]:
-    """Names of the weights of earlier moments that a training will have."""
+    """Names of the weights of earlier moments that training will keep."""
     return list(map(snapshot_name, read_moments("snapshots.at", cfg.snapshots.at)))
 
 
 def requested_weights(at: Sequence[Any] | None) -> list[str]:
-    """[1m, end] -> ["at_1m", "end"]. ValueError for what is not a moment, and for a moment that is listed twice."""
+    """[1m, end] -> ["at_1m", "end"]. ValueError for an invalid moment or a repeated one."""
     return [*map(snapshot_name, _scored_moments(at)), *([END] if END in (at or ()) else [])]
 
 
 def _scored_moments(at: Sequence[Any] | None) -> list[Moment]:
-    """Those before the end of training."""
+    """The moments before the end of training."""
     return read_moments("evaluation.at", [written for written in at or () if written != END])
 
 
@@ -160,7 +160,7 @@ def _written(moment: Moment) -> float | str:
 
 
 def _end(cfg: DictConfig, moment: Moment) -> str | None:
-    """The option that ends training before a moment, as far as that is known beforehand."""
+    """The option that ends training before a moment, if this is known in advance."""
     from diffusion_lab.models.budget import seconds_of
 
     steps, time = cfg.trainer.max_steps, cfg.trainer.get("max_time")

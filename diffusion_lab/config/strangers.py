@@ -1,15 +1,15 @@
-"""What a model's folder may ask for, because it may be somebody else's.
+"""Limits on what a model's folder may request, because it may come from somebody else.
 
-In practice someone downloads a folder, or is given one, and samples from it or scores it. Hydra calls whatever a `_target_` in
-its config.yaml names and resolves ${oc.env:…}; a damaged or hostile file asks for a network, a chain or a number of samples that
-no machine has. Three things prevent that:
+People download folders, or are given them, and then sample and score. Hydra calls whatever a `_target_` in config.yaml names, and
+resolves ${oc.env:…}; a damaged or hostile file requests a network, a chain or a number of samples that no machine can provide.
+Three checks prevent this:
 
 - A file holds plain values, and references ${a.b} from `model` to other groups (`check_plain`).
-- At each place stands a class of the type that is needed there: the groups of `PLACES`, and below them each parameter of a class
-  by its annotation (`check_targets`). Outside the packages of `_COMPUTE` and `_READ` nothing is even imported.
+- The class at each place has the type required there: in the groups of `PLACES`, and below them by the annotation of each
+  parameter (`check_targets`). Nothing is imported from outside the packages of `_COMPUTE` and `_READ`.
 - Memory and time are summed over the whole config (`check_sizes`), and no model becomes much larger than the file of its weights.
 
-What the user types or writes in a conf/ is trusted and comes later; so is a class of the packages that DIFFUSION_LAB_TARGETS names.
+What the user types or writes in a conf/ is trusted and applied later. So are classes of the packages in DIFFUSION_LAB_TARGETS.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from diffusion_lab.store.records import FACTS, RunError, printable, wrong_in
 
 VARIABLE = "DIFFUSION_LAB_TARGETS"  # more packages, separated by commas
 REFERENCE = re.compile(r"\$\{(?!model\b)\w+(\.\w+)*\}")  # from `model` to another group
-# Every part of a config that a command builds by itself, and its type. All others are parts of these.
+# The parts of a config that commands build directly, with their types. All others are built as parts of these.
 PLACES = {
     "sampler": "diffusion_lab.sampling.Sampler",
     "guidance": "diffusion_lab.sampling.Guidance",
@@ -48,30 +48,30 @@ PLACES = {
 }
 _SEVERAL = ("condition", "features", "metrics")  # by name
 _ONLY_TRAINED = ("trainer", "callbacks", "logger", "ema")  # not built from a file
-# Making an object of these packages computes and no more; making one of ours may read a file, so its own type must be asked for.
+# Building an object of _COMPUTE only computes. Objects of _READ may read a file, so only exactly matching types are allowed.
 _COMPUTE = tuple(
     f"diffusion_lab.{part}" for part in ("diffusion", "sampling", "analysis", "networks", "models", "families")
 )
 _COMPUTE += ("torch.nn", "torch.optim")
-_GUIDANCE = "diffusion_lab.config.guiding_models"  # functions that read another model and return a guidance
+_GUIDANCE = "diffusion_lab.config.guiding_models"  # functions that load another model and return a guidance
 _READ = ("diffusion_lab.conditions", "diffusion_lab.data", "diffusion_lab.metrics", _GUIDANCE)
 _KEY = re.compile(r"[A-Za-z]\w*|_target_|_partial_")
 _DEEPEST = 32  # levels of nesting
-_MOST_VALUES = 20_000  # to which all references expand; a table of 8,000 β needs nearly as many
+_MOST_VALUES = 20_000  # after all references are expanded; a table of 8,000 β needs nearly as many
 _MOST_EVALUATIONS = 7 * 24 * 3600 * 1000
-_USUAL_IMAGES = 2048  # drawn if the file names no number
-_ROW, _PIXEL, _PROCESS = 2**10, 2**6, 2**28  # bytes of a row of a table, of a number in an image, of a worker
+_USUAL_IMAGES = 2048  # drawn if the file gives no number
+_ROW, _PIXEL, _PROCESS = 2**10, 2**6, 2**28  # bytes per row of a table, per value of an image, per worker
 _COUNTED = ("model", "evaluation", "metrics", "features", "data", "condition")
 _FREE = re.compile(
     r".*seed|.*\.max_\w+|model\.optimization\..*|data\.(batch_size|normalize.*)"
-)  # they cost nothing here
-_left: list[float] = []  # parameters that each model may have, from the outer to the one that guides it
+)  # do not affect the cost
+_left: list[float] = []  # remaining parameters allowed, for each nested model from the outer to the guiding one
 
 
 def check_plain(config: dict[str, Any], file: Path) -> None:
     """RunError, naming the key, if the config in `file` holds more than plain values, targets, and references in `model`.
 
-    So resolving it reads nothing but itself and stays small, and none of its keys or values can become another option.
+    Resolving such a config reads nothing else and stays small, and no key or value can become another option.
     """
     total = 0
     for path, value in _leaves(config):
@@ -93,7 +93,7 @@ def check_plain(config: dict[str, Any], file: Path) -> None:
 
 
 def leave_out(config: dict[str, Any]) -> None:
-    """Unset what a file does not decide: what is fetched, which file holds published weights, and which other model is used."""
+    """Unset what a file may not choose: downloads, files of published weights, and other models."""
     guidance, features = config.get("guidance") or {}, (config.get("features") or {}).values()
     unset = [(config.get("data"), "download", False), (config.get("measured_variance"), "head", None)]
     unset += [(part, option, value) for part in features for option, value in (("download", False), ("path", None))]
@@ -109,7 +109,7 @@ def targets(node: Any) -> Iterator[str]:
 
 def check_targets(config: Mapping[str, Any], file: Path) -> None:
     """RunError, naming the key, unless each object in a file's resolved config is of the type that its place requires."""
-    for group in sorted(config, key=lambda group: group not in PLACES):  # others are built as parts of these only
+    for group in sorted(config, key=lambda group: group not in PLACES):  # others are built only as parts of these
         node = config[group]
         kind = get_object(PLACES[group]) if group in PLACES else object
         kinds = {kind: group == "measured_variance" if group in PLACES else None}
@@ -134,7 +134,7 @@ def _check(node: Any, key: str, kinds: Mapping[type, bool | None], file: Path) -
         own = tuple(filter(None, re.split(r"[\s,]+", os.environ.get(VARIABLE, ""))))
         found = _found(target, (*_COMPUTE, *_READ, *own))
         if callable(found) and _within(getattr(found, "__module__", None), own):
-            unsaid = {object: None}  # where a class of the user has no annotations
+            unsaid = {object: None}  # a class of the user without annotations
         elif not any(_belongs(found, kind) and when in (None, later) for kind, when in kinds.items()):
             package = str(target).partition(".")[0]
             known = package in ("diffusion_lab", "torch", *sys.stdlib_module_names) or not package.isidentifier()
@@ -143,16 +143,16 @@ def _check(node: Any, key: str, kinds: Mapping[type, bool | None], file: Path) -
             raise RunError(f"{file}: {named} is not built, because {_a(kinds)} belongs here{fix}")
         annotations = parameter_annotations(target)
     for name, child in node.items():
-        if annotations.get(name) == Path | None and child not in (None, MISSING):  # such as another model that guides
+        if annotations.get(name) == Path | None and child not in (None, MISSING):  # such as a guiding model's folder
             raise RunError(f"{file}: {key}.{name}={printable(str(child))} is a path, which a file may not choose")
         _check(child, f"{key}.{name}", dict(_mentioned(annotations[name])) if name in annotations else unsaid, file)
 
 
 def _found(target: Any, packages: tuple[str, ...]) -> Any:
-    """What a target names; None unless it lies in one of these packages, or if its import fails."""
+    """The object that a target names; None if it lies outside these packages or its import fails."""
     try:
         return get_object(target) if _within(target, packages) else None
-    except Exception:  # whatever the import of a module raises
+    except Exception:  # any error of a module's import
         return None
 
 
@@ -165,7 +165,7 @@ def _belongs(found: Any, kind: type) -> bool:
 
 
 def _mentioned(annotation: Any, later: bool = False) -> Iterator[tuple[type, bool]]:
-    """The classes in an annotation such as Callable[..., nn.Module] | None, but Python's own; whether a Callable returns them."""
+    """The classes in an annotation such as Callable[..., nn.Module] | None, without builtins; whether a Callable returns them."""
     origin = get_origin(annotation)
     if _within(getattr(origin, "__module__", None), _COMPUTE):  # Objective[GaussianDiffusion]
         yield origin, later
@@ -188,9 +188,9 @@ def _a(kinds: Mapping[type, bool | None]) -> str:
 
 
 def check_sizes(config: Mapping[str, Any], file: Path, of_file: Mapping[str, Any] | None = None) -> None:
-    """RunError, naming the option, for facts that no data set has, and for numbers that need too much memory or time.
+    """RunError, naming the option, for impossible facts and for numbers that need too much memory or time.
 
-    of_file: the resolved config of the file, where the user changed options of it, which are not bounded.
+    of_file: the resolved config of the file; options that the user changed in it are not limited.
     """
     facts = config.get("facts") or {}
     if wrong := wrong_in({"facts": facts}, FACTS):
@@ -229,17 +229,17 @@ def check_sizes(config: Mapping[str, Any], file: Path, of_file: Mapping[str, Any
 
 
 def _numbers(config: Mapping[str, Any]) -> dict[str, float]:
-    """Key -> number, of all that determine the cost of using a trained model."""
+    """Key -> number, for every option that affects the cost of using a trained model."""
     found = {".".join(map(str, path)): value for path, value in _leaves({part: config.get(part) for part in _COUNTED})}
     return {key: abs(value) for key, value in found.items() if type(value) in (int, float) and not _FREE.fullmatch(key)}
 
 
 def _leaves(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
-    """(names and indices, value) of plain containers; one that is empty is a value."""
+    """(path of names and indices, value) for each leaf of plain containers; an empty container is a leaf."""
     if isinstance(node, dict | list) and node:
         for name, child in node.items() if isinstance(node, dict) else enumerate(node):
             named = isinstance(node, list) or isinstance(name, str)
-            yield from _leaves(child, (*path, name if named else f"<{name}>"))  # no option is called 1 or true
+            yield from _leaves(child, (*path, name if named else f"<{name}>"))  # keys 1 or true are not valid options
     else:
         yield path, node
 
@@ -250,21 +250,21 @@ def _memory_here() -> int:
 
 @contextmanager
 def no_larger_than(weights: Path) -> Iterator[None]:
-    """Inside the block a model is built: ValueError as soon as it has many more parameters than the file of its weights holds.
+    """Around building a model: ValueError once it has many more parameters than its file of weights.
 
-    A parameter is registered before it is filled, so memory that is reserved here is not used yet.
+    Parameters are registered before they are filled, so the reserved memory is not yet used.
     """
     from torch.nn.modules.module import register_module_parameter_registration_hook
     from torch.nn.parameter import is_lazy
 
-    _left.append(weights.stat().st_size + 2**20)  # a layer may register a parameter again in another form
+    _left.append(weights.stat().st_size + 2**20)  # allows parameters that a layer registers twice
     depth = len(_left)
 
     def spend(module: object, name: str, parameter: Any) -> None:
         if parameter is not None and not is_lazy(parameter) and len(_left) == depth:
             if parameter.numel() == 0:
                 raise ValueError("the model has a layer without any channels")
-            _left[-1] -= max(parameter.numel(), 64)  # one of a single number takes memory too
+            _left[-1] -= max(parameter.numel(), 64)  # single numbers take memory too
             if _left[-1] < 0:
                 raise ValueError(f"the model has many more parameters than {weights}")
 

@@ -1,4 +1,4 @@
-"""From a config to the trackers of a training, of a score and of a report."""
+"""Building the trackers of trainings, scores and reports from a config."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from diffusion_lab.training.trackers import About, Score, Tracker, TrainingsOnly
 
 
 def build_trackers(cfg: DictConfig, folder: Path | None = None) -> list[Tracker]:
-    """What `logger` chooses, in its order; MistakeError, in one sentence, for what is no logger.
+    """The trackers that `logger` chooses, in order; MistakeError for a class that is not a logger.
 
-    folder: for the files of Lightning's own loggers. They know trainings only: without a folder they are checked and left out.
+    folder: for the files of Lightning's loggers, which only log trainings; without it they are checked and left out.
     """
     trackers: list[Tracker] = []
     for name, node in entries(cfg, "logger"):
@@ -60,7 +60,7 @@ def build_trackers(cfg: DictConfig, folder: Path | None = None) -> list[Tracker]
 def tracked_score(
     cfg: DictConfig, run: RunDirectory, choices: Mapping[str, str | None]
 ) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """A function that shows what metrics.json holds. choices: that the score is made with."""
+    """A function that sends the content of metrics.json to the trackers. choices: of the score's groups."""
     trackers = build_trackers(cfg)
     if not trackers:
         yield lambda metrics: None
@@ -78,7 +78,7 @@ def tracked_score(
 
 
 def track_report(cfg: DictConfig, sweep: SweepDirectory, folder: Path) -> None:
-    """Give the report on a sweep to the trackers. It is finished without that, so whatever goes wrong here is one warning."""
+    """Send a sweep's report to the trackers. The report is already written, so any failure is only a warning."""
     try:
         trackers = build_trackers(cfg)
         if not trackers:
@@ -93,7 +93,7 @@ def track_report(cfg: DictConfig, sweep: SweepDirectory, folder: Path) -> None:
 
 
 def described(cfg: DictConfig, place: Directory, choices: Mapping[str, str | None]) -> About:
-    """A training or a score for trackers. choices: of the groups."""
+    """Description of a training or a score for trackers. choices: of the groups."""
     hydra = HydraConfig.get()
     sweep = hydra.sweeper.get("name") if hydra.mode is RunMode.MULTIRUN else None
     chosen = (f"{group}={option}" for group, option in choices.items() if option not in (None, "default"))

@@ -1,4 +1,4 @@
-"""A trained model as a command finds it: its own config, with the choices of scoring that the user changed."""
+"""Loading a trained model for a command: its own config, with the scoring options that the user changed."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ if TYPE_CHECKING:
     from diffusion_lab.models.base import GenerativeModel
     from diffusion_lab.models.trainable import TrainableModel
 
-# `sample` begins with the choices of training.
+# the choices of training that `sample` starts from
 DRAWING_GROUPS = ("sampler", "guidance", "sampling", "rounding", "start")
-Load = Callable[..., "GenerativeModel"]  # as `load_model`
+Load = Callable[..., "GenerativeModel"]  # like `load_model`
 
 
 def load_config(directory: ModelDirectory) -> DictConfig:
-    """The config that a model was trained with, with the references of `model` to the groups beside it.
+    """The config that a model was trained with; `model` keeps its references to the other groups.
 
-    RunError if there is none, or if it holds what a file may not (see `strangers`); its sizes are checked by `settled`.
+    RunError if it is missing or holds what a file may not (see `strangers`); `settled` checks its sizes.
     """
     config = read_config(directory)
     check_targets(_resolved(config, directory), directory.config)
@@ -48,9 +48,9 @@ def load_config(directory: ModelDirectory) -> DictConfig:
 
 
 def read_config(directory: ModelDirectory | RunDirectory) -> DictConfig:
-    """The config in a folder, of plain values, references and targets: nothing of it has been checked to be what may be built.
+    """The config in a folder: plain values, references and targets. Its targets are not yet checked.
 
-    RunError if there is none, or if it holds anything else.
+    RunError if it is missing or holds anything else.
     """
     if not directory.config.is_file():
         raise RunError(f"{directory.path} is not a model directory: it has no {directory.config.name}")
@@ -84,16 +84,16 @@ def _resolved(config: DictConfig, directory: ModelDirectory) -> dict[str, Any]:
 
 
 def settled(saved: DictConfig, directory: ModelDirectory, of_file: Mapping[str, Any] | None = None) -> DictConfig:
-    """`saved`, resolved, to be built. RunError where the file needs too much memory or time; see `check_sizes` for of_file."""
+    """`saved`, resolved and ready to build. RunError if it needs too much memory or time; see `check_sizes` for of_file."""
     plain = _resolved(saved, directory)
     check_sizes(plain, directory.config, of_file)
     return OmegaConf.create(plain)
 
 
 def trained_config(cfg: DictConfig) -> tuple[ModelDirectory, DictConfig]:
-    """The model directory that `cfg` names, and its config with the scoring choices of `cfg`: resolved, checked, to be built.
+    """The model directory that `cfg` names, and its config with the scoring options of `cfg`, resolved and checked.
 
-    MistakeError where a choice shaped training, so that it cannot be changed any more.
+    MistakeError for an option that shaped training and therefore cannot be changed.
     """
     directory = ModelDirectory(Path(cfg.model_dir)) if cfg.model_dir else newest_model(Path(cfg.outputs))
     saved = load_config(directory)
@@ -105,20 +105,39 @@ def trained_config(cfg: DictConfig) -> tuple[ModelDirectory, DictConfig]:
     for group in SCORING_GROUPS:
         if group in cfg and group in saved:
             saved[group] = cfg[group]
-    saved.logger = cfg.get("logger")  # a file sends nothing anywhere
+    saved.logger = cfg.get("logger")  # a config file may not choose trackers
     for option, value in cfg.data.items():
         if value is not None:
             _check_data_named(saved)
             saved.data[option] = value
+    check_worse(saved)
     return directory, settled(saved, directory, of_the_file)
 
 
-def trained_data(saved: DictConfig, given: DataModule | None = None) -> DataModule:
-    """The data that the model was trained on. MistakeError if the folder that its config or the user names holds others.
+def check_worse(cfg: DictConfig) -> None:
+    """MistakeError where guidance leads away from a model of other conditions; one without any leads away from having none."""
+    for option in ("guidance.model", "guidance.worse.model"):
+        if (folder := OmegaConf.select(cfg, option)) is None:
+            continue
+        configs = load_config(ModelDirectory(Path(folder))), cfg
+        theirs, own = (
+            as_plain(config.condition, resolve=True) if config.get("condition") else {} for config in configs
+        )
+        if theirs and own and [*theirs.items()] != [*own.items()]:
+            names = [",".join(each) for each in (theirs, own)]
+            which = f"condition=[{names[0]}]" if names[0] != names[1] else f"other options of condition=[{names[0]}]"
+            raise MistakeError(
+                f"{option}={folder}: it was trained with {which}, but the model to be guided with condition=[{names[1]}]; train "
+                "the worse model with the same condition=… or with condition=none"
+            )
 
-    given: the data, loaded already; MistakeError if they are others.
+
+def trained_data(saved: DictConfig, given: DataModule | None = None) -> DataModule:
+    """The data that the model was trained on. MistakeError if the folder in its config, or the user's, holds other data.
+
+    given: the data, if already loaded.
     """
-    from diffusion_lab.conditions.condition import LacksConditionError  # with torch, which `--help` need not wait for
+    from diffusion_lab.conditions.condition import LacksConditionError  # imports torch, which --help avoids
 
     _check_data_named(saved)
     try:
@@ -151,7 +170,7 @@ def trained_data(saved: DictConfig, given: DataModule | None = None) -> DataModu
 
 
 def _check_data_named(saved: DictConfig) -> None:
-    """MistakeError for an imported model, where nobody said what it was trained on."""
+    """MistakeError for an imported model whose training data were not recorded."""
     if saved.data is None:
         raise MistakeError(
             "it is not recorded which data this model was trained on: import its checkpoint again with data=…, such as "
@@ -160,7 +179,7 @@ def _check_data_named(saved: DictConfig) -> None:
 
 
 def load_model(directory: ModelDirectory, saved: DictConfig, *weights: str) -> GenerativeModel:
-    """The model of a config with the weights that lie in the directory, on the CPU; `weights` are to be used."""
+    """The model of a config with its saved weights, on the CPU. `weights`: the ones to be used."""
     from diffusion_lab.models.base import GenerativeModel
     from diffusion_lab.training.speed import keep_freed_memory
 
@@ -175,7 +194,7 @@ def load_model(directory: ModelDirectory, saved: DictConfig, *weights: str) -> G
 
 
 def build_trained(directory: ModelDirectory, saved: DictConfig) -> TrainableModel:
-    """The model of a config that `settled` returned. RunError if its parts do not fit each other, whatever goes wrong."""
+    """The model of a config from `settled`. RunError if its parts do not fit together, whatever the error."""
     weights = directory.weight_files()["raw"]
     try:
         with no_larger_than(weights):
@@ -187,7 +206,7 @@ def build_trained(directory: ModelDirectory, saved: DictConfig) -> TrainableMode
 
 
 def use_last_weights(model: TrainableModel, directory: ModelDirectory) -> Path:
-    """Give a model that is never trained further the weights that suit its training; their file."""
+    """Give a model that is not trained further its default weights; returns their file."""
     file = weight_file(directory, "auto")
     model.load_weights({"raw": file})
     model.requires_grad_(False).eval()
@@ -195,7 +214,7 @@ def use_last_weights(model: TrainableModel, directory: ModelDirectory) -> Path:
 
 
 def _swap_variance(saved: DictConfig, cfg: DictConfig, directory: ModelDirectory) -> None:
-    """The variance of `cfg` in place of the one that was trained, if training allows it; one that is measured always is."""
+    """The variance of `cfg` in place of the trained one, if training allows it; a measured variance is always allowed."""
     if "variance" not in saved:
         raise MistakeError(f"{directory.path} is not a diffusion model and has no variance")
     saved.measured_variance = cfg.get("measured_variance")

@@ -1,4 +1,4 @@
-"""From a config to a training: its data, its model with the weights it starts from, where it lies, and Lightning's Trainer."""
+"""Building a training from a config: its data, its model with the initial weights, its folder, and Lightning's Trainer."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from diffusion_lab.config.build import (
     build_model,
     build_training_data,
+    check_budget,
     entries,
     fill_in_facts,
     settle_budget,
@@ -23,6 +24,7 @@ from diffusion_lab.config.guiding_models import unguided
 from diffusion_lab.config.identity import start_files, training_fingerprint
 from diffusion_lab.config.mistakes import MistakeError
 from diffusion_lab.config.overrides import as_plain
+from diffusion_lab.config.picking import Picked, pick
 from diffusion_lab.config.scores import (
     add_scored_moments,
     check_planned_score,
@@ -30,7 +32,7 @@ from diffusion_lab.config.scores import (
     requested_scores,
 )
 from diffusion_lab.config.tracking import build_trackers
-from diffusion_lab.config.trained import load_config
+from diffusion_lab.config.trained import check_worse, load_config
 from diffusion_lab.data.checks import check_shares
 from diffusion_lab.models.base import GenerativeModel
 from diffusion_lab.models.budget import TimeBudget, seconds_of
@@ -59,7 +61,7 @@ _NEEDED = ("finite", "monitor", "checkpoint")
 
 @dataclass(frozen=True)
 class Built:
-    """A model and the Trainer that trains it. added: callbacks of the user. announcement: for the folder of the model."""
+    """A model and its Trainer. added: the user's callbacks. announcement: what to record in the model's folder."""
 
     model: TrainableModel
     trainer: Trainer
@@ -70,9 +72,9 @@ class Built:
 
 @dataclass(frozen=True)
 class Training:
-    """What `cfg`, with its facts filled in, trains, and the configs of the scores that follow. directory: where it lies.
+    """The training of `cfg`, whose facts are filled in, and the configs of the scores that follow. directory: its folder.
 
-    note: a sentence where trainer.precision=auto is not what it would be on this machine.
+    note: a sentence if trainer.precision=auto means another precision than usual on this machine. picked: defaults by image size.
     """
 
     cfg: DictConfig
@@ -81,6 +83,7 @@ class Training:
     directory: ModelDirectory
     scores: list[DictConfig]
     note: str | None
+    picked: Picked | None = None
 
     @property
     def place(self) -> ModelDirectory:
@@ -88,12 +91,13 @@ class Training:
         return self.directory.retraining if self.cfg.retrain else self.directory
 
     def build(self, request: Request | None) -> Built:
-        """The model with the weights that training starts from. Mistakes in the options are errors before anything is written.
+        """The model with the initial weights, and its Trainer. Mistakes in the options are raised before anything is written.
 
-        request: the devices; None: those of a job, which may run on another machine. What only they decide is not checked.
+        request: the devices; None for a job that may run on another machine, where device-dependent options are not checked.
         """
         quiet_lightning()
         cfg, directory, interruption = self.cfg, self.directory, Interruption()
+        check_worse(cfg)
         model = build_model(cfg)
         _start(model, cfg)
         processes = 1 if request is None else request.size * cfg.trainer.get("num_nodes", 1)
@@ -106,7 +110,7 @@ class Training:
         added = {name: part for name, part in callbacks.items() if name not in OUR_CALLBACKS}
         check_callbacks(added, trainer, cfg.val.every_n_steps, model)
         self.data.hold_out(cfg.val.num_images, cfg.val.batch_size, cfg.val.seed)
-        if request is not None or not directory.finished:  # a sweep that has its models needs no tracker of trainings
+        if request is not None or not directory.finished:  # a sweep of finished models needs no trackers of trainings
             build_trackers(cfg)
         if isinstance(model, GenerativeModel):
             for score in self.scores:
@@ -115,15 +119,21 @@ class Training:
 
 
 def training_of(
-    cfg: DictConfig, family: str, auto: str, data_of: Callable[[DictConfig], DataModule] = build_training_data
+    cfg: DictConfig,
+    family: str,
+    auto: str,
+    on_gpu: bool,
+    data_of: Callable[[DictConfig], DataModule] = build_training_data,
 ) -> Training:
-    """The training of a config of `train`, whose facts are filled in. ValueError or MistakeError for what cannot be trained.
+    """The training of a config of `train`; fills in its facts. ValueError or MistakeError for invalid options.
 
-    family: of the model. data_of: the config's data. auto: what trainer.precision=auto is here. It is another training in
-    another precision, so where one has begun, perhaps on another machine, auto is the precision of that.
+    family: of the model. on_gpu: where it trains. data_of: loads the config's data. auto: what trainer.precision=auto means here.
+    Precision is part of a training's identity, so a training that has begun, perhaps on another machine, keeps its precision.
     """
-    settle_budget(cfg)
+    check_budget(cfg)
     data = data_of(cfg)
+    picked = pick(cfg, data, on_gpu)
+    settle_budget(cfg)
     fill_in_facts(cfg, data)
     add_scored_moments(cfg)
     places, wanted = {}, cfg.trainer.precision
@@ -135,11 +145,11 @@ def training_of(
     cfg.trainer.precision = began
     note = f"trainer.precision={began}, as this training began; a new one would be {auto} here"
     kept = wanted == "auto" and began != auto
-    return Training(cfg, data, *places[began], requested_scores(cfg), note if kept else None)
+    return Training(cfg, data, *places[began], requested_scores(cfg), note if kept else None, picked)
 
 
 def _start(model: TrainableModel, cfg: DictConfig) -> None:
-    """Put the weights of init_from in place. ValueError, naming what differs, where they are those of another network."""
+    """Load the weights of init_from. ValueError, naming the differences, if they belong to another network."""
     files, started = start_files(cfg), model
     if model.needs_base:
         than = "the head; train the head with the data=… and condition=… of that model"
@@ -159,7 +169,7 @@ def _start(model: TrainableModel, cfg: DictConfig) -> None:
 
 
 def _conditions_of(facts: DictConfig) -> str:
-    """The conditions of a model, in words."""
+    """The conditions of a model in words."""
     if facts.get("num_classes") is not None:
         return f"{facts.num_classes} classes or clusters"
     return f"conditions of the sizes {facts.conditions}" if facts.get("conditions") else "nothing"
@@ -168,10 +178,10 @@ def _conditions_of(facts: DictConfig) -> str:
 def build_callbacks(
     cfg: DictConfig, directory: ModelDirectory, fingerprint: str, interruption: Interruption
 ) -> dict[str, Callback]:
-    """The callbacks of the config by their names: ours, the user's, and the one that saves.
+    """The callbacks of the config by name: ours, the user's, and the one that saves.
 
-    One with `_partial_: true` gets those of the following that it has a parameter for. MistakeError for what is no callback,
-    or if one that training needs is missing.
+    A callback with `_partial_: true` is given those of the following that it has a parameter for. MistakeError for what is not a
+    callback, or if a callback that training needs is missing.
     """
     given = {
         "folder": directory.samples,
@@ -209,11 +219,11 @@ def _build_trainer(
     callbacks: dict[str, Callback],
     announcement: Announcement,
 ) -> Trainer:
-    """Lightning's Trainer with the callbacks of every training, those of the config, and our record."""
+    """Lightning's Trainer with the callbacks of every training, those of the config, and the announcement of our record."""
     checked_precision(cfg.trainer.precision, None if request is None else request.on_gpu)
     averages = [PowerAverages(cfg.snapshots.averages, directory.weights)] if cfg.snapshots.averages else []
     max_time = cfg.trainer.get("max_time")
-    always = [  # in this order: what is written at a step has the averages of that step, by the clock of that step
+    always = [  # this order: weights written at a step contain the averages of that step, and its time
         *([] if max_time is None else [TimeBudget(seconds_of(max_time))]),
         instantiate(cfg.ema),
         *averages,

@@ -1,4 +1,4 @@
-"""Weights in a model's folder: loaded by name, dated, and averages that training did not have, built from those that it kept."""
+"""Weight files of a model: loading by name, dates, and averages that are built after training from kept ones."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
     from diffusion_lab.models.base import GenerativeModel
 
 _MOST_FILES, _LARGEST = 256, 2**63
-_LARGEST_ERROR = 0.15  # of the profile, relative
+_LARGEST_ERROR = 0.15  # relative, of the averaging profile
 
 
 def last_weights(directory: ModelDirectory) -> str:
-    """The name of the weights that suit the length of a training."""
+    """The name of the default weights, which depend on the length of training."""
     from diffusion_lab.training.ema import default_weights  # imports torch
 
     return default_weights(directory.weight_names, directory.read_training()["steps"])
 
 
 def weight_file(directory: ModelDirectory, name: str | None, option: str = "weights") -> Path:
-    """The file of the weights called `name`; None or "auto": of those that suit the length of the training.
+    """The file of the weights called `name`; None or "auto" for the default weights.
 
-    RunError, naming the option, where they are not saved.
+    RunError, naming the option, if they are not saved.
     """
     name = last_weights(directory) if name in (None, "auto") else str(name)
     file = directory.weight_files({name}).get(name)
@@ -45,9 +45,9 @@ def weight_file(directory: ModelDirectory, name: str | None, option: str = "weig
 
 
 def load_weights(model: GenerativeModel, directory: ModelDirectory, *weights: str) -> None:
-    """Raw weights and averages, and those of the earlier moments that `weights` or the model's guidance names.
+    """Load raw weights, averages, and the earlier moments that `weights` or the model's guidance name.
 
-    An average of `weights` that training did not have is built. MistakeError if the folder has not what is needed.
+    An average that training did not keep is built. MistakeError if the folder lacks something.
     """
     names = {name for name in (*weights, *map(snapshot_name, model.moments)) if is_snapshot(name)}
     check_moments(names, directory.weight_names, f"{directory.path} has")
@@ -68,7 +68,7 @@ def check_moments(names: Iterable[str], weights: Iterable[str], whose: str) -> N
 
 
 def check_buildable(weights: str, moments: int, whose: str) -> None:
-    """MistakeError where weights are to be built and training keeps nothing to build them from, or no such length exists."""
+    """MistakeError for weights that must be built if training keeps no averages, or if their length is invalid."""
     sigma = wanted_length(weights)
     if sigma is None:
         return
@@ -84,14 +84,14 @@ def check_buildable(weights: str, moments: int, whose: str) -> None:
 
 
 def profile_error(directory: ModelDirectory, weights: str) -> float:
-    """The relative L² error of the profile that is built against the one that is wanted."""
+    """The relative L² error of the built averaging profile."""
     return _plan(directory, weights)[2]
 
 
 def build_average(directory: ModelDirectory, weights: str, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The average named `weights`, float32 on the CPU. own: the tensors of the model that have averages.
 
-    MistakeError where it is too far from what can be built; RunError for files of other weights.
+    MistakeError if the built profile differs too much; RunError for files of other weights.
     """
     from diffusion_lab.models.trainable import check_weights
 
@@ -119,7 +119,7 @@ def build_average(directory: ModelDirectory, weights: str, own: Mapping[str, Ten
 
 
 def _plan(directory: ModelDirectory, weights: str) -> tuple[list[Path], np.ndarray, float]:
-    """Files, a coefficient for each tracked average in each of them, and the error."""
+    """(files, the coefficients of the tracked averages in each, the error)."""
     files = directory.kept_averages
     check_buildable(weights, len(files), f"{directory.path} has")
     if len(files) > _MOST_FILES:
@@ -133,7 +133,7 @@ def _plan(directory: ModelDirectory, weights: str) -> tuple[list[Path], np.ndarr
 def read_training_progress(
     directory: ModelDirectory, weights: str, facts: Sequence[str] = ("step", "seconds", "images")
 ) -> dict[str, float]:
-    """What training had taken when these weights of an earlier moment were written. Files of kept averages record only the step.
+    """The cost of training up to these earlier weights. Files of kept averages record only the step.
 
     RunError if the file is damaged or lacks one of these facts.
     """

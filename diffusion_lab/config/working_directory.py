@@ -1,8 +1,8 @@
-"""What a command reads from the working directory, which may come from somebody else: only what the user names.
+"""What a command reads from the working directory: only what the user names, because the folder may be somebody else's.
 
-A class is imported from there if an option names it with `_target_`. The folder conf/ is searched if an option names a choice that
-only this folder has. conf/local/default.yaml sets plain options. `.env` sets credentials, and the variables that options read.
-In the folder of a model, and in `outputs`, nothing is read.
+A class is imported from it if an option names the class with `_target_`. The folder conf/ is searched if an option names a choice
+that only conf/ has. conf/local/default.yaml sets plain options. `.env` sets credentials, and variables that options refer to.
+Nothing is read in a model's folder or in `outputs`.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ _PLAIN = re.compile(r"\$\{(oc\.env:\s*\w+(,[^${}]*)?|\w+(\.\w+)*)\}")  # ${oc.en
 
 
 def working_directory() -> Path | None:
-    """The working directory; None if it is the folder of a model, or in `outputs`, where nothing is read."""
+    """The working directory; None in a model's folder or in `outputs`, from which nothing is read."""
     folder = Path.cwd()
     return None if is_in_outputs(folder) else folder
 
 
 def usual_outputs() -> str:
-    """`outputs`, unless the user's own conf/local/default.yaml names another folder. RunError where that file is wrong."""
+    """`outputs`, or the folder that the user's conf/local/default.yaml sets. RunError if that file is invalid."""
     files = [folder / LOCAL for folder in (CONF.parent, working_directory()) if folder is not None]
     found = (local_settings(file) for file in files if file.is_file())
     try:
@@ -62,35 +62,35 @@ def usual_outputs() -> str:
 def name_folders(cfg: Mapping[str, Any]) -> None:
     """Register the folders that a command writes to, so that no link below leads out of them.
 
-    RunError for `outputs` that is a file.
+    RunError if `outputs` is a file.
     """
     if cfg.get("outputs") and Path(str(cfg["outputs"])).is_file():
         raise RunError(f"outputs={cfg['outputs']} is a file: choose a folder")
     for option in ("outputs", "to", "jobs", "sweep", "model_dir"):
-        if cfg.get(option) and not isinstance(cfg[option], Mapping):  # in train, sweep is a group of options
+        if cfg.get(option) and not isinstance(cfg[option], Mapping):  # in train, `sweep` is a group of options
             name_root(Path(str(cfg[option])))
 
 
 def with_own_choices(options: Sequence[str]) -> list[str]:
-    """`options`, and the folder conf/ here as one that Hydra searches after the lab's own configs and those that the user names.
+    """`options`, with the folder conf/ here added to the search path, after the lab's configs and those that the user names.
 
-    Only if an option names a choice that it has and the lab has not. A sweep finds it in the copy that it runs from.
+    It is added only if an option names a choice that conf/ has and the lab lacks. A sweep reads it in its copy of the code.
     """
     if (folder := working_directory()) is None:
         return [*options]
     own = copied(folder / "conf")
     for group, value in named(options).items():
         if group.startswith("hydra") or not (CONF / group).is_dir():
-            continue  # choices that installed plugins bring; an option that is no choice: sweep=first, remove=true
+            continue  # choices of installed plugins, and options that are not choices: sweep=first, remove=true
         for choice in re.findall(r"[\w/.-]+", value):
             if (own / group / f"{choice}.yaml").is_file() and not (CONF / group / f"{choice}.yaml").is_file():
-                paths = list(dict.fromkeys([*_search_path(options), f"file://{own}"]))  # a rank is given ours already
+                paths = list(dict.fromkeys([*_search_path(options), f"file://{own}"]))  # a rank already has ours
                 return [*(o for o in options if not _is_search_path(o)), f"{_SEARCHPATH}={quoted(paths)}"]
     return [*options]
 
 
 def _search_path(options: Sequence[str]) -> list[str]:
-    """The places that the options add to those where Hydra searches for configs."""
+    """The search path that the options set."""
     values = (OverridesParser.create().parse_override(option).value() for option in filter(_is_search_path, options))
     return [str(path) for value in values if isinstance(value, list) for path in value]
 
@@ -101,8 +101,8 @@ def _is_search_path(option: str) -> bool:
 
 @contextmanager
 def stored_configs(options: Sequence[str]) -> Iterator[None]:
-    """In the block Hydra's store has the settings of conf/local, where Hydra does not find the file, and what the block adds."""
-    Plugins.instance()  # those of Hydra store their own configs
+    """In the block Hydra's store has the settings of conf/local, unless Hydra finds that file, and anything stored in the block."""
+    Plugins.instance()  # Hydra's plugins store their configs
     folder, store = working_directory(), ConfigStore.instance()
     before, store.repo = store.repo, copy.deepcopy(store.repo)
     try:
@@ -116,7 +116,7 @@ def stored_configs(options: Sequence[str]) -> Iterator[None]:
 
 
 def read_environment(options: Sequence[str]) -> str | None:
-    """Set the allowed variables of `.env` that are not set yet: credentials, and those that options read by ${oc.env:NAME}.
+    """Set variables of `.env` that are allowed and not yet set: credentials, and those that options read by ${oc.env:NAME}.
 
     Returns one sentence on what is ignored, or None.
     """
@@ -138,7 +138,7 @@ def read_environment(options: Sequence[str]) -> str | None:
 
 
 def typed_modules(options: Sequence[str]) -> frozenset[str]:
-    """The modules and packages of the classes that the options or the user's own configs name, or that DIFFUSION_LAB_TARGETS
+    """The modules and packages of classes that the options or the user's configs name, or that DIFFUSION_LAB_TARGETS
     allows."""
     typed = [value for option in options for key, _, value in [option.partition("=")] if key.endswith("_target_")]
     typed += [text for option in options for text in re.findall(r"_target_['\"]?\s*:\s*([^,}]+)", option)]
@@ -148,9 +148,9 @@ def typed_modules(options: Sequence[str]) -> frozenset[str]:
 
 @contextmanager
 def importing(modules: frozenset[str]) -> Iterator[None]:
-    """In the block these modules, and what they import, are found in the working directory if they are nowhere else."""
+    """In the block these modules, and their imports, are found in the working directory unless they are found elsewhere."""
     folder = working_directory()
-    if os.path.lexists("matplotlibrc"):  # matplotlib reads it when it is imported: it may name programs, or be a pipe
+    if os.path.lexists("matplotlibrc"):  # matplotlib reads it on import: it may name programs, or be a pipe
         with chdir(CONF):
             import matplotlib  # noqa: F401
     finders = [] if folder is None else [_Finder(folder, modules)]
@@ -163,9 +163,9 @@ def importing(modules: frozenset[str]) -> Iterator[None]:
 
 
 class _Finder:
-    """Finds allowed modules, and what those of them import that are found here.
+    """Finds the allowed modules, and the modules here that they import.
 
-    With an entry of sys.path, the optional imports of packages would find any file of that name.
+    With an entry in sys.path, other packages' optional imports would find any file of the right name.
     """
 
     def __init__(self, folder: Path, modules: frozenset[str]) -> None:
@@ -181,7 +181,7 @@ class _Finder:
 
 
 def _importing_module() -> str:
-    """The outermost package of the module whose statement imports."""
+    """The outermost package of the module that is importing."""
     frame: FrameType | None = sys._getframe(2)
     while frame is not None:
         package = str(frame.f_globals.get("__name__")).partition(".")[0]
@@ -192,7 +192,7 @@ def _importing_module() -> str:
 
 
 def own_folders(options: Sequence[str]) -> list[Path]:
-    """Where the user's configs are: --config-dir and hydra.searchpath, with conf/ if it is searched."""
+    """The folders of the user's configs: --config-dir and hydra.searchpath, and conf/ if it is searched."""
     typed = re.findall(r"^(?:--config-dir|-cd)[=\n](.+)$", "\n".join(options), re.MULTILINE)
     return [Path(name) for name in (*typed, *(path.removeprefix("file://") for path in _search_path(options)))]
 
@@ -205,8 +205,8 @@ def _own_files(options: Sequence[str]) -> Iterator[str]:
 
 
 def local_settings(file: Path) -> Any:
-    """The config in conf/local/default.yaml. RunError for more than plain options."""
-    read_yaml(file)  # refuses what OmegaConf would unfold
+    """The config in conf/local/default.yaml. RunError if it holds more than plain options."""
+    read_yaml(file)  # refuses what OmegaConf would expand
     try:
         settings: Any = OmegaConf.create(read_bytes(file, LARGEST_CONFIG).decode())
     except (YAMLError, OmegaConfBaseException, ValueError) as error:
@@ -224,7 +224,7 @@ def local_settings(file: Path) -> Any:
 
 
 def _is_choice(key: Any, choices: Any) -> bool:
-    """Whether an entry of a list of defaults chooses among the lab's own configs, and none of Hydra's."""
+    """Whether an entry of a defaults list is a choice among the lab's configs, not Hydra's."""
     group = re.fullmatch(r"override /?((?!hydra/)\w+(/\w+)*)", str(key))
     choices = choices if isinstance(choices, list) else [choices]
     return group is not None and all((CONF / group[1] / f"{choice}.yaml").is_file() for choice in choices)

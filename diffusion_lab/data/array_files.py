@@ -106,14 +106,15 @@ def _held(array: np.ndarray, where: str, names: Sequence[str] | None = None, lab
 
 def _chunked(path: Path, name: str, where: str, most: int, kind: str) -> Stored:
     library: Any = _library("zarr" if kind == "zarr" else "h5py", kind, where)
+    there: list[str] = []
     if kind == "zarr":
         found = library.open(str(path), mode="r")
         array = found
         if isinstance(found, library.Group):
-            array = found[_chosen(name, [key for key, _ in found.arrays()], where)]
+            there = [key for key, node in found.members(max_depth=None) if isinstance(node, library.Array)]
+            array = found[_chosen(name, sorted(there), where)]
     else:
         found = library.File(path, "r")
-        there: list[str] = []
         found.visititems(lambda key, node: there.append(key) if isinstance(node, library.Dataset) else None)
         array = found[_chosen(name, there, where)]
     dtype, shape = np.dtype(array.dtype), tuple(array.shape)
@@ -143,10 +144,10 @@ def _library(module: str, extra: str, where: str) -> Any:
 
 def _chosen(name: str, there: Sequence[str], where: str) -> str:
     name = name or (there[0] if len(there) == 1 else "")
-    file = Path(where).name
     shown = ", ".join(map(printable, there[:8]))
-    require(name, f"{where} holds {shown or 'no arrays'}: choose one with {file}:NAME.")
-    require(name in there, f"{where} has no {printable(name)}: it holds {shown or 'nothing'}.")
+    require(there, f"{where} holds no arrays: name a file that has one.")
+    lacks = f"has no array {printable(name)}; it holds" if name else "holds"
+    require(name in there, f"{where} {lacks} {shown}: choose one with {Path(where).name}:NAME.")
     return name
 
 

@@ -34,7 +34,11 @@ from diffusion_lab.data.table import read_table
 from diffusion_lab.diffusion.levels import MOST_LEVELS, from_levels
 
 _AT_A_TIME = 4096  # files given to the threads that read them, so that a million do not wait in memory
-_MOST_NAMED = 10  # of the files that are left out
+
+
+def usual_batch(shape: Sequence[int], large: bool = False) -> int:
+    """The default of how many images a training step has: 32, 16 of more than 128×128 pixels in colour; 128 if large."""
+    return 128 if large else max(16, min(32, images_at_once(shape)))
 
 
 class ImageFiles(DataModule):
@@ -66,8 +70,8 @@ class ImageFiles(DataModule):
         one_of((1, 3, 4), channels=channels)
         one_of(FITS, fit=fit)
         sides = sides_of(image_size)
-        usual = max(16, min(64, images_at_once((channels, *sides))))
-        super().__init__(usual if batch_size is None else batch_size, seed, flip)
+        shape = (channels, *sides)
+        super().__init__(usual_batch(shape) if batch_size is None else batch_size, seed, flip)
         fits = num_levels in (256, MOST_LEVELS)
         require(fits, f"data.num_levels={num_levels} must be 256, or {MOST_LEVELS} for 16-bit grey.")
         require(
@@ -77,7 +81,7 @@ class ImageFiles(DataModule):
         at_least(0, num_workers=num_workers)
         one_of(("raise", "skip"), on_error=on_error)
         at_least(1, max_pixels=max_pixels)
-        self.root, self.shape, self.num_levels = root, (channels, *sides), num_levels
+        self.root, self.shape, self.num_levels = root, shape, num_levels
         self.num_workers, self.on_error, self.max_pixels = num_workers, on_error, max_pixels
         self.fit, self.background = fit, colour_of(alpha)
 
@@ -109,9 +113,8 @@ class ImageFiles(DataModule):
         if broken and not digests:
             raise DataError(f"None of the {len(paths)} files in {self.root} is an image that can be used: {broken[0]}")
         if broken:
-            named = [str(error).rpartition(": ")[0] for error in broken[:_MOST_NAMED]]  # the remedy is to skip it
-            named += [f"{len(broken) - len(named)} more"] if len(broken) > len(named) else []
-            left_out = f"{len(broken)} of {len(paths)} files in {self.root} are left out: {'; '.join(named)}"
+            named = "; ".join(str(error).rpartition(": ")[0] for error in broken)  # the remedy is to skip it
+            left_out = f"{len(broken)} of {len(paths)} files in {self.root} are left out: {named}"
             rank_zero_only(logging.getLogger(__name__).warning)(f"data.on_error=skip: {left_out}.")
         return digests
 
@@ -139,6 +142,9 @@ class ImageFiles(DataModule):
 
     def _classes(self, split: str) -> Tensor | None:
         return self._images[split].given.get("classes")
+
+    def _vectors(self, split: str) -> Tensor | None:
+        return self._images[split].given.get("vector")
 
     def _show(self, split: str, picks: Iterable[Tensor]) -> Iterator[Item]:
         images, workers = self._images[split], self.num_workers
@@ -246,8 +252,12 @@ class ImageFolder(ImageFiles):
         super().__init__(batch_size, seed, flip, *where)
         one_of((None, "subfolders"), classes=classes)
         check_fraction(test_fraction)
-        said = f"data.table={table}: set it together with data.label_column or data.vector_columns, or none of them."
-        require((table is None) == (label_column is None and not vector_columns), said)
+        columns = {"label_column": label_column, "vector_columns": [*vector_columns] or None}
+        named = [f"data.{option}={value}" for option, value in columns.items() if value is not None]
+        said = f"{' and '.join(named)}: set data.table=FILE.csv too, the table that has these columns."
+        require(table is not None or not named, said)
+        said = f"data.table={table}: set data.label_column or data.vector_columns, the columns that are read."
+        require(table is None or named, said)
         said = (
             f"data.classes={classes} and data.label_column={label_column}: the class is one of them; remove the other."
         )
@@ -290,8 +300,9 @@ class ImageFolder(ImageFiles):
             whole = all(name.isdecimal() for name in of["train"]) and not self.classes
             self.class_names = sorted(set(of["train"]), key=int if whole else None)
             for name in sorted({*of["test"]} - {*of["train"]}):
+                path = paths["test"][of["test"].index(name)]
                 raise DataError(
-                    f"{self.root} has no training images of the class {name}: add some, or remove the class."
+                    f"{self.root} has no training images of the class {name}, which {self._name(path)} has: add some or correct it."
                 )
             for split, names in of.items():
                 given[split]["classes"] = torch.tensor([self.class_names.index(name) for name in names])

@@ -70,6 +70,9 @@ class InMemoryDataModule(DataModule):
     def _classes(self, split: str) -> Tensor | None:
         return self._splits[split].labels
 
+    def _vectors(self, split: str) -> Tensor | Rows | None:
+        return self._splits[split].beside.get("vector")
+
     def _show(self, split: str, picks: Iterable[Tensor]) -> Iterator[Item]:
         here = self._splits[split]
         given = here.beside if here.labels is None else {"classes": here.labels, **here.beside}

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import tee
+from typing import TYPE_CHECKING
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -33,11 +34,14 @@ from diffusion_lab.diffusion import SampleNoise
 from diffusion_lab.diffusion.parts import as_conditions, each, moved, where
 from diffusion_lab.diffusion.shapes import Conditions
 
+if TYPE_CHECKING:
+    from diffusion_lab.data.reals import Rows
+
 Batch = tuple[Tensor, Conditions]
 HeldOutBatch = tuple[Tensor, Conditions, SampleNoise]
 Item = tuple[Tensor, dict[str, Tensor]]  # x of a batch, and what the data give with it: "classes", "vector", "field"
 
-_LOOKED_AT = 1000  # images of which the shares of the levels are taken
+_LOOKED_AT = 1000  # images of which the shares of the levels are taken, and vectors that no table holds
 _VALUES_AT_ONCE = 2**21  # of images, in memory a hundred times or so: as float64, in networks
 _AT_ONCE = 500  # images that are read at a time where no batch size is given
 
@@ -129,6 +133,10 @@ class DataModule(LightningDataModule, ABC):
     @abstractmethod
     def _classes(self, split: str) -> Tensor | None:
         """The class of each image of `split` as the data have it, int64 (N,); None without classes. Decodes no image."""
+
+    def _vectors(self, split: str) -> Tensor | Rows | None:
+        """The vector of each image of `split`, float64 (N, D); None where only showing an image tells it."""
+        return None
 
     def setup(self, stage: str | None = None) -> None:
         self.prepare()
@@ -231,6 +239,13 @@ class DataModule(LightningDataModule, ABC):
         x, given = zip(*self._of("train", fixed_subset(self.num_train, count).split(_AT_ONCE)), strict=True)
         return torch.cat(x), {name: torch.cat([some[name] for some in given]) for name in given[0]}
 
+    def vectors(self) -> Tensor:
+        """The vectors beside all images that training shows, (N, D); beside 1,000 of them where images are decoded for it."""
+        found, places = self._vectors("train"), fixed_subset(self.num_train, self.num_trained_on)
+        if found is None:
+            return self.shown(min(_LOOKED_AT, len(places)))[1]["vector"]
+        return found[self._places["train"][places] if "train" in self._places else places]
+
     def _of(self, split: str, picks: Iterable[Tensor]) -> Iterator[Item]:
         """`_show`, for "validation" too."""
         places = self._places.get(split)
@@ -239,7 +254,8 @@ class DataModule(LightningDataModule, ABC):
     def _conditioned(self, split: str, picks: Iterable[Tensor]) -> Iterator[Batch]:
         """(x, y) of these images."""
         for x, given in self._of(split, picks):
-            yield x, as_conditions([condition.of(x, given) for condition in self.conditions.values()])
+            y = [condition.of(x, given) for condition in self.conditions.values()]
+            yield x, as_conditions([part.float() if part.is_floating_point() else part for part in y])
 
     def _mirrored(self, picks: Iterable[tuple[Tensor, Tensor]]) -> Iterator[Batch]:
         """(x, y) of these training images, mirrored where a pick says so: y is that of the image, but for its fields."""

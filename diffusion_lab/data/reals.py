@@ -41,13 +41,13 @@ class Rows:
         return replace(self, places=places.numpy())
 
     def __getitem__(self, indices: Tensor) -> Tensor:
-        """float32 (B, C, *spatial), normalised in float64."""
+        """(B, C, *spatial): float32, normalised in float64; float64 without units."""
         wanted = indices.numpy() if self.places is None else self.places[indices.numpy()]
         ascending, back = np.unique(wanted, return_inverse=True)
         together = ascending[-1] - ascending[0] + 1 == len(ascending)
         which = slice(ascending[0], ascending[-1] + 1) if together else ascending
         x = torch.from_numpy(self.read(which)[back].astype(np.float64))
-        return x.float() if self.units is None else self.units.normalised(x)
+        return x if self.units is None else self.units.normalised(x)
 
     def read(self, which: slice | np.ndarray) -> np.ndarray:
         """Rows of the stored array, as they are stored, but with channels first."""

@@ -33,8 +33,8 @@ class Table:
             require(not lacking, f"{self.path} {fix.format(f'{lacking[0]}{more}' if lacking else '')}.")
 
     def vectors_of(self, names: Iterable[str]) -> Tensor:
-        """float32 (N, D)."""
-        return torch.tensor([self.vectors[name] for name in names], dtype=torch.float32)
+        """float64 (N, D)."""
+        return torch.tensor([self.vectors[name] for name in names], dtype=torch.float64)
 
 
 def read_table(path: Path, label_column: str | None, vector_columns: Sequence[str]) -> Table:
@@ -73,5 +73,8 @@ def _number(text: str, column: str, name: str, path: Path) -> float:
         number = float(text)
     except ValueError:
         number = float("nan")
-    require(abs(number) < float("inf"), f"{path}: {column}={text} of {name} is not a finite number: fill it in.")
+    require(
+        abs(number) < float("inf"),
+        f"{path}: {column}={text} of {name} is not a finite number: correct it.",
+    )
     return number

@@ -12,7 +12,7 @@ objectives   the losses                                          L_simple, L_hyb
 timesteps    the times that training draws                       (t, w)
 starts       the distribution of x_T                             p(x_T)
 
-`diffusion_lab.sampling` draws with a model, `diffusion_lab.analysis` measures what one trained model can tell.
+`diffusion_lab.sampling` samples from a model, `diffusion_lab.analysis` measures a trained model.
 
 One training step, in the order in which the files are visited (Ho et al. 2020, algorithm 1; `DiffusionModel.training_step`):
 
@@ -21,7 +21,7 @@ One training step, in the order in which the files are visited (Ho et al. 2020, 
     forward      x_t = α_t·x_0 + σ_t·ε                                   q_sample
     predictions  what the network sees of x_t and t                      inputs
     reverse      the network's output, and its variance part             evaluate
-    predictions  what it should have been, a·x_0 + b·ε                   target
+    predictions  the target of the output, a·x_0 + b·ε                   target
     for L_vlb:   p_θ(x_s|x_t) as below, then bound and gaussian: its KL to q(x_s|x_t, x_0)
 
 One sampling step (algorithm 2; `samplers.py`, `walk`):
@@ -31,7 +31,7 @@ One sampling step (algorithm 2; `samplers.py`, `walk`):
     samplers     the step rule, given x_t, t, s
     reverse      the network's output
     predictions  x̂_0 = (b·x_t − σ·output)/(α·b − σ·a)                     to_x_0
-    clipping     what becomes of x̂_0
+    clipping     x̂_0 clipped to the range of the data
     process      the mean of q(x_s|x_t, x̂_0)                             q_posterior
     variances    Σ_θ
     noise        ε by (seed, index of the sample, t)

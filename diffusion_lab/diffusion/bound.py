@@ -5,8 +5,8 @@
         L_{t−1} = E_q KL(q(x_{t−1}|x_t, x_0) ‖ p_θ(x_{t−1}|x_t))    two Gaussians: closed form
         L_0     = E_q[−log p(x_0|x_1)]                             a decoder: a mass over levels, or a density
 
-All in bits per dimension; p(x_T) is that of a start, N(0, prior_std²·I) by default. Of a respaced process it is the bound of the
-strided chain, whose L_0 is that chain's first step.
+All in bits per dimension; p(x_T) is a start, N(0, prior_std²·I) by default. For a respaced process this is the bound of the
+strided chain, whose L_0 belongs to that chain's first step.
 """
 
 import math
@@ -36,9 +36,9 @@ class Bound:
     Attributes
     ----------
     prior: L_T, (B,).
-    terms: (B, M), L_0 first; column j is L_{t−1} at `t[:, j]`, averaged over noise draws. M = K when every step is visited.
-    t: int64 (B, M), the steps visited; 1, 2, …, K when every step is.
-    weights: float64 (M,), how many steps each column stands for: all 1 when every step is visited.
+    terms: (B, M), L_0 first; column j is L_{t−1} at `t[:, j]`, averaged over noise draws. M = K if every step is visited.
+    t: int64 (B, M), the steps visited; 1, 2, …, K if all are.
+    weights: float64 (M,), the number of steps that each column represents: 1 if every step is visited.
     standard_error: (B,), of `bits_per_dim` over noise draws; NaN for a single draw.
     x_0_mse, eps_mse: (B, M), mean square error of x̂_0 and ε̂ a dimension.
     """
@@ -73,16 +73,16 @@ def variational_bound(
     """−log₂ p_θ(x_0) ≤ E[bits_per_dim]·D, D the number of dimensions (Ho et al. 2020, eq. 5).
 
     The expectation is over the noise (and the choice of terms): a single draw estimates the bound and may lie below −log₂ p_θ(x_0).
-    One step at a time: memory does not grow with T.
+    Steps are evaluated one at a time, so memory does not grow with T.
 
     Parameters
     ----------
     num_levels: grey levels of the data, for a mass in L_0; None for a density (continuous data), which may be negative.
-    num_draws: noise draws a term; with 2 or more, `standard_error` is known.
-    noise: row i of every draw depends on its (seed, indices[i]); by default a fresh seed. Each term has the noise of its original
-        t, so that chains over some of the steps share it.
-    max_terms: visit at most so many steps. L_0 always; the others fall into max_terms − 1 runs of neighbours, one step is drawn
-        from each, a sample, and represents its run: unbiased, and the terms' smoothness in t makes it precise.
+    num_draws: noise draws per term; with 2 or more, `standard_error` is known.
+    noise: row i of every draw depends on its (seed, indices[i]); by default a fresh seed. Noise is keyed by the original
+        t, so chains over subsets of the steps share it.
+    max_terms: visit at most this many steps. L_0 is always visited; the others form max_terms − 1 runs of neighbours, and one step
+        per run and sample, drawn at random, represents its run: unbiased, and precise because terms vary smoothly with t.
     decoder: p(x_0|x_1) of L_0. start: p(x_T) of L_T.
     """
     noise = fresh_noise(len(x_0), x_0.device) if noise is None else noise
@@ -121,7 +121,7 @@ def bound_term(
     """
     first = t == 1
     here = first.reshape(-1, *[1] * (x_0.ndim - 1))
-    # Each row has an L_0. Where t > 1 it is that of a harmless Gaussian, and is not used.
+    # Each row has an L_0. Where t > 1 it is computed for a harmless Gaussian and not used.
     mean, log_variance = torch.where(here, distribution.mean, x_0), torch.where(here, distribution.log_variance, 0.0)
     l_0 = last_term(process, Gaussian(mean, log_variance), x_0, torch.where(here, x_t, x_0), num_levels, decoder, known)
     return torch.where(first, l_0, step_term(process, distribution, x_0, x_t, t, known))
@@ -148,7 +148,7 @@ def last_term(
 
 
 def bits_per_dim(nats: Images, known: Images | None = None) -> PerSample:
-    """Nats of every dimension -> mean over dimensions, in bits, float64 (B,); those where `known` is 0 count as 0."""
+    """Nats of every dimension -> mean over dimensions, in bits, float64 (B,); where `known` is 0 they count as 0."""
     return in_bits((nats if known is None else nats * known).double().flatten(1).mean(dim=1))
 
 

@@ -1,6 +1,6 @@
-"""The range of x̂_0. Images are in [−1, 1], but a network's prediction may be outside.
+"""Clipping of x̂_0. Images lie in [−1, 1], but a network's prediction may not.
 
-A sampler builds each step from x̂_0; where it is out of range the step is pulled out of range too, and the next guess is worse.
+A sampler builds each step from x̂_0, so a prediction out of range moves the step out of range, and the next one is worse.
 """
 
 from abc import ABC, abstractmethod
@@ -11,11 +11,11 @@ from .shapes import Images, Number
 
 @dataclass(frozen=True)
 class Clipping(ABC):
-    """x̂_0 -> x̂_0, in sampling and scoring; objectives see the network's own."""
+    """x̂_0 -> x̂_0, in sampling and scoring; objectives use the unclipped prediction."""
 
     @abstractmethod
     def __call__(self, x_0: Images) -> Images:
-        """The clipped x̂_0; the same tensor where nothing is changed."""
+        """The clipped x̂_0; the same tensor if nothing changes."""
 
     def in_range(self, x: Images) -> Images:
         """A finished sample, brought into the range of the data."""
@@ -24,7 +24,7 @@ class Clipping(ABC):
 
 @dataclass(frozen=True)
 class NoClipping(Clipping):
-    """x̂_0 as it is: for data without bounds."""
+    """No clipping, for data without bounds."""
 
     def __call__(self, x_0: Images) -> Images:
         return x_0
@@ -45,7 +45,7 @@ class Clamp(Clipping):
 class DynamicThreshold(Clipping):
     """x̂_0 clamped to [−r, r] and divided by r, r = max(1, the `share` quantile of |x̂_0|) of each image.
 
-    Strong guidance then saturates no more than 1 − share of the pixels (Saharia et al. 2022, Imagen, section 2.3).
+    With strong guidance, at most a share 1 − share of the pixels is then saturated (Saharia et al. 2022, Imagen, section 2.3).
     """
 
     share: Number = 0.995

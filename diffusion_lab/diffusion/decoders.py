@@ -13,7 +13,7 @@ from .gaussian import Gaussian
 from .levels import check_shares, end_log_odds, nearest_level
 from .shapes import Images, Number
 
-_TAIL = 9.0  # levels further from x_1/α_1 than so many σ_1/α_1 have less than e⁻⁴⁰ of the mass of the nearest
+_TAIL = 9.0  # levels further from x_1/α_1 than this many σ_1/α_1 have less than e⁻⁴⁰ of the mass of the nearest
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,14 @@ class Decoder(ABC):
 
         Parameters
         ----------
-        reverse: p_θ(x_0|x_1), which is needed only where `reads_reverse`.
+        reverse: p_θ(x_0|x_1), required only if `reads_reverse`.
         num_levels: the data's equally spaced levels from −1 to 1, for the mass of the one nearest to x_0; None for a density.
         """
 
 
 @dataclass(frozen=True)
 class GaussianDecoder(Decoder):
-    """The reverse process as it is: the mass of p_θ(x_0|x_1) in the bin of x_0, or its density (Ho et al. 2020, eq. 13)."""
+    """The reverse process itself: the mass of p_θ(x_0|x_1) in the bin of x_0, or its density (Ho et al. 2020, eq. 13)."""
 
     reads_reverse = True
 
@@ -55,7 +55,7 @@ class GaussianDecoder(Decoder):
 class LevelDecoder(Decoder):
     """p(x_0|x_1) ∝ q(x_1|x_0) over the levels, without parameters (Kingma et al. 2021, VDM).
 
-    In the limit of infinitely many, ever closer levels it is the density N(x_0; x_1/α_1, σ_1²/α_1²), for continuous data.
+    In the limit of infinitely many levels it is the density N(x_0; x_1/α_1, σ_1²/α_1²), for continuous data.
     """
 
     reads_reverse = False
@@ -76,7 +76,7 @@ class LevelDecoder(Decoder):
             log_prior = low * (level == 0) + high * (level == last)
             return log_prior - 0.5 * ((guess - (level * bin_width - 1)) / std).square()
 
-        # The sum over levels from the nearest one outwards: memory does not grow with the number of levels.
+        # Sums over levels outwards from the nearest one, so memory does not grow with the number of levels.
         total = log_q(nearest)
         for offset in range(1, min(math.ceil(_TAIL * process.first_std / bin_width) + 1, last) + 1):
             for level in (nearest - offset, nearest + offset):
@@ -85,7 +85,7 @@ class LevelDecoder(Decoder):
         return log_q(own) - total
 
     def end_log_odds(self, num_levels: int) -> tuple[float, float]:
-        """How much more probable the lowest and the highest level are than each other one, before x_1 is known: log-odds."""
+        """Prior log-odds of the lowest and of the highest level against each inner level."""
         return 0.0, 0.0
 
 
@@ -93,12 +93,12 @@ class LevelDecoder(Decoder):
 class EndLevelDecoder(LevelDecoder):
     """p(x_0|x_1) ∝ q(x_1|x_0)·π(x_0) over the levels: π is p at each end, and the same for all levels between.
 
-    Where half of the pixels are black, black costs next to nothing: 0.17 bits/dim less on Fashion-MNIST than the mass of a
-    Gaussian, whose tails know no more of black than of any other level.
+    If half of the pixels are black, black costs almost nothing: 0.17 bits/dim less on Fashion-MNIST than the mass of a
+    Gaussian, which does not favour any level.
 
     Parameters
     ----------
-    shares: p of the lowest and of the highest level; a share below that of the levels between counts as theirs.
+    shares: p of the lowest and of the highest level; a share below that of the inner levels is raised to theirs.
     num_levels: L; None, for continuous data, has no ends.
     """
 

@@ -2,8 +2,8 @@
 
     q(x_t|x_0) = N(α_t·x_0, σ_t²·I)                                                                         (1)
 
-A `Schedule` has the pair at real t, a `GaussianDiffusion` at the whole steps of a chain. What needs no more than the pair and what
-the network sees of t (predictions, L_simple) takes either, with its t.
+A `Schedule` has the pair at real t, a `GaussianDiffusion` at the whole steps of a chain. Functions that need only the pair and the
+network's input for t (predictions, L_simple) accept either, with its t.
 """
 
 from abc import ABC, abstractmethod
@@ -17,7 +17,7 @@ from .shapes import Broadcast, Images, Number, PerSample, Times
 
 
 def per_sample(values: PerSample, like: Images) -> Broadcast:
-    """One float64 value a sample -> (B, 1, …, 1) in the dtype of `like`: cast last, after all float64 arithmetic."""
+    """One float64 value per sample -> (B, 1, …, 1) in the dtype of `like`; cast last, after all float64 arithmetic."""
     return values.reshape(-1, *[1] * (like.ndim - 1)).to(like.dtype)
 
 
@@ -40,7 +40,7 @@ class ForwardProcess(ABC):
 
     @abstractmethod
     def network_time(self, t: Times) -> Times:
-        """What the network sees at t: most often t − 1 in the original chain."""
+        """The network's input for t: usually t − 1 in the original chain."""
 
     def signal(self, t: Times) -> PerSample:
         """α_t."""
@@ -87,7 +87,7 @@ class ForwardProcess(ABC):
 
 
 class DeviceTable:
-    """A tensor of the host, copied to each device on which it is first needed."""
+    """A tensor on the host, copied to each device on first use."""
 
     def __init__(self, values: Tensor) -> None:
         self._copies = {values.device: values}

@@ -1,4 +1,4 @@
-"""N(μ, σ²): the one distribution that the theory is made of."""
+"""N(μ, σ²), the distribution from which the theory is built."""
 
 import math
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
-"""A schedule that is trained with the network, by the bound of infinitely many steps.
+"""A schedule trained with the network by the bound of infinitely many steps.
 
-That bound depends on the ends of log SNR, and, for a network that sees log SNR, between them not on the path (Kingma et al. 2021,
-VDM, section 5.1). So its gradient trains the ends; the path is free, and is trained for what does depend on it, the variance of
+The bound depends on the ends of log SNR but, for a network whose input is log SNR, not on the path between them (Kingma et al.
+2021, VDM, section 5.1). So its gradient trains the ends; the path is free, and is trained to reduce the variance of
 the bound's estimate at random t.
 """
 
@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from .real_schedules import LogSNRSchedule, of_log_snr
 from .shapes import PerSample, Times
 
-_UNIFORM = 0.01  # of the time is divided evenly, so that every bin has some
+_UNIFORM = 0.01  # this share of the time is divided evenly, so that every bin has some
 
 
 class _Trained(nn.Module):
-    """stretch: the log of the factor by which each end has moved away from the middle. share: logits of the time in each bin.
+    """stretch: the log of the factor by which each end has moved away from the middle. share: logits of each bin's share of time.
 
-    first_std: σ_1/α_1 where it need not be that of the parameters to the last digit, and reading them takes time; else None.
+    first_std: a stored σ_1/α_1 that avoids reading the parameters, for uses that need no exact value; else None.
     """
 
     first_std: float | None = None
@@ -37,16 +37,16 @@ class LearnedSchedule(LogSNRSchedule):
 
     Between the ends lie `num_bins` bins of equal width in log SNR, and log SNR is a straight line in each. Bin k is crossed in a
     share p_k of the time. With t uniform, L_∞ at a t in bin k is f/p_k, f the network's error there, so E[L²] = Σ_k E_k[f²]/p_k
-    is least where p_k ∝ √E_k[f²]: more time where more is lost. (VDM has a monotone network in place of the bins.)
+    is least for p_k ∝ √E_k[f²]: more time where the loss is large. (VDM has a monotone network instead of the bins.)
 
-    The network sees log SNR, on a clock that reads t − 1 before training.
+    The network's input is log SNR, on a clock that equals t − 1 before training.
 
-    Every pair is that of the parameters as they are now: build the process again once they have changed. `repr` and equality are
+    Pairs always follow the current parameters: build the process again after they change. `repr` and equality are
     those of the schedule before training.
 
     Parameters
     ----------
-    log_snr_max, log_snr_min: the ends before training. num_bins: as fine as the path can be.
+    log_snr_max, log_snr_min: the ends before training. num_bins: the resolution of the path.
     """
 
     num_bins: int = 32
@@ -72,7 +72,7 @@ class LearnedSchedule(LogSNRSchedule):
 
     @property
     def ends(self) -> tuple[Tensor, Tensor]:
-        """The log SNR at t = 1 and at t = T, float64, with their gradients."""
+        """The log SNR at t = 1 and at t = T, float64, with gradients."""
         middle, half = (self.log_snr_max + self.log_snr_min) / 2, (self.log_snr_max - self.log_snr_min) / 2
         up, down = self._trained.stretch.double().exp().unbind()
         return middle + half * up, middle - half * down
@@ -88,11 +88,11 @@ class LearnedSchedule(LogSNRSchedule):
         return 1 + (self.num_timesteps - 1) * (edges[k] + (crossed - k) * share[k])
 
     def network_time(self, t: Times) -> PerSample:
-        """The t − 1 at which the line before training has this log SNR; outside [0, T − 1] where an end has moved outwards."""
+        """The t − 1 at which the line before training has this log SNR; outside [0, T − 1] if an end has moved outwards."""
         return self._where(self._log_snr(t), self.log_snr_max, self.log_snr_min) - 1
 
     def own_loss(self, t: Times, loss: PerSample) -> PerSample:
-        """½·L², as far as it depends on p_k, minus itself: the gradient −½·L²·∇log p_k of E[L²]/2 at fixed log SNR."""
+        """The part of ½·L² that depends on p_k, minus itself: the gradient −½·L²·∇log p_k of E[L²]/2 at fixed log SNR."""
         _, edges = self._shares(t)
         wanted = -0.5 * loss.detach().square() * self._share().log().to(t.device)[_bin(edges, self._elapsed(t))]
         return wanted - wanted.detach()
@@ -106,7 +106,7 @@ class LearnedSchedule(LogSNRSchedule):
         return torch.lerp(first, last, crossed.clamp(0, 1))
 
     def _elapsed(self, t: Times) -> PerSample:
-        """The share of the time that has passed at t; all of it where T = 1."""
+        """The share of the time that has passed at t; 1 if T = 1."""
         return self._between(t, 0, 1)
 
     def _share(self) -> Float64[Tensor, " bins"]:
@@ -114,7 +114,7 @@ class LearnedSchedule(LogSNRSchedule):
         return (1 - _UNIFORM) * self._trained.share.double().softmax(dim=0) + _UNIFORM / self.num_bins
 
     def _shares(self, like: Tensor) -> tuple[Float64[Tensor, " bins"], Float64[Tensor, " bins_plus_1"]]:
-        """p_k, without a gradient, and the share of the time that has passed at the edges of the bins."""
+        """p_k without a gradient, and the share of the time that has passed at the edges of the bins."""
         share = self._share().detach().to(like.device)
         return share, torch.cat([torch.zeros_like(share[:1]), share.cumsum(dim=0)])
 

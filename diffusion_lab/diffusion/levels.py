@@ -1,4 +1,4 @@
-"""Data on L levels 0 … L − 1, which a model sees as x = 2·level/(L − 1) − 1 in [−1, 1].
+"""Data on L levels 0 … L − 1, represented as x = 2·level/(L − 1) − 1 in [−1, 1].
 
 The round trip level → x → level is the identity for every number of levels up to 65,536.
 """
@@ -23,7 +23,7 @@ def to_levels(x: Tensor, num_levels: int) -> Tensor:
 def from_levels(levels: Tensor, num_levels: int) -> Tensor:
     """The x in [−1, 1] of each level, float32, same shape. ValueError unless 2 ≤ L ≤ 65,536."""
     _check(num_levels)
-    # Divided, not multiplied by 2/(num_levels − 1): that rounds, and the last level would miss 1.
+    # Division, because multiplying by 2/(num_levels − 1) rounds, and the last level would miss 1.
     return levels.float() * 2 / (num_levels - 1) - 1
 
 
@@ -33,7 +33,7 @@ def _check(num_levels: int) -> None:
 
 
 def nearest_level(x: Images, num_levels: int) -> Images:
-    """0 … L − 1 in the dtype of x, from −1 to 1; what lies beyond belongs to the outermost levels.
+    """0 … L − 1 in the dtype of x, from −1 to 1; values beyond belong to the outermost levels.
 
     Rounding is to the nearest: truncation would lose levels and shift the mean by half a level. ValueError unless L ≥ 2.
     """
@@ -43,9 +43,9 @@ def nearest_level(x: Images, num_levels: int) -> Images:
 
 
 def check_shares(shares: Sequence[Number] | None, group: str, instead: str) -> tuple[Number, Number]:
-    """The shares of the pixels at the lowest and at the highest level. ValueError, with the fix, if they are none.
+    """The shares of pixels at the lowest and highest level. ValueError, with the fix, if they are invalid.
 
-    group, instead: of the option `group`=ends that needs them, and the choice that does not.
+    group, instead: of the option `group`=ends that needs them, and an alternative choice.
     """
     if shares is None:
         raise ValueError(
@@ -58,7 +58,7 @@ def check_shares(shares: Sequence[Number] | None, group: str, instead: str) -> t
 
 
 def end_log_odds(shares: Sequence[Number], num_levels: int) -> tuple[float, float]:
-    """log(p/q) of the lowest and of the highest level: p is its share, q that of each of the L − 2 levels between; at least 0."""
+    """log(p/q) of the lowest and of the highest level, p its share and q that of each of the L − 2 inner levels; at least 0."""
     between = max(1 - sum(shares), 1e-12) / (num_levels - 2)
     low, high = (max(math.log(max(share, 1e-12) / between), 0.0) for share in shares)
     return low, high

@@ -1,8 +1,8 @@
 """Noise as a pure function of (seed, sample index, t), never of what was drawn before.
 
-So the i-th sample of a seed is the same image whether it is made alone or in a batch, on one device or on eight, now or after
+So the i-th sample of a seed is the same image whether it is drawn alone or in a batch, on one device or on eight, now or after
 a crash. The generator is counter-based, Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"),
-in plain integer tensor operations, because `torch.Generator` keeps a state, and on a CPU only 32 bits of its seed.
+in integer tensor operations, because `torch.Generator` has a state, and on a CPU uses only 32 bits of its seed.
 """
 
 import math
@@ -21,13 +21,13 @@ _WEYL = 0x9E3779B9, 0xBB67AE85
 
 
 def check_seed(seed: int) -> None:
-    """ValueError for a seed beyond 64 bits, which would draw the same as another seed."""
+    """ValueError for a seed beyond 64 bits, which would coincide with another one."""
     if not 0 <= seed < 2**64:
         raise ValueError(f"seed={seed} must be a whole number from 0 to 2**64 - 1")
 
 
 def derive_seed(seed: int, *keys: int) -> int:
-    """A new 63-bit seed that depends on all bits of its arguments: independent streams of one seed, by name or number."""
+    """A new 63-bit seed that depends on all bits of its arguments: independent streams of a seed, by name or number."""
     check_seed(seed)
     state = seed
     for key in keys:
@@ -63,7 +63,7 @@ class SampleNoise:
     Parameters
     ----------
     seed: 0 … 2⁶⁴ − 1.
-    indices: int64 (B,), which samples these rows are, counted over everything that is drawn under this seed.
+    indices: int64 (B,), the numbers of these samples among all that are drawn with this seed.
     """
 
     def __init__(self, seed: int, indices: Int64[Tensor, " b"]) -> None:
@@ -77,12 +77,12 @@ class SampleNoise:
     def __call__(self, t: int | Int64[Tensor, " b"], like: Images) -> Images:
         """ε for the step that leaves x_t, t ≥ 1 counted in the *original* chain, with the shape and dtype of `like`.
 
-        t: of all rows, or of each.
+        t: of all rows, or one per row.
         """
         return self._normal(t, like.shape[1:], like.dtype).to(like.device)
 
     def uniform(self, t: int) -> Float64[Tensor, " b"]:
-        """One number in (0, 1) a row, float64: from another counter than any normal noise."""
+        """One number in (0, 1) per row, float64, from a counter that normal noise does not use."""
         return self._uniform(t, 1, stream=1)[0, :, 0]
 
     def fork(self, key: int) -> "SampleNoise":
@@ -92,7 +92,7 @@ class SampleNoise:
     def _normal(
         self, t: int | Int64[Tensor, " b"], shape: tuple[int, ...], dtype: torch.dtype
     ) -> Float[Tensor, "b ..."]:
-        """N(0, I); on a CPU of some rows at a time, whose words stay in its cache."""
+        """N(0, I); on a CPU computed for a few rows at a time, which fit its cache."""
         rows = max(1, _CACHED // math.prod(shape) if self.indices.device.type == "cpu" else len(self.indices))
         if rows >= len(self.indices):
             return self._box_muller(t, shape).to(dtype)
@@ -126,6 +126,6 @@ Noise = Callable[[int, Images], Images]  # (key of a step, like) -> ε: a Sample
 
 
 def fresh_noise(batch_size: int, device: torch.device) -> SampleNoise:
-    """Noise under a seed drawn from torch's global generator: for calls that name no seed."""
+    """Noise with a seed from torch's global generator, for calls without a seed."""
     seed = int(torch.randint(2**62, ()))
     return SampleNoise(seed, torch.arange(batch_size, device=device))

@@ -5,7 +5,7 @@
     L_hybrid = L_simple + 0.001·L_vlb                 Nichol & Dhariwal 2021, eq. 16
     L_∞      = ∫ −½·dSNR/dt·‖x_0 − x̂_0‖² dt           L_vlb of infinitely many steps    Kingma et al. 2021, VDM, eq. 18
 
-Objectives take the network's output before any clipping of x̂_0. L_simple is given a chain or a schedule, with its t; L_vlb is a sum
+Objectives use the network's output before clipping of x̂_0. L_simple is given a chain or a schedule, with its t; L_vlb is a sum
 over the steps of a chain; L_∞ is an integral over the real t of a schedule.
 """
 
@@ -27,7 +27,7 @@ from .schedules import Schedule
 from .shapes import Conditions, Images, Number, PerSample, Steps, Times
 
 Terms = dict[str, PerSample]
-Known = Images | None  # 1 where x_0 is known, 0 where it is missing and x_0 any number; None: all of it
+Known = Images | None  # 1 where x_0 is known, 0 where it is missing (x_0 is then arbitrary); None: all known
 Forward = TypeVar("Forward", bound=ForwardProcess, contravariant=True)
 
 
@@ -37,7 +37,7 @@ class Weighting(ABC):
 
     @abstractmethod
     def weight(self, process: ForwardProcess, prediction: Prediction, t: Times) -> PerSample:
-        """The factor on the squared error of the network's own target."""
+        """The factor on the squared error of the network's target."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,11 @@ class Unweighted(Weighting):
 
 @dataclass(frozen=True)
 class WeightedStart(Weighting):
-    """A weighting stated for the squared error of x̂_0, so that it is the same loss whatever the network predicts."""
+    """A weighting defined for the squared error of x̂_0, and therefore independent of what the network predicts."""
 
     @abstractmethod
     def of_x_0(self, process: ForwardProcess, t: Times) -> PerSample:
-        """The factor on ‖x_0 − x̂_0‖²/D; that on the error of ε̂ is σ²/α² of it."""
+        """The factor on ‖x_0 − x̂_0‖²/D; times σ²/α² it is the factor on the error of ε̂."""
 
     def weight(self, process: ForwardProcess, prediction: Prediction, t: Times) -> PerSample:
         return self.of_x_0(process, t) / prediction.error_scale(process, t)
@@ -62,7 +62,7 @@ class WeightedStart(Weighting):
 
 @dataclass(frozen=True)
 class MinSNR(WeightedStart):
-    """The squared error of x̂_0 weighs min(SNR(t), γ) (Hang et al. 2023)."""
+    """Weight min(SNR(t), γ) on the squared error of x̂_0 (Hang et al. 2023)."""
 
     gamma: float = 5.0
 
@@ -76,10 +76,10 @@ class MinSNR(WeightedStart):
 
 @dataclass(frozen=True)
 class SigmoidWeighting(WeightedStart):
-    """The squared error of ε̂ weighs sigmoid(b − log SNR(t)) (Kingma & Gao 2023).
+    """Weight sigmoid(b − log SNR(t)) on the squared error of ε̂ (Kingma & Gao 2023).
 
-    Their loss is an integral over log SNR. It is this one, up to a factor, where t is uniform and log SNR linear in t
-    (schedule=log_snr); another schedule also weighs by how long it stays at each log SNR.
+    Their loss is an integral over log SNR. It equals this one, up to a factor, if t is uniform and log SNR linear in t
+    (schedule=log_snr); with other schedules each log SNR is also weighted by the time spent near it.
     """
 
     bias: Number = 2.0
@@ -91,9 +91,9 @@ class SigmoidWeighting(WeightedStart):
 
 @dataclass(frozen=True)
 class ErrorOf(WeightedStart):
-    """The squared error of what `prediction` predicts has weight 1, whatever the network predicts.
+    """Weight 1 on the squared error of the quantity that `prediction` predicts, whatever the network predicts.
 
-    Of PredictEDM(s) this is EDM's λ(σ) = (σ² + s²)/(σ·s)² on the error of x̂_0, there for α = 1 (Karras et al. 2022, table 1).
+    For PredictEDM(s) this is EDM's λ(σ) = (σ² + s²)/(σ·s)² on the error of x̂_0, stated for α = 1 (Karras et al. 2022, table 1).
     """
 
     prediction: Prediction
@@ -106,8 +106,8 @@ class ErrorOf(WeightedStart):
 class Objective(ABC, Generic[Forward]):
     """(process, reverse, x_0, t, ε, y) -> {"loss": (B,), …}, to be averaged with the weights of the timestep sampler.
 
-    `reads_variance`: Σ_θ enters the loss. `trains_variance`: it gives a learned Σ_θ a gradient. `over`: the forward process that it
-    is given; over a chain or a schedule it is a mean over uniform t, and over either it may be any mean. `term_names`: the keys of
+    `reads_variance`: Σ_θ enters the loss. `trains_variance`: a learned Σ_θ receives a gradient. `over`: the forward process that it
+    requires; over a chain or a schedule the loss is a mean over uniform t, over either it may be any. `term_names`: the keys of
     the terms.
     """
 
@@ -130,9 +130,9 @@ class Objective(ABC, Generic[Forward]):
         y: Conditions = None,
         known: Known = None,
     ) -> Terms:
-        """ "loss" and the terms it is made of, float64 (B,): "mse" (a dimension, unweighted), "vlb" (bits/dim, already × T).
+        """ "loss" and its terms, float64 (B,): "mse" (per dimension, unweighted), "vlb" (bits/dim, already × T).
 
-        Where `known` is 0, a dimension adds nothing to any term, which is still divided by the number of all dimensions.
+        Dimensions where `known` is 0 add nothing to any term; terms are divided by the number of all dimensions.
         """
 
 
@@ -239,8 +239,8 @@ class ContinuousBound(Objective[Schedule]):
         L_∞ = (T − 1)·E_t −½·(d log SNR/dt)·SNR·‖x_0 − x̂_0‖²
 
     (Kingma et al. 2021, VDM, eq. 18; SNR·‖x_0 − x̂_0‖² = ‖ε − ε̂‖², whatever the network predicts.) By t → SNR it depends on the
-    schedule through the two ends alone (section 5.1). In so many steps every fixed variance is the right one, so Σ_θ is in L_0 at
-    most. L_0 is taken at t = 1 with the same ε: without the network by LevelDecoder; GaussianDecoder looks a second time.
+    schedule through its two ends alone (section 5.1). With infinitely many steps every fixed variance is optimal, so Σ_θ enters
+    L_0 only. L_0 is taken at t = 1 with the same ε: by LevelDecoder without the network; GaussianDecoder evaluates it again.
     """
 
     num_levels: int | None = 256
@@ -292,6 +292,6 @@ def _mean_square_error(
     eps: Images,
     known: Known,
 ) -> PerSample:
-    """‖target − output‖²/D, (B,), of what is known."""
+    """‖target − output‖²/D, (B,), over known values."""
     error = reverse.prediction.target(process, x_0, eps, t) - output
     return (error if known is None else error * known).square().flatten(1).mean(dim=1).double()

@@ -1,7 +1,7 @@
-"""Functions on y, what samples are conditioned on: None, a tensor (B, …), or a tuple of tensors where there are several conditions.
+"""Functions on y, the conditions of samples: None, a tensor (B, …), or a tuple of tensors for several conditions.
 
-A condition that is left out has the value `null`: of K classes K, of a vector or a field NaN. So dropping a condition, and the
-unconditional branch of guidance, are the same for every kind.
+A dropped condition has the value `null`: K for K classes, NaN for a vector or a field. So dropping a condition, and the
+unconditional branch of guidance, work alike for every kind.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ def each(function: Callable[..., Tensor], y: Conditions, *more: Conditions | Nul
 
 
 def parts(y: Conditions) -> tuple[Tensor, ...]:
-    """y as a tuple, one tensor a condition."""
+    """y as a tuple, with one tensor per condition."""
     return () if y is None else y if isinstance(y, tuple) else (y,)
 
 
@@ -32,12 +32,12 @@ def as_conditions(values: list[Tensor]) -> Conditions:
 
 
 def left_out(y: Conditions, null: Null) -> Conditions:
-    """Shaped like y: no condition."""
+    """The null conditions, shaped like y."""
     return each(torch.full_like, y, null)
 
 
 def where(chosen: Tensor, y: Conditions, otherwise: Conditions) -> Conditions:
-    """The rows of y that are chosen, bool (B,), and the other rows of `otherwise`."""
+    """Rows of y where `chosen`, bool (B,), is true, and rows of `otherwise` elsewhere."""
     return each(lambda a, b: torch.where(chosen.reshape(-1, *[1] * (a.ndim - 1)), a, b), y, otherwise)
 
 
@@ -47,7 +47,7 @@ def rows(y: Conditions, index: slice | Tensor) -> Conditions:
 
 
 def joined(first: Conditions, second: Conditions) -> Conditions:
-    """The rows of one after those of the other."""
+    """The rows of both, one after the other."""
     return each(lambda *pair: torch.cat(pair), first, second)
 
 
@@ -57,5 +57,5 @@ def moved(y: Conditions, device: torch.device | str) -> Conditions:
 
 
 def classes_in(y: Conditions) -> Tensor | None:
-    """The first part of y that holds classes or clusters, int64 (B,); None where there is none."""
+    """The first part of y that holds classes or clusters, int64 (B,); None if there is none."""
     return next((part for part in parts(y) if not part.is_floating_point()), None)

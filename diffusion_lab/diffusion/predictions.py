@@ -1,8 +1,8 @@
-"""Predictions: what the network's output stands for, a·x_0 + b·ε. With x_t = α·x_0 + σ·ε it determines x_0 and ε:
+"""Predictions: the quantity that the network outputs, a·x_0 + b·ε. With x_t = α·x_0 + σ·ε it determines x_0 and ε:
 
     x̂_0 = (b·x_t − σ·output)/(α·b − σ·a),   ε̂ = (α·output − a·x_t)/(α·b − σ·a)
 
-A prediction is its (a, b); everything else follows.
+A prediction is defined by its (a, b).
 """
 
 from abc import ABC, abstractmethod
@@ -22,14 +22,14 @@ class Prediction(ABC):
 
     @abstractmethod
     def coefficients(self, process: ForwardProcess, t: Times) -> Coefficients:
-        """(a, b): the network's output is a·x_0 + b·ε."""
+        """(a, b) of the network's output a·x_0 + b·ε."""
 
     def inputs(self, process: ForwardProcess, x_t: Images, t: Times) -> tuple[Images, Times]:
-        """(image, timesteps) as the network sees them: x_t and t − 1."""
+        """The network's inputs (image, timesteps): x_t and t − 1."""
         return x_t, process.network_time(t)
 
     def target(self, process: ForwardProcess, x_0: Images, eps: Images, t: Times) -> Images:
-        """a·x_0 + b·ε: what L_simple regresses."""
+        """a·x_0 + b·ε, the target of L_simple."""
         a, b = self.coefficients(process, t)
         return per_sample(a, x_0) * x_0 + per_sample(b, x_0) * eps
 
@@ -77,7 +77,7 @@ class PredictVelocity(Prediction):
     """v = α_t·ε − σ_t·x_0, so x̂_0 = α_t·x_t − σ_t·v̂ and ε̂ = σ_t·x_t + α_t·v̂ where α_t² + σ_t² = 1
     (Salimans & Ho 2022, section 4 and appendix D).
 
-    No division by what goes to 0: stable at both ends of the chain, where the other two divide by α_T or σ_1.
+    No division by quantities that vanish: stable at both ends of the chain, where the other two divide by α_T or σ_1.
     """
 
     def coefficients(self, process: ForwardProcess, t: Times) -> Coefficients:
@@ -96,13 +96,13 @@ class PredictFlow(Prediction):
 
 @dataclass(frozen=True)
 class PredictEDM(Prediction):
-    """(x_0 − c_skip·x_t)/c_out: what the best linear guess of x_0 leaves, at unit variance, for data of variance s²
-    (Karras et al. 2022, EDM, eq. 7 and table 1, there for α = 1).
+    """(x_0 − c_skip·x_t)/c_out: the residual of the best linear estimate of x_0, at unit variance, for data of variance s²
+    (Karras et al. 2022, EDM, eq. 7 and table 1, stated for α = 1).
 
         v = α²·s² + σ²,   c_skip = α·s²/v,   c_out = σ·s/√v,   c_in = 1/√v,   c_noise = ¼·log(σ/α)
 
     so a = σ/(s·√v) and b = −α·s/√v: the negative velocity of data of standard deviation s. Its L_simple is EDM's loss, without the
-    choice of t. The network sees c_in·x_t, of unit variance at every t, and c_noise in place of t − 1.
+    choice of t. The network's inputs are c_in·x_t, of unit variance at every t, and c_noise instead of t − 1.
 
     data_std: s, σ_data.
     """
@@ -119,7 +119,7 @@ class PredictEDM(Prediction):
         return noise / (self.data_std * std), -signal * self.data_std / std
 
     def inputs(self, process: ForwardProcess, x_t: Images, t: Times) -> tuple[Images, Times]:
-        process.network_time(t)  # refuses what has no step back
+        process.network_time(t)  # fails if t has no reverse step
         signal, noise = process.pair(t)
         return x_t * per_sample(1 / self._std(signal, noise), x_t), (noise / signal).log() / 4
 

@@ -7,8 +7,8 @@
 this is DDPM: σ²_ts is its β_t, (1) to (3) are equations 4, 2 and 6 of Ho et al. 2020, and mean and variance in (3) are the μ̃_t and
 β̃_t of equation 7.
 
-A chain is a list of times of a schedule and a table of what (1) to (3) need at each. So a chain over some of the steps is the same
-object as the chain over all of them: s is then the kept step before t (Nichol & Dhariwal 2021, eq. 19).
+A chain is a list of times of a schedule and a table of the quantities in (1) to (3) at each. A chain over a subset of the steps is
+the same kind of object: s is then the kept step before t (Nichol & Dhariwal 2021, eq. 19).
 """
 
 from dataclasses import dataclass, fields
@@ -52,15 +52,15 @@ class Row(Stride[Value]):
 class GaussianDiffusion(ForwardProcess):
     """The chain over the times of a schedule: t int64 (B,), t = 0 being clean data.
 
-    Not a module and not on a device: `.to()` and `.half()` on a model cannot cast its table. Look-ups follow the device of t. What
-    is not known at t = 0 (β, the posterior, …) is NaN there; a t outside 0 … num_timesteps is an error.
+    Not a module and not on a device: `.to()` and `.half()` of a model cannot cast its table. Look-ups follow the device of t.
+    Quantities undefined at t = 0 (β, the posterior, …) are NaN there; a t outside 0 … num_timesteps is an error.
 
     Attributes
     ----------
     num_timesteps: K, the steps of this chain (T before any respacing).
     times: (K,) on the clock of the schedule, int64 or float64.
-    timesteps: times − 1, 0-based indices of the steps in the *original* chain. The network sees `timesteps[t − 1]` at t, so a
-        network trained on the full chain serves every chain over its times.
+    timesteps: times − 1, 0-based indices of the steps in the *original* chain. The network's input at t is `timesteps[t − 1]`, so a
+        network trained on the full chain can be used with every chain over its times.
     """
 
     time_dtype = torch.int64
@@ -79,13 +79,13 @@ class GaussianDiffusion(ForwardProcess):
 
     @cached_property
     def keys(self) -> list[int]:
-        """The number of each step's noise: its original t, or where times are real, the number of the step."""
+        """The key of each step's noise: its original t, or, for real times, the number of the step."""
         real = self.times.is_floating_point()
         return list(range(1, self.num_timesteps + 1)) if real else self.times.tolist()
 
     @cached_property
     def prior_std(self) -> float:
-        """The schedule's; scaled with the noise where this chain ends before it."""
+        """The schedule's prior_std, scaled with the noise if this chain ends earlier."""
         end = self.schedule.num_timesteps
         if float(self.times[-1]) == end:
             return self.schedule.prior_std
@@ -95,7 +95,7 @@ class GaussianDiffusion(ForwardProcess):
     def respace(self, kept: Int64[Tensor, " K"] | Float64[Tensor, " K"]) -> "GaussianDiffusion":
         """The chain over the steps `kept` ⊂ {1 … num_timesteps} of this chain, or over real times in [1, T].
 
-        `kept` is strictly increasing. The new chain has β and β̃ of its own; marginals q(x_t|x_0) do not change (Nichol & Dhariwal
+        `kept` is strictly increasing. The new chain has its own β and β̃; marginals q(x_t|x_0) do not change (Nichol & Dhariwal
         2021, eq. 19).
         """
         real = kept.is_floating_point()
@@ -130,7 +130,7 @@ class GaussianDiffusion(ForwardProcess):
         return self.signal(t).square()
 
     def beta(self, t: Steps) -> PerSample:
-        """β_t = σ²_ts, which is 1 − ᾱ_t/ᾱ_s where ᾱ + σ² = 1, t in 1 … num_timesteps."""
+        """β_t = σ²_ts, which is 1 − ᾱ_t/ᾱ_s if ᾱ + σ² = 1, t in 1 … num_timesteps."""
         return self.row(t).beta
 
     def log_beta(self, t: Steps) -> PerSample:
@@ -144,14 +144,14 @@ class GaussianDiffusion(ForwardProcess):
     def log_beta_tilde(self, t: Steps) -> PerSample:
         """log β̃_t, where log β̃_1 = −∞ is replaced by log β̃_2 (by log β_1 in a chain of one step).
 
-        So do Improved DDPM and the one of DDPM's two files that states likelihoods (`diffusion_utils_2.py`); 1e-20 in its place, as
-        in the other, would make L_0 absurd.
+        This is also the choice of Improved DDPM and of DDPM's file for likelihoods (`diffusion_utils_2.py`); 1e-20, as in the
+        other file, would make L_0 absurd.
         """
         return self.row(t).log_beta_tilde
 
     @property
     def has_unit_variance(self) -> bool:
-        """Whether α_t² + σ_t² = 1, so that x_t has the variance of x_0 where that is 1."""
+        """Whether α_t² + σ_t² = 1, so that x_t has unit variance if x_0 has."""
         signal, noise = self.pair(torch.arange(self.num_timesteps + 1))
         return bool((signal.square() + noise.square() - 1).abs().max() < 1e-6)
 
@@ -162,7 +162,7 @@ class GaussianDiffusion(ForwardProcess):
     # ---- times -------------------------------------------------------------------------------------------------------
 
     def network_time(self, t: Steps) -> Tensor:
-        """What the network sees at t in 1 … num_timesteps: time − 1, or what the schedule defines. t = 0 has no reverse step."""
+        """The network's input at t in 1 … num_timesteps: time − 1, or as the schedule defines it. t = 0 has no reverse step."""
         return self._look_up(self._network_times, t, first=1)
 
     def time(self, t: Steps) -> PerSample:
@@ -174,7 +174,7 @@ class GaussianDiffusion(ForwardProcess):
     ) -> Int64[Tensor, " K"] | Float64[Tensor, " K"]:
         """The times between this chain's ends with these log SNRs: real ones, or the nearest of its steps.
 
-        real=None: real, except for a schedule that is a table.
+        real=None: real, except for a schedule given as a table.
         """
         if self.schedule.is_real(real):
             return self.schedule.time_at(log_snr).detach().clamp(float(self.times[0]), float(self.times[-1]))
@@ -184,9 +184,9 @@ class GaussianDiffusion(ForwardProcess):
     # ---- the table ---------------------------------------------------------------------------------------------------
 
     def row(self, t: Steps) -> Row[Tensor]:
-        """All that is known of step t, (B,) each; kept until another tensor of steps is looked up, or this one has changed.
+        """All quantities of step t, (B,) each; cached until another tensor of steps is looked up, or this one changes.
 
-        Inference tensors have no counter of changes, so no row is kept for them.
+        Inference tensors have no version counter, so their rows are not cached.
         """
         if t.is_inference() or torch.is_inference_mode_enabled():
             return Row(*self._look_up(self._table, t, first=0).unbind(-1))
@@ -196,7 +196,7 @@ class GaussianDiffusion(ForwardProcess):
         return latest[2]
 
     def numbers(self, t: int) -> Row[float]:
-        """The row of step t as plain numbers, where all samples are at one step."""
+        """The row of step t as plain numbers, for samples that are all at one step."""
         return self._numbers[t]
 
     @cached_property
@@ -214,7 +214,7 @@ class GaussianDiffusion(ForwardProcess):
                     raise IndexError("a negative index counts from the end")
                 return entries[torch.arange(len(t)), t - first]
             return entries.index_select(0, t - first if first else t)
-        except IndexError as error:  # on a CPU; a GPU fails on the device, without being waited for
+        except IndexError as error:  # on a CPU; on a GPU the device fails asynchronously
             raise ValueError(
                 f"t = {t.tolist()} is not within {first} … {self.num_timesteps}, the steps of this chain"
             ) from error
@@ -238,7 +238,7 @@ def stride_between(pair_t: tuple[Tensor, Tensor], pair_s: tuple[Tensor, Tensor])
 
 
 def _columns(schedule: Schedule, times: Tensor) -> list[Tensor]:
-    """Of the table, for t = 0 … K, in the order of a `Row`."""
+    """The columns of the table, for t = 0 … K, in the order of a `Row`."""
     signal, noise = (part.view_as(times) for part in schedule.pair(times.double().flatten()))
     signal, noise = _after(1, signal), _after(0, noise)
     stride = stride_between((signal[..., 1:], noise[..., 1:]), (signal[..., :-1], noise[..., :-1]))
@@ -255,5 +255,5 @@ def _columns(schedule: Schedule, times: Tensor) -> list[Tensor]:
 
 
 def _after(first: Number, rest: Tensor) -> Tensor:
-    """rest with a number before it."""
+    """`rest` with a number in front."""
     return torch.cat([torch.full_like(rest[..., :1], first), rest], dim=-1)

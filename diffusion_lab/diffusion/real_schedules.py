@@ -1,5 +1,5 @@
-"""Schedules with a formula for every real t in [1, T]: a line in log SNR (VDM), a straight path from data to noise (rectified
-flow), and growing noise on a signal that stays (EDM).
+"""Schedules with a formula for every real t in [1, T]: linear log SNR (VDM), a straight path from data to noise (rectified
+flow), and growing noise with constant signal (EDM).
 """
 
 import math
@@ -29,7 +29,7 @@ class RealSchedule(Schedule):
         return torch.cat([torch.ones_like(signal[:1]), signal.square()])
 
     def time_at(self, log_snr: PerSample) -> PerSample:
-        """By halving [1, T]."""
+        """By bisection of [1, T]."""
         low, high = torch.ones_like(log_snr), torch.full_like(log_snr, float(self.num_timesteps))
         for _ in range(_BISECTIONS):
             middle = (low + high) / 2
@@ -38,7 +38,7 @@ class RealSchedule(Schedule):
         return high
 
     def _between(self, t: Times, first: Number, last: Number) -> PerSample:
-        """The straight line from `first` at t = 1 to `last` at t = T; `last` where T = 1."""
+        """The straight line from `first` at t = 1 to `last` at t = T; `last` if T = 1."""
         return last + (first - last) * (self.num_timesteps - t.double()) / max(self.num_timesteps - 1, 1)
 
     def _where(self, value: PerSample, first: Number, last: Number) -> PerSample:
@@ -50,7 +50,7 @@ class RealSchedule(Schedule):
 class LogSNRSchedule(RealSchedule):
     """log SNR falls linearly from log_snr_max at t = 1 to log_snr_min at t = T, α_t² + σ_t² = 1 (Kingma et al. 2021, VDM).
 
-    The defaults are where VDM's learned ends start from.
+    The defaults are the initial values of VDM's learned ends.
     """
 
     log_snr_max: End = 13.3
@@ -74,7 +74,7 @@ class LogSNRSchedule(RealSchedule):
 class RectifiedSchedule(RealSchedule):
     """α_t = 1 − u, σ_t = u: the straight path from data to noise (Liu et al. 2023; Lipman et al. 2023), u linear in t.
 
-    u = 0 at t = 0, or log SNR = log_snr_max at t = 1; at t = T log SNR = log_snr_min, since at u = 1 there is no log SNR.
+    u = 0 at t = 0, or log SNR = log_snr_max at t = 1; at t = T log SNR = log_snr_min, because it is undefined at u = 1.
     """
 
     log_snr_max: End | None = None
@@ -103,7 +103,7 @@ class RectifiedSchedule(RealSchedule):
 class EDMSchedule(RealSchedule):
     """α_t = 1, σ_t^{1/ρ} linear in t from σ_min at t = 1 to σ_max at t = T (Karras et al. 2022, EDM, eq. 5 and table 1).
 
-    The signal stays, so sampling starts from noise of standard deviation σ_max.
+    The signal is constant, so sampling starts from noise of standard deviation σ_max.
     """
 
     sigma_min: Number = 0.002

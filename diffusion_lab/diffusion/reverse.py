@@ -1,9 +1,9 @@
 """The reverse process, p_θ(x_s|x_t) = N(μ_θ(x_t, t), Σ_θ(x_t, t))
 (Ho et al. 2020, eq. 1, s = t − 1).
 
-(image, timesteps) ← prediction.inputs(x_t, t)            what the network sees
+(image, timesteps) ← prediction.inputs(x_t, t)            the network's inputs
 [output, v]        ← network(image, timesteps, y)
-x̂_0                ← clip(prediction.to_x_0(output))       what becomes of its guess
+x̂_0                ← clip(prediction.to_x_0(output))       the estimate, in the range of the data
 μ_θ                ← the posterior mean at x̂_0,  Σ_θ ← variance(v)
 """
 
@@ -31,7 +31,7 @@ class ReverseStep:
     distribution: p_θ(x_s|x_t), its log variance broadcasting against the mean.
     x_0, eps: the clean image and the noise that the distribution was built from, (B, …); clipped if the process clips.
     output: the mean part of the network's raw output, (B, …): never clipped.
-    v: the variance part of the raw output, None where the variance needs none.
+    v: the variance part of the raw output, None if the variance needs none.
     """
 
     distribution: Gaussian
@@ -48,10 +48,10 @@ class ReverseProcess:
     Parameters
     ----------
     network: (image (B, C, …), timesteps (B,), y) -> (B, C·(1 + variance.outputs_per_channel), …): along the channels first the mean
-        part, then the variance part. It sees what `prediction.inputs` makes of x_t and t: most often x_t and, int64, the 0-based
+        part, then the variance part. Its inputs come from `prediction.inputs`: usually x_t and, int64, the 0-based
         index of the step in the original chain.
-    clip_x_0: what becomes of x̂_0 before the mean is computed, and ε̂ with it; True clamps it to [−1, 1], the range of images, and
-        False leaves it alone. For sampling and scoring; objectives ask `without_clipping()`.
+    clip_x_0: clipping of x̂_0 before the mean and ε̂ are computed; True clamps it to [−1, 1], the range of images, and
+        False does nothing. For sampling and scoring; objectives use `without_clipping()`.
     null: the value of y that means "no condition", of each part where y has several; None for an unconditional network.
     """
 
@@ -66,7 +66,7 @@ class ReverseProcess:
 
     @property
     def clipping(self) -> Clipping:
-        """`clip_x_0`, which is no bool any more."""
+        """`clip_x_0` as a Clipping."""
         return as_clipping(self.clip_x_0)
 
     def __call__(self, process: GaussianDiffusion, x_t: Images, t: Steps, y: Conditions = None) -> ReverseStep:
@@ -77,7 +77,7 @@ class ReverseProcess:
     def evaluate(
         self, process: ForwardProcess, x_t: Images, t: Times, y: Conditions = None
     ) -> tuple[Images, Images | None]:
-        """The two parts of the network's raw output, at any t: the mean part, and the variance part where there is one."""
+        """The two parts of the network's raw output, at any t: the mean part, and the variance part or None."""
         image, timesteps = self.prediction.inputs(process, x_t, t)
         raw = self.network(image, timesteps, y)
         channels = x_t.shape[1]
@@ -91,7 +91,7 @@ class ReverseProcess:
     def from_output(
         self, process: GaussianDiffusion, output: Images, v: Images | None, x_t: Images, t: Steps
     ) -> ReverseStep:
-        """p_θ(x_s|x_t) of the two parts of an output at x_t."""
+        """p_θ(x_s|x_t) from the two parts of an output at x_t."""
         guess = self.prediction.to_x_0(process, output, x_t, t)
         x_0 = self.clipping(guess)
         untouched = x_0 is guess
@@ -99,6 +99,10 @@ class ReverseProcess:
         mean = process.q_posterior(x_0, x_t, t).mean
         return ReverseStep(Gaussian(mean, self.variance.log_variance(process, x_t, t, v)), x_0, eps, output, v)
 
+    def at_step(self, process: GaussianDiffusion, t: int) -> "ReverseProcess":
+        """The evaluation for samples that are all at step t: itself, because it is the same at every step."""
+        return self
+
     def without_clipping(self) -> "ReverseProcess":
-        """The same p_θ without clipping x̂_0: what objectives train."""
+        """The same p_θ without clipping x̂_0, for objectives."""
         return replace(self, clip_x_0=False)

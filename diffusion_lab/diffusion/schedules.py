@@ -1,13 +1,13 @@
 """Schedules: how the signal decays and the noise grows, x_t = α_t·x_0 + σ_t·ε, at every real t in [1, T].
 
-    log SNR(t) = 2·log(α_t/σ_t) falls with t; t = 0 is clean data, α_0 = 1 and σ_0 = 0, and t = T is next to pure noise.
+    log SNR(t) = 2·log(α_t/σ_t) falls with t; t = 0 is clean data, α_0 = 1 and σ_0 = 0, and t = T is almost pure noise.
 
-DDPM states the pair as a table, ᾱ_t = ∏_{s=1}^{t} (1 − β_s) for whole t: α_t = √ᾱ_t and σ_t = √(1 − ᾱ_t). Between whole t log ᾱ is
-a straight line, so the signal decays at a constant rate. Schedules with a formula for every real t are in `real_schedules`. All is
-float64: in float32 the first 1 − ᾱ of a cosine schedule with T = 4000 is already 0.29 % off.
+DDPM gives the pair as a table, ᾱ_t = ∏_{s=1}^{t} (1 − β_s) for whole t: α_t = √ᾱ_t and σ_t = √(1 − ᾱ_t). Between whole t log ᾱ is
+interpolated linearly, so the signal decays at a constant rate. Schedules with a formula for every real t are in `real_schedules`.
+All values are float64: in float32 the first 1 − ᾱ of a cosine schedule with T = 4000 is already 0.29 % off.
 
 Both ends may be cut. At the clean end, noise far below the spacing of the data's levels leaves nothing to learn; at the noisy
-end, signal that is left is counted in L_T.
+end, remaining signal is counted in L_T.
 """
 
 import math
@@ -33,7 +33,7 @@ class Schedule(ForwardProcess):
 
     Parameters
     ----------
-    num_timesteps: T ≥ 1. A ValueError says why where a schedule does not exist for a T.
+    num_timesteps: T ≥ 1. ValueError, with the reason, if the schedule does not exist for a T.
     """
 
     time_dtype = torch.float64
@@ -61,7 +61,7 @@ class Schedule(ForwardProcess):
         return DeviceTable(self.alpha_bar())
 
     def time_at(self, log_snr: PerSample) -> PerSample:
-        """The real t at which the pair has a log SNR, which lies between those of the ends."""
+        """The real t at which the pair has a given log SNR, between those of the ends."""
         return _time_at(self._alpha_bars.on(log_snr.device).log(), log_snr)
 
     def log_snr_slope(self, t: PerSample) -> PerSample:
@@ -78,40 +78,40 @@ class Schedule(ForwardProcess):
 
     @property
     def trained(self) -> nn.Module | None:
-        """The parameters of a schedule that is trained with the network; None for the others, which have none."""
+        """The trained parameters of the schedule; None if it has none."""
         return None
 
     def keep_first_std(self) -> None:
-        """Read `first_std` now, and not again until the next call: for a trained schedule, whose parameters take time to read."""
+        """Read `first_std` once, and reuse it until the next call: reading the parameters of a trained schedule takes time."""
 
     def network_time(self, t: Times) -> Times:
-        """The t that the network is given: t − 1, also between whole t."""
+        """The network's input for t: t − 1, also between whole t."""
         return t - 1
 
     def own_loss(self, t: PerSample, loss: PerSample) -> PerSample:
-        """The term that a trained schedule adds to the loss at t, of value 0: its gradient trains what the loss itself does not."""
+        """A term of value 0 that a trained schedule adds to the loss at t, for gradients that the loss itself does not provide."""
         return torch.zeros_like(loss)
 
     def is_real(self, real: bool | None) -> bool:
-        """Whether t is real by this choice; None: it is, unless the schedule is a table."""
+        """Whether t is real with this choice; None: it is, unless the schedule is a table."""
         return not self.tabulated if real is None else real
 
 
-_SHOWN = 4  # numbers of a table, in its name
-_FINEST = 256  # levels whose spacing the clean end still follows
+_SHOWN = 4  # numbers of a table that are shown in its name
+_FINEST = 256  # number of levels up to which the clean end follows their spacing
 
 
 class CleanEnd(float):
     """The log SNR at t = 1 that fits data with levels: 2·log(ratio/bin), bin = 2/(num_levels − 1), so σ_1/α_1 = bin/ratio.
 
-    Less noise than that leaves nothing to learn, and a network that does not know the levels pays for it in bits; more noise leaves
-    the decoder to guess the level. So few levels cut a schedule's own clean end, and many levels extend it, up to 256: the noise of
-    more is finer than a network learns to see, which costs more bits than the decoder does (at 16 bits 66.8 bits/dim, not 10.4).
+    Less noise leaves nothing to learn, and a network without knowledge of the levels loses bits; more noise leaves
+    the decoder to guess the level. So few levels cut a schedule's clean end, and many levels extend it, up to 256: for
+    more, the noise is finer than a network resolves, which costs more bits than the decoder (at 16 bits 66.8 bits/dim, not 10.4).
 
     Parameters
     ----------
     num_levels: the data's levels from −1 to 1; None for continuous data, whose log SNR at t = 1 is `continuous`.
-    ratio: standard deviations of the noise in a bin. continuous: infinite where the schedule has an end of its own.
+    ratio: standard deviations of the noise per bin. continuous: infinite if the schedule has its own end.
     """
 
     def __new__(cls, num_levels: int | None, ratio: Number = 2.0, continuous: Number = math.inf) -> "CleanEnd":
@@ -126,17 +126,17 @@ class CleanEnd(float):
         return super().__new__(cls, 2 * math.log(ratio * (min(num_levels, _FINEST) - 1) / 2))
 
 
-End = Number | CleanEnd  # where a choice may stand for the number
+End = Number | CleanEnd  # a choice may stand in place of the number
 
 
 @dataclass(frozen=True)
 class CutSchedule(Schedule):
-    """A table whose ends may be moved: T steps, evenly along the curve between the two.
+    """A table with movable ends: T steps, evenly spaced along the curve between the two.
 
     Parameters
     ----------
-    log_snr_max: the log SNR at t = 1; None or infinite leaves the clean end where the formula has it.
-    log_snr_min: the log SNR at t = T, above that of the formula; None leaves the noisy end.
+    log_snr_max: the log SNR at t = 1; None or infinite keeps the formula's clean end.
+    log_snr_min: the log SNR at t = T, above the formula's; None keeps the noisy end.
     """
 
     log_snr_max: End | None = field(default=None, kw_only=True)
@@ -156,7 +156,7 @@ class CutSchedule(Schedule):
             noisy = "the noisy end" if self.log_snr_min is None else f"log_snr_min = {self.log_snr_min}"
             raise ValueError(f"log_snr_max = {self.log_snr_max} must lie above {noisy}")
         t = torch.linspace(first, last, self.num_timesteps, dtype=torch.float64)
-        t[-1] = last  # also of a single step
+        t[-1] = last  # also for a single step
         before = t.long().clamp(max=self.num_timesteps - 1)
         cut = torch.lerp(log[before], log[before + 1], t - before).exp()
         return torch.cat([whole[:1], cut])
@@ -180,8 +180,8 @@ class CutSchedule(Schedule):
 class LinearSchedule(CutSchedule):
     """β_t rises linearly from β_start·1000/T to β_end·1000/T (Ho et al. 2020, section 4, for T = 1000).
 
-    The factor 1000/T keeps ᾱ_T where the paper has it when T changes; without it T = 200 would end with ᾱ_T = 0.13.
-    It also means that β_T = 20/T with the paper's β_end, so T must be at least 21.
+    The factor 1000/T keeps ᾱ_T as in the paper when T changes; without it T = 200 would end with ᾱ_T = 0.13.
+    It also implies β_T = 20/T with the paper's β_end, so T must be at least 21.
     """
 
     beta_start: float = 1e-4
@@ -211,7 +211,7 @@ class LinearSchedule(CutSchedule):
 class CosineSchedule(CutSchedule):
     """ᾱ_t = f(t)/f(0), f(t) = cos²((t/T + s)/(1 + s)·π/2), with β_t ≤ 0.999 (Nichol & Dhariwal 2021, eq. 17).
 
-    The clip touches the last β only, where f(T) = 0. The offset s keeps β_1 from being too small: √β_1 is 5.3, 2.0, 0.8 and 0.4
+    The clip affects only the last β, where f(T) = 0. The offset s keeps β_1 from being too small: √β_1 is 5.3, 2.0, 0.8 and 0.4
     bins of 256 grey levels at T = 50, 200, 1000 and 4000.
     """
 
@@ -233,7 +233,7 @@ class CosineSchedule(CutSchedule):
 class SigmoidSchedule(CutSchedule):
     """ᾱ_t = (σ(end/τ) − σ((start + (end − start)·t/T)/τ)) / (σ(end/τ) − σ(start/τ)), with β_t ≤ 0.999 (Chen 2023).
 
-    σ is the logistic function. Beside cosine it spends fewer steps at both ends of the chain.
+    σ is the logistic function. Compared with cosine it spends fewer steps at both ends of the chain.
     """
 
     start: float = -3.0
@@ -249,17 +249,17 @@ class SigmoidSchedule(CutSchedule):
     def uncut(self) -> Table:
         time = torch.arange(self.num_timesteps + 1, dtype=torch.float64) / self.num_timesteps
         falling = torch.sigmoid(-(self.start + (self.end - self.start) * time) / self.tau)
-        # σ(a) − σ(b) = σ(−b) − σ(−a): written with the falling side, which is subtracted from where it ends.
+        # σ(a) − σ(b) = σ(−b) − σ(−a), written with the decreasing side to avoid cancellation.
         return _cumulative(_beta_from_ratios(falling - falling[-1], self.max_beta))
 
 
 @dataclass(frozen=True, repr=False)
 class TableSchedule(Schedule):
-    """ᾱ_t = ∏_{s≤t} (1 − β_s) of given β_1 … β_T, as in the checkpoints of others.
+    """ᾱ_t = ∏_{s≤t} (1 − β_s) for given β_1 … β_T, as in published checkpoints.
 
-    Of fewer than T numbers, evenly apart, the values between are linear.
+    Fewer than T numbers are taken as evenly spaced and interpolated linearly.
 
-    So two numbers are β_t that rises linearly, as with `LinearSchedule`, but without its factor 1000/T.
+    So two numbers give a β_t that rises linearly, as in `LinearSchedule`, but without its factor 1000/T.
 
     Parameters
     ----------
@@ -280,7 +280,7 @@ class TableSchedule(Schedule):
             raise ValueError(f"schedule.betas: {wrong[0]} must lie above 0 and below 1")
 
     def __repr__(self) -> str:
-        """Of a long table its ends and its sum."""
+        """A short form of a long table: its ends and its sum."""
         shown = ", ".join(map(repr, self.betas))
         if len(self.betas) > _SHOWN:
             shown = f"{self.betas[0]!r}, …, {self.betas[-1]!r}; sum {sum(self.betas)!r}"
@@ -296,7 +296,7 @@ class TableSchedule(Schedule):
 
 
 def settle_ends(schedule: Schedule) -> None:
-    """The ends as plain numbers; None where the formula has its own. ValueError for what is no number."""
+    """The ends as plain numbers; None for those of the formula. ValueError for a value that is not a number."""
     for name in ("log_snr_max", "log_snr_min"):
         end = getattr(schedule, name)
         if end is not None and not (is_number(end) and end == end):
@@ -306,7 +306,7 @@ def settle_ends(schedule: Schedule) -> None:
 
 
 def is_number(value: object) -> bool:
-    """Not true or false, which Python counts among the numbers."""
+    """Whether it is a number; Python's True and False are excluded."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
@@ -321,7 +321,7 @@ def _cumulative(beta: Float64[Tensor, " T"]) -> Table:
 
 
 def _time_at(log_alpha_bar: Table, log_snr: PerSample) -> PerSample:
-    """The t at which the straight lines between the entries have a log SNR; the last t for what lies below the last."""
+    """The t at which the piecewise linear table has a log SNR; the last t below the last entry."""
     wanted = torch.maximum(-torch.log1p(torch.exp(-log_snr)), log_alpha_bar[-1])
     after = torch.searchsorted(-log_alpha_bar, -wanted).clamp(1, len(log_alpha_bar) - 1)
     low, high = log_alpha_bar[after - 1], log_alpha_bar[after]

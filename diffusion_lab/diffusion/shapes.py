@@ -1,4 +1,4 @@
-"""The shapes of the theory: a batch of images (or points), one step a sample, one float64 value a sample."""
+"""The shapes of the theory: a batch of images (or points), one step per sample, one float64 value per sample."""
 
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
@@ -8,6 +8,6 @@ Broadcast = Float[Tensor, "b ..."]  # (B, 1, …, 1) or (B, C, H, W): broadcasts
 PerSample = Float64[Tensor, " b"]
 Steps = Int64[Tensor, " b"]  # t, 1 … T unless said otherwise
 Times = Steps | PerSample  # t, whole or real, on the clock of the schedule
-# y, what samples are conditioned on: int64 (B,) classes, float32 (B, D) vectors or (B, C, …) fields; a tuple of several, or None
+# y, conditions of samples: int64 (B,) classes, float32 (B, D) vectors or (B, C, …) fields; a tuple of several, or None
 Conditions = Tensor | tuple[Tensor, ...] | None
-Number = float | int  # 7 is as good as 7.0 on a command line
+Number = float | int  # a command line may have 7 for 7.0

@@ -1,4 +1,4 @@
-"""Starts: p(x_T), from which sampling draws and with which the bound compares q(x_T|x_0)."""
+"""Starts: p(x_T), from which sampling draws, and with which the bound compares q(x_T|x_0)."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
@@ -17,7 +17,7 @@ from .shapes import Conditions, Images, PerSample
 class DataMoments:
     """Mean and covariance of the data, the covariance as Σ = U·diag(λ)·Uᵀ.
 
-    mean: (K, D), a row for each class, or one row where the model has no classes. eigenvalues: λ, (D,). basis: U, (D, D). of: the
+    mean: (K, D), one row per class, or a single row without classes. eigenvalues: λ, (D,). basis: U, (D, D). of: the
     images, in words.
     """
 
@@ -50,7 +50,7 @@ class DataMoments:
 
 @dataclass(frozen=True)
 class Start(ABC):
-    """`needs_data_moments`: it follows from moments of the data, which `measured` gives it."""
+    """`needs_data_moments`: it depends on moments of the data (see `measured`)."""
 
     needs_data_moments: ClassVar[bool] = False
 
@@ -69,7 +69,7 @@ class Start(ABC):
 
 @dataclass(frozen=True)
 class NoiseStart(Start):
-    """p(x_T) = N(0, prior_std²·I), the one that training assumes."""
+    """p(x_T) = N(0, prior_std²·I), as assumed in training."""
 
     def draw(self, chain: GaussianDiffusion, eps: Images, y: Conditions = None) -> Images:
         return chain.prior_std * eps
@@ -80,14 +80,14 @@ class NoiseStart(Start):
 
 @dataclass(frozen=True)
 class MomentsStart(Start):
-    """p(x_T) = N(α_T·m, α_T²·Σ + σ_T²·I), m and Σ the mean and covariance of the data.
+    """p(x_T) = N(α_T·m, α_T²·Σ + σ_T²·I) with mean m and covariance Σ of the data.
 
-    Of all Gaussians it is the closest to q(x_T). At low SNR the score of any data is that of this Gaussian (Wang & Vastola 2024,
+    It is the Gaussian closest to q(x_T). At low SNR the score of any data is that of this Gaussian (Wang & Vastola 2024,
     "The unreasonable effectiveness of Gaussian score approximation for diffusion models"), so a chain may start
-    later and saves the steps before: on Fashion-MNIST at a log SNR of −4 in place of −8. Only few steps gain by it.
+    later and save the earlier steps: on Fashion-MNIST at a log SNR of −4 instead of −8. It helps only with few steps.
 
-    moments: measured of the training images, with a mean for each class where the model has classes, and the covariance within
-    them. Until then, while the network trains, it is `NoiseStart`.
+    moments: measured on the training images, with one mean per class if the model has classes, and the covariance within
+    classes. Without them, as during training, it is `NoiseStart`.
     """
 
     moments: DataMoments | None = None
@@ -116,6 +116,6 @@ class MomentsStart(Start):
 
 
 def _variance(chain: GaussianDiffusion, moments: DataMoments) -> Float[Tensor, " d"]:
-    """Of x_T along each column of U."""
+    """The variance of x_T along each column of U."""
     last = chain.numbers(chain.num_timesteps)
     return last.signal**2 * moments.eigenvalues + last.noise**2

@@ -1,20 +1,20 @@
 """The random streams of a seed: the keys that `derive_seed` and `fork` take, each an independent stream.
 
-Keys that meet under one seed differ. A stream keeps its number: with another one, the same seed would draw something else.
+Keys used with one seed differ. A stream keeps its number, because another number would change what a seed draws.
 """
 
-# Of the seed of a training, in every batch.
+# For the seed of a training, in every batch.
 DROPOUT = 0
 TRAINING = 1
 CONDITION_DROP = 3
-# Of the seed of samples: noise beside that of the sampler's steps.
+# For the seed of samples: noise besides that of the sampler's steps.
 CLASS = 1
 DECODER = 3
-# Of the seed of a likelihood.
+# For the seed of a likelihood.
 BOUND = 2
-# Of the seed of the statistics of a network.
+# For the seed of a network's statistics.
 STATISTICS = 4
-# Of the seed of an edited image. The noise of a start, and of an inpainting: its known part, its way back, its later repeats.
+# For the seed of an edited image: noise of a start, and of an inpainting's known part, way back and later repeats.
 START = 1
 KNOWN = 1
 BACK = 2

@@ -1,8 +1,8 @@
-"""Timestep samplers: the t that training draws, and their weights, E_{t ~ uniform}[f(t)] = E_{t ~ p}[w(t)·f(t)] with w = 1/(T·p).
+"""Timestep samplers: the t of training and their weights, E_{t ~ uniform}[f(t)] = E_{t ~ p}[w(t)·f(t)] with w = 1/(T·p).
 
-`NormalTimesteps` is the exception: there p(t) is how the loss weighs its t, so w = 1.
+`NormalTimesteps` is the exception: its p(t) is the weighting of the loss, so w = 1.
 
-A sampler draws for the *global* batch from a generator that the caller seeds by (seed, step), so every rank draws the same t
+A sampler draws for the *global* batch from a generator seeded by (seed, step), so every rank draws the same t
 and takes its rows.
 """
 
@@ -21,13 +21,13 @@ from .shapes import Number, PerSample, Steps, Times
 class TimestepSampler(nn.Module, ABC):
     """t ~ p(t), and the weights of the mean over t.
 
-    A module, so that what a sampler has learned is saved and restored with the weights. `learns_from_losses` says whether it
-    wants `update` after each step. `weighs_by_density`: w leaves p(t) in the mean; elsewhere w makes any mean over t unbiased.
+    A module, so that what a sampler has learned is saved and restored with the weights. `learns_from_losses`: it needs
+    `update` after each step. `weighs_by_density`: p(t) remains as the weighting of the mean; otherwise w makes the mean unbiased.
 
     Parameters
     ----------
     num_timesteps: T.
-    real: whether t is any number in [1, T], at which the objective is given the schedule; else t is a step 1 … T of the chain.
+    real: t is any number in [1, T], and the objective is given the schedule; otherwise t is a step 1 … T of the chain.
     """
 
     learns_from_losses: ClassVar[bool] = False
@@ -42,7 +42,7 @@ class TimestepSampler(nn.Module, ABC):
         """(t int64 (B,), or float64 where `real`; w float64 (B,)), on the generator's device."""
 
     def spread(self, share: PerSample) -> Times:
-        """Uniform shares in [0, 1) -> the t over which the loss is a mean: uniform, unless the density weighs."""
+        """Uniform shares in [0, 1) -> t as the loss weighs it: uniform, unless the density weighs."""
         if self.real:
             return 1 + share * (self.num_timesteps - 1)
         return 1 + (share * self.num_timesteps).long().clamp(max=self.num_timesteps - 1)
@@ -66,7 +66,7 @@ class UniformTimesteps(TimestepSampler):
 class StratifiedTimesteps(TimestepSampler):
     """One t from each of B equal strata of the chain, in random order, w = 1.
 
-    Each t is uniform by itself, and a batch covers the chain evenly, so the loss varies less from step to step.
+    Each t is uniform, and a batch covers the chain evenly, so the loss varies less from step to step.
     """
 
     def forward(self, batch_size: int, generator: Generator) -> tuple[Times, PerSample]:
@@ -79,7 +79,7 @@ class LowDiscrepancyTimesteps(TimestepSampler):
     """(u + i/B) mod 1, i = 0 … B − 1, of one uniform u, spread over the chain in random order, w = 1
     (Kingma et al. 2021, VDM).
 
-    Each t is uniform by itself, and a batch is an even grid: it differs from the next by one number only.
+    Each t is uniform, and a batch is an even grid, determined by one number.
     """
 
     def forward(self, batch_size: int, generator: Generator) -> tuple[Times, PerSample]:
@@ -89,13 +89,13 @@ class LowDiscrepancyTimesteps(TimestepSampler):
 
 
 class NormalTimesteps(TimestepSampler):
-    """log(σ_t/α_t) ~ N(mean, std²), cut to t in [1, T], w = 1: the density weighs the loss, as in the papers.
+    """log(σ_t/α_t) ~ N(mean, std²), restricted to t in [1, T], w = 1: the density weighs the loss, as in the papers.
 
     Where α = 1, σ is log-normal: EDM, mean −1.2 and std 1.2 (Karras et al. 2022, table 1). On the straight path, where α = 1 − u
     and σ = u, u is logit-normal, since logit(u) = log(u/(1 − u)): mean 0 and std 1 for Stable Diffusion 3 (Esser et al. 2024,
     section 3.1). On any schedule, log SNR ~ N(−2·mean, (2·std)²).
 
-    real: as above; whole t are the nearest steps in log SNR. None: real, except for a schedule that is a table.
+    real: whether t is real; whole t are the nearest steps in log SNR. None: real, except for a schedule given as a table.
     """
 
     weighs_by_density = True
@@ -128,8 +128,8 @@ class NormalTimesteps(TimestepSampler):
 class LossAwareTimesteps(TimestepSampler):
     """p(t) ∝ √E[L_t²], the choice of least variance for L_vlb, from the last losses at each t (Nichol & Dhariwal 2021, eq. 18).
 
-    Uniform until every t has a full history. `uniform_probability` of the draws stay uniform for ever, so that no t is
-    forgotten. The history is a buffer, a part of the training state; losses of all ranks must reach every rank's `update`.
+    Uniform until every t has a full history. A share `uniform_probability` of the draws always stays uniform, so that no t is
+    forgotten. The history is a buffer, part of the training state; `update` must be given the losses of all ranks.
     """
 
     learns_from_losses = True
@@ -163,16 +163,16 @@ class LossAwareTimesteps(TimestepSampler):
 
     @torch.no_grad()
     def update(self, t: Steps, loss: Float[Tensor, " b"]) -> None:
-        """Remember the unweighted losses of a global batch; each t keeps its newest, in order of arrival.
+        """Store the unweighted losses of a global batch; each t keeps its newest, in order of arrival.
 
-        A loss that is not finite is not remembered: no mean would ever be finite again.
+        Non-finite losses are skipped, because means would stay non-finite.
         """
         length, nowhere = self.history.shape[1], self.history.numel()
         finite = loss.isfinite()
-        row = torch.where(finite, t - 1, self.num_timesteps)  # one beyond the last for what is not remembered
+        row = torch.where(finite, t - 1, self.num_timesteps)  # losses to skip get an index beyond the last
         order = row.argsort(stable=True)
         row, loss = row[order], loss[order]
-        # In `order` the losses of each t lie side by side, as they arrived: the place of each among them, from both ends.
+        # `order` groups the losses by t, in order of arrival: the rank of each in its group, from both ends.
         place = torch.arange(len(row), device=row.device)
         nth = place - torch.searchsorted(row, row)
         newer = torch.searchsorted(row, row, right=True) - 1 - place

@@ -1,10 +1,10 @@
-"""Variances of a reverse step: Σ_θ between its two bounds, β̃_t if x_0 is a point and β_t if x_0 is N(0, I).
+"""Variances of a reverse step: Σ_θ between two bounds, β̃_t if x_0 is a point and β_t if x_0 is N(0, I).
 
 (Sohl-Dickstein et al. 2015, on the entropy of the reverse process; Ho et al. 2020, section 3.2; Nichol & Dhariwal 2021, section
 3.1.)
 
-A variance takes the *process*, so a respaced process gives the wider β and β̃ of its longer strides; that is all there
-is to strided sampling.
+A variance is given the *process*, so a respaced process provides the wider β and β̃ of its longer strides; nothing else is
+needed for strided sampling.
 """
 
 from abc import ABC, abstractmethod
@@ -19,25 +19,21 @@ from .shapes import Broadcast, Images, Steps
 
 
 class Variance(ABC):
-    """log Σ_θ(x_t, t). `outputs_per_channel` network outputs a data channel carry it: 0 or 1.
+    """log Σ_θ(x_t, t). `outputs_per_channel`: network outputs per data channel that it uses, 0 or 1.
 
-    `stop_gradient`: these outputs train no weights but their own, so that the mean is what it would be without them.
-    `by_image`: it depends on the network's output, so that no table over t holds it.
-    `needs_dimensions`: it has a value of its own for each dimension, measured of the trained network.
-    `needs_head`: a head that was trained on the frozen network says it.
-    `needs_unit_variance`: it takes β_t for the variance of x_s given x_t where x_0 is N(0, I), so it needs α² + σ² = 1.
+    `stop_gradient`: these outputs train only their own weights, so the mean is not affected by them.
+    `varies`: between images or dimensions, so that it is not a function of t alone.
+    `needs_unit_variance`: it uses β_t as the variance of x_s given x_t for x_0 ~ N(0, I), which requires α² + σ² = 1.
     """
 
     outputs_per_channel: int
     stop_gradient: bool = False
-    by_image: ClassVar[bool] = False
-    needs_dimensions: ClassVar[bool] = False
-    needs_head: ClassVar[bool] = False
+    varies: ClassVar[bool] = False
     needs_unit_variance: ClassVar[bool] = False
 
     @abstractmethod
     def log_variance(self, process: GaussianDiffusion, x_t: Images, t: Steps, v: Images | None) -> Broadcast:
-        """log Σ, broadcasting against x_t; `v` is the variance part of the network's output, None where there is none."""
+        """log Σ, broadcasting against x_t; `v` is the variance part of the network's output, None if there is none."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +50,7 @@ class FixedSmall(Variance):
 class FixedLarge(Variance):
     """Σ = β_t, the variance of q(x_t|x_s): too wide when steps are few. At t = 1 it is β̃_2.
 
-    The last step's width only matters to L_0; β_1 there would cost bits, so the authors of the choice use β̃_2 too.
+    The last step's width only affects L_0; β_1 would cost bits there, so the original implementation uses β̃_2 too.
     """
 
     outputs_per_channel = 0
@@ -68,13 +64,13 @@ class LearnedRange(Variance):
     """log Σ = f·log β_t + (1 − f)·log β̃_t with f = (v + 1)/2, not clamped (Nichol & Dhariwal 2021, eq. 15).
 
     v = −1 is fixed small, v = 1 is β_t at every t (at t = 1 too, unlike fixed large), and v = 0 is their geometric mean.
-    Published with stop_gradient=False: then the bound's noisy gradient for v shapes the features of the mean as well.
+    Published with stop_gradient=False: the bound's noisy gradient for v then also affects the features of the mean.
     """
 
-    stop_gradient: bool = field(default=False, repr=False)  # it changes training, not what the variance is
+    stop_gradient: bool = field(default=False, repr=False)  # affects training, not the variance itself
 
     outputs_per_channel = 1
-    by_image = True
+    varies = True
     needs_unit_variance = True
 
     def log_variance(self, process: GaussianDiffusion, x_t: Images, t: Steps, v: Images | None) -> Broadcast:

@@ -1,1 +1,1 @@
-"""Others' formats: checkpoints, samples and statistics are read, models are exported. Reading runs no code from the files."""
+"""Formats of other packages: checkpoints, samples and statistics are imported, models are exported. Imports run no foreign code."""

@@ -1,4 +1,4 @@
-"""The card of an exported model, Markdown that a hub shows: use, data, recipe and scores."""
+"""The model card of an exported model, in Markdown: use, data, recipe and scores."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-_LICENCES = {  # of a data set, by name: what its authors say
+_LICENCES = {  # of a data set, by name, as its authors state
     "digits": "CC BY 4.0 (Optical Recognition of Handwritten Digits, UCI)",
     "mnist": "CC BY-SA 3.0 (Y. LeCun, C. Cortes)",
     "fashion_mnist": "MIT (Zalando)",
@@ -35,8 +35,8 @@ def card(
 ) -> str:
     """README.md of an exported model.
 
-    name: of its folder. data: name, shape, identity. choices: of each group. training: what training.json holds. weights: their
-    name. protocol: of the model. runs: its scores, as `read_score` returns them. use: how the exported files are used, Markdown.
+    name: of its folder. data: name, shape, identity. choices: of each group. training: the content of training.json. weights: their
+    name. protocol: of the model. runs: its scores, as `read_score` returns them. use: instructions in Markdown.
     """
     shape, source = "×".join(map(str, data["shape"])), data["name"]
     origin, left = training.get("imported"), len(runs) - _MOST_RUNS

@@ -1,4 +1,4 @@
-"""Shared by all imports and exports: tensors read safely, the description of a model, options for a schedule with given β.
+"""Common parts of imports and exports: safe reading of tensors, the description of a model, schedules from given β.
 
 Only tensors and plain containers are unpickled.
 """
@@ -24,29 +24,29 @@ from diffusion_lab.networks import UNet
 from diffusion_lab.store.records import printable
 
 MOST_STEPS = 8000  # of a chain whose β are listed one by one in a config
-_LEAST_SIGNAL = 2.0**-24  # ᾱ_T in place of 0, where there is no log SNR: diffusers' DPM-Solver puts it there too
-_SAME = 1e-3  # of a log SNR; a β that was rounded to float32 moves it by less
+_LEAST_SIGNAL = 2.0**-24  # replaces ᾱ_T = 0, which has no log SNR, as in diffusers' DPM-Solver
+_SAME = 1e-3  # of a log SNR; rounding β to float32 changes it by less
 _MOST_TENSORS = 100_000
 _FLOATS = frozenset((torch.float64, torch.float32, torch.float16, torch.bfloat16))
 _KINDS = _FLOATS | {torch.bool, torch.uint8, torch.int64, torch.int32, torch.int16, torch.int8}
 
 
 class CheckpointError(ValueError):
-    """A checkpoint cannot be read, or is not of the network that was named: one sentence that names the file."""
+    """A checkpoint cannot be read, or belongs to another network; the message is one sentence that names the file."""
 
 
 def require(fits: object, sentence: str) -> None:
-    """CheckpointError with this sentence, unless it fits."""
+    """CheckpointError with this sentence, unless `fits`."""
     if not fits:
         raise CheckpointError(sentence)
 
 
 @dataclass(frozen=True)
 class Imported:
-    """options: Hydra overrides that make the model. shape: (C, H, W) of its images. num_classes: None where it has none.
-    tensors: as they are in the file. weights: the state dict of our network, of `tensors`; CheckpointError where it is not theirs.
-    file: the one that holds them. which: of several weights in it, those that were taken. origin: recorded with the model. notes:
-    what the user should know.
+    """options: Hydra overrides for the model. shape: (C, H, W) of its images. num_classes: None without classes.
+    tensors: as in the file. weights: the state dict of our network from `tensors`; CheckpointError if it does not fit.
+    file: the file with the tensors. which: the chosen one of several sets of weights. origin: recorded with the model. notes:
+    information for the user.
     """
 
     options: tuple[str, ...]
@@ -61,27 +61,27 @@ class Imported:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Name -> tensor of a state dict, of a safetensors file or of one of torch.save.
+    """Name -> tensor, of a state dict, a safetensors file or a file of torch.save.
 
-    The tensors of the latter lie on the disk until they are used. CheckpointError, in one sentence, for anything else.
+    Tensors of torch.save stay on the disk until they are used. CheckpointError, in one sentence, for anything else.
     """
     return tensors_in(read_saved(path), path)
 
 
 def read_saved(path: Path) -> object:
-    """What a file holds: tensors by name, or whatever plain containers of tensors and numbers torch.save wrote.
+    """The content of a file: tensors by name, or the plain containers of tensors and numbers that torch.save wrote.
 
-    CheckpointError, in one sentence, for a file that cannot be read, or holds more than that.
+    CheckpointError, in one sentence, for a file that cannot be read, or holds anything else.
     """
-    require(path.is_file(), f"checkpoint={path}: there is no such file")  # nor a pipe, which nobody may ever write into
+    require(path.is_file(), f"checkpoint={path}: there is no such file")  # excludes pipes
     damaged = f"checkpoint={path} is damaged, or neither a safetensors file nor one of torch.save"
     try:
         with path.open("rb") as file:
-            if file.read(9)[8:] == b"{":  # after the length of the header, which is JSON
+            if file.read(9)[8:] == b"{":  # the length of the header, then JSON
                 return load_file(path)
         check_bombs(path)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of sparse tensors and newer pickles, which we refuse
+            warnings.simplefilter("ignore", UserWarning)  # about sparse tensors and newer pickles, which are refused
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except (CheckpointError, MemoryError):
         raise
@@ -91,14 +91,14 @@ def read_saved(path: Path) -> object:
         refused = "Unsupported" in str(error) or "Weights only" in str(error)
         more = f"checkpoint={path} holds more than tensors, or is damaged; only tensors are read, because unpickling anything else"
         raise CheckpointError(f"{more} can run code" if refused else damaged) from None
-    except Exception:  # what a damaged file raises: RuntimeError, EOFError, BadZipFile, KeyError, ValueError, …
+    except Exception:  # damaged files raise RuntimeError, EOFError, BadZipFile, KeyError, ValueError, …
         raise CheckpointError(damaged) from None
 
 
 def check_bombs(path: Path) -> None:
-    """CheckpointError for a file of torch.save whose few bytes can ask for any number of them in memory.
+    """CheckpointError for a file of torch.save that could expand to any size in memory.
 
-    So do compressed records, and bytearray(n), which `weights_only` calls. torch.save writes neither for a state dict.
+    Compressed records do so, and bytearray(n), which `weights_only` calls. torch.save writes neither in a state dict.
     """
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
@@ -107,12 +107,12 @@ def check_bombs(path: Path) -> None:
             said = f"{path} has a compressed file, {printable(name)}, which torch.save does not write"
             raise CheckpointError(f"{said}: it may be a decompression bomb")
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        is_plain = content.find(b"\nbytearray\n") < 0  # as a pickle names it
+        is_plain = content.find(b"\nbytearray\n") < 0  # its name in a pickle
     require(is_plain, f"{path} holds more than tensors: an array of bytes, which may be of any length")
 
 
 def tensors_in(found: object, path: Path) -> dict[str, Tensor]:
-    """`found`, which was read from `path`, if it is a state dict. CheckpointError where it is not."""
+    """`found`, read from `path`, if it is a state dict; else CheckpointError."""
     if not isinstance(found, dict) or not found or len(found) > _MOST_TENSORS:
         raise CheckpointError(f"checkpoint={path} is not a state dict: a mapping of names to tensors is needed")
     for name, value in found.items():
@@ -124,16 +124,16 @@ def tensors_in(found: object, path: Path) -> dict[str, Tensor]:
             f"checkpoint={path}: {shown} is a tensor of {value.dtype}, {value.layout} and on {value.device.type}; only dense "
             "tensors of plain numbers are read",
         )
-    claimed = sum(value.nbytes for value in found.values())  # a view may say that it has more numbers than are stored
+    claimed = sum(value.nbytes for value in found.values())  # a view may claim more numbers than are stored
     said = f"checkpoint={path}: its tensors claim {claimed:,} bytes, more than the file has"
     require(claimed <= path.stat().st_size, said)
     return dict(found)
 
 
 def wrapped_weights(network: nn.Module, tensors: Mapping[str, Tensor], inside: str, file: Path) -> dict[str, Tensor]:
-    """The state dict of `network`, whose parameters are called `inside` and the names of `tensors`, in float32.
+    """The state dict of `network`, from `tensors`, with `inside` the parameters by the names of `tensors`, in float32.
 
-    CheckpointError, naming the first difference, where they are of another network.
+    CheckpointError, naming the first difference, if they belong to another network.
     """
     own = {name.removeprefix(inside): tensor for name, tensor in network.state_dict().items()}
     check_fit(tensors, {name: tensor.shape for name, tensor in own.items()}, f"checkpoint={file}")
@@ -141,7 +141,7 @@ def wrapped_weights(network: nn.Module, tensors: Mapping[str, Tensor], inside: s
 
 
 def check_fit(tensors: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]], what: str) -> None:
-    """CheckpointError, naming the first difference, unless `tensors` have these names and shapes, but for trailing 1s."""
+    """CheckpointError, naming the first difference, unless `tensors` have these names and shapes, up to trailing 1s."""
     another = f"{what} does not fit the described network:"
     missing, unknown = sorted(shapes.keys() - tensors.keys()), sorted(tensors.keys() - shapes.keys())
     differences = [f"it has no {name}" for name in missing[:1]]
@@ -156,7 +156,7 @@ def check_fit(tensors: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]]
 
 
 def exportable(network: nn.Module, shape: Sequence[int], theirs: str) -> UNet:
-    """`network`, if `theirs`, a class of others, may be the same function. ValueError, in one sentence, where it is not.
+    """`network`, if the foreign class `theirs` can represent it. ValueError, in one sentence, if not.
 
     shape: (C, H, W) of its images.
     """
@@ -202,10 +202,10 @@ def written(value: Any) -> str:
 
 
 def schedule_options(betas: Tensor, prediction: str, where: Path) -> list[str]:
-    """Overrides for a schedule with these β, float64 (T,): by its formula where one gives them, else as a table.
+    """Overrides for a schedule with these β, float64 (T,): by a formula if one matches, else as a table.
 
-    prediction: our name of what the network predicts. An ᾱ_T of 0 becomes 2⁻²⁴, which a prediction of ε cannot be used at.
-    CheckpointError, in one sentence, where there is no such schedule.
+    prediction: our name for the network's prediction. ᾱ_T = 0 becomes 2⁻²⁴, which is not possible for a prediction of ε.
+    CheckpointError, in one sentence, if there is no such schedule.
     """
     said = f"checkpoint={where}: a chain of {len(betas)} steps; 2 to {MOST_STEPS} are supported"
     require(2 <= len(betas) <= MOST_STEPS, said)
@@ -229,7 +229,7 @@ def schedule_options(betas: Tensor, prediction: str, where: Path) -> list[str]:
 
 
 def _named(betas: Tensor) -> list[tuple[str, Schedule, list[str]]]:
-    """Schedules with a formula that might have these β: name, schedule, options beside the number of steps."""
+    """Candidates for a schedule by formula with these β: name, schedule, options besides the number of steps."""
     steps = len(betas)
     start, end = (float(f"{float(beta) * steps / 1000:.7g}") for beta in (betas[0], betas[-1]))
     found: list[tuple[str, Schedule, list[str]]] = []

@@ -1,11 +1,11 @@
-"""A milestone of denoising-diffusion-pytorch: the model-N.pt that its Trainer writes.
+"""Import of a milestone of denoising-diffusion-pytorch, the model-N.pt that its Trainer writes.
 
     {"step", "model", "opt", "ema", "scaler", "version"}
     model: "betas" and other tables of its GaussianDiffusion, and "model.*", the parameters of its Unet
-    ema:   the same below "ema_model.", the average that it samples with
+    ema:   the same below "ema_model.", the average used for sampling
 
-The file holds no options. Those of the network are the shapes of its parameters, the schedule is in `betas`, and what the network
-predicts is in `loss_weight`, which is a function of the SNR for each. The size of the images leaves no trace: the user says it.
+The file holds no options. Those of the network follow from the shapes of its parameters, the schedule from `betas`, and the
+prediction from `loss_weight`, which is a different function of the SNR for each. The size of images must be given by the user.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from diffusion_lab.store.records import printable
 TAKES = frozenset(("image_size", "weights"))  # options of the command
 _EMA, _MODEL = "ema", "model"  # the two weights, as the file calls them
 _NETWORK = "model."
-_STEPS = 50  # to sample in at first
-_FOREIGN = {  # a parameter -> whose it is
+_STEPS = 50  # initial number of sampling steps
+_FOREIGN = {  # a parameter -> the reason why it is not supported
     "time_mlp.0.weights": "learned or random frequencies of t, which its GaussianDiffusion does not support",
     "classes_emb.weight": "classes",
     "null_classes_emb": "classes",
@@ -42,14 +42,14 @@ _FOREIGN = {  # a parameter -> whose it is
 
 
 def is_milestone(saved: Mapping[str, Any]) -> bool:
-    """Whether a file holds what the Trainer or a `GaussianDiffusion` of that package saves."""
+    """Whether the content is that of the package's Trainer or `GaussianDiffusion`."""
     return isinstance(saved.get(_MODEL), dict) or f"{_NETWORK}init_conv.weight" in saved
 
 
 def opened(file: Path, saved: Mapping[str, Any], given: Mapping[str, str]) -> Imported:
-    """The model in `saved`, which was read from `file`. given: the user's options of `TAKES`, and their prediction.
+    """The model in `saved`, read from `file`. given: the user's options of `TAKES`, and their prediction.
 
-    CheckpointError, in one sentence, where it is none, or does not say enough.
+    CheckpointError, in one sentence, if it is none, or if information is missing.
     """
     which, found = _chosen(saved, given.get("weights"), file)
     network = {name.removeprefix(_NETWORK): tensor for name, tensor in found.items() if name.startswith(_NETWORK)}
@@ -86,13 +86,13 @@ def opened(file: Path, saved: Mapping[str, Any], given: Mapping[str, str]) -> Im
 
 
 def _version(saved: Mapping[str, Any]) -> str:
-    """A list that holds itself many times is small in a file and endless as text."""
+    """A list that contains itself many times is small in a file but endless as text."""
     version = saved.get("version")
     return printable(version)[:40] if isinstance(version, str) else "unknown"
 
 
 def _chosen(saved: Mapping[str, Any], requested: str | None, file: Path) -> tuple[str, dict[str, Tensor]]:
-    """(which weights, the state dict of its GaussianDiffusion): the average, unless the user asks for the others."""
+    """(name of the weights, the state dict of its GaussianDiffusion): the average, unless the user chooses the others."""
     require(requested in (None, _EMA, _MODEL), f"weights={printable(requested or '')}: use {_EMA} or {_MODEL}")
     if not isinstance(saved.get(_MODEL), dict):
         said = f"checkpoint={file} has only one set of weights and no average; remove weights={_EMA}"
@@ -109,7 +109,7 @@ def _chosen(saved: Mapping[str, Any], requested: str | None, file: Path) -> tupl
 
 
 def _described(network: Mapping[str, Tensor], file: Path) -> tuple[dict[str, Any], int, bool]:
-    """(options of the network, channels of an image, whether a second output a channel is for the variance), by the shapes."""
+    """(options of the network, channels of an image, whether a second output per channel is for the variance), from the shapes."""
     for name, what in _FOREIGN.items():
         require(name not in network, f"checkpoint={file}: its network has {what}; it cannot be imported")
     init_dim, seen = _shape(network, "init_conv.weight", 4, file)[:2]
@@ -157,7 +157,7 @@ def _table(found: Mapping[str, Tensor], name: str, file: Path) -> Tensor:
 
 
 def _prediction(found: Mapping[str, Tensor], betas: Tensor, file: Path) -> str:
-    """What the network predicts, by the weight of the loss at t: 1, SNR or SNR/(SNR + 1), which may be cut where SNR > 1."""
+    """The prediction, by the weight of the loss at t: 1, SNR or SNR/(SNR + 1), possibly clipped for SNR > 1."""
     alpha_bar = torch.cumprod(1 - betas, dim=0)
     snr = alpha_bar / (1 - alpha_bar)
     weight = found.get("loss_weight")

@@ -1,10 +1,10 @@
-"""A folder of diffusers with a UNet2DModel and a scheduler, as its `save_pretrained` writes it. Nothing in it runs.
+"""Import of a diffusers folder with a UNet2DModel and a scheduler, as written by `save_pretrained`. None of its code is run.
 
-model_index.json                                   which classes the parts are of; may be missing
+model_index.json                                   the classes of the parts; optional
 unet/config.json, unet/diffusion_pytorch_model.*   the network; older folders have both next to model_index.json
 scheduler/scheduler_config.json                    the process; likewise
 
-How the scheduler's own sampling visits the steps (timestep_spacing, steps_offset, Karras sigmas, …) is left to our samplers.
+The time steps of the scheduler's own sampling (timestep_spacing, steps_offset, Karras sigmas, …) are ignored: our samplers choose.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _UNET, _OWN_PIPELINE = "UNet2DModel", "DiffusionLabPipeline"
 _WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 _WORD = re.compile(r"[A-Za-z]\w{0,63}", re.ASCII)
 _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-_SAMPLERS = {  # with the most steps that it starts with
+_SAMPLERS = {  # with the most steps used initially
     "DDPMScheduler": ("strided", 50),
     "DDIMScheduler": ("ddim", 50),
     "DPMSolverMultistepScheduler": ("dpm_solver", 20),
@@ -47,7 +47,7 @@ _PREDICTIONS = {"epsilon": "noise", "sample": "start", "v_prediction": "velocity
 
 
 def opened(folder: Path, given: Mapping[str, str]) -> Imported:
-    """The model in `folder`. given: the user's options of `TAKES`. CheckpointError or RunError, in one sentence, for any other."""
+    """The model in `folder`. given: the user's options of `TAKES`. CheckpointError or RunError, in one sentence, if it is none."""
     index, unet_file = folder / "model_index.json", _part(folder, "unet", "config.json")
     parts = _object(index) if index.is_file() else {}
     said = "not a folder of diffusers, because it has neither model_index.json nor unet/config.json"
@@ -85,17 +85,17 @@ def opened(folder: Path, given: Mapping[str, str]) -> Imported:
 
 
 def _object(file: Path) -> dict[str, Any]:
-    """A JSON object, in which what Python writes for no number or infinity counts as null. RunError where there is none."""
+    """A JSON object in which NaN and infinity count as null. RunError if there is none."""
     return read_json(file, LARGEST_CONFIG, constant=lambda name: None)
 
 
 def _part(folder: Path, part: str, name: str) -> Path:
-    """A file of a part, in its own folder where there is one."""
+    """A file of a part, from its own folder if that exists."""
     return folder / part / name if (folder / part).is_dir() else folder / name
 
 
 def _class_of(entry: Any) -> str | None:
-    """model_index.json names [library, class], or a class."""
+    """A class from model_index.json, which has [library, class] or a class."""
     name = entry[-1] if isinstance(entry, list) and entry else entry
     return name if isinstance(name, str) else None
 
@@ -127,7 +127,7 @@ def _check_parts(parts: Mapping[str, Any], folder: Path) -> None:
 
 
 def _channels(unet: Mapping[str, Any], file: Path) -> tuple[int, bool]:
-    """(C, whether a second output a channel is for the variance)."""
+    """(C, whether a second output per channel is for the variance)."""
     seen, made = unet.get("in_channels", 3), unet.get("out_channels", 3)
     require(
         isinstance(seen, int) and 0 < seen <= 64 and made in (seen, 2 * seen),
@@ -164,7 +164,7 @@ def _num_classes(unet: Mapping[str, Any], has_null: bool, file: Path, said: bool
 
 
 def _network(unet: Mapping[str, Any], file: Path) -> dict[str, Any]:
-    """Every option of UNet2DModel but those that follow from the data, so that no default of ours counts."""
+    """Every option of UNet2DModel that does not follow from the data, so that our defaults do not matter."""
     known = {
         name: parameter.default
         for name, parameter in inspect.signature(unet_2d_model().__init__).parameters.items()
@@ -184,7 +184,7 @@ def _is_plain(value: Any, deep: int = 2) -> bool:
     if isinstance(value, list | tuple):
         return deep > 0 and len(value) <= 64 and all(_is_plain(part, deep - 1) for part in value)
     if isinstance(value, int | float):
-        return abs(value) <= LARGEST_NUMBER  # which neither nan nor inf is
+        return abs(value) <= LARGEST_NUMBER  # false for nan and inf
     return value is None or (isinstance(value, str) and bool(_WORD.fullmatch(value)))
 
 
@@ -197,13 +197,13 @@ def _weights(folder: Path) -> Path:
 
 
 def _new_name(name: str) -> str:
-    """Attention of folders before diffusers 0.15 has other names."""
+    """Rename attention parameters of folders from before diffusers 0.15."""
     *module, kind, last = ["", *name.split(".")]
     return name if "attentions" not in module else ".".join([*module[1:], _OLD_ATTENTION.get(kind, kind), last])
 
 
 def _process(name: str, config: Mapping[str, Any], doubled: bool, file: Path) -> list[str]:
-    """Overrides for what the scheduler `name` states. doubled: the network has two outputs a channel."""
+    """Overrides for the options of the scheduler `name`. doubled: the network has two outputs per channel."""
     require(name in _SAMPLERS, f"{file}: {printable(name)} cannot be imported; only {', '.join(_SAMPLERS)} can")
     for option in ("use_flow_sigmas", "use_dynamic_shifting"):
         if config.get(option):
@@ -235,7 +235,7 @@ def _betas(config: Mapping[str, Any], file: Path) -> Tensor:
         require(fits, f"{file}: trained_betas must be a list of num_train_timesteps={steps} numbers up to 1")
         betas = torch.tensor(given, dtype=torch.float64)
     if config.get("rescale_betas_zero_snr"):
-        # √ᾱ moved and stretched so that it ends at 0 and begins where it did (Lin et al. 2023, algorithm 1).
+        # √ᾱ shifted and scaled so that it ends at 0 and its start is unchanged (Lin et al. 2023, algorithm 1).
         root = torch.cumprod(1 - betas, dim=0).sqrt()
         alpha_bar = ((root - root[-1]) * root[0] / (root[0] - root[-1])).square()
         betas = 1 - torch.cat([alpha_bar[:1], alpha_bar[1:] / alpha_bar[:-1]])
@@ -267,7 +267,7 @@ def _is_beta(value: Any) -> bool:
 
 
 def _variance(name: str, config: Mapping[str, Any], doubled: bool, file: Path) -> list[str]:
-    """DDIM states none: with η = 1 it has β̃; our export writes it for networks with a learned variance too."""
+    """DDIM has no variance_type: with η = 1 it uses β̃; our export uses DDIM also for networks with a learned variance."""
     otherwise = "learned_range" if doubled and name == "DDIMScheduler" else "fixed_small"
     kind = str(config.get("variance_type") or otherwise).removesuffix("_log")
     if kind not in ("fixed_small", "fixed_large", "learned_range"):
@@ -279,7 +279,7 @@ def _variance(name: str, config: Mapping[str, Any], doubled: bool, file: Path) -
 
 
 def _clips(name: str, config: Mapping[str, Any], file: Path) -> bool:
-    if config.get("thresholding"):  # one that may not exceed 1 is a clamp
+    if config.get("thresholding"):  # with a limit of 1 it is a clamp
         option, clips = "sample_max_value", True
     else:
         option, clips = "clip_sample_range", name != "DPMSolverMultistepScheduler" and config.get("clip_sample", True)

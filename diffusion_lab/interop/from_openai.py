@@ -1,4 +1,4 @@
-"""A checkpoint of openai/improved-diffusion or openai/guided-diffusion: a state dict, and the flags that describe its network.
+"""Import of a checkpoint of openai/improved-diffusion or openai/guided-diffusion: a state dict, and flags for its network.
 
 The flags of the published files, by name, are in openai_flags.yaml.
 """
@@ -26,10 +26,10 @@ _FLAGS_OF_FILES = yaml.safe_load(Path(__file__).with_name("openai_flags.yaml").r
 PRESETS: dict[str, tuple[str, str]] = {  # published file -> code, flags
     name: (code, flags) for code, files in _FLAGS_OF_FILES.items() for name, flags in files.items()
 }
-# They see a smaller image beside x_t, which no network here does.
+# Upsamplers, which also need a smaller image as input; no network here does.
 _UPSAMPLERS = ("upsample_cond_500K", "64_256_upsampler", "128_512_upsampler")
 
-# Code -> its flags, with the values that they have where they are not given.
+# Code -> its flags with their default values.
 _BOTH = (
     "--learn_sigma False --diffusion_steps 1000 --noise_schedule linear --timestep_respacing '' --use_kl False "
     "--predict_xstart False --image_size 64 --num_channels 128 --num_res_blocks 2 --num_heads 4 --num_heads_upsample -1 "
@@ -42,7 +42,7 @@ _FLAGS = {
     "--classifier_attention_resolutions 32,16,8 --classifier_use_scale_shift_norm True --classifier_resblock_updown True "
     "--classifier_pool attention --classifier_use_fp16 False",
 }
-# Of training, sampling and files: they change neither the network nor its process.
+# Flags of training, sampling and files, which affect neither the network nor its process.
 _BESIDE = (
     "data_dir schedule_sampler lr weight_decay lr_anneal_steps batch_size microbatch ema_rate log_interval save_interval "
     "resume_checkpoint fp16_scale_growth iterations anneal_lr noised clip_denoised num_samples use_ddim model_path "
@@ -57,16 +57,16 @@ _LEVELS = {
 }
 _WITH_LEVELS = {IMPROVED: (32, 64, 256), GUIDED: (64, 128, 256, 512)}
 _TRUE, _FALSE = ("yes", "true", "t", "y", "1"), ("no", "false", "f", "n", "0")
-_STEPS = 50  # to sample in, where the flags do not say
-_WIDEST = 2**13  # channels; what is larger could not be allocated, to be found too large
-_MOST = 2**16  # of a number; a network that large does not exist
-_LOGITS, _LABELS = "out.2.c_proj.bias", "label_emb.weight"  # as long as there are classes
+_STEPS = 50  # number of sampling steps if the flags have none
+_WIDEST = 2**13  # channels; larger networks could not be allocated for the check
+_MOST = 2**16  # of a number; no network is that large
+_LOGITS, _LABELS = "out.2.c_proj.bias", "label_emb.weight"  # their length is the number of classes
 
 
 def opened(file: Path, saved: object, given: Mapping[str, str]) -> Imported:
-    """The model in `saved`, which was read from `file`. given: the user's options of `TAKES`.
+    """The model in `saved`, read from `file`. given: the user's options of `TAKES`.
 
-    CheckpointError, in one sentence, where it is none.
+    CheckpointError, in one sentence, if it cannot be imported.
     """
     code, flags = _code_and_flags(file, given.get("code"), given.get("flags"))
     tensors = tensors_in(saved, file)
@@ -83,7 +83,7 @@ def opened(file: Path, saved: object, given: Mapping[str, str]) -> Imported:
 
 
 def _code_and_flags(path: Path, code: str | None, flags: str | None) -> tuple[str, str]:
-    """Those given, or those of the published file of that name. CheckpointError where nothing says them."""
+    """The given flags, or those of the published file with this name. CheckpointError if there are none."""
     said = f"checkpoint={path}: upsamplers cannot be imported, because they need a smaller image as a second input"
     require(path.stem not in _UPSAMPLERS, said)
     preset = PRESETS.get(path.stem)
@@ -103,14 +103,14 @@ def _code_and_flags(path: Path, code: str | None, flags: str | None) -> tuple[st
 
 
 def _num_classes(tensors: Mapping[str, Any]) -> int:
-    """Logits, or rows of the table of labels; 1000 where there are none, which the weights will be found not to fit."""
+    """The number of logits, or of rows in the table of labels; 1000 without either, which the weights then do not fit."""
     rows = tensors.get(_LOGITS, tensors.get(_LABELS))
     return 1000 if rows is None or rows.ndim == 0 else len(rows)
 
 
 @dataclass(frozen=True)
 class Described:
-    """What the flags say. options: Hydra overrides that make the model. legacy_heads: how rows of qkv are stored."""
+    """The meaning of the flags. options: Hydra overrides for the model. legacy_heads: the order of rows of qkv."""
 
     options: tuple[str, ...]
     image_size: int
@@ -119,7 +119,7 @@ class Described:
 
 
 def described(code: str, flags: str, classifier: bool) -> Described:
-    """The model, or the classifier, that `code` makes of these flags. CheckpointError where none here is like it."""
+    """The model, or the classifier, that `code` builds from these flags. CheckpointError if none here is equal to it."""
     values = _values(code, flags)
     size, steps, schedule = values["image_size"], values["diffusion_steps"], values["noise_schedule"]
     require(steps >= 1, f"flags: --diffusion_steps {steps}: use at least 1")
@@ -143,13 +143,13 @@ def described(code: str, flags: str, classifier: bool) -> Described:
 
 
 def only_guided(flags: str) -> bool:
-    """Whether a flag stands there that improved-diffusion does not have and guided-diffusion has."""
+    """Whether there is a flag that guided-diffusion has and improved-diffusion lacks."""
     own = {*_FLAGS[GUIDED].split()} - {*_FLAGS[IMPROVED].split()}
     return any(word.partition("=")[0] in own for word in flags.split() if word.startswith("--"))
 
 
 class _Flags(argparse.ArgumentParser):
-    """The parser of the published code."""
+    """A parser of the published flags, which raises CheckpointError."""
 
     def error(self, message: str) -> NoReturn:
         raise CheckpointError(f"flags: {self.prog}: {message}")
@@ -172,7 +172,7 @@ def _values(code: str, flags: str) -> dict[str, Any]:
 
 
 def _read(default: str, text: str) -> bool | int | float | str:
-    """A value of the kind of the default."""
+    """A value of the type of the default."""
     if default in ("True", "False"):
         if text.lower() not in (*_TRUE, *_FALSE):
             raise argparse.ArgumentTypeError(f"{text}: use True or False")
@@ -237,7 +237,7 @@ def _of_both(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _widths(levels: list[int | float], channels: int) -> dict[str, Any]:
-    """Our multipliers are whole numbers, of the finest level; the sinusoids of t always have num_channels."""
+    """Our multipliers are integers relative to the finest level; the sinusoids of t always have num_channels."""
     base, widths = int(levels[0] * channels), [int(level * channels) for level in levels]
     fits = base >= 1 and not any(width % base for width in widths)
     require(fits, f"flags: levels of {widths} channels: each must be a multiple of the first")
@@ -248,7 +248,7 @@ def _widths(levels: list[int | float], channels: int) -> dict[str, Any]:
 
 
 def _attending(flag: str, values: Mapping[str, Any], num_levels: int) -> list[int]:
-    """Sides in pixels with attention, as ours; a resolution that the network never has is left out, as there."""
+    """Sides in pixels with attention; as in the published code, resolutions that the network lacks are ignored."""
     size = values["image_size"]
     strides = {size // side for side in _numbers(flag, values[flag])}
     return [size // 2**level for level in range(num_levels) if 2**level in strides]
@@ -262,7 +262,7 @@ def _numbers(flag: str, text: str) -> list[int]:
 
 
 def _variance(values: Mapping[str, Any]) -> list[str]:
-    """Σ and the loss that trained it. Without rescaling, the bound's term counts T times less."""
+    """Σ and the loss that trained it. Without rescaling, the term of the bound has a weight T times smaller."""
     if not values["learn_sigma"]:
         variance = "fixed_small" if values.get("sigma_small", False) else "fixed_large"
         return [f"variance={variance}", f"objective={'vlb' if values['use_kl'] else 'simple'}"]

@@ -1,4 +1,4 @@
-"""Images made by other programs: a folder, a zip, or an npz as published evaluators read it.
+"""Reading images of other programs: a folder, a zip, or an npz in the format of published evaluators.
 
 An npz holds `arr_0`, uint8 (N, H, W, C), and may hold `arr_1`, the class of each (openai/guided-diffusion, `image_sample.py`).
 An array may also be uint16, with any number of channels or no channel axis, with channels first, and, if it is the only array
@@ -37,10 +37,10 @@ _LOSSY = frozenset({".jpg", ".jpeg", ".webp"})
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """pixels: uint8 or uint16 (N, C, H, W), C = 1 where all are grey.
+    """pixels: uint8 or uint16 (N, C, H, W), C = 1 if all are grey.
 
-    labels: int64 (N,), the class of each; None where nothing says so. name: of the file or folder. lossy: whether a format that
-    changes pixels holds some of them. read_as: in words, how an array was read.
+    labels: int64 (N,), the class of each; None if unknown. name: of the file or folder. lossy: whether some are in a format that
+    changes pixels. read_as: the interpretation of an array, in words.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Images:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of shape and pixels, whatever files they came in."""
+        """SHA-256 of shape and pixels, independent of the files."""
         content = hashlib.sha256(f"{tuple(self.pixels.shape)}".encode())
         for some in self.pixels.split(256):
             content.update(some.contiguous().numpy())
@@ -70,10 +70,10 @@ class Images:
 
 
 def read_images(path: Path, data_shape: Callable[[], Sequence[int]] | None = None) -> Images:
-    """The images of a folder (however deep) or of a zip, in the order of their names, or of an npz.
+    """The images of a folder (at any depth) or of a zip, sorted by name, or of an npz.
 
-    data_shape: (C, H, W) of what they are compared with, from which the channels of an array are known. DataError, in one sentence,
-    for whatever else `path` is.
+    data_shape: (C, H, W) of the data of the comparison, which determines the channel axis of an array. DataError, in one sentence,
+    if `path` is anything else.
     """
     suffix = path.suffix.lower()
     if path.is_dir():
@@ -81,7 +81,7 @@ def read_images(path: Path, data_shape: Callable[[], Sequence[int]] | None = Non
         return _decoded(path, {name: partial(_content, file) for name, file in files.items() if _is_image(name)})
     known = f"{path} is not a folder, an .npz or a .zip: give the images in one of these forms."
     require(suffix in (".npz", ".zip"), known)
-    require(path.is_file(), f"There is no {path}.")  # nor a pipe, which may have no writer
+    require(path.is_file(), f"There is no {path}.")  # also excludes pipes, which may have no writer
     if suffix == ".npz":
         return _of_npz(path, data_shape)
     with one_sentence(path, "zip of images"), zipfile.ZipFile(path) as archive:
@@ -108,7 +108,7 @@ def _is_image(name: str) -> bool:
 
 
 def _decoded(path: Path, contents: Mapping[str, Callable[[], bytes]]) -> Images:
-    """Every file decoded, in the order of the names; all have the size and the channels of the first, or are grey among colours."""
+    """All files decoded, sorted by name; sizes and channels must equal those of the first, but grey and colour may be mixed."""
     names = sorted(contents)
     require(
         len(names) > 1,
@@ -144,7 +144,7 @@ def _decoded(path: Path, contents: Mapping[str, Callable[[], bytes]]) -> Images:
 
 
 def _grey(pixels: Tensor) -> Tensor:
-    """Images (N, C, H, W), in one channel where all channels are equal: grey ones are often kept as RGB."""
+    """Images (N, C, H, W), with one channel if all channels are equal, as in grey images saved as RGB."""
     equal = all(torch.equal(pixels[:, i], pixels[:, 0]) for i in range(1, pixels.shape[1]))
     return pixels[:, :1] if equal else pixels
 
@@ -179,14 +179,14 @@ def _of_npz(path: Path, data_shape: Callable[[], Sequence[int]] | None) -> Image
     read_as = f"{name}, {pixels.dtype} {pixels.shape}, read as ({', '.join(axes)})"
     images = torch.from_numpy(pixels if pixels.ndim == 4 else pixels[..., None])
     images = images if axes == "NCHW" else images.permute(0, 3, 1, 2)
-    classes = None  # as well where all are 0, which is what is written for a model without classes
+    classes = None  # also if all are 0, as written for a model without classes
     if labels is not None and labels.any():
         classes = as_labels(labels, len(pixels), f"{beside} of {path}")
     return Images(path.name, _grey(images), classes, read_as=read_as)
 
 
 def _only_images(path: Path, archive: zipfile.ZipFile) -> str:
-    """The name of the one array that may hold images; arr_0 where none does."""
+    """The name of the only array that can hold images; arr_0 if none can."""
     headers = {name: header(archive, name) for name in members(archive)}
     shaped = [name for name, (shape, _) in headers.items() if len(shape) in (3, 4)]
     found = [name for name in shaped if headers[name][1] in (np.uint8, np.uint16)] or shaped
@@ -196,7 +196,7 @@ def _only_images(path: Path, archive: zipfile.ZipFile) -> str:
 
 
 def _axes(shaped: str, name: str, shape: tuple[int, ...], data_shape: Callable[[], Sequence[int]] | None) -> str:
-    """NHW, NHWC or NCHW: the order that has the sides of the data; else NCHW if only axis 1 is small enough for channels."""
+    """NHW, NHWC or NCHW: the order with the sides of the data; else NCHW if only axis 1 is small enough for channels."""
     if len(shape) == 3:
         return "NHW"
     sides = None if data_shape is None else tuple(data_shape())[1:]
@@ -208,10 +208,10 @@ def _axes(shaped: str, name: str, shape: tuple[int, ...], data_shape: Callable[[
 
 
 def levels(images: Images, shape: Sequence[int], num_levels: int, of: str) -> Tensor:
-    """(N, *shape): the levels that data of this shape have, nearest to the pixels. Grey images are shown in all channels.
+    """(N, *shape): the levels of data of this shape that are nearest to the pixels. Grey images are repeated in all channels.
 
-    uint8, or uint16 where there are more than 256. DataError if their size is another, or their channels are others. of: what
-    has that shape.
+    uint8, or uint16 for more than 256 levels. DataError if size or channels differ. of: a description of the data
+    with that shape.
     """
     pixels, (channels, height, width) = images.pixels, images.shape
     require(
@@ -238,7 +238,7 @@ def levels(images: Images, shape: Sequence[int], num_levels: int, of: str) -> Te
 
 
 def differences(images: Images, fitted: Tensor, num_levels: int, of: str) -> list[str]:
-    """What of these files makes a distance larger, in words. fitted: what `levels` returned."""
+    """Properties of these files that increase a distance, in words. fitted: the result of `levels`."""
     found = ["some are JPEG or WebP, whose compression artefacts count as differences"] if images.lossy else []
     if images.num_levels < num_levels:
         found.append(f"they have {images.num_levels} levels and {of} has {num_levels}: this counts as a difference")

@@ -1,10 +1,10 @@
-"""Mean and covariance of features of real images, as published evaluators keep them.
+"""Reading means and covariances of features in the formats of published evaluators.
 
     npz   mu (D,), sigma (D, D)            clean-fid, EDM; without the images
-          and arr_0, mu_s, sigma_s         openai/guided-diffusion: images too, and the moments of spatial features (sFID)
+          and arr_0, mu_s, sigma_s         openai/guided-diffusion: also images, and moments of spatial features (sFID)
     .pt   {"mu": …, "sigma": …}            torch-fidelity, a cached set of statistics
 
-None of them says of which features, of how many images, or how these were resized. Nothing is unpickled but arrays.
+The formats do not state the features, the number of images, or how these were resized. Only arrays are unpickled.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from diffusion_lab.interop.given_images import Images, read_images
 from diffusion_lab.metrics.reference import Moments
 
 MOST_BYTES = 2**30  # of sigma: 11,000 features
-SPATIAL = "_s"  # at the end of the names of the moments of spatial features
+SPATIAL = "_s"  # suffix of the moments of spatial features
 
 
 @dataclass(frozen=True, eq=False)
 class Published:
-    """What somebody gave to compare with: images, moments of features, or both.
+    """A reference given by the user: images, moments of features, or both.
 
-    moments: by the suffix of their names, "" for mu and sigma, "_s" for mu_s and sigma_s; float64; how many images is not known
-    (n is nan).
+    moments: by the suffix of their names, "" for mu and sigma, "_s" for mu_s and sigma_s; float64; the number of images is
+    unknown (n is nan).
     """
 
     name: str
@@ -44,7 +44,7 @@ class Published:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of what is there."""
+        """SHA-256 of the content."""
         content = hashlib.sha256((self.images.digest if self.images is not None else "").encode())
         for moments in self.moments.values():
             content.update(moments.mean.numpy().tobytes())
@@ -53,7 +53,7 @@ class Published:
 
 
 def read_reference(path: Path) -> Published:
-    """What samples are compared with: statistics, images, or both. DataError, in one sentence, for a file of neither."""
+    """A reference from statistics, images, or both. DataError, in one sentence, for a file with neither."""
     if path.suffix.lower() in (".pt", ".pth") and path.is_file():
         return Published(path.name, {"": _moments(path, _of_torch(path))}, None)
     moments = {}
@@ -73,7 +73,7 @@ def read_reference(path: Path) -> Published:
 
 
 def _of_torch(path: Path) -> Mapping[str, np.ndarray]:
-    """torch-fidelity saves numpy arrays, which are made of these few names; a pickle that has any other is refused."""
+    """The content of a torch-fidelity file. Its numpy arrays need only these names; a pickle with any other is refused."""
     said = f"{path} is larger than {MOST_BYTES / 2**20:g} MiB, too large for a file of statistics."
     require(path.stat().st_size <= MOST_BYTES, said)
     rebuild: Any = np.zeros(1).__reduce__()[0]

@@ -1,6 +1,6 @@
-"""The parameters of our U-Net and our classifier, as OpenAI's code names, shapes and orders them.
+"""Conversion of the parameters of our U-Net and classifier between our names, shapes and orders and those of OpenAI's code.
 
-The networks are the same functions; the parameters have other names and, in places, another shape or order:
+The networks are equal functions; parameters have other names and, in places, another shape or order:
 
     1×1 convolutions     (out, in, 1[, 1])                ours (out, in)
     legacy attention     rows of qkv are (head, q|k|v, c)  ours (q|k|v, head, c)
@@ -44,7 +44,7 @@ _AROUND = {
 def to_our_network(published: Mapping[str, Tensor], network: nn.Module, legacy_heads: bool) -> dict[str, Tensor]:
     """The state dict of `network`, a `UNet` or the classifier of one, from a published state dict, in float32.
 
-    legacy_heads: rows of qkv are head by head. CheckpointError, naming the first difference, where it is of another network.
+    legacy_heads: rows of qkv are grouped by head. CheckpointError, naming the first difference, if it belongs to another network.
     """
     own = network.state_dict()
     check_fit(published, published_shapes(network), "the checkpoint")
@@ -79,21 +79,21 @@ def published_shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def heads_last(rows: Tensor, num_heads: int) -> Tensor:
-    """(heads · 3 · c, …) -> (3 · heads · c, …): rows head by head become all queries, all keys, all values."""
+    """(heads · 3 · c, …) -> (3 · heads · c, …): rows grouped by head become all queries, all keys, all values."""
     return rows.unflatten(0, (num_heads, 3, -1)).transpose(0, 1).flatten(0, 2)
 
 
 def published_names(network: nn.Module) -> dict[str, str]:
-    """Published name of a parameter -> ours, but for the pooling's."""
+    """Published name of a parameter -> our name, except for the pooling's."""
     own = network.state_dict().keys()
     pairs = ((f"{theirs}.{part}", f"{ours}.{part}") for ours, theirs in _layers(network) for part in ("weight", "bias"))
     return {theirs: ours for theirs, ours in pairs if ours in own}
 
 
 def _layers(network: nn.Module) -> Iterator[tuple[str, str]]:
-    """(our name of a layer, the published one). Their blocks are numbered through all levels, with the halvings and doublings."""
+    """(our name of a layer, the published one). Published blocks are numbered through all levels, including resampling."""
     blocks = {name: part for name, part in network.named_modules() if type(part) in _BLOCKS}
-    count = 1 + max(int(name.split(".")[3]) for name in blocks if name.startswith("encoder.down."))  # of a level
+    count = 1 + max(int(name.split(".")[3]) for name in blocks if name.startswith("encoder.down."))  # per level
     for name, part in blocks.items():
         kind, *numbers = re.findall(r"[a-z]+|\d+", name.removeprefix("encoder."))
         match kind, [int(number) for number in numbers]:
@@ -105,7 +105,7 @@ def _layers(network: nn.Module) -> Iterator[tuple[str, str]]:
                 theirs = f"middle_block.{i}"
             case "up", [level, place, i]:
                 theirs = f"output_blocks.{level * (count + 1) + place}.{i}"
-            case _, [level]:  # after the last block of its level, as one part more
+            case _, [level]:  # an additional part after the last block of its level
                 size = 1 + (f"up.{level}.{count}.1" in blocks)
                 theirs = f"output_blocks.{level * (count + 1) + count}.{size}"
         for layer, published in _BLOCKS[type(part)].items():

@@ -1,4 +1,4 @@
-"""Open a checkpoint of any supported format."""
+"""Opening a checkpoint of any supported format."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from pathlib import Path
 from diffusion_lab.interop import from_denoising_diffusion_pytorch, from_diffusers, from_openai
 from diffusion_lab.interop.checkpoints import CheckpointError, Imported, read_saved
 
-# Of the command, for one format or another.
+# Options of the command for some formats.
 OPTIONS = tuple(sorted(from_diffusers.TAKES | from_denoising_diffusion_pytorch.TAKES | from_openai.TAKES))
 
 
 def opened(path: Path, given: Mapping[str, str]) -> Imported:
-    """The model in a folder of diffusers, a milestone of denoising-diffusion-pytorch or a state dict of OpenAI's code.
+    """The model in a diffusers folder, a milestone of denoising-diffusion-pytorch or a state dict of OpenAI's code.
 
-    given: those of `OPTIONS` that the user gives, and prediction where they choose it. CheckpointError or RunError, in one
-    sentence, where it cannot be imported, or where an option does not belong to its format.
+    given: the user's options among `OPTIONS`, and their prediction. CheckpointError or RunError, in one
+    sentence, if it cannot be imported, or if an option does not belong to its format.
     """
     if path.is_dir():
         _check_options(given, from_diffusers.TAKES, "a folder of diffusers")

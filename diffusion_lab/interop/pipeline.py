@@ -3,12 +3,12 @@
     pipeline = DiffusionPipeline.from_pretrained(FOLDER, trust_remote_code=True)
     images = pipeline(batch_size=4, num_inference_steps=50).images
 
-It draws by DDIM with η = 0 (Song et al. 2020, eq. 12) along even steps, the last of which is T:
+It samples by DDIM with η = 0 (Song et al. 2020, eq. 12) along even steps, the last of which is T:
 
-    x_s = α_s·x̂_0 + σ_s·ε̂,   ε̂ = (x_t − α_t·x̂_0)/σ_t,   x̂_0 clipped where the model clips it
+    x_s = α_s·x̂_0 + σ_s·ε̂,   ε̂ = (x_t − α_t·x̂_0)/σ_t,   x̂_0 clipped if the model clips it
 
 With class labels and guidance_scale = s it is guided: output = output(no class) + s·(output(class) − output(no class)). A network
-that learned its variance has twice the channels; the second half is not read.
+with a learned variance has twice the channels; the second half is ignored.
 """
 
 from typing import Any
@@ -19,7 +19,7 @@ from diffusers.utils.torch_utils import randn_tensor
 
 
 class DiffusionLabPipeline(DiffusionPipeline):
-    """unet: a UNet2DModel. scheduler: its config holds β_1 … β_T and what the network predicts."""
+    """unet: a UNet2DModel. scheduler: its config holds β_1 … β_T and the kind of prediction."""
 
     model_cpu_offload_seq = "unet"  # type: ignore[assignment]  # None in the base class, for no order
     unet: Any  # set by register_modules
@@ -103,7 +103,7 @@ class DiffusionLabPipeline(DiffusionPipeline):
 
 
 def _even(last: int, steps: int) -> list[int]:
-    """`steps` of the times last − 1, …, 0, evenly, the first among them."""
+    """`steps` of the times last − 1, …, 0, evenly spaced, including the first."""
     if not 1 <= steps <= last:
         raise ValueError(f"num_inference_steps={steps} must lie between 1 and {last}")
     if steps == 1:

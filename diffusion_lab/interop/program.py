@@ -1,8 +1,8 @@
-"""A generative model as a program of torch.export: what draws a batch of images, with everything that it needs in one file.
+"""Export of a generative model as a torch.export program, which draws a batch of images from a single file.
 
     images = torch.export.load("sampler.pt2").module()(x_T[, noise][, y])
 
-The sampler's steps are written out one after the other, so the program has one batch size, one number of steps and one guidance.
+The sampler's steps are unrolled, so the program has a fixed batch size, number of steps and guidance.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from diffusion_lab.models.drawn import DrawnDiffusion
 if TYPE_CHECKING:
     from diffusion_lab.models.base import GenerativeModel
 
-_FEW = 2  # images that are drawn to see whether a sampler uses noise
+_FEW = 2  # images drawn to find out whether a sampler uses noise
 
 
 class Program(NamedTuple):
@@ -32,9 +32,9 @@ class Program(NamedTuple):
 
 
 def to_program(model: GenerativeModel, batch_size: int) -> Program:
-    """The program that draws with the choices and the weights that the model has now.
+    """The program that draws with the model's current choices and weights.
 
-    ValueError, in one sentence, where torch.export cannot trace it, and for a VAE that samples draws.
+    ValueError, in one sentence, if torch.export cannot trace it, and for a VAE with sampling=draws.
     """
     if not getattr(model, "samples_are_means", True):
         raise ValueError(
@@ -51,12 +51,12 @@ def to_program(model: GenerativeModel, batch_size: int) -> Program:
     content = io.BytesIO()
     trained = [parameter for parameter in drawer.parameters() if parameter.requires_grad]
     try:
-        for parameter in trained:  # a program with parameters that are trained runs under no_grad only
+        for parameter in trained:  # a program with trainable parameters runs only under no_grad
             parameter.requires_grad_(False)
         with torch.no_grad(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "No complete tensor found", UserWarning)  # of weights on a GPU
+            warnings.filterwarnings("ignore", "No complete tensor found", UserWarning)  # about weights on a GPU
             torch.export.save(torch.export.export(drawer.eval(), tuple(given)), content)
-    except Exception as error:  # torch.export raises whatever it meets
+    except Exception as error:  # torch.export passes on any error
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"format=program: torch.export cannot trace this model and its sampler ({reason})") from error
     finally:
@@ -66,11 +66,11 @@ def to_program(model: GenerativeModel, batch_size: int) -> Program:
 
 
 class _Decoder(nn.Module):
-    """z[, y] -> images, of a model that draws in one step."""
+    """z[, y] -> images, for a model that samples in one step."""
 
     def __init__(self, model: GenerativeModel) -> None:
         super().__init__()
-        self.model = [model]  # not a module of this one: a LightningModule refers to more than a program needs
+        self.model = [model]  # not as a submodule: a LightningModule holds more than a program needs
         self.network = model.network
         latents = model.latents(torch.arange(1), 0)
         self.shapes = {"z": (None, *latents.shape[1:])} | ({} if model.num_classes is None else {"y": (None,)})
@@ -80,13 +80,13 @@ class _Decoder(nn.Module):
 
 
 class _Chain(nn.Module):
-    """x_T[, noise][, y] -> x_0. noise (K, B, C, H, W): noise[k] is that of step k, the last of which has none."""
+    """x_T[, noise][, y] -> x_0. noise (K, B, C, H, W): noise[k] is that of step k; the last step has none."""
 
     def __init__(self, model: DrawnDiffusion) -> None:
         super().__init__()
         self.model, self.network = [model], model.network
         self.chain = model.process.respace(model.sampler.spacing(model.process))
-        self.chain.numbers(0)  # read before a program is traced, when no value of a tensor can be read
+        self.chain.numbers(0)  # read before tracing, during which values of tensors cannot be read
         self.shapes: dict[str, tuple[int | None, ...]] = {"x_T": (None, *model.shape)}
         y = None if model.num_classes is None else torch.zeros(_FEW, dtype=torch.int64)
         if self._uses_noise(y):
@@ -100,7 +100,7 @@ class _Chain(nn.Module):
         return self._walk(x_T, lambda key, like: given["noise"][latest.index(key)], given.get("y"))
 
     def _walk(self, eps: Tensor, noise: Callable[[int, Tensor], Tensor], y: Tensor | None) -> Tensor:
-        """The loop of `Sampler.walk`, which looks at times that a program has no use for."""
+        """The loop of `Sampler.walk` without its times, which a program does not need."""
         model = self.model[0]
         x, walk = model.start.draw(self.chain, eps, y), model.sampler.begin(self.chain, model.guided, y, noise)
         for t in range(self.chain.num_timesteps, 0, -1):

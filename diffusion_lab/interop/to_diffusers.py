@@ -1,7 +1,7 @@
-"""A diffusion model as the files of a diffusers pipeline: model_index.json, pipeline.py, scheduler/ and unet/.
+"""Export of a diffusion model as a diffusers pipeline: model_index.json, pipeline.py, scheduler/ and unet/.
 
-Where the network has learned no variance and has no classes, and all its norms have as many groups, diffusers' own pipelines read
-the folder too. Where the groups differ, unet/ also has the class of the network, grouped_unet.py.
+If the network has no learned variance and no classes, and all its norms have equally many groups, diffusers' own pipelines can read
+the folder too. If the groups differ, unet/ also contains the class of the network, grouped_unet.py.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from diffusion_lab.sampling import ClassifierFree
 if TYPE_CHECKING:
     from diffusion_lab.models.base import GenerativeModel
 
-_PIPELINE = Path(__file__).with_name("pipeline.py")  # is copied, and imported by diffusers only
+_PIPELINE = Path(__file__).with_name("pipeline.py")  # copied, and imported only by diffusers
 _GROUPED_UNET = Path(other_packages.__file__).with_name("grouped_unet.py")  # likewise
 _VERSION = "0.30.0"  # of diffusers, in the files
 _ELSE = "export with format=program"
-_NUM_STEPS = 50  # of DDIM, for a model whose sampler gets by with fewer
+_NUM_STEPS = 50  # of DDIM, for a model whose sampler uses a higher order
 _BLOCKS = {  # kind of a module -> the names of its layers: ours, theirs
     ResidualBlock: {
         "norm_1": "norm1",
@@ -55,9 +55,9 @@ _AROUND = {
 
 
 def to_diffusers(model: GenerativeModel) -> dict[str, bytes]:
-    """Name of a file -> its content, with the weights that the model has now.
+    """Name of a file -> its content, with the model's current weights.
 
-    ValueError, in one sentence, where diffusers has no such model.
+    ValueError, in one sentence, if diffusers cannot represent the model.
     """
     denoiser = model.denoiser
     if denoiser is None:
@@ -87,7 +87,7 @@ def to_diffusers(model: GenerativeModel) -> dict[str, bytes]:
 
 
 def _num_steps(model: DrawnDiffusion) -> int:
-    """Those of the model's sampler, unless its order is higher than that of DDIM, which then needs more."""
+    """The steps of the model's sampler; if its order is higher than that of DDIM, more."""
     sampler, process = model.sampler, model.process
     return len(sampler.spacing(process)) if sampler.order == 1 else min(_NUM_STEPS, process.num_timesteps)
 
@@ -114,12 +114,12 @@ def _scheduler(model: DrawnDiffusion) -> dict[str, Any]:
         "clip_sample": _clips(model),
         "clip_sample_range": 1.0,
         "set_alpha_to_one": True,
-        "timestep_spacing": "trailing",  # with "linspace" its DDIM steps to a time that it does not visit next
+        "timestep_spacing": "trailing",  # with "linspace" its DDIM would step to a time that it does not visit next
     }
 
 
 def _prediction_type(model: DrawnDiffusion, t: Tensor) -> str:
-    """What diffusers calls an output a·x_0 + b·ε."""
+    """diffusers' name of an output a·x_0 + b·ε."""
     process = model.process
     signal, noise = process.pair(t)
     named = {
@@ -138,7 +138,7 @@ def _prediction_type(model: DrawnDiffusion, t: Tensor) -> str:
 
 
 def _clips(model: DrawnDiffusion) -> bool:
-    """Whether x̂_0 is clamped to [−1, 1] or left alone: tried on an image, as diffusers can do nothing else."""
+    """Whether x̂_0 is clamped to [−1, 1] or unchanged, tested on an image, because diffusers supports nothing else."""
     guess = torch.linspace(-3, 3, 16).view(1, 1, 4, 4)
     shown = model.reverse.clipping(guess)
     for clips, wanted in ((True, guess.clamp(-1, 1)), (False, guess)):
@@ -148,7 +148,7 @@ def _clips(model: DrawnDiffusion) -> bool:
 
 
 def _guidance_scale(model: DrawnDiffusion) -> float:
-    """1 is no guidance."""
+    """The guidance scale; 1 is no guidance."""
     guidance = model.guided.guidance
     if not guidance.guides:
         return 1.0
@@ -164,7 +164,7 @@ def _json(content: dict[str, Any]) -> bytes:
 
 
 def unet2d_config(network: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
-    """The options of UNet2DModel. ValueError, in one sentence, where no such model is this network."""
+    """The options of UNet2DModel. ValueError, in one sentence, if it cannot represent this network."""
     network = exportable(network, shape, "diffusers' UNet2DModel")
     layout, classes = network.layout, network.encoder.conditioning.classes
     groups = {len(part.weight): part.num_groups for part in network.modules() if isinstance(part, GroupNorm)}
@@ -216,7 +216,7 @@ def unet2d_weights(network: nn.Module) -> dict[str, Tensor]:
             tensor = own.pop(f"{ours}.{part}", None)
             if tensor is None:
                 continue
-            if ours.endswith(".qkv"):  # one layer here, three there
+            if ours.endswith(".qkv"):  # one layer here, three in diffusers
                 for letter, rows in zip("qkv", tensor.chunk(3), strict=True):
                     found[f"{theirs}.to_{letter}.{part}"] = rows
             else:

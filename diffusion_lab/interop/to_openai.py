@@ -1,4 +1,4 @@
-"""Our U-Net as a state dict of openai/guided-diffusion's UNetModel, and what that class is built with."""
+"""Export of our U-Net as a state dict of openai/guided-diffusion's UNetModel, with the arguments of that class."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from diffusion_lab.networks.norm import GroupNorm
 if TYPE_CHECKING:
     from diffusion_lab.models.base import GenerativeModel
 
-_GROUPS = 32  # of every norm of theirs
+_GROUPS = 32  # of every norm in UNetModel
 _TRAILING = {"skip_connection.weight": 2, "qkv.weight": 1, "proj_out.weight": 1}  # 1s in the shape of a 1×1 convolution
 
 
 def to_openai(model: GenerativeModel) -> tuple[bytes, dict[str, Any]]:
-    """(the file, what UNetModel is built with), of the weights that the model has now; heads in the new order, which is ours.
+    """(the file, arguments of UNetModel), with the model's current weights; heads are in the new order, as ours.
 
-    ValueError, in one sentence, where that class has no such network.
+    ValueError, in one sentence, if that class cannot represent the network.
     """
     network = exportable(model.network, model.shape, "openai's UNetModel")
     settings, own, found = _settings(network, model.shape), network.state_dict(), {}

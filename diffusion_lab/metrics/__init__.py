@@ -1,1 +1,1 @@
-"""What is measured of a model: a file for each metric; score.py is the path from samples to numbers."""
+"""Metrics of models, one file each; score.py is the path from samples to numbers."""

@@ -24,7 +24,7 @@ SPACINGS: dict[str, Callable[[int], Spacing]] = {
     "log_snr": LogSNRSpacing,
     "optimal": OptimalSpacing,
 }
-_COLUMNS = 8  # a table has no room for more; plots and files show all
+_COLUMNS = 8  # in tables; plots and files show all
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class BitsBySteps(Metric):
 
     def measures(self, namings: Sequence[Naming]) -> Iterable[Measure]:
         last = len(self.num_steps) - 1
-        # The first and the last are among them.
+        # Always includes the first and the last.
         shown = {self.num_steps[place * last // (_COLUMNS - 1)] for place in range(_COLUMNS)}
         for spacing in self.spacings:
             for count in self.num_steps:
@@ -96,7 +96,7 @@ class BitsBySteps(Metric):
         }
 
     def _per_image(self, subject: Subject, counts: Sequence[int]) -> dict[str, Tensor]:
-        """Of each spacing (n, len(counts)) float64."""
+        """(n, len(counts)) float64 for each spacing."""
         model, data, split = subject.denoiser, subject.data, subject.settings.unseen_split
         seed = derive_seed(subject.settings.seed, 0)  # the first draw of bits_per_dim
         chains = [SPACINGS[name](count) for name in self.spacings for count in counts]

@@ -1,4 +1,4 @@
-"""Bits per dimension, exact or a bound, of images that training has not seen."""
+"""Bits per dimension of held-out images, exact or a bound."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from diffusion_lab.store.measures import ENTROPY, LOW, Measure
 @dataclass(frozen=True)
 class BitsPerDim(Metric):
     """The negative log-likelihood of the first num_images test or validation images, or a bound on it, in bits per dimension, and
-    beside it the entropy of the data where their density is known.
+    beside it the entropy of data with known density.
 
-    Of real data it is the density of the normalised data z = (x − shift)/scale, which may be negative; that of x is higher by the
-    mean of log2 scale, which the score states.
+    For real-valued data it is the density of the normalised data z = (x − shift)/scale, which may be negative; that of x is higher
+    by the mean of log2 scale, which is part of the score.
 
-    batch_size: images at a time. max_terms: at most so many terms of a chain. num_draws: independent repetitions.
+    batch_size: images at a time. max_terms: at most this many terms of a chain. num_draws: independent repetitions.
     """
 
     needs = (Need.MODEL,)
@@ -58,11 +58,11 @@ class BitsPerDim(Metric):
             return
         first, bits = draws[0], torch.stack([draw.bits_per_dim for draw in draws])
         per_image, size = bits.mean(0), bits.shape[1]
-        # Of these very images, from noise and choice of terms: given the seed, images are independent, so their variances add up.
+        # The error for these images, from noise and choice of terms: given the seed, images are independent, so variances add.
         noise_error = float((bits.var(0).sum() / len(draws)).sqrt() / size) if len(draws) > 1 else first.standard_error
         scores.record("bits_per_dim", float(per_image.mean()))
         scores.spread("bits_per_dim", f"{split} images", per_image)
-        # As an estimate for the distribution of images.
+        # The error as an estimate for the distribution of images.
         scores.record("bits_per_dim_standard_error", float(per_image.std() / size**0.5) if size > 1 else math.nan)
         scores.record("bits_per_dim_noise_error", noise_error, "needs metrics.bits_per_dim.num_draws ≥ 2")
         entropy = subject.data.entropy_bits()
@@ -91,7 +91,7 @@ class BitsPerDim(Metric):
         }
 
     def likelihoods(self, subject: Subject) -> list[Likelihood] | None:
-        """The likelihood of the first images of the split, a draw each, as `joined` makes it; None for a family that has none."""
+        """The likelihood of the first images of the split, one draw each, combined by `joined`; None for a family without one."""
         model, data, split = subject.model, subject.data, subject.settings.unseen_split
         size = min(self.num_images, data.size(split))
         rows: list[list[Likelihood]] = [[] for _ in range(self.num_draws)]
@@ -110,16 +110,16 @@ class BitsPerDim(Metric):
 
 
 def label_bits(data: DataModule, y: Conditions) -> Tensor:
-    """The cost of y, which −log p(x_0|y) leaves out, in bits/dim, float64 (B,).
+    """The cost of y, which −log p(x_0|y) omits, in bits/dim, float64 (B,).
 
-    Zero for the data's own classes, which the image does not determine; −log2 p(y) / D for clusters, which it does.
+    Zero for the data's own classes, which the image does not determine; −log2 p(y) / D for clusters, which it determines.
     """
     bits = [condition.bits(part) for condition, part in zip(data.conditions.values(), parts(y), strict=True)]
     return torch.stack(bits).sum(0) / math.prod(data.shape)
 
 
 def _with_label(likelihood: Likelihood, bits: Tensor) -> Likelihood:
-    """−log p(x_0, y) for −log p(x_0|y); what was stated without y stays as it is."""
+    """−log p(x_0, y) in place of −log p(x_0|y); values that do not depend on y are unchanged."""
     kind = likelihood.kind.replace(" given the class", ", for an image and its cluster")
     kind = kind.replace(" given the conditions", ", for an image and its clusters given the other conditions")
     if not bits.any() or kind == likelihood.kind:
@@ -134,7 +134,7 @@ def _with_label(likelihood: Likelihood, bits: Tensor) -> Likelihood:
 
 
 def joined(batches: list[Likelihood]) -> Likelihood:
-    """Of all images, float64 on the CPU. Entries (B, K) of the curve are averaged over the images; entries (K,) name the terms."""
+    """The combination of batches, float64 on the CPU. Curve entries (B, K) are averaged over images; entries (K,) label terms."""
 
     def whole(parts: Sequence[Tensor]) -> Tensor:
         return torch.cat([part.cpu().double() for part in parts])

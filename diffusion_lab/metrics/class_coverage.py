@@ -1,4 +1,4 @@
-"""Which classes a model generates, conditional or not: a collapsed model misses some."""
+"""The classes that a model generates, conditional or not: a collapsed model misses some."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from diffusion_lab.store.measures import HIGH, Measure, interval_of_share
 
 @dataclass(frozen=True)
 class ClassCoverage(FeatureMetric):
-    """Which classes the samples are assigned to, for conditional models and others."""
+    """The classes that samples are assigned to, for any model."""
 
     needs = (Need.REAL_IMAGES,)
 
@@ -57,10 +57,10 @@ def _shares(predicted: Tensor) -> dict[str, list[float]]:
 
 
 def class_coverage(predicted: Tensor) -> tuple[float, float]:
-    """(number of classes that some image is assigned to, entropy of their shares in bits); predicted int64 (n,).
+    """(number of classes that occur, entropy of their shares in bits); predicted int64 (n,).
 
-    The entropy of K classes drawn alike is log2(K), and 0 where one is drawn alone. A stray image makes a class present; the
-    entropy hardly notices it.
+    The entropy of K equally frequent classes is log2(K), and 0 for a single class. A single stray image makes a class occur, but
+    hardly changes the entropy.
     """
     shares = torch.bincount(predicted.cpu()).double() / len(predicted)
     return float((shares > 0).sum()), in_bits(float(-torch.xlogy(shares, shares).sum()))

@@ -1,7 +1,7 @@
-"""Whether samples have the vector that was asked for: the condition is computed again from each sample, and regressed on that.
+"""Whether samples have the requested vector: the condition is computed from each sample and regressed on the requested one.
 
-For each entry of the vector, with a what was asked for and c what the sample has: slope = cov(a, c) / var(a), and the correlation
-of both. Both are 1 where every sample has what was asked for; a slope below 1 and a high correlation say that extremes are avoided.
+For each entry of the vector, with a the requested value and c the sample's: slope = cov(a, c) / var(a), and the correlation
+of both. Both are 1 if every sample matches; a slope below 1 with a high correlation means that extremes are avoided.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _SLOPE, _CORRELATION = "condition_slope", "condition_correlation"
 
 @dataclass(frozen=True)
 class ConditionFit(Metric):
-    """Slope and correlation, entry by entry of each vector that is computed from an image, and of all entries the worst."""
+    """Slope and correlation for each entry of vectors that are computed from images, and of all entries the worst."""
 
     needs = (Need.MODEL,)
 
@@ -39,7 +39,7 @@ class ConditionFit(Metric):
             if asked.is_floating_point() and asked.ndim == 2:
                 try:
                     found = condition.of(images, {})
-                except KeyError:  # it is no function of the image alone
+                except KeyError:  # not a function of the image alone
                     continue
                 entries = condition.names or [f"{name}_{entry}" for entry in range(asked.shape[1])]
                 for entry, *fit in zip(entries, *fits(asked[: len(images)], found), strict=True):

@@ -1,20 +1,20 @@
-"""How often samples are nearer to training images than held-out images are.
+"""Copying: how often samples are nearer to training images than held-out images are.
 
 With L(x) the distance from x to its nearest training image, and x_s, x_r a sample and a held-out image,
 
     Δ = P(L(x_s) < L(x_r)),
 
-which is ½ where samples are distributed like the data and 1 where all of them are copies (Meehan, Chaudhuri & Dasgupta 2020, "A
-Non-Parametric Test to Detect Data-Copying in Generative Models", their global test). Its estimate is the U of Mann & Whitney over
-its largest value, n·m.
+which is ½ if samples are distributed like the data and 1 if all of them are copies (Meehan, Chaudhuri & Dasgupta 2020, "A
+Non-Parametric Test to Detect Data-Copying in Generative Models", their global test). It is estimated by the U of Mann & Whitney
+over its maximum, n·m.
 
-The interval is Wilson's, with as many trials as give the variance that DeLong, DeLong & Clarke-Pearson (1988) estimate, but at most
-4nm/(n + m), since they estimate 0 where all samples are nearer than all held-out images. In simulations it covered at least 94 % of
-1,000 trials: equal distributions, a shift, and mixtures with 5, 50 and 98 % copies, n and m from 40 to 1,000. The score interval of
-Newcombe (2006) covered 87 % for the mixture of 50 % at n = 40, m = 1,000, and a logit interval 49 % for that of 98 %.
+The interval is Wilson's, with the number of trials that gives the variance of DeLong, DeLong & Clarke-Pearson (1988), but at most
+4nm/(n + m), because their estimate is 0 if all samples are nearer than all held-out images. In simulations it covered at least 94 %
+of 1,000 trials: equal distributions, a shift, and mixtures with 5, 50 and 98 % copies, n and m from 40 to 1,000. The score interval
+of Newcombe (2006) covered 87 % for the mixture of 50 % at n = 40, m = 1,000, and a logit interval 49 % for that of 98 %.
 
 The share of samples within a quantile q of the L(x_r) is uncertain because of the samples (Wilson) and because q is estimated: the
-level of an order statistic is Beta-distributed, which gives q an interval between two others (Woodruff 1952). Both are joined by
+level of an order statistic is Beta-distributed, which gives q an interval between two others (Woodruff 1952). Both are combined by
 their squares (MOVER: Zou & Donner 2008). In simulations (equal distributions, 1, 5 and 50 % copies, n and m from 360 to 10,000)
 it covered 92 % or more of 400 to 1,000 trials.
 """
@@ -37,16 +37,16 @@ from diffusion_lab.store.measures import REAL_IMAGES, SAMPLES, Measure, ends, in
 
 PIXELS = "pixels"
 SHOWN = 12  # samples in the picture
-FEW = 0.01  # of the held-out images, the nearest ones
-_MOST_VALUES = 2**25  # of training features that are kept for other scores
-_ROWS = 1024  # whose distances to a block of training images are in memory at once
+FEW = 0.01  # share of the held-out images, the nearest ones
+_MOST_VALUES = 2**25  # of training features kept for other scores
+_ROWS = 1024  # compared with a block of training images at a time
 
 
 @dataclass(frozen=True)
 class Copying(Metric):
     """How often a sample is nearer to a training image than a held-out image is, in pixels and in all features.
 
-    Mirrored training images count where training shows them. num_images: held-out images, at most, and no more than samples.
+    Mirrored training images count if training uses them. num_images: most held-out images, and no more than samples.
     """
 
     needs = (Need.REAL_IMAGES,)
@@ -100,7 +100,7 @@ class Copying(Metric):
 
 @dataclass(frozen=True)
 class Nearer:
-    """probability: Δ, or the share within a quantile, and its 95 % interval. of_samples (n,), of_held_out (m,): what each adds."""
+    """probability: Δ, or the share within a quantile, with its 95 % interval. of_samples (n,), of_held_out (m,): contributions."""
 
     probability: float
     low: float
@@ -120,7 +120,7 @@ def nearer(samples: Tensor, held_out: Tensor) -> Nearer:
 
 
 def _below(values: Tensor, at: Tensor) -> Tensor:
-    """The share of `values` below each of `at`, float64, ties counted half."""
+    """The share of `values` below each of `at`, float64; ties count half."""
     ordered = values.sort().values
     sides = (torch.searchsorted(ordered, at.contiguous(), side=side) for side in ("left", "right"))
     return sum((side.double() for side in sides), torch.zeros(())) / (2 * len(values))
@@ -129,11 +129,11 @@ def _below(values: Tensor, at: Tensor) -> Tensor:
 def within_held_out_quantile(samples: Tensor, held_out: Tensor, share: float) -> Nearer:
     """The share of samples (n,) that are as near as the nearest `share` of held-out images (m,).
 
-    On average over held-out images a `share` of other images is, where there are at least 1/share − 1 of them.
+    Its expectation for further held-out images is `share`, if there are at least 1/share − 1 of them.
     """
     n, m = len(samples), len(held_out)
     rank = max(1.0, share * (m + 1))
-    levels = beta.ppf((0.025, 0.975), rank, m + 1 - rank)  # between which the level of the estimated quantile is
+    levels = beta.ppf((0.025, 0.975), rank, m + 1 - rank)  # 95 % interval of the level of the estimated quantile
     quantiles = np.quantile(held_out.cpu().numpy(), (share, *levels), method="weibull").tolist()
     hits, fewest, most = ((samples <= quantile).double() for quantile in quantiles)
     found, least, largest = (float(within.mean()) for within in (hits, fewest, most))
@@ -152,11 +152,11 @@ def within_held_out_quantile(samples: Tensor, held_out: Tensor, share: float) ->
 
 
 class NearestImages:
-    """Of samples (n, D) and of held-out images (m, D) the nearest of all training images that `see` is given, block by block.
+    """The nearest training images of samples (n, D) and of held-out images (m, D), searched block by block.
 
-    embed: images (B, *shape) as the data would store them -> vectors (B, D). known: the vectors of all training images, where they
-    were computed before. index: int64 (n + m,), the number of what was found. Among vectors that are as near up to the rounding of
-    float32, any may be found.
+    embed: images (B, *shape) as stored in the data -> vectors (B, D). known: the vectors of all training images, if already
+    computed. index: int64 (n + m,), numbers of the nearest images. Among vectors that are equally near up to rounding of
+    float32, any may be returned.
     """
 
     def __init__(
@@ -173,7 +173,7 @@ class NearestImages:
         self._least = torch.full((len(self.rows),), torch.inf, device=self.rows.device)
 
     def see(self, images: Tensor, first: int) -> None:
-        """Training images, whose numbers are first, first + 1, …"""
+        """Compare with training images numbered first, first + 1, …"""
         if self.known is not None and first < len(self.known):
             vectors = self.known[first : first + len(images)].to(images.device)
         else:
@@ -189,16 +189,16 @@ class NearestImages:
             self._found[part][nearer] = vectors[place[nearer]]
 
     def distances(self) -> tuple[Tensor, Tensor]:
-        """float64 (n,) and (m,), from each to what was found, without the cancellation of the matrix product."""
+        """Distances to the nearest images, float64 (n,) and (m,), without the cancellation of the matrix product."""
         own, others = (self.rows.double() - self._found.double()).norm(dim=1).split(self.sizes)
         return own, others
 
 
 def nearest_training_images(subject: Subject, num_held_out: int) -> dict[str, NearestImages]:
-    """By pixels, of the samples that are kept as images, and by each set of features, of all samples; by name.
+    """Nearest images by name: by pixels, for samples kept as images, and by each set of features, for all samples.
 
-    Training image i of N is number i, and mirrored, where training shows it so, number i + N. UnmeasurableError if a sample is not
-    finite.
+    Training image i of N has number i, and its mirror image, if training uses it, number i + N. UnmeasurableError if a sample is
+    not finite.
     """
     data, device, drawn = subject.data, subject.views[0].device, subject.drawn
     split, total, done = subject.settings.unseen_split, subject.data.num_trained_on, 0
@@ -223,7 +223,7 @@ def nearest_training_images(subject: Subject, num_held_out: int) -> dict[str, Ne
 
 
 def nearest_picture(subject: Subject, searches: Mapping[str, NearestImages]) -> Tensor:
-    """A row of at most SHOWN samples, the nearest by the first features first, above a row of training images for each search."""
+    """At most SHOWN samples, nearest first by the first features, above one row of training images for each search."""
     images, data, total = subject.drawn.images, subject.data, subject.data.num_trained_on
     distances, _ = searches[subject.views[0].features.name].distances()
     shown = distances[: len(images)].argsort()[:SHOWN].cpu()

@@ -1,4 +1,4 @@
-"""What a model costs to sample, to train and to store, as recorded when its samples were drawn, now or in an earlier score."""
+"""The costs of sampling, training and storing a model, as recorded when its samples were drawn."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from diffusion_lab.store.measures import LOW, SECONDS, Measure
 
 @dataclass(frozen=True)
 class NetworkEvaluations(Metric):
-    """How often one sample runs the network; a guiding classifier's gradient is not counted."""
+    """Network evaluations per sample; gradients of a guiding classifier are not counted."""
 
     needs = (Need.MODEL,)
 
@@ -26,7 +26,7 @@ class NetworkEvaluations(Metric):
 
 @dataclass(frozen=True)
 class Cost(Metric):
-    """Seconds and memory of drawing, the size of the model, its arithmetic, and what its training took."""
+    """Seconds and memory of sampling, size and arithmetic of the model, and the cost of its training."""
 
     needs = (Need.MODEL,)
 
@@ -61,7 +61,7 @@ class Cost(Metric):
 
 
 def timed(efforts: Sequence[Effort]) -> list[tuple[int, float]]:
-    """The batches (images, seconds) from which the cost is measured: not the first of a process, if there are others."""
+    """The batches (images, seconds) used to measure the cost: without the first of each process, if there are others."""
     warm = [lap for effort in efforts for lap in effort.laps[effort.cold :]]
     return warm or [lap for effort in efforts for lap in effort.laps]
 

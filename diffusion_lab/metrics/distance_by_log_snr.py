@@ -1,4 +1,4 @@
-"""Where along the chain the distance of samples arises: held-out images, noised to a log SNR and sampled from there."""
+"""The distance by log SNR: where along the chain errors of samples arise, for held-out images noised and sampled from there."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from diffusion_lab.metrics.metric import Metric, Naming, Need, Scores, Subject
 from diffusion_lab.metrics.reference import FeatureStatistics, quantise
 from diffusion_lab.store.measures import Measure
 
-_LITTLE = 0.05  # of the distance: what may arise beyond either end of the range that is named
+_LITTLE = 0.05  # share of the distance that may arise beyond either end of the reported range
 
 
 @dataclass(frozen=True)
 class DistanceByLogSNR(Metric):
     """The Fréchet distance of held-out images that are noised to a log SNR and sampled from there, at num_points of them.
 
-    Between two points it rises by what the steps between add to the error of samples. num_images: of the held-out split, at most.
+    The rise between two points is the error added by the steps between them. num_images: most held-out images.
     """
 
     needs = (Need.MODEL, Need.DENOISER, Need.REAL_IMAGES)
-    needs_samples = False  # it draws its own
+    needs_samples = False  # draws its own
     least = (("num_points", 2), ("num_images", 2), ("batch_size", 1))
 
     num_points: int = 10
@@ -60,9 +60,9 @@ class DistanceByLogSNR(Metric):
 def distances_by_log_snr(
     subject: Subject, log_snrs: Sequence[float], num_images: int, batch_size: int
 ) -> dict[str, list[float]]:
-    """Name of a distance -> its values, a log SNR each: of held-out images noised to that log SNR and sampled from there.
+    """Name of a distance -> its values by log SNR, for held-out images noised to that log SNR and sampled from there.
 
-    At the clean end it is the floor of as many real images, at the noisy end the distance of samples.
+    At the clean end it is the floor of real images, at the noisy end the distance of samples.
     """
     model, split = subject.denoiser, subject.settings.held_out_split
     curves: dict[str, list[float]] = {view.naming.distance: [] for view in subject.views}
@@ -79,7 +79,7 @@ def distances_by_log_snr(
 
 
 def _share(log_snrs: Sequence[float], curve: Sequence[float], at: float) -> float | None:
-    """Of the rise of a curve from the clean end to the noisy one, the part above a log SNR; None without a rise."""
+    """The part of a curve's rise from the clean end to the noisy one above a log SNR; None without a rise."""
     rise = curve[-1] - curve[0]
     if rise <= 0:
         return None
@@ -90,7 +90,7 @@ def _share(log_snrs: Sequence[float], curve: Sequence[float], at: float) -> floa
 
 
 def _where_it_arises(log_snrs: Sequence[float], curve: Sequence[float]) -> str:
-    """The log SNRs between which all but little of the distance arises; "" where it does not rise."""
+    """The range of log SNRs in which most of the distance arises; "" without a rise."""
     rise = curve[-1] - curve[0]
     if rise <= 0:
         return ""

@@ -1,4 +1,4 @@
-"""At which noise the network's error is larger than it need be: against the best possible denoiser of the training images."""
+"""The error by log SNR: the network's error compared with the best possible denoiser of the training images."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _BLOCK = 4096  # training images at a time
 class ErrorByLogSNR(Metric):
     """The mean square error of the velocity at num_points log SNRs, and that of the best possible denoiser of the training images.
 
-    What lies between the two can be learned. At the clean end the best possible one knows the training images by heart, so no
-    excess error there means memorisation, not success. num_images: training images that are noised.
+    The difference of the two can still be learned. At the clean end the best possible denoiser recalls the training images, so
+    no excess error there means memorisation. num_images: training images that are noised.
     """
 
     needs = (Need.MODEL, Need.DENOISER, Need.REAL_IMAGES)
@@ -62,12 +62,12 @@ class ErrorByLogSNR(Metric):
 def errors_by_log_snr(
     subject: Subject, log_snrs: Sequence[float], num_images: int, batch_size: int
 ) -> tuple[list[float], list[float]]:
-    """(1 + SNR)·E‖x_0 − x̂_0‖²/D of the network, and of the best denoiser there is, on noised training images, a log SNR each.
+    """(1 + SNR)·E‖x_0 − x̂_0‖²/D of the network and of the best denoiser, on noised training images, by log SNR.
 
-    That is the error of the velocity, which has one scale at all log SNRs: that of x_0 in noise, that of ε near the data.
+    This is the error of the velocity, which has the same scale at all log SNRs: like x_0 in noise, and like ε near the data.
 
-    The best one is E[x_0|x_t] over the images that training shows, mirrored too where training mirrors them, and those of class y
-    alone where the model knows y (as in Karras et al. 2022, EDM). It is computed at the network's own x_t: unbiased.
+    The best denoiser is E[x_0|x_t] over the images used in training, mirrored too if training mirrors them, and only those of class
+    y if the model is conditioned on y (as in Karras et al. 2022, EDM). It is computed at the network's own x_t: unbiased.
     """
     model, data, seed = subject.denoiser, subject.data, subject.settings.seed
     errors, least = torch.zeros(2, len(log_snrs), dtype=torch.float64)
@@ -96,7 +96,7 @@ def posterior_mean(
 ) -> Tensor:
     """Σ_i w_i·x_i with w_i ∝ exp(−‖x_t − α·x_i‖²/(2σ²)), float64, shaped like x_t (K, B, D); signal and noise (K,).
 
-    images: blocks (x, y) of the x_i. y: only those of the same class count. One pass, whatever the number of images.
+    images: blocks (x, y) of the x_i. y: restricts to images of this class. One pass, for any number of images.
     """
     rows = x_t.flatten(0, 1)
     scale = (signal / noise.square()).repeat_interleave(x_t.shape[1])[:, None]
@@ -118,7 +118,7 @@ def posterior_mean(
 
 
 def _training_images(data: DataModule, progress: Progress) -> Iterator[tuple[Tensor, Conditions]]:
-    """Blocks of the images that training is made of."""
+    """Blocks of the images used in training."""
     done = 0
     for x, y in data.batches("train", _BLOCK, limit=data.num_trained_on):
         flat = x.double().flatten(1)

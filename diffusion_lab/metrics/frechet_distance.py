@@ -17,7 +17,7 @@ from diffusion_lab.metrics.reference import Moments, UnmeasurableError
 from diffusion_lab.store.measures import LOW, Measure
 
 _MOST_OF_SPREAD = (
-    0.5  # of tr Σ, which samples without any spread have: with a floor above it, all that models differ by is below
+    0.5  # of tr Σ, the distance of constant samples; a floor above this share hides differences between models
 )
 
 
@@ -62,11 +62,11 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     """The squared Fréchet distance, ≥ 0, float64 throughout, for singular covariances too.
 
     With Σ_1 = L_1 L_1^T and Σ_2 = L_2 L_2^T, (Σ_1^½ Σ_2 Σ_1^½)^½ has the singular values of L_1^T L_2 as eigenvalues:
-    real and non-negative by construction. Taking them instead of roots of eigenvalues of the product keeps the small
-    ones, which a root of a rounding error would drown, and makes the distance of a covariance to itself zero to
-    rounding. Traces are those of the factors, so the three terms cannot disagree about what is null space.
-    Of n < D vectors L_1 holds the centred ones, and no D × D matrix is factorised: with L_1 = Q·R, Q of n columns, only
-    Q^T Σ_2 Q matters, which is n × n.
+    real and non-negative by construction. Using them instead of roots of eigenvalues of the product preserves small
+    values, which would be lost in the root of a rounding error, and makes the distance of a covariance to itself zero up to
+    rounding. Traces are those of the factors, so the three terms agree about the null space.
+    For n < D vectors L_1 consists of the centred ones, and no D × D matrix is factorised: with L_1 = Q·R, Q with n columns,
+    only the n × n matrix Q^T Σ_2 Q is needed.
 
     Raises ValueError if the moments differ in dimension, UnmeasurableError if they are not finite.
     """
@@ -88,7 +88,7 @@ def frechet_distance(a: Moments, b: Moments) -> float:
 
 
 def _factor(covariance: Tensor) -> Tensor:
-    """L (D, rank) with L L^T = Σ. Eigenvalues below Σ's own rounding are its null space: their roots would be noise."""
+    """L (D, rank) with L L^T = Σ. Eigenvalues below the rounding error of Σ are dropped, because their roots would be noise."""
     covariance = covariance.double().reshape(-1, round(covariance.numel() ** 0.5))
     eigenvalues, eigenvectors = torch.linalg.eigh(covariance)
     rounding = len(eigenvalues) * torch.finfo(torch.float64).eps * eigenvalues[-1].clamp(min=0)

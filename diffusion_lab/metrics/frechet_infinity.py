@@ -1,4 +1,4 @@
-"""The Fréchet distance of two distributions of which we have n and m feature vectors: its value at n = m = ∞, with an interval.
+"""The Fréchet distance at n = ∞: an estimate without finite-sample bias from n and m feature vectors, with an interval.
 
 The distance d̂ of the moments of samples is too large: E d̂ = d + b_1 + O(1/n²), and b_1 has a closed form. With W = z·A, in
 whose frame the first covariance is diag(s²), s the singular values of Σ_1^½·Σ_2^½, the second derivative of the distance along
@@ -7,8 +7,8 @@ one vector z = x − mean, taken twice, is 2·h(x, x):
     h(x, x) = ‖z‖² + Σ_kl W_k²·W_l²/(2·s_k·s_l·(s_k + s_l)) − Σ_k (W_k²/s_k)/2 + Σ_k s_k/4
     b_1 = mean h(x, x)/n + mean h(y, y)/m
 
-What is left, O(1/n²), is taken away by extrapolation from halves (Richardson): d̃ = g + (g − ḡ)/3, g = d̂ − b_1 of all and ḡ the
-mean of that of halves. Chong & Forsyth (2020, arXiv 1911.07023) extrapolate d̂ along 1/n; that measures b_1 too, which is noisier.
+The remaining bias, O(1/n²), is removed by extrapolation from halves (Richardson): d̃ = g + (g − ḡ)/3, g = d̂ − b_1 of all and ḡ the
+mean of g over halves. Chong & Forsyth (2020, arXiv 1911.07023) extrapolate d̂ along 1/n, which also estimates b_1, with more noise.
 
 The error of d̃ comes from the first derivative, φ(x) = 2·δ·z + ‖z‖² − Σ_k W_k²/s_k with δ the difference of the means; each x
 adds 2·h(x, x)/n to it by itself, which is noise as well as bias. V = var φ(x)/n + var φ(y)/m, half with that and half without.
@@ -36,13 +36,13 @@ from diffusion_lab.metrics.metric import FeatureMetric, Naming, Need, Scores, Vi
 from diffusion_lab.metrics.reference import UnmeasurableError
 from diffusion_lab.store.measures import LOW, REAL_IMAGES, SAMPLES, Measure, ends
 
-FEWEST_SAMPLES = 1000  # with fewer, the estimate is too uncertain
-_MOST_VALUES = 2**25  # of the reference's features: beyond that some of its images represent all
-_PER_FEATURE = 4  # vectors for each feature that varies: halves of fewer have covariances without an inverse
-_SPLITS = 2  # into halves, at random
-_PAIRS = 4  # for each vector
-_SAME = 1e-6  # of the bias: two independent sets, which each have a bias, do not come so near to each other
-_POOR = 0.2  # of the bias: where extrapolation moves the distance by more, the series in 1/n does not converge yet
+FEWEST_SAMPLES = 1000  # fewer make the estimate too uncertain
+_MOST_VALUES = 2**25  # of the reference's features; a larger reference is represented by some of its images
+_PER_FEATURE = 4  # vectors per varying feature; halves with fewer have singular covariances
+_SPLITS = 2  # random splits into halves
+_PAIRS = 4  # per vector
+_SAME = 1e-6  # of the bias; two independent sets are never this close, because each has a bias
+_POOR = 0.2  # of the bias; if extrapolation changes the distance by more, the series in 1/n has not converged
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class FrechetInfinity(FeatureMetric):
 
 
 def _real(view: View) -> Tensor:
-    """The features of all images of the reference or, where they are too many to keep, of some."""
+    """The features of all images of the reference or, if there are too many, of some."""
     few = view.reference.size(view.split) * view.features.dim <= _MOST_VALUES
     return view.reference.vectors(view.split) if few else view.some_real
 
@@ -84,7 +84,7 @@ def _real(view: View) -> Tensor:
 class AtInfinity:
     """distance: at n = m = ∞, and its 95 % interval; as an unbiased estimate it may be negative. bias: the plain distance
     of these samples minus this one. of_samples (n,), of_reference (m,): what each vector adds to the error, with mean 0. poor:
-    whether n is too small for the extrapolation to be trusted."""
+    whether n is too small for a reliable extrapolation."""
 
     distance: float
     low: float
@@ -96,9 +96,9 @@ class AtInfinity:
 
 
 def frechet_at_infinity(samples: Tensor, reference: Tensor, confidence: float = 0.95) -> AtInfinity:
-    """Of samples (n, D) and reference (m, D), both drawn at random and independent of each other.
+    """The estimate from samples (n, D) and reference (m, D), both random and independent of each other.
 
-    Raises UnmeasurableError where n or m is below four times the number of features that vary, or where both are one set.
+    UnmeasurableError if n or m is below four times the number of varying features, or if both are the same set.
     """
     x, y = samples.double(), reference.double()
     if min(len(x), len(y)) < 2:
@@ -109,7 +109,7 @@ def frechet_at_infinity(samples: Tensor, reference: Tensor, confidence: float = 
     for rows in (
         y[: fewest // _PER_FEATURE + 2],
         y,
-    ):  # a quarter of them shows that too many features vary, where they do
+    ):  # a quarter of them is enough to detect too many varying features
         rank = len(_spectrum(rows - rows.mean(0))[0])
         if fewest < _PER_FEATURE * rank:
             raise UnmeasurableError(
@@ -138,7 +138,7 @@ def frechet_at_infinity(samples: Tensor, reference: Tensor, confidence: float = 
 
 
 def _interval(centre: float, slope: float, at_zero: float, z: float) -> tuple[float, float]:
-    """All d with (d − centre)² ≤ z²·(at_zero + slope·d); where there is none, what the variance at d = 0 gives."""
+    """All d with (d − centre)² ≤ z²·(at_zero + slope·d); if there are none, the interval for the variance at d = 0."""
     half = z**2 * slope / 2
     square = half**2 + 2 * half * centre + z**2 * at_zero
     if square < 0:
@@ -148,19 +148,19 @@ def _interval(centre: float, slope: float, at_zero: float, z: float) -> tuple[fl
 
 @dataclass(frozen=True)
 class _Expansion:
-    """The distance of the moments, less its bias to first order, and what each vector adds."""
+    """The distance of the moments without its first-order bias, and the contribution of each vector."""
 
     distance: float
     corrected: float
     sides: tuple[_Side, _Side]
 
     def variance(self) -> float:
-        """V: of the first derivative, half with what a vector adds by itself and half without."""
+        """V: variance of the first derivative, averaged with and without each vector's own contribution."""
         rows = ((side.first, side.influence()) for side in self.sides)
         return sum(float(with_own.var() + without.var()) / 2 / len(without) for with_own, without in rows)
 
     def pair_variance(self) -> float:
-        """V_2: of the quadratic form that is left at d = 0."""
+        """V_2: variance of the quadratic form that remains at d = 0."""
         return 2 * sum(side.square_of_pairs() ** 0.5 / len(side.own) for side in self.sides) ** 2
 
 
@@ -169,7 +169,7 @@ def _spectrum(y: Tensor) -> tuple[Tensor, Tensor]:
     m, dim = y.shape
     if m >= dim:
         values, vectors = torch.linalg.eigh(y.T @ y / (m - 1))
-    else:  # the same from the smaller side
+    else:  # the smaller of the two equivalent problems
         _, singular, rows = torch.linalg.svd(y / (m - 1) ** 0.5, full_matrices=False)
         values, vectors = singular.square().flip(0), rows.T.flip(1)
     kept = values > len(values) * torch.finfo(values.dtype).eps * values[-1].clamp(min=0)
@@ -195,7 +195,7 @@ def _expand(x: Tensor, y: Tensor) -> _Expansion:
 
 
 class _Side:
-    """One of the two sets of vectors: z (n, D) centred, w (n, rank) in the frame where its covariance is diag(s²).
+    """One of the two sets of vectors: z (n, D) centred, w (n, rank) in the frame in which its covariance is diag(s²).
 
     first: φ of each row, own: h of each row with itself.
     """
@@ -208,7 +208,7 @@ class _Side:
         self.own = self._pairs(torch.arange(len(z), device=z.device))
 
     def influence(self) -> Tensor:
-        """What each row adds to the distance without its bias, with mean 0."""
+        """The contribution of each row to the bias-corrected distance, with mean 0."""
         influence = self.first - 2 * self.own / len(self.own)
         return influence - influence.mean()
 
@@ -224,7 +224,7 @@ class _Side:
         return float(sum(found)) / _PAIRS
 
     def _pairs(self, others: Tensor) -> Tensor:
-        """h of each row with the row of that number."""
+        """h of each row with the row of a given index."""
         products = self._w * self._w[others]
         along = (self._along + self._along[others]) / 4
         return (

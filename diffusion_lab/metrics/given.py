@@ -1,4 +1,4 @@
-"""Given images, which no model of ours has drawn, as the samples of a score or as its reference."""
+"""Given images, not drawn by a model of ours, as the samples or the reference of a score."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _LABELS = "the samples have no class labels (an npz may have them as arr_1)"
 
 
 class GivenImages(Source):
-    """All of the `count` images, or of a smaller `evaluation.num_samples` a fixed random choice, in a fixed random order.
+    """All `count` images, or a fixed random choice of evaluation.num_samples, in a fixed random order.
 
-    labels: int64 (N,), the class of each; None where nobody says. about: facts for the protocol. differences: what of their files
-    makes a distance larger, in words. published: they are compared with all images of the data, or with the published statistics
-    among these, by the suffix of their names; None: with a split of the data.
+    labels: int64 (N,), the class of each; None if unknown. about: facts for the protocol. differences: properties of the files
+    that increase a distance, in words. published: they are compared with all images of the data, or with these published
+    statistics, by the suffix of their names; None: with a split of the data.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class GivenImages(Source):
         if count is not None and count > there:
             raise ValueError(f"evaluation.num_samples={count}: {self._images.name} has only {there} images")
         chosen = fixed_subset(there, count)
-        order = fixed_rest(len(chosen), len(chosen))  # some metrics take the first, and files are often sorted by class
+        order = fixed_rest(len(chosen), len(chosen))  # some metrics take the first images; files may be sorted by class
         chosen = chosen[order]
         shown = self._images.at(chosen[: num_kept(self._images.shape)])
         labels = None if self._labels is None else self._labels[chosen]
@@ -93,10 +93,10 @@ class GivenImages(Source):
 
 
 class GivenReference(Reference):
-    """Given images, all of which are the reference, or published mean and covariance.
+    """Given images used entirely as the reference, or published mean and covariance.
 
-    data: the images, perhaps none where there are statistics. published: the statistics, of these features; of images that are
-    not known. None: those of the images.
+    data: the images, perhaps none beside statistics. published: the statistics, for these features; their images are
+    unknown. None: computed from the images.
     """
 
     def __init__(

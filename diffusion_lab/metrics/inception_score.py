@@ -1,7 +1,7 @@
 """The Inception score exp E_x KL(p(class|x) ‖ p(class)), from 1 to the number of classes (Salimans et al. 2016).
 
-It never sees the reference. As published and as torch-fidelity computes it, float64: the mean over ten random parts of the samples,
-and the deviation between the parts.
+It does not use the reference. As published and as in torch-fidelity, float64: the mean over ten random parts of the samples,
+and the standard deviation between the parts.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from diffusion_lab.store.measures import HIGH, Measure
 
 @dataclass(frozen=True)
 class InceptionScore(FeatureMetric):
-    """How sure a classifier is of each sample, and how many classes they spread over; of features that give logits."""
+    """How confidently a classifier recognises each sample, and over how many classes samples spread; for features with logits."""
 
     least = (("num_parts", 1),)
 

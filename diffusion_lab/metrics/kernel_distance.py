@@ -1,7 +1,7 @@
 """The kernel distance of features: the KID of Bińkowski et al. (2018) on Inception features.
 
-The unbiased squared MMD with the kernel (x·y/D + 1)³, averaged over random subsets, as torch-fidelity computes it. Being unbiased
-it may be slightly negative, and unlike a Fréchet distance it does not grow when there are fewer samples. float64: in float32 the
+The unbiased squared MMD with the kernel (x·y/D + 1)³, averaged over random subsets, as in torch-fidelity. Being unbiased
+it may be slightly negative, and unlike a Fréchet distance it does not grow with fewer samples. float64, because in float32 the
 three kernel means, each of order 1, cancel to noise.
 """
 
@@ -19,8 +19,8 @@ from diffusion_lab.metrics.metric import FeatureMetric, Naming, Need, Scores, Vi
 from diffusion_lab.metrics.reference import UnmeasurableError
 from diffusion_lab.store.measures import LOW, REAL_IMAGES, SAMPLES, STANDARD_ERROR, Measure
 
-_COLUMNS = 4096  # that are float64 at a time
-_MOST_ROWS = 2048  # of each side, whose pairs say how uncertain a kernel distance is
+_COLUMNS = 4096  # converted to float64 at a time
+_MOST_ROWS = 2048  # of each side, used for the uncertainty of a kernel distance
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class KernelDistance(FeatureMetric):
 
     @staticmethod
     def _name(naming: Naming) -> str:
-        """ "kid" where the distance is a "fid"; "kd_…" where it is "fd_…", or has a name that only a Fréchet distance has."""
+        """The name: "kid" beside "fid"; "kd_…" beside "fd_…" and other names of Fréchet distances."""
         if naming.distance == "fid" or naming.distance.startswith("fd_"):
             return "k" + naming.distance[1:]
         return f"kd_{naming.features}"
@@ -60,7 +60,7 @@ class KernelDistance(FeatureMetric):
 
     @staticmethod
     def _spread(name: str, x: Tensor, y: Tensor, scores: Scores) -> None:
-        """Its standard error and the sources of it. For many images it is computed from some and scaled by the root of n."""
+        """Its standard error and the sources of it. For many images it is computed on some and scaled by √n."""
         some = y[evenly_spaced(len(y), min(len(y), _MOST_ROWS))]
         of_samples, of_real, error = kernel_influences(x[:_MOST_ROWS], some)
         fewer = (len(of_samples) / len(x)) ** 0.5, (len(some) / len(y)) ** 0.5
@@ -70,10 +70,10 @@ class KernelDistance(FeatureMetric):
 
 
 def few_columns(x: Tensor, y: Tensor, num_products: int) -> tuple[Tensor, Tensor]:
-    """x (n, D) and y (m, D), or n + m columns with the same x_i·y_j/(number of columns) for all rows of both.
+    """x (n, D) and y (m, D), or n + m columns with the same x_i·y_j/(number of columns) for all pairs of rows.
 
-    A kernel distance follows from such products alone. Where fewer columns take less arithmetic for so many products of rows, they
-    come from the eigenvectors of all products.
+    A kernel distance depends only on these products. If n + m columns are cheaper, they are computed from the eigenvectors of
+    all products.
     """
     count, dim = len(x) + len(y), x.shape[1]
     if dim <= count or num_products * dim < count**2 * (dim + 5 * count):
@@ -109,12 +109,12 @@ def kernel_distance(samples: Tensor, reference: Tensor, num_subsets: int, subset
 
 
 def kernel_influences(samples: Tensor, reference: Tensor) -> tuple[Tensor, Tensor, float]:
-    """(what each sample adds to the kernel distance (n,), what each image of the reference adds (m,), its standard error).
+    """(contributions of the samples (n,), contributions of the reference's images (m,), standard error) of the kernel distance.
 
-    Of the estimate from all pairs: k̂ = mean_{i≠j} k(x_i, x_j) + mean_{i≠j} k(y_i, y_j) − 2·mean k(x_i, y_j). x_i adds
-    2·(mean_j k(x_i, x_j) − mean_j k(x_i, y_j)), and V = var/n + var/m of what all add. Like every U-statistic it keeps some
-    variance where these vanish, V_2 = 2·(E h(x, x′)²/n² + E h(y, y′)²/m² + 2·E h(x, y)²/(n·m)), h = k less its means over rows and
-    columns; V holds that twice, so the error is √(V − V_2), and √(V/2) at least. Memory: (n + m)² float64.
+    For the estimate from all pairs: k̂ = mean_{i≠j} k(x_i, x_j) + mean_{i≠j} k(y_i, y_j) − 2·mean k(x_i, y_j). x_i contributes
+    2·(mean_j k(x_i, x_j) − mean_j k(x_i, y_j)), and V = var/n + var/m of the contributions. Like every U-statistic it keeps some
+    variance where these vanish, V_2 = 2·(E h(x, x′)²/n² + E h(y, y′)²/m² + 2·E h(x, y)²/(n·m)), h = k minus its means over rows and
+    columns; V contains it twice, so the error is √(V − V_2), and at least √(V/2). Memory: (n + m)² float64.
     """
     n, rows = len(samples), torch.cat([samples, reference]).double()
     kernel = (rows @ rows.T / rows.shape[1] + 1) ** 3
@@ -131,7 +131,7 @@ def kernel_influences(samples: Tensor, reference: Tensor) -> tuple[Tensor, Tenso
 
 
 def _interaction(kernel: Tensor, same: bool) -> float:
-    """E h² of pairs: the kernel less its means over rows and columns. same: pairs of one set, whose diagonal is left out."""
+    """E h² over pairs, with h the kernel minus its means over rows and columns. same: pairs of one set, without the diagonal."""
     rows, columns = (size - 1 if same else size for size in (kernel.shape[1], kernel.shape[0]))
     h = (
         kernel

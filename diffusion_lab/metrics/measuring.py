@@ -1,7 +1,7 @@
-"""What is measured before anything is drawn: statistics of a network, and the mean and covariance of training images.
+"""Measurements made before sampling: statistics of a network, and the mean and covariance of training images.
 
-One pass over images records a network's output and its error at each t. It is stored in shards, so a pass that was stopped resumes,
-ranks divide it, and a process that finds another one at the same pass waits for it.
+One pass over images records a network's output and its error at each t. It is stored in shards, so an interrupted pass resumes,
+ranks divide it, and a process that finds the same pass running waits for it.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from diffusion_lab.training.ranks import broadcast_from_rank_zero
 # (x_0, y, seed, indices) -> (B, …) by name
 Measure = Callable[[Tensor, Conditions, int, Tensor], Mapping[str, Tensor]]
 SHARD_IMAGES = 32  # images at a time
-SEED = 0  # of the noise: always the same
-RECIPE = 3  # raise it when the same key would give other numbers
+SEED = 0  # of the noise, always the same
+RECIPE = 3  # increase it when the same key would give other numbers
 LARGEST = 4096  # values an image, whose covariance takes 128 MB
 
 
 @contextmanager
 def ready(model: TrainableModel, weights: str) -> Iterator[None]:
-    """The model has these weights and drops nothing inside the block. ValueError if there are no such weights."""
+    """Inside the block the model has these weights and dropout is off. ValueError if the weights do not exist."""
     was_training = model.training
     with model.use_weights(weights):
         model.eval()
@@ -62,7 +62,7 @@ def batches_of(
 
 @dataclass(frozen=True)
 class Measured:
-    """means: name -> float64, over images and noise. about: which images those are, and of which pass, for the record."""
+    """means: name -> float64, over images and noise. about: a description of the images and the pass, for the record."""
 
     means: Mapping[str, Tensor]
     about: str
@@ -81,11 +81,11 @@ def measure_once(
     progress: Progress | None = None,
     split: str = "train",
 ) -> Measured:
-    """The mean over images of `split` of `measure`, a method of the model, with the weights of this name.
+    """The mean of `measure`, a method of the model, over images of `split`, with the weights of this name.
 
     num_images: at most. identity: what the numbers depend on besides weights and images: how the model was built, and its code;
     facts: other such values, as plain JSON. about: model and weights, in words. If several ranks call it, they share the work,
-    and all return the result.
+    and all of them return the result.
     """
     data.prepare()
     total = min(num_images, data.size(split))
@@ -121,9 +121,9 @@ def measure_once(
 
 
 def data_moments(data: DataModule, by_class: bool, cache: Path, progress: Progress | None = None) -> DataMoments:
-    """Of all training images, without mirroring; by class, one mean for each class and the covariance within classes.
+    """Moments of all training images, without mirroring; by class, one mean per class and the covariance within classes.
 
-    Raises UnmeasurableError where the images are too large, or a class has fewer than two.
+    UnmeasurableError if the images are too large, or a class has fewer than two.
     """
     data.prepare()
     pixels = Pixels()
@@ -148,7 +148,7 @@ def data_moments(data: DataModule, by_class: bool, cache: Path, progress: Progre
 
 
 def check_classes(data: DataModule) -> None:
-    """UnmeasurableError where a class has fewer than two training images, or a cluster fewer than two of those looked at."""
+    """UnmeasurableError if a class has fewer than two training images, or a cluster fewer than two of those examined."""
     shares = data.class_shares("train")
     assert shares is not None
     found = None if data.clusters is None else data.clusters.counts

@@ -1,7 +1,7 @@
-"""A metric: what it measures of a model, what its numbers are called and mean, and how they were measured, in one class.
+"""A metric: the computation, names, meanings and protocol of its numbers, in one class.
 
-Why not a function for each number beside a table of what they mean: one of the two is forgotten. Why not torchmetrics.Metric: it
-sees batches of one kind, which a bound, a time and a number of parameters are not, and it says nothing of names.
+Not functions beside a table of meanings, because one of the two is forgotten. Not torchmetrics.Metric, which is given
+batches of one kind, unlike a bound, a time or a number of parameters, and has no names.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ MOST_BLOCKS = 50
 
 @dataclass(frozen=True)
 class Naming:
-    """Names of the numbers of one set of features: plain for the first set, with the name of the set for the others.
+    """Names of the numbers of one set of features: plain for the first set, and with the set's name for the others.
 
     features: its name. distance: the name of a Fréchet distance of these features, which is unique. kind: what they are, and
     whether they were trained with labels, in words.
@@ -52,11 +52,11 @@ class Naming:
         return name if self.first else f"{name}_{self.features}"
 
     def agrees(self, *more: str) -> tuple[str, ...]:
-        """The parts of the protocol that decide a number of these features, and `more`."""
+        """The parts of the protocol that affect a number of these features, and `more`."""
         return (*(self(part) if part == "features" else part for part in IMAGES), *more)
 
     def measure(self, name: str, label: str = "", more: Sequence[str] = (), **facts: Any) -> Measure:
-        """A measure whose name does not say the features yet. more: further parts of the protocol that must agree."""
+        """A measure with the features added to its name. more: further parts of the protocol that must agree."""
         label = label or name
         label = label if self.first else f"{label} ({self.features})"
         return Measure(self(name), label, agrees=self.agrees(*more), **facts)
@@ -64,7 +64,7 @@ class Naming:
 
 @dataclass(frozen=True)
 class View:
-    """Samples and real images as one set of features sees them. naming: what its numbers are called."""
+    """Samples and real images as vectors of one set of features. naming: names of its numbers."""
 
     naming: Naming
     drawn: Samples
@@ -81,7 +81,7 @@ class View:
 
     @property
     def split(self) -> str:
-        """Which real images are the reference."""
+        """The real images of the reference, in words."""
         return self.settings.reference
 
     @property
@@ -96,7 +96,7 @@ class View:
 
     @cached_property
     def real(self) -> Moments:
-        """Of all images of the reference."""
+        """Moments of all images of the reference."""
         return self.reference.moments(self.split)
 
     @cached_property
@@ -113,7 +113,7 @@ class View:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is scored, on which data. views: at least one; all are of the same samples."""
+    """The scored samples, and the data. views: at least one; all of the same samples."""
 
     source: Source
     data: DataModule
@@ -123,18 +123,18 @@ class Subject:
 
     @property
     def drawn(self) -> Samples:
-        """The samples; of a model, with what drawing them took."""
+        """The samples; for a model with the cost of drawing them."""
         return self.views[0].drawn
 
     @property
     def model(self) -> GenerativeModel:
-        """What drew them, for a metric that needs a model."""
+        """The model, for a metric that needs one."""
         assert self.source.model is not None
         return self.source.model
 
     @property
     def denoiser(self) -> DrawnDiffusion:
-        """The same, for a metric that needs one that denoises."""
+        """The model, for a metric that needs a denoiser."""
         assert self.model.denoiser is not None
         return self.model.denoiser
 
@@ -142,13 +142,13 @@ class Subject:
 @dataclass
 class Scores:
     """values: finite numbers by name. protocol, curves: plain JSON. samples: the first ones drawn, float32 on the CPU.
-    sources: of a value, by name, what makes it uncertain, each with the means of `MOST_BLOCKS` blocks of what its images add to the
+    sources: of a value, by name, its sources of uncertainty, each with the means of `MOST_BLOCKS` blocks of contributions to the
     value's error: the standard error of their mean is the error, and blocks of two scores with the same images are paired.
-    measures: what the values mean; details: what has to be known of one of them besides, by name.
-    interpolation: PATHS ways of PATH_IMAGES images from one sample to another, one after the other; of images only.
-    reconstructions: real images, each before its reconstruction; of images only, and where the family has encoders.
-    conditions: fields of held-out data, each before its image and draws for it; of images only, and where there are fields.
-    nearest: as `copying.nearest_picture` makes it; of images only, and where it was measured."""
+    measures: descriptions of the values; details: notes on single values, by name.
+    interpolation: PATHS paths of PATH_IMAGES images from one sample to another, one after the other; for images only.
+    reconstructions: real images, each before its reconstruction; for images and families with encoders.
+    conditions: fields of held-out data, each before its image and samples for it; for images with fields.
+    nearest: the picture of `copying.nearest_picture`; for images, if it was measured."""
 
     values: dict[str, float] = field(default_factory=dict)
     protocol: dict[str, Any] = field(default_factory=lambda: {"absent": {}})
@@ -171,7 +171,7 @@ class Scores:
 
     @contextmanager
     def attempt(self, names: Iterable[str]) -> Iterator[None]:
-        """The block records these values; those that it could not measure have the reason, if it raises UnmeasurableError, or if
+        """Record values in the block; those that could not be measured get the reason if the block raises UnmeasurableError, or if
         the data have missing values."""
         names = list(names)
         try:
@@ -182,24 +182,24 @@ class Scores:
                     self.record(name, None, str(error))
 
     def spread(self, name: str, source: str, influence: Tensor) -> None:
-        """The value `name` is uncertain because of `source`: image i adds influence[i] (n,) to it, less the mean of all, over n."""
+        """Record a source of uncertainty of `name`: image i contributes (influence[i] − mean)/n, influence (n,)."""
         self.sources.setdefault(name, {})[source] = blocks(influence)
 
     def share(self, name: str, source: str, hits: Tensor) -> None:
-        """The share of images of `source` that are hits (n,), with its 95 % interval."""
+        """Record the share of hits (n,) among images of `source`, with its 95 % interval."""
         self.record(name, float(hits.double().mean()))
         self.values |= dict(zip(ends(name), interval_of_share(int(hits.sum()), len(hits)), strict=True))
         self.spread(name, source, hits.double())
 
     def describe(self, measures: Iterable[Measure]) -> None:
-        """Keep the descriptions of the values that exist, or that are absent for a reason."""
+        """Store the descriptions of values that exist, or that are absent for a reason."""
         known = self.values.keys() | self.protocol["absent"].keys()
         self.measures += [
             replace(measure, detail=self.details.get(measure.name, "")) for measure in measures if measure.name in known
         ]
 
     def content(self) -> dict[str, Any]:
-        """values, protocol, curves, measures and sources, as metrics.json keeps them."""
+        """values, protocol, curves, measures and sources, as in metrics.json."""
         described = [asdict(measure) for measure in self.measures]
         return {"values": self.values, "protocol": self.protocol, "curves": self.curves, "measures": described} | (
             {"sources": self.sources} if self.sources else {}
@@ -207,7 +207,7 @@ class Scores:
 
 
 def blocks(influence: Tensor) -> list[float]:
-    """(n,) -> sums over every k-th image, over n/k: numbers whose mean is 0 and whose standard error is that of the mean of all."""
+    """(n,) -> block sums over every k-th image, over n/k: their mean is 0 and their standard error that of the mean of all."""
     centred = (influence - influence.mean()).double().cpu()
     count = min(MOST_BLOCKS, len(centred))
     sums = torch.zeros(count, dtype=torch.float64)
@@ -215,12 +215,12 @@ def blocks(influence: Tensor) -> list[float]:
 
 
 class Metric(ABC):
-    """Something that is measured of a model or of samples: a subclass with its options, and a yaml in conf/metrics or an override.
+    """A measurement of a model or of samples: a subclass with its options, and a yaml in conf/metrics or an override.
 
-    needs: what it cannot do without. Where that is missing, `score` is not called, and all its numbers have the reason.
-    needs_samples: whether it looks at samples; where no metric does, a model draws only those of the picture.
-    needs_step_costs: what each step of the model's chain costs is measured before.
-    least: options, each with the least number that it may be; None is allowed too.
+    needs: its requirements. If one is missing, `score` is not called, and the reason is recorded for all its numbers.
+    needs_samples: whether it uses samples; if no metric does, a model only draws those of the picture.
+    needs_step_costs: the costs of steps of the model's chain are measured before.
+    least: options with their smallest allowed values; None is allowed too.
     """
 
     needs: ClassVar[tuple[Need, ...]] = ()
@@ -229,32 +229,32 @@ class Metric(ABC):
     least: ClassVar[tuple[tuple[str, int], ...]] = ()
 
     def __post_init__(self) -> None:
-        """Of a subclass that is a dataclass: ValueError that names an option that is too small."""
+        """For a dataclass: ValueError, naming the option, if one is too small."""
         for option, least in self.least:
             check_at_least(least, self, option)
 
     @abstractmethod
     def measures(self, namings: Sequence[Naming]) -> Iterable[Measure]:
-        """All that it may measure, in the order of the columns; what a score does not have is left out there."""
+        """All measures in the order of the columns; a score omits those that it lacks."""
 
     @abstractmethod
     def score(self, subject: Subject, scores: Scores) -> None:
         """Record values by the names of `measures`, and how they were measured.
 
-        May raise UnmeasurableError: its sentence is then the reason of all that it has not recorded.
+        UnmeasurableError is the reason for everything that it has not recorded.
         """
 
 
 class FeatureMetric(Metric):
-    """Something that is measured of the features of samples and of real images, once for each set of features."""
+    """A measurement on features of samples and of real images, made once for each set of features."""
 
     @abstractmethod
     def feature_measures(self, naming: Naming) -> Iterable[Measure]:
-        """As `measures`, for one set of features."""
+        """Like `measures`, for one set of features."""
 
     @abstractmethod
     def score_view(self, view: View, scores: Scores) -> None:
-        """As `score`, for one set of features. `view.naming` is what its numbers are called."""
+        """Like `score`, for one set of features. `view.naming` gives the names of its numbers."""
 
     def measures(self, namings: Sequence[Naming]) -> Iterable[Measure]:
         return [measure for naming in namings for measure in self.feature_measures(naming)]

@@ -1,4 +1,4 @@
-"""The radially averaged power spectrum of samples beside that of held-out data: blurred samples lack power at high frequencies.
+"""The radially averaged power spectrum of samples and of held-out data: blurred samples lack power at high frequencies.
 
     P(k) = mean over frequencies ω with round(|ω|·L) = k of |FFT(x)(ω)|² / N,    1 ≤ k ≤ L/2,
 
@@ -22,7 +22,7 @@ from diffusion_lab.store.measures import IMAGES, LOW, Measure
 
 _NAME = "spectral_distance"
 _AGREES = (*(part for part in IMAGES if part not in ("features", "reference")), "power_spectrum")
-_FINE = 0.25  # cycles per pixel, from which on structures are fine: half the highest
+_FINE = 0.25  # cycles per pixel, the lower end of fine structures: half the highest frequency
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class PowerSpectrum(Metric):
         data, split = subject.data, subject.settings.unseen_split
         if len(data.shape) < 2:
             raise UnmeasurableError("points have no spectrum")
-        subject.drawn.vectors()  # says so if samples are not finite
+        subject.drawn.vectors()  # raises if samples are not finite
         size = min(self.num_images, len(subject.drawn.images), data.size(split))
         if size < 1:
             raise UnmeasurableError(f"needs held-out images, but {data.name} has none")
@@ -90,5 +90,5 @@ def decibels(power: Tensor, beside: Tensor) -> Tensor:
 
 
 def log_spectral_distance(power: Tensor, beside: Tensor) -> float:
-    """√ of the mean square of the ratio in decibels; inf where a band of one has no power."""
+    """√ of the mean squared ratio in decibels; inf if one has a band without power."""
     return float(decibels(power, beside).square().mean().sqrt())

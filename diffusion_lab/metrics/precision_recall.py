@@ -37,7 +37,7 @@ class PrecisionRecall(FeatureMetric):
             yield naming.measure(name, more=("precision_recall",), better=HIGH, meaning=meaning)
 
     def score_view(self, view: View, scores: Scores) -> None:
-        # As many real images as samples: a manifold of more points is larger, and would favour one side.
+        # As many real images as samples, because a manifold of more points is larger and would favour one side.
         some, n = view.some_real, len(view.drawn.features)
         as_many = some[evenly_spaced(len(some), min(n, len(some)))]
         scores.protocol["precision_recall"] = {"neighbours": self.neighbours, "num_reference": len(as_many)}
@@ -50,10 +50,10 @@ class PrecisionRecall(FeatureMetric):
 
 
 def in_manifolds(samples: Tensor, reference: Tensor, neighbours: int) -> tuple[Tensor, Tensor]:
-    """(which samples (N, D) lie among the reference (M, D), which of the reference lie among the samples), bool (N,) and (M,).
+    """(which samples (N, D) lie in the manifold of the reference (M, D), and the reverse), bool (N,) and (M,).
 
-    Their shares are precision and recall, with balls to the k-th neighbour, k = neighbours. Raises UnmeasurableError unless N and M
-    are larger than k.
+    Their shares are precision and recall, with balls to the k-th neighbour, k = neighbours. UnmeasurableError unless N and M
+    exceed k.
     """
     if min(len(samples), len(reference)) <= neighbours:
         raise UnmeasurableError(
@@ -65,6 +65,6 @@ def in_manifolds(samples: Tensor, reference: Tensor, neighbours: int) -> tuple[T
 
 
 def _among(points: Tensor, others: Tensor, neighbours: int) -> Tensor:
-    """Which points lie within one of the balls around the others; distances of 1000 rows at a time, not of all rows at once."""
+    """Which points lie in one of the balls around the others; computed for 1000 rows at a time."""
     radii = torch.cat([torch.cdist(rows, others).kthvalue(neighbours + 1).values for rows in others.split(1000)])
     return torch.cat([(torch.cdist(rows, others) <= radii).any(dim=1) for rows in points.split(1000)])

@@ -1,4 +1,4 @@
-"""Draws for the conditions of held-out data, beside the truth: error of their mean, of single draws, and of the ensemble.
+"""Samples for the conditions of held-out data, compared with the truth: error of the mean, of single draws, and of the ensemble.
 
 For a truth y and n draws x_1 … x_n of its condition, value by value,
 
@@ -8,8 +8,8 @@ whose expectation does not depend on n (Ferro 2014, "Fair scores for ensemble fo
 
     spread/skill = √((n + 1)/n · Σ var(x) / Σ (mean(x) − y)²),
 
-which is 1 where the truth could be one of the draws (Fortin et al. 2014, "Why should ensemble spread match the RMSE of the ensemble
-mean?"). The mean of n perfect draws has (n + 1)/n times the squared error of the conditional mean, the least there is: 0.26
+which is 1 if the truth is exchangeable with the draws (Fortin et al. 2014, "Why should ensemble spread match the RMSE of the
+ensemble mean?"). The mean of n perfect draws has (n + 1)/n times the minimal squared error, that of the conditional mean: 0.26
 dB for 16 draws; one draw has twice that error, 3.01 dB.
 """
 
@@ -36,7 +36,7 @@ _AGREES = ("data", "reconstruction")
 class Reconstruction(Metric):
     """PSNR, RMSE, CRPS and spread of num_draws draws for the condition of each of the first num_images test or validation images.
 
-    Of models with a vector or a field as condition. batch_size: images at a time.
+    For models with a vector or a field as condition. batch_size: images at a time.
     """
 
     needs = (Need.MODEL,)
@@ -70,7 +70,7 @@ class Reconstruction(Metric):
             self._record("psnr_draw", psnr(draw), split, scores)
         scores.record("rmse_mean", float(mean.mean().sqrt()))
         self._record("crps", crps, split, scores)
-        if data.units is not None:  # what is above is of normalised channels
+        if data.units is not None:  # the values above are for normalised channels
             names = data.units.names or range(len(data.units.scale))
             error, ranked = by_channel[:, 0].mean(0).sqrt(), by_channel[:, 3].mean(0)
             for what, found in (("rmse_mean", error), ("crps", ranked)):
@@ -88,7 +88,7 @@ class Reconstruction(Metric):
         scores.spread(name, f"{split} images", by_image)
 
     def _batches(self, subject: Subject, split: str, size: int) -> Iterable[Tensor]:
-        """(B, 4, C) float64: squared errors of the mean and of a draw, variance, CRPS, each the mean over a channel of an image."""
+        """(B, 4, C) float64: squared errors of the mean and of a draw, variance, CRPS, averaged over each channel of an image."""
         model, data, n, done = subject.model, subject.data, self.num_draws, 0
         for x_0, y, indices in batches_of(model, data, split, self.batch_size, size):
             if not any(part.is_floating_point() for part in parts(y)):
@@ -117,4 +117,4 @@ def ensemble_errors(draws: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tenso
 
 def psnr(squared_error: Tensor) -> Tensor:
     """10 log10(peak² / MSE) in decibels, of data in [−1, 1]."""
-    return 10 * (_PEAK**2 / squared_error.clamp(min=1e-12)).log10()  # finite where they are equal
+    return 10 * (_PEAK**2 / squared_error.clamp(min=1e-12)).log10()  # finite for equal values

@@ -1,17 +1,17 @@
-"""What samples are compared with: features of real images, computed once per data set, features and split.
+"""References of a score: features of real images, computed once per data set, features and split.
 
-Two things are kept under the cache folder: the moments of *all* images of a split (a Fréchet distance needs no more), and the
+Two results are kept in the cache folder: the moments of *all* images of a split (enough for a Fréchet distance), and the
 features themselves, float32, of a subset (kernel distance, precision and recall need single images; all 60,000 images in 2048
-dimensions would be half a gigabyte). The same function gives the floor: moments of n held-out images. Moments of fewer images than
-features are made of the features, which are smaller.
+dimensions would be half a gigabyte). The floor uses the same function: moments of n held-out images. Moments of fewer images than
+features are stored as features, which are smaller.
 
-Moments are the mean m and the covariance Σ = M / (n − 1) of features, M = Σ_i (x_i − m)(x_i − m)^T. With b more vectors, their m_b
+Moments are the mean m and the covariance Σ = M / (n − 1) of features, M = Σ_i (x_i − m)(x_i − m)^T. With b more vectors, with m_b
 and M_b, and δ = m_b − m, they become
 
     m + δ·b / (n + b),   M + M_b + δ δ^T·n·b / (n + b)
 
-(Chan, Golub & LeVeque 1983, "Algorithms for computing the sample variance"). Plain sums of x x^T lose as many digits as the mean is
-larger than the spread; centred sums lose none. With fewer vectors than features Σ is never formed: the centred vectors are its
+(Chan, Golub & LeVeque 1983, "Algorithms for computing the sample variance"). Plain sums of x x^T lose as many digits as the mean
+exceeds the spread; centred sums lose none. With fewer vectors than features Σ is not formed: the centred vectors are its
 factor.
 """
 
@@ -36,12 +36,12 @@ from diffusion_lab.metrics.shards import Progress, read_tensors, silent, write_t
 from diffusion_lab.store import CacheDirectory
 
 BATCH_SIZE = 256
-MOST_VALUES = 2**27  # of features that are in memory one by one: 1 GiB of float64
-RECIPE = 1  # raise it when the same key would give other numbers
+MOST_VALUES = 2**27  # of features in memory individually: 1 GiB of float64
+RECIPE = 1  # increase it when the same key would give other numbers
 
 
 class Need(Enum):
-    """What not all samples come with, or not all references."""
+    """Properties that some samples or references lack."""
 
     MODEL = "what drew the samples"
     LABELS = "the class that each sample shows"
@@ -50,27 +50,27 @@ class Need(Enum):
 
 
 class UnmeasurableError(ValueError):
-    """A number does not exist for these images; the message is the reason, in one sentence that a table can show."""
+    """A number does not exist for these images; the message is the reason, in one sentence for a table."""
 
 
 def quantise(x: Tensor, num_levels: int | None) -> Tensor:
-    """x in [-1, 1] rounded to the nearest of the data's levels; unchanged for continuous data.
+    """x in [-1, 1] rounded to the nearest of the data's levels; continuous data are unchanged.
 
-    Real images lie on the levels. Samples that do not could be told apart by that alone, and features might.
+    Real images lie on the levels. Samples between levels could be recognised by that alone, perhaps also by features.
     """
     return x if num_levels is None else from_levels(to_levels(x, num_levels), num_levels)
 
 
 class Reference:
-    """Real images of `data` as `features` sees them, on `device`, cached under `cache`.
+    """Real images of `data` as vectors of `features`, computed on `device` and cached in `cache`.
 
-    lacks: what a metric may need and these images do not come with, and why, in words that a table can show.
-    A cache file that is damaged, or belongs to another key, is computed again. Raises OSError if the cache cannot be
+    lacks: properties that metrics may need and these images lack, with reasons, in words for a table.
+    A cache file that is damaged, or has another key, is computed again. OSError if the cache cannot be
     written.
     """
 
     lacks: Mapping[Need, str] = {}
-    remarks: Sequence[str] = ()  # what has to be known of them to compare a distance with another, in words
+    remarks: Sequence[str] = ()  # notes on comparing a distance with others
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class Reference:
         return {"split": split, "num_images": self.size(split)}
 
     def moments(self, split: str, num_images: int | None = None) -> Moments:
-        """Moments of `num_images` images of the split (its fixed subset), or of all."""
+        """Moments of `num_images` images of the split (a fixed subset), or of all."""
         size, dim = self.size(split), self.features.dim
         if (count := min(num_images or size, size)) < dim:
             _check_memory(count, dim)
@@ -109,7 +109,7 @@ class Reference:
     def class_moments(self, split: str) -> dict[int, Moments]:
         """Moments of all images of the split, class by class; classes with fewer than two images are left out.
 
-        Raises UnmeasurableError if that is every class.
+        UnmeasurableError if all classes are left out.
         """
 
         def compute() -> dict[str, Tensor]:
@@ -129,7 +129,7 @@ class Reference:
         return {label: Moments(**parts[label]) for label in sorted(parts)}
 
     def class_means(self, split: str) -> tuple[Tensor, Tensor]:
-        """The number of images of each class in the split, (K,), and their mean, (K, D); float64. NaN where there is none."""
+        """The number of images of each class in the split, (K,), and their mean, (K, D); float64. NaN for an empty class."""
 
         def compute() -> dict[str, Tensor]:
             counts = torch.zeros(self.data.num_classes or 0, dtype=torch.float64)
@@ -144,7 +144,7 @@ class Reference:
 
     @property
     def _labels(self) -> str:
-        """The labels that a file of the cache is about."""
+        """The labels of a cache file."""
         return "class" if self.data.clusters is None else f"cluster-{self.data.clusters.identity}"
 
     def vectors(self, split: str, num_images: int | None = None) -> Tensor:
@@ -173,7 +173,7 @@ class Reference:
             yield vectors, y
 
     def size(self, split: str) -> int:
-        """How many images a split has."""
+        """The number of images in a split."""
         return self.data.size(split)
 
     def _cached(
@@ -209,7 +209,7 @@ def references_of(
     device: torch.device | str,
     progress: Progress | None = None,
 ) -> list[Reference]:
-    """Real images of `data` as each of the features sees them, on `device`."""
+    """Real images of `data` as vectors of each set of features, computed on `device`."""
     data.prepare()
     return [Reference(data, part.to(device).eval(), cache, device, progress) for part in features]
 
@@ -217,7 +217,7 @@ def references_of(
 class Moments(NamedTuple):
     """n, the mean (D,) and the unbiased covariance Σ of n feature vectors, float64, on the CPU.
 
-    Σ is `covariance` (D, D) where n ≥ D. Where n < D, that is None, and L·L^T = Σ with L = `factor` (D, n).
+    Σ is `covariance` (D, D) if n ≥ D. Otherwise that is None, and L·L^T = Σ with L = `factor` (D, n).
     """
 
     n: Tensor
@@ -227,13 +227,13 @@ class Moments(NamedTuple):
 
     @property
     def known(self) -> Tensor:
-        """The one of Σ and L that is set."""
+        """Σ or L, whichever is set."""
         known = self.factor if self.covariance is None else self.covariance
         assert known is not None
         return known
 
     def dense(self) -> Tensor:
-        """Σ (D, D), whatever n is."""
+        """Σ (D, D), for any n."""
         return self.known @ self.known.T if self.covariance is None else self.covariance
 
     @property
@@ -249,7 +249,7 @@ class Moments(NamedTuple):
 
 
 def _check_memory(n: int, dim: int) -> None:
-    """UnmeasurableError for more feature vectors, kept one by one, than fit into memory."""
+    """UnmeasurableError if feature vectors, kept individually, do not fit into memory."""
     if n * dim > MOST_VALUES:
         raise UnmeasurableError(
             f"{dim:,} features of {n:,} images take too much memory, and n below D says little about models: use features that "

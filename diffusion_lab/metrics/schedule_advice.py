@@ -1,4 +1,4 @@
-"""The steps with the least bound for a trained model, and what they gain over its own."""
+"""The steps with the least bound for a trained model, and their gain over its own steps."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from diffusion_lab.store.measures import Measure
 
 @dataclass(frozen=True)
 class StepAdvice(Metric):
-    """Gain in bits/dim of optimal times with as many steps, and the fewest that reach the bound of the sampler's own steps.
+    """The gain in bits/dim of optimal times with equally many steps, and the fewest that reach the bound of the sampler's steps.
 
-    Both are of the unguided chain, on the images that it was measured on (evaluation.statistics_images): validation images or,
+    Both are for the unguided chain and the images of the measurement (evaluation.statistics_images): validation images or,
     if training held none out, training images.
     """
 
@@ -62,7 +62,7 @@ class StepAdvice(Metric):
 
 
 def _advice(process: GaussianDiffusion, advice: ScheduleAdvice) -> str:
-    """The options to type."""
+    """The options that set the advised steps."""
     if advice.gain <= 0:
         return f"no times of {len(advice.times)} ancestral steps have a lower bound than the sampler's"
     high, low = process.log_snr(advice.times[torch.tensor([0, -1])]).tolist()

@@ -1,16 +1,16 @@
-"""The path of a score: samples, seen by sets of features beside real images -> metrics -> numbers with protocol and meaning.
+"""The path of a score: samples -> features, of samples and real images -> metrics -> numbers with protocol and meaning.
 
     source      a model that draws samples, or files of them          samples.py, given.py
     features    images -> vectors                                     features/
-    references  real images as each set of features sees them         reference.py
+    references  real images as vectors of each set of features          reference.py
     view        samples and real images as vectors, for a metric      metric.py
     metrics     measure and record                                    a file each
     scores      numbers, protocol, curves, pictures                   metric.py
 
-What takes long is kept in files that hold their key: shards.py.
+Slow results are stored in files with keys: shards.py.
 
-A number that does not exist (no likelihood, too few images, samples that are not finite) is left out of `values`, and
-`protocol["absent"]` says why. Nothing is compared silently with what was measured otherwise: the floor states its own n.
+A number that does not exist (no likelihood, too few images, samples that are not finite) is omitted from `values`, and
+`protocol["absent"]` holds the reason. Numbers measured differently are not compared silently: the floor states its own n.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ from diffusion_lab.sampling import slerp
 from diffusion_lab.store.measures import Measure
 from diffusion_lab.versions import versions
 
-PATHS, PATH_IMAGES = 4, 8  # ways between samples, images of each
+PATHS, PATH_IMAGES = 4, 8  # paths between samples, images on each
 PAIRS = 32  # real images, each beside its reconstruction
-FIELDS, DRAWS = 8, 4  # conditions that are fields, and draws for each
+FIELDS, DRAWS = 8, 4  # conditions that are fields, samples for each
 
 
 def score(
@@ -53,10 +53,10 @@ def score(
     settings: Evaluation,
     progress: Progress = silent,
 ) -> Scores | None:
-    """What `metrics` measure of the samples of `source`, seen by `features` beside the real images of `data`.
+    """Measure `metrics` on the samples of `source`, with `features`, against the real images of `data`.
 
-    The numbers of the first features have the plain names. Where several ranks call it, rank 0 returns the scores, the others None.
-    Raises ValueError if the samples, the data, the features and the metrics do not belong together.
+    The numbers of the first features have plain names. If several ranks call it, rank 0 returns the scores, the others None.
+    ValueError if the samples, the data, the features and the metrics do not fit together.
     """
     data.prepare()
     source.check(data)
@@ -97,7 +97,7 @@ def score(
 
 
 def check_measures(features: Sequence[Features], metrics: Sequence[Metric], data: DataModule) -> list[Measure]:
-    """All that these metrics may measure. ValueError if the features do not work for the data, or two numbers have one name."""
+    """All measures of these metrics. ValueError if features do not support the data, or two numbers have one name."""
     for part in features:
         part.check(data.shape)
         if data.num_levels is None and part.reads_levels:
@@ -124,7 +124,7 @@ def _check_needs(metric: Metric, subject: Subject) -> None:
 
 
 def _protocol(subject: Subject) -> dict[str, Any]:
-    """What holds for every number."""
+    """The protocol common to all numbers."""
     data, view, settings = subject.data, subject.views[0], subject.settings
     of_source = subject.source.protocol(settings)
     common = {
@@ -151,9 +151,9 @@ def _protocol(subject: Subject) -> dict[str, Any]:
 def latent_pictures(
     model: GenerativeModel, data: DataModule, seed: int, split: str = "test"
 ) -> tuple[Tensor, Tensor | None]:
-    """(interpolation, reconstructions), float32 on the CPU. A conditional model is given the conditions.
+    """(interpolation, reconstructions), float32 on the CPU. A conditional model is given conditions.
 
-    interpolation (PATHS · PATH_IMAGES, *shape): way p leads from sample 2p of the stream to sample 2p + 1 and keeps one condition,
+    interpolation (PATHS · PATH_IMAGES, *shape): path p leads from sample 2p of the stream to sample 2p + 1 with one condition,
     the classes in turn. reconstructions (2 · PAIRS, *shape): the first PAIRS images of the split, each followed by its
     `reconstruct`ion. None for a family without an encoder.
     """
@@ -171,9 +171,9 @@ def latent_pictures(
 
 @torch.no_grad()
 def condition_picture(model: GenerativeModel, data: DataModule, seed: int, split: str = "test") -> Tensor | None:
-    """(FIELDS · (2 + DRAWS), *shape), float32 on the CPU: a field of the split, enlarged, its image, and draws for the field.
+    """(FIELDS · (2 + DRAWS), *shape), float32 on the CPU: a field of the split, enlarged, its image, and samples for the field.
 
-    None where no condition is a field.
+    None if no condition is a field.
     """
     if not any(map(has_field, model.conditions)):
         return None

@@ -1,4 +1,4 @@
-"""How samples are drawn and what they are compared with (conf/evaluation explains each); a metric has options of its own."""
+"""How samples are drawn and what they are compared with (see conf/evaluation); metrics have their own options."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ REFERENCES = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Raises ValueError naming the option when a number is impossible."""
+    """ValueError, naming the option, for an impossible number."""
 
     num_samples: int | None = None
     batch_size: int | None = None
@@ -28,7 +28,7 @@ class Evaluation:
     at: list[Any] | None = None
 
     def __post_init__(self) -> None:
-        if self.at is not None:  # the commands make a score of each
+        if self.at is not None:  # the commands make one score per moment
             raise ValueError(
                 f"evaluation.at={list(self.at)}: one score is of one moment; set evaluation.weights, such as at_1m"
             )
@@ -51,18 +51,18 @@ class Evaluation:
 
     @property
     def held_out_split(self) -> str:
-        """The split that the floor's images come from: training images, or test images where these are the reference."""
+        """The split for the floor: training images, or test images if training images are the reference."""
         return "test" if self.reference == "train" else "train"
 
     @property
     def unseen_split(self) -> str:
-        """The split, unseen in training, whose likelihood is measured, and with which `copying` compares samples.
+        """The split unseen in training, used for likelihoods and for comparisons in `copying`.
 
-        A score against validation images serves to choose, so it uses no test image.
+        A score against validation images serves choices, so it uses no test image.
         """
         return "validation" if self.reference == "validation" else "test"
 
     def resolve_num_samples(self, data: DataModule) -> int:
-        """num_samples, or as many as there are images of `unseen_split`, at most 2048, so that the floor exists at the same n."""
+        """num_samples, or the number of images in `unseen_split`, at most 2048, so that the floor exists for the same n."""
         most = min(data.size(self.unseen_split), MAX_DEFAULT_SAMPLES)
         return self.num_samples if self.num_samples is not None else most

@@ -1,8 +1,8 @@
-"""Results in shards: a fixed range of images a file, which is used only if it is intact and has the right key.
+"""Results in shards: one file per fixed range of images, used only if it is intact and has the right key.
 
-A shard is the same whoever computes it and when, because row i depends on (weights, seed, i) alone. So what was interrupted goes on
-at the first shard that is missing, more samples extend those that exist, processes of torch.distributed (ranks) divide the shards,
-and cells that sample alike draw once.
+A shard is the same whoever computes it and when, because row i depends only on (weights, seed, i). So interrupted work continues
+at the first missing shard, more samples extend existing ones, processes of torch.distributed (ranks) divide the shards,
+and cells with equal samples draw once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from diffusion_lab.store.cache import shard_file, shard_files
 from diffusion_lab.store.files import clear, write_whole
 from diffusion_lab.training.ranks import broadcast_from_rank_zero, hold_together, num_ranks, rank, wait_for_all
 
-Progress = Callable[[str, int, int], None]  # what is being done, images done, images in all
+Progress = Callable[[str, int, int], None]  # task, images done, all images
 Shard = tuple[Mapping[str, Tensor], Mapping[str, Any]]  # tensors on the CPU, and facts about them as plain JSON
 
 
@@ -33,7 +33,7 @@ def silent(stage: str, done: int, total: int) -> None:
 
 
 def write_tensors(path: Path, key: str, tensors: Mapping[str, Tensor], facts: str = "") -> None:
-    """CPU tensors and a text about them, written whole or not at all; `key` says what was computed."""
+    """Write CPU tensors and a text about them, whole or not at all; `key` identifies the computation."""
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
     write_whole(path, save(tensors, metadata={"key": key, "facts": facts, "sha256": digest(tensors, facts)}))
 
@@ -52,9 +52,9 @@ def read_tensors(path: Path, key: str) -> tuple[dict[str, Tensor], str] | None:
 
 
 def digest(tensors: Mapping[str, Tensor], facts: str = "") -> str:
-    """SHA-256 of names, types, shapes and values, on whatever device they are.
+    """SHA-256 of names, types, shapes and values, for tensors on any device.
 
-    safetensors checks lengths, not content: a flipped bit would be a wrong score for ever.
+    safetensors checks lengths, not content: a flipped bit would cause a wrong score permanently.
     """
     sha256 = hashlib.sha256(facts.encode())
     for name, tensor in sorted(tensors.items()):
@@ -65,7 +65,7 @@ def digest(tensors: Mapping[str, Tensor], facts: str = "") -> str:
 
 @dataclass(frozen=True)
 class ShardStore:
-    """The shards of one computation. key: a text that names everything that decides their content."""
+    """The shards of one computation. key: a text that contains everything that affects them."""
 
     folder: Path
     key: str
@@ -74,7 +74,7 @@ class ShardStore:
         return shard_file(self.folder, part.start)
 
     def read(self, part: range) -> Shard | None:
-        """None if it is missing, damaged, or of fewer images, as the last shard of a smaller number is."""
+        """The shard, or None if it is missing, damaged, or has too few images, like the last shard of a smaller number."""
         found = read_tensors(self.path(part), self.key)
         if found is None:
             return None
@@ -82,7 +82,7 @@ class ShardStore:
         return None if facts.pop("images") < len(part) else (found[0], facts)
 
     def write(self, part: range, shard: Shard) -> None:
-        """Whole or not at all. Raises OSError if the folder cannot be written."""
+        """Write a shard, whole or not at all. OSError if the folder cannot be written."""
         tensors, facts = shard
         write_tensors(self.path(part), self.key, tensors, json.dumps({"images": len(part), **facts}))
 
@@ -101,14 +101,14 @@ def complete(
 ) -> list[list[Shard]] | None:
     """The shards of all parts in each store. All ranks must call it; rank 0 returns the shards, the others None.
 
-    What a store lacks is made by all ranks together, while no other command works in these folders, and written as soon as it is
-    complete. make(part, of, report): shards of a part for the stores of the numbers `of`; it calls report(n) after n more images.
-    stage: what is made, in words. anew: shards that exist are made again.
+    Missing shards are made by all ranks together, while no other command works in these folders, and written as soon as they
+    are complete. make(part, of, report): shards of a part for the stores numbered `of`; it calls report(n) after n more images.
+    stage: the task, in words. anew: make existing shards again.
     """
     found: list[dict[range, Shard]] = [{} for _ in stores]
 
     def missing() -> list[tuple[range, list[int]]]:
-        """Read the stored parts; return the parts that some store lacks, with the numbers of these stores."""
+        """Read the stored parts; return the parts that a store lacks, with the numbers of these stores."""
         for store, known in zip(stores, found, strict=True):
             known |= {part: shard for part in parts if part not in known and (shard := store.read(part)) is not None}
         lacking = ((part, [i for i, known in enumerate(found) if part not in known]) for part in parts)
@@ -134,12 +134,12 @@ def complete(
         if anew and rank() == 0:
             for store in stores:
                 store.clear()
-        # Rank 0 decides what is missing: ranks that looked at different moments would divide it differently.
+        # Rank 0 decides what is missing, because ranks that look at different times would divide the work differently.
         lacking = broadcast_from_rank_zero(missing() if rank() == 0 else None)
         work(lacking[rank() :: num_ranks()], lacking)
         wait_for_all()
     if rank() > 0:
         return None
-    unseen = missing()  # what ranks on another file system made
+    unseen = missing()  # for ranks on another file system
     work(unseen, unseen)
     return [[known[part] for part in parts] for known in found]

@@ -1,13 +1,13 @@
 """The sliced Wasserstein distance of patches of Laplacian pyramids, which needs no network (Karras et al. 2018, section 5).
 
-An image becomes a pyramid of frequency bands (Burt & Adelson 1983): the whole, less what is left of it at half the size, and so on,
+An image becomes a pyramid of frequency bands (Burt & Adelson 1983): the image minus its enlarged half-size version, and so on,
 until a side would fall below 16 pixels. From each band of each image come 128 patches of 7×7 pixels. Patches of one band are
 normalised, channel by channel, by the mean and the standard deviation of their own set. Two sets are then compared by
 
     SWD(A, B) = mean over directions θ of W_1(A·θ, B·θ),    W_1 of two sets of as many numbers = mean |a_(i) − b_(i)|, both sorted
 
-over 4 × 128 random directions. Numbers are given times 10³, as in table 1. Data with one or three spatial axes likewise: patches of
-7 numbers, or of 7×7×7.
+over 4 × 128 random directions. Numbers are given times 10³, as in table 1. For data with one or three spatial axes, patches have
+7 or 7×7×7 numbers.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from diffusion_lab.metrics.metric import Metric, Naming, Need, Scores, Subject
 from diffusion_lab.metrics.reference import UnmeasurableError
 from diffusion_lab.store.measures import IMAGES, LOW, Measure
 
-SMALLEST = 16  # pixels of the shorter side of the coarsest band, where an image has as many
+SMALLEST = 16  # pixels of the shorter side of the coarsest band, if an image has as many
 PATCH = 7
 SCALE = 1000.0
-_BINOMIAL = (1, 4, 6, 4, 1)  # over 16: the filter of the pyramid, along each side
+_BINOMIAL = (1, 4, 6, 4, 1)  # over 16: the filter of the pyramid along each axis
 _REPEATS, _DIRECTIONS = 4, 128
 _NAME = "sliced_wasserstein"
 _AGREES = (*(part for part in IMAGES if part != "features"), _NAME)
@@ -38,7 +38,7 @@ _NOTE = "features of a network detect more: use features=inception or dinov2_s w
 class SlicedWasserstein(Metric):
     """10³ times the sliced Wasserstein distance of patches, the mean over the bands of Laplacian pyramids, and its floor.
 
-    Of at most num_images samples, as many real images, and, for the floor, as many held-out ones. patches: of each image and band.
+    Uses at most num_samples images of each kind. patches: per image and band.
     """
 
     needs = (Need.REAL_IMAGES,)

@@ -1,4 +1,4 @@
-"""The interface of every family: it draws samples and, if it can, computes a likelihood.
+"""The interface of all families: drawing samples and, if possible, computing a likelihood.
 
 Evaluation, sweeps and report use only what is declared here and never depend on the family. Randomness is keyed, not
 carried: row i of a sample depends on (weights, seed, indices[i], y[i]) and on nothing else, so neither the batch size
@@ -29,16 +29,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Likelihood:
-    """-log2 p(x_0) / D of a batch of B images, or a bound on it, and what it is made of.
+    """-log2 p(x_0) / D of a batch of B images, or a bound on it, with its parts.
 
     bits_per_dim    (B,) float64, bits per dimension
     kind            what the number is: bound of the full chain, bound of a strided chain, ELBO, exact density, ...
     parts           named summands of bits_per_dim, each (B,) float64
-    curve           by term, or None. A 1-D entry (K,) says which the K terms are (e.g. "timesteps") and is the same for
+    curve           by term, or None. A 1-D entry (K,) labels the K terms (e.g. "timesteps") and is the same for
                     every batch; a 2-D entry (B, K) holds a quantity per image and term
-    beside          other statements about the same images in bits/dim, by name, each (B,) float64: no summands
+    beside          other values for the same images in bits/dim, by name, each (B,) float64, which are not summands
     standard_error  of this batch's mean, from the randomness of the estimate (noise, choice of terms) alone and
-                    independent between batches; None where it was not estimated or nothing is random
+                    independent between batches; None if it was not estimated or nothing is random
     """
 
     bits_per_dim: Tensor
@@ -58,13 +58,13 @@ class Likelihood:
 
 
 class GenerativeModel(TrainableModel, ABC):
-    """A family's LightningModule. A subclass sets the facts of the data it was built for and fills in the methods.
+    """The LightningModule of a family. A subclass sets the facts of its data and implements the methods.
 
-    What is not abstract is that of a family that draws in one step, from a latent. Training uses none of these methods.
+    Default implementations are for a family that draws in one step, from a latent. Training uses none of these methods.
     """
 
     num_levels: int | None  # data levels that [-1, 1] is divided into; None: continuous data
-    needs_condition: bool = False  # it cannot draw where y is None
+    needs_condition: bool = False  # whether sampling requires y
 
     def sample(self, indices: Tensor, seed: int, y: Conditions = None) -> Tensor:
         """Samples number `indices` (int64 (B,)) of the stream `seed`: (B, *shape) float32 in [-1, 1].
@@ -82,38 +82,38 @@ class GenerativeModel(TrainableModel, ABC):
         """The image of each latent, without further randomness: (B, *shape) float32 in [-1, 1]."""
 
     def encode(self, x_0: Tensor, y: Conditions = None) -> Tensor | None:
-        """Latents whose images x_0 (B, *shape) are, or are close to; None for a family without an encoder."""
+        """Latents whose images are x_0 (B, *shape), or close to it; None for a family without an encoder."""
         return None
 
     def reconstruct(self, x_0: Tensor, y: Conditions, seed: int, indices: Tensor) -> Tensor | None:
-        """Images like x_0, from what the model keeps of it: the images of its latents; None for a family without an encoder."""
+        """Reconstructions of x_0: the images of its latents; None for a family without an encoder."""
         z = self.encode(x_0, y)
         return None if z is None else self.decode(z, y)
 
     @property
     def denoiser(self) -> DrawnDiffusion | None:
-        """This model, if it denoises step by step: it then also has a chain, a sampler and what `DrawnDiffusion` declares."""
+        """This model, if it denoises step by step: it then has the chain, sampler, … of `DrawnDiffusion`; else None."""
         return None
 
     @property
     def moments(self) -> tuple[float | str, ...]:
-        """Earlier moments of its own training, whose weights sampling uses too."""
+        """Earlier moments of the model's training whose weights sampling uses too."""
         return ()
 
     @property
     def nfe(self) -> int:
-        """Network evaluations that one sample takes."""
+        """Network evaluations per sample."""
         return 1
 
     def cost(self) -> NetworkCost:
-        """Of what draws: its parameters, and the operations of one evaluation of it."""
+        """The cost of sampling: parameters, and operations of one evaluation."""
         index = torch.zeros(1, dtype=torch.int64, device=self.device)
         z, y = torch.zeros_like(self.latents(index, 0)), self.conditions_in_turn(index)
         parameters = sum(parameter.numel() for parameter in self.averaged_parameters().values())
         return NetworkCost(parameters, count_flops(lambda: self._evaluate_once(z, y)))
 
     def _evaluate_once(self, z: Tensor, y: Conditions) -> object:
-        """As many operations as `decode` takes, of kinds that the counter of operations has formulas for."""
+        """A call with as many operations as `decode`, of kinds that the operation counter supports."""
         return self.decode(z, y)
 
     def sampling_flops(self) -> int:
@@ -122,10 +122,10 @@ class GenerativeModel(TrainableModel, ABC):
 
     @abstractmethod
     def protocol(self) -> dict[str, Any]:
-        """What decides samples and likelihood beside the weights (sampler, spacing, variance, clipping), as plain JSON."""
+        """What affects samples and likelihood besides the weights (sampler, spacing, variance, clipping), as plain JSON."""
 
     def sampling_protocol(self) -> dict[str, Any]:
-        """The part of `protocol` that decides samples: models of equal weights that agree in it draw the same images."""
+        """The part of `protocol` that affects samples: models with equal weights and equal values here draw the same images."""
         return self.protocol()
 
     def likelihood(
@@ -139,11 +139,11 @@ class GenerativeModel(TrainableModel, ABC):
         return None
 
     def conditions_of_pictures(self, data: DataModule, split: str, indices: Tensor) -> Conditions:
-        """Of pictures of samples: classes in turn, and any other conditions of images number indices[i] of a split."""
+        """Conditions for pictures of samples: classes in turn, and other conditions of images number indices[i] of a split."""
         return data.y_of(split, indices) if self.conditions else self.conditions_in_turn(indices)
 
     def conditions_in_turn(self, indices: Tensor) -> Conditions:
-        """Class indices[i] mod num_classes for sample i, so that a picture shows all of them; vectors and fields are left out."""
+        """Class indices[i] mod num_classes for sample i, so that a picture shows all classes; vectors and fields are omitted."""
         sizes = self.conditions or (() if self.num_classes is None else (self.num_classes,))
         empty = parts(nothing(sizes, len(indices), indices.device))
         return as_conditions(
@@ -151,7 +151,15 @@ class GenerativeModel(TrainableModel, ABC):
         )
 
 
+def check_axes(shape: Sequence[int]) -> None:
+    """ValueError for series and volumes, in a family whose networks take images and points."""
+    if len(shape) not in (1, 3):
+        what = {2: "series", 4: "volumes"}.get(len(shape), f"data of {len(shape)} axes")
+        raise ValueError(f"this family takes images and points, but these data are {what}: use model=diffusion")
+
+
 def check_bounded(shape: Sequence[int], num_levels: int | None) -> None:
-    """ValueError for images of real numbers, in a family whose images lie in [−1, 1]."""
+    """ValueError for series, volumes and images of real numbers, in a family whose images lie in [−1, 1]."""
+    check_axes(shape)
     if len(shape) > 1 and num_levels is None:
         raise ValueError("this family draws images in [−1, 1], but these data are real numbers: use model=diffusion")

@@ -1,4 +1,4 @@
-"""The budget of training, in steps, in time or both, and the share of it that is used."""
+"""The budget of training, in steps, in time or both, and the used share of it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Part = TypeVar("Part", bound=Callback)
 
 
 class TimeBudget(Callback):
-    """Training takes `seconds`, over all resumes, by the clock of rank 0.
+    """Limits training to `seconds`, over all resumes, by the clock of rank 0.
 
-    `elapsed` is measured once a batch, is the same number on every rank, and is a part of the checkpoint. It alone decides the end
-    and the learning rate: replicas stay equal though their clocks differ, and a resumed run continues from the time that was used.
+    `elapsed` is measured once per batch, is equal on all ranks, and is part of the checkpoint. It alone determines the end
+    and the learning rate, so replicas stay equal although clocks differ, and a resumed run continues from the used time.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -46,12 +46,12 @@ class TimeBudget(Callback):
 
 
 def time_budget(trainer: Trainer) -> TimeBudget | None:
-    """Of this training, if its time is limited."""
+    """The time budget of this training, if any."""
     return callback_of(trainer, TimeBudget)
 
 
 def callback_of(trainer: Trainer, kind: type[Part]) -> Part | None:
-    """The callback of a class, if a training has one."""
+    """The callback of a class, if the training has one."""
     found: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # a connector of Lightning sets it
     return next((part for part in found if isinstance(part, kind)), None)
 
@@ -62,7 +62,7 @@ def logging_interval(trainer: Trainer) -> int:
 
 
 def budget_used(trainer: Trainer, step: int) -> float:
-    """The larger of the shares of the steps and of the time that are used, in [0, 1]; the same number on every rank."""
+    """The larger of the used shares of steps and of time, in [0, 1], equal on all ranks."""
     shares = [step / trainer.max_steps] if trainer.max_steps > 0 else []
     time = time_budget(trainer)
     if time is not None:
@@ -71,7 +71,7 @@ def budget_used(trainer: Trainer, step: int) -> float:
 
 
 def seconds_of(max_time: str | Mapping[str, float]) -> float:
-    """ "00:00:10:00" or {"minutes": 10} -> 600.0; ValueError for anything else, and for no time at all."""
+    """Seconds from "00:00:10:00" or {"minutes": 10} (600.0); ValueError for anything else, and for no time at all."""
     if isinstance(max_time, Mapping) and set(max_time) <= {"weeks", "days", "hours", "minutes", "seconds"}:
         seconds = timedelta(**max_time).total_seconds()
     else:

@@ -1,4 +1,4 @@
-"""Parts that cannot train together are refused, in one sentence with the fix."""
+"""Checks for parts that cannot train together, each with one sentence and the fix."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from diffusion_lab.sampling import Guidance
 
 
 def check_parts(schedule: Schedule, variance: Variance, objective: Objective, timesteps: TimestepSampler) -> None:
-    """ValueError where a part would not be trained, or where an objective does not exist at the t that are drawn."""
+    """ValueError if a part would not be trained, or an objective is not defined for the t that are drawn."""
     if variance.outputs_per_channel and not objective.trains_variance:
         raise ValueError(
             f"variance {type(variance).__name__} would never be trained: objective {type(objective).__name__} gives it no "
@@ -44,7 +44,7 @@ def check_parts(schedule: Schedule, variance: Variance, objective: Objective, ti
 
 
 def check_guidance(guidance: Guidance, conditions: Sequence[Size], dropout: float) -> None:
-    """ValueError for a guidance that needs the unconditional model of a training that drops no conditions, or knows other ones."""
+    """ValueError for a guidance that needs an unconditional model without condition dropout, or has other conditions."""
     if guidance.needs_null and not (conditions and dropout > 0):
         raise ValueError(
             f"guidance {type(guidance).__name__} evaluates the network with and without a condition, but this model was not "
@@ -63,9 +63,9 @@ def check_guidance(guidance: Guidance, conditions: Sequence[Size], dropout: floa
 
 
 def conditions_for(network: Callable[..., nn.Module], conditions: Sequence[Size]) -> dict[str, Any]:
-    """The options of a network that make it take these conditions: num_classes, which all have, for classes alone, or conditions.
+    """Options that give a network these conditions: num_classes, which all networks have, for classes alone; else conditions.
 
-    ValueError for a network that takes classes only.
+    ValueError for a network that supports only classes.
     """
     if all(map(has_classes, conditions)) and len(conditions) < 2:
         return {"num_classes": next(iter(conditions), None)}
@@ -77,7 +77,7 @@ def conditions_for(network: Callable[..., nn.Module], conditions: Sequence[Size]
 
 
 def can_hold_back(network: Callable[..., nn.Module]) -> bool:
-    """Whether a network takes held_channels: output channels whose gradient stays out of what the others share."""
+    """Whether a network has the option held_channels: output channels whose gradient does not reach shared layers."""
     return _takes(network, "held_channels")
 
 

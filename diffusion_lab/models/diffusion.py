@@ -1,7 +1,7 @@
-"""Denoising diffusion: the theory's five parts held by one LightningModule.
+"""Denoising diffusion: the five parts of the theory in one LightningModule.
 
-Training is Ho et al. 2020, algorithm 1: x_0 -> (t, w), ε -> objective -> (w·loss).mean(). Sampling is that of
-the *sampler's* respaced chain, and so is the likelihood if the sampler draws from p_θ(x_s|x_t).
+Training is Ho et al. 2020, algorithm 1: x_0 -> (t, w), ε -> objective -> (w·loss).mean(). Sampling uses
+the *sampler's* respaced chain, and so does the likelihood if the sampler draws from p_θ(x_s|x_t).
 """
 
 from __future__ import annotations
@@ -47,26 +47,26 @@ from diffusion_lab.networks.sizes import check_counts
 from diffusion_lab.sampling import Guidance, LogSNRSpacing, NearestLevel, Rounding, Sampler
 from diffusion_lab.store.weights import snapshot_name
 
-_KEPT_FOR = 20  # batches, in which the noise at t = 1 grows by less than the decoder leaves room for
+_KEPT_FOR = 20  # batches; the noise at t = 1 changes little in this time
 
 
 class DiffusionModel(DrawnDiffusion):
-    """q(x_t|x_0), p_θ(x_{t−1}|x_t), an objective, and, replaceable after training, a sampler and a guidance.
+    """q(x_t|x_0), p_θ(x_{t−1}|x_t), an objective, and a sampler and a guidance, which can be replaced after training.
 
     Parameters
     ----------
     shape: (C, H, W) of images, or (D,) of points. num_levels: the data's levels; None for continuous data.
-    num_classes: the classes that the model is conditioned on; None: it is not, or on other things too.
-    conditions: of those, in place of num_classes, the sizes: K of classes, (D,) of a vector, (C, …) of a field.
-    network: given out_channels and num_classes, or conditions, builds the network. If it takes held_channels too, it is given those
-        of a variance that stops gradients; one that does not take them trains the variance jointly with the mean.
-    condition_dropout: the probability that training shows a sample without its conditions, so that the model is unconditional as
-        well.
-    clip_x_0: what becomes of x̂_0 in sampling and scoring; True clamps it to [−1, 1], for data that lie there.
-    decoder: p(x_0|x_1) of the bound that scores; None: the reverse process as it is.
-    rounding: what becomes of the last x̂_0. start: where the sampler's chain starts, and the bound of it.
-    bound_steps: of the bound where the sampler has none of its own, or T if that is fewer.
-    missing: x_0 is NaN where a value is missing: training shows 0 there, and leaves it out of the loss.
+    num_classes: of the condition; None without classes, or with further conditions.
+    conditions: the sizes of several or other conditions: K of classes, (D,) of a vector, (C, …) of a field.
+    network: given out_channels and num_classes, or conditions, builds the network. If it has an option held_channels, this is set
+        for a variance that stops gradients; without that option variance and mean are trained jointly.
+    condition_dropout: the probability that a sample loses its conditions in training, which also trains an unconditional
+        model.
+    clip_x_0: clipping of x̂_0 in sampling and scoring; True clamps it to [−1, 1], for data in that range.
+    decoder: p(x_0|x_1) of the reported bound; None: the reverse process itself.
+    rounding: of the last x̂_0. start: the start of the sampler's chain, and of its bound.
+    bound_steps: steps of the bound for a sampler without its own, or T if that is fewer.
+    missing: x_0 is NaN for missing values, which are 0 in the input and left out of the loss.
     seed: training's t, ε and dropped conditions at batch k are functions of (seed, k).
     """
 
@@ -106,10 +106,10 @@ class DiffusionModel(DrawnDiffusion):
         check_parts(schedule, variance, objective, timesteps)
         check_guidance(guidance, sizes, condition_dropout)
         self.shape, self.num_levels = tuple(shape), num_levels
-        # A classifier that guides lends its classes to a network without any.
+        # A guiding classifier provides the classes for a network without any.
         self.num_classes = next(filter(has_classes, sizes), guidance.num_classes)
         self.seed, self.optimization, self.condition_dropout = seed, optimization, condition_dropout
-        self.schedule, self.trained_schedule = schedule, schedule.trained  # its parameters are the model's
+        self.schedule, self.trained_schedule = schedule, schedule.trained  # trained with the model
         self._process, self._read_at = GaussianDiffusion(schedule), -_KEPT_FOR
         mean_channels, variance_channels = self.shape[0], self.shape[0] * variance.outputs_per_channel
         self.network = network(
@@ -131,12 +131,12 @@ class DiffusionModel(DrawnDiffusion):
         self.objective, self.decoder = objective, GaussianDecoder() if decoder is None else decoder
         self.rounding, self.bound_steps, self.start = rounding, bound_steps, start
         self.timesteps, self.missing = timesteps, missing
-        self._seen = list[tuple[Tensor, Tensor]]()  # t and losses of the parts of a batch
+        self._seen = list[tuple[Tensor, Tensor]]()  # t and losses of parts of a batch
         self.sampler = sampler
-        sampler.spacing(self.process)  # says at once if the chain is too short for it
+        sampler.spacing(self.process)  # fails here if the chain is too short for it
 
     def training_step(self, batch: tuple[Tensor, Conditions], batch_idx: int) -> dict[str, Any]:
-        """L at one t a sample."""
+        """The loss at one t per sample."""
         x_0, y = batch
         x_0, *known = self._known(x_0)
         t, w, eps = self.times_and_noise(x_0, self.timesteps)
@@ -154,7 +154,7 @@ class DiffusionModel(DrawnDiffusion):
         }
 
     def _learn(self, t: Tensor, losses: Tensor) -> None:
-        """Once all parts of a batch are seen, because what is learned decides the t of the next one."""
+        """Update the timestep sampler after all parts of a batch, because this changes the t of the next batch."""
         self._seen.append((t, losses))
         if len(self._seen) == self.trainer.accumulate_grad_batches:
             self.timesteps.update(*(torch.cat(parts) for parts in zip(*self._seen, strict=True)))
@@ -163,7 +163,7 @@ class DiffusionModel(DrawnDiffusion):
     def configure_gradient_clipping(
         self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
-        """A schedule's gradient has another scale than the network's: each is clipped to its own norm."""
+        """Clip a trained schedule's gradient to its own norm, because its scale differs from the network's."""
         if self.trained_schedule is None or not gradient_clip_val or gradient_clip_algorithm == "value":
             super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
             return
@@ -171,24 +171,24 @@ class DiffusionModel(DrawnDiffusion):
             nn.utils.clip_grad_norm_(part.parameters(), gradient_clip_val)
 
     def held_out_terms(self, x_0: Tensor, y: Conditions, noise: SampleNoise) -> dict[str, Tensor]:
-        """At one t an image, as the loss weighs t; given its class, with y."""
+        """Terms at one t per image, with t weighted as in the loss; given the class, with y."""
         x_0, *known = self._known(x_0)
         t = self.timesteps.spread(noise.uniform(0)).to(x_0.device)
         eps = noise.initial(self.shape).to(x_0)
         return self.objective(self.forward_process, self.reverse, x_0, t, eps, self.own_conditions(y), *known)
 
     def _known(self, x_0: Tensor) -> tuple[Tensor, ...]:
-        """x_0 with 0 where a value is missing, and the mask of the others; where none can be missing, x_0 alone."""
+        """(x_0 with 0 for missing values, mask of known values); x_0 alone if none can be missing."""
         return (x_0.nan_to_num(0), (~x_0.isnan()).to(x_0)) if self.missing else (x_0,)
 
     @property
     def process(self) -> GaussianDiffusion:
-        """q(x_t|x_0); built again where the schedule has parameters, which training, an average or a file may have changed."""
+        """q(x_t|x_0); rebuilt for a schedule with parameters, which training, an average or a file may have changed."""
         return self._process if self.trained_schedule is None else GaussianDiffusion(self.schedule)
 
     @property
     def forward_process(self) -> ForwardProcess:
-        """The schedule where training draws real t, else the chain of all its steps."""
+        """The schedule if training draws real t, else the chain of all steps."""
         if not self.timesteps.real:
             return self.process
         on_gpu = self.trained_schedule is not None and self.device.type != "cpu"
@@ -203,7 +203,7 @@ class DiffusionModel(DrawnDiffusion):
         return () if worse is None or worse.own_moment is None else (worse.own_moment,)
 
     def load_weights(self, files: Mapping[str, Path]) -> None:
-        """A guidance by an earlier moment has it from now on: while the model trains, pictures are drawn without."""
+        """Also enables guidance by an earlier moment, which during training is off."""
         super().load_weights(files)
         self.guided = self.guided.guidance.around(self.reverse, self._at)
 
@@ -212,18 +212,18 @@ class DiffusionModel(DrawnDiffusion):
             return self.frozen()
 
     def cost(self) -> NetworkCost:
-        """Of one evaluation, with conditions where there are any."""
+        """The cost of one evaluation, with conditions if there are any."""
         index = torch.zeros(1, dtype=torch.int64, device=self.device)
         return network_cost(self.network, self.shape, self.own_conditions(self.conditions_in_turn(index)))
 
     def frozen(self) -> ReverseProcess:
-        """p_θ with the weights that it has now, in a copy of the network that stays so and goes where its input is."""
+        """p_θ with the current weights, in a frozen copy of the network on the device of its input."""
         network = copy.deepcopy(self.network).requires_grad_(False).eval()
         return replace(self.reverse, network=lambda image, *more: network.to(image.device)(image, *more))
 
     @property
     def _even_chain(self) -> GaussianDiffusion:
-        """Even in log SNR. Below −10 no step is spent: what is left of an image there adds less than 10⁻⁴ bits/dim to L_T."""
+        """Steps even in log SNR, down to −10: the signal that remains below contributes less than 10⁻⁴ bits/dim to L_T."""
         process = self.process
         if process.num_timesteps == 1:
             return process  # its only step may lie below −10
@@ -233,7 +233,7 @@ class DiffusionModel(DrawnDiffusion):
     def likelihood(self, x_0: Tensor, y: Conditions, seed: int, indices: Tensor, max_terms: int | None) -> Likelihood:
         """The variational bound of the sampler's own chain, with its variance and its guidance; given the class, with y.
 
-        A sampler that does not draw from p_θ(x_s|x_t) has none: then that of `bound_steps` unguided ancestral steps.
+        For a sampler that does not draw from p_θ(x_s|x_t) it is the bound of `bound_steps` unguided ancestral steps.
         """
         own = self.sampler.draws_from_reverse_process
         chain = self._chain if own else self._even_chain

@@ -48,12 +48,12 @@ from diffusion_lab.sampling.spacings import whole_times
 
 _MOST_LATENT_STEPS = 50  # between an image and its latent
 _MOST_NUMBERS = 2**25  # T·D of statistics by dimension: 256 MiB
-_NOISIEST, _CLEANEST = -8.0, 8.0  # log SNRs beyond which a chain neither gains nor loses anything that is seen
-_RECONSTRUCTED = 0.0  # log SNR of a reconstruction: as much noise as image
+_NOISIEST, _CLEANEST = -8.0, 8.0  # log SNRs beyond which steps have no visible effect
+_RECONSTRUCTED = 0.0  # log SNR of a reconstruction: equal noise and signal
 
 
 class Denoised(NamedTuple):
-    """x_t = signal·x_0 + noise·ε, and x̂_0, both shaped like x_0. y: the conditions that the network was given, or None."""
+    """x_t = signal·x_0 + noise·ε, and x̂_0, both shaped like x_0. y: the conditions given to the network, or None."""
 
     x_t: Tensor
     signal: float
@@ -63,7 +63,7 @@ class Denoised(NamedTuple):
 
 
 class DrawnDiffusion(GenerativeModel):
-    """A diffusion model has a process, a reverse process, unguided and guided, a sampler, a start, a rounding and a decoder."""
+    """A diffusion model: process, reverse process (also guided), sampler, start, rounding and decoder."""
 
     reverse: ReverseProcess
     guided: GuidedReverse
@@ -83,39 +83,39 @@ class DrawnDiffusion(GenerativeModel):
         return self
 
     def sample(self, indices: Tensor, seed: int, y: Conditions = None, x_T: Tensor | None = None) -> Tensor:
-        """x_T: (B, *shape), what each sample starts from, in place of noise of its own."""
+        """x_T: (B, *shape), starts of the samples in place of noise."""
         return self._finished(last(self._walk(indices, seed, y, x_T)))
 
     def _finished(self, x_0: Tensor) -> Tensor:
-        return self.rounding(self.reverse.clipping.in_range(x_0))  # a classifier may push the last mean beyond
+        return self.rounding(self.reverse.clipping.in_range(x_0))  # a classifier may push the last mean out of range
 
     def latents(self, indices: Tensor, seed: int) -> Tensor:
         return SampleNoise(seed, indices).initial(self.shape)
 
     def decode(self, z: Tensor, y: Conditions = None) -> Tensor:
-        """x_T = z -> x_0 by the deterministic sampler, along the steps of the model's own if these are few enough.
+        """x_T = z -> x_0 by the deterministic sampler, along the model's own steps if they are few enough.
 
-        The inverse of `encode`, so it is unguided too, and only the image is clipped, not each x̂_0: what was encoded comes back.
+        The inverse of `encode`, therefore also unguided, and only the image is clipped, not each x̂_0.
         """
         x_0 = self._deterministic(self.process, self.reverse.without_clipping(), z, self.own_conditions(y))
         return self.reverse.clipping.in_range(x_0)
 
     def encode(self, x_0: Tensor, y: Conditions = None) -> Tensor:
-        """Unguided and without clipping, so that `decode` brings x_0 back up to an error of first order in the stride."""
+        """Unguided and without clipping, so that `decode` recovers x_0 up to an error of first order in the stride."""
         return self._deterministic.encode(self.process, self.reverse.without_clipping(), x_0, self.own_conditions(y))
 
     def reconstruct(self, x_0: Tensor, y: Conditions, seed: int, indices: Tensor) -> Tensor:
-        """Samples that start from the image at log SNR 0: the latent of an untrained network is the scaled image, which it would
-        reconstruct perfectly."""
+        """Samples that start from the image at log SNR 0. (The latent of an untrained network is the scaled image, from which
+        it would reconstruct perfectly.)"""
         return self.redraw(x_0, y, seed, indices, _RECONSTRUCTED)
 
     def own_conditions(self, y: Conditions) -> Conditions:
-        """y, for a network that takes it: the classes of a guiding classifier are not its own."""
+        """y, if the network uses it; the classes of a guiding classifier are not the network's."""
         return None if self.reverse.null is None else y
 
     @property
     def _deterministic(self) -> DDIMSampler:
-        """For pictures of latents, which are not scored: few steps, also where the model's own sampler takes many."""
+        """A sampler for pictures of latents, which are not scored: with few steps, even if the model's sampler has many."""
         own = self.sampler.spacing
         few = len(own(self.process)) <= _MOST_LATENT_STEPS
         return DDIMSampler(own if few else EvenSpacing(_MOST_LATENT_STEPS))
@@ -123,7 +123,7 @@ class DrawnDiffusion(GenerativeModel):
     def trajectory(
         self, indices: Tensor, seed: int, y: Conditions = None, x_T: Tensor | None = None
     ) -> Iterator[Tensor]:
-        """x_T, …, x_0 of the samples that `sample` draws."""
+        """x_T, …, x_0 of the samples of `sample`."""
         for _, x_t in self._walk(indices, seed, y, x_T):
             yield x_t
 
@@ -134,15 +134,15 @@ class DrawnDiffusion(GenerativeModel):
 
     @property
     def nfe(self) -> int:
-        """What the sampler's evaluations take, both branches of a guided one counted; a guiding classifier's gradients are not."""
+        """Network evaluations of the sampler, with both branches of guidance, without gradients of a guiding classifier."""
         chain = self._chain
         times = self.sampler.evaluation_times(chain.num_timesteps)
         return sum(self.guided.guidance.evaluations(chain, t) for t in times)
 
     def sampling_flops(self) -> int:
-        """Of all networks that the sampler evaluates: also those that guide, and a head for the variance.
+        """Operations of all networks that the sampler evaluates, including guiding ones and a variance head.
 
-        Counted at one t where the guidance acts and at one where it does not.
+        Counted at one t with guidance and at one without.
         """
         chain, by_guidance = self._chain, dict[bool, list[int]]()
         for t in self.sampler.evaluation_times(chain.num_timesteps):
@@ -157,16 +157,16 @@ class DrawnDiffusion(GenerativeModel):
 
     @property
     def _chain(self) -> GaussianDiffusion:
-        """The chain that the sampler walks along."""
+        """The chain of the sampler."""
         return self.process.respace(self.sampler.spacing(self.process))
 
     def log_snrs(self, count: int) -> list[float]:
-        """`count` log SNRs of the chain, evenly from its clean end to its noisy one."""
+        """`count` log SNRs of the chain, evenly spaced from its clean end to its noisy one."""
         clean, noisy = self.process.log_snr(torch.tensor([1, self.process.num_timesteps])).tolist()
         return torch.linspace(min(clean, _CLEANEST), max(noisy, _NOISIEST), count, dtype=torch.float64).tolist()
 
     def redraw(self, x_0: Tensor, y: Conditions, seed: int, indices: Tensor, log_snr: float) -> Tensor:
-        """Images noised to a log SNR, and sampled from there, as samples are from noise."""
+        """Images noised to a log SNR, and sampled from there."""
         noise, time = SampleNoise(seed, indices), self._time(log_snr)
         visited = self.sampler.spacing(self.process)
         chain = self.process.respace(torch.cat([visited[visited < time], time]))
@@ -175,7 +175,7 @@ class DrawnDiffusion(GenerativeModel):
         return self._finished(last(self.sampler.walk(chain, self.guided, x_t, y, noise)))
 
     def denoise(self, x_0: Tensor, y: Conditions, seed: int, indices: Tensor, log_snr: float) -> Denoised:
-        """Images noised to a log SNR, and their estimate by one unguided network evaluation."""
+        """Images noised to a log SNR, and their estimates from one unguided network evaluation."""
         chain = self.process.respace(self._time(log_snr))
         row, noise = chain.numbers(1), SampleNoise(derive_seed(seed, STATISTICS), indices)
         x_t = row.signal * x_0 + row.noise * noise.initial(self.shape).to(x_0)
@@ -183,19 +183,19 @@ class DrawnDiffusion(GenerativeModel):
         return Denoised(x_t, row.signal, row.noise, self.reverse(chain, x_t, chain.full(1, x_t), known).x_0, known)
 
     def _time(self, log_snr: float) -> Tensor:
-        """(1,), of the step with this log SNR, or nearest to it."""
+        """The time, (1,), with this log SNR, or the nearest."""
         return self.process.times_at(torch.tensor([log_snr], dtype=torch.float64))
 
     def measure(self, x_0: Tensor, y: Conditions, seed: int, indices: Tensor) -> dict[str, Tensor]:
-        """Statistics of the network from which choices of scoring follow: name -> (B, T) float64, to be averaged over images.
+        """Statistics of the network for choices of scoring: name -> (B, T) float64, to be averaged over images.
 
-        Of the full chain, unguided; given the class, with y. Row i depends on (weights, seed, indices[i], x_0[i], y[i]) only.
+        For the full chain, unguided; given the class, with y. Row i depends only on (weights, seed, indices[i], x_0[i], y[i]).
         """
         noise = _first_draw(seed, indices)
         return network_statistics(self.process, self.reverse, x_0, self.own_conditions(y), noise)
 
     def measure_dimensions(self, x_0: Tensor, y: Conditions, seed: int, indices: Tensor) -> dict[str, Tensor]:
-        """As `measure`, by dimension: name -> (1, T, *shape) float64, sums over the images. ValueError where they would be too
+        """Like `measure`, by dimension: name -> (1, T, *shape) float64, sums over the images. ValueError if they are too
         many."""
         size = self.process.num_timesteps * x_0[0].numel()
         if size > _MOST_NUMBERS:
@@ -204,32 +204,22 @@ class DrawnDiffusion(GenerativeModel):
             )
         return dimension_statistics(self.process, self.reverse, x_0, self.own_conditions(y), _first_draw(seed, indices))
 
-    @property
-    def needs_last_steps(self) -> bool:
-        """Whether the spacing of the sampler needs the result of `measure_last_steps` too."""
-        return self.sampler.spacing.needs_costs
-
-    @property
-    def needs_data_moments(self) -> bool:
-        """Whether the start of the chain follows from moments of the training images: `use_data_moments`."""
-        return self.start.needs_data_moments
-
     def use_data_moments(self, moments: DataMoments) -> None:
-        """From here on draw and score with these."""
+        """Use these moments for sampling and scoring from now on."""
         self.start = self.start.measured(moments)
 
     def measure_last_steps(self, x_0: Tensor, y: Conditions, seed: int, indices: Tensor) -> dict[str, Tensor]:
-        """As `measure`, of the decoder: "bits" (B, F, G), see `last_step_bits`."""
+        """Like `measure`, for the decoder: "bits" (B, F, G), see `last_step_bits`."""
         noise, known = _first_draw(seed, indices), self.own_conditions(y)
         return {"bits": last_step_bits(self.process, self.reverse, x_0, known, noise, self.decoder, self.num_levels)}
 
     def use_measured(
         self, statistics: NetworkStatistics, last_steps: Tensor | None, variance: Callable[..., Variance] | None
     ) -> None:
-        """From here on draw and score with what was measured of these weights.
+        """Use measurements of the current weights for sampling and scoring from now on.
 
-        statistics, last_steps: means of what `measure` and, if it is needed, `measure_last_steps` return. variance: given the
-        statistics and outputs_per_channel, those of the network, makes one; None: the variance stays.
+        statistics, last_steps: means of the results of `measure` and, if needed, `measure_last_steps`. variance: a function of the
+        statistics and of outputs_per_channel, the network's; None: the variance is unchanged.
         """
         if variance is not None:
             chosen = variance(statistics, outputs_per_channel=self.reverse.variance.outputs_per_channel)
@@ -242,7 +232,7 @@ class DrawnDiffusion(GenerativeModel):
     def chain_bits(self, x_0: Tensor, y: Conditions, seed: int, indices: Tensor, spacings: Sequence[Spacing]) -> Tensor:
         """Bounds of the unguided ancestral chain over the whole steps of each spacing, by image: (B, C), bits per dimension.
 
-        As in `likelihood`, with the same noise. Spacings that need costs work once the last steps were measured.
+        With the noise of `likelihood`. Spacings that need costs require measured last steps.
         """
         process = self.process
         times = [whole_times(process, self._measured_spacing(spacing)(process)) for spacing in spacings]
@@ -250,22 +240,21 @@ class DrawnDiffusion(GenerativeModel):
         return chain_bounds(process, self.reverse, x_0, y, times, noise, self.num_levels, self.decoder, self.start)
 
     def _measured_spacing(self, spacing: Spacing) -> Spacing:
-        """For a variance that no table holds, the steps that are best with the optimal one of a table."""
+        """For a variance that is not a function of t, the steps that are best for the optimal one that is."""
         if not spacing.needs_costs:
             return spacing
         variance = self.reverse.variance
-        varies = variance.by_image or variance.needs_dimensions
-        return spacing.measured(self._costs(Analytic(self._measured[0]) if varies else variance, steady=True))
+        return spacing.measured(self._costs(Analytic(self._measured[0]) if variance.varies else variance, steady=True))
 
     def use_head(self, head: Callable[..., Tensor], variance: Variance) -> None:
-        """From here on draw and score with the variance of a head: (image and output, timesteps) -> v."""
+        """Use the variance of a head for sampling and scoring from now on: (image and output, timesteps) -> v."""
         self.reverse = replace(self.reverse, network=WithHead(self.network, head), variance=variance)
         self.guided = replace(self.guided, reverse=self.reverse)
 
     def advise(self, x_0: Tensor, y: Conditions) -> ScheduleAdvice:
-        """The steps, their number and their ends that would have the lowest bound on the images x_0 of the measurement.
+        """The steps, their number and their ends with the lowest bound on the images x_0 of the measurement.
 
-        Once the last steps were measured. ValueError, in one sentence, where no table holds it.
+        Requires measured last steps. ValueError, in one sentence, for a variance that is not a function of t.
         """
         own = self.sampler.spacing(self.process)
         ends = possible_ends(self.process, own)
@@ -275,18 +264,18 @@ class DrawnDiffusion(GenerativeModel):
         return advise(self.process, exact, steady, own, ends, prior)
 
     def _costs(self, variance: Variance, steady: bool) -> StepCosts:
-        """steady: with errors averaged over neighbouring t. L_0 never is: near the data it changes from one t to the next."""
+        """steady: average errors over neighbouring t, except L_0, which near the data changes from one t to the next."""
         statistics, last_steps = self._measured
         return step_costs(self.process, statistics.smoothed() if steady else statistics, last_steps, variance)
 
 
 def _first_draw(seed: int, indices: Tensor) -> SampleNoise:
-    """What the variational bound draws first under the seed of statistics, so that tables of them are bounds."""
+    """The first draw of the variational bound with the seed of statistics, so that tables of them are bounds."""
     return SampleNoise(derive_seed(seed, STATISTICS), indices).fork(0)
 
 
 def as_likelihood(bound: Bound, chain: GaussianDiffusion, kind: str) -> Likelihood:
-    """−log p ≤ L_T + L_0 + Σ L_{t−1}, of the chain that the bound is of; kind: which one that is."""
+    """−log p ≤ L_T + L_0 + Σ L_{t−1} as a `Likelihood`, for the chain of the bound; kind: its name."""
     ends = bound.weights.cumsum(0)
     return Likelihood(
         bits_per_dim=bound.bits_per_dim,
@@ -304,7 +293,7 @@ def as_likelihood(bound: Bound, chain: GaussianDiffusion, kind: str) -> Likeliho
 
 
 def bound_kind(own: bool, chain: GaussianDiffusion, y: Conditions, guided: bool) -> str:
-    """Which chain a bound is of, in words. own: the sampler's."""
+    """The chain of a bound, in words. own: it is the sampler's."""
     alone = classes_in(y) is not None and len(parts(y)) == 1
     num_steps, given = (
         chain.num_timesteps,

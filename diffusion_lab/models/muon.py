@@ -1,4 +1,4 @@
-"""Muon: a hidden matrix takes steps of equal length in all its directions (Jordan et al. 2024).
+"""Muon: steps of equal length in all directions of a hidden matrix (Jordan et al. 2024).
 
 B ← μ·B + G,   O ≈ U·Vᵀ of G + μ·B = U·S·Vᵀ,   θ ← θ − η·√max(1, m/n)·O      for θ of (m, n)
 """
@@ -19,14 +19,14 @@ _NOT_HIDDEN = "input", "inputs", "output", "classes", "table", "embedding", "sty
 
 
 class Muon(Optimizer):
-    """Hidden matrices by Muon; the first and last layers, embeddings and vectors by AdamW, as its authors do.
+    """Muon for hidden matrices; AdamW for the first and last layers, embeddings and vectors, as its authors do.
 
-    torch.optim.Muon takes (m, n) alone; here a convolution (out, in, k, k) is the matrix (out, in·k·k).
+    torch.optim.Muon supports only (m, n); here a convolution (out, in, k, k) is the matrix (out, in·k·k).
 
     Parameters
     ----------
     parameters: (name, parameter) pairs.
-    lr, momentum: η and μ of the matrices. adamw_lr, betas, weight_decay: of AdamW; the decay is that of the matrices too.
+    lr, momentum: η and μ of the matrices. adamw_lr, betas, weight_decay: of AdamW; the decay also applies to the matrices.
     adamw_modules: parameters with one of these in their dotted name are AdamW's.
     """
 
@@ -64,7 +64,7 @@ class Muon(Optimizer):
         self._share()
 
     def _share(self) -> None:
-        """AdamW's groups and state are ours, so that they are saved, resumed and scheduled in one piece."""
+        """AdamW shares our groups and state, so they are saved, resumed and scheduled together."""
         self._adamw = AdamW([torch.zeros(0)])
         self._adamw.param_groups = [group for group in self.param_groups if "momentum" not in group]
         self._adamw.state = self.state
@@ -107,9 +107,9 @@ class Muon(Optimizer):
 def orthogonalized(matrices: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """U·S·Vᵀ -> about U·Vᵀ for each of (B, m, n), singular values above 5 % of the norm between 0.6 and 1.2.
 
-    X ← (a + b·G + c·G²)·X with G = X·Xᵀ, five times. In float32 the factors, which commute with G, are multiplied up in its small
-    side first and meet X once: 2.5 times fewer products for the (m, 9·m) of a 3×3 convolution. In bfloat16, dtype of the products,
-    that diverges: a rounded G has negative eigenvalues where X has small singular values. There G is of each X.
+    X ← (a + b·G + c·G²)·X with G = X·Xᵀ, five times. In float32 the factors, which commute with G, are multiplied in the small
+    dimension first and applied to X once: 2.5 times fewer products for the (m, 9·m) of a 3×3 convolution. With bfloat16 products
+    that diverges, because a rounded G has negative eigenvalues where X has small singular values; then G is computed from each X.
     """
     a, b, c = _QUINTIC
     tall = matrices.shape[1] > matrices.shape[2]

@@ -1,4 +1,4 @@
-"""p(y|x_t): a classifier of noisy images, for guidance=classifier. It is trained as the families are, but generates nothing.
+"""p(y|x_t): a classifier of noisy images, for guidance=classifier. It is trained like a family, but generates nothing.
 
 L = −E_t log p_φ(y|x_t),   x_t ~ q(x_t|x_0)                     Dhariwal & Nichol 2021, section 4
 """
@@ -21,13 +21,13 @@ from diffusion_lab.models.trainable import TrainableModel, by_quarter, quarters
 
 @runtime_checkable
 class Denoiser(Protocol):
-    """A denoiser's network that becomes a classifier of x_t: (x_t, timesteps) -> (B, out_channels) logits."""
+    """A denoiser's network that can be turned into a classifier of x_t: (x_t, timesteps) -> (B, out_channels) logits."""
 
     def classifier(self) -> nn.Module: ...
 
 
 class NoisyClassifier(TrainableModel):
-    """logits of the class of x_t, at every t of the process of `schedule`.
+    """Logits of the class of x_t, at every t of the process of `schedule`.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ class NoisyClassifier(TrainableModel):
         return self.network(x_t, timesteps)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Any]:
-        """Cross-entropy at one t a sample."""
+        """Cross-entropy at one t per sample."""
         x_0, y = batch
         t, w, eps = self.times_and_noise(x_0, self.timesteps)
         logits = self._noised_logits(x_0, t, eps)
@@ -89,7 +89,7 @@ class NoisyClassifier(TrainableModel):
         }
 
     def held_out_terms(self, x_0: Tensor, y: Conditions, noise: SampleNoise) -> dict[str, Tensor]:
-        """At one uniform t an image."""
+        """Terms at one uniform t per image."""
         classes = classes_in(y)
         assert classes is not None
         t = 1 + (noise.uniform(0) * self.process.num_timesteps).floor().to(x_0.device, self.process.time_dtype)

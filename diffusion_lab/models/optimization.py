@@ -27,7 +27,7 @@ class LearningRate(ABC):
             raise ValueError(f"lr_scheduler.warmup_steps={self.warmup_steps} must be 0 or more")
 
     def __call__(self, step: int, progress: float) -> float:
-        """`step` counts optimizer steps from 0; `progress` in [0, 1] is the share of the budget that is used."""
+        """`step` counts optimizer steps from 0; `progress` in [0, 1] is the used share of the budget."""
         return min(1.0, (step + 1) / (self.warmup_steps + 1)) * self.after_warmup(progress)
 
     @abstractmethod
@@ -53,10 +53,10 @@ class CosineDecay(LearningRate):
 
 @dataclass(frozen=True)
 class WarmupStableDecay(LearningRate):
-    """1, and over the last `decay_share` of the budget 1 − √u, u in [0, 1] the part of that share that is used.
+    """1, then over the last `decay_share` of the budget 1 − √u, u in [0, 1] the used part of that share.
 
     Hägele et al. 2024, "Scaling Laws and Compute-Optimal Training Beyond Fixed Training Durations". Before the decay
-    the rate does not depend on the length of training, so with a budget in steps a longer training is identical up to there.
+    the rate does not depend on the length of training, so with a budget in steps longer trainings are identical up to there.
     """
 
     decay_share: float = 0.2
@@ -69,7 +69,7 @@ class WarmupStableDecay(LearningRate):
             )
 
     def after_warmup(self, progress: float) -> float:
-        # Rounded: where the decay begins, what is left of 1 − 1 is 1e-16, and its root 1e-8.
+        # Rounded, because at the start of the decay 1 − 1 may be 1e-16, with the root 1e-8.
         used = round(1 - (1 - progress) / self.decay_share, 12)
         return 1 - math.sqrt(max(0.0, used))
 
@@ -81,28 +81,28 @@ def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:
 
 @dataclass(frozen=True)
 class Optimization:
-    """An optimizer, still to be given its parameters by name, and its learning rate.
+    """An optimizer, which is still to be given its parameters by name, and its learning rate.
 
-    torch's own schedulers count steps only; with trainer.max_time the number of steps is not known, so the learning rate
-    follows the share of the budget that is used, whichever budget ends first.
+    torch's schedulers count steps only; with trainer.max_time the number of steps is unknown, so the learning rate
+    follows the used share of the budget, whichever budget ends first.
     """
 
     optimizer: Callable[[Iterable[tuple[str, nn.Parameter]]], Optimizer]
     learning_rate: LearningRate
 
     def check(self, parameters: Iterable[tuple[str, nn.Parameter]]) -> None:
-        """ValueError where the optimizer does not take its options."""
+        """The optimizer. ValueError for options that it does not accept."""
         try:
             groups = self.optimizer(parameters).param_groups
         except (TypeError, IndexError, ValueError) as error:
             named = "" if "optimizer." in str(error) else "optimizer: "
             raise ValueError(f"{named}{' '.join(str(error).split())}") from error
         for group in groups:
-            if group.get("lr") == 0:  # torch takes it
+            if group.get("lr") == 0:  # accepted by torch
                 raise ValueError("optimizer.lr=0 must be above 0")
 
     def configure(self, parameters: Iterable[tuple[str, nn.Parameter]], trainer: Trainer) -> OptimizerLRSchedulerConfig:
-        """What LightningModule.configure_optimizers returns."""
+        """The result of LightningModule.configure_optimizers."""
         optimizer = self.optimizer(parameters)
         scheduler = LambdaLR(optimizer, lambda step: self.learning_rate(step, budget_used(trainer, step)))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -1,4 +1,4 @@
-"""E[(x_0 − x̂_0)²|x_t]: a head on a frozen diffusion model, for variance=regressed. It is trained as the families are, but generates
+"""E[(x_0 − x̂_0)²|x_t]: a head on a frozen diffusion model, for variance=regressed. It is trained like a family, but generates
 nothing.
 
 L = E_t ½·((x_0 − x̂_0)²/r + log r),   x_t ~ q(x_t|x_0)                     `residual_terms`
@@ -22,7 +22,7 @@ from diffusion_lab.networks.flops import NetworkCost, network_cost
 
 
 class VarianceHead(TrainableModel):
-    """v of `Regressed`, at every t of the process of its base, see `attach_base`.
+    """v of `Regressed`, at every t of the process of its base (see `attach_base`).
 
     Parameters
     ----------
@@ -44,12 +44,12 @@ class VarianceHead(TrainableModel):
         self.network = network(in_channels=2 * self.shape[0], out_channels=self.shape[0])
 
     def attach_base(self, base: DiffusionModel) -> None:
-        """Train beside `base` from here on. Its weights are no part of this model: they are neither trained nor saved here."""
+        """Train beside `base` from now on. Its weights are not part of this model: they are neither trained nor saved here."""
         base.requires_grad_(False).eval()
-        self._base = (base,)  # in a tuple: a module would become a part of this one
+        self._base = (base,)  # in a tuple, because a module would become a submodule
         network = WithHead(base.network, self.network)
         self._reverse = replace(base.reverse, network=network, variance=Regressed())
-        # Times between whole ones where samplers may visit such.
+        # Real times if samplers may visit them.
         real = not base.schedule.tabulated
         self._process: ForwardProcess = base.schedule if real else base.process
         self._timesteps = StratifiedTimesteps(base.schedule.num_timesteps, real)
@@ -62,7 +62,7 @@ class VarianceHead(TrainableModel):
         self._base[0].to(self.device)
 
     def training_step(self, batch: tuple[Tensor, Conditions], batch_idx: int) -> dict[str, Any]:
-        """L at one t a sample."""
+        """The loss at one t per sample."""
         x_0, y = batch
         t, w, eps = self.times_and_noise(x_0, self._timesteps)
         known = self.with_dropped_conditions(y, self._base[0].condition_dropout, self._reverse.null)
@@ -74,11 +74,11 @@ class VarianceHead(TrainableModel):
         }
 
     def held_out_terms(self, x_0: Tensor, y: Conditions, noise: SampleNoise) -> dict[str, Tensor]:
-        """At one uniform t an image; given its class, with y."""
+        """Terms at one uniform t per image; given its class, with y."""
         t = self._timesteps.spread(noise.uniform(0)).to(x_0.device)
         eps = noise.initial(self.shape).to(x_0)
         return residual_terms(self._process, self._reverse, x_0, t, eps, self._base[0].own_conditions(y))
 
     def cost(self) -> NetworkCost:
-        """Of the head alone."""
+        """The cost of the head alone."""
         return network_cost(self.network, (2 * self.shape[0], *self.shape[1:]))

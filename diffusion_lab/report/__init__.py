@@ -1,5 +1,5 @@
-"""What was scored, shown: tables, plots, a page, files for papers. Reads run folders and imports no torch.
+"""Reports on scores: tables, plots, a page, and files for papers. Reads run folders and does not import torch.
 
-It shares nothing with `diffusion_lab.sweeps`, which decides and runs: both know `runs` and `status.py`, and what a sweep ran
-reaches the report as files alone. So runs that no sweep made, or that somebody else made, get the same report.
+It is independent of `diffusion_lab.sweeps`: a report reads only files, so runs without a sweep, or from somebody else, get the
+same report.
 """

@@ -1,7 +1,7 @@
-"""What a report says in sentences: one for each axis, then the best cell of each main number, then the order of curves.
+"""A report's conclusions in sentences: one per axis, then the best cell by each main number, then the order of curves.
 
-The sentences on axes are one family of claims, the best cells with everything else that is marked in the table another: of the
-reports on equal cells, at most 5 % claim anything in either (Holm). A sentence that is not certain names no winner.
+The sentences on axes are one family of hypotheses; the best cells, with all other marks in the table, are another. For equal
+cells, at most 5 % of reports claim a difference in either family (Holm). An uncertain sentence names no winner.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from diffusion_lab.report.wording import Column, columns, label
 from diffusion_lab.store.measures import LOW, Measure
 from diffusion_lab.store.options import short_names
 
-TOO_LITTLE = "too little for so many comparisons"  # of an interval without 0, after Holm's correction
+TOO_LITTLE = "too little for so many comparisons"  # of an interval that excludes 0, after Holm's correction
 MORE_SEEDS = "run seed=1,2,3, because one seed does not rank"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A sentence of a report. what: the axis, the column or the curves; sure: whether it claims a difference."""
+    """A sentence of a report. what: the axis, the column or the curves. sure: whether it claims a difference."""
 
     what: str
     text: str
@@ -32,7 +32,7 @@ class Finding:
 
 
 def findings(table: Table, group: Group) -> list[Finding]:
-    """All sentences on a group of rows; of curves, those that are certain."""
+    """All sentences on a group of rows; for curves only the certain ones."""
     named = {column.measure.name: column for column in columns(group)}
     of_axes = axis_findings(table, group)
     main = [one for one in group.standings if one.measure.headline and one.rival] if len(of_axes) != 1 else []
@@ -41,7 +41,7 @@ def findings(table: Table, group: Group) -> list[Finding]:
 
 
 def curve_findings(table: Table, group: Group) -> list[Finding]:
-    """What curves against cost say in words."""
+    """Sentences on curves against cost."""
     return [
         Finding(f"{measure.label} against {cost}", said, sure)
         for measure in _headlines(group)
@@ -54,10 +54,10 @@ def curve_findings(table: Table, group: Group) -> list[Finding]:
 
 @dataclass(frozen=True)
 class Effect:
-    """What one axis does, the others averaged: over sets of cells that were measured alike and differ in that axis alone.
+    """The effect of one axis, averaged over the others: from sets of cells that were measured alike and differ only in that axis.
 
-    values: of the axis, in order. means: of each, by seed. sets: for each set of cells, its numbers by value, averaged over seeds
-    where there are several axes. left_out: values that share no such set with the others.
+    values: of the axis, in order. means: one per value, by seed. sets: for each set of cells, its numbers by value, averaged over
+    seeds if there are other axes. left_out: values without such a set.
     """
 
     values: list[str | None]
@@ -68,7 +68,7 @@ class Effect:
 
 
 def effect_of(table: Table, group: Group, measure: Measure, axis: str) -> Effect | None:
-    """None where no two cells that were measured alike differ in `axis` alone."""
+    """The effect of `axis` on a measure; None if no two cells measured alike differ only in `axis`."""
     sets: dict[tuple[object, str], dict[str | None, Cell]] = {}  # (all else, seed) -> value of the axis -> cell
     for cell in (cell for row in group.rows for cell in row.done if measure.name in cell.values):
         others = (*(cell.choices.get(a) for a in table.axes if a != axis), measure.protocol_key(cell.protocol))
@@ -98,7 +98,7 @@ def effect_of(table: Table, group: Group, measure: Measure, axis: str) -> Effect
 
 
 def _values_together(order: Sequence[str | None], sets: Collection[dict[str | None, Cell]]) -> list[str | None]:
-    """The values, two or more, of which whole sets hold the most cells; more values first where that is equal."""
+    """The two or more values whose complete sets contain the most cells; of equals, the most values."""
     candidates = {tuple(value for value in order if value in one) for one in sets}
     return max(
         (list(values) for values in candidates if len(values) > 1),
@@ -109,7 +109,7 @@ def _values_together(order: Sequence[str | None], sets: Collection[dict[str | No
 
 @dataclass(frozen=True)
 class _Comparison:
-    """The values of an axis in one measure."""
+    """A comparison of the values of an axis by one measure."""
 
     measure: Measure
     effect: Effect
@@ -122,7 +122,7 @@ class _Comparison:
         return "" if self.ranking.p is None else f", paired over {listed(over)}" if over else ", of one training"
 
     def clause(self, sure: bool) -> tuple[str, str]:
-        """What is said, and of what: clauses that say the same of two measures are joined."""
+        """(statement, subject); equal statements about two measures are merged into one clause."""
         names, label = [value or NONE for value in self.effect.values], self.measure.label
         best, rival = [names[i] for i in self.ranking.best], self.ranking.rival(sure)
         if rival is None:
@@ -141,7 +141,7 @@ class _Comparison:
 
 
 def axis_findings(table: Table, group: Group) -> list[Finding]:
-    """One sentence for each axis in which rows of the group differ."""
+    """One sentence for each axis on which rows of the group differ."""
     axes = [axis for axis in table.axes if len(values_of(table, group, axis)) > 1]
     compared = [
         (axis, _Comparison(measure, effect, ranking(effect.means, measure.better == LOW, group.decimals(measure))))
@@ -170,7 +170,7 @@ def axis_findings(table: Table, group: Group) -> list[Finding]:
 
 
 def best_cell(standing: Standing, column: Column) -> Finding:
-    """The best rows of a column, by how much they are better, and whether that is certain."""
+    """The best rows of a column, their lead, and whether it is certain."""
     letter = column.letters.get(standing.best[0].protocol_key(standing.measure))
     what = standing.measure.label + (f" ({column.notes[letter]})" if letter else "")
 
@@ -193,7 +193,7 @@ def best_cell(standing: Standing, column: Column) -> Finding:
 
 
 def amount(lead: Difference) -> str:
-    """A difference with half its 95 % interval; never 0 where it is beyond that."""
+    """A difference and half its 95 % interval, with enough digits that a significant difference is not written as 0."""
     decimals = min(
         (decimals_of(size, digits) for size, digits in ((lead.margin, 2), (abs(lead.mean), 3)) if size), default=0
     )

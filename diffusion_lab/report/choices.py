@@ -1,7 +1,7 @@
-"""The options in which the configs of some runs differ: their axes, where no sweep has written them down.
+"""The axes of runs without a sweep: the options in which their configs differ.
 
-A class is called by the choice that built it, as on the command line, which the score records. Where one of the runs records
-none, as one that was scored from Python, the class has its own name.
+A class is named by the recorded choice that built it, as on the command line. If a run records no choice, for example one scored
+from Python, the class is shown by its own name.
 """
 
 from __future__ import annotations
@@ -15,37 +15,37 @@ from diffusion_lab.store.fingerprints import SCORING_GROUPS, TRAINING_EXCLUDED
 from diffusion_lab.store.options import above_and_itself, flat
 from diffusion_lab.store.records import RunError, inside, printable, read_yaml
 
-# What is chosen for scoring is a choice here; `model` repeats the groups, `facts` are the data set's own.
+# Options of scoring are choices here; `model` repeats the groups, and `facts` follow from the data set.
 _IGNORED = (TRAINING_EXCLUDED - {*SCORING_GROUPS, "data.validation"}) | {"model", "facts", "evaluation.batch_size"}
 TARGET = "._target_"
 _LONGEST, _LONGEST_LIST = 200, 80  # characters of a name or a value
-FAMILY = "model"  # the axis of the families of models
-SAMPLES = "samples"  # the axis of given samples: a family of models, or a file
-_OF_GIVEN = frozenset((SAMPLES, "reference", "data", "features"))  # all that is chosen for given samples
-# What is chosen whatever the family; in all else a family may have values of its own.
+FAMILY = "model"  # the axis of model families
+SAMPLES = "samples"  # the axis of given samples: the family of their model, or a file
+_OF_GIVEN = frozenset((SAMPLES, "reference", "data", "features"))  # all options of scoring given samples
+# Options that are independent of the family; all others may have default values that depend on it.
 _OF_ALL_FAMILIES = _OF_GIVEN | {
     "seed", "condition", "train_images", "evaluation", "trainer.max_steps", "trainer.max_time"
 }  # fmt: skip
 
 Options = Mapping[str, Any]  # by dotted name
-Recorded = Mapping[str, str | None]  # group (sampler/spacing) -> the choice of it
+Recorded = Mapping[str, str | None]  # group (sampler/spacing) -> its choice
 
 
 def read_choices(
     runs: Sequence[tuple[Path, Recorded]],
 ) -> tuple[dict[str, list[str]], list[dict[str, str | None]], list[str]]:
-    """(axes, the choices of each run, one sentence for each config that cannot be read). runs: config, recorded choices.
+    """(axes, the choices of each run, a sentence for each unreadable config). runs: config, recorded choices.
 
-    An option is an axis when it differs between two configs. Left out are options that repeat another: those that follow from
-    the family of the models (the learning rate, where each family has one), those that follow from the choice of their group
-    (schedule.beta_end from schedule), and copies under another group (data.seed of seed).
+    An option is an axis if its value differs between two configs. Redundant options are omitted: those implied by
+    the model family (the learning rate, if each family has one), those implied by the choice of their group
+    (schedule.beta_end by schedule), and copies under another group (data.seed of seed).
     """
     unread: list[str] = []
     options = [_options(path, unread) for path, _ in runs]
     names = _names(options, [recorded for _, recorded in runs])
     texts = [_texts(config, names) for config in options]
     keys = list(dict.fromkeys(key for config in texts for key in config))
-    drawn = [config for config in texts if config.keys() - _OF_GIVEN]  # by a model
+    drawn = [config for config in texts if config.keys() - _OF_GIVEN]  # samples of a model
     families = {
         config.get(SAMPLES): [other for other in drawn if other.get(SAMPLES) == config.get(SAMPLES)] for config in drawn
     }
@@ -53,12 +53,12 @@ def read_choices(
     def varies(key: str) -> bool:
         of_all = _OF_ALL_FAMILIES & {*above_and_itself(key)}
         among = [texts] if key in _OF_GIVEN else [drawn] if of_all else families.values()
-        not_measured = {None} if key.startswith("metrics.") else set()  # what only some runs measured is no choice
+        not_measured = {None} if key.startswith("metrics.") else set()  # not choices, if only some runs have them
         return any(len({config.get(key) for config in some} - not_measured) > 1 for some in among)
 
     varying = {key: [config.get(key) for config in texts] for key in keys if varies(key)}
     kept: dict[str, list[str | None]] = {}
-    for key in sorted(varying, key=lambda key: key.count(".")):  # the shorter name of two copies
+    for key in sorted(varying, key=lambda key: key.count(".")):  # of two copies, the shorter name is kept
         copies = (k for k in kept if k.rpartition(".")[2] == key.rpartition(".")[2])
         if not _follows(key, varying, options) and not any(kept[k] == varying[key] for k in copies):
             kept[key] = varying[key]
@@ -70,7 +70,7 @@ def read_choices(
 
 
 def natural(text: str) -> tuple[bool, float, str]:
-    """Sorts numbers by value, before words."""
+    """A sort key: numbers by value, before words."""
     number = reads_as_number(text)
     return not number, float(text) if number else 0.0, text
 
@@ -84,8 +84,8 @@ def reads_as_number(text: str) -> bool:
 
 
 def _follows(key: str, varying: Mapping[str, Sequence[str | None]], options: Sequence[Options]) -> bool:
-    """Whether a group above the option implies its value: its class, where all runs with this option have one value; or the name
-    of its choice, where several choices build one class with different values."""
+    """Whether a group above the option implies its value: by its class, if all runs with this option have one value, or by its
+    choice, if several choices build one class with different values."""
 
     def function_of(values: Sequence[str | None]) -> bool:
         return len(set(zip(values, varying[key], strict=True))) == len(set(values))
@@ -100,16 +100,16 @@ def _follows(key: str, varying: Mapping[str, Sequence[str | None]], options: Seq
 
 
 def _options(path: Path, unread: list[str]) -> dict[str, Any]:
-    """Dotted option -> value; none, and a sentence in `unread`, where the config cannot be read."""
+    """Dotted option -> value; empty, with a sentence in `unread`, if the config cannot be read."""
     try:
         config = read_yaml(inside(path.parent, path))
-        # The variance that scores: the measured one, if there is one, with that of training below it.
+        # The variance used in scoring: the measured one, if any, with that of training below it.
         if isinstance(measured := config.pop("measured_variance", None), Mapping):
             config["variance"] = {**measured, "trained": config.get("variance")}
         options = flat(config)
         if isinstance(config.get("features"), Mapping):
             options["features"] = ", ".join(map(str, config["features"]))
-        str(options)  # fails where a number has too many digits to be shown
+        str(options)  # fails for numbers with too many digits
         return options
     except (OSError, RunError, RecursionError, ValueError) as error:
         unread.append(f"{path} cannot be read, so the run's choices are unknown: {' '.join(str(error).split())}")
@@ -117,7 +117,7 @@ def _options(path: Path, unread: list[str]) -> dict[str, Any]:
 
 
 def _names(options: Sequence[Options], recorded: Sequence[Recorded]) -> dict[str, dict[str, str]]:
-    """Group -> what it builds -> its name: the choice, if every run records it and no choice has two classes."""
+    """Group -> object built -> name: the choice if every run records one and no choice builds two classes, else the class."""
     names: dict[str, dict[str, str]] = {}
     groups = dict.fromkeys(key.removesuffix(TARGET) for config in options for key in config if key.endswith(TARGET))
     for group in groups:
@@ -129,7 +129,7 @@ def _names(options: Sequence[Options], recorded: Sequence[Recorded]) -> dict[str
         targets = {target for target, _, _ in built}
         of_choice = {(choice, target) for target, _, choice in built}
         if all(choice for choice, _ in of_choice) and len({choice for choice, _ in of_choice}) == len(of_choice):
-            names[group] = {what: str(choice) for _, what, choice in reversed(built)}  # of two aliases, the first
+            names[group] = {what: str(choice) for _, what, choice in reversed(built)}  # the first of two aliases
             continue
         short = [target.rpartition(".")[2] for target in targets]
         names[group] = {
@@ -143,7 +143,7 @@ def _built(group: str, options: Options) -> str:
 
 
 def _texts(options: Options, names: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
-    """Dotted option -> value as text; the choice, or the class, under the group's name."""
+    """Dotted option -> value as text; under a group's name its choice or class."""
 
     def name_of(group: str) -> str:
         return _text(names[group][_built(group, options)])
@@ -160,6 +160,6 @@ def _texts(options: Options, names: Mapping[str, Mapping[str, str]]) -> dict[str
 
 
 def _text(value: object) -> str:
-    """Of long text or a long list, as of every β of a schedule, its beginning and a digest."""
+    """The text; long text, or a long list such as every β of a schedule, is cut and given a digest."""
     text, most = printable(str(value)), _LONGEST_LIST if isinstance(value, list) else _LONGEST
     return text if len(text) <= most else f"{text[: most - 11]}… {hashlib.sha256(text.encode()).hexdigest()[:9]}"

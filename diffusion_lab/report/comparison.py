@@ -1,18 +1,20 @@
-"""Confidence intervals of differences, from all known sources of uncertainty: seeds, samples, real images, test images.
+"""Confidence intervals of differences, with all known sources of uncertainty: seeds, samples, real images, test images.
 
-Cells share their evaluation noise, their real images and their seeds, so what they have in common cancels in the difference of two
+Cells share their evaluation noise, real images and seeds, so common errors cancel in the difference of two
 cells of the same seed: d̄ ± t·s_d/√n over the n shared seeds, with the two-sided 95 % quantile t of Student's distribution with
-n − 1 degrees of freedom. With two seeds that is 12.7 standard errors, and it should be: two numbers say little.
+n − 1 degrees of freedom. With two seeds that is 12.7 standard errors, because two numbers determine a spread poorly.
 
-A score also states blocks of what its samples, or its images, add to the error (`evaluation.scores`). Those of two cells are of
-the same noise and the same images, so they are paired: the interval of their differences, averaged over seeds. Seeds do not tell
-what they all share, such as the real images, so the half-widths of all sources are added in quadrature. What a source adds anew
-with every seed is thereby counted twice: the interval is too wide rather than too narrow.
+A score also contains blocks: the contributions of parts of its samples, or images, to the error (`metrics.score`). Blocks of two
+cells belong to the same noise and the same images, so they are paired: the interval is that of their differences, averaged over
+seeds. Seeds do not capture errors that all of them share, such as the choice of real images, so the half-widths of all sources
+are added in quadrature. Errors that are redrawn with every seed are counted twice, which makes the interval too wide, not too
+narrow.
 
-Blocks say nothing about another training of the same recipe, so two trainings with one seed each have no interval: intervals
-from blocks call a third to three quarters of the pairs that differ only in the seed different. Samplers of one training have one.
+Blocks do not capture the variation between trainings of one recipe, so two trainings with one seed each have no interval: with
+intervals from blocks alone, a third to three quarters of the pairs that differ only in the seed would be called different.
+Two samplers of one training do have an interval.
 
-A table of many comparisons finds some difference by chance. `holm` keeps the probability that it claims one at 5 %.
+Among many comparisons some differ by chance. `holm` bounds the probability that a table claims a false difference at 5 %.
 """
 
 from __future__ import annotations
@@ -30,18 +32,18 @@ from diffusion_lab.store.measures import SEEDS
 
 CONFIDENCE = 0.95
 LEVEL = 1 - CONFIDENCE
-FEWEST_SEEDS = 3  # of a claim about curves
-_ROUNDING = 1e-6  # of a value: sums in another order differ by less
+FEWEST_SEEDS = 3  # needed for a claim about curves
+_ROUNDING = 1e-6  # relative; sums in another order differ by less
 
 Blocks = Mapping[str, Sequence[float]]  # by source
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One measure of one row: its value for each seed ("" where seed is no axis), and what is known of its error.
+    """One measure of one row: its value for each seed ("" if seed is not an axis) and its known errors.
 
-    sources    for each seed, the blocks of each source of uncertainty; empty where the score states none
-    trainings  for each seed, the name of the training that it is a number of
+    sources    for each seed, the blocks of each source of uncertainty; empty if the score has none
+    trainings  for each seed, the name of the training
     """
 
     by_seed: Mapping[str, float]
@@ -58,7 +60,7 @@ class Measured:
 
     @cached_property
     def parts(self) -> dict[str, float]:
-        """The standard error of the mean from each source that is known, by its name."""
+        """The standard error of the mean from each known source, by name."""
         seeds = {SEEDS: float(np.std(list(self.by_seed.values()), ddof=1) / np.sqrt(self.n))} if self.n > 1 else {}
         return seeds | {name: _error(blocks) for name, blocks in self.blocks(self.by_seed).items()}
 
@@ -69,16 +71,16 @@ class Measured:
 
     @property
     def error(self) -> float | None:
-        """The standard error from all sources that are known; None where none is."""
+        """The standard error from all known sources; None if there are none."""
         return float(np.sqrt(sum(error**2 for error in self.parts.values()))) if self.parts else None
 
     @property
     def error_over(self) -> str | None:
-        """What `error` is over, in words."""
+        """The sources of `error`, in words."""
         return listed(list(self.parts)) if self.parts else None
 
     def blocks(self, seeds: Iterable[str]) -> dict[str, np.ndarray]:
-        """The blocks of each source that all of these seeds have, averaged over them."""
+        """Blocks of the sources that all of these seeds have, averaged over the seeds."""
         found = [self.sources.get(seed, {}) for seed in seeds]
         return {
             name: np.mean([each[name] for each in found], axis=0)
@@ -89,7 +91,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Difference:
-    """a − b. parts: (standard error, degrees of freedom) of each source of uncertainty. how: what the interval is over."""
+    """a − b. parts: (standard error, degrees of freedom) of each source. how: the sources in words."""
 
     mean: float
     parts: Sequence[tuple[float, float]]
@@ -106,7 +108,7 @@ class Difference:
 
     @cached_property
     def p(self) -> float:
-        """The p-value: the level at which the interval ends at 0."""
+        """The p-value: one minus the level of the interval that ends at 0."""
         if self._margin(_SMALLEST) <= abs(self.mean):
             return _SMALLEST if self.mean else 1.0
         low, high = float(np.log(_SMALLEST)), 0.0
@@ -119,13 +121,13 @@ class Difference:
         return float(np.sqrt(sum((stdtrit(freedom, 1 - level / 2) * error) ** 2 for error, freedom in self.parts)))
 
 
-_SMALLEST = 1e-12  # of p
+_SMALLEST = 1e-12  # lower bound of p
 
 
 def holm(ps: Sequence[float | None], level: float = LEVEL) -> list[bool]:
-    """Which of several hypotheses are rejected, so that the probability of any wrong rejection is at most `level` (Holm 1979).
+    """Which of several hypotheses are rejected such that the probability of any false rejection is at most `level` (Holm 1979).
 
-    None: one that cannot be tested.
+    None: a hypothesis that cannot be tested.
     """
     tested = sorted((p, i) for i, p in enumerate(ps) if p is not None)
     failed = next((rank for rank, (p, _) in enumerate(tested) if p > level / (len(tested) - rank)), len(tested))
@@ -134,7 +136,7 @@ def holm(ps: Sequence[float | None], level: float = LEVEL) -> list[bool]:
 
 
 def paired_p(differences: Sequence[float]) -> float:
-    """Student's two-sided p of differences by seed; 1 for fewer than three seeds."""
+    """Two-sided p-value of Student's t-test of differences by seed; 1 for fewer than three seeds."""
     d = np.asarray(differences, dtype=np.float64)
     if len(d) < FEWEST_SEEDS or not d.any():
         return 1.0
@@ -142,7 +144,7 @@ def paired_p(differences: Sequence[float]) -> float:
 
 
 def same(a: Measured, b: Measured) -> bool:
-    """Equal for every seed up to rounding, as where the same images were scored twice: no difference to be uncertain about."""
+    """Whether all seeds have equal values up to rounding, for example because the same images were scored twice."""
     return a.by_seed.keys() == b.by_seed.keys() and all(
         equal(value, b.by_seed[seed]) for seed, value in a.by_seed.items()
     )
@@ -154,7 +156,7 @@ def equal(a: float, b: float) -> bool:
 
 
 def difference(a: Measured, b: Measured) -> Difference | None:
-    """a − b with its uncertainty; None where the uncertainty is not known, as of two trainings with one seed each."""
+    """a − b with its uncertainty; None if the uncertainty is unknown, as for two trainings with one seed each."""
     shared = [seed for seed in a.by_seed if seed in b.by_seed]
     if a.n == b.n == 1:
         return _of_one_training(a, b) if list(a.trainings.values()) == list(b.trainings.values()) else None
@@ -178,7 +180,7 @@ def _of_one_training(a: Measured, b: Measured) -> Difference | None:
 
 
 def _welch(a: Measured, b: Measured) -> Difference:
-    """Two or more seeds on either side, none or one of them shared: Welch's interval."""
+    """Welch's interval, for two or more seeds on either side of which at most one is shared."""
     square_a, square_b = a.parts[SEEDS] ** 2, b.parts[SEEDS] ** 2
     total = square_a + square_b
     freedom = total**2 / (square_a**2 / (a.n - 1) + square_b**2 / (b.n - 1)) if total else 1.0
@@ -192,7 +194,7 @@ def _error(blocks: np.ndarray) -> float:
 
 
 def _paired(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> dict[str, tuple[float, float]]:
-    """(standard error, degrees of freedom) of a − b from each source that both know, block by block."""
+    """(standard error, degrees of freedom) of a − b from each common source, block by block."""
     return {
         name: (_error(blocks - b[name]), len(blocks) - 1)
         for name, blocks in a.items()
@@ -202,12 +204,12 @@ def _paired(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> dict[st
 
 @dataclass(frozen=True)
 class Ranking:
-    """The best of several values, by their places.
+    """The best of several values, by index.
 
-    best      those with the best mean: several where they are equal, or are written as equal and their order is uncertain
-    others    the rest, the better first, and `leads` their differences to the best; None where the uncertainty is unknown
-    p         the largest p of the differences between the best and the others; None where one of these is unknown
-    left_out  those that take no part: with fewer seeds than others, or other seeds in part, their mean is over another set
+    best      those with the best mean; several if they are equal, or are written as equal and their order is uncertain
+    others    the rest, better ones first; `leads` are their differences to the best, None where the uncertainty is unknown
+    p         the largest p of the differences between the best and the others; None if one of these is unknown
+    left_out  values that are not compared, because their seeds differ from the others', so their means are not comparable
     """
 
     best: list[int]
@@ -217,7 +219,7 @@ class Ranking:
     left_out: list[int]
 
     def rival(self, sure: bool) -> tuple[int, Difference | None] | None:
-        """The next value and the difference to it; if the best is not certain, the one that differs least certainly instead."""
+        """The next value and its difference from the best; if the best is uncertain, the one with the least certain difference."""
         if not self.others:
             return None
         doubts = [2.0 if lead is None else lead.p for lead in self.leads]
@@ -226,7 +228,7 @@ class Ranking:
 
 
 def ranking(values: Sequence[Measured], lower_is_better: bool, decimals: int) -> Ranking:
-    """decimals: with which the values are written."""
+    """Rank the values. decimals: of the written values."""
     kept = _kept_seeds([frozenset(value.by_seed) for value in values])
     sign = 1 if lower_is_better else -1
     order = sorted(
@@ -242,16 +244,16 @@ def ranking(values: Sequence[Measured], lower_is_better: bool, decimals: int) ->
 
 
 def _no_lead(best: Measured, other: Measured, decimals: int) -> bool:
-    """Whether the two are equal, or are written as equal and the sign of their difference is uncertain."""
+    """Whether two values are equal, or are written as equal and the sign of their difference is uncertain."""
     found = difference(best, other)
     certain = found is not None and found.beyond_its_uncertainty
     return same(best, other) or (not certain and round(best.mean - other.mean, decimals) == 0)
 
 
 def _kept_seeds(sets: Sequence[frozenset[str]]) -> list[frozenset[str]]:
-    """The largest set, of several the one that most have, and as large ones that share no seed with it or each other.
+    """The largest set of seeds (of several, the most frequent), and equally large sets that are disjoint from all kept ones.
 
-    A difference uses the seeds that two share, or all if they share none. If they share some, it may contradict the means.
+    A difference uses the shared seeds, or all seeds if none is shared. With some shared it could contradict the means.
     """
     count = Counter(sets)
     kept: list[frozenset[str]] = []

@@ -1,9 +1,9 @@
-"""Curves of a measure against a cost: what a curve joins, where two cross, seed by seed, and the sentence on that.
+"""Curves of a measure against a cost: which rows form a curve, where two curves cross for each seed, and sentences on them.
 
-"a is better than b all the way" claims a difference at every cost; "a is better than b above …, worse below" claims one at the
-first and one at the last cost, of the other sign. Each needs three seeds of one outcome and a paired t-test at those costs, at a
-level divided by the number of pairs of curves and of measures (Bonferroni). So of reports on equal curves at most 5 % have such a
-sentence.
+"a is better than b all the way" claims a difference at every cost; "a is better than b above …, worse below" claims differences
+of opposite sign at the first and at the last cost. Each claim needs three seeds with the same outcome and a paired t-test at those
+costs, at a level divided by the number of pairs of curves and of measures (Bonferroni). So for equal curves at most 5 % of reports
+contain such a sentence.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from diffusion_lab.report.table import Choice, Group, Row, Table, sets_steps
 from diffusion_lab.store.measures import LOW, SECONDS, TRAINING_SECONDS, Measure
 from diffusion_lab.store.weights import is_snapshot
 
-Curve = Sequence[tuple[float, float]]  # (cost, value), by rising cost
+Curve = Sequence[tuple[float, float]]  # (cost, value), by increasing cost
 Names = tuple[str, str]
-_ROUNDING = 1e-6  # of a value, where they are compared on a logarithmic axis
-_PLACES = 9  # at which curves are compared, evenly on a logarithmic axis
-_MOST_PAIRS = 4  # that a sentence names
+_ROUNDING = 1e-6  # relative, for values on a logarithmic axis
+_PLACES = 9  # number of costs at which curves are compared, evenly spaced on a logarithmic axis
+_MOST_PAIRS = 4  # named in a sentence
 _MOST_SENTENCES = 12
 _WEIGHTS = "evaluation.weights"
-_BUDGETS = ("trainer.max_steps", "trainer.max_time", "default_steps")  # axes of how long training takes
+_BUDGETS = ("trainer.max_steps", "trainer.max_time", "default_steps")  # axes that set the length of training
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a curve is drawn against: `per_unit` of the value `name` of a row are one `unit`."""
+    """The abscissa of a curve: the value `name` of a row, divided by `per_unit`, in units of `unit`."""
 
     title: str
     name: str
@@ -46,10 +46,10 @@ SAMPLING = Cost("sampling cost", "nfe", "network evaluations")
 
 @dataclass(frozen=True)
 class Race:
-    """Two curves over the range of costs that both cover.
+    """A comparison of two curves over the range of costs that both cover.
 
-    better: 0 or 1, the curve that is better at the end; crossings: the costs at which the order changes; low, high: the first and
-    the last cost; by: how much better the first is, at costs that divide the range evenly.
+    better: 0 or 1, the curve that is better at the end. crossings: costs at which the order changes. low, high: the first and the
+    last cost. by: the advantage of the first curve at evenly spaced costs.
     """
 
     better: int
@@ -60,14 +60,14 @@ class Race:
 
     @property
     def outcome(self) -> tuple[int | None, int]:
-        """(which is better at the end, how often the order changes), (None, 2) where it changes several times."""
+        """(the curve that is better at the end, the number of changes of order); (None, 2) for several changes."""
         return (self.better, len(self.crossings)) if len(self.crossings) < 2 else (None, 2)
 
 
 def race(first: Curve, second: Curve, lower_is_better: bool) -> Race | None:
-    """Between two points a curve is straight on logarithmic axes; along the values only if all of them are above 0.
+    """Compare two curves. Between points they are straight on logarithmic axes; on a linear value axis if values are not positive.
 
-    None where the curves have no range of costs in common, or are equal up to rounding.
+    None if the curves share no range of costs, or are equal up to rounding.
     """
     low, high = max(first[0][0], second[0][0]), min(first[-1][0], second[-1][0])
     if not 0 < low < high:
@@ -78,7 +78,7 @@ def race(first: Curve, second: Curve, lower_is_better: bool) -> Race | None:
     sign = 1 if lower_is_better else -1
 
     def gain(cost: float) -> float:
-        """Above 0 where the first is better."""
+        """Positive where the first curve is better."""
         return sign * (_at(second, cost) - _at(first, cost))
 
     apart = [(cost, by) for cost in costs if abs(by := gain(cost)) > _ROUNDING]
@@ -94,12 +94,12 @@ def race(first: Curve, second: Curve, lower_is_better: bool) -> Race | None:
 
 
 def ranked_measures(group: Group) -> list[Measure]:
-    """Those whose curves are drawn: the ones with a better end, but for the seconds, which are a cost themselves."""
+    """Measures with curves: those with a better end, except seconds, which are a cost themselves."""
     return [measure for measure in group.measures if measure.better is not None and measure.name != SECONDS]
 
 
 def races(some: Sequence[Row], others: Sequence[Row], measure: Measure, cost: Cost) -> dict[str, Race]:
-    """By seed that both have; empty where the two were measured differently, or nothing can be said."""
+    """The comparison for each shared seed; empty if the two were measured differently or cannot be compared."""
     if {row.protocol_key(measure) for row in some} != {row.protocol_key(measure) for row in others}:
         return {}
     a, b = _by_seed(some, measure, cost), _by_seed(others, measure, cost)
@@ -108,7 +108,7 @@ def races(some: Sequence[Row], others: Sequence[Row], measure: Measure, cost: Co
 
 
 def is_certain(races: Mapping[str, Race], level: float) -> bool:
-    """Whether one sentence holds for two curves, at this level. races: by seed."""
+    """Whether one sentence holds for two curves at this level. races: by seed."""
     outcomes = {one.outcome for one in races.values()}
     if len(outcomes) > 1 or None in next(iter(outcomes)):
         return False
@@ -121,10 +121,10 @@ def is_certain(races: Mapping[str, Race], level: float) -> bool:
 def in_sentences(
     compared: Sequence[tuple[Names, Mapping[str, Race]]], cost: Cost, num_measures: int
 ) -> list[tuple[str, bool]]:
-    """(sentence, whether it is certain), one for each pair of curves whose order changes or, against the cost of training, is
-    certain; then one on the pairs of which nothing is.
+    """(sentence, whether it is certain) for each pair of curves whose order changes or, against training cost, is certain;
+    then one sentence on the pairs without a certain difference.
 
-    compared: (the names of two curves, their races by seed), all of one measure of `num_measures`.
+    compared: (names of two curves, their races by seed), for one of `num_measures` measures.
     """
     said, uncertain = [], []
     for names, found in compared:
@@ -140,7 +140,7 @@ def in_sentences(
 
 
 def in_words(names: tuple[str, str], races: Mapping[str, Race], cost: Cost, sure: bool) -> str:
-    """One sentence on two curves. races: by seed; at least one. sure: `is_certain`."""
+    """One sentence on two curves. races: by seed, at least one. sure: the result of `is_certain`."""
     by_outcome: dict[tuple[int | None, int], list[Race]] = {}
     for one in races.values():
         by_outcome.setdefault(one.outcome, []).append(one)
@@ -152,7 +152,7 @@ def in_words(names: tuple[str, str], races: Mapping[str, Race], cost: Cost, sure
 
 
 def _alike(names: tuple[str, str], races: Sequence[Race], cost: Cost) -> str:
-    """On races of one outcome."""
+    """The statement on races with one outcome."""
     at_end, changes = races[0].outcome
     if at_end is None:
         return "the order changes several times"
@@ -168,7 +168,7 @@ def _alike(names: tuple[str, str], races: Sequence[Race], cost: Cost) -> str:
 
 
 def _by_seed(rows: Sequence[Row], measure: Measure, cost: Cost) -> dict[str, Curve]:
-    """Seed -> its own curve, of at least two points."""
+    """Seed -> its curve, with at least two points."""
     curves: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
         costs, values = row.values[cost.name].by_seed, row.values[measure.name].by_seed
@@ -182,24 +182,24 @@ def _short(cost: float) -> str:
 
 
 def _at(curve: Curve, cost: float) -> float:
-    """The value of a curve at a cost within its span."""
+    """The interpolated value of a curve at a cost in its range."""
     return float(np.interp(math.log(cost), [math.log(x) for x, _ in curve], [y for _, y in curve]))
 
 
-# ---- which rows are a curve
+# ---- which rows form a curve
 
 
 def curve_sentences(table: Table, group: Group, measure: Measure) -> Iterator[tuple[str, str, bool]]:
-    """(cost, sentence, whether it is certain) for each cost."""
+    """(cost, sentence, whether it is certain) for each kind of cost."""
     for cost in (TRAINING, SAMPLING):
         for said, sure in sentences(table, group, measure, cost):
             yield cost.title, said, sure
 
 
 def sentences(table: Table, group: Group, measure: Measure, cost: Cost) -> list[tuple[str, bool]]:
-    """(sentence, whether it is certain) on curves that were measured alike with the same seeds.
+    """(sentence, whether it is certain) on curves measured alike with the same seeds.
 
-    Against training time every two are compared, against network evaluations those that differ in one axis.
+    Against training time all pairs are compared; against network evaluations only pairs that differ in one axis.
     """
     if cost is TRAINING:
         lines = {name: rows for name, rows in training_lines(table, group, measure).items() if len(rows) > 1}
@@ -211,17 +211,17 @@ def sentences(table: Table, group: Group, measure: Measure, cost: Cost) -> list[
 
 
 def rows_along(group: Group, measure: Measure, cost: Cost) -> list[Row]:
-    """Rows that have both numbers."""
+    """Rows that have both the measure and the cost."""
     return [row for row in group.rows if measure.name in row.values and cost.name in row.values]
 
 
 def training_lines(table: Table, group: Group, measure: Measure) -> dict[str, list[Row]]:
-    """Name -> rows by rising cost. Rows are of one line when nothing sets them apart but how long they were trained.
+    """Name -> rows by increasing cost. Rows form a line if they differ only in the length of training.
 
-    The moments of a training are a line that ends with its finished model; the finished models of trainings of several lengths
-    are another. Several finished models of one training (its averages) are lines of their own.
+    The moments of one training form a line that ends with its finished model; the finished models of trainings of several lengths
+    form another. Several finished models of one training (its averages) form separate lines.
     """
-    alike: dict[Choice, dict[Choice, list[Row]]] = {}  # by all choices but the length, then by the length
+    alike: dict[Choice, dict[Choice, list[Row]]] = {}  # by all choices except the length, then by the length
     all_but_length = [axis for axis in table.axes if axis not in _BUDGETS]
     for row in rows_along(group, measure, TRAINING):
         trainings = alike.setdefault(_without(table, row.names, (*_BUDGETS, _WEIGHTS)), {})
@@ -246,7 +246,7 @@ def training_lines(table: Table, group: Group, measure: Measure) -> dict[str, li
 
 
 def line_names(choices: Sequence[Choice]) -> list[str]:
-    """The choices in which lines differ; what a line does not have is left out where the names stay different."""
+    """The choices in which lines differ; missing options are omitted if the names stay distinct."""
     places = [i for i, values in enumerate(zip(*choices, strict=True)) if len(set(values)) > 1]
     short = [
         " · ".join(filter(None, (choice[i] for i in places))) or ("none" if places else "all") for choice in choices
@@ -260,8 +260,8 @@ def _without(table: Table, choice: Choice, axes: Sequence[str]) -> Choice:
 
 
 def _sampling_pairs(table: Table, group: Group, measure: Measure) -> Iterator[tuple[Names, list[Row], list[Row]]]:
-    """(their names, rows of one, rows of the other) of lines that differ in one axis. A line holds the rows that differ in nothing
-    but their steps."""
+    """(names, rows of one, rows of the other) of two lines that differ in one axis. The rows of a line differ only in their
+    number of steps."""
     places = [place for place, axis in enumerate(table.axes) if not sets_steps(table, group, axis)]
     lines: dict[Choice, list[Row]] = {}
     for row in rows_along(group, measure, SAMPLING):
@@ -270,7 +270,7 @@ def _sampling_pairs(table: Table, group: Group, measure: Measure) -> Iterator[tu
     lines = {line: rows for line, rows in lines.items() if len(rows) > 1}
     varied = [place for place, values in enumerate(zip(*lines, strict=True)) if len(set(values)) > 1]
     for place in varied:
-        alike: dict[Choice, list[Choice]] = {}  # by all choices but this one
+        alike: dict[Choice, list[Choice]] = {}  # by all choices except this one
         for line in lines:
             alike.setdefault((*line[:place], *line[place + 1 :]), []).append(line)
         for first, second in chain.from_iterable(combinations(some, 2) for some in alike.values()):

@@ -1,4 +1,4 @@
-"""The tables as files: csv in full precision, Markdown, and LaTeX with booktabs; and as the terminal shows them."""
+"""Tables as files, as csv in full precision, Markdown, and LaTeX with booktabs, and as text in the terminal."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _TEX = {
 
 
 def cell_csv(gathered: Gathered) -> str:
-    """One line a cell, in full precision: every axis, the state, every value, how it was measured, the folder."""
+    """One line per cell, in full precision: every axis, the state, every value, how it was measured, the folder."""
     lines = [
         {
             **cell.choices,
@@ -55,7 +55,7 @@ def cell_csv(gathered: Gathered) -> str:
 
 
 def row_csv(table: Table) -> str:
-    """One line a row, folded over seeds, in full precision: means, standard errors, what they are over, and who is marked best."""
+    """One line per row, averaged over seeds, in full precision: means, standard errors and their sources, marks of the best."""
     lines = []
     for number, group in enumerate(table.groups, start=1):
         for row in group.rows:
@@ -79,7 +79,7 @@ def row_csv(table: Table) -> str:
 
 
 def _csv(lines: Sequence[Mapping[str, Any]]) -> str:
-    """Text that a spreadsheet would take for a formula begins with an apostrophe, which makes it text."""
+    """The text; if a spreadsheet would read it as a formula, preceded by an apostrophe."""
 
     def safe(value: Any) -> Any:
         formula = isinstance(value, str) and value.lstrip()[:1] in ("=", "+", "-", "@") and not reads_as_number(value)
@@ -94,7 +94,7 @@ def _csv(lines: Sequence[Mapping[str, Any]]) -> str:
 
 
 def markdown(table: Table) -> str:
-    """A table for each way of measuring, its notes below."""
+    """One table per way of measuring, followed by its notes."""
 
     def written(entry: Entry) -> str:
         text = _md(entry.text)
@@ -110,7 +110,7 @@ def markdown(table: Table) -> str:
 
 
 def latex(table: Table) -> str:
-    """tabulars with booktabs rules; needs no other package."""
+    """LaTeX tables with booktabs rules; they need no other package."""
 
     def written(entry: Entry) -> str:
         text = escape_tex(entry.value) + (f" $\\pm$ {escape_tex(entry.error)}" if entry.error else "")
@@ -138,7 +138,7 @@ def latex(table: Table) -> str:
 
 
 def print_tables(gathered: Gathered, table: Table) -> None:
-    """The answers, the tables, and what is missing, in the terminal."""
+    """Print the answers, the tables, and what is missing."""
     console = Terminal()
     for group in table.groups:
         shown, measures = terminal(table, group, console.width)
@@ -159,7 +159,7 @@ def print_tables(gathered: Gathered, table: Table) -> None:
 
 
 def terminal(table: Table, group: Group, width: int) -> tuple[TerminalTable, list[Measure]]:
-    """The table with its columns; without those that can be spared where `width` is not enough."""
+    """The table with its columns; optional columns are omitted if `width` is too small."""
     some, headlines = brief(group), [measure for measure in group.measures if measure.headline]
     shown = _terminal_table(table, group, some)
     if Terminal(width=1000).measure(shown).maximum > width:
@@ -168,7 +168,7 @@ def terminal(table: Table, group: Group, width: int) -> tuple[TerminalTable, lis
 
 
 def brief(group: Group) -> list[Measure]:
-    """The columns of tables that have little room."""
+    """The essential columns, for narrow tables."""
     return [measure for measure in group.measures if measure.brief]
 
 
@@ -189,12 +189,12 @@ def _terminal_table(table: Table, group: Group, measures: Sequence[Measure]) -> 
 
 
 def _after_a_break(line: str) -> str:
-    """`line`, so that a line break or a rule before it does not take [ or * for an option of its own."""
+    """`line`, protected so that a preceding line break or rule does not take [ or * as its option."""
     return f"{{}}{line}" if line.startswith(("[", "*")) else line
 
 
 def escape_tex(text: str) -> str:
-    """`text` as LaTeX prints it; signs that plain LaTeX does not know become commands."""
+    """`text` escaped for LaTeX; characters unknown to plain LaTeX become commands."""
     return "".join(_TEX.get(sign, sign) for sign in text)
 
 
@@ -209,11 +209,11 @@ def _lines(
     escaped: Callable[[str], Any],
     measures: Sequence[Measure],
 ) -> Iterator[list]:
-    """The head, the rows and the floor: each a list of texts."""
+    """(head, rows, floor) as lists of texts."""
     shown = [column for column in columns(group) if column.measure in measures]
     names = short_names(table.axes)
     many_seeds = len(table.seeds) > 1
-    unnamed = not table.axes and not many_seeds  # one row, which needs a name beside that of the floor
+    unnamed = not table.axes and not many_seeds  # a single row, which must be distinguished from the floor
     first = [
         *(escaped(names[axis]) for axis in table.axes),
         *(["seeds"] if many_seeds else []),

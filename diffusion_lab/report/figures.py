@@ -1,6 +1,6 @@
-"""Plots drawn: for papers by matplotlib, a column or a page wide; for the page as what plotly is to draw.
+"""Drawing plots: for papers with matplotlib, one column or one page wide; for the page as input of plotly.
 
-Colours of the page are names of CSS variables.
+Colours on the page are names of CSS variables.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _DASHES = {None: "none", "solid": "-", "dash": "--", "dot": ":", "dashdot": "-."
 _MARKERS = {None: "none", "circle": "o", "circle-open": "o", "square": "s", "triangle-up": "^", "diamond": "D"}
 _MARKERS |= {"triangle-down": "v", "x": "X", "cross": "P"}
 _INK = "0.25"
-_COLUMN, _PAGE = 3.4, 7.0  # inches: widths of a column and of a page of most journals
-_HEIGHT, _DPI = 2.0, 200  # of one panel without what stands around it
+_COLUMN, _PAGE = 3.4, 7.0  # inches: the usual widths of a journal's column and page
+_HEIGHT, _DPI = 2.0, 200  # inches, of one panel without its margins
 _LEFT, _TOP, _BOTTOM, _LEGEND_LINE = 0.55, 0.22, 0.42, 0.155  # inches
 _STYLE: dict[Any, Any] = {
     "font.size": 8,
@@ -50,8 +50,8 @@ _STYLE: dict[Any, Any] = {
     "text.parse_math": False,  # names may hold a $
 }
 _MOST_IN_LEGEND = 12
-_DIGITS = 6  # significant ones of a number that is only drawn
-# Dashes and marks of the legend on the page.
+_DIGITS = 6  # significant digits of numbers that are only drawn
+# Dashes and markers in the legend of the page.
 _STROKES = {None: "", "solid": "──", "dash": "╌╌", "dot": "┈┈", "dashdot": "─·"}
 _SIGNS = {
     "circle": "●",
@@ -65,7 +65,7 @@ _SIGNS = {
 
 
 def figure_files(plot: Plot) -> Iterator[tuple[str, bytes]]:
-    """(file name, content) of a plot as png and as pdf."""
+    """(file name, content) of a plot as png and pdf."""
     with rc_context(_STYLE):
         canvas = FigureCanvasAgg(_figure(plot))
         for suffix in ("png", "pdf"):
@@ -75,7 +75,7 @@ def figure_files(plot: Plot) -> Iterator[tuple[str, bytes]]:
 
 
 def _figure(plot: Plot) -> Figure:
-    """Margins are set in inches rather than measured by a layout engine, which takes longer than all the drawing."""
+    """A figure with margins set in inches; measuring them with a layout engine would take longer than drawing."""
     columns = 2 if len(plot.panels) in (2, 4) else min(len(plot.panels), 3)
     rows = math.ceil(len(plot.panels) / columns)
     width = _COLUMN if columns == 1 else _PAGE
@@ -101,7 +101,7 @@ def _figure(plot: Plot) -> Figure:
     for axes in grid[:, 0]:
         axes.set_ylabel(plot.y_label)
     if names:
-        # Not matplotlib's own list, which leaves out names that begin with an underscore.
+        # Not matplotlib's own list, which omits names that begin with an underscore.
         figure.legend(
             [lines[name] for name in names], names, loc="lower center", ncols=per_row, frameon=False, borderaxespad=0.2
         )
@@ -109,7 +109,7 @@ def _figure(plot: Plot) -> Figure:
 
 
 def _draw(axes: Axes, panel: Panel, plot: Plot) -> dict[str, Artist]:
-    """Draws the panel. The line of each name, without its error bars."""
+    """Draw the panel; returns the line of each name, without its error bars."""
     for name, level in panel.levels:
         axes.axhline(level, color="0.45", linewidth=0.8, linestyle=(0, (1, 2)))
         axes.annotate(
@@ -125,11 +125,11 @@ def _draw(axes: Axes, panel: Panel, plot: Plot) -> dict[str, Artist]:
 
 def _set(axes: Axes, which: str, scale: Scale) -> None:
     axis = axes.xaxis if which == "x" else axes.yaxis
-    # The limits first, or a log scale would look for its own where all points have one value.
+    # Limits come first, or a log scale would choose its own where all points have one value.
     axes.set(**{f"{which}lim": (scale.low, scale.high)})
     axes.set(**{f"{which}scale": "log" if scale.log else "linear"})
     if scale.log:
-        # Over several decades 1, 10, 100; over one 1, 2, 5; over less as on a linear axis.
+        # Ticks over several decades at 1, 10, 100; over one at 1, 2, 5; over less as on a linear axis.
         decades = math.log10(scale.high / scale.low)
         several = LogLocator(subs=(1.0,) if decades > 2 else (1.0, 2.0, 5.0))
         axis.set_major_locator(several if decades > 1 else MaxNLocator(4))
@@ -159,7 +159,7 @@ def _draw_series(axes: Axes, series: Series) -> Artist:
         fillstyle="none" if look.marker == "circle-open" else "full",
     )
     for x, y, text in zip(series.x, series.y, series.labels, strict=False):
-        around = [withStroke(linewidth=1.5, foreground="white")]  # readable where the line runs through it
+        around = [withStroke(linewidth=1.5, foreground="white")]  # keeps text readable where the line crosses it
         axes.annotate(
             text, (x, y), (3, 3), textcoords="offset points", size=6, color="0.35", path_effects=around, zorder=4
         )
@@ -167,7 +167,7 @@ def _draw_series(axes: Axes, series: Series) -> Artist:
 
 
 def figure(plot: Plot, panel: Panel, rows: Mapping[int, str]) -> str:
-    """JSON of plotly's data and layout. rows: the label of each row number. plotly reads texts as HTML, so they are escaped."""
+    """plotly's data and layout as JSON. rows: the label of each row number. plotly reads text as HTML, so it is escaped."""
     x, y = scales(plot, panel)
     layout = {
         "title": {"text": escape(panel.title)},
@@ -184,7 +184,7 @@ def figure(plot: Plot, panel: Panel, rows: Mapping[int, str]) -> str:
 
 
 def swatch(series: Series) -> Markup:
-    """Line and mark of a series, for the legend."""
+    """Line and marker of a series for the legend."""
     look = stroke(series)
     text = f"{_STROKES[look.dash]}{_SIGNS.get(look.marker or '', '○' if look.marker else '')}"
     return Markup(f'<span aria-hidden="true" style="color: var({_colour(series)})">{text}</span> ')
@@ -195,7 +195,7 @@ def _trace(series: Series, rows: Mapping[int, str], panel: Panel) -> dict[str, A
     parts = {"lines": look.dash, "markers": look.marker, "text": series.labels}
     shape = "hv" if look.steps else "linear"
     trace: dict[str, Any] = {
-        "legendgroup": series.name,  # by which the legend hides it
+        "legendgroup": series.name,  # the legend hides all series of a group
         "mode": "+".join(part for part, there in parts.items() if there),
         "x": _rounded(series.x),
         "y": _rounded(series.y),

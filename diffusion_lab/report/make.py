@@ -1,4 +1,4 @@
-"""A sweep, or any runs -> one report in a folder: a page, tables and figures. The next report there replaces these files only."""
+"""Writing the report on a sweep, or on any runs, to a folder: a page, tables and figures. A later report replaces only these."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from diffusion_lab.store.files import clear, name_root, remove_staged, write_who
 from diffusion_lab.store.written import is_ours, ours_below
 
 _PAGE, _FIGURES = "report.html", "figures"
-_MOST_GROUPS = 4  # groups that get plots: beyond that nothing is being compared
+_MOST_GROUPS = 4  # groups with plots; with more, nothing is being compared
 
 
 def make_report(
     sweep: SweepDirectory, to: Path | None = None, show: bool = False, say: Callable[[str], None] = print
 ) -> Path:
-    """The report on a sweep, finished or not, in its folder `report` or in `to`; the path of its page.
+    """Write the report on a sweep, finished or not, to its folder `report` or to `to`; returns the path of its page.
 
-    show: print the tables before anything is drawn. say: a sentence on each file of the user's that has a name of
-    ours: it stays, and ours goes beside it. RunError if the sweep cannot be read.
+    show: print the tables first. say: called with a sentence on each file of the user that has one of our names: it is kept, and
+    ours is written beside it. RunError if the sweep cannot be read.
     """
     return _write(read_sweep(sweep), to or sweep.report, f"diffusion-lab report sweep={sweep.path.name}", show, say)
 
@@ -36,7 +36,7 @@ def make_report(
 def report_on_runs(
     folders: Iterable[Path], to: Path, command: str, show: bool = False, say: Callable[[str], None] = print
 ) -> Path:
-    """The report on any run folders; the path of its page. RunError if none of them can be read."""
+    """Write the report on run folders; returns the path of its page. RunError if none of them can be read."""
     gathered = read_runs(folders, to.name)
     if not gathered.cells:
         raise RunError("; ".join(gathered.skipped) or "there are no runs to report on")
@@ -72,9 +72,9 @@ def _write(gathered: Gathered, to: Path, command: str, show: bool, say: Callable
 
 
 def write_report(folder: Path, contents: Mapping[str, bytes]) -> dict[str, Path]:
-    """Write files by their names in `folder`, and remove what an earlier report wrote and this one does not.
+    """Write files by their names in `folder`, and remove files of an earlier report that this one lacks.
 
-    Returns where each went: a file of the user's with its name stays, and the new one gets a name beside it.
+    Returns the path of each: if the user has a file of that name, it is kept, and the new one gets a name beside it.
     """
     name_root(folder)
     places = {name: next(filter(_is_free, _names(folder / name))) for name in contents}
@@ -90,7 +90,7 @@ def write_report(folder: Path, contents: Mapping[str, bytes]) -> dict[str, Path]
 
 
 def report_files(folder: Path) -> dict[str, Path]:
-    """Our unchanged files in the folder of a report, by their names there."""
+    """Our unchanged files in a report's folder, by name."""
     return {path.relative_to(folder).as_posix(): path for path in ours_below(folder)}
 
 

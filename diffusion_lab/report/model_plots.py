@@ -1,4 +1,4 @@
-"""Curves of models rather than of rows: the losses while training, and the bound by t."""
+"""Curves of models rather than of rows: losses during training, and the bound by t."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from diffusion_lab.store.records import RunError, inside, read_bytes
 
 _PREFIX = "train/"
 _NO_LOSS = ("grad_norm", "lr", "skipped_steps", "images_per_second", "mfu")
-_COLUMN = re.compile(r"\w+/\w+")  # the name of a figure's file follows from it
+_COLUMN = re.compile(r"\w+/\w+")  # also used as the name of the figure's file
 _LARGEST_LOG = 2**28  # bytes
 _LARGEST = 1e100
 _MOST_POINTS, _MOST_COLUMNS, _MOST_MODELS = 200, 4, 64
@@ -32,7 +32,7 @@ Names = Mapping[Path, tuple[str, str]]  # (choices, seed) of each model
 
 
 def model_plots(gathered: Gathered) -> list[Plot]:
-    """Training curves, one plot a loss, and L_t by t; each model once."""
+    """Training curves, one plot per loss, and L_t by t; each model appears once."""
     models: dict[Path, list[Cell]] = {}
     for cell in gathered.done:
         models.setdefault(cell.model.path, []).append(cell)
@@ -45,12 +45,12 @@ def model_plots(gathered: Gathered) -> list[Plot]:
 
 
 def losses_of(models: Iterable[ModelDirectory]) -> list[str]:
-    """The columns of their metrics.csv that training curves are drawn of, as "train/mse"."""
+    """The columns of metrics.csv that are drawn as training curves, such as "train/mse"."""
     return _loss_columns([_read_csv(model.metrics_csv) for model in models])
 
 
 def _names(models: Models, gathered: Gathered) -> Names:
-    """A choice is named where models differ in it; "a/b" where one model serves two."""
+    """Models named by the choices in which they differ; "a/b" if one model serves two choices."""
     chosen = {
         path: {a: tuple(sorted({cell.choices.get(a) for cell in cells}, key=str)) for a in gathered.axes}
         for path, cells in models.items()
@@ -66,7 +66,7 @@ def _names(models: Models, gathered: Gathered) -> Names:
 
 
 def _with_curve(models: Models, curve: str, columns: Collection[str], largest: str = "nfe") -> dict[Path, Cell]:
-    """Of each model whose cells have this curve, the one of the largest value."""
+    """For each model that has this curve, its cell with the largest value of `largest`."""
     known = {
         path: [cell for cell in cells if all(cell.curves.get(curve, {}).get(column) for column in columns)]
         for path, cells in models.items()
@@ -75,8 +75,8 @@ def _with_curve(models: Models, curve: str, columns: Collection[str], largest: s
 
 
 def _curve_plots(models: Models, names: Names) -> Iterator[Plot]:
-    """The curves of scores, each model once: L_t by t, the diagnosis by log SNR, the bound by number of steps."""
-    # Of each model the longest chain: terms of shorter chains are other terms.
+    """Curves from scores, once per model: L_t by t, the diagnosis by log SNR, the bound by number of steps."""
+    # The longest chain of each model, because shorter chains have other terms.
     if longest := _with_curve(models, "bits_per_dim", ["bits_per_dim"]):
         kinds = "; ".join(dict.fromkeys(cell.bound_kind for cell in longest.values()))
         lines = _of_cells(longest, "bits_per_dim", "t", "bits_per_dim", names)
@@ -92,7 +92,7 @@ def _curve_plots(models: Models, names: Names) -> Iterator[Plot]:
             what = name.replace("_", " ")
             yield Plot(f"{curve}_{name}", DIAGNOSIS, what, "log SNR", what, [Panel("", lines)], False, log, meaning)
     curve, least, even = "bits_by_num_steps", "bits_per_dim", "even_bits_per_dim"
-    if found := _with_curve(models, curve, ["num_steps", least, even], "advised_gain"):  # it has most to say
+    if found := _with_curve(models, curve, ["num_steps", least, even], "advised_gain"):  # largest gain
         lines = _of_cells(found, curve, "num_steps", least, names, log=False)
         lines += _faint(_of_cells(found, curve, "num_steps", even, names, log=False), "even")
         advised = [
@@ -119,7 +119,7 @@ def _losses(models: Models, names: Names) -> list[Plot]:
 
 
 def _loss_columns(tables: Collection[Iterable[str]]) -> list[str]:
-    """Those that most of the tables have; their order is that of the tables."""
+    """The columns that occur in the most tables, in the order of the tables."""
     columns = dict.fromkeys(column for table in tables for column in table)
     losses = [c for c in columns if c.startswith(_PREFIX) and c.removeprefix(_PREFIX) not in _NO_LOSS]
     return sorted(losses, key=lambda column: -sum(column in table for table in tables))[:_MOST_COLUMNS]
@@ -132,7 +132,7 @@ def _of_cells(cells: Mapping[Path, Cell], curve: str, x: str, y: str, names: Nam
 
 
 def _line(path: Path, x: Sequence[float], y: Sequence[float], names: Names, log: bool = True) -> Series:
-    """A colour for each choice, a line for each seed of it. log: the axis is, so that 0 has no place on it."""
+    """A line with one colour per choice and one dash per seed. log: the axis is logarithmic, so zeros are omitted."""
     choices, seeds = (list(dict.fromkeys(parts)) for parts in zip(*names.values(), strict=True))
     choice, seed = names[path]
     kept = [(a, b) for a, b in zip(x, y, strict=True) if b > 0 or not log]
@@ -144,14 +144,14 @@ def _faint(lines: Iterable[Series], which: str) -> list[Series]:
 
 
 def _thinned(points: list[tuple[float, float]]) -> tuple[list[float], list[float]]:
-    """At most _MOST_POINTS: the mean of each run of as many neighbours as that takes."""
+    """At most _MOST_POINTS points, each the mean of equally many neighbours."""
     run = -(-len(points) // _MOST_POINTS) or 1
     parts = [points[i : i + run] for i in range(0, len(points), run)]
     return ([sum(x for x, _ in p) / len(p) for p in parts], [sum(y for _, y in p) / len(p) for p in parts])
 
 
 def _read_csv(path: Path) -> dict[str, tuple[list[float], list[float]]]:
-    """column -> (steps, values). Empty if there is no such file; a broken line or a number that is not finite is left out."""
+    """column -> (steps, values). Empty without a file; damaged lines and non-finite numbers are skipped."""
     try:
         text = read_bytes(inside(path.parent.parent, path), _LARGEST_LOG).decode()
         lines = list(csv.DictReader(io.StringIO(text)))

@@ -1,4 +1,4 @@
-"""report.html: one file that needs no network. What Jinja fills in it escapes; the numbers for the script are JSON."""
+"""report.html: one file that needs no network. Jinja escapes what it fills in; the script's numbers are JSON."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from diffusion_lab.report.wording import columns, has_floor, label, notes, quest
 from diffusion_lab.store.options import flat, short_names
 from diffusion_lab.versions import __version__
 
-# With plotly-basic.min.js 4.1.1, the partial bundle of npm's plotly.js-basic-dist-min (MIT, plotly-LICENSE): 1.2 of all 4.8 MB.
-# Not uPlot: error bars and names along axes would be code of ours. Not SVG drawn here: no zoom, and tiny type on a phone.
+# plotly-basic.min.js 4.1.1, the partial bundle in npm's plotly.js-basic-dist-min (MIT, plotly-LICENSE): 1.2 of 4.8 MB.
+# Not uPlot, which would leave error bars and axis names to us. Not SVG drawn here, which has no zoom and tiny type on a phone.
 _FOLDER = Path(__file__).parent / "page"
 
 
@@ -35,7 +35,7 @@ def page(
     plots: Sequence[tuple[str, Sequence[Plot]]],
     command: str,
 ) -> str:
-    """The page. plots: under which heading which. command: what makes the report again."""
+    """The page. plots: by heading. command: the command that makes the report again."""
     pictures = [(cell.run.samples_png, cell.shape) for cell in gathered.done]
     drawn = dict(zip((cell.run.path for cell in gathered.done), sprites(pictures), strict=True))
     families = contenders(table)
@@ -123,7 +123,7 @@ def _group(group: Group) -> dict[str, Any]:
 
 
 def _rows_data(group: Group, drawn: Mapping[Path, Sprite | None]) -> Iterator[tuple[Row, dict[str, Any]]]:
-    """The data of each row for the script: its name, its main value, and its samples by seed."""
+    """Data of each row for the script: its name, its main value, and its samples by seed."""
     main = next((column for column in columns(group) if column.floor), None)
     for row in group.rows:
         pictures = {cell.seed: drawn.get(cell.run.path) for cell in row.done}
@@ -141,7 +141,7 @@ def _rows_data(group: Group, drawn: Mapping[Path, Sprite | None]) -> Iterator[tu
 
 
 def _shown_first(table: Table) -> list[int]:
-    """The rows whose samples are there before anything is clicked: the best, the median and the worst by the first distance."""
+    """Rows whose samples are shown initially: the best, the median and the worst by the first distance."""
     groups = table.groups[:1]
     name = next((measure.name for group in groups for measure in group.measures if measure.floor_of), None)
     if name is None:
@@ -158,6 +158,6 @@ def _by_heading(plots: Sequence[Plot]) -> dict[str, list[Plot]]:
 
 
 def _script_json(content: Any) -> Markup:
-    """JSON that cannot end the script element it stands in."""
+    """JSON that cannot close the script element around it."""
     text = json.dumps(content, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=asdict)
     return Markup(text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))

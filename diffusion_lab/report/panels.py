@@ -1,4 +1,4 @@
-"""What a plot shows, as numbers; the page draws it for the eye, `figures` for paper."""
+"""The content of plots as numbers; the page and `figures` draw them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 
-# Headings under which plots stand, on the page and at W&B.
+# Headings of plots, on the page and at W&B.
 SAMPLES, LIKELIHOOD = "Samples against steps", "Likelihood against steps"
 EFFECTS, TIME, TRADE = "Effect of each axis", "Distance against time", "Precision against recall"
 TRAINING_COST = "Quality against training time"
@@ -16,24 +16,24 @@ DIAGNOSIS, ADVICE = "Where the error comes from", "Recommended steps"
 MINUTES_LABEL = "minutes of training"
 STEPS_LABEL, SECONDS_LABEL = "network evaluations per sample", "seconds per 1000 samples"
 
-# Config groups that get the colour and the line where they are axes: the question "per sampler and variance".
+# Config groups that set colour and line style if they are axes: "per sampler and variance".
 COLOUR, LINE = "variance", "sampler"
-SERIES = "series"  # the key that separates the lines at W&B
+SERIES = "series"  # the key that groups lines at W&B
 
-FRONT = -1  # the colour of a front rather than of a choice
+FRONT = -1  # the colour of a Pareto front
 
 
 def series(choices: Mapping[str, str | None]) -> str:
-    """The line that a cell with these choices of config groups is a point of; a family without such groups is one line."""
+    """The line of a cell with these choices of config groups; a family without such groups is one line."""
     chosen = [choice for group in (COLOUR, LINE) if (choice := choices.get(group)) is not None]
     return " · ".join(chosen) or str(choices["model"])
 
 
 @dataclass(frozen=True)
 class Series:
-    """One line, or points alone.
+    """One line, or points without a line.
 
-    colour, line: places in the palettes. rows: the row number of each point. labels: what is written at each. dots: no line.
+    colour, line: indices into the palettes. rows: the row number of each point. labels: text at each point. dots: no line.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes. categories: the names at x = 0, 1, …; levels: horizontal lines with a name."""
+    """One pair of axes. categories: the names at x = 0, 1, …; levels: named horizontal lines."""
 
     title: str
     series: list[Series]
@@ -60,8 +60,8 @@ class Panel:
 
 @dataclass(frozen=True)
 class Plot:
-    """Panels that share their axes. heading: under which it is one of several, `name` which of them. key: its file's name.
-    note: what has to be known to read it. paper: whether it becomes a file."""
+    """Panels that share their axes. heading, name: the plot's place on the page. key: its file's name.
+    note: what a reader must know. paper: whether it is written as a file."""
 
     key: str
     heading: str
@@ -75,19 +75,19 @@ class Plot:
     paper: bool = True
 
 
-# Of series, on white and on black: after Okabe & Ito, which everyone can distinguish, without their yellow, and darker on white.
+# Colours of series on white and on black: after Okabe & Ito (distinguishable by everyone), without yellow, and darker on white.
 LIGHT = ("#0072b2", "#d55e00", "#009e73", "#b85c99", "#c98a00", "#3f9fd4", "#777777", "#222222")
 DARK = ("#5aa9e6", "#ff8c42", "#3cc9a0", "#e39cc8", "#f0b429", "#8fd0f5", "#a8a8a8", "#ffffff")
 _DASHES = ("solid", "dash", "dot", "dashdot")
 _MARKERS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "x", "cross")
-_MANY = 30  # points of a line that are not marked one by one
+_MANY = 30  # lines with more points have no markers
 
 
 @dataclass(frozen=True)
 class Stroke:
-    """colour: place in LIGHT and DARK, None for that of text. dash, marker: plotly's names, None for no line and no marks.
-    width, size: of line and marks, in those of an ordinary series. steps: from point to point first along x, then along y.
-    caps: on error bars."""
+    """colour: index into LIGHT and DARK, None for the colour of text. dash, marker: plotly's names, None for no line or marker.
+    width, size: of line and marker, relative to an ordinary series. steps: draw first along x, then along y. caps: on error
+    bars."""
 
     colour: int | None
     dash: str | None
@@ -115,7 +115,7 @@ def stroke(series: Series) -> Stroke:
 
 
 def legend(plot: Plot) -> list[Series]:
-    """One series for each name in the legend; none where there is one name, or where the names stand along the axis."""
+    """One series per name; empty for a single name, or if the names stand along the axis."""
     first = {series.name: series for panel in reversed(plot.panels) for series in reversed(panel.series)}
     names = dict.fromkeys(series.name for panel in plot.panels for series in panel.series if not series.faint)
     return [first[name] for name in names] if len(names) > 1 and not plot.panels[0].categories else []
@@ -123,7 +123,7 @@ def legend(plot: Plot) -> list[Series]:
 
 @dataclass(frozen=True)
 class Scale:
-    """One axis. ticks: names along it; empty for numbers."""
+    """One axis. ticks: the names along it; empty for numbers."""
 
     low: float
     high: float
@@ -132,7 +132,7 @@ class Scale:
 
 
 def scales(plot: Plot, panel: Panel) -> tuple[Scale, Scale]:
-    """Of x and of y: the panels of a plot share both, but for names along x."""
+    """The axes x and y. Panels of a plot share both, except for names along x."""
     series = [one for part in plot.panels for one in part.series]
     ends = [y + side * (error or 0) for s in series for y, error in zip_longest(s.y, s.error) for side in (-1, 1)]
     levels = [level for part in plot.panels for _, level in part.levels]

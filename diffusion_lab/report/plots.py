@@ -1,7 +1,7 @@
 """The plots of a group of rows.
 
-Of the axes, one becomes the colour, one the line and marker, the others a small panel each, if they tell more than those before
-them; the axis that sets the number of sampling steps is the abscissa.
+One axis sets the colour, one the line and marker, the others one small panel per value, unless they follow from these; the axis
+that sets the number of sampling steps is the abscissa.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from diffusion_lab.store.measures import LOW, SECONDS, Measure
 from diffusion_lab.store.options import short_names
 
 _MOST_PANELS = 6
-_BITS, _COUNTS = "bits_by_steps", "num_steps"  # a curve of a score
+_BITS, _COUNTS = "bits_by_steps", "num_steps"  # the curve of a score
 _EFFECTS_NOTE = (
     "Averaged over cells (faint) that were measured alike and differ only in this axis: "
     "all its values have the same other choices."
@@ -49,13 +49,13 @@ _BEST_CORNER = "Towards the upper right corner samples are both as real and as d
 
 
 def plots_of(table: Table, group: Group) -> list[Plot]:
-    """Every plot of a group that has something to show, in the order of the page."""
+    """Every plot of a group that has data, in the order of the page."""
     kinds = (against_training, against_sampling, effects, against_seconds, bounds_by_steps, trade_off)
     return [plot for kind in kinds for plot in kind(table, group)]
 
 
 def against_training(table: Table, group: Group) -> Iterator[Plot]:
-    """Each measure by minutes of training, if some line has two points or more: a line for every choice."""
+    """Each measure against minutes of training, if a line has two points or more; one line per choice."""
     for measure in ranked_measures(group):
         lines = training_lines(table, group, measure)
         if all(len({row.values[TRAINING.name].mean for row in rows}) < 2 for rows in lines.values()):
@@ -69,7 +69,7 @@ def against_training(table: Table, group: Group) -> Iterator[Plot]:
 
 
 def against_sampling(table: Table, group: Group) -> Iterator[Plot]:
-    """Each measure by network evaluations, of rows that differ in them."""
+    """Each measure against network evaluations, for rows that differ in them."""
     for measure in ranked_measures(group):
         rows = rows_along(group, measure, SAMPLING)
         if len({row.values[SAMPLING.name].mean for row in rows}) < 2:
@@ -87,7 +87,7 @@ def against_sampling(table: Table, group: Group) -> Iterator[Plot]:
 
 
 def effects(table: Table, group: Group) -> Iterator[Plot]:
-    """Each measure by the values of an axis, the other axes averaged: a panel for each axis."""
+    """Each measure by the values of an axis, averaged over the other axes; one panel per axis."""
     names = short_names(table.axes)
     for measure in (measure for measure in group.measures if measure.better is not None):
         panels, left_out = [], []
@@ -109,7 +109,7 @@ def effects(table: Table, group: Group) -> Iterator[Plot]:
 
 
 def against_seconds(table: Table, group: Group) -> Iterator[Plot]:
-    """Each distance by the seconds of sampling, with the front of rows that none beats in both: a panel for rows measured alike."""
+    """Each distance against seconds of sampling, with the Pareto front; one panel per way of measuring."""
     seconds = Cost("", SECONDS, "seconds")
     for measure in group.measures:
         if measure.better is None or measure.floor_of is None:
@@ -137,7 +137,7 @@ def against_seconds(table: Table, group: Group) -> Iterator[Plot]:
 
 
 def pareto(rows: Iterable[Row], measure: Measure) -> list[Row]:
-    """Rows that no other row beats in seconds and in the measure at once, by rising seconds."""
+    """The Pareto front of seconds and the measure, by increasing seconds."""
     sign = 1 if measure.better == LOW else -1
     front: list[Row] = []
     for row in sorted(rows, key=lambda row: (row.values[SECONDS].mean, sign * row.values[measure.name].mean)):
@@ -147,7 +147,7 @@ def pareto(rows: Iterable[Row], measure: Measure) -> list[Row]:
 
 
 def bounds_by_steps(table: Table, group: Group) -> Iterator[Plot]:
-    """Bits/dim by number of steps, where one score holds them all: a plot for each spacing, a line for each row."""
+    """Bits/dim by number of steps, from scores that hold the whole curve: one plot per spacing, one line per row."""
     rows = [row for row in group.rows if any(cell.curves.get(_BITS, {}).get(_COUNTS) for cell in row.done)]
     spacings = dict.fromkeys(name for row in rows for cell in row.done for name in cell.curves.get(_BITS, {}))
     for spacing in (name for name in spacings if name != _COUNTS):
@@ -185,10 +185,10 @@ def _bits_by_steps(row: Row, spacing: str, name: str, colour: int, line: int) ->
 
 
 def trade_off(table: Table, group: Group) -> Iterator[Plot]:
-    """Precision against recall where both were measured of several rows.
+    """Precision against recall, for rows that have both.
 
-    Rows that differ in a knob alone, such as the scale of guidance, are one line with the knob's values at its points. Without a
-    knob rows are dots.
+    Rows that differ only in one numeric option, such as the scale of guidance, form a line labelled with its values. Without such
+    an option rows are dots.
     """
     precision, recall = ({m.name: m for m in group.measures}.get(name) for name in ("precision", "recall"))
     if precision is None or recall is None:
@@ -220,7 +220,7 @@ def trade_off(table: Table, group: Group) -> Iterator[Plot]:
 
 
 def _knob(table: Table, group: Group) -> str | None:
-    """The first axis of numbers that differ and are not of steps, which the plots against steps show."""
+    """The first numeric axis that varies and does not set steps, which the plots against steps show."""
     for axis in table.axes:
         values = [row.choice[table.axes.index(axis)] for row in group.rows]
         numbers = {value for value in values if value is not None}
@@ -233,7 +233,7 @@ def _knob(table: Table, group: Group) -> str | None:
 
 
 def _look(table: Table, group: Group) -> tuple[str | None, str | None, list[str]]:
-    """The axes of colours, lines and panels. Not the one that sets the steps, nor those that follow from the others."""
+    """The axes of colours, lines and panels, without the axis of steps and without axes that follow from others."""
     axes = [
         axis for axis in table.axes if len(values_of(table, group, axis)) > 1 and not sets_steps(table, group, axis)
     ]
@@ -247,7 +247,7 @@ def _look(table: Table, group: Group) -> tuple[str | None, str | None, list[str]
 
 
 def _in_panels(table: Table, group: Group, rows: Iterable[Row]) -> list[tuple[str, list[Row]]]:
-    """(title, rows) of each panel."""
+    """(title, rows) for each panel."""
     _, _, axes = _look(table, group)
     names = short_names(table.axes)
     return [
@@ -257,7 +257,7 @@ def _in_panels(table: Table, group: Group, rows: Iterable[Row]) -> list[tuple[st
 
 
 def _in_lines(table: Table, group: Group, rows: Iterable[Row]) -> list[tuple[str, int, int, list[Row]]]:
-    """(name, colour, line, rows) of each colour and line, in the order of the axes' values."""
+    """(name, colour, line, rows) for each colour and line, in the order of the axes' values."""
     of_colour, of_line, _ = _look(table, group)
     axes = [axis for axis in (of_colour, of_line) if axis is not None]
     parts = []
@@ -269,7 +269,7 @@ def _in_lines(table: Table, group: Group, rows: Iterable[Row]) -> list[tuple[str
 
 
 def _by_look(table: Table, group: Group, rows: Sequence[Row], measure: Measure, cost: Cost) -> list[Series]:
-    """One series for each colour and line."""
+    """One series per colour and line."""
     return [
         _series(sorted(part, key=lambda row: row.values[cost.name].mean), measure, cost, name, colour, line)
         for name, colour, line, part in _in_lines(table, group, rows)
@@ -277,7 +277,7 @@ def _by_look(table: Table, group: Group, rows: Sequence[Row], measure: Measure, 
 
 
 def _series(rows: Sequence[Row], measure: Measure, cost: Cost, name: str, colour: int = 0, line: int = 0) -> Series:
-    """The rows' means of a measure and its errors against a cost, in the order they come in."""
+    """The rows' means and errors of a measure against a cost, in the given order."""
     return Series(
         name or "all",
         [row.values[cost.name].mean / cost.per_unit for row in rows],
@@ -290,7 +290,7 @@ def _series(rows: Sequence[Row], measure: Measure, cost: Cost, name: str, colour
 
 
 def _floor(group: Group, measure: Measure) -> list[tuple[str, float]]:
-    """The value of real images, as a line across a plot; none where it is not known."""
+    """The value of real images as a horizontal line; none if it is not known."""
     floor = group.floor(measure)
     return [] if floor is None else [("real images", floor)]
 
@@ -306,7 +306,7 @@ def _plot(
     log_y: bool | None = None,
     paper: bool | None = None,
 ) -> Plot:
-    """A plot of one measure. log_y, paper: by default what the measure and its values suggest."""
+    """A plot of one measure. log_y, paper: by default chosen by the measure and its values."""
     logs = (measure.logs or _spans_decades(panels)) if log_y is None else log_y
     on_paper = measure.headline if paper is None else paper
     key, y_label = f"{kind}_{measure.name}", _ordinate(measure)
@@ -314,11 +314,11 @@ def _plot(
 
 
 def _ordinate(measure: Measure) -> str:
-    """The label of the axis along which a measure is drawn."""
+    """The axis label of a measure."""
     return f"{measure.axis}, {measure.better} is better"
 
 
 def _spans_decades(panels: Iterable[Panel]) -> bool:
-    """Whether a logarithmic axis shows more."""
+    """Whether a logarithmic axis is the better choice."""
     values = [y for panel in panels for series in panel.series for y in series.y]
     return bool(values) and min(values) > 0 and max(values) > 8 * min(values)

@@ -1,6 +1,6 @@
-"""Cells read from the folders of runs: what each chose, whether it was scored, and its numbers.
+"""Reading cells from run folders: their choices, whether they were scored, and their numbers.
 
-A folder that is broken or not ours is named in `skipped` and left out; nothing here raises for one bad folder.
+A damaged or foreign folder is named in `skipped` and left out; no single folder makes reading fail.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from diffusion_lab.store.records import OBJECT, TEXT, TEXTS, Kinds, inside, is_f
 from diffusion_lab.store.status_file import DONE, FAILED, read_status
 
 MISSING = "missing"
-MODEL_DIR = "model_dir"  # the axis of models that no option distinguishes
-_LARGEST = 1e100  # of a value: its square is a number too
+MODEL_DIR = "model_dir"  # the axis of models that differ in no option
+_LARGEST = 1e100  # of a value, whose square must be finite
 _MOST_VALUES = 1000
 _MOST_SHAPE = 4  # (C, *spatial)
 _PARTS = ("data", "samples", "reference", "features", "bound", "floor", "cost", "model", "absent")  # of a protocol
 
 
 def read_sweep(sweep: SweepDirectory) -> Gathered:
-    """All cells of a sweep, scored or not. RunError if sweep.json itself is missing or broken."""
+    """All cells of a sweep, scored or not. RunError if sweep.json is missing or damaged."""
     content = sweep.read_sweep()
     cells = [
         _cell(
@@ -53,7 +53,7 @@ def read_sweep(sweep: SweepDirectory) -> Gathered:
 
 
 def read_runs(folders: Iterable[Path], name: str) -> Gathered:
-    """Any run folders; the axes are the options in which their configs differ."""
+    """Cells of run folders; the axes are the options in which their configs differ."""
     skipped, runs = [], []
     for run in map(RunDirectory, dict.fromkeys(folders)):
         try:
@@ -72,7 +72,7 @@ def read_runs(folders: Iterable[Path], name: str) -> Gathered:
 
 
 def _told_apart_by_folder(cells: Iterable[Cell]) -> list[str]:
-    """Models that no option distinguishes, as those of two versions of the code, get the names of their folders as an axis."""
+    """Distinguish models that differ in no option, such as those of two versions of the code, by an axis of folder names."""
     alike: dict[tuple[Any, ...], list[Cell]] = {}
     for cell in cells:
         if cell.given is None:
@@ -115,7 +115,7 @@ def _scored(
 
 
 def read_score(run: RunDirectory) -> dict[str, Any]:
-    """The content of metrics.json, its measures read. RunError that names the file if it is not one of ours."""
+    """The content of metrics.json with its measures. RunError, naming the file, if it is not a valid score."""
     inside(run.path.parent, run.path)
     content = run.read_metrics()
     wrong = wrong_in(content, _SCORE) or _wrong_in_curves(content.get("curves", {}))
@@ -137,7 +137,7 @@ def _is_choice(value: Any) -> bool:
 
 
 def _are_values(value: Any) -> bool:
-    """Names become those of columns and of figures."""
+    """Whether names can be used for columns and figures."""
     fits = isinstance(value, dict) and 0 < len(value) <= _MOST_VALUES
     return fits and all(re.fullmatch(r"\w+", name) for name in value)
 
@@ -160,7 +160,7 @@ def _wrong_in_curves(curves: Mapping[str, Mapping[str, list[float]]]) -> str | N
     return "curves.bits_per_dim has no t or no bits_per_dim" if lacks else None
 
 
-# What the report relies on.
+# The fields that the report needs.
 _SCORE: Kinds = {
     "values": (_are_values, f"an object of 1 to {_MOST_VALUES:,} values by their names"),
     "values.*": (lambda value: is_number(value, _LARGEST), "a number"),

@@ -1,7 +1,7 @@
-"""samples.png of a run -> a small lossless picture for the page, one sample beside the next.
+"""Small lossless pictures of samples for the page, made from samples.png with one sample beside the next.
 
-The scored picture enlarges small images and puts a frame around each (pictures.picture); the page enlarges for itself, so both
-are undone, and a report on hundreds of runs stays small.
+samples.png enlarges small images and puts a frame around each (pictures.picture). The page enlarges images itself, so both are
+undone, which keeps reports on hundreds of runs small.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from diffusion_lab.report.wording import Column, Entry, columns, label
 from diffusion_lab.store.measures import Measure, ends
 from diffusion_lab.store.records import RunError, inside, read_bytes
 
-# As pictures.picture draws grey levels: the smallest longer side of an image on the screen, and the frame around it; a test
-# compares the two.
+# As in pictures.picture for grey levels: the smallest longer side of an image on the screen, and the frame around it. A test
+# compares them.
 _SMALLEST_SIDE, _FRAME = 48, 2
-_MOST_BYTES = 16 * 2**20  # of all pictures of a report together
+_MOST_BYTES = 16 * 2**20  # of all pictures of a report
 _LARGEST = 2**26  # bytes of a file
 _MOST_PIXELS = 2**26  # of one picture
 _MOST_NEAREST = 24  # pictures of nearest images
@@ -32,7 +32,7 @@ _MOST_NEAREST = 24  # pictures of nearest images
 
 @dataclass(frozen=True)
 class Sprite:
-    """src: a data URI. columns × rows samples of width × height pixels each; 1 × 1 where it is one picture of all samples."""
+    """src: a data URI. columns × rows: samples, each width × height pixels; 1 × 1 for one picture of all samples."""
 
     src: str
     columns: int
@@ -42,13 +42,13 @@ class Sprite:
 
 
 def sprites(pictures: Sequence[tuple[Path, Sequence[int]]]) -> list[Sprite | None]:
-    """One for each (samples.png, shape of a sample); None where the file is missing or broken. When there are so many that
-    they would not fit, each shows its first rows of samples only."""
+    """One picture per (samples.png, shape of a sample); None if the file is missing or damaged. If there are too many for
+    _MOST_BYTES, each shows only its first rows of samples."""
     rows: int | None = None
     made: list[Sprite | None] = []
     for path, shape in pictures:
         try:
-            # No other format: for some of them Pillow starts programs.
+            # No other format, because Pillow starts programs for some of them.
             content = io.BytesIO(read_bytes(inside(path.parent, path), _LARGEST))
             with Image.open(content, formats=("PNG",)) as image:
                 if image.width * image.height > _MOST_PIXELS:
@@ -60,7 +60,7 @@ def sprites(pictures: Sequence[tuple[Path, Sequence[int]]]) -> list[Sprite | Non
             ValueError,
             SyntaxError,
             Image.DecompressionBombError,
-        ):  # as Pillow meets damaged files
+        ):  # Pillow's errors for damaged files
             made.append(None)
             continue
         sprite = _sprite(pixels, shape, rows)
@@ -97,7 +97,7 @@ def _uri(pixels: np.ndarray) -> str:
 
 @dataclass(frozen=True)
 class NearestImages:
-    """The nearest training images of one row, of its first seed. said: how often that copies."""
+    """Nearest training images of one row, for its first seed. said: how often samples are copies."""
 
     label: str
     said: list[str]
@@ -105,7 +105,7 @@ class NearestImages:
 
 
 def nearest_images(table: Table) -> list[NearestImages]:
-    """One for each row whose first seed has a nearest.png, and no more than _MOST_NEAREST."""
+    """One per row whose first seed has a nearest.png, at most _MOST_NEAREST."""
     rows = [(group, row) for group in table.groups for row in group.rows if row.done[0].run.nearest_png.is_file()]
     rows = rows[:_MOST_NEAREST]
     pictures = sprites([(row.done[0].run.nearest_png, row.done[0].shape) for _, row in rows])
@@ -128,7 +128,7 @@ def _value_with_interval(measure: Measure, cell: Cell) -> str:
 
 @dataclass(frozen=True)
 class Contender:
-    """One family. facts: (what, value as written, what it means). cell: the one whose pictures are shown."""
+    """One model family. facts: (name, written value, meaning). cell: the one whose pictures are shown."""
 
     family: str
     label: str
@@ -137,9 +137,9 @@ class Contender:
 
 
 def contenders(table: Table) -> list[Contender]:
-    """The families of the largest group of rows that were measured alike, as they come; empty unless there are several.
+    """The families in the largest group of rows, in order of appearance; empty for fewer than two.
 
-    A family is represented by its row with the smallest distance, or by its first row where no distance was measured.
+    A family is represented by its row with the smallest distance, or by its first row if no distance was measured.
     """
     if not table.groups:
         return []

@@ -1,7 +1,7 @@
-"""The table of a report: cells -> rows -> groups of rows that were measured alike.
+"""The table of a report: cells are grouped into rows, and rows into groups that were measured alike.
 
-A row is one choice on every axis but the seed: seeds are folded into mean ± standard error. The best row of a column is marked
-where it is certain. Choices that give the same samples, because the sampler reads nothing in which they differ, are one row.
+A row has one choice on every axis except the seed: seeds are summarised as mean ± standard error. The best row of a column is
+marked if it is certain. Choices with identical samples, because the sampler does not use the options that differ, are one row.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from diffusion_lab.store import ModelDirectory, RunDirectory
 from diffusion_lab.store.measures import LOW, Measure, merged, samples_key
 from diffusion_lab.store.status_file import DONE
 
-SEED = "seed"  # the axis that is folded
-NO_SEED = ""  # the seed of a row where seed is no axis
-NONE = "–"  # no such option, no such value
+SEED = "seed"  # averaged over
+NO_SEED = ""  # the seed if seed is not an axis
+NONE = "–"  # a missing option or value
 _MOST_DECIMALS = 6
 
 Choice = tuple[str | None, ...]
@@ -29,8 +29,8 @@ Choice = tuple[str | None, ...]
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """choices: every axis, None where this cell has no such option. state: done, missing (with the reason), or what its
-    status file says. values, protocol, curves, measures, sources: of metrics.json; empty unless done."""
+    """choices: every axis, None if this cell lacks the option. state: done, missing (with the reason), or that of its status
+    file. values, protocol, curves, measures, sources: of metrics.json; empty unless done."""
 
     choices: dict[str, str | None]
     run: RunDirectory
@@ -53,7 +53,7 @@ class Cell:
 
     @property
     def given(self) -> dict[str, Any] | None:
-        """The entry of its protocol on given samples; None where a model drew them."""
+        """The protocol's entry on given samples; None if a model drew them."""
         return self.part("samples").get("given")
 
     @property
@@ -62,17 +62,17 @@ class Cell:
 
     @property
     def shape(self) -> list[int]:
-        """Of one sample, where these have grey levels, so that its picture has one tile each; else empty."""
+        """The shape of a sample if it has grey levels, and therefore one tile in the picture; else empty."""
         return self.part("data").get("shape", []) if self.part("samples").get("num_levels") else []
 
     def part(self, name: str) -> dict[str, Any]:
-        """A part of the protocol; empty where it has none."""
+        """A part of the protocol; empty if it is missing."""
         return self.protocol.get(name) or {}
 
 
 @dataclass(frozen=True)
 class Gathered:
-    """What a report is about. command: the options as they were given, empty where the runs were picked by hand."""
+    """The content of a report. command: the options as given, empty for runs without a sweep."""
 
     name: str
     axes: dict[str, list[str]]
@@ -88,9 +88,9 @@ class Gathered:
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """Cells with one choice on every axis but the seed; `number` counts rows over the whole report.
+    """Cells with one choice on every axis except the seed; `number` counts rows over the whole report.
 
-    others: further choices that give the same samples; their cells are here too.
+    others: further choices with the same samples; their cells are included.
     """
 
     number: int
@@ -100,18 +100,18 @@ class Row:
 
     @cached_property
     def names(self) -> Choice:
-        """The choice as it is written: "fixed_small = fixed_large" where both give the same samples."""
+        """The choice as written: "fixed_small = fixed_large" if both give the same samples."""
         alike = [dict.fromkeys(values) for values in zip(self.choice, *self.others, strict=True)]
         return tuple(None if {*some} == {None} else " = ".join(value or NONE for value in some) for some in alike)
 
     @cached_property
     def done(self) -> list[Cell]:
-        """The finished ones."""
+        """The finished cells."""
         return [cell for cell in self.cells if cell.done]
 
     @cached_property
     def values(self) -> dict[str, Measured]:
-        """Every value that a finished cell has, by name, unless `others` have another value."""
+        """Every value of the finished cells by name, except those that differ between `others`."""
         names = dict.fromkeys(name for cell in self.done for name in cell.values)
         return {
             name: measured(name, {seed: [cell] for seed, cell in self.cells_with(name).items()})
@@ -121,7 +121,7 @@ class Row:
 
     @cached_property
     def differing(self) -> dict[str, list[float]]:
-        """Values of which the cells of one seed have several, because `others` differ in them: bits/dim of two variances."""
+        """Values that differ between `others` for one seed, such as bits/dim of two variances."""
         found: dict[str, list[float]] = {}
         for name in {name for cell in self.done for name in cell.values} if self.others else ():
             for seed in self.seeds:
@@ -132,22 +132,22 @@ class Row:
 
     @cached_property
     def seeds(self) -> list[str]:
-        """Those of the finished cells."""
+        """Seeds of the finished cells."""
         return list(dict.fromkeys(cell.seed for cell in self.done))
 
     def cells_with(self, name: str) -> dict[str, Cell]:
-        """By seed, the cell whose value `name` counts: the last one that has it."""
+        """By seed, the cell that provides the value `name`: the last one that has it."""
         return {cell.seed: cell for cell in self.done if name in cell.values}
 
     def ways(self, measure: Measure) -> dict[str, dict[str, Any]]:
-        """How `measure` was measured in this row, by its key in the protocol; several where seeds disagree."""
+        """How `measure` was measured in this row, by its key in the protocol; several if seeds differ."""
         if measure.name not in self._ways:
             protocols = [cell.protocol for cell in self.cells_with(measure.name).values()]
             self._ways[measure.name] = {measure.protocol_key(protocol): measure.how(protocol) for protocol in protocols}
         return self._ways[measure.name]
 
     def protocol_key(self, measure: Measure) -> str:
-        """Equal for two rows in which `measure` was measured alike; of this row alone where its seeds disagree."""
+        """A key that is equal for two rows in which `measure` was measured alike, and unique if the seeds of this row differ."""
         keys = list(self.ways(measure))
         return keys[0] if len(keys) == 1 else f"{self.number} {keys}"
 
@@ -157,7 +157,7 @@ class Row:
 
     @cached_property
     def samples_drawn(self) -> object:
-        """Equal for rows of the same samples by construction: from the same weights, measured alike, with equal values."""
+        """A key that is equal for rows with identical samples by construction: same weights, measured alike, equal values."""
         drawn = [
             (cell.seed, name, f"{cell.values[name]:.6g}", measure.protocol_key(cell.protocol))
             for cell in self.done
@@ -172,7 +172,7 @@ class Row:
 
 @dataclass(frozen=True, eq=False)
 class Standing:
-    """The ranking of rows that were measured alike. marked: whether the best is certain among all claims of the table (Holm)."""
+    """The ranking of rows measured alike. marked: whether the best is certain among all claims of the table (Holm)."""
 
     measure: Measure
     rows: Sequence[Row]
@@ -192,7 +192,7 @@ class Standing:
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Rows whose samples were measured alike: one table. `protocol` is that of its first cell."""
+    """Rows whose samples were measured alike, shown as one table. `protocol` is that of the first cell."""
 
     rows: list[Row]
     measures: list[Measure]
@@ -200,7 +200,7 @@ class Group:
 
     @cached_property
     def standings(self) -> list[Standing]:
-        """One for each measure that has a best, and for each way it was measured within the group."""
+        """One standing for each measure with a better end, and for each way it was measured in the group."""
         found = []
         for measure in self.measures:
             if measure.better is None:
@@ -217,11 +217,11 @@ class Group:
 
     @cached_property
     def marked(self) -> set[tuple[int, str]]:
-        """(row number, measure name) of everything that is marked as best."""
+        """(row number, measure name) of everything marked as best."""
         return {(row.number, s.measure.name) for s in self.standings if s.marked for row in s.best}
 
     def decimals(self, measure: Measure) -> int:
-        """The decimals at which a typical error has two significant digits, or, without errors, a small value three."""
+        """The decimals that show two significant digits of a typical error or, without errors, three of a small value."""
         values = [row.values[measure.name] for row in self.rows if measure.name in row.values]
         if values and all(one.mean.is_integer() for one in values):
             return 0
@@ -231,18 +231,18 @@ class Group:
         return min(_MOST_DECIMALS, decimals_of(size, digits))
 
     def floor(self, measure: Measure) -> float | None:
-        """What real images get in the place of samples; the same for all rows, which share reference and number."""
+        """The value of real images, the same for all rows, which share reference and number of samples."""
         return None if measure.floor_of is None else self.fact(measure.floor_of)
 
     def fact(self, name: str) -> float | None:
-        """A value that is the same for all rows; None where no score states it."""
+        """A value that is the same for all rows; None if no score has it."""
         return next((cell.values[name] for row in self.rows for cell in row.done if name in cell.values), None)
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """All groups, the largest first. axes: those that differ, without the seed. values: of each axis, as they were asked for.
-    seeds: as asked for; empty if that is no axis."""
+    """All groups, the largest first. axes: those that vary, without the seed. values: of each axis, as requested.
+    seeds: as requested; empty if seed is not an axis."""
 
     axes: tuple[str, ...]
     values: Mapping[str, Sequence[str]]
@@ -255,7 +255,7 @@ class Table:
 
 
 def build_table(gathered: Gathered) -> Table:
-    """Fold seeds, join what is the same by construction, and part what was measured differently."""
+    """The table: cells combined over seeds, rows with identical samples merged, and rows grouped by how they were measured."""
     axes = tuple(a for a in gathered.axes if a != SEED and len({cell.choices.get(a) for cell in gathered.cells}) > 1)
     order = [[None, *gathered.axes[axis]] for axis in axes]
 
@@ -279,7 +279,7 @@ def build_table(gathered: Gathered) -> Table:
 
 
 def _joined(rows: Iterable[Row]) -> list[Row]:
-    """One row for all whose samples are the same by construction."""
+    """Rows with identical samples merged into one."""
     found: dict[object, Row] = {}
     for row in rows:
         first = found.setdefault(row.samples_drawn, row)
@@ -290,9 +290,9 @@ def _joined(rows: Iterable[Row]) -> list[Row]:
 
 
 def measured(name: str, cells: Mapping[str, Sequence[Cell]]) -> Measured:
-    """A value with its sources of uncertainty. cells: by seed; those of one seed are averaged.
+    """A value with its sources of uncertainty. cells: by seed; several cells of a seed are averaged.
 
-    Cells of one seed share noise and images, so their blocks are averaged one by one.
+    Cells of one seed share noise and images, so their blocks are averaged too.
     """
     sources: dict[str, dict[str, list[float]]] = {}
     for seed, some in cells.items():
@@ -310,7 +310,7 @@ def measured(name: str, cells: Mapping[str, Sequence[Cell]]) -> Measured:
 
 
 def decimals_of(size: float, digits: int) -> int:
-    """The decimals at which a number of this size has so many significant digits."""
+    """The number of decimals that shows `digits` significant digits of a number of this size."""
     return max(0, digits - 1 - math.floor(math.log10(size)))
 
 
@@ -333,14 +333,14 @@ def by_choice(table: Table, rows: Iterable[Row], axes: Iterable[str]) -> dict[Ch
 
 
 def values_of(table: Table, group: Group, axis: str) -> list[str | None]:
-    """The names that an axis has in the group, in the order of the command."""
+    """The values of an axis in the group, in the order of the command."""
     place, order = table.axes.index(axis), [None, *table.values[axis]]
     rows = sorted(group.rows, key=lambda row: order.index(row.choice[place]))
     return list(dict.fromkeys(row.names[place] for row in rows))
 
 
 def sets_steps(table: Table, group: Group, axis: str) -> bool:
-    """A numeric axis that counts a chain's steps, of which each takes one network evaluation or, guided, two."""
+    """Whether a numeric axis counts steps of a chain, each with one network evaluation, or two with guidance."""
     place = table.axes.index(axis)
     if not all(value is None or reads_as_number(value) for value in values_of(table, group, axis)):
         return False

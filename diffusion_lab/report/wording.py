@@ -1,4 +1,4 @@
-"""Numbers as texts (digits, errors, footnotes) and the notes on them: the same on the page and in the files."""
+"""Numbers as text (digits, errors, footnotes) and the notes on them, for the page and the files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from diffusion_lab.store.options import flat, short_names
 
 @dataclass(frozen=True)
 class Entry:
-    """One value as it is written. number: what it sorts by. letter: of the footnote that says how it was measured."""
+    """A value as written. number: for sorting. letter: of the footnote on how it was measured."""
 
     value: str
     error: str = ""
@@ -30,8 +30,8 @@ class Entry:
 
 @dataclass(frozen=True)
 class Column:
-    """A measure over a group. floor: of real images. notes: letter -> how values with it were measured; one letter at most
-    is written as none."""
+    """A measure over a group. letters: one for each way of measuring, empty for a single way. notes: letter -> the way in words.
+    floor: of real images."""
 
     measure: Measure
     decimals: int
@@ -62,7 +62,7 @@ class Column:
 
 
 def columns(group: Group) -> list[Column]:
-    """One for each measure of the group."""
+    """One column for each measure of the group."""
     return [_column(group, measure) for measure in group.measures]
 
 
@@ -72,13 +72,13 @@ def label(row: Row) -> str:
 
 
 def seeds_of(row: Row) -> str:
-    """How many of the seeds are finished."""
+    """How many of the requested seeds are finished."""
     asked = {cell.seed for cell in row.cells}
     return str(len(asked)) if len(row.seeds) == len(asked) else f"{len(row.seeds)} of {len(asked)}"
 
 
 def question(table: Table) -> str:
-    """The question that the sentences below it answer."""
+    """The question that the sentences of the report answer."""
     names = short_names(table.axes)
     data = sorted({group.protocol["data"]["name"] for group in table.groups if "data" in group.protocol})
     on = f" on {listed(data)}" if data else ""
@@ -108,7 +108,7 @@ def _column(group: Group, measure: Measure) -> Column:
 
 
 def _differences(hows: list[dict[str, Any]]) -> list[str]:
-    """Of several ways of measuring, what each has that differs from the others."""
+    """For several ways of measuring, what distinguishes each from the others."""
     ways = [flat(how, " ") for how in hows]
     differing = [key for key in dict.fromkeys(k for f in ways for k in f) if len({str(f.get(key)) for f in ways}) > 1]
     return [
@@ -122,12 +122,12 @@ def has_floor(group: Group) -> bool:
 
 
 def footnotes(column: Column) -> list[str]:
-    """How the values of a column were measured, by the letters behind them."""
+    """Footnotes on how the values of a column were measured."""
     return [f"{column.measure.label} [{letter}]: {text}." for letter, text in column.notes.items()]
 
 
 def notes(group: Group, measures: Sequence[Measure]) -> list[str]:
-    """What has to be known to read these numbers of a group: how they were measured, what ± and marks mean, footnotes."""
+    """Notes on the numbers of a group: how they were measured, the meaning of ± and marks, footnotes."""
     cells = [cell for row in group.rows for cell in row.done]
     samples, reference, data, features = (cells[0].part(name) for name in ("samples", "reference", "data", "features"))
     drawn = f"{samples.get('num_images')} samples of seed {samples.get('seed')}"
@@ -175,7 +175,7 @@ def notes(group: Group, measures: Sequence[Measure]) -> list[str]:
 
 
 def _errors(group: Group, measures: Sequence[Measure]) -> str:
-    """What ± is over, column by column where it is not the same for all."""
+    """The meaning of ±, by column if it differs between columns."""
     columns_by_source: dict[str, list[str]] = {}
     for measure in measures:
         if measure.better is None:

@@ -1,11 +1,11 @@
-"""Samplers: which times are visited, how a step is taken, and how it is steered.
+"""Sampling: which times are visited, how a step is taken, and guidance.
 
 spacings      the times to visit
 samplers      the loop, and the steps of first order: ancestral, DDIM
 solvers       steps of higher order: Heun, DPM-Solver, improved pseudo-numerical methods
-guidance      reverse processes that lead to a class, or away from a worse model
+guidance      reverse processes guided towards a class, or away from a weaker model
 rounding      from a finished sample to the data's levels
-editing       with one trained model: denoise, interpolate, inpaint
+editing       denoising, interpolation and inpainting with a trained model
 """
 
 from diffusion_lab.diffusion import DataMoments, MomentsStart, NoiseStart, Start

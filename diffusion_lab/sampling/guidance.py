@@ -1,4 +1,4 @@
-"""Guidance: a reverse process around others, which leads a sample to its class, or away from the faults of a worse model.
+"""Guidance: reverse processes built from others, which move samples towards a class, or away from the errors of a weaker model.
 
     classifier-free   ε̂ = ε_θ(x_t) + s·(ε_θ(x_t, y) − ε_θ(x_t))            Ho & Salimans 2022, eq. 6, with s = 1 + w
     autoguidance      x̂_0 = x̂_worse + s·(x̂_θ − x̂_worse)                     Karras et al. 2024, "Guiding a Diffusion Model with
@@ -6,9 +6,9 @@
     classifier        μ̂ = μ_θ + s·Σ_θ·∇ log p(y|x_t)                       Dhariwal & Nichol 2021, algorithm 1
                       ε̂ = ε_θ − s·σ_t·∇ log p(y|x_t)                       algorithm 2, σ_t = √(1 − ᾱ_t)
 
-s = 1 is Bayes' rule, p(x|y) ∝ p(x)·p(y|x); larger s is sharper than the data's own classes: more precision, less recall. In
-autoguidance s = 1 is the model itself; beyond it, samples avoid what only a worse model makes. A guided process gives the same
-`ReverseStep`, so samplers and the bound do not depend on it, and as it takes the *process*, a respaced one gives Σ of its
+s = 1 is Bayes' rule, p(x|y) ∝ p(x)·p(y|x); larger s sharpens the classes: more precision, less recall. In
+autoguidance s = 1 is the model itself; larger s avoids errors typical of the weaker model. A guided process returns a
+`ReverseStep` too, so samplers and the bound do not depend on it. As it takes the *process*, a respaced process gives Σ of its
 longer strides.
 """
 
@@ -36,12 +36,12 @@ _EVERYWHERE = -math.inf, math.inf
 
 @dataclass(frozen=True, repr=False)
 class Worse:
-    """The worse model: another one, or the model itself at an earlier moment of its training. Neither: itself, as it is.
+    """The weaker model of autoguidance: another model, or an earlier moment of the same training; by default the model itself.
 
     Parameters
     ----------
-    moment: the share of its training that the model had done, or a name of the moment.
-    reverse: the reverse process of another model. name: of the other one, for the record. conditions: the sizes of its own.
+    moment: a share of the training, or the name of a moment.
+    reverse: the reverse process of another model. name: its name, for the record. conditions: its sizes of conditions.
     """
 
     moment: Number | str | None = None
@@ -58,7 +58,7 @@ class Worse:
 
     @property
     def own_moment(self) -> Number | str | None:
-        """The moment of the model's own training that it is; None for another model."""
+        """The moment of the model's own training; None for another model."""
         return self.moment if self.reverse is None else None
 
     @property
@@ -66,13 +66,13 @@ class Worse:
         return self.reverse is None and self.moment is None
 
     def beside(self, earlier: Callable[[Number | str], ReverseProcess] | None) -> ReverseProcess | None:
-        """Its reverse process; None where that is the model's own: also of a moment while there is no `earlier`."""
+        """Its reverse process; None for the model itself, and for a moment if `earlier` is None."""
         moment = self.own_moment
         return earlier(moment) if moment is not None and earlier is not None else self.reverse
 
 
 class ReverseInputs(NamedTuple):
-    """The arguments of a reverse process, in their order: x_t at t of a process, for the conditions y."""
+    """The arguments of a reverse process: x_t at t of a process, with conditions y."""
 
     process: GaussianDiffusion
     x_t: Images
@@ -81,13 +81,13 @@ class ReverseInputs(NamedTuple):
 
 
 class Guidance(ABC):
-    """What is done to p_θ(x_{t−1}|x_t) so that it leads to the conditions y, or to better images.
+    """A modification of p_θ(x_{t−1}|x_t) towards the conditions y, or towards better images.
 
-    `guides`: it changes the prediction. `needs_null`: it evaluates a network with and without the condition, so one that
-    was trained with both.
-    `num_classes`: of what the guidance itself knows; None where the network's classes are all there are. `worse`: the model that it
-    leads away from. `interval`, `log_snr_interval`: where it acts, in t of the original chain or in log SNR, both ends included;
-    elsewhere the model is left alone (Kynkäänniemi et al. 2024).
+    `guides`: it changes the prediction. `needs_null`: it evaluates a network with and without the condition, and thus needs one
+    trained for both.
+    `num_classes`: of a guiding classifier; None if only the network has classes. `worse`: the weaker model of autoguidance.
+    `interval`, `log_snr_interval`: where it acts, in t of the original chain or in log SNR, ends included;
+    outside the model is unchanged (Kynkäänniemi et al. 2024).
     """
 
     guides: ClassVar[bool] = True
@@ -99,14 +99,14 @@ class Guidance(ABC):
 
     @abstractmethod
     def step(self, reverse: ReverseProcess, worse: ReverseProcess | None, inputs: ReverseInputs) -> ReverseStep:
-        """The guided evaluation. worse: None where it is the model itself."""
+        """The guided evaluation. worse: None for the model itself."""
 
     def unguided(self, reverse: ReverseProcess, inputs: ReverseInputs) -> ReverseStep:
-        """The evaluation where the guidance does not act."""
+        """The evaluation outside the interval."""
         return reverse(*inputs)
 
     def evaluations(self, process: GaussianDiffusion, t: int) -> int:
-        """Network evaluations that one step at t takes, where there is a condition."""
+        """Network evaluations of one step at t for a sample with a condition."""
         return 1
 
     def acts(self, process: GaussianDiffusion, t: Steps) -> Bool[Tensor, " b"]:
@@ -116,7 +116,7 @@ class Guidance(ABC):
         return (place >= lo) & (place <= hi)
 
     def acts_at(self, process: GaussianDiffusion, t: int) -> bool:
-        """The same where all samples are at one step."""
+        """The same if all samples are at one step."""
         row = process.numbers(t)
         place = row.time if self.log_snr_interval is None else 2 * math.log(row.signal / row.noise)
         lo, hi = self.interval or self.log_snr_interval or _EVERYWHERE
@@ -125,25 +125,25 @@ class Guidance(ABC):
     def around(
         self, reverse: ReverseProcess, earlier: Callable[[Number | str], ReverseProcess] | None = None
     ) -> "GuidedReverse":
-        """`reverse`, guided. earlier: its training's earlier moments; None: there are none yet, and a guidance by one waits."""
+        """`reverse` with this guidance. earlier: loads earlier moments; None: not available yet, so guidance by them is off."""
         return GuidedReverse(reverse, self, None if self.worse is None else self.worse.beside(earlier))
 
 
 @dataclass(frozen=True)
 class GuidedReverse:
-    """(process, x_t, t, y) -> ReverseStep, as a `ReverseProcess` is."""
+    """A guided reverse process: (process, x_t, t, y) -> ReverseStep, like `ReverseProcess`."""
 
     reverse: ReverseProcess
     guidance: Guidance
     worse: ReverseProcess | None = None
 
     def __call__(self, process: GaussianDiffusion, x_t: Images, t: Steps, y: Conditions = None) -> ReverseStep:
-        if t.device.type == "cpu" and not self.guidance.acts(process, t).any():  # on a GPU reading it would wait
+        if t.device.type == "cpu" and not self.guidance.acts(process, t).any():  # on a GPU the check would wait
             return self._unguided(process, x_t, t, y)
         return self._guided(process, x_t, t, y)
 
     def at_step(self, process: GaussianDiffusion, t: int) -> Callable[..., ReverseStep]:
-        """The same where all samples are at one step: outside the interval without the evaluations that guide."""
+        """The evaluation for samples that are all at step t, which outside the interval skips the guiding evaluations."""
         return self._guided if self.guidance.acts_at(process, t) else self._unguided
 
     def _guided(self, process: GaussianDiffusion, x_t: Images, t: Steps, y: Conditions = None) -> ReverseStep:
@@ -153,7 +153,7 @@ class GuidedReverse:
         return self.guidance.unguided(self.reverse, ReverseInputs(process, x_t, t, y))
 
     def without_clipping(self) -> "GuidedReverse":
-        """The same without clamping x̂_0."""
+        """The same without clipping x̂_0."""
         return replace(self, reverse=self.reverse.without_clipping())
 
 
@@ -177,7 +177,7 @@ class ClassifierFree(Guidance):
     Parameters
     ----------
     scale: s ≥ 0. 1 is the conditional model and 0 the unconditional one, exactly and with one evaluation instead of two.
-    worse: whose output(∅) it is; None: the model's own. So it leads away from having no condition and from a worse model at once.
+    worse: the model of output(∅); None: the model itself. With it, guidance is away from a weaker, unconditional model.
     """
 
     scale: Number = 2.0
@@ -218,15 +218,15 @@ class ClassifierFree(Guidance):
 
 @dataclass(frozen=True)
 class Autoguidance(Guidance):
-    """output = output_worse + s·(output − output_worse), both given the same conditions or none; Σ is the model's own.
+    """output = output_worse + s·(output − output_worse), with the same conditions in both; Σ is the model's own.
 
-    The worse model makes the same mistakes, only larger ones, so where the two differ, the way from it to the model leads away from
-    them (Karras et al. 2024). It is a smaller network, or an earlier moment of the same training.
+    The weaker model makes the same errors, but larger ones, so extrapolating from it through the model reduces them
+    (Karras et al. 2024). It is a smaller network, or an earlier moment of the same training.
 
     Parameters
     ----------
-    worse: the worse model. Its prediction is converted to the model's, so the two may differ in kind.
-    scale: s ≥ 0. 1 is the model itself, with one evaluation instead of two, and 0 has the mean of the worse one.
+    worse: the weaker model. Its prediction is converted to the model's, so the two may predict different quantities.
+    scale: s ≥ 0. 1 is the model itself, with one evaluation instead of two; 0 gives the mean of the weaker model.
     """
 
     worse: Worse
@@ -256,7 +256,7 @@ def _away_from(
     reverse: ReverseProcess,
     inputs: ReverseInputs,
 ) -> ReverseStep:
-    """`reverse`, guided away from `worse`, which is given the `conditions` if it takes any."""
+    """`reverse`, guided away from `worse`, which is given the `conditions` if it uses any."""
     process, x_t, t, y = inputs
     output, v = reverse.evaluate(process, x_t, t, y)
     predicted = worse.without_clipping()(process, x_t, t, conditions if worse.null is not None else None)
@@ -273,13 +273,13 @@ def _extrapolated(base: Images, output: Images, scale: Number, acts: Bool[Tensor
 class ClassifierGuidance(Guidance):
     """μ̂ = μ_θ + s·Σ_θ·g and ε̂ = ε_θ − s·σ_t·g, g = ∇ log p(y|x_t) (Dhariwal & Nichol 2021, algorithms 1 and 2).
 
-    The first is what ancestral steps read, the second what all others read. x̂_0 follows ε̂, and is clipped again where the reverse
-    process clips it. The network may know the classes too, or none.
+    Ancestral steps use the first, all others the second. x̂_0 follows ε̂, and is clipped again if the reverse process
+    clips it. The network may also be conditioned on classes, or not.
 
     Parameters
     ----------
     classifier: (x_t (B, …), timesteps int64 (B,)) -> logits (B, num_classes), differentiable. It sees the 0-based index of the
-        step in the original chain, as the network does.
+        step in the original chain, like the network.
     scale: s ≥ 0; 0 leaves the process as it is and evaluates no classifier.
     name: of the classifier, for the record.
     """
@@ -320,7 +320,7 @@ class ClassifierGuidance(Guidance):
         """∇ log p(y|x_t) with respect to x_t, nats."""
         with torch.enable_grad():
             x = x_t.detach().requires_grad_()
-            # A view, because torch's counter of FLOPs refuses gradients of the very tensor that a module is given.
+            # A view, because torch's FLOP counter rejects gradients of a module's own input tensor.
             log_p = self.classifier(x.view_as(x), timesteps).log_softmax(dim=1)
             return torch.autograd.grad(log_p.gather(1, y[:, None]).sum(), x)[0]
 

@@ -1,4 +1,4 @@
-"""The level of each pixel of a finished sample. The last x̂_0 is a mean, so it lies between the levels of the data."""
+"""Rounding a finished sample to the levels of the data. The last x̂_0 is a mean and lies between levels."""
 
 import math
 from abc import ABC, abstractmethod
@@ -13,7 +13,7 @@ from diffusion_lab.diffusion.shapes import Images, Number
 
 @dataclass(frozen=True)
 class Rounding(ABC):
-    """x̂_0 -> a sample. What scores and shows takes the level nearest to it afterwards, whatever this does."""
+    """x̂_0 -> a sample. Scores and pictures round the result to the nearest level in any case."""
 
     @abstractmethod
     def __call__(self, x_0: Images) -> Images:
@@ -22,7 +22,7 @@ class Rounding(ABC):
 
 @dataclass(frozen=True)
 class NearestLevel(Rounding):
-    """x̂_0 as it is."""
+    """x̂_0 unchanged; the nearest level is taken later."""
 
     def __call__(self, x_0: Images) -> Images:
         return x_0
@@ -30,17 +30,17 @@ class NearestLevel(Rounding):
 
 @dataclass(frozen=True)
 class EndLevels(Rounding):
-    """The most probable level, if x̂_0 = x_0 + e with e ~ N(0, s²) and the two end levels hold more of the pixels than others do.
+    """The most probable level, if x̂_0 = x_0 + e with e ~ N(0, s²) and the two end levels are more frequent than the others.
 
-    With p of the pixels at an end and q at each level between the ends, x̂_0 at d levels from that end belongs to it rather than to
-    the level nearest to it where d < s·√(2·log(p/q)), and where that holds of both ends, to the one with the larger
-    log p − d²/(2·s²). Black stays black: half of Fashion-MNIST's pixels are 0, and a network's mean of black is a haze of a few
-    levels, since none of its errors can fall below.
+    With share p of the pixels at an end and q at each inner level, an x̂_0 at d levels from that end belongs to it rather than to
+    the nearest level if d < s·√(2·log(p/q)), and if that holds for both ends, to the one with the larger
+    log p − d²/(2·s²). This keeps black pixels black: half of Fashion-MNIST's pixels are 0, and a network's mean there is a haze
+    of a few levels, because errors below 0 are impossible.
 
     Parameters
     ----------
     shares: of the pixels of the training images, at the lowest and at the highest level.
-    num_levels: L; None, for continuous data, rounds nothing.
+    num_levels: L; None, for continuous data, which are not rounded.
     error: s in levels.
     """
 
@@ -59,7 +59,7 @@ class EndLevels(Rounding):
         if self.shares is None or self.num_levels is None or self.num_levels < 3:
             return x_0
         inside, per_level = x_0.clamp(-1, 1), 2 / (self.num_levels - 1)
-        low, high = (  # what each end gains over the level nearest to x̂_0, times 2·s²
+        low, high = (  # advantage of each end over the level nearest to x̂_0, times 2·s²
             2 * self.error**2 * log_odds - ((inside - end) / per_level).square()
             for end, log_odds in zip((-1, 1), end_log_odds(self.shares, self.num_levels), strict=True)
         )

@@ -1,9 +1,9 @@
-"""Samplers: the times that are visited (a spacing) and how a step is taken (a step rule). The loop is written once.
+"""Samplers: a spacing (the times that are visited) and a step rule (how a step is taken), with one common loop.
 
     chain ← process.respace(S);  x ← prior_std·x_T, that of the chain
     for t = K, …, 1:  x ← step(walk, x, t)
 
-A step rule sees the respaced chain, so its α_t, σ_t, β and β̃ are already those of the longer stride.
+A step rule is given the respaced chain, so its α_t, σ_t, β and β̃ are those of the longer strides.
 """
 
 from abc import ABC, abstractmethod
@@ -16,13 +16,14 @@ import torch
 
 from diffusion_lab.diffusion.noise import Noise, fresh_noise
 from diffusion_lab.diffusion.process import GaussianDiffusion, Row
-from diffusion_lab.diffusion.reverse import ReverseStep
+from diffusion_lab.diffusion.reverse import ReverseProcess, ReverseStep
 from diffusion_lab.diffusion.shapes import Conditions, Images, Steps
 
 from .guidance import GuidedReverse
 from .spacings import AllSteps, Spacing
 
-Reverse = Callable[[GaussianDiffusion, Images, Steps, Conditions], ReverseStep]
+Reverse = ReverseProcess | GuidedReverse
+Evaluation = Callable[[GaussianDiffusion, Images, Steps, Conditions], ReverseStep]
 
 
 class Predicted(NamedTuple):
@@ -35,10 +36,10 @@ class Predicted(NamedTuple):
 
 @dataclass(frozen=True)
 class Walk:
-    """One walk down a chain, from x_K to x_0, as a step rule sees it. All samples are at the same step.
+    """A pass down a chain, from x_K to x_0, as given to a step rule. All samples are at the same step.
 
-    chain: its steps are t = 1 … K. reverse, source, y: the reverse process, the source of all ε, and the classes.
-    past: as many of the last predictions as the sampler remembers, the newest first.
+    chain: with steps t = 1 … K. reverse, source, y: the reverse process, the source of ε, and the conditions.
+    past: the last predictions, newest first, as many as the sampler uses.
     """
 
     chain: GaussianDiffusion
@@ -48,31 +49,28 @@ class Walk:
     past: deque[Predicted] = field(default_factory=deque, repr=False)
 
     def predict(self, x_t: Images, t: int) -> ReverseStep:
-        """p_θ(x_s|x_t): one evaluation of the reverse process, which `past` begins with from now on."""
-        reverse = self.reverse
-        if isinstance(reverse, GuidedReverse):
-            reverse = reverse.at_step(self.chain, t)
-        predicted = reverse(self.chain, x_t, self.chain.full(t, x_t), self.y)
+        """p_θ(x_s|x_t): one evaluation of the reverse process, which is added to `past`."""
+        predicted = self.reverse.at_step(self.chain, t)(self.chain, x_t, self.chain.full(t, x_t), self.y)
         self.past.appendleft(Predicted(t, predicted.x_0, predicted.eps))
         return predicted
 
     def noise(self, t: int, like: Images) -> Images:
-        """ε of the step that leaves t, the same at each call; 0 for the last step (Ho et al. 2020, algorithm 2, line 3)."""
+        """ε for the step from t, the same at each call; 0 for the last step (Ho et al. 2020, algorithm 2, line 3)."""
         return self.source(self.chain.keys[t - 1], like) if t > 1 else torch.zeros_like(like)
 
     def at(self, t: int) -> Row[float]:
-        """α_t, σ_t, β_t, … of step t; (1, 0) is the pair at t = 0."""
+        """α_t, σ_t, β_t, … of step t; at t = 0 the pair is (1, 0)."""
         return self.chain.numbers(t)
 
 
 @dataclass(frozen=True)
 class Sampler(ABC):
-    """x_T -> x_0 along the times of `spacing`. Give it the full process: it respaces by itself.
+    """x_T -> x_0 along the times of `spacing`. It is given the full process and respaces it.
 
-    `draws_from_reverse_process`: every step but the last, which shows the mean, is a draw from p_θ(x_s|x_t), so the variational
-    bound of that chain is about this sampler. `reads_variance`: what it generates depends on Σ_θ. `order`: of its convergence, as
-    the steps of a deterministic rule get shorter. `evaluations_per_step`: evaluations of the reverse process that a step takes.
-    `remembers`: predictions that the rule reads from `walk.past`, that of its own step among them.
+    `draws_from_reverse_process`: every step except the last, which returns the mean, is a draw from p_θ(x_s|x_t), so the bound
+    of the respaced chain applies to this sampler. `reads_variance`: its samples depend on Σ_θ. `order`: of convergence with
+    shrinking steps of a deterministic rule. `evaluations_per_step`: of the reverse process.
+    `remembers`: the number of predictions in `walk.past` that the rule uses, including that of the current step.
     """
 
     spacing: Spacing = field(default_factory=AllSteps)
@@ -90,10 +88,10 @@ class Sampler(ABC):
 
     @abstractmethod
     def step(self, walk: Walk, x_t: Images, t: int) -> Images:
-        """x_s from x_t, s = t − 1 the next step of the chain; s = 0 is clean data."""
+        """x_s from x_t, with s = t − 1 the next step of the chain; s = 0 is clean data."""
 
     def evaluation_times(self, num_steps: int) -> list[int]:
-        """The t at which the reverse process is evaluated along a chain of num_steps steps, in order."""
+        """The t at which the reverse process is evaluated, in order, along a chain of num_steps steps."""
         return list(range(num_steps, 0, -1))
 
     def __call__(
@@ -104,7 +102,7 @@ class Sampler(ABC):
         y: Conditions = None,
         noise: Noise | None = None,
     ) -> Images:
-        """x_0, shaped like x_T ~ N(0, I). `noise` by default comes from a fresh seed."""
+        """x_0, shaped like x_T ~ N(0, I). `noise` defaults to a fresh seed."""
         return last(self.trajectory(process, reverse, x_T, y, noise))
 
     def trajectory(
@@ -115,12 +113,12 @@ class Sampler(ABC):
         y: Conditions = None,
         noise: Noise | None = None,
     ) -> Iterator[tuple[float, Images]]:
-        """(t, x_t) from t = T down to t = 0, t on the clock of the original chain."""
+        """(t, x_t) from t = T down to t = 0, with t on the clock of the original chain."""
         chain = process.respace(self.spacing(process))
         return self.walk(chain, reverse, chain.prior_std * x_T, y, noise)
 
     def begin(self, chain: GaussianDiffusion, reverse: Reverse, y: Conditions, noise: Noise) -> Walk:
-        """A walk down `chain` that remembers as many predictions as this rule reads."""
+        """A walk down `chain` that keeps as many predictions as this rule uses."""
         return Walk(chain, reverse, noise, y, deque(maxlen=self.remembers))
 
     def walk(
@@ -139,8 +137,7 @@ class Sampler(ABC):
 class AncestralSampler(Sampler):
     """x_s = μ_θ(x_t, t) + √Σ_θ·z, z = 0 in the last step (Ho et al. 2020, algorithm 2).
 
-    With fewer steps than T it is strided sampling (Nichol & Dhariwal 2021, section 4). The last step returns x̂_0, which is what
-    μ̃_1 is.
+    With fewer steps than T this is strided sampling (Nichol & Dhariwal 2021, section 4). The last step returns μ̃_1 = x̂_0.
     """
 
     draws_from_reverse_process = True
@@ -171,12 +168,12 @@ class DDIMSampler(Sampler):
         x_s = to.signal * predicted.x_0 + max(to.noise**2 - variance, 0) ** 0.5 * predicted.eps
         return x_s + variance**0.5 * walk.noise(t, x_t) if self.eta > 0 else x_s
 
-    def encode(self, process: GaussianDiffusion, reverse: Reverse, x_0: Images, y: Conditions = None) -> Images:
-        """x_0 -> x_T, the deterministic map run backwards (Song et al. 2020, DDIM, section 4.3 and eq. 14).
+    def encode(self, process: GaussianDiffusion, reverse: Evaluation, x_0: Images, y: Conditions = None) -> Images:
+        """x_0 -> x_T, the deterministic map reversed (Song et al. 2020, DDIM, section 4.3 and eq. 14).
 
             x_t = α_ts·x_s + (σ_t − α_ts·σ_s)·ε̂(x_s, t)
 
-        ε̂ is taken at the start of the stride, so decoding gives x_0 back up to an error of first order in the stride. Give a
+        ε̂ is taken at the start of the stride, so decoding recovers x_0 up to an error of first order in the stride. Use a
         reverse process without clipping; η must be 0.
         """
         if self.eta != 0:
@@ -191,11 +188,11 @@ class DDIMSampler(Sampler):
 
 @dataclass(frozen=True)
 class AnalyticDDIMSampler(DDIMSampler):
-    """x_s as DDIM's, with additional noise from the uncertainty of x_0 under Σ_θ (Bao et al. 2022, "Analytic-DPM", theorem 1).
+    """x_s of DDIM with additional noise from the uncertainty of x_0 under Σ_θ (Bao et al. 2022, "Analytic-DPM", theorem 1).
 
         λ² = η²·β̃_t,  Var = (Σ_θ − β̃_t)/(α_s·σ²_ts/σ_t²)²,  σ² = λ² + (α_s − √(σ_s² − λ²)·α_t/σ_t)²·Var
 
-    Any Σ_θ will do: with β̃_t it is DDIM, and with η = 1 ancestral sampling. The last step returns x̂_0.
+    Any Σ_θ is possible: with β̃_t this is DDIM, and with η = 1 ancestral sampling. The last step returns x̂_0.
     """
 
     reads_variance = True
@@ -212,13 +209,13 @@ class AnalyticDDIMSampler(DDIMSampler):
         of_x_0 = to.signal - towards_eps * at.signal / at.noise
         return x_s + (own + (of_x_0 / at.of_x_0) ** 2 * excess).sqrt() * walk.noise(t, x_t)
 
-    def encode(self, process: GaussianDiffusion, reverse: Reverse, x_0: Images, y: Conditions = None) -> Images:
-        """Raises ValueError: with no η is this a deterministic map."""
+    def encode(self, process: GaussianDiffusion, reverse: Evaluation, x_0: Images, y: Conditions = None) -> Images:
+        """Raises ValueError, because this map is not deterministic for any η."""
         raise ValueError("only the deterministic sampler, sampler=ddim with eta = 0, can encode")
 
 
 def last(states: Iterator[tuple[float, Images]]) -> Images:
-    """Where a walk ends."""
+    """The last x of a walk."""
     for _, x in states:  # noqa: B007 - the last one is x_0
         pass
     return x

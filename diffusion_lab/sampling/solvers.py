@@ -1,11 +1,11 @@
-"""Solvers: samplers that solve the chain's differential equation to a higher order.
+"""Solvers: samplers of higher order for the differential equation of the chain.
 
 With λ = log(α/σ), half the log SNR, and h = λ_s − λ_t, x_t loses noise and gains x̂_0 as λ rises from t to s:
 
     x_s = (σ_s/σ_t)·e^{−(c − 1)·h}·x_t + α_s·∫_0^h c·e^{−c·(h − u)}·x̂_0(λ_t + u) du + σ_s·√(1 − e^{−2·(c − 1)·h})·z
 
 is exact along a path, with c = 1 for the probability flow (no z) and c = 2 for the reverse process with its noise (Lu et al. 2022,
-DPM-Solver++). A polynomial through the x̂_0 that are known is integrated in closed form. Heun's and Adams' rules are for the same
+DPM-Solver++). The polynomial through known x̂_0 is integrated in closed form. The rules of Heun and of Adams solve the same
 equation in the variables x/α and σ/α, d(x/α)/d(σ/α) = ε̂.
 """
 
@@ -21,8 +21,8 @@ from .samplers import Sampler, Walk
 class HeunSampler(Sampler):
     """x_s = r·x_t + (σ_s − r·σ_t)·½·(ε̂(x_t, t) + ε̂(x̃_s, s)), r = α_s/α_t and x̃_s the DDIM step.
 
-    The trapezoidal rule in σ/α (Karras et al. 2022, EDM, algorithm 1); the last step is DDIM's. It needs steps that shrink σ/α by
-    bounded factors, as Karras' and log SNR spacing do: one even step in t from cosine's σ_T/α_T = 2·10⁴ is too long for a line.
+    The trapezoidal rule in σ/α (Karras et al. 2022, EDM, algorithm 1); the last step is DDIM's. It needs steps that reduce σ/α by
+    bounded factors, as in Karras' and log SNR spacing: one even step in t from cosine's σ_T/α_T = 2·10⁴ is too long.
     """
 
     reads_variance = False
@@ -43,15 +43,15 @@ class HeunSampler(Sampler):
 
 @dataclass(frozen=True)
 class DPMSolverSampler(Sampler):
-    """DPM-Solver++, multistep: the polynomial through the x̂_0 of this step and of the order − 1 before it (Lu et al. 2022).
+    """DPM-Solver++, multistep: with the polynomial through the x̂_0 of this step and the order − 1 before it (Lu et al. 2022).
 
-    One evaluation a step. The order rises from 1 with the first steps, and falls to 1 over the last steps, where λ goes to ∞, and
-    after a step of less than a third of this one, over which x̂_0 says too little of its slope.
+    One evaluation per step. The order rises from 1 over the first steps and falls to 1 over the last ones, where λ → ∞. It is 1
+    also after a step shorter than a third of the current one, over which the slope of x̂_0 is too uncertain.
 
     Parameters
     ----------
     order: 1 to 3; order 1 is DDIM.
-    stochastic: the reverse process with its noise, in place of the probability flow.
+    stochastic: solve the reverse SDE instead of the probability flow.
     """
 
     reads_variance = False
@@ -80,10 +80,10 @@ class DPMSolverSampler(Sampler):
 
 @dataclass(frozen=True)
 class IPNDMSampler(Sampler):
-    """x_s = r·x_t + (σ_s − r·σ_t)·Σ_j w_j·ε̂_j, r = α_s/α_t: Adams and Bashforth's rule in σ/α (Zhang & Chen 2023, DEIS, iPNDM).
+    """x_s = r·x_t + (σ_s − r·σ_t)·Σ_j w_j·ε̂_j, r = α_s/α_t: the Adams–Bashforth rule in σ/α (Zhang & Chen 2023, DEIS, iPNDM).
 
-    One evaluation a step, up to four in the rule; the last step is DDIM's. The weights are those of equal steps, and
-    steps in σ/α never are equal, so the order is 2. Yet with the exact score, at 5 to 10 evaluations, it came closer to the limit
+    One evaluation per step, and up to four in the rule; the last step is DDIM's. The weights are those of equal steps, and
+    steps in σ/α are never equal, so the order is 2. Yet with the exact score, at 5 to 10 evaluations, it came closer to the limit
     than DPM-Solver++, UniPC and weights fitted to the true steps.
     """
 
@@ -111,7 +111,7 @@ def _weights(nodes: list[float], h: float) -> list[float]:
         moments.append(1 - k / h * moments[-1])
     weights = []
     for node in nodes:
-        lagrange = [1.0]  # coefficients of the polynomial that is 1 at this node and 0 at the others
+        lagrange = [1.0]  # coefficients of the Lagrange polynomial of this node
         for other in nodes:
             if other != node:
                 pairs = zip([*lagrange, 0.0], [0.0, *lagrange], strict=True)

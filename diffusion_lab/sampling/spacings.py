@@ -1,6 +1,6 @@
-"""Spacings: the times that a sampler visits, strictly increasing, and ending at the last, or where only noise is left.
+"""Spacings: the times that a sampler visits, strictly increasing, up to the last time or to where only noise is left.
 
-A spacing takes the process, so steps may be even in t, in log SNR, or in a power of σ/α.
+A spacing is given the process, so steps may be even in t, in log SNR, or in a power of σ/α.
 """
 
 from abc import ABC, abstractmethod
@@ -19,27 +19,27 @@ Visited = Int64[Tensor, " K"] | Float64[Tensor, " K"]
 
 
 class Costs(ABC):
-    """What each step costs a trained network."""
+    """The cost of each step of a trained network's chain."""
 
     @abstractmethod
     def best(self, num_steps: int, last: int | None = None) -> Visited:
-        """The times of the cheapest chain of so many steps, which ends at T or at `last`."""
+        """The times of the cheapest chain with this many steps, ending at T or at `last`."""
 
 
 @dataclass(frozen=True)
 class Spacing(ABC):
-    """process -> the times that it is to be respaced to.
+    """process -> the times of the respaced process.
 
-    `needs_costs`: it follows from what each step costs the trained network, which `measured` gives it.
+    `needs_costs`: the times follow from the costs of steps of the trained network (see `measured`).
     """
 
     needs_costs: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, process: GaussianDiffusion | int) -> Visited:
-        """Steps, int64 (K,), strictly increasing within 1 … T and ending at T unless told otherwise, or times, float64 (K,).
+        """Steps, int64 (K,), strictly increasing within 1 … T and ending at T by default; or times, float64 (K,).
 
-        A bare T means any process of T steps; ValueError where T alone is not enough.
+        An int T stands for any process with T steps; ValueError if T alone is not enough.
         """
 
     def measured(self, costs: Costs) -> "Spacing":
@@ -87,14 +87,14 @@ class QuadraticSpacing(Spacing):
 
 @dataclass(frozen=True)
 class LogSNRSpacing(Spacing):
-    """log SNR falls from the first time's to the last time's in K − 1 equal steps (Lu et al. 2022, DPM-Solver).
+    """log SNR falls in K − 1 equal steps from the first time to the last (Lu et al. 2022, DPM-Solver).
 
-    K = 1 keeps the last.
+    K = 1 keeps the last time.
 
-    log_snr_max, log_snr_min: start and end there where the schedule reaches further; None: at its own ends. Beyond them steps are
-    wasted: at the noisy end x̂_0 is the mean of the data anyway, at the clean end x̂_0 is close to x_0. What log_snr_min
-    leaves out of the noise is taken for noise: x there for N(0, prior_std²·I) of the shorter chain.
-    real: visit any t in [1, T]; false: the nearest whole ones, collisions moved apart. None: real, except for a schedule that is a
+    log_snr_max, log_snr_min: where to start and end if the schedule reaches further; None: at the schedule's ends. Steps beyond
+    them are wasted: at the noisy end x̂_0 is the mean of the data, at the clean end it is close to x_0. The start of the shorter
+    chain is taken as N(0, prior_std²·I), although some signal is left there.
+    real: visit any t in [1, T]; false: the nearest whole ones, collisions moved apart. None: real, except for a schedule given as a
     table.
     """
 
@@ -114,9 +114,9 @@ class LogSNRSpacing(Spacing):
 
 @dataclass(frozen=True)
 class KarrasSpacing(Spacing):
-    """(σ/α)^{1/ρ} rises from the first time's to the last time's in K − 1 equal steps (Karras et al. 2022, EDM, eq. 5).
+    """(σ/α)^{1/ρ} rises in K − 1 equal steps from the first time to the last (Karras et al. 2022, EDM, eq. 5).
 
-    ρ → ∞ is `LogSNRSpacing`; smaller ρ spends more of the steps at the noisy end. real: as there.
+    ρ → ∞ is `LogSNRSpacing`; smaller ρ spends more steps at the noisy end. real: as in `LogSNRSpacing`.
     """
 
     num_steps: int
@@ -143,7 +143,7 @@ def _at_log_snr(
     highest: Number | None = None,
     lowest: Number | None = None,
 ) -> Visited:
-    """The times whose log SNRs are log_snr(first, last, i/(K − 1)), first and last those of the process or the ends given."""
+    """The times with log SNRs log_snr(first, last, i/(K − 1)), between those of the process or the given ends."""
     if isinstance(process, int):
         raise ValueError("steps by log SNR need the process: call spacing(process), not spacing(T)")
     last, real = process.num_timesteps, process.schedule.is_real(real)
@@ -170,15 +170,15 @@ def _fractions(num_steps: int) -> Float64[Tensor, " K"]:
 
 
 def whole_times(process: GaussianDiffusion, times: Visited) -> Int64[Tensor, " _"]:
-    """The steps of `process` nearest to `times`, as many of them, collisions moved apart; all steps where there are more times."""
+    """As many steps of `process`, nearest to `times`, with collisions moved apart; all steps if there are fewer than times."""
     last = process.num_timesteps
     return _distinct(times.round().long(), last)[-last:]
 
 
 def _distinct(wanted: Int64[Tensor, " K"], last: int) -> Int64[Tensor, " K"]:
-    """Rising t in 1 … last with collisions moved up, and down again from where they would pass the last."""
+    """Increasing t in 1 … last with collisions moved up, and moved down again where they would exceed `last`."""
     i = torch.arange(len(wanted))
-    # A step lies at least one above the step before it: subtract i, take the running maximum, add i again.
+    # Each step is at least one above the previous one: subtract i, take the running maximum, add i again.
     return (wanted - i).cummax(dim=0).values.clamp(max=last - len(wanted) + 1) + i
 
 

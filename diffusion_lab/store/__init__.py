@@ -1,14 +1,14 @@
-"""The layout of outputs/, which only this package defines; imports no torch.
+"""The layout of outputs/, defined only by this package. Does not import torch.
 
     outputs/models/<data>-<model>-<fingerprint>/   one trained model   (ModelDirectory)
     outputs/runs/<id>/                             one scored cell     (RunDirectory)
     outputs/sweeps/<name>/                         many of them        (SweepDirectory)
-    outputs/jobs/                                  files of jobs in a queue   (`jobs`)
+    outputs/jobs/                                  files of queued jobs   (`jobs`)
     outputs/cache/                                 reference statistics; samples/, statistics/   (CacheDirectory)
     outputs/features/                              features trained on a user's own images
 
-The fingerprint is `fingerprints.fingerprint`'s: the same command finds its model again.
-Nothing here makes a folder until something is written into it.
+The fingerprint is that of `fingerprints.fingerprint`, so the same command finds its model again.
+Nothing here makes a folder before something is written into it.
 """
 
 from diffusion_lab.store.cache import CacheDirectory

@@ -1,10 +1,10 @@
-"""The cache in outputs/: what was computed once of real images, of samples and of networks. Nothing here makes a folder.
+"""The cache in outputs/: results computed from real images, samples and networks. Nothing here makes a folder.
 
     cache/<data>-<features>-<kind>-<split>-<subset>-<hash>.safetensors   of real images   (`reference`)
     cache/samples/<hash>/<first index>.safetensors                       of samples       (`stream`, `shard_file`)
     cache/statistics/<model>-<weights>-<images>-<hash>/<first index>.safetensors   of a network   (`statistics`, `shard_file`)
 
-Each file of the cache holds its key, a text that says which question it answers, and is named by a hash of it.
+Each file of the cache contains its key, a text that identifies the computation, and is named by the key's hash.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class CacheDirectory:
 
     @property
     def samples(self) -> Path:
-        """Folder of the streams of samples."""
+        """The folder of sample streams."""
         return self.path / "samples"
 
     def statistics(self, about: str, key: str) -> Path:
-        """Folder of what was measured of one network. about: in words, for who lists the folder."""
+        """The folder of measurements of one network. about: in words, for people who list the folder."""
         return self._statistics / f"{about}-{_digest(key)[:_STREAM_DIGITS]}"
 
     @property
@@ -41,29 +41,29 @@ class CacheDirectory:
         return self.path / "statistics"
 
     def reference(self, about: str, key: str) -> Path:
-        """File of what was computed of real images. about: in words, for who lists the folder."""
+        """The file of a result from real images. about: in words, for people who list the folder."""
         return self.path / f"{about}-{_digest(key)[:_REFERENCE_DIGITS]}.safetensors"
 
     @property
     def references(self) -> list[Path]:
-        """Our files of real images that lie here."""
+        """Our files of results from real images."""
         return sorted(ours(self.path))
 
     @property
     def streams(self) -> dict[Path, list[Path]]:
-        """Folder -> our shards there, of samples and of statistics."""
+        """Folder -> our shards in it, of samples and of statistics."""
         above = [] if self.path.is_symlink() else [self.samples, self._statistics]
         folders = [folder for each in above if not each.is_symlink() for folder in sorted(each.glob("*/"))]
         return {folder: files for folder in folders if (files := ours(folder))}
 
 
 def stream(samples: Path, key: str) -> Path:
-    """Folder of one stream of samples."""
+    """The folder of one stream of samples."""
     return samples / _digest(key)[:_STREAM_DIGITS]
 
 
 def shard_file(stream: Path, first: int) -> Path:
-    """File of the samples from index `first` on."""
+    """The file of the samples from index `first` on."""
     return stream / f"{first:08d}.safetensors"
 
 
@@ -73,9 +73,9 @@ def shard_files(stream: Path) -> list[Path]:
 
 
 def read_key(file: Path) -> dict[str, Any] | None:
-    """The key in the head of a file; None where that is not a file of ours. Reads no tensor.
+    """The key in the header of a file; None for a file that is not ours. Reads no tensor.
 
-    The safetensors format: the length of the head in 8 bytes, then the head as JSON, with a `__metadata__` of texts.
+    The safetensors format: the length of the header in 8 bytes, then the header as JSON, with a `__metadata__` of texts.
     """
     with file.open("rb") as content:
         length = int.from_bytes(content.read(8), "little")

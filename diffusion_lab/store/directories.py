@@ -41,7 +41,7 @@ class _In:
 
 @dataclass(frozen=True)
 class _Newest:
-    """The path of a file of a model: in a new training as soon as that counts, else in the model itself."""
+    """The path of a model's file: in the new training if that one is valid, else in the model itself."""
 
     name: str
 
@@ -51,7 +51,7 @@ class _Newest:
 
 @dataclass(frozen=True)
 class Directory:
-    """One folder under outputs/ for something that a tracker may log."""
+    """A folder under outputs/ that a tracker may log."""
 
     path: Path
     logs = _In("logs")  # TensorBoard's and W&B's own files
@@ -59,12 +59,12 @@ class Directory:
 
     @property
     def home(self) -> Path:
-        """The folder with the lease and the status file of the work; its name is that of the work."""
+        """The folder with the lease and the status file; its name identifies the work."""
         return self.path
 
     @property
     def files(self) -> list[Path]:
-        """What we wrote here and nobody has changed, the last written first. Neither links nor what loggers keep in `logs`."""
+        """Our unchanged files here, the last written first; without links, and without files of loggers in `logs`."""
         return ours_below(self.path)
 
 
@@ -74,27 +74,27 @@ def previous_of(checkpoint: Path) -> Path:
 
 
 def grid_file(folder: Path, step: int) -> Path:
-    """The grid of a step in the folder of grids."""
+    """The grid of a step, in the folder of grids."""
     return folder / f"step_{step:07d}.png"
 
 
 class ModelDirectory(Directory):
-    """One trained model. `training` is written last: where it lies, training has finished.
+    """One trained model. `training` is written last: if it exists, training has finished.
 
-    A model is trained again in its folder `retraining`, beside the old one. As soon as that training has finished, each file
-    there counts in place of the one here; `put_in_place` moves them, one by one. So at whatever moment a process was killed,
-    a reader finds the old model whole or the new one.
+    A model is trained again in its folder `retraining`, beside the old one. Once that training has finished, each of its files
+    replaces the one here for readers; `put_in_place` then moves them one by one. So at any moment, even if a process was killed,
+    a reader finds either the old model or the new one, complete.
     """
 
-    config = _Newest(_CONFIG)  # resolved, that it was trained with
-    choices = _Newest(_CHOICES)  # which option of each group that config was composed from
+    config = _Newest(_CONFIG)  # resolved, as used in training
+    choices = _Newest(_CHOICES)  # the option of each group that config was composed from
     training = _Newest(_TRAINING)  # steps, seconds and images of the finished training
     metrics_csv = _Newest("metrics.csv")  # losses and rates while training
-    resume = _In("resume.ckpt")  # what training resumes from
+    resume = _In("resume.ckpt")  # the checkpoint for resuming
     previous_resume = _In("resume.previous.ckpt")
-    accuracy = _In("accuracy.json")  # of a classifier of noisy images, by t: what it has instead of a score
-    samples = _In("samples")  # grids drawn while training
-    result = _In(_TRAINING)  # where `training` lies in the end: it changes when a new training has been put in place
+    accuracy = _In("accuracy.json")  # of a noisy classifier by t, in place of a score
+    samples = _In("samples")  # grids drawn during training
+    result = _In(_TRAINING)  # where `training` finally lies; changes when a new training has been put in place
     _mark = _In("in_place")
 
     @property
@@ -103,16 +103,16 @@ class ModelDirectory(Directory):
 
     @property
     def retraining(self) -> ModelDirectory:
-        """Where this model is trained again."""
+        """The folder in which this model is trained again."""
         return ModelDirectory(self.path / _RETRAINING)
 
     def branch(self, step: int) -> Path:
-        """The checkpoint of this step, from which a training of another length continues."""
+        """The checkpoint at this step, from which a training of another length continues."""
         return self.path / f"branch_{step}.ckpt"
 
     @property
     def branches(self) -> dict[int, Path]:
-        """Step -> file, of the branches in this very folder; the first step first."""
+        """Step -> checkpoint, for the branches in this folder, sorted by step."""
         found = [(named, file) for file in self.path.glob("branch_*.ckpt") if (named := _BRANCH.fullmatch(file.name))]
         return dict(sorted((int(named[1]), file) for named, file in found))
 
@@ -122,13 +122,13 @@ class ModelDirectory(Directory):
 
     @property
     def weight_names(self) -> list[str]:
-        """Names of the weights that lie here, sorted."""
+        """Names of the saved weights, sorted."""
         folders = [self.path, *([self.retraining.path] if self._is_replaced else [])]
         files = [file for path in folders for file in path.glob("*.safetensors") if file.is_file()]
         return sorted({file.stem for file in files if is_weights(file.stem)})
 
     def weight_files(self, moments: Collection[str] = ()) -> dict[str, Path]:
-        """File of each of the weights, of earlier moments only `moments`. RunError without the raw ones, which every model has."""
+        """Files of the weights; of earlier moments only those in `moments`. RunError without raw weights, which every model has."""
         names = [name for name in self.weight_names if name in moments or not is_snapshot(name)]
         if "raw" not in names:
             raise RunError(f"{self.path} holds no weights: raw.safetensors is missing")
@@ -136,17 +136,17 @@ class ModelDirectory(Directory):
 
     @property
     def snapshots(self) -> list[Path]:
-        """The weights of earlier moments of the training in this very folder."""
+        """Weights of earlier moments in this folder."""
         return [file for file in self.path.glob("*.safetensors") if is_snapshot(file.stem)]
 
     @property
     def kept_averages(self) -> list[Path]:
-        """Files of averages that others are built from, in this very folder, sorted."""
+        """Files of averages in this folder, from which others are built, sorted."""
         return sorted(file for file in self.path.glob("*.safetensors") if is_kept_average(file.stem))
 
     @property
     def grids(self) -> list[Path]:
-        """The grids that were drawn while training in this very folder."""
+        """Grids drawn during training in this folder."""
         return list(self.samples.glob("step_*.png"))
 
     @property
@@ -155,24 +155,24 @@ class ModelDirectory(Directory):
 
     @property
     def begun(self) -> bool:
-        """Whether a training has left anything that another may go on from."""
+        """Whether there is something from which training can continue."""
         return self.config.is_file() or self.resume.is_file() or bool(self.weight_names)
 
     def finish(self, steps: int | None, seconds: float | None, images: int | None, **more: Any) -> None:
-        """Mark the training as finished; everything else must have been written. None: nobody recorded it."""
+        """Mark training as finished, after everything else has been written. None: the training was not recorded."""
         write_json(self.training, {"steps": steps, "seconds": seconds, "images": images, **more})
 
     def put_in_place(self) -> None:
-        """Move a new training that has finished to the place of the old one. It may be called again after it was killed.
+        """Move a new, finished training to the place of the old one. It can be called again after being killed.
 
-        Only the process that holds the folder may call it. Our files of the old training are removed; the user's stay.
+        Only the process that holds the folder may call it. Our files of the old training are removed; the user's are kept.
         """
         new = self.retraining
         remove_staged(new.path)
         if not self._is_replaced:
             return
         first, last = new.path / _CHOICES, new.path / _TRAINING
-        if first.exists():  # nothing has been moved yet: what the new training lacks must go before
+        if first.exists():  # nothing moved yet: remove first what the new training lacks
             for folder in (self.path, self.samples):
                 old = [folder / name for name in written.names(folder) if name != STATUS]
                 for file in old:
@@ -187,69 +187,69 @@ class ModelDirectory(Directory):
 
     @property
     def retrained(self) -> bool:
-        """Whether a new training is in place, and its command has more to do."""
+        """Whether a new training is in place, and its command is not yet done."""
         return self.retraining._mark.is_file()
 
     @property
     def is_retraining(self) -> bool:
-        """Whether a new training has begun and has not finished; it may be running or not."""
+        """Whether a new training has begun and not finished, running or not."""
         return (self.retraining.path / _CONFIG).is_file() and not self._is_replaced
 
     def end_retraining(self) -> None:
-        """The command with retrain=true is done; the next one begins another training."""
+        """Record that the command with retrain=true is done, so that the next one begins another training."""
         folder = self.retraining.path
         check_links(folder)
         inside = (path for path in folder.rglob("*") if path.is_dir() and not path.is_symlink())
         folders = sorted((folder, *inside), reverse=True)
-        for each in folders:  # of files that have been moved; no other training begins while the mark is there
+        for each in folders:  # empty folders of moved files; no other training begins while the mark exists
             (each / written.FILE).unlink(missing_ok=True)
         self.retraining._mark.unlink(missing_ok=True)
         for empty in folders:
-            with suppress(OSError):  # it is not: another command has begun another training
+            with suppress(OSError):  # not empty: another command has begun another training
                 empty.rmdir()
 
     @property
     def _is_replaced(self) -> bool:
-        """Whether files of the new training count."""
+        """Whether the files of the new training are valid."""
         return (self.path / _RETRAINING / _TRAINING).is_file()
 
     def newest(self, name: str) -> Path:
-        """The file of this name that counts."""
+        """The valid file of this name."""
         new = self.path / _RETRAINING / name
         return new if self._is_replaced and new.exists() else self.path / name
 
     def read_training(self) -> dict[str, Any]:
-        """What `finish` wrote; RunError if training has not finished."""
+        """The content written by `finish`; RunError if training has not finished."""
         if not self.finished:
             raise RunError(f"{self.path} holds no finished model: {self.training.name} is missing")
         return read_record(self.path, self.training, TRAINING, "a training")
 
     @property
     def serves(self) -> str | None:
-        """Of a head that has been trained on another model: the digest of the weights that it serves."""
+        """For a head trained on another model: the digest of that model's weights."""
         with suppress(RunError):
             return self.read_training().get("serves")
         return None
 
     def read_choices(self) -> dict[str, str | None]:
-        """Which option of each group it was trained with. RunError if the file holds anything but names."""
+        """The option of each group in training. RunError if the file holds anything but names."""
         return read_record(self.path, self.choices, CHOICES, "a training")
 
 
 class RunDirectory(Directory):
     """One scored cell."""
 
-    config = _In(_CONFIG)  # resolved, that it was sampled and scored with
+    config = _In(_CONFIG)  # resolved, as used in scoring
     metrics = _In("metrics.json")  # values, protocol and curves
     samples_png = _In("samples.png")
-    interpolation_png = _In("interpolation.png")  # ways from one sample to another through the latents
-    reconstructions_png = _In("reconstructions.png")  # test images, each followed by what the model makes of its latent
-    conditions_png = _In("conditions.png")  # fields, each followed by its test image and draws for it
-    nearest_png = _In("nearest.png")  # samples, and below each the nearest training images
+    interpolation_png = _In("interpolation.png")  # paths from one sample to another through the latents
+    reconstructions_png = _In("reconstructions.png")  # test images, each followed by its reconstruction
+    conditions_png = _In("conditions.png")  # fields, each followed by its test image and samples for it
+    nearest_png = _In("nearest.png")  # samples above the nearest training images
 
     @property
     def outputs(self) -> Path:
-        """The outputs/ that this cell and its model lie in."""
+        """The outputs/ folder that contains this cell and its model."""
         return self.path.parent.parent
 
     def write_metrics(self, content: Mapping[str, Any]) -> None:
@@ -260,24 +260,24 @@ class RunDirectory(Directory):
 
 
 class SweepDirectory(Directory):
-    """Many cells: their command, and the report on them. The cells themselves lie in outputs/runs."""
+    """A sweep: its command, and the report on its cells, which lie in outputs/runs."""
 
-    sweep = _In("sweep.json")  # the axes, and the model and run directory of each cell; written before anything starts
-    code = _In("code")  # copies of the code and the configs that its jobs run from
+    sweep = _In("sweep.json")  # the axes, and each cell's model and run directory; written before anything starts
+    code = _In("code")  # copies of code and configs that its jobs run from
     jobs = _In("jobs")  # the jobs' logs, one folder each
-    cancelled = _In("cancelled")  # a mark: nothing more of this sweep is to be submitted
+    cancelled = _In("cancelled")  # a mark: submit nothing more of this sweep
     report = _In("report")  # report.html, the tables and the figures
 
     @property
     def outputs(self) -> Path:
-        """The outputs/ that this sweep, its models and its runs lie in."""
+        """The outputs/ folder that contains this sweep, its models and its runs."""
         return self.path.parent.parent
 
     def write_sweep(self, content: Mapping[str, Any]) -> None:
         write_json(self.sweep, content)
 
     def read_sweep(self) -> dict[str, Any]:
-        """What `write_sweep` wrote. RunError if it is not what a sweep writes."""
+        """The content written by `write_sweep`. RunError if it is not valid."""
         content = read_record(self.path, self.sweep, SWEEP, "a sweep")
         for number, cell in enumerate(content["cells"]):
             known = {axis: (None, *values) for axis, values in content["axes"].items()}

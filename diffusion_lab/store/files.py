@@ -1,7 +1,7 @@
-"""A file appears whole or not at all, and no file of the user's is overwritten or removed. Imports no torch.
+"""Writing files whole or not at all, without overwriting or removing the user's files. Does not import torch.
 
-The record of each folder lists our files (`written`). A file of the user's at a path that we write is kept under another
-name. Below a folder that the user named, nothing is written or removed behind a link that leads out of it.
+The record of each folder lists our files (`written`). If a file of the user lies at a path that we write, it is renamed. Below a
+folder that the user named, nothing is written or removed behind a link that leads out of it.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from typing import BinaryIO
 from diffusion_lab.store import written
 from diffusion_lab.store.written import PlaceError
 
-_STAGED = re.compile(r"\..+\.[0-9a-f]{8}\.staged")  # what is being written, or was left by a process that was killed
+_STAGED = re.compile(r"\..+\.[0-9a-f]{8}\.staged")  # a file being written, or left by a killed process
 _guards: dict[Path, Callable[[], None]] = {}
-_roots: dict[Path, Path] = {}  # folders that the user named, and where they really are
+_roots: dict[Path, Path] = {}  # folders that the user named -> their real paths
 
 
 @contextmanager
 def guarded(folder: Path, check: Callable[[], None]) -> Iterator[None]:
-    """In the block, `check` is called before this process puts a file in place under `folder`; it may raise instead."""
+    """In the block, `check` is called before this process puts a file in place under `folder`; it may raise to prevent this."""
     _guards[folder.absolute()] = check
     try:
         yield
@@ -40,7 +40,7 @@ def guarded(folder: Path, check: Callable[[], None]) -> Iterator[None]:
 def name_root(folder: Path) -> None:
     """Register a folder that the user named: it may be a link, but no link below it may lead out.
 
-    Inside a registered folder, that one applies.
+    Inside an already registered folder, that registration applies.
     """
     place = Path(os.path.abspath(folder))
     if not any(place.is_relative_to(root) for root in _roots if root != place):
@@ -48,10 +48,10 @@ def name_root(folder: Path) -> None:
 
 
 def check_links(path: Path) -> None:
-    """PlaceError if a link makes `path` lie outside of the folder that the user named."""
+    """PlaceError if a link makes `path` lie outside the folder that the user named."""
     place = Path(os.path.abspath(path))
     above = [root for root in _roots if place.is_relative_to(root)]
-    root = max(above, key=lambda folder: len(folder.parts), default=None)  # outputs may be a link below to=.
+    root = max(above, key=lambda folder: len(folder.parts), default=None)  # outputs may be a link below to=
     if root is not None and not Path(os.path.realpath(place)).is_relative_to(_roots[root]):
         raise PlaceError(
             f"{path} lies behind a link that leads out of {root}, where nothing is written or removed: replace the link"
@@ -59,11 +59,11 @@ def check_links(path: Path) -> None:
 
 
 def make_folders(path: Path) -> None:
-    """Make `path` and the folders above it that are missing. OSError, naming a folder, if that fails; see `check_links`."""
+    """Make `path` and its missing parents. OSError, naming a folder, on failure; see `check_links`."""
     check_links(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
-    except FileNotFoundError as error:  # in /proc, where no folder can be made
+    except FileNotFoundError as error:  # in /proc, where folders cannot be made
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), error.filename) from error
 
 
@@ -75,14 +75,14 @@ def write_whole(path: Path, content: bytes) -> None:
 
 @contextmanager
 def whole_file(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
-    """A file to write beside `path`; at the end of the block it is forced to the disk and put in place in one step.
+    """A file to write beside `path`; at the end of the block it is synced to the disk and put in place in one step.
 
-    A reader, also after a crash, sees the old file or the new one, never a part. Beside the target and not
-    in a temporary folder, because a move across file systems is a copy. Folders above `path` are made. On any error
-    (OSError with `path` in it: disk full, no permission; what a guard of the folder raises) the old file stays and nothing
-    else is left. A file of the user's at `path` is kept under another name.
+    A reader, also after a crash, sees the old file or the new one, never a part. It is written beside the target,
+    because a move across file systems is a copy. Folders above `path` are made. On any error
+    (OSError with `path` in it: disk full, no permission; or an error of a guard) the old file stays and nothing
+    else is left. A file of the user at `path` is renamed.
 
-    previous: where the old file goes; a crash between the two moves leaves it there and nothing at `path`.
+    previous: where the old file is moved; a crash between the two moves leaves it there and nothing at `path`.
     """
     try:
         _check_guards(path)
@@ -99,13 +99,13 @@ def whole_file(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
     except OSError as error:
         named = Path(error.filename or path.with_name(written.FILE)).name
         if error.errno and (named == written.FILE or _STAGED.fullmatch(named)):
-            error.filename = str(path)  # a full disk does not say which file it was
+            error.filename = str(path)  # errors of a full disk do not name the file
             if isinstance(error, FileNotFoundError):
                 raise PlaceError(
                     f"{path.parent} was removed or replaced while {path.name} was written there"
                 ) from error
         raise
-    with suppress(OSError):  # the rename itself; some file systems and systems cannot sync a folder
+    with suppress(OSError):  # syncs the rename; some file systems cannot sync a folder
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -114,9 +114,9 @@ def whole_file(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
 
 
 def move(source: Path, target: Path, replace: bool = False) -> None:
-    """Move a file to a place of the same file system. A file of the user's that lies there is kept under another name.
+    """Move a file within a file system. A file of the user at the target is renamed.
 
-    replace: what lies there goes, as a file that a logger wrote, of which there is no record.
+    replace: overwrite the target even if it is not ours, for unrecorded files of loggers.
     """
     _check_guards(target)
     make_folders(target.parent)
@@ -126,14 +126,14 @@ def move(source: Path, target: Path, replace: bool = False) -> None:
 
 
 def clear(path: Path) -> None:
-    """Remove a file of ours, if it is there. One that the user put there or changed is kept under another name."""
+    """Remove our file, if it exists. A file that the user put there or changed is renamed instead."""
     check_links(path.parent)
     _prepare(path)
     path.unlink(missing_ok=True)
 
 
 def check_free(paths: Collection[Path]) -> None:
-    """PlaceError if a file of the user's lies at one of these paths, which `to` names. Call it before the work starts."""
+    """PlaceError if a file of the user lies at one of these paths, chosen with `to`. Call it before the work starts."""
     for folder in {path.parent for path in paths}:
         remove_staged(folder)
     for path in paths:
@@ -144,9 +144,9 @@ def check_free(paths: Collection[Path]) -> None:
 
 
 def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write a new folder with these files (name, perhaps with folders in it -> content), whole or not at all.
+    """Write a new folder with these files (name, possibly with subfolders -> content), whole or not at all.
 
-    FileExistsError if something is there already, other than an empty folder; any OSError leaves nothing behind.
+    FileExistsError if something other than an empty folder exists already; on any OSError nothing is left behind.
     """
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
@@ -171,28 +171,28 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
 
 @contextmanager
 def staged_folder(folder: Path) -> Iterator[Path]:
-    """A new folder beside `folder`, which the block moves to its place. If it still exists after the block, it is removed."""
+    """A new folder beside `folder`, to be moved to its place in the block. If it remains after the block, it is removed."""
     with _staged(folder, Path.mkdir) as staged:
         yield staged
 
 
 def remove_staged(folder: Path) -> None:
-    """Remove the staged files of processes that were killed while writing; those that are being written stay."""
+    """Remove staged files of killed processes; files being written stay."""
     check_links(folder)
     for staged in [path for path in folder.glob(".*.staged") if _STAGED.fullmatch(path.name)]:
         with suppress(OSError):
             descriptor = os.open(staged, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # else a process is writing it
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails if a process is writing it
                 _discard(staged)
             finally:
                 os.close(descriptor)
 
 
 def remove_written(folder: Path) -> None:
-    """Remove our unchanged files in `folder` and below it, then the empty folders in it.
+    """Remove our unchanged files in and below `folder`, then empty subfolders.
 
-    The record of `folder` stays, for `lease.give_up`. The last file written is removed first, so that a folder that a kill leaves
+    The record of `folder` stays, for `lease.give_up`. The last file written is removed first, so that a folder left by a kill
     does not look finished.
     """
     check_links(folder)
@@ -212,7 +212,7 @@ def remove_written(folder: Path) -> None:
 
 @contextmanager
 def _staged(path: Path, make: Callable[[Path], None]) -> Iterator[Path]:
-    """What `make` makes beside `path`, under a free name; locked in the block, which shows that it is being written."""
+    """A file or folder made by `make` beside `path` under a free name, locked in the block to show that it is being written."""
     staged, descriptor = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.staged"), None
     try:
         while descriptor is None:
@@ -226,7 +226,7 @@ def _staged(path: Path, make: Callable[[Path], None]) -> Iterator[Path]:
 
 
 def _locked(staged: Path) -> int | None:
-    """Its descriptor; None: another process removed it, as one that a killed process left, before it was locked."""
+    """Its locked descriptor; None if another process removed it before it was locked."""
     try:
         descriptor = os.open(staged, os.O_RDONLY)
     except FileNotFoundError:
@@ -240,11 +240,11 @@ def _locked(staged: Path) -> int | None:
 
 
 def _new_file(path: Path) -> None:
-    path.touch(exist_ok=False)  # not tempfile: its files are readable by their owner only
+    path.touch(exist_ok=False)  # not tempfile, whose files only their owner can read
 
 
 def _discard(staged: Path) -> None:
-    """Remove it, if it is there and that is possible."""
+    """Remove it if possible."""
     if staged.is_dir():
         shutil.rmtree(staged, ignore_errors=True)
     else:
@@ -253,7 +253,7 @@ def _discard(staged: Path) -> None:
 
 
 def _check_guards(path: Path) -> bool:
-    """Whether this process holds a folder above `path`. Raises what the check of a guarded one raises."""
+    """Whether this process holds a folder above `path`. Raises the errors of its guards."""
     checks = [check for folder, check in list(_guards.items()) if path.absolute().is_relative_to(folder)]
     for check in checks:
         check()
@@ -261,7 +261,7 @@ def _check_guards(path: Path) -> bool:
 
 
 def _prepare(path: Path, keep: bool = True) -> None:
-    """Before `path` is replaced or removed: check the guards, renew the record, rename a file of the user's to a free name."""
+    """Before `path` is replaced or removed: check the guards, renew the record, and rename a file of the user."""
     content, record = written.renewed(path.parent, is_held=_check_guards(path)), path.with_name(written.FILE)
     if content is not None:
         with _staged(record, _new_file) as staged:

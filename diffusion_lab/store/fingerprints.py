@@ -1,16 +1,16 @@
-"""The fingerprint of a training: a digest of everything that shapes its weights, and of nothing else. Imports no torch.
+"""The fingerprint of a training: a digest of everything that shapes its weights, and of nothing else. Does not import torch.
 
-It covers the training part of the resolved config, the data set's identity, and a digest of the code that trains. So the same
-command finds its model again. Files are only read, nothing is imported.
+It covers the training part of the resolved config, the data set's identity, and a digest of the code that trains, so the same
+command finds its model again. Files are only read; nothing is imported.
 
-The code is that of whole modules, without docstrings: of the classes that the config names, of what every training uses besides,
-and of all that these import, at their top or in a function but not below `if TYPE_CHECKING`, in the packages of the lab that train.
-What only samples, scores, watches or shows is left out, unless the config or a module of the user names it: an edit there retrains
-nothing. A score counts the same packages, sampling and metrics. A name imported from a package of the lab leads to the module that
-defines it, and the package's `__init__` does not count: a new file changes nothing. In the user's packages `__init__` counts, with
-all that it imports, because that may register something. So do files in the folder of a user's module, or below it, that the module
-names, such as a table. Installed packages count by name only: their versions are recorded with the model, and another one retrains
-nothing. A module named by a string (importlib) is not followed.
+The code consists of whole modules without docstrings: those of classes that the config names, those that every training uses, and
+all that these import, at the top or in functions but not below `if TYPE_CHECKING`, within the lab's packages for training.
+Code that only samples, scores, watches or displays is excluded, unless the config or a module of the user names it, so edits there
+do not retrain. A score covers these packages, sampling and metrics. A name imported from a package of the lab leads to its defining
+module, and the package's `__init__` does not count, so a new file changes nothing. In the user's packages `__init__` counts, with
+all its imports, because they may register something. So do files in or below the folder of a user's module that the module
+names, such as a table. Installed packages count by name only: their versions are recorded with the model, and another version does
+not retrain. Modules named by strings (importlib) are not followed.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ _INSTALLED = {Path(sysconfig.get_path(key)) for key in ("stdlib", "platstdlib", 
 
 @dataclass(frozen=True)
 class Scope:
-    """Which code of the lab counts: the packages and modules that its imports are followed into, and those to start from.
+    """The code of the lab that counts: packages and modules in which imports are followed, and root modules.
 
-    What a config names, and what the user's code imports, counts wherever it is.
+    Whatever a config names or the user's code imports counts in any case.
     """
 
     places: frozenset[str] = frozenset()
@@ -50,42 +50,42 @@ class Scope:
     roots: frozenset[str] = frozenset()
 
     def follows(self, source: str, target: str) -> bool:
-        """Whether an import of one module in another counts."""
+        """Whether an import of one module by another counts."""
         parts = target.split(".")
         above = {".".join(parts[1:end]) for end in range(2, len(parts) + 1)}
         return not (is_lab(source) and is_lab(target)) or bool(above & self.places and not above & self.left_out)
 
 
-# What may be chosen after training.
+# Options that may be chosen after training.
 # fmt: off
 SCORING_GROUPS = (
     "sampler", "guidance", "rounding", "start", "decoder", "bound", "sampling", "evaluation", "features", "metrics",
-    "measured_variance",  # what variance=analytic names
+    "measured_variance",  # set by variance=analytic
 )
-SCORED_GROUPS = (*SCORING_GROUPS, "variance")  # which may too where it did not shape training
-# Keys of the resolved config that do not shape the weights, with everything below them; all other keys do.
+SCORED_GROUPS = (*SCORING_GROUPS, "variance")  # variance only if it did not shape training
+# Keys of the resolved config that do not shape the weights, with everything below them; all others do.
 TRAINING_EXCLUDED = frozenset((
     *SCORING_GROUPS,
-    # what is watched and kept while training
+    # observed and kept during training
     "logger", "checkpoint", "progress", "snapshots",
     "trainer.enable_progress_bar", "trainer.enable_model_summary", "trainer.profiler", "trainer.detect_anomaly",
     "trainer.num_sanity_val_steps", "trainer.limit_val_batches", "trainer.inference_mode",
-    # where files lie: the identity of the data set, and of weights that training starts from, is that of their content
+    # places of files: data sets and initial weights are identified by content
     "model_dir", "init_from", "init_weights", "branch_from",
     "outputs", "paths", "data.root", "data.path", "data.train", "data.test", "data.train_labels", "data.test_labels",
     "data.train_vectors", "data.test_vectors", "data.train_fields", "data.test_fields",
     "data.download",
-    # they choose files and validation images; the identity is that of the images that remain
+    # choose files and validation images; the identity covers the remaining images
     "data.on_error", "data.max_pixels", "data.max_bytes", "data.validation",
     # options of the command
     "retrain", "rescore", "score", "objective_metric", "tags", "sweep",
-    # on which machine, how fast: randomness is keyed for the global batch, so these change rounding only
+    # machine and speed: randomness is keyed for the global batch, so these only change rounding
     "compile", "workers", "data.num_workers",
     "trainer.accumulate_grad_batches", "network.activation_checkpointing",
     "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.benchmark", "trainer.deterministic",
     "trainer.peak_flops",
 ))
-# Code: packages and modules of the lab. Files, locks, callbacks that watch, and what only talks to the user change no number.
+# Packages and modules of the lab. Files, locks, observing callbacks and user interaction change no number.
 _TRAINS = frozenset(("conditions", "data", "diffusion", "families", "models", "networks", "analysis.regressed"))
 _ONLY_AFTER_TRAINING = frozenset(("diffusion.starts", "models.drawn"))
 _SCORES = _TRAINS | {"analysis", "sampling", "metrics", "store.measures"}
@@ -95,7 +95,7 @@ def _lab(*modules: str) -> frozenset[str]:
     return frozenset(f"{LAB}.{module}" for module in modules)
 
 
-# The weights that are scored, and what is measured for them before they draw.
+# The scored weights, and measurements made for them before sampling.
 _LOADED = _lab(
     "training.profiles", "config.measured_variance", "config.trained", "config.weight_files"
 )
@@ -104,22 +104,22 @@ TRAINING = Scope(_TRAINS, _ONLY_AFTER_TRAINING, _lab(
     "commands.fit", "commands.train", "config.build", "config.training",
 ))
 SCORING = Scope(_SCORES, roots=_LOADED | _lab("training.ema", "config.build", "metrics.score"))
-GIVEN = Scope(_SCORES, roots=_lab("config.build", "metrics.score", "metrics.given"))  # images that no model draws
+GIVEN = Scope(_SCORES, roots=_lab("config.build", "metrics.score", "metrics.given"))  # images from elsewhere
 DRAWING = Scope(_SCORES, roots=_LOADED | _lab("metrics.samples"))  # the samples of a score
 MEASURING = Scope(_SCORES, roots=_LOADED | _lab("metrics.measuring"))  # the statistics of a network
 # fmt: on
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
-# Callbacks that watch and keep; others are the user's, and may do anything to a training.
+# Callbacks that observe and save; others are the user's, and may change training in any way.
 OUR_CALLBACKS = tuple(yaml.safe_load((CONF / "callbacks" / "default.yaml").read_text(encoding="utf-8")))
-# What only such a callback can act on: when it looks, and at what.
+# Options that only a user's callback can react to: when it is called, and with which values.
 _SEEN_BY_CALLBACKS = frozenset(("val", "trainer.log_every_n_steps", "trainer.limit_val_batches"))
 
 
 def training_part(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The resolved config (plain containers) without the keys that do not shape training.
+    """The resolved config (plain containers) without keys that do not shape training.
 
-    Callbacks that the user adds, or puts in the place of one of ours, count, and with them the validation and the logging that they
-    may look at; ours do not.
+    Callbacks that the user adds or substitutes count, and with them the validation and logging options that they
+    may use; ours do not.
     """
     callbacks = {name: node for name, node in (config.get("callbacks") or {}).items() if node is not None}
     added = {name for name, node in callbacks.items() if not (name in OUR_CALLBACKS and _is_ours(node))}
@@ -137,7 +137,7 @@ def training_part(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def scored_part(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The resolved config without the keys that shape no score: what was trained, and the choices of scoring."""
+    """The resolved config without keys that do not shape a score: what was trained, and the choices of scoring."""
     return training_part(config) | {key: config[key] for key in SCORED_GROUPS if config.get(key) is not None}
 
 
@@ -146,13 +146,13 @@ def _is_ours(callback: Mapping[str, Any]) -> bool:
 
 
 def fingerprint(training_config: Mapping[str, Any], data_identity: str, code: str) -> str:
-    """64 hex digits; equal for equal trainings. Raises TypeError or ValueError for what JSON cannot hold."""
+    """64 hex digits, equal for equal trainings. TypeError or ValueError for values that JSON cannot represent."""
     content = {"config": training_config, "data": data_identity, "code": code}
     return hashlib.sha256(canonical_json(content).encode()).hexdigest()
 
 
 def named_in(config: Any) -> Iterator[str]:
-    """Every dotted name below a node of a config: a `_target_`, and what may be handed to one by name."""
+    """Every dotted name below a node of a config: each `_target_`, and names passed as arguments."""
     if isinstance(config, Mapping):
         config = list(config.values())
     if isinstance(config, list | tuple):
@@ -166,10 +166,10 @@ def named_in(config: Any) -> Iterator[str]:
 
 
 class Module:
-    """One module, as its file was when it was first read.
+    """A module as its file was at the first reading.
 
     path: None for a package without `__init__`. folders: of a package; None for other modules. digest: SHA-256 of the syntax tree,
-    or of a file that is no Python, and of the files that a user's module names.
+    or of a non-Python file, and of the files that a user's module names.
     """
 
     def __init__(self, name: str, path: Path | None, folders: list[str] | None) -> None:
@@ -178,7 +178,7 @@ class Module:
         tree = parsed(self.content) if path is None or path.suffix == ".py" else None
         try:
             code = self.content if tree is None else _text(tree).encode()
-        except RecursionError:  # a chain of hundreds of operands
+        except RecursionError:  # an expression with hundreds of operands
             code = self.content
         self.imports = list(imported(tree, name if folders is not None else name.rpartition(".")[0]))
         files = [] if is_lab(name) or path is None or tree is None else _files(tree, path.parent)
@@ -186,9 +186,9 @@ class Module:
 
 
 class Code:
-    """The code that this process sees, each file read once, whatever is edited while it runs.
+    """The code that this process runs; each file is read once, even if it is edited meanwhile.
 
-    path: where modules are searched for; None: where Python finds them.
+    path: where modules are searched; None: where Python finds them.
     """
 
     def __init__(self, path: Sequence[str] | None = None) -> None:
@@ -197,13 +197,13 @@ class Code:
         self._targets: dict[str, list[str]] = {}
 
     def digest(self, names: Iterable[str], scope: Scope) -> str:
-        """SHA-256 of dotted names, and of the modules that they and the roots lead to."""
+        """SHA-256 of dotted names, and of the modules reached from them and from the roots."""
         names = {*names}
         lines = [f"{name} {module.digest}" for name, module in self.reached(names, scope).items()]
         return hashlib.sha256("\n".join([*sorted(names), *sorted(lines)]).encode()).hexdigest()
 
     def reached(self, names: Iterable[str], scope: Scope) -> dict[str, Module]:
-        """Name -> module, of all that these names and the roots lead to."""
+        """Name -> module, for all modules reached from these names and from the roots."""
         found: dict[str, Module] = {}
         queue = [("", name) for root in {*names, *scope.roots} for name in self._named(root)]
         while queue:
@@ -215,17 +215,17 @@ class Code:
         return found
 
     def modules(self) -> list[Module]:
-        """All that were read."""
+        """All modules read so far."""
         return [module for module in self._modules.values() if module is not None]
 
     def module(self, name: str) -> Module | None:
-        """The module of this name; None where there is none, or where it is installed."""
+        """The module of this name; None if it does not exist or is installed."""
         if name not in self._modules:
             self._modules[name] = self._found(name)
         return self._modules[name]
 
     def _named(self, name: str) -> Iterator[str]:
-        """The modules that a dotted name leads to."""
+        """The modules reached by a dotted name."""
         module, *rest = name.split(".")
         while rest and self.module(f"{module}.{rest[0]}") is not None:
             module = f"{module}.{rest.pop(0)}"
@@ -240,7 +240,7 @@ class Code:
         return self._targets[module.name]
 
     def _leads(self, name: str, attribute: str | None) -> Iterator[str]:
-        """The modules that are needed for `from name import attribute`."""
+        """The modules needed for `from name import attribute`."""
         module = self.module(name)
         if module is None:
             return
@@ -264,7 +264,7 @@ class Code:
             places = [] if parent is None or parent.folders is None else parent.folders
         try:
             spec = importlib.util.find_spec(name) if places is None else PathFinder.find_spec(name, places)
-        except (ImportError, ValueError):  # ValueError: made without a file, as __main__ in a notebook
+        except (ImportError, ValueError):  # ValueError for a module without a file, such as __main__ in a notebook
             return None
         if spec is None:
             return None
@@ -277,15 +277,15 @@ class Code:
 
 
 def parsed(content: bytes) -> ast.Module | None:
-    """The syntax tree of a module; None where it is not Python."""
+    """The syntax tree of a module; None if it is not valid Python."""
     try:
         return ast.parse(content)
-    except (SyntaxError, ValueError, RecursionError):  # Python reports it on import
+    except (SyntaxError, ValueError, RecursionError):  # reported by Python on import
         return None
 
 
 def imported(tree: ast.Module | None, package: str) -> Iterator[tuple[str, str | None, str]]:
-    """(module, name or None, name that it is bound to) of each import of a module in this package."""
+    """(module, name or None, bound name) of each import of a module in this package."""
     for node in _running(tree) if tree is not None else ():
         if isinstance(node, ast.Import):
             yield from ((alias.name, None, alias.asname or alias.name) for alias in node.names)
@@ -301,23 +301,23 @@ def is_lab(name: str) -> bool:
 
 
 def _is_installed(path: Path) -> bool:
-    """Whether a file or a folder belongs to Python or to an installed package."""
+    """Whether a path belongs to Python or to an installed package."""
     above = {path, *path.parents}
     return bool(above & _INSTALLED) or any(part.name in ("site-packages", "dist-packages") for part in above)
 
 
 def _files(tree: ast.Module, folder: Path) -> Iterator[bytes]:
-    """Digests of the files in a folder, or below it, that a module there names."""
+    """Digests of the files in or below a folder that a module there names."""
     texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     for name in sorted(filter(_FILE_NAME.fullmatch, texts)):
         file = folder / name
         if ".." not in Path(name).parts and file.is_file() and file.suffix != ".py":
-            size = file.stat().st_size  # a larger file would take seconds at each command
+            size = file.stat().st_size  # hashing a larger file would delay each command by seconds
             yield f"{name} {hashlib.sha256(file.read_bytes()).hexdigest() if size <= _LARGE else size}".encode()
 
 
 def _running(tree: ast.Module) -> Iterator[ast.AST]:
-    """All nodes but those below `if TYPE_CHECKING`, in the order of the source."""
+    """All nodes except those below `if TYPE_CHECKING`, in source order."""
     stack: list[ast.AST] = [tree]
     while stack:
         node = stack.pop()
@@ -329,7 +329,7 @@ def _running(tree: ast.Module) -> Iterator[ast.AST]:
 
 
 def _text(node: object) -> str:
-    """Canonical text of a syntax tree: ast.dump without docstrings, and without empty fields, which newer Pythons add."""
+    """Canonical text of a syntax tree: ast.dump without docstrings and without empty fields, which newer Pythons add."""
     if isinstance(node, ast.AST):
         return f"{type(node).__name__}({','.join(f'{name}={_text(value)}' for name, value in _fields(node))})"
     return f"[{','.join(map(_text, node))}]" if isinstance(node, list) else repr(node)

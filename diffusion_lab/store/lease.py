@@ -1,13 +1,13 @@
-"""One process works in a folder at a time: it holds filelock's lease `<folder>/.lease` (`SoftFileLease`, 4.3).
+"""Exclusive use of a folder by one process, with filelock's lease `<folder>/.lease` (`SoftFileLease`, 4.3).
 
-The library renews the lease and replaces that of a dead process of this machine at once, any other after LEASE_SECONDS without
-renewal by the clock of the process that waits; clocks of two machines are not compared. It needs no locks and no hard links of the
-file system. A holder that was stopped for so long is replaced while it lives: it reads the token before every file that it puts
-in place (`files`), and stops where that is not its own.
+The library renews the lease. It replaces the lease of a dead process of this machine at once, and any other after LEASE_SECONDS
+without renewal on the clock of the waiting process; clocks of two machines are not compared. It needs no locks or hard links of the
+file system. A holder that was stopped that long is replaced although it lives: it reads the token before putting a file
+in place (`files`), and stops if the token is not its own.
 
-What the library does not do, and this module adds: it tells nobody whether a folder is held but by taking it; it never replaces
-a lease where two names cannot be exchanged (NFS, Ceph, FUSE), nor one that a power cut left empty; and it takes a killed process
-for alive while its parent has not waited for it.
+This module adds what the library lacks: checking whether a folder is held without taking it; replacing
+a lease on file systems that cannot exchange two names (NFS, Ceph, FUSE), or one emptied by a power cut; and noticing that a
+killed process is dead although its parent has not waited for it.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ from diffusion_lab.store.written import PlaceError
 FILE = ".lease"
 LEASE_SECONDS = 120.0
 HEARTBEAT_SECONDS = 15.0
-_CLOCKS_DIFFER_SECONDS = 180.0  # by less, on machines that share files
+_CLOCKS_DIFFER_SECONDS = 180.0  # maximal difference of clocks of machines that share files
 _POLL_SECONDS = 0.5
 _INITIAL_NAMESPACE = 0xEFFFFFFC  # of process ids, in Linux
 
 
 class OvertakenError(Exception):
-    """Another process holds the folder that this one held; the message is one sentence."""
+    """Another process has taken over the folder that this one held; the message is one sentence."""
 
 
 @contextmanager
 def hold(folder: Path, waiting: Callable[[str], None], sleep: Callable[[float], None] = time.sleep) -> Iterator[None]:
-    """The block runs while no other process holds `folder`, which is made if it is missing.
+    """Hold `folder` during the block, so that no other process does; the folder is made if it is missing.
 
-    If another process does, `waiting` is called once with its name, then this waits until it ends; `waiting` may raise instead.
-    OSError if the folder cannot be written, PlaceError if it cannot be held. In the block, `files` raises OvertakenError instead of
-    writing there if another process has taken the folder over.
+    If another process holds it, `waiting` is called once with its name, then this waits until it ends; `waiting` may raise instead.
+    OSError if the folder cannot be written, PlaceError if it cannot be held. In the block, `files` raises OvertakenError
+    before writing there if another process has taken over.
     """
     make_folders(folder)
     path = folder / FILE
@@ -56,11 +56,11 @@ def hold(folder: Path, waiting: Callable[[str], None], sleep: Callable[[float], 
     seen: tuple[int, int] | None = None
     since, said = 0.0, False
     while True:
-        with suppress(Timeout, LeaseSettingsMismatch, FileNotFoundError):  # the last: the folder was just removed
+        with suppress(Timeout, LeaseSettingsMismatch, FileNotFoundError):  # the last one: the folder was just removed
             lease.acquire(blocking=False)
             break
         state = _state(path)
-        owner = lease.owner  # read after the state, because `_remove` takes only a lease in that state away
+        owner = lease.owner  # read after the state, because `_remove` only removes a lease in that state
         if state != seen:
             seen, since = state, time.monotonic()
         ended = _has_ended(owner) or time.monotonic() - since >= LEASE_SECONDS
@@ -88,18 +88,18 @@ def hold(folder: Path, waiting: Callable[[str], None], sleep: Callable[[float], 
 
 
 def give_up(folder: Path) -> None:
-    """Remove the lease and the record of a folder, and the folder unless something else lies there.
+    """Remove the lease and the record of a folder, and the folder itself if it is then empty.
 
-    Call it only while you hold it, as the last step there. A process that waits for the folder makes it again.
+    Call it while holding the folder, as the last step there. A process that waits for the folder makes it again.
     """
     for path in (folder / written.FILE, *folder.glob(f"{FILE}.*"), folder / FILE):
         path.unlink(missing_ok=True)
-    with suppress(OSError):  # a user has put something there, or another process has just taken it
+    with suppress(OSError):  # not empty: a user's file, or another process has just taken it
         folder.rmdir()
 
 
 def is_held(folder: Path) -> bool:
-    """Whether a living process holds `folder`: it has not ended on this machine, and has renewed its lease lately."""
+    """Whether a living process holds `folder`: it has not ended on this machine, and has renewed its lease recently."""
     state = _state(folder / FILE)
     if state is None or _has_ended(SoftFileLease(folder / FILE).owner):
         return False
@@ -107,7 +107,7 @@ def is_held(folder: Path) -> bool:
 
 
 def _state(path: Path) -> tuple[int, int] | None:
-    """What identifies a lease and its last renewal; None: there is no such file."""
+    """A value that identifies a lease and its last renewal; None if there is no lease."""
     try:
         found = path.lstat()
     except OSError:
@@ -116,7 +116,7 @@ def _state(path: Path) -> tuple[int, int] | None:
 
 
 def _remove(path: Path, state: tuple[int, int]) -> bool:
-    """Remove a lease in this state; False if it cannot be done, or another process has renewed or replaced it."""
+    """Remove a lease in this state; False if that fails, or if another process has renewed or replaced it."""
     aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
     try:
         path.rename(aside)
@@ -140,7 +140,7 @@ def _name(owner: OwnerRecord | None) -> str:
 
 @cache
 def _host() -> str:
-    """This machine, as the library records it: in a container, with its namespace of process ids."""
+    """This machine as the library records it; in a container with its namespace of process ids."""
     try:
         namespace = os.stat("/proc/self/ns/pid").st_ino
     except OSError:

@@ -1,9 +1,9 @@
-"""Descriptions of the numbers of a score: units, which direction is better, what must agree in a comparison. Imports no torch.
+"""Descriptions of a score's numbers: units, direction, and the conditions of a comparison. Does not import torch.
 
-Each metric describes its own numbers, and metrics.json keeps the description, so code that shows a score depends on no metric.
+Each metric describes its numbers, and metrics.json stores the description, so displaying a score does not depend on the metric.
 
-Two values of a measure may be ranked only when everything in its protocol that says *how it was measured* is the same:
-the data, the reference, the features, the number of images, the machine for seconds. What was measured (schedule, sampler,
+Two values of a measure may be ranked only if everything in its protocol about *how it was measured* agrees:
+the data, the reference, the features, the number of images, for seconds the machine. What was measured (schedule, sampler,
 weights) is a choice and may differ.
 """
 
@@ -17,16 +17,16 @@ from typing import Any
 
 LOW, HIGH = "lower", "higher"
 
-STANDARD_ERROR = "_standard_error"  # the value that states another's standard error over test images
-_LOW_END, _HIGH_END = "_low", "_high"  # the values that state the ends of another's interval
+STANDARD_ERROR = "_standard_error"  # suffix of the standard error over test images
+_LOW_END, _HIGH_END = "_low", "_high"  # suffixes of the ends of an interval
 SEEDS, SAMPLES, REAL_IMAGES, TEST_IMAGES, VALIDATION_IMAGES = (
     "seeds",
     "samples",
     "real images",
     "test images",
     "validation images",
-)  # what makes a value uncertain
-ENTROPY = "entropy_bits_per_dim"  # of data whose density is known, beside which bits/dim is seen
+)  # sources of uncertainty
+ENTROPY = "entropy_bits_per_dim"  # of data with known density, shown beside bits/dim
 SECONDS, TRAINING_SECONDS = "seconds_per_1000_samples", "training_seconds"
 IMAGES = ("data", "features", "samples", "reference")
 _MOST_MEASURES, _LONGEST, _MOST_DECIMALS = 1000, 400, 12
@@ -34,17 +34,17 @@ _MOST_MEASURES, _LONGEST, _MOST_DECIMALS = 1000, 400, 12
 
 @dataclass(frozen=True)
 class Measure:
-    """One number of a score, and one column where scores stand together. ValueError for what no number can be.
+    """One number of a score, and a column in comparisons. ValueError for an invalid description.
 
-    better    LOW, HIGH, or None for what is a choice or a fact and has no best
+    better    LOW, HIGH, or None for a choice or a fact, which has no best value
     agrees    parts of the protocol that must be equal before two values are ranked
-    floor_of  the value that real images get, beside which this one is seen
-    logs      the plots show it on a logarithmic axis
-    column    False: it stands in the table of its own score only
-    brief     it stands in the tables that have little room
-    headline  the report says in words which row is best
+    floor_of  the value of real images, shown beside this one
+    logs      plots show it on a logarithmic axis
+    column    False: shown only in the table of its own score
+    brief     shown in narrow tables
+    headline  the report states in words which row is best
     decimals  in the table of its own score
-    detail    what has to be known of this very value, in place of the meaning
+    detail    a note on this particular value, in place of the meaning
     """
 
     name: str
@@ -62,10 +62,10 @@ class Measure:
     detail: str = ""
 
     def __post_init__(self) -> None:
-        """A description may come out of a stranger's file."""
+        """Check the description, which may come from a stranger's file."""
         if not (
             isinstance(self.name, str) and re.fullmatch(r"\w+", self.name)
-        ):  # becomes that of a column and of a figure
+        ):  # used as the name of a column and of a figure
             raise ValueError(f"{self.name!r} is not the name of a value")
         floor = () if self.floor_of is None else (self.floor_of,)
         texts = (self.name, self.label, self.unit, self.meaning, self.detail, *floor, *self.agrees)
@@ -90,33 +90,33 @@ class Measure:
         return f"{self.label} ({self.unit})" if self.unit else self.label
 
     def protocol_key(self, protocol: Mapping[str, Any]) -> str:
-        """Equal for two values that were measured alike."""
+        """A key that is equal for two values measured alike."""
         return json.dumps(self.how(protocol), sort_keys=True)
 
     def how(self, protocol: Mapping[str, Any]) -> dict[str, Any]:
-        """What must agree, as the protocol has it."""
+        """The parts of the protocol that must agree."""
         return {part: _how(part, protocol.get(part)) for part in self.agrees}
 
 
 def ends(name: str) -> tuple[str, str]:
-    """The names of the values that state the ends of the 95 % interval of the value `name`."""
+    """Names of the values that hold the ends of the 95 % interval of `name`."""
     return name + _LOW_END, name + _HIGH_END
 
 
 def interval_of_share(hits: float, n: float) -> tuple[float, float]:
-    """The 95 % interval of a probability of which `hits` of n were seen (Wilson 1927)."""
+    """The 95 % interval of a probability after `hits` successes in n trials (Wilson 1927)."""
     z, share = 1.959964, hits / n
     middle, half = share + z**2 / (2 * n), z * (share * (1 - share) / n + z**2 / (4 * n**2)) ** 0.5
     return (middle - half) / (1 + z**2 / n), (middle + half) / (1 + z**2 / n)
 
 
 def samples_key(protocol: Mapping[str, Any]) -> str:
-    """Equal for two scores that may stand in one table: same data, features and reference, samples alike in number and noise."""
+    """A key that is equal for two scores in one table: same data, features and reference, equal number and noise of samples."""
     return json.dumps({part: _how(part, protocol.get(part)) for part in IMAGES}, sort_keys=True)
 
 
 def read_measures(metrics: Mapping[str, Any]) -> list[Measure]:
-    """Of the content of metrics.json. ValueError if no score has written it; what a newer version says besides is left out."""
+    """The measures in metrics.json. ValueError for invalid content; unknown entries, from newer versions, are ignored."""
     content = metrics.get("measures")
     if not isinstance(content, list) or len(content) > _MOST_MEASURES:
         raise ValueError(f"measures is not a list of at most {_MOST_MEASURES} entries")
@@ -135,7 +135,7 @@ def read_measures(metrics: Mapping[str, Any]) -> list[Measure]:
 
 
 def merged(lists: Iterable[list[Measure]]) -> list[Measure]:
-    """The measures of several scores as one list; one that only a later score has comes after its neighbour there."""
+    """The measures of several scores in one list; one that only a later score has follows its neighbour there."""
     order: list[Measure] = []
     for measures in lists:
         place = 0
@@ -153,7 +153,7 @@ def _how(part: str, content: Any) -> Any:
     return content
 
 
-# In a part of the protocol, what follows from the choices or changes rounding only.
+# Entries of the protocol that follow from the choices or only change rounding.
 _CHOSEN = {
     "bound": ("num_terms", "batch_size"),
     "cost": ("timed_images", "peak_memory"),

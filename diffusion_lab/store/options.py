@@ -30,9 +30,9 @@ def short_names(names: Iterable[str]) -> dict[str, str]:
 
 
 def check_at_least(least: float, options: Any, *names: str, prefix: str = "") -> None:
-    """ValueError for the first of these values of `options`, such as "trainer.num_nodes", that is smaller; None may be there too.
+    """ValueError for the first of these options, such as "trainer.num_nodes", that is smaller than `least`; None is allowed.
 
-    options: a config, or an object with these attributes. prefix: what stands before their names on the command line.
+    options: a config, or an object with these attributes. prefix: of their names on the command line.
     """
     for name in names:
         value = reduce(lambda node, part: getattr(node, part, None), name.split("."), options)

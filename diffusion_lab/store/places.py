@@ -1,9 +1,9 @@
 """Paths in outputs/: models, runs, sweeps and the files of jobs. Nothing here makes a folder.
 
-jobs/<id>_job.json              what a job does, written when it is submitted
-jobs/<id>_process.json          of a job of this machine: which process it is, and where it runs
-jobs/<id>_<rank>_outcome.json   how each of its processes ended
-jobs/<id>_<rank>_log.out        what they printed; the name is submitit's
+jobs/<id>_job.json              the description of a job, written at submission
+jobs/<id>_process.json          for a job of this machine: its process and its place
+jobs/<id>_<rank>_outcome.json   the outcome of each of its processes
+jobs/<id>_<rank>_log.out        their output; the name is submitit's
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _MODELS, _RUNS, _SWEEPS, _CACHE = "models", "runs", "sweeps", "cache"
 
 
 def model_directory(outputs: Path, data: str, model: str, fingerprint: str) -> ModelDirectory:
-    """The directory of the model with this fingerprint, which need not exist. RunError if it holds another model."""
+    """The directory of the model with this fingerprint, existing or not. RunError if it holds another model."""
     directory = ModelDirectory(outputs / _MODELS / f"{data}-{model}-{fingerprint[:FINGERPRINT_LENGTH]}")
     found = None
-    with suppress(RunError):  # no finished training, or a damaged file, which its reader names
+    with suppress(RunError):  # no finished training, or a damaged file, which its reader reports
         found = directory.read_training().get("fingerprint")
     if found not in (None, fingerprint):
         raise RunError(f"{directory.path} holds the model of another training: rename or remove it")
@@ -64,7 +64,7 @@ def runs_in(outputs: Path) -> list[RunDirectory]:
 
 
 def scored_runs(folder: Path) -> list[RunDirectory]:
-    """The cells in a folder of them that have their score, by name."""
+    """The scored cells in a folder of runs, by name."""
     return [run for run in map(RunDirectory, _folders(folder)) if run.metrics.is_file()]
 
 
@@ -74,7 +74,7 @@ def sweeps_in(outputs: Path) -> list[SweepDirectory]:
 
 
 def named_sweep(outputs: Path, named: str | None) -> SweepDirectory:
-    """The sweep in the folder `named`, or of that name under outputs/sweeps; None: the newest. RunError if there is none."""
+    """The sweep in the folder `named`, or with that name in outputs/sweeps; None: the newest. RunError if there is none."""
     if named is None:
         return newest_sweep(outputs)
     for sweep in (SweepDirectory(Path(named)), sweep_directory(outputs, named)):
@@ -86,7 +86,7 @@ def named_sweep(outputs: Path, named: str | None) -> SweepDirectory:
 
 
 def newest_sweep(outputs: Path) -> SweepDirectory:
-    """The sweep that was started last. RunError if there is none."""
+    """The sweep that started last. RunError if there is none."""
     sweeps = sweeps_in(outputs)
     if not sweeps:
         raise RunError(f"there is no sweep in {outputs / _SWEEPS}; run `diffusion-lab train -m …` first")
@@ -98,12 +98,12 @@ def cache_directory(outputs: Path) -> Path:
 
 
 def features_file(outputs: Path, data: str, digest: str) -> Path:
-    """The file of features that were trained on these data and have this SHA-256."""
+    """The file of features trained on these data with this SHA-256."""
     return outputs / "features" / f"{data}-{digest[:FINGERPRINT_LENGTH]}.safetensors"
 
 
 def is_in_outputs(folder: Path) -> bool:
-    """Whether a folder is that of a model, a score or a sweep, or `outputs`, which holds them, or lies in one of these."""
+    """Whether a path is, or lies in, the folder of a model, a score, a sweep, or `outputs`."""
 
     def holds_results(above: Path) -> bool:
         model = ModelDirectory(above)
@@ -121,7 +121,7 @@ def is_in_outputs(folder: Path) -> bool:
 
 
 def newest_model(outputs: Path) -> ModelDirectory:
-    """The model whose training finished last, and not a head that serves another one. RunError if there is none."""
+    """The model whose training finished last, except heads that serve another model. RunError if there is none."""
     models = [model for model in models_in(outputs) if model.serves is None]
     finished = [model for model in models if model.finished]
     if not finished:
@@ -135,7 +135,7 @@ def _folders(above: Path) -> list[Path]:
 
 
 def jobs_folder(outputs: Path) -> Path:
-    """Where the launchers keep the files of their jobs, unless the user says another place."""
+    """The default folder for the launchers' files of jobs."""
     return outputs / "jobs"
 
 
@@ -148,7 +148,7 @@ def process_file(folder: Path, job: str) -> Path:
 
 
 def by_job(folder: Path, file: Callable[[Path, str], Path]) -> dict[str, Path]:
-    """Name -> file, of all jobs submitted from a folder that have it. file: `job_file` or `process_file`."""
+    """Name -> file, for all jobs submitted from a folder. file: `job_file` or `process_file`."""
     ending = file(folder, "").name
     return {path.name.removesuffix(ending): path for path in folder.glob(f"*{ending}")}
 
@@ -163,5 +163,5 @@ def has_outcome(folder: Path, job: str) -> bool:
 
 
 def log_file(folder: Path, job: str) -> Path:
-    """What the first process of a job printed."""
+    """The output of the first process of a job."""
     return folder / f"{job}_0_log.out"

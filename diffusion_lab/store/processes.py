@@ -1,6 +1,6 @@
-"""Processes of this machine: which one an id means, whether it runs, and how ranks end with the command that started them.
+"""Processes of this machine: identification, whether they run, and ranks that end with the command that started them.
 
-A process id alone identifies no process: ids are used again, and a container gives out the same ones each time it starts.
+A process id alone does not identify a process: ids are reused, and a container assigns the same ones each time it starts.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-PARENT = "DIFFUSION_LAB_PARENT"  # the variable of a rank that holds the id of the command that started it
+PARENT = "DIFFUSION_LAB_PARENT"  # the variable of a rank with the id of the command that started it
 _LOOK_SECONDS = 0.5
 
 
 def end_with_parent() -> bool:
-    """If PARENT is set, kill this process and those that it starts soon after its parent died, for whatever reason.
+    """If PARENT is set, kill this process and its children soon after its parent has died, for whatever reason.
 
-    Returns whether it is set. A thread does it, because the main one may be blocked in a collective. Not prctl(PR_SET_PDEATHSIG),
-    which only Linux has, and which leaves the processes that load data.
+    Returns whether it is set. Done by a thread, because the main one may be blocked in a collective. Not prctl(PR_SET_PDEATHSIG),
+    which exists only in Linux and does not end the processes that load data.
     """
-    parent = os.environ.pop(PARENT, None)  # what this process starts has another parent
+    parent = os.environ.pop(PARENT, None)  # children of this process have another parent
     if parent is not None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # the parent prints the message
         threading.Thread(target=_outlast, args=(int(parent),), daemon=True).start()
@@ -42,10 +42,10 @@ def _outlast(parent: int) -> None:
 
 @dataclass(frozen=True)
 class Process:
-    """A process: its id, with the machine and the time of its start, which make it unique.
+    """A process, identified by its id, its machine and its time of start.
 
-    machine: where the id means something, which is one boot of a kernel and one namespace of ids.
-    started: when, on the clock of that machine; None: not known.
+    machine: where the id is valid: one boot of a kernel and one namespace of ids.
+    started: time of start on the machine's clock; None if unknown.
     """
 
     machine: str
@@ -58,20 +58,20 @@ class Process:
         return cls(_machine(), pid, _started(pid))
 
     def lives(self) -> bool:
-        """Whether it runs, on this machine."""
+        """Whether it is running on this machine."""
         started = _started(self.pid)
         same = None in (started, self.started) or started == self.started
         return self.machine == _machine() and is_running(self.pid) and same
 
 
 def is_running(pid: int) -> bool:
-    """Whether a process of this machine has this id; not one that has ended and whose parent has not waited for it."""
+    """Whether a process of this machine has this id, except one that has ended and was not yet waited for."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
-        pass  # there is one, of another user
+        pass  # exists, but belongs to another user
     return _started(pid) != ""
 
 
@@ -85,9 +85,9 @@ def _machine() -> str:
 
 
 def _started(pid: int) -> str | None:
-    """When the process with this id started, in ticks since the boot; "" for one that has ended and whose parent has not waited.
+    """The time of start of the process with this id, in ticks since boot; "" for one that has ended and was not yet waited for.
 
-    None where the system does not tell (no /proc), or there is none.
+    None if the system does not provide it (no /proc), or there is no such process.
     """
     try:
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -1,6 +1,6 @@
 """Strict JSON, written whole; JSON and plain YAML, read from folders that may come from somebody else.
 
-Anything wrong in such a file is reported in one sentence. Links that lead out of a folder are not followed.
+Every error in such a file is reported in one sentence. Links that lead out of a folder are not followed.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ import yaml
 from diffusion_lab.store.files import write_whole
 
 LARGEST_CONFIG = 2**18  # bytes; ours have a few thousand
-LARGEST_NUMBER = 2**26  # of an option that a model or a score is made with, other than a seed
+LARGEST_NUMBER = 2**26  # for options of a model or a score, except seeds
 _LARGEST_JSON = 2**26
 _DEEPEST = 32  # levels of nesting
-_LONGEST_NAME = 200  # bytes; file systems take 255, and a run's name is longer than its model's
+_LONGEST_NAME = 200  # bytes; file systems allow 255, and a run's name is longer than its model's
 
 
 class RunError(RuntimeError):
-    """Something under outputs/ is missing or broken; the message is one sentence that names it."""
+    """Something under outputs/ is missing or damaged; the message is one sentence that names it."""
 
 
 def read_bytes(path: Path, most: int) -> bytes:
-    """Raises RunError if there is no such file, or if it has more than `most` bytes."""
-    if not path.is_file():  # nor a pipe, which may have no writer
+    """The content of a file. RunError if it does not exist, or has more than `most` bytes."""
+    if not path.is_file():  # also excludes pipes, which may have no writer
         raise RunError(f"there is no {path}")
     with path.open("rb") as file:
         content = file.read(most + 1)
@@ -39,7 +39,7 @@ def read_bytes(path: Path, most: int) -> bytes:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Readable, strict JSON (ValueError for NaN), whole or not at all; makes the folder."""
+    """Write readable, strict JSON (ValueError for NaN), whole or not at all; makes the folder."""
     write_whole(path, (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
@@ -56,14 +56,14 @@ def read_json(
     constant: Callable[[str], float | None] = _finite,
     is_own: bool = False,
 ) -> dict[str, Any]:
-    """A JSON object of finite numbers; text that could steer a terminal or end a line of a table has � in those places.
+    """A JSON object of finite numbers; characters that could control a terminal or end a table's line are replaced by �.
 
-    Raises RunError if the file is missing or is anything else, or has more than 32 levels of nesting, which no file of ours has.
-    constant: the value of what Python writes for NaN and infinity. is_own: keep text as it is, such as the paths in a job's file.
+    RunError if the file is missing, is anything else, or is nested more than 32 levels deep, as no file of ours is.
+    constant: the value for NaN and infinity as Python writes them. is_own: keep text unchanged, such as the paths in a job's file.
     """
     try:
         content = json.loads(read_bytes(path, most), parse_constant=constant, parse_float=_finite)
-    except (ValueError, RecursionError) as error:  # also what is not UTF-8
+    except (ValueError, RecursionError) as error:  # also for invalid UTF-8
         raise RunError(f"{path} is not JSON: {error}") from None
     if not isinstance(content, dict):
         raise RunError(f"{path} does not hold a JSON object")
@@ -71,15 +71,15 @@ def read_json(
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A config of plain YAML. Raises RunError, naming it, for anything else, and for aliases: a few lines of them unfold to more
-    than any memory holds."""
+    """A config of plain YAML. RunError, naming the file, for anything else, and for aliases: a few lines of them expand to more
+    than any memory."""
     content = read_bytes(path, LARGEST_CONFIG)
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         if b"*" in content and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(content, loader)):
             raise ValueError("it has YAML aliases, which are not allowed")
         found = yaml.load(content, loader) or {}
-    except Exception as error:  # PyYAML lets those of a value's own type through
+    except Exception as error:  # PyYAML passes on errors of a value's type
         raise RunError(f"{path} is not a config: {' '.join(str(error).split())}") from None
     if not isinstance(found, dict):
         raise RunError(f"{path} is not a config: it holds no options")
@@ -87,12 +87,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def printable(text: str) -> str:
-    """`text` without control characters, line breaks and marks that turn the direction of writing."""
+    """`text` without control characters, line breaks and marks of writing direction."""
     return text if text.isprintable() else "".join(sign if sign.isprintable() else "\ufffd" for sign in text)
 
 
 def is_folder_name(name: object) -> bool:
-    """Whether `name` can name a folder inside a given one, and nothing else."""
+    """Whether `name` can only be the name of a folder inside a given one."""
     return (
         isinstance(name, str)
         and name not in ("", ".", "..")
@@ -103,11 +103,11 @@ def is_folder_name(name: object) -> bool:
 
 
 def inside(folder: Path, path: Path) -> Path:
-    """`path`, which is to be read. RunError if a link makes it lie outside `folder`."""
+    """`path`, to be read. RunError if a link makes it lie outside `folder`."""
     try:
         there = path.resolve()
         stays = there.is_relative_to(folder.resolve())
-    except (OSError, RuntimeError):  # links that lead in a circle
+    except (OSError, RuntimeError):  # circular links
         raise RunError(f"{path} is a link to a file that does not exist") from None
     if not stays:
         raise RunError(f"{path} is a link to a file outside its folder and is not followed; replace it by a copy")
@@ -127,10 +127,10 @@ def _printable(node: Any, path: Path, levels: int) -> Any:
     return node
 
 
-# ---- what the entries of records have to be
+# ---- types of the entries of records
 
-Kind = tuple[Callable[[Any], bool], str]  # whether a value fits, and what it has to be
-# By entry: a.b is b in the object a, a.* each entry there; b? may be missing, and then what is in it.
+Kind = tuple[Callable[[Any], bool], str]  # a predicate and its description
+# By entry: a.b is b in the object a, a.* each entry of a; b? may be missing, with everything in it.
 Kinds = Mapping[str, Kind]
 _CHOICE = re.compile(r"\w[\w-]*(/\w[\w-]*)*")  # a name, or a path of names below the group's folder
 _MOST_NUMBERS = 2**24  # of an image
@@ -155,7 +155,7 @@ def _is_shape(value: Any, lengths: Collection[int] = (1, 2, 3, 4)) -> bool:
 
 
 def _are_units(value: Any) -> bool:
-    """Shift and scale of as many channels, each a list of numbers, and their names, if they have any."""
+    """Whether shift and scale are lists with one number per channel, with optional names."""
     if not isinstance(value, dict) or value.keys() != {"shift", "scale", "names"}:
         return False
     shift, scale, names = value["shift"], value["scale"], value["names"]
@@ -176,7 +176,7 @@ def _are_shares(value: Any) -> bool:
 
 
 def _is_condition(value: Any) -> bool:
-    """The record of a condition: shift and scale, if it has them, are as many numbers, and each scale is above 0."""
+    """Whether a condition's record is valid: shift and scale, if present, have equal length, and scales are positive."""
     if not isinstance(value, dict):
         return False
     shift, scale = value.get("shift", []), value.get("scale", [])
@@ -199,7 +199,7 @@ FOLDER: Kind = (is_folder_name, "the name of a folder")
 COUNT: Kind = (lambda value: is_number(value) and value >= 0, "a number")
 WHOLE: Kind = (lambda value: is_number(value) and value >= 0 and isinstance(value, int), "a whole number")
 TRAINING: Kinds = {
-    # None: nobody recorded it, as of an imported checkpoint
+    # None: not recorded, as for an imported checkpoint
     "steps": or_none(WHOLE),
     "seconds": or_none(COUNT),
     "images": or_none(WHOLE),
@@ -243,7 +243,7 @@ SWEEP: Kinds = {
 
 
 def wrong_in(content: Any, kinds: Kinds) -> str | None:
-    """The first wrong entry, in half a sentence; None if all are right."""
+    """The first invalid entry, in half a sentence; None if all are valid."""
     for place, (fits, what) in kinds.items():
         for name, values in _entries(content, place.split(".") if place else []):
             if not values:
@@ -254,7 +254,7 @@ def wrong_in(content: Any, kinds: Kinds) -> str | None:
 
 
 def read_record(folder: Path, file: Path, kinds: Kinds, writer: str, is_own: bool = False) -> dict[str, Any]:
-    """The content of a file in `folder`. RunError if it is not what `writer` writes: it may come from somebody else.
+    """The content of a file in `folder`. RunError if it is not as `writer` writes it, because it may be a stranger's.
 
     is_own: see `read_json`.
     """
@@ -265,7 +265,7 @@ def read_record(folder: Path, file: Path, kinds: Kinds, writer: str, is_own: boo
 
 
 def _entries(node: Any, keys: list[str], name: str = "") -> Iterator[tuple[str, list[Any]]]:
-    """(dotted name, [value]) of each entry; (name, []) of one that is missing."""
+    """(dotted name, [value]) of each entry; (name, []) for a missing one."""
     if not keys:
         yield name, [node]
         return
@@ -282,6 +282,6 @@ def _entries(node: Any, keys: list[str], name: str = "") -> Iterator[tuple[str, 
 def _shown(value: Any) -> str:
     try:
         text = repr(value)
-    except (ValueError, RecursionError):  # a number of too many digits
+    except (ValueError, RecursionError):  # a number with too many digits
         text = "a long number"
     return text if len(text) < 60 else f"{text[:50]}…"

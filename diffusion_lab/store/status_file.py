@@ -1,6 +1,6 @@
-"""status.json: the state of the work in a folder, how far it is and how it ended. Imports no torch.
+"""status.json: the state and progress of the work in a folder, and how it ended. Does not import torch.
 
-Slurm reports a job that failed inside Hydra as COMPLETED, and a killed process reports nothing. So the work writes its own state,
+Slurm reports a job that failed inside Hydra as COMPLETED, and a killed process reports nothing. So the work records its own state,
 and a reader of "running" checks the lease to see whether the process is alive.
 """
 
@@ -38,9 +38,9 @@ _STATUS: Kinds = {
 
 @dataclass(frozen=True)
 class Status:
-    """state: running, done, failed, or interrupted (it resumes when it is started again); absent: never started.
+    """state: running, done, failed, or interrupted (it resumes when started again); no file: never started.
 
-    step of steps: how far; None where nothing is counted. reason: one sentence why it failed or was interrupted.
+    step of steps: progress; None if nothing is counted. reason: of a failure or interruption, in one sentence.
     started, updated: seconds since 1970.
     """
 
@@ -55,12 +55,12 @@ class Status:
 
     @classmethod
     def begin(cls, steps: int | None = None) -> Status:
-        """Running from now on, in this process."""
+        """A status `running` that begins now, in this process."""
         now = time.time()
         return cls(RUNNING, steps=steps, host=socket.gethostname(), pid=os.getpid(), started=now, updated=now)
 
     def now(self, state: str, step: int | None = None, reason: str | None = None) -> Status:
-        """The same work at this moment; `step` None keeps the last one."""
+        """The status of the same work now; `step` None keeps the last one."""
         step = self.step if step is None else step
         return replace(self, state=state, step=step, reason=reason, updated=time.time())
 
@@ -69,10 +69,10 @@ class Status:
 
 
 def read_status(folder: Path) -> Status | None:
-    """The state of the work in `folder`; None without any. Work whose process has ended is a failure with that reason."""
+    """The state of the work in `folder`; None without any. If the process of running work has ended, the state is failed."""
     status = written_status(folder)
     if status is not None and status.state == RUNNING and not is_held(folder):
-        status = written_status(folder)  # it may have ended properly since
+        status = written_status(folder)  # it may have ended properly meanwhile
         if status is not None and status.state == RUNNING:
             return replace(
                 status, state=FAILED, reason=f"process {status.pid} on {status.host} ended without giving a reason"
@@ -81,7 +81,7 @@ def read_status(folder: Path) -> Status | None:
 
 
 def written_status(folder: Path) -> Status | None:
-    """The last state that was written, whether or not its process still runs; None if the file is missing or no status."""
+    """The last recorded state, whether or not its process still runs; None if the file is missing or invalid."""
     try:
         return Status(**read_record(folder.parent, folder / FILE, _STATUS, "work"))
     except (OSError, RunError, TypeError):
@@ -91,7 +91,7 @@ def written_status(folder: Path) -> Status | None:
 class Announcement:
     """Keep status.json of `folder` up to date while the block runs: running, then done, failed or interrupted.
 
-    KeyboardInterrupt, SystemExit and signals interrupt it: the same command resumes it.
+    KeyboardInterrupt, SystemExit and signals interrupt it; running the same command again resumes it.
     """
 
     def __init__(self, folder: Path, steps: int | None = None) -> None:
@@ -104,7 +104,7 @@ class Announcement:
         return self
 
     def step(self, step: int) -> None:
-        """Record the step; it is on the disk within seconds."""
+        """Record the step; it is written within seconds."""
         last = self._status.updated
         if time.time() - last >= SECONDS_BETWEEN_STEPS:
             self._status = self._status.now(RUNNING, step)
@@ -120,12 +120,12 @@ class Announcement:
         try:
             ended.write(self._folder)
         except (OSError, PlaceError):
-            if error is None:  # else the first error is the one to show
+            if error is None:  # the first error is the one to show
                 raise
 
 
 def _reason_of(error: BaseException) -> str:
-    """In one sentence. A process ended by a signal has no message, but the exit code 128 plus the signal."""
+    """An error in one sentence. A process ended by a signal has no message, but the exit code 128 plus the signal."""
     if isinstance(error, SystemExit) and isinstance(error.code, int):
         for signum in signal.Signals:
             if error.code == 128 + signum:

@@ -1,4 +1,4 @@
-"""Names of the weights that a model keeps; moments of a training: a share of its budget, a time, a number of steps or images."""
+"""Names of a model's weights, and moments of training: a share of its budget, a time, a number of steps or images."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _SNAPSHOT, _KEPT_AVERAGE = "at_", "power_"
 
 @dataclass(frozen=True)
 class Moment:
-    """unit: SHARE, SECONDS, STEPS or IMAGES. amount: so many of them."""
+    """unit: SHARE, SECONDS, STEPS or IMAGES. amount: in that unit."""
 
     unit: str
     amount: float
 
     def __str__(self) -> str:
-        """As a user may write it. One moment has one name: 1h, 60m and 3600s are 60m."""
+        """The moment as a user may write it, in a unique form: 1h, 60m and 3600s are 60m."""
         if self.unit == SHARE:
             return repr(self.amount)
         if self.unit != SECONDS:
@@ -36,7 +36,7 @@ class Moment:
 
 
 def read_moment(written: Any) -> Moment:
-    """0.1, "2m", "1000steps", … -> the moment. ValueError for anything else, and for no amount at all."""
+    """0.1, "2m", "1000steps", … -> the moment. ValueError for anything else, and for an amount of 0."""
     if isinstance(written, float | int) and not isinstance(written, bool) and 0 < written < 1:
         return Moment(SHARE, float(written))
     parts = _WRITTEN.fullmatch(written) if isinstance(written, str) else None
@@ -49,7 +49,7 @@ def read_moment(written: Any) -> Moment:
 
 
 def read_moments(option: str, written: Sequence[Any]) -> list[Moment]:
-    """The moments that an option lists. ValueError, naming the option, for anything else, and for a moment that is listed twice."""
+    """The moments in a list option. ValueError, naming the option, for anything else, and for a repeated moment."""
     if not isinstance(written, Sequence) or isinstance(written, str):
         raise ValueError(f"{option}={written}: give a list of moments, such as [0.1,2m]")
     try:
@@ -67,23 +67,23 @@ def is_weights(name: str) -> bool:
 
 
 def snapshot_name(moment: float | str | Moment) -> str:
-    """0.2 -> "at_0.2", "2m" -> "at_2m": the weights that would have been scored, had training ended then.
+    """0.2 -> "at_0.2", "2m" -> "at_2m": the default weights if training had ended at that moment.
 
-    ValueError for what is no moment.
+    ValueError for an invalid moment.
     """
     return f"{_SNAPSHOT}{moment if isinstance(moment, Moment) else read_moment(moment)}"
 
 
 def is_snapshot(name: str) -> bool:
-    """Whether `name` is of weights from an earlier moment of training."""
+    """Whether `name` belongs to weights of an earlier moment of training."""
     return name.startswith(_SNAPSHOT) and is_weights(name)
 
 
 def kept_average_name(share: float) -> str:
-    """0.125 -> "power_0.125": two averages as they were when so much of the budget was used, to build others from."""
+    """0.125 -> "power_0.125": two averages at this share of the budget, from which others are built."""
     return f"{_KEPT_AVERAGE}{float(share)!r}"
 
 
 def is_kept_average(name: str) -> bool:
-    """Whether `name` is of a file of such averages."""
+    """Whether `name` belongs to a file of such averages."""
     return re.fullmatch(rf"{_KEPT_AVERAGE}\d\.\d+", name) is not None

@@ -1,10 +1,10 @@
-"""The record `.written` of the files that we wrote in a folder: one line of JSON for each file put in place.
+"""The record `.written` of our files in a folder: one line of JSON for each file put in place.
 
     {"size": 812, "mtime_ns": 17…, "sha256": "9f…", "name": "raw.safetensors", "folder": "model"}
 
 A line is appended before its file gets its name, so a process killed in between leaves a file that matches an earlier line. A file
-that matches no line of its name was written or changed by somebody else. Lines are only appended, so several processes can write
-into one folder; only a process that holds the folder shortens the record (`files`). A record with hard links, as of a backup, is
+that matches no line with its name was written or changed by somebody else. Lines are only appended, so several processes can write
+to one folder; only a process that holds the folder shortens the record (`files`). A record with hard links, as in a backup, is
 first replaced by a copy. Imports nothing of this package.
 """
 
@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 FILE = ".written"
-_LONG = 2**16  # bytes of a record that is worth shortening
+_LONG = 2**16  # bytes; longer records are shortened
 _LARGEST = 2**28
-_LONGEST = 255  # bytes of a name, in every file system
-_KEPT = 2  # lines of a name in a record that was shortened: of the file, and of the one about to take its place
+_LONGEST = 255  # bytes of a name, in all file systems
+_KEPT = 2  # lines kept per name in a shortened record: of the file, and of the one about to replace it
 
 Line = dict[str, Any]
 
@@ -34,7 +34,7 @@ class PlaceError(Exception):
 
 
 def append(path: Path, file: BufferedIOBase) -> None:
-    """Record that an open file, on the disk already, is to become `path`, which must not have its new content yet."""
+    """Record that an open, synced file is to become `path`, which must not have its new content yet."""
     file.seek(0)
     state, digest = os.fstat(file.fileno()), hashlib.file_digest(file, "sha256").hexdigest()
     _append(path, {"size": state.st_size, "mtime_ns": state.st_mtime_ns, "sha256": digest})
@@ -53,25 +53,25 @@ def names(folder: Path) -> list[str]:
 
 
 def is_ours(path: Path) -> bool:
-    """Whether we wrote `path`, and nobody has changed it since. Neither a folder nor a link is."""
+    """Whether we wrote `path` and it is unchanged since. False for folders and links."""
     return _line_of(path) is not None
 
 
 def ours(folder: Path) -> list[Path]:
-    """Files in `folder` that we wrote and nobody has changed, the last written first. None behind a link."""
+    """Our unchanged files in `folder`, the last written first. None behind a link."""
     known = {} if folder.is_symlink() else _lines(folder)
     return [folder / name for name, lines in known.items() if _match(folder / name, lines) is not None]
 
 
 def ours_below(folder: Path) -> list[Path]:
-    """As `ours`, with those in the folders below."""
+    """Like `ours`, including subfolders."""
     return [file for each in recorded_folders(folder) for file in ours(each)]
 
 
 def recorded_folders(folder: Path) -> list[Path]:
-    """`folder` and those below it, as far as they have a record; each before the ones in it.
+    """`folder` and its subfolders that have a record, parents first.
 
-    Subfolders whose record names another folder are copies that the user made, as are those in a folder of the user's; they are
+    Subfolders whose record names another folder are copies made by the user, as are those in a user's folder; they are
     skipped.
     """
     found = []
@@ -86,8 +86,8 @@ def recorded_folders(folder: Path) -> list[Path]:
 
 
 def renewed(folder: Path, is_held: bool) -> bytes | None:
-    """What the record is to be replaced by; None: it is not. Of a long one, while nobody else writes into `folder` (is_held), the
-    lines that still count; of one with hard links all of it, so that the backup they are in keeps its content."""
+    """The new content of the record; None to keep it. For a long record, while nobody else writes into `folder` (is_held), the
+    lines that still matter; for a record with hard links all lines, so that the linked backup keeps its content."""
     record = folder / FILE
     if is_held and _is_file(record, _LONG):
         kept = [line for lines in _by_name(record.read_bytes()).values() for line in lines[:_KEPT]]
@@ -97,7 +97,7 @@ def renewed(folder: Path, is_held: bool) -> bytes | None:
 
 def _append(path: Path, line: Line) -> None:
     record = path.with_name(FILE)
-    if os.path.lexists(record) and not _is_file(record):  # a link is not followed, nor is a pipe waited for
+    if os.path.lexists(record) and not _is_file(record):  # links are not followed, and pipes not waited for
         raise PlaceError(f"{record} was not written by diffusion-lab: remove it, or choose another folder")
     with open(record, "ab") as file:
         file.write(_encoded({**line, "name": path.name, "folder": path.parent.name}))
@@ -106,12 +106,12 @@ def _append(path: Path, line: Line) -> None:
 
 
 def _encoded(line: Line) -> bytes:
-    """A line of the record. The line break comes first, so that a line that a full disk cut off does not damage the next."""
+    """A line of the record. It begins with a line break, so that a line truncated by a full disk does not damage the next one."""
     return b"\n" + json.dumps(line).encode()
 
 
 def _lines(folder: Path) -> dict[str, list[Line]]:
-    """Name -> its lines, the last first; of a damaged record the readable ones."""
+    """Name -> its lines, the last first; for a damaged record the readable ones."""
     try:
         return _by_name((folder / FILE).read_bytes()) if _is_file(folder / FILE) else {}
     except OSError:
@@ -126,12 +126,12 @@ def _by_name(content: bytes) -> dict[str, list[Line]]:
 
 
 def _read(content: bytes) -> Iterator[Line]:
-    """The readable lines, without names that lead out of the folder: the record may come from somebody else."""
+    """The readable lines, without names that lead out of the folder, because the record may be a stranger's."""
     for text in content.splitlines():
         try:
             line = json.loads(text)
             name = line["name"]
-            length = len(os.fsencode(name))  # ValueError for what no file can be called
+            length = len(os.fsencode(name))  # ValueError for impossible file names
         except (ValueError, TypeError, KeyError, RecursionError):
             continue
         if length <= _LONGEST and name not in ("", ".", "..", FILE) and not set("/\0") & set(name):
@@ -139,7 +139,7 @@ def _read(content: bytes) -> Iterator[Line]:
 
 
 def _is_file(path: Path, least: int = 0) -> bool:
-    """Whether `path` is a file, not a link, of a size that can be read."""
+    """Whether `path` is a regular file, not a link, and small enough to read."""
     try:
         state = path.lstat()
     except OSError:
@@ -148,7 +148,7 @@ def _is_file(path: Path, least: int = 0) -> bool:
 
 
 def _line_of(path: Path) -> Line | None:
-    for _ in range(2):  # another process may have put a new file in place since the record was read
+    for _ in range(2):  # another process may have replaced the file since the record was read
         line = _match(path, _lines(path.parent).get(path.name, []))
         if line is not None:
             return line
@@ -156,7 +156,7 @@ def _line_of(path: Path) -> Line | None:
 
 
 def _match(path: Path, lines: list[Line]) -> Line | None:
-    """The line that matches `path`; the content is read only if the time of change is not the recorded one."""
+    """The line that matches `path`; its content is read only if the modification time differs from the recorded one."""
     try:
         state = path.lstat()
         sized = [line for line in lines if line.get("size") == state.st_size and stat.S_ISREG(state.st_mode)]

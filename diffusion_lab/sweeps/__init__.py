@@ -1,1 +1,1 @@
-"""Many cells: which there are, in which order they run, where, and how far they are. Imports no torch."""
+"""Sweeps: their cells, the order of jobs, the queues that run them, and their progress. Does not import torch."""

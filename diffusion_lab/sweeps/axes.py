@@ -1,7 +1,7 @@
-"""A sweep's cells: every combination of the axes' values, each with a config of its own.
+"""The cells of a sweep: every combination of the axes' values, each with its own config.
 
-Axes need not suit every cell: an option that the config of a combination does not have is dropped from it, and
-combinations that are equal without it are one cell. An option that suits no cell is a mistake.
+An axis need not apply to every cell: an option that a combination's config lacks is dropped from it, and
+combinations that are equal without the option are one cell. An option that applies to no cell is a mistake.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from diffusion_lab.store.options import canonical_json
 Config = TypeVar("Config")
 
 _NAME_LENGTH = 48  # of the readable part of a sweep's name
-_COMMAND_OPTIONS = frozenset(("outputs", "retrain", "rescore", "score", "tags"))  # not of the cells
+_COMMAND_OPTIONS = frozenset(("outputs", "retrain", "rescore", "score", "tags"))  # not options of cells
 
 
 class MissingOptionError(Exception):
-    """A combination's config has no option `key`; the cause says it in the words of who composes."""
+    """A combination's config has no option `key`; the cause is the error of the function that composed it."""
 
     def __init__(self, key: str) -> None:
         super().__init__(f"there is no option {key!r}")
@@ -31,7 +31,7 @@ class MissingOptionError(Exception):
 
 @dataclass(frozen=True)
 class Axis:
-    """One option of the command. overrides: what chooses each of its values, in order; a fixed option has one value."""
+    """One option of the command. overrides: by value, in order; a fixed option has one value."""
 
     key: str
     overrides: Mapping[str, str]
@@ -40,7 +40,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Combination(Generic[Config]):
-    """choices: the value of every swept axis, None where the config has no such option. overrides: what is left of the command."""
+    """choices: the value of every swept axis, None if the config lacks the option. overrides: those that apply to the config."""
 
     choices: dict[str, str | None]
     overrides: tuple[str, ...]
@@ -50,10 +50,10 @@ class Combination(Generic[Config]):
 def combinations(
     axes: Sequence[Axis], compose: Callable[[Sequence[str]], Config]
 ) -> tuple[list[Combination[Config]], int]:
-    """All different combinations, the last axis changing fastest, and how many there were before equal ones were one.
+    """All distinct combinations, the last axis varying fastest, and the number of combinations before merging equal ones.
 
-    `compose` makes the config of a list of overrides, or raises MissingOptionError. Raises the cause of that error where no
-    combination has an option that the command names.
+    `compose` turns a list of overrides into a config, or raises MissingOptionError. If no combination has an option
+    of the command, the cause of that error is raised.
     """
     found: dict[tuple[str, ...], Combination[Config]] = {}
     missing: dict[str, MissingOptionError] = {}
@@ -81,7 +81,7 @@ def combinations(
 
 
 def sweep_name(axes: Iterable[Axis]) -> str:
-    """The swept options and a hash of the whole command, whose order does not count: the same command finds its sweep again."""
+    """The swept options and a hash of the whole command, independent of its order, so the same command finds its sweep again."""
     content = {
         axis.key: sorted(axis.overrides.values()) for axis in axes if axis.key.partition(".")[0] not in _COMMAND_OPTIONS
     }

@@ -1,6 +1,6 @@
-"""Frozen code: a sweep runs from a copy of the code and the configs, so that edits while it waits or runs change nothing.
+"""Frozen code: a sweep runs from a copy of code and configs, so that edits made meanwhile have no effect on it.
 
-`train -m` makes a new copy and starts itself again with the copy in PYTHONPATH; its jobs and ranks inherit the environment.
+`train -m` makes a new copy and restarts itself with the copy in PYTHONPATH; its jobs and ranks inherit the environment.
 
 <folder>/<digest>-<random>/            the lab with its plugins, and the user's modules
 <folder>/<digest>-<random>/configs/    the user's folders of configs, each at its absolute path
@@ -29,22 +29,22 @@ from diffusion_lab.store.places import has_outcome
 from diffusion_lab.store.records import RunError
 from diffusion_lab.sweeps.jobs import submitted
 
-# The copy that this process runs from; set but empty: the sweep runs from the code as it is.
+# The copy that this process runs from; if set to an empty value, the sweep runs from the original code.
 VARIABLE = "DIFFUSION_LAB_CODE"
 _PACKAGE = Path(__file__).parent.parent
 _PLUGINS = "hydra_plugins"
-_READS_BESIDE = (b"__file__", b"resources", b"pkgutil")  # how a module finds files that lie beside it
-_STARTING_SECONDS = 60.0  # after which a command that has made a copy holds it
+_READS_BESIDE = (b"__file__", b"resources", b"pkgutil")  # used by modules that read files beside them
+_STARTING_SECONDS = 60.0  # a command that has made a copy holds it within this time
 
 
 class StartAgain(BaseException):
-    """This command is to start again from a copy."""
+    """Raised to restart this command from a copy."""
 
     def __init__(self, copy: Path) -> None:
         self.copy = copy
 
     def start(self, command: str, options: Sequence[str]) -> NoReturn:
-        """The same process, from the copy."""
+        """Replace this process by the same command from the copy."""
         path = os.pathsep.join(filter(None, [str(self.copy), os.environ.get("PYTHONPATH")]))
         os.environ.update({VARIABLE: str(self.copy), "PYTHONPATH": path, "PYTHONSAFEPATH": "1"})
         for stream in (sys.stdout, sys.stderr):
@@ -53,14 +53,14 @@ class StartAgain(BaseException):
 
 
 def copied(folder: Path) -> Path:
-    """Where a folder of configs lies in the copy that this process runs from; the folder itself where it is not in one."""
+    """The place of a config folder in the copy that this process runs from; outside a copy the folder itself."""
     place = _configs(folder)
     copy = os.environ.get(VARIABLE)
     return Path(copy) / place if copy and (Path(copy) / place).is_dir() else folder
 
 
 def check_copy() -> None:
-    """RunError where DIFFUSION_LAB_CODE names a copy that this process does not run from."""
+    """RunError if DIFFUSION_LAB_CODE names a copy that this process does not run from."""
     copy = os.environ.get(VARIABLE)
     if copy and not _PACKAGE.resolve().is_relative_to(Path(copy).resolve()):
         raise RunError(
@@ -70,9 +70,9 @@ def check_copy() -> None:
 
 
 def make_copy(folder: Path, modules: Iterable[Module], configs: Iterable[Path]) -> Path:
-    """A new copy in `folder`, whole or not at all: of the lab, the user's among these modules, and these folders of configs.
+    """Make a copy in `folder`, as a whole or not at all, of the lab, the user's modules among these, and these config folders.
 
-    A package of the user's is copied with all of its code, because it may find its modules while it runs.
+    A user's package is copied entirely, because it may import its modules later.
     """
     folder = folder.absolute()
     users = dict(pair for module in modules if not is_lab(module.name) for pair in _code_of(module, folder))
@@ -102,9 +102,9 @@ def make_copy(folder: Path, modules: Iterable[Module], configs: Iterable[Path]) 
 
 @contextmanager
 def using_copy(jobs: Path) -> Iterator[None]:
-    """In the block, the copy that this process runs from is in use; earlier ones of the sweep, which nothing uses, are removed.
+    """In the block the copy that this process runs from is in use; earlier unused copies of the sweep are removed.
 
-    jobs: the folder of a queue's jobs, which may outlive their command.
+    jobs: the folder of a queue's jobs, which may outlive the command.
     """
     if not (copy := os.environ.get(VARIABLE)):
         yield
@@ -116,14 +116,14 @@ def using_copy(jobs: Path) -> Iterator[None]:
 
 
 def unused_copies(folder: Path, jobs: Path) -> list[Path]:
-    """Copies that no command holds and no unfinished job runs from, and that hold what `make_copy` put there and no more."""
+    """Unchanged copies that no command holds and no unfinished job runs from."""
     waiting = {Path(job.code).resolve() for name, job in submitted(jobs).items() if not has_outcome(jobs, name)}
     copies = (path for path in sorted(folder.glob("[!.]*-*")) if path.is_dir() and not path.is_symlink())
     return [copy for copy in copies if copy.resolve() not in waiting and not _is_held(copy) and _is_ours(copy)]
 
 
 def remove_copy(copy: Path, jobs: Path) -> bool:
-    """Remove a copy, unless something uses it; whether it did. It is renamed first, so that no command starts from half a copy."""
+    """Remove a copy unless it is in use; returns whether it was. It is renamed first, so no command starts from half of it."""
     unused = copy in unused_copies(copy.parent, jobs)
     if unused:
         with staged_folder(copy) as staged:
@@ -136,7 +136,7 @@ def _is_held(copy: Path) -> bool:
 
 
 def _is_ours(copy: Path) -> bool:
-    """Whether a copy is as it was made, but for links, hidden files, and what Python compiles."""
+    """Whether a copy is unchanged, apart from links, hidden files and compiled code."""
     files = {path.relative_to(copy): path for path in _below(copy) if not path.is_symlink()}
     return _digest({name: path.read_bytes() for name, path in files.items()}) == copy.name.partition("-")[0]
 
@@ -147,7 +147,7 @@ def _digest(contents: Mapping[Path, bytes]) -> str:
 
 
 def _below(source: Path, without: Path | None = None) -> Iterator[Path]:
-    """All files below a folder, but what is hidden or compiled, and but the folder on the way to `without`."""
+    """All files below a folder except hidden and compiled ones, and except the folder that contains `without`."""
     for above, folders, names in os.walk(source):
         here = Path(above)
         shown = (name for name in folders if name != "__pycache__" and not name.startswith("."))
@@ -156,7 +156,7 @@ def _below(source: Path, without: Path | None = None) -> Iterator[Path]:
 
 
 def _code_of(module: Module, copies: Path) -> Iterator[tuple[Path, Path]]:
-    """Place in a copy -> file, of a module, and of all modules in a package."""
+    """(place in a copy, file) of a module, and of all modules in a package."""
     parts = module.name.split(".")
     if module.path is not None:
         yield Path(*(parts if module.folders is not None else parts[:-1]), module.path.name), module.path
@@ -167,12 +167,12 @@ def _code_of(module: Module, copies: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def _configs(folder: Path) -> Path:
-    """The place of a folder of configs in a copy."""
+    """The place of a config folder in a copy."""
     return Path("configs") / Path(os.path.abspath(folder)).relative_to("/")
 
 
 def _beside(users: Mapping[Path, Path], contents: Mapping[Path, bytes], copies: Path) -> dict[Path, Path]:
-    """Links to what lies beside the user's modules that look there, up to the folder they are imported from: tables, weights."""
+    """Links to data files beside those user's modules that read such files, up to the folder that they are imported from."""
     taken = {part for file in contents for part in (file, *file.parents)}
     links = {}
     for place, path in users.items():
@@ -189,7 +189,7 @@ def _beside(users: Mapping[Path, Path], contents: Mapping[Path, bytes], copies: 
 
 
 def _with_copied_folders(options: Sequence[str]) -> Iterator[str]:
-    """The options, with the copies of the folders of configs that they name."""
+    """The options, with config folders replaced by their copies."""
     for before, option in zip(["", *options], options, strict=False):
         named = (
             r"^.+"

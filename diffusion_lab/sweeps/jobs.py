@@ -1,7 +1,7 @@
-"""Jobs in processes of their own: handed to a queue, waited for, found again by later commands, and cancelled.
+"""Jobs in separate processes: submitted to a queue, waited for, found again by later commands, and cancelled.
 
-Jobs report through files in one folder (store/places.py). Nothing is pickled on the way back, so any exception of a job can be
-reported, and a job that vanished can be told from one that ended.
+Jobs report through files in one folder (store/places.py). No results are pickled, so any exception can be
+reported, and a job that vanished can be distinguished from one that ended.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from diffusion_lab.store.processes import Process
 from diffusion_lab.store.records import TEXT, TEXTS, Kind, Kinds, is_number, or_none, read_record
 
 _POLL_SECONDS = 0.5
-_ASK_AGAIN = 1.5  # query a queue that others use too at growing intervals, …
-_ASK_SECONDS = (2.0, 30.0)  # … from the first to the second
+_ASK_AGAIN = 1.5  # factor by which the interval between queries of a shared queue grows, …
+_ASK_SECONDS = (2.0, 30.0)  # … from the first to the second number of seconds
 _ANSWER_SECONDS = 60
 _POSITIVE: Kind = (lambda value: type(value) is int and 0 < value < 2**31, "a positive whole number")
 _JOB: Kinds = {"makes": TEXTS, "directory": TEXT, "code": TEXT, "tasks": _POSITIVE}
@@ -47,7 +47,7 @@ class JobError(RunError):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended. value: what it returned, a number or None. reason: one sentence why it failed; None: it did not."""
+    """The outcome of a job. value: its result, a number or None. reason: of its failure, in one sentence; None for success."""
 
     value: float | None = None
     reason: str | None = None
@@ -57,10 +57,10 @@ class Outcome:
 
 
 class Call(ABC):
-    """Something to run in each of a job's processes; can be pickled.
+    """A picklable function to run in each process of a job.
 
-    makes: names of what it makes, by which a later command finds its job. directory: of its log. code: the copy that it runs from.
-    resources: what its job requests of the queue.
+    makes: names of its results, by which a later command finds the job. directory: of its log. code: the copy that it runs from.
+    resources: requested of the queue.
     """
 
     makes: tuple[str, ...]
@@ -70,60 +70,59 @@ class Call(ABC):
 
     @abstractmethod
     def __call__(self) -> None:
-        """Run, write the outcome; exit with a status other than 0 where it failed."""
+        """Run and write the outcome; exit with a non-zero status on failure."""
 
 
 class Queue(ABC):
-    """Where jobs run: a class that conf/hydra/launcher/NAME.yaml names, with the options below it.
+    """A queue of jobs: a class named in conf/hydra/launcher/NAME.yaml, with its options.
 
-    folder: of the files of jobs, on a file system that they see. may_be_left: whether it starts what was submitted by itself, so
-    that no command has to stay. is_shared: whether other users use it too, as a cluster's controller, so it is queried rarely.
-    dry_run: whether to print the `script` of the jobs in place of submitting them.
+    folder: for the files of jobs, on a file system that the jobs can access. may_be_left: whether it is a cluster, which has
+    its own devices, starts jobs after the command has ended, and is queried rarely, because others use it too.
+    dry_run: print the `script` of the jobs instead of submitting them.
     """
 
     folder: Path
     may_be_left: bool
-    is_shared: bool = True
     dry_run: bool = False
 
     def resources(self, accelerator: str, devices: int | str | Sequence[int] | None) -> Mapping[str, Any]:
-        """What a job with these devices requests of a queue with these options. JobError for what it cannot have."""
+        """Resources that a job with these devices requests. JobError if the queue lacks them."""
         return {}
 
     def summary(self, resources: Mapping[str, Any]) -> str:
-        """The request of a job in words, for the plan of a sweep; empty: nothing is shown."""
+        """The request of a job in words, for the plan of a sweep; empty to show nothing."""
         return ""
 
     def script(self, call: Call, num_jobs: int) -> str:
-        """What would be submitted for so many calls like this one."""
+        """The script that would be submitted for `num_jobs` calls like this one."""
         raise NotImplementedError
 
     @abstractmethod
     def room(self, waiting: Sequence[Call]) -> int:
-        """How many of these calls, the first ones, may be submitted together now."""
+        """How many of these calls, counted from the first, can be submitted together now."""
 
     @abstractmethod
     def submit(self, calls: Sequence[Call]) -> list[str]:
-        """Names of the jobs of these calls, for which there is room. JobError if the queue refuses."""
+        """Submit calls for which there is room; returns the names of their jobs. JobError if the queue rejects them."""
 
     def tasks(self, call: Call) -> int:
-        """The processes of its job, each of which writes an outcome."""
+        """The number of processes of the call's job, each of which writes an outcome."""
         return 1
 
     def place(self, job: str) -> str | None:
-        """Where a job runs, if that is known when it is submitted."""
+        """The place where a job runs, if it is known at submission."""
         return None
 
     @abstractmethod
     def active_jobs(self) -> Collection[str] | None:
-        """Names of the jobs that wait or run; None: the queue does not answer at the moment."""
+        """Names of pending and running jobs; None if the queue does not respond."""
 
     @abstractmethod
     def failure_reason(self, job: str) -> str:
         """One sentence on a job that ended without an outcome."""
 
     def close(self) -> None:  # noqa: B027 - a cluster needs nothing
-        """Called when every job has written its outcome; its process may still be on its way out."""
+        """Called when every job has written its outcome; processes may still be exiting."""
 
 
 def run_jobs(
@@ -133,16 +132,16 @@ def run_jobs(
     cancelled: Callable[[], bool] = lambda: False,
     wait: bool = True,
 ) -> list[Outcome]:
-    """Make every call in a job of its own and wait until all have ended; outcomes in the order of the calls.
+    """Run each call in a job of its own and wait for all; returns outcomes in the order of the calls.
 
-    What a job makes already (of an earlier command that died or was left) is not made again: this waits for that job.
-    cancelled: whether somebody asked that nothing more be submitted. wait=False: submit all, for a queue that may be left.
+    If a job of an earlier command that died or was detached already makes a result, wait for that job instead.
+    cancelled: whether the sweep was cancelled. wait=False: submit everything and return, if the queue allows it.
     """
     submission = _Submission(calls, queue, say, cancelled)
     submission.submit_ready()
     if not wait:
         return []
-    first, longest = _ASK_SECONDS if queue.is_shared else (0.0, 0.0)
+    first, longest = _ASK_SECONDS if queue.may_be_left else (0.0, 0.0)
     queried, pause, suspects = time.monotonic(), first, frozenset[str]()
     while submission.waiting or submission.running:
         time.sleep(_POLL_SECONDS)
@@ -150,7 +149,7 @@ def run_jobs(
         if time.monotonic() - queried >= pause:
             active = queue.active_jobs()
             gone = frozenset() if active is None else frozenset(submission.running).difference(active)
-            # Twice, because a job may have ended a moment ago and its files take a while on a network.
+            # Twice, because a job may just have ended and its files may be delayed on a network.
             suspects, lost = gone, gone & suspects
             queried, pause = time.monotonic(), min(_ASK_AGAIN * pause, longest)
         submission.collect(lost)
@@ -160,7 +159,7 @@ def run_jobs(
 
 
 class _Submission:
-    """Calls on their way: waiting (indices), running (job -> index), then with an outcome."""
+    """Calls in progress: waiting (indices), running (job -> index), then with an outcome."""
 
     def __init__(
         self, calls: Sequence[Call], queue: Queue, say: Callable[[str], None], cancelled: Callable[[], bool]
@@ -180,7 +179,7 @@ class _Submission:
                 self._started(job, known[job], index)
 
     def submit_ready(self) -> None:
-        """Submit what waits, as far as there is room."""
+        """Submit waiting calls while there is room."""
         names: list[str] = []
         while room := self._queue.room([self._calls[index] for index in self.waiting]) if self.waiting else 0:
             if self._cancelled():
@@ -196,7 +195,7 @@ class _Submission:
                 about.write(self._queue.folder, job)
                 self._started(job, about, index)
             names += jobs
-            if self._cancelled():  # meanwhile, by somebody who did not see these
+            if self._cancelled():  # cancelled meanwhile, without these jobs
                 cancel(self._queue.folder, jobs)
         if names:
             places = [f" ({place})" if (place := self._queue.place(job)) else "" for job in names]
@@ -204,7 +203,7 @@ class _Submission:
             self._say(f"submitted as {', '.join(named)}; logs in {self._queue.folder}")
 
     def collect(self, lost: Collection[str]) -> None:
-        """Take the outcomes of the jobs that have ended. lost: those that the queue does not have any more."""
+        """Collect the outcomes of jobs that have ended. lost: jobs that the queue no longer has."""
         for job in list(self.running):
             outcome = self._outcome(job, gone=job in lost)
             if outcome is not None:
@@ -217,7 +216,7 @@ class _Submission:
         self.waiting.remove(index)
 
     def _outcome(self, job: str, gone: bool) -> Outcome | None:
-        """How a job ended; None: it has not. One process that failed makes a failed job; the value is that of the first."""
+        """The outcome of a job; None while it runs. A job fails if one of its processes does; its value is the first one's."""
         folder, written = self._queue.folder, []
         for rank in range(self._tasks[job]):
             file = outcome_file(folder, job, rank)
@@ -236,7 +235,7 @@ class _Submission:
 class Submitted:
     """A job in a queue.
 
-    makes: names of what it makes; directory: of its log; code: the copy that it runs from; tasks: its processes.
+    makes: names of its results. directory: of its log. code: the copy that it runs from. tasks: the number of its processes.
     """
 
     makes: tuple[str, ...]
@@ -249,7 +248,7 @@ class Submitted:
 
 
 def submitted(folder: Path) -> dict[str, Submitted]:
-    """Name -> job, of all whose files lie in `folder`."""
+    """Name -> job, for all jobs with files in `folder`."""
     found = {}
     for name, file in by_job(folder, job_file).items():
         content = read_record(folder, file, _JOB, "a sweep", is_own=True)
@@ -258,7 +257,7 @@ def submitted(folder: Path) -> dict[str, Submitted]:
 
 
 def running_here(folder: Path) -> dict[str, tuple[Process, dict[str, Any]]]:
-    """Job -> its process and its place, of the jobs of this machine that live."""
+    """Job -> (process, place), for the running jobs of this machine."""
     found = {}
     for name, file in by_job(folder, process_file).items():
         content = read_record(folder, file, _PROCESS, "a sweep", is_own=True)
@@ -269,7 +268,7 @@ def running_here(folder: Path) -> dict[str, tuple[Process, dict[str, Any]]]:
 
 
 def in_slurm(folder: Path) -> dict[str, str] | None:
-    """Job -> PENDING, RUNNING, …, of the jobs submitted from `folder` that Slurm still has; None: it does not answer."""
+    """Job -> PENDING, RUNNING, …, for the jobs submitted from `folder` that Slurm still has; None if it does not respond."""
     answer = ask("squeue", "--me", "--array", "--noheader", "--format=%i %T %o")
     if answer is None:
         return None
@@ -278,14 +277,14 @@ def in_slurm(folder: Path) -> dict[str, str] | None:
 
 
 def queue_states(folder: Path) -> dict[str, str]:
-    """Name of a model or a cell -> the state in which Slurm has the job that makes it; nothing where there is no Slurm."""
+    """Name of a model or a cell -> Slurm's state of the job that makes it; empty without Slurm."""
     jobs = submitted(folder)
     states = in_slurm(folder) if _of_slurm(folder, jobs) else None
     return {made: state for name, state in (states or {}).items() if name in jobs for made in jobs[name].makes}
 
 
 def cancel(folder: Path, jobs: Collection[str]) -> list[str]:
-    """Signal pending and running jobs to save and exit; return their names. RunError if Slurm does not do it."""
+    """Signal pending and running jobs to save and exit; return their names. RunError if Slurm does not respond."""
     here = {name: process for name, (process, _) in running_here(folder).items() if name in jobs}
     for process in here.values():
         with suppress(ProcessLookupError):
@@ -300,12 +299,12 @@ def cancel(folder: Path, jobs: Collection[str]) -> list[str]:
 
 
 def _of_slurm(folder: Path, jobs: Collection[str]) -> bool:
-    """Whether a cluster was given any of these jobs."""
+    """Whether any of these jobs was submitted to a cluster."""
     return any(not process_file(folder, job).is_file() for job in jobs)
 
 
 def ask(*command: str, seconds: float = _ANSWER_SECONDS) -> str | None:
-    """What a command of Slurm prints; None if it fails or does not answer in so many seconds."""
+    """The output of a Slurm command; None if it fails or does not respond in time."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=True)
     except (OSError, subprocess.SubprocessError):

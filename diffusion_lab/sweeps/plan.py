@@ -1,4 +1,4 @@
-"""What a sweep has to do: train the missing models, then score the missing cells; and how the parts of its jobs end.
+"""The plan of a sweep, which trains missing models and then scores missing cells, and the outcomes of its jobs.
 
 status.json in the folder of a model or a cell holds the reason of a failure.
 """
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from diffusion_lab.store import ModelDirectory, RunDirectory
 from diffusion_lab.store.files import clear
@@ -29,26 +29,34 @@ from diffusion_lab.store.status_file import (
 MODEL, CELL = "model", "cell"
 
 
+class Operations(NamedTuple):
+    """Floating-point operations of a training and of a score of it, a multiply-add counted as 2."""
+
+    training: int
+    score: int
+
+
 @dataclass(frozen=True)
 class PlannedCell:
-    """One model scored in one way. choices, overrides: as in axes.Combination."""
+    """A model scored in one way. choices, overrides: as in axes.Combination. operations: None if unknown."""
 
     choices: dict[str, str | None]
     overrides: tuple[str, ...]
     model: ModelDirectory
     run: RunDirectory
+    operations: Operations | None = None
 
 
 @dataclass(frozen=True)
 class Work:
-    """A model to train or a cell to score. folder: which it holds; result: the file there that is written last."""
+    """A model to train or a cell to score. folder: its folder, held while working. result: the file there that is written last."""
 
     what: str
     folder: Path
     result: Path
     overrides: tuple[str, ...]
     label: str
-    found: int | None = field(default=None, compare=False)  # the result of an earlier command, which is to be replaced
+    found: int | None = field(default=None, compare=False)  # an earlier result to be replaced
 
     @property
     def verb(self) -> str:
@@ -61,19 +69,19 @@ class Work:
 
 @dataclass(frozen=True)
 class Job:
-    """One model and a share of its cells, in this order, as far as they are missing. name: of the folder of its log."""
+    """One model and its missing cells, or a share of them, in this order. name: of the folder of its log."""
 
     name: str
     work: tuple[Work, ...]
 
 
-# Runs jobs; for each, in their order, why not all of it is done (None: it is, or the parts have reasons of their own).
+# Runs jobs; returns for each, in order, why it is incomplete (None: complete, or its parts have their own reasons).
 Launch = Callable[[Sequence[Job]], Sequence[str | None]]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """num_combinations: how many the command spells out; cells: the different ones; to_train, to_score: what is missing."""
+    """num_combinations: those of the command. cells: the distinct ones. to_train, to_score: the missing models and cells."""
 
     num_combinations: int
     cells: tuple[PlannedCell, ...]
@@ -83,7 +91,7 @@ class Plan:
 
     @property
     def work(self) -> tuple[Work, ...]:
-        """The models before the cells."""
+        """Models, then cells."""
         return (*self.to_train, *self.to_score)
 
     @property
@@ -91,7 +99,7 @@ class Plan:
         return len({cell.model for cell in self.cells})
 
     def summary(self) -> list[str]:
-        """What will be done, in two lines."""
+        """A summary of the plan in two lines."""
         cells = _count(len(self.cells), "cell")
         if len(self.cells) != self.num_combinations:
             cells += f" from {self.num_combinations} combinations, some of them equal"
@@ -111,10 +119,10 @@ def plan(
     score: bool = True,
     jobs_per_model: int = 1,
 ) -> Plan:
-    """Cells that are one run are one cell. retrain, rescore: as if nothing were there; score false: train only.
+    """The plan for these cells; cells with the same run are merged.
 
-    Every job of a model trains it; they hold its folder in turn, so the first one does it. The first jobs of all models come
-    before the second ones, which may have to wait.
+    retrain, rescore: ignore existing results. score=False: only train. Every job of a model can train it; they hold its folder in
+    turn, so the first one does. The first jobs of all models come before the second ones, which may have to wait.
     """
     by_run: dict[RunDirectory, PlannedCell] = {}
     for cell in cells:
@@ -134,7 +142,7 @@ def plan(
             model.result,
             (*same[0].overrides, "score=false"),
             _label(same, values),
-            # One that is trained again already is not to be replaced.
+            # A model that has been trained again already is not trained once more.
             found=None if model.retrained else _stamp(model.result),
         )
         for model, same in by_model.items()
@@ -145,7 +153,7 @@ def plan(
             CELL,
             cell.run.path,
             cell.run.metrics,
-            # What was to be trained again has been by now.
+            # Models to train again have been trained by now.
             (*cell.overrides, "retrain=false", f"rescore={str(cell.run.metrics.is_file()).lower()}"),
             _label([cell], values),
             found=_stamp(cell.run.metrics),
@@ -165,10 +173,10 @@ def plan(
 
 
 def sweep_content(plan: Plan, **asked: Any) -> dict[str, Any]:
-    """sweep.json: what was asked, and where each cell lies.
+    """The content of sweep.json: the request, and the places of the cells.
 
-    asked: name, command, axes, created; evaluation_seed: of the noise that all cells share, if they do; score: whether cells are
-    scored, or models trained only.
+    asked: name, command, axes, created; evaluation_seed: of the noise, if all cells share it; score: whether cells are scored or
+    models only trained.
     """
     cells = [
         {"choices": c.choices, "overrides": list(c.overrides), "model": c.model.path.name, "run": c.run.path.name}
@@ -178,9 +186,9 @@ def sweep_content(plan: Plan, **asked: Any) -> dict[str, Any]:
 
 
 def _label(cells: Sequence[PlannedCell], values: dict[str, set[str]]) -> str:
-    """The choices that set these cells apart from all others: an axis of which they have every value says nothing.
+    """The choices that distinguish these cells from all others; axes whose values all occur here are omitted.
 
-    Where nothing sets them apart, the model's name.
+    The model's name if nothing distinguishes them.
     """
     names = short_names(values)
     words = []
@@ -203,10 +211,10 @@ def _stamp(file: Path) -> int | None:
 
 
 def do(job: Job, run: Callable[[Work], str | None], is_alone: bool = True) -> str | None:
-    """What is missing of a job, one after the other; the first reason of a failure, or None. A failed cell stops no other.
+    """Do the missing parts of a job in order; returns the reason of the first failure, or None. A failed cell stops no other.
 
-    run: trains or scores, and returns why it failed. is_alone: whether one process does it; several would not fail together, so
-    they stop at the first failure.
+    run: trains or scores, and returns the reason of a failure. is_alone: whether one process does it; several processes might not
+    fail together, so they stop at the first failure.
     """
     first = None
     for work in job.work:
@@ -220,7 +228,7 @@ def do(job: Job, run: Callable[[Work], str | None], is_alone: bool = True) -> st
 
 
 def run_all(jobs: Sequence[Job], launch: Launch) -> dict[Path, str]:
-    """Folder -> reason, of all that failed. What a killed job has not begun is launched again."""
+    """Run jobs; returns folder -> reason of all failures. Work that a killed job had not begun is launched again."""
     forget_failures(work for job in jobs for work in job.work)
     failures: dict[Path, str] = {}
     while jobs:
@@ -231,7 +239,7 @@ def run_all(jobs: Sequence[Job], launch: Launch) -> dict[Path, str]:
 
 
 def forget_failures(all_work: Iterable[Work]) -> None:
-    """Remove the reason of an earlier attempt; what was interrupted resumes."""
+    """Remove the reasons of earlier failures; interrupted work keeps its status and resumes."""
     for work in all_work:
         status = written_status(work.folder)
         if status is not None and status.state != INTERRUPTED and not is_held(work.folder):
@@ -239,9 +247,9 @@ def forget_failures(all_work: Iterable[Work]) -> None:
 
 
 def fail(folder: Path, reason: str) -> str:
-    """Record why the work in `folder` failed, unless it did so itself or another process works there.
+    """Record why the work in `folder` failed, unless a reason is recorded already or another process works there.
 
-    Returns the reason that is recorded now.
+    Returns the recorded reason.
     """
     if is_held(folder):
         return reason
@@ -253,10 +261,10 @@ def fail(folder: Path, reason: str) -> str:
 
 
 def _settle(job: Job, reason: str | None, failures: dict[Path, str]) -> Job:
-    """Record the failures of a job that has ended; what another job is to do of it.
+    """Record the failures of a job that has ended; returns the remaining work for another job.
 
-    A job that was killed leaves what it was at as running. What it left without any status is done by another one, unless nothing
-    of it failed: then that would end as this job did.
+    The work of a killed job is left with the state `running`. Work without a status is left to another job, unless nothing failed:
+    another job would then end in the same way.
     """
     missing = [work for work in job.work if not work.done]
     states = [status.state if (status := written_status(work.folder)) else None for work in missing]
@@ -273,6 +281,6 @@ def _settle(job: Job, reason: str | None, failures: dict[Path, str]) -> Job:
 
 
 def _own_reason(work: Work) -> str | None:
-    """Why it failed, from its status or from the lack of one."""
+    """The reason of a failure in the folder's status, or None."""
     status = read_status(work.folder)
     return None if status is None or status.state == DONE else status.reason

@@ -1,8 +1,8 @@
-"""What in outputs/ nothing refers to: models, scores, cached files and copies of code. Imports no torch.
+"""Unused models, scores, cached files and copies of code in outputs/. Does not import torch.
 
-A sweep, a config and a score refer to a folder by its name, anywhere in their text. A name ends in 12 digits of a fingerprint, that
-of a score, <model>-<digits>, in two times 12, and they are there for no other reason: so these digits are what is looked for.
-What cannot be read is kept, with all that it may refer to.
+Sweeps, configs and scores refer to a folder by its name, anywhere in their text. The name of a model ends in 12 digits of a
+fingerprint, that of a score, <model>-<digits>, in twice 12; such digits occur only in references, so they are searched for.
+A file that cannot be read is kept, with everything that it may refer to.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from diffusion_lab.store.written import names
 from diffusion_lab.sweeps.frozen import unused_copies
 
 Place = ModelDirectory | RunDirectory
-# Whether the code of today, given the config in a folder, makes a training with this fingerprint (its first digits). RunError, in
-# one sentence, where it is not known.
+# Whether the current code, given the config in a folder, gives a training this fingerprint (its first digits). RunError, in
+# one sentence, if that is unknown.
 IsCurrent = Callable[[Place, str], bool]
 _DIGITS = f"[0-9a-f]{{{FINGERPRINT_LENGTH}}}"
 _KEY = re.compile(rf".-({_DIGITS}(?:-{_DIGITS})?)\Z")
-_KEYS = re.compile(rf"(?=-({_DIGITS})(-{_DIGITS})?)")  # also those that overlap
+_KEYS = re.compile(rf"(?=-({_DIGITS})(-{_DIGITS})?)")  # also overlapping ones
 _FINGERPRINT = re.compile("[0-9a-f]{64}")
 _LARGEST = 2**26  # bytes
 
 
 @dataclass(frozen=True)
 class Unused:
-    """path: a file, or a folder, which a process holds while it works there. why: half a sentence. files: for its size.
+    """path: a file or a folder, held by processes that work there. why: half a sentence. files: for the size.
 
-    is_needed: whether something refers to it, checked again while the folder is held. jobs: of a copy of code, the folder of the
+    is_needed: whether something refers to it, checked again while the folder is held. jobs: for a copy of code, the folder of
     queued jobs that may run from it.
     """
 
@@ -57,9 +57,9 @@ class Unused:
 
 
 class Outputs:
-    """What lies in outputs/. models, runs: those that stay. notes: a sentence on each that is kept because its code is not known.
+    """The content of outputs/. models, runs: those to keep. notes: a sentence on each one kept because its code is unknown.
 
-    RunError if a sweep cannot be read, because then it is not known what it uses.
+    RunError if a sweep cannot be read, because its models and runs are then unknown.
     """
 
     def __init__(self, outputs: Path, is_current: IsCurrent) -> None:
@@ -67,7 +67,7 @@ class Outputs:
         links = [folder for folder in folders_of(outputs) if folder.is_symlink()]
         self.notes = [f"{folder} is a link, which prune does not follow" for folder in links]
         self._everything: list[Place] = [*models_in(outputs), *runs_in(outputs)]
-        self._runs_of: dict[str, list[RunDirectory]] = defaultdict(list)  # by the name of their model
+        self._runs_of: dict[str, list[RunDirectory]] = defaultdict(list)  # by the name of the model
         by_key: dict[str, list[Place]] = defaultdict(list)
         for place in self._everything:
             by_key[_key(place)].append(place)
@@ -82,7 +82,7 @@ class Outputs:
             if _is_none_of_ours(place) or _key(place) in named or self._stays(place, is_current)
         ]
         self._kept: dict[Path, Place] = {}
-        while waiting:  # what is kept may refer to more
+        while waiting:  # kept places may refer to others
             place = waiting.pop()
             if place.path not in self._kept:
                 self._kept[place.path] = place
@@ -93,9 +93,9 @@ class Outputs:
         self.runs = [place for place in kept if isinstance(place, RunDirectory)]
 
     def _stays(self, place: Place, is_current: IsCurrent) -> bool:
-        """Whether a folder is kept that nothing refers to: it was made by today's code, or its code is not known."""
+        """Whether an unreferenced folder is kept, because the current code made it, or its code is unknown."""
         if isinstance(place, RunDirectory) and _model_of(place) in self._there:
-            return False  # it goes with its model
+            return False  # removed with its model
         try:
             if isinstance(place, RunDirectory) and _is_of_given(place):
                 return True
@@ -119,7 +119,7 @@ class Outputs:
                 yield self._folder(place, "its model is listed too" if there else "its model is gone")
 
     def unused_cache(self) -> Iterator[Unused]:
-        """Files there under our keys. What decides them is named by hashes, which a config or a score that needs them contains."""
+        """Unused files in the cache. Their keys contain hashes that also occur in the configs or scores that use them."""
         cache = CacheDirectory(cache_directory(self._outputs))
         scores = [_text_of(run, run.metrics) for run in self.runs]
         texts = [*scores, *map(_config, self.models)]
@@ -135,7 +135,7 @@ class Outputs:
                 yield Unused(folder, "of a model that is listed or gone", files)
 
     def unused_code(self, jobs: Path) -> Iterator[Unused]:
-        """Copies of sweeps whose cells all have their score. jobs: where queued jobs, which may outlive their command, are."""
+        """Copies of sweeps whose cells all have scores. jobs: the folder of queued jobs, which may outlive their command."""
         for sweep in sweeps_in(self._outputs):
             linked = any(path.is_symlink() for path in (sweep.code, sweep.path, sweep.path.parent))
             runs = [run_directory(self._outputs, cell["run"]) for cell in sweep.read_sweep()["cells"]]
@@ -149,7 +149,7 @@ class Outputs:
         return Unused(place.path, why, place.files, partial(self._is_needed, place))
 
     def _is_needed(self, place: Place) -> bool:
-        """Whether a sweep or a process needs the folder now; called by the process that holds it."""
+        """Whether a sweep or a process needs the folder now; called while the folder is held."""
         model = place.path.name if isinstance(place, ModelDirectory) else _model_of(place)
         related = [run for run in runs_in(self._outputs) if _model_of(run) == model]
         others = [named_model(self._outputs, model), *related]
@@ -158,46 +158,46 @@ class Outputs:
 
 
 def _keys_in(text: str) -> set[str]:
-    """The digits by which a text refers to folders."""
+    """The digits in a text that refer to folders."""
     return {key for one, more in _KEYS.findall(text) for key in (one, one + more)}
 
 
 def _key(place: Place) -> str:
-    """The digits at the end of a folder's name, by which texts refer to it; empty where there are none."""
+    """The digits at the end of a folder's name, used in references; empty if there are none."""
     found = _KEY.search(place.path.name)
     return found[1] if found else ""
 
 
 def _last(model: ModelDirectory) -> str:
-    """The first digits of its fingerprint, as its name says them."""
+    """The first digits of a folder's fingerprint, from its name."""
     return _key(model)[-FINGERPRINT_LENGTH:]
 
 
 def _model_of(run: RunDirectory) -> str:
-    """The name of its model; of a folder that is no score of ours its own."""
+    """The name of a score's model; for a folder that is not our score, its own name."""
     return re.sub(rf"-{_DIGITS}\Z", "", run.path.name)
 
 
 def _is_none_of_ours(place: Place) -> bool:
-    """Whether a folder is called otherwise, is a link or lies behind one, or has nothing in it that we wrote."""
+    """Whether a folder has a foreign name, is a link or lies behind one, or contains none of our files."""
     linked = place.path.is_symlink() or place.path.parent.is_symlink()
     return not _key(place) or linked or (any(place.path.iterdir()) and not names(place.path))
 
 
 def _is_of_given(run: RunDirectory) -> bool:
-    """Whether it is the score of given images: it has no model, and our code cannot make them again."""
+    """Whether it is a score of given images, which has no model and cannot be reproduced by our code."""
     samples = _protocol(run).get("samples")
     return isinstance(samples, dict) and "given" in samples
 
 
 def _protocol(run: RunDirectory) -> dict[str, Any]:
-    """Of its score; empty where there is none."""
+    """The protocol of the score; empty without a score."""
     protocol = run.read_metrics().get("protocol") if run.metrics.is_file() else None
     return protocol if isinstance(protocol, dict) else {}
 
 
 def _recorded(place: Place) -> str | None:
-    """The first digits of the fingerprint of a model, or of a score's model; None: nothing has come of it."""
+    """The first digits of the fingerprint of a model, or of a score's model; None if the folder has no result."""
     if isinstance(place, ModelDirectory):
         if place.finished:
             return place.read_training().get("fingerprint", _last(place))[:FINGERPRINT_LENGTH]
@@ -211,7 +211,7 @@ def _recorded(place: Place) -> str | None:
 
 
 def _keys_of_sweeps(outputs: Path) -> set[str]:
-    """The folders that sweeps refer to. As JSON a file may write a letter as a number. RunError for a damaged one."""
+    """Digits of the folders that sweeps refer to. JSON may encode letters as numbers. RunError for a damaged file."""
     texts = [json.dumps(read_json(sweep.sweep), ensure_ascii=False) for sweep in sweeps_in(outputs)]
     return {key for text in texts for key in _keys_in(text)}
 
@@ -221,7 +221,7 @@ def _config(place: Place) -> str:
 
 
 def _text_of(place: Place, file: Path) -> str:
-    """The text of a file in a folder; empty where there is none, or it is a link that leads out."""
+    """The text of a file in a folder; empty if it is missing, or a link that leads out."""
     try:
         return read_bytes(inside(place.path, file), _LARGEST).decode(errors="replace")
     except (RunError, OSError):

@@ -1,4 +1,4 @@
-"""Queues that submitit serves: a Slurm cluster, and this machine."""
+"""Queues of jobs, run through submitit on a Slurm cluster or on this machine."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from diffusion_lab.sweeps.jobs import Call, JobError, Queue, ask, in_slurm, runn
 from diffusion_lab.training.devices import Place, Request, num_cores, requested, visible_gpus
 
 _USUAL_MAX_ARRAY_SIZE = 1001
-_SUBMITIT_NAMES = {"tasks_per_node": "ntasks_per_node", "more": "additional_parameters"}  # of our options
+_SUBMITIT_NAMES = {"tasks_per_node": "ntasks_per_node", "more": "additional_parameters"}  # our options -> submitit's
 _EXIT_SECONDS = 30
 _FOREVER = 60 * 24 * 365  # minutes
 
 
 class SlurmQueue(Queue):
-    """A cluster, which holds and requeues jobs itself; see conf/hydra/launcher/slurm.yaml.
+    """A Slurm cluster, which holds and requeues jobs itself; see conf/hydra/launcher/slurm.yaml.
 
     The resources of a call are options of submitit's Slurm executor.
     """
@@ -61,7 +61,7 @@ class SlurmQueue(Queue):
         return {name: value for name, value in found.items() if value is not None}
 
     def summary(self, resources: Mapping[str, Any]) -> str:
-        """1 node, 2 tasks a node, gpus_per_node 2, time 240, partition gpu"""
+        """For example: 1 node, 2 tasks a node, gpus_per_node 2, time 240, partition gpu"""
         gpus, gres = resources.get("gpus_per_node"), resources.get("gres")
         words = [f"{resources['nodes']} node{'s' * (resources['nodes'] > 1)}"]
         words += [f"{resources['ntasks_per_node']} task{'s' * (resources['ntasks_per_node'] > 1)} a node"]
@@ -71,7 +71,7 @@ class SlurmQueue(Queue):
         return ", ".join([*words, *(f"{name} {resources[name]}" for name in named if name in resources)])
 
     def room(self, waiting: Sequence[Call]) -> int:
-        """All that ask for the same and fit into an array: Slurm itself keeps to `array_parallelism`."""
+        """All calls with equal requests, up to the size of an array; Slurm itself applies `array_parallelism`."""
         alike = takewhile(lambda call: call.resources == waiting[0].resources, waiting)
         return sum(1 for _ in islice(alike, self._longest_array))
 
@@ -109,12 +109,12 @@ class SlurmQueue(Queue):
         if found is None:
             return "it left Slurm's queue without giving a reason"
         state, code, signum = found[1], int(found[2]), int(found[3])
-        # A shell that waited for what a signal ended returns 128 more than the signal.
+        # A shell returns 128 plus the signal that ended its command.
         ended = next((f" after {each.name}" for each in signal.Signals if each in (signum, code - 128)), "")
         return f"Slurm reports {state}{ended}"
 
     def script(self, call: Call, num_jobs: int) -> str:
-        """What `submit` would hand to sbatch for so many calls like this one. Needs no Slurm."""
+        """The script that `submit` would pass to sbatch for `num_jobs` calls like this one. Needs no Slurm."""
         from submitit.slurm.slurm import _make_sbatch_string
 
         python = self.python or shlex.quote(sys.executable)
@@ -125,21 +125,20 @@ class SlurmQueue(Queue):
     @staticmethod
     def _parameters(call: Call) -> dict[str, Any]:
         own = {"job_name": f"diffusion-lab-{call.makes[0].partition(' ')[0]}", "stderr_to_stdout": True}
-        # One device that fails ends the job; the others would wait for it.
+        # If one process fails, the job ends; otherwise the others would wait for it.
         return {**own, "srun_args": ["--kill-on-bad-exit=1"], **call.resources}
 
 
 class LocalQueue(Queue):
-    """This machine, and as many jobs at a time as its GPUs allow, or on the CPU its cores, which the jobs share evenly.
+    """This machine: runs as many jobs at a time as its GPUs allow; on a CPU, jobs share the cores evenly.
 
-    parallel: at most so many jobs at a time; None: one a GPU, or one process a core. A larger number is obeyed too: then jobs
-    share the GPUs. gpus, cores: of this machine; each process of a job has a GPU to itself.
+    parallel: the number of jobs at a time; None: one per GPU, or one process per core. With a larger number jobs share the
+    GPUs. gpus, cores: of this machine; each process of a job uses its own GPU.
 
-    A file beside a job's others says which process it is and where it runs: so a later command finds it while it lives.
+    A file beside the job's others records its process and place, so that a later command finds it while it runs.
     """
 
     may_be_left = False
-    is_shared = False
 
     def __init__(
         self, folder: Path | str, parallel: int | None, gpus: Sequence[str] | None = None, cores: int | None = None
@@ -150,18 +149,18 @@ class LocalQueue(Queue):
         self.gpus = visible_gpus() if gpus is None else gpus
         self.num_cores = num_cores() if cores is None else cores
         self._own: dict[str, subprocess.Popen[bytes]] = {}
-        self._places: dict[str, Place] = {}  # of each job
-        self._earlier: dict[str, Process] = {}  # of other commands
+        self._places: dict[str, Place] = {}  # by job
+        self._earlier: dict[str, Process] = {}  # jobs of other commands
         for name, (process, place) in running_here(self.folder).items():
             self._earlier[name], self._places[name] = process, Place(**place)
 
     def resources(self, accelerator: str, devices: int | str | Sequence[int] | None) -> Mapping[str, Any]:
-        """JobError for what this machine lacks, before anything runs."""
+        """JobError if this machine lacks the devices, before anything runs."""
         self.request(accelerator, devices)
         return {"accelerator": accelerator, "devices": devices}
 
     def request(self, accelerator: str = "auto", devices: int | str | Sequence[int] | None = None) -> Request:
-        """What trainer.accelerator and trainer.devices request here; JobError, in one sentence, if this machine lacks it."""
+        """The devices of trainer.accelerator and trainer.devices here; JobError, in one sentence, if this machine lacks them."""
         try:
             request = requested(accelerator, 1 if devices is None else devices, self.gpus, self.num_cores)
         except ValueError as error:
@@ -184,7 +183,7 @@ class LocalQueue(Queue):
                 **os.environ,
                 "CUDA_VISIBLE_DEVICES": ",".join(place.gpus),
             }
-            name = uuid.uuid4().hex[:12]  # not the process id: that comes again, and with it the files of an old job
+            name = uuid.uuid4().hex[:12]  # not the process id, which is reused: old files would be taken for this job's
             self._own[name], self._places[name] = _process(self.folder, name, call, environment), place
             process = Process.of(self._own[name].pid)
             write_json(process_file(self.folder, name), {"process": asdict(process), "place": asdict(place)})
@@ -195,10 +194,10 @@ class LocalQueue(Queue):
         return str(self._places[job])
 
     def _free_places(self, calls: Sequence[Call]) -> list[Place]:
-        """Where the first of these calls may run beside what runs; those behind one that has to wait wait too."""
+        """Places for these calls beside the running jobs, up to the first call that must wait."""
         taken = [self._places[name] for name in self.active_jobs()]
         found: list[Place] = []
-        for request in [self.request(**call.resources) for call in calls]:  # all, before the first of them runs
+        for request in [self.request(**call.resources) for call in calls]:  # checks all before the first one runs
             place = self._free(request, [*taken, *found])
             if place is None:
                 break
@@ -206,7 +205,7 @@ class LocalQueue(Queue):
         return found
 
     def _free(self, request: Request, taken: Sequence[Place]) -> Place | None:
-        """A place beside those that are taken; None: there is none now."""
+        """A place that is not taken, or None."""
         if request.on_gpu:
             jobs = Counter(gpu for place in taken for gpu in place.gpus)
             gpus = tuple(sorted(self.gpus, key=lambda gpu: jobs[gpu])[: request.size])
@@ -236,10 +235,10 @@ class LocalQueue(Queue):
 
 
 def prepare(folder: Path, name: str, call: Call) -> tuple[list[str], dict[str, str]]:
-    """Write a call into `folder`; the command that makes it, in one process anywhere that sees the folder, and its environment.
+    """Write a call into `folder`; returns the command that runs it, in a process that can access the folder, and its environment.
 
-    To submitit it is the only task of a local job `name`, which prints into the file `log_file(folder, name)` if it is sent there.
-    Not submitit's LocalExecutor, which calls a job by its process id.
+    For submitit it is the only task of a local job `name`, whose output belongs in `log_file(folder, name)`.
+    Not submitit's LocalExecutor, which names jobs by process id.
     """
     from submitit.core.utils import DelayedSubmission, JobPaths
 
@@ -259,6 +258,6 @@ def _process(folder: Path, name: str, call: Call, environment: Mapping[str, str]
 
 
 def _users_threads() -> int | None:
-    """The threads of a process, where the user has said how many."""
+    """The number of threads of a process, if the user has set it."""
     said = os.environ.get("OMP_NUM_THREADS", "")
     return int(said) if said.isdecimal() else None

@@ -1,6 +1,6 @@
-"""Progress of a sweep: a line for each model and cell when it ends, bars for the others, and the table of `status`.
+"""Progress of a sweep: one line for each model and cell when it ends, bars while they run, and the table of `status`.
 
-Only folders are read, and the queue of a cluster, so it is the same for jobs of this process, of other processes and machines.
+It is read from folders and from a cluster's queue, and therefore works for jobs of any process or machine.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from diffusion_lab.sweeps.plan import MODEL, PlannedCell, Work, plan
 
 _POLL_SECONDS = 0.5
 QUEUED, REQUEUED = "queued", "requeued"
-_WAITS, _ENDS = ("PENDING", "REQUEUED", "REQUEUE_HOLD"), "COMPLETING"  # in Slurm's words
-_STYLES = {  # in this order
+_WAITS, _ENDS = ("PENDING", "REQUEUED", "REQUEUE_HOLD"), "COMPLETING"  # Slurm's states
+_STYLES = {  # in order of display
     RUNNING: "cyan", FAILED: "red", INTERRUPTED: "yellow", REQUEUED: "yellow", QUEUED: "dim", DONE: "green",
 }  # fmt: skip
 
 
 @contextmanager
 def watching(all_work: Sequence[Work], console: Console) -> Iterator[Watch]:
-    """Report on models and cells while the block runs."""
+    """Report progress on models and cells while the block runs."""
     columns = [TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
-    # The jobs of this process write elsewhere; the bar must not catch their output back.
+    # Jobs in this process write to their logs; the bar must not redirect that output.
     bars = Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False)
     watch = Watch(all_work, console, bars)
     stop = threading.Event()
@@ -58,7 +58,7 @@ def watching(all_work: Sequence[Work], console: Console) -> Iterator[Watch]:
 
 
 class Watch:
-    """Watches folders and prints once for each how it ended."""
+    """Watches folders, and prints the outcome of each once."""
 
     def __init__(self, all_work: Sequence[Work], console: Console, bars: Progress) -> None:
         self._waiting, self._num_of = list(all_work), Counter(work.what for work in all_work)
@@ -67,10 +67,10 @@ class Watch:
         self._tasks: dict[Path, TaskID] = {}
 
     def update(self, last: bool = False) -> None:
-        """Report all that has ended since the last update; move the bars of those that run.
+        """Report everything that has ended since the last update, and move the bars of running work.
 
-        One that was killed has not ended before that is written down, because it may get another try, and one that was
-        interrupted may be put back in its queue.
+        A killed job counts as ended only once this is recorded, because it may be retried; an interrupted one may be
+        requeued.
         """
         ends = (FAILED, INTERRUPTED) if last else (FAILED,)
         for work in list(self._waiting):
@@ -98,7 +98,7 @@ class Watch:
 
 
 def result_line(work: Work) -> str:
-    """A result in one line: of a model its training, of a cell its main measures."""
+    """A result in one line: for a model its training, for a cell its main measures."""
     try:
         result = read_json(work.result)
     except RunError as error:
@@ -112,7 +112,7 @@ def result_line(work: Work) -> str:
 
 @dataclass(frozen=True)
 class JobProgress:
-    """One model or cell. state: a key of _STYLES. status: what it says of itself, if anything. reason: why it is not done."""
+    """One model or cell. state: a key of _STYLES. status: its status file, if any. reason: why it is not done."""
 
     what: str
     label: str
@@ -125,7 +125,7 @@ class JobProgress:
 def job_progress(sweep: SweepDirectory, in_queue: Mapping[str, str] = MappingProxyType({})) -> list[JobProgress]:
     """Models and cells, running first, finished last. RunError if the sweep cannot be read.
 
-    in_queue: name of a model or a cell -> the state in which a cluster has its work.
+    in_queue: name of a model or a cell -> the state of its job in a cluster.
     """
     content = sweep.read_sweep()
     cells = [
@@ -150,7 +150,7 @@ def job_progress(sweep: SweepDirectory, in_queue: Mapping[str, str] = MappingPro
 
 
 def other_trainings(outputs: Path, found: Sequence[JobProgress], finished: bool) -> list[JobProgress]:
-    """Trainings that are not among `found`, running first. finished: also those that are done."""
+    """Trainings other than `found`, running first. finished: include finished ones."""
     listed = {standing.folder for standing in found}
     states = {model.path: read_status(model.path) for model in models_in(outputs) if model.path not in listed}
     others = [
@@ -162,12 +162,12 @@ def other_trainings(outputs: Path, found: Sequence[JobProgress], finished: bool)
 
 
 def is_over(found: Sequence[JobProgress]) -> bool:
-    """Whether no job runs or waits."""
+    """Whether no job is running or pending."""
     return all(standing.state in (DONE, FAILED) for standing in found)
 
 
 def seconds_left(status: Status, earlier: Status | None) -> float | None:
-    """By the pace since `earlier`, a status of the same process, or since it began; None where no steps are counted yet."""
+    """Seconds left at the pace since `earlier`, a status of the same process, or since the start; None without a step count."""
     if status.step is None or status.steps is None:
         return None
     if earlier is not None and earlier.pid == status.pid and earlier.step is not None and earlier.step < status.step:
@@ -180,7 +180,7 @@ def seconds_left(status: Status, earlier: Status | None) -> float | None:
 
 
 def table(found: Sequence[JobProgress], earlier: Mapping[Path, Status]) -> Table:
-    """One line per model or cell, under totals by state. earlier: an earlier status of the same folders, for the pace."""
+    """One line per model or cell, below totals by state. earlier: a previous status of the same folders, for the pace."""
     shown = Table(
         box=None, pad_edge=False, header_style="dim", title=summary(found), title_justify="left", title_style=""
     )
@@ -202,7 +202,7 @@ def table(found: Sequence[JobProgress], earlier: Mapping[Path, Status]) -> Table
 
 
 def _progress_of(work: Work, in_queue: str | None, model: JobProgress | None, cancelled: bool) -> JobProgress:
-    """in_queue: the state in which a cluster has the job, if it has it. model: its model, if that failed or was interrupted."""
+    """The progress of one job. in_queue: its state in a cluster. model: the cell's model, if it failed or was interrupted."""
     status = read_status(work.folder)
     state = QUEUED if status is None else status.state
     reason = (status.reason or "") if status is not None else ""
@@ -226,7 +226,7 @@ def _progress_of(work: Work, in_queue: str | None, model: JobProgress | None, ca
 
 
 def summary(found: Sequence[JobProgress]) -> str:
-    """models: 2 done, 1 running; cells: 4 queued"""
+    """Totals by state, such as: models: 2 done, 1 running; cells: 4 queued"""
     parts = []
     for what in ("model", "cell"):
         count = Counter(standing.state for standing in found if standing.what == what)

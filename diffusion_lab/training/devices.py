@@ -1,6 +1,6 @@
-"""The devices of this machine that a command may use, and how many of them a job requests.
+"""The devices of this machine that a command may use, and the number of devices that a job requests.
 
-Found without touching a GPU: a process that has initialised CUDA cannot fork any more, and holds memory on its first GPU.
+GPUs are found without initialising CUDA: a process that has done so cannot fork, and holds memory on its first GPU.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from dataclasses import dataclass
 
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 _ANSWER_SECONDS = 60
-AUTO_PRECISIONS = ("bf16-mixed", "32-true")  # what trainer.precision=auto may be
+AUTO_PRECISIONS = ("bf16-mixed", "32-true")  # possible values of trainer.precision=auto
 _ALL = ("auto", -1, "-1", None)
 
 
 def visible_gpus() -> tuple[str, ...]:
-    """The GPUs that this process may use: indices, UUIDs or MIG names, as CUDA_VISIBLE_DEVICES takes them.
+    """The GPUs that this process may use: indices, UUIDs or MIG names, in the notation of CUDA_VISIBLE_DEVICES.
 
-    Without CUDA_VISIBLE_DEVICES they are all of the machine's, and a GPU that is split counts as its MIG slices, which PyTorch
-    does not list. With it, they are the first of its names, as many as CUDA finds.
+    Without CUDA_VISIBLE_DEVICES these are all GPUs of the machine; a partitioned GPU is listed by its MIG slices, which PyTorch
+    does not list. With it, these are the first of its names, as many as CUDA finds.
     """
     named = os.environ.get(_VISIBLE)
     return (_listed() if named is None else None) or _named(named)
 
 
 def usable_gpus() -> tuple[str, ...]:
-    """Those of them that PyTorch can use in this process, in its order: number k is torch.device("cuda", k)."""
+    """The visible GPUs that PyTorch can use, in its order: number k is torch.device("cuda", k)."""
     import torch
 
     return _named(os.environ.get(_VISIBLE)) if torch.cuda.is_available() else ()
@@ -42,7 +42,7 @@ def _named(names: str | None) -> tuple[str, ...]:
 
 
 def _listed() -> tuple[str, ...] | None:
-    """All of the machine, as `nvidia-smi -L` lists them; None: it does not (an AMD GPU, a container without it, no GPU)."""
+    """All GPUs of the machine, as `nvidia-smi -L` lists them; None if it fails (an AMD GPU, a container without it, no GPU)."""
     try:
         said = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=_ANSWER_SECONDS, check=True)
     except (OSError, subprocess.SubprocessError):
@@ -57,20 +57,20 @@ def _listed() -> tuple[str, ...] | None:
 
 
 def num_cores() -> int:
-    """The cores that this process may run on."""
+    """The number of CPU cores available to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def auto_precision(on_gpu: bool) -> str:
-    """What trainer.precision=auto is here: bf16-mixed where the device computes bf16 in hardware, else 32-true."""
+    """The meaning of trainer.precision=auto here: bf16-mixed if the device computes bf16 in hardware, else 32-true."""
     return AUTO_PRECISIONS[0 if _has_bf16(on_gpu) else 1]
 
 
 @dataclass(frozen=True)
 class Request:
-    """What trainer.accelerator and trainer.devices request on a machine: GPUs, or processes of its CPU, one per device.
+    """The devices that trainer.accelerator and trainer.devices request: GPUs, or processes on the CPU, one per device.
 
-    indices: which of the GPUs that are visible, where a list says it. everything: all devices are wanted.
+    indices: of the visible GPUs, if the option lists them. everything: all devices are requested.
     """
 
     on_gpu: bool
@@ -79,7 +79,7 @@ class Request:
     everything: bool = False
 
     def index(self, local_rank: int) -> int:
-        """Which of the visible GPUs process number `local_rank` of this machine takes."""
+        """The index among the visible GPUs for process number `local_rank` of this machine."""
         return local_rank if self.indices is None else self.indices[local_rank]
 
 
@@ -92,8 +92,8 @@ def requested(
 ) -> Request:
     """The devices that the two options request on a machine with these GPUs. ValueError, in one sentence, if it lacks them.
 
-    accelerator: auto (a GPU where there is one), gpu (or cuda), cpu. devices: a number; auto, -1 or None, which are all GPUs
-    and on a CPU one process; or a list of indices. cores: the most processes on a CPU; None: any number. `prefix` stands before
+    accelerator: auto (a GPU if there is one), gpu (or cuda), cpu. devices: a number; auto, -1 or None for all GPUs, or one
+    process on a CPU; or a list of indices. cores: the most processes on a CPU; None: any number. `prefix` precedes
     both names on the command line.
     """
     if accelerator not in ("auto", "gpu", "cuda", "cpu"):
@@ -122,14 +122,14 @@ def requested(
 
 @dataclass(frozen=True)
 class Place:
-    """Where a job runs: on these GPUs, one a process, or else on the CPU. threads: of each process."""
+    """The place of a job: these GPUs, one per process, or the CPU. threads: of each process."""
 
     gpus: tuple[str, ...]
     processes: int
     threads: int
 
     def __str__(self) -> str:
-        """ "GPU 5", "GPUs 4, 5", "CPU, 1 thread", "CPU, 2 processes of 1 thread"."""
+        """As text: "GPU 5", "GPUs 4, 5", "CPU, 1 thread", "CPU, 2 processes of 1 thread"."""
         if self.gpus:
             names = ", ".join(self.gpus)
             return names if "-" in names else f"GPU{'s' if len(self.gpus) > 1 else ''} {names}"
@@ -138,7 +138,7 @@ class Place:
 
 
 def _has_bf16(on_gpu: bool) -> bool:
-    """Not what torch can emulate, which is slower than float32."""
+    """Whether the device computes bf16 in hardware; torch's emulation is slower than float32."""
     import torch
 
     if on_gpu:

@@ -1,4 +1,4 @@
-"""θ̄ ← d·θ̄ + (1 − d)·θ after every optimizer step: the weights that are sampled and scored.
+"""Exponential moving averages of the weights, θ̄ ← d·θ̄ + (1 − d)·θ after every optimizer step, for sampling and scoring.
 
 Our own callback, because Lightning's averaging keeps one decay, has no warm-up, writes the averages into the state_dict and
 leaves them in place of the raw weights if validation fails.
@@ -26,11 +26,11 @@ Averages = dict[str, dict[str, Tensor]]  # name -> {parameter name -> averaged t
 
 
 class EMA(Callback):
-    """Keeps `model.averages["ema_<decay>"]` for each decay in (0, 1); the raw weights stay where they are.
+    """Keeps `model.averages["ema_<decay>"]` for each decay in (0, 1); the raw weights are unchanged.
 
-    Warm-up: after n steps the decay is min(d, (1 + n)/(10 + n)), so the initial weights are forgotten at once; without it 0.9999
-    still holds 37 % of them after 10,000 steps.
-    Averages are float32 at least: in bfloat16, with 8 bits, a step of (1 − d)·(θ − θ̄) would be rounded away.
+    Warm-up: after n steps the decay is min(d, (1 + n)/(10 + n)), so the initial weights are soon forgotten; without it an average
+    with decay 0.9999 still contains 37 % of them after 10,000 steps.
+    Averages are at least float32: with bfloat16's 8 bits, a step of (1 − d)·(θ − θ̄) would be rounded away.
     """
 
     def __init__(self, decays: Sequence[float] = (0.999, 0.9999)) -> None:
@@ -64,15 +64,15 @@ class EMA(Callback):
 
 
 def average_name(decay: float) -> str:
-    """0.999 -> "ema_0.999": the shortest digits that are this decay and no other."""
+    """The name of a decay with the shortest digits that identify it: 0.999 -> "ema_0.999"."""
     return f"{_PREFIX}{float(decay)!r}"
 
 
 def default_weights(names: Sequence[str], num_steps: int | None) -> str:
-    """Which of a model's weights to score after so many steps: the longest average that has warmed up.
+    """The default weights for scoring after `steps` steps: the longest average that has warmed up.
 
-    An average of decay d is warm once (1 + n)/(10 + n) ≥ d, after about 9/(1 − d) steps. Before that all averages are the same, and
-    the shortest stands for them. Without averages, as where nobody recorded the steps: "raw".
+    An average of decay d is warm once (1 + n)/(10 + n) ≥ d, after about 9/(1 − d) steps. Before that all averages are equal, and
+    the shortest is chosen. "raw" without averages, or if the number of steps is unknown.
     """
     averages = _averages(names)
     warm = [name for name in averages if num_steps is not None and _warm_up(num_steps) >= _decay(name)]
@@ -80,7 +80,7 @@ def default_weights(names: Sequence[str], num_steps: int | None) -> str:
 
 
 def _averages(names: Sequence[str]) -> list[str]:
-    """The shortest first."""
+    """Names of averages, the shortest first."""
     return sorted((name for name in names if name.startswith(_PREFIX) and wanted_length(name) is None), key=_decay)
 
 
@@ -89,12 +89,12 @@ def _decay(name: str) -> float:
 
 
 def _warm_up(num_updates: int) -> float:
-    """The largest decay after so many updates."""
+    """The largest decay allowed after so many updates."""
     return (1 + num_updates) / (10 + num_updates)
 
 
 def _started(names: Iterable[str], restored: Averages, model: TrainableModel) -> Averages:
-    """Averages beside the weights: those of a checkpoint, or copies of the weights."""
+    """The averages at the start: those of a checkpoint, or copies of the weights."""
     raw = model.averaged_parameters()
     averages: Averages = {}
     for name in names:
@@ -108,7 +108,7 @@ def _started(names: Iterable[str], restored: Averages, model: TrainableModel) ->
 
 @torch.no_grad()
 def _update(averages: Averages, decays: Mapping[str, float], model: TrainableModel) -> None:
-    """θ̄ ← d·θ̄ + (1 − d)·θ for each decay d, by its name."""
+    """θ̄ ← d·θ̄ + (1 − d)·θ for each decay d, by name."""
     for name, decay in decays.items():
         average = averages[name]
         raw = [weights.to(average[key].dtype) for key, weights in model.averaged_parameters().items()]
@@ -116,12 +116,12 @@ def _update(averages: Averages, decays: Mapping[str, float], model: TrainableMod
 
 
 class PowerAverages(Callback):
-    """Tracks the averages of σ_rel in TRACKED from the first step on, and writes both to one file at each of `moments` moments.
+    """Tracks power-law averages with σ_rel in TRACKED, and writes them to one file at each of `moments` moments.
 
-    The moments are even shares of the budget, the last of them its end, so there are at most `moments` files, of float16: together
-    as large as `moments` times the weights in float32. A file is there before any checkpoint of its step or a later one.
-    Averages are float32 and part of the checkpoint. A training that resumes from a checkpoint without them keeps none.
-    It must come before what saves. file_of: the file of a name.
+    The moments are even shares of the budget, the last at its end, so there are at most `moments` float16 files, together
+    as large as `moments` copies of the float32 weights. A file is written before any checkpoint of its step or a later one.
+    Averages are float32 and part of the checkpoint. A training resumed from a checkpoint without them keeps none.
+    It must precede callbacks that save. file_of: the file for a name.
     """
 
     def __init__(self, moments: int, file_of: Callable[[str], Path]) -> None:
@@ -151,7 +151,7 @@ class PowerAverages(Callback):
             self._write(reached[-1])
 
     def finish(self) -> None:
-        """Write the last file of a training that something ended before its budget."""
+        """Write the last file of a training that ended before its budget was used."""
         if self.complete and self._written < self.num_updates:
             self._write(self.shares[-1])
 

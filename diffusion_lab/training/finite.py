@@ -1,4 +1,4 @@
-"""Skips optimizer steps whose gradients are not finite. Lightning has had nothing like it since it removed `terminate_on_nan`."""
+"""Skipping optimizer steps with non-finite gradients. Lightning has had no such function since it removed `terminate_on_nan`."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from diffusion_lab.store.options import check_at_least
 
 
 class NotFiniteError(RuntimeError):
-    """Training has stopped because its gradients were not finite for too many steps in a row."""
+    """Training stopped because too many steps in a row had non-finite gradients."""
 
 
 class _Step(NamedTuple):
-    """A step that was not checked yet. finite: bool, on the device. t, losses: of each sample, where the model returns them."""
+    """A step that is not yet checked. finite: bool, on the device. t, losses: of each sample, if the model returns them."""
 
     finite: Tensor
     step: int
@@ -29,23 +29,23 @@ class _Step(NamedTuple):
 
 
 class SkipNotFinite(Callback):
-    """A step whose gradients are not all finite is skipped and counted in `model.skipped_steps`.
+    """Skips steps whose gradients are not all finite, and counts them in `model.skipped_steps`.
 
-    `stop_after` of them in a row end training with NotFiniteError. Gradients and not the loss are looked at: under several ranks
-    they are summed already, so all ranks decide alike; and a finite loss may have others. A gradient scaler (16-mixed) skips such
-    steps by itself.
+    After `stop_after` such steps in a row training ends with NotFiniteError. Gradients are checked, not the loss: with several
+    ranks they are already summed, so all ranks decide alike, and a finite loss may have non-finite gradients. A gradient scaler
+    (16-mixed) skips such steps itself.
 
-    On a GPU the host does not wait for the answer: the step is taken, and undone there if it must be. It is counted, and
-    training ends, at the next of every `trainer.log_every_n_steps` steps.
+    On a GPU the host does not wait for the result: the step is taken, and undone on the device if necessary. It is counted, and
+    training ended, at the next multiple of `trainer.log_every_n_steps`.
 
-    Stands before `Monitor` and before clipping, which use the norm that it leaves in `model.gradient_norm`.
+    It precedes `Monitor` and clipping, which use the norm that it stores in `model.gradient_norm`.
     """
 
     def __init__(self, stop_after: int = 20) -> None:
         self.stop_after = stop_after
         check_at_least(1, self, "stop_after", prefix="callbacks.finite.")
         self._skipped_steps, self._in_a_row = 0, 0
-        self._finite: list[Tensor] = []  # of this batch: an entry for each of a model's optimizers
+        self._finite: list[Tensor] = []  # of this batch, one per optimizer of the model
         self._unread: list[_Step] = []
         self._failure: str | None = None
 
@@ -66,10 +66,10 @@ class SkipNotFinite(Callback):
             undo_step_unless(finite, optimizer)
         elif not bool(finite):
             for parameter in parameters:
-                parameter.grad = None  # an optimizer skips what has no gradient
+                parameter.grad = None  # an optimizer skips parameters without a gradient
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if not self._finite:  # gradients are still being accumulated, or a scaler looks at them
+        if not self._finite:  # gradients are being accumulated, or checked by a scaler
             return
         finite, self._finite = torch.stack(self._finite).all(), []
         where = outputs.get("t"), outputs.get("losses")
@@ -87,7 +87,7 @@ class SkipNotFinite(Callback):
             raise NotFiniteError(self._failure)
 
     def _read(self) -> None:
-        """Count the steps since the last time, in order: the one place where a GPU is waited for."""
+        """Count the steps since the last call, in order. Only here does the host wait for a GPU."""
         unread, self._unread = self._unread, []
         if not unread or self._failure is not None:
             return
@@ -111,7 +111,7 @@ class SkipNotFinite(Callback):
 
 
 def _where(step: _Step) -> str:
-    """ ", t = …" for a diffusion model, whose training step returns t and the loss of each sample."""
+    """For example ", t = …" for a diffusion model, whose training step returns t and the loss of each sample."""
     if step.t is None or step.losses is None:
         return ""
     t = step.t[~torch.isfinite(step.losses)].unique().tolist()
@@ -123,9 +123,9 @@ def _where(step: _Step) -> str:
 
 
 def undo_step_unless(finite: Tensor, optimizer: Optimizer) -> None:
-    """The optimizer's next step changes no parameter and no state where `finite`, a bool () on their device, is false.
+    """If `finite`, a bool () on the device, is false, undo the optimizer's next step, including its state.
 
-    What the optimizer only remembers from its first step on is then zero. Weights and state are copied at each call.
+    State that the first step creates becomes zero. Weights and state are copied at each call.
     """
     parameters = parameters_of(optimizer)
     weights = [parameter.detach().clone() for parameter in parameters]
@@ -144,15 +144,15 @@ def undo_step_unless(finite: Tensor, optimizer: Optimizer) -> None:
 
 
 def is_on_host(values: Tensor) -> bool:
-    """Whether the host can read them without waiting for all that is queued on a GPU."""
+    """Whether the host can read the values without waiting for a GPU."""
     return values.device.type == "cpu"
 
 
 def keep_state_on_device(optimizer: Optimizer, fused: bool = False) -> None:
-    """torch's optimizers count steps on the host unless `capturable` is set; a count there could not be undone.
+    """Keep the optimizer's step count on the device; a count on the host, torch's default, could not be undone.
 
-    A state that was saved on the other kind of device is put right. fused: one kernel on a GPU, where the optimizer has one and its
-    options leave it open; with a gradient scaler that kernel would scale, so Lightning does not clip.
+    A state saved on another kind of device is moved. fused: use one kernel on a GPU, if the optimizer has one and its options allow
+    it; with a gradient scaler that kernel would also unscale, so Lightning does not clip.
     """
     for group in optimizer.param_groups:
         on_cuda = all(parameter.device.type == "cuda" for parameter in group["params"])
@@ -168,5 +168,5 @@ def keep_state_on_device(optimizer: Optimizer, fused: bool = False) -> None:
 
 
 def _tensors(optimizer: Optimizer, parameter: Tensor) -> dict[str, Tensor]:
-    """What the optimizer remembers of a parameter."""
+    """The optimizer's state of a parameter."""
     return {key: value for key, value in optimizer.state.get(parameter, {}).items() if isinstance(value, Tensor)}

@@ -1,8 +1,8 @@
-"""SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 make training save and end; a second signal ends it at once. Elsewhere SIGINT and
-SIGTERM end a command with one line.
+"""Signals: SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 make training save and end; a second signal ends it immediately. In other
+commands, SIGINT and SIGTERM end the command with one line.
 
 Lightning's handlers are not used: Lightning 2.6 ends with exit code 0 on SIGTERM without saving, can deadlock when ranks
-communicate in its handler, and under Slurm handles no signal that already has a handler, as with submitit. Ours only set a flag.
+communicate in its handler, and under Slurm ignores signals that already have a handler, as with submitit. Ours only set a flag.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Interrupted(BaseException):
-    """A signal ended the work; the message, empty on all ranks but the first, says what is saved and how to resume."""
+    """A signal ended the work. The message, empty on all ranks except the first, says what is saved and how to resume."""
 
     def __init__(self, signum: int, message: str) -> None:
         super().__init__(message)
@@ -29,7 +29,7 @@ class Interrupted(BaseException):
 
 @contextmanager
 def restoring(signals: Collection[signal.Signals] = SIGNALS) -> Iterator[dict[int, Any]]:
-    """After the block the handlers from before are back. Yields them; none outside of the main thread, which alone gets signals."""
+    """Restores the signal handlers after the block. Yields the earlier ones; none outside the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield {}
         return
@@ -42,7 +42,7 @@ def restoring(signals: Collection[signal.Signals] = SIGNALS) -> Iterator[dict[in
 
 
 class Interruption:
-    """`signum`: the signal that ended training, or None. A signal of another rank counts too, once `Saving` has agreed on it."""
+    """`signum`: the signal that ended training, or None. It may have reached another rank; `Saving` makes all ranks agree."""
 
     def __init__(self) -> None:
         self.signum: int | None = None
@@ -51,29 +51,29 @@ class Interruption:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Inside the block our handlers catch the signals; afterwards the earlier handlers are restored."""
+        """Inside the block our handlers receive the signals; afterwards the earlier ones are restored."""
         with restoring() as self._previous:
             self.listen()
             yield
 
     def listen(self) -> None:
-        """Install our handlers, also over those that were installed since the block began."""
+        """Install our handlers, also over those installed since the block began."""
         if self._previous:
             for signum in SIGNALS:
                 signal.signal(signum, self._on_signal)
 
     @contextmanager
     def forwarding_signals(self) -> Iterator[None]:
-        """A signal that ends the block goes on to the handler before ours: a cluster's, which may put the job back in its queue.
+        """Pass a signal that ends the block to the earlier handler, for example a cluster's, which may requeue the job.
 
-        Only when the block has left everything in order, because the cluster kills the job that it puts back.
+        This happens only after a clean end, because the cluster kills the job that it requeues.
         """
         try:
             yield
         except Interrupted as stop:
             handler = self._previous.get(stop.signum)
             if callable(handler) and handler is not signal.default_int_handler:
-                with suppress(SystemExit, Interrupted):  # this process ends too, with its message
+                with suppress(SystemExit, Interrupted):  # this process ends with its own message
                     handler(stop.signum, None)
             raise
 
@@ -88,10 +88,10 @@ class Interruption:
 
 @contextmanager
 def ending(say: Callable[[str], str] = "ended by {}".format) -> Iterator[None]:
-    """SIGINT and SIGTERM, unless they are ignored, raise Interrupted in the block. say: name of the signal -> message.
+    """Inside the block SIGINT and SIGTERM, unless ignored, raise Interrupted. say: name of the signal -> message.
 
-    Where Python or a library would swallow the exception (while a module is imported, in a finalizer), the handler prints the
-    line and ends the process at once.
+    Where Python or a library would swallow the exception (during an import, in a finalizer), the handler prints the
+    line and ends the process immediately.
     """
     pid, hook = os.getpid(), sys.unraisablehook
 
@@ -129,7 +129,7 @@ def _exit(stop: Interrupted) -> NoReturn:
 
 
 def _end_fork(signum: int) -> None:
-    """End a process that loads data, forked with the handler of its parent, by the signal.
+    """End a forked data-loading process, which inherited its parent's handler.
 
     SIGINT is ignored: a terminal sends it to all processes, and the parent, which may still need batches, ends its workers.
     """
@@ -138,6 +138,6 @@ def _end_fork(signum: int) -> None:
 
 
 def _default(signum: int) -> None:
-    """Die of the signal."""
+    """End this process by the signal."""
     signal.signal(signum, signal.SIG_DFL)
     os.kill(os.getpid(), signum)

@@ -1,4 +1,4 @@
-"""Trainings, scores and reports as runs of MLflow, in a database beside the models or at a server."""
+"""Trainings, scores and reports as MLflow runs, in a database beside the models or on a server."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger, MLFlowLogger
 
 _SERVER = "MLFLOW_TRACKING_URI"  # in the environment
-_ID = "mlflow_id"  # in the folder of the tracker's own files
+_ID = "mlflow_id"  # a file in the folder of the tracker
 
 
 class MLflow(Tracker):
-    """Lightning's logger of MLflow, with one run for each training, each score and each report.
+    """Lightning's MLflow logger, with one run for each training, score and report.
 
-    A resumed training keeps its run, whose id is in its folder.
-    experiment: where runs are filed. folder: of the database and the files, unless MLFLOW_TRACKING_URI names a server. ValueError
-    where MLflow is not installed.
+    A resumed training continues its run, whose id is in its folder.
+    experiment: the name under which runs are filed. folder: of the database and files, unless MLFLOW_TRACKING_URI is set.
+    ValueError if MLflow is not installed.
     """
 
     def __init__(self, experiment: str, folder: str) -> None:
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when it is imported
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read on import
         if find_spec("mlflow") is None:
             raise ValueError("MLflow is not installed: pip install 'diffusion-lab[mlflow]'")
         self._experiment, self._folder = experiment, Path(folder).absolute()
@@ -62,9 +62,9 @@ class MLflow(Tracker):
 
     @contextmanager
     def _run(self, about: About, job_type: str, run_id: str | None = None) -> Iterator[MLFlowLogger]:
-        """Whatever ends the block, the run ends with it: finished, failed, or killed and to be continued.
+        """A run that ends with the block, in every case: finished, failed, or killed and to be continued.
 
-        run_id: of the run that goes on; None: a new one.
+        run_id: of a run to continue; None: a new one.
         """
         from lightning.pytorch.loggers import MLFlowLogger
         from mlflow.exceptions import MlflowException
@@ -98,7 +98,7 @@ class MLflow(Tracker):
         except Interrupted:
             status = "KILLED"
             raise
-        finally:  # Lightning's logger has put its own address there
+        finally:  # Lightning's logger has set its own address
             os.environ.pop(_SERVER, None)
             os.environ |= {} if server is None else {_SERVER: server}
             logger.finalize(status)

@@ -1,4 +1,4 @@
-"""What is logged while training: running means of every loss term, loss by quarter of t, gradient norm, learning rate, img/s."""
+"""Logging during training: running means of every loss term, loss by quarter of t, gradient norm, learning rate, img/s."""
 
 from __future__ import annotations
 
@@ -8,49 +8,49 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from torch import Tensor
 
 from diffusion_lab.models.budget import budget_used, callback_of, logging_interval, time_budget
 from diffusion_lab.store.status_file import Announcement
-from diffusion_lab.terminal import Terminal
+from diffusion_lab.terminal import Terminal, in_words
 from diffusion_lab.training.ema import default_weights
 from diffusion_lab.training.ranks import sum_over_ranks
 
-# The sum of what is averaged and the number of summands are averaged each, under these names.
+# Means over a subset are logged as (sum, number of summands); both are averaged under these names.
 _SUM, _COUNT = "/sum", "/count"
-MEASURED = ("grad_norm", "lr", "skipped_steps", "images_per_second")  # beside what the model says
+MEASURED = ("grad_norm", "lr", "skipped_steps", "images_per_second")  # besides the model's terms
 
 
 class Monitor(Callback):
-    """Every `trainer.log_every_n_steps` steps, to every logger: the means since the last time, as "train/<name>".
+    """Logs, every `trainer.log_every_n_steps` steps, the means since the last time as "train/<name>".
 
-    A model's `training_step` gives "terms" (name -> mean of the batch) and may give "sums" (name -> sum, number or weight of its
-    summands), of what not every image of a batch, or not every batch, has: a quarter of t, a lazy penalty.
-    The means are over all ranks and part of the checkpoint, so a resumed run logs what it would have logged.
-    Callbacks that come later find the last ones under the same names in `trainer.callback_metrics`.
-    The held-out loss is that of the weights that would be scored now.
-    `seconds`: what the training so far has taken, over all resumes. `seconds_per_image`: of a training step, were all devices at
-    their peak; where it is known, "train/mfu" is the share of the peak that is reached (Chowdhery et al. 2022, appendix B).
+    A model's `training_step` returns "terms" (name -> mean over the batch) and optionally "sums" (name -> sum, number or weight of
+    its summands) for values that only some images or batches have, such as a quarter of t or a lazy penalty.
+    Means are over all ranks and part of the checkpoint, so a resumed run logs what an uninterrupted one would have logged.
+    Later callbacks find the latest values under the same names in `trainer.callback_metrics`.
+    The held-out loss is computed with the default weights for scoring.
+    `seconds`: the duration of training over all resumes. `seconds_per_image`: the duration of a training step at the peak speed of
+    all devices; if it is known, "train/mfu" is the achieved share of the peak (Chowdhery et al. 2022, appendix B).
     """
 
     seconds_per_image: float | None = None
 
     def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}  # name -> (2,): sum of the values, and how many
+        self._sums: dict[str, Tensor] = {}  # name -> (2,): sum and number of the values
         self._last: dict[str, float] = {}
-        self.seconds = 0.0  # of the training that this run continues, and of this run
+        self.seconds = 0.0  # of training before this run and during it
         self._window_seconds, self._window_images = 0.0, 0
-        self._clock: float | None = None  # when the last step was over
-        self._logged = 0  # the last logged step: while gradients accumulate, several batches see the same global_step
+        self._clock: float | None = None  # the end of the last step
+        self._logged = 0  # last logged step; while gradients accumulate, several batches share one global_step
 
     @property
     def seconds_now(self) -> float:
-        """`seconds`, with those of a step that is not over."""
+        """`seconds`, including the unfinished step."""
         return self.seconds + (0.0 if self._clock is None else perf_counter() - self._clock)
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        # The sums of a checkpoint are those of all ranks: rank 0 keeps them.
+        # The sums in a checkpoint are over all ranks, so only rank 0 keeps them.
         for name, pair in self._sums.items():
             self._sums[name] = (pair if trainer.is_global_zero else torch.zeros(2)).to(pl_module.device)
         self._show(trainer)
@@ -58,7 +58,7 @@ class Monitor(Callback):
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: Any) -> None:
         if optimizer is not trainer.optimizers[0]:
-            return  # a GAN's discriminator
+            return  # the discriminator of a GAN
         norm = pl_module.gradient_norm
         counts = norm.isfinite()  # else the step is skipped
         self._add(f"grad_norm{_SUM}", torch.where(counts, norm, 0.0))
@@ -111,7 +111,7 @@ class Monitor(Callback):
         self._sums[name][1] += 1
 
     def _over_ranks(self) -> dict[str, Tensor]:
-        """The sums of all ranks; every rank must call it."""
+        """The sums over all ranks; every rank must call it."""
         return {name: sum_over_ranks(pair) for name, pair in self._sums.items()}
 
     def state_dict(self) -> dict[str, Any]:
@@ -122,7 +122,7 @@ class Monitor(Callback):
 
 
 def seconds_trained(trainer: Trainer) -> float:
-    """What a training has taken so far, over all resumes: by the clock that may end it, where there is one."""
+    """The duration of training over all resumes, by the clock of the time budget if there is one."""
     time = time_budget(trainer)
     if time is not None:
         return time.elapsed
@@ -131,19 +131,20 @@ def seconds_trained(trainer: Trainer) -> float:
 
 
 def _quotients(means: dict[str, float]) -> dict[str, float]:
-    """<name>/sum over <name>/count as <name>, where anything was counted; the others as they are."""
+    """<name>/sum divided by <name>/count as <name>, if the count is positive; other values are unchanged."""
     counts = {name.removesuffix(_COUNT): count for name, count in means.items() if name.endswith(_COUNT)}
     plain = {name: mean for name, mean in means.items() if not name.endswith((_SUM, _COUNT))}
     return plain | {name: means[f"{name}{_SUM}"] / count for name, count in counts.items() if count > 0}
 
 
-_MILLI = 1000  # the bar counts thousandths of the budget, which may be steps or time
+_MILLI = 1000  # the bar counts thousandths of the budget, in steps or time
 
 
 class ProgressBar(Callback):
-    """Shows how much of trainer.max_steps or trainer.max_time is used, whichever ends first. Rank 0 only.
+    """A progress bar of trainer.max_steps or trainer.max_time, whichever ends first, with the time left. Rank 0 only.
 
-    Our own, because Lightning's bars count batches of an epoch, and ours has no end.
+    Our own, because Lightning's bars count batches of an epoch, and our epoch does not end. The time left is extrapolated from the
+    steps so far, except the first, which allocates memory and chooses kernels; a line states it after one second of steps.
     """
 
     def __init__(self) -> None:
@@ -151,13 +152,16 @@ class ProgressBar(Callback):
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._loss: float | None = None
-        self._started, self._images, self._tenths = 0.0, 0, 0
+        self._started, self._step, self._images, self._tenths = 0.0, 0, 0, 0
+        self._first: tuple[float, float] | None = None  # when the first step was over, and the share that was used then
+        self._stated = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._started, self._images = perf_counter(), 0
+        self._started, self._step, self._images = perf_counter(), trainer.global_step, 0
+        self._first, self._stated = None, False
         self._tenths = int(10 * budget_used(trainer, trainer.global_step))
         if trainer.is_global_zero and self._console.is_terminal:
-            columns = [TextColumn("training"), BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn()]
+            columns = [TextColumn("training"), BarColumn(), TextColumn("{task.description}")]
             self._progress = Progress(*columns, console=self._console, transient=True)
             self._task = self._progress.add_task("", total=_MILLI)
             self._progress.start()
@@ -169,6 +173,7 @@ class ProgressBar(Callback):
             return
         self._images += len(batch[0]) * trainer.world_size
         used = budget_used(trainer, trainer.global_step)
+        left = self._time_left(trainer, used)
         tenths = int(10 * used)
         if self._progress is None and tenths == self._tenths:
             return
@@ -182,10 +187,26 @@ class ProgressBar(Callback):
         steps = f"{trainer.global_step}/{trainer.max_steps}" if trainer.max_steps > 0 else str(trainer.global_step)
         line = f"step {steps}  loss {self._loss:.4f}  {self._images / seconds:.0f} img/s"
         if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, completed=_MILLI * used, description=line)
+            self._progress.update(self._task, completed=_MILLI * used, description=f"{line}{left}")
         else:
             self._tenths = tenths
-            self._console.print(f"training {100 * used:3.0f} %  {line}  {seconds:.0f} s")
+            self._console.print(f"training {100 * used:3.0f} %  {line}  {seconds:.0f} s{left}")
+
+    def _time_left(self, trainer: Trainer, used: float) -> str:
+        """In words, with two spaces before them; nothing before it is known and at the end. Stated in a line of its own once."""
+        now = perf_counter()
+        if self._first is None and trainer.global_step > self._step:
+            self._first = now, used
+        if self._first is None or used in (self._first[1], 1.0):
+            return ""
+        taken = now - self._first[0]
+        left = in_words(taken * (1 - used) / (used - self._first[1]))
+        if not self._stated and taken >= 1:
+            self._stated = True
+            size = self._images // (trainer.global_step - self._step)
+            steps = f"{trainer.max_steps - trainer.global_step:,} more steps" if trainer.max_steps > 0 else "steps"
+            self._console.print(f"about {left} of training on this machine: {steps} of {size} images")
+        return f"  {left} left"
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._stop()
@@ -200,7 +221,7 @@ class ProgressBar(Callback):
 
 
 class Announce(Callback):
-    """Rank 0 only. `announcement`: that of the folder which is trained into."""
+    """Calls the announcement of the training's folder at start and end. Rank 0 only."""
 
     def __init__(self, announcement: Announcement) -> None:
         self.announcement = announcement

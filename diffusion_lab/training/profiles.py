@@ -1,6 +1,6 @@
-"""Averages of the weights along a power of time, and any of them as a sum of a few that were kept.
+"""Power-law averages of the weights, and any of them as a linear combination of a few that were kept.
 
-θ̄(t) = ∫₀ᵗ p(τ)·θ(τ) dτ with p(τ) = (γ + 1)·τ^γ/t^(γ + 1): an average over a fixed share of training, however long it was.
+θ̄(t) = ∫₀ᵗ p(τ)·θ(τ) dτ with p(τ) = (γ + 1)·τ^γ/t^(γ + 1): an average over a fixed share of training, whatever its length.
 σ_rel is the standard deviation of p in units of t. Karras et al. 2024, "Analyzing and Improving the Training Dynamics of Diffusion
 Models", section 3.1 and appendix C.
 """
@@ -15,13 +15,13 @@ from functools import cached_property
 import numpy as np
 
 TRACKED = (0.05, 0.10)  # σ_rel of the averages that training keeps
-LONGEST = 12**-0.5  # σ_rel of γ = 0, where all of training counts alike
+LONGEST = 12**-0.5  # σ_rel of γ = 0, the uniform average
 _NAME = re.compile(r"ema_rel_(\d+\.?\d*)")
 
 
 @dataclass(frozen=True)
 class Profile:
-    """p of an average: `steps` t, of which it is an average, and σ_rel. ValueError for a σ_rel that no profile has."""
+    """The profile p of an average over `steps` steps with σ_rel. ValueError if no profile has this σ_rel."""
 
     steps: float
     sigma_rel: float
@@ -41,7 +41,7 @@ class Profile:
         return (1 - 1 / step) ** (self.gamma + 1)
 
     def overlap(self, other: Profile) -> float:
-        """∫ p·p′ dτ, where both are above 0."""
+        """∫ p·p′ dτ over the range where both are positive."""
         a, b, t = self.gamma, other.gamma, min(self.steps, other.steps)
         return (
             (a + 1)
@@ -56,15 +56,15 @@ class Profile:
 
 
 def combination(kept: Sequence[Profile], wanted: Profile) -> tuple[np.ndarray, float]:
-    """float64 coefficients whose sum of the kept profiles is nearest to the wanted one, and ‖difference‖/‖wanted‖ in L².
+    """float64 coefficients of the kept profiles whose combination is closest to the wanted one, and the relative L² error.
 
-    The coefficients sum to one, so that weights which stand still stay as they are: the least-squares solution is divided by
+    The coefficients sum to one, so that constant weights are preserved: the least-squares solution is divided by
     its sum.
     """
     products = np.array([[one.overlap(other) for other in kept] for one in kept])
     aims = np.array([one.overlap(wanted) for one in kept])
     size = wanted.overlap(wanted)
-    scale = np.sqrt(np.diag(products))  # profiles of unit length: a matrix of numbers that are alike
+    scale = np.sqrt(np.diag(products))  # normalised profiles, for a well-scaled matrix
     x = np.linalg.lstsq(products / scale / scale[:, None], aims / scale, rcond=1e-12)[0] / scale
     x /= x.sum()
     left = size - 2 * x @ aims + x @ products @ x
@@ -72,6 +72,6 @@ def combination(kept: Sequence[Profile], wanted: Profile) -> tuple[np.ndarray, f
 
 
 def wanted_length(weights: str) -> float | None:
-    """ "ema_rel_0.07" -> 0.07, the σ_rel of an average that is built from kept ones; None for other names."""
+    """σ_rel of an average that is built from kept ones: "ema_rel_0.07" -> 0.07; None for other names."""
     found = _NAME.fullmatch(weights)
     return None if found is None else float(found[1])

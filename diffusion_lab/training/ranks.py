@@ -1,8 +1,8 @@
-"""Several processes that train one model together, or draw from it: who starts them, on which devices, and how they agree.
+"""Processes that train one model together, or sample from it: starting them, their devices, and their communication.
 
-torchrun starts them on one machine, and ends all when one dies; each ends by itself when this command dies (store/lease.py).
-Not Lightning's own launcher: it runs the whole command line again in each rank, a multirun too, and a rank that dies leaves
-the others waiting for ever.
+torchrun starts them on one machine, and ends all when one dies; each ends when this command dies (store/lease.py).
+Not Lightning's own launcher: it runs the whole command line again in each rank, even of a multirun, and when a rank dies
+the others wait forever.
 """
 
 from __future__ import annotations
@@ -33,39 +33,39 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those that work together. device: its own, as torch names it. place: where all of this machine run."""
+    """The ranks of a command, as seen by this process. device: of this process. place: of all ranks on this machine."""
 
     device: str
     place: Place
 
     @property
     def is_first(self) -> bool:
-        """Rank 0 holds the lock, prints and writes."""
+        """Whether this is rank 0, which holds the lock, prints and writes."""
         return rank() == 0
 
     def agree(self, value: Any) -> Any:
-        """What rank 0 says, on all ranks."""
+        """The value of rank 0, on all ranks."""
         return broadcast_from_rank_zero(value)
 
 
 def request_of(options: Mapping[str, Any], prefix: str = "trainer.") -> Request:
     """The devices that the options accelerator and devices request here. ValueError, in one sentence, if this machine lacks them.
 
-    Processes that Slurm or torchrun started may be more than there are cores.
+    Processes started by Slurm or torchrun may outnumber the cores.
     """
     cores = num_cores() if _environment() is None else None
     return requested(options["accelerator"], options["devices"], usable_gpus(), cores, prefix)
 
 
 def must_start_ranks(request: Request, num_nodes: int = 1) -> bool:
-    """Whether several processes are wanted and this one must start the others."""
+    """Whether this process must start others to work with."""
     return request.size * num_nodes > 1 and _environment() is None
 
 
 def start_ranks(command: str, options: Sequence[str], request: Request, num_nodes: int = 1) -> None:
-    """Run a command with these options, not the multirun that it is a part of, in one process a device.
+    """Run a command with these options, but not its multirun, in one process per device.
 
-    ValueError, in one sentence, when one of them fails.
+    ValueError, in one sentence, if a process fails.
     """
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -87,7 +87,7 @@ def start_ranks(command: str, options: Sequence[str], request: Request, num_node
     )
     log = logging.getLogger("torch.distributed.elastic")  # our own message is shorter
     log.propagate, log.handlers = False, [logging.NullHandler()]
-    os.environ.pop("HYDRA_FULL_ERROR", None)  # set for this process; a rank says its mistakes in a sentence too
+    os.environ.pop("HYDRA_FULL_ERROR", None)  # set for this process only; ranks also report mistakes in one sentence
     try:
         with _variables_of_ranks(request.size), restoring():  # torchrun leaves its handlers installed
             elastic_launch(config, sys.executable)("-m", "diffusion_lab", command, *options)
@@ -100,7 +100,7 @@ def start_ranks(command: str, options: Sequence[str], request: Request, num_node
 
 @contextmanager
 def _variables_of_ranks(processes: int) -> Iterator[None]:
-    """Processes that start in the block end with this one, and share the cores, unless OMP_NUM_THREADS is set already."""
+    """Variables for processes started in the block: they end with this one, and share the cores unless OMP_NUM_THREADS is set."""
     variables = {PARENT: str(os.getpid())}
     if "OMP_NUM_THREADS" not in os.environ:
         variables["OMP_NUM_THREADS"] = str(max(1, num_cores() // processes))
@@ -114,7 +114,7 @@ def _variables_of_ranks(processes: int) -> Iterator[None]:
 
 @contextmanager
 def ranks(request: Request) -> Iterator[Ranks]:
-    """The processes that were started to work together, connected, as long as the block runs; one process by itself is all."""
+    """The connected processes of a command, for the duration of the block; possibly only this one."""
     import torch
 
     environment = _environment()
@@ -128,7 +128,7 @@ def ranks(request: Request) -> Iterator[Ranks]:
         request.size,
         torch.get_num_threads(),
     )
-    # The processes of a sweep's job stay connected from one cell to the next.
+    # The processes of a sweep's job stay connected between cells.
     if environment is not None and not torch.distributed.is_initialized():
         torch.distributed.init_process_group(
             "cpu:gloo,cuda:nccl" if request.on_gpu else "gloo",
@@ -141,17 +141,17 @@ def ranks(request: Request) -> Iterator[Ranks]:
 
 
 def where(here: Ranks, options: Mapping[str, Any]) -> str:
-    """Where this command runs, and that it is not where its user expects it: a PyTorch for CPUs beside a GPU."""
+    """The place where this command runs, with a note if PyTorch cannot use a visible GPU."""
     unused = visible_gpus() if here.device == "cpu" and options["accelerator"] == "auto" else ()
     but = f"; this PyTorch cannot use {Place(unused, len(unused), 1)}" if unused else ""
     return f"runs on {here.place}{but}"
 
 
 def cluster_environment() -> ClusterEnvironment:
-    """Lightning's view of what started this process: torchrun, Slurm's srun, or nobody.
+    """Lightning's description of the process's launcher: torchrun, Slurm's srun, or none.
 
-    Not Lightning's own choice: it takes a shell inside an allocation for a process that srun started, puts jobs back into the
-    queue that submitit puts back already, and warns wherever Slurm is installed and not used.
+    Not Lightning's own detection: it takes a shell inside an allocation for a process started by srun, requeues jobs that
+    submitit requeues already, and warns wherever Slurm is installed but not used.
     """
     from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
 
@@ -163,7 +163,7 @@ def cluster_environment() -> ClusterEnvironment:
 
 
 def _environment() -> ClusterEnvironment | None:
-    """What started this process and others with it; None: it is by itself."""
+    """The launcher that started this process with others; None for a single process."""
     environment = cluster_environment()
     return environment if environment.creates_processes_externally and environment.world_size() > 1 else None
 
@@ -179,7 +179,7 @@ def num_ranks() -> int:
 
 
 def broadcast_from_rank_zero(value: Any) -> Any:
-    """What rank 0 gave here, on every rank; all must call it."""
+    """The value passed by rank 0, on every rank; all must call it."""
     group = _connected()
     if group is None:
         return value
@@ -189,7 +189,7 @@ def broadcast_from_rank_zero(value: Any) -> Any:
 
 
 def gather_to_rank_zero(value: Any) -> list[Any] | None:
-    """What every rank gave here, in the order of the ranks, on rank 0; None on the others. All must call it."""
+    """The values passed by all ranks, in order, on rank 0; None on the others. All must call it."""
     group = _connected()
     if group is None:
         return [value]
@@ -199,7 +199,7 @@ def gather_to_rank_zero(value: Any) -> list[Any] | None:
 
 
 def sum_over_ranks(value: Tensor) -> Tensor:
-    """The sum of what every rank gave here, on every rank; all must call it."""
+    """The sum of the values passed by all ranks, on every rank; all must call it."""
     group, total = _connected(), value.clone()
     if group is not None:
         group.all_reduce(total)
@@ -207,7 +207,7 @@ def sum_over_ranks(value: Tensor) -> Tensor:
 
 
 def wait_for_all() -> None:
-    """Returns when every rank has called it."""
+    """Wait until every rank has called it."""
     group = _connected()
     if group is not None:
         group.barrier()
@@ -215,9 +215,9 @@ def wait_for_all() -> None:
 
 @contextmanager
 def hold_together(folder: Path, waiting: Callable[[str], None]) -> Iterator[None]:
-    """`lease.hold` by rank 0, for all ranks; all must call it.
+    """`lease.hold` by rank 0 for all ranks; all must call it.
 
-    However long rank 0 waits, no rank waits longer than a moment for its word: collectives have a time limit.
+    While rank 0 waits, it signals the other ranks regularly, because collectives have a time limit.
     """
 
     def pause(seconds: float) -> None:
@@ -235,7 +235,7 @@ def hold_together(folder: Path, waiting: Callable[[str], None]) -> Iterator[None
 
 
 def _connected() -> ModuleType | None:
-    """torch.distributed, where this process is connected with others."""
+    """torch.distributed, if this process is connected with others; else None."""
     from torch import distributed
 
     return distributed if distributed.is_available() and distributed.is_initialized() else None

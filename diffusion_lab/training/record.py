@@ -1,4 +1,4 @@
-"""metrics.csv: the local record of training, flushed at once; W&B and TensorBoard mirror it.
+"""metrics.csv: the local record of training, flushed after every row. Trackers such as W&B and TensorBoard mirror it.
 
 Our own logger, because Lightning's CSVLogger deletes the earlier rows when a run is resumed.
 """
@@ -16,13 +16,13 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from diffusion_lab.store.files import write_whole
 
-_DIGITS = 18  # at most, in the number of a step
+_DIGITS = 18  # most digits in the number of a step
 
 
 class CSVRecord(Logger):
-    """One row a logged step, in order, one column a metric, "step" first. What is logged again at a step replaces its values.
+    """One row per logged step, in order, and one column per metric, "step" first. Logging at a step again replaces its values.
 
-    The first row of a process removes all later ones: they are of an earlier process, and after its last checkpoint.
+    The first row of a process removes all later rows, which an earlier process wrote after its last checkpoint.
     """
 
     def __init__(self, path: Path) -> None:
@@ -32,7 +32,7 @@ class CSVRecord(Logger):
 
     @property
     def name(self) -> str:
-        return ""  # a part of the path of others' files
+        return ""  # part of the path of other files
 
     @property
     def version(self) -> str:
@@ -40,12 +40,12 @@ class CSVRecord(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """The resolved config is already stored beside the record."""
+        """Do nothing, because the resolved config is stored beside the record."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        step = step or 0  # Lightning always says it
-        # Lightning adds the epoch, and training is a single one.
+        step = step or 0  # Lightning always passes it
+        # Lightning adds the epoch, but training has only one.
         row = {"step": str(step)} | {name: repr(float(value)) for name, value in metrics.items() if name != "epoch"}
         content = self.path.read_bytes() if self.path.is_file() else b""
         columns, rows = _read(content)
@@ -58,13 +58,13 @@ class CSVRecord(Logger):
 
 
 def copy_rows(source: Path, target: Path, last: int) -> None:
-    """Copy a record, without the rows of steps after `last`."""
+    """Copy a record without the rows after step `last`."""
     columns, rows = _read(source.read_bytes())
     write_whole(target, _written(columns, [row for row in rows if int(row["step"]) <= last]))
 
 
 def _read(content: bytes) -> tuple[list[str], list[dict[str, str]]]:
-    """Columns and rows. Rows that are cut off or damaged are left out."""
+    """(columns, rows). Truncated or damaged rows are omitted."""
     lines = content.decode(errors="replace").splitlines(keepends=True)
     parsed = [_cells(line) for line in lines if line.endswith("\n")]
     columns = parsed[0] if parsed else []

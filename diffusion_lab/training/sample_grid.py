@@ -1,4 +1,4 @@
-"""A grid of images every N steps, always from the same latents: how the same pictures come into being."""
+"""A grid of images every N steps, and earlier ones soon after the start, from the same latents."""
 
 from __future__ import annotations
 
@@ -14,30 +14,45 @@ from diffusion_lab.store.directories import grid_file
 from diffusion_lab.store.files import write_whole
 from diffusion_lab.store.options import check_at_least
 from diffusion_lab.training.ema import default_weights
+from diffusion_lab.training.monitor import seconds_trained
 from diffusion_lab.training.trackers import SAMPLES
 
 
 class SampleGrid(Callback):
-    """Writes <folder>/step_<n>.png, and shows it to loggers with a method `log_image`.
+    """Writes <folder>/step_<n>.png, and passes it to loggers with a method `log_image`.
 
-    A model that generates no samples has none.
+    Models that generate no samples are skipped.
 
     Parameters
     ----------
-    every_n_steps: 0 turns it off. num_images: the images of latents 0, 1, … of stream `seed`, by the averaged weights; a
-        conditional model draws its classes in turn, or for the vectors and fields of held-out images. Diffusion takes at most 50
-        deterministic, unguided steps.
+    every_n_steps: 0 turns it off. first_after: minutes of training until an early grid, repeated at 3, 9, … times as many minutes;
+        0: none. num_images: images of latents 0, 1, … of stream `seed`, drawn with the default weights; a conditional model draws
+        its classes in turn, or images for the conditions of held-out images. Diffusion takes at most 50 deterministic, unguided
+        steps.
     """
 
-    def __init__(self, folder: Path, every_n_steps: int, num_images: int, seed: int) -> None:
+    def __init__(self, folder: Path, every_n_steps: int, num_images: int, seed: int, first_after: float = 0) -> None:
         self.folder, self.every_n_steps, self.num_images, self.seed = folder, every_n_steps, num_images, seed
+        self.first_after = first_after
         check_at_least(1, self, "num_images", prefix="callbacks.sample_grid.")
-        check_at_least(0, self, "seed", prefix="callbacks.sample_grid.")
+        check_at_least(0, self, "seed", "first_after", prefix="callbacks.sample_grid.")
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        self._due = 60.0 * self.first_after  # seconds of training
+        self._is_due(trainer)  # those before a resume
+
+    def _is_due(self, trainer: Trainer) -> bool:
+        """Whether an early grid is due; if so, schedules the next one."""
+        seconds, due = seconds_trained(trainer), self._due
+        while 0 < self._due <= seconds:
+            self._due *= 3
+        return self._due > due
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         step = trainer.global_step
         path = grid_file(self.folder, step)
         due = self.every_n_steps > 0 and step > 0 and step % self.every_n_steps == 0
+        due = due or (0 < step < self.every_n_steps and self._is_due(trainer))
         if not (due and trainer.is_global_zero and isinstance(pl_module, GenerativeModel)) or path.exists():
             return
         pl_module.eval()
@@ -46,10 +61,11 @@ class SampleGrid(Callback):
             with (
                 may_fail(path.name),
                 torch.no_grad(),
+                trainer.precision_plugin.forward_context(),
                 pl_module.use_weights(default_weights(pl_module.weight_names, step)),
             ):
                 indices = torch.arange(self.num_images, device=pl_module.device)
-                # Decoded, not sampled: a sampler of many steps would take its time out of a budget of minutes.
+                # Decoded, not sampled: a sampler with many steps would use up a budget of minutes.
                 z = pl_module.latents(indices, self.seed)
                 data: Any = trainer.datamodule  # type: ignore[attr-defined]  # set by fit
                 y = pl_module.conditions_of_pictures(data, data.validation_split, indices)

@@ -1,7 +1,7 @@
-"""resume.ckpt, from which training resumes: when it is written, how, and which one is intact.
+"""resume.ckpt, from which training resumes: when it is written, how, and which checkpoint is intact.
 
 Our own writer, because Lightning 2.6 stages a checkpoint in the temporary folder and moves it, which across file systems is
-a copy that a crash or a full disk can cut; and our own callback, because ModelCheckpoint knows no signals.
+a copy that a crash or a full disk can truncate; and our own callback, because ModelCheckpoint does not handle signals.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from diffusion_lab.training.snapshots import used_by
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """A checkpoint appears whole or not at all, the one before it stays as `previous_of(path)`; nothing is unpickled."""
+    """Writes a checkpoint as a whole or not at all; the previous one is kept as `previous_of(path)`. Nothing is unpickled."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        content = io.BytesIO()  # torch.save hides the error of a file on a full disk
+        content = io.BytesIO()  # torch.save hides errors of a full disk
         torch.save(checkpoint, content)
         with whole_file(Path(path), previous=previous_of(Path(path))) as file:
             file.write(content.getbuffer())
@@ -40,14 +40,14 @@ class WholeCheckpoints(TorchCheckpointIO):
 
 
 class Saving(Checkpoint):
-    """Saves at intervals of steps and of minutes, and at a signal; after a signal training ends.
+    """Saves at intervals of steps and of minutes, and after a signal, which also ends training.
 
-    It must come last, so that it sees the state of a step that is over. Lightning moves a `Checkpoint` behind all other callbacks.
-    A checkpoint of a training that something else has ended at this very step ends it again when it is loaded.
+    It must come last, to save the state after a completed step. Lightning moves a `Checkpoint` behind all other callbacks.
+    If something ends training at the step of a checkpoint, the checkpoint also ends a training that loads it.
 
-    every_n_steps, every_minutes: whichever comes first; 0 turns one off. fingerprint: of the training, kept in the file.
-    branches: moments; the checkpoint of the first step that reaches one is kept too, in `branch_file` of that step. It is there
-    before any checkpoint of a later step, so a training that was killed has it or comes to the step again.
+    every_n_steps, every_minutes: whichever comes first; 0 turns one off. fingerprint: of the training, stored in the file.
+    branches: moments; the checkpoint of the first step that reaches one is also kept, in `branch_file` of that step. It is written
+    before any checkpoint of a later step, so a killed training either has it or repeats the step.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Saving(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         trainer.should_stop = trainer.should_stop or self._ended
-        self.interruption.listen()  # Lightning has put its own handlers over ours
+        self.interruption.listen()  # over those that Lightning has installed
         self._step, self._saved_at = trainer.global_step, monotonic()
         self._used = self._used_by(trainer, pl_module)
 
@@ -87,11 +87,11 @@ class Saving(Checkpoint):
             self.interruption.signum, self._asked_to_stop = signum, True
         if not (due or late or signum or self._branch_due):
             return
-        # A step is over when the validation that follows it is: what looks at that is a part of the state.
+        # A step includes the validation that follows it, because callbacks keep state about it.
         self._after_validation = _validates_next(trainer)
         if not self._after_validation:
             if signum:
-                trainer.limit_val_batches = 0  # Lightning validates at an early end
+                trainer.limit_val_batches = 0  # Lightning validates when it ends early
             self._save(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -102,7 +102,7 @@ class Saving(Checkpoint):
 
     def _used_by(self, trainer: Trainer, model: TrainableModel) -> dict[str, float]:
         used = used_by(trainer, model)
-        if any(at.unit == SECONDS for at in self._branches):  # all ranks save at the same step, but clocks differ
+        if any(at.unit == SECONDS for at in self._branches):  # all ranks save at the same step, although clocks differ
             used[SECONDS] = trainer.strategy.broadcast(used[SECONDS])
         return used
 
@@ -110,13 +110,13 @@ class Saving(Checkpoint):
         if self._branch_due and self._branch_file is not None:
             branch = self._branch_file(trainer.global_step)
             trainer.save_checkpoint(branch)
-            if trainer.is_global_zero:  # where the training came to this step a second time
+            if trainer.is_global_zero:  # if training reached this step a second time
                 clear(previous_of(branch))
         trainer.save_checkpoint(self.path)
         self._saved_at = monotonic()
         if self._asked_to_stop:
             trainer.should_stop = True
-            trainer.fit_loop.epoch_loop.min_steps = None  # a signal does not wait for it
+            trainer.fit_loop.epoch_loop.min_steps = None  # a signal overrides it
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["fingerprint"] = self.fingerprint
@@ -125,7 +125,7 @@ class Saving(Checkpoint):
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self._ended = checkpoint["ended"]
-        # Lightning counts the parts of batches; the resumed training may split its batches otherwise.
+        # Lightning counts parts of batches; the resumed training may split batches differently.
         counts = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         for count in (counts["total"], counts["current"]):
             running = count["processed"] - count["completed"]  # 1 where it was saved at the end of a part
@@ -134,8 +134,8 @@ class Saving(Checkpoint):
 
 
 def newest_good(path: Path, fingerprint: str) -> tuple[Path | None, list[str]]:
-    """The newest of the checkpoint at `path` and the one before it that is whole and of this training, and what is wrong with
-    those that were skipped, a sentence each."""
+    """The newest intact checkpoint of this training, either `path` or the one before it, and a sentence on each that was
+    skipped."""
     wrong = []
     for candidate in (path, previous_of(path)):
         if not candidate.exists():
@@ -152,17 +152,17 @@ def newest_good(path: Path, fingerprint: str) -> tuple[Path | None, list[str]]:
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """A checkpoint's plain containers and tensors, on the CPU. ValueError, naming the file, if it is broken or holds code."""
+    """The plain containers and tensors of a checkpoint, on the CPU. ValueError, naming the file, if it is damaged or holds code."""
     try:
         with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()  # torch reads past a wrong checksum
+            damaged = archive.testzip()  # torch ignores wrong checksums
         if damaged is None:
             state = torch.load(path, map_location="cpu", weights_only=True)
             if isinstance(state, dict):
                 return state
     except (zipfile.BadZipFile, EOFError):
         pass
-    except Exception as error:  # torch has no one class for what it cannot read
+    except Exception as error:  # torch has no common class for unreadable files
         if isinstance(error, OSError | MemoryError):
             raise
         if "weights_only" in str(error) or "Unsupported" in str(error):
@@ -171,7 +171,7 @@ def load_state(path: Path) -> dict[str, Any]:
 
 
 def _validates_next(trainer: Trainer) -> bool:
-    """Whether Lightning validates before the next step: at its interval, and when training has ended."""
+    """Whether Lightning validates before the next step: at its interval, and at the end of training."""
     if not trainer.enable_validation:
         return False
     ends = trainer.should_stop and trainer.fit_loop._can_stop_early
@@ -179,7 +179,7 @@ def _validates_next(trainer: Trainer) -> bool:
 
 
 def _agreed(trainer: Trainer, late: bool, signum: int) -> tuple[bool, int]:
-    """If one rank decides to save, all ranks save: clocks differ, and a signal may reach only one of them."""
+    """Make all ranks save if one of them must: clocks differ, and a signal may reach only one rank."""
     if trainer.world_size == 1:
         return late, signum
     flags = torch.tensor([int(late), signum], device=trainer.strategy.root_device)

@@ -16,14 +16,14 @@ from diffusion_lab.training.monitor import seconds_trained
 
 
 class Snapshots(Callback):
-    """Writes the weights that would be scored, had training ended at these moments: one file a moment.
+    """Writes the default weights for scoring at these moments of training, one file per moment.
 
-    The moment is the first step at which so much of the budget, of time, of steps or of images is used. The file is there before
-    any checkpoint of that step or a later one, so a training that was killed and resumes either has it or comes to the moment
-    again: the same bits, for a budget of steps and a moment that is no time.
-    It must come after the averages and before what saves.
+    A moment is the first step at which that much of a budget of time, steps or images is used. The file is written before
+    any checkpoint of that step or a later one, so a training that is killed and resumed either has it or reaches the moment
+    again, with the same bits if neither the budget nor the moment is a time.
+    It must follow the averages and precede callbacks that save.
 
-    at: moments, each as `read_moment` reads it. file_of: the file of the weights of a name.
+    at: moments, as `read_moment` reads them. file_of: the file of the weights with a name.
     """
 
     def __init__(self, at: Sequence[float | str], file_of: Callable[[str], Path]) -> None:

@@ -1,4 +1,4 @@
-"""Faster training on this machine: torch.compile, where there is a compiler, TF32, and freed memory that is kept."""
+"""Faster training: torch.compile where a compiler is available, TF32, and reuse of freed memory."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from torch import nn
 
 
 def compile_network(network: nn.Module) -> str | None:
-    """Compile `network` in place. Returns None, or one line of notice where this machine has no compiler and nothing was done.
+    """Compile `network` in place. Returns None, or one line if this machine has no compiler and nothing was done.
 
-    In place (nn.Module.compile), so parameters, state_dict keys and the class stay what they were. The work is done at
-    the first call and takes a minute or two for a U-Net: worth it for long runs only.
+    Compiling in place (nn.Module.compile) keeps parameters, state_dict keys and the class. Compilation happens in
+    the first call and takes a minute or two for a U-Net: worthwhile for long runs only.
     """
     missing = missing_for(next(network.parameters()).device)
     if missing:
@@ -30,7 +30,7 @@ def compile_network(network: nn.Module) -> str | None:
 
 
 def missing_for(device: torch.device) -> str | None:
-    """What torch.compile lacks here for `device`, or None: Triton for a GPU, a compiler and Python's headers for a CPU."""
+    """What torch.compile lacks for `device`, or None: Triton for a GPU, a compiler and Python's headers for a CPU."""
     if device.type != "cpu":
         from torch.utils._triton import has_triton
 
@@ -45,7 +45,7 @@ def missing_for(device: torch.device) -> str | None:
 
 @contextmanager
 def tf32(on_gpu: bool) -> Iterator[None]:
-    """In the block, products of float32 matrices on a GPU round their factors to 10 bits (TF32), as cuDNN's convolutions do."""
+    """In the block, products of float32 matrices on a GPU round their factors to 10 bits (TF32), like cuDNN's convolutions."""
     before = torch.get_float32_matmul_precision()
     try:
         if on_gpu:
@@ -55,7 +55,7 @@ def tf32(on_gpu: bool) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-# Of dense bf16 products, as the maker states them, by a part of the card's name: the first that fits.
+# Peak rates of dense bf16 products, from the makers, by a part of the card's name; the first match counts.
 _PEAKS = (
     ("B200", 2.25e15), ("GH200", 9.89e14), ("H200", 9.89e14), ("H100 PCIe", 7.56e14), ("H100 NVL", 8.35e14), ("H100", 9.89e14),
     ("A100", 3.12e14), ("A10G", 7.0e13), ("A10", 1.25e14), ("A40", 1.497e14), ("RTX A6000", 1.548e14), ("RTX 6000 Ada", 3.64e14),
@@ -63,8 +63,12 @@ _PEAKS = (
 )  # fmt: skip
 
 
+# Of the peak, in training: assumed where no step has been timed yet, and not measured on any GPU.
+GPU_SHARE = 0.1
+
+
 def peak_flops(device: torch.device) -> float | None:
-    """Operations per second that the makers of a GPU state for bf16 without sparsity; None where this table does not have it."""
+    """The maker's peak operations per second of a GPU for bf16 without sparsity; None if it is not in the table."""
     return peak_of(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
 
 
@@ -74,13 +78,13 @@ def peak_of(name: str) -> float | None:
 
 
 def keep_freed_memory() -> bool:
-    """Let this process keep what it frees, for speed on a CPU. True where the C library can (glibc).
+    """Let this process keep freed memory, which is faster on a CPU. True if the C library supports it (glibc).
 
-    Every training step allocates and frees the same few hundred activations. By default glibc hands large freed blocks back to the
-    kernel, which zeroes them page by page when the next step allocates again: about a tenth of a training step of a small U-Net.
+    Every training step allocates and frees the same few hundred activations. By default glibc returns large freed blocks to the
+    kernel, which zeroes them page by page at the next allocation: about a tenth of the time of a training step of a small U-Net.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    # As in glibc's malloc.h: M_MMAP_MAX, M_TRIM_THRESHOLD (never) and M_TOP_PAD.
+    # From glibc's malloc.h: M_MMAP_MAX, M_TRIM_THRESHOLD (never) and M_TOP_PAD.
     return all(mallopt(option, value) == 1 for option, value in ((-4, 0), (-1, 2**31 - 1), (-2, 2**26)))

@@ -1,7 +1,7 @@
-"""Where trainings, scores and reports are shown besides our own files, which are the record: TensorBoard, Weights & Biases.
+"""Trackers that show trainings, scores and reports besides our own files, which are the record: TensorBoard, Weights & Biases.
 
-What these lose (a connection, the last records before a kill) is in metrics.csv and metrics.json all the same. Lightning is
-imported where a training begins: reports are made without it.
+Whatever trackers lose (a connection, the last records before a kill) is still in metrics.csv and metrics.json. Lightning is
+imported only for training, because reports do not need it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
     from wandb import Run, Settings
 
-# What W&B's panels are made of, besides the names of losses and measures.
+# Keys that W&B's panels use, besides the names of losses and measures.
 SAMPLES, BOUND_BY_T, STEP = "samples", "L_t", "trainer/global_step"
 
 _PATIENCE_SECONDS = 30.0
@@ -43,9 +43,9 @@ _LONGEST_NAME = 128  # of an artifact
 class About:
     """The description of a training, a score or a report for a tracker.
 
-    name: of its directory. folder: for the tracker's own files. id_file: where the id of its run is kept.
-    group: the sweep that asked for it, if one did. tags: the user's, and the choices, as schedule=cosine. config: the whole
-    one, nested.
+    name: of its directory. folder: for the tracker's files. id_file: for the id of its run.
+    group: its sweep, if any. tags: the user's, and choices such as schedule=cosine. config: the whole
+    config, nested.
     """
 
     name: str
@@ -58,7 +58,7 @@ class About:
 
 @dataclass(frozen=True)
 class Score:
-    """What is shown of a score. labels: names of the values with their units. bound: columns of the bound by t, or empty."""
+    """The shown part of a score. labels: names of the values with units. bound: columns of the bound by t, or empty."""
 
     values: Mapping[str, float | None]
     labels: Mapping[str, str]
@@ -67,22 +67,22 @@ class Score:
 
 
 class Tracker(ABC):
-    """One of the entries of `logger`. It shows trainings; what it does not override, it does not show."""
+    """One of the entries of `logger`. It shows trainings; subclasses may also show scores and reports."""
 
     @abstractmethod
     def training(self, about: About) -> AbstractContextManager[Logger]:
-        """Lightning's logger of a training, which is told how the training ended. Sample grids go to its `log_image`, if any."""
+        """Lightning's logger of a training; the context is told how training ended. Sample grids go to its `log_image`, if any."""
 
     def scoring(self, about: About) -> AbstractContextManager[Callable[[Score], None]]:
-        """A function that shows a `Score`; the context is told how the scoring ended."""
+        """A function that shows a `Score`; the context is told how scoring ended."""
         return nullcontext(lambda score: None)
 
-    def report(self, about: About, files: Mapping[str, Path]) -> None:  # noqa: B027 - shows nothing unless overridden
-        """Keep the files of the report on a sweep, name in the report -> file; an earlier one stays beside it."""
+    def report(self, about: About, files: Mapping[str, Path]) -> None:  # noqa: B027 - does nothing by default
+        """Store the files of a sweep's report, name -> file; earlier versions are kept."""
 
 
 class TensorBoard(Tracker):
-    """TensorBoard has no place for a score of many measures, nor for files."""
+    """TensorBoard, which shows trainings only: it has no place for scores of many measures, or for files."""
 
     @contextmanager
     def training(self, about: About) -> Iterator[Logger]:
@@ -98,7 +98,7 @@ class TensorBoard(Tracker):
 
 
 class TrainingsOnly(Tracker):
-    """Any of Lightning's loggers."""
+    """One of Lightning's own loggers."""
 
     def __init__(self, logger: Logger) -> None:
         self._logger = logger
@@ -111,15 +111,15 @@ class TrainingsOnly(Tracker):
 
 
 class WeightsAndBiases(Tracker):
-    """One run for each training, each score and each sweep's reports; its id is in its folder, so a resumed training keeps its run.
+    """One W&B run for each training, score and report. Its id is in the folder, so a resumed training continues its run.
 
-    project, entity: where runs are filed; entity None: the account's default entity. ValueError where W&B needs a login.
+    project, entity: of the runs; entity None: the account's default entity. ValueError if W&B requires a login.
     """
 
     def __init__(self, project: str, entity: str | None) -> None:
         import wandb
 
-        if os.path.lexists("wandb/settings"):  # of the working directory: it could send the key to another server
+        if os.path.lexists("wandb/settings"):  # in the working directory: could send the key to another server
             with chdir(Path(__file__).parent):
                 wandb.setup()
         online = os.environ.get("WANDB_MODE", "online") == "online"
@@ -145,13 +145,13 @@ class WeightsAndBiases(Tracker):
             yield lambda score: _show(run, score)
 
     def report(self, about: About, files: Mapping[str, Path]) -> None:
-        """A new version of the artifact that is called like the sweep, unless nothing has changed."""
+        """Log a new version of the artifact named after the sweep, unless nothing has changed."""
         import wandb
 
         with self._run(about, "report") as run:
             artifact = wandb.Artifact(re.sub(r"[^A-Za-z0-9_.-]", "-", about.name)[:_LONGEST_NAME], type="report")
             for name, file in files.items():
-                # What `wandb sync` sends some day must be what was logged today: a report is written over.
+                # A copy, because `wandb sync` may run later, when a newer report has replaced the files.
                 copy = Path(run.dir).parent / "report" / name
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, copy)
@@ -160,7 +160,7 @@ class WeightsAndBiases(Tracker):
 
     @contextmanager
     def _run(self, about: About, job_type: str) -> Iterator[Run]:
-        """Whatever ends the block, the run ends with it: finished, failed, or preempted and to be continued."""
+        """A run that ends with the block, in every case: finished, failed, or preempted and to be continued."""
         import wandb
 
         make_folders(about.folder)
@@ -171,7 +171,7 @@ class WeightsAndBiases(Tracker):
             "entity": self.entity,
             "id": read_id(about.id_file),
             "resume": "allow",
-            "dir": about.folder.absolute(),  # its service may have been started in another folder
+            "dir": about.folder.absolute(),  # W&B's service may run in another folder
             "name": about.name,
             "group": about.group,
             "job_type": job_type,
@@ -183,7 +183,7 @@ class WeightsAndBiases(Tracker):
         except wandb.errors.CommError as error:
             reason = " ".join(str(error).split())
             print(f"cannot reach W&B ({reason}); the work continues and is recorded offline", file=sys.stderr)
-            wandb.teardown()  # its service would say that the id is in use
+            wandb.teardown()  # its service would report that the id is in use
             run = wandb.init(**options, mode="offline", settings=_settings(wandb))
         code = 1
         try:
@@ -199,7 +199,7 @@ class WeightsAndBiases(Tracker):
 
 
 def read_id(file: Path) -> str:
-    """The id of a run. ValueError for text that W&B or a path could misread, because the folder may come from somebody else."""
+    """The id of a run. ValueError for text that W&B or a path could misread, because the folder may be a stranger's."""
     written = inside(file.parent, file).read_text(errors="replace")
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", written):
         raise ValueError(f"{file} does not contain a run id; remove it to start a new run")
@@ -207,7 +207,7 @@ def read_id(file: Path) -> str:
 
 
 def _settings(wandb: ModuleType) -> Settings:
-    """Nothing waits longer than half a minute for a service that may be down, or than W&B's own variables WANDB_…_TIMEOUT say."""
+    """W&B's settings with timeouts of at most half a minute for an unavailable service, unless WANDB_…_TIMEOUT are set."""
     waits = [name for name in ("init_timeout", "finish_timeout") if f"WANDB_{name.upper()}" not in os.environ]
     return wandb.Settings(silent=True, **dict.fromkeys(waits, _PATIENCE_SECONDS))
 

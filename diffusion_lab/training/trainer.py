@@ -1,4 +1,4 @@
-"""Lightning's Trainer as every training uses it: its options, the precision, and checks of the callbacks that a user adds."""
+"""Lightning's Trainer for every training: its options, the precision, and checks of callbacks that the user adds."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from diffusion_lab.training.ranks import cluster_environment
 from diffusion_lab.training.record import CSVRecord
 from diffusion_lab.training.saving import WholeCheckpoints
 
-# Options of the Trainer that cannot work here, and why: docs/choices.md shows this table. All others reach Lightning.
+# Options of the Trainer that cannot work here, with reasons; docs/choices.md shows this table. All others are passed on.
 NOT_SUPPORTED = {
     "max_epochs": "training counts steps; use trainer.max_steps",
     "min_epochs": "training counts steps; use trainer.min_steps",
@@ -48,14 +48,14 @@ NOT_SUPPORTED = {
     "model_registry": "it is a service for Lightning's own checkpoints, which are not written here",
 }
 _COUNTS = ("limit_train_batches", "overfit_batches", "limit_val_batches", "min_steps", "num_sanity_val_steps")
-# Validation, sample grids and scoring give the weights float32; in float16, Adam's ε is 0 and weights become NaN.
+# Validation, sample grids and scoring use float32 weights; in float16, Adam's ε is 0 and weights become NaN.
 _PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 _SHORT_PRECISIONS = ("32", "bf16", "16")
 _NEVER = (BaseFinetuning, BasePredictionWriter, GradientAccumulationScheduler, StochasticWeightAveraging)
 
 
 def checked_precision(option: str | int, on_gpu: bool | None) -> str:
-    """trainer.precision, once it is settled. on_gpu: None, if the device is not known yet. ValueError for what does not work."""
+    """The resolved trainer.precision. on_gpu: None if the device is not known yet. ValueError for an invalid combination."""
     precision = str(option)
     if precision not in (*_PRECISIONS, *_SHORT_PRECISIONS):
         raise ValueError(f"trainer.precision={precision}: choose {', '.join(_PRECISIONS)} or auto")
@@ -67,10 +67,10 @@ def checked_precision(option: str | int, on_gpu: bool | None) -> str:
 def trainer_options(
     given: Mapping[str, Any], request: Request | None, folder: Path, record: Path, callbacks: list[Callback], every: int
 ) -> dict[str, Any]:
-    """Lightning's options from the options `trainer.…`. ValueError, in one sentence, for one that cannot work.
+    """Lightning's options from the options `trainer.…`. ValueError, in one sentence, for an option that cannot work.
 
-    request: the devices; None: a check on a machine that may have others. folder, record: of the model, and its metrics.csv.
-    every: steps between validations; 0: none.
+    request: the devices; None: a check on a machine that may have other devices. folder, record: of the model, and its metrics.csv.
+    every: steps between validations; 0: no validation.
     """
     options = {
         key: value for key, value in given.items() if key not in ("_target_", "max_time", "precision", "peak_flops")
@@ -97,12 +97,12 @@ def trainer_options(
     if request is None:
         options |= {"accelerator": "cpu", "devices": 1, "strategy": "auto", "num_nodes": 1}
     else:
-        # Not Lightning's "auto", which may find a device without float64; the theory's tables need it.
+        # Not Lightning's "auto", which may choose a device without float64, which the theory's tables need.
         options["accelerator"] = "cuda" if request.on_gpu else "cpu"
         options["devices"] = list(request.indices) if request.on_gpu and request.indices else request.size
         options["precision"] = checked_precision(given["precision"], request.on_gpu)
         if request.on_gpu and not options.get("deterministic"):
-            options.setdefault("benchmark", True)  # all batches have one shape: cuDNN times its kernels once
+            options.setdefault("benchmark", True)  # equal shapes of batches: cuDNN times its kernels once
     fixed = {
         "logger": [CSVRecord(record)],
         "callbacks": callbacks,
@@ -112,7 +112,7 @@ def trainer_options(
         "val_check_interval": max(1, every) * accumulated,  # counts batches
         "check_val_every_n_epoch": None,
         "limit_val_batches": options.get("limit_val_batches", 1.0) if every > 0 else 0,
-        "enable_checkpointing": True,  # by `Saving`
+        "enable_checkpointing": True,  # with `Saving`
         "enable_progress_bar": any(isinstance(part, LightningBar) for part in callbacks),
         "use_distributed_sampler": False,
         "default_root_dir": folder,
@@ -121,14 +121,14 @@ def trainer_options(
 
 
 def check_callbacks(added: Mapping[str, Callback], trainer: Trainer, every: int, model: TrainableModel) -> None:
-    """ValueError, in one sentence, for a callback that could never act because of the value it monitors or when it checks.
+    """ValueError, in one sentence, for a callback that can never act, because of the value it monitors or the time it checks.
 
-    added: those of the user by their names. every: steps between validations.
+    added: the user's callbacks by name. every: steps between validations.
     """
     logged = [f"val/{name}" for name in model.term_names] if every > 0 else []
     logged += [f"train/{name}" for name in (*model.term_names, *model.sum_names, *MEASURED)]
     endless = not isinstance(trainer.limit_train_batches, int)
-    # A callback of the user's own may log whatever it likes, so that another may wait for it.
+    # A user's callback may log any value, and another may monitor it.
     known_alone = all(type(part).__module__.partition(".")[0] == "lightning" for part in added.values())
     for name, part in added.items():
         where, at_end = f"callbacks.{name}", bool(getattr(part, "_check_on_train_epoch_end", False))
@@ -152,35 +152,35 @@ def check_callbacks(added: Mapping[str, Callback], trainer: Trainer, every: int,
 
 
 def stopping_callbacks(added: Mapping[str, Callback]) -> str:
-    """Which of the added callbacks ended training, as a key of the config; all that may have, if none reports it."""
+    """The added callback that ended training, as a key of the config; if none reports it, all candidates."""
     reasons = {name: getattr(part, "stopping_reason", None) for name, part in added.items()}
     known = [name for name, reason in reasons.items() if reason not in (None, EarlyStoppingReason.NOT_STOPPED)]
     return " or ".join(f"callbacks.{name}" for name in known or added)
 
 
 class _PrintHandler(logging.Handler):
-    """Onto the terminal as it is, or wherever a job's output goes."""
+    """Print to the terminal, or to the output of the job."""
 
     def emit(self, record: logging.LogRecord) -> None:
         print(record.getMessage())
 
 
 def quiet_lightning() -> None:
-    """Warnings and errors of Lightning are shown once; what it says about itself is not."""
+    """Show Lightning's warnings and errors once, and hide its messages about itself."""
     logger = logging.getLogger("lightning.pytorch")
     logger.handlers.clear()
     logger.setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    profiles = logging.getLogger("lightning.pytorch.profilers")  # the user wants these: trainer.profiler
+    profiles = logging.getLogger("lightning.pytorch.profilers")  # the user requests these: trainer.profiler
     profiles.setLevel(logging.INFO)
     profiles.handlers, profiles.propagate = [_PrintHandler()], False
-    # Lightning 2.6 still uses what torch 2.13 deprecates; a user cannot change it.
+    # Lightning 2.6 still uses features deprecated in torch 2.13; users cannot change that.
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)", category=FutureWarning)
-    # It counts parameters in 32 bits whatever they are; their number is right.
+    # It assumes parameters of 32 bits; their number is correct.
     warnings.filterwarnings("ignore", message=r"Precision \S+ is not supported by the model summary")
-    # The user has chosen the CPU.
+    # The CPU was chosen.
     warnings.filterwarnings("ignore", message="GPU available but not used")
-    # On a cluster's login node one may train too.
+    # Training on a cluster's login node is allowed.
     warnings.filterwarnings("ignore", message="The `srun` command is available on your system")
-    # The batches resume at the trainer's own step (`BatchOrder`), wherever in an epoch that is.
+    # Batches resume at the trainer's own step (`BatchOrder`), at any point of an epoch.
     warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch ended")

@@ -1,7 +1,7 @@
-"""hydra/launcher=slurm, local and any other whose yaml names a `Queue`: Hydra's door to diffusion_lab.sweeps.
+"""The launchers slurm and local, and any other whose yaml names a `Queue`: Hydra's interface to diffusion_lab.sweeps.
 
-In place of hydra-submitit-launcher, which raises at the first job without a result and drops the others, waits for ever for one
-that was killed on a cluster without accounting, cannot show what it would submit, and submits again what still runs.
+Used instead of hydra-submitit-launcher, which raises at the first job without a result and drops the others, waits forever for one
+killed on a cluster without accounting, cannot show what it would submit, and resubmits jobs that are still running.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from diffusion_lab.sweeps.plan import Job, Work, do
 class HydraCall(Call):
     """One job of a multirun, pickled for the process that runs it.
 
-    A job of one model and its cells makes what they are called; any other what its command is, with the code that it runs from,
-    and what shapes its work: two that differ only in how they begin do the same.
+    A job for one model and its cells makes the folders named after them; any other job makes the result of its command, identified
+    by the code that it runs from and the options that shape its work, so two jobs that differ only in how they start are the same.
     """
 
     def __init__(self, launcher: QueueLauncher, overrides: Sequence[str], number: int, job: Job | None = None) -> None:
@@ -56,9 +56,9 @@ class HydraCall(Call):
         self.singletons = Singleton.get_state()
 
     def __call__(self) -> None:
-        """Run the job, leave its outcome, and exit with 1 where it failed, so that the queue knows it too.
+        """Run the job and write its outcome; exit with 1 on failure, so that the queue is informed too.
 
-        A job that a signal ended has no outcome: it resumes when it is started again.
+        A job ended by a signal has no outcome and resumes when it is started again.
         """
         from submitit import JobEnvironment
 
@@ -66,24 +66,24 @@ class HydraCall(Call):
 
         environment = JobEnvironment()
         folder, job, rank = environment.paths.folder, environment.job_id, environment.global_rank
-        clear(outcome_file(folder, job, rank))  # of the same job before it was requeued
-        signal.signal(signal.SIGTERM, _end)  # submitit ignores it, and is then killed
+        clear(outcome_file(folder, job, rank))  # from this job before it was requeued
+        signal.signal(signal.SIGTERM, _end)  # submitit ignores it and is then killed
         for signum in (signal.SIGUSR1, signal.SIGUSR2):
             handler = signal.getsignal(signum)
-            if callable(handler):  # submitit's, which puts the job back into the queue
+            if callable(handler):  # submitit's handler, which requeues the job
                 signal.signal(signum, partial(_end_after, handler))
         try:
             outcome = self._run(job, is_alone=environment.num_tasks == 1)
         except Interrupted as stop:
             print(stop, flush=True)
-            # Slurm kills what still runs when one process fails; the first may be putting the job back into the queue.
+            # Slurm kills the other processes when one fails; the first may still be requeuing the job.
             sys.exit(0 if rank else 128 + stop.signum)
         outcome.write(folder, job, rank)
         if outcome.reason is not None:
             sys.exit(1)
 
     def checkpoint(self) -> Any:
-        """What submitit puts back into the queue: the same call, which resumes from its files."""
+        """The call that submitit requeues: the same one, which resumes from its files."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
@@ -109,7 +109,7 @@ class HydraCall(Call):
             job_dir_key="hydra.sweep.dir",
             job_subdir_key="hydra.sweep.subdir",
         )
-        returned = done._return_value  # the property raises what a failed job returned
+        returned = done._return_value  # the property would raise the error of a failed job
         if done.status is JobStatus.COMPLETED:
             return Outcome(None if returned is None else float(returned))
         message = mistake_in_job(returned)
@@ -120,19 +120,19 @@ class HydraCall(Call):
 
 
 def in_job(job: Job, work: Work) -> list[str]:
-    """Hydra's overrides of one part of a job."""
+    """Hydra's overrides for one part of a job."""
     return [*work.overrides, f"hydra.sweep.subdir={quoted(job.name)}"]
 
 
 class QueueLauncher(Launcher):
-    """Every job of a multirun in processes of its own, handed to a queue.
+    """Runs every job of a multirun in its own processes, through a queue.
 
-    queue: its class; options: what it takes. What it takes as **options, which its `resources` hands to a job, may differ by family
-    of models, as {default: 240, gan: 60}. All are resolved for each job anew, because they may refer to options of the job.
+    queue: its class; options: its arguments. Arguments that the queue takes as **options, which its `resources` pass to a job, may
+    differ by model family, as in {default: 240, gan: 60}. They are resolved for each job, because they may refer to its options.
     """
 
     def __init__(self, queue: str, **options: Any) -> None:
-        """Hydra builds it from the config of the whole multirun."""
+        """Called by Hydra with the config of the whole multirun."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         _require_submitit()
@@ -143,7 +143,7 @@ class QueueLauncher(Launcher):
         """The resources that a job with these overrides requests."""
         loader = self.hydra_context.config_loader
         keys = {override: override.partition("=")[0].lstrip("+~") for override in overrides}
-        # Composing takes a while and jobs are many; this follows from the choices of files and these options alone.
+        # Cached, because composing is slow and jobs are many; the result depends only on these options.
         deciding = tuple(
             override
             for override, key in keys.items()
@@ -159,11 +159,11 @@ class QueueLauncher(Launcher):
         return self._resources[deciding]
 
     def queue(self) -> Queue:
-        """Where the jobs go."""
+        """The place of the jobs."""
         return self._queue(self.config, None)
 
     def _queue(self, config: DictConfig, family: str | None) -> Queue:
-        """The queue with the options of a config; those that differ by family with the value of this one, if one is given."""
+        """The queue with the options of a config; options that differ by family take the value of this family, if it is given."""
         options = as_plain(config.hydra.launcher, resolve=True)
         options["_target_"] = options.pop("queue")
         shared = inspect.signature(get_class(options["_target_"])).parameters
@@ -176,7 +176,7 @@ class QueueLauncher(Launcher):
         return instantiate(options, _recursive_=False, _convert_="all")
 
     def summary(self, jobs: Sequence[Job]) -> list[str]:
-        """The resources that these jobs of a plan request, in lines for its user; an error in one sentence for what it lacks."""
+        """The resources that the jobs of a plan request, in lines of text; an error, in one sentence, if the queue lacks them."""
         queue = self.queue()
         counts = Counter(queue.summary(self.resources_of(job.work[0].overrides)) for job in jobs)
         name = type(queue).__name__.removesuffix("Queue")
@@ -188,7 +188,7 @@ class QueueLauncher(Launcher):
         return [_job_return(call, outcome) for call, outcome in zip(calls, self.run(calls), strict=True)]
 
     def launch_jobs(self, jobs: Sequence[Job], cancelled: Callable[[], bool], wait: bool) -> list[str | None]:
-        """Why each job of a sweep failed (None: it did not). wait=False: submit them and return, for a queue that may be left."""
+        """The reason why each job of a sweep failed, or None. wait=False: submit and return, if the queue may be left."""
         setup_globals()
         calls = [HydraCall(self, job.work[0].overrides, number, job) for number, job in enumerate(jobs)]
         return [outcome.reason for outcome in self.run(calls, cancelled, wait)]
@@ -196,7 +196,7 @@ class QueueLauncher(Launcher):
     def run(
         self, calls: Sequence[HydraCall], cancelled: Callable[[], bool] = lambda: False, wait: bool = True
     ) -> list[Outcome]:
-        """The outcomes of the calls; none where no command waits for them."""
+        """The outcomes of the calls; none if no command waits for them."""
         queue = self.queue()
         if not queue.dry_run:
             make_folders(Path(str(self.config.hydra.sweep.dir)))
@@ -210,7 +210,7 @@ class QueueLauncher(Launcher):
             same = [call for call in left if call.resources == left[0].resources]
             left = [call for call in left if call.resources != left[0].resources]
             print(f"\n{queue.script(same[0], len(same))}")
-        raise SystemExit(0)  # a sweeper would take what did not run for a failure
+        raise SystemExit(0)  # otherwise a sweeper would report jobs that did not run as failed
 
 
 def _differs(value: Any, families: Collection[str]) -> TypeGuard[Mapping[str, Any]]:
@@ -219,7 +219,7 @@ def _differs(value: Any, families: Collection[str]) -> TypeGuard[Mapping[str, An
 
 
 def _of_family(name: str, value: Any, family: str, families: Collection[str]) -> Any:
-    """The value itself, or the one that a mapping has for this family or for all that it does not name."""
+    """The value itself, or the entry of a mapping for this family or for all unnamed ones."""
     if not _differs(value, families):
         return value
     unknown = [key for key in value if key not in ("default", *families)]
@@ -231,22 +231,22 @@ def _of_family(name: str, value: Any, family: str, families: Collection[str]) ->
 
 
 def _job_return(call: HydraCall, outcome: Outcome) -> JobReturn:
-    """What Hydra's sweepers expect of a job."""
+    """The job in the form that Hydra's sweepers expect."""
     if outcome.reason is None:
         return JobReturn(overrides=call.overrides, status=JobStatus.COMPLETED, _return_value=outcome.value)
     return JobReturn(overrides=call.overrides, status=JobStatus.FAILED, _return_value=JobError(outcome.reason))
 
 
 def _end(signum: int, frame: FrameType | None) -> NoReturn:
-    """Slurm's notice before it kills: scancel, requeue, preemption. Training hears it before us and saves first."""
+    """Slurm's signal before killing: scancel, requeue, preemption. Training handles it first and saves."""
     raise SystemExit(128 + signum)
 
 
 def _end_after(requeue: Callable[[int, FrameType | None], Any], signum: int, frame: FrameType | None) -> None:
-    """Slurm's notice of a time limit or of a preemption: the first process puts the job back, if it may, and ends."""
+    """Slurm's signal for a time limit or a preemption: the first process requeues the job, if allowed, and ends."""
     from submitit.core.utils import UncompletedJobError
 
-    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # that of the requeue, which it would cut short
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # requeuing sends this signal, which would interrupt it
     try:
         requeue(signum, frame)
     except UncompletedJobError as error:
@@ -254,7 +254,7 @@ def _end_after(requeue: Callable[[int, FrameType | None], Any], signum: int, fra
     except SystemExit:
         pass
     else:
-        signal.signal(signal.SIGTERM, before)  # another process, which ends with the first
+        signal.signal(signal.SIGTERM, before)  # for other processes, which end with the first
         return
     raise SystemExit(128 + signum)
 

@@ -1,4 +1,4 @@
-"""Train each different model once, then score every cell: Hydra's door to diffusion_lab.commands.sweeping."""
+"""The sweeper: train each distinct model once, then score every cell. Hydra's interface to diffusion_lab.commands.sweeping."""
 
 from __future__ import annotations
 

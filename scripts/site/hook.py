@@ -8,14 +8,16 @@ is written to disk but the site. Links in a page are relative to its file, so th
 """
 
 import json
+import re
 import sys
+from itertools import cycle
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[2]
-sys.path.append(str(ROOT))  # mkdocs puts only the folder of this file there
+sys.path.insert(0, str(ROOT))  # mkdocs puts only the folder of this file there; an installed copy would have no docs
 
 from scripts.site import configs, reference  # noqa: E402
 from scripts.site.equations import typeset, typeset_prose  # noqa: E402
@@ -64,6 +66,17 @@ def on_page_markdown(markdown: str, page, config, files) -> str:
         markdown = outside_code(markdown, typeset_prose)
     markdown = with_sources(outside_code(markdown, typeset), source.parent, ROOT / "diffusion_lab")
     return led_to_pages(markdown, source, page.file.src_uri, _placed)
+
+
+def on_page_content(html: str, page, config, files) -> str:
+    return re.sub(r"<table>.*?</table>", _named_cells, html, flags=re.DOTALL)
+
+
+def _named_cells(table: re.Match[str]) -> str:
+    """The table, each cell with the name of its column, which site.css shows where the screen is narrow."""
+    heads = re.findall(r"<th\b[^>]*>(.*?)</th>", table[0], re.DOTALL)
+    names = cycle([re.sub(r"<[^>]*>", "", head).replace('"', "&quot;") for head in heads])
+    return re.sub(r"<td\b", lambda _: f'<td data-column="{next(names)}"', table[0])
 
 
 def _filled(nav, places):

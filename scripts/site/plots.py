@@ -1,4 +1,4 @@
-"""Draw the figures of docs/theory with the lab's own classes: python scripts/site/plots.py [variances …]
+"""Draw the figures of docs/theory, and docs/readme.png, with the lab's own classes: python scripts/site/plots.py [variances …]
 
 No network is trained. The denoiser is the best possible one for its data, E[x_0|x_t], which is known in closed form for a finite
 set of points. So a figure shows what the theory says, not what a network has learned. Half a minute on one core.
@@ -6,6 +6,7 @@ set of points. So a figure shows what the theory says, not what a network has le
 
 import math
 import sys
+from functools import partial
 from pathlib import Path
 
 import matplotlib
@@ -35,9 +36,17 @@ from diffusion_lab.diffusion import (
     variational_bound,
 )
 from diffusion_lab.report.panels import LIGHT
-from diffusion_lab.sampling import AncestralSampler, ClassifierFree, DDIMSampler, EvenSpacing
+from diffusion_lab.sampling import (
+    AncestralSampler,
+    ClassifierFree,
+    DDIMSampler,
+    DPMSolverSampler,
+    EvenSpacing,
+    LogSNRSpacing,
+)
 
-OUT = Path(__file__).parents[2] / "docs" / "theory"
+DOCS = Path(__file__).parents[2] / "docs"
+OUT = DOCS / "theory"
 T = 1000
 
 
@@ -45,11 +54,11 @@ def main() -> None:
     plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 110})
     plt.rcParams["axes.prop_cycle"] = plt.cycler(color=LIGHT)
     OUT.mkdir(exist_ok=True)
-    for draw in (forward, schedules, moons, variances, guidance, lineages):
+    for draw in (forward, schedules, moons, variances, guidance, lineages, readme):
         if sys.argv[1:] and draw.__name__ not in sys.argv[1:]:
             continue
         plt.close("all")
-        draw().savefig(OUT / f"{draw.__name__}.png", bbox_inches="tight")
+        draw().savefig((DOCS if draw is readme else OUT) / f"{draw.__name__}.png", bbox_inches="tight")
 
 
 def images_of(data: DataModule, count: int) -> tuple[Tensor, Tensor | None]:
@@ -204,6 +213,47 @@ def lineages() -> plt.Figure:
     left.set(xlabel="signal α", ylabel="noise σ", ylim=(0, 1.5), xlim=(0, 1.1))
     right.set(xlabel="t", ylabel="log SNR")
     right.legend(frameon=False)
+    return figure
+
+
+def readme() -> plt.Figure:
+    """Samples of one mixture: rows differ in the sampler, columns in the number of steps; the noise is the same in all."""
+    data = RingMixture(batch_size=16, seed=0)
+    points, _ = images_of(data, 1200)
+    process = GaussianDiffusion(CosineSchedule(T, log_snr_max=7.0))
+    noise = SampleNoise(0, torch.arange(1200))
+
+    def network(x_t: Tensor, timesteps: Tensor, y: Tensor | None) -> Tensor:
+        """E[x_0|x_t] = Σ_k w_k·(μ_k + α·s²/(α²·s² + σ²)·(x_t − α·μ_k))"""
+        signal, noise = (value[:, None] for value in process.pair((timesteps + 1).long()))
+        total = (signal * data.std).square() + noise.square()
+        weights = (-torch.cdist(x_t.double(), signal[:1] * data.means()).square() / (2 * total)).softmax(dim=1)
+        gain = signal * data.std**2 / total
+        return ((1 - gain * signal) * (weights @ data.means()) + gain * x_t).to(x_t.dtype)
+
+    rows = {
+        "sampler=strided\nvariance=fixed_large": (AncestralSampler, EvenSpacing, FixedLarge()),
+        "sampler=strided\nvariance=fixed_small": (AncestralSampler, EvenSpacing, FixedSmall()),
+        "sampler=ddim": (DDIMSampler, EvenSpacing, FixedSmall()),
+        "sampler=dpm_solver": (
+            DPMSolverSampler,
+            partial(LogSNRSpacing, log_snr_max=8.0, log_snr_min=-8.0),
+            FixedSmall(),
+        ),
+    }
+    counts = (4, 8, 15, 50)
+    figure, axes = plt.subplots(len(rows), len(counts) + 1, figsize=(7.5, 6))
+    for line, (name, (sampler, spacing, variance)) in zip(axes, rows.items(), strict=True):
+        reverse = ReverseProcess(network, prediction=PredictStart(), variance=variance, clip_x_0=False)
+        drawn = [sampler(spacing(k))(process, reverse, noise.initial((2,)), noise=noise) for k in counts]
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center", family="monospace")
+        for axis, x in zip(line, [*drawn, points], strict=True):
+            mode = torch.cdist(x.double(), data.means()).argmin(1)
+            axis.scatter(*x.T, s=2, c=[LIGHT[int(k)] for k in mode])
+            axis.set(xlim=(-1.15, 1.15), ylim=(-1.15, 1.15), xticks=[], yticks=[], aspect="equal")
+    for axis, name in zip(axes[0], [*(f"{k} steps" for k in counts), "data"], strict=True):
+        axis.set_title(name)
+    figure.subplots_adjust(wspace=0.04, hspace=0.04)
     return figure
 
 

@@ -32,7 +32,6 @@ train model=gan schedule=linear
 train model=noisy_classifier timesteps=loss_aware
 train model=noisy_classifier data=gaussian
 train --config-dir=nowhere
-train trainer.max_steps=1.5
 train trainer.max_time=abc
 train trainer.devices=0
 train trainer.profiler=foo
@@ -44,7 +43,6 @@ train schedule=linear schedule.beta_start=0.5
 train schedule=sigmoid schedule.start=3 schedule.end=-3
 train schedule=edm schedule.sigma_min=0 variance=fixed_small
 train schedule=learned schedule.num_bins=0 variance=fixed_small objective=vlb_continuous
-train sampler.spacing.num_steps=0
 train sampler.order=0
 train sampler/spacing=karras sampler.spacing.rho=0
 train objective.vlb_weight=-1
@@ -59,7 +57,6 @@ train guidance=classifier_free guidance.interval=[3]
 train guidance=autoguidance guidance.moment=2
 train evaluation.seed=-1
 train evaluation.weights=foo
-train condition=clusters condition.clusters.num_clusters=0
 train init_from=nowhere
 train data=mixture data.num_components=0
 train data=image_folder data.root=. data.channels=2
@@ -74,7 +71,6 @@ evaluate rescore=yes
 evaluate model_dir=a,b
 evaluate samples=nowhere data=digits
 evaluate guidance.scale=nan
-evaluate metrics=[]
 evaluate variance=learned_jointly
 sample num_images=0
 sample seed=-1
@@ -93,23 +89,16 @@ report runs=[]
 report sweep=a runs=b
 prune remove=no
 prune what=foo
-status watch=no
 doctor outputs=3
 dashboard outputs=nowhere
 import checkpoint=nowhere.pt
 train +trainer.benchmark=3
 train features.pixels=3
 train ~data.batch_size
-train bound.num_steps=1.5
 train val.every_n_steps=-1
-train model=vae sampling.means=maybe
-train model=flow sampling.temperature=abc
 train -m sweep.jobs_per_model=0 seed=1,2
-evaluate bound=log_snr bound.num_steps=abc
 evaluate data.root=[a]
 sample inpaint.repeats=0
-sample interpolate.images=a
-sample model_dir=[a]
 demo port=65536
 train trainer.max_step=3
 train shedule=linear
@@ -122,17 +111,12 @@ train variance=learned objective=simple
 train evaluation.num_samples=1
 train data=gaussian features=digits_cnn
 train data=image_folder data.root=nowhere data.image_size=8
-train trainer.max_steps=many
-train val.every_n_steps=foo
-train ema.decays=0.9
 train train_images=0
-train +trainer.fast_dev_run=true
 train +trainer.barebones=true
 train network._target_=nowhere.Net
 train network.nonsense=1
 train callbacks.sample_grid.num_images=0
 train trainer.precision=64-true
-train trainer.precision=bf16-true
 train guidance=autoguidance guidance.scale=-1
 train guidance=autoguidance guidance.interval=[1,5] guidance.log_snr_interval=[0,1]
 train guidance=autoguidance guidance.log_snr_interval=[3,-3]
@@ -140,7 +124,6 @@ train condition=classes data=gaussian
 train guidance=classifier_free
 train condition=clusters condition.clusters.num_clusters=1
 train condition=clusters train_images=20
-train condition=classes guidance=classifier_free guidance.scale=-1.0
 train model=vae data=mixture decoder_likelihood=logistic_mixture
 train model=vae model.free_bits=0.1
 train model=vae prior.network.num_bins=1
@@ -160,7 +143,6 @@ train +callbacks.a._target_=torch.nn.Identity
 train callbacks.monitor=null
 train callbacks=null
 train val.num_images=0
-train trainer.max_time=10
 train +logger.wandb.project=mine
 train +logger.a._target_=torch.nn.Identity
 train +logger.a._target_=nowhere.Logger
@@ -168,7 +150,6 @@ train logger=csv +logger.csv.fold=x
 train sweep.jobs_per_model=2
 train evaluation.at=[7steps]
 train evaluation.at=[2minutes]
-train evaluation.at=[60s,1m]
 train evaluation.at=[2steps,end] evaluation.weights=raw
 train evaluation.weights=ema_rel_0.05 snapshots.averages=0
 train evaluation.weights=ema_rel_0.4
@@ -180,38 +161,29 @@ train data.validation=0.1
 train metrics=[]
 train metrics.bits_per_dim.num_images=0
 train +metrics.mine._target_=torch.nn.Identity
-train +features.mine=3
 train +features.mine._target_=diffusion_lab.metrics.features.Pixels
 train -m +trainer.barebones=true
 train -m trainer.precision=nonsense seed=1,2
 train -m +trainer.strategy=nonsense seed=1,2
 train -m +trainer.min_steps=x seed=1,2
 train -m sampler=ddpm,strided sampler.eta=0,1
-train -m sampler.spacing.num_steps=3,25
 train -m objective=simple,hybrid variance=learned
 train -m sweep.jobs_per_model=2 retrain=true
 train -m sweep.jobs_per_model=1,2
 train -m schedul=linear,cosine
 train -m schedule=linear,cosin
 train -m optimizer.weight_decay=interval(0,1)
-train -m rescore=true,false
 train -m seed=1,2 hydra.sweeper.name=a/b
 train -m seed=1,2 hydra.sweeper.name=..
-train -m seed=1,2 hydra.sweeper.name=-rf
 train -m data=digits,image_folder
 train -m model=noisy_classifier seed=1,2 score=true
 train -m hydra/launcher=slurm trainer.devices=auto
 train -m hydra/launcher=slurm hydra.launcher.time={gann:60,default:90}
 train -m hydra/launcher=slurm hydra.launcher.time={gan:60}
 train -m hydra/launcher=local hydra.sweeper.wait=false
-train optimizer.adamw_lr=abc
-train optimizer.betas=[0.9]
-train optimizer.adamw_modules=input
 train lr_scheduler=warmup_stable_decay lr_scheduler.decay_share=1.5
-train model=vae model.free_bits=-0.1
 train model=gan model.max_grad_norm=0
 train data=image_folder data.root=. data.image_size=0
-train data=image_folder data.root=. data.image_size=[8]
 train data=image_folder data.root=. data.num_levels=4096
 train data=image_folder data.root=. data.num_workers=-1
 train data=image_folder data.root=. data.classes=folders
@@ -222,30 +194,23 @@ train data=gaussian data.dim=0
 train data=mixture data.radius=-1
 train data=two_moons data.noise=-0.1
 train condition=clusters labels.num_components=0
-train network.channel_multipliers=[1,0]
 train network.channel_multipliers=[]
 train network.channel_multipliers=[1,1,1,1,1]
 train network.attention_resolutions=[16]
-train network.num_res_blocks=0
 train model=gan network.latent_size=0
 train model=gan discriminator.base_channels=0
 train model=vae network.latent_dim=0
 train model=flow network.num_steps=0
 train model=flow network.num_scales=4
-train model=flow network.coarse_steps=0
 train model=flow data=gaussian network.num_bins=1
 train data=gaussian network.hidden=0
 train ema.decays=[1.5]
-train snapshots.at=0.2
 train snapshots.at=[60s,1m]
 train +trainer.limit_train_batches=0.5
-train +trainer.limit_train_batches=0
 train data.batch_size=64 trainer.accumulate_grad_batches=3
 train +trainer.limit_val_batches=-1
-train +trainer.num_sanity_val_steps=true
 features
 evaluate guidance=classifier_free
-sample guidance=classifier_free
 features data=mixture
 features data=digits num_steps=0
 features data=digits batch_size=1
@@ -258,12 +223,8 @@ statistics data=digits to=a.npz features=[digits_cnn,digits_resnet]
 statistics data=digits to=a.npz features=fashion_cnn
 evaluate samples=a.npz
 evaluate samples=a.npz data=digits sampler=ddim
-evaluate samples=a.npz data=digits model_dir=x
-prune remove=1
 report
-report nowhere
 report runs=nowhere/*
-report data=linear
 report metrics=gaussian
 """
 

@@ -14,11 +14,14 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from PIL import Image
 
 from diffusion_lab.commands import sweeping
 from diffusion_lab.commands.sweeping import config_folders
 from diffusion_lab.conf_dir import CONF
-from diffusion_lab.store import SweepDirectory
+from diffusion_lab.config import duration, picking, planning
+from diffusion_lab.config.trained import load_config
+from diffusion_lab.store import ModelDirectory, SweepDirectory
 from diffusion_lab.store.lease import is_held
 from diffusion_lab.store.status_file import RUNNING, read_status
 from diffusion_lab.sweeps import frozen
@@ -48,6 +51,28 @@ def test_a_sweep_holds_its_copy_while_it_plans(lab, monkeypatch):
         lab("train", "-m", *TINY, "seed=1,2")
     assert held == [True]
     assert not is_held(copy)
+
+
+def test_a_plan_says_how_long_it_takes(lab, monkeypatch):
+    """Each different training and score once, by the measured time of a step; nothing where that is less than a minute."""
+    monkeypatch.setattr(duration, "measured", lambda model, size, precision: (size / 64, 0.0))
+    sweep = ["train", "-m", "seed=1,2", "sampler.spacing.num_steps=10,20", "hydra.sweeper.dry_run=true"]
+    assert "about 43 minutes" in lab.done(*sweep), "2 trainings of 1300 steps of 64 images"
+    assert "estimated" not in lab.done(*sweep, *TINY)
+
+
+def test_a_job_gets_what_was_picked_for_its_device(lab, monkeypatch):
+    """Planned for a GPU and run elsewhere, it trains the model of the plan."""
+    for i in range(100):
+        Image.effect_noise((8, 8), 60 + i).save(lab.folder / f"{i}.png")
+    monkeypatch.setattr(picking, "_MANY", 50)
+    monkeypatch.setattr(planning, "_on_gpu", lambda trainer, gpus: True)
+    own = ["data=image_folder", "data.root=.", "data.image_size=8", "data.num_workers=0", "metrics=network_evaluations"]
+    small = [o for o in TINY if not o.startswith(("data.batch_size", "metrics"))]
+    lab.done("train", "-m", *own, *small, *STRIDED, "seed=1")
+    (model,) = (ModelDirectory(lab.folder / "outputs" / "models" / name) for name in names(lab, "models"))
+    assert model.finished
+    assert load_config(model).data.batch_size == 64
 
 
 def test_a_model_is_trained_once_and_every_cell_scored(lab):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 
 import numpy as np
@@ -17,7 +18,7 @@ from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.trained import load_config
 from diffusion_lab.data.image_folder import ImageFolder
 from diffusion_lab.store import ModelDirectory, newest_model
-from diffusion_lab.training import devices
+from diffusion_lab.training import devices, sample_grid
 from diffusion_lab.versions import versions
 from tests.data.small_sets import SMALL as SMALL_SETS
 from tests.data.small_sets import write_images
@@ -116,6 +117,20 @@ def test_pictures_while_training_start_from_the_same_noise(lab):
     assert [p.name for p in sorted(model_of(lab).samples.glob("[!.]*"))] == ["step_0000001.png", "step_0000002.png"]
 
 
+def test_early_pictures_come_ever_less_often(lab, monkeypatch):
+    """After 1, 3, 9 minutes and then every N steps; the weights are those of a training without pictures."""
+    monkeypatch.setattr(sample_grid, "seconds_trained", lambda trainer: 60.0 * trainer.global_step)
+    options = [o for o in TINY if "sample_grid" not in o and "max_steps" not in o]
+    options += [*STRIDED, "trainer.max_steps=13", "score=false", "callbacks.sample_grid.num_images=2"]
+    lab.done("train", *options, "callbacks.sample_grid.every_n_steps=12")
+    lab.done("train", *options, "callbacks.sample_grid.every_n_steps=0", "outputs=without")
+    pictures, none = model_of(lab), newest_model(lab.folder / "without")
+    assert [grid.name for grid in pictures.grids] == [f"step_{step:07}.png" for step in (1, 3, 9, 12)]
+    assert none.grids == []
+    one, other = (load_file(model.weights("raw")) for model in (pictures, none))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
 @pytest.mark.thorough
 def test_one_command_a_process(process):
     done = process("train", *TINY, *STRIDED)
@@ -137,9 +152,11 @@ def test_a_folder_of_images_needs_nothing_but_its_root(lab, image_size):
         f"data.image_size={image_size}",
         "data.num_workers=0",
         "data.test_fraction=0.4",
+        "trainer.peak_flops=1e9",  # as if of a GPU: how long it takes is stated before the first step
     ]
     out = lab.done("train", *options, *small, *STRIDED, "network.base_channels=8", "network.head_channels=8")
     assert "fd_pixels" in out
+    assert re.search("about .* of training, estimated", out)
 
 
 # ---- trainer.precision=auto follows the machine, and a training keeps what it began with ----

@@ -9,9 +9,10 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from diffusion_lab.conditions import Classes, Condition, Field, Vector
-from diffusion_lab.conditions.condition import has_field, null_of
+from diffusion_lab.conditions.condition import has_field, null_of, records
 from diffusion_lab.conditions.units import Units
 from diffusion_lab.config import editing
+from diffusion_lab.config.build import fill_in_facts
 from diffusion_lab.config.drawn_conditions import DrawnConditions, One
 from diffusion_lab.data.in_memory import InMemoryDataModule, Split
 from diffusion_lab.diffusion import CosineSchedule, FixedSmall, PredictNoise, Simple, UniformTimesteps
@@ -146,6 +147,29 @@ def test_vectors_and_fields_are_normalised_and_units_come_back():
             torch.testing.assert_close(part.std(axes, correction=0), torch.ones(part.shape[1]))
             units = Units.of_condition(condition.record())
             torch.testing.assert_close(units.restored(condition.of(None, {name: raw})), raw)
+
+
+def recorded(data):
+    return records(data.conditions, lambda indices: data.y_of("test", indices), data.num_test)
+
+
+def test_held_out_vectors_are_kept_where_they_are_few(monkeypatch):
+    """With what stands beside them, so that samples need no data; not beside a field."""
+    data = data_of("classes", "vector")
+    kept = recorded(data)
+    y, v = data.y_of("test", torch.arange(24))
+    assert kept["classes"]["held_out"] == y.tolist()
+    assert torch.equal(torch.tensor(kept["vector"]["held_out"]), v)
+    assert all("held_out" not in record for record in recorded(data_of(*SEVERAL)).values())
+    monkeypatch.setattr("diffusion_lab.conditions.condition._KEPT_NUMBERS", 71)
+    assert "held_out" not in recorded(data)["vector"]
+
+
+@pytest.mark.parametrize(("facts", "fix"), [({"base": None}, "variance=analytic"), ({}, "model=diffusion")])
+def test_what_takes_classes_only_refuses_a_vector(facts, fix):
+    cfg = OmegaConf.create({"facts": facts, "model": {}, "data": {}, "condition": {"vector": {}}})
+    with pytest.raises(ValueError, match=rf"condition=\[vector\]: this family takes classes or clusters only; .*{fix}"):
+        fill_in_facts(cfg, data_of("vector"))
 
 
 class Bright(Condition):

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from diffusion_lab.commands.library import _conditions
 from diffusion_lab.config.drawn_conditions import drawn_conditions
 from diffusion_lab.config.mistakes import MistakeError
-from diffusion_lab.config.trained import trained_data
+from diffusion_lab.config.trained import check_worse, trained_data
 from diffusion_lab.store.records import RunError
 
 SIZES = (3, (2,))
@@ -60,6 +60,61 @@ def test_records_may_hold_more_but_must_fit():
         drawn(value, {**RECORDS, "vector": {"shift": [0.0], "scale": [1.0]}})
     with pytest.raises(RunError, match="an entry for each of the 2 conditions"):
         drawn(value, names=("classes",))
+
+
+def test_held_out_values_of_the_folder_stand_for_the_data():
+    held_out = {"classes": [2, 0], "vector": [[1.0, 2.0], [3.0, 4.0]]}
+    records = {name: record | {"held_out": held_out[name]} for name, record in RECORDS.items()}
+    y, v = drawn(None, records)
+    assert (y.tolist(), v[:, 0].tolist()) == ([2, 0, 2, 0], [1.0, 3.0, 1.0, 3.0])
+    y, v = drawn({"classes": 1}, records)
+    assert (y.tolist(), v[:, 0].tolist()) == ([1] * 4, [1.0, 3.0, 1.0, 3.0])
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("classes", [3]),
+        ("classes", []),
+        ("classes", ["x"]),
+        ("vector", [[1.0]]),
+        ("vector", [[1.0, 10**400]]),
+        ("vector", 3),
+    ],
+)
+def test_held_out_values_must_fit(name, wrong):
+    with pytest.raises(RunError, match=f"conditions.{name}.held_out must hold values of the size"):
+        drawn(None, {**RECORDS, name: RECORDS[name] | {"held_out": wrong}})
+
+
+def config(folder, condition):
+    folder.mkdir()
+    (folder / "config.yaml").write_text(
+        OmegaConf.to_yaml({"model": None, "data": None, "facts": {}, "condition": condition})
+    )
+    return str(folder)
+
+
+@pytest.mark.parametrize("option", ["model", "worse"])
+def test_a_worse_model_of_other_conditions_is_told(tmp_path, option):
+    """Their values have one size, so the network would take them."""
+    vector = {"vector": {"_target_": "diffusion_lab.conditions.Vector"}}
+    light = {"brightness_area": {"_target_": "diffusion_lab.conditions.computed.BrightnessArea", "threshold": 0.0}}
+    same, other, none = (config(tmp_path / name, of) for name, of in (("a", vector), ("b", light), ("c", {})))
+
+    def guided(by, condition):
+        guidance = {"model": by} if option == "model" else {"worse": {"model": by}}
+        check_worse(OmegaConf.create({"guidance": guidance, "condition": condition}))
+
+    guided(same, vector)
+    guided(none, vector)
+    guided(other, {})
+    with pytest.raises(
+        MistakeError, match=r"model=.*b: it was trained with condition=\[brightness_area\], but .*\[vector\]"
+    ):
+        guided(other, vector)
+    with pytest.raises(MistakeError, match="with other options of condition=\\[brightness_area\\]"):
+        guided(other, {"brightness_area": light["brightness_area"] | {"threshold": 0.5}})
 
 
 def test_data_with_other_conditions_are_refused():

@@ -63,6 +63,14 @@ def test_a_value_is_checked_against_its_class(option, right, wrong):
         check_kinds(OmegaConf.create({"made": {**node, option: wrong}}))
 
 
+def test_a_list_says_of_what_it_is():
+    node = {"_target_": "diffusion_lab.data.arrays.Arrays", "normalize": ["a", 2]}
+    with pytest.raises(
+        MistakeError, match=r"a string or null or a list of numbers or lists of numbers, such as \[1,2\]"
+    ):
+        check_kinds(OmegaConf.create({"data": node}))
+
+
 def test_a_group_of_options_has_no_value_of_its_own():
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train")

@@ -161,7 +161,11 @@ REFUSED = {
         "has 2 MiB, more than 1 MiB",
     ),
     "a header of too much": (header_of_too_much, {}, "claims to have 4,096,000,000,000 bytes, but has"),
-    "no array of that name": (npz(b=GREY), {"train": "a.npz:c"}, "has no c: it holds b"),
+    "no array of that name": (
+        npz(b=GREY),
+        {"train": "a.npz:c"},
+        "has no array c; it holds b: choose one with a.npz:NAME",
+    ),
     "floats to test levels on": (
         npz(b=GREY, c=GREY / 255),
         {"train": "a.npz:b", "test": "a.npz:c"},

@@ -153,17 +153,17 @@ def test_what_is_skipped_counts_neither_in_the_number_nor_in_the_identity(
     image_root: Path, tmp_path: Path, caplog
 ) -> None:
     shutil.copytree(image_root, tmp_path / "clean")
-    for name in ("ants/aa.png", "bees/zz.jpg"):
+    broken = ["bees/zz.jpg", *(f"ants/aa{i:02}.png" for i in range(11))]
+    for name in broken:
         (image_root / name).write_bytes(b"no image")
     data = folder(image_root, on_error="skip", classes="subfolders")
     data.prepare()
     assert (data.num_train, data.num_test) == (18, 2)
     assert data.identity == identity(tmp_path / "clean", classes="subfolders")
     (said,) = [record.message for record in caplog.records]
-    assert said.startswith(f"data.on_error=skip: 2 of 22 files in {image_root} are left out: ")
-    assert said.count("is not an image that can be read") == 2
-    assert "ants/aa.png" in said
-    assert "bees/zz.jpg" in said
+    assert said.startswith(f"data.on_error=skip: 12 of 32 files in {image_root} are left out: ")
+    assert said.count("is not an image that can be read") == 12
+    assert all(name in said for name in broken)
 
 
 def test_a_file_that_is_too_large_for_an_image_is_not_read(image_root: Path) -> None:
@@ -304,7 +304,7 @@ def test_a_broken_memory_is_no_memory(image_root: Path, checked: list[str], tmp_
     assert len(checked) == 20
 
 
-@pytest.mark.parametrize(("side", "trained", "scored"), [(8, 64, 128), (64, 64, 128), (128, 32, 32), (256, 16, 8)])
+@pytest.mark.parametrize(("side", "trained", "scored"), [(8, 32, 128), (64, 32, 128), (128, 32, 32), (256, 16, 8)])
 def test_default_batches_of_large_images_are_small(image_root: Path, side: int, trained: int, scored: int) -> None:
     data = folder(image_root, image_size=side, batch_size=None)
     assert (data.batch_size, images_at_once(data.shape)) == (trained, scored)
@@ -393,8 +393,13 @@ def test_classes_and_vectors_come_from_a_table(image_root: Path, separator: str)
 @pytest.mark.parametrize(
     ("options", "rows", "said"),
     [
-        ({"label_column": None}, None, "data.table=t.csv: set it together with"),
-        ({"table": None}, None, "data.table=None: set it together with"),
+        ({"label_column": None}, None, "data.table=t.csv: set data.label_column or data.vector_columns"),
+        ({"table": None}, None, "data.label_column=kind: set data.table=FILE.csv too"),
+        (
+            {"table": None, "label_column": None, "vector_columns": ["age"]},
+            None,
+            "data.vector_columns=.*set data.table",
+        ),
         ({"classes": "subfolders"}, None, "the class is one of them"),
         ({"table": "u.csv"}, None, r"u.csv cannot be read"),
         ({"label_column": "colour"}, None, "has no column colour: it has kind, size, age"),

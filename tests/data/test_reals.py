@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from diffusion_lab.conditions import Vector
 from diffusion_lab.conditions.units import Units
 from diffusion_lab.data import DataError
 from diffusion_lab.data.array_files import Stored
+from diffusion_lab.data.arrays import Arrays
 from diffusion_lab.data.checks import IncompleteError
 from diffusion_lab.data.reals import Rows, summary
 from tests.data.test_arrays import arrays
@@ -151,6 +153,17 @@ def test_what_is_no_real_data_is_refused(tmp_path, door):
 
 
 @pytest.mark.needs("zarr and h5py")
+def test_arrays_in_groups_are_found_and_named(tmp_path):
+    group = pytest.importorskip("zarr").open_group(str(tmp_path / "g.zarr"), mode="w")
+    group.create_array("more/x", data=FIELDS)
+    hdf5(tmp_path, FIELDS)
+    for file in ("g.zarr", "a.h5"):
+        assert arrays(tmp_path, file).shape == arrays(tmp_path, f"{file}:more/x").shape == FIELDS.shape[1:]
+        with pytest.raises(DataError, match=rf"no array more; it holds more/x: choose one with {file}:NAME"):
+            arrays(tmp_path, f"{file}:more")
+
+
+@pytest.mark.needs("zarr and h5py")
 @pytest.mark.parametrize(("write", "module", "extra"), [(zarr, "zarr", "zarr"), (hdf5, "h5py", "hdf5")])
 def test_a_missing_library_is_one_sentence(tmp_path, monkeypatch, write, module, extra):
     name = write(tmp_path, FIELDS)
@@ -211,6 +224,26 @@ def test_what_lies_beside_is_normalised_by_training(tmp_path):
         arrays(tmp_path, "a.npy", train_vectors="w.npy")
 
 
+def test_vectors_keep_the_digits_of_large_offsets(tmp_path):
+    """Years of 2020: float32 has steps of 1e-4 there. All are normalised by the moments of all of them."""
+    years = 2020 + RANDOM.uniform(0, 1e-3, (3000, 1))
+    years[-1] = 2021
+    names = {
+        "train_vectors": npy(tmp_path, years[:2900], "v.npy"),
+        "test_vectors": npy(tmp_path, years[2900:], "w.npy"),
+    }
+    x = RANDOM.standard_normal((3000, 2))
+    data = Arrays(8, 0, npy(tmp_path, x[:2900]), npy(tmp_path, x[2900:], "b.npy"), root=str(tmp_path), **names)
+    data.condition_on({"vector": Vector()})
+    data.prepare()
+    y = torch.cat([y for _, y in data.batches("train", 500)])
+    assert torch.allclose(
+        y.double(), torch.from_numpy((years[:2900] - years[:2900].mean()) / years[:2900].std()), atol=1e-5
+    )
+    units = data.conditions["vector"].record()
+    assert units["shift"][0] == pytest.approx(years[:2900].mean(), abs=1e-9)
+
+
 def test_a_batch_reads_its_rows_only():
     """In ascending order, each once, and neighbours as one slice, which is how files are fast."""
     x, read = RANDOM.standard_normal((1000, 2, 3)), []
@@ -219,5 +252,5 @@ def test_a_batch_reads_its_rows_only():
     )
     for wanted in ([7, 3, 3, 400], [5, 4, 6], [499]):
         found = rows[torch.tensor(wanted)]
-        assert torch.equal(found, torch.from_numpy(x[1::2][wanted]).float())
+        assert torch.equal(found, torch.from_numpy(x[1::2][wanted]))
     assert [np.arange(1000)[which].tolist() for which in read] == [[7, 15, 801], [9, 11, 13], [999]]

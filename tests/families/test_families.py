@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 
@@ -21,6 +22,12 @@ POINTS = {"shape": [2], "channels": 2, "size": 2, "num_levels": None, "bounded":
 DATA = {"digits": IMAGES, "mixture": POINTS}
 INDICES = torch.tensor([3, 11, 0, 7, 11])
 SHORT = {"diffusion": ["sampler.spacing.num_steps=6"]}
+NARROW = {
+    "diffusion": ["network.base_channels=8", "network.head_channels=8"],
+    "flow": ["network.hidden=8", "network.coarse_hidden=16"],
+    "gan": ["network.base_channels=8"],
+    "vae": ["network.base_channels=8"],
+}
 FAMILIES = [
     path.stem
     for path in sorted((CONF / "model").glob("*.yaml"))
@@ -34,10 +41,11 @@ def hydra_in_less_time():
         yield
 
 
-def built(family, data="digits", num_classes=None):
+def built(family, data="digits", num_classes=None, narrow=True):
     """With weights that a few steps of anything could have left: what starts at zero would hide what depends on what."""
+    options = [*SHORT.get(family, []), *(NARROW.get(family, []) if narrow and data == "digits" else [])]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("train", overrides=[f"model={family}", f"data={data}", *SHORT.get(family, [])])
+        cfg = compose("train", overrides=[f"model={family}", f"data={data}", *options])
     cfg.facts = {**DATA[data], "missing": False, "conditions": [], "num_classes": num_classes}
     torch.manual_seed(0)
     model = instantiate(cfg.model).eval()
@@ -47,6 +55,18 @@ def built(family, data="digits", num_classes=None):
     if model.needs_base:
         model.attach_base(built("diffusion", data, num_classes))
     return model
+
+
+@pytest.mark.parametrize("shape", [[2, 32], [1, 8, 8, 8]])
+@pytest.mark.parametrize("name", ["gan", "vae", "flow"])
+def test_series_and_volumes_are_for_diffusion(name, shape):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", overrides=[f"model={name}", "data=digits"])
+    cfg.facts = {**IMAGES, "shape": shape, "missing": False, "conditions": [], "num_classes": None}
+    with pytest.raises(
+        InstantiationException, match=r"takes images and points, but these data are .*: use model=diffusion"
+    ):
+        instantiate(cfg.model)
 
 
 @pytest.fixture(params=FAMILIES)
@@ -171,7 +191,7 @@ def test_the_protocol_is_json_and_names_the_family(family):
 
 
 def test_families_have_comparable_sizes(family):
-    assert 0.5e6 < sum(parameter.numel() for parameter in built(family).parameters()) < 1.2e6
+    assert 0.5e6 < sum(parameter.numel() for parameter in built(family, narrow=False).parameters()) < 1.2e6
 
 
 # ---- the held-out loss; of the classifier of noisy images too ----

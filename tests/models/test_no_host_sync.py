@@ -126,7 +126,7 @@ def train(monkeypatch, model, free=1, watched=1, log_every_n_steps=1000):
             log_every_n_steps=log_every_n_steps,
             logger=False,
             # The last one sees the first hook of a batch last, and its last hook last.
-            callbacks=[SkipNotFinite(), EMA([0.9, 0.99]), Monitor(), Watched(separate, free, watched)],
+            callbacks=[SkipNotFinite(), EMA([0.9]), Monitor(), Watched(separate, free, watched)],
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,

@@ -77,20 +77,6 @@ def test_a_report_made_again_leaves_no_figure_of_the_one_before(made, tmp_path):
     assert left == {"bound_by_t", "training_mse"}
 
 
-def test_a_report_into_a_folder_of_the_users_leaves_his_figures(made, tmp_path, capsys):
-    (tmp_path / "paper" / "figures").mkdir(parents=True)
-    users = [tmp_path / "paper" / name for name in ("figures/photo.png", "figures/curve.pdf", "table.tex")]
-    for file in users:
-        file.write_text("mine")
-    make_report(made, tmp_path / "paper")
-    assert [file.read_text() for file in users] == ["mine"] * 3
-    assert (
-        f"{users[2]} was changed, or not written by a report: it is kept, and the new one is table.new.tex"
-        in capsys.readouterr().out
-    )
-    assert (tmp_path / "paper" / "table.csv").is_file()
-
-
 def test_a_sweep_of_which_nothing_is_scored_has_a_report(tmp_path):
     sweep = write_sweep(tmp_path, axes=SMALL)
     for cell in read_sweep(sweep).cells:

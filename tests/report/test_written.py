@@ -9,7 +9,6 @@ import pytest
 from diffusion_lab.report import make as written
 from diffusion_lab.report.make import report_files, write_report
 from diffusion_lab.store import written as record
-from diffusion_lab.store.written import PlaceError
 
 PAGE = "report.html"
 FIRST = {PAGE: b"first", "table.tex": b"first", "figures/a.png": b"first", "figures/b.pdf": b"first"}
@@ -63,23 +62,6 @@ def test_a_report_without_our_record_is_the_users(tmp_path, content):
             (folder / record.FILE).write_bytes(content)
     assert moved(tmp_path, SECOND)[PAGE] == "report.new.html"
     assert FIRST.items() <= there(tmp_path).items()
-
-
-def test_nothing_is_removed_or_overwritten_at_the_end_of_a_link(tmp_path):
-    to, elsewhere = tmp_path / "to", tmp_path / "elsewhere"
-    write_report(to, FIRST)
-    (to / "table.tex").rename(tmp_path / "table.tex")
-    (to / "table.tex").symlink_to(tmp_path / "table.tex")
-    assert moved(to, {PAGE: b"second", "table.tex": b"second"}) == {"table.tex": "table.new.tex"}
-    assert (tmp_path / "table.tex").read_bytes() == b"first"
-    write_report(to, FIRST)
-    (to / "figures").rename(elsewhere)
-    (to / "figures").symlink_to(elsewhere)
-    write_report(to, {PAGE: b"third"})
-    before = there(tmp_path)
-    with pytest.raises(PlaceError, match="figures lies behind a link"):
-        write_report(to, SECOND)
-    assert there(tmp_path) == before
 
 
 @pytest.mark.parametrize("name", ["../outside.png", "outside.png", ".", "linked"])

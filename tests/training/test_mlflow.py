@@ -1,6 +1,7 @@
 """How runs of MLflow begin and end, read back from its database."""
 
 import os
+import shutil
 import signal
 from dataclasses import replace
 
@@ -41,9 +42,11 @@ def test_a_run_has_the_state_of_its_training(tmp_path, about, capfd):
 
     assert "MLFLOW_TRACKING_URI" not in os.environ
     broken = replace(about, folder=tmp_path / "others", config={"no such character: ?": 1})
+    shutil.copytree(tmp_path / "one", tmp_path / "two")  # MLflow takes seconds to create a database
     with pytest.raises(Exception, match="Invalid"), MLflow("e", str(tmp_path / "two")).training(broken):
         pass
-    assert statuses(tmp_path / "two") == ["FAILED"], "it has a folder of its own"
+    assert statuses(tmp_path / "two") == ["FAILED", "FINISHED"]
+    assert statuses(tmp_path / "one") == ["FINISHED"], "each folder has its own runs"
 
 
 def test_an_experiment_that_cannot_be_made_is_said(tmp_path, about, monkeypatch):

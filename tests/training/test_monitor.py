@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import socket
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from lightning import LightningModule, Trainer
 
+from diffusion_lab.training import monitor
 from diffusion_lab.training.finite import SkipNotFinite
 from diffusion_lab.training.monitor import Monitor, ProgressBar
 from diffusion_lab.training.record import CSVRecord
@@ -95,6 +97,27 @@ def test_mfu_is_the_share_of_the_peak(tmp_path):
 def test_where_gradients_are_accumulated_a_mean_is_over_all_batches_of_its_steps(tmp_path):
     _, said = trained(tmp_path, accumulate_grad_batches=2)
     assert [(row["step"], float(row["train/loss"])) for row in said] == [("2", 1.5), ("4", 5.5)]
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
+def test_the_time_left_is_stated_early_and_corrected(tmp_path, monkeypatch, capsys):
+    """The first step takes a minute, 30 take two seconds each, and the rest four seconds each."""
+    clock = [0.0]
+
+    class Timed(Counted):
+        def training_step(self, batch, batch_idx):
+            clock[0] += 60 if self.global_step == 0 else 2 if self.global_step < 31 else 4
+            return super().training_step(batch, batch_idx)
+
+    monkeypatch.setattr(monitor, "perf_counter", lambda: clock[0])
+    train(tmp_path, Timed(), max_steps=41, monitor=ProgressBar())
+    first, *tenths = capsys.readouterr().out.strip().splitlines()
+    assert "78 seconds" in first
+    assert "39 more steps of 1 image" in first
+    left = [int(found[1]) for line in tenths if (found := re.search(r"(\d+) seconds left", line))]
+    assert left == sorted(left, reverse=True)
+    assert left[-1] == round(4 * (60 + 6 * 4) / 36), "the mean of the steps so far"
+    assert "left" not in tenths[-1]
 
 
 def interrupted(folder, rank="0", port=None):

@@ -1,20 +1,20 @@
-"""Invertible maps, and the density of data that they map to noise: that of the noise times the volume that the map stretches.
+"""Invertible maps, and the density of data mapped to noise: that of the noise times the change of volume.
 
     log p(x) = log p(z) + log|det ∂z/∂x|,   z = f(x),   p(z) = N(0, I)                   change of variables      (1)
     f = f_n ∘ … ∘ f_1   ⇒   log|det ∂z/∂x| = Σ_i log|det ∂f_i|                                                   (2)
 
-Every map here has a triangular, diagonal or channel-wise Jacobian, so its log-determinant is a sum that costs nothing, and an
-inverse as cheap as itself:
+Every map here has a triangular, diagonal or channel-wise Jacobian, so its log-determinant is a cheap sum, and its
+inverse is as cheap as the map:
 
     actnorm        z = (x − m)·e^{−s}, a number each a channel          −N·Σ_c s_c          Kingma & Dhariwal 2018, section 3.1
     invertible 1×1 z = W x at each of N pixels, W = P L (U + diag d)     N·Σ_c log|d_c|      ibid., section 3.2 and eq. 10
     affine coupling  z_a = x_a,  z_b = (x_b − t(x_a))·e^{−s(x_a)}        −Σ s                Dinh et al. 2017, eq. 7 and 8
     logit          z = log s/(1 − s),  s = α + (1 − 2α)(x + 1)/2     −Σ log(2s(1 − s)/(1 − 2α))  ibid., section 4.1
     Haar           each 2×2 square becomes twice its mean and details    0                  Yu et al. 2020
-    multiscale     details are done, the coarse image goes on            that of the scales  ibid.
+    multiscale     details are final, the coarse image is mapped further    the sum over scales  ibid.
 
-Of details that are mapped given the coarse image, log p is the conditional log p(details | coarse), so every scale is a density
-of its own. A coupling that moves all details given the coarse image alone is a Gaussian N(t(coarse), e^{2s(coarse)}) of them.
+If details are mapped given the coarse image, log p is the conditional log p(details | coarse), so every scale is a density
+of its own. A coupling that moves all details given the coarse image alone makes them Gaussian, N(t(coarse), e^{2s(coarse)}).
 Maps are modules: forward(x, e) -> (z, log_det (B,)), inverse(z, e) -> x; e (B, E) is the embedding of the class, or None.
 """
 
@@ -29,11 +29,11 @@ from torch import Tensor, nn
 Batch = Float[Tensor, "b ..."]  # (B, C, H, W) or (B, D)
 LogDet = Float[Tensor, " b"]
 Embedding = Float[Tensor, "b e"] | None
-LEAST_STD = 1e-6  # below which a channel of the first batch counts as constant
+LEAST_STD = 1e-6  # a channel of the first batch below this is taken as constant
 
 
 class Transform(nn.Module, ABC):
-    """z = f(x), its log|det ∂z/∂x| in nats for each sample, and the way back."""
+    """An invertible map z = f(x) with its log|det ∂z/∂x| in nats per sample, and its inverse."""
 
     @abstractmethod
     def forward(self, x: Batch, e: Embedding = None) -> tuple[Batch, LogDet]:
@@ -65,7 +65,7 @@ class Chain(Transform):
 
 
 class ActNorm(Transform):
-    """z = (x − m)·e^{−s}, m and s (C,) learned; `fit` starts them where the first batch has mean 0 and variance 1."""
+    """z = (x − m)·e^{−s}, m and s (C,) learned; `fit` initialises them so that the first batch has mean 0 and variance 1."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class ActNorm(Transform):
 
     @torch.no_grad()
     def fit(self, x: Batch) -> None:
-        """m and e^s become the mean and the standard deviation of each channel over samples and pixels, taken in float64."""
+        """Set m and e^s to the mean and the standard deviation of each channel over samples and pixels, computed in float64."""
         values = x.double().transpose(0, 1).flatten(1)
         self.mean.copy_(values.mean(1))
         self.log_std.copy_(values.std(1, correction=0).clamp(min=LEAST_STD).log())
@@ -88,9 +88,9 @@ class ActNorm(Transform):
 
 
 class InvertibleConv(Transform):
-    """z = W x at every pixel, W = P·L·(U + diag d) (C, C): a rotation at first, then whatever permutation serves.
+    """z = W x at every pixel, W = P·L·(U + diag d) (C, C), initially a random rotation.
 
-    P, a permutation, and the signs of d stay as they were drawn; L has ones on its diagonal, so |det W| = Π|d| and the inverse
+    P, a permutation, and the signs of d stay fixed; L has ones on its diagonal, so |det W| = Π|d| and the inverse
     solves two triangular systems. Drawn from torch's global generator.
     """
 
@@ -123,16 +123,16 @@ class InvertibleConv(Transform):
         return columns.unflatten(1, (len(z), *z.shape[2:])).transpose(0, 1)
 
     def _factors(self) -> tuple[Tensor, Tensor]:
-        """L with its ones, U with d = sign·e^{log|d|} on the diagonal."""
+        """(L with unit diagonal, U with d = sign·e^{log|d|} on the diagonal)."""
         one = torch.eye(len(self.sign), dtype=self.lower.dtype, device=self.lower.device)
         return self.lower.tril(-1) + one, self.upper.triu(1) + torch.diag(self.sign * self.log_diagonal.exp())
 
 
 class AffineCoupling(Transform):
-    """z_a = x_a,  z_b = (x_b − t)·e^{−s}: any network of x_a may compute t and s, because it is never inverted.
+    """z_a = x_a,  z_b = (x_b − t)·e^{−s}, with t and s computed from x_a by any network, which is never inverted.
 
-    conditioner(x_a, e) -> [t, raw s] along the channels, of twice as many channels as x_b; x_a are the first `kept`, None: ⌊C/2⌋.
-    s = bound·tanh(raw/bound): a factor stays within e^{±bound}, and so does what a rounding error can grow by.
+    conditioner(x_a, e) -> [t, raw s] along the channels, twice as many as x_b has; x_a are the first `kept` channels, None: ⌊C/2⌋.
+    s = bound·tanh(raw/bound) keeps factors within e^{±bound}, which also bounds the growth of rounding errors.
     """
 
     def __init__(
@@ -158,7 +158,7 @@ class AffineCoupling(Transform):
 
 
 class OnRemainingChannels(Transform):
-    """z_a = x_a,  z_b = f(x_b): the first `kept` channels stay, and f does not see them."""
+    """z_a = x_a,  z_b = f(x_b): the first `kept` channels are unchanged, and f does not depend on them."""
 
     def __init__(self, transform: Transform, kept: int) -> None:
         super().__init__()
@@ -175,10 +175,10 @@ class OnRemainingChannels(Transform):
 
 
 class Logit(Transform):
-    """z = log s/(1 − s), s = α + (1 − 2α)·(x + 1)/2, for x in [−1, 1]: the ends, where most pixels of images lie, are drawn out.
+    """z = log s/(1 − s), s = α + (1 − 2α)·(x + 1)/2, for x in [−1, 1]: stretches the ends, where most pixels of images lie.
 
     margin: α in (0, ½). With α = 1/L the bin of the first of L levels becomes log 2 wide instead of 2/L, so that a flow need not
-    squeeze everything else to see it. Samples lie in [−1, 1] up to 2α/(1 − 2α) on both sides.
+    compress the rest to resolve it. Samples lie in [−1, 1] up to 2α/(1 − 2α) on both sides.
     """
 
     def __init__(self, margin: float) -> None:
@@ -200,8 +200,8 @@ class Logit(Transform):
 class Haar(Transform):
     """(B, C, H, W) -> (B, 4C, H/2, W/2) = [coarse, details]: an orthonormal change of basis in every 2×2 square of pixels.
 
-    The first C channels are twice the means of the squares, an image of half the size; the others are, a third each, what differs
-    from left to right, from top to bottom, and along the diagonals. H and W are even.
+    The first C channels are twice the means of the squares, an image of half the size; the others, a third each, are the
+    differences from left to right, from top to bottom, and along the diagonals. H and W are even.
     """
 
     basis: Tensor
@@ -238,9 +238,9 @@ class Flatten(Transform):
 
 
 class Multiscale(Transform):
-    """z (B, D) = [z_n, …, z_1]: after each scale the first `kept` channels go on to the next, the others are done.
+    """z (B, D) = [z_n, …, z_1]: after each scale the first `kept` channels are mapped further, the others are final.
 
-    scales: n maps; shapes: what each of them gives, (C, H, W), or (D,) for the last.
+    scales: n maps; shapes: of their outputs, (C, H, W), or (D,) for the last.
     """
 
     def __init__(self, scales: Sequence[Transform], shapes: Sequence[tuple[int, ...]], kept: int) -> None:
@@ -272,7 +272,7 @@ class Multiscale(Transform):
 
 
 def split(x: Batch, kept: int | None = None) -> tuple[Batch, Batch]:
-    """The first `kept` channels, None: ⌊C/2⌋, and the others."""
+    """(the first `kept` channels, None: ⌊C/2⌋; the others)."""
     kept = x.shape[1] // 2 if kept is None else kept
     return x[:, :kept], x[:, kept:]
 
@@ -285,7 +285,7 @@ def standard_normal_log_prob(z: Batch) -> Float64[Tensor, " b"]:
 
 @torch.no_grad()
 def fit_actnorms(transform: Transform, x: Batch, e: Embedding = None) -> None:
-    """Data-dependent initialisation: each actnorm is fitted to what the maps before it, already fitted, make of the batch x."""
+    """Data-dependent initialisation: each actnorm is fitted to the output of the maps before it, already fitted, on the batch x."""
     hooks = [
         module.register_forward_pre_hook(lambda norm, given: norm.fit(given[0]))
         for module in transform.modules()
@@ -315,5 +315,5 @@ def _mix(matrix: Float[Tensor, "c c"], x: Batch) -> Batch:
 
 
 def _exact(x: Batch) -> torch.autocast:
-    """No lower precision inside: the inverse of a rounded map is another map."""
+    """Disable autocast inside, because the inverse of a rounded map is another map."""
     return torch.autocast(x.device.type, enabled=False)

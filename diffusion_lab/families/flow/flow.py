@@ -1,7 +1,7 @@
 """A normalizing flow: an invertible map z = f(x) between images and noise.
 
-Training minimises bits per dimension; of continuous data the density itself. Sampling is f⁻¹(T·z) for z ~ N(0, I), in one
-evaluation; the temperature T is chosen after training. Of grey levels the density is that of a level plus uniform noise, a bound:
+Training minimises bits per dimension, for continuous data the negative log-density itself. Sampling is f⁻¹(T·z) for z ~ N(0, I),
+in one evaluation; T is chosen after training. For grey levels the density is that of a level plus uniform noise, a bound:
 
     v = (level + u)/L,   u ~ U[0, 1),   y = 2v − 1 ∈ [−1, 1)                                                    (1)
     P(level) = ∫ p(level + u) du,   so   E_u log p(level + u) ≤ log P(level)   by Jensen                          (2)
@@ -32,7 +32,7 @@ from diffusion_lab.families.flow.networks import Flow
 from diffusion_lab.models.base import GenerativeModel, Likelihood, check_bounded
 from diffusion_lab.models.optimization import Optimization
 
-_DRAWS = 4  # of the noise on an image's levels, averaged in its likelihood
+_DRAWS = 4  # of the noise on an image's levels, averaged in the likelihood
 
 
 class FlowModel(GenerativeModel):
@@ -41,9 +41,9 @@ class FlowModel(GenerativeModel):
     Parameters
     ----------
     shape: (C, H, W) of images, or (D,) of points. num_levels: the data's levels; None for continuous data.
-    num_classes: the classes that the model is conditioned on; None: it is not.
+    num_classes: of the condition; None without.
     network: given num_classes, builds f (`flow.networks.Flow`).
-    temperature: T > 0, by which the noise of samples is scaled; it changes no likelihood and nothing in training.
+    temperature: T > 0, scales the noise of samples; it affects neither likelihoods nor training.
     seed: training's noise on the levels at batch k is a function of (seed, k).
     """
 
@@ -89,7 +89,7 @@ class FlowModel(GenerativeModel):
         return {"loss": _total(parts)} | parts
 
     def _initialise(self, x_0: Tensor, y: Tensor | None, u: Tensor) -> None:
-        """Every rank shows its actnorms the global batch, so that all ranks, and any number of them, start alike."""
+        """Initialise the actnorms on the global batch, so that all ranks, whatever their number, start alike."""
         x_0 = self.of_all_ranks(x_0).reshape(-1, *self.shape)
         y = None if y is None else self.of_all_ranks(y).flatten()
         self.network.initialise(self._continuous(x_0, u), y)
@@ -98,7 +98,7 @@ class FlowModel(GenerativeModel):
         return x_0 if self.num_levels is None else dequantise(x_0, u, self.num_levels)
 
     def _bits(self, z: Tensor, log_det: Tensor) -> dict[str, Tensor]:
-        """What bits per dimension are the sum of, each float64 (B,)."""
+        """The terms of bits per dimension, float64 (B,) each."""
         dims = prod(self.shape)
         parts = {
             "prior": in_bits(-standard_normal_log_prob(z).double(), dims),
@@ -109,7 +109,7 @@ class FlowModel(GenerativeModel):
         return parts
 
     def latents(self, indices: Tensor, seed: int) -> Tensor:
-        """(B, D): z as the flow orders it, coarse parts first."""
+        """(B, D): z in the order of the flow, coarse parts first."""
         return SampleNoise(seed, indices).initial((prod(self.shape),))
 
     def decode(self, z: Tensor, y: Conditions = None) -> Tensor:
@@ -121,17 +121,17 @@ class FlowModel(GenerativeModel):
         return torch.where(x.isfinite(), x.clamp(-1, 1), x)
 
     def encode(self, x_0: Tensor, y: Conditions = None) -> Tensor:
-        """f(x)/T, of the middle of each level's bin: `decode` gives x_0 back."""
+        """f(x)/T at the middle of each level's bin, so that `decode` recovers x_0."""
         middle = self._continuous(x_0, torch.full_like(x_0, 0.5))
         return self.network(middle, self.own_classes(y))[0] / self.temperature
 
     def _evaluate_once(self, z: Tensor, y: Conditions) -> object:
-        """f: the counter has no formula for the triangular systems of f⁻¹. With the composition of each matrix, which a batch
-        shares."""
+        """The cost of f, because the counter has no formula for the triangular systems of f⁻¹. It includes the composition of each
+        matrix, which a batch shares."""
         return self.network(z.view(1, *self.shape), y)
 
     def likelihood(self, x_0: Tensor, y: Conditions, seed: int, indices: Tensor, max_terms: int | None) -> Likelihood:
-        """Exact for continuous data; of levels the mean over draws of the noise, and what the noise leaves uncertain."""
+        """Exact for continuous data; for levels the mean over draws of the noise, with its standard error."""
         y = self.own_classes(y)
         given = " given the class" if y is not None else ""
         if self.num_levels is None:
@@ -158,23 +158,23 @@ def _total(parts: dict[str, Tensor]) -> Tensor:
 
 
 def dequantise(x: Images, u: Images, num_levels: int) -> Images:
-    """y of (1) for the level nearest to x, in the dtype of u: uniform on the level's bin of [−1, 1) for u uniform on [0, 1)."""
+    """y of (1) for the level nearest to x, in the dtype of u: uniform on the level's bin in [−1, 1) if u is uniform on [0, 1)."""
     return (nearest_level(x.to(u), num_levels) + u) * (2 / num_levels) - 1
 
 
 def undo(y: Images, num_levels: int) -> Images:
-    """The x whose level's bin y lies in, reached at the middle of the bin (u = ½) and crossing halfway at its ends.
+    """The inverse of (1): y -> x, equal to a level at the middle of its bin (u = ½), and halfway between levels at its ends.
 
-    So rounding to the nearest level gives the bin. It goes on linearly beyond [−1, 1).
+    So rounding to the nearest level gives the bin. It is linear, also beyond [−1, 1).
     """
     return ((y + 1) * (num_levels / 2) - 0.5) * (2 / (num_levels - 1)) - 1
 
 
 def scale_bits(num_levels: int) -> float:
-    """log2(L/2): from a density on [−1, 1) to the mass of one of L levels, bits per dimension."""
+    """log2(L/2) bits per dimension: from a density on [−1, 1) to the mass of one of L levels."""
     return math.log2(num_levels / 2)
 
 
 def uniform_from_normal(eps: Images) -> Images:
-    """u = Φ(ε) ~ U(0, 1) for ε ~ N(0, 1): keyed uniform noise out of keyed normal noise."""
+    """u = Φ(ε) ~ U(0, 1) for ε ~ N(0, 1): keyed uniform noise from keyed normal noise."""
     return torch.special.ndtr(eps)

@@ -1,17 +1,17 @@
-"""The networks of flows: an invertible map, the embedding of the class, initialisation from data.
+"""Networks of flows: an invertible map, the embedding of the class, and initialisation from data.
 
-Of points, splines: actnorms, invertible matrices and rational-quadratic spline couplings,
+For points: actnorms, invertible matrices and rational-quadratic spline couplings,
 
-    z_a = x_a,  z_b = g(x_b; x_a): in every dimension g is a rising spline of `num_bins` pieces on [−bound, bound] and the identity
-    beyond (Durkan et al. 2019, "Neural spline flows", section 3; the splines are zuko's).
+    z_a = x_a,  z_b = g(x_b; x_a): in every dimension g is an increasing spline of `num_bins` pieces on [−bound, bound] and the
+    identity beyond (Durkan et al. 2019, "Neural spline flows", section 3; the splines are zuko's).
 
-Of images, coarse to fine: splines for the coarsest image, and at every size affine couplings for the details of the next,
+For images, from coarse to fine: splines for the coarsest image, and at every size affine couplings for the next details,
 
     logits of the pixels -> Haar -> details | coarse -> Haar -> details | coarse -> … -> the coarsest image
 
-Details go through `num_steps` steps of actnorm -> 1×1 convolution -> affine coupling, the steps of Glow (Kingma & Dhariwal 2018,
-figure 2), here given the coarse image (Yu et al. 2020, "Wavelet Flow"), and end in a coupling that moves all of them, Glow's
-learned prior. The shape of what is drawn is so decided in few numbers, by couplings that see all of them, and not pixel by pixel.
+Details pass `num_steps` steps of actnorm -> 1×1 convolution -> affine coupling, the steps of Glow (Kingma & Dhariwal 2018,
+figure 2), here given the coarse image (Yu et al. 2020, "Wavelet Flow"), and end in a coupling of all details, Glow's
+learned prior. The shape of an object is thus determined by few numbers, through couplings that depend on all of them.
 The theory is in `couplings.py`.
 """
 
@@ -43,7 +43,7 @@ class Flow(nn.Module):
     """network(x (B, *shape) float32, y int64 (B,) | None) -> z (B, D), log|det ∂z/∂x| (B,); inverse(z, y) -> x.
 
     transform: the map. num_classes: None for an unconditional flow; embedding_dim: size of the class embedding of its couplings.
-    `initialised` is a buffer: what `initialise` did is saved with the weights, and is not done again.
+    `initialised` is a buffer, so initialisation is saved with the weights and not repeated.
     """
 
     initialised: Tensor
@@ -63,13 +63,13 @@ class Flow(nn.Module):
 
     @property
     def has_started(self) -> bool:
-        """`initialised`; once it is, it is not read from a GPU again."""
+        """`initialised`, which is read from a GPU only until it is true."""
         self._known_as_initialised = self._known_as_initialised or bool(self.initialised)
         return self._known_as_initialised
 
     @torch.no_grad()
     def initialise(self, x: Tensor, y: Tensor | None = None) -> None:
-        """Fit every actnorm to the batch x, which must be that of all ranks together."""
+        """Fit every actnorm to the batch x, the global batch of all ranks."""
         fit_actnorms(self.transform, x, self._embedded(y))
         self.initialised.fill_(True)
 
@@ -80,7 +80,7 @@ class Flow(nn.Module):
 class SplineFlow(Flow):
     """Points (B, in_channels), `num_steps` steps of actnorm -> matrix -> spline coupling.
 
-    hidden, num_layers: of the networks in the couplings. Raises ValueError where a size is not a positive whole number.
+    hidden, num_layers: of the networks in the couplings. ValueError if a size is not a positive whole number.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class SplineFlow(Flow):
 def spline_steps(
     dims: int, num_steps: int, num_bins: int, bound: float, hidden: int, num_layers: int, embedding_dim: int
 ) -> list[Transform]:
-    """Of vectors (B, dims): `num_steps` times actnorm -> matrix -> spline coupling, then actnorm. embedding_dim 0: no classes."""
+    """For vectors (B, dims): `num_steps` times actnorm -> matrix -> spline coupling, then actnorm. embedding_dim 0: no classes."""
     kept = dims // 2
     steps: list[Transform] = []
     for _ in range(num_steps):
@@ -117,7 +117,7 @@ def spline_steps(
 
 
 class SplineCoupling(Transform):
-    """x (B, D): the first ⌊D/2⌋ numbers stay, each other goes through a spline that they choose; D = 1: one that nothing chooses.
+    """x (B, D): the first ⌊D/2⌋ numbers are unchanged and determine splines for the others; D = 1: one unconditional spline.
 
     conditioner(x_a, e) -> (B, (D − ⌊D/2⌋)·(3·num_bins − 1)): widths, heights and inner slopes; zeros are the identity.
     """
@@ -142,7 +142,7 @@ class SplineCoupling(Transform):
 
 
 class PointNetwork(nn.Module):
-    """(B, in_features), e (B, embedding_dim) | None -> (B, out_features), zeros at first; in_features = 0 leaves e alone."""
+    """(B, in_features), e (B, embedding_dim) | None -> (B, out_features), initially zero; in_features = 0 uses e alone."""
 
     def __init__(self, in_features: int, out_features: int, hidden: int, num_layers: int, embedding_dim: int):
         super().__init__()
@@ -163,10 +163,10 @@ class PointNetwork(nn.Module):
         return self.output(functional.silu(h))
 
 
-SMALLEST_SIDE = 4  # of what is halved, where the number of halvings is not set
-MOST_NUMBERS = 1024  # of the coarsest image: the splines' matrices have the square of it
-SPLINE_BOUND = 5.0  # where the splines of the coarsest image end, in standard deviations
-COARSE_LAYERS = 2  # of their networks
+SMALLEST_SIDE = 4  # smallest side that is halved, if the number of halvings is not set
+MOST_NUMBERS = 1024  # of the coarsest image; the matrices of the splines have their square
+SPLINE_BOUND = 5.0  # ends of the splines of the coarsest image, in standard deviations
+COARSE_LAYERS = 2  # of the networks in its couplings
 
 
 class WaveletFlow(Flow):
@@ -248,7 +248,7 @@ class WaveletFlow(Flow):
 
 
 class CouplingNetwork(nn.Module):
-    """t and s of a coupling: a 3×3 convolution, residual blocks, a 3×3 convolution that starts at zero: the identity.
+    """t and s of a coupling: a 3×3 convolution, residual blocks, and a 3×3 convolution initialised to zero (the identity).
 
     (B, in_channels, H, W), e (B, embedding_dim) | None -> (B, out_channels, H, W).
     """
@@ -275,7 +275,7 @@ class CouplingNetwork(nn.Module):
 
 
 class CouplingBlock(nn.Module):
-    """h + W_2 dropout(SiLU((1 + scale(e))·W_1 SiLU(h) + shift(e))): W_1 a 3×3 convolution, W_2 a 1×1 one that starts at zero."""
+    """h + W_2 dropout(SiLU((1 + scale(e))·W_1 SiLU(h) + shift(e))): W_1 a 3×3 convolution, W_2 a 1×1 one initialised to zero."""
 
     def __init__(self, hidden: int, dropout: float, embedding_dim: int | None):
         super().__init__()
@@ -293,5 +293,5 @@ class CouplingBlock(nn.Module):
 
 
 def _halvings(side: int) -> int:
-    """How often a side can be halved while it has 4 pixels or more."""
+    """The number of halvings of a side while it has 4 pixels or more."""
     return 0 if side % 2 or side < SMALLEST_SIDE else 1 + _halvings(side // 2)

@@ -1,4 +1,4 @@
-"""The losses of a discriminator D and a generator G, and the penalties that bound D's slope.
+"""Losses of a discriminator D and a generator G, and penalties on the slope of D.
 
     non-saturating   L_D = E softplus(−D(x)) + E softplus(D(G(z)))       L_G = E softplus(−D(G(z)))    Goodfellow et al. 2014
     hinge            L_D = E max(0, 1 − D(x)) + E max(0, 1 + D(G(z)))    L_G = −E D(G(z))              Miyato et al. 2018, eq. 16
@@ -7,8 +7,8 @@
     R1                 γ/2 · E ‖∇D(x)‖²                                                               Mescheder et al. 2018, eq. 9
     gradient penalty   λ · E (‖∇D(x̂)‖ − 1)²,   x̂ = u·x + (1 − u)·G(z),  u ~ U(0, 1)                  Gulrajani et al. 2017, eq. 3
 
-D(x) is a logit, or a critic's value: never squashed. A loss declares what it needs of the slope of D and a regularizer what it
-provides, so no code depends on which one it is.
+D(x) is a logit, or the value of a critic, without a final nonlinearity. A loss states its requirement on the slope of D, and a
+regularizer what it provides, so other code depends on neither class.
 """
 
 from abc import ABC, abstractmethod
@@ -27,20 +27,20 @@ Critic = Callable[[Images], PerSample]
 
 @dataclass(frozen=True)
 class AdversarialLoss(ABC):
-    """`needs_bounded_slope`: the loss of D has no minimum unless something bounds the slope of D."""
+    """`needs_bounded_slope`: the loss of D has no minimum unless the slope of D is bounded."""
 
     needs_bounded_slope: ClassVar[bool] = False
 
     @abstractmethod
     def discriminator(self, real: PerSample, fake: PerSample) -> PerSample:
-        """L_D, whose mean D minimises; real: D(x), fake: D(G(z))."""
+        """L_D per sample, minimised over D; real: D(x), fake: D(G(z))."""
 
     @abstractmethod
     def generator(self, fake: PerSample) -> PerSample:
-        """L_G, whose mean G minimises; fake: D(G(z))."""
+        """L_G per sample, minimised over G; fake: D(G(z))."""
 
     def accuracy(self, real: PerSample, fake: PerSample) -> tuple[Tensor, Tensor]:
-        """The shares of real and of fake samples that D classifies correctly: D(x) > 0, D(G(z)) < 0. At 1/2 it guesses."""
+        """The shares of real and of fake samples that D classifies correctly: D(x) > 0, D(G(z)) < 0. Guessing gives 1/2."""
         return (real > 0).double().mean(), (fake < 0).double().mean()
 
 
@@ -62,7 +62,7 @@ class NonSaturating(AdversarialLoss):
 class Hinge(AdversarialLoss):
     """max(0, 1 − D(x)) + max(0, 1 + D(G(z))), and −D(G(z)) for G (Miyato et al. 2018, eq. 16 and 17).
 
-    Samples on the right side of the margin teach D nothing. At the best D the mean of L_D is 2 − 2·TV(p, q).
+    Samples beyond the margin give D no gradient. At the best D the mean of L_D is 2 − 2·TV(p, q).
     """
 
     def discriminator(self, real: PerSample, fake: PerSample) -> PerSample:
@@ -74,9 +74,9 @@ class Hinge(AdversarialLoss):
 
 @dataclass(frozen=True)
 class Wasserstein(AdversarialLoss):
-    """D(G(z)) − D(x), and −D(G(z)) for G: the distance of Kantorovich and Rubinstein among D of slope ≤ 1 (Arjovsky et al. 2017).
+    """D(G(z)) − D(x), and −D(G(z)) for G: the Kantorovich–Rubinstein distance over D of slope ≤ 1 (Arjovsky et al. 2017).
 
-    A constant added to D changes nothing, so accuracy is counted from the midpoint of the two means.
+    A constant added to D has no effect, so accuracy is relative to the midpoint of the two means.
     """
 
     needs_bounded_slope = True
@@ -94,10 +94,10 @@ class Wasserstein(AdversarialLoss):
 
 @dataclass(frozen=True)
 class Regularizer(ABC):
-    """A penalty on the slope of D, added to L_D every `every` batches, `every` times as strong: its mean stays, which Karras et
-    al. 2020, section 3.1, call lazy.
+    """A penalty on the slope of D, added to L_D every `every` batches with `every` times the weight, which keeps its mean (lazy
+    regularization, Karras et al. 2020, section 3.1).
 
-    `penalises`: it looks at the slope at all. `bounds_slope`: where the penalty is small, so is every slope it is to bound.
+    `penalises`: it uses the slope at all. `bounds_slope`: a small penalty implies a small slope everywhere it is needed.
     """
 
     every: int = 1
@@ -110,14 +110,14 @@ class Regularizer(ABC):
 
     @abstractmethod
     def where(self, real: Images, fake: Images, u: PerSample) -> Images | None:
-        """The points at which the slope of D is looked at; u ~ U(0, 1), one a sample. None: nowhere."""
+        """The points at which the slope of D is computed; u ~ U(0, 1), one per sample. None: nowhere."""
 
     @abstractmethod
     def penalty(self, squared_slope: PerSample) -> PerSample:
-        """What a slope costs, ‖∇D‖² given."""
+        """The penalty for a slope, given ‖∇D‖²."""
 
     def __call__(self, critic: Critic, real: Images, fake: Images, u: PerSample, batch: int) -> PerSample | None:
-        """What is added to L_D at batch number `batch`, already × `every`; None in the batches between. Differentiable in D."""
+        """The penalty added to L_D at batch number `batch`, already × `every`; None in the batches between. Differentiable in D."""
         points = self.where(real, fake, u) if batch % self.every == 0 else None
         return None if points is None else self.every * self.penalty(squared_slope(critic, points))
 
@@ -137,7 +137,7 @@ class NoRegularizer(Regularizer):
 
 @dataclass(frozen=True)
 class R1(Regularizer):
-    """γ/2 · ‖∇D(x)‖² at real x only: once G generates the data, D is flat there and both stop (Mescheder et al. 2018, eq. 9)."""
+    """γ/2 · ‖∇D(x)‖² at real x only: when G generates the data, D is flat there and both stop (Mescheder et al. 2018, eq. 9)."""
 
     gamma: float = 0.1
 
@@ -169,11 +169,11 @@ class GradientPenalty(Regularizer):
         return torch.lerp(fake, real, u.view(-1, *[1] * (real.ndim - 1)))
 
     def penalty(self, squared_slope: PerSample) -> PerSample:
-        return self.weight * ((squared_slope + 1e-12).sqrt() - 1).square()  # a square root has no slope at 0
+        return self.weight * ((squared_slope + 1e-12).sqrt() - 1).square()  # the square root is not differentiable at 0
 
 
 def squared_slope(critic: Critic, points: Images) -> PerSample:
-    """‖∇_x D(x)‖² at each of the points; differentiable in the parameters of D, whose row i must depend on x_i alone."""
+    """‖∇_x D(x)‖² at each point; differentiable in the parameters of D, whose row i must depend only on x_i."""
     points = points.detach().requires_grad_()
     (slope,) = torch.autograd.grad(critic(points).sum(), points, create_graph=True)
     return slope.flatten(1).square().sum(1)

@@ -1,7 +1,7 @@
-"""A generative adversarial network: a generator that draws and a discriminator that trains it, each with its optimizer.
+"""A generative adversarial network: a generator and the discriminator that trains it, each with its optimizer.
 
-A batch is one step: D moves on x_0 and G(z), then G moves on the same z under the D that has just moved (Goodfellow et al. 2014,
-algorithm 1 with k = 1). Each gradient is taken of its own network's parameters only, so neither step touches the other network.
+Each batch is one step: D is updated on x_0 and G(z), then G on the same z with the updated D (Goodfellow et al. 2014,
+algorithm 1 with k = 1). Gradients are taken only for the network that is updated.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from diffusion_lab.models.optimization import Optimization, parameters_of
 
 
 class GAN(GenerativeModel):
-    """G(z, y) and D(x, y), an adversarial loss, and what keeps the slope of D in check. It states no likelihood.
+    """G(z, y) and D(x, y), an adversarial loss, and a regularizer of the slope of D. It has no likelihood.
 
     Parameters
     ----------
     shape: (C, H, W) of images, or (D,) of points. num_levels: the data's levels; None for continuous data.
-    num_classes: the classes that both networks are conditioned on; None: they are not.
+    num_classes: of the condition of both networks; None without.
     network, discriminator: given num_classes, and the latter spectral_norm, build the two.
-    spectral_norm: of the weights of D; None: where the regularizer does not bound its slope.
-    max_grad_norm: gradients of either network are scaled down to this norm; None: never.
+    spectral_norm: of the weights of D; None: only if the regularizer does not bound its slope.
+    max_grad_norm: upper bound of each network's gradient norm; None: no bound.
     seed: training's z at batch k is a function of (seed, k).
     """
 
@@ -91,7 +91,7 @@ class GAN(GenerativeModel):
         on_real, on_fake = self.discriminator(torch.cat([x_0, fake]), labels).chunk(2)
         loss = self.loss.discriminator(on_real, on_fake).mean()
         penalty = self.regularizer(partial(self.discriminator, y=y), x_0, fake, u, self.batches_trained)
-        # Lightning counts a step of an optimizer as one of training. A batch is one, so only the generator's is made through it.
+        # Lightning counts each optimizer step as a training step, so only the generator's step is made through it.
         step = partial(self.trainer.strategy.optimizer_step, by_discriminator.optimizer, lambda: None)
         self._move(self.discriminator, loss if penalty is None else loss + penalty.mean(), step)
 
@@ -116,7 +116,7 @@ class GAN(GenerativeModel):
         return outputs
 
     def held_out_terms(self, x_0: Tensor, y: Conditions, noise: SampleNoise) -> dict[str, Tensor]:
-        """D of held-out images and of images from other noise: the gap to training shows how far D has memorised its images."""
+        """D on held-out images and on images from other noise: the gap to training shows how far D has memorised its images."""
         y = self.own_classes(y)
         fake = self.network(noise.initial((self.network.latent_size,)).to(x_0), y)
         on_real, on_fake = self.discriminator(x_0, y), self.discriminator(fake, y)
@@ -125,9 +125,9 @@ class GAN(GenerativeModel):
         return dict(zip(self.term_names, (*losses, real, unreal), strict=True))
 
     def _move(self, network: nn.Module, loss: Tensor, step: Callable[[], Any]) -> None:
-        """One step of `network` down its gradient of `loss`, the mean over all ranks.
+        """One step of `network` along its gradient of `loss`, averaged over all ranks.
 
-        Uses autograd.grad: `backward` would fill the other network's gradients too, and trigger the hooks of DDP, which expect a
+        Uses autograd.grad: `backward` would also fill the other network's gradients, and trigger DDP's hooks, which expect a
         gradient of every parameter.
         """
         parameters = list(network.parameters())
@@ -148,7 +148,7 @@ class GAN(GenerativeModel):
             nn.utils.clip_grads_with_norm_(parameters_of(optimizer), self.max_grad_norm, self.gradient_norm)
 
     def configure_optimizers(self) -> list[OptimizerLRSchedulerConfig]:
-        """The generator's first."""
+        """The norm of the generator."""
         return [
             self.optimization.configure(n.named_parameters(), self.trainer) for n in (self.network, self.discriminator)
         ]
@@ -166,7 +166,7 @@ class GAN(GenerativeModel):
             )
 
     def averaged_parameters(self) -> dict[str, nn.Parameter]:
-        """The generator's: the discriminator generates no images."""
+        """The generator, because the discriminator generates no images."""
         return {f"network.{name}": parameter for name, parameter in self.network.named_parameters()}
 
     def latents(self, indices: Tensor, seed: int) -> Tensor:
@@ -184,5 +184,5 @@ class GAN(GenerativeModel):
         }
 
     def sampling_protocol(self) -> dict[str, Any]:
-        """Nothing beside the weights decides the samples."""
+        """Samples depend on the weights only."""
         return {"family": "gan", "conditional": self.num_classes is not None}

@@ -1,16 +1,16 @@
-"""The generator and the discriminator of a GAN, of images by residual convolutions, of points by perceptrons.
+"""Generator and discriminator of a GAN: residual convolutions for images, perceptrons for points.
 
-The generator makes an image of a latent, from coarse to fine, by the residual blocks of the U-Net:
+The generator maps a latent to an image, from coarse to fine, with the residual blocks of the U-Net:
 
     e = SiLU(W_2 SiLU(W_1 [z, table[y]])),    z, e -> W [z, table[y]] on the coarsest grid -> [blocks, upsample] … -> tanh
 
-Every block is modulated by e, as in a style-based generator (Karras et al. 2019), and its norms are of one image's groups of
-channels: no statistics of a batch, so row i depends on z_i and y_i alone. The discriminator makes one number of an image:
+Every block is modulated by e, as in a style-based generator (Karras et al. 2019), and its norms use groups of channels of one
+image, not statistics of a batch, so row i depends only on z_i and y_i. The discriminator maps an image to a number:
 
     D(x, y) = w·h(x) + b + ⟨table[y], h(x)⟩                              projection, Miyato & Koyama 2018, eq. 4
 
-It has no norm, because a penalty on the slope is of each sample's own, and twice differentiable, as that penalty requires. With
-spectral_norm every weight is divided by its largest singular value, updated by one power iteration per pass in training (Miyato
+It has no norm, because a slope penalty applies to each sample separately, and is twice differentiable, as that penalty requires.
+With spectral_norm every weight is divided by its largest singular value, updated by one power iteration per training pass (Miyato
 et al. 2018).
 """
 
@@ -31,7 +31,7 @@ from diffusion_lab.networks.sizes import Sides, check_counts, halved, height_and
 
 
 def sides(image_size: Sides, num_levels: int, group: str = "network") -> list[tuple[int, ...]]:
-    """(H, W) of every level, as `halved`. ValueError where a side of the last is one pixel."""
+    """(H, W) of every level, as in `halved`. ValueError if a side of the last level is one pixel."""
     found = halved(height_and_width(image_size, group), num_levels)
     if min(found[-1]) < 2:
         raise ValueError(
@@ -44,8 +44,8 @@ def sides(image_size: Sides, num_levels: int, group: str = "network") -> list[tu
 class Latent(nn.Module):
     """(z (B, latent_size), y int64 (B,) | None) -> [z, table[y]] (B, width). ValueError where y and num_classes disagree.
 
-    The table starts at zero: with classes as large as z from the start, a generator ignores z and draws one or two images of each
-    (Shahbazi et al. 2022, "Collapse by conditioning").
+    The table starts at zero: if classes are as large as z from the start, a generator ignores z and draws one or two images per
+    class (Shahbazi et al. 2022, "Collapse by conditioning").
     """
 
     def __init__(self, latent_size: int, num_classes: int | None):
@@ -72,7 +72,7 @@ class LatentNetwork(nn.Module, ABC):
 
     @abstractmethod
     def _drawn(self, h: Tensor, e: Tensor) -> Tensor:
-        """What the blocks, modulated by e, make of h."""
+        """The output of the blocks, modulated by e, for h."""
 
 
 class Generator(LatentNetwork):
@@ -80,7 +80,7 @@ class Generator(LatentNetwork):
 
     image_size: the side, or H and W. channel_multipliers: one level per entry, finest first; times base_channels. num_res_blocks:
     per level.
-    Raises ValueError where a size is not a positive whole number, or where there are too many levels.
+    ValueError if a size is not a positive whole number, or there are too many levels.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class Generator(LatentNetwork):
 
 
 class PointGenerator(LatentNetwork):
-    """network(z (B, latent_size) float32, y int64 (B,) | None) -> points (B, out_channels) float32, anywhere.
+    """network(z (B, latent_size) float32, y int64 (B,) | None) -> points (B, out_channels) float32, unbounded.
 
     hidden: width of every layer; num_layers: residual layers, modulated by an embedding of (z, y).
     """
@@ -167,7 +167,7 @@ _GROUP = "discriminator"  # of its options
 
 
 class Judgement(nn.Module):
-    """(h (B, width), y int64 (B,) | None) -> D (B,) float32: linear in h, and for each class another slope."""
+    """(h (B, width), y int64 (B,) | None) -> D (B,) float32: linear in h, with a separate slope per class."""
 
     def __init__(self, width: int, num_classes: int | None):
         super().__init__()
@@ -182,7 +182,7 @@ class Judgement(nn.Module):
 
 
 class Block(nn.Module):
-    """(skip(x) + conv_2 φ(conv_1 φ(x))) / √2, φ a leaky rectifier; then, with `halves`, the mean of 2×2 pixels: n become ⌈n/2⌉."""
+    """(skip(x) + conv_2 φ(conv_1 φ(x))) / √2, φ a leaky rectifier; with `halves`, then the mean of 2×2 pixels: n become ⌈n/2⌉."""
 
     def __init__(self, in_channels: int, out_channels: int, halves: bool):
         super().__init__()
@@ -199,7 +199,7 @@ class Block(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """discriminator(x (B, in_channels, H, W), y int64 (B,) | None) -> D (B,) float32: row i depends on x_i and y_i alone.
+    """discriminator(x (B, in_channels, H, W), y int64 (B,) | None) -> D (B,) float32: row i depends only on x_i and y_i.
 
     Sizes as in `Generator`, whose mirror image it is.
     """
@@ -269,7 +269,7 @@ class PointDiscriminator(nn.Module):
 
 
 def _initialise(discriminator: nn.Module, spectral_norm: bool) -> None:
-    """He's weights for the leaky rectifier and no bias; then, if wanted, spectral norm of every weight."""
+    """Initialise with He's weights for the leaky rectifier and no bias; then optionally apply spectral norm to every weight."""
     for module in list(discriminator.modules()):
         if isinstance(module, nn.Linear | nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, a=_SLOPE, nonlinearity="leaky_relu")

@@ -3,13 +3,13 @@
     log p(x) ≥ E_q log p(x|z) − KL(q(z|x) ‖ p(z)) = −distortion − rate              Kingma & Welling 2014, eq. 3
     log p(x) ≥ E log 1/K Σ_k p(x|z_k)·p(z_k)/q(z_k|x),  z_k ~ q(z|x)                Burda et al. 2016, eq. 8
 
-The second grows with K, from the first at K = 1 to log p(x). The prior of the rate, E_q log q(z|x) − E_q log p(z), is
+The second increases with K, from the first at K = 1 to log p(x). The prior of the rate, E_q log q(z|x) − E_q log p(z), is
 
     standard   p(z) = N(z; 0, I)                         both terms in closed form, a sum over dimensions
     learned    p(z) = N(f(z); 0, I)·|det ∂f/∂z|          E_q log q = −½ Σ_j (1 + log 2πσ_j²), log p(z) at the z drawn from q
 
-A learned prior (Chen et al. 2017) goes where the posteriors of the data lie, so that a draw from it is a z that the decoder has
-seen; under N(0, I) draws fall between them. Either way u ~ N(0, I) stands for z = f⁻¹(u), f = id for the standard one. In nats.
+A learned prior (Chen et al. 2017) adapts to the posteriors of the data, so the decoder has been trained on draws from it;
+draws from N(0, I) may fall between posteriors. In both cases u ~ N(0, I) gives z = f⁻¹(u), f = id for the standard one. In nats.
 """
 
 import math
@@ -38,16 +38,16 @@ def rate(posterior: Gaussian) -> Latents:
 def paid_rate(rate: Latents, free_nats: float, batch_mean: Float[Tensor, " *latent"] | None = None) -> Tensor:
     """Σ_j max(λ, E_batch rate_j), a scalar: the first λ nats of every latent dimension are free (Kingma et al. 2016, eq. 15).
 
-    The mean over the batch, not each sample's rate, has to pass λ. λ = 0 is the plain mean of the rate.
+    The threshold applies to the mean over the batch, not to each sample's rate. λ = 0 gives the plain mean of the rate.
 
     Parameters
     ----------
-    rate: (B, …), of this rank's rows. free_nats: λ a dimension.
-    batch_mean: E_batch rate over the rows of all ranks, where these are not all here; it decides who pays, and carries no gradient.
+    rate: (B, …), of this rank's rows. free_nats: λ per dimension.
+    batch_mean: E_batch rate over the rows of all ranks, if these are not all here; it selects dimensions and carries no gradient.
     """
     mean = rate.mean(dim=0)
     if free_nats == 0:
-        return mean.sum()  # an estimate of the rate may be negative, and pays all the same
+        return mean.sum()  # an estimate of the rate may be negative and is kept
     paying = (mean if batch_mean is None else batch_mean).detach() >= free_nats
     return torch.where(paying, mean, torch.full_like(mean, free_nats)).sum()
 
@@ -70,9 +70,9 @@ class Prior(nn.Module, ABC):
 
     @abstractmethod
     def rate(self, posterior: Gaussian, log_prior: PerSample) -> Float[Tensor, "b parts"]:
-        """Of each sample, in parts whose sum it is: (B, D), or (B, 1) where it is no sum over dimensions.
+        """The rate of each sample, in parts: (B, D), or (B, 1) if it is not a sum over dimensions.
 
-        log_prior: log p(z|y) of a draw z from q, where the rate is estimated from it.
+        log_prior: log p(z|y) of a draw z from q, from which the rate may be estimated.
         """
 
     @abstractmethod
@@ -81,15 +81,15 @@ class Prior(nn.Module, ABC):
 
     @abstractmethod
     def from_noise(self, u: Latents, y: Classes = None) -> Latents:
-        """The z of u ~ N(0, I)."""
+        """z for u ~ N(0, I)."""
 
     @abstractmethod
     def to_noise(self, z: Latents, y: Classes = None) -> Latents:
-        """The u of z."""
+        """u for z."""
 
 
 class StandardNormal(Prior):
-    """N(0, I), whatever the class."""
+    """N(0, I), for every class."""
 
     by_dimension = True
 
@@ -111,7 +111,7 @@ class StandardNormal(Prior):
 
 @runtime_checkable
 class Invertible(Protocol):
-    """A network f, its log|det ∂f/∂z| for each sample, and the way back."""
+    """A network f with log|det ∂f/∂z| per sample, and its inverse."""
 
     def __call__(self, z: Latents, y: Classes = None) -> tuple[Latents, Tensor]: ...
 
@@ -119,7 +119,7 @@ class Invertible(Protocol):
 
 
 class FlowPrior(Prior):
-    """Learned with encoder and decoder. network: given in_channels and num_classes, builds f (`flow.networks.Flow`)."""
+    """A prior trained with encoder and decoder. network: given in_channels and num_classes, builds f (`flow.networks.Flow`)."""
 
     by_dimension = False
 

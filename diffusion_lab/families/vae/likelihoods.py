@@ -1,6 +1,6 @@
-"""p(x|z), the likelihood of an image, from the output of a decoder.
+"""Likelihoods p(x|z) of an image, from the output of a decoder.
 
-A likelihood declares how many outputs a channel it needs, which sizes the network. Given z, all dimensions are independent.
+A likelihood states its number of outputs per channel, which sizes the network. Given z, all dimensions are independent.
 """
 
 import math
@@ -46,11 +46,11 @@ class DecoderLikelihood(ABC):
 
     @abstractmethod
     def mean(self, output: Output) -> Images:
-        """E[x|z]; within [−1, 1] where the data have levels."""
+        """E[x|z]; within [−1, 1] for data with levels."""
 
     @abstractmethod
     def draw(self, output: Output, noise: SampleNoise) -> Images:
-        """x ~ p(x|z), on one of the levels where the data have levels. Row i depends on output[i] and noise of row i only."""
+        """x ~ p(x|z), on a level for data with levels. Row i depends only on output[i] and on noise of row i."""
 
     def parameters(self, output: Output) -> Tensor:
         """(B, C·outputs_per_channel, …) -> (B, outputs_per_channel, C, …)."""
@@ -61,11 +61,11 @@ class DecoderLikelihood(ABC):
 class DiscretizedLogisticMixture(DecoderLikelihood):
     """P(x|z) = Σ_k π_k·(σ((x + h − μ_k)/s_k) − σ((x − h − μ_k)/s_k)), h half a level (Salimans et al. 2017, eq. 2).
 
-    The first bin reaches to −∞ and the last to +∞, so the masses of all levels sum to 1. Each pixel and channel has a mixture
-    of its own (π, μ, log s): channels are independent given z, without PixelCNN++'s linear coupling of red, green and blue.
+    The first bin extends to −∞ and the last to +∞, so the masses of all levels sum to 1. Each pixel and channel has its own mixture
+    (π, μ, log s): channels are independent given z, without PixelCNN++'s linear coupling of red, green and blue.
 
-    At output 0 the components stand evenly in [−1, 1], as wide as they are apart: a nearly uniform start that no two
-    components share. log s is clamped to [−7, 7], below as in the authors' code.
+    At output 0 the components are evenly spaced in [−1, 1], as wide as their distance: a nearly uniform start with distinct
+    components. log s is clamped to [−7, 7], below as in the authors' code.
     """
 
     num_levels: int
@@ -74,7 +74,8 @@ class DiscretizedLogisticMixture(DecoderLikelihood):
     def __post_init__(self) -> None:
         if self.num_levels is None:
             raise ValueError(
-                "a discretized logistic mixture needs levels, but these data are continuous: use decoder_likelihood=gaussian"
+                "a discretized logistic mixture needs levels, but these data are continuous: use decoder_likelihood=gaussian, "
+                "or model=diffusion for series and volumes"
             )
         if self.num_levels < 2:
             raise ValueError(f"num_levels={self.num_levels}: a discretized likelihood needs at least two data levels")
@@ -88,7 +89,7 @@ class DiscretizedLogisticMixture(DecoderLikelihood):
     def log_prob(self, output: Output, x: Images) -> Images:
         """x is rounded to the nearest level.
 
-        σ(b) − σ(a) = σ(b)·σ(−a)·(1 − e^{a−b}): a product, so no digits are lost in float32 where both are near 0 or near 1.
+        σ(b) − σ(a) = σ(b)·σ(−a)·(1 − e^{a−b}): as a product it is precise in float32 even if both are near 0 or near 1.
         """
         log_weight, mean, log_scale = self._mixture(output)
         last_level = self.num_levels - 1
@@ -103,9 +104,9 @@ class DiscretizedLogisticMixture(DecoderLikelihood):
         return torch.logsumexp(log_weight + log_mass, dim=1)
 
     def mean(self, output: Output) -> Images:
-        """Of the mixture clamped to [−1, 1]: Σ_k π_k·(−1 + s_k·(softplus((μ_k + 1)/s_k) − softplus((μ_k − 1)/s_k))).
+        """The mean of the mixture clamped to [−1, 1]: Σ_k π_k·(−1 + s_k·(softplus((μ_k + 1)/s_k) − softplus((μ_k − 1)/s_k))).
 
-        The mean over the levels is the midpoint rule of the same integral, less than half a level away.
+        The mean over the levels is the midpoint rule for the same integral, less than half a level away.
         """
         log_weight, mean, log_scale = self._mixture(output)
         scale = torch.exp(log_scale)
@@ -113,7 +114,7 @@ class DiscretizedLogisticMixture(DecoderLikelihood):
         return (log_weight.exp() * clamped).sum(dim=1).clamp(-1, 1)
 
     def draw(self, output: Output, noise: SampleNoise) -> Images:
-        """A component by the cumulated π, then μ + s·logit(u), u uniform."""
+        """A component drawn by cumulated π, then μ + s·logit(u), u uniform."""
         log_weight, mean, log_scale = self._mixture(output)
         chosen, u = (torch.special.ndtr(noise(draw, mean[:, 0])).double() for draw in (1, 2))
         component = (chosen[:, None] > log_weight.double().exp().cumsum(dim=1)[:, :-1]).sum(dim=1, keepdim=True)
@@ -133,9 +134,9 @@ class DiscretizedLogisticMixture(DecoderLikelihood):
 
 @dataclass(frozen=True)
 class GaussianLikelihood(DecoderLikelihood):
-    """p(x|z) = N(x; μ, σ²), μ and σ from the decoder: a density, or the mass of a level where the data have levels.
+    """p(x|z) = N(x; μ, σ²), μ and σ from the decoder: a density, or the mass of a level for data with levels.
 
-    σ = 10⁻³ + softplus, so that no density grows without bound on a point that it has seen.
+    σ = 10⁻³ + softplus keeps densities bounded at training points.
     """
 
     @property

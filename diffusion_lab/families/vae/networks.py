@@ -1,10 +1,10 @@
-"""Encoder and decoder of a variational autoencoder: of images by residual convolutions, of points by perceptrons.
+"""Encoder and decoder of a variational autoencoder: residual convolutions for images, perceptrons for points.
 
     encode   x_0 -> (μ, log σ²) of q(z|x_0, y) = N(μ, diag σ²)
     decode   z   -> the parameters of p(x_0|z, y)
 
-z is one vector a sample. It enters the decoder twice: as the coarsest level of the image, and in the adaptive group norm of
-every block, beside the class. The last layers of both start at zero, so that q(z|x_0) starts as the prior N(0, I).
+z is one vector per sample. It enters the decoder twice: as the coarsest level of the image, and in the adaptive group norm of
+every block, together with the class. The last layers of both are initialised to zero, so q(z|x_0) starts as the prior N(0, I).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from diffusion_lab.networks.sizes import Sides, check_counts, check_dropout, hal
 class Autoencoder(nn.Module):
     """network(x_0 (B, …) float32, eps (B, latent_dim), y int64 (B,) | None) -> (μ, log σ², output of decode(μ + σ·ε)).
 
-    Raises ValueError where y is missing in a network with classes, or given to one without.
+    ValueError if y is missing in a network with classes, or given to one without.
     """
 
     latent_dim: int
@@ -48,16 +48,16 @@ class Autoencoder(nn.Module):
 
 
 class ConvAutoencoder(Autoencoder):
-    """Of images x_0 (B, in_channels, H, W), image_size the side, or H and W: odd sizes too (28 -> 14 -> 7).
+    """For images x_0 (B, in_channels, H, W), image_size the side, or H and W, which may be odd (28 -> 14 -> 7).
 
-    - out_channels: outputs of the decoder, as many as its likelihood needs.
-    - num_classes: the class enters both halves; None for a network without labels.
+    - out_channels: outputs of the decoder, as required by its likelihood.
+    - num_classes: of the condition of both halves; None for a network without classes.
     - latent_dim: numbers in z.
     - base_channels, channel_multipliers: level l has base_channels · channel_multipliers[l] channels and
       ⌈H / 2^l⌉ × ⌈W / 2^l⌉ pixels.
     - num_res_blocks: residual blocks per level, in each half.
 
-    Raises ValueError where sizes do not fit.
+    ValueError for sizes that do not fit.
     """
 
     def __init__(
@@ -178,7 +178,7 @@ class ConvDecoder(nn.Module):
 
 
 class ClassEmbedding(nn.Module):
-    """table[y], y int64 (B,) -> (B, dim); None in a network without classes. ValueError where y and the classes do not agree."""
+    """table[y], y int64 (B,) -> (B, dim); None in a network without classes. ValueError if y and the classes disagree."""
 
     def __init__(self, num_classes: int | None, dim: int):
         super().__init__()
@@ -189,9 +189,9 @@ class ClassEmbedding(nn.Module):
 
 
 class PointAutoencoder(Autoencoder):
-    """Of points x_0 (B, in_channels): two residual perceptrons.
+    """For points x_0 (B, in_channels): two residual perceptrons.
 
-    hidden: width of every layer; num_layers: residual layers of each. Raises ValueError where a size is not a positive whole
+    hidden: width of every layer; num_layers: residual layers of each. ValueError if a size is not a positive whole
     number.
     """
 
@@ -241,7 +241,7 @@ class Perceptron(nn.Module):
 
 
 def _blocks(count: int, channels: int, width: int, embedding_dim: int | None, dropout: float) -> nn.ModuleList:
-    """`count` residual blocks, the first of which changes the number of channels."""
+    """`count` residual blocks; the first changes the number of channels."""
     return nn.ModuleList(
         ResidualBlock(channels if block == 0 else width, width, embedding_dim, dropout) for block in range(count)
     )

@@ -2,8 +2,8 @@
 
     L = distortion + β·rate,   distortion = −E_q log p(x_0|z),   rate = KL(q(z|x_0) ‖ p(z))
 
-in bits/dim, so that at β = 1 without free bits L is the ELBO (Kingma & Welling 2014; β: Higgins et al. 2017). With classes all
-of it is given the class: q(z|x_0, y), p(x_0|z, y), and p(z|y) where the prior is learned.
+in bits/dim, so that L with β = 1 and without free bits is the ELBO (Kingma & Welling 2014; β: Higgins et al. 2017). With classes
+all parts are conditioned: q(z|x_0, y), p(x_0|z, y), and p(z|y) if the prior is learned.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from diffusion_lab.diffusion.streams import BOUND, DECODER, TRAINING
 from diffusion_lab.families.vae.elbo import Prior, importance_weighted, log_weight, paid_rate
 from diffusion_lab.families.vae.likelihoods import DecoderLikelihood
 from diffusion_lab.families.vae.networks import Autoencoder
-from diffusion_lab.models.base import GenerativeModel, Likelihood
+from diffusion_lab.models.base import GenerativeModel, Likelihood, check_axes
 from diffusion_lab.models.optimization import Optimization
 
 IMPORTANCE_DRAWS = 64  # K of the importance-weighted bound
@@ -34,12 +34,12 @@ class VAE(GenerativeModel):
     Parameters
     ----------
     shape: (C, H, W) of images, or (D,) of points. num_levels: the data's levels; None for continuous data.
-    num_classes: the classes that the model is conditioned on; None: it is not.
+    num_classes: of the condition; None without.
     network: given out_channels and num_classes, builds encoder and decoder.
     decoder_likelihood: p(x_0|z) of the decoder's outputs. prior: given latent_dim and num_classes, builds p(z).
-    beta: the factor on the rate in training; the stated likelihood is always that of β = 1.
-    free_bits: of every latent dimension, so many bits cost nothing in training (Kingma et al. 2016); needs a rate by dimension.
-    samples_are_means: samples show the mean of p(x_0|z); else a draw from it, which is what the likelihood is about, with its noise
+    beta: the factor on the rate in training; the reported likelihood always has β = 1.
+    free_bits: this many bits of every latent dimension are free in training (Kingma et al. 2016); needs a rate by dimension.
+    samples_are_means: samples are means of p(x_0|z); otherwise draws, to which the likelihood refers, with independent noise
         in every pixel.
     seed: training's noise at batch k is a function of (seed, k).
     """
@@ -62,6 +62,7 @@ class VAE(GenerativeModel):
         seed: int,
     ) -> None:
         super().__init__()
+        check_axes(shape)
         for name, value in (("beta", beta), ("free_bits", free_bits)):
             if not 0 <= value < math.inf:
                 raise ValueError(f"model.{name}={value} must be at least 0 and finite")
@@ -83,7 +84,7 @@ class VAE(GenerativeModel):
             )
 
     def training_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> dict[str, Any]:
-        """One z a sample. Every rank draws the noise of the global batch and takes its rows."""
+        """One z per sample. Every rank draws the noise of the global batch and takes its rows."""
         x_0, y = batch
         size, rows = self.global_batch(len(x_0))
         generator = self.generator(TRAINING, x_0.device)
@@ -95,7 +96,7 @@ class VAE(GenerativeModel):
         return self._terms(x_0, self.own_classes(y), noise.initial((self.network.latent_dim,)).to(x_0))
 
     def _terms(self, x_0: Tensor, y: Tensor | None, eps: Tensor) -> dict[str, Tensor]:
-        """What is minimised, and its parts, as means of the batch."""
+        """The loss and its parts, as means of the batch."""
         mean, log_variance, output = self.network(x_0, eps, y)
         posterior = Gaussian(mean, log_variance)
         rates = self.prior.rate(posterior, self.prior.log_prob(posterior.sample(eps), y))
@@ -116,7 +117,7 @@ class VAE(GenerativeModel):
         return SampleNoise(seed, indices).initial((self.network.latent_dim,))
 
     def decode(self, z: Tensor, y: Conditions = None) -> Tensor:
-        """The mean of p(x_0|z) of the z that the prior makes of these latents."""
+        """The mean of p(x_0|z) at the z of these latents."""
         y = self.own_classes(y)
         return self.decoder_likelihood.mean(self.network.decode(self.prior.from_noise(z, y), y))
 
@@ -126,15 +127,15 @@ class VAE(GenerativeModel):
         return self.prior.to_noise(self.network.encode(x_0, y)[0], y)
 
     def _evaluate_once(self, z: Tensor, y: Conditions) -> object:
-        """Prior and decoder, which draw a sample; of the prior u(z): the counter has no formula for a triangular system. With the
-        composition of each matrix, which a batch shares."""
+        """The cost of prior and decoder; for the prior that of u(z), because the counter has no formula for a triangular system. It
+        includes the composition of each matrix, which a batch shares."""
         y = self.own_classes(y)
         return self.prior.to_noise(z, y), self.network.decode(z, y)
 
     def likelihood(self, x_0: Tensor, y: Conditions, seed: int, indices: Tensor, max_terms: int | None) -> Likelihood:
-        """The ELBO, averaged over K draws of z, and beside it the importance-weighted bound of these draws.
+        """The ELBO, averaged over K draws of z, and the importance-weighted bound of these draws.
 
-        One draw at a time: memory does not grow with K.
+        Draws are made one at a time, so memory does not grow with K.
         """
         y = self.own_classes(y)
         posterior = Gaussian(*self.network.encode(x_0, y))
@@ -172,7 +173,7 @@ class VAE(GenerativeModel):
         return in_nats(bits_per_dim, math.prod(self.shape))
 
     def _batch_mean(self, rates: Tensor) -> Tensor | None:
-        """Of the rate of each latent dimension over all ranks; None where one rank has the whole batch, or nothing is free."""
+        """The mean rate of each latent dimension over all ranks; None if one rank has the whole batch, or without free bits."""
         if self.trainer.world_size == 1 or self.free_bits == 0:
             return None
         return self.of_all_ranks(rates.detach().mean(dim=0)).mean(dim=0)

@@ -1,6 +1,6 @@
-"""The features of a Fréchet distance: images in, vectors out. The name of the features is part of the name of the number.
+"""Features for distances: functions from images to vectors. The name of the features is part of the name of the number.
 
-Features with published weights hash the file before anything looks into it, and fetch it only where that is wanted.
+Published weights are hashed before the file is parsed, and downloaded only on request.
 """
 
 import hashlib
@@ -20,59 +20,59 @@ CHUNK = 32  # images through a published network at a time: at 299×299 Inceptio
 
 
 class WeightsError(ValueError):
-    """The weights of features are missing, or are not those that their card describes."""
+    """Weights of features are missing, or do not match their card."""
 
 
 Network = TypeVar("Network", bound=nn.Module)
 
 
 def channels_last(network: Network) -> Network:
-    """With weights in the order in which convolutions are fastest."""
+    """The network with weights in the memory layout that is fastest for convolutions."""
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's annotations
 
 
 class Features(nn.Module, ABC):
-    """x float32 in [-1, 1], rounded to the data's levels by the caller -> feature vectors, float32 (B, dim).
+    """x float32 in [-1, 1], already rounded to the data's levels -> feature vectors, float32 (B, dim).
 
-    `name`; `identity`, a SHA-256 of whatever decides their values; `dim`, known after `check`. They have no mode
+    `name`; `identity`, a SHA-256 of everything that affects the values; `dim`, known after `check`. Features have no training mode
     and no gradient, and row i depends on image i alone.
     """
 
     name: str
     identity: str
     dim: int
-    kind = "features whose training is not stated"  # what they are, and whether they were trained with labels, in words
-    reads_levels = False  # whether they round to 256 levels, so that real numbers mean nothing to them
+    kind = "features whose training is not stated"  # a description, including whether they were trained with labels
+    reads_levels = False  # whether they round to 256 levels, which makes them meaningless for real numbers
     moments_suffix = ""  # of mu and sigma in files of statistics; ADM's spatial features have mu_s and sigma_s
 
     @property
     def metric_name(self) -> str:
-        """What a Fréchet distance of these features is called."""
+        """The name of a Fréchet distance of these features."""
         return f"fd_{self.name}"
 
     @abstractmethod
     def check(self, shape: Sequence[int]) -> None:
-        """ValueError, in one sentence, if these features do not work for data of this shape, (C, H, W) or (D,)."""
+        """ValueError, in one sentence, if these features do not support data of this shape, (C, H, W) or (D,)."""
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
         """x (B, *shape) float32 -> (B, dim) float32."""
 
     def beside(self) -> Sequence["Features"]:
-        """Further features of the same weights, whose moments are in the same file of statistics."""
+        """Further features of the same weights, whose moments are stored in the same file of statistics."""
         return ()
 
     def class_logits(self, vectors: Tensor) -> Tensor | None:
-        """vectors (B, dim) -> logits (B, classes) of which an Inception score is made; None: these features make none."""
+        """vectors (B, dim) -> logits (B, classes) for an Inception score; None if these features have none."""
         return None
 
     def classes(self, vectors: Tensor) -> Tensor | None:
-        """vectors (B, dim) -> the predicted class of each, int64 (B,); None: these features have no classes."""
+        """vectors (B, dim) -> predicted classes, int64 (B,); None if these features have no classes."""
         return None
 
 
 class Pixels(Features):
-    """The values of x themselves: exact for points in a few dimensions, a poor judge of pictures."""
+    """The values of x themselves: exact for points in a few dimensions, but a poor measure for images."""
 
     name = "pixels"
     kind = "the values of x themselves"
@@ -86,7 +86,7 @@ class Pixels(Features):
 
 
 class ShapedFeatures(Features):
-    """A small convolutional network for images of one shape. float32, under autocast too: an image always has the same vector."""
+    """A small convolutional network for images of one shape, in float32 even under autocast, so that results are reproducible."""
 
     image_shape: tuple[int, ...]
 
@@ -108,11 +108,11 @@ class ShapedFeatures(Features):
 
 
 class PublishedFeatures(Features):
-    """A published network without a training mode. Images of any size are shown as uint8, grey ones in three channels.
+    """A published network in evaluation mode. Images of any size are converted to uint8, grey ones to three channels.
 
-    float32, under autocast too. path: the weights, published at `url`; None: `file_name` in the checkpoint folder of torch hub.
-    download: fetch a file that is not there. sha256: what it must hash to. build: makes of its content the network, and says how
-    long its vectors are. Raises WeightsError, in one sentence.
+    float32, also under autocast. path: the weights, published at `url`; None: `file_name` in the checkpoint folder of torch hub.
+    download: fetch a missing file. sha256: its digest. build: makes the network from the content, and returns
+    the length of its vectors. Raises WeightsError, in one sentence.
     """
 
     reads_levels = True
@@ -161,14 +161,14 @@ class PublishedFeatures(Features):
 
 
 def usual_place(file_name: str) -> Path:
-    """Where torch hub keeps its checkpoints, and other toolkits put the same file."""
+    """The checkpoint folder of torch hub, which other toolkits use too."""
     return Path(torch.hub.get_dir(), "checkpoints", file_name)
 
 
 def read_weights(file: Path, features: str, url: str, sha256: str, download: bool) -> bytes:
-    """The content of a file with this SHA-256. download: fetch it first if it is not there.
+    """The content of a file with this SHA-256. download: fetch it first if it is missing.
 
-    WeightsError, in one sentence, for a file that is missing, cannot be fetched, or is another one. features: their name.
+    WeightsError, in one sentence, if the file is missing, cannot be fetched, or has another digest. features: their name.
     """
     if download and not file.is_file():
         try:  # torch hub writes beside the target and checks the digest before it puts the file in place

@@ -1,8 +1,8 @@
-"""Small image classifiers, trained with labels, that ship with the package: their features are the same on every machine.
+"""Small image classifiers, trained with labels and shipped with the package, so their features are equal on every machine.
 
-Each is two files in `weights/`: NAME.safetensors, and NAME.json, its card, which says what it is, how it was made,
-how well it does, and the SHA-256 of the weights. `scripts/train_features.py` makes both. A distance measured with other weights
-is another distance, so weights that do not match their card are refused.
+Each has two files in `weights/`: NAME.safetensors, and NAME.json, its card, with a description, how it was made, its
+accuracy, and the SHA-256 of the weights. `scripts/train_features.py` makes both. Weights that do not match
+their card are refused, because they would give another distance.
 """
 
 import hashlib
@@ -23,9 +23,9 @@ FOLDER = Path(__file__).parents[1] / "weights"
 
 
 class ShippedClassifier(nn.Module, ABC):
-    """x float32 (B, C, H, W) in [-1, 1] -> logits (B, num_classes), by way of a hidden layer that serves as features.
+    """x float32 (B, C, H, W) in [-1, 1] -> logits (B, num_classes), through a hidden layer that serves as features.
 
-    What it computes does not depend on a mode or on the rest of the batch. shape: (C, H, W) of the images.
+    Its output depends neither on a mode nor on the rest of the batch. shape: (C, H, W) of the images.
     """
 
     hidden: nn.Linear
@@ -37,7 +37,7 @@ class ShippedClassifier(nn.Module, ABC):
 
     @abstractmethod
     def maps(self, x: Tensor) -> Tensor:
-        """x (B, C, H, W) -> what the convolutions make of it, (B, channels, H', W')."""
+        """x (B, C, H, W) -> the output of the convolutions, (B, channels, H', W')."""
 
     def features(self, x: Tensor) -> Tensor:
         """x float32 (B, C, H, W) in [-1, 1] -> (B, num_features): the hidden layer before its nonlinearity."""

@@ -1,8 +1,8 @@
 """The Inception-v3 of the original FID: TensorFlow's graph of 2015-12-05 as torch-fidelity ported it.
 
 2048 pooled features, whose Fréchet distance is "fid", and 2023 spatial ones, whose Fréchet distance is "sfid". With other weights
-than the published ones the distances have other names. The weights are not shipped: 91 MiB, published by torch-fidelity. Nothing in
-the file is unpickled but tensors.
+the distances have other names. The weights are not shipped: 91 MiB, published by torch-fidelity. Only tensors are unpickled
+from the file.
 """
 
 import hashlib
@@ -22,11 +22,11 @@ SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 
 
 class _OfInception(PublishedFeatures):
-    """The output of one layer. sha256: with another than the published one the distance is no FID and is not called so."""
+    """The output of one layer. sha256: with a digest other than the published one, the distance has another name."""
 
-    distance: str  # what the Fréchet distance is called with the published weights
+    distance: str  # the name of the Fréchet distance with the published weights
     reached: str  # torch-fidelity's name of the features up to which the network runs
-    layer = ""  # what of its output is taken, if not all, for the identity
+    layer = ""  # the part of the output that is used, for the identity
 
     def __init__(self, path: str | Path | None = None, download: bool = False, sha256: str = SHA256) -> None:
         super().__init__(self.name, URL_INCEPTION_V3, self._build, path, download, sha256)
@@ -34,7 +34,7 @@ class _OfInception(PublishedFeatures):
         self.identity = hashlib.sha256(f"{sha256} {self.layer}".encode()).hexdigest() if self.layer else sha256
 
     def _build(self, content: bytes) -> tuple[nn.Module, int]:
-        # torch-fidelity unpickles whatever file it is given: it is given what was just loaded safely.
+        # torch-fidelity unpickles any file that it is given, so it is given the safely loaded content.
         safe = io.BytesIO()
         torch.save(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True), safe)
         safe.seek(0)
@@ -65,7 +65,7 @@ class InceptionFeatures(_OfInception):
 
 
 class InceptionSpatialFeatures(_OfInception):
-    """The first 7 channels of `mixed_6/conv:0` at each of 17 × 17 places: 2023 numbers, which say where something is in the image.
+    """The first 7 channels of `mixed_6/conv:0` at 17 × 17 places: 2023 numbers that describe where things are in the image.
 
     As ADM's evaluator defines sFID (openai/guided-diffusion, `evaluations/evaluator.py`, commit 22e0df8), after Nash et al. 2021
     ("Generating images with sparse representations"). In the original graph that tensor is the first 1×1 convolution of the block

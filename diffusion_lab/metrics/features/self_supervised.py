@@ -3,9 +3,9 @@
     L(Z, Z') = 25·mean (Z − Z')² + 25·[v(Z) + v(Z')] / 2 + c(Z) + c(Z')
     v(Z) = mean_j max(0, 1 − √(Var z_j + 10⁻⁴)),    c(Z) = Σ_{i≠j} Cov(z_i, z_j)² / D
 
-Z and Z' are embeddings of two views of the same images. Features learn to ignore the differences between views, so the Fréchet
-distance does not show them. Views therefore differ only by shifts of whole pixels. Rotation and scaling interpolate, which blurs;
-contrast, noise, blur, thickness of strokes and erased parts are faults that a distance must show.
+Z and Z' are embeddings of two views of the same images. Features become invariant to the differences between views, so the Fréchet
+distance does not measure them. Views therefore differ only by shifts of whole pixels. Rotation and scaling interpolate, which
+blurs; contrast, noise, blur, thickness of strokes and erased parts are faults that a distance must measure.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ def read_encoder(content: bytes, path: Path) -> tuple[Encoder, str]:
             name: value.float() if value.is_floating_point() else value
             for name, value in (load(content) if len(content) <= MOST_BYTES else {}).items()
         }
-        with torch.device("meta"):  # takes no memory until the file has been found to hold all of it
+        with torch.device("meta"):  # uses no memory until the file is known to contain everything
             encoder = Encoder(state["shape"].tolist(), len(state["hidden.bias"]))
         encoder.load_state_dict(state, assign=True)
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:

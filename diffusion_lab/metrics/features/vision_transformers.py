@@ -1,7 +1,7 @@
 """DINOv2 (Oquab et al. 2023) and CLIP (Radford et al. 2021) as features of images, resized as torch-fidelity resizes.
 
-Toolkits resize in other ways and their distances differ, so a distance has the resize in its name. DINOv2 is the vision transformer
-without registers, whose sizes are those of its weights:
+Toolkits resize differently and their distances differ, so the name of a distance includes the resize. DINOv2 is the vision
+transformer without registers, with sizes that follow from its weights:
 
     patches of 14×14 -> tokens, and a class token; + positions -> blocks -> norm of the class token
     block: x + γ_1·attention(norm x), then x + γ_2·mlp(norm x); an attention head has 64 channels
@@ -29,7 +29,7 @@ from diffusion_lab.metrics.features import PublishedFeatures
 SIDE = 224
 PATCH, HEAD, _EPS = 14, 64, 1e-6
 _DINOV2 = "https://dl.fbaipublicfiles.com/dinov2/dinov2_vit{0}14/dinov2_vit{0}14_pretrain.pth"
-# Computed from the published files by several of their users.
+# Digests computed from the published files by several of their users.
 SHA256 = {
     "dinov2_s": "b938bf1bc15cd2ec0feacfe3a1bb553fe8ea9ca46a7e1d8d00217f29aef60cd9",
     "dinov2_b": "0b8b82f85de91b424aded121c7e1dcc2b7bc6d0adeea651bf73a13307fad8c73",
@@ -40,7 +40,7 @@ SHA256 = {
 
 
 class VisionFeatures(PublishedFeatures):
-    """The output of a transformer of images of 224×224. sha256: None: that of the published file."""
+    """The output of a transformer for images of 224×224. sha256: None: that of the published file."""
 
     @property
     def metric_name(self) -> str:
@@ -113,7 +113,7 @@ class DINOv2(nn.Module):
 
     @classmethod
     def of(cls, weights: Mapping[str, Tensor]) -> DINOv2:
-        """The network of published weights, frozen. KeyError or RuntimeError if they are not its own."""
+        """The network with published weights, frozen. KeyError or RuntimeError if they do not fit."""
         dim = weights["cls_token"].shape[-1]
         depth = len({name.split(".")[1] for name in weights if name.startswith("blocks.")})
         gated = "blocks.0.mlp.w12.weight" in weights
@@ -133,7 +133,7 @@ class DINOv2(nn.Module):
         return self.norm(tokens[:, 0])
 
     def _positions(self, height: int, width: int) -> Tensor:
-        """Bicubic, by factors that are 0.1 patches too large: the published models interpolate so."""
+        """Bicubic interpolation by factors 0.1 patches too large, as in the published models."""
         side = round((self.pos_embed.shape[1] - 1) ** 0.5)
         if (height, width) == (side, side):
             return self.pos_embed

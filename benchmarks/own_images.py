@@ -1,0 +1,75 @@
+"""What `diffusion-lab train data=image_folder` picks and how long it takes: the table of docs/howto/own_images.md.
+
+    python benchmarks/own_images.py [--sides 32 64 128 256] [--numbers 300 3000 30000]
+
+A training step of each network is measured in CPU time of one thread, which other processes change little, and multiplied by the
+number of steps. Minutes of a GPU are counted operations over a tenth of a card's dense bf16 peak: an estimate, not a measurement.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from types import SimpleNamespace
+
+import torch
+from hydra import compose, initialize_config_dir
+
+from diffusion_lab.conf_dir import CONF
+from diffusion_lab.config import duration
+from diffusion_lab.config.build import build_model, settle_budget, state_shape
+from diffusion_lab.config.picking import pick
+from diffusion_lab.models.diffusion import DiffusionModel
+from diffusion_lab.training.devices import auto_precision
+from diffusion_lab.training.speed import GPU_SHARE
+
+CARD, PEAK = "RTX 4090", 1.652e14
+
+
+def picked(side: int, count: int, on_gpu: bool):
+    """The config of a training of `count` images, and its model."""
+    shape = (3, side, side)
+    with initialize_config_dir(str(CONF), version_base=None):
+        cfg = compose("train", ["data=image_folder", "data.root=."])
+    pick(cfg, SimpleNamespace(shape=shape, num_trained_on=count, batch_size=None), on_gpu)
+    settle_budget(cfg)
+    state_shape(cfg, shape, 256, [])
+    model = build_model(cfg)
+    assert isinstance(model, DiffusionModel)
+    return cfg, model
+
+
+def row(side: int, count: int, measured: dict[int, float]) -> list[str]:
+    """measured: seconds of a training step by side; filled in."""
+    cfg, model = picked(side, count, on_gpu=False)
+    batch, steps = cfg.data.batch_size, cfg.trainer.max_steps
+    if side not in measured:
+        measured[side] = duration.measured(model, batch, auto_precision(on_gpu=False))[0]
+    gpu, wide = picked(side, count, on_gpu=True)
+    shown = gpu.data.batch_size * gpu.trainer.max_steps
+    seconds = shown * model.training_evaluations * wide.cost().forward_flops / (GPU_SHARE * PEAK)
+    return [
+        *(f"{side}×{side}", f"{count:,}", str(batch), f"{steps:,}", f"{steps * batch / count:.0f}"),
+        *(f"{model.cost().parameters / 1e6:.1f} M", f"{steps * measured[side] / 60:.0f}"),
+        *(str(gpu.data.batch_size), f"{gpu.trainer.max_steps:,}", f"{shown / count:.0f}"),
+        *(f"{wide.cost().parameters / 1e6:.1f} M", "< 1" if seconds < 60 else f"{seconds / 60:.0f}"),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sides", type=int, nargs="+", default=[32, 64, 128, 256])
+    parser.add_argument("--numbers", type=int, nargs="+", default=[300, 3_000, 30_000])
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    duration.perf_counter = time.process_time
+    half = ["batch", "steps", "shown each", "parameters"]
+    head = ["pixels", "images", *half, "minutes of one core", f"{CARD}: batch", *half[1:], "minutes, estimated"]
+    measured: dict[int, float] = {}
+    rows = [row(side, count, measured) for side in given.sides for count in given.numbers]
+    for line in (head, ["---"] * len(head), *rows):
+        print(f"| {' | '.join(line)} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""How long the trainings and scores of a plan take on this CPU, estimated.
+
+The operations of a training are counted, and of a score those of drawing and of bits/dim. What an operation takes is measured on a
+network of the plan, in about a second. The jobs share the processor, so their times add up however many run at once. Of a GPU, of
+another machine and of families that train several networks nothing is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import perf_counter
+
+import torch
+from hydra.utils import instantiate
+
+from diffusion_lab.config.training import Training
+from diffusion_lab.models.diffusion import DiffusionModel
+from diffusion_lab.models.trainable import TrainableModel
+from diffusion_lab.sweeps.plan import Operations, Plan
+from diffusion_lab.terminal import in_words
+
+_LEAST = 5e12  # operations that are not worth a sentence: about a minute
+_SECONDS = 0.4  # that each of the two measurements takes at least
+_MOST_AT_ONCE = 64
+_BESIDE = (
+    1.15  # of a training step, with what it does beside network and optimizer: 1.11 at 32×32 pixels, 1.26 for digits
+)
+
+
+def operations(training: Training, model: TrainableModel) -> Operations | None:
+    """Of a training and of its first score; None where they cannot be counted."""
+    cfg, (score, *_) = training.cfg, training.scores
+    if not isinstance(model, DiffusionModel) or cfg.trainer.max_steps < 1:
+        return None
+    forward, bound = model.cost().forward_flops, score.metrics.get("bits_per_dim")
+    num_samples = instantiate(score.evaluation, at=None).resolve_num_samples(training.data)
+    terms = bound.num_images * min(bound.max_terms or model.bound_steps, model.bound_steps) if bound else 0
+    shown = cfg.trainer.max_steps * cfg.data.batch_size
+    return Operations(shown * model.training_evaluations * forward, (num_samples * model.nfe + terms) * forward)
+
+
+def in_a_sentence(plan: Plan, training: Training, model: TrainableModel) -> str | None:
+    """How long the work of a plan takes; None where that is not known, or is short. training, model: of a cell; lost afterwards."""
+    missing = {work.folder for work in plan.work}
+    cells = [cell for cell in plan.cells if missing & {cell.model.path, cell.run.path}]
+    if not cells or any(cell.operations is None for cell in cells):
+        return None
+    in_training = {cell.model.path: cell.operations.training for cell in cells if cell.model.path in missing}
+    in_scores = sum(cell.operations.score for cell in cells if cell.run.path in missing)
+    if sum(in_training.values()) + in_scores < _LEAST:
+        return None
+    size = min(training.data.batch_size, _MOST_AT_ONCE)
+    step, evaluation = measured(model, size, training.cfg.trainer.precision)
+    forward = size * model.cost().forward_flops
+    seconds = sum(in_training.values()) * step / (3 * forward), in_scores * evaluation / forward
+    trained, scored = map(in_words, seconds)
+    return f"about {in_words(sum(seconds))} on this machine, estimated: {trained} of training and {scored} of scoring"
+
+
+def measured(model: TrainableModel, size: int, precision: str) -> tuple[float, float]:
+    """Seconds of a training step and of an evaluation of the network for `size` images, on noise."""
+    optimizer = model.optimization.optimizer(model.named_parameters())
+    x, t = torch.randn(size, *model.shape), torch.zeros(size, dtype=torch.int64)
+    y = model.own_conditions(model.conditions_in_turn(torch.arange(size)))
+    given = (x, t) if y is None else (x, t, y)
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
+            model.network(*given).float().square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    @torch.no_grad()
+    def evaluate() -> None:
+        model.network(*given)
+
+    return _BESIDE * _seconds_of(step), _seconds_of(evaluate)
+
+
+def _seconds_of(work: Callable[[], None]) -> float:
+    """The mean of some calls after the first."""
+    work()
+    count, start = 0, perf_counter()
+    while count == 0 or perf_counter() - start < _SECONDS:
+        work()
+        count += 1
+    return (perf_counter() - start) / count
