@@ -16,7 +16,7 @@ from torch import Tensor
 
 from diffusion_lab.conditions.units import Units
 from diffusion_lab.data.array_files import Stored, open_array
-from diffusion_lab.data.checks import DataError, IncompleteError, at_least, check_fraction, one_of, require
+from diffusion_lab.data.checks import DataError, IncompleteError, at_least, check_fraction, check_range, one_of, require
 from diffusion_lab.data.in_memory import InMemoryDataModule, Split, hash_of
 from diffusion_lab.data.module import Batch
 from diffusion_lab.data.order import fixed_subset, without_validation
@@ -38,7 +38,8 @@ class Arrays(InMemoryDataModule):
     train_fields, which condition=vector and condition=field take, (N, D) and (N, C, *spatial). test=None: a fixed random share of
     `test_fraction` is held out. layout: the order of the axes; None: nhw or nhwc for levels, nd or channels first for real numbers,
     and a shape in doubt is refused.
-    num_levels: None: 256 for uint8, 65,536 for uint16, 2 for bool. max_bytes: what an array may unfold to.
+    num_levels: None: 256 for uint8, 65,536 for uint16, 2 for bool. max_bytes: what an array may take in memory. A
+    larger one is read by rows; one in an npz is refused.
 
     Real numbers are normalised, and `units` undoes it. normalize: per_channel (None means it too), by mean and spread of what is
     trained on; none; or [shift, scale], each a number or one for each channel. channel_names: None: those in the file.
@@ -46,6 +47,7 @@ class Arrays(InMemoryDataModule):
     """
 
     name = "arrays"
+    _by_rows = False  # whether levels are too many for memory
 
     def __init__(
         self,
@@ -109,7 +111,7 @@ class Arrays(InMemoryDataModule):
 
     def _split(self, split: str, file: str) -> Split:
         array = open_array(split, file, self.root, self.max_bytes)
-        values = self._reals(array) if array.dtype.kind == "f" else self._whole_levels(split, array)
+        values = self._reals(array) if array.dtype.kind == "f" else self._levels(split, array)
         require(len(values) > 1, f"{array.where} holds one image: at least two are needed.")
         if split == "train":
             self.how_read = how_read(array.where, array.shape, array.dtype, values.shape, self.num_levels)
@@ -132,7 +134,7 @@ class Arrays(InMemoryDataModule):
         require(fits and array.shape[0] == count and 0 not in array.shape, f"{said} for {count} images.")
         return Rows(array, axis=1)
 
-    def _whole_levels(self, split: str, array: Stored) -> Tensor:
+    def _levels(self, split: str, array: Stored) -> Tensor | Rows:
         given = {
             "normalize": self.normalize,
             "channel_names": self.channel_names,
@@ -141,8 +143,12 @@ class Arrays(InMemoryDataModule):
         for option, value in given.items():
             said = f"data.{option} is for floats, but {array.where} is {array.dtype}: save float32, or remove data.{option}."
             require(value is None, said)
-        found = array.whole(self.max_bytes)
-        values = as_levels(channels_first(found, self.layout, array.where), self._chosen_levels, array.where)
+        self._by_rows = array.size > self.max_bytes if split == "train" else self._by_rows
+        if self._by_rows:
+            self.num_levels = levels_of(array.dtype, self._chosen_levels, self.num_levels, array.where)
+            return Rows(array, channel_axis(array.shape, self.layout, array.where, real=False))
+        found = channels_first(array.whole(self.max_bytes), self.layout, array.where)
+        values = as_levels(found, self._chosen_levels, array.where)
         self.num_levels = levels_of(array.dtype, self._chosen_levels, self.num_levels, array.where)
         return values
 
@@ -191,11 +197,14 @@ class Arrays(InMemoryDataModule):
             places = places[without_validation(len(places), self.num_validation)[0]]
         fitted = torch.zeros(train.stored.shape[0], dtype=torch.bool)
         fitted[places] = True
-        first = summary(train, fitted)
+        moments = name != "x" or (self.num_levels is None and self.normalize in (None, "per_channel"))
+        first = summary(train, fitted if moments else None)
         found = [first] if train.stored is test.stored else [first, summary(test, None)]
         for rows, one in zip((train, test), found, strict=False):
             self._check_values(rows, one, masks=name == "x" and self.masks_missing)
-        if name != "x":
+            if name == "x" and self.num_levels is not None:
+                check_range(one.low, one.high, self.num_levels, rows.stored.where)
+        if name != "x" or self.num_levels is not None:
             return [one.sha256 for one in found]
         if first.like_levels is not None:
             self._notes.append(
@@ -324,11 +333,7 @@ def as_levels(array: np.ndarray, num_levels: int | None, where: str) -> Tensor:
     said = f"{where} is {array.dtype}, but levels are whole numbers from 0; data=arrays takes real numbers."
     require(array.dtype.kind != "f", said)
     num_levels = levels_of(array.dtype, num_levels, None, where)
-    low, high = int(array.min()), int(array.max())
-    require(
-        0 <= low <= high < num_levels,
-        f"{where} has values from {low} to {high}, but data.num_levels={num_levels} allows only 0 to {num_levels - 1}.",
-    )
+    check_range(int(array.min()), int(array.max()), num_levels, where)
     return torch.from_numpy(np.ascontiguousarray(array, np.uint8 if num_levels <= 256 else np.uint16))
 
 

@@ -44,3 +44,11 @@ def check_shares(batch_size: int, processes: int, parts: int) -> None:
 def check_fraction(test_fraction: float) -> None:
     """DataError for a share of test images that leaves no training images or no test images."""
     require(0 < test_fraction < 1, f"data.test_fraction={test_fraction} must lie between 0 and 1.")
+
+
+def check_range(low: int, high: int, num_levels: int, where: str) -> None:
+    """DataError for values from `low` to `high` that are no levels."""
+    said = (
+        f"{where} has values from {low} to {high}, but data.num_levels={num_levels} allows only 0 to {num_levels - 1}."
+    )
+    require(0 <= low <= high < num_levels, said)

@@ -7,7 +7,7 @@ of devices or of parts changes a draw.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -56,6 +56,7 @@ class TrainableModel(LightningModule):
     needs_whole_batches: str | None = None  # why gradients cannot be accumulated over parts of a batch
     # Evaluations of `network` per image in a training step, with the backward pass as two; None if others are evaluated too.
     training_evaluations: ClassVar[int | None] = None
+    compiles_step: ClassVar[bool] = False  # more of a training step than `network` can be compiled
     needs_base: ClassVar[bool] = False  # trained beside a frozen model, given by `attach_base`
 
     # Names of the values under "terms" of `training_step` (and `held_out_terms`), and under "sums".
@@ -72,6 +73,9 @@ class TrainableModel(LightningModule):
     def attach_base(self, base: DiffusionModel) -> None:
         """Train beside `base` from now on; for a model that `needs_base`."""
         raise NotImplementedError(f"{type(self).__name__} is trained by itself")
+
+    def compile_step(self, compiled: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+        """Compile the function that a training step evaluates, where that is more than `network`."""
 
     @property
     def batches_trained(self) -> int:
