@@ -1,4 +1,4 @@
-"""What the theory costs beside the network: operations of a training step, and time of a sampling step.
+"""What the theory costs beside the network: operations of a training step, and time of a sampling step; what compiling saves.
 
 It uses the public API alone, so the same file measures an older checkout too (`PYTHONPATH=OLD python -P overhead.py`).
 """
@@ -6,6 +6,7 @@ It uses the public API alone, so the same file measures an older checkout too (`
 from __future__ import annotations
 
 import argparse
+import copy
 import statistics
 import time
 from collections import Counter
@@ -45,6 +46,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument(
+        "--compile", action="store_true", help="instead: a loss and its gradient, eager and compiled, in CPU time"
+    )
     options = parser.parse_args()
     torch.manual_seed(0)
     process = GaussianDiffusion(CosineSchedule(1000))
@@ -68,6 +72,9 @@ def main() -> None:
     unet = UNet(
         1, 1, 28, None, base_channels=32, channel_multipliers=(1, 2, 2), attention_resolutions=(7,), head_channels=32
     )
+    if options.compile:
+        compare_compiled(process, unet, options.rounds, options.steps)
+        return
     for size in (1, 128):
         noise = SampleNoise(0, torch.arange(size))
         x_T = noise.initial(SHAPE)
@@ -83,6 +90,42 @@ def main() -> None:
                 f"batch {size}, {type(sampler).__name__}: a step {best:.0f} us beside the network (median {middle:.0f}); "
                 f"a look of the network {look * 1e3:.2f} ms"
             )
+
+
+def compare_compiled(process, unet, rounds, steps) -> None:
+    """Rounds take turns, so that a busy machine slows all three alike."""
+    x_0, eps, t = torch.randn(16, *SHAPE), torch.randn(16, *SHAPE), torch.randint(2, 1001, (16,))
+
+    def loss_of(how):
+        network, objective = copy.deepcopy(unet), Simple()
+        terms = objective
+        if how == "compiled network":
+            network.compile()
+        if how == "compiled loss":
+            terms = torch.compile(objective.__call__)
+        reverse = ReverseProcess(network, PredictVelocity(), FixedLarge())
+
+        def step():
+            network.zero_grad()
+            terms(process, reverse, x_0, t, eps)["loss"].mean().backward()
+
+        return step
+
+    ways = {how: loss_of(how) for how in ("eager", "compiled network", "compiled loss")}
+    for how, step in ways.items():
+        print(f"{how}: first step {timed(step):.1f} s")
+        step()
+    taken = {how: [] for how in ways}
+    for _ in range(rounds):
+        for how, step in ways.items():
+            start = time.process_time()
+            for _ in range(steps):
+                step()
+            taken[how].append((time.process_time() - start) / steps)
+    for how, seconds in taken.items():
+        ratios = sorted(eager / own for eager, own in zip(taken["eager"], seconds, strict=True))
+        speed = f"{statistics.median(ratios):.2f} times as fast as eager ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+        print(f"{how}: {statistics.median(seconds) * 1e3:.1f} ms of CPU a step, {speed}")
 
 
 def timed(work) -> float:

@@ -31,7 +31,7 @@ from diffusion_lab.training.interruption import Interrupted
 from diffusion_lab.training.monitor import Monitor
 from diffusion_lab.training.ranks import Ranks
 from diffusion_lab.training.saving import newest_good, previous_of
-from diffusion_lab.training.speed import GPU_SHARE, compile_network, peak_flops, tf32
+from diffusion_lab.training.speed import GPU_SHARE, compile_model, peak_flops, tf32
 from diffusion_lab.training.trainer import stopping_callbacks
 from diffusion_lab.versions import versions
 
@@ -70,7 +70,7 @@ def fit(training: Training, built: Built, here: Ranks, branch: BranchPoint | Non
             f"{choices['model']} with {cost.parameters:,} parameters, "
             f"{cost.forward_flops / 1e6:.1f} MFLOP per image and evaluation; into {directory.path}"
         )
-        notice = compile_network(model.network) if cfg.compile else None
+        notice = compile_model(model, cfg.compile) if cfg.compile else None
         for note in [*data.notes(), *filter(None, [training.picked, notice, training.note])]:
             console.print(str(note))
         if resumed:

@@ -48,9 +48,11 @@ def build_training_data(cfg: DictConfig) -> DataModule:
 def _prepared(cfg: DictConfig, conditions: dict[str, Any]) -> DataModule:
     options = copy.deepcopy(cfg.data)
     with open_dict(options):
-        num_validation = options.pop("validation", 0)  # an option of every data set, but not a parameter of its class
+        # Options of every data set, but not parameters of its class.
+        num_validation, on_device = options.pop("validation", 0), options.pop("on_device", "auto")
     data = instantiate(options)
     data.hold_back(num_validation)
+    data.hold_on_device(on_device)
     data.train_on(cfg.get("train_images"))
     data.condition_on(conditions)
     data.prepare()

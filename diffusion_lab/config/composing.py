@@ -22,7 +22,7 @@ from diffusion_lab.store import ModelDirectory, newest_model
 TRAINED = "trained"  # sampler=trained: the choice that the model was trained with
 NEEDS_NO_MODEL = {"-h", "--help", "--hydra-help", "-sc", "--shell-completion"}
 _CHOSEN_WITH = {"measured_variance": "variance"}  # a group without its own folder -> the group that sets it
-_OF_EVERY_CLASS = ("data.validation", "trainer.peak_flops")  # but not a parameter of the classes
+_OF_EVERY_CLASS = ("data.validation", "data.on_device", "trainer.peak_flops")  # but not a parameter of the classes
 
 
 def model_dir_of(options: Sequence[str]) -> ModelDirectory:

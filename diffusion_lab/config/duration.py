@@ -22,9 +22,7 @@ from diffusion_lab.terminal import in_words
 _LEAST = 5e12  # operations that are not worth a sentence: about a minute
 _SECONDS = 0.4  # that each of the two measurements takes at least
 _MOST_AT_ONCE = 64
-_BESIDE = (
-    1.15  # of a training step, with what it does beside network and optimizer: 1.11 at 32×32 pixels, 1.26 for digits
-)
+_BESIDE = 1.15  # of a training step to network and optimizer alone: 1.08 at 32×32 pixels, 1.1 to 1.26 for digits
 
 
 def operations(training: Training, model: TrainableModel) -> Operations | None:
@@ -32,22 +30,28 @@ def operations(training: Training, model: TrainableModel) -> Operations | None:
     cfg, (score, *_) = training.cfg, training.scores
     if not isinstance(model, DiffusionModel) or cfg.trainer.max_steps < 1:
         return None
-    forward, bound = model.cost().forward_flops, score.metrics.get("bits_per_dim")
+    forward, bound = model.cost().forward_flops, score.metrics.get("bits_per_dim") or {}
     num_samples = instantiate(score.evaluation, at=None).resolve_num_samples(training.data)
-    terms = bound.num_images * min(bound.max_terms or model.bound_steps, model.bound_steps) if bound else 0
+    terms = bound.get("num_images", 0) * min(bound.get("max_terms") or model.bound_steps, model.bound_steps)
     shown = cfg.trainer.max_steps * cfg.data.batch_size
     return Operations(shown * model.training_evaluations * forward, (num_samples * model.nfe + terms) * forward)
 
 
 def in_a_sentence(plan: Plan, training: Training, model: TrainableModel) -> str | None:
-    """How long the work of a plan takes; None where that is not known, or is short. training, model: of a cell; lost afterwards."""
+    """How long the work of a plan takes; None where that is not known, or is short.
+
+    training, model: of a cell, to measure; the model is trained on nothing by that.
+    """
     missing = {work.folder for work in plan.work}
     cells = [cell for cell in plan.cells if missing & {cell.model.path, cell.run.path}]
-    if not cells or any(cell.operations is None for cell in cells):
-        return None
-    in_training = {cell.model.path: cell.operations.training for cell in cells if cell.model.path in missing}
-    in_scores = sum(cell.operations.score for cell in cells if cell.run.path in missing)
-    if sum(in_training.values()) + in_scores < _LEAST:
+    counted = [(cell, cell.operations) for cell in cells if cell.operations is not None]
+    in_training = {cell.model.path: count.training for cell, count in counted if cell.model.path in missing}
+    in_scores = sum(count.score for cell, count in counted if cell.run.path in missing)
+    if (
+        not isinstance(model, DiffusionModel)
+        or len(counted) < len(cells)
+        or sum(in_training.values()) + in_scores < _LEAST
+    ):
         return None
     size = min(training.data.batch_size, _MOST_AT_ONCE)
     step, evaluation = measured(model, size, training.cfg.trainer.precision)
@@ -57,10 +61,10 @@ def in_a_sentence(plan: Plan, training: Training, model: TrainableModel) -> str 
     return f"about {in_words(sum(seconds))} on this machine, estimated: {trained} of training and {scored} of scoring"
 
 
-def measured(model: TrainableModel, size: int, precision: str) -> tuple[float, float]:
-    """Seconds of a training step and of an evaluation of the network for `size` images, on noise."""
+def measured(model: DiffusionModel, size: int, precision: str) -> tuple[float, float]:
+    """Seconds of a training step and of an evaluation of the network for `size` images."""
     optimizer = model.optimization.optimizer(model.named_parameters())
-    x, t = torch.randn(size, *model.shape), torch.zeros(size, dtype=torch.int64)
+    x, t = torch.zeros(size, *model.shape), torch.zeros(size, dtype=torch.int64)
     y = model.own_conditions(model.conditions_in_turn(torch.arange(size)))
     given = (x, t) if y is None else (x, t, y)
 
@@ -74,7 +78,8 @@ def measured(model: TrainableModel, size: int, precision: str) -> tuple[float, f
     def evaluate() -> None:
         model.network(*given)
 
-    return _BESIDE * _seconds_of(step), _seconds_of(evaluate)
+    with torch.random.fork_rng([]):
+        return _BESIDE * _seconds_of(step), _seconds_of(evaluate)
 
 
 def _seconds_of(work: Callable[[], None]) -> float:

@@ -67,9 +67,9 @@ def pick(cfg: DictConfig, data: DataModule, on_gpu: bool) -> Picked | None:
         if large and channels == [None, None]:
             sides = lengths(data.shape[1:])
             patch = network.get("patch_size") or patch_for(sides)
-            sides = [max(1, side // patch) for side in sides]
-            options["network.base_channels"] = 2 * base_for(sides)
-            options["network.channel_multipliers"] = multipliers_for(sides, base_for(sides))
+            patches = [max(1, side // patch) for side in sides]
+            options["network.base_channels"] = 2 * base_for(patches)
+            options["network.channel_multipliers"] = multipliers_for(patches, base_for(patches))
         if cfg.trainer.get("max_steps") is None and cfg.trainer.get("max_time") is None:
             options["trainer.max_steps"] = max(1, images_shown(num_images, on_gpu) // data.batch_size)
     with open_dict(cfg):

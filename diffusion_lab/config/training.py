@@ -33,7 +33,7 @@ from diffusion_lab.config.scores import (
 )
 from diffusion_lab.config.tracking import build_trackers
 from diffusion_lab.config.trained import check_worse, load_config
-from diffusion_lab.data.checks import check_shares
+from diffusion_lab.data.checks import check_shares, require
 from diffusion_lab.models.base import GenerativeModel
 from diffusion_lab.models.budget import TimeBudget, seconds_of
 from diffusion_lab.store import ModelDirectory, model_directory
@@ -45,6 +45,7 @@ from diffusion_lab.training.ema import PowerAverages
 from diffusion_lab.training.interruption import Interruption
 from diffusion_lab.training.monitor import Announce
 from diffusion_lab.training.snapshots import Snapshots
+from diffusion_lab.training.speed import check_compile
 from diffusion_lab.training.trainer import (
     check_callbacks,
     checked_precision,
@@ -102,10 +103,15 @@ class Training:
         _start(model, cfg)
         processes = 1 if request is None else request.size * cfg.trainer.get("num_nodes", 1)
         check_shares(self.data.batch_size, processes, cfg.trainer.accumulate_grad_batches)
+        on_gpu = None if request is None else request.on_gpu
+        require(
+            on_gpu is not False or cfg.data.get("on_device") is not True, "data.on_device=true needs a GPU; use auto."
+        )
         announcement = Announcement(directory.path, cfg.trainer.max_steps if cfg.trainer.max_steps > 0 else None)
         callbacks = build_callbacks(cfg, self.place, self.fingerprint, interruption)
         trainer = _build_trainer(cfg, self.place, request, callbacks, announcement)
         model.check_trainer(trainer)
+        check_compile(cfg.compile, on_gpu, cfg.trainer.accumulate_grad_batches, model)
         model.optimization.check(model.named_parameters())
         added = {name: part for name, part in callbacks.items() if name not in OUR_CALLBACKS}
         check_callbacks(added, trainer, cfg.val.every_n_steps, model)

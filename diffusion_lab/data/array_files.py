@@ -41,10 +41,14 @@ class Stored:
     names: Sequence[str] | None = None
     labels: Stored | None = None
 
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return int(np.prod(self.shape, dtype=object)) * self.dtype.itemsize
+
     def whole(self, most: int) -> np.ndarray:
         """All rows. DataError for more than `most` bytes."""
-        size = int(np.prod(self.shape, dtype=object)) * self.dtype.itemsize
-        require(size <= most, f"{self.where} has {size / 2**20:,.0f} MiB, more than {most / 2**20:,.0f} MiB.")
+        require(self.size <= most, f"{self.where} has {self.size / 2**20:,.0f} MiB, more than {most / 2**20:,.0f} MiB.")
         return self.rows(slice(None))
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from diffusion_lab.conditions.units import Units
 from diffusion_lab.data.array_files import Stored, open_array
-from diffusion_lab.data.checks import DataError, IncompleteError, at_least, check_fraction, one_of, require
+from diffusion_lab.data.checks import DataError, IncompleteError, at_least, check_fraction, check_range, one_of, require
 from diffusion_lab.data.in_memory import InMemoryDataModule, Split, hash_of
 from diffusion_lab.data.module import Batch
 from diffusion_lab.data.order import fixed_subset, without_validation
@@ -24,21 +24,22 @@ from diffusion_lab.data.reals import Rows, Summary, fitted_units, summary
 from diffusion_lab.diffusion.levels import MOST_LEVELS
 
 MOST_BYTES = 2**33
-MOST_CLASSES = 2**20  # a label beyond is none: a model has a row of weights for each class
-# The axes in their order: N items, C channels, and those of space; nd: points of D dimensions, which have neither.
+MOST_CLASSES = 2**20  # larger labels are refused, because a model has a row of weights per class
+# Axes in order: N items, C channels, and spatial axes; nd: points with D dimensions.
 LAYOUTS = (None, "nd", "nl", "nlc", "ncl", "nhw", "nhwc", "nchw", "ndhw", "ndhwc", "ncdhw")
 _POSSIBLE = {3: "ncl, nlc, or nhw", 4: "nchw, nhwc, or ndhw", 5: "ncdhw or ndhwc"}  # by the number of axes
 
 
 class Arrays(InMemoryDataModule):
-    """Images of whole levels, (N, H, W), (N, H, W, C) or (N, C, H, W), or real numbers (N, D) or (N, C, *spatial); with labels (N,)
-    where there are classes.
+    """Images of whole levels, (N, H, W), (N, H, W, C) or (N, C, H, W), or real numbers (N, D) or (N, C, *spatial); optional labels
+    (N,) for classes.
 
     train, test: FILE, or FILE:NAME where a file has several arrays, below `root`; so are train_labels, and train_vectors and
     train_fields, which condition=vector and condition=field take, (N, D) and (N, C, *spatial). test=None: a fixed random share of
     `test_fraction` is held out. layout: the order of the axes; None: nhw or nhwc for levels, nd or channels first for real numbers,
     and a shape in doubt is refused.
-    num_levels: None: 256 for uint8, 65,536 for uint16, 2 for bool. max_bytes: what an array may unfold to.
+    num_levels: None: 256 for uint8, 65,536 for uint16, 2 for bool. max_bytes: what an array may take in memory. A
+    larger one is read by rows; one in an npz is refused.
 
     Real numbers are normalised, and `units` undoes it. normalize: per_channel (None means it too), by mean and spread of what is
     trained on; none; or [shift, scale], each a number or one for each channel. channel_names: None: those in the file.
@@ -46,6 +47,7 @@ class Arrays(InMemoryDataModule):
     """
 
     name = "arrays"
+    _by_rows = False  # whether levels are too many for memory
 
     def __init__(
         self,
@@ -109,7 +111,7 @@ class Arrays(InMemoryDataModule):
 
     def _split(self, split: str, file: str) -> Split:
         array = open_array(split, file, self.root, self.max_bytes)
-        values = self._reals(array) if array.dtype.kind == "f" else self._whole_levels(split, array)
+        values = self._reals(array) if array.dtype.kind == "f" else self._levels(split, array)
         require(len(values) > 1, f"{array.where} holds one image: at least two are needed.")
         if split == "train":
             self.how_read = how_read(array.where, array.shape, array.dtype, values.shape, self.num_levels)
@@ -132,7 +134,7 @@ class Arrays(InMemoryDataModule):
         require(fits and array.shape[0] == count and 0 not in array.shape, f"{said} for {count} images.")
         return Rows(array, axis=1)
 
-    def _whole_levels(self, split: str, array: Stored) -> Tensor:
+    def _levels(self, split: str, array: Stored) -> Tensor | Rows:
         given = {
             "normalize": self.normalize,
             "channel_names": self.channel_names,
@@ -141,8 +143,12 @@ class Arrays(InMemoryDataModule):
         for option, value in given.items():
             said = f"data.{option} is for floats, but {array.where} is {array.dtype}: save float32, or remove data.{option}."
             require(value is None, said)
-        found = array.whole(self.max_bytes)
-        values = as_levels(channels_first(found, self.layout, array.where), self._chosen_levels, array.where)
+        self._by_rows = array.size > self.max_bytes if split == "train" else self._by_rows
+        if self._by_rows:
+            self.num_levels = levels_of(array.dtype, self._chosen_levels, self.num_levels, array.where)
+            return Rows(array, channel_axis(array.shape, self.layout, array.where, real=False))
+        found = channels_first(array.whole(self.max_bytes), self.layout, array.where)
+        values = as_levels(found, self._chosen_levels, array.where)
         self.num_levels = levels_of(array.dtype, self._chosen_levels, self.num_levels, array.where)
         return values
 
@@ -160,7 +166,7 @@ class Arrays(InMemoryDataModule):
                 self._splits[split] = replace(here, values=replace(here.values, units=self.units))
 
     def _identify(self, train: Split, test: Split) -> str:
-        """The SHA-256 of what is in memory, of the files of real numbers, and of what makes of these what a model sees."""
+        """The SHA-256 of the content in memory, of files of real numbers, and of the options that determine what a model sees."""
         pairs = {
             "x": (train.values, test.values),
             **{name: (train.beside[name], test.beside[name]) for name in train.beside},
@@ -178,24 +184,27 @@ class Arrays(InMemoryDataModule):
         definition = {
             "files": files,
             "held": hash_of(held),
-            "validation": self.num_validation,  # the units of all images are fitted without these
+            "validation": self.num_validation,  # units are fitted without these images
             "test_fraction": self.test_fraction if self.test is None else None,
             "normalize": self.normalize if units is None else [list(units.shift), list(units.scale)],
         }
         return hashlib.sha256(json.dumps(definition).encode()).hexdigest()
 
     def _summarised(self, name: str, train: Rows, test: Rows) -> list[str]:
-        """The hashes of the files of x, or of what lies beside it, read once. Of x it also finds the units."""
+        """Hashes of the files of x, or of vectors or fields, read once. For x it also computes the units."""
         places = torch.arange(len(train)) if train.places is None else torch.from_numpy(train.places)
         if self.num_validation:
             places = places[without_validation(len(places), self.num_validation)[0]]
         fitted = torch.zeros(train.stored.shape[0], dtype=torch.bool)
         fitted[places] = True
-        first = summary(train, fitted)
+        moments = name != "x" or (self.num_levels is None and self.normalize in (None, "per_channel"))
+        first = summary(train, fitted if moments else None)
         found = [first] if train.stored is test.stored else [first, summary(test, None)]
         for rows, one in zip((train, test), found, strict=False):
             self._check_values(rows, one, masks=name == "x" and self.masks_missing)
-        if name != "x":
+            if name == "x" and self.num_levels is not None:
+                check_range(one.low, one.high, self.num_levels, rows.stored.where)
+        if name != "x" or self.num_levels is not None:
             return [one.sha256 for one in found]
         if first.like_levels is not None:
             self._notes.append(
@@ -238,7 +247,7 @@ class Arrays(InMemoryDataModule):
         return Units(parts[0], parts[1], names)
 
     def batches(self, split: str, batch_size: int, limit: int | None = None, start: int = 0) -> Iterator[Batch]:
-        """IncompleteError if one of them has missing values: what scores images needs all."""
+        """IncompleteError if an item has missing values, because scores of images need all values."""
         found = super().batches(split, batch_size, limit, start)
         if self.masks_missing:
             order = fixed_subset(self.size(split), limit)[start:]
@@ -253,7 +262,7 @@ class Arrays(InMemoryDataModule):
 
 
 def channel_axis(shape: Sequence[int], layout: str | None, where: str, real: bool) -> int | None:
-    """Where the channels of an array are; None where no axis is for them. DataError for a shape that does not fit, or in doubt."""
+    """The position of the channel axis; None without one. DataError for a shape that does not fit, or an ambiguous one."""
     shape, count = tuple(shape), len(shape)
     if layout in (None, "nhwc", "nchw") and count == 3 and not real:
         layout = "nhw"
@@ -281,13 +290,13 @@ def channel_axis(shape: Sequence[int], layout: str | None, where: str, real: boo
 
 
 def channels_first(array: np.ndarray, layout: str | None, where: str) -> np.ndarray:
-    """(N, C, H, W), a view, of whole levels. DataError for another number of dimensions, no images, or a layout in doubt."""
+    """(N, C, H, W), a view, of whole levels. DataError for another number of dimensions, no images, or an ambiguous layout."""
     axis = channel_axis(array.shape, layout, where, real=False)
     return array[:, None] if axis is None else np.moveaxis(array, axis, 1)
 
 
 def how_read(where: str, shape: Sequence[int], dtype: np.dtype, read: Sequence[int], levels: int | None) -> str:
-    """One sentence on how an array was read, so that a user notices a wrong reading. read: (N, C, *spatial) or (N, D)."""
+    """One sentence on the interpretation of an array, so that the user notices a wrong one. read: (N, C, *spatial) or (N, D)."""
     count, channels, *sides = read
     of = f" of {channels} channels"
     kind, size = {
@@ -307,9 +316,9 @@ def how_read(where: str, shape: Sequence[int], dtype: np.dtype, read: Sequence[i
 
 
 def levels_of(dtype: np.dtype, chosen: int | None, earlier: int | None, where: str) -> int:
-    """How many levels there are: those that the user chose, or those of the type.
+    """The number of levels: the user's choice, or that of the type.
 
-    DataError for a type that does not say, and where the split that was read earlier has another number.
+    DataError for a type without one, and if the split read earlier has another number.
     """
     levels = chosen or {"bool": 2, "uint8": 256, "uint16": 65536}.get(dtype.name)
     if levels is None:
@@ -320,15 +329,11 @@ def levels_of(dtype: np.dtype, chosen: int | None, earlier: int | None, where: s
 
 
 def as_levels(array: np.ndarray, num_levels: int | None, where: str) -> Tensor:
-    """Levels as uint8, or as uint16 where there are more than 256. DataError for floats, and for what lies beyond the levels."""
+    """Levels as uint8, or uint16 for more than 256. DataError for floats, and for values beyond the levels."""
     said = f"{where} is {array.dtype}, but levels are whole numbers from 0; data=arrays takes real numbers."
     require(array.dtype.kind != "f", said)
     num_levels = levels_of(array.dtype, num_levels, None, where)
-    low, high = int(array.min()), int(array.max())
-    require(
-        0 <= low <= high < num_levels,
-        f"{where} has values from {low} to {high}, but data.num_levels={num_levels} allows only 0 to {num_levels - 1}.",
-    )
+    check_range(int(array.min()), int(array.max()), num_levels, where)
     return torch.from_numpy(np.ascontiguousarray(array, np.uint8 if num_levels <= 256 else np.uint16))
 
 

@@ -17,8 +17,8 @@ _IMAGES = "img_align_celeba"
 class CelebA(Published, ImageFiles):
     """162,770 faces to train on and 19,962 to test, the split of the authors; their 19,867 for validation are not used.
 
-    A face is the square of 178 pixels in the middle, resized. `attribute`, such as Smiling: two classes, 1 where it
-    is there. `root` holds celeba/img_align_celeba/ and the lists beside it; null: the user's cache folder. `download`
+    A face is the central square of 178 pixels, resized. `attribute`, such as Smiling: two classes, 1 if present.
+    `root` holds celeba/img_align_celeba/ and the lists beside it; null: the user's cache folder. `download`
     fetches them, which needs the package gdown. The images are checked and hashed one by one.
     """
 
@@ -50,7 +50,7 @@ class CelebA(Published, ImageFiles):
         return f"unpack {_IMAGES}.zip in {self.root / _FOLDER} and put {', '.join(name for name, _ in _lists())} there"
 
     def _wrong(self) -> str | None:
-        """Of the images only their folder is checked here."""
+        """Checks only the folder of the images."""
         folder = self.root / _FOLDER
         wrong = first_wrong((folder / name, md5) for name, md5 in _lists())
         wrong = wrong or (None if (folder / _IMAGES).is_dir() else f"{folder / _IMAGES} is missing")

@@ -1,18 +1,18 @@
-"""Checks of data and of their options: what is wrong becomes one sentence that names the option or the path, and what to do."""
+"""Checks of data and of their options; each message is one sentence with the option or the path, and the fix."""
 
 from collections.abc import Sequence
 
 
 class DataError(ValueError):
-    """The data cannot be used: one sentence that names the option or the path, and what to do."""
+    """The data cannot be used; the message is one sentence with the option or the path, and the fix."""
 
 
 class IncompleteError(DataError):
-    """Items have missing values, and what was to be computed of them needs all."""
+    """Items have missing values, and a computation needs all values."""
 
 
 def require(fits: object, sentence: str) -> None:
-    """DataError with this sentence, unless it fits."""
+    """DataError with this sentence, unless `fits`."""
     if not fits:
         raise DataError(sentence)
 
@@ -24,14 +24,14 @@ def at_least(least: int, group: str = "data", /, **options: float) -> None:
 
 
 def one_of(allowed: Sequence[str | int | None], /, **options: object) -> None:
-    """DataError, naming it, for an option that is none of the values that it may have."""
+    """DataError, naming the option, for a value that is not allowed."""
     *first, last = ("null" if value is None else str(value) for value in allowed)
     for name, value in options.items():
         require(value in allowed, f"data.{name}={value} must be {', '.join(first)} or {last}.")
 
 
 def check_shares(batch_size: int, processes: int, parts: int) -> None:
-    """DataError unless each process can take equally many rows of each of so many parts of a batch."""
+    """DataError unless each process can take equally many rows of each part of a batch."""
     among = [f"{processes} processes"] if processes > 1 else []
     among += [f"trainer.accumulate_grad_batches={parts} parts"] if parts > 1 else []
     require(
@@ -42,5 +42,13 @@ def check_shares(batch_size: int, processes: int, parts: int) -> None:
 
 
 def check_fraction(test_fraction: float) -> None:
-    """DataError for a share of test images that leaves none to train or none to test."""
+    """DataError for a share of test images that leaves no training images or no test images."""
     require(0 < test_fraction < 1, f"data.test_fraction={test_fraction} must lie between 0 and 1.")
+
+
+def check_range(low: int, high: int, num_levels: int, where: str) -> None:
+    """DataError for values from `low` to `high` that are no levels."""
+    said = (
+        f"{where} has values from {low} to {high}, but data.num_levels={num_levels} allows only 0 to {num_levels - 1}."
+    )
+    require(0 <= low <= high < num_levels, said)

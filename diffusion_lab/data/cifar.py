@@ -1,8 +1,8 @@
 """CIFAR-10 and CIFAR-100, 3×32×32, 50,000 + 10,000 images, through torchvision (A. Krizhevsky, Learning multiple layers of
 features from tiny images, 2009).
 
-The batches are pickles. torchvision opens them only after the MD5 of each is that of the published file, so nothing
-else is ever unpickled.
+The batches are pickles. torchvision opens them only if their MD5 is that of the published files, so nothing
+else is unpickled.
 """
 
 import torch

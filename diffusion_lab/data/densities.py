@@ -1,6 +1,6 @@
-"""Densities of points and of random fields: what a model learns can be checked against the truth.
+"""Densities of points and of random fields, with which a model can be compared exactly.
 
-The points are drawn once, by `data_seed`, into a training and a test split that are the same whatever the seed of a run.
+Points are drawn once, by `data_seed`, into a training and a test split that do not depend on the seed of a run.
 """
 
 import hashlib
@@ -20,8 +20,8 @@ from diffusion_lab.diffusion.bits import in_bits
 
 
 class Density(InMemoryDataModule):
-    """Points x float32 (N, D), or fields (N, C, *spatial), drawn from a density. A subclass draws them, and has log density and
-    entropy if known."""
+    """Points x float32 (N, D), or fields (N, C, *spatial), drawn from a density. A subclass implements the draw, and log density
+    and entropy if known."""
 
     num_levels = None
 
@@ -37,7 +37,7 @@ class Density(InMemoryDataModule):
 
     @abstractmethod
     def _parameters(self) -> dict[str, Any]:
-        """Everything that decides the density."""
+        """Everything that determines the density."""
 
     def _read(self) -> tuple[Split, Split]:
         return self._drawn(self.num_train, 0), self._drawn(self.num_test, 1)
@@ -47,7 +47,7 @@ class Density(InMemoryDataModule):
         return Split(torch.from_numpy(points).float(), None if classes is None else torch.from_numpy(classes))
 
     def _identify(self, train: Split, test: Split) -> str:
-        """The SHA-256 of the definition: the last bit of a drawn point may differ between machines."""
+        """The SHA-256 of the definition, because drawn points may differ between machines in the last bit."""
         definition = {
             "class": type(self).__name__,
             "parameters": self._parameters(),
@@ -213,7 +213,7 @@ class TwoMoons(Density):
     """Two interleaving half circles in the plane with Gaussian noise; the class is the moon. The density has no closed form.
 
     The half circles of scikit-learn's `make_moons`, (cos θ, sin θ) and (1 − cos θ, 1/2 − sin θ) with θ ~ U(0, π),
-    moved to the middle and divided by 1.75, so that nearly all of them lies in [-1, 1]².
+    centred and divided by 1.75, so that nearly all of them lies in [-1, 1]².
     """
 
     name = "two_moons"

@@ -1,8 +1,8 @@
-"""Drawings in colour with transparency, from packages that anybody can install: emoji by two artists, and sprites of a game.
+"""Colour drawings with transparency, from freely available packages: emoji by two artists, and sprites of a game.
 
-`data.download=true` lets npm, or apt-get and dpkg-deb, fetch the packages, so their own configuration decides from where, and they
-verify what they fetch. The archives are read as streams, up to a limit, and nothing is unpacked to the disk. What is
-kept is one file, the drawings as they are, RGBA. They are put on one colour and resized when they are read.
+`data.download=true` fetches the packages with npm, or apt-get and dpkg-deb, whose configuration determines the source, and which
+verify what they fetch. The archives are read as streams, up to a limit, and not unpacked to the disk. One file is
+kept, with the original drawings in RGBA. Background and size are applied when it is read.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ Drawing = tuple[str, str, bytes]  # class, group, content of a PNG file
 class Drawings(Published, InMemoryDataModule):
     """Drawings of `side` pixels on the colour `alpha`, resized to `image_size` pixels.
 
-    Drawings of one group (variants or frames of one thing) are all in one split: a fixed `test_fraction` of the groups is held out.
-    Of drawings that are equal the first is kept. `root` holds the prepared file; null: the user's cache folder.
+    Drawings of one group (variants or frames of one thing) are in the same split: a fixed `test_fraction` of the groups is held
+    out. Of equal drawings the first is kept. `root` holds the prepared file; null: the user's cache folder.
     """
 
     num_levels = 256
     side: int
-    programs: Mapping[str, str]  # that fetch, and how to install each
+    programs: Mapping[str, str]  # programs for fetching -> how to install each
     fetched_into = "prepared"
 
     def __init__(
@@ -94,7 +94,7 @@ class Drawings(Published, InMemoryDataModule):
             with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
                 if image.size == (self.side, self.side):
                     pixels = np.array(image.convert("RGBA"))
-                    pixels[pixels[..., 3] == 0] = 0  # what does not show does not make drawings different
+                    pixels[pixels[..., 3] == 0] = 0  # invisible pixels must not make drawings different
                     found.setdefault(pixels.tobytes(), (kind, group))
         require(found, "the packages hold no drawings")
         kinds, groups = zip(*found.values(), strict=True)
@@ -134,7 +134,7 @@ class Drawings(Published, InMemoryDataModule):
 
 
 _EMOJI_VERSION = "16.0.0"
-# Skin tones, the sign of sex, the direction, and what joins the parts.
+# Skin tones, gender signs, direction, and joiners of the parts.
 _VARIANTS = re.compile(r"-(1F3F[B-F]|2640|2642|27A1|200D|FE0F)\b")
 # Man, woman → person; boy, girl → child; couples → two persons.
 _ALIKE = {"1F468": "1F9D1", "1F469": "1F9D1", "1F466": "1F9D2", "1F467": "1F9D2", "1F491": "1F9D1-2764-1F9D1"} | {
@@ -147,7 +147,7 @@ class Emoji(Drawings):
     """Emoji 16.0 in nine categories by two artists: Google's Noto (Apache-2.0) and Twitter's Twemoji (CC BY 4.0), 64×64 pixels.
 
     From npm's packages emoji-datasource-google and emoji-datasource-twitter. A group is one emoji by both artists, in all skin
-    tones, directions and sexes.
+    tones, directions and genders.
     """
 
     name, title = "emoji", "Emoji"
@@ -167,7 +167,7 @@ class Emoji(Drawings):
 
 
 def group_of(unified: str) -> str:
-    """One name for the variants of an emoji, which is given as its code points, as in 1F3C3-1F3FB-200D-2640-FE0F."""
+    """One name for all variants of an emoji, given by code points such as 1F3C3-1F3FB-200D-2640-FE0F."""
     return "-".join(_ALIKE.get(point, point) for point in _VARIANTS.sub("", unified).split("-"))
 
 
@@ -195,16 +195,16 @@ class Sprites(Drawings):
 
 
 def run(folder: Path, *command: str) -> None:
-    """Run a program in a folder; DataError, in its own words, if it fails."""
+    """Run a program in a folder; if it fails, DataError with its message."""
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     said = " ".join(f"{done.stdout} {done.stderr}".split())[-300:]
     require(done.returncode == 0, f"{' '.join(command[:2])} failed: {said or done.returncode}")
 
 
 def read_tar(stream: IO[bytes], mode: Literal["r|", "r|gz"], pattern: str) -> Iterator[tuple[str, bytes]]:
-    """(name, content) of each file of an archive whose whole name is like the pattern.
+    """(name, content) of each file of an archive whose name matches the pattern.
 
-    DataError if the archive, or one of these files, is larger than any that is published.
+    DataError if the archive, or one of these files, is larger than any published one.
     """
     with tarfile.open(fileobj=stream, mode=mode) as archive:
         for member in archive:

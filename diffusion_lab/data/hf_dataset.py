@@ -23,11 +23,11 @@ from diffusion_lab.data.checks import DataError, check_fraction, one_of, require
 from diffusion_lab.data.image_files import MAX_PIXELS, kind_of, read_image, sides_of
 from diffusion_lab.data.in_memory import InMemoryDataModule, Split
 
-_AT_A_TIME = 256  # rows that are read
+_AT_A_TIME = 256  # rows read at a time
 
 
 class HFDataset(InMemoryDataModule):
-    """What `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote to `root`; nothing is fetched, and no code of it runs.
+    """A folder `root` written by `Dataset.save_to_disk` or `DatasetDict.save_to_disk`; nothing is fetched, and no code is run.
 
     train, test: names of splits. test=None: the split `test` if there is one; else a fixed random share of `test_fraction` is held
     out, as of a single split. image: the column of images (PNG, JPEG, …) or of arrays; None: the only one. label: the column of
@@ -100,7 +100,7 @@ class HFDataset(InMemoryDataModule):
         require(self.root.is_dir(), f"data.root={self.root} is not a folder: name one that save_to_disk wrote.")
         try:
             found = datasets.load_from_disk(str(self.root))
-        except Exception as error:  # of whatever kind: the folder is not what `datasets` wrote
+        except Exception as error:  # any error: the folder was not written by `datasets`
             reason = " ".join(str(error).split())[:300] or type(error).__name__
             raise DataError(f"data.root={self.root} is not a dataset on disk ({reason}).") from error
         return dict(found) if isinstance(found, datasets.DatasetDict) else {self.train: found}
@@ -115,7 +115,7 @@ class HFDataset(InMemoryDataModule):
         classes = [name for name, kind in rows.features.items() if isinstance(kind, datasets.ClassLabel)]
         label = _the_only("label", self.label, rows.column_names if self.label else classes, self.root, needed=False)
         if label in classes:
-            self.class_names = self.class_names or rows.features[label].names  # the training split comes first
+            self.class_names = self.class_names or rows.features[label].names  # the training split's come first
         if image in pictures:
             rows = rows.cast_column(image, datasets.Image(decode=False))
             values = self._pictures(image, rows)
@@ -157,7 +157,7 @@ class HFDataset(InMemoryDataModule):
         return values
 
     def _stacked(self, convert: Callable[[int, Any], Tensor], rows: Any, column: str) -> Tensor:
-        """All rows converted; the size of the first gives the memory that all need."""
+        """All rows converted; the first one's size determines the required memory."""
         first = convert(0, rows[0][column])
         size = len(rows) * first.numel() * first.element_size()
         require(
@@ -185,7 +185,7 @@ def _content(row: Any, root: Path) -> io.BytesIO:
 
 
 def _type_of_array(kind: Any) -> str | None:
-    """The type of the numbers of an Array2D, an Array3D or nested lists; None for a column that holds no arrays."""
+    """The number type of an Array2D, an Array3D or nested lists; None for a column without arrays."""
     depth, inner = len(getattr(kind, "shape", ())), kind
     while hasattr(inner, "feature"):
         inner, depth = inner.feature, depth + 1

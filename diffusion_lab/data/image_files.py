@@ -1,6 +1,6 @@
-"""One image file, of any size and kind -> levels: upright, cropped or padded or stretched, resized with antialiasing.
+"""Reading an image file of any size and kind as levels: upright, cropped, padded or stretched, resized with antialiasing.
 
-And the SHA-256 of files that were checked, remembered between starts.
+Also the SHA-256 of checked files, cached between starts.
 """
 
 import hashlib
@@ -22,28 +22,28 @@ from diffusion_lab.data.published import cache_folder
 from diffusion_lab.store.files import write_whole
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
-# What a file holds decides how it is read, whatever its name. Only these: for others, such as PostScript, Pillow starts programs.
+# The content determines how a file is read, not its name. Only these formats: for some others, Pillow runs programs.
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 FITS = ("crop", "pad", "stretch")
 WHITE = (255, 255, 255)
-_OF_A_PROFILE = ("CMYK", "LAB", "HSV", "YCbCr")  # what is RGB for them, a profile decides
+_OF_A_PROFILE = ("CMYK", "LAB", "HSV", "YCbCr")  # their conversion to RGB depends on a colour profile
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N")
 _SETTLED_SECONDS = 2.0
 
-# What Pillow refuses as a decompression bomb. Its own guard, which warns at half of that, makes way for a number that
-# the user can raise; it is asked for before a pixel is decoded.
+# Pillow's own limit against decompression bombs, which warns at half of it, is replaced by a number that
+# the user can raise; it is checked before a pixel is decoded.
 MAX_PIXELS = 178_956_970
 Image.MAX_IMAGE_PIXELS = None
 
 
 def most_bytes(max_pixels: int) -> int:
-    """How large a file of so many pixels may be: twice what uncompressed 16-bit RGBA takes, and 1 MiB for what describes it."""
+    """The largest size of a file with this many pixels: twice that of uncompressed 16-bit RGBA, and 1 MiB for metadata."""
     return 16 * max_pixels + 2**20
 
 
 def sides_of(image_size: int | Sequence[int]) -> list[int]:
-    """Height and width. DataError for a size that no image has."""
+    """(height, width). DataError for an invalid size."""
     sides = list(image_size) if isinstance(image_size, Sequence) else [image_size, image_size]
     fits = len(sides) == 2 and min(sides) >= 1
     require(fits, f"data.image_size={image_size} must be a side in pixels, or [height,width], of at least 1.")
@@ -51,7 +51,7 @@ def sides_of(image_size: int | Sequence[int]) -> list[int]:
 
 
 def colour_of(alpha: str | Sequence[int]) -> tuple[int, ...]:
-    """(r, g, b), from that or from a name. DataError for what is no colour."""
+    """(r, g, b), from itself or from a name. DataError for an invalid colour."""
     try:
         found = ImageColor.getrgb(alpha) if isinstance(alpha, str) else tuple(alpha)
     except ValueError:
@@ -62,11 +62,11 @@ def colour_of(alpha: str | Sequence[int]) -> tuple[int, ...]:
 
 
 def check_image(path: Path, content: bytes, max_pixels: int = MAX_PIXELS) -> None:
-    """DataError if `read_image` could not show the file with this content; its first picture is decoded to find out."""
+    """DataError if `read_image` could not read the file with this content; its first picture is decoded to check this."""
     with _opened(path, io.BytesIO(content), max_pixels) as image:
-        image.verify()  # checksums of PNG chunks, which decoding does not look at
+        image.verify()  # checksums of PNG chunks, which decoding ignores
     with _opened(path, io.BytesIO(content), max_pixels) as image:
-        image.draft(None, (1, 1))  # of a JPEG an eighth of the resolution: the whole file is read all the same
+        image.draft(None, (1, 1))  # an eighth of a JPEG's resolution; the whole file is read anyway
         _upright(image).convert("RGB")
 
 
@@ -80,14 +80,14 @@ def read_image(
     fit: str = "crop",
     background: Sequence[int] = WHITE,
 ) -> Tensor:
-    """uint8 (channels, H, W): the largest part in the middle with these proportions, resized. channels: 1 is grey, 3 is RGB, and 4
+    """uint8 (channels, H, W): the largest central part with these proportions, resized. channels: 1 is grey, 3 is RGB, and 4
     RGB and opacity.
 
-    image_size: the side of a square, or H and W; None: as it is. Turned as its camera says; 16-bit grey scaled to 8 bits;
-    transparent parts are shown on `background`; of an animation the first picture. fit: "pad": the whole image, between bars of
-    that colour, or transparent ones; "stretch": the whole in other proportions. deep: uint16 instead, in grey only, and 8 bits are
-    scaled to 16. content: of the file, where it lies elsewhere. DataError if it is broken, has more than `max_pixels`, or levels
-    whose range is not known.
+    image_size: the side of a square, or H and W; None: unchanged. Rotated as its metadata say; 16-bit grey scaled to 8 bits;
+    transparent parts are shown on `background`; the first picture of an animation. fit: "pad": the whole image, between bars of
+    that colour, or transparent ones; "stretch": the whole image in other proportions. deep: uint16 instead, for grey only; 8 bits
+    are scaled to 16. content: of the file, if it lies elsewhere. DataError if it is damaged, has more than `max_pixels`, or levels
+    of unknown range.
     """
     with _opened(path, content or path, max_pixels, options=content is None) as opened:
         shown = _deep_grey(opened, background) if deep else _upright(opened, background, keep_alpha=channels == 4)
@@ -95,7 +95,7 @@ def read_image(
     height, width = (image.height, image.width) if image_size is None else sides_of(image_size)
     scales = image.height / height, image.width / width
     if fit == "crop":
-        # Cropped first: resize(box=…), as in ImageOps.fit, would let what lies outside into the edges.
+        # Cropped first, because resize(box=…), as in ImageOps.fit, would blend pixels from outside into the edges.
         image = _middle(image, max(round(min(scales) * width), 1), max(round(min(scales) * height), 1))
     inner = (width, height)
     if fit == "pad":
@@ -109,7 +109,7 @@ def read_image(
         image = bars
     pixels = np.array(image)
     if channels == 4:
-        pixels[pixels[..., 3] == 0, :3] = background  # which the file may say anything of
+        pixels[pixels[..., 3] == 0, :3] = background  # invisible colours are arbitrary
     if deep:
         pixels = pixels.round().clip(0, 65535).astype(np.uint16)
     return torch.from_numpy(pixels.reshape(height, width, channels)).permute(2, 0, 1)
@@ -121,16 +121,16 @@ def _middle(image: Image.Image, width: int, height: int) -> Image.Image:
 
 
 def kind_of(name: str, content: io.BytesIO, max_pixels: int) -> tuple[int, bool]:
-    """(channels: 1 for grey, else 3; whether it has 16 bits). name: for the sentence that is said of a broken one."""
+    """(channels: 1 for grey, else 3; whether it has 16 bits). name: for messages."""
     with _opened(name, content, max_pixels, options=False) as image:
         deep = _is_sixteen_bit(image)
         return 1 if deep or image.mode in ("1", "L") else 3, deep
 
 
 def read_as_it_is(name: str, content: bytes, max_pixels: int) -> np.ndarray:
-    """uint8 or, of 16 bits, uint16 (H, W, C), grey (C = 1) or RGB (C = 3), neither cropped nor resized; else as `read_image`.
+    """uint8 or, for 16 bits, uint16 (H, W, C), grey (C = 1) or RGB (C = 3), neither cropped nor resized; otherwise as `read_image`.
 
-    name: for the sentence. DataError for 16-bit colours that are not PNG, which Pillow would cut to 8 bits, and for colours that
+    name: for messages. DataError for 16-bit colours other than PNG, which Pillow would cut to 8 bits, and for colours that
     are not RGB.
     """
     with _opened(name, io.BytesIO(content), max_pixels, options=False) as opened:
@@ -139,7 +139,7 @@ def read_as_it_is(name: str, content: bytes, max_pixels: int) -> np.ndarray:
         if _is_sixteen_bit(opened):
             return np.asarray(ImageOps.exif_transpose(opened)).astype(np.uint16)[..., None]
         require(opened.mode not in _OF_A_PROFILE, f"{name} has colours of mode {opened.mode}: convert it to RGB.")
-        if ";16" in str(opened.tile):  # how the pixels lie in the file
+        if ";16" in str(opened.tile):  # the pixel format in the file
             return _deep_colours(name, content, opened.format)
         image = _upright(opened)
         image = image.convert("L" if image.mode in ("1", "L") else "RGB")
@@ -150,9 +150,9 @@ def read_as_it_is(name: str, content: bytes, max_pixels: int) -> np.ndarray:
 def _opened(
     path: Path | str, content: Path | str | io.BytesIO, max_pixels: int, options: bool = True
 ) -> Iterator[ImageFile.ImageFile]:
-    """The image, not decoded yet. Whatever goes wrong with it in here becomes one sentence that names it.
+    """The image, not decoded yet. Any error in the block becomes one sentence that names it.
 
-    options: whether a data set has it, whose options decide what becomes of it.
+    options: whether it belongs to a data set, whose options the message may mention.
     """
     remedy = "or leave it out" + (" with data.on_error=skip" if options else "")
     most, raised = (f"data.max_pixels={max_pixels}", "raise that limit, ") if options else (max_pixels, "")
@@ -171,7 +171,7 @@ def _opened(
     except DataError:
         raise
     except Exception as error:
-        # Pillow meets damaged files with OSError, SyntaxError, ValueError, struct.error, zlib.error and others.
+        # Pillow's errors for damaged files are OSError, SyntaxError, ValueError, struct.error, zlib.error and others.
         reason = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, UnidentifiedImageError):
             reason = f"its content is not {', '.join(_FORMATS[:-1])} or {_FORMATS[-1]}"
@@ -179,12 +179,12 @@ def _opened(
 
 
 def _is_sixteen_bit(image: Image.Image) -> bool:
-    # Pillow gives 16-bit PPM, scaled to 0 … 65535, and in older versions 16-bit PNG, the mode of 32-bit integers.
+    # Pillow reads 16-bit PPM, scaled to 0 … 65535, and in older versions 16-bit PNG, in the mode of 32-bit integers.
     return image.mode in _SIXTEEN_BIT or (image.mode == "I" and image.format in ("PPM", "PNG"))
 
 
 def _deep_grey(image: Image.Image, background: Sequence[int]) -> Image.Image:
-    """Decoded and turned as the camera says, as float32 in 0 … 65535: what Pillow resizes without cutting it to 8 bits."""
+    """Decoded and rotated as its metadata say, as float32 in 0 … 65535, which Pillow resizes without reduction to 8 bits."""
     if _is_sixteen_bit(image):
         return Image.fromarray(np.asarray(ImageOps.exif_transpose(image)).astype(np.float32))
     return Image.fromarray(np.asarray(_upright(image, background).convert("L"), np.float32) * 257)
@@ -201,10 +201,10 @@ def _deep_colours(name: str, content: bytes, form: str | None) -> np.ndarray:
 
 
 def _upright(image: Image.Image, background: Sequence[int] = WHITE, keep_alpha: bool = False) -> Image.Image:
-    """Decoded, turned as the camera says, in 8 bits, on this colour, or as transparent as it is."""
+    """Decoded, rotated as its metadata say, in 8 bits, on this colour, or with its transparency."""
     sixteen_bit = _is_sixteen_bit(image)
     image = ImageOps.exif_transpose(image)
-    if sixteen_bit:  # Pillow's own conversion cuts off at 255
+    if sixteen_bit:  # Pillow's own conversion clips at 255
         image = Image.fromarray((np.asarray(image).astype(np.float64) / 257).round().astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -214,14 +214,14 @@ def _upright(image: Image.Image, background: Sequence[int] = WHITE, keep_alpha: 
 
 
 class RememberedDigests:
-    """Digests of the files below `root` in the user's cache folder: a file that has not changed since is not read again.
+    """Cached digests of the files below `root`, in the user's cache folder: an unchanged file is not read again.
 
-    A file counts as unchanged while its size, its inode, its time of change and its time of status change are what they were:
-    whoever writes into it, or puts another in its place, changes one of them, and the last cannot be set back. What was changed
-    within the last seconds is not remembered, because a second change within one tick of the file system's clock would not show.
+    A file counts as unchanged if its size, inode, modification time and status change time are unchanged:
+    writing to it or replacing it changes one of them, and the last cannot be set back. Files changed
+    within the last seconds are not cached, because a second change within one tick of the file system's clock would not show.
 
-    `rules` is whatever else a digest was given for, such as the checks that a file had passed: under other rules nothing is
-    remembered.
+    `rules`: everything else that a digest depends on, such as the checks that a file passed; other rules use another
+    cache.
     """
 
     def __init__(self, root: Path, rules: str) -> None:
@@ -229,12 +229,12 @@ class RememberedDigests:
         self._file = cache_folder("digests") / f"{key}.json"
         self._known: dict[str, list] = {}
         self._fresh: dict[str, list] = {}
-        with suppress(OSError, ValueError):  # none yet, or broken: every file is read
+        with suppress(OSError, ValueError):  # missing or damaged: every file is read
             known = json.loads(self._file.read_bytes())
             self._known = known if isinstance(known, dict) else {}
 
     def of(self, path: Path, read: Callable[[int], str]) -> str:
-        """The digest of a file: the remembered one, or what `read` returns, given the size. OSError if there is no file."""
+        """The digest of a file, cached or from `read`, which is given the size. OSError if there is no file."""
         status = path.stat()
         state = [status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns]
         match self._known.get(str(path)):
@@ -246,7 +246,7 @@ class RememberedDigests:
         return digest
 
     def save(self) -> None:
-        """For the next start. A folder that cannot be written only makes that one slower."""
+        """Save the cache. If the folder cannot be written, the next start is slower."""
         if self._fresh:
             with suppress(OSError):
                 write_whole(self._file, json.dumps({**self._known, **self._fresh}).encode())

@@ -51,6 +51,8 @@ class Split:
 class InMemoryDataModule(DataModule):
     """A data module that is two tensors. A subclass states name, num_classes and num_levels, and reads the splits."""
 
+    holdable = True
+
     @abstractmethod
     def _read(self) -> tuple[Split, Split]:
         """The training and the test split."""
@@ -61,6 +63,11 @@ class InMemoryDataModule(DataModule):
         self.shape = tuple(train.values.shape[1:])
         self.num_train, self.num_test = len(train), len(test)
         self.identity = self._identify(train, test)
+        self.on_disk = any(isinstance(part, Rows) for part in (train.values, *train.beside.values()))
+        if self.on_disk:
+            self.faster = (
+                "copy the file to a faster disk, or set data.on_device=true on a GPU that has room for the data"
+            )
 
     def _identify(self, train: Split, test: Split) -> str:
         """The SHA-256 of what is in memory: equal wherever the same images came from."""

@@ -30,8 +30,8 @@ class IdxImages(Published, InMemoryDataModule):
     """Grey images from the four idx files in a folder, from a Debian package, or through torchvision's download.
 
     `root` is a folder with the idx files, gzipped or not, or one that torchvision downloaded into. Without it they
-    are looked for where a Debian package puts them and where an earlier download left them. The identity is taken
-    from the decoded images, so it is the same whichever source they came from.
+    are searched in the place of a Debian package and of an earlier download. The identity is computed
+    from the decoded images, so it does not depend on the source.
     """
 
     torchvisions: str  # its class, and the folder inside its root
@@ -63,7 +63,7 @@ class IdxImages(Published, InMemoryDataModule):
         return None if self._files() else f"{self.title} was not found in {self.folder}"
 
     def _files(self) -> dict[str, Path]:
-        """The four files of the first folder that holds them all; none where no folder does."""
+        """The four files of the first folder that holds them all; empty if none does."""
         for folder in self._folders:
             for place in (folder, folder / self.fetched_into):
                 files = {
@@ -115,12 +115,12 @@ class FashionMNIST(IdxImages):
 
 
 def read_idx(path: Path, shape: tuple[int, ...]) -> Tensor:
-    """The array in an idx file of unsigned bytes (.gz: gzipped), uint8; DataError unless it has just this `shape`."""
+    """The array in an idx file of unsigned bytes (.gz: gzipped), uint8; DataError unless it has exactly this `shape`."""
     header = bytes([0, 0, 8, len(shape)]) + np.array(shape, dtype=">u4").tobytes()
     size = len(header) + math.prod(shape)
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            content = file.read(size + 1)  # a small file of a stranger may unfold to all of the memory
+            content = file.read(size + 1)  # a small file may expand to fill the memory
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read ({error}): fetch the file again.") from error
     if content[: len(header)] != header or len(content) != size:

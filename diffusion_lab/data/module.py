@@ -9,18 +9,17 @@ import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
-from itertools import tee
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import torch
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from diffusion_lab.conditions import Classes, Condition
 from diffusion_lab.conditions.condition import has_classes
 from diffusion_lab.conditions.units import Units
 from diffusion_lab.data.checks import at_least, check_shares, require
+from diffusion_lab.data.loading import Batch, LoadingDataModule
 from diffusion_lab.data.order import (
     Batches,
     BatchOrder,
@@ -31,13 +30,12 @@ from diffusion_lab.data.order import (
     without_validation,
 )
 from diffusion_lab.diffusion import SampleNoise
-from diffusion_lab.diffusion.parts import as_conditions, each, moved, where
+from diffusion_lab.diffusion.parts import as_conditions, moved
 from diffusion_lab.diffusion.shapes import Conditions
 
 if TYPE_CHECKING:
     from diffusion_lab.data.reals import Rows
 
-Batch = tuple[Tensor, Conditions]
 HeldOutBatch = tuple[Tensor, Conditions, SampleNoise]
 Item = tuple[Tensor, dict[str, Tensor]]  # x of a batch, and what the data give with it: "classes", "vector", "field"
 
@@ -51,7 +49,7 @@ def images_at_once(shape: Sequence[int]) -> int:
     return 2 ** int(math.log2(max(1, min(128, _VALUES_AT_ONCE // math.prod(shape)))))
 
 
-class DataModule(LightningDataModule, ABC):
+class DataModule(LoadingDataModule, ABC):
     """A data set with its facts.
 
     A batch is (x, y). Images: x float32 (B, C, H, W) in [-1, 1]; points: x float32 (B, D). y: the values of the condition, a tuple
@@ -91,9 +89,7 @@ class DataModule(LightningDataModule, ABC):
         super().__init__()
         at_least(1, batch_size=batch_size)
         require(0 <= seed < 2**64, f"seed={seed} must be a whole number from 0 to 2**64 - 1.")
-        self.batch_size = batch_size
-        self.seed = seed
-        self.flip = flip
+        self.batch_size, self.seed, self.flip = batch_size, seed, flip
         self._prepared = False
         self._held_out: tuple[int, int, int] | None = None  # number of images, of one batch, seed
         self._trained_on: int | float | None = None
@@ -150,11 +146,11 @@ class DataModule(LightningDataModule, ABC):
         images = fixed_subset(self.num_train, self.num_trained_on)
         order = BatchOrder(len(images), self.batch_size // parts, self.seed, self.flip, rank, world_size)
 
-        def picks() -> Iterator[tuple[Tensor, Tensor]]:
+        def stream() -> Iterator[Batch]:
             start, cycle = (parts_trained(self.trainer), parts_repeated(self.trainer)) if self.trainer else (0, 0)
-            return ((images[places], mirrored) for places, mirrored in order.batches_from(start, cycle))
+            return self.made(partial(self._conditioned, "train"), images, order.batches_from(start, cycle))
 
-        return Batches(lambda: self._pinned(self._mirrored(picks())))
+        return Batches(stream)
 
     def train_on(self, images: int | float | None) -> None:
         """Of which training images batches are made: so many, or a share of them, of a fixed random order; None: of all.
@@ -167,16 +163,11 @@ class DataModule(LightningDataModule, ABC):
 
     def notes(self) -> list[str]:
         """One sentence on each option that exceeds the size of its split."""
-        found = []
-        if self.batch_size > self.num_trained_on:
-            found.append(
-                f"data.batch_size={self.batch_size}: there are {self.num_trained_on} training images, so a batch repeats some"
-            )
-        split = self.validation_split
-        if self._held_out is not None and self._held_out[0] > self.size(split):
-            found.append(
-                f"val.num_images={self._held_out[0]}: the {split} split has {self.size(split)} images, and all of them are used"
-            )
+        size, split = self.num_trained_on, self.validation_split
+        small = f"data.batch_size={self.batch_size}: there are {size} training images, so a batch repeats some"
+        found = [small] if self.batch_size > size else []
+        if self._held_out is not None and (wanted := self._held_out[0]) > (there := self.size(split)):
+            found.append(f"val.num_images={wanted}: the {split} split has {there} images, and all of them are used")
         return found
 
     @property
@@ -257,16 +248,6 @@ class DataModule(LightningDataModule, ABC):
             y = [condition.of(x, given) for condition in self.conditions.values()]
             yield x, as_conditions([part.float() if part.is_floating_point() else part for part in y])
 
-    def _mirrored(self, picks: Iterable[tuple[Tensor, Tensor]]) -> Iterator[Batch]:
-        """(x, y) of these training images, mirrored where a pick says so: y is that of the image, but for its fields."""
-        picks, again = tee(picks)
-        batches = self._conditioned("train", (indices for indices, _ in picks))
-        for (x, y), (_, mirrored) in zip(batches, again, strict=True):
-            if mirrored.any():
-                x = torch.where(mirrored.reshape(-1, *[1] * (x.ndim - 1)), x.flip(-1), x)
-                y = where(mirrored, each(lambda part: part.flip(-1) if part.ndim > 2 else part, y), y)
-            yield x, y
-
     @cached_property
     def end_shares(self) -> tuple[float, float] | None:
         """Shares of the values at the lowest and at the highest level, in the first training images; None without levels."""
@@ -310,12 +291,6 @@ class DataModule(LightningDataModule, ABC):
     def _ranks(self) -> tuple[int, int]:
         """This process's number and how many there are."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-
-    def _pinned(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Where a GPU trains, in memory from which it copies without being waited for."""
-        if not self.trainer or self.trainer.strategy.root_device.type != "cuda":
-            return batches
-        return ((x.pin_memory(), each(Tensor.pin_memory, y)) for x, y in batches)
 
     def batches(self, split: str, batch_size: int, limit: int | None = None, start: int = 0) -> Iterator[Batch]:
         """(x, y) of "train", "validation" or "test" for scoring: in order, never mirrored; the last batch may be smaller.

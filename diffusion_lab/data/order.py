@@ -2,18 +2,19 @@
 
 The training images are shown in the order perm(seed, 0), perm(seed, 1), perm(seed, 2), … without end. Position p of
 that sequence lies in epoch p // n and shows image perm(seed, p // n)[p mod n]; a coin keyed by the same position
-says whether it is mirrored. Batch k is the positions k·B … (k + 1)·B − 1, and rank r of W takes the r-th W-th part
-of it. Where gradients are accumulated over m parts of a batch, part j is the j-th m-th of these positions, and each rank
-takes its rows of that. Nothing is carried from batch to batch, so a run that resumes at batch k, or runs on other devices,
-sees what it would have seen.
+decides whether it is mirrored. Batch k is the positions k·B … (k + 1)·B − 1, and rank r of W takes the r-th W-th part
+of it. If gradients are accumulated over m parts of a batch, part j is the j-th m-th of these positions, and each rank
+takes its rows of that. No state is carried from batch to batch, so a run that resumes at batch k, or runs on other devices,
+sees the same images.
 
-Below: fixed choices of images, which no seed of a run changes, because scores are compared between runs.
+Also fixed choices of images, which do not depend on the seed of a run, because scores are compared between runs.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import count
+from time import perf_counter
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -53,25 +54,25 @@ class BatchOrder:
         return torch.from_numpy(indices), torch.from_numpy(mirrored)
 
     def batches_from(self, start: int, cycle: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """`batch(start)`, `batch(start + 1)`, … without end; cycle: of the first so many batches, again and again."""
+        """`batch(start)`, `batch(start + 1)`, … without end; cycle: repeat this many first batches."""
         return (self.batch(k % cycle if cycle else k) for k in count(start))
 
 
 def batches_trained(trainer: Trainer) -> int:
-    """k while batch k is trained on, counted over all resumes: the batch of an optimizer step, in one part or in several."""
+    """k during training on batch k, counted over all resumes: the batch of an optimizer step, in one part or in several."""
     return parts_trained(trainer) // trainer.accumulate_grad_batches
 
 
 def parts_trained(trainer: Trainer) -> int:
-    """m·k + j while part j of the m parts of batch k is trained on."""
-    # The parts whose optimizer step is done. `current.ready` would be one too many in a checkpoint written when a batch failed
-    # half-way, and begins again at 0 when training continues from a finished run.
+    """m·k + j during training on part j of the m parts of batch k."""
+    # Parts with a finished optimizer step. `current.ready` would be one too many in a checkpoint written when a batch failed
+    # half-way, and restarts at 0 when training continues from a finished run.
     total = trainer.fit_loop.epoch_loop.batch_progress.total
     return total.processed  # type: ignore[attr-defined]  # Lightning declares the base class of its tracker
 
 
 def parts_repeated(trainer: Trainer) -> int:
-    """The number of parts of the batches that trainer.overfit_batches shows again and again; 0: none, each is another one."""
+    """The number of parts of batches that trainer.overfit_batches repeats; 0: no repetition."""
     return trainer.overfit_batches  # type: ignore[attr-defined]  # a connector of Lightning sets it
 
 
@@ -92,8 +93,8 @@ def fixed_subset(size: int, limit: int | None) -> Tensor:
 
     All indices in order if `limit` is None or not below `size`.
 
-    Not stratified by class: n held-out images set the floor of a Fréchet distance at n, and a sample whose class
-    counts are evened out lies several times closer to the whole than n independent images do, so that a perfect
+    Not stratified by class: n held-out images set the floor of a Fréchet distance at n, and a sample with evened-out class
+    counts is several times closer to the whole than n independent images, so that a perfect
     model would miss the floor.
     """
     return torch.arange(size) if limit is None or limit >= size else _sequence(size)[:limit]
@@ -107,9 +108,9 @@ def held_out(size: int, share: float) -> Tensor:
 
 
 def held_out_groups(groups: Tensor, labels: Tensor, share: float) -> Tensor:
-    """Which images are held out, bool (n,), whole groups of them: a fixed `share` of the groups, of each class and size alike.
+    """Which images are held out, bool (n,), in whole groups: a fixed `share` of the groups of each class and size.
 
-    groups: of each image, whole numbers from 0; labels: its class, the same for all of a group.
+    groups: of each image, whole numbers from 0; labels: its class, equal within a group.
     """
     sizes = groups.bincount()
     kinds = torch.zeros_like(sizes).index_put((groups,), labels)
@@ -120,14 +121,14 @@ def held_out_groups(groups: Tensor, labels: Tensor, share: float) -> Tensor:
 
 
 def fixed_rest(size: int, limit: int) -> Tensor:
-    """`limit` indices below `size`, or as many as there are, int64: the other end of the sequence that `fixed_subset` begins."""
+    """`limit` indices below `size`, or all: the opposite end of the sequence that `fixed_subset` begins, int64."""
     return _sequence(size).flip(0)[:limit]
 
 
 def without_validation(size: int, num_images: int, groups: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Indices of the images to train on and of `num_images` for validation, out of `size`, int64, both in ascending order.
 
-    groups: of each image; all but one are then either trained on or for validation as a whole.
+    groups: of each image; all groups except one are then entirely for training or for validation.
     """
     chosen = torch.zeros(size, dtype=torch.bool)
     order = _sequence(size).flip(0) if groups is None else _sequence(int(groups.max()) + 1)[groups].argsort(stable=True)
@@ -140,13 +141,22 @@ def _sequence(size: int) -> Tensor:
 
 
 class Batches(Generic[T]):
-    """An iterable without length that is opened again for each of Lightning's loops: a training stream starts at the current step.
+    """An iterable without length, opened again for each of Lightning's loops: a training stream starts at the current step.
 
     Not a torch DataLoader: Lightning would warn about too few workers, which a set in memory does not need.
+    `waited`: seconds that batches took, but for those that a GPU still computed in when the batch was there.
     """
 
     def __init__(self, open_batches: Callable[[], Iterator[T]]) -> None:
-        self._open_batches = open_batches
+        self._open_batches, self.waited = open_batches, 0.0
 
     def __iter__(self) -> Iterator[T]:
-        return self._open_batches()
+        return self._timed(self._open_batches())
+
+    def _timed(self, batches: Iterator[T]) -> Iterator[T]:
+        began = perf_counter()
+        for batch in batches:
+            if not torch.cuda.is_initialized() or torch.cuda.current_stream().query():
+                self.waited += perf_counter() - began
+            yield batch
+            began = perf_counter()

@@ -1,4 +1,4 @@
-"""Samples as pictures: a grid of images, of lines or of slices, a scatter of points; an animation from x_T to x_0."""
+"""Pictures of samples: a grid of images, of lines or of slices, a scatter of points; an animation from x_T to x_0."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from diffusion_lab.diffusion.levels import MOST_LEVELS, from_levels, to_levels
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Pixels on the screen of the longer side; smaller images are enlarged by whole factors, without smoothing.
+# Pixels of the longer side on the screen; smaller images are enlarged by whole factors, without smoothing.
 _SMALLEST_SIDE = 48
 _COLOURS, _TEXT, _SMALLEST_SCALE = (
     "viridis",
@@ -32,7 +32,7 @@ _COLOURS, _TEXT, _SMALLEST_SCALE = (
 
 @contextmanager
 def may_fail(name: str) -> Iterator[None]:
-    """If a picture cannot be drawn inside the block, warn and go on, so that the work it shows is not lost."""
+    """If a picture cannot be drawn in the block, warn and continue, so that the shown work is not lost."""
     try:
         yield
     except Exception as error:
@@ -61,7 +61,7 @@ def picture(
         return scatter(x)
     columns = columns or math.ceil(math.sqrt(len(x)))
     span, *others = [(-1.0, 1.0)] if num_levels else spans or _spans([x])
-    if any(other != span for other in others):  # each channel has its own scale, from its end 0 to its end 1
+    if any(other != span for other in others):  # each channel has its own scale, from 0 to 1
         several = [span, *others]
         low, high = (torch.tensor(ends).view(-1, *[1] * (x.ndim - 2)) for ends in zip(*several, strict=True))
         x, span = (x - low) / (high - low), (0.0, 1.0)
@@ -87,7 +87,7 @@ def frames(states: Sequence[Tensor], num_levels: int | None, columns: int | None
 
 
 def _spans(states: Sequence[Tensor]) -> list[Span]:
-    """Of each channel of (B, C, …); one for all, where the ranges of the channels are alike."""
+    """The range of each channel of (B, C, …); a single one if the ranges are similar."""
     each = [_span([x[:, channel] for x in states]) for channel in range(states[0].shape[1])]
     low, high = min(span[0] for span in each), max(span[1] for span in each)
     alike = high - low <= 3 * min(span[1] - span[0] for span in each)
@@ -100,7 +100,7 @@ def _span(states: Sequence[Tensor]) -> Span:
 
 
 def _tiled(pixels: Tensor, columns: int, smallest_side: int = _SMALLEST_SIDE) -> Image.Image:
-    """uint8 (B, 1 or 3, H, W) in rows of `columns`, small ones enlarged."""
+    """uint8 (B, 1 or 3, H, W) in rows of `columns`, small images enlarged."""
     scale = max(1, math.ceil(smallest_side / max(pixels.shape[-2:])))
     pixels = pixels.repeat_interleave(scale, -1).repeat_interleave(scale, -2)
     rows = make_grid(pixels, nrow=columns, padding=2, pad_value=128)
@@ -113,14 +113,14 @@ def _slices(x: Tensor, empty: float) -> Tensor:
 
 
 def _side_by_side(parts: Sequence[Tensor], empty: float = math.nan) -> Tensor:
-    """(…, H, W) each -> (…, max H, sum of W and of gaps): `empty` lies between them and below those that are less high."""
+    """(…, H, W) each -> (…, max H, sum of W and of gaps): `empty` between them and below lower ones."""
     height, gap = max(part.shape[-2] for part in parts), max(1, max(part.shape[-1] for part in parts) // 16)
     room = [(0, gap if number + 1 < len(parts) else 0, 0, height - part.shape[-2]) for number, part in enumerate(parts)]
     return torch.cat([pad(part, space, value=empty) for part, space in zip(parts, room, strict=True)], dim=-1)
 
 
 def _coloured(x: Tensor, span: Span) -> Tensor:
-    """(B, H, W) -> uint8 (B, 3, H, W): every number by its colour; white where there is none."""
+    """(B, H, W) -> uint8 (B, 3, H, W): numbers as colours; white for missing ones."""
     from matplotlib import colormaps  # slow to import
 
     shades = ((x.double() - span[0]) / (span[1] - span[0])).clamp(0, 1).nan_to_num()
@@ -129,7 +129,7 @@ def _coloured(x: Tensor, span: Span) -> Tensor:
 
 
 def _with_scale(image: Image.Image, label: str, span: Span) -> Image.Image:
-    """The image, and below it the colours from span[0] to span[1]."""
+    """The image above a bar of the colours from span[0] to span[1]."""
     font = ImageFont.load_default(_TEXT)
     width = max(image.width, _SMALLEST_SCALE)
     whole = Image.new("RGB", (width, image.height + 2 * _TEXT + 8), "white")
@@ -147,7 +147,7 @@ def _with_scale(image: Image.Image, label: str, span: Span) -> Image.Image:
 
 
 def _lines(x: Tensor, columns: int, names: Sequence[str], span: Span) -> Image.Image:
-    """(B, C, L), each sample in a frame of its own, on one scale; a colour for each channel."""
+    """(B, C, L), each sample in its own frame, on a common scale; one colour per channel."""
     from matplotlib.collections import LineCollection
     from matplotlib.figure import Figure
 
@@ -187,14 +187,14 @@ def _drawn(figure: Figure) -> Image.Image:
 
 
 def to_uint8(x: Tensor, num_levels: int | None) -> Tensor:
-    """A picture of x in [−1, 1], uint8 in 0 … 255: rounded to the data's levels, if it has any, which are spread over 0 … 255."""
+    """A picture of x in [−1, 1], uint8 in 0 … 255: rounded to the data's levels, if any, which are spread over 0 … 255."""
     return _shades(x, num_levels, 256)
 
 
 def numbers(x: Tensor, num_levels: int | None) -> np.ndarray:
     """x (B, C, *spatial) in [−1, 1] -> uint8 (B, *spatial, C), as published evaluators read images; uint16 beyond 256 levels.
 
-    num_levels None: x as it is, float32 (B, C, *spatial) or (B, D).
+    num_levels None: x unchanged, float32 (B, C, *spatial) or (B, D).
     """
     if num_levels is None:
         return x.float().numpy()
@@ -202,12 +202,12 @@ def numbers(x: Tensor, num_levels: int | None) -> np.ndarray:
 
 
 def _shades(x: Tensor, num_levels: int | None, count: int) -> Tensor:
-    """x on `count` levels, after rounding to the data's, if it has any."""
+    """x on `count` levels, after rounding to the data's levels, if any."""
     return to_levels(x if num_levels is None else from_levels(to_levels(x, num_levels), num_levels), count)
 
 
 def images(x: Tensor, num_levels: int | None, names: Sequence[str] | None = None) -> list[Image.Image]:
-    """An image of each sample: the levels of (B, C, H, W) as they are, else a picture. ValueError as `check_images`."""
+    """An image of each sample: the levels of (B, C, H, W), or a picture. ValueError as in `check_images`."""
     check_images(x.shape[1:], num_levels)
     if x.ndim != 4 or num_levels is None:
         spans = None if num_levels else _spans([x])
@@ -216,7 +216,7 @@ def images(x: Tensor, num_levels: int | None, names: Sequence[str] | None = None
 
 
 def check_images(shape: Sequence[int], num_levels: int | None) -> None:
-    """ValueError for samples of this shape that image files cannot hold, one each."""
+    """ValueError for samples of a shape that image files cannot hold individually."""
     if len(shape) == 1:
         raise ValueError("the samples are points, of which there is one picture, not one each: use format=grid or npz")
     if len(shape) == 3 and num_levels and shape[0] != 1 and (shape[0] not in (3, 4) or num_levels > 256):
@@ -243,7 +243,7 @@ def scatter(x: Tensor) -> Image.Image:
         axes.hist(x[:, 0].numpy(), bins=60, density=True, color="#3366aa")
     else:
         axes.scatter(x[:, 0].numpy(), x[:, 1].numpy(), s=6, linewidths=0, alpha=0.6, color="#3366aa")
-        if (x.abs() > 2).double().mean() < 0.2:  # else their units are others
+        if (x.abs() > 2).double().mean() < 0.2:  # otherwise they have other units
             axes.set_aspect("equal")
             axes.set_xlim(-2, 2)
             axes.set_ylim(-2, 2)
@@ -258,10 +258,10 @@ def png(image: Image.Image) -> bytes:
 
 
 def animation(frames: Sequence[Image.Image], milliseconds: int = 60) -> bytes:
-    """The bytes of a GIF that plays `frames` and rests on the last for two seconds."""
+    """The bytes of a GIF that plays `frames` and pauses on the last for two seconds."""
     buffer = io.BytesIO()
     durations = [milliseconds] * (len(frames) - 1) + [2000]
-    palette = [frame.convert("RGB").quantize() for frame in frames]  # each with its own 256 colours
+    palette = [frame.convert("RGB").quantize() for frame in frames]  # each frame with its own 256 colours
     palette[0].save(buffer, format="GIF", save_all=True, append_images=palette[1:], duration=durations, loop=0)
     return buffer.getvalue()
 

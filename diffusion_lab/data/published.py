@@ -1,4 +1,4 @@
-"""Published data sets: where their files are searched for, how they are checked, and how torchvision downloads them."""
+"""Published data sets: where files are searched, how they are checked, and downloads with torchvision."""
 
 import os
 import tempfile
@@ -13,7 +13,7 @@ from diffusion_lab.data.module import DataModule
 
 
 def cache_folder(name: str) -> Path:
-    """The user's own cache folder for the data set, or whatever else, of this name."""
+    """The user's cache folder for the data set, or anything else, with this name."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "diffusion_lab" / name
 
 
@@ -21,14 +21,14 @@ class Published(DataModule):
     """Files in `folder`: the option `root`, or the user's cache folder. The option `download` fetches them if they are missing."""
 
     title: str  # the name in sentences
-    fetched_into = ""  # where torchvision puts the files, inside its root
+    fetched_into = ""  # the folder inside the root into which torchvision puts the files
 
     def _look_in(self, root: str | None, download: bool) -> None:
         self.folder, self.download = Path(root) if root else cache_folder(self.name), download
 
     @abstractmethod
     def _wrong(self) -> str | None:
-        """What is missing, or is not as it was published; None: nothing. Nothing is parsed."""
+        """What is missing, or differs from the published files; None if all is well. Nothing is parsed."""
 
     @abstractmethod
     def _fetch(self, root: str) -> object:
@@ -37,7 +37,7 @@ class Published(DataModule):
     @property
     @abstractmethod
     def _by_hand(self) -> str:
-        """How the user puts the files into `folder`."""
+        """Instructions for putting the files into `folder`."""
 
     @property
     def _otherwise(self) -> str:
@@ -55,7 +55,7 @@ class Published(DataModule):
             raise DataError(missing)
 
     def _download(self) -> None:
-        """The files are moved into `folder` one by one once all are there, so that two processes may download at the same time."""
+        """Download; files are moved into `folder` one by one when all are there, so two processes may download at the same time."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=self.folder) as staging:
@@ -66,7 +66,7 @@ class Published(DataModule):
                     target.parent.mkdir(parents=True, exist_ok=True)
                     os.replace(path, target)
         except Exception as error:
-            # torchvision and the network fail with RuntimeError, OSError, HTTPException, BadZipFile, EOFError and others.
+            # Errors of torchvision and the network: RuntimeError, OSError, HTTPException, BadZipFile, EOFError and others.
             reason = " ".join(str(error).split())
             raise DataError(
                 f"{self.title} could not be downloaded into {self.folder} ({reason}): {self._by_hand}."
@@ -74,7 +74,7 @@ class Published(DataModule):
 
 
 def first_wrong(files: Iterable[tuple[Path, str]]) -> str | None:
-    """What is wrong with the first of (path, MD5) that is missing or has other bytes, or None."""
+    """The first of (path, MD5) that is missing or differs, in words, or None."""
     for path, md5 in files:
         if not check_integrity(path, md5):
             return f"{path} is {f'not the published file (its MD5 is not {md5})' if path.is_file() else 'missing'}"

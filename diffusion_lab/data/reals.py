@@ -1,8 +1,9 @@
-"""Real numbers that are read as they are needed, and what one pass over them finds: their hash, moments and missing values."""
+"""Numbers that are read as they are needed, and what one pass over them finds: their hash, moments and missing values."""
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -58,7 +59,7 @@ class Rows:
 @dataclass(frozen=True)
 class Summary:
     """missing: bool (N,), the rows with missing values; num_missing, num_infinite: such values. like_levels: the values that it
-    would take to save the first rows as whole levels, or None if they are none."""
+    would take to save the first rows as whole levels, or None if they are none. low, high: of whole numbers, the ends."""
 
     sha256: str
     missing: Tensor
@@ -67,6 +68,8 @@ class Summary:
     mean: np.ndarray
     std: np.ndarray
     like_levels: str | None
+    low: int
+    high: int
 
 
 def summary(rows: Rows, fitted: Tensor | None) -> Summary:
@@ -78,18 +81,22 @@ def summary(rows: Rows, fitted: Tensor | None) -> Summary:
     content = hashlib.sha256(f"{rows.stored.shape} {rows.axis} {rows.stored.dtype.str[1:]};".encode())
     missing, num_missing, num_infinite, like_levels = [], 0, 0, None
     count, mean, squares = (np.zeros(shape[1]) for _ in range(3))
+    low = high = 0
     for number, (block, part) in enumerate(_blocks(rows)):
-        content.update(np.ascontiguousarray(block, block.dtype.newbyteorder("<")).tobytes())
-        x = block.astype(np.float64).reshape(*block.shape[:2], -1)
-        lost = np.isnan(x)
-        missing.append(lost.any((1, 2)))
-        num_missing, num_infinite = num_missing + int(lost.sum()), num_infinite + int(np.isinf(x).sum())
+        content.update(np.ascontiguousarray(block, block.dtype.newbyteorder("<")).data)
+        lost = np.isnan(block)
+        missing.append(lost.reshape(len(block), -1).any(1))
+        num_missing, num_infinite = num_missing + int(lost.sum()), num_infinite + int(np.isinf(block).sum())
         if number == 0:
-            like_levels = _like_levels(x[~lost])
+            like_levels = _like_levels(block[~lost].astype(np.float64))
+        if block.dtype.kind != "f":
+            low, high = min(low, int(block.min())), max(high, int(block.max()))
         if fitted is None or num_infinite:
             continue
         chosen = fitted[part].numpy()
-        x, known = np.where(lost, 0, x)[chosen], ~lost[chosen]
+        x = block[chosen].astype(np.float64).reshape(-1, shape[1], math.prod(shape[2:]))
+        known = ~lost[chosen].reshape(x.shape)
+        x = np.where(known, x, 0)
         n = known.sum((0, 2)).astype(float)
         here = x.sum((0, 2)) / np.maximum(n, 1)
         apart = np.where(known, x - here[:, None], 0)
@@ -100,7 +107,7 @@ def summary(rows: Rows, fitted: Tensor | None) -> Summary:
         count += n
     std = np.sqrt(squares / np.maximum(count, 1))
     lost_rows = torch.from_numpy(np.concatenate(missing))
-    return Summary(content.hexdigest(), lost_rows, num_missing, num_infinite, mean, std, like_levels)
+    return Summary(content.hexdigest(), lost_rows, num_missing, num_infinite, mean, std, like_levels, low, high)
 
 
 def _blocks(rows: Rows) -> Iterator[tuple[np.ndarray, slice]]:

@@ -1,4 +1,4 @@
-"""Series and volumes that are drawn by a rule, with statistics that are known: data to try one and three axes of space with."""
+"""Simulated series and volumes with known statistics, to try one and three spatial axes."""
 
 import math
 from typing import Any
@@ -10,12 +10,12 @@ from diffusion_lab.data.densities import Density
 
 
 class Oscillators(Density):
-    """Two coupled damped oscillators, seen from a random moment: series (2, length), in the order of time.
+    """Two coupled damped oscillators, observed from a random moment: series (2, length), in the order of time.
 
         x_1, x_2 = s(t) ± a(t),    s(t) = e^{−γt}·A_s cos(ω_s t + φ_s), and so a(t), with ω_a² = ω_s² + coupling·ω_s²
 
-    The normal modes of two equal oscillators that a spring joins. ω_s is uniform between cycles[0] and cycles[1] turns per series,
-    γ = damping/length. A cos φ is normal, of variance `together` for s and 1 − together for a; so, whatever the frequency,
+    The normal modes of two equal oscillators joined by a spring. ω_s is uniform between cycles[0] and cycles[1] turns per series,
+    γ = damping/length. A cos φ is normal, with variance `together` for s and 1 − together for a; so, for any frequency,
 
         E x = 0,    Var x_i(t) = e^{−2γt},    Corr(x_1, x_2) = 2·together − 1
     """
@@ -60,7 +60,7 @@ class Oscillators(Density):
 class Ellipsoids(Density):
     """One ellipsoid in each volume (1, side, side, side): 1 inside, −1 outside, with an edge of about a voxel.
 
-    Half-axes uniform between radii[0] and radii[1], a random rotation, a centre uniform where the whole lies inside. The expected
+    Half-axes uniform between radii[0] and radii[1], a random rotation, a centre uniform where the whole fits. The expected
     share of voxels above 0 is 4π/3·E[r]³/side³.
     """
 
@@ -97,7 +97,7 @@ class Ellipsoids(Density):
         rotation, _ = np.linalg.qr(random.standard_normal((size, 3, 3)))
         voxels = np.indices((self.side,) * 3).reshape(3, -1)
         volumes = np.empty((size, self.side**3), np.float32)
-        for first in range(0, size, 256):  # at a time, in float64
+        for first in range(0, size, 256):  # blocks in float64
             some = slice(first, first + 256)
             along = rotation[some] @ (voxels - centre[some]) / radii[some, :, None]
             radius = np.sqrt((along**2).sum(1))

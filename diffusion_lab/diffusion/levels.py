@@ -23,8 +23,9 @@ def to_levels(x: Tensor, num_levels: int) -> Tensor:
 def from_levels(levels: Tensor, num_levels: int) -> Tensor:
     """The x in [−1, 1] of each level, float32, same shape. ValueError unless 2 ≤ L ≤ 65,536."""
     _check(num_levels)
-    # Division, because multiplying by 2/(num_levels − 1) rounds, and the last level would miss 1.
-    return levels.float() * 2 / (num_levels - 1) - 1
+    # Division, because multiplying by 2/(num_levels − 1) rounds, and the last level would miss 1. By a tensor: a GPU multiplies by
+    # the inverse of a number.
+    return levels.float() * 2 / torch.full((), num_levels - 1.0, device=levels.device) - 1
 
 
 def _check(num_levels: int) -> None:

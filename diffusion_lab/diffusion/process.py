@@ -186,9 +186,9 @@ class GaussianDiffusion(ForwardProcess):
     def row(self, t: Steps) -> Row[Tensor]:
         """All quantities of step t, (B,) each; cached until another tensor of steps is looked up, or this one changes.
 
-        Inference tensors have no version counter, so their rows are not cached.
+        Inference tensors have no version counter, so their rows are not cached; a compiler finds equal look-ups itself.
         """
-        if t.is_inference() or torch.is_inference_mode_enabled():
+        if torch.compiler.is_compiling() or t.is_inference() or torch.is_inference_mode_enabled():
             return Row(*self._look_up(self._table, t, first=0).unbind(-1))
         latest = self._latest
         if latest is None or latest[0] is not t or latest[1] != t._version:

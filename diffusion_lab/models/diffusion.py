@@ -72,6 +72,7 @@ class DiffusionModel(DrawnDiffusion):
 
     sum_names = QUARTERS
     training_evaluations = 3
+    compiles_step = True
 
     def __init__(
         self,
@@ -129,6 +130,7 @@ class DiffusionModel(DrawnDiffusion):
         self.guided = guidance.around(self.reverse)
         self.term_names = objective.term_names
         self.objective, self.decoder = objective, GaussianDecoder() if decoder is None else decoder
+        self._terms: Callable[..., dict[str, Tensor]] = objective  # of a training step, perhaps compiled
         self.rounding, self.bound_steps, self.start = rounding, bound_steps, start
         self.timesteps, self.missing = timesteps, missing
         self._seen = list[tuple[Tensor, Tensor]]()  # t and losses of parts of a batch
@@ -141,7 +143,7 @@ class DiffusionModel(DrawnDiffusion):
         x_0, *known = self._known(x_0)
         t, w, eps = self.times_and_noise(x_0, self.timesteps)
         told = self.with_dropped_conditions(y, self.condition_dropout, self.reverse.null)
-        terms = self.objective(self.forward_process, self.reverse, x_0, t, eps, told, *known)
+        terms = self._terms(self.forward_process, self.reverse, x_0, t, eps, told, *known)
         losses = terms["loss"].detach()
         if self.timesteps.learns_from_losses:
             self._learn(self.of_all_ranks(t).flatten(), self.of_all_ranks(losses).flatten())
@@ -152,6 +154,11 @@ class DiffusionModel(DrawnDiffusion):
             "t": t,
             "losses": losses,
         }
+
+    def compile_step(self, compiled: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+        """The objective, with the process and the network in it; a schedule that is trained is another chain at every step."""
+        if self.trained_schedule is None:
+            self._terms = compiled(self.objective.__call__)
 
     def _learn(self, t: Tensor, losses: Tensor) -> None:
         """Update the timestep sampler after all parts of a batch, because this changes the t of the next batch."""

@@ -7,7 +7,7 @@ of devices or of parts changes a draw.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -56,6 +56,7 @@ class TrainableModel(LightningModule):
     needs_whole_batches: str | None = None  # why gradients cannot be accumulated over parts of a batch
     # How many evaluations of `network` a training step costs an image, with the backward pass as two; None: it evaluates others.
     training_evaluations: ClassVar[int | None] = None
+    compiles_step: ClassVar[bool] = False  # more of a training step than `network` can be compiled
     needs_base: ClassVar[bool] = False  # it is trained beside a frozen model, which it is given by `attach_base`
 
     # The names of what `training_step` returns under "terms", as `held_out_terms` does, and under "sums".
@@ -72,6 +73,9 @@ class TrainableModel(LightningModule):
     def attach_base(self, base: DiffusionModel) -> None:
         """Train beside `base` from here on; for a model that `needs_base`."""
         raise NotImplementedError(f"{type(self).__name__} is trained by itself")
+
+    def compile_step(self, compiled: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+        """Evaluate `compiled` of what a training step evaluates, from here on, where that is more than `network`."""
 
     @property
     def batches_trained(self) -> int:

@@ -80,7 +80,7 @@ TRAINING_EXCLUDED = frozenset((
     # options of the command
     "retrain", "rescore", "score", "objective_metric", "tags", "sweep",
     # machine and speed: randomness is keyed for the global batch, so these only change rounding
-    "compile", "workers", "data.num_workers",
+    "compile", "workers", "data.num_workers", "data.on_device",
     "trainer.accumulate_grad_batches", "network.activation_checkpointing",
     "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.benchmark", "trainer.deterministic",
     "trainer.peak_flops",

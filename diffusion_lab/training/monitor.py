@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from time import perf_counter
 from typing import Any
@@ -19,7 +20,38 @@ from diffusion_lab.training.ranks import sum_over_ranks
 
 # Means over a subset are logged as (sum, number of summands); both are averaged under these names.
 _SUM, _COUNT = "/sum", "/count"
-MEASURED = ("grad_norm", "lr", "skipped_steps", "images_per_second")  # besides the model's terms
+MEASURED = ("grad_norm", "lr", "skipped_steps", "images_per_second", "warm_up_seconds")  # besides the model's terms
+_WARM_UP = 3  # steps that compile, record graphs and time kernels
+_SHOWN_WARM_UP = 5  # seconds from which the progress line shows it
+_MOST_WAITED = 0.2  # of the time of training, for batches
+
+
+class Speed:
+    """Images per second of a training that begins at `step`; after the warm-up, which takes `warm_up` seconds, without it."""
+
+    def __init__(self, step: int) -> None:
+        self._warm_until, self._warms_up, self.began = step + _WARM_UP, True, perf_counter()
+        self.clock, self.warm_up = self.began, 0.0  # clock: when the last step was over
+        self.clear()
+
+    def clear(self) -> None:
+        self.images, self.seconds = 0, 0.0
+
+    def add(self, images: int, step: int) -> float:
+        """A step, or a part of one, is over: the seconds that it took. step: how many are done."""
+        now = perf_counter()
+        taken, self.clock = now - self.clock, now
+        if step <= self._warm_until:
+            self.warm_up = now - self.began
+        elif self._warms_up:
+            self._warms_up = False
+            self.clear()
+        self.images, self.seconds = self.images + images, self.seconds + taken
+        return taken
+
+    @property
+    def images_per_second(self) -> float:
+        return self.images / max(self.seconds, 1e-9)
 
 
 class Monitor(Callback):
@@ -40,21 +72,21 @@ class Monitor(Callback):
         self._sums: dict[str, Tensor] = {}  # name -> (2,): sum and number of the values
         self._last: dict[str, float] = {}
         self.seconds = 0.0  # of training before this run and during it
-        self._window_seconds, self._window_images = 0.0, 0
-        self._clock: float | None = None  # the end of the last step
+        self._speed: Speed | None = None  # since the last time
+        self._waited, self._warned = 0.0, False  # seconds for batches, up to the last time; of the loader
         self._logged = 0  # last logged step; while gradients accumulate, several batches share one global_step
 
     @property
     def seconds_now(self) -> float:
         """`seconds`, including the unfinished step."""
-        return self.seconds + (0.0 if self._clock is None else perf_counter() - self._clock)
+        return self.seconds + (0.0 if self._speed is None else perf_counter() - self._speed.clock)
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         # The sums in a checkpoint are over all ranks, so only rank 0 keeps them.
         for name, pair in self._sums.items():
             self._sums[name] = (pair if trainer.is_global_zero else torch.zeros(2)).to(pl_module.device)
         self._show(trainer)
-        self._clock, self._logged = perf_counter(), trainer.global_step
+        self._speed, self._logged = Speed(trainer.global_step), trainer.global_step
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: Any) -> None:
         if optimizer is not trainer.optimizers[0]:
@@ -70,12 +102,8 @@ class Monitor(Callback):
         for name, (total, count) in outputs.get("sums", {}).items():
             self._add(f"{name}{_SUM}", total)
             self._add(f"{name}{_COUNT}", count)
-        now = perf_counter()
-        taken = 0.0 if self._clock is None else now - self._clock
-        self.seconds += taken
-        self._window_seconds += taken
-        self._window_images += len(batch[0]) * trainer.world_size
-        self._clock = now
+        assert self._speed is not None
+        self.seconds += self._speed.add(len(batch[0]) * trainer.world_size, trainer.global_step)
         if trainer.global_step % logging_interval(trainer) == 0 and trainer.global_step != self._logged:
             self._log(trainer, pl_module)
             self._logged = trainer.global_step
@@ -88,7 +116,9 @@ class Monitor(Callback):
         measured = _quotients(means)
         measured["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
         measured["skipped_steps"] = pl_module.skipped_steps
-        measured["images_per_second"] = self._window_images / max(self._window_seconds, 1e-9)
+        assert self._speed is not None
+        measured["images_per_second"] = self._speed.images_per_second
+        measured["warm_up_seconds"] = self._speed.warm_up
         if self.seconds_per_image is not None:
             measured["mfu"] = measured["images_per_second"] * self.seconds_per_image
         if pl_module.device.type == "cuda":
@@ -99,7 +129,19 @@ class Monitor(Callback):
             logger.log_metrics(self._last, step=trainer.global_step)
         for pair in self._sums.values():
             pair.zero_()
-        self._window_seconds, self._window_images = 0.0, 0
+        self._look_at_loader(trainer)
+        self._speed.clear()
+
+    def _look_at_loader(self, trainer: Trainer) -> None:
+        """Warn, once, where training waits for batches and the data set can do something about it."""
+        waited = getattr(trainer.train_dataloader, "waited", 0.0)
+        since, self._waited = waited - self._waited, waited
+        assert self._speed is not None
+        share = since / max(self._speed.seconds, 1e-9)
+        fix = getattr(getattr(trainer, "datamodule", None), "faster", None)
+        if share > _MOST_WAITED and fix and not self._warned and trainer.is_global_zero:
+            self._warned = True
+            logging.getLogger(__name__).warning(f"training waits for data {share:.0%} of the time: {fix}")
 
     def _show(self, trainer: Trainer) -> None:
         trainer.callback_metrics.update({name: torch.tensor(value) for name, value in self._last.items()})
@@ -152,12 +194,12 @@ class ProgressBar(Callback):
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._loss: float | None = None
-        self._started, self._step, self._images, self._tenths = 0.0, 0, 0, 0
+        self._speed, self._step, self._images, self._tenths = Speed(0), 0, 0, 0
         self._first: tuple[float, float] | None = None  # when the first step was over, and the share that was used then
         self._stated = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._started, self._step, self._images = perf_counter(), trainer.global_step, 0
+        self._speed, self._step, self._images = Speed(trainer.global_step), trainer.global_step, 0
         self._first, self._stated = None, False
         self._tenths = int(10 * budget_used(trainer, trainer.global_step))
         if trainer.is_global_zero and self._console.is_terminal:
@@ -171,7 +213,9 @@ class ProgressBar(Callback):
     ) -> None:
         if not trainer.is_global_zero:
             return
-        self._images += len(batch[0]) * trainer.world_size
+        images = len(batch[0]) * trainer.world_size
+        self._images += images
+        self._speed.add(images, trainer.global_step)
         used = budget_used(trainer, trainer.global_step)
         left = self._time_left(trainer, used)
         tenths = int(10 * used)
@@ -183,9 +227,10 @@ class ProgressBar(Callback):
                 self._loss = loss
             elif math.isfinite(loss):  # else the step was skipped
                 self._loss = 0.9 * self._loss + 0.1 * loss
-        seconds = perf_counter() - self._started
+        seconds, warm_up = self._speed.clock - self._speed.began, self._speed.warm_up
         steps = f"{trainer.global_step}/{trainer.max_steps}" if trainer.max_steps > 0 else str(trainer.global_step)
-        line = f"step {steps}  loss {self._loss:.4f}  {self._images / seconds:.0f} img/s"
+        line = f"step {steps}  loss {self._loss:.4f}  {self._speed.images_per_second:.0f} img/s"
+        line += f" after {warm_up:.0f} s of warm-up" if warm_up > _SHOWN_WARM_UP else ""
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, completed=_MILLI * used, description=f"{line}{left}")
         else:

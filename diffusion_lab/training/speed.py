@@ -8,25 +8,59 @@ import platform
 import shutil
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map
+
+if TYPE_CHECKING:
+    from diffusion_lab.models.trainable import TrainableModel
 
 
-def compile_network(network: nn.Module) -> str | None:
+def compile_model(model: TrainableModel, how: bool | str) -> str | None:
+    """Compile what a training step evaluates, and `model.network` for all else that uses it. As `compile_network`."""
+    notice = compile_network(model.network, graphs := how == "graphs")
+    if notice is None:
+        model.compile_step(partial(_compiled, graphs=graphs))
+    return notice
+
+
+def compile_network(network: nn.Module, graphs: bool = False) -> str | None:
     """Compile `network` in place. Returns None, or one line if this machine has no compiler and nothing was done.
 
-    Compiling in place (nn.Module.compile) keeps parameters, state_dict keys and the class. Compilation happens in
-    the first call and takes a minute or two for a U-Net: worthwhile for long runs only.
+    Compiling in place keeps parameters, state_dict keys and the class. Compilation happens in the first call and takes a minute or
+    two for a U-Net: worthwhile for long runs only. graphs: a GPU repeats recorded kernels, which the host does not launch singly.
     """
     missing = missing_for(next(network.parameters()).device)
     if missing:
         return f"torch.compile is off: {missing}; the run continues without it"
-    network.compile()
+    network._compiled_call_impl = _compiled(network._call_impl, graphs)  # as nn.Module.compile does
     return None
+
+
+def _compiled(function: Callable[..., Any], graphs: bool) -> Callable[..., Any]:
+    if not graphs:
+        return torch.compile(function)
+    recorded = torch.compile(function, mode="reduce-overhead", dynamic=False)
+    # The next call writes over what a graph returns.
+    return lambda *args: tree_map(torch.clone, recorded(*args))
+
+
+def check_compile(how: bool | str, on_gpu: bool | None, num_parts: int, model: TrainableModel) -> None:
+    """ValueError for a value of compile=… that cannot work. on_gpu: None, if the device is not known yet."""
+    if how not in (True, False, "graphs"):
+        raise ValueError(f"compile={how}: choose true, graphs or false")
+    if how == "graphs" and on_gpu is False:
+        raise ValueError("compile=graphs needs a GPU: use compile=true")
+    if how == "graphs" and not model.compiles_step:
+        raise ValueError("compile=graphs: only model=diffusion has a step that a GPU can repeat; use compile=true")
+    if how == "graphs" and num_parts > 1:
+        raise ValueError("compile=graphs needs whole batches: use trainer.accumulate_grad_batches=1 or compile=true")
 
 
 def missing_for(device: torch.device) -> str | None:

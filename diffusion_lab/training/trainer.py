@@ -88,9 +88,9 @@ def trainer_options(
         if value and key.endswith(("train_batches", "overfit_batches")):
             options[key] = value * accumulated  # Lightning counts the parts of a batch
     strategy = options.get("strategy", "auto")
-    strategy = strategy["_target_"] if isinstance(strategy, Mapping) else strategy
+    strategy = strategy.get("_target_") if isinstance(strategy, Mapping) else strategy
     known = ("auto", *(name for name in StrategyRegistry.available_strategies() if name.startswith("ddp")))
-    if strategy not in known and not strategy.endswith(".DDPStrategy"):
+    if strategy not in known and not str(strategy).endswith(".DDPStrategy"):
         raise ValueError(
             f"trainer.strategy={strategy}: choose one of {', '.join(known)}; sharded weights (FSDP) have no averages"
         )

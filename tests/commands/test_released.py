@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hydra.utils import get_object
 
 from diffusion_lab import load
 
@@ -20,7 +21,16 @@ SCORED = [
 METRICS = ["metrics=[frechet_distance,bits_per_dim]", "metrics.bits_per_dim.num_images=4"]
 
 
-@pytest.mark.parametrize("version", sorted(path.name for path in RELEASED.iterdir()))
+VERSIONS = sorted(path.name for path in RELEASED.iterdir())
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_names_of_the_api_stay(version):
+    for name in (RELEASED / version / "names.txt").read_text().split():
+        assert get_object(name) is not None
+
+
+@pytest.mark.parametrize("version", VERSIONS)
 def test_a_released_folder_is_read(lab, version):
     """A model is drawn from, loaded and scored, with the numbers that its version found; a sweep is reported."""
     outputs = lab.folder / "outputs"

@@ -140,6 +140,19 @@ def header_of_too_much(folder: Path) -> None:
         np.lib.format.write_array_header_1_0(stream, head)
 
 
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.uint16])
+def test_levels_that_are_too_many_for_memory_are_read_by_rows(tmp_path, dtype) -> None:
+    random = np.random.default_rng(0)
+    np.save(tmp_path / "a.npy", random.integers(2 if dtype is bool else 200, size=(20, 5, 7, 2)).astype(dtype))
+    named = {"layout": "nhwc", "num_levels": None if dtype is bool else 200, "flip": True}
+    held, by_rows = (arrays(tmp_path, train="a.npy", max_bytes=most, **named) for most in (1400 * 2, 9))
+    assert by_rows.on_disk
+    assert not held.on_disk
+    assert (held.num_levels, held.shape) == (by_rows.num_levels, by_rows.shape)
+    for data in zip(held.train_dataloader(), by_rows.train_dataloader(), range(5), strict=False):
+        assert torch.equal(data[0][0], data[1][0])
+
+
 HARM = np.array([Harm()] * 3, object)
 GREY = np.zeros((6, 4, 4), np.uint8)
 # What the folder holds, the options, and what is said.
@@ -155,10 +168,10 @@ REFUSED = {
     "objects as labels": (npz(arr_0=GREY, arr_1=HARM), {}, "holds object, not numbers"),
     "half an npy": (half("a.npy", npy(PIXELS)), {"train": "a.npy"}, "claims to have 4,200 bytes, but has"),
     "a bomb": (bomb, {"max_bytes": 2**20}, r"unpacks to 4 MiB, more than 1 MiB, and may be a decompression bomb"),
-    "a large file": (
-        npy(np.zeros((2, 2**20), np.uint8)),
-        {"train": "a.npy", "max_bytes": 2**20},
-        "has 2 MiB, more than 1 MiB",
+    "more than its levels, by rows": (
+        npy(GREY + 17),
+        {"train": "a.npy", "max_bytes": 9, "num_levels": 17},
+        "from 0 to 17",
     ),
     "a header of too much": (header_of_too_much, {}, "claims to have 4,096,000,000,000 bytes, but has"),
     "no array of that name": (

@@ -9,7 +9,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from diffusion_lab.data import DataModule
+from diffusion_lab.data import DataError, DataModule
 from diffusion_lab.data.module import Item
 from diffusion_lab.diffusion.levels import from_levels, to_levels
 from tests.data.small_sets import SMALL
@@ -140,6 +140,24 @@ def test_training_never_shows_a_validation_image(
     assert len(held_back) == VALIDATION
     assert trained_on | held_back == {*range(data.num_train + VALIDATION)}
     assert not trained_on & held_back
+
+
+def test_batches_of_a_device_are_those_of_the_host(data: DataModule) -> None:
+    if not data.holdable:
+        with pytest.raises(DataError, match="on_device=true"):
+            data.hold_on_device(True)
+        return
+
+    def batches() -> list[tuple[torch.Tensor, ...]]:
+        stream = iter(data.train_dataloader())
+        return [(x, torch.empty(0) if y is None else y) for x, y in (next(stream) for _ in range(3))]
+
+    host = batches()
+    data.hold_on_device(True)
+    for here, there in zip(batches(), host, strict=True):
+        assert all(map(torch.equal, here, there))
+    data.hold_on_device("auto")
+    data.teardown()
 
 
 def test_the_identity_is_that_of_the_whole(whole_and_divided: tuple[DataModule, DataModule]) -> None:

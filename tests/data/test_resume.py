@@ -66,9 +66,10 @@ def fit(data: DataModule, steps: int, *callbacks: Callback, module: Recorder | N
     return torch.stack(module.seen)
 
 
-def digits() -> Digits:
+def digits(on_device: str | bool = "auto") -> Digits:
     # 11.2 batches to an epoch, so that 30 batches cross two ends of epochs in the middle of a batch.
     data = Digits(batch_size=128, seed=0, flip=True)
+    data.hold_on_device(on_device)
     data.prepare()
     return data
 
@@ -78,9 +79,10 @@ def test_training_sees_the_stream_from_its_beginning() -> None:
     assert torch.equal(fit(digits(), 30), torch.stack([next(stream)[0] for _ in range(30)]))
 
 
-def test_a_resumed_run_sees_what_the_uninterrupted_one_saw(tmp_path: Path) -> None:
+@pytest.mark.parametrize("on_device", [False, True])
+def test_a_resumed_run_sees_what_the_uninterrupted_one_saw(tmp_path: Path, on_device: bool) -> None:
     whole = fit(digits(), 30, SaveAfter(tmp_path / "13.ckpt", step=13))
-    assert torch.equal(fit(digits(), 30, resume=tmp_path / "13.ckpt"), whole[13:])
+    assert torch.equal(fit(digits(on_device), 30, resume=tmp_path / "13.ckpt"), whole[13:])
 
 
 def test_a_batch_that_failed_is_seen_again(tmp_path: Path) -> None:

@@ -44,7 +44,8 @@ class _Separate(TorchDispatchMode):
         if "generator" in kwargs:  # a fake number needs none, and one of the device does not exist
             kwargs["generator"] = None
         if self.strict:
-            if len(places) > 1:
+            copied = func is ATEN._to_copy.default and kwargs.get("non_blocking") and hasattr(args[0], "is_pinned_here")
+            if len(places) > 1 and not copied:
                 raise WaitsForDeviceError(f"{func} takes from {' and '.join(map(str, places))}")
             indices = args[1] if func in _PUT else ()
             if func in _WAITING or any(index is not None and index.dtype == torch.bool for index in indices):
@@ -68,6 +69,13 @@ class _Literal(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+def _pinned(tensor: torch.Tensor) -> torch.Tensor:
+    """In memory from which a device copies while the host goes on, which only a GPU can give."""
+    tensor = tensor.clone()
+    tensor.is_pinned_here = True
+    return tensor
+
+
 class _Generator(torch.Generator):
     """Of a device that has none: only asked where it is."""
 
@@ -87,6 +95,7 @@ def device(monkeypatch) -> Iterator[_Separate]:
     autocast = torch.autocast
     monkeypatch.setattr(torch, "Generator", _Generator)
     monkeypatch.setattr(torch, "autocast", lambda _, **options: autocast("cpu", **options))
+    monkeypatch.setattr(torch.Tensor, "pin_memory", _pinned)
     separate = _Separate()
     with separate, _Literal(separate):
         yield separate

@@ -12,8 +12,10 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 
 from diffusion_lab.conf_dir import CONF
+from diffusion_lab.data.digits import Digits
 from diffusion_lab.data.order import Batches
 from diffusion_lab.diffusion import SampleNoise
+from diffusion_lab.models import muon
 from diffusion_lab.sampling import Autoguidance, ClassifierFree, ClassifierGuidance, Worse
 from diffusion_lab.training.ema import EMA
 from diffusion_lab.training.finite import SkipNotFinite
@@ -112,7 +114,7 @@ class Watched(Callback):
             raise EnoughError
 
 
-def train(monkeypatch, model, free=1, watched=1, log_every_n_steps=1000):
+def train(monkeypatch, model, free=1, watched=1, log_every_n_steps=1000, data=None):
     # Whether Adam's count of steps lies on the device is asked of a list of devices with values.
     monkeypatch.setattr(
         sys.modules["torch.optim.adam"], "_get_capturable_supported_devices", lambda *args, **kwargs: [DEVICE.type]
@@ -135,7 +137,11 @@ def train(monkeypatch, model, free=1, watched=1, log_every_n_steps=1000):
             model.attach_base(moved(built("diffusion", *SMALL["diffusion"])))
             model.on_fit_start = lambda: None  # its base is on the device already
         batch = torch.zeros(4, *model.shape, device=DEVICE), torch.zeros(4, dtype=torch.int64, device=DEVICE)
-        trainer.fit(moved(model), Batches(lambda: iter([batch] * 9)))
+        batches = Batches(lambda: iter([batch] * 9))
+        if data is not None:
+            data.trainer = trainer
+            batches = data.train_dataloader()
+        trainer.fit(moved(model), batches)
 
 
 @pytest.mark.parametrize("family", choices("model"))
@@ -152,6 +158,22 @@ def test_a_training_step_waits_for_nothing(monkeypatch, way):
         train(monkeypatch, built(family, *options, data="mixture"))
 
 
+def test_muon_in_bf16_waits_for_nothing(monkeypatch):
+    whole = muon.orthogonalized
+    monkeypatch.setattr(muon, "orthogonalized", lambda matrices, dtype: whole(matrices, torch.bfloat16))
+    with pytest.raises(EnoughError):
+        train(monkeypatch, built("diffusion", "optimizer=muon", *SMALL["diffusion"]))
+
+
+def test_data_on_the_device_wait_for_nothing(monkeypatch):
+    data = Digits(4, 0, flip=True)
+    data.prepare()
+    data.hold_on_device(True)
+    with pytest.raises(EnoughError):
+        train(monkeypatch, built("diffusion", *SMALL["diffusion"]), watched=3, data=data)
+    assert data._held.x.device == DEVICE
+
+
 def test_counts_are_read_when_they_are_logged(monkeypatch):
     with pytest.raises(DataDependentOutputException):
         train(monkeypatch, built("vae", data="mixture"), log_every_n_steps=1)
@@ -165,6 +187,7 @@ WAITS = {
     "a count": lambda x: torch.bincount(x.long()),
     "a copy to the host": lambda x: x.cpu(),
     "a copy from the host": lambda x: torch.zeros(3).to(x.device),
+    "a copy from pinned memory that is waited for": lambda x: torch.zeros(3).pin_memory().to(x.device),
     "a number from the host": lambda x: torch.tensor(2.0, device=x.device),
     "a tensor of the host": lambda x: x * torch.ones(3),
     "places that the host knows": lambda x: x[torch.tensor([2, 1])],

@@ -1,15 +1,18 @@
 """Through a real Trainer, on made-up numbers."""
 
 import csv
+import logging
 import os
 import re
 import socket
+import time
 from pathlib import Path
 
 import pytest
 import torch
-from lightning import LightningModule, Trainer
+from lightning import LightningDataModule, LightningModule, Trainer
 
+from diffusion_lab.data.order import Batches
 from diffusion_lab.training import monitor
 from diffusion_lab.training.finite import SkipNotFinite
 from diffusion_lab.training.monitor import Monitor, ProgressBar
@@ -49,7 +52,7 @@ class Lazy(Counted):
         return {"loss": self.weight * 3, "terms": {"loss": loss}, "sums": sums}
 
 
-def train(folder, model, max_steps, resumed=None, monitor=None, **options):
+def train(folder, model, max_steps, resumed=None, monitor=None, batches=None, **options):
     """Its Trainer, after a training that logs every second step."""
     trainer = Trainer(
         max_steps=max_steps,
@@ -63,7 +66,8 @@ def train(folder, model, max_steps, resumed=None, monitor=None, **options):
         default_root_dir=folder,
         **options,
     )
-    trainer.fit(model, torch.utils.data.DataLoader(torch.zeros(8, 1), num_workers=0), ckpt_path=resumed)
+    batches = batches or torch.utils.data.DataLoader(torch.zeros(8, 1), num_workers=0)
+    trainer.fit(model, batches, ckpt_path=resumed)
     return trainer
 
 
@@ -91,6 +95,43 @@ def test_mfu_is_the_share_of_the_peak(tmp_path):
     _, said = trained(tmp_path, monitor=monitor)
     for row in said:
         assert float(row["train/mfu"]) == pytest.approx(1e-5 * float(row["train/images_per_second"]))
+
+
+class Slow(LightningDataModule):
+    def __init__(self, faster):
+        super().__init__()
+        self.faster, self.batches = faster, Batches(self.slow)
+
+    def slow(self):
+        for batch in torch.zeros(9, 2, 1):
+            time.sleep(0.01)
+            yield batch
+
+    def train_dataloader(self):
+        return self.batches
+
+
+def test_a_slow_loader_is_named_once(tmp_path, caplog):
+    """Where batches take more than a fifth of the time, with what would help; not where nothing would."""
+    with caplog.at_level(logging.WARNING):
+        for faster in (None, "use more processes"):
+            data = Slow(faster)
+            train(tmp_path, Counted(), max_steps=8, batches=data)
+            assert data.batches.waited > 0.08
+    (said,) = [record.getMessage() for record in caplog.records if "training waits" in record.getMessage()]
+    assert said.endswith("% of the time: use more processes")
+
+
+def test_warm_up_is_no_part_of_the_speed(monkeypatch):
+    """Three steps of 10 s, which compile, then steps of 1 s."""
+    now = [0.0]
+    monkeypatch.setattr(monitor, "perf_counter", lambda: now[0])
+    speed = monitor.Speed(5)
+    for step, seconds in enumerate((10, 10, 10, 1, 1), start=6):
+        now[0] += seconds
+        assert speed.add(8, step) == seconds
+        assert speed.images_per_second == pytest.approx(0.8 if step <= 8 else 8)
+    assert (speed.warm_up, speed.clock - speed.began) == (30, 32)
 
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers.*")

@@ -1,15 +1,19 @@
 """Without a compiler there is one line of notice and the network works as before; memory that is kept costs no page faults."""
 
+import contextlib
 import platform
 import subprocess
 import sys
 import sysconfig
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from diffusion_lab.networks import MLP, UNet
-from diffusion_lab.training.speed import compile_network, keep_freed_memory
+from diffusion_lab.networks.dropout import keyed, set_keys
+from diffusion_lab.training.speed import check_compile, compile_model, compile_network, keep_freed_memory
+from tests.models.test_no_host_sync import CONTINUOUS, built
 
 SCRIPT = """
 import resource, torch
@@ -75,6 +79,49 @@ def test_a_compiled_network_has_the_same_keys_values():
         output.square().sum().backward()
     for ours, theirs in zip(compiled.parameters(), plain.parameters(), strict=True):
         assert (ours.grad - theirs.grad).norm() < 1e-4 * theirs.grad.norm()
+
+
+@pytest.mark.thorough
+@pytest.mark.needs("g++")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("options", [[], ["objective=hybrid", "prediction=edm"], ["schedule=learned", *CONTINUOUS]])
+def test_a_compiled_step_has_the_same_losses(options):
+    """The process, the objective and the network in one, with dropout; the network alone where the schedule is trained."""
+    torch._dynamo.reset()
+    models = [built("diffusion", "network.dropout=0.3", *options, data="mixture").train() for _ in range(2)]
+    notice = compile_model(models[1], True)
+    if notice:
+        pytest.skip(notice)
+    for step in range(3):
+        x_0, y = torch.randn(8, 2), torch.arange(8) % 10
+        eps, (t, _) = torch.randn(8, 2), models[0].timesteps(8, torch.Generator().manual_seed(step))
+        gradients = []
+        for model in models:
+            set_keys(keyed(model), step, torch.arange(8))
+            model.zero_grad()
+            model._terms(model.forward_process, model.reverse, x_0, t, eps, y)["loss"].mean().backward()
+            gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+        torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-3, atol=1e-5)
+    assert (models[1]._terms is models[1].objective) == (models[1].trained_schedule is not None)
+
+
+@pytest.mark.parametrize(
+    ("how", "on_gpu", "parts", "said"),
+    [
+        ("fast", None, 1, "choose true, graphs or false"),
+        ("graphs", False, 1, "needs a GPU"),
+        ("graphs", True, 2, "accumulate_grad_batches=1"),
+        ("graphs", True, 1, None),
+        (True, False, 2, None),
+    ],
+)
+def test_graphs_need_a_gpu_and_whole_batches(how, on_gpu, parts, said):
+    model = SimpleNamespace(compiles_step=True)
+    with pytest.raises(ValueError, match=said) if said else contextlib.nullcontext():
+        check_compile(how, on_gpu, parts, model)
+    if how == "graphs":
+        with pytest.raises(ValueError, match="compile="):
+            check_compile(how, on_gpu, parts, SimpleNamespace(compiles_step=False))
 
 
 @pytest.mark.needs("glibc")

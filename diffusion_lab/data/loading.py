@@ -1,0 +1,166 @@
+"""How batches reach the device that trains: gathered there from images that it holds, or made by a thread, ahead of training."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import tee
+from typing import ClassVar
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+
+from diffusion_lab.data.checks import one_of, require
+from diffusion_lab.diffusion.levels import from_levels, to_levels
+from diffusion_lab.diffusion.parts import as_conditions, each, parts, rows, where
+from diffusion_lab.diffusion.shapes import Conditions
+
+Batch = tuple[Tensor, Conditions]
+Pick = tuple[Tensor, Tensor]  # which images, int64 (B,), and whether each is mirrored, bool (B,)
+
+Show = Callable[[Iterable[Tensor]], Iterator[Batch]]  # one batch for each tensor of indices
+
+_SHARE = 0.25  # of a GPU's free memory, which images take without being told to
+_AT_ONCE = 500  # images that are read at a time
+_AHEAD = 2  # batches that wait
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """On the device, from pinned memory, so that the host does not wait for the copy."""
+    return tensor if tensor.device == device else tensor.pin_memory().to(device, non_blocking=True)
+
+
+def mirrored(batch: Batch, chosen: Tensor) -> Batch:
+    """(x, y) with the images that are chosen, bool (B,) on the host, mirrored, and their fields with them."""
+    x, y = batch
+    if not chosen.any():
+        return batch
+    chosen = sent(chosen, x.device)
+    x = torch.where(chosen.reshape(-1, *[1] * (x.ndim - 1)), x.flip(-1), x)
+    return x, where(chosen, each(lambda part: part.flip(-1) if part.ndim > 2 else part, y), y)
+
+
+def from_host(show: Show, picks: Iterable[Pick]) -> Generator[Batch]:
+    """(x, y) of each pick, as the host reads them."""
+    picks, again = tee(picks)
+    batches = show(indices for indices, _ in picks)
+    return (mirrored(batch, chosen) for batch, (_, chosen) in zip(batches, again, strict=True))
+
+
+@dataclass(frozen=True)
+class Held:
+    """Images on one device. x: uint8 levels (N, …) where there are at most 256, else float32. y: of each."""
+
+    x: Tensor
+    y: Conditions
+    num_levels: int | None
+
+    @classmethod
+    def of(cls, show: Show, images: Tensor, num_levels: int | None, device: torch.device) -> Held:
+        """The images with these indices, int64 (N,)."""
+        num_levels = num_levels if num_levels is not None and num_levels <= 256 else None
+        held, first = list[Tensor](), 0
+        for x, y in show(images.split(_AT_ONCE)):
+            some = (x if num_levels is None else to_levels(x, num_levels), *parts(y))
+            held = held or [torch.empty(len(images), *part.shape[1:], dtype=part.dtype, device=device) for part in some]
+            for whole, part in zip(held, some, strict=True):
+                whole[first : first + len(x)] = part
+            first += len(x)
+        return cls(held[0], as_conditions(held[1:]), num_levels)
+
+    @classmethod
+    def wanted(
+        cls, option: str | bool, show: Show, images: Tensor, num_levels: int | None, device: torch.device
+    ) -> Held | None:
+        """Those, if the device is to hold them. DataError where they are to be there and there is no room.
+
+        option: True, False, or "auto", which is True for a GPU where a quarter of its free memory suffices.
+        """
+        if option is False or (option == "auto" and device.type != "cuda"):
+            return None
+        needed = len(images) * cls.of(show, images[:1], num_levels, torch.device("cpu")).size
+        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else math.inf
+        if option == "auto" and needed > _SHARE * free:
+            return None
+        said = (
+            f"data.on_device=true: {needed / 2**20:,.0f} MiB of images, but {free / 2**20:,.0f} MiB are free; use auto."
+        )
+        require(needed <= free, said)
+        return cls.of(show, images, num_levels, device)
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return sum(part.numel() * part.element_size() for part in (self.x, *parts(self.y)))
+
+    def batch(self, indices: Tensor, chosen: Tensor) -> Batch:
+        """(x, y) of the images of a pick, gathered where they are."""
+        indices = sent(indices, self.x.device)
+        x = self.x[indices]
+        x = x if self.num_levels is None else from_levels(x, self.num_levels)
+        return mirrored((x, rows(self.y, indices)), chosen)
+
+
+def ahead(made: Generator[Batch], device: torch.device) -> Iterator[Batch]:
+    """An endless stream, made by a thread that is two batches ahead, in pinned memory for a GPU.
+
+    The first is made by the caller: it may start processes.
+    """
+    on_gpu = device.type == "cuda"
+    start = {"initializer": torch.cuda.set_device, "initargs": (device,)} if on_gpu else {}
+    with closing(made), ThreadPoolExecutor(1, "batches", **start) as thread:
+
+        def one() -> Batch:
+            x, y = next(made)
+            return (x.pin_memory(), each(Tensor.pin_memory, y)) if on_gpu else (x, y)
+
+        ready = one()
+        coming = deque(thread.submit(one) for _ in range(_AHEAD))
+        while True:
+            yield ready
+            ready = coming.popleft().result()
+            coming.append(thread.submit(one))
+
+
+class LoadingDataModule(LightningDataModule):
+    """A data module that makes batches for the device that trains.
+
+    holdable: a GPU may hold its images, because none is decoded each time that it is shown. on_disk: they are read from a file as
+    they are needed. faster: what makes batches come sooner, in words.
+    """
+
+    name: str
+    num_levels: int | None
+    holdable: ClassVar[bool] = False
+    on_disk: bool = False
+    faster: str | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._on_device: str | bool = "auto"
+        self._held: Held | None = None
+
+    def hold_on_device(self, option: str | bool) -> None:
+        """Whether the GPU that trains holds the training images: as in `Held.wanted`."""
+        one_of(("auto", True, False), on_device=option)
+        said = f"data.on_device=true: {self.name} decodes its images as they are needed; use auto."
+        require(option is not True or self.holdable, said)
+        self._on_device = option
+
+    def made(self, show: Show, images: Tensor, picks: Iterable[Pick]) -> Iterator[Batch]:
+        """The batches of an endless stream of picks, which count the training images with these indices."""
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        if self.holdable and self._held is None:
+            self._held = Held.wanted(self._on_device, show, images, self.num_levels, device)
+        if (held := self._held) is not None:
+            return (held.batch(*pick) for pick in picks)
+        made = from_host(show, ((images[places], chosen) for places, chosen in picks))
+        return ahead(made, device) if self.on_disk or device.type == "cuda" else made
+
+    def teardown(self, stage: str | None = None) -> None:
+        self._held = None

@@ -1,0 +1,27 @@
+"""benchmarks/own_images.py: a row of the table of how long one's own images take."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def own_images(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+    import own_images
+
+    yield own_images
+    sys.modules.pop("own_images", None)
+
+
+def test_a_row_multiplies_steps_by_the_time_of_one(own_images, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["own_images", "--sides", "8", "--numbers", "20"])
+    monkeypatch.setattr(own_images.torch, "set_num_threads", lambda count: None)
+    monkeypatch.setattr(own_images.duration, "perf_counter", None)
+    monkeypatch.setattr(own_images.duration, "measured", lambda model, size, precision: (60.0, 0.0))
+    own_images.main()
+    *_, row = capsys.readouterr().out.splitlines()
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[:5] == ["8×8", "20", "16", "125", "100"]
+    assert cells[6] == "125", "minutes, of a minute each"
