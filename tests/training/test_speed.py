@@ -5,16 +5,16 @@ import platform
 import subprocess
 import sys
 import sysconfig
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from diffusion_lab.networks import MLP, UNet
-from diffusion_lab.networks.dropout import keyed, set_keys
-from diffusion_lab.training.speed import check_compile, compile_model, compile_network, keep_freed_memory
-from tests.models.test_no_host_sync import CONTINUOUS, built
+from diffusion_lab.training.speed import check_compile, compile_network, keep_freed_memory, missing_for
 
+ROOT = Path(__file__).parents[2]
 SCRIPT = """
 import resource, torch
 from diffusion_lab.training.speed import keep_freed_memory
@@ -81,28 +81,42 @@ def test_a_compiled_network_has_the_same_keys_values():
         assert (ours.grad - theirs.grad).norm() < 1e-4 * theirs.grad.norm()
 
 
-@pytest.mark.thorough
-@pytest.mark.needs("g++")
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("options", [[], ["objective=hybrid", "prediction=edm"], ["schedule=learned", *CONTINUOUS]])
-def test_a_compiled_step_has_the_same_losses(options):
-    """The process, the objective and the network in one, with dropout; the network alone where the schedule is trained."""
-    torch._dynamo.reset()
+COMPILED_STEP = """
+import torch
+from diffusion_lab.networks.dropout import keyed, set_keys
+from diffusion_lab.training.speed import compile_model
+from tests.models.test_no_host_sync import CONTINUOUS, built
+
+WAYS = [], ["objective=hybrid", "prediction=edm"], ["schedule=learned", *CONTINUOUS]
+for options in WAYS:
     models = [built("diffusion", "network.dropout=0.3", *options, data="mixture").train() for _ in range(2)]
-    notice = compile_model(models[1], True)
-    if notice:
-        pytest.skip(notice)
+    assert compile_model(models[1], True) is None
+    assert (models[1]._terms is models[1].objective) == (models[1].trained_schedule is not None)
     for step in range(3):
-        x_0, y = torch.randn(8, 2), torch.arange(8) % 10
-        eps, (t, _) = torch.randn(8, 2), models[0].timesteps(8, torch.Generator().manual_seed(step))
+        x_0, eps, y = torch.randn(8, 2), torch.randn(8, 2), torch.arange(8) % 10
+        t, _ = models[0].timesteps(8, torch.Generator().manual_seed(step))
         gradients = []
         for model in models:
             set_keys(keyed(model), step, torch.arange(8))
             model.zero_grad()
             model._terms(model.forward_process, model.reverse, x_0, t, eps, y)["loss"].mean().backward()
             gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
-        torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-3, atol=1e-5)
-    assert (models[1]._terms is models[1].objective) == (models[1].trained_schedule is not None)
+        assert gradients[0].norm() > 0
+        assert (gradients[1] - gradients[0]).norm() < 1e-4 * gradients[0].norm()
+assert not torch._dynamo.utils.counters["graph_break"]
+"""
+
+
+@pytest.mark.thorough
+@pytest.mark.needs("g++")
+@pytest.mark.skipif(missing_for(torch.device("cpu")) is not None, reason="nothing compiles here")
+def test_a_compiled_step_has_the_same_gradients():
+    """The process, the objective and the network in one, with dropout; the network alone where the schedule is trained.
+
+    In a process of its own, without the checks of types in tests, which cannot be compiled.
+    """
+    ran = subprocess.run([sys.executable, "-c", COMPILED_STEP], capture_output=True, text=True, cwd=ROOT)
+    assert ran.returncode == 0, ran.stderr
 
 
 @pytest.mark.parametrize(
