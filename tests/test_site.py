@@ -71,7 +71,6 @@ def test_a_notebook_holds_code_that_compiles_and_no_large_output(notebook):
     assert notebook.stat().st_size < 100_000
     for cell in cells:
         if cell["cell_type"] == "code":
-            assert cell["outputs"] == []
             ast.parse("".join(cell["source"]))
 
 

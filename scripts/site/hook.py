@@ -7,7 +7,6 @@ page for each config group, one for the commands, one for the values of metrics.
 is written to disk but the site. Links in a page are relative to its file, so they work on GitHub too.
 """
 
-import json
 import re
 import sys
 from itertools import cycle
@@ -19,7 +18,7 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))  # mkdocs puts only the folder of this file there; an installed copy would have no docs
 
-from scripts.site import configs, reference  # noqa: E402
+from scripts.site import configs, notebooks, reference  # noqa: E402
 from scripts.site.equations import typeset, typeset_prose  # noqa: E402
 from scripts.site.links import led_to_pages, outside_code  # noqa: E402
 from scripts.site.quoted import with_sources  # noqa: E402
@@ -52,7 +51,7 @@ def on_files(files: Files, config) -> Files:
     for notebook in sorted((ROOT / NOTEBOOKS).glob("*.ipynb")):
         page = f"{NOTEBOOKS}/{notebook.stem}.md"
         _placed[notebook] = page
-        files.append(File.generated(config, page, content=_notebook(notebook)))
+        files.append(File.generated(config, page, content=notebooks.page(notebook.read_text(encoding="utf-8"))))
     for page, content in {**_config_pages(), **_api_pages(), **_reference_pages()}.items():
         files.append(File.generated(config, page, content=content))
     return files
@@ -132,12 +131,3 @@ def _api_pages() -> dict[str, str]:
 
 def _reference_pages() -> dict[str, str]:
     return {"reference/commands.md": reference.commands(ROOT / "conf"), "reference/metrics.md": reference.measures()}
-
-
-def _notebook(file: Path) -> str:
-    """The cells of a notebook as a page: text, code, and what was printed."""
-    parts = []
-    for cell in json.loads(file.read_text(encoding="utf-8"))["cells"]:
-        text = "".join(cell["source"])
-        parts.append(text if cell["cell_type"] == "markdown" else f"```python\n{text}\n```")
-    return "\n\n".join(parts)
