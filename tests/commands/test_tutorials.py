@@ -13,9 +13,11 @@ from .conftest import TINY
 
 PAGES = sorted((Path(__file__).parents[2] / "docs" / "tutorials").glob("*.md"))
 _STEP = re.compile(r"^```python\n(.*?)^```$|^ {4}diffusion-lab ([^\n]*)$", re.MULTILINE | re.DOTALL)
+# Small data; and metrics that two steps of training and few samples allow: images that a regression leaves black have no spectrum.
 FEW = {
     "experiment=vector_fashion": ["data.root=fashion"],
     "experiment=superres_fashion": ["data.root=fashion"],
+    "experiment=superres_fashion,regression_fashion": ["metrics=[network_evaluations,reconstruction]"],
     "experiment=series": ["data.num_train=60", "data.num_test=20"],
     "experiment=volume": ["data.num_train=60", "data.num_test=20", "metrics=network_evaluations"],
 }
