@@ -1,8 +1,8 @@
-"""How long the trainings and scores of a plan take on this CPU, estimated.
+"""Estimates of the duration of a plan's trainings and scores on this CPU.
 
-The operations of a training are counted, and of a score those of drawing and of bits/dim. What an operation takes is measured on a
-network of the plan, in about a second. The jobs share the processor, so their times add up however many run at once. Of a GPU, of
-another machine and of families that train several networks nothing is known.
+The operations of a training are counted, and for a score those of sampling and of bits/dim. The time per operation is measured on a
+network of the plan, in about a second. Jobs share the processor, so their times add up however many run at once. There are no
+estimates for a GPU, for another machine, or for families that train several networks.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from diffusion_lab.models.trainable import TrainableModel
 from diffusion_lab.sweeps.plan import Operations, Plan
 from diffusion_lab.terminal import in_words
 
-_LEAST = 5e12  # operations that are not worth a sentence: about a minute
-_SECONDS = 0.4  # that each of the two measurements takes at least
+_LEAST = 5e12  # operations, about a minute; shorter plans are not mentioned
+_SECONDS = 0.4  # minimal duration of each of the two measurements
 _MOST_AT_ONCE = 64
-_BESIDE = 1.15  # of a training step to network and optimizer alone: 1.08 at 32×32 pixels, 1.1 to 1.26 for digits
+_BESIDE = 1.15  # ratio of a training step to network and optimizer alone: 1.08 at 32×32 pixels, 1.1 to 1.26 for digits
 
 
 def operations(training: Training, model: TrainableModel) -> Operations | None:
-    """Of a training and of its first score; None where they cannot be counted."""
+    """The operations of a training and of its first score; None if they cannot be counted."""
     cfg, (score, *_) = training.cfg, training.scores
     if not isinstance(model, DiffusionModel) or cfg.trainer.max_steps < 1:
         return None
@@ -38,9 +38,9 @@ def operations(training: Training, model: TrainableModel) -> Operations | None:
 
 
 def in_a_sentence(plan: Plan, training: Training, model: TrainableModel) -> str | None:
-    """How long the work of a plan takes; None where that is not known, or is short.
+    """The duration of a plan, in words; None if it is unknown or short.
 
-    training, model: of a cell, to measure; the model is trained on nothing by that.
+    training, model: of one cell, for the measurement, which does not train the model.
     """
     missing = {work.folder for work in plan.work}
     cells = [cell for cell in plan.cells if missing & {cell.model.path, cell.run.path}]
@@ -83,7 +83,7 @@ def measured(model: DiffusionModel, size: int, precision: str) -> tuple[float, f
 
 
 def _seconds_of(work: Callable[[], None]) -> float:
-    """The mean of some calls after the first."""
+    """The mean duration of some calls after the first."""
     work()
     count, start = 0, perf_counter()
     while count == 0 or perf_counter() - start < _SECONDS:

@@ -1,12 +1,13 @@
-"""What a training of one's own images is made of where no option says so: batch, width of the network and number of steps.
+"""Default batch, width of the network and number of steps for a training on the user's own images.
 
-Functions of the size and number of the images and of the kind of device, never of timings, so that the same command is the same
+They are functions of the size and number of the images and of the kind of device, not of timings, so the same command is the same
 training.
 
-A GPU shows each image 100 times. A CPU has time for 10, but shows 100,000 images at least, as fewer make no good ones, and none
-more than 100 times. The number of steps after which a model begins to copy its training images grows in proportion to their
-number (Bonnaire et al. 2025, "Why diffusion models don't memorize"), so epochs are limited: of 300 digits, samples are nearer to a
-training image than held-out digits are with a probability of 0.54 (0.50 to 0.58) after 100 epochs, and of 0.71 after 200.
+On a GPU each image is shown 100 times. On a CPU there is time for 10, but at least 100,000 images are shown, because fewer
+give poor samples, and none more than 100 times. The number of steps after which a model begins to copy its training images
+grows with their number (Bonnaire et al. 2025, "Why diffusion models don't memorize"), so epochs are limited: for 300 digits,
+samples are nearer to a training image than held-out digits are with probability 0.54 (0.50 to 0.58) after 100 epochs, 0.71 after
+200.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ if TYPE_CHECKING:
     from diffusion_lab.data.module import DataModule
 
 MOST_EPOCHS = 100
-_CPU_EPOCHS, _CPU_FEWEST, _CPU_MOST, _GPU_MOST = 10, 100_000, 400_000, 20_000_000  # in images shown, but for the first
-# Images, from which on a GPU has large batches and twice the channels. Of fewer there are too few such batches in the epochs above.
+_CPU_EPOCHS, _CPU_FEWEST, _CPU_MOST, _GPU_MOST = 10, 100_000, 400_000, 20_000_000  # in images shown, except the first
+# Number of images from which a GPU gets large batches and twice the channels. Fewer give too few such batches in these epochs.
 _MANY = 1000
 
 
 @dataclass(frozen=True)
 class Picked:
-    """Option -> value, as they could have been typed, and what for."""
+    """Option -> value, as they could have been typed, and a description of the data."""
 
     options: dict[str, Any]
     what_for: str
@@ -45,15 +46,15 @@ class Picked:
 
 
 def images_shown(num_images: int, on_gpu: bool) -> int:
-    """How many images, counted with repetitions, a training on `num_images` is shown."""
+    """The number of images, counted with repetitions, shown in a training on `num_images`."""
     wanted = _GPU_MOST if on_gpu else max(_CPU_FEWEST, min(_CPU_MOST, _CPU_EPOCHS * num_images))
     return min(MOST_EPOCHS * num_images, wanted)
 
 
 def pick(cfg: DictConfig, data: DataModule, on_gpu: bool) -> Picked | None:
-    """Fill in batch_size, channels and max_steps where `cfg` leaves them open (null), once the data are read; None: nowhere.
+    """Fill in the null ones of batch_size, channels and max_steps, after the data have been read; None if nothing is null.
 
-    A data set leaves the number of steps open by default_steps=null.
+    A data set leaves the number of steps to this function with default_steps=null.
     """
     options: dict[str, Any] = {}
     num_images, network = data.num_trained_on, cfg.get("network") or {}

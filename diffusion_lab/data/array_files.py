@@ -1,4 +1,4 @@
-"""Arrays in files: .npy, .npz, .zarr and HDF5, whose rows are read as they are needed.
+"""Arrays in files: .npy, .npz, .zarr and HDF5, whose rows are read on demand.
 
 Files may come from strangers: nothing is unpickled or unpacked to the disk, and the size in the header of an array is checked
 before memory is allocated.
@@ -30,8 +30,8 @@ _SUFFIXES = (".npy", ".npz", ".zarr", ".h5", ".hdf5", ".nc")
 class Stored:
     """An array in a file.
 
-    where: how messages name it. rows: reads those of a slice, or of ascending indices. names: of its channels, where the file has
-    them. labels: the array beside it that holds labels, where there is one.
+    where: its name in messages. rows: reads those of a slice, or of ascending indices. names: of its channels, if the file has
+    them. labels: the array of labels in the same file, if any.
     """
 
     where: str
@@ -53,10 +53,10 @@ class Stored:
 
 
 def open_array(option: str, text: str, root: Path, most: int) -> Stored:
-    """The array that `data.<option>=text` names. DataError if it is not there, holds objects, or is cut short.
+    """The array that `data.<option>=text` names. DataError if it does not exist, holds objects, or is truncated.
 
-    text: FILE.npy, or a FILE of several arrays, or FILE:NAME. most: bytes that it may have, or, of a file that is read by
-    rows, a row.
+    text: FILE.npy, or a FILE of several arrays, or FILE:NAME. most: the largest size in bytes, for files read by
+    rows that of a row.
     """
     named = _FILE.fullmatch(text)
     path, name = Path(root, named["file"] if named else text), named["name"] if named else ""
@@ -76,7 +76,7 @@ def open_array(option: str, text: str, root: Path, most: int) -> Stored:
 
 
 def _npy(path: Path, where: str) -> Stored:
-    """Mapped, and let go after each read, so that memory does not grow with what was read of the file."""
+    """Memory-mapped, but unmapped after each read, so that memory does not grow with the amount read."""
     with one_sentence(path, ".npy file"), path.open("rb") as stream:
         shape, fortran, dtype = _checked(stream, str(path), path.stat().st_size)
         offset = stream.tell()
@@ -89,7 +89,7 @@ def _npy(path: Path, where: str) -> Stored:
 
 
 def read_npy(path: Path, most: int) -> np.ndarray:
-    """The array of a .npy file. DataError if it holds objects, is cut short, or has more than `most` bytes."""
+    """The array of a .npy file. DataError if it holds objects, is truncated, or has more than `most` bytes."""
     return _npy(path, str(path)).whole(most)
 
 
@@ -156,7 +156,7 @@ def _chosen(name: str, there: Sequence[str], where: str) -> str:
 
 
 def read_array(path: Path, archive: zipfile.ZipFile, name: str, most: int, kinds: str = "biuf") -> np.ndarray:
-    """One array of numbers of an npz. DataError if it is not there, holds objects, or has more than `most` bytes."""
+    """One array of numbers of an npz. DataError if it does not exist, holds objects, or has more than `most` bytes."""
     if name not in members(archive):
         there = ", ".join(map(printable, members(archive)[:8])) or "nothing"
         raise DataError(f"{path} has no {name}: it holds {there}.")
@@ -172,7 +172,7 @@ def read_array(path: Path, archive: zipfile.ZipFile, name: str, most: int, kinds
 
 
 def header(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and type in the header of an array of an npz. Its values are not read."""
+    """Shape and type in the header of an array of an npz, without reading its values."""
     with archive.open(f"{name}.npy") as stream:
         shape, _, dtype = _header(stream)
         return shape, dtype
@@ -184,7 +184,7 @@ def members(archive: zipfile.ZipFile) -> list[str]:
 
 
 def check_member(path: Path, info: zipfile.ZipInfo, most: int) -> None:
-    """DataError for a file of a zip that is encrypted or unfolds to more than `most` bytes, which bounds what is read of it."""
+    """DataError for a file in a zip that is encrypted or unpacks to more than `most` bytes."""
     require(not info.flag_bits & 1, f"{path} is encrypted: save it without a password.")
     require(
         info.file_size <= most,
@@ -194,7 +194,7 @@ def check_member(path: Path, info: zipfile.ZipInfo, most: int) -> None:
 
 
 def _checked(stream: IO[bytes], name: str, there: int, kinds: str = "biuf") -> tuple[tuple[int, ...], bool, np.dtype]:
-    """As `_header`. there: bytes that the file has, header included; an array that claims more is refused."""
+    """Like `_header`. there: the size of the file in bytes, header included; an array that claims more is refused."""
     shape, fortran, dtype = _header(stream)
     fits = not dtype.hasobject and dtype.kind in kinds
     require(fits, f"{name} holds {dtype}, not numbers; objects are not unpickled.")
@@ -214,7 +214,7 @@ def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
 
 @contextmanager
 def one_sentence(path: Path, what: str) -> Iterator[None]:
-    """Damaged files raise BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError and others."""
+    """Around reading a file: damaged ones raise BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError and others."""
     try:
         yield
     except (DataError, MemoryError):

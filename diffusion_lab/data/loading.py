@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import tee
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -26,7 +26,7 @@ Pick = tuple[Tensor, Tensor]  # which images, int64 (B,), and whether each is mi
 Show = Callable[[Iterable[Tensor]], Iterator[Batch]]  # one batch for each tensor of indices
 
 _SHARE = 0.25  # of a GPU's free memory, which images take without being told to
-_AT_ONCE = 500  # images that are read at a time
+_AT_ONCE = 2**22  # bytes of images that are read at a time
 _AHEAD = 2  # batches that wait
 
 
@@ -61,11 +61,11 @@ class Held:
     num_levels: int | None
 
     @classmethod
-    def of(cls, show: Show, images: Tensor, num_levels: int | None, device: torch.device) -> Held:
-        """The images with these indices, int64 (N,)."""
+    def of(cls, show: Show, images: Tensor, num_levels: int | None, device: torch.device, at_once: int = 1) -> Held:
+        """The images with these indices, int64 (N,), read so many at a time."""
         num_levels = num_levels if num_levels is not None and num_levels <= 256 else None
         held, first = list[Tensor](), 0
-        for x, y in show(images.split(_AT_ONCE)):
+        for x, y in show(images.split(at_once)):
             some = (x if num_levels is None else to_levels(x, num_levels), *parts(y))
             held = held or [torch.empty(len(images), *part.shape[1:], dtype=part.dtype, device=device) for part in some]
             for whole, part in zip(held, some, strict=True):
@@ -83,7 +83,8 @@ class Held:
         """
         if option is False or (option == "auto" and device.type != "cuda"):
             return None
-        needed = len(images) * cls.of(show, images[:1], num_levels, torch.device("cpu")).size
+        of_one = cls.of(show, images[:1], num_levels, torch.device("cpu")).size
+        needed = len(images) * of_one
         free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else math.inf
         if option == "auto" and needed > _SHARE * free:
             return None
@@ -91,7 +92,7 @@ class Held:
             f"data.on_device=true: {needed / 2**20:,.0f} MiB of images, but {free / 2**20:,.0f} MiB are free; use auto."
         )
         require(needed <= free, said)
-        return cls.of(show, images, num_levels, device)
+        return cls.of(show, images, num_levels, device, max(1, _AT_ONCE // of_one))
 
     @property
     def size(self) -> int:
@@ -112,7 +113,7 @@ def ahead(made: Generator[Batch], device: torch.device) -> Iterator[Batch]:
     The first is made by the caller: it may start processes.
     """
     on_gpu = device.type == "cuda"
-    start = {"initializer": torch.cuda.set_device, "initargs": (device,)} if on_gpu else {}
+    start: dict[str, Any] = {"initializer": torch.cuda.set_device, "initargs": (device,)} if on_gpu else {}
     with closing(made), ThreadPoolExecutor(1, "batches", **start) as thread:
 
         def one() -> Batch:

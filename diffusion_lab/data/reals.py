@@ -1,4 +1,4 @@
-"""Numbers that are read as they are needed, and what one pass over them finds: their hash, moments and missing values."""
+"""Real-valued arrays read on demand, and the results of one pass over them: hash, moments and missing values."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _DIGITS = 12  # of shift and scale: the last ones differ between machines
 
 @dataclass(frozen=True)
 class Rows:
-    """(n, C, *spatial) of a stored array. axis: of its channels; None: it has none. places: which of its rows; None: all.
-    units: those that its values are without; None: they are as they are stored."""
+    """(n, C, *spatial) of a stored array. axis: of its channels; None without one. places: the selected rows; None: all.
+    units: removed from the values; None: values are as stored."""
 
     stored: Stored
     axis: int | None
@@ -51,15 +51,15 @@ class Rows:
         return x if self.units is None else self.units.normalised(x)
 
     def read(self, which: slice | np.ndarray) -> np.ndarray:
-        """Rows of the stored array, as they are stored, but with channels first."""
+        """Rows of the stored array, unchanged except that channels come first."""
         rows = self.stored.rows(which)
         return rows[:, None] if self.axis is None else np.moveaxis(rows, self.axis, 1)
 
 
 @dataclass(frozen=True)
 class Summary:
-    """missing: bool (N,), the rows with missing values; num_missing, num_infinite: such values. like_levels: the values that it
-    would take to save the first rows as whole levels, or None if they are none. low, high: of whole numbers, the ends."""
+    """missing: bool (N,), the rows with missing values; num_missing, num_infinite: such values. like_levels: an expression that
+    turns the first rows into whole levels, or None if they are none. low, high: the smallest and largest of whole numbers."""
 
     sha256: str
     missing: Tensor
@@ -73,9 +73,9 @@ class Summary:
 
 
 def summary(rows: Rows, fitted: Tensor | None) -> Summary:
-    """Of all rows of the stored array, in one pass. fitted: bool (N,), the rows whose moments are taken; None: none.
+    """Statistics of all rows of the stored array, in one pass. fitted: bool (N,), rows used for moments; None: no moments.
 
-    Blocks' moments are joined as Chan et al. (1979) do, in float64: nothing cancels where the mean is far from 0.
+    Blocks' moments are combined as in Chan et al. (1979), in float64: no cancellation if the mean is far from 0.
     """
     shape = rows.shape
     content = hashlib.sha256(f"{rows.stored.shape} {rows.axis} {rows.stored.dtype.str[1:]};".encode())
@@ -120,13 +120,13 @@ def _blocks(rows: Rows) -> Iterator[tuple[np.ndarray, slice]]:
 
 
 def fitted_units(found: Summary, names: list[str] | None) -> Units:
-    """Mean 0 and standard deviation 1 in every channel; one that never changes is only shifted."""
+    """Mean 0 and standard deviation 1 in every channel; constant channels are only shifted."""
     shift, std = ([float(f"{value:.{_DIGITS}g}") for value in part] for part in (found.mean, found.std))
     return Units(shift, [value if value > 0 else 1.0 for value in std], names)
 
 
 def _like_levels(x: np.ndarray) -> str | None:
-    """How to save x as whole levels, if its values are 256 levels that were scaled to 0 … 1, to −1 … 1 or not at all."""
+    """How to save x as whole levels, if its values are 256 levels scaled to 0 … 1, to −1 … 1 or not at all."""
     if not len(x) or not np.isfinite(x).all():
         return None
     low, high = x.min(), x.max()

@@ -1,4 +1,4 @@
-"""A CSV beside images, with commas, semicolons or tabs: the first column names a file, others its class and vector."""
+"""A CSV for images, with commas, semicolons or tabs: the first column names a file, others hold its class and vector."""
 
 import csv
 from collections.abc import Iterable, Sequence
@@ -13,14 +13,14 @@ from diffusion_lab.data.checks import DataError, require
 
 @dataclass(frozen=True)
 class Table:
-    """Class ("" without a column of labels) and vector of each file, by its name below the folder, as posix."""
+    """Class ("" without a column of labels) and vector of each file, by its posix path below the folder."""
 
     path: Path
     classes: dict[str, str]
     vectors: dict[str, list[float]]
 
     def check(self, names: Iterable[str]) -> None:
-        """DataError unless these are the files that have a row."""
+        """DataError unless these are the files with a row."""
         there = set(names)
         for lacking, fix in (
             (sorted(there - self.classes.keys()), "has no row for {}: add one, or move the image elsewhere"),
@@ -38,7 +38,7 @@ class Table:
 
 
 def read_table(path: Path, label_column: str | None, vector_columns: Sequence[str]) -> Table:
-    """DataError, in one sentence, for a file that is no such table."""
+    """Read the table. DataError, in one sentence, for any other file."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             first = file.readline()

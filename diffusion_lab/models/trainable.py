@@ -1,7 +1,7 @@
-"""The base of every model that is trained, generative or not: keyed randomness, an optimizer, weights and their averages.
+"""The base of all trained models, generative or not: keyed randomness, an optimizer, weights and their averages.
 
-Randomness in training is a function of (seed, batch number) of the *global* batch, which one optimizer step sees. Each rank, and
-each part where gradients are accumulated, takes its rows, so nothing random has to be saved, and neither a resume nor the number
+Randomness in training is a function of (seed, batch number) for the *global* batch of one optimizer step. Each rank, and
+each part when gradients are accumulated, takes its rows, so no random state needs to be saved, and neither a resume nor the number
 of devices or of parts changes a draw.
 """
 
@@ -33,33 +33,33 @@ from diffusion_lab.store.files import write_whole
 if TYPE_CHECKING:
     from diffusion_lab.models.diffusion import DiffusionModel
 
-_OF_ONE_TRAINING = "timesteps."  # begins the names of what is learned about the losses of a training, not by the model
+_OF_ONE_TRAINING = "timesteps."  # prefix of state about the losses of a training, which is not part of the model
 _FLOATING = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-RAW = "raw"  # the weights that training resumes from
+RAW = "raw"  # weights for resuming
 
 
 class TrainableModel(LightningModule):
-    """A LightningModule that a run can train and resume exactly. A subclass sets the attributes and trains."""
+    """A LightningModule whose training can be resumed exactly. A subclass sets the attributes and implements training."""
 
-    # The network that is used after training; it is compiled (a GAN's discriminator is not: its penalty is
+    # The network used after training. It is compiled (a GAN's discriminator is not, because its penalty is
     # differentiated twice, which torch.compile does not support), and its cost is reported.
     network: nn.Module
     shape: tuple[int, ...]  # of one sample of the data: (C, H, W) or (D,)
-    num_classes: int | None  # that y chooses from; None: y holds no classes
+    num_classes: int | None  # of y; None: y holds no classes
     conditions: tuple[Size, ...] = ()  # sizes of the parts of y, other than classes alone
 
     seed: int  # keys everything random in training
     optimization: Optimization
-    skipped_steps: int = 0  # of this training, because something was not finite
-    gradient_norm: Tensor  # () of what an optimizer is about to follow, as it was before clipping
-    validated_weights: str = RAW  # those of the held-out loss
+    skipped_steps: int = 0  # because of non-finite gradients
+    gradient_norm: Tensor  # () of the optimizer's gradients before clipping
+    validated_weights: str = RAW  # of the held-out loss
     needs_whole_batches: str | None = None  # why gradients cannot be accumulated over parts of a batch
-    # How many evaluations of `network` a training step costs an image, with the backward pass as two; None: it evaluates others.
+    # Evaluations of `network` per image in a training step, with the backward pass as two; None if others are evaluated too.
     training_evaluations: ClassVar[int | None] = None
     compiles_step: ClassVar[bool] = False  # more of a training step than `network` can be compiled
-    needs_base: ClassVar[bool] = False  # it is trained beside a frozen model, which it is given by `attach_base`
+    needs_base: ClassVar[bool] = False  # trained beside a frozen model, given by `attach_base`
 
-    # The names of what `training_step` returns under "terms", as `held_out_terms` does, and under "sums".
+    # Names of the values under "terms" of `training_step` (and `held_out_terms`), and under "sums".
     term_names: tuple[str, ...] = ("loss",)
     sum_names: tuple[str, ...] = ()
 
@@ -71,34 +71,34 @@ class TrainableModel(LightningModule):
         self._dropouts: list[KeyedDropout] | None = None  # None: not trained in this process
 
     def attach_base(self, base: DiffusionModel) -> None:
-        """Train beside `base` from here on; for a model that `needs_base`."""
+        """Train beside `base` from now on; for a model that `needs_base`."""
         raise NotImplementedError(f"{type(self).__name__} is trained by itself")
 
     def compile_step(self, compiled: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
-        """Evaluate `compiled` of what a training step evaluates, from here on, where that is more than `network`."""
+        """Compile the function that a training step evaluates, where that is more than `network`."""
 
     @property
     def batches_trained(self) -> int:
-        """k while batch k is trained on, counted over all resumes: the clock that keys randomness in training."""
+        """k during training on batch k, counted over all resumes; it keys randomness in training."""
         return batches_trained(self.trainer)
 
     def generator(self, stream: int, device: torch.device) -> torch.Generator:
-        """Random numbers of the batch that is trained on: a function of (seed, stream, k)."""
+        """Random numbers for the current training batch: a function of (seed, stream, k)."""
         return torch.Generator(device).manual_seed(derive_seed(self.seed, stream, self.batches_trained))
 
     @property
     def part(self) -> int:
-        """j while part j of a batch is trained on: 0, unless gradients are accumulated."""
+        """j during training on part j of a batch: 0, unless gradients are accumulated."""
         return parts_trained(self.trainer) % self.trainer.accumulate_grad_batches
 
     def global_batch(self, local: int) -> tuple[int, slice]:
-        """How many rows the batch has over all ranks and parts, of `local` each, and which of them are trained on here and now."""
+        """(the number of rows of the batch over all ranks and parts, with `local` each; the rows trained on here and now)."""
         ranks = self.trainer.world_size
         share = self.part * ranks + self.trainer.global_rank
         return ranks * self.trainer.accumulate_grad_batches * local, slice(share * local, (share + 1) * local)
 
     def times_and_noise(self, x_0: Tensor, timesteps: TimestepSampler) -> tuple[Tensor, Tensor, Tensor]:
-        """t, w and ε ~ N(0, I) for x_0 of this rank: its rows of those that every rank draws for the global batch."""
+        """t, w and ε ~ N(0, I) for x_0 of this rank: its rows of those for the global batch, which every rank draws."""
         size, rows = self.global_batch(len(x_0))
         generator = self.generator(TRAINING, x_0.device)
         t, w = timesteps(size, generator)
@@ -106,23 +106,23 @@ class TrainableModel(LightningModule):
         return t[rows], w[rows], eps[rows]
 
     def of_all_ranks(self, x: Tensor) -> Tensor:
-        """x of every rank, along a new first axis where there are several."""
+        """x of every rank, along a new first axis if there are several."""
         gathered = self.all_gather(x)
         assert isinstance(gathered, Tensor)  # as x is
         return gathered
 
     def own_classes(self, y: Conditions) -> Tensor | None:
-        """The classes in y, for a network with classes; None for another: data with classes give them to every model."""
+        """The classes in y, for a network with classes; else None, because data with classes give them to every model."""
         return None if self.num_classes is None else classes_in(y)
 
     def with_dropped_conditions(self, y: Conditions, probability: float, null: Null) -> Conditions:
-        """y of this rank, with each sample's conditions left out with this probability; None for an unconditional network."""
+        """y of this rank, with the conditions of each sample dropped with this probability; None for an unconditional network."""
         if y is None or null is None:
             return None
         first = parts(y)[0]
         size, rows = self.global_batch(len(first))
-        # One coin for all conditions of a sample: guidance with one scale evaluates the network with all of them or with none.
-        # Coins of their own serve a scale for each (InstructPix2Pix, Brooks et al. 2023), which there is not.
+        # One coin for all conditions of a sample, because guidance with one scale evaluates the network with all of them or none.
+        # Separate coins would allow a scale for each (InstructPix2Pix, Brooks et al. 2023), which is not implemented.
         coins = torch.rand(size, generator=self.generator(CONDITION_DROP, first.device), device=first.device)
         return where(coins[rows] < probability, left_out(y, null), y)
 
@@ -137,7 +137,7 @@ class TrainableModel(LightningModule):
             set_keys(self._dropouts, derive_seed(self.seed, DROPOUT, k), samples)
 
     def held_out_terms(self, x_0: Tensor, y: Conditions, noise: SampleNoise) -> dict[str, Tensor]:
-        """The terms of `training_step` for images that are not trained on, each (B,) or a mean; what is random is of `noise`."""
+        """The terms of `training_step` for held-out images, each (B,) or a mean; randomness comes from `noise`."""
         raise NotImplementedError(f"{type(self).__name__} has no held-out loss; train it with val.every_n_steps=0")
 
     def validation_step(self, batch: tuple[Tensor, Conditions, SampleNoise], batch_idx: int) -> None:
@@ -147,11 +147,11 @@ class TrainableModel(LightningModule):
             terms = self.held_out_terms(x_0, y, noise)
         means = {f"val/{name}": term.float().mean() for name, term in terms.items()}
         self.log_dict(means, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(x_0))
-        # Under this name Lightning takes it for the step to log at: its own count is one behind.
+        # Lightning uses this name as the step to log at; its own count is one behind.
         self.log("step", float(self.trainer.global_step), on_step=False, on_epoch=True, reduce_fx="max", batch_size=1)
 
     def check_trainer(self, trainer: Trainer) -> None:
-        """ValueError, in one sentence, for an option of the Trainer that this model cannot be trained with."""
+        """ValueError, in one sentence, for a Trainer option that this model does not support."""
         parts = trainer.accumulate_grad_batches
         if parts != 1 and self.needs_whole_batches:
             raise ValueError(
@@ -164,7 +164,7 @@ class TrainableModel(LightningModule):
     def configure_gradient_clipping(
         self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
-        """By the norm that is computed already. Clipping by value needs no norm, and Lightning clips scaled gradients itself."""
+        """Clip by the norm computed already. Clipping by value needs no norm, and Lightning clips scaled gradients itself."""
         scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
         if not gradient_clip_val or gradient_clip_algorithm == "value" or scaled:
             super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
@@ -172,16 +172,16 @@ class TrainableModel(LightningModule):
             nn.utils.clip_grads_with_norm_(parameters_of(optimizer), gradient_clip_val, self.gradient_norm)
 
     def averaged_parameters(self) -> dict[str, nn.Parameter]:
-        """Those that have averages, by name: all of them, unless some serve training only."""
+        """Parameters with averages, by name: all, except those used only in training."""
         return dict(self.named_parameters())
 
     def cost(self) -> NetworkCost:
-        """What one evaluation of `network` costs."""
+        """The cost of one evaluation of `network`."""
         return network_cost(self.network, self.shape)
 
     @property
     def weight_names(self) -> list[str]:
-        """What `use_weights` accepts: "raw", the averages, and earlier moments that were read."""
+        """Names accepted by `use_weights`: "raw", the averages, and earlier moments that were loaded."""
         return [RAW, *self.averages]
 
     def save_weights(self, files: Mapping[str, Path]) -> None:
@@ -194,7 +194,7 @@ class TrainableModel(LightningModule):
         _write(path, self.averages.get(name) or self.averaged_parameters(), {"weights": name, **facts})
 
     def load_weights(self, files: Mapping[str, Path]) -> None:
-        """Read what `save_weights` wrote. Raises ValueError, naming the file, if it is broken or of another model."""
+        """Load weights written by `save_weights`. ValueError, naming the file, if it is damaged or belongs to another model."""
         for name, path in files.items():
             tensors = read_weights(path, self.state_dict() if name == RAW else self.averaged_parameters())
             if name == RAW:
@@ -203,21 +203,21 @@ class TrainableModel(LightningModule):
                 self.averages[name] = tensors
 
     def start_from(self, path: Path) -> None:
-        """Take over the weights of a file that `save_weights` wrote for this network: the raw ones, or an average over these.
+        """Load the weights of a file that `save_weights` wrote for this network: the raw ones, or an average of these.
 
-        ValueError, naming the file and the first difference, where it is broken or of another network; then nothing has changed.
+        ValueError, naming the file and the first difference, if it is damaged or belongs to another network; then nothing changes.
         """
         own = self.state_dict() if path.stem == RAW else self.averaged_parameters()
         self.load_state_dict(read_weights(path, own, without=_OF_ONE_TRAINING), strict=False)
 
     @contextmanager
     def use_weights(self, name: str) -> Iterator[None]:
-        """Inside the block the parameters are those of `name`; the raw ones are back afterwards, whatever happened.
+        """Inside the block the parameters are those of `name`; the raw ones are restored afterwards in any case.
 
-        Tensors change places, nothing is copied over the raw weights, so no fault inside the block can damage them.
+        Tensors are swapped, and nothing is copied over the raw weights, so no error inside the block can damage them.
         Parameters that an average does not cover keep their raw values.
 
-        Raises ValueError if there are no such weights, or if they do not fit the module's parameters.
+        ValueError if there are no such weights, or if they do not fit the module's parameters.
         """
         if name == RAW:
             yield
@@ -233,7 +233,7 @@ class TrainableModel(LightningModule):
                 parameter.data = weights
 
     def _averaged(self, name: str) -> list[tuple[nn.Parameter, Tensor]]:
-        """(parameter, its average) pairs, moved to where and what the parameter is; checked before anything is swapped."""
+        """(parameter, its average) pairs, the averages converted to the parameter's device and type; checked before any swap."""
         if name not in self.averages:
             raise ValueError(f"the model has no weights {name!r}; it has {', '.join(self.weight_names)}")
         parameters = dict(self.named_parameters())
@@ -246,9 +246,9 @@ class TrainableModel(LightningModule):
 
 
 def read_weights(path: Path, own: Mapping[str, Tensor], without: str | None = None) -> dict[str, Tensor]:
-    """The tensors of a file, as `check_weights` has them. without: begins the names of those that are not read.
+    """The tensors of a file, checked as in `check_weights`. without: prefix of names that are not read.
 
-    ValueError, naming the file and the tensor, where the file is broken or holds others.
+    ValueError, naming the file and the tensor, if the file is damaged or holds others.
     """
 
     def wanted(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -263,7 +263,7 @@ def read_weights(path: Path, own: Mapping[str, Tensor], without: str | None = No
 
 
 def check_weights(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
-    """ValueError, naming the tensor, unless there is one for each of `own`, of its shape and kind, and all values are finite."""
+    """ValueError, naming the tensor, unless every tensor of `own` is there with its shape and kind, and all values are finite."""
     for key in (*(key for key in own if key not in tensors), *tensors):
         here, there = (tuple(part[key].shape) if key in part else "missing" for part in (own, tensors))
         if here != there:
@@ -276,12 +276,12 @@ def check_weights(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> N
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], facts: dict[str, str] | None = None) -> None:
-    # Contiguous: a file keeps no memory format.
+    # Contiguous, because a file stores no memory format.
     write_whole(path, save({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, facts))
 
 
 def quarters(name: str) -> tuple[str, ...]:
-    """Of a quantity, the names of its values by quarter of the chain."""
+    """Names of a quantity's values by quarter of the chain."""
     return tuple(f"{name}_quarter_{q}" for q in (1, 2, 3, 4))
 
 
@@ -289,7 +289,7 @@ QUARTERS = quarters("loss")
 
 
 def by_quarter(name: str, t: Tensor, num_timesteps: int, w: Tensor, value: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-    """Σ w·value and Σ w in each quarter: their quotient is the mean over uniform t, or over p(t) where p(t) weighs."""
+    """Σ w·value and Σ w in each quarter; their quotient is the mean over uniform t, or over p(t) if p(t) weighs."""
     quarter = ((t - 1) * 4 // num_timesteps).long()
     sums, weights = (
         torch.zeros(4, dtype=value.dtype, device=value.device).index_add(0, quarter, summand)

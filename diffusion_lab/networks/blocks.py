@@ -1,4 +1,4 @@
-"""The blocks of the U-Net: convolution, residual, attention, downsampling, upsampling. All take and give (B, C, *spatial).
+"""The blocks of the U-Net: convolution, residual, attention, downsampling, upsampling. All map (B, C, *spatial) to the same kind.
 
 There are one, two or three spatial axes, as many as `padding` has entries; channels lie last in memory where torch can.
 The last layer of the residual and of the attention block starts at zero, so every block starts as the identity (or as
@@ -28,12 +28,12 @@ def zero(module: Module) -> Module:
 
 
 def memory_format(num_axes: int) -> torch.memory_format:
-    """With the channels last, where torch has such a format for this number of spatial axes."""
+    """The memory format with channels last, if torch has one for this number of spatial axes."""
     return {2: torch.channels_last, 3: torch.channels_last_3d}.get(num_axes, torch.contiguous_format)
 
 
 def channels_last(network: nn.Module, num_axes: int = 2) -> None:
-    """Keep its weights, and so its images, with the channels last in memory."""
+    """Store the network's weights, and thereby its images, with channels last."""
     network.to(memory_format=memory_format(num_axes))  # type: ignore[call-overload]  # torch does not declare it
 
 
@@ -68,7 +68,7 @@ def cropped(x: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def held_back(layer: nn.Module, h: Tensor, held: int) -> Tensor:
-    """layer(h), (B, channels, …), whose last `held` channels train the layer's own weights and nothing before them."""
+    """layer(h), (B, channels, …), whose last `held` channels train only the layer's own weights."""
     if held == 0:
         return layer(h)
     return torch.cat([layer(h)[:, :-held], layer(h.detach())[:, -held:]], dim=1)
@@ -81,7 +81,7 @@ class PixelLinear(nn.Linear):
         return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 
-ZEROS = ("zeros", "zeros")  # of the two axes of an image
+ZEROS = ("zeros", "zeros")  # for the two axes of an image
 
 
 class Conv(_ConvNd):
@@ -169,7 +169,7 @@ class ResidualBlock(nn.Module):
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """softmax(Q·Kᵀ/√c)·V for (B, heads, pixels, c).
 
-    PyTorch's fused one, except in bfloat16 on a CPU: plain products take a third of its time at 64 pixels, 0.8 of it at 1024.
+    PyTorch's fused kernel, except in bfloat16 on a CPU, where plain products take a third of its time at 64 pixels, 0.8 at 1024.
     """
     if query.device.type == "cpu" and query.dtype == torch.bfloat16:
         return (
@@ -209,18 +209,18 @@ class Downsample(Conv):
 class Upsample(Conv):
     """Nearest-neighbour upsampling by 2, then a 3×3 convolution, cropped to `size` (the skip's: 7 -> 14 -> 28, 4 -> 8 -> 15).
 
-    An output pixel sees its 3×3 window of the doubled image, which holds only 2×2 different pixels: so both steps are
-    one transposed convolution of stride 2 whose 4×4 kernel sums the taps that meet the same pixel. 16 products per
-    input pixel instead of 36, and the doubled image is never written; likewise along one axis or three. The parameters are those
+    An output pixel depends on a 3×3 window of the doubled image, which contains only 2×2 different pixels: so both steps are
+    one transposed convolution of stride 2 whose 4×4 kernel sums the taps of equal pixels. It takes 16 products per
+    input pixel instead of 36, and the doubled image is never stored; likewise along one axis or three. The parameters are those
     of the 3×3 convolution.
-    out_channels: None for as many as come in.
+    out_channels: None for the number of input channels.
     """
 
     def __init__(self, channels: int, out_channels: int | None = None, padding: Sequence[str] = ZEROS):
         super().__init__(channels, out_channels or channels, padding)
 
     def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:  # type: ignore[override]  # a convolution that is told the size
-        axes = tuple(range(2, x.ndim))  # Dynamo unpacks a range wrongly
+        axes = tuple(range(2, x.ndim))  # Dynamo unpacks a range incorrectly
         kernel = functional.pad(self.weight.transpose(0, 1).flip(axes), (1, 1) * len(axes))
         for axis in axes:
             kernel = kernel.narrow(axis, 0, 4) + kernel.narrow(axis, 1, 4)
@@ -230,5 +230,5 @@ class Upsample(Conv):
         ]
         padding = [
             3 if circular else 1 for circular in self.circular
-        ]  # cuts off what `wrapped` added, twice as wide here
+        ]  # removes what `wrapped` added, twice as wide here
         return cropped(convolve(self.wrapped(x), kernel, self.bias, stride=2, padding=padding), size)

@@ -1,6 +1,6 @@
 """Dropout whose mask is a function of (seed, step, sample, layer), so that no split of a batch among processes changes it.
 
-The mask of torch's dropout comes from a generator, so it depends on how a batch is split. Here each sample has a key in each
+The mask of torch's dropout comes from a generator and depends on how a batch is split. Here each sample has a key in each
 layer, and each element a hash of this key and its position, in 32-bit integer operations.
 """
 
@@ -14,10 +14,10 @@ _LEVELS = 2**16  # of the uniform number that is compared with p
 
 
 class KeyedDropout(nn.Dropout):
-    """x·m/(1 − p) with m = 0 where a uniform number of 16 bits is below p, else 1; x in evaluation.
+    """x·m/(1 − p) with m = 0 if a uniform number of 16 bits is below p, else 1; in evaluation x.
 
-    keys (2, B) int32 of this step, layer and samples. x: the elements of each sample follow one another, (B·n, C, …). Where its
-    rows belong to no samples, as those of a table, the mask is torch's.
+    keys (2, B) int32 of this step, layer and samples. x: (B·n, C, …), with the elements of each sample contiguous. If its
+    rows do not belong to samples, as those of a table, the mask is torch's.
     """
 
     keys: Tensor
@@ -40,7 +40,7 @@ def keyed(model: nn.Module) -> list[KeyedDropout]:
 
 
 def set_keys(layers: list[KeyedDropout], seed: int, samples: Tensor) -> None:
-    """Give each layer the keys of these samples, int64 (B,), under the seed of a step."""
+    """Set the keys of each layer for these samples, int64 (B,), with the seed of a step."""
     layer = torch.arange(len(layers), device=samples.device)[:, None]
     counter = torch.stack(torch.broadcast_tensors(layer, samples & _MASK, samples >> 32, torch.zeros_like(samples)))
     words = philox(counter, (seed & _MASK, seed >> 32))[:2].to(torch.int32)
@@ -59,6 +59,6 @@ def _uniform(keys: Tensor, count: int) -> Tensor:
 
 def _mixed(words: Tensor) -> Tensor:
     """A hash of 32-bit words, in place; the products wrap."""
-    words ^= words >> 16  # the sign comes in from the left, so the last operation is a product
+    words ^= words >> 16  # sign-extends, so the last operation is a product
     words *= 2146121005
     return words

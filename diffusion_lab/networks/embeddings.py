@@ -1,9 +1,9 @@
-"""The inputs of a network: features of x_t, an embedding of the timestep and of classes and vectors, and fields beside x_t.
+"""The inputs of a network: features of x_t, embeddings of the timestep, of classes and vectors, and fields beside x_t.
 
     e = MLP(sinusoid(t)) + table[class] + MLP(vector)
 
-Every residual block reads the same e. The timestep is the 0-based index of the *original* chain, kept through
-respacing: a network that was trained at T = 1000 and is sampled in 50 steps sees 0, 20, 41, ..., 999, never 0, 1, 2,
+Every residual block uses the same e. The timestep is the 0-based index of the *original* chain, kept through
+respacing: a network trained at T = 1000 and sampled in 50 steps is given 0, 20, 41, ..., 999, never 0, 1, 2,
 ..., 49.
 """
 
@@ -24,7 +24,7 @@ def sinusoidal_embedding(timesteps: Tensor, dim: int) -> Tensor:
     """[cos(t·ω_0), …, cos(t·ω_{d/2−1}), sin(t·ω_0), …], ω_i = 10000^{−2i/d}.
 
     timesteps: int64 or float (B,), values 0..T−1. Returns float32 (B, dim), in [−1, 1]; an odd dim ends in a zero column. The
-    sinusoids are float32 under any autocast and for any parameter dtype: bfloat16 has eight bits and could not tell t =
+    sinusoids are float32 under any autocast and for any parameter dtype: bfloat16 has eight bits and could not distinguish t =
     3999 from t = 3998. Source: Vaswani et al. 2017, section 3.5, in the column order of Dhariwal & Nichol's guided
     diffusion.
     """
@@ -36,7 +36,7 @@ def sinusoidal_embedding(timesteps: Tensor, dim: int) -> Tensor:
 
 
 def check_labels(y: Conditions, has_classes: bool) -> None:
-    """ValueError where a network with classes is given no labels, or one without classes is given some."""
+    """ValueError for a network with classes without labels, or labels for a network without classes."""
     if y is None and has_classes:
         raise ValueError("this model is conditional and no class was given: set condition=…")
     if y is not None and not has_classes:
@@ -50,12 +50,12 @@ def class_vectors(table: nn.Embedding | None, y: Conditions) -> Tensor | None:
 
 
 class Conditioning(nn.Module):
-    """e = W_2 SiLU(W_1 sinusoid(t)) + table[y], the vector that every block of a network reads.
+    """e = W_2 SiLU(W_1 sinusoid(t)) + table[y], the vector used by every block of a network.
 
     timesteps int64 or float (B,), y int64 (B,) in 0..num_classes or None -> (B, dim). The table has num_classes + 1 rows: the
-    last row is the null class, "no label", which label dropping trains, guidance uses and y = None means. With
-    null_class=False that row is missing, and every sample needs a label. timestep_scale: multiplies t. Raises ValueError
-    where y is given to a network without classes, or is not given to one without a null class.
+    last row is the null class, "no label", used in label dropping, guidance and for y = None. With
+    null_class=False that row is missing, and every sample needs a label. timestep_scale: multiplies t. ValueError
+    if y is given to a network without classes, or missing in one without a null class.
 
     conditions: in place of num_classes, the sizes of the parts of y: K of classes, (D,) of a vector, (C, …) of a field. Each set of
     classes has a table, each vector a `VectorEmbedding`, and fields are `field_channels` channels beside those of x_t.
@@ -95,7 +95,7 @@ class Conditioning(nn.Module):
     def beside_fields(self, x_t: Tensor, y: Conditions) -> Tensor:
         """x_t (B, C, *spatial) and, at its resolution, the channels of each field and a mask, 1 where the field is known.
 
-        A field is averaged where it has more pixels and interpolated where it has fewer. Where it is NaN it is 0, as is the mask.
+        A field is averaged where it has more pixels and interpolated where it has fewer. Where it is NaN, field and mask are 0.
         """
         channels = [x_t]
         for field, size in zip(self._parts_of(y, x_t), self.sizes, strict=True):
@@ -142,8 +142,8 @@ class FourierFeatures(nn.Module):
     """x -> [x, sin(2π(x + 1)/p), cos(2π(x + 1)/p) for every period p]: x (B, C, …) -> (B, C·(1 + 2·len(periods)), …).
 
     periods: in bins of the data, whose levels lie 2/(num_levels − 1) apart from −1 to 1. At period 1 every level has the same
-    phase, so a network can see how far a value is from the grid of levels, which a smooth function of x cannot resolve. Float32,
-    as a phase needs all its digits. Source: Kingma et al. 2021 (VDM), whose sin(2ⁿπx), n = 7 and 8, have periods of 2 and 1 bins.
+    phase, so a network can resolve the distance from the grid of levels, which a smooth function of x cannot. Float32,
+    because a phase needs all digits. Source: Kingma et al. 2021 (VDM), whose sin(2ⁿπx), n = 7 and 8, have periods of 2 and 1 bins.
     Raises ValueError for periods without levels, or a period that is not positive.
     """
 

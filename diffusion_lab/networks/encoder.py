@@ -1,8 +1,8 @@
-"""The encoder of the U-Net, which a denoiser and a classifier of noisy images share, and the layout of its levels.
+"""The encoder of the U-Net, shared by denoisers and classifiers of noisy images, and the layout of its levels.
 
     x_t -> conv -> [level 0] -> down -> [level 1] -> … -> [middle]
 
-A classifier of x_t is this and attention pooling (Dhariwal & Nichol 2021, section 4).
+A classifier of x_t consists of the encoder and attention pooling (Dhariwal & Nichol 2021, section 4).
 """
 
 import math
@@ -32,7 +32,7 @@ from diffusion_lab.networks.sizes import Padding, Sides, check_counts, check_dro
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """The options of `UNet` that its way down and its way up share. Raises ValueError where they do not fit each other."""
+    """The options of `UNet` that its encoder and decoder share. ValueError if they do not fit together."""
 
     image_size: Sides
     base_channels: int
@@ -104,11 +104,11 @@ class Layout:
 
     @property
     def embedding_dim(self) -> int:
-        """Of the vector that every block reads."""
+        """The size of the embedding that every block uses."""
         return 4 * self.sinusoid_dim
 
     def block(self, channels_in: int, channels_out: int, attends: bool) -> nn.ModuleList:
-        """A residual block and, where it `attends`, attention after it."""
+        """A residual block and, if it `attends`, attention after it."""
         parts: list[nn.Module] = [self.residual(channels_in, channels_out)]
         return nn.ModuleList([*parts, self.attention(channels_out)] if attends else parts)
 
@@ -149,7 +149,7 @@ class Layout:
 
 
 def run(block: nn.Module, h: Tensor, e: Tensor, recompute: bool) -> Tensor:
-    """A block, or those of a list in turn. recompute: activations are not kept for the backward pass but computed again."""
+    """Apply a block, or a list of blocks in turn. recompute: recompute activations in the backward pass instead of storing them."""
     if recompute and torch.is_grad_enabled():
         return checkpoint(_run_parts, block, h, e, use_reentrant=False)
     return _run_parts(block, h, e)
@@ -165,7 +165,7 @@ class Encoder(nn.Module):
     """(x_t (B, in_channels, *spatial), timesteps, y) -> (h, skips, e).
 
     h: the middle, (B, out_channels, ⌈H/2^L⌉, …); skips: the input of every level and the output of every block, in order;
-    e: SiLU of the embedding of (t, y), which every residual block reads. conditioning: gives that embedding.
+    e: SiLU of the embedding of (t, y), used by every residual block. conditioning: computes that embedding.
 
     `skip_channels`: of the skips, in order. `out_channels`: of the middle.
     """
@@ -205,7 +205,7 @@ class Encoder(nn.Module):
         self.out_channels = channels
 
     def forward(self, x_t: Tensor, timesteps: Tensor, y: Conditions) -> tuple[Tensor, list[Tensor], Tensor]:
-        # Every block needs SiLU(e): once here instead of once in each.
+        # Every block needs SiLU(e), so it is computed once.
         e = functional.silu(self.conditioning(timesteps, y))
         seen = to_patches(self.conditioning.beside_fields(self.features(x_t), y), self.patch_size)
         h = self.input(seen.contiguous(memory_format=memory_format(x_t.ndim - 2)))
@@ -221,7 +221,7 @@ class Encoder(nn.Module):
 
 
 class AttentionPool(nn.Module):
-    """h (B, C, *spatial) -> (B, out_channels): attention of the mean of all pixels to itself and to all pixels, in heads of
+    """h (B, C, *spatial) -> (B, out_channels): attention from the mean of all pixels to itself and to all pixels, in heads of
     `head_channels`. out_channels None: C.
 
     num_pixels: with it the mean and each of the pixels have learned positions, which are added to them (the pooling of
@@ -261,7 +261,7 @@ class AttentionPool(nn.Module):
 class EncoderClassifier(nn.Module):
     """(x_t (B, C, *spatial) float32, timesteps int64 (B,)) -> logits float32 (B, num_logits), from the pooled middle of `encoder`.
 
-    output: what makes logits of the pooled vector; None where these are the logits.
+    output: maps the pooled vector to logits; None if it already is the logits.
     """
 
     def __init__(self, encoder: Encoder, pool: AttentionPool, output: nn.Linear | None):

@@ -26,11 +26,11 @@ class NetworkCost:
 def network_cost(network: nn.Module, shape: tuple[int, ...], y: Conditions = None) -> NetworkCost:
     """Parameters of `network` and the FLOPs of network(x_t, timesteps) for one x_t of `shape` (C, H, W) or (D,).
 
-    y: its conditions, where it takes some.
+    y: its conditions, if it uses any.
 
     Counted by torch.utils.flop_counter: convolutions, matrix products and attention, a multiply-add as 2; norms,
-    activations and sums are left out, as is usual. A training step costs about three forward evaluations. The network
-    is evaluated once, in its present mode and on its device, and keeps its parameters and the random state.
+    activations and sums are omitted, as is usual. A training step costs about three forward evaluations. The network
+    is evaluated once, in its current mode and on its device, and keeps its parameters and the random state.
     """
     parameters = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
     device = next(network.parameters()).device
@@ -42,8 +42,8 @@ def network_cost(network: nn.Module, shape: tuple[int, ...], y: Conditions = Non
 
 @torch.no_grad()
 def count_flops(evaluate: Callable[[], object]) -> int:
-    """Floating-point operations of one call of `evaluate`, which changes no random state."""
-    # The counter has no formula for some fused attentions; the plain one is two matrix products, which it knows.
+    """Floating-point operations of one call of `evaluate`; the random state is unchanged."""
+    # The counter has no formula for some fused attentions; plain attention consists of two matrix products, which it supports.
     # By default fork_rng initialises every GPU of the machine.
     gpus = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(gpus), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:

@@ -1,6 +1,6 @@
-"""diffusers' UNet2DModel whose number of groups follows the channels of a norm. This file needs torch and diffusers, nothing else.
+"""diffusers' UNet2DModel with numbers of groups that depend on a norm's channels. This file needs only torch and diffusers.
 
-`diffusion-lab export` copies it into the folder that it writes, where `DiffusionPipeline.from_pretrained` finds it.
+`diffusion-lab export` copies it into the exported folder, where `DiffusionPipeline.from_pretrained` finds it.
 """
 
 import functools
@@ -12,7 +12,7 @@ from torch import nn
 class GroupedUNet2DModel(UNet2DModel):
     """norm_num_groups: a list of [channels, groups], one for each number of channels. Other options as in UNet2DModel."""
 
-    # With the signature by which diffusers reads config.json.
+    # Keeps the signature, by which diffusers reads config.json.
     @functools.wraps(UNet2DModel.__init__)  # type: ignore[misc]  # of unknown type
     def __init__(self, norm_num_groups, **options):
         super().__init__(**{**options, "norm_num_groups": 1, "attn_norm_num_groups": 1})

@@ -1,13 +1,13 @@
-"""Group norm, modulation and SiLU as one operation that is fast on channels-last images.
+"""Group norm, modulation and SiLU in one operation that is fast for channels-last images.
 
     h = SiLU((1 + scale) · (w · (x − μ_g) / σ_g + b) + shift)
 
 is, pixel by pixel, h = SiLU(α·x + β) with one α and one β per sample and channel. So the work splits in two: a small
-table (B, C) that holds everything one needs of the group moments, and passes over the pixels that only sum, multiply and
+table (B, C) with the group moments, and passes over the pixels that only sum, multiply and
 add; the gradient folds the same way. Convolutions are fastest in channels-last, where PyTorch's own group norm is up to three
 times slower than in NCHW (bfloat16, CPU; `benchmarks/group_norm.py`).
 
-All arithmetic is float32 at least, whatever x is, and the result is rounded once.
+Arithmetic is at least float32, whatever the type of x, and the result is rounded once.
 """
 
 from math import prod
@@ -47,7 +47,7 @@ class _ScaleShiftGroupNorm(torch.autograd.Function):
         alpha = (gain.unflatten(1, groups) * inverse_std).flatten(1)
         beta = offset - (alpha.unflatten(1, groups) * mean).flatten(1)
 
-        # Into the buffer of the squares, which is still in the cache.
+        # In place in the buffer of the squares, which is still in the cache.
         out = torch.addcmul(beta[:, None], alpha[:, None], pixels, out=squares)
         if silu:
             out = nn.functional.silu(out, inplace=True)
@@ -67,7 +67,7 @@ class _ScaleShiftGroupNorm(torch.autograd.Function):
             z = torch.addcmul(beta[:, None], alpha[:, None], pixels)
             grad = torch.ops.aten.silu_backward.grad_input(grad, z, grad_input=z)
 
-        # Two sums over the pixels, dL/dβ and dL/dα: every gradient below is made of them.
+        # Two sums over the pixels, dL/dβ and dL/dα, give every gradient below.
         d_beta = grad.sum(1)
         products = grad * pixels
         d_alpha = products.sum(1).unflatten(1, groups)
@@ -94,7 +94,7 @@ def _sum_groups(table, groups):
 
 
 def _by_channel(table, groups):
-    """(B, G, 1) -> (B, 1, C): the number of each group, for each of its channels; groups = (G, C / G)."""
+    """(B, G, 1) -> (B, 1, C): the value of each group, for each of its channels; groups = (G, C / G)."""
     return table.expand(-1, *groups).flatten(1)[:, None]
 
 
@@ -116,9 +116,9 @@ def scale_shift_group_norm(
 
 
 class GroupNorm(nn.Module):
-    """`nn.GroupNorm` with its parameters, then (1 + scale)·h + shift where these are given, then SiLU if `silu`.
+    """`nn.GroupNorm` with its parameters, then (1 + scale)·h + shift if these are given, then SiLU if `silu`.
 
-    x (B, C, *spatial), scale, shift (B, C) -> x's shape, dtype and memory format. num_groups None: as `num_groups_for` says.
+    x (B, C, *spatial), scale, shift (B, C) -> x's shape, dtype and memory format. num_groups None: that of `num_groups_for`.
     """
 
     def __init__(self, channels: int, silu: bool = True, num_groups: int | None = None):

@@ -1,6 +1,6 @@
-"""U-Nets of other packages as networks of ours, for checkpoints that people share: diffusers and denoising-diffusion-pytorch.
+"""U-Nets of other packages as networks of ours, for published checkpoints: diffusers and denoising-diffusion-pytorch.
 
-What they compute is those packages' own code; both are optional extras, imported when such a network is built.
+The computation is those packages' code; both are optional extras, imported when such a network is built.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from diffusion_lab.networks.embeddings import check_labels
 
-# Options of UNet2DModel that follow from what every network here is given.
+# Options of UNet2DModel that follow from the arguments of every network here.
 STATED = frozenset(("sample_size", "in_channels", "out_channels", "num_class_embeds", "class_embed_type"))
 
 GROUPED = "GroupedUNet2DModel"
@@ -22,9 +22,9 @@ GROUPED = "GroupedUNet2DModel"
 class DiffusersUNet(nn.Module):
     """network(x_t (B, in_channels, H, W), timesteps (B,), y int64 (B,) | None) -> (B, out_channels, H, W) float32.
 
-    options: of diffusers' `UNet2DModel`, but for those of the sizes and classes; what is not named has its default there.
-    null_class: the table of classes has num_classes + 1 rows, the last for "no class", which y = None means too; without it every
-    sample needs a label. ValueError, in one sentence, where diffusers is not installed or builds no such network.
+    options: of diffusers' `UNet2DModel`, except sizes and classes; unnamed options have its defaults.
+    null_class: the table of classes has num_classes + 1 rows, the last for "no class", also used for y = None; without it every
+    sample needs a label. ValueError, in one sentence, if diffusers is not installed or cannot build the network.
     """
 
     def __init__(
@@ -63,8 +63,8 @@ class DenoisingUNet(nn.Module):
     """network(x_t (B, in_channels, H, W), timesteps (B,), None) -> (B, out_channels, H, W) float32. It has no classes.
 
     dim, init_dim, dim_mults, full_attn, attn_heads, attn_dim_head, dropout, sinusoidal_pos_emb_theta, flash_attn: as in
-    denoising-diffusion-pytorch. A network with self_condition sees x̂_0 = 0, as in half of its training. H and W are divisible by
-    2^(len(dim_mults) − 1). ValueError, in one sentence, where the package is not installed or builds no such network.
+    denoising-diffusion-pytorch. A network with self_condition is given x̂_0 = 0, as in half of its training. H and W are divisible
+    by 2^(len(dim_mults) − 1). ValueError, in one sentence, if the package is not installed or cannot build the network.
     """
 
     def __init__(
@@ -123,11 +123,11 @@ def _plain(value: Any) -> Any:
 
 
 class NotInstalledError(ValueError):
-    """An optional extra is missing; one sentence that says how to install it."""
+    """An optional extra is missing; the message is one sentence on how to install it."""
 
 
 def network_class(module: str, name: str, extra: str) -> Any:
-    """The class `name` of `module`, which `pip install 'diffusion-lab[extra]'` brings."""
+    """The class `name` of `module`, from `pip install 'diffusion-lab[extra]'`."""
     try:
         return getattr(import_module(module), name)
     except ImportError as error:
@@ -138,7 +138,7 @@ def network_class(module: str, name: str, extra: str) -> Any:
 
 @contextmanager
 def _one_sentence(network: str) -> Iterator[None]:
-    """ValueError for whatever options that do not fit together lead to in the package's code."""
+    """Turn any error of the package's code, caused by options that do not fit together, into a ValueError."""
     try:
         yield
     except (MemoryError, NotInstalledError):

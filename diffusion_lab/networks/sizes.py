@@ -10,14 +10,14 @@ PADDINGS = ("zeros", "circular")
 
 
 def check_counts(group: str = "network", /, **counts: int) -> None:
-    """ValueError, naming it, for a size that is not a positive whole number. group: whose options they are."""
+    """ValueError, naming it, for a size that is not a positive whole number. group: of the options."""
     for name, count in counts.items():
         if not isinstance(count, int) or count < 1:
             raise ValueError(f"{group}.{name}={count} must be a whole number of at least 1")
 
 
 def check_dropout(dropout: float) -> None:
-    """ValueError where it is no probability below 1."""
+    """ValueError unless it is a probability below 1."""
     if not 0 <= dropout < 1:
         raise ValueError(f"network.dropout={dropout} must be at least 0 and below 1")
 
@@ -34,7 +34,7 @@ def lengths(image_size: Sides, group: str = "network") -> tuple[int, ...]:
 
 
 def height_and_width(image_size: Sides, group: str = "network") -> tuple[int, int]:
-    """(H, W). ValueError unless there are two spatial axes, of positive whole numbers. group: whose option it is."""
+    """(H, W). ValueError unless there are two spatial axes, of positive whole numbers. group: of the option."""
     sides = lengths(image_size, group)
     if len(sides) != 2:
         raise ValueError(
@@ -49,7 +49,7 @@ def halved(sides: Sequence[int], num_levels: int) -> list[tuple[int, ...]]:
 
 
 def patch_for(sides: Sequence[int]) -> int:
-    """The least power of two whose patches are at most 64² in number, of those that divide every side."""
+    """The smallest power of two that divides every side and gives at most 64² patches."""
     powers = takewhile(lambda size: all(side % size == 0 for side in sides), (2**k for k in range(32)))
     fine = [size for size in powers if math.prod(sides) > 64**2 * (size // 2) ** len(sides)]
     return max(fine, default=1)

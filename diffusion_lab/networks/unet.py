@@ -2,8 +2,8 @@
 
     x_t -> conv -> [level 0] -> down -> [level 1] -> … -> [middle] -> … -> up -> [level 0] -> norm, SiLU, conv
 
-Level l has base_channels · channel_multipliers[l] channels and ⌈n / 2^l⌉ pixels along an axis of n. Every block of the way
-down, and every input of a level, is kept and joined to one block of the way up. Source: Dhariwal & Nichol 2021; Ho et
+Level l has base_channels · channel_multipliers[l] channels and ⌈n / 2^l⌉ pixels along an axis of n. The output of every encoder
+block, and the input of every level, is concatenated to the input of a decoder block. Source: Dhariwal & Nichol 2021; Ho et
 al. 2020, appendix B.
 """
 
@@ -36,34 +36,34 @@ class UNet(nn.Module):
 
     - image_size: the side of a square, or the lengths of one, two or three spatial axes, at which attention_resolutions are
       counted; odd ones too (28 -> 14 -> 7, 15 -> 8 -> 4).
-    - num_classes: None for a network without labels; else y in 0..num_classes, and num_classes is the null class, which
-      y = None means.
-    - conditions: in place of num_classes, where y is not classes alone: see `Conditioning`.
+    - num_classes: None for a network without labels; else y in 0..num_classes, where num_classes is the null class, also used for
+      y = None.
+    - conditions: instead of num_classes, if y is not classes alone (see `Conditioning`).
     - num_res_blocks: per level on the way down; one more on the way up.
     - attention_resolutions: lengths of the longest side, in pixels, at which attention follows every block; the middle always
       attends once.
-    - head_channels: channels of an attention head; must divide the channels wherever there is attention. num_heads: heads of
-      every attention but the pooling of a classifier, in place of that.
+    - head_channels: channels of an attention head; must divide the channels wherever there is attention. num_heads: instead,
+      the number of heads of every attention except a classifier's pooling.
     - activation_checkpointing: recompute each block in the backward pass: slower by a forward pass, in the memory of
       one block at a time.
-    - held_channels: of the output, the last ones: their gradients reach only the weights of the output convolution.
-    - padding: of every convolution, zeros or circular, or one of them for each axis: with a circular axis the network commutes
+    - held_channels: the last channels of the output, whose gradients reach only the weights of the output convolution.
+    - padding: of every convolution, zeros or circular, or one of them per axis: with a circular axis the network commutes
       with shifts along it by multiples of 2^halvings.
-    - patch_size: side of the patches that the network takes as one position, whose values are its channels (Luhman & Luhman 2022,
+    - patch_size: side of the patches that the network treats as one position, with their values as channels (Luhman & Luhman 2022,
       "Improving diffusion model efficiency through patching").
-    - base_channels, channel_multipliers, attention_resolutions, head_channels, patch_size: None for what follows from the image:
-      patches so large that they are 64² at most; then levels of 32 (16 from 64×64 on), 64, 128 channels down to 8 pixels, which
-      attend.
+    - base_channels, channel_multipliers, attention_resolutions, head_channels, patch_size: None to derive them from the image:
+      patches so large that there are at most 64²; then levels of 32 (16 from 64×64 on), 64, 128 channels down to 8 pixels, with
+      attention.
     - fourier_periods: of the `FourierFeatures` of the input, in bins of data with num_levels levels; none by default.
 
-    What published networks have otherwise (openai/improved-diffusion, openai/guided-diffusion):
+    Options of published networks (openai/improved-diffusion, openai/guided-diffusion):
 
-    - additive_embedding: a block adds its share of the embedding before the norm, in place of scale and shift after it.
-    - residual_resampling: residual blocks halve (by means) and double (by repetition) the image, in place of convolutions.
+    - additive_embedding: a block adds its embedding before the norm, instead of scale and shift after it.
+    - residual_resampling: residual blocks halve (by means) and double (by repetition) the image, instead of convolutions.
     - num_groups: of every group norm; None: up to 32, of at least four channels.
     - embedding_channels: of the sinusoids of t, a quarter of the embedding; None: base_channels.
-    - timestep_scale: multiplies the timesteps. null_class=False: no row for the null class, so y is always needed.
-    - pool_positions: the classifier made of this network has learned positions in its pooling, whose output is the logits.
+    - timestep_scale: multiplies the timesteps. null_class=False: no row for the null class, so y is required.
+    - pool_positions: the classifier from this network has learned positions in its pooling, whose output is the logits.
 
     The output convolution starts at zero, so the network's first output is exactly 0. Raises ValueError where sizes do
     not fit.
@@ -165,13 +165,13 @@ class UNet(nn.Module):
         return from_patches(output, self.layout.patch_size)
 
     def _doubled(self, upsample: nn.Module, h: Tensor, e: Tensor, size: torch.Size) -> Tensor:
-        """h of the spatial `size`, which is odd where a level has an odd number of pixels."""
+        """h cropped to the spatial `size`, which is odd if a level has an odd number of pixels."""
         if isinstance(upsample, Upsample):
             return upsample(h, size)
         return cropped(run(upsample, h, e, self.layout.activation_checkpointing), size)
 
     def classifier(self) -> EncoderClassifier:
-        """The way down and the middle of this network with attention pooling behind them: out_channels logits a sample."""
+        """A classifier from this network's encoder and middle with attention pooling: out_channels logits per sample."""
         layout, channels = self.layout, self.encoder.out_channels
         num_logits = self.output.out_channels // layout.patch_size ** len(layout.paddings)
         if layout.head_channels < 1 or channels % layout.head_channels:

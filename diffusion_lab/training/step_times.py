@@ -1,4 +1,4 @@
-"""Where the time of a training step goes."""
+"""A profile of a training step: the time of each of its parts."""
 
 import re
 
@@ -6,7 +6,7 @@ import torch
 from lightning.pytorch.profilers import SimpleProfiler
 
 _AVERAGES = "EMA|PowerAverages"
-# Lightning's names of what it times. The optimizer is what is left of a batch: clipping, the check of the gradient, its step.
+# Lightning's names of timed parts. The optimizer is the rest of a batch: clipping, the check of the gradient, its step.
 _PARTS = {
     "data": r"train_dataloader_next|Strategy\].*\.batch_to_device",
     "forward": r"Strategy\].*\.training_step",
@@ -18,9 +18,9 @@ _PARTS = {
 
 
 class StepTimes(SimpleProfiler):
-    """Milliseconds a batch, or a part of one, after the first: data, forward, backward, optimizer, averages, other callbacks.
+    """Milliseconds per batch, or per part of one, after the first: data, forward, backward, optimizer, averages, other callbacks.
 
-    On a GPU each part is waited for, so that its time is its own; a training without this profiler is faster than their sum.
+    On a GPU the host waits after each part, to time it separately; a training without this profiler is faster than their sum.
     """
 
     def start(self, action_name: str) -> None:

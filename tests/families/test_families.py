@@ -36,8 +36,9 @@ FAMILIES = [
 
 
 @pytest.fixture(scope="module", autouse=True)
-def hydra_in_less_time():
-    with less_composing():
+def in_less_time():
+    with less_composing(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("diffusion_lab.families.vae.vae.IMPORTANCE_DRAWS", 4)
         yield
 
 
