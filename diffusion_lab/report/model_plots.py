@@ -15,7 +15,7 @@ from diffusion_lab.store import ModelDirectory
 from diffusion_lab.store.records import RunError, inside, read_bytes
 
 _PREFIX = "train/"
-_NO_LOSS = ("grad_norm", "lr", "skipped_steps", "images_per_second", "mfu", "peak_memory_mib")
+_NO_LOSS = ("grad_norm", "lr", "skipped_steps", "images_per_second", "warm_up_seconds", "mfu", "peak_memory_mib")
 _COLUMN = re.compile(r"\w+/\w+")  # also used as the name of the figure's file
 _LARGEST_LOG = 2**28  # bytes
 _LARGEST = 1e100
