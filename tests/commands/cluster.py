@@ -77,7 +77,7 @@ def rows(model: ModelDirectory) -> list[dict[str, str]]:
     if not model.metrics_csv.is_file():
         return []
     with model.metrics_csv.open() as file:
-        return [{k: v for k, v in row.items() if k != "train/images_per_second"} for row in csv.DictReader(file)]
+        return [{k: v for k, v in row.items() if "second" not in k} for row in csv.DictReader(file)]
 
 
 def scored_cells(folder: Path) -> list[dict[str, str]]:
