@@ -12,6 +12,7 @@ import pytest
 import torch
 from lightning import LightningDataModule, LightningModule, Trainer
 
+from diffusion_lab.data import order
 from diffusion_lab.data.order import Batches
 from diffusion_lab.training import monitor
 from diffusion_lab.training.finite import SkipNotFinite
@@ -120,6 +121,28 @@ def test_a_slow_loader_is_named_once(tmp_path, caplog):
             assert data.batches.waited > 0.08
     (said,) = [record.getMessage() for record in caplog.records if "training waits" in record.getMessage()]
     assert said.endswith("% of the time: use more processes")
+
+
+def test_the_start_of_a_loader_is_not_slowness(tmp_path, monkeypatch, caplog):
+    """The first batch takes 9 s, as where processes start; the others, and all steps, take 0.1 s and 1 s."""
+    clock = [0.0]
+    for module in (monitor, order):
+        monkeypatch.setattr(module, "perf_counter", lambda: clock[0])
+
+    class Timed(Counted):
+        def training_step(self, batch, batch_idx):
+            clock[0] += 1
+            return super().training_step(batch, batch_idx)
+
+    class Starting(Slow):
+        def slow(self):
+            for seconds in (9, *[0.1] * 8):
+                clock[0] += seconds
+                yield torch.zeros(2, 1)
+
+    with caplog.at_level(logging.WARNING):
+        train(tmp_path, Timed(), max_steps=8, batches=Starting("use more processes"))
+    assert not [record for record in caplog.records if "training waits" in record.getMessage()]
 
 
 def test_warm_up_is_no_part_of_the_speed(monkeypatch):
