@@ -256,7 +256,9 @@ class ProgressBar(Callback):
         if not self._stated and taken >= 1:
             self._stated = True
             size = self._images // (trainer.global_step - self._step)
-            steps = f"{trainer.max_steps - trainer.global_step:,} more steps" if trainer.max_steps > 0 else "steps"
+            # False if trainer.max_time ends the training.
+            by_steps = trainer.max_steps > 0 and trainer.global_step / trainer.max_steps >= used
+            steps = f"{trainer.max_steps - trainer.global_step:,} more steps" if by_steps else "steps"
             self._console.print(f"about {left} of training on this machine: {steps} of {size} images")
         return f"  {left} left"
 
