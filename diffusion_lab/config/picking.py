@@ -77,6 +77,6 @@ def pick(cfg: DictConfig, data: DataModule, on_gpu: bool) -> Picked | None:
         for name, value in options.items():
             group, _, key = name.partition(".")
             cfg[group][key] = value
-    size = "x".join(map(str, data.shape[1:]))
-    what_for = f"{num_images:,} images of {size} pixels on a {'GPU' if on_gpu else 'CPU'}"
+    size = f" of {'x'.join(map(str, data.shape[1:]))} pixels" if len(data.shape) > 1 else ""
+    what_for = f"{num_images:,} images{size} on a {'GPU' if on_gpu else 'CPU'}"
     return Picked(options, what_for) if options else None

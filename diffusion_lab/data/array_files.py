@@ -213,7 +213,7 @@ def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
 
 
 @contextmanager
-def one_sentence(path: Path, what: str) -> Iterator[None]:
+def one_sentence(path: Path | str, what: str) -> Iterator[None]:
     """Around reading a file: damaged ones raise BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError and others."""
     try:
         yield

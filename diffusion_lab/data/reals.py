@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.conditions.units import Units
-from diffusion_lab.data.array_files import Stored
+from diffusion_lab.data.array_files import Stored, one_sentence
 
 _AT_ONCE = 2**24  # bytes of a block of the pass
 _DIGITS = 12  # of shift and scale: the last ones differ between machines
@@ -52,7 +52,8 @@ class Rows:
 
     def read(self, which: slice | np.ndarray) -> np.ndarray:
         """Rows of the stored array, unchanged except that channels come first."""
-        rows = self.stored.rows(which)
+        with one_sentence(self.stored.where, "array"):  # the file may have changed, or be gone, since it was opened
+            rows = self.stored.rows(which)
         return rows[:, None] if self.axis is None else np.moveaxis(rows, self.axis, 1)
 
 

@@ -30,7 +30,7 @@ class Speed:
     """Images per second of a training that begins at `step`; after the warm-up, which takes `warm_up` seconds, without it."""
 
     def __init__(self, step: int) -> None:
-        self._warm_until, self._warms_up, self.began = step + _WARM_UP, True, perf_counter()
+        self._warm_until, self.warms_up, self.began = step + _WARM_UP, True, perf_counter()
         self.clock, self.warm_up = self.began, 0.0  # clock: when the last step was over
         self.clear()
 
@@ -43,8 +43,8 @@ class Speed:
         taken, self.clock = now - self.clock, now
         if step <= self._warm_until:
             self.warm_up = now - self.began
-        elif self._warms_up:
-            self._warms_up = False
+        elif self.warms_up:
+            self.warms_up = False
             self.clear()
         self.images, self.seconds = self.images + images, self.seconds + taken
         return taken
@@ -104,6 +104,8 @@ class Monitor(Callback):
             self._add(f"{name}{_COUNT}", count)
         assert self._speed is not None
         self.seconds += self._speed.add(len(batch[0]) * trainer.world_size, trainer.global_step)
+        if self._speed.warms_up:  # and processes that decode images start
+            self._waited = _waited(trainer)
         if trainer.global_step % logging_interval(trainer) == 0 and trainer.global_step != self._logged:
             self._log(trainer, pl_module)
             self._logged = trainer.global_step
@@ -134,7 +136,7 @@ class Monitor(Callback):
 
     def _look_at_loader(self, trainer: Trainer) -> None:
         """Warn, once, where training waits for batches and the data set can do something about it."""
-        waited = getattr(trainer.train_dataloader, "waited", 0.0)
+        waited = _waited(trainer)
         since, self._waited = waited - self._waited, waited
         assert self._speed is not None
         share = since / max(self._speed.seconds, 1e-9)
@@ -161,6 +163,11 @@ class Monitor(Callback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.seconds, self._last, self._sums = state["seconds"], state["last"], state["sums"]
+
+
+def _waited(trainer: Trainer) -> float:
+    """Seconds of waiting for batches."""
+    return getattr(trainer.train_dataloader, "waited", 0.0)
 
 
 def seconds_trained(trainer: Trainer) -> float:
@@ -249,7 +256,9 @@ class ProgressBar(Callback):
         if not self._stated and taken >= 1:
             self._stated = True
             size = self._images // (trainer.global_step - self._step)
-            steps = f"{trainer.max_steps - trainer.global_step:,} more steps" if trainer.max_steps > 0 else "steps"
+            # False if trainer.max_time ends the training.
+            by_steps = trainer.max_steps > 0 and trainer.global_step / trainer.max_steps >= used
+            steps = f"{trainer.max_steps - trainer.global_step:,} more steps" if by_steps else "steps"
             self._console.print(f"about {left} of training on this machine: {steps} of {size} images")
         return f"  {left} left"
 

@@ -18,7 +18,6 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.callbacks import ProgressBar as LightningBar
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
-from lightning.pytorch.strategies import StrategyRegistry
 
 from diffusion_lab.models.trainable import TrainableModel
 from diffusion_lab.training.devices import Request
@@ -89,7 +88,8 @@ def trainer_options(
             options[key] = value * accumulated  # Lightning counts the parts of a batch
     strategy = options.get("strategy", "auto")
     strategy = strategy.get("_target_") if isinstance(strategy, Mapping) else strategy
-    known = ("auto", *(name for name in StrategyRegistry.available_strategies() if name.startswith("ddp")))
+    # Not those of Lightning that start processes by pickling or forking this one.
+    known = ("auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false")
     if strategy not in known and not str(strategy).endswith(".DDPStrategy"):
         raise ValueError(
             f"trainer.strategy={strategy}: choose one of {', '.join(known)}; sharded weights (FSDP) have no averages"

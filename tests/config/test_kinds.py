@@ -77,3 +77,9 @@ def test_a_group_of_options_has_no_value_of_its_own():
     cfg.val = 3
     with pytest.raises(MistakeError, match=r"^val=3: .* a group of options, such as val\.every_n_steps="):
         check_kinds(cfg)
+
+
+@pytest.mark.parametrize("option", ["compile=true", "compile=graphs", "data.on_device=true", "data.on_device=auto"])
+def test_a_word_or_a_truth_value_is_taken(option):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        check_kinds(compose("train", [option]))

@@ -1,6 +1,7 @@
 """Real numbers of the user's own: every file and layout, the units that come back, missing values."""
 
 import json
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -254,3 +255,13 @@ def test_a_batch_reads_its_rows_only():
         found = rows[torch.tensor(wanted)]
         assert torch.equal(found, torch.from_numpy(x[1::2][wanted]))
     assert [np.arange(1000)[which].tolist() for which in read] == [[7, 15, 801], [9, 11, 13], [999]]
+
+
+@pytest.mark.parametrize("change", [Path.unlink, lambda path: path.write_bytes(b"short")])
+def test_a_file_that_changes_during_training_is_named(tmp_path, change):
+    data = arrays(tmp_path, npy(tmp_path, FIELDS), batch_size=4)
+    batches = iter(data.train_dataloader())
+    next(batches)
+    change(tmp_path / "a.npy")
+    with pytest.raises(DataError, match=r"^data\.train=.*a\.npy is not a readable array"):
+        list(islice(batches, 9))

@@ -1,6 +1,7 @@
 """Through a real Trainer, on made-up numbers."""
 
 import csv
+import itertools
 import logging
 import os
 import re
@@ -12,6 +13,7 @@ import pytest
 import torch
 from lightning import LightningDataModule, LightningModule, Trainer
 
+from diffusion_lab.data import order
 from diffusion_lab.data.order import Batches
 from diffusion_lab.training import monitor
 from diffusion_lab.training.finite import SkipNotFinite
@@ -122,6 +124,28 @@ def test_a_slow_loader_is_named_once(tmp_path, caplog):
     assert said.endswith("% of the time: use more processes")
 
 
+def test_the_start_of_a_loader_is_not_slowness(tmp_path, monkeypatch, caplog):
+    """The first batch takes 9 s, as where processes start; the others, and all steps, take 0.1 s and 1 s."""
+    clock = [0.0]
+    for module in (monitor, order):
+        monkeypatch.setattr(module, "perf_counter", lambda: clock[0])
+
+    class Timed(Counted):
+        def training_step(self, batch, batch_idx):
+            clock[0] += 1
+            return super().training_step(batch, batch_idx)
+
+    class Starting(Slow):
+        def slow(self):
+            for seconds in (9, *[0.1] * 8):
+                clock[0] += seconds
+                yield torch.zeros(2, 1)
+
+    with caplog.at_level(logging.WARNING):
+        train(tmp_path, Timed(), max_steps=8, batches=Starting("use more processes"))
+    assert not [record for record in caplog.records if "training waits" in record.getMessage()]
+
+
 def test_warm_up_is_no_part_of_the_speed(monkeypatch):
     """Three steps of 10 s, which compile, then steps of 1 s."""
     now = [0.0]
@@ -159,6 +183,16 @@ def test_the_time_left_is_stated_early_and_corrected(tmp_path, monkeypatch, caps
     assert left == sorted(left, reverse=True)
     assert left[-1] == round(4 * (60 + 6 * 4) / 36), "the mean of the steps so far"
     assert "left" not in tenths[-1]
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
+def test_a_time_that_ends_first_leaves_steps_open(tmp_path, monkeypatch, capsys):
+    """trainer.max_time would end this training at step 20, long before its last step."""
+    clock = itertools.count()
+    monkeypatch.setattr(monitor, "perf_counter", lambda: float(next(clock)))
+    monkeypatch.setattr(monitor, "budget_used", lambda trainer, step: min(1.0, step / 20))
+    train(tmp_path, Counted(), max_steps=30, monitor=ProgressBar())
+    assert "on this machine: steps of 1 image" in capsys.readouterr().out
 
 
 def interrupted(folder, rank="0", port=None):

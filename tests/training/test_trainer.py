@@ -40,11 +40,17 @@ def test_a_gpu_times_its_kernels_unless_told_otherwise(tmp_path, given):
     assert "benchmark" not in options(tmp_path, Request(on_gpu=False, size=1))
 
 
-SHARDED = ("fsdp", "deepspeed", {"_target_": "lightning.pytorch.strategies.ModelParallelStrategy"})
+REFUSED = (
+    "ddp_spawn",
+    "ddp_notebook",
+    "fsdp",
+    "deepspeed",
+    {"_target_": "lightning.pytorch.strategies.ModelParallelStrategy"},
+)
 
 
-@pytest.mark.parametrize("strategy", SHARDED, ids=str)
-def test_sharded_weights_are_refused(tmp_path, strategy):
+@pytest.mark.parametrize("strategy", REFUSED, ids=str)
+def test_strategies_that_cannot_work_are_refused(tmp_path, strategy):
     for request in (None, Request(on_gpu=True, size=2)):
         with pytest.raises(ValueError, match=r"trainer\.strategy=.*: choose one of auto, ddp"):
             options(tmp_path, request, strategy=strategy)
