@@ -99,6 +99,8 @@ def fit(training: Training, built: Built, here: Ranks, branch: BranchPoint | Non
             share = f"{GPU_SHARE:.0%} of the device's peak, until the first steps are timed"
             console.print(f"about {in_words(seconds)} of training, estimated at {share}")
 
+        # Before training, so that test data that cannot be read cost no training.
+        conditions = records(data.conditions, lambda indices: data.y_of("test", indices), data.num_test)
         with interruption.listening(), _mistakes_while_training(cfg), tf32(here.device != "cpu"):
             trainer.fit(model, train_dataloaders=data, ckpt_path=start, weights_only=True if start else None)
         if interruption.signum is not None:
@@ -118,7 +120,7 @@ def fit(training: Training, built: Built, here: Ranks, branch: BranchPoint | Non
                 ended_by=ended_by,
                 **({} if branch is None else {"branched_from": branch.trunk.path.name, "branched_at": branch.step}),
                 **({"serves": cfg.facts.base.weights} if "base" in cfg.facts else {}),
-                conditions=records(data.conditions, lambda indices: data.y_of("test", indices), data.num_test),
+                conditions=conditions,
                 precision=str(trainer.precision),
                 fingerprint=fingerprint,
                 code=code_of_training(cfg),
