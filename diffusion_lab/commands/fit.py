@@ -6,6 +6,7 @@ import re
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 import torch
 from lightning import Callback, Trainer
@@ -100,7 +101,8 @@ def fit(training: Training, built: Built, here: Ranks, branch: BranchPoint | Non
             console.print(f"about {in_words(seconds)} of training, estimated at {share}")
 
         # Before training, so that test data that cannot be read cost no training.
-        conditions = records(data.conditions, lambda indices: data.y_of("test", indices), data.num_test)
+        of_test = partial(data.y_of, "test")
+        conditions = records(data.conditions, of_test, data.num_test) if here.is_first else {}
         with interruption.listening(), _mistakes_while_training(cfg), tf32(here.device != "cpu"):
             trainer.fit(model, train_dataloaders=data, ckpt_path=start, weights_only=True if start else None)
         if interruption.signum is not None:
