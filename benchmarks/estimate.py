@@ -23,7 +23,7 @@ RECIPES = {"fast_cifar10": (3, 32, 32), "fast_imagenet64": (3, 64, 64)}  # shape
 
 
 def estimate(name: str, peak: float, mfu: float) -> dict[str, float]:
-    """Hours and memory of a recipe on a card. Nothing is computed: its tensors have shapes only."""
+    """Hours and memory of a recipe on a card. The tensors are fake: they have shapes, but no values."""
     shape = RECIPES[name]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", overrides=[f"experiment={name}"])
@@ -36,9 +36,8 @@ def estimate(name: str, peak: float, mfu: float) -> dict[str, float]:
             cost = model.cost()
             few, more = (kept_bytes(model.network, shape, number) for number in (1, 2))
         activations.append((few + (batch - 1) * (more - few)) / 1e9)
-    copies = (
-        3 + len(cfg.ema.decays) + 2
-    )  # with gradient, momentum, and the averages of which evaluation.weights=ema_rel_… is made
+    # Weights, gradient, momentum, the averages by decay, and the two power averages for evaluation.weights=ema_rel_….
+    copies = 3 + len(cfg.ema.decays) + 2
     images, rate = cfg.default_steps * cfg.data.batch_size, mfu * peak / cost.forward_flops
     return {
         "million parameters": cost.parameters / 1e6,

@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--numbers", type=int, nargs="+", default=[300, 3_000, 30_000])
     given = parser.parse_args()
     torch.set_num_threads(1)
-    duration.perf_counter = time.process_time
+    duration.perf_counter = time.process_time  # steps are timed in CPU time
     half = ["batch", "steps", "shown each", "parameters"]
     head = ["pixels", "images", *half, "minutes of one core", f"{CARD}: batch", *half[1:], "minutes, estimated"]
     measured: dict[int, float] = {}

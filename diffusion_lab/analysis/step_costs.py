@@ -192,8 +192,8 @@ def _interpolated(
 ) -> Float64[Tensor, " f"]:
     """Barycentric interpolation between Chebyshev extrema; below them the nearest value.
 
-    Above them a + b·log Σ + c/Σ through three of them, the form of a Gaussian's density; a measured variance may lie there for
-    unbounded data.
+    Above the nodes, where measured variances of unbounded data may lie, the values are extrapolated by a + b·log Σ + c/Σ, the
+    form of a Gaussian's log density, through three nodes.
     """
     inside = at.clamp(nodes[:, -1], nodes[:, 0])
     weights = (-1.0) ** torch.arange(nodes.shape[1])

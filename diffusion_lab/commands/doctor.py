@@ -36,7 +36,7 @@ _LEAST_DISK, _LITTLE_DISK = 0.2, 5  # GiB; the default command writes about 0.02
 _CONTROLLER_SECONDS = 10
 _DEFAULT_DATA = "digits"  # of `diffusion-lab train`
 PACKAGE = "diffusion-lab"
-EXTRAS = {  # of pyproject.toml -> what it is for
+EXTRAS = {  # extra in pyproject.toml -> the options that need it
     "slurm": "hydra/launcher=slurm and hydra/launcher=local",
     "optuna": "hydra/sweeper=optuna",
     "mlflow": "logger=mlflow",
@@ -51,8 +51,8 @@ EXTRAS = {  # of pyproject.toml -> what it is for
 
 
 class Finding(NamedTuple):
-    """One line of the check. found: the observation. to_do: the fix, empty if nothing is wrong. needed: by
-    `diffusion-lab train`."""
+    """One line of the check. found: the observation. to_do: the fix, empty if nothing is wrong. needed: whether `diffusion-lab
+    train` needs it."""
 
     name: str
     found: str

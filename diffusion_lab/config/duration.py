@@ -40,7 +40,7 @@ def operations(training: Training, model: TrainableModel) -> Operations | None:
 def in_a_sentence(plan: Plan, training: Training, model: TrainableModel) -> str | None:
     """The duration of a plan, in words; None if it is unknown or short.
 
-    training, model: of one cell, for the measurement, which does not train the model.
+    training, model: of one cell, for the measurement. Its optimizer changes the weights, so the model is of no use afterwards.
     """
     missing = {work.folder for work in plan.work}
     cells = [cell for cell in plan.cells if missing & {cell.model.path, cell.run.path}]

@@ -1,4 +1,4 @@
-"""Scores of given images: what is scored, and what it is compared with."""
+"""Scores of given images: the images, and the data or statistics that they are compared with."""
 
 from __future__ import annotations
 

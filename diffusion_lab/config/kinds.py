@@ -131,7 +131,7 @@ def _list_in_words(annotation: Any) -> str:
 
 
 def _of_what(elements: Sequence[Any]) -> str:
-    """Of which elements a list is, where they are numbers or lists of such."""
+    """ " of numbers" or " of lists of numbers", the elements of a list in words; nothing for other elements."""
     kinds = [part for element in elements for part in _parts(element)]
     lists = [f"lists{_of_what(get_args(kind))}" for kind in kinds if get_origin(kind) in (list, Sequence)]
     words = [*([] if float not in kinds else ["numbers"]), *lists]
