@@ -253,12 +253,9 @@ def wrong_in(content: Any, kinds: Kinds) -> str | None:
     return None
 
 
-def read_record(folder: Path, file: Path, kinds: Kinds, writer: str, is_own: bool = False) -> dict[str, Any]:
-    """The content of a file in `folder`. RunError if it is not as `writer` writes it, because it may be a stranger's.
-
-    is_own: see `read_json`.
-    """
-    content = read_json(inside(folder, file), is_own=is_own)
+def read_record(folder: Path, file: Path, kinds: Kinds, writer: str) -> dict[str, Any]:
+    """The content of a file in `folder`. RunError if it is not as `writer` writes it, because it may be a stranger's."""
+    content = read_json(inside(folder, file))
     if wrong := wrong_in(content, kinds):
         raise RunError(f"{file} is not what {writer} writes: {wrong}")
     return content

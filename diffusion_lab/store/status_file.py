@@ -16,24 +16,12 @@ from pathlib import Path
 
 from diffusion_lab.store.files import write_whole
 from diffusion_lab.store.lease import is_held
-from diffusion_lab.store.records import TEXT, WHOLE, Kind, Kinds, RunError, is_number, or_none, read_record
+from diffusion_lab.store.records import RunError, read_json
 from diffusion_lab.store.written import PlaceError
 
 FILE = "status.json"
 SECONDS_BETWEEN_STEPS = 3.0
-_END_OF_TIME = 1e12  # seconds since 1970
 RUNNING, DONE, FAILED, INTERRUPTED = "running", "done", "failed", "interrupted"
-_TIME: Kind = (lambda value: is_number(value, _END_OF_TIME) and value >= 0, "a time")
-_STATUS: Kinds = {
-    "state": (lambda value: value in (RUNNING, DONE, FAILED, INTERRUPTED), "a state"),
-    "step?": or_none(WHOLE),
-    "steps?": or_none(WHOLE),
-    "reason?": or_none(TEXT),
-    "host?": TEXT,
-    "pid?": WHOLE,
-    "started?": _TIME,
-    "updated?": _TIME,
-}
 
 
 @dataclass(frozen=True)
@@ -83,7 +71,7 @@ def read_status(folder: Path) -> Status | None:
 def written_status(folder: Path) -> Status | None:
     """The last recorded state, whether or not its process still runs; None if the file is missing or invalid."""
     try:
-        return Status(**read_record(folder.parent, folder / FILE, _STATUS, "work"))
+        return Status(**read_json(folder / FILE))
     except (OSError, RunError, TypeError):
         return None
 

@@ -6,7 +6,6 @@ reported, and a job that vanished can be distinguished from one that ended.
 
 from __future__ import annotations
 
-import math
 import os
 import signal
 import subprocess
@@ -19,26 +18,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from diffusion_lab.store import RunError, write_json
+from diffusion_lab.store import RunError, read_json, write_json
 from diffusion_lab.store.places import by_job, job_file, log_file, outcome_file, process_file
 from diffusion_lab.store.processes import Process
-from diffusion_lab.store.records import TEXT, TEXTS, Kind, Kinds, is_number, or_none, read_record
 
 _POLL_SECONDS = 0.5
 _ASK_AGAIN = 1.5  # factor by which the interval between queries of a shared queue grows, …
 _ASK_SECONDS = (2.0, 30.0)  # … from the first to the second number of seconds
 _ANSWER_SECONDS = 60
-_POSITIVE: Kind = (lambda value: type(value) is int and 0 < value < 2**31, "a positive whole number")
-_JOB: Kinds = {"makes": TEXTS, "directory": TEXT, "code": TEXT, "tasks": _POSITIVE}
-_PROCESS: Kinds = {
-    "process.machine": TEXT,
-    "process.pid": _POSITIVE,
-    "process.started": or_none(TEXT),
-    "place.gpus": TEXTS,
-    "place.processes": _POSITIVE,
-    "place.threads": _POSITIVE,
-}
-_OUTCOME: Kinds = {"value": or_none((lambda value: is_number(value, math.inf), "a number")), "reason": or_none(TEXT)}
 
 
 class JobError(RunError):
@@ -221,8 +208,7 @@ class _Submission:
         for rank in range(self._tasks[job]):
             file = outcome_file(folder, job, rank)
             if file.is_file():
-                content = read_record(folder, file, _OUTCOME, "a job", is_own=True)
-                written.append(Outcome(content["value"], content["reason"]))
+                written.append(Outcome(**read_json(file, is_own=True)))
         failed = [outcome for outcome in written if outcome.reason is not None]
         if failed or len(written) == self._tasks[job]:
             return [*failed, *written][0]
@@ -251,8 +237,8 @@ def submitted(folder: Path) -> dict[str, Submitted]:
     """Name -> job, for all jobs with files in `folder`."""
     found = {}
     for name, file in by_job(folder, job_file).items():
-        content = read_record(folder, file, _JOB, "a sweep", is_own=True)
-        found[name] = Submitted(tuple(content["makes"]), content["directory"], content["code"], content["tasks"])
+        content = read_json(file, is_own=True)
+        found[name] = Submitted(**{**content, "makes": tuple(content["makes"])})
     return found
 
 
@@ -260,8 +246,8 @@ def running_here(folder: Path) -> dict[str, tuple[Process, dict[str, Any]]]:
     """Job -> (process, place), for the running jobs of this machine."""
     found = {}
     for name, file in by_job(folder, process_file).items():
-        content = read_record(folder, file, _PROCESS, "a sweep", is_own=True)
-        process = Process(*(content["process"][part] for part in ("machine", "pid", "started")))
+        content = read_json(file, is_own=True)
+        process = Process(**content["process"])
         if process.lives():
             found[name] = (process, content["place"])
     return found
