@@ -213,30 +213,16 @@ def remove_written(folder: Path) -> None:
 @contextmanager
 def _staged(path: Path, make: Callable[[Path], None]) -> Iterator[Path]:
     """A file or folder made by `make` beside `path` under a free name, locked in the block to show that it is being written."""
-    staged, descriptor = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.staged"), None
+    staged = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.staged")
+    make(staged)
+    descriptor = os.open(staged, os.O_RDONLY)
     try:
-        while descriptor is None:
-            make(staged)
-            descriptor = _locked(staged)
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield staged
     finally:
-        if descriptor is not None:
-            os.close(descriptor)
+        os.close(descriptor)
         _discard(staged)
-
-
-def _locked(staged: Path) -> int | None:
-    """Its locked descriptor; None if another process removed it before it was locked."""
-    try:
-        descriptor = os.open(staged, os.O_RDONLY)
-    except FileNotFoundError:
-        return None
-    with suppress(OSError):  # a file system without locks
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-    if staged.exists():
-        return descriptor
-    os.close(descriptor)
-    return None
 
 
 def _new_file(path: Path) -> None:
@@ -261,9 +247,9 @@ def _check_guards(path: Path) -> bool:
 
 
 def _prepare(path: Path, keep: bool = True) -> None:
-    """Before `path` is replaced or removed: check the guards, renew the record, and rename a file of the user."""
-    content, record = written.renewed(path.parent, is_held=_check_guards(path)), path.with_name(written.FILE)
-    if content is not None:
+    """Before `path` is replaced or removed: check the guards, shorten the record, and rename a file of the user."""
+    if _check_guards(path) and (content := written.shortened(path.parent)) is not None:
+        record = path.with_name(written.FILE)
         with _staged(record, _new_file) as staged:
             with open(staged, "wb") as file:
                 file.write(content)

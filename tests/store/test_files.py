@@ -1,11 +1,9 @@
 import errno
-import fcntl
 import hashlib
 import json
 import os
 import shutil
 import stat
-from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -155,23 +153,6 @@ def test_what_a_killed_process_left_is_removed(tmp_path):
     assert not folder.exists()
 
 
-@pytest.mark.parametrize("write", [lambda at: write_whole(at, b"a"), lambda at: write_folder(at, {"b": b"a"})])
-def test_what_is_removed_before_its_lock_is_made_again(tmp_path, monkeypatch, write):
-    """Another process may take it for one that a killed process left."""
-    lock = fcntl.flock
-
-    def late(descriptor, how):
-        monkeypatch.setattr(fcntl, "flock", lock)
-        remove_staged(tmp_path)
-        assert not list(tmp_path.glob(".*.staged"))
-        lock(descriptor, how)
-
-    monkeypatch.setattr(fcntl, "flock", late)
-    write(tmp_path / "made")
-    assert in_folder(tmp_path)[0] in ("made", "made/b")
-    assert not list(tmp_path.glob(".*.staged"))
-
-
 @pytest.mark.parametrize("plant", [Path.symlink_to, Path.hardlink_to, lambda at, _: os.mkfifo(at)])
 def test_a_long_record_is_written_through_no_link(tmp_path, monkeypatch, plant):
     """A link may lie in a folder that comes from somebody else, at any name that we could choose for the copy."""
@@ -187,19 +168,6 @@ def test_a_long_record_is_written_through_no_link(tmp_path, monkeypatch, plant):
     assert precious.read_bytes() == b"precious"
     assert not (folder / written.FILE).is_symlink()
     assert written.ours(folder) == [folder / "file"]
-
-
-@pytest.mark.parametrize("is_held", [True, False])
-def test_a_backup_by_hard_links_keeps_its_record(tmp_path, is_held):
-    path, backup = tmp_path / "m" / "a", tmp_path / "backup"
-    write_whole(path, b"1")
-    shutil.copytree(path.parent, backup, copy_function=os.link)
-    before = {file.name: file.read_bytes() for file in backup.iterdir()}
-    with guarded(path.parent, lambda: None) if is_held else nullcontext():
-        write_whole(path, b"2")
-        write_whole(path.with_name("b"), b"3")
-    assert {file.name: file.read_bytes() for file in backup.iterdir()} == before
-    assert written.ours(path.parent) == [path.with_name("b"), path]
 
 
 def test_a_record_that_the_user_removes_is_not_missed(tmp_path, monkeypatch):
