@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from diffusion_lab.store.written import ours
 
-_LONGEST_HEAD = 2**20
 _REFERENCE_DIGITS, _STREAM_DIGITS = 12, 16  # of a hash in a name
 
 
@@ -73,16 +74,11 @@ def shard_files(stream: Path) -> list[Path]:
 
 
 def read_key(file: Path) -> dict[str, Any] | None:
-    """The key in the header of a file; None for a file that is not ours. Reads no tensor.
-
-    The safetensors format: the length of the header in 8 bytes, then the header as JSON, with a `__metadata__` of texts.
-    """
-    with file.open("rb") as content:
-        length = int.from_bytes(content.read(8), "little")
-        head = content.read(min(length, _LONGEST_HEAD))
+    """The key in the header of a file; None for a file that is not ours. Reads no tensor."""
     try:
-        key = json.loads(json.loads(head)["__metadata__"]["key"])
-    except (ValueError, TypeError, KeyError, RecursionError):
+        with safe_open(file, "np") as content:
+            key = json.loads(content.metadata()["key"])
+    except (SafetensorError, ValueError, TypeError, KeyError, RecursionError):
         return None
     return key if isinstance(key, dict) else None
 
