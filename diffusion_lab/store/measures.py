@@ -15,26 +15,24 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from diffusion_lab.store.records import LIST, SWITCH, TEXT, TEXTS, Kinds, or_none, whole_number, wrong_in
+
 LOW, HIGH = "lower", "higher"
 
 STANDARD_ERROR = "_standard_error"  # suffix of the standard error over test images
 _LOW_END, _HIGH_END = "_low", "_high"  # suffixes of the ends of an interval
-SEEDS, SAMPLES, REAL_IMAGES, TEST_IMAGES, VALIDATION_IMAGES = (
-    "seeds",
-    "samples",
-    "real images",
-    "test images",
-    "validation images",
-)  # sources of uncertainty
+# Sources of uncertainty.
+SEEDS, SAMPLES = "seeds", "samples"
+REAL_IMAGES, TEST_IMAGES, VALIDATION_IMAGES = "real images", "test images", "validation images"
 ENTROPY = "entropy_bits_per_dim"  # of data with known density, shown beside bits/dim
 SECONDS, TRAINING_SECONDS = "seconds_per_1000_samples", "training_seconds"
 IMAGES = ("data", "features", "samples", "reference")
-_MOST_MEASURES, _LONGEST, _MOST_DECIMALS = 1000, 400, 12
+_MOST_DECIMALS = 12
 
 
 @dataclass(frozen=True)
 class Measure:
-    """One number of a score, and a column in comparisons. ValueError for an invalid description.
+    """One number of a score, and a column in comparisons.
 
     better    LOW, HIGH, or None for a choice or a fact, which has no best value
     agrees    parts of the protocol that must be equal before two values are ranked
@@ -60,25 +58,6 @@ class Measure:
     headline: bool = False
     decimals: int = 3
     detail: str = ""
-
-    def __post_init__(self) -> None:
-        """Check the description, which may come from a stranger's file."""
-        if not (
-            isinstance(self.name, str) and re.fullmatch(r"\w+", self.name)
-        ):  # used as the name of a column and of a figure
-            raise ValueError(f"{self.name!r} is not the name of a value")
-        floor = () if self.floor_of is None else (self.floor_of,)
-        texts = (self.name, self.label, self.unit, self.meaning, self.detail, *floor, *self.agrees)
-        switches = (self.logs, self.column, self.brief, self.headline)
-        right = (
-            all(isinstance(text, str) and len(text) <= _LONGEST and text.isprintable() for text in texts)
-            and all(isinstance(switch, bool) for switch in switches)
-            and self.better in (LOW, HIGH, None)
-            and type(self.decimals) is int
-            and 0 <= self.decimals <= _MOST_DECIMALS
-        )
-        if not right:
-            raise ValueError(f"the entry of {self.name} has values of the wrong kind")
 
     @property
     def arrow(self) -> str:
@@ -117,21 +96,11 @@ def samples_key(protocol: Mapping[str, Any]) -> str:
 
 def read_measures(metrics: Mapping[str, Any]) -> list[Measure]:
     """The measures in metrics.json. ValueError for invalid content; unknown entries, from newer versions, are ignored."""
-    content = metrics.get("measures")
-    if not isinstance(content, list) or len(content) > _MOST_MEASURES:
-        raise ValueError(f"measures is not a list of at most {_MOST_MEASURES} entries")
+    if wrong := wrong_in(metrics, _MEASURES):
+        raise ValueError(wrong)
     known = {field.name for field in fields(Measure)}
-    found = []
-    for entry in content:
-        if not isinstance(entry, dict) or not {"name", "label"} <= entry.keys():
-            raise ValueError("a measure has no name or no label")
-        agrees = entry.get("agrees", [])
-        if not isinstance(agrees, list | tuple):
-            raise ValueError(f"agrees of {entry['name']} is not a list")
-        found.append(
-            Measure(**{key: value for key, value in entry.items() if key in known} | {"agrees": tuple(agrees)})
-        )
-    return found
+    entries = [{key: value for key, value in entry.items() if key in known} for entry in metrics["measures"]]
+    return [Measure(**entry | {"agrees": tuple(entry.get("agrees", ()))}) for entry in entries]
 
 
 def merged(lists: Iterable[list[Measure]]) -> list[Measure]:
@@ -153,6 +122,18 @@ def _how(part: str, content: Any) -> Any:
     return content
 
 
+_MEASURES: Kinds = {
+    "measures": LIST,
+    # used as the name of a column and of a figure
+    "measures.*.name": (lambda value: isinstance(value, str) and bool(re.fullmatch(r"\w+", value)), "a name"),
+    "measures.*.label": TEXT,
+    **{f"measures.*.{part}?": TEXT for part in ("unit", "meaning", "detail")},
+    **{f"measures.*.{part}?": SWITCH for part in ("logs", "column", "brief", "headline")},
+    "measures.*.better?": (lambda value: value in (LOW, HIGH, None), f"{LOW}, {HIGH} or null"),
+    "measures.*.agrees?": TEXTS,
+    "measures.*.floor_of?": or_none(TEXT),
+    "measures.*.decimals?": whole_number(0, _MOST_DECIMALS),
+}
 # Entries of the protocol that follow from the choices or only change rounding.
 _CHOSEN = {
     "bound": ("num_terms", "batch_size"),

@@ -20,7 +20,6 @@ LARGEST_CONFIG = 2**18  # bytes; ours have a few thousand
 LARGEST_NUMBER = 2**26  # for options of a model or a score, except seeds
 _LARGEST_JSON = 2**26
 _DEEPEST = 32  # levels of nesting
-_LONGEST_NAME = 200  # bytes; file systems allow 255, and a run's name is longer than its model's
 
 
 class RunError(RuntimeError):
@@ -93,13 +92,7 @@ def printable(text: str) -> str:
 
 def is_folder_name(name: object) -> bool:
     """Whether `name` can only be the name of a folder inside a given one."""
-    return (
-        isinstance(name, str)
-        and name not in ("", ".", "..")
-        and name.isprintable()
-        and not set("/\\") & set(name)
-        and len(name.encode()) <= _LONGEST_NAME
-    )
+    return isinstance(name, str) and name.isprintable() and name not in ("", "..") and Path(name).name == name
 
 
 def inside(folder: Path, path: Path) -> Path:
@@ -156,23 +149,16 @@ def _is_shape(value: Any, lengths: Collection[int] = (1, 2, 3, 4)) -> bool:
 
 def _are_units(value: Any) -> bool:
     """Whether shift and scale are lists with one number per channel, with optional names."""
-    if not isinstance(value, dict) or value.keys() != {"shift", "scale", "names"}:
+    if not (isinstance(value, dict) and value.keys() == {"shift", "scale", "names"} and _is_condition(value)):
         return False
-    shift, scale, names = value["shift"], value["scale"], value["names"]
-    numbers = all(isinstance(part, list) and all(map(is_number, part)) for part in (shift, scale))
-    named = names is None or (is_texts(names) and len(names) == len(shift))
-    return numbers and named and len(shift) == len(scale) and all(number > 0 for number in scale)
+    names = value["names"]
+    return names is None or (is_texts(names) and len(names) == len(value["shift"]))
 
 
 def _are_conditions(value: Any) -> bool:
     return isinstance(value, list) and all(
         _is_shape(size if isinstance(size, list) else [size], range(1, 5)) for size in value
     )
-
-
-def _are_shares(value: Any) -> bool:
-    probable = isinstance(value, list) and all(type(share) is float and 0 <= share <= 1 for share in value)
-    return probable and abs(sum(value) - 1) < 1e-6
 
 
 def _is_condition(value: Any) -> bool:
@@ -188,13 +174,15 @@ def or_none(kind: Kind) -> Kind:
     return lambda value: value is None or kind[0](value), kind[1]
 
 
-def _from_to(least: int, most: int) -> Kind:
+def whole_number(least: int, most: int) -> Kind:
     return lambda value: type(value) is int and least <= value <= most, f"a number from {least} to {most:,}"
 
 
 TEXT: Kind = (lambda value: isinstance(value, str), "a string")
 TEXTS: Kind = (is_texts, "a list of strings")
 OBJECT: Kind = (lambda value: isinstance(value, dict), "an object")
+LIST: Kind = (lambda value: isinstance(value, list), "a list")
+SWITCH: Kind = (lambda value: isinstance(value, bool), "true or false")
 FOLDER: Kind = (is_folder_name, "the name of a folder")
 COUNT: Kind = (lambda value: is_number(value) and value >= 0, "a number")
 WHOLE: Kind = (lambda value: is_number(value) and value >= 0 and isinstance(value, int), "a whole number")
@@ -213,7 +201,7 @@ TRAINING: Kinds = {
     "conditions?.*.names?": TEXTS,
     "code?.names": TEXTS,
     "code?.digest": TEXT,
-    "conditions?.*.shares?": (_are_shares, "a list of shares that sum to 1"),
+    "conditions?.*.shares?.*": COUNT,
 }
 CHOICES: Kinds = {"": (_are_choices, "an object of groups and options by their names")}
 FACTS: Kinds = {
@@ -221,8 +209,8 @@ FACTS: Kinds = {
         _is_shape,
         f"that of data (C, *spatial) or points (D,), of at most {_MOST_NUMBERS:,} numbers each",
     ),
-    "facts.num_levels?": or_none(_from_to(2, 2**16)),
-    "facts.num_classes?": or_none(_from_to(1, _MOST_NUMBERS)),
+    "facts.num_levels?": or_none(whole_number(2, 2**16)),
+    "facts.num_classes?": or_none(whole_number(1, _MOST_NUMBERS)),
     "facts.units?": or_none((_are_units, "shift, scale and names of channels")),
     "facts.conditions?": (
         _are_conditions,
@@ -233,8 +221,8 @@ SWEEP: Kinds = {
     "axes": OBJECT,
     "axes.*": TEXTS,
     "command?": TEXTS,
-    "cells": (lambda value: isinstance(value, list), "a list"),
-    "score?": (lambda value: isinstance(value, bool), "true or false"),
+    "cells": LIST,
+    "score?": SWITCH,
     "cells.*.overrides?": TEXTS,
     "cells.*.choices": OBJECT,
     "cells.*.model": FOLDER,

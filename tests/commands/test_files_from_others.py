@@ -277,9 +277,9 @@ SAMPLE = {
     "no weights": (lambda f: [w.unlink() for w in f.glob("*.safetensors")], "holds no weights"),
     # ---- training.json
     "training.json with a word for a number": (training(steps="many"), "steps='many' is not a whole number"),
-    "training.json with shares that do not sum to one": (
-        training(conditions={"clusters": {"shares": [0.5, 0.2]}}),
-        "is not a list of shares that sum to 1",
+    "training.json with a share below zero": (
+        training(conditions={"clusters": {"shares": [1.5, -0.5]}}),
+        "shares.1=-0.5 is not a number",
     ),
     "training.json with a scale of zero": (
         training(conditions={"vector": {"shift": [0.0], "scale": [0.0]}}),
