@@ -5,7 +5,6 @@ Only tensors and plain containers are unpickled.
 
 from __future__ import annotations
 
-import mmap
 import pickle
 import warnings
 import zipfile
@@ -26,9 +25,6 @@ from diffusion_lab.store.records import printable
 MOST_STEPS = 8000  # of a chain whose β are listed one by one in a config
 _LEAST_SIGNAL = 2.0**-24  # replaces ᾱ_T = 0, which has no log SNR, as in diffusers' DPM-Solver
 _SAME = 1e-3  # of a log SNR; rounding β to float32 changes it by less
-_MOST_TENSORS = 100_000
-_FLOATS = frozenset((torch.float64, torch.float32, torch.float16, torch.bfloat16))
-_KINDS = _FLOATS | {torch.bool, torch.uint8, torch.int64, torch.int32, torch.int16, torch.int8}
 
 
 class CheckpointError(ValueError):
@@ -79,11 +75,10 @@ def read_saved(path: Path) -> object:
         with path.open("rb") as file:
             if file.read(9)[8:] == b"{":  # the length of the header, then JSON
                 return load_file(path)
-        check_bombs(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # about sparse tensors and newer pickles, which are refused
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (CheckpointError, MemoryError):
+    except MemoryError:
         raise
     except SafetensorError as error:
         raise CheckpointError(f"checkpoint={path} is damaged: {error}") from None
@@ -95,38 +90,14 @@ def read_saved(path: Path) -> object:
         raise CheckpointError(damaged) from None
 
 
-def check_bombs(path: Path) -> None:
-    """CheckpointError for a file of torch.save that could expand to any size in memory.
-
-    Compressed records do so, and bytearray(n), which `weights_only` calls. torch.save writes neither in a state dict.
-    """
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            packed = [info.filename for info in archive.infolist() if info.compress_type != zipfile.ZIP_STORED]
-        for name in packed:
-            said = f"{path} has a compressed file, {printable(name)}, which torch.save does not write"
-            raise CheckpointError(f"{said}: it may be a decompression bomb")
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        is_plain = content.find(b"\nbytearray\n") < 0  # its name in a pickle
-    require(is_plain, f"{path} holds more than tensors: an array of bytes, which may be of any length")
-
-
 def tensors_in(found: object, path: Path) -> dict[str, Tensor]:
     """`found`, read from `path`, if it is a state dict; else CheckpointError."""
-    if not isinstance(found, dict) or not found or len(found) > _MOST_TENSORS:
+    if not isinstance(found, dict) or not found:
         raise CheckpointError(f"checkpoint={path} is not a state dict: a mapping of names to tensors is needed")
     for name, value in found.items():
-        shown = printable(str(name))
         fits = isinstance(name, str) and isinstance(value, Tensor)
-        require(fits, f"checkpoint={path} is not a state dict: {shown} is {type(value).__name__}, not a tensor")
-        require(
-            value.dtype in _KINDS and value.layout == torch.strided and value.device.type == "cpu",
-            f"checkpoint={path}: {shown} is a tensor of {value.dtype}, {value.layout} and on {value.device.type}; only dense "
-            "tensors of plain numbers are read",
-        )
-    claimed = sum(value.nbytes for value in found.values())  # a view may claim more numbers than are stored
-    said = f"checkpoint={path}: its tensors claim {claimed:,} bytes, more than the file has"
-    require(claimed <= path.stat().st_size, said)
+        said = f"{printable(str(name))} is {type(value).__name__}, not a tensor"
+        require(fits, f"checkpoint={path} is not a state dict: {said}")
     return dict(found)
 
 

