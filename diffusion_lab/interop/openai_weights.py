@@ -9,36 +9,14 @@ The networks are equal functions; parameters have other names and, in places, an
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from diffusion_lab.interop.checkpoints import check_fit
-from diffusion_lab.networks.blocks import AttentionBlock, Downsample, ResidualBlock, Upsample
-
-_BLOCKS = {  # kind of a block -> the names of its layers: ours, published
-    ResidualBlock: {
-        "norm_1": "in_layers.0",
-        "conv_1": "in_layers.2",
-        "modulation": "emb_layers.1",
-        "norm_2": "out_layers.0",
-        "conv_2": "out_layers.3",
-        "skip": "skip_connection",
-    },
-    AttentionBlock: {"norm": "norm", "qkv": "qkv", "project": "proj_out"},
-    Downsample: {"": "op"},
-    Upsample: {"": "conv"},
-}
-_AROUND = {
-    "encoder.conditioning.time.0": "time_embed.0",
-    "encoder.conditioning.time.2": "time_embed.2",
-    "encoder.conditioning.classes": "label_emb",
-    "encoder.input": "input_blocks.0.0",
-    "output_norm": "out.0",
-    "output": "out.2",
-}
+from diffusion_lab.interop.layers import OPENAI, blocks_of, layers
+from diffusion_lab.networks.blocks import AttentionBlock
 
 
 def to_our_network(published: Mapping[str, Tensor], network: nn.Module, legacy_heads: bool) -> dict[str, Tensor]:
@@ -85,32 +63,26 @@ def heads_last(rows: Tensor, num_heads: int) -> Tensor:
 
 def published_names(network: nn.Module) -> dict[str, str]:
     """Published name of a parameter -> our name, except for the pooling's."""
-    own = network.state_dict().keys()
-    pairs = ((f"{theirs}.{part}", f"{ours}.{part}") for ours, theirs in _layers(network) for part in ("weight", "bias"))
-    return {theirs: ours for theirs, ours in pairs if ours in own}
-
-
-def _layers(network: nn.Module) -> Iterator[tuple[str, str]]:
-    """(our name of a layer, the published one). Published blocks are numbered through all levels, including resampling."""
-    blocks = {name: part for name, part in network.named_modules() if type(part) in _BLOCKS}
+    own, blocks = network.state_dict().keys(), blocks_of(network)
     count = 1 + max(int(name.split(".")[3]) for name in blocks if name.startswith("encoder.down."))  # per level
-    for name, part in blocks.items():
-        kind, *numbers = re.findall(r"[a-z]+|\d+", name.removeprefix("encoder."))
-        match kind, [int(number) for number in numbers]:
-            case "down", [level, place, i]:
-                theirs = f"input_blocks.{1 + level * (count + 1) + place}.{i}"
+
+    def place(side: str, numbers: list[int]) -> str:
+        """Published blocks are numbered through all levels, including resampling."""
+        match side, numbers:
+            case "down", [level, block, i]:
+                return f"input_blocks.{1 + level * (count + 1) + block}.{i}"
             case "downsamples", [level]:
-                theirs = f"input_blocks.{(level + 1) * (count + 1)}.0"
+                return f"input_blocks.{(level + 1) * (count + 1)}.0"
             case "middle", [i]:
-                theirs = f"middle_block.{i}"
-            case "up", [level, place, i]:
-                theirs = f"output_blocks.{level * (count + 1) + place}.{i}"
-            case _, [level]:  # an additional part after the last block of its level
-                size = 1 + (f"up.{level}.{count}.1" in blocks)
-                theirs = f"output_blocks.{level * (count + 1) + count}.{size}"
-        for layer, published in _BLOCKS[type(part)].items():
-            yield f"{name}.{layer}".rstrip("."), f"{theirs}.{published}"
-    yield from _AROUND.items()
+                return f"middle_block.{i}"
+            case "up", [level, block, i]:
+                return f"output_blocks.{level * (count + 1) + block}.{i}"
+        level = numbers[0]  # of an additional part after the last block of its level
+        return f"output_blocks.{level * (count + 1) + count}.{1 + (f'up.{level}.{count}.1' in blocks)}"
+
+    named = layers(network, OPENAI, place)
+    pairs = ((f"{theirs}.{part}", f"{ours}.{part}") for ours, theirs in named for part in ("weight", "bias"))
+    return {theirs: ours for theirs, ours in pairs if ours in own}
 
 
 def _pool(published: Mapping[str, Tensor]) -> dict[str, Tensor]:

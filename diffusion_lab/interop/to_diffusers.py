@@ -7,7 +7,6 @@ the folder too. If the groups differ, unet/ also contains the class of the netwo
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +15,10 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from diffusion_lab.interop.checkpoints import exportable
+from diffusion_lab.interop.layers import DIFFUSERS, layers
 from diffusion_lab.models.drawn import DrawnDiffusion
 from diffusion_lab.networks import other_packages
-from diffusion_lab.networks.blocks import AttentionBlock, Downsample, ResidualBlock, Upsample
+from diffusion_lab.networks.blocks import AttentionBlock
 from diffusion_lab.networks.norm import EPS, GroupNorm
 from diffusion_lab.networks.other_packages import GROUPED
 from diffusion_lab.sampling import ClassifierFree
@@ -31,27 +31,6 @@ _GROUPED_UNET = Path(other_packages.__file__).with_name("grouped_unet.py")  # li
 _VERSION = "0.30.0"  # of diffusers, in the files
 _ELSE = "export with format=program"
 _NUM_STEPS = 50  # of DDIM, for a model whose sampler uses a higher order
-_BLOCKS = {  # kind of a module -> the names of its layers: ours, theirs
-    ResidualBlock: {
-        "norm_1": "norm1",
-        "conv_1": "conv1",
-        "modulation": "time_emb_proj",
-        "norm_2": "norm2",
-        "conv_2": "conv2",
-        "skip": "conv_shortcut",
-    },
-    AttentionBlock: {"norm": "group_norm", "qkv": "", "project": "to_out.0"},
-    Downsample: {"": "conv"},
-    Upsample: {"": "conv"},
-}
-_AROUND = {
-    "encoder.conditioning.time.0": "time_embedding.linear_1",
-    "encoder.conditioning.time.2": "time_embedding.linear_2",
-    "encoder.conditioning.classes": "class_embedding",
-    "encoder.input": "conv_in",
-    "output_norm": "conv_norm_out",
-    "output": "conv_out",
-}
 
 
 def to_diffusers(model: GenerativeModel) -> dict[str, bytes]:
@@ -211,7 +190,7 @@ def unet2d_config(network: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
 def unet2d_weights(network: nn.Module) -> dict[str, Tensor]:
     """The state dict of UNet2DModel, float32 on the CPU, contiguous."""
     own, found = network.state_dict(), {}
-    for ours, theirs in _layers(network):
+    for ours, theirs in layers(network, DIFFUSERS, _place):
         for part in ("weight", "bias"):
             tensor = own.pop(f"{ours}.{part}", None)
             if tensor is None:
@@ -227,19 +206,12 @@ def unet2d_weights(network: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().float().cpu().contiguous() for name, tensor in found.items()}
 
 
-def _layers(network: nn.Module) -> Iterator[tuple[str, str]]:
-    """(our name of a layer, theirs)."""
-    for name, part in network.named_modules():
-        if type(part) in _BLOCKS:
-            side, *numbers = name.removeprefix("encoder.").split(".")
-            match side, numbers:
-                case "middle", [i]:
-                    theirs = f"mid_block.{('resnets.0', 'attentions.0', 'resnets.1')[int(i)]}"
-                case (("downsamples" | "upsamples"), [level]):
-                    way = side.removesuffix("samples")
-                    theirs = f"{way}_blocks.{level}.{way}samplers.0"
-                case _, [level, place, i]:
-                    theirs = f"{side}_blocks.{level}.{('resnets', 'attentions')[int(i)]}.{place}"
-            for layer, published in _BLOCKS[type(part)].items():
-                yield f"{name}.{layer}".rstrip("."), f"{theirs}.{published}".rstrip(".")
-    yield from _AROUND.items()
+def _place(side: str, numbers: list[int]) -> str:
+    match side, numbers:
+        case "middle", [i]:
+            return f"mid_block.{('resnets.0', 'attentions.0', 'resnets.1')[i]}"
+        case (("downsamples" | "upsamples"), [level]):
+            way = side.removesuffix("samples")
+            return f"{way}_blocks.{level}.{way}samplers.0"
+    level, block, i = numbers
+    return f"{side}_blocks.{level}.{('resnets', 'attentions')[i]}.{block}"
