@@ -4,6 +4,7 @@ Points are drawn once, by `data_seed`, into a training and a test split that do 
 """
 
 import hashlib
+import inspect
 import json
 import math
 from abc import abstractmethod
@@ -35,9 +36,10 @@ class Density(InMemoryDataModule):
     def _draw(self, size: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray | None]:
         """`size` points, float64 (size, D), or fields, and their classes, int64 (size,), or None."""
 
-    @abstractmethod
     def _parameters(self) -> dict[str, Any]:
-        """Everything that determines the density."""
+        """Everything that determines the density: the options that only this class has, kept under their names."""
+        own = inspect.signature(type(self)).parameters.keys() - inspect.signature(Density).parameters.keys()
+        return {name: getattr(self, name) for name in own}
 
     def _read(self) -> tuple[Split, Split]:
         return self._drawn(self.num_train, 0), self._drawn(self.num_test, 1)
@@ -78,9 +80,6 @@ class GaussianDensity(Density):
         at_least(1, dim=dim)
         require(std > 0, f"data.std={std} must be above 0.")
         self.dim, self.mean, self.std = dim, mean, std
-
-    def _parameters(self) -> dict[str, Any]:
-        return {"dim": self.dim, "mean": self.mean, "std": self.std}
 
     def _draw(self, size: int, random: np.random.Generator) -> tuple[np.ndarray, None]:
         return self.mean + self.std * random.standard_normal((size, self.dim)), None
@@ -125,9 +124,6 @@ class GaussianField(Density):
         require(std > 0, f"data.std={std} must be above 0.")
         self.shape = tuple(shape)
         self.length, self.exponent, self.std = length, exponent, std
-
-    def _parameters(self) -> dict[str, Any]:
-        return {"shape": list(self.shape), "length": self.length, "exponent": self.exponent, "std": self.std}
 
     def spectrum(self) -> Tensor:
         """λ at each frequency of the Fourier transform, float64 (*spatial): the eigenvalues of the covariance, of mean std²."""
@@ -179,9 +175,6 @@ class RingMixture(Density):
         self.num_classes = self.num_components = num_components
         self.radius, self.std = radius, std
 
-    def _parameters(self) -> dict[str, Any]:
-        return {"num_components": self.num_components, "radius": self.radius, "std": self.std}
-
     def means(self) -> Tensor:
         """μ_k = r·(cos 2πk/K, sin 2πk/K), float64 (K, 2)."""
         angle = 2 * math.pi * torch.arange(self.num_components, dtype=torch.float64) / self.num_components
@@ -231,9 +224,6 @@ class TwoMoons(Density):
         super().__init__(batch_size, seed, num_train, num_test, data_seed)
         at_least(0, noise=noise)
         self.noise = noise
-
-    def _parameters(self) -> dict[str, Any]:
-        return {"noise": self.noise}
 
     def _draw(self, size: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         moon = random.integers(2, size=size)

@@ -1,7 +1,6 @@
 """Simulated series and volumes with known statistics, to try one and three spatial axes."""
 
 import math
-from typing import Any
 
 import numpy as np
 
@@ -43,10 +42,6 @@ class Oscillators(Density):
         self.length, self.cycles, self.coupling = length, tuple(cycles), coupling
         self.damping, self.together = damping, together
 
-    def _parameters(self) -> dict[str, Any]:
-        names = ("length", "cycles", "coupling", "damping", "together")
-        return {name: getattr(self, name) for name in names}
-
     def _draw(self, size: int, random: np.random.Generator) -> tuple[np.ndarray, None]:
         time = np.arange(self.length) / self.length
         omega = 2 * math.pi * random.uniform(self.cycles[0], self.cycles[1], size=(size, 1))
@@ -83,9 +78,6 @@ class Ellipsoids(Density):
             fits, f"data.radii={list(radii)} must be two numbers in ascending order, above 0 and up to data.side/2."
         )
         self.side, self.radii = side, tuple(radii)
-
-    def _parameters(self) -> dict[str, Any]:
-        return {"side": self.side, "radii": self.radii}
 
     def share_inside(self) -> float:
         """The expected share of voxels above 0."""
