@@ -37,11 +37,6 @@ MAX_PIXELS = 178_956_970
 Image.MAX_IMAGE_PIXELS = None
 
 
-def most_bytes(max_pixels: int) -> int:
-    """The largest size of a file with this many pixels: twice that of uncompressed 16-bit RGBA, and 1 MiB for metadata."""
-    return 16 * max_pixels + 2**20
-
-
 def sides_of(image_size: int | Sequence[int]) -> list[int]:
     """(height, width). DataError for an invalid size."""
     sides = list(image_size) if isinstance(image_size, Sequence) else [image_size, image_size]
@@ -233,14 +228,14 @@ class RememberedDigests:
             known = json.loads(self._file.read_bytes())
             self._known = known if isinstance(known, dict) else {}
 
-    def of(self, path: Path, read: Callable[[int], str]) -> str:
-        """The digest of a file, cached or from `read`, which is given the size. OSError if there is no file."""
+    def of(self, path: Path, read: Callable[[], str]) -> str:
+        """The digest of a file, cached or from `read`. OSError if there is no file."""
         status = path.stat()
         state = [status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns]
         match self._known.get(str(path)):
             case [remembered, str(digest)] if remembered == state:
                 return digest
-        digest = read(status.st_size)
+        digest = read()
         if max(status.st_mtime_ns, status.st_ctime_ns) < (time.time() - _SETTLED_SECONDS) * 1e9:
             self._fresh[str(path)] = [state, digest]
         return digest

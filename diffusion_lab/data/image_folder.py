@@ -24,7 +24,6 @@ from diffusion_lab.data.image_files import (
     RememberedDigests,
     check_image,
     colour_of,
-    most_bytes,
     read_image,
     sides_of,
 )
@@ -198,14 +197,8 @@ def _as_it_is(batch: object) -> object:
 def _checked_digest(path: Path, max_pixels: int, remembered: RememberedDigests) -> str:
     """The SHA-256 of a file that is a whole image."""
 
-    def read(size: int) -> str:
-        require(
-            size <= most_bytes(max_pixels),
-            f"{path} has {size:,} bytes, too many for an image of data.max_pixels={max_pixels}: raise that limit, replace the "
-            "file, or leave it out with data.on_error=skip.",
-        )
-        with path.open("rb") as file:
-            content = file.read(size)  # no further, should it grow meanwhile
+    def read() -> str:
+        content = path.read_bytes()
         require(content, f"{path} is empty (0 bytes): replace it, or leave it out with data.on_error=skip.")
         check_image(path, content, max_pixels)
         return hashlib.sha256(content).hexdigest()

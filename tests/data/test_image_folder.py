@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import time
-import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -164,22 +163,6 @@ def test_what_is_skipped_counts_neither_in_the_number_nor_in_the_identity(
     assert said.startswith(f"data.on_error=skip: 12 of 32 files in {image_root} are left out: ")
     assert said.count("is not an image that can be read") == 12
     assert all(name in said for name in broken)
-
-
-def test_a_file_that_is_too_large_for_an_image_is_not_read(image_root: Path) -> None:
-    with (image_root / "ants" / "huge.png").open("wb") as file:
-        file.truncate(2**25)  # without content: it takes no room on the disk
-    tracemalloc.start()
-    with pytest.raises(
-        DataError, match=r"huge\.png has 33,554,432 bytes, too many for an image of data\.max_pixels=1000"
-    ):
-        folder(image_root, max_pixels=1000).prepare()
-    data = folder(image_root, max_pixels=1000, on_error="skip")
-    data.prepare()
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert data.num_train + data.num_test == 20
-    assert peak < 2**23
 
 
 def test_nothing_left_after_skipping_is_an_error(tmp_path: Path) -> None:
