@@ -80,15 +80,13 @@ def opened(file: Path, saved: Mapping[str, Any], given: Mapping[str, str]) -> Im
         weights=partial(wrapped_weights, tensors=network, inside="unet.", file=file),
         file=file,
         which=which,
-        origin={"code": "denoising_diffusion_pytorch", "weights": which, "version": _version(saved)},
+        origin={
+            "code": "denoising_diffusion_pytorch",
+            "weights": which,
+            "version": printable(str(saved.get("version")))[:40],
+        },
         notes=notes if options["self_condition"] else (),
     )
-
-
-def _version(saved: Mapping[str, Any]) -> str:
-    """A list that contains itself many times is small in a file but endless as text."""
-    version = saved.get("version")
-    return printable(version)[:40] if isinstance(version, str) else "unknown"
 
 
 def _chosen(saved: Mapping[str, Any], requested: str | None, file: Path) -> tuple[str, dict[str, Tensor]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -58,8 +58,6 @@ _LEVELS = {
 _WITH_LEVELS = {IMPROVED: (32, 64, 256), GUIDED: (64, 128, 256, 512)}
 _TRUE, _FALSE = ("yes", "true", "t", "y", "1"), ("no", "false", "f", "n", "0")
 _STEPS = 50  # number of sampling steps if the flags have none
-_WIDEST = 2**13  # channels; larger networks could not be allocated for the check
-_MOST = 2**16  # of a number; no network is that large
 _LOGITS, _LABELS = "out.2.c_proj.bias", "label_emb.weight"  # their length is the number of classes
 
 
@@ -161,7 +159,7 @@ def _values(code: str, flags: str) -> dict[str, Any]:
     parser = _Flags(code, add_help=False, allow_abbrev=False)
     known = shlex.split(_FLAGS[code])
     for flag, default in zip(known[::2], known[1::2], strict=True):
-        parser.add_argument(flag, type=partial(_read, default), default=default)
+        parser.add_argument(flag, type=_type_of(default), default=default)
     for name in _BESIDE.split():
         parser.add_argument(f"--{name}")
     try:
@@ -171,21 +169,18 @@ def _values(code: str, flags: str) -> dict[str, Any]:
     return vars(parser.parse_args(words))
 
 
-def _read(default: str, text: str) -> bool | int | float | str:
-    """A value of the type of the default."""
+def _type_of(default: str) -> Callable[[str], bool | int | float | str]:
     if default in ("True", "False"):
-        if text.lower() not in (*_TRUE, *_FALSE):
-            raise argparse.ArgumentTypeError(f"{text}: use True or False")
-        return text.lower() in _TRUE
+        return _boolean
     if not re.fullmatch(r"-?[\d.]+", default):
-        return text
-    try:
-        value = float(text) if "." in default else int(text)
-    except ValueError:
-        value = float("nan")
-    if not abs(value) <= _MOST:
-        raise argparse.ArgumentTypeError(f"{text}: use a number")
-    return value
+        return str
+    return float if "." in default else int
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() not in (*_TRUE, *_FALSE):
+        raise argparse.ArgumentTypeError(f"{text}: use True or False")
+    return text.lower() in _TRUE
 
 
 def _levels(code: str, size: int, multipliers: str) -> list[int | float]:
@@ -241,8 +236,6 @@ def _widths(levels: list[int | float], channels: int) -> dict[str, Any]:
     base, widths = int(levels[0] * channels), [int(level * channels) for level in levels]
     fits = base >= 1 and not any(width % base for width in widths)
     require(fits, f"flags: levels of {widths} channels: each must be a multiple of the first")
-    fits = max(*widths, channels) <= _WIDEST
-    require(fits, f"flags: levels of {widths} channels: at most {_WIDEST} are supported")
     multipliers = [width // base for width in widths]
     return {"base_channels": base, "channel_multipliers": multipliers, "embedding_channels": channels}
 
@@ -256,8 +249,7 @@ def _attending(flag: str, values: Mapping[str, Any], num_levels: int) -> list[in
 
 def _numbers(flag: str, text: str) -> list[int]:
     numbers = [int(number) if number.strip().isdecimal() else 0 for number in text.split(",")]
-    fits = all(0 < number <= _MOST for number in numbers) and len(numbers) <= 16
-    require(fits, f"flags: --{flag} {text}: use a list of whole numbers, such as 32,16,8")
+    require(min(numbers) > 0, f"flags: --{flag} {text}: use a list of whole numbers, such as 32,16,8")
     return numbers
 
 
