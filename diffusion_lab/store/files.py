@@ -61,10 +61,7 @@ def check_links(path: Path) -> None:
 def make_folders(path: Path) -> None:
     """Make `path` and its missing parents. OSError, naming a folder, on failure; see `check_links`."""
     check_links(path)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except FileNotFoundError as error:  # in /proc, where folders cannot be made
-        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), error.filename) from error
+    path.mkdir(parents=True, exist_ok=True)
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -105,12 +102,6 @@ def whole_file(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
                     f"{path.parent} was removed or replaced while {path.name} was written there"
                 ) from error
         raise
-    with suppress(OSError):  # syncs the rename; some file systems cannot sync a folder
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def move(source: Path, target: Path, replace: bool = False) -> None:
@@ -158,10 +149,7 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
         with staged_folder(folder) as staged:
             for name, content in files.items():
                 (staged / name).parent.mkdir(parents=True, exist_ok=True)
-                with (staged / name).open("xb") as file:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
+                (staged / name).write_bytes(content)
             os.rename(staged, folder)
     except OSError as error:
         if error.errno:
@@ -251,10 +239,7 @@ def _prepare(path: Path, keep: bool = True) -> None:
     if _check_guards(path) and (content := written.shortened(path.parent)) is not None:
         record = path.with_name(written.FILE)
         with _staged(record, _new_file) as staged:
-            with open(staged, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+            staged.write_bytes(content)
             os.replace(staged, record)
     if not keep or not os.path.lexists(path) or written.is_ours(path):
         return

@@ -26,7 +26,6 @@ from filelock import LeaseSettingsMismatch, OwnerRecord, SoftFileLease, Timeout
 from diffusion_lab.store import written
 from diffusion_lab.store.files import guarded, make_folders
 from diffusion_lab.store.processes import is_running
-from diffusion_lab.store.written import PlaceError
 
 FILE = ".lease"
 LEASE_SECONDS = 120.0
@@ -45,13 +44,11 @@ def hold(folder: Path, waiting: Callable[[str], None], sleep: Callable[[float], 
     """Hold `folder` during the block, so that no other process does; the folder is made if it is missing.
 
     If another process holds it, `waiting` is called once with its name, then this waits until it ends; `waiting` may raise instead.
-    OSError if the folder cannot be written, PlaceError if it cannot be held. In the block, `files` raises OvertakenError
+    OSError if the folder cannot be written. In the block, `files` raises OvertakenError
     before writing there if another process has taken over.
     """
     make_folders(folder)
     path = folder / FILE
-    if path.is_dir():
-        raise PlaceError(f"{path} was not written by diffusion-lab: remove it")
     lease = SoftFileLease(path, lease_duration=LEASE_SECONDS, heartbeat_interval=HEARTBEAT_SECONDS, thread_local=False)
     seen: tuple[int, int] | None = None
     since, said = 0.0, False

@@ -272,20 +272,6 @@ def test_no_link_leads_out_of_the_folder_that_was_named(tmp_path):
     write_whole(elsewhere / "deep" / "file", b"x")
 
 
-def test_a_file_that_another_process_replaces_meanwhile_is_ours(tmp_path, monkeypatch):
-    write_whole(tmp_path / "file", b"first")
-    read = written._lines
-
-    def slow(folder):
-        monkeypatch.setattr(written, "_lines", read)
-        lines = read(folder)
-        write_whole(tmp_path / "file", b"another")
-        return lines
-
-    monkeypatch.setattr(written, "_lines", slow)
-    assert written.is_ours(tmp_path / "file")
-
-
 def test_a_named_folder_below_another_may_be_a_link(tmp_path):
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "outputs").symlink_to(tmp_path)

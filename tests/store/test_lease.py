@@ -14,7 +14,6 @@ from diffusion_lab.store import lease
 from diffusion_lab.store.files import clear, move, write_whole
 from diffusion_lab.store.lease import FILE, OvertakenError, give_up, hold, is_held
 from diffusion_lab.store.status_file import DONE, FAILED, RUNNING, Status, read_status
-from diffusion_lab.store.written import PlaceError
 from tests.leases import put_lease
 
 SHORT_SECONDS = 1.0
@@ -190,12 +189,6 @@ def test_a_damaged_lease_expires(tmp_path, found):
         write_whole(folder / "file", b"new")
     assert precious.read_text() == "mine"
     assert not os.path.lexists(folder / FILE)
-
-
-def test_a_folder_in_place_of_a_lease_is_refused(tmp_path):
-    (tmp_path / FILE).mkdir()
-    with pytest.raises(PlaceError, match=r"\.lease was not written"), hold(tmp_path, print):
-        pass
 
 
 @pytest.mark.usefixtures("short", "disk")

@@ -18,7 +18,6 @@ KINDS: Kinds = {"a.*.n": COUNT, "b?.name": TEXT, "c?": TEXT}
         ({"a": 3}, "a.* is missing"),
         ({"a": [], "b": {}}, "b.name is missing"),
         ({"a": [], "b": "x"}, "b.name is missing"),
-        ({"a": [], "c": 10**5000}, "c=a long number is not a string"),
         ([], "a is missing"),
     ],
 )
