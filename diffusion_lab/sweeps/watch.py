@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from types import MappingProxyType
 
@@ -195,7 +196,7 @@ def table(found: Sequence[JobProgress], earlier: Mapping[Path, Status]) -> Table
             Text(standing.label or standing.folder.name),
             Text(standing.state, _STYLES[standing.state]),
             f"{status.step or 0}/{status.steps}" if status is not None and status.steps else "",
-            "" if left is None else _duration(left),
+            "" if left is None else str(timedelta(seconds=round(left))),
             Text(standing.reason),
         )
     return shown
@@ -235,10 +236,3 @@ def summary(found: Sequence[JobProgress]) -> str:
                 f"{what}s: " + ", ".join(f"{count[state]} {state}" for state in reversed(_STYLES) if count[state])
             )
     return "; ".join(parts)
-
-
-def _duration(seconds: float) -> str:
-    """90 -> 1:30; 7200 -> 2:00:00."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
