@@ -114,20 +114,15 @@ def _decoded(path: Path, contents: Mapping[str, Callable[[], bytes]]) -> Images:
         decode_all: Callable[..., Iterable[np.ndarray]] = readers.map if path.is_dir() else map  # a zip is one stream
         decoded = decode_all(decode, names)
         for i, image in enumerate(track(decoded, f"reading {path.name}", len(names), transient=True)):
-            this, other = f"{printable(names[i])} in {path} has", f"{printable(names[0])} has"
-            require(
-                image.shape[:2] == (height, width),
-                f"{this} {image.shape[1]}×{image.shape[0]} pixels, {other} {width}×{height}: the samples of a score must have one "
-                "size.",
-            )
-            require(
-                image.dtype == first.dtype,
-                f"{this} {8 * image.itemsize} bits a channel, {other} {8 * first.itemsize}: the samples of a score must have one "
-                "depth.",
-            )
+            said = f"{printable(names[i])} in {path} has {_size_of(image)}, {printable(names[0])} {_size_of(first)}"
+            require(_size_of(image) == _size_of(first), f"{said}: the samples of a score must have one size and depth.")
             pixels[i] = image.transpose(2, 0, 1)
     lossy = any(PurePosixPath(name).suffix.lower() in _LOSSY for name in names)
     return Images(path.name, _grey(torch.from_numpy(pixels)), lossy=lossy)
+
+
+def _size_of(image: np.ndarray) -> str:
+    return f"{image.shape[1]}×{image.shape[0]} pixels of {8 * image.itemsize} bits"
 
 
 def _grey(pixels: Tensor) -> Tensor:

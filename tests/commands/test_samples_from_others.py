@@ -172,12 +172,12 @@ SAMPLES = {
     "a folder of two sizes": (
         "bad",
         folder_of(a_dot_png=png(), b_dot_png=png((9, 8))),
-        "b.png in bad has 9×8 pixels, a.png has 8×8",
+        "b.png in bad has 9×8 pixels of 8 bits, a.png 8×8 pixels of 8 bits",
     ),
     "a folder of two depths": (
         "bad",
         folder_of(a_dot_png=png(), b_dot_png=saved("png", "I;16")),
-        "b.png in bad has 16 bits a channel, a.png has 8",
+        "b.png in bad has 8×8 pixels of 16 bits, a.png 8×8 pixels of 8 bits",
     ),
 
 
