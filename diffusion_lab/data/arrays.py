@@ -297,22 +297,10 @@ def channels_first(array: np.ndarray, layout: str | None, where: str) -> np.ndar
 
 def how_read(where: str, shape: Sequence[int], dtype: np.dtype, read: Sequence[int], levels: int | None) -> str:
     """One sentence on the interpretation of an array, so that the user notices a wrong one. read: (N, C, *spatial) or (N, D)."""
-    count, channels, *sides = read
-    of = f" of {channels} channels"
-    kind, size = {
-        0: (f"points of {channels} numbers", ""),
-        1: (f"series{of}", f", {' × '.join(map(str, sides))} long"),
-        2: (
-            "grey images" if channels == 1 else f"images{of}",
-            f", {' × '.join(map(str, sides))} pixels (height × width)",
-        ),
-        3: (f"volumes{of}", f", {' × '.join(map(str, sides))}"),
-    }[len(sides)]
-    kind = kind if levels is not None else kind.replace("grey images", f"fields{of}").replace("images", "fields")
+    count, *sample = read
+    axes = ("D", "channels, length", "channels, height, width", "channels, depth, height, width")[len(sample) - 1]
     values = "real numbers" if levels is None else f"{levels:,} levels"
-    return f"{where}: {dtype} {tuple(shape)} is read as {count:,} {kind}{size}, {values}".replace(
-        "1 channels", "1 channel"
-    )
+    return f"{where}: {dtype} {tuple(shape)} is read as {count:,} samples of {tuple(sample)} ({axes}), {values}"
 
 
 def levels_of(dtype: np.dtype, chosen: int | None, earlier: int | None, where: str) -> int:
