@@ -109,7 +109,7 @@ def _held(array: np.ndarray, where: str, names: Sequence[str] | None = None, lab
 
 
 def _chunked(path: Path, name: str, where: str, most: int, kind: str) -> Stored:
-    library: Any = _library("zarr" if kind == "zarr" else "h5py", kind, where)
+    library = optional_package("zarr" if kind == "zarr" else "h5py", kind, where)
     there: list[str] = []
     if kind == "zarr":
         found = library.open(str(path), mode="r")
@@ -139,7 +139,8 @@ def _channel_names(found: Any) -> list[str]:
     return [name.decode() if isinstance(name, bytes) else str(name) for name in found]
 
 
-def _library(module: str, extra: str, where: str) -> Any:
+def optional_package(module: str, extra: str, where: str) -> Any:
+    """An optional package. DataError, naming the extra that installs it, if it is missing."""
     try:
         return importlib.import_module(module)
     except ImportError:

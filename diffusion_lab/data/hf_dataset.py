@@ -10,6 +10,7 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
+from diffusion_lab.data.array_files import one_sentence, optional_package
 from diffusion_lab.data.arrays import (
     LAYOUTS,
     MOST_BYTES,
@@ -19,7 +20,7 @@ from diffusion_lab.data.arrays import (
     how_read,
     levels_of,
 )
-from diffusion_lab.data.checks import DataError, check_fraction, one_of, require
+from diffusion_lab.data.checks import check_fraction, one_of, require
 from diffusion_lab.data.image_files import MAX_PIXELS, kind_of, read_image, sides_of
 from diffusion_lab.data.in_memory import InMemoryDataModule, Split
 
@@ -91,18 +92,10 @@ class HFDataset(InMemoryDataModule):
         return train, test
 
     def _splits_on_disk(self) -> dict[str, Any]:
-        try:
-            import datasets
-        except ImportError as error:
-            raise DataError(
-                "data=hf_dataset needs the package `datasets`: pip install 'diffusion-lab[huggingface]'."
-            ) from error
+        datasets = optional_package("datasets", "huggingface", "data=hf_dataset")
         require(self.root.is_dir(), f"data.root={self.root} is not a folder: name one that save_to_disk wrote.")
-        try:
+        with one_sentence(f"data.root={self.root}", "dataset on disk"):
             found = datasets.load_from_disk(str(self.root))
-        except Exception as error:  # any error: the folder was not written by `datasets`
-            reason = " ".join(str(error).split())[:300] or type(error).__name__
-            raise DataError(f"data.root={self.root} is not a dataset on disk ({reason}).") from error
         return dict(found) if isinstance(found, datasets.DatasetDict) else {self.train: found}
 
     def _split(self, rows: Any) -> Split:

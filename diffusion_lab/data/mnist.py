@@ -10,7 +10,6 @@ import gzip
 import math
 import os
 import sys
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,8 @@ import torch
 from torch import Tensor
 from torchvision import datasets
 
-from diffusion_lab.data.checks import DataError
+from diffusion_lab.data.array_files import one_sentence
+from diffusion_lab.data.checks import require
 from diffusion_lab.data.in_memory import InMemoryDataModule, Split
 from diffusion_lab.data.published import Published
 
@@ -110,13 +110,10 @@ def read_idx(path: Path, shape: tuple[int, ...]) -> Tensor:
     """The array in an idx file of unsigned bytes (.gz: gzipped), uint8; DataError unless it has exactly this `shape`."""
     header = bytes([0, 0, 8, len(shape)]) + np.array(shape, dtype=">u4").tobytes()
     size = len(header) + math.prod(shape)
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            content = file.read(size + 1)  # a small file may expand to fill the memory
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} cannot be read ({error}): fetch the file again.") from error
-    if content[: len(header)] != header or len(content) != size:
-        raise DataError(f"{path} is not an idx file of unsigned bytes of shape {shape}: fetch the file again.")
+    with one_sentence(path, "idx file"), gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        content = file.read(size + 1)  # a small file may expand to fill the memory
+    fits = content[: len(header)] == header and len(content) == size
+    require(fits, f"{path} is not an idx file of unsigned bytes of shape {shape}: fetch the file again.")
     # The array is a view of immutable bytes; torch needs memory of its own.
     return torch.from_numpy(np.frombuffer(content, np.uint8, offset=len(header)).reshape(shape).copy())
 

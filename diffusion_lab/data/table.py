@@ -1,13 +1,16 @@
 """A CSV for images, with commas, semicolons or tabs: the first column names a file, others hold its class and vector."""
 
 import csv
+import math
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import torch
 from torch import Tensor
 
+from diffusion_lab.data.array_files import one_sentence
 from diffusion_lab.data.checks import DataError, require
 
 
@@ -39,17 +42,13 @@ class Table:
 
 def read_table(path: Path, label_column: str | None, vector_columns: Sequence[str]) -> Table:
     """Read the table. DataError, in one sentence, for any other file."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            first = file.readline()
-            file.seek(0)
-            header, *rows = [row for row in csv.reader(file, delimiter=max(",;\t", key=first.count)) if row]
-    except OSError as error:
-        raise DataError(f"data.table={path} cannot be read ({error.strerror}): name a CSV file.") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8: save it with this encoding.") from error
-    except (ValueError, csv.Error) as error:
-        raise DataError(f"{path} is not a CSV file with a header and a row for each image.") from error
+    with (
+        one_sentence(f"data.table={path}", "CSV file in UTF-8 with a header"),
+        path.open(newline="", encoding="utf-8-sig") as file,
+    ):
+        first = file.readline()
+        file.seek(0)
+        header, *rows = [row for row in csv.reader(file, delimiter=max(",;\t", key=first.count)) if row]
     for column in filter(None, [label_column, *vector_columns]):
         there = header[1:].count(column)
         require(
@@ -69,12 +68,7 @@ def read_table(path: Path, label_column: str | None, vector_columns: Sequence[st
 
 
 def _number(text: str, column: str, name: str, path: Path) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = float("nan")
-    require(
-        abs(number) < float("inf"),
-        f"{path}: {column}={text} of {name} is not a finite number: correct it.",
-    )
-    return number
+    with suppress(ValueError):
+        if math.isfinite(number := float(text)):
+            return number
+    raise DataError(f"{path}: {column}={text} of {name} is not a finite number: correct it.")

@@ -124,10 +124,10 @@ def test_arrays_of_other_levels_than_the_training_images_are_refused(tmp_path: P
 def test_a_folder_that_is_no_dataset_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is not a folder: name one that save_to_disk wrote"):
         data_of(tmp_path / "none")
-    with pytest.raises(DataError, match="is not a dataset on disk"):
+    with pytest.raises(DataError, match="is not a readable dataset on disk"):
         data_of(tmp_path)
     root = write_hf_dataset(tmp_path / "half")
     for file in root.rglob("*.arrow"):
         file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(DataError, match="is not a dataset on disk"):
+    with pytest.raises(DataError, match="is not a readable dataset on disk"):
         data_of(root)

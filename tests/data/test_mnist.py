@@ -110,7 +110,7 @@ def test_an_incomplete_folder_is_not_a_source(idx_folder: Path) -> None:
 def test_a_broken_file_is_named(idx_folder: Path, damage) -> None:
     path = idx_folder / "train-images-idx3-ubyte.gz"
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(DataError, match=r"train-images-idx3-ubyte\.gz .*fetch the file again\.") as error:
+    with pytest.raises(DataError, match=r"train-images-idx3-ubyte\.gz is not (a readable|an) idx file") as error:
         FashionMNIST(batch_size=4, seed=0, root=str(idx_folder)).prepare()
     assert "\n" not in str(error.value)
 
