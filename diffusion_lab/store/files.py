@@ -94,13 +94,8 @@ def whole_file(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
             written.append(path, file)
             os.replace(staged, path)
     except OSError as error:
-        named = Path(error.filename or path.with_name(written.FILE)).name
-        if error.errno and (named == written.FILE or _STAGED.fullmatch(named)):
-            error.filename = str(path)  # errors of a full disk do not name the file
-            if isinstance(error, FileNotFoundError):
-                raise PlaceError(
-                    f"{path.parent} was removed or replaced while {path.name} was written there"
-                ) from error
+        if error.errno:
+            error.filename = str(path)  # not the staged file; errors of a full disk name none
         raise
 
 
