@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from diffusion_lab.store.records import printable
 KNOWN = {"arr_0": "arr_1", "images": "labels", "x": "y"}  # names of images in an npz, and of their labels
 NAMES = "channel_names"  # an array of an npz, an attribute of the others
 _FILE = re.compile(r"(?P<file>.+?\.(npz|zarr|h5|hdf5|nc)):(?P<name>.+)")
+_NUMBERS = "biuf"  # numpy's kinds
 _SUFFIXES = (".npy", ".npz", ".zarr", ".h5", ".hdf5", ".nc")
 
 
@@ -77,15 +78,14 @@ def open_array(option: str, text: str, root: Path, most: int) -> Stored:
 
 def _npy(path: Path, where: str) -> Stored:
     """Memory-mapped, but unmapped after each read, so that memory does not grow with the amount read."""
-    with one_sentence(path, ".npy file"), path.open("rb") as stream:
-        shape, fortran, dtype = _checked(stream, str(path), path.stat().st_size)
-        offset = stream.tell()
-    order: Literal["F", "C"] = "F" if fortran else "C"
 
-    def rows(which: Any) -> np.ndarray:
-        return np.array(np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape, order=order)[which])
+    def mapped() -> np.ndarray:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
 
-    return Stored(where, shape, dtype, rows)
+    with one_sentence(path, ".npy file"):
+        shape, dtype = mapped().shape, mapped().dtype
+    require(dtype.kind in _NUMBERS, f"{where} holds {dtype}, not numbers.")
+    return Stored(where, shape, dtype, lambda which: np.array(mapped()[which]))
 
 
 def read_npy(path: Path, most: int) -> np.ndarray:
@@ -122,7 +122,7 @@ def _chunked(path: Path, name: str, where: str, most: int, kind: str) -> Stored:
         found.visititems(lambda key, node: there.append(key) if isinstance(node, library.Dataset) else None)
         array = found[_chosen(name, there, where)]
     dtype, shape = np.dtype(array.dtype), tuple(array.shape)
-    require(dtype.kind in "biuf", f"{where} holds {dtype}, not numbers.")
+    require(dtype.kind in _NUMBERS, f"{where} holds {dtype}, not numbers.")
     pieces = [array.chunks or (), shape[1:]]
     size = max(int(np.prod(piece, dtype=object)) for piece in pieces) * dtype.itemsize
     said = f"one row or chunk of {where} has {size / 2**20:,.0f} MiB, more than {most / 2**20:,.0f} MiB."
@@ -156,50 +156,31 @@ def _chosen(name: str, there: Sequence[str], where: str) -> str:
     return name
 
 
-def read_array(path: Path, archive: zipfile.ZipFile, name: str, most: int, kinds: str = "biuf") -> np.ndarray:
+def read_array(path: Path, archive: zipfile.ZipFile, name: str, most: int, kinds: str = _NUMBERS) -> np.ndarray:
     """One array of numbers of an npz. DataError if it does not exist, holds objects, or has more than `most` bytes."""
     if name not in members(archive):
         there = ", ".join(map(printable, members(archive)[:8])) or "nothing"
         raise DataError(f"{path} has no {name}: it holds {there}.")
-    info = archive.getinfo(f"{name}.npy")
-    with archive.open(info) as stream:
-        shown = f"{printable(name)} of {path}"
-        shape, _, dtype = _checked(stream, shown, info.file_size, kinds)
-        size = int(np.prod(shape, dtype=object)) * dtype.itemsize
-        require(size <= most, f"{shown} has {size / 2**20:,.0f} MiB, more than {most / 2**20:,.0f} MiB.")
-        stream.seek(0)
+    shown = f"{printable(name)} of {path}"
+    shape, dtype = header(archive, name)
+    require(dtype.kind in kinds, f"{shown} holds {dtype}, not numbers; objects are not unpickled.")
+    size = int(np.prod(shape, dtype=object)) * dtype.itemsize
+    require(size <= most, f"{shown} has {size / 2**20:,.0f} MiB, more than {most / 2**20:,.0f} MiB.")
+    with archive.open(f"{name}.npy") as stream:
         return np.lib.format.read_array(stream, allow_pickle=False)
 
 
 def header(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype]:
     """Shape and type in the header of an array of an npz, without reading its values."""
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     with archive.open(f"{name}.npy") as stream:
-        shape, _, dtype = _header(stream)
-        return shape, dtype
+        shape, _, dtype = readers[np.lib.format.read_magic(stream)](stream)
+    return shape, dtype
 
 
 def members(archive: zipfile.ZipFile) -> list[str]:
     """The names of the arrays of an npz."""
     return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
-
-
-def _checked(stream: IO[bytes], name: str, there: int, kinds: str = "biuf") -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Like `_header`. there: the size of the file in bytes, header included; an array that claims more is refused."""
-    shape, fortran, dtype = _header(stream)
-    fits = not dtype.hasobject and dtype.kind in kinds
-    require(fits, f"{name} holds {dtype}, not numbers; objects are not unpickled.")
-    wanted = int(np.prod(shape, dtype=object)) * dtype.itemsize
-    fits = min(shape, default=0) >= 0 and wanted <= there
-    require(fits, f"{name} claims to have {wanted:,} bytes, but has {there:,} at most.")
-    return shape, fortran, dtype
-
-
-def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
-    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    version = np.lib.format.read_magic(stream)
-    if version not in readers:
-        raise ValueError(f"its npy format has version {version}")
-    return readers[version](stream)
 
 
 @contextmanager
