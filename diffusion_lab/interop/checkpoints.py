@@ -24,6 +24,7 @@ from diffusion_lab.store.records import printable
 
 MOST_STEPS = 8000  # of a chain whose β are listed one by one in a config
 _LEAST_SIGNAL = 2.0**-24  # replaces ᾱ_T = 0, which has no log SNR, as in diffusers' DPM-Solver
+_ELSE = "use format=program"
 _SAME = 1e-3  # of a log SNR; rounding β to float32 changes it by less
 
 
@@ -132,27 +133,26 @@ def exportable(network: nn.Module, shape: Sequence[int], theirs: str) -> UNet:
     shape: (C, H, W) of its images.
     """
     if type(network) is not UNet:
-        raise ValueError(
-            f"only our own UNet is written as {theirs}, not a {type(network).__name__}: use format=program"
-        )
-    if network.encoder.conditioning.sizes:
+        raise ValueError(f"only our own UNet is written as {theirs}, not a {type(network).__name__}: {_ELSE}")
+    layout, conditioning = network.layout, network.encoder.conditioning
+    if conditioning.sizes:
         raise ValueError(f"{theirs} takes classes or clusters only, and this model is conditioned on other things too")
-    halvings = len(network.layout.widths) - 1
-    sides = "×".join(map(str, shape[1:]))
-    for lacks, said in (
-        ({*network.layout.paddings} != {"zeros"}, f"{theirs} has no network.padding"),
-        (len(shape) != 3, f"{theirs} takes images, and this model draws samples of shape {list(shape)}"),
-        (network.encoder.features.frequencies, f"{theirs} has no network.fourier_periods"),
-        (network.layout.sinusoid_dim != network.layout.base_channels, f"{theirs} has no network.embedding_channels"),
-        (network.encoder.conditioning.timestep_scale != 1, f"{theirs} has no network.timestep_scale"),
-        (network.layout.patch_size != 1, f"{theirs} has no network.patch_size"),
-        (
-            any(side % 2**halvings for side in shape[1:]),
-            f"{theirs} halves only even sides, but {sides} pixels cannot be halved {halvings} times",
-        ),
-    ):
-        if lacks:
-            raise ValueError(f"{said}: use format=program")
+    if len(shape) != 3:
+        raise ValueError(f"{theirs} takes images, and this model draws samples of shape {list(shape)}: {_ELSE}")
+    differs = {
+        "padding": {*layout.paddings} != {"zeros"},
+        "fourier_periods": network.encoder.features.frequencies,
+        "embedding_channels": layout.sinusoid_dim != layout.base_channels,
+        "timestep_scale": conditioning.timestep_scale != 1,
+        "patch_size": layout.patch_size != 1,
+    }
+    for option in (option for option, used in differs.items() if used):
+        raise ValueError(f"{theirs} has no network.{option}: {_ELSE}")
+    sides, halvings = "×".join(map(str, shape[1:])), len(layout.widths) - 1
+    if any(side % 2**halvings for side in shape[1:]):
+        raise ValueError(
+            f"{theirs} halves only even sides, but {sides} pixels cannot be halved {halvings} times: {_ELSE}"
+        )
     return network
 
 

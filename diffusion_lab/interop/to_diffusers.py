@@ -41,10 +41,6 @@ def to_diffusers(model: GenerativeModel) -> dict[str, bytes]:
     denoiser = model.denoiser
     if denoiser is None:
         raise ValueError(f"diffusers has no pipeline for a {type(model).__name__}: {_ELSE}")
-    if len(model.shape) != 3:
-        raise ValueError(
-            f"diffusers' pipelines draw images, and this model draws samples of shape {list(model.shape)}: {_ELSE}"
-        )
     unet = unet2d_config(model.network, model.shape)
     is_grouped = unet["_class_name"] == other_packages.GROUPED
     index = {
@@ -150,19 +146,12 @@ def unet2d_config(network: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
     all_groups = next(iter(groups.values())) if len({*groups.values()}) == 1 else None
     attentions = [part for part in network.modules() if isinstance(part, AttentionBlock)]
     heads = sorted({len(part.norm.weight) // part.num_heads for part in attentions})
-    for lacks, said in (
-        (
-            len(heads) > 1,
-            f"diffusers' UNet2DModel has one number of channels in all heads, not {' and '.join(map(str, heads))}",
-        ),
-        (layout.residual_resampling, "diffusers' UNet2DModel has no network.residual_resampling"),
-        (
-            classes is not None and not network.encoder.conditioning.null_class,
-            "the pipeline needs network.null_class=true",
-        ),
-    ):
-        if lacks:
-            raise ValueError(f"{said}: use format=program")
+    if len(heads) > 1:
+        raise ValueError(f"diffusers' UNet2DModel has one number of channels in all heads, not {heads}: {_ELSE}")
+    if layout.residual_resampling:
+        raise ValueError(f"diffusers' UNet2DModel has no network.residual_resampling: {_ELSE}")
+    if classes is not None and not network.encoder.conditioning.null_class:
+        raise ValueError(f"the pipeline needs network.null_class=true: {_ELSE}")
     blocks = ["AttnDownBlock2D" if attends else "DownBlock2D" for attends in layout.attending]
     return {
         "_class_name": GROUPED if all_groups is None else "UNet2DModel",
