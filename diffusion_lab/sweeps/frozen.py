@@ -34,6 +34,7 @@ VARIABLE = "DIFFUSION_LAB_CODE"
 _PACKAGE = Path(__file__).parent.parent
 _PLUGINS = "hydra_plugins"
 _READS_BESIDE = (b"__file__", b"resources", b"pkgutil")  # used by modules that read files beside them
+_NAMED_FOLDERS = r"(?<=^--config-dir=).+|(?<=^-cd=).+|(?<=file://)[^\]\s,'\"]+"  # in one option
 _STARTING_SECONDS = 60.0  # a command that has made a copy holds it within this time
 
 
@@ -191,9 +192,5 @@ def _beside(users: Mapping[Path, Path], contents: Mapping[Path, bytes], copies: 
 def _with_copied_folders(options: Sequence[str]) -> Iterator[str]:
     """The options, with config folders replaced by their copies."""
     for before, option in zip(["", *options], options, strict=False):
-        named = (
-            r"^.+"
-            if before in ("--config-dir", "-cd")
-            else r"(?<=^--config-dir=).+|(?<=^-cd=).+|(?<=file://)[^\]\s,'\"]+"
-        )
+        named = r"^.+" if before in ("--config-dir", "-cd") else _NAMED_FOLDERS
         yield re.sub(named, lambda found: str(copied(Path(found[0]))), option)
