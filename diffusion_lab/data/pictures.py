@@ -23,11 +23,7 @@ if TYPE_CHECKING:
 
 # Pixels of the longer side on the screen; smaller images are enlarged by whole factors, without smoothing.
 _SMALLEST_SIDE = 48
-_COLOURS, _TEXT, _SMALLEST_SCALE = (
-    "viridis",
-    12,
-    120,
-)  # of the scale of real numbers: colours, height and least width in pixels
+_COLOURS, _TEXT, _SMALLEST_SCALE = "viridis", 12, 120  # of the scale of real numbers; height, least width in pixels
 
 
 @contextmanager
@@ -150,6 +146,7 @@ def _lines(x: Tensor, columns: int, names: Sequence[str], span: Span) -> Image.I
     """(B, C, L), each sample in its own frame, on a common scale; one colour per channel."""
     from matplotlib.collections import LineCollection
     from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
 
     count, channels, length = x.shape
     rows, columns = math.ceil(count / columns), min(columns, count)
@@ -164,11 +161,8 @@ def _lines(x: Tensor, columns: int, names: Sequence[str], span: Span) -> Image.I
         segments = torch.stack([across[:, channel].double(), shades[:, channel]], dim=2).numpy()
         axes.add_collection(LineCollection(list(segments), colors=f"C{channel}", linewidths=0.9))
     ends = [0.0, wide / 1.1]
-    frames = [
-        [(a + i, b + j) for i, j in zip(ends * 2, (0, 0, 1, 1), strict=True)] for a, b in zip(left, bottom, strict=True)
-    ]
-    frames = [[a, b, d, c, a] for a, b, c, d in frames]
-    axes.add_collection(LineCollection(frames, colors="0.75", linewidths=0.6))
+    for corner in zip(left.tolist(), bottom.tolist(), strict=True):
+        axes.add_patch(Rectangle(corner, ends[1], 1, fill=False, edgecolor="0.75", linewidth=0.6))
     axes.autoscale_view()
     axes.margins(0.01)
     axes.set_xticks(ends, ["0", str(length - 1)], fontsize=7)
