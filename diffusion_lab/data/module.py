@@ -261,9 +261,8 @@ class DataModule(LoadingDataModule, ABC):
     def hold_out(self, num_images: int, batch_size: int | None, seed: int) -> None:
         """Which images the held-out loss is taken of, how many at a time, and what keys their noise. Before this: none."""
         batch_size = images_at_once(self.shape) if batch_size is None else batch_size
-        for name, value in (("num_images", num_images), ("batch_size", batch_size)):
-            require(value >= 1, f"val.{name}={value} must be at least 1; val.every_n_steps=0 turns validation off.")
-        require(seed >= 0, f"val.seed={seed} must not be negative.")
+        at_least(1, "val", num_images=num_images, batch_size=batch_size)
+        at_least(0, "val", seed=seed)
         self._held_out = (num_images, batch_size, seed)
 
     def val_dataloader(self) -> Batches[HeldOutBatch]:
