@@ -275,16 +275,9 @@ def channel_axis(shape: Sequence[int], layout: str | None, where: str, real: boo
         said = f"{where} has the shape {shape}: set data.layout=nchw, or nhwc if channels come last."
         require(not shape[1] <= 4 < shape[3], said)
         layout = "nhwc"
-    may_be = (
-        "real numbers must be (N, D), or (N, C, …) with one to three axes of space"
-        if real
-        else "images must be (N, H, W), (N, H, W, C) or (N, C, H, W)"
-    )
-    as_told = "" if layout is None else f" data.layout={layout} has {len(layout)} axes;"
-    require(
-        layout is not None and len(layout) == count and 0 not in shape,
-        f"{where} has the shape {shape}:{as_told} {may_be}.",
-    )
+    reals, images = "(N, D) or (N, C, …) with one to three axes of space", "(N, H, W), (N, H, W, C) or (N, C, H, W)"
+    said = f"{where} has the shape {shape}, but data.layout={layout}: it must be {reals if real else images}."
+    require(layout is not None and len(layout) == count and 0 not in shape, said)
     assert layout is not None
     return 1 if layout == "nd" else layout.find("c") if "c" in layout else None
 

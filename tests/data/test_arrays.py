@@ -192,7 +192,7 @@ REFUSED = {
     ),
     "a layout in doubt": (npz(arr_0=PIXELS.transpose(0, 3, 1, 2)), {}, "set data.layout=nchw, or nhwc"),
     "one image": (npz(arr_0=GREY[:1]), {}, "holds one image"),
-    "rows": (npz(arr_0=GREY[0]), {}, r"images must be \(N, H, W\)"),
+    "rows": (npz(arr_0=GREY[0]), {}, r"it must be \(N, H, W\)"),
     "labels of another number": (npz(arr_0=GREY, arr_1=np.arange(5)), {}, r"at most 1,048,575, of shape \(6,\)"),
     "labels of more classes than a model has": (npz(arr_0=GREY, arr_1=np.full(6, 2**40)), {}, "at most 1,048,575"),
     "labels of one split": (
