@@ -79,10 +79,6 @@ class Drawings(Published, InMemoryDataModule):
     def _by_hand(self) -> str:
         return f"put the {self._file.name} of another machine into {self.folder}"
 
-    @property
-    def _otherwise(self) -> str:
-        return f"which needs {' and '.join(self.programs)}, or {self._by_hand}"
-
     def _wrong(self) -> str | None:
         return None if self._file.is_file() else f"{self.title}: {self._file} is missing"
 

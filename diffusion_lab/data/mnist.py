@@ -51,13 +51,10 @@ class IdxImages(Published, InMemoryDataModule):
         return getattr(datasets, self.torchvisions)(root, download=True)
 
     @property
-    def _otherwise(self) -> str:
-        return f"install Debian's package {self.package}, {super()._otherwise}" if self.package else super()._otherwise
-
-    @property
     def _by_hand(self) -> str:
         files = ", ".join(f"{name}.gz" for name in _NAMES)
-        return f"put {files} into {self.folder}, or name the folder that holds them with data.root=FOLDER"
+        package = f"install Debian's package {self.package}, or " if self.package else ""
+        return f"{package}put {files} into {self.folder}, or name the folder that holds them with data.root=FOLDER"
 
     def _wrong(self) -> str | None:
         return None if self._files() else f"{self.title} was not found in {self.folder}"

@@ -39,13 +39,9 @@ class Published(DataModule):
     def _by_hand(self) -> str:
         """Instructions for putting the files into `folder`."""
 
-    @property
-    def _otherwise(self) -> str:
-        return f"or {self._by_hand}"
-
     def missing(self) -> str | None:
         wrong = self._wrong()
-        return wrong and f"{wrong}: set data.download=true, {self._otherwise}."
+        return wrong and f"{wrong}: set data.download=true, or {self._by_hand}."
 
     def _find(self) -> None:
         """DataError unless the files are there, or can be downloaded."""
