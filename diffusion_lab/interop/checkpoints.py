@@ -5,8 +5,6 @@ Only tensors and plain containers are unpickled.
 
 from __future__ import annotations
 
-import pickle
-import warnings
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -71,24 +68,18 @@ def read_saved(path: Path) -> object:
     CheckpointError, in one sentence, for a file that cannot be read, or holds anything else.
     """
     require(path.is_file(), f"checkpoint={path}: there is no such file")  # excludes pipes
-    damaged = f"checkpoint={path} is damaged, or neither a safetensors file nor one of torch.save"
     try:
         with path.open("rb") as file:
             if file.read(9)[8:] == b"{":  # the length of the header, then JSON
                 return load_file(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # about sparse tensors and newer pickles, which are refused
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except MemoryError:
         raise
-    except SafetensorError as error:
-        raise CheckpointError(f"checkpoint={path} is damaged: {error}") from None
-    except pickle.UnpicklingError as error:
-        refused = "Unsupported" in str(error) or "Weights only" in str(error)
-        more = f"checkpoint={path} holds more than tensors, or is damaged; only tensors are read, because unpickling anything else"
-        raise CheckpointError(f"{more} can run code" if refused else damaged) from None
     except Exception:  # damaged files raise RuntimeError, EOFError, BadZipFile, KeyError, ValueError, …
-        raise CheckpointError(damaged) from None
+        raise CheckpointError(
+            f"checkpoint={path} is damaged, or holds more than tensors in the format of safetensors or torch.save; only tensors "
+            "are read, because unpickling anything else can run code"
+        ) from None
 
 
 def tensors_in(found: object, path: Path) -> dict[str, Tensor]:
