@@ -63,6 +63,11 @@ class Directory:
         return self.path
 
     @property
+    def outputs(self) -> Path:
+        """The outputs/ folder that contains it."""
+        return self.path.parent.parent
+
+    @property
     def files(self) -> list[Path]:
         """Our unchanged files here, the last written first; without links, and without files of loggers in `logs`."""
         return ours_below(self.path)
@@ -247,11 +252,6 @@ class RunDirectory(Directory):
     conditions_png = _In("conditions.png")  # fields, each followed by its test image and samples for it
     nearest_png = _In("nearest.png")  # samples above the nearest training images
 
-    @property
-    def outputs(self) -> Path:
-        """The outputs/ folder that contains this cell and its model."""
-        return self.path.parent.parent
-
     def write_metrics(self, content: Mapping[str, Any]) -> None:
         write_json(self.metrics, content)
 
@@ -267,11 +267,6 @@ class SweepDirectory(Directory):
     jobs = _In("jobs")  # the jobs' logs, one folder each
     cancelled = _In("cancelled")  # a mark: submit nothing more of this sweep
     report = _In("report")  # report.html, the tables and the figures
-
-    @property
-    def outputs(self) -> Path:
-        """The outputs/ folder that contains this sweep, its models and its runs."""
-        return self.path.parent.parent
 
     def write_sweep(self, content: Mapping[str, Any]) -> None:
         write_json(self.sweep, content)
