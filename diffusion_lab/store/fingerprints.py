@@ -191,7 +191,6 @@ class Code:
     def __init__(self, path: Sequence[str] | None = None) -> None:
         self._path = path
         self._modules: dict[str, Module | None] = {}
-        self._targets: dict[str, list[str]] = {}
 
     def digest(self, names: Iterable[str], scope: Scope) -> str:
         """SHA-256 of dotted names, and of the modules reached from them and from the roots."""
@@ -208,7 +207,7 @@ class Code:
             module = None if name in found or not scope.follows(source, name) else self.module(name)
             if module is not None:
                 found[name] = module
-                queue += [(name, target) for target in self._targets_of(module)]
+                queue += [(name, target) for of, part, _ in module.imports for target in self._leads(of, part)]
         return found
 
     def modules(self) -> list[Module]:
@@ -227,14 +226,6 @@ class Code:
         while rest and self.module(f"{module}.{rest[0]}") is not None:
             module = f"{module}.{rest.pop(0)}"
         yield from self._leads(module, rest[0] if rest else None)
-
-    def _targets_of(self, module: Module) -> list[str]:
-        """The modules that a module imports."""
-        if module.name not in self._targets:
-            self._targets[module.name] = [
-                target for source, name, _ in module.imports for target in self._leads(source, name)
-            ]
-        return self._targets[module.name]
 
     def _leads(self, name: str, attribute: str | None) -> Iterator[str]:
         """The modules needed for `from name import attribute`."""

@@ -81,7 +81,6 @@ def forget_users_code() -> None:
     """A process reads each file once, and a command is a process: the next one has read none of this folder's."""
     for name in [name for name in CODE._modules if not is_lab(name)]:
         del CODE._modules[name]
-        CODE._targets.pop(name, None)
 
 
 @pytest.fixture
