@@ -216,8 +216,9 @@ class LocalQueue(Queue):
             gpus, share, full = (), self.num_cores // cores, busy + cores > self.num_cores
         if full if self.parallel is None else len(taken) >= self.parallel:
             return None
-        threads = _users_threads() or max(1, self.num_cores // ((self.parallel or share) * request.size))
-        return Place(gpus, request.size, threads)
+        chosen = os.environ.get("OMP_NUM_THREADS", "")  # by the user
+        threads = int(chosen) if chosen.isdecimal() else self.num_cores // ((self.parallel or share) * request.size)
+        return Place(gpus, request.size, max(1, threads))
 
     def active_jobs(self) -> Collection[str]:
         return [*self._own_active_jobs(), *(name for name, process in self._earlier.items() if process.lives())]
@@ -234,10 +235,9 @@ class LocalQueue(Queue):
         return [name for name, process in self._own.items() if process.poll() is None]
 
 
-def prepare(folder: Path, name: str, call: Call) -> tuple[list[str], dict[str, str]]:
-    """Write a call into `folder`; returns the command that runs it, in a process that can access the folder, and its environment.
+def _process(folder: Path, name: str, call: Call, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """A process, which can access `folder`, that runs a call. For submitit it is the only task of a local job `name`.
 
-    For submitit it is the only task of a local job `name`, whose output belongs in `log_file(folder, name)`.
     Not submitit's LocalExecutor, which names jobs by process id.
     """
     from submitit.core.utils import DelayedSubmission, JobPaths
@@ -248,16 +248,6 @@ def prepare(folder: Path, name: str, call: Call) -> tuple[list[str], dict[str, s
     job.dump(JobPaths(folder, name).submitted_pickle)
     task = {"JOB_ID": name, "NTASKS": "1", "JOB_NUM_NODES": "1", "NODEID": "0", "LOCALID": "0", "GLOBALID": "0"}
     variables = {"SUBMITIT_EXECUTOR": "local", **{f"SUBMITIT_LOCAL_{key}": value for key, value in task.items()}}
-    return [sys.executable, "-u", "-m", "submitit.core._submit", str(folder)], variables
-
-
-def _process(folder: Path, name: str, call: Call, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    command, variables = prepare(folder, name, call)
+    command = [sys.executable, "-u", "-m", "submitit.core._submit", str(folder)]
     with log_file(folder, name).open("ab") as log:
         return subprocess.Popen(command, env={**environment, **variables}, stdout=log, stderr=subprocess.STDOUT)
-
-
-def _users_threads() -> int | None:
-    """The number of threads of a process, if the user has set it."""
-    said = os.environ.get("OMP_NUM_THREADS", "")
-    return int(said) if said.isdecimal() else None
