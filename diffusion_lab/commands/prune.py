@@ -127,8 +127,6 @@ def removed(one: Unused) -> str | None:
             return None if remove_copy(one.path, one.jobs) else "a process is using it"
         if one.path.is_dir():
             with hold(one.path, _refuse):
-                if one.is_needed():
-                    return "it is needed again"
                 remove_written(one.path)
                 give_up(one.path)
         elif is_ours(one.path):

@@ -13,14 +13,13 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from diffusion_lab.store import FINGERPRINT_LENGTH, CacheDirectory, ModelDirectory, RunDirectory, cache_directory
 from diffusion_lab.store.cache import read_key
 from diffusion_lab.store.lease import is_held
-from diffusion_lab.store.places import folders_of, models_in, named_model, run_directory, runs_in, sweeps_in
+from diffusion_lab.store.places import folders_of, models_in, run_directory, runs_in, sweeps_in
 from diffusion_lab.store.records import RunError, inside, read_bytes, read_json
 from diffusion_lab.store.written import names
 from diffusion_lab.sweeps.frozen import unused_copies
@@ -40,14 +39,12 @@ _LARGEST = 2**26  # bytes
 class Unused:
     """path: a file or a folder, held by processes that work there. why: half a sentence. files: for the size.
 
-    is_needed: whether something refers to it, checked again while the folder is held. jobs: for a copy of code, the folder of
-    queued jobs that may run from it.
+    jobs: for a copy of code, the folder of queued jobs that may run from it.
     """
 
     path: Path
     why: str
     files: Sequence[Path]
-    is_needed: Callable[[], bool] = lambda: False
     jobs: Path | None = None
 
     @property
@@ -110,13 +107,13 @@ class Outputs:
         for place in self._everything:
             if isinstance(place, ModelDirectory) and place.path not in self._kept:
                 begun = "an unfinished training with other code" if place.begun else "no training has begun here"
-                yield self._folder(place, "trained with other code" if place.finished else begun)
+                yield Unused(place.path, "trained with other code" if place.finished else begun, place.files)
 
     def unused_runs(self) -> Iterator[Unused]:
         for place in self._everything:
             if isinstance(place, RunDirectory) and place.path not in self._kept:
                 there = _model_of(place) in self._there
-                yield self._folder(place, "its model is listed too" if there else "its model is gone")
+                yield Unused(place.path, "its model is listed too" if there else "its model is gone", place.files)
 
     def unused_cache(self) -> Iterator[Unused]:
         """Unused files in the cache. Their keys contain hashes that also occur in the configs or scores that use them."""
@@ -144,17 +141,6 @@ class Outputs:
             for copy in unused_copies(sweep.code, jobs):
                 files = [path for path in copy.rglob("*") if path.is_file() and not path.is_symlink()]
                 yield Unused(copy, "every cell of its sweep has its score", files, jobs=jobs)
-
-    def _folder(self, place: Place, why: str) -> Unused:
-        return Unused(place.path, why, place.files, partial(self._is_needed, place))
-
-    def _is_needed(self, place: Place) -> bool:
-        """Whether a sweep or a process needs the folder now; called while the folder is held."""
-        model = place.path.name if isinstance(place, ModelDirectory) else _model_of(place)
-        related = [run for run in runs_in(self._outputs) if _model_of(run) == model]
-        others = [named_model(self._outputs, model), *related]
-        held = any(is_held(other.path) for other in others if other.path != place.path)
-        return held or _key(place) in _keys_of_sweeps(self._outputs)
 
 
 def _keys_in(text: str) -> set[str]:
