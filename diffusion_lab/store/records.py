@@ -127,7 +127,7 @@ def is_number(value: Any, below: float = 2**63) -> bool:
 
 
 def is_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(text, str) for text in value)
+    return isinstance(value, list | tuple) and all(isinstance(text, str) for text in value)
 
 
 def _are_choices(value: Any) -> bool:
