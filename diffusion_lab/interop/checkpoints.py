@@ -21,7 +21,7 @@ from diffusion_lab.store.records import printable
 
 MOST_STEPS = 8000  # of a chain whose β are listed one by one in a config
 _LEAST_SIGNAL = 2.0**-24  # replaces ᾱ_T = 0, which has no log SNR, as in diffusers' DPM-Solver
-_ELSE = "use format=program"
+ELSE = "use format=program"
 _SAME = 1e-3  # of a log SNR; rounding β to float32 changes it by less
 
 
@@ -124,12 +124,12 @@ def exportable(network: nn.Module, shape: Sequence[int], theirs: str) -> UNet:
     shape: (C, H, W) of its images.
     """
     if type(network) is not UNet:
-        raise ValueError(f"only our own UNet is written as {theirs}, not a {type(network).__name__}: {_ELSE}")
+        raise ValueError(f"only our own UNet is written as {theirs}, not a {type(network).__name__}: {ELSE}")
     layout, conditioning = network.layout, network.encoder.conditioning
     if conditioning.sizes:
         raise ValueError(f"{theirs} takes classes or clusters only, and this model is conditioned on other things too")
     if len(shape) != 3:
-        raise ValueError(f"{theirs} takes images, and this model draws samples of shape {list(shape)}: {_ELSE}")
+        raise ValueError(f"{theirs} takes images, and this model draws samples of shape {list(shape)}: {ELSE}")
     differs = {
         "padding": {*layout.paddings} != {"zeros"},
         "fourier_periods": network.encoder.features.frequencies,
@@ -137,12 +137,13 @@ def exportable(network: nn.Module, shape: Sequence[int], theirs: str) -> UNet:
         "timestep_scale": conditioning.timestep_scale != 1,
         "patch_size": layout.patch_size != 1,
     }
-    for option in (option for option, used in differs.items() if used):
-        raise ValueError(f"{theirs} has no network.{option}: {_ELSE}")
+    for option, is_used in differs.items():
+        if is_used:
+            raise ValueError(f"{theirs} has no network.{option}: {ELSE}")
     sides, halvings = "×".join(map(str, shape[1:])), len(layout.widths) - 1
     if any(side % 2**halvings for side in shape[1:]):
         raise ValueError(
-            f"{theirs} halves only even sides, but {sides} pixels cannot be halved {halvings} times: {_ELSE}"
+            f"{theirs} halves only even sides, but {sides} pixels cannot be halved {halvings} times: {ELSE}"
         )
     return network
 

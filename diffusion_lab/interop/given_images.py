@@ -3,7 +3,7 @@
 An npz holds `arr_0`, uint8 (N, H, W, C), and may hold `arr_1`, the class of each (openai/guided-diffusion, `image_sample.py`).
 An array may also be uint16, with any number of channels or no channel axis, with channels first, and, if it is the only array
 of images, with another name.
-Nothing is unpickled or written to the disk, and the limits below bound all that is decoded.
+Nothing is unpickled or written to the disk, and the limits below bound what is decoded.
 """
 
 from __future__ import annotations

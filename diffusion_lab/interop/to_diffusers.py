@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from diffusion_lab.interop.checkpoints import exportable
+from diffusion_lab.interop.checkpoints import ELSE, exportable
 from diffusion_lab.interop.layers import DIFFUSERS, layers
 from diffusion_lab.models.drawn import DrawnDiffusion
 from diffusion_lab.networks import other_packages
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 _PIPELINE = Path(__file__).with_name("pipeline.py")  # copied, and imported only by diffusers
 _GROUPED_UNET = Path(other_packages.__file__).with_name("grouped_unet.py")  # likewise
 _VERSION = "0.30.0"  # of diffusers, in the files
-_ELSE = "export with format=program"
 _NUM_STEPS = 50  # of DDIM, for a model whose sampler uses a higher order
 
 
@@ -40,7 +39,7 @@ def to_diffusers(model: GenerativeModel) -> dict[str, bytes]:
     """
     denoiser = model.denoiser
     if denoiser is None:
-        raise ValueError(f"diffusers has no pipeline for a {type(model).__name__}: {_ELSE}")
+        raise ValueError(f"diffusers has no pipeline for a {type(model).__name__}: {ELSE}")
     unet = unet2d_config(model.network, model.shape)
     is_grouped = unet["_class_name"] == other_packages.GROUPED
     index = {
@@ -72,14 +71,14 @@ def _scheduler(model: DrawnDiffusion) -> dict[str, Any]:
     t = torch.arange(1, process.num_timesteps + 1)
     if not process.has_unit_variance:
         raise ValueError(
-            f"diffusers' DDPM and DDIM need α_t² + σ_t² = 1, which schedule {schedule} does not have: {_ELSE}"
+            f"diffusers' DDPM and DDIM need α_t² + σ_t² = 1, which schedule {schedule} does not have: {ELSE}"
         )
     if not torch.equal(process.network_time(t).double(), (t - 1).double()):
         raise ValueError(
-            f"with schedule {schedule} the network does not get integer t, as diffusers' networks do: {_ELSE}"
+            f"with schedule {schedule} the network does not get integer t, as diffusers' networks do: {ELSE}"
         )
     if model.start.needs_data_moments:
-        raise ValueError(f"diffusers' chains start from N(0, I): export with start=noise, or {_ELSE}")
+        raise ValueError(f"diffusers' chains start from N(0, I): export with start=noise, or {ELSE}")
     return {
         "_class_name": "DDIMScheduler",
         "_diffusers_version": _VERSION,
@@ -108,7 +107,7 @@ def _prediction_type(model: DrawnDiffusion, t: Tensor) -> str:
         if all(torch.allclose(ours, theirs) for ours, theirs in zip(own, parts, strict=True)):
             return name
     raise ValueError(
-        f"prediction {type(model.reverse.prediction).__name__} is not one of diffusers' ({', '.join(named)}): {_ELSE}"
+        f"prediction {type(model.reverse.prediction).__name__} is not one of diffusers' ({', '.join(named)}): {ELSE}"
     )
 
 
@@ -119,7 +118,7 @@ def _clips(model: DrawnDiffusion) -> bool:
     for clips, wanted in ((True, guess.clamp(-1, 1)), (False, guess)):
         if torch.equal(shown, wanted):
             return clips
-    raise ValueError(f"the pipeline does not support model.clip_x_0={model.reverse.clip_x_0}: {_ELSE}")
+    raise ValueError(f"the pipeline does not support model.clip_x_0={model.reverse.clip_x_0}: {ELSE}")
 
 
 def _guidance_scale(model: DrawnDiffusion) -> float:
@@ -130,7 +129,7 @@ def _guidance_scale(model: DrawnDiffusion) -> float:
     more = (guidance.worse, guidance.interval, guidance.log_snr_interval)
     if not isinstance(guidance, ClassifierFree) or more != (None, None, None):
         known = "guidance=none, guidance=classifier_free"
-        raise ValueError(f"the pipeline does not support guidance {guidance!r}: export with {known}, or {_ELSE}")
+        raise ValueError(f"the pipeline does not support guidance {guidance!r}: export with {known}, or {ELSE}")
     return float(guidance.scale)
 
 
@@ -147,11 +146,11 @@ def unet2d_config(network: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
     attentions = [part for part in network.modules() if isinstance(part, AttentionBlock)]
     heads = sorted({len(part.norm.weight) // part.num_heads for part in attentions})
     if len(heads) > 1:
-        raise ValueError(f"diffusers' UNet2DModel has one number of channels in all heads, not {heads}: {_ELSE}")
+        raise ValueError(f"diffusers' UNet2DModel has one number of channels in all heads, not {heads}: {ELSE}")
     if layout.residual_resampling:
-        raise ValueError(f"diffusers' UNet2DModel has no network.residual_resampling: {_ELSE}")
+        raise ValueError(f"diffusers' UNet2DModel has no network.residual_resampling: {ELSE}")
     if classes is not None and not network.encoder.conditioning.null_class:
-        raise ValueError(f"the pipeline needs network.null_class=true: {_ELSE}")
+        raise ValueError(f"the pipeline needs network.null_class=true: {ELSE}")
     blocks = ["AttnDownBlock2D" if attends else "DownBlock2D" for attends in layout.attending]
     return {
         "_class_name": GROUPED if all_groups is None else "UNet2DModel",
