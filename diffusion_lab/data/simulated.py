@@ -79,10 +79,6 @@ class Ellipsoids(Density):
         )
         self.side, self.radii = side, tuple(radii)
 
-    def share_inside(self) -> float:
-        """The expected share of voxels above 0."""
-        return 4 * math.pi / 3 * (sum(self.radii) / 2) ** 3 / self.side**3
-
     def _draw(self, size: int, random: np.random.Generator) -> tuple[np.ndarray, None]:
         radii = random.uniform(self.radii[0], self.radii[1], size=(size, 3))
         centre = random.uniform(self.radii[1] - 0.5, self.side - self.radii[1] - 0.5, size=(size, 3, 1))
