@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from diffusion_lab.interop.checkpoints import (
@@ -30,7 +29,7 @@ from diffusion_lab.interop.checkpoints import (
     wrapped_weights,
     written,
 )
-from diffusion_lab.networks.other_packages import GROUPED, STATED, unet_2d_model
+from diffusion_lab.networks.other_packages import GROUPED, STATED, network_class, unet_2d_model
 from diffusion_lab.store.records import LARGEST_CONFIG, LARGEST_NUMBER, printable, read_json
 
 TAKES = frozenset(("image_size", "null_class"))  # options of the command
@@ -43,6 +42,14 @@ _SAMPLERS = {  # with the most steps used initially
     "DDIMScheduler": ("ddim", 50),
     "DPMSolverMultistepScheduler": ("dpm_solver", 20),
 }
+_OF_BETAS = (
+    "num_train_timesteps",
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "trained_betas",
+    "rescale_betas_zero_snr",
+)
 _PREDICTIONS = {"epsilon": "noise", "sample": "start", "v_prediction": "velocity"}
 
 
@@ -212,7 +219,7 @@ def _process(name: str, config: Mapping[str, Any], doubled: bool, file: Path) ->
     if prediction is None:
         raise _unsupported(file, "prediction_type", config["prediction_type"])
     sampler, most = _SAMPLERS[name]
-    variance, betas = _variance(name, config, doubled, file), _betas(config, file)
+    variance, betas = _variance(name, config, doubled, file), _betas(name, config, file)
     return [
         f"prediction={prediction}",
         *variance,
@@ -223,47 +230,20 @@ def _process(name: str, config: Mapping[str, Any], doubled: bool, file: Path) ->
     ]
 
 
-def _betas(config: Mapping[str, Any], file: Path) -> Tensor:
-    """β_1 … β_T, float64."""
-    steps, given = config.get("num_train_timesteps", 1000), config.get("trained_betas")
+def _betas(name: str, config: Mapping[str, Any], file: Path) -> Tensor:
+    """β_1 … β_T, float64, as diffusers' scheduler `name` computes them."""
+    steps = config.get("num_train_timesteps", 1000)
     if not isinstance(steps, int) or not 2 <= steps <= MOST_STEPS:
         raise _unsupported(file, "num_train_timesteps", steps)
-    if given is None:
-        betas = _by_formula(config, steps, file)
-    else:
-        fits = isinstance(given, list) and len(given) == steps and all(map(_is_beta, given))
-        require(fits, f"{file}: trained_betas must be a list of num_train_timesteps={steps} numbers up to 1")
-        betas = torch.tensor(given, dtype=torch.float64)
-    if config.get("rescale_betas_zero_snr"):
-        # √ᾱ shifted and scaled so that it ends at 0 and its start is unchanged (Lin et al. 2023, algorithm 1).
-        root = torch.cumprod(1 - betas, dim=0).sqrt()
-        alpha_bar = ((root - root[-1]) * root[0] / (root[0] - root[-1])).square()
-        betas = 1 - torch.cat([alpha_bar[:1], alpha_bar[1:] / alpha_bar[:-1]])
+    options = {option: config[option] for option in _OF_BETAS if option in config}
+    try:
+        betas = network_class("diffusers", name, "diffusers")(**options).betas.double()
+    except (
+        Exception
+    ) as error:  # of values that it cannot compute with: TypeError, NotImplementedError, OverflowError, …
+        raise CheckpointError(f"{file}: {name} cannot be built ({' '.join(str(error).split())})") from None
+    require(len(betas) == steps, f"{file}: trained_betas must be a list of num_train_timesteps={steps} numbers")
     return betas
-
-
-def _by_formula(config: Mapping[str, Any], steps: int, file: Path) -> Tensor:
-    start, end = config.get("beta_start", 1e-4), config.get("beta_end", 0.02)
-    for option, value in (("beta_start", start), ("beta_end", end)):
-        if not _is_beta(value):
-            raise _unsupported(file, option, value)
-    match config.get("beta_schedule", "linear"):
-        case "linear":
-            return torch.linspace(start, end, steps, dtype=torch.float64)
-        case "scaled_linear":
-            return torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64).square()
-        case "sigmoid":
-            return torch.linspace(-6, 6, steps, dtype=torch.float64).sigmoid() * (end - start) + start
-        case "squaredcos_cap_v2":
-            time = torch.arange(steps + 1, dtype=torch.float64) / steps
-            alpha_bar = ((time + 0.008) / 1.008 * torch.pi / 2).cos().square()
-            return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=0.999)
-        case other:
-            raise _unsupported(file, "beta_schedule", other)
-
-
-def _is_beta(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1
 
 
 def _variance(name: str, config: Mapping[str, Any], doubled: bool, file: Path) -> list[str]:
