@@ -246,12 +246,9 @@ class ImageFolder(ImageFiles):
         super().__init__(batch_size, seed, flip, *where)
         one_of((None, "subfolders"), classes=classes)
         check_fraction(test_fraction)
-        columns = {"label_column": label_column, "vector_columns": [*vector_columns] or None}
-        named = [f"data.{option}={value}" for option, value in columns.items() if value is not None]
-        said = f"{' and '.join(named)}: set data.table=FILE.csv too, the table that has these columns."
-        require(table is not None or not named, said)
-        said = f"data.table={table}: set data.label_column or data.vector_columns, the columns that are read."
-        require(table is None or named, said)
+        has_columns = label_column is not None or len(vector_columns) > 0
+        said = f"data.table={table}: set data.table=FILE.csv together with data.label_column or data.vector_columns."
+        require((table is not None) == has_columns, said)
         said = (
             f"data.classes={classes} and data.label_column={label_column}: the class is one of them; remove the other."
         )

@@ -376,13 +376,9 @@ def test_classes_and_vectors_come_from_a_table(image_root: Path, separator: str)
 @pytest.mark.parametrize(
     ("options", "rows", "said"),
     [
-        ({"label_column": None}, None, "data.table=t.csv: set data.label_column or data.vector_columns"),
-        ({"table": None}, None, "data.label_column=kind: set data.table=FILE.csv too"),
-        (
-            {"table": None, "label_column": None, "vector_columns": ["age"]},
-            None,
-            "data.vector_columns=.*set data.table",
-        ),
+        ({"label_column": None}, None, "data.table=t.csv: set data.table=FILE.csv together with data.label_column"),
+        ({"table": None}, None, "data.table=None: set data.table=FILE.csv together"),
+        ({"table": None, "label_column": None, "vector_columns": ["age"]}, None, "set data.table=FILE.csv together"),
         ({"classes": "subfolders"}, None, "the class is one of them"),
         ({"table": "u.csv"}, None, r"u.csv is not a readable CSV file"),
         ({"label_column": "colour"}, None, "has no column colour: it has kind, size, age"),
