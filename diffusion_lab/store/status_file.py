@@ -83,11 +83,10 @@ class Announcement:
     """
 
     def __init__(self, folder: Path, steps: int | None = None) -> None:
-        self._folder = folder
-        self._status = Status.begin(steps)
+        self._folder, self._steps = folder, steps
 
     def __enter__(self) -> Announcement:
-        self._status = Status.begin(self._status.steps)
+        self._status = Status.begin(self._steps)
         self._status.write(self._folder)
         return self
 
