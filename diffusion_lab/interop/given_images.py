@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -111,9 +111,9 @@ def _decoded(path: Path, contents: Mapping[str, Callable[[], bytes]]) -> Images:
     _check_size(path, len(names), 3 * height * width, first.itemsize)
     pixels = np.empty((len(names), 3, height, width), first.dtype)
     with ThreadPoolExecutor(max_workers=8) as readers:
-        decode_all: Callable[..., Iterable[np.ndarray]] = readers.map if path.is_dir() else map  # a zip is one stream
-        decoded = decode_all(decode, names)
-        for i, image in enumerate(track(decoded, f"reading {path.name}", len(names), transient=True)):
+        for i, image in enumerate(
+            track(readers.map(decode, names), f"reading {path.name}", len(names), transient=True)
+        ):
             said = f"{printable(names[i])} in {path} has {_size_of(image)}, {printable(names[0])} {_size_of(first)}"
             require(_size_of(image) == _size_of(first), f"{said}: the samples of a score must have one size and depth.")
             pixels[i] = image.transpose(2, 0, 1)
