@@ -53,8 +53,7 @@ class CelebA(Published, ImageFiles):
         """Checks only the folder of the images."""
         folder = self.root / _FOLDER
         wrong = first_wrong((folder / name, md5) for name, md5 in _lists())
-        wrong = wrong or (None if (folder / _IMAGES).is_dir() else f"{folder / _IMAGES} is missing")
-        return wrong and f"{self.title}: {wrong}"
+        return wrong or (None if (folder / _IMAGES).is_dir() else f"{folder / _IMAGES} is missing")
 
     def _load(self) -> None:
         self._find()

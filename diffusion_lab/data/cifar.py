@@ -34,8 +34,7 @@ class CIFAR(Published, InMemoryDataModule):
     def _wrong(self) -> str | None:
         source = self.published
         listed = [*source.train_list, *source.test_list, (source.meta["filename"], source.meta["md5"])]
-        wrong = first_wrong((self.folder / source.base_folder / name, md5) for name, md5 in listed)
-        return wrong and f"{self.title}: {wrong}"
+        return first_wrong((self.folder / source.base_folder / name, md5) for name, md5 in listed)
 
     def _read(self) -> tuple[Split, Split]:
         self._find()

@@ -80,7 +80,7 @@ class Drawings(Published, InMemoryDataModule):
         return f"put the {self._file.name} of another machine into {self.folder}"
 
     def _wrong(self) -> str | None:
-        return None if self._file.is_file() else f"{self.title}: {self._file} is missing"
+        return None if self._file.is_file() else f"{self._file} is missing"
 
     def _fetch(self, root: str) -> None:
         for program, how in self.programs.items():

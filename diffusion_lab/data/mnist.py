@@ -57,7 +57,7 @@ class IdxImages(Published, InMemoryDataModule):
         return f"{package}put {files} into {self.folder}, or name the folder that holds them with data.root=FOLDER"
 
     def _wrong(self) -> str | None:
-        return None if self._files() else f"{self.title} was not found in {self.folder}"
+        return None if self._files() else f"the files were not found in {self.folder}"
 
     def _files(self) -> dict[str, Path]:
         """The four files of the first folder that holds them all; empty if none does."""

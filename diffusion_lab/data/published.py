@@ -41,7 +41,7 @@ class Published(DataModule):
 
     def missing(self) -> str | None:
         wrong = self._wrong()
-        return wrong and f"{wrong}: set data.download=true, or {self._by_hand}."
+        return wrong and f"{self.title}: {wrong}: set data.download=true, or {self._by_hand}."
 
     def _find(self) -> None:
         """DataError unless the files are there, or can be downloaded."""
