@@ -134,7 +134,7 @@ LEVELS = RANDOM.integers(0, 256, (6, 4, 4), np.uint8)
 REFUSED = {
     "square": (FIELDS[:, 0], {}, "set data.layout=ncl, nlc, or nhw"),
     "channels last": (FIELDS.transpose(0, 2, 3, 1), {}, "set data.layout=nchw, nhwc, or ndhw"),
-    "another layout": (FIELDS, {"layout": "ncl"}, "data.layout=ncl has 3 axes"),
+    "another layout": (FIELDS, {"layout": "ncl"}, "but data.layout=ncl: it must be"),
     "missing values": (MISSING, {}, r"has \d+ missing values \(NaN\) in \d+ of 30 rows: .*data.missing=mask"),
     "too large": (FIELDS.astype(float) * 1e300, {}, "values too large to normalise"),
     "infinite": (np.where(FIELDS > 284, np.inf, FIELDS), {"missing": "mask"}, r"has \d+ infinite values"),
