@@ -230,9 +230,9 @@ def _check_guards(path: Path) -> bool:
 
 
 def _prepare(path: Path, keep: bool = True) -> None:
-    """Before `path` is replaced or removed: check the guards, shorten the record, and rename a file of the user."""
-    if _check_guards(path) and (content := written.shortened(path.parent)) is not None:
-        record = path.with_name(written.FILE)
+    """Before `path` is replaced or removed: check the guards, renew the record, and rename a file of the user."""
+    content, record = written.renewed(path.parent, is_held=_check_guards(path)), path.with_name(written.FILE)
+    if content is not None:
         with _staged(record, _new_file) as staged:
             staged.write_bytes(content)
             os.replace(staged, record)

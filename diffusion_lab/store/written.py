@@ -4,7 +4,8 @@
 
 A line is appended before its file gets its name, so a process killed in between leaves a file that matches an earlier line. A file
 that matches no line with its name was written or changed by somebody else. Lines are only appended, so several processes can write
-to one folder; only a process that holds the folder shortens the record (`files`). Imports nothing of this package.
+to one folder; only a process that holds the folder shortens the record (`files`). A record with hard links, as in a backup, is
+first replaced by a copy. Imports nothing of this package.
 """
 
 from __future__ import annotations
@@ -84,12 +85,14 @@ def recorded_folders(folder: Path) -> list[Path]:
     return found
 
 
-def shortened(folder: Path) -> bytes | None:
-    """The lines of a long record that still matter; None for a short one. Call it while nobody else writes into `folder`."""
-    if not _is_file(folder / FILE, _LONG):
-        return None
-    kept = [line for lines in _by_name((folder / FILE).read_bytes()).values() for line in lines[:_KEPT]]
-    return b"".join(map(_encoded, reversed(kept)))
+def renewed(folder: Path, is_held: bool) -> bytes | None:
+    """The new content of the record; None to keep it. For a long record, while nobody else writes into `folder` (is_held), the
+    lines that still matter; for a record with hard links all lines, so that the linked backup keeps its content."""
+    record = folder / FILE
+    if is_held and _is_file(record, _LONG):
+        kept = [line for lines in _by_name(record.read_bytes()).values() for line in lines[:_KEPT]]
+        return b"".join(map(_encoded, reversed(kept)))
+    return record.read_bytes() if _is_file(record) and record.stat().st_nlink > 1 else None
 
 
 def _append(path: Path, line: Line) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import stat
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -168,6 +169,19 @@ def test_a_long_record_is_written_through_no_link(tmp_path, monkeypatch, plant):
     assert precious.read_bytes() == b"precious"
     assert not (folder / written.FILE).is_symlink()
     assert written.ours(folder) == [folder / "file"]
+
+
+@pytest.mark.parametrize("is_held", [True, False])
+def test_a_backup_by_hard_links_keeps_its_record(tmp_path, is_held):
+    path, backup = tmp_path / "m" / "a", tmp_path / "backup"
+    write_whole(path, b"1")
+    shutil.copytree(path.parent, backup, copy_function=os.link)
+    before = {file.name: file.read_bytes() for file in backup.iterdir()}
+    with guarded(path.parent, lambda: None) if is_held else nullcontext():
+        write_whole(path, b"2")
+        write_whole(path.with_name("b"), b"3")
+    assert {file.name: file.read_bytes() for file in backup.iterdir()} == before
+    assert written.ours(path.parent) == [path.with_name("b"), path]
 
 
 def test_a_record_that_the_user_removes_is_not_missed(tmp_path, monkeypatch):
