@@ -9,7 +9,6 @@ jobs/<id>_<rank>_log.out        their output; the name is submitit's
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 from diffusion_lab.store.directories import ModelDirectory, RunDirectory, SweepDirectory
@@ -20,14 +19,8 @@ _MODELS, _RUNS, _SWEEPS, _CACHE = "models", "runs", "sweeps", "cache"
 
 
 def model_directory(outputs: Path, data: str, model: str, fingerprint: str) -> ModelDirectory:
-    """The directory of the model with this fingerprint, existing or not. RunError if it holds another model."""
-    directory = ModelDirectory(outputs / _MODELS / f"{data}-{model}-{fingerprint[:FINGERPRINT_LENGTH]}")
-    found = None
-    with suppress(RunError):  # no finished training, or a damaged file, which its reader reports
-        found = directory.read_training().get("fingerprint")
-    if found not in (None, fingerprint):
-        raise RunError(f"{directory.path} holds the model of another training: rename or remove it")
-    return directory
+    """The directory of the model with this fingerprint, existing or not."""
+    return ModelDirectory(outputs / _MODELS / f"{data}-{model}-{fingerprint[:FINGERPRINT_LENGTH]}")
 
 
 def named_model(outputs: Path, name: str) -> ModelDirectory:

@@ -47,12 +47,6 @@ def test_a_model_directory_is_named_by_data_model_and_fingerprint(tmp_path):
     assert model.read_training() == {"steps": 10, "seconds": 2.5, "images": 640, "device": "cpu"}
 
 
-def test_a_folder_with_another_model_is_refused(tmp_path):
-    model_directory(tmp_path, "digits", "diffusion", "a" * 64).finish(1, 1.0, 1, fingerprint="b" * 64)
-    with pytest.raises(RunError, match="holds the model of another training: rename or remove it"):
-        model_directory(tmp_path, "digits", "diffusion", "a" * 64)
-
-
 def test_weights_are_listed_by_name(tmp_path):
     model = ModelDirectory(tmp_path)
     names = ["at_0.1", "at_1000steps", "at_1e-05", "at_2m", "ema_0.999", "ema_1e-05", "raw"]
