@@ -148,7 +148,7 @@ class ImageFiles(DataModule):
 
     def _show(self, split: str, picks: Iterable[Tensor]) -> Iterator[Item]:
         images, workers = self._images[split], self.num_workers
-        loader = DataLoader(images, batch_size=None, sampler=picks, num_workers=workers, collate_fn=_as_it_is)
+        loader = DataLoader(images, batch_size=None, sampler=picks, num_workers=workers)
         try:
             for batch in loader:
                 if isinstance(batch, DataError):
@@ -188,10 +188,6 @@ class _Images(Dataset):
     def _levels(self, path: Path) -> Tensor:
         channels, *sides = self.shape
         return read_image(path, sides, channels, self.max_pixels, self.deep, None, self.fit, self.background)
-
-
-def _as_it_is(batch: object) -> object:
-    return batch
 
 
 def _checked_digest(path: Path, max_pixels: int, remembered: RememberedDigests) -> str:
