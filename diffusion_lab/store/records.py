@@ -218,6 +218,7 @@ SWEEP: Kinds = {
     "score?": SWITCH,
     "cells.*.overrides?": TEXTS,
     "cells.*.choices": OBJECT,
+    "cells.*.choices.*": or_none(TEXT),
     "cells.*.model": FOLDER,
     "cells.*.run": FOLDER,
 }
