@@ -176,7 +176,10 @@ class Module:
         self.name, self.path, self.folders = name, path, folders
         self.content = b"" if path is None else path.read_bytes()
         tree = parsed(self.content) if path is None or path.suffix == ".py" else None
-        code = self.content if tree is None else _text(tree).encode()
+        try:
+            code = self.content if tree is None else _text(tree).encode()
+        except RecursionError:  # an expression with hundreds of operands
+            code = self.content
         self.imports = list(imported(tree, name if folders is not None else name.rpartition(".")[0]))
         files = [] if is_lab(name) or path is None or tree is None else _files(tree, path.parent)
         self.digest = hashlib.sha256(b"\n".join([code, *files])).hexdigest()
