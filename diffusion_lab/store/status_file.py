@@ -16,12 +16,13 @@ from pathlib import Path
 
 from diffusion_lab.store.files import write_whole
 from diffusion_lab.store.lease import is_held
-from diffusion_lab.store.records import RunError, read_json
+from diffusion_lab.store.records import Kinds, RunError, read_record
 from diffusion_lab.store.written import PlaceError
 
 FILE = "status.json"
 SECONDS_BETWEEN_STEPS = 3.0
 RUNNING, DONE, FAILED, INTERRUPTED = "running", "done", "failed", "interrupted"
+_STATUS: Kinds = {"state": (lambda value: value in (RUNNING, DONE, FAILED, INTERRUPTED), "a state")}
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def read_status(folder: Path) -> Status | None:
 def written_status(folder: Path) -> Status | None:
     """The last recorded state, whether or not its process still runs; None if the file is missing or invalid."""
     try:
-        return Status(**read_json(folder / FILE))
+        return Status(**read_record(folder.parent, folder / FILE, _STATUS, "work"))
     except (OSError, RunError, TypeError):
         return None
 
