@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from diffusion_lab.interop.checkpoints import (
@@ -238,6 +239,8 @@ def _betas(name: str, config: Mapping[str, Any], file: Path) -> Tensor:
     options = {option: config[option] for option in _OF_BETAS if option in config}
     try:
         betas = network_class("diffusers", name, "diffusers")(**options).betas.double()
+        if config.get("trained_betas") is not None and not config.get("rescale_betas_zero_snr"):
+            betas = torch.tensor(config["trained_betas"], dtype=torch.float64)  # not rounded to float32
     except (
         Exception
     ) as error:  # of values that it cannot compute with: TypeError, NotImplementedError, OverflowError, …
