@@ -197,11 +197,16 @@ def remove_written(folder: Path) -> None:
 def _staged(path: Path, make: Callable[[Path], None]) -> Iterator[Path]:
     """A file or folder made by `make` beside `path` under a free name, locked in the block to show that it is being written."""
     staged = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.staged")
-    make(staged)
-    descriptor = os.open(staged, os.O_RDONLY)
+    while True:  # another process that tidies the folder may remove it before it is locked
+        make(staged)
+        with suppress(FileNotFoundError):
+            descriptor = os.open(staged, os.O_RDONLY)
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if staged.exists():
+                break
+            os.close(descriptor)
     try:
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield staged
     finally:
         os.close(descriptor)

@@ -148,7 +148,11 @@ def _is_file(path: Path, least: int = 0) -> bool:
 
 
 def _line_of(path: Path) -> Line | None:
-    return _match(path, _lines(path.parent).get(path.name, []))
+    for _ in range(2):  # another process may have replaced the file since the record was read
+        line = _match(path, _lines(path.parent).get(path.name, []))
+        if line is not None:
+            return line
+    return None
 
 
 def _match(path: Path, lines: list[Line]) -> Line | None:

@@ -1,4 +1,5 @@
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -154,6 +155,23 @@ def test_what_a_killed_process_left_is_removed(tmp_path):
     assert not folder.exists()
 
 
+@pytest.mark.parametrize("write", [lambda at: write_whole(at, b"a"), lambda at: write_folder(at, {"b": b"a"})])
+def test_what_is_removed_before_its_lock_is_made_again(tmp_path, monkeypatch, write):
+    """Another process may take it for one that a killed process left."""
+    lock = fcntl.flock
+
+    def late(descriptor, how):
+        monkeypatch.setattr(fcntl, "flock", lock)
+        remove_staged(tmp_path)
+        assert not list(tmp_path.glob(".*.staged"))
+        lock(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    write(tmp_path / "made")
+    assert in_folder(tmp_path)[0] in ("made", "made/b")
+    assert not list(tmp_path.glob(".*.staged"))
+
+
 @pytest.mark.parametrize("plant", [Path.symlink_to, Path.hardlink_to, lambda at, _: os.mkfifo(at)])
 def test_a_long_record_is_written_through_no_link(tmp_path, monkeypatch, plant):
     """A link may lie in a folder that comes from somebody else, at any name that we could choose for the copy."""
@@ -284,6 +302,20 @@ def test_no_link_leads_out_of_the_folder_that_was_named(tmp_path):
             act()
     assert in_folder(elsewhere) == ["deep/file"]
     write_whole(elsewhere / "deep" / "file", b"x")
+
+
+def test_a_file_that_another_process_replaces_meanwhile_is_ours(tmp_path, monkeypatch):
+    write_whole(tmp_path / "file", b"first")
+    read = written._lines
+
+    def slow(folder):
+        monkeypatch.setattr(written, "_lines", read)
+        lines = read(folder)
+        write_whole(tmp_path / "file", b"another")
+        return lines
+
+    monkeypatch.setattr(written, "_lines", slow)
+    assert written.is_ours(tmp_path / "file")
 
 
 def test_a_named_folder_below_another_may_be_a_link(tmp_path):
