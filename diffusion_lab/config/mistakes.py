@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 import errno
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,17 +44,8 @@ _REPLACED = {
     "label": "use condition=3 for label=3",
     "model.label_dropout": "use model.condition_dropout",
 }
-_FULL = "no space is left on the disk of {}; earlier files are intact: free some space and run the same command again"
-_TAKEN = "cannot create the folder {}: a file has that name; choose another folder"
-_OF_FILES = {
-    errno.ENOSPC: _FULL,
-    errno.EDQUOT: _FULL,
-    errno.ENOTDIR: _TAKEN,
-    errno.EEXIST: _TAKEN,
-    errno.ENAMETOOLONG: "{} is too long a name: choose a shorter one",
-    errno.EROFS: "{} is on a read-only disk; choose a folder on another one",
-    errno.EFBIG: "{} would become too large a file: raise the limit (ulimit -f), or choose smaller sizes",
-}
+_OF_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_OF_PLACES = {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.EROFS}
 
 
 class MistakeError(Exception):
@@ -140,13 +130,10 @@ def mistake_in_job(error: BaseException) -> str | None:
 
 def _of_a_file(error: OSError) -> str | None:
     name = error.filename
-    if isinstance(error, PermissionError) and name:
-        unread = os.path.exists(name) and not os.access(name, os.R_OK)
-        return f"no permission to {'read' if unread else 'write'} {name}"
-    if error.errno in (errno.ENOTDIR, errno.EEXIST) and not name:
-        return None
-    said = _OF_FILES.get(error.errno or 0)
-    return None if said is None else said.format(name or "the outputs")
+    if error.errno in _OF_WRITING:
+        fix = "earlier files are intact: free some space and run the same command again"
+        return f"cannot write {name or 'the outputs'} ({error.strerror}); {fix}"
+    return f"{name}: {error.strerror}; choose another place" if name and error.errno in _OF_PLACES else None
 
 
 def mistake_in_options(error: BaseException, command: str) -> str | None:
@@ -251,12 +238,9 @@ def _unknown(key: str, command: str) -> str:
     """One sentence for an option that the config does not have."""
     if said := replaced(key):
         return said
-    if command in ("train", "schedule") and (CONF / key).is_dir():
-        models = sorted(file.stem for file in (CONF / "model").glob("*.yaml") if f"  - /{key}: " in file.read_text())
-        if models:
-            others = f"or choose model={' or '.join(models)}"
-            return f"{key} is not a part of the model that you chose: remove {key}=…, {others}"
-    elif key not in SCORING_GROUPS and (CONF / key).is_dir():
+    if (CONF / key).is_dir() and command in ("train", "schedule"):
+        return f"{key} is not a part of the model that you chose: remove {key}=…, or choose another model=…"
+    if (CONF / key).is_dir() and key not in SCORING_GROUPS:
         return f"{key} is chosen in training (diffusion-lab train {key}=…), not in {command}"
     with initialize_config_dir(str(CONF), version_base="1.3"):
         leaves = flat(as_plain(compose(command)))
