@@ -109,12 +109,9 @@ def test_a_worse_model_of_other_conditions_is_told(tmp_path, option):
     guided(same, vector)
     guided(none, vector)
     guided(other, {})
-    with pytest.raises(
-        MistakeError, match=r"model=.*b: it was trained with condition=\[brightness_area\], but .*\[vector\]"
-    ):
-        guided(other, vector)
-    with pytest.raises(MistakeError, match="with other options of condition=\\[brightness_area\\]"):
-        guided(other, {"brightness_area": light["brightness_area"] | {"threshold": 0.5}})
+    for condition in (vector, {"brightness_area": light["brightness_area"] | {"threshold": 0.5}}):
+        with pytest.raises(MistakeError, match=r"model=.*b: it was trained with another condition"):
+            guided(other, condition)
 
 
 def test_data_with_other_conditions_are_refused():
