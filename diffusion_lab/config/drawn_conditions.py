@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -171,18 +172,12 @@ def _held_out(record: Mapping[str, Any], name: str, size: Size, directory: Model
     """The values of test images in the record of a condition. RunError where they are none of this size."""
     if "held_out" not in record:
         return None
-    try:
+    with suppress(OverflowError, RuntimeError, TypeError, ValueError):
         found = torch.tensor(record["held_out"], dtype=torch.int64 if isinstance(size, int) else torch.float32)
-        fits = (
-            found.ndim == 1 and 0 <= int(found.min()) <= int(found.max()) < size
-            if isinstance(size, int)
-            else len(found) > 0 and found.shape[1:] == tuple(size) and bool(found.isfinite().all())
-        )
-    except (OverflowError, RuntimeError, TypeError, ValueError):
-        fits = False
-    if not fits:
-        raise RunError(f"{directory.training}: conditions.{name}.held_out must hold values of the size {size}")
-    return found
+        allowed = (found >= 0) & (found < size) if isinstance(size, int) else found.isfinite()
+        if len(found) > 0 and found.shape[1:] == (() if isinstance(size, int) else tuple(size)) and allowed.all():
+            return found
+    raise RunError(f"{directory.training}: conditions.{name}.held_out must hold values of the size {size}")
 
 
 def _classes(value: Any, num_classes: int, names: Sequence[str], most: int, directory: ModelDirectory) -> Tensor:
