@@ -32,7 +32,7 @@ from diffusion_lab.config.scores import (
     requested_scores,
 )
 from diffusion_lab.config.tracking import build_trackers
-from diffusion_lab.config.trained import check_worse, load_config
+from diffusion_lab.config.trained import check_worse
 from diffusion_lab.data.checks import check_shares, require
 from diffusion_lab.models.base import GenerativeModel
 from diffusion_lab.models.budget import TimeBudget, seconds_of
@@ -166,19 +166,8 @@ def _start(model: TrainableModel, cfg: DictConfig) -> None:
         for file in files:
             started.start_from(file)
     except ValueError as error:
-        directory = ModelDirectory(Path(cfg.init_from))
-        theirs, ours = (_conditions_of(facts) for facts in (load_config(directory).facts, cfg.facts))
-        fix = f"{error}; the options of its network are in {directory.config}"
-        if theirs != ours:
-            fix = f"that model is conditioned on {theirs}, but this one on {ours}; use its condition=…"
-        raise ValueError(f"init_from={cfg.init_from}: {fix}") from error
-
-
-def _conditions_of(facts: DictConfig) -> str:
-    """The conditions of a model in words."""
-    if facts.get("num_classes") is not None:
-        return f"{facts.num_classes} classes or clusters"
-    return f"conditions of the sizes {facts.conditions}" if facts.get("conditions") else "nothing"
+        fix = f"its condition and the options of its network are in {ModelDirectory(Path(cfg.init_from)).config}"
+        raise ValueError(f"init_from={cfg.init_from}: {error}; {fix}") from error
 
 
 def build_callbacks(
