@@ -106,10 +106,7 @@ def findings(checks: Iterable[tuple[str, Check, bool]]) -> Iterator[Finding]:
 
 
 def packages() -> Iterator[Finding]:
-    """The versions of Python and of the required packages."""
-    if not _requirements():
-        yield Finding("packages", f"{PACKAGE} is not installed, so its requirements are not known", "pip install -e .")
-        return
+    """The versions of Python and of the required packages. PackageNotFoundError, an ImportError, if this one is not installed."""
     wanted = metadata(PACKAGE)["Requires-Python"]
     to_do = "" if platform.python_version() in SpecifierSet(wanted) else f"make an environment with Python {wanted}"
     yield Finding("Python", f"{platform.python_version()} ({wanted} is needed)", to_do, needed=True)
@@ -120,24 +117,16 @@ def packages() -> Iterator[Finding]:
 
 def extras() -> Iterator[Finding]:
     """The optional extras and their uses."""
-    for extra, use in EXTRAS.items() if _requirements() else ():
+    for extra, use in EXTRAS.items():
         if unmet := "; ".join(_unmet(extra)):
             yield Finding(f"extra {extra}", f"{unmet} (for {use})", f"pip install 'diffusion-lab[{extra}]'")
         else:
             yield Finding(f"extra {extra}", f"for {use}")
 
 
-def _requirements() -> list[str]:
-    """The requirements of the installed package; empty if it is not installed."""
-    try:
-        return requires(PACKAGE) or []
-    except PackageNotFoundError:
-        return []
-
-
 def _unmet(extra: str = "") -> Iterator[str]:
     """One phrase for each unmet requirement of the package, or of one extra."""
-    for one in map(Requirement, _requirements()):
+    for one in map(Requirement, requires(PACKAGE) or []):
         always = one.marker is None or one.marker.evaluate({"extra": ""})
         if not (always if extra == "" else not always and one.marker and one.marker.evaluate({"extra": extra})):
             continue
