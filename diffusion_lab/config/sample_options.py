@@ -142,7 +142,10 @@ def chosen_model(cfg: DictConfig, load: Load = load_model) -> tuple[ModelDirecto
         weights = last_weights(directory) if cfg.weights == "auto" else cfg.weights
         with model.use_weights(weights):
             pass  # fails here if these weights do not exist
-    _check_variance(cfg, model)
+    if cfg.get("variance") is not None and model.denoiser and not model.denoiser.sampler.reads_variance:
+        raise MistakeError(
+            "variance has no effect on the samples of this sampler; add one that uses it, such as sampler=strided"
+        )
     return directory, saved, model, weights
 
 
@@ -173,11 +176,3 @@ def _check_start(x_T: Tensor, cfg: DictConfig, directory: ModelDirectory, model:
         raise MistakeError(f"x_T: {directory.path} has no chain that could start from it: remove x_T")
     if tuple(x_T.shape) != shape:
         raise MistakeError(f"x_T has the shape {tuple(x_T.shape)}: for {cfg.num_images} images it must be {shape}")
-
-
-def _check_variance(cfg: DictConfig, model: GenerativeModel) -> None:
-    if cfg.get("variance") is not None and model.denoiser and not model.denoiser.sampler.reads_variance:
-        raise MistakeError(
-            "variance: this sampler does not use it, so the images would be the same; add a sampler that does, such as "
-            "sampler=strided"
-        )

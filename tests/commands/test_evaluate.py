@@ -56,7 +56,7 @@ def test_sample_draws_with_it(lab):
 def test_sample_refuses_a_variance_that_its_sampler(lab):
     """Sample refuses a variance that its sampler does not use."""
     lab.given("train", *SIMPLE)
-    lab.refused("sample", "num_images=2", "variance=fixed_large", said="variance: this sampler does not use it")
+    lab.refused("sample", "num_images=2", "variance=fixed_large", said="variance has no effect on the samples of this sampler")
     assert not (lab.folder / "samples").exists()
 
 
