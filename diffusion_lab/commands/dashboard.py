@@ -134,8 +134,6 @@ def _asking_wandb() -> Iterator[None]:
     try:
         yield
     except wandb.errors.UsageError as error:
-        raise MistakeError(
-            "you are not logged in to Weights & Biases, and a dashboard needs an account: run `wandb login`"
-        ) from error
+        raise MistakeError("you are not logged in to Weights & Biases: run `wandb login`") from error
     except Exception as error:
         raise MistakeError(f"W&B did not accept the dashboard: {' '.join(str(error).split())}") from error

@@ -202,9 +202,7 @@ class Model:
             with users_mistakes():
                 directory, data, model, (one, *more) = to_score(cfg, self._load, data)
                 if more:
-                    raise MistakeError(
-                        "evaluation.at: one call computes one score; call it for each moment, as weights='at_1m'"
-                    )
+                    raise MistakeError("evaluation.at: one call computes one score: choose one, as weights='at_1m'")
                 if _NOTEBOOK in str(one):
                     raise MistakeError("a score is identified by its code: put your class into a file and import it")
                 model.to(self._device_of(cfg))
@@ -264,9 +262,7 @@ class Model:
         with users_mistakes():
             request = request_of(cfg, prefix="")
         if request.size > 1 and cfg.devices is not None:
-            raise MistakeError(
-                f"devices={cfg.devices}: a call from Python uses one device; use the command for several"
-            )
+            raise MistakeError(f"devices={cfg.devices}: a call from Python uses one device; use the command")
         return f"cuda:{request.index(0)}" if request.on_gpu else "cpu"
 
     def __repr__(self) -> str:

@@ -42,12 +42,8 @@ def run(cfg: DictConfig) -> None:
         check_at_least(1, cfg, "num_images")
         request = request_of({"accelerator": cfg.accelerator, "devices": 1}, prefix="")
         data = build_data(cfg)
-        if len(data.shape) != 3:
-            raise MistakeError(
-                f"{data.name} has samples of shape {list(data.shape)}, but published evaluators read images"
-            )
-        if data.shape[0] not in (1, 3):
-            raise MistakeError(f"{data.name} has {data.shape[0]} channels: published evaluators read images of 1 or 3")
+        if len(data.shape) != 3 or data.shape[0] not in (1, 3):
+            raise MistakeError(f"{data.name}: published evaluators read images of 1 or 3 channels")
         chosen = list(build_features(cfg).values()) if cfg.moments else []
         if len(chosen) > 1 and any(text.startswith("features=") for text in HydraConfig.get().overrides.task):
             raise MistakeError("features: choose exactly one, because a file holds the statistics of one network")

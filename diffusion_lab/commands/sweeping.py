@@ -63,18 +63,14 @@ def sweep(
             raise MistakeError("retrain=true works only with sweep.jobs_per_model=1: remove one of the two")
         name = sweep_name(axes) if name is None else str(name)
         if not is_folder_name(name) or name.startswith((".", "-")):
-            raise MistakeError(
-                f"hydra.sweeper.name={printable(name)} cannot be the name of the sweep's folder: use only letters, digits, - and _"
-            )
+            raise MistakeError(f"hydra.sweeper.name={printable(name)}: use only letters, digits, - and _")
         plan, evaluation_seed, notes = make_plan(
             axes, context.config_loader, config, check=not os.environ.get(VARIABLE)
         )
         directory = sweep_directory(Path(config.outputs), name)
         launches = _Launches(config, context, task, directory, name)  # first, because the launcher may not be installed
         if not (wait or launches.can_detach):
-            raise MistakeError(
-                "hydra.sweeper.wait=false works only with hydra/launcher=slurm, which starts the jobs by itself: remove it"
-            )
+            raise MistakeError("hydra.sweeper.wait=false works only with hydra/launcher=slurm: remove it")
         jobs_are_shown = config.hydra.launcher.get("dry_run", False)
         if not os.environ.get(VARIABLE):  # it is not yet the copy
             for line in [*plan.summary(), *notes, *launches.summary(plan.jobs), f"sweep {directory.path}"]:

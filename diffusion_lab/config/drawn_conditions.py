@@ -112,9 +112,7 @@ def drawn_conditions(
     names = [*(saved.get("condition") or {})] or ["classes"]  # conditions of a guiding classifier
     names = names if sizes else []
     if len(names) != len(sizes):
-        raise RunError(
-            f"{directory.config}: condition must have an entry for each of the {len(sizes)} conditions of the model"
-        )
+        raise RunError(f"{directory.config}: condition must have an entry for each of the {len(sizes)} conditions")
     given: dict[str, Any] = {**(as_plain(cfg.condition) if cfg.condition is not None else {}), **arrays}
     given = {name: value for name, value in given.items() if value is not None}
     if ALL in given and len(sizes) == 1:
@@ -123,10 +121,8 @@ def drawn_conditions(
         if not sizes:
             raise MistakeError(f"condition={value}: {directory.path} has no condition to choose a value of")
         if name not in names:
-            raise MistakeError(
-                f"condition: {directory.path} is conditioned on {' and '.join(names)}; give a value for each, such as "
-                f"condition={{{', '.join(f'{name}: …' for name in names)}}}"
-            )
+            known = " and ".join(names)
+            raise MistakeError(f"condition: {directory.path} is conditioned on {known}; give a value for each, by name")
     training = directory.read_training()
     records = training.get("conditions", {})
     lacking = [name for name in saved.get("condition") or {} if name not in records]
@@ -147,7 +143,7 @@ def _one(name: str, size: Size, record: Mapping[str, Any], value: Any, most: int
     for fact in ("shares", "shift", "scale"):
         if len(record.get(fact, range(count))) != count:
             raise RunError(
-                f"{directory.training}: conditions.{name}.{fact} has {len(record[fact])} entries, but the model needs {count}"
+                f"{directory.training}: conditions.{name}.{fact} has {len(record[fact])} entries, not {count}"
             )
     held_out = _held_out(record, name, size, directory)
     if not isinstance(size, int):
@@ -157,9 +153,7 @@ def _one(name: str, size: Size, record: Mapping[str, Any], value: Any, most: int
         if rows is not None and (
             rows.isinf().any() or (rows.ndim == 2 and (rows.isnan().any(1) ^ rows.isnan().all(1)).any())
         ):
-            raise MistakeError(
-                f"condition: a {name} has an infinite value, or NaN in a part of it; NaN in every entry means no condition"
-            )
+            raise MistakeError(f"condition: a {name} has an infinite value, or NaN in a part of it")
         return One(name, size, [], None, rows, units, held_out)
     numbers, named = [str(number) for number in range(size)], record.get("names", [])
     names = named if len(named) == size else []
@@ -201,9 +195,7 @@ def _rows(value: Any, name: str, shape: tuple[int, ...]) -> Tensor:
         raise MistakeError(f"condition={value}: give FILE.npy with a {name} {shape} for each image") from None
     rows = rows[None] if tuple(rows.shape) == shape else rows
     if tuple(rows.shape[1:]) != shape or len(rows) == 0:
-        raise MistakeError(
-            f"condition: the values have the shape {tuple(rows.shape)}; each {name} must have the shape {shape}"
-        )
+        raise MistakeError(f"condition: shape {tuple(rows.shape)}, but each {name} must have the shape {shape}")
     return rows
 
 

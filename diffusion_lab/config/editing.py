@@ -60,9 +60,7 @@ def wanted_edit(cfg: DictConfig, model: GenerativeModel, saved: DictConfig, cond
     if len(wanted) > 1:
         raise MistakeError(f"{' and '.join(wanted)}: give only one of them")
     if cfg.trajectory:
-        raise MistakeError(
-            f"trajectory=true shows samples that start from noise, and {next(iter(wanted))} does not start from noise"
-        )
+        raise MistakeError(f"trajectory=true needs samples that start from noise: remove it, or {next(iter(wanted))}")
     return next(iter(wanted.values()))(cfg, model, saved, conditions)
 
 
@@ -72,9 +70,7 @@ def inpainting(cfg: DictConfig, model: GenerativeModel, saved: DictConfig, condi
     if cfg.inpaint.mask is None:
         raise MistakeError("inpaint.mask=FILE is needed: white where the model paints, black where the image stays")
     if len(model.shape) != 3:
-        raise MistakeError(
-            f"inpaint.mask={cfg.inpaint.mask}: a mask is an image, and the data have shape {list(model.shape)}"
-        )
+        raise MistakeError(f"inpaint.mask: a mask is an image, but the data have the shape {list(model.shape)}")
     image = _input_image(cfg.inpaint.image, model, saved)
     known = (_read(cfg.inpaint.mask, model.shape[1:], 1) < WHITE)[None].to(model.device)
 
@@ -99,9 +95,7 @@ def interpolation(cfg: DictConfig, model: GenerativeModel, saved: DictConfig, co
         raise MistakeError(f"num_images={cfg.num_images}: an interpolation needs at least 2 images")
     ends = torch.cat([_input_image(image, model, saved) for image in cfg.interpolate.images])
     if conditions.number > 2:
-        raise MistakeError(
-            f"condition: {conditions.number} values are given; give one, or those of the two interpolate.images"
-        )
+        raise MistakeError(f"condition: {conditions.number} values; give one, or one for each of the two images")
     own: Conditions = None
     if conditions.number:
         own = conditions.of(torch.tensor([0, conditions.number - 1], device=model.device), cfg.seed)
@@ -125,9 +119,7 @@ def denoising(cfg: DictConfig, model: GenerativeModel, saved: DictConfig, condit
     model = _with_chain(model, "denoise.image")
     last = model.process.num_timesteps
     if cfg.denoise.t is None or not 0 <= cfg.denoise.t <= last:
-        raise MistakeError(
-            f"denoise.t={cfg.denoise.t} must be a step of the chain, from 0 (the image itself) to {last} (noise)"
-        )
+        raise MistakeError(f"denoise.t={cfg.denoise.t}: choose a step from 0 (the image) to {last} (noise)")
     image = _input_image(cfg.denoise.image, model, saved)
 
     def draw(indices: Tensor, seed: int, y: Conditions) -> Tensor:

@@ -73,9 +73,7 @@ def read_given(cfg: DictConfig, outputs: Path, device: str) -> Given:
             raise MistakeError("data.validation has no effect without data=…: remove it")
         del kept["data"]
     if ("data" in kept) == ("reference" in kept):
-        raise MistakeError(
-            "samples=…: set what to compare them with: data=… (such as fashion_mnist) or reference=… (a file or a folder)"
-        )
+        raise MistakeError("samples=…: set data=… or reference=… (a file or a folder), to compare them with")
     with users_mistakes():
         features: dict[str, Features] = build_features(kept)
         published: Mapping[str, Moments] | None = None
@@ -87,9 +85,7 @@ def read_given(cfg: DictConfig, outputs: Path, device: str) -> Given:
             images = read_images(Path(cfg.samples))
             data, published = _reference(kept, images)
         if len(data.shape) != 3 or data.num_levels is None:
-            raise MistakeError(
-                f"samples=…: images can be compared with images of grey levels, which {data.name} does not have"
-            )
+            raise MistakeError(f"samples=…: {data.name} has no images of grey levels to compare them with")
         instantiate(kept.evaluation).check(data)
         check_measures(list(features.values()), build_metrics(kept), data)
         if published:

@@ -78,9 +78,7 @@ def with_moments(axes: Sequence[Axis], master: DictConfig) -> list[Axis]:
     """The axes, with one more for evaluation.at, whose moments are cells. MistakeError if it, or the weights too, are swept."""
     named = {axis.key: axis for axis in axes}
     if _AT in named and named[_AT].swept:
-        raise MistakeError(
-            f"{_AT}: give one list of moments, as {_AT}=[1m,5m]; each moment becomes a cell of the sweep"
-        )
+        raise MistakeError(f"{_AT}: give one list, as {_AT}=[1m,5m]; each of its moments becomes a cell")
     with users_mistakes():
         wanted = requested_weights(master.evaluation.get("at"))
     if not wanted:

@@ -124,10 +124,7 @@ class Drawing:
         if edit is None or self.conditions.number:
             return self.conditions.of(indices, self.cfg.seed)
         if self.model.needs_condition and not edit.has_conditions:
-            raise MistakeError(
-                f"condition: {self.directory.path} was trained with a class for every image and has no output without one; set the "
-                "class of these images, such as condition=0"
-            )
+            raise MistakeError(f"condition: {self.directory.path} needs a class for every image: set condition=…")
         return None
 
 
@@ -143,9 +140,7 @@ def chosen_model(cfg: DictConfig, load: Load = load_model) -> tuple[ModelDirecto
         with model.use_weights(weights):
             pass  # fails here if these weights do not exist
     if cfg.get("variance") is not None and model.denoiser and not model.denoiser.sampler.reads_variance:
-        raise MistakeError(
-            "variance has no effect on the samples of this sampler; add one that uses it, such as sampler=strided"
-        )
+        raise MistakeError("variance has no effect with this sampler; choose another, such as sampler=strided")
     return directory, saved, model, weights
 
 

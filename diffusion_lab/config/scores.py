@@ -108,10 +108,7 @@ def requested_scores(cfg: DictConfig) -> list[DictConfig]:
     """
     wanted, weights = requested_weights(cfg.evaluation.get("at")), cfg.evaluation.weights
     if wanted and weights not in (_AUTO, *wanted):
-        raise MistakeError(
-            f"evaluation.weights={weights}: evaluation.at already chooses the weights ({', '.join(wanted)}); "
-            "remove one of the two"
-        )
+        raise MistakeError(f"evaluation.weights={weights}: evaluation.at already chooses the weights: remove one")
     return [_with_weights(cfg, name) for name in ([weights] if weights != _AUTO else wanted or [_AUTO])]
 
 

@@ -144,19 +144,14 @@ def trained_data(saved: DictConfig, given: DataModule | None = None) -> DataModu
         )
     sizes = [c.size if isinstance(c.size, int) else list(c.size) for c in data.conditions.values()]
     if saved.facts.get("conditions") and sizes != saved.facts.conditions:
-        raise MistakeError(
-            f"{data.name}: its conditions have the sizes {sizes}, but the model was trained on {saved.facts.conditions}"
-        )
+        raise MistakeError(f"{data.name}: its conditions have the sizes {sizes}, not {saved.facts.conditions}")
     return data
 
 
 def _check_data_named(saved: DictConfig) -> None:
     """MistakeError for an imported model whose training data were not recorded."""
     if saved.data is None:
-        raise MistakeError(
-            "it is not recorded which data this model was trained on: import its checkpoint again with data=…, such as "
-            "`diffusion-lab import checkpoint=FILE data=cifar10`"
-        )
+        raise MistakeError("the data of this model are not recorded: import its checkpoint again with data=…")
 
 
 def load_model(directory: ModelDirectory, saved: DictConfig, *weights: str) -> GenerativeModel:
@@ -167,9 +162,7 @@ def load_model(directory: ModelDirectory, saved: DictConfig, *weights: str) -> G
     keep_freed_memory()
     model = build_trained(directory, saved)
     if not isinstance(model, GenerativeModel):
-        raise MistakeError(
-            f"{directory.path} holds a {type(model).__name__}, which generates no samples; choose another model_dir"
-        )
+        raise MistakeError(f"{directory.path} holds a {type(model).__name__}, which generates no samples")
     load_weights(model, directory, *weights)
     return model.eval()
 

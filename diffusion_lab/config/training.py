@@ -191,18 +191,14 @@ def build_callbacks(
         nodes.pop("progress", None)
     missing = [name for name in _NEEDED if name not in nodes]
     if missing:
-        raise MistakeError(
-            f"callbacks: training needs {', '.join(missing)}; add yours to the default ones: callbacks=[default,mine]"
-        )
+        raise MistakeError(f"callbacks: training needs {', '.join(missing)}; add yours as callbacks=[default,mine]")
     built = {}
     for name in sorted(nodes, key=lambda name: 2 if name == "checkpoint" else name not in OUR_CALLBACKS):
         part = instantiate(nodes[name])
         if nodes[name].get("_partial_"):
             part = part(**{key: value for key, value in given.items() if key in signature(part).parameters})
         if not isinstance(part, Callback):
-            raise MistakeError(
-                f"callbacks.{name} is not a Lightning callback: its _target_ must name a subclass of Callback"
-            )
+            raise MistakeError(f"callbacks.{name}: its _target_ must name a subclass of Lightning's Callback")
         built[name] = part
     return built
 

@@ -77,10 +77,7 @@ def check_buildable(weights: str, moments: int, whose: str) -> None:
     except ValueError as error:
         raise MistakeError(f"{weights}: {error}") from None
     if moments < 1:
-        raise MistakeError(
-            f"{weights}: {whose} no averages to build it from; train with snapshots.averages=8 "
-            "(set retrain=true to train again)"
-        )
+        raise MistakeError(f"{weights}: {whose} no averages to build it from; train with snapshots.averages=8")
 
 
 def profile_error(directory: ModelDirectory, weights: str) -> float:

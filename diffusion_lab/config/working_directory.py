@@ -234,13 +234,8 @@ def _check_plain(node: Any, prefix: str) -> None:
     for name, child in node.items() if isinstance(node, dict) else enumerate(node):
         key = f"{prefix}{name}"
         if isinstance(node, dict) and (not re.fullmatch(r"[^\W\d_]\w*", str(name)) or key == "hydra"):
-            raise RunError(
-                f"{LOCAL}: {printable(key)} is not a plain option, as this file may set; put it on the command line"
-            )
+            raise RunError(f"{LOCAL}: {printable(key)} is not a plain option; put it on the command line")
         if isinstance(child, dict | list):
             _check_plain(child, f"{key}.")
         elif "${" in _PLAIN.sub("", str(child)):
-            raise RunError(
-                f"{LOCAL}: {key}={printable(str(child))} may refer only to options and to the environment, as "
-                "${a.b} and ${oc.env:NAME}"
-            )
+            raise RunError(f"{LOCAL}: {key}={printable(str(child))} may refer only to options and the environment")

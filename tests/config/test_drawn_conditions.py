@@ -56,7 +56,7 @@ def test_a_number_of_any_length_is_a_mistake():
 def test_records_may_hold_more_but_must_fit():
     value = {"classes": 1, "vector": np.zeros(2)}
     drawn(value, {**RECORDS, "vector": RECORDS["vector"] | {"own": 3}})
-    with pytest.raises(RunError, match="shift has 1 entries, but the model needs 2"):
+    with pytest.raises(RunError, match="shift has 1 entries, not 2"):
         drawn(value, {**RECORDS, "vector": {"shift": [0.0], "scale": [1.0]}})
     with pytest.raises(RunError, match="an entry for each of the 2 conditions"):
         drawn(value, names=("classes",))
