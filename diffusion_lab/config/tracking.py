@@ -11,7 +11,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from hydra.utils import get_class, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from diffusion_lab.config.build import entries
@@ -32,20 +32,14 @@ def build_trackers(cfg: DictConfig, folder: Path | None = None) -> list[Tracker]
     """
     trackers: list[Tracker] = []
     for name, node in entries(cfg, "logger"):
-        target = f"logger.{name}._target_={node['_target_']}"
-        try:
-            kind = get_class(node["_target_"])
-        except (ImportError, ValueError):
-            raise MistakeError(
-                f"{target}: Python cannot import this; check its spelling and its installation"
-            ) from None
-        if issubclass(kind, Tracker):
+        kind = instantiate(node, _partial_=True).func
+        if isinstance(kind, type) and issubclass(kind, Tracker):
             trackers.append(instantiate(node))
             continue
         from lightning.pytorch.loggers import Logger
 
-        if not issubclass(kind, Logger):
-            raise MistakeError(f"{target} is not one of Lightning's loggers")
+        if not (isinstance(kind, type) and issubclass(kind, Logger)):
+            raise MistakeError(f"logger.{name}._target_={node['_target_']} is not one of Lightning's loggers")
         taken = parameters_of(node["_target_"])
         for key in map(str, node):
             if taken is not None and not key.startswith("_") and key not in taken:
