@@ -58,11 +58,6 @@ class DrawnConditions:
         return max((len(one.rows) for one in self.each if one.rows is not None), default=0)
 
     @property
-    def on_clusters(self) -> bool:
-        """Whether the model is conditioned on clusters of the images."""
-        return any(one.shares is not None for one in self.each)
-
-    @property
     def classes(self) -> One | None:
         """The condition, if it is classes or clusters alone."""
         return self.each[0] if len(self.each) == 1 and has_classes(self.each[0].size) else None

@@ -78,7 +78,7 @@ def inpainting(cfg: DictConfig, model: GenerativeModel, saved: DictConfig, condi
         x_0 = image.expand(len(indices), *model.shape)
         noise = SampleNoise(seed, indices)
         x = inpaint(model.sampler, model.process, model.guided, x_0, known, noise, y, cfg.inpaint.repeats)
-        return _in_range(x, model)
+        return model.reverse.clipping.in_range(x)
 
     return Edit(torch.cat([image, torch.where(known, image, torch.zeros_like(image))]), draw)
 
@@ -99,7 +99,7 @@ def interpolation(cfg: DictConfig, model: GenerativeModel, saved: DictConfig, co
     own: Conditions = None
     if conditions.number:
         own = conditions.of(torch.tensor([0, conditions.number - 1], device=model.device), cfg.seed)
-    elif conditions.classes is not None and conditions.on_clusters and not getattr(model, "condition_dropout", 0) > 0:
+    elif (found := conditions.classes) and found.shares is not None and not getattr(model, "condition_dropout", 0) > 0:
         clusters = trained_data(saved).clusters
         own = None if clusters is None else clusters.of(ends.cpu(), {}).to(model.device)
     latents = model.encode(ends, own)
@@ -125,7 +125,8 @@ def denoising(cfg: DictConfig, model: GenerativeModel, saved: DictConfig, condit
     def draw(indices: Tensor, seed: int, y: Conditions) -> Tensor:
         x_0 = image.expand(len(indices), *model.shape)
         noise = SampleNoise(seed, indices)
-        return _in_range(denoise_from(model.sampler, model.process, model.guided, x_0, cfg.denoise.t, noise, y), model)
+        x = denoise_from(model.sampler, model.process, model.guided, x_0, cfg.denoise.t, noise, y)
+        return model.reverse.clipping.in_range(x)
 
     return Edit(image, draw)
 
@@ -135,10 +136,6 @@ def _with_chain(model: GenerativeModel, option: str) -> DrawnDiffusion:
     if model.denoiser is None:
         raise MistakeError(f"{option}: a {type(model).__name__} has no steps to take between noise and image")
     return model.denoiser
-
-
-def _in_range(x: Tensor, model: DrawnDiffusion) -> Tensor:
-    return model.reverse.clipping.in_range(x)
 
 
 def _input_image(image: str | int, model: GenerativeModel, saved: DictConfig) -> Tensor:

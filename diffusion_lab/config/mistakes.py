@@ -178,9 +178,8 @@ def _instantiation(error: InstantiationException) -> str | None:
     place = "" if re.match(r"\w+\.[\w.]+=", said) else place  # the message already names the option
     if isinstance(cause, InterpolationKeyError):
         return _of_another_family(cause)
-    if isinstance(cause, ValueError | RunError | OmegaConfBaseException | ImportError):
-        return place + said
-    if type(cause).__name__ == "MisconfigurationException":  # Lightning's, which is slow to import
+    of_lightning = type(cause).__name__ == "MisconfigurationException"  # slow to import
+    if isinstance(cause, ValueError | RunError | OmegaConfBaseException | ImportError) or of_lightning:
         return place + said
     if isinstance(cause, ArithmeticError | RuntimeError):
         return f"{place}these values do not work ({said})"

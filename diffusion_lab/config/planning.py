@@ -91,8 +91,9 @@ def with_moments(axes: Sequence[Axis], master: DictConfig) -> list[Axis]:
 def make_plan(
     axes: Sequence[Axis], loader: ConfigLoader, master: DictConfig, check: bool
 ) -> tuple[Plan, int | None, list[str]]:
-    """The plan, the evaluation's seed, and notes. `master`: the command's config without the swept options.
+    """The plan, the seed of all cells' scores (None if they differ), which pairs their differences, and notes.
 
+    master: the command's config without the swept options.
     check: build every model, so that invalid values are reported before the first job.
     """
     from diffusion_lab.config.duration import in_a_sentence  # imports torch
@@ -107,13 +108,8 @@ def make_plan(
         built = built or trained
     planned = plan(cells, count, master.retrain, master.rescore, master.score, master.sweep.jobs_per_model)
     takes = None if built is None else in_a_sentence(planned, *built)
-    return planned, _evaluation_seed(found), [*filter(None, [takes]), *_notes(axes, found)]
-
-
-def _evaluation_seed(found: Sequence[Combination[Composed]]) -> int | None:
-    """The common seed of all cells' sampling and scoring noise, which pairs their differences; None if the seeds differ."""
     seeds = {combination.config.cfg.evaluation.seed for combination in found}
-    return seeds.pop() if len(seeds) == 1 else None
+    return planned, seeds.pop() if len(seeds) == 1 else None, [*filter(None, [takes]), *_notes(axes, found)]
 
 
 def _notes(axes: Sequence[Axis], found: Sequence[Combination[Composed]]) -> list[str]:
