@@ -64,12 +64,9 @@ class Finding(NamedTuple):
         return OK if not self.to_do else BROKEN if self.needed else LACKS
 
 
-Check = Callable[[], Iterable[Finding]]
-
-
 def run(cfg: DictConfig) -> None:
     """Print one line per finding, with the fix below it. MistakeError if the default command would fail."""
-    console, found = Terminal(), list(findings(checks(Path(cfg.outputs))))
+    console, found = Terminal(), list(findings(Path(cfg.outputs)))
     width = 1 + max(len(each.name) for each in found)
     for each in found:
         console.print(Text.assemble((f"{each.state:<8}", _STYLES[each.state]), f"{each.name:<{width}}", each.found))
@@ -81,9 +78,9 @@ def run(cfg: DictConfig) -> None:
     console.print("\n`diffusion-lab train` works here.")
 
 
-def checks(outputs: Path) -> list[tuple[str, Check, bool]]:
-    """(name, whether `diffusion-lab train` needs it, check) in the order in which the findings are shown."""
-    return [
+def findings(outputs: Path) -> Iterator[Finding]:
+    """The findings of all checks. A package that cannot be imported is a finding, too."""
+    checks: list[tuple[str, Callable[[], Iterable[Finding]], bool]] = [  # True: `diffusion-lab train` needs it
         ("packages", packages, True),
         ("GPU", devices, True),
         ("disk", partial(disk, outputs), True),
@@ -93,10 +90,6 @@ def checks(outputs: Path) -> list[tuple[str, Check, bool]]:
         ("data sets", data_sets, True),
         ("features=inception", inception_weights, False),
     ]
-
-
-def findings(checks: Iterable[tuple[str, Check, bool]]) -> Iterator[Finding]:
-    """The findings of all checks. A package that cannot be imported is a finding, too."""
     for name, look, needed in checks:
         try:
             yield from look()

@@ -7,7 +7,6 @@ import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from itertools import count
@@ -121,7 +120,7 @@ class _Launches:
             config.hydra.sweep.dir = own["hydra.sweep.dir"]
             config.hydra.overrides.hydra += [f"{key}={quoted(value)}" for key, value in own.items()]
         self._launcher: Any = Plugins.instance().instantiate_launcher(
-            hydra_context=context, task_function=_Logged(task), config=config
+            hydra_context=context, task_function=partial(_logged, task), config=config
         )
         self._has_queue = hasattr(self._launcher, "launch_jobs")
 
@@ -150,24 +149,19 @@ class _Launches:
         return mistake_in_job(error) or " ".join(f"{type(error).__name__}: {error}".split())
 
 
-@dataclass(frozen=True)
-class _Logged:
-    """The task with its output in the log of its folder, because a terminal cannot show many jobs at once."""
-
-    task: TaskFunction
-
-    def __call__(self, cfg: DictConfig) -> Any:
-        log = job_log(Path(HydraConfig.get().runtime.output_dir))
-        check_links(log)
-        with log.open("a", buffering=1) as file, redirect_stdout(file), redirect_stderr(file):
-            try:
-                return self.task(cfg)
-            except Interrupted as stop:
-                print(stop, file=file)
-                raise
-            except BaseException:
-                traceback.print_exc(file=file)
-                raise
+def _logged(task: TaskFunction, cfg: DictConfig) -> Any:
+    """Run the task with its output in the log of its folder, because a terminal cannot show many jobs at once."""
+    log = job_log(Path(HydraConfig.get().runtime.output_dir))
+    check_links(log)
+    with log.open("a", buffering=1) as file, redirect_stdout(file), redirect_stderr(file):
+        try:
+            return task(cfg)
+        except Interrupted as stop:
+            print(stop, file=file)
+            raise
+        except BaseException:
+            traceback.print_exc(file=file)
+            raise
 
 
 def config_folders(config: DictConfig) -> list[Path]:

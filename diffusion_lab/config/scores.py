@@ -72,10 +72,8 @@ def check_planned_score(
     if cfg.objective_metric is not None and not cfg.score:
         raise MistakeError(f"objective_metric={cfg.objective_metric} is a value of the score: remove score=false")
     there = directory.weight_names if directory.finished and not cfg.retrain else []
-    weights, whose = (
-        there or ["raw", *instantiate(cfg.ema).decays, *kept],
-        f"{directory.path} {'has' if there else 'will have'}",
-    )
+    weights = there or ["raw", *instantiate(cfg.ema).decays, *kept]
+    whose = f"{directory.path} {'has' if there else 'will have'}"
     chosen = cfg.evaluation.weights
     if wanted_length(chosen) is not None:
         check_buildable(chosen, len(directory.kept_averages) if there else cfg.snapshots.averages, whose)

@@ -63,7 +63,7 @@ def test_a_moment_may_be_a_step_or_a_time(lab):
             "the weights at_2steps are from step 2, but that moment is step 4",
         ),
         (["guidance.moment=2steps", "evaluation.at=[2steps]"], "choose an earlier one"),
-        (["guidance.moment=soon"], "guidance.moment=soon: soon is not a moment of a training; write 0.1"),
+        (["guidance.moment=soon"], "guidance.moment=['soon']: soon is not a moment of a training; write 0.1"),
     ):
         lab.refused("evaluate", AUTO, *options, said=said)
 
