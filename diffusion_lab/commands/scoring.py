@@ -118,8 +118,7 @@ def _cost(
         later = int(read_training_progress(directory, snapshot_name(guiding))["step"])
         if later >= step:
             raise MistakeError(
-                f"guidance.moment={guiding}: the weights {weights} are from step {step:,}, but that moment is step {later:,}; "
-                "choose an earlier one, such as guidance.moment=30s or 500steps"
+                f"guidance.moment={guiding} (step {later}) is not before {weights}; choose an earlier one"
             )
     text = f"the training as it was at step {step} of {steps}"
     return {"steps": step, "seconds": moment["seconds"], "images": int(moment["images"])}, {"moment": text}
@@ -214,10 +213,8 @@ def _write(
     numbers = {name: [value] for name, value in scores.values.items()} | columns
     lost = [name for name, found in numbers.items() if not all(map(math.isfinite, found))]
     if lost:
-        raise MistakeError(
-            f"{scores.protocol['model_directory']} cannot be scored, because {lost[0]} is not finite: did its training diverge? "
-            "Train it with a smaller optimizer.lr"
-        )
+        model = scores.protocol["model_directory"]
+        raise MistakeError(f"{model} cannot be scored, because {lost[0]} is not finite: try a smaller optimizer.lr")
     for path, x, columns_of_grid in (
         (run.samples_png, scores.samples[:64], None),
         (run.interpolation_png, scores.interpolation, PATH_IMAGES),

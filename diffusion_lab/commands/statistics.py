@@ -56,8 +56,7 @@ def run(cfg: DictConfig) -> None:
             part.check(data.shape)
             if 8 * part.dim**2 > MOST_BYTES:
                 raise MistakeError(
-                    f"features={part.name}: sigma of {part.dim:,} features has {8 * part.dim**2 / 2**30:,.0f} GiB; choose "
-                    "features=inception, or set moments=false"
+                    f"features={part.name}: sigma of {part.dim:,} features is too large; set moments=false"
                 )
     arrays = {"arr_0": _images(data, cfg.split, cfg.num_images)} if to.suffix == ".npz" else {}
     parts = [f"arr_0: {len(images)} {cfg.split} images" for images in arrays.values()]

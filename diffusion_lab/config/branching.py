@@ -79,9 +79,7 @@ def branch_point(cfg: DictConfig) -> BranchPoint | None:
     if lengths[0] == lengths[1]:
         raise MistakeError(f"{option}: that training also has {lengths[0]:,} steps; change trainer.max_steps")
     if not trunk.branches:
-        raise MistakeError(
-            f"{option}: it kept no checkpoint to branch from; train it with snapshots.branches=[{cfg.trainer.max_steps}steps]"
-        )
+        raise MistakeError(f"{option}: it kept no checkpoint to branch from; train it with snapshots.branches=[…]")
     _check_same(cfg, saved, trunk, option)
     shared = _shared_steps(instantiate(cfg.lr_scheduler), *lengths)
     usable = [step for step in trunk.branches if step <= shared]

@@ -93,10 +93,7 @@ def needed_head(directory: ModelDirectory, cfg: DictConfig, weights: str) -> Mod
     if node is None or "head" not in node:
         return None
     if not directory.finished:
-        raise MistakeError(
-            f"variance=regressed needs a head, which is trained on a finished model: train {directory.path} with another variance, "
-            "then its head with `diffusion-lab train model=variance_head init_from=…`"
-        )
+        raise MistakeError("variance=regressed needs a head, which is trained on a finished model: train that first")
     file = weight_file(directory, weights, "evaluation.weights")
     name, served, named = file.stem, sha256_of(file), node.get("head")
     options = f"model=variance_head init_from={directory.path} init_weights={name}"

@@ -144,9 +144,7 @@ def mistake_in_options(error: BaseException, command: str) -> str | None:
         case MissingConfigException():
             return _missing(error)
         case OverrideParseException():
-            return (
-                f"cannot read {error.override!r}: write option=value, and put quotes around spaces, commas and brackets"
-            )
+            return f"cannot read {error.override!r}: write option=value, with quotes around spaces, commas and brackets"
         case ConfigCompositionException() | OmegaConfBaseException():
             return _composition(error, command)
         case YAMLError():

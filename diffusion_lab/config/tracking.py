@@ -56,9 +56,6 @@ def tracked_score(
 ) -> Iterator[Callable[[Mapping[str, Any]], None]]:
     """A function that sends the content of metrics.json to the trackers. choices: of the score's groups."""
     trackers = build_trackers(cfg)
-    if not trackers:
-        yield lambda metrics: None
-        return
     with ExitStack() as stack:
         shows = [stack.enter_context(tracker.scoring(described(cfg, run, choices))) for tracker in trackers]
 
@@ -75,8 +72,6 @@ def track_report(cfg: DictConfig, sweep: SweepDirectory, folder: Path) -> None:
     """Send a sweep's report to the trackers. The report is already written, so any failure is only a warning."""
     try:
         trackers = build_trackers(cfg)
-        if not trackers:
-            return
         about = {key: value for key, value in sweep.read_sweep().items() if key != "cells"}
         name = sweep.path.name
         for tracker in trackers:

@@ -116,8 +116,7 @@ def check_worse(cfg: DictConfig) -> None:
         theirs, own = ([*as_plain(c.condition, resolve=True).items()] if c.get("condition") else [] for c in configs)
         if theirs and own and theirs != own:
             raise MistakeError(
-                f"{option}={folder}: it was trained with another condition than the model to be guided; train it with the same "
-                "condition=… or with condition=none"
+                f"{option}={folder} was trained with another condition: train it with the same, or with none"
             )
 
 

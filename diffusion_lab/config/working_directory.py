@@ -216,8 +216,7 @@ def local_settings(file: Path) -> Any:
     for entry in entries if isinstance(entries, list) else [entries]:
         if entry != "_self_" and not (isinstance(entry, dict) and all(_is_choice(*pair) for pair in entry.items())):
             raise RunError(
-                f"{LOCAL}: defaults may hold choices of the lab, as in `- override /optimizer: muon`, but this holds "
-                f"{printable(str(entry))}"
+                f"{LOCAL}: defaults may hold only choices of the lab, but this holds {printable(str(entry))}"
             )
     _check_plain(plain, "")
     return settings

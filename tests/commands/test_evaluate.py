@@ -138,7 +138,7 @@ def test_each_moment_is_a_cell_of_a_sweep(lab):
     assert len(list((lab.folder / "outputs/models").iterdir())) == 1
     assert (sweep.parent / "report/figures/training_cost_fd_pixels.png").is_file()
     for wrong, said in (
-        (["evaluation.at=[1steps],[2steps]"], "evaluation.at: give one list"),
+        (["evaluation.at=[1steps],[2steps]"], "evaluation.at cannot differ between the cells of a sweep"),
         (["evaluation.at=[1steps]", "evaluation.weights=raw,auto"], "remove one of the two"),
     ):
         lab.refused("train", "-m", *small, *wrong, said=said)

@@ -110,7 +110,7 @@ def test_a_worse_model_of_other_conditions_is_told(tmp_path, option):
     guided(none, vector)
     guided(other, {})
     for condition in (vector, {"brightness_area": light["brightness_area"] | {"threshold": 0.5}}):
-        with pytest.raises(MistakeError, match=r"model=.*b: it was trained with another condition"):
+        with pytest.raises(MistakeError, match=r"model=.*b was trained with another condition"):
             guided(other, condition)
 
 
