@@ -146,10 +146,10 @@ def _input_image(image: str | int, model: GenerativeModel, saved: DictConfig) ->
             raise MistakeError(f"{image}: choose a test image of {data.name} from 0 to {data.num_test - 1}")
         x, _ = next(data.batches("test", 1, start=image))
         return x.to(model.device)
-    if len(model.shape) != 3 or model.num_levels is None:
-        raise MistakeError(f"{image}: the data are not images of grey levels; give the number of a test sample")
-    if model.shape[0] not in (1, 3):
-        raise MistakeError(f"{image}: this model draws {model.shape[0]} channels; give the number of a test image")
+    if len(model.shape) != 3 or model.num_levels is None or model.shape[0] not in (1, 3):
+        raise MistakeError(
+            f"{image}: this model draws no images that a file can hold; give the number of a test sample"
+        )
     x = from_levels(_read(image, model.shape[1:], model.shape[0]), 256)[None]
     return quantise(x, model.num_levels).to(model.device)
 

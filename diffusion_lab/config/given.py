@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,18 +36,6 @@ _OF_A_MODEL |= {f"evaluation.{name}" for name in ("weights", "batch_size", "prec
 _LONGEST_NAME = 60
 
 
-@dataclass(frozen=True)
-class Given:
-    """cfg: the recorded options that determine the score. data: what the samples are compared with. read_as: how an array of
-    samples was interpreted, in words."""
-
-    cfg: DictConfig
-    source: GivenImages
-    data: DataModule
-    run: RunDirectory
-    read_as: str
-
-
 def are_given(options: Sequence[str]) -> bool:
     """Whether the options give samples. MistakeError for options that need a model."""
     keys = named(options)
@@ -60,8 +47,13 @@ def are_given(options: Sequence[str]) -> bool:
     return True
 
 
-def read_given(cfg: DictConfig, outputs: Path, device: str) -> Given:
-    """The samples and their reference, read and checked. MistakeError, in one sentence, for what cannot be scored."""
+def read_given(
+    cfg: DictConfig, outputs: Path, device: str
+) -> tuple[GivenImages, DataModule, DictConfig, RunDirectory, str]:
+    """(samples, their reference, the options that determine the score, its folder, how an array of samples was read, in words).
+
+    MistakeError, in one sentence, for what cannot be scored.
+    """
     from diffusion_lab.data.in_memory import OneSet
     from diffusion_lab.interop.given_images import differences, levels, read_images
     from diffusion_lab.metrics.given import GivenImages
@@ -96,7 +88,7 @@ def read_given(cfg: DictConfig, outputs: Path, device: str) -> Given:
         said = differences(images, fitted, data.num_levels, data.name)
         source = GivenImages(shown, images.labels, about, cache_directory(outputs), device, said, published)
         source.check(data)
-    return Given(kept, source, data, _run(kept, data, images, outputs), images.read_as)
+    return source, data, kept, _run(kept, data, images, outputs), images.read_as
 
 
 def _reference(cfg: DictConfig, samples: Images) -> tuple[OneSet, Mapping[str, Moments]]:

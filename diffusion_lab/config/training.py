@@ -28,7 +28,6 @@ from diffusion_lab.config.picking import Picked, pick
 from diffusion_lab.config.scores import (
     add_scored_moments,
     check_planned_score,
-    kept_weights,
     requested_scores,
 )
 from diffusion_lab.config.tracking import build_trackers
@@ -120,7 +119,7 @@ class Training:
             build_trackers(cfg)
         if isinstance(model, GenerativeModel):
             for score in self.scores:
-                check_planned_score(score, self.data, model, directory, kept_weights(cfg))
+                check_planned_score(score, self.data, model, directory)
         return Built(model, trainer, added, interruption, announcement)
 
 
