@@ -18,7 +18,7 @@ from diffusion_lab.config.trained import (
     trained_config,
     trained_data,
 )
-from diffusion_lab.store import ModelDirectory
+from diffusion_lab.store import ModelDirectory, cache_directory
 from diffusion_lab.store.fingerprints import SCORING_GROUPS
 from diffusion_lab.terminal import Terminal
 from diffusion_lab.training.ranks import must_start_ranks, ranks, request_of, start_ranks, where
@@ -91,6 +91,7 @@ def _score_given(cfg: DictConfig, outputs: Path) -> None:
             data,
             recorded,
             run,
+            cache_directory(outputs),
             cfg.rescore,
             lines=[f"samples  {cfg.samples}  ({source.count} images{read_as and '; '}{read_as})"],
             choices={"model": "given images"},

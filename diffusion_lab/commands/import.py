@@ -111,10 +111,12 @@ def _state_data(cfg: DictConfig) -> None:
         return
     shape, num_levels, num_classes = tuple(cfg.facts.shape), cfg.facts.num_levels, cfg.facts.num_classes
     data = build_training_data(cfg)
-    of_data = f"images {tuple(data.shape)} with {data.num_levels} levels and {data.num_classes or 'no'} classes"
-    of_checkpoint = f"images {shape} with {num_levels} levels and {num_classes or data.num_classes or 'no'} classes"
-    if of_data != of_checkpoint:
-        raise MistakeError(f"data: {data.name} has {of_data}, but this checkpoint was trained on {of_checkpoint}")
+    found = f"images {tuple(data.shape)} with {data.num_levels} levels and {data.num_classes or 'no'} classes"
+    expected = f"images {shape} with {num_levels} levels and {num_classes or data.num_classes or 'no'} classes"
+    if found != expected:
+        raise MistakeError(
+            f"data: {data.name} has {found}, but this checkpoint was trained on {expected}; choose such data"
+        )
     fill_in_facts(cfg, data)
 
 

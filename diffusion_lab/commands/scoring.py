@@ -88,6 +88,7 @@ def score_once(
         data,
         cfg,
         run,
+        cache_directory(outputs),
         again,
         lines=[f"model  {directory.path}  (weights, config, metrics.csv)"],
         recorded={"model_directory": directory.path.name, "fingerprint": training["fingerprint"]} | moment,
@@ -128,6 +129,7 @@ def score_source(
     data: DataModule,
     cfg: DictConfig,
     run: RunDirectory,
+    cache: Path,
     again: bool,
     lines: Sequence[str],
     recorded: Mapping[str, str] = MappingProxyType({}),
@@ -150,7 +152,9 @@ def score_source(
     def waiting(holder: str) -> None:
         console.print(f"{run.path} is being scored by {holder}; waiting")
 
-    how_to_go_on = f"while scoring {run.path}; finished batches are kept: run the same command again to go on"
+    how_to_go_on = (
+        f"while scoring {run.path}; finished batches are kept in {cache}: run the same command again to go on"
+    )
     if not is_there():
         with ExitStack() as stack:
             if not quiet:

@@ -131,7 +131,7 @@ def mistake_in_job(error: BaseException) -> str | None:
 def _of_a_file(error: OSError) -> str | None:
     name = error.filename
     if error.errno in _OF_WRITING:
-        fix = "earlier files are intact: free some space and run the same command again"
+        fix = "earlier files are intact: free some space, or raise its limit, and run the same command again"
         return f"cannot write {name or 'the outputs'} ({error.strerror}); {fix}"
     return f"{name}: {error.strerror}; choose another place" if name and error.errno in _OF_PLACES else None
 

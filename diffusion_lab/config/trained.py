@@ -132,7 +132,8 @@ def trained_data(saved: DictConfig, given: DataModule | None = None) -> DataModu
         data = build_training_data(saved) if given is None else given
         data.prepare()
     except LacksConditionError as error:
-        raise MistakeError(f"the model was trained on different data: {error}") from error
+        where = f"data.root={saved.data.get('root')}"
+        raise MistakeError(f"{where}: the model was trained on different data: {error}") from error
     if data.training_identity != saved.facts.get("identity"):
         if given is not None:
             raise MistakeError(f"data: the model was not trained on this {data.name}; pass the data of its training")
@@ -143,7 +144,8 @@ def trained_data(saved: DictConfig, given: DataModule | None = None) -> DataModu
         )
     sizes = [c.size if isinstance(c.size, int) else list(c.size) for c in data.conditions.values()]
     if saved.facts.get("conditions") and sizes != saved.facts.conditions:
-        raise MistakeError(f"{data.name}: its conditions have the sizes {sizes}, not {saved.facts.conditions}")
+        expected = f"{saved.facts.conditions}; pass the data of its training"
+        raise MistakeError(f"{data.name}: its conditions have the sizes {sizes}, but the model needs {expected}")
     return data
 
 
@@ -161,7 +163,8 @@ def load_model(directory: ModelDirectory, saved: DictConfig, *weights: str) -> G
     keep_freed_memory()
     model = build_trained(directory, saved)
     if not isinstance(model, GenerativeModel):
-        raise MistakeError(f"{directory.path} holds a {type(model).__name__}, which generates no samples")
+        fix = "choose another model_dir"
+        raise MistakeError(f"{directory.path} holds a {type(model).__name__}, which generates no samples; {fix}")
     load_weights(model, directory, *weights)
     return model.eval()
 
