@@ -182,12 +182,8 @@ def score_source(
 def _scores(source: Source, data: DataModule, cfg: DictConfig, console: Console) -> Scores | None:
     with users_mistakes():
         features, metrics, settings = build_features(cfg), build_metrics(cfg), instantiate(cfg.evaluation)
-    sizes = {f"metrics.{name}": node for name, node in cfg.metrics.items()} | {"evaluation": cfg.evaluation}
-    at = " and ".join(
-        f"{key}.batch_size={node.batch_size}" for key, node in sizes.items() if node and node.get("batch_size")
-    )
-    fewer = "use a smaller batch_size: the scores stay the same"
-    with progress_bar(console) as progress, users_mistakes(), lost_process(), out_of_memory(at, fewer):
+    fix = "use a smaller evaluation.batch_size, or that of a metric: the scores stay the same"
+    with progress_bar(console) as progress, users_mistakes(), lost_process(), out_of_memory("scoring", fix):
         return score(source, data, list(features.values()), metrics, settings, progress)
 
 
