@@ -81,12 +81,21 @@ def launched(page: Blocks, port: int) -> str:
     import gradio
 
     theme = gradio.themes.Default(font=_FONTS, font_mono=("monospace",))
-    shown = {"theme": theme, "css": _CSS, "footer_links": [], "ssr_mode": False}
-    place = {"server_name": HOST, "server_port": port or None, "share": False}
     try:
-        return page.launch(**place, **shown, quiet=True, prevent_thread_lock=True)[1]
+        _, address, _ = page.launch(
+            server_name=HOST,
+            server_port=port or None,
+            share=False,
+            theme=theme,
+            css=_CSS,
+            footer_links=[],
+            ssr_mode=False,
+            quiet=True,
+            prevent_thread_lock=True,
+        )
     except OSError as error:
         raise MistakeError(f"port={port} on {HOST} is taken; choose another port, or port=0 for a free one") from error
+    return address
 
 
 def page_of(model: Model) -> Blocks:
