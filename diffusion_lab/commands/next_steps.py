@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 
 from diffusion_lab.store import ModelDirectory, RunError, newest_model, newest_sweep
@@ -55,7 +56,9 @@ def _model(newest: ModelDirectory, count: int, outputs: Path) -> list[str]:
 def _with_model(newest: ModelDirectory, outputs: Path) -> list[Command]:
     is_newest = newest.path == newest_model(outputs).path  # the newest of all may be a classifier
     named = "" if is_newest else f" model_dir={newest.path}"
-    steps = " sampler.spacing.num_steps=10" if newest.read_choices().get("sampler") else ""
+    steps = ""
+    with suppress(RunError):  # a broken record changes no more than this
+        steps = " sampler.spacing.num_steps=10" if newest.read_choices().get("sampler") else ""
     commands = [
         (f"diffusion-lab sample{named}", "draw 64 samples"),
         (f"diffusion-lab demo{named}", "change its sampler, steps and seed in your browser"),
