@@ -39,14 +39,14 @@ def run(cfg: DictConfig) -> None:
     unknown = [kind for kind in wanted if kind not in KINDS]
     if unknown:
         raise MistakeError(f"what={unknown[0]}: choose from {', '.join(KINDS)}")
-    outputs, console = Path(cfg.outputs), Terminal()
+    outputs, remove, console = Path(cfg.outputs), cfg.remove, Terminal()
     unused, notes = _find_unused(outputs, Path(cfg.jobs))
     chosen = [one for kind in KINDS if kind in wanted for one in unused[kind]]
     for sentence in notes:
         console.print(Text(sentence, style="yellow"))
     for line in _lines(chosen, outputs) if chosen else [f"nothing to prune in {outputs}"]:
         console.print(line)
-    if chosen and cfg.remove:
+    if chosen and remove:
         _remove(chosen, console)
     elif chosen:
         console.print("nothing has been removed; set remove=true to remove what is listed")

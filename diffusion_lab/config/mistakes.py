@@ -235,9 +235,12 @@ def _unknown(key: str, command: str) -> str:
     """One sentence for an option that the config does not have."""
     if said := replaced(key):
         return said
-    if (CONF / key).is_dir() and command in ("train", "schedule"):
-        return f"{key} is not a part of the model that you chose: remove {key}=…, or choose another model=…"
-    if (CONF / key).is_dir() and key not in SCORING_GROUPS:
+    if command in ("train", "schedule") and (CONF / key).is_dir():
+        models = sorted(file.stem for file in (CONF / "model").glob("*.yaml") if f"  - /{key}: " in file.read_text())
+        if models:
+            others = f"or choose model={' or '.join(models)}"
+            return f"{key} is not a part of the model that you chose: remove {key}=…, {others}"
+    elif key not in SCORING_GROUPS and (CONF / key).is_dir():
         return f"{key} is chosen in training (diffusion-lab train {key}=…), not in {command}"
     with initialize_config_dir(str(CONF), version_base="1.3"):
         leaves = flat(as_plain(compose(command)))
