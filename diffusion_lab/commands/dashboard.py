@@ -34,13 +34,19 @@ def run(cfg: DictConfig) -> None:
     """Build the workspace from the runs in `outputs`, and send it."""
     if find_spec("wandb_workspaces") is None:
         raise MistakeError("install wandb-workspaces first: pip install 'diffusion-lab[dashboard]'")
+    import wandb
+
     from diffusion_lab.report.read import read_runs
 
     folder = runs_folder(Path(cfg.outputs))
     gathered = read_runs([run.path for run in scored_runs(folder)], "dashboard")
     if not gathered.cells:
         raise MistakeError(f"there are no scores in {folder} to show; train with logger=wandb first")
-    made = workspace(cfg.entity or _own_entity(), cfg.project, cfg.name, gathered)
+    with _asking_wandb():
+        entity = cfg.entity or wandb.Api(timeout=_PATIENCE_SECONDS).default_entity
+    if entity is None:
+        raise MistakeError("your W&B account has no default entity; set entity=…")
+    made = workspace(entity, cfg.project, cfg.name, gathered)
     with _asking_wandb():
         made.save()
         url = made.url
@@ -115,17 +121,6 @@ def _sections(measures: Sequence[Measure], losses: Sequence[str]) -> list[Sectio
     return [Section(heading, shown, is_open=True) for heading, shown in content.items() if shown]
 
 
-def _own_entity() -> str:
-    """The account's default entity."""
-    import wandb
-
-    with _asking_wandb():
-        entity = wandb.Api(timeout=_PATIENCE_SECONDS).default_entity
-    if entity is None:
-        raise MistakeError("your W&B account has no default entity; set entity=…")
-    return entity
-
-
 @contextmanager
 def _asking_wandb() -> Iterator[None]:
     """Turn an error of W&B, whose errors share no base class, into one sentence."""
@@ -134,8 +129,6 @@ def _asking_wandb() -> Iterator[None]:
     try:
         yield
     except wandb.errors.UsageError as error:
-        raise MistakeError(
-            "you are not logged in to Weights & Biases, and a dashboard needs an account: run `wandb login`"
-        ) from error
+        raise MistakeError("you are not logged in to Weights & Biases: run `wandb login`") from error
     except Exception as error:
         raise MistakeError(f"W&B did not accept the dashboard: {' '.join(str(error).split())}") from error

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import random
 import shlex
-import socket
 import threading
 import time
 import webbrowser
@@ -58,12 +57,12 @@ def run(cfg: DictConfig) -> None:
 
     with users_mistakes():
         model = load(cfg.model_dir, cfg.outputs)
-    port, console = _free_port(cfg.port), Terminal()
+    console = Terminal()
     with TemporaryDirectory(prefix="diffusion-lab-demo-") as pictures:
         # The folder of gradio's temporary files; and no proxy for its first request, which goes to itself.
         os.environ |= {"GRADIO_TEMP_DIR": pictures, "no_proxy": f"{HOST},{getproxies().get('no', '')}"}
         page = page_of(model)
-        address = launched(page, port)
+        address = launched(page, cfg.port)
         console.print(f"demo of {model.path}: {address}  (Ctrl-C stops it)")
         if cfg.open:
             webbrowser.open(address)
@@ -77,34 +76,25 @@ def run(cfg: DictConfig) -> None:
                 page.close(verbose=False)
 
 
-def _free_port(wanted: int) -> int:
-    """The port to use; a free one for 0. MistakeError if another process listens there."""
-    try:
-        with socket.create_server((HOST, wanted)) as server:
-            return server.getsockname()[1]
-    except OSError as error:
-        reason = (
-            f"port={wanted} on {HOST}: {os.strerror(error.errno or 0)}; choose another port, or port=0 for a free one"
-        )
-        raise MistakeError(reason) from None
-
-
 def launched(page: Blocks, port: int) -> str:
-    """Serve the page and return its address; `close` stops it."""
+    """Serve the page and return its address; `close` stops it. MistakeError if the port is taken; 0 is a free one."""
     import gradio
 
     theme = gradio.themes.Default(font=_FONTS, font_mono=("monospace",))
-    _, address, _ = page.launch(
-        server_name=HOST,
-        server_port=port,
-        share=False,
-        theme=theme,
-        css=_CSS,
-        footer_links=[],
-        ssr_mode=False,
-        quiet=True,
-        prevent_thread_lock=True,
-    )
+    try:
+        _, address, _ = page.launch(
+            server_name=HOST,
+            server_port=port or None,
+            share=False,
+            theme=theme,
+            css=_CSS,
+            footer_links=[],
+            ssr_mode=False,
+            quiet=True,
+            prevent_thread_lock=True,
+        )
+    except OSError as error:
+        raise MistakeError(f"port={port} on {HOST} is taken; choose another port, or port=0 for a free one") from error
     return address
 
 

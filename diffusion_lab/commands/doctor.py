@@ -64,12 +64,9 @@ class Finding(NamedTuple):
         return OK if not self.to_do else BROKEN if self.needed else LACKS
 
 
-Check = Callable[[], Iterable[Finding]]
-
-
 def run(cfg: DictConfig) -> None:
     """Print one line per finding, with the fix below it. MistakeError if the default command would fail."""
-    console, found = Terminal(), list(findings(checks(Path(cfg.outputs))))
+    console, found = Terminal(), list(findings(Path(cfg.outputs)))
     width = 1 + max(len(each.name) for each in found)
     for each in found:
         console.print(Text.assemble((f"{each.state:<8}", _STYLES[each.state]), f"{each.name:<{width}}", each.found))
@@ -81,9 +78,9 @@ def run(cfg: DictConfig) -> None:
     console.print("\n`diffusion-lab train` works here.")
 
 
-def checks(outputs: Path) -> list[tuple[str, Check, bool]]:
-    """(name, whether `diffusion-lab train` needs it, check) in the order in which the findings are shown."""
-    return [
+def findings(outputs: Path) -> Iterator[Finding]:
+    """The findings of all checks. A package that cannot be imported is a finding, too."""
+    checks: list[tuple[str, Callable[[], Iterable[Finding]], bool]] = [  # True: `diffusion-lab train` needs it
         ("packages", packages, True),
         ("GPU", devices, True),
         ("disk", partial(disk, outputs), True),
@@ -93,10 +90,6 @@ def checks(outputs: Path) -> list[tuple[str, Check, bool]]:
         ("data sets", data_sets, True),
         ("features=inception", inception_weights, False),
     ]
-
-
-def findings(checks: Iterable[tuple[str, Check, bool]]) -> Iterator[Finding]:
-    """The findings of all checks. A package that cannot be imported is a finding, too."""
     for name, look, needed in checks:
         try:
             yield from look()
@@ -106,10 +99,7 @@ def findings(checks: Iterable[tuple[str, Check, bool]]) -> Iterator[Finding]:
 
 
 def packages() -> Iterator[Finding]:
-    """The versions of Python and of the required packages."""
-    if not _requirements():
-        yield Finding("packages", f"{PACKAGE} is not installed, so its requirements are not known", "pip install -e .")
-        return
+    """The versions of Python and of the required packages. PackageNotFoundError, an ImportError, if this one is not installed."""
     wanted = metadata(PACKAGE)["Requires-Python"]
     to_do = "" if platform.python_version() in SpecifierSet(wanted) else f"make an environment with Python {wanted}"
     yield Finding("Python", f"{platform.python_version()} ({wanted} is needed)", to_do, needed=True)
@@ -120,24 +110,16 @@ def packages() -> Iterator[Finding]:
 
 def extras() -> Iterator[Finding]:
     """The optional extras and their uses."""
-    for extra, use in EXTRAS.items() if _requirements() else ():
+    for extra, use in EXTRAS.items():
         if unmet := "; ".join(_unmet(extra)):
             yield Finding(f"extra {extra}", f"{unmet} (for {use})", f"pip install 'diffusion-lab[{extra}]'")
         else:
             yield Finding(f"extra {extra}", f"for {use}")
 
 
-def _requirements() -> list[str]:
-    """The requirements of the installed package; empty if it is not installed."""
-    try:
-        return requires(PACKAGE) or []
-    except PackageNotFoundError:
-        return []
-
-
 def _unmet(extra: str = "") -> Iterator[str]:
     """One phrase for each unmet requirement of the package, or of one extra."""
-    for one in map(Requirement, _requirements()):
+    for one in map(Requirement, requires(PACKAGE) or []):
         always = one.marker is None or one.marker.evaluate({"extra": ""})
         if not (always if extra == "" else not always and one.marker and one.marker.evaluate({"extra": extra})):
             continue

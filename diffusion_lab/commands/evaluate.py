@@ -11,7 +11,7 @@ from diffusion_lab.config.composing import with_trained_choices
 from diffusion_lab.config.given import CONFIG, are_given, read_given
 from diffusion_lab.config.mistakes import lost_process, users_mistakes
 from diffusion_lab.config.overrides import options_of_this_job
-from diffusion_lab.config.scores import check_scoring, is_scored, requested_scores
+from diffusion_lab.config.scores import check_scoring, requested_scores, run_of
 from diffusion_lab.config.trained import (
     Load,
     load_model,
@@ -46,7 +46,9 @@ def run(cfg: DictConfig) -> None:
     with users_mistakes():
         request = request_of(cfg, prefix="")
         directory, data, model, scores = to_score(cfg)
-    new = cfg.rescore or not all(is_scored(directory, score, outputs) for score in scores)
+        fingerprint = directory.read_training()["fingerprint"]
+        runs = [run_of(directory, fingerprint, score, outputs) for score in scores]
+    new = cfg.rescore or not all(run.metrics.is_file() for run in runs)
     if new and must_start_ranks(request):
         with users_mistakes():
             start_ranks("evaluate", options_of_this_job(model_dir=str(directory.path)), request)
@@ -81,16 +83,16 @@ def _score_given(cfg: DictConfig, outputs: Path) -> None:
     with users_mistakes():
         request = request_of({"accelerator": cfg.accelerator, "devices": 1}, prefix="")
     with ranks(request) as here:
-        given = read_given(cfg, outputs, here.device)
-        if cfg.rescore or not given.run.metrics.is_file():
+        source, data, recorded, run, read_as = read_given(cfg, outputs, here.device)
+        if cfg.rescore or not run.metrics.is_file():
             Terminal().print(where(here, cfg))
         score_source(
-            lambda: given.source,
-            given.data,
-            given.cfg,
-            given.run,
+            lambda: source,
+            data,
+            recorded,
+            run,
             cache_directory(outputs),
             cfg.rescore,
-            lines=[f"samples  {cfg.samples}  ({given.source.count} images{given.read_as and '; '}{given.read_as})"],
+            lines=[f"samples  {cfg.samples}  ({source.count} images{read_as and '; '}{read_as})"],
             choices={"model": "given images"},
         )

@@ -22,7 +22,7 @@ from diffusion_lab.config.tracking import build_trackers, described
 from diffusion_lab.config.training import Built, Training
 from diffusion_lab.data.checks import DataError
 from diffusion_lab.models.budget import callback_of, time_budget
-from diffusion_lab.store import ModelDirectory, write_json
+from diffusion_lab.store import write_json
 from diffusion_lab.store.files import clear, make_folders, remove_staged, write_whole
 from diffusion_lab.store.written import names
 from diffusion_lab.terminal import Terminal, in_words
@@ -106,10 +106,12 @@ def fit(training: Training, built: Built, here: Ranks, branch: BranchPoint | Non
         with interruption.listening(), _mistakes_while_training(cfg), tf32(here.device != "cpu"):
             trainer.fit(model, train_dataloaders=data, ckpt_path=start, weights_only=True if start else None)
         if interruption.signum is not None:
-            said = _how_to_go_on(interruption.signum, trainer, directory) if here.is_first else ""
-            raise Interrupted(interruption.signum, said)
+            when = f"{signal.Signals(interruption.signum).name} at step {trainer.global_step}"
+            said = f"{when}; everything is saved in {directory.resume}; run the same command again to resume"
+            raise Interrupted(interruption.signum, said if here.is_first else "")
         ended_by = _ended_by(trainer, built.added)
-        console.print(f"training ended by {_limit_text(cfg, ended_by)} after {trainer.global_step:,} steps")
+        limit = f"{ended_by}={OmegaConf.select(cfg, ended_by)}" if ended_by.startswith("trainer.") else ended_by
+        console.print(f"training ended by {limit} after {trainer.global_step:,} steps")
         if here.is_first:
             kept = callback_of(trainer, PowerAverages)
             if kept is not None:
@@ -158,15 +160,3 @@ def _ended_by(trainer: Trainer, others: Mapping[str, Callback]) -> str:
         return "trainer.max_steps"
     time = time_budget(trainer)
     return "trainer.max_time" if time is not None and time.used >= 1 else stopping_callbacks(others)
-
-
-def _limit_text(cfg: DictConfig, option: str) -> str:
-    """A budget with its value, or a callback by its name."""
-    return f"{option}={OmegaConf.select(cfg, option)}" if option.startswith("trainer.") else option
-
-
-def _how_to_go_on(signum: int, trainer: Trainer, directory: ModelDirectory) -> str:
-    return (
-        f"{signal.Signals(signum).name} at step {trainer.global_step}; everything is saved in {directory.resume}; "
-        "run the same command again to resume"
-    )

@@ -21,7 +21,7 @@ from diffusion_lab.config.identity import code_of_training, plain_config, sha256
 from diffusion_lab.config.mistakes import MistakeError, users_mistakes
 from diffusion_lab.config.overrides import named, quoted, unquoted
 from diffusion_lab.config.strangers import no_larger_than
-from diffusion_lab.store import ModelDirectory, model_directory, write_json
+from diffusion_lab.store import model_directory, write_json
 from diffusion_lab.store.files import remove_staged, write_whole
 from diffusion_lab.terminal import Terminal
 from diffusion_lab.versions import versions
@@ -85,8 +85,20 @@ def run(cfg: DictConfig) -> None:
         if directory.finished:
             console.print(f"this checkpoint is already imported: {directory.path}")
             return
-        _write(
-            cfg, model, cost, directory, choices, fingerprint, {**found.origin, "file": path.name, "sha256": content}
+        remove_staged(directory.path)
+        model.save_weights({"raw": directory.weights("raw")})
+        write_whole(directory.config, OmegaConf.to_yaml(OmegaConf.create(plain_config(cfg))).encode())
+        write_json(directory.choices, choices)
+        directory.finish(  # last, because it marks the folder as whole
+            steps=None,
+            seconds=None,
+            images=None,
+            fingerprint=fingerprint,
+            code=code_of_training(cfg),
+            parameters=cost.parameters,
+            flops=cost.forward_flops,
+            versions=versions(),
+            imported={**found.origin, "file": path.name, "sha256": content},
         )
     for note in found.notes:
         console.print(f"{path.name}: {note}")
@@ -97,16 +109,13 @@ def _state_data(cfg: DictConfig) -> None:
     """Replace facts from the flags by those of the named data set. MistakeError if the two differ."""
     if cfg.get("data") is None:
         return
-    shape, num_levels, num_classes = list(cfg.facts.shape), cfg.facts.num_levels, cfg.facts.num_classes
+    shape, num_levels, num_classes = tuple(cfg.facts.shape), cfg.facts.num_levels, cfg.facts.num_classes
     data = build_training_data(cfg)
-    if list(data.shape) != shape or data.num_levels != num_levels:
+    found = f"images {tuple(data.shape)} with {data.num_levels} levels and {data.num_classes or 'no'} classes"
+    expected = f"images {shape} with {num_levels} levels and {num_classes or data.num_classes or 'no'} classes"
+    if found != expected:
         raise MistakeError(
-            f"data: {data.name} has images {tuple(data.shape)} with {data.num_levels} levels, but this checkpoint generates "
-            f"{tuple(shape)} with {num_levels}; choose the data that it was trained on"
-        )
-    if num_classes is not None and data.num_classes != num_classes:
-        raise MistakeError(
-            f"data: {data.name} has {data.num_classes or 'no'} classes, but this checkpoint was trained with {num_classes}"
+            f"data: {data.name} has {found}, but this checkpoint was trained on {expected}; choose such data"
         )
     fill_in_facts(cfg, data)
 
@@ -121,30 +130,3 @@ def _cost(model: TrainableModel, file: Path) -> NetworkCost:
     except Exception as error:
         reason = " ".join(str(error).split())
         raise MistakeError(f"checkpoint: the network of {file} does not take images of its size ({reason})") from error
-
-
-def _write(
-    cfg: DictConfig,
-    model: TrainableModel,
-    cost: NetworkCost,
-    directory: ModelDirectory,
-    choices: dict[str, str | None],
-    fingerprint: str,
-    origin: dict[str, str],
-) -> None:
-    """Write weights, config and choices; training.json comes last and records that the length of training is unknown."""
-    remove_staged(directory.path)
-    model.save_weights({"raw": directory.weights("raw")})
-    write_whole(directory.config, OmegaConf.to_yaml(OmegaConf.create(plain_config(cfg))).encode())
-    write_json(directory.choices, choices)
-    directory.finish(
-        steps=None,
-        seconds=None,
-        images=None,
-        fingerprint=fingerprint,
-        code=code_of_training(cfg),
-        parameters=cost.parameters,
-        flops=cost.forward_flops,
-        versions=versions(),
-        imported=origin,
-    )

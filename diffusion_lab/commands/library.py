@@ -23,7 +23,7 @@ from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.composing import model_dir_of, with_trained_choices
 from diffusion_lab.config.kinds import check_kinds
 from diffusion_lab.config.mistakes import MistakeError, mistake_in_job, mistake_in_options, replaced, users_mistakes
-from diffusion_lab.config.overrides import ALL, as_options, in_full, quoted
+from diffusion_lab.config.overrides import ALL, as_options, as_value, in_full, quoted
 from diffusion_lab.config.sample_options import Drawing, drawing_of
 from diffusion_lab.config.trained import (
     DRAWING_GROUPS,
@@ -202,9 +202,7 @@ class Model:
             with users_mistakes():
                 directory, data, model, (one, *more) = to_score(cfg, self._load, data)
                 if more:
-                    raise MistakeError(
-                        "evaluation.at: one call computes one score; call it for each moment, as weights='at_1m'"
-                    )
+                    raise MistakeError("evaluation.at: one call computes one score: choose one, as weights='at_1m'")
                 if _NOTEBOOK in str(one):
                     raise MistakeError("a score is identified by its code: put your class into a file and import it")
                 model.to(self._device_of(cfg))
@@ -264,9 +262,7 @@ class Model:
         with users_mistakes():
             request = request_of(cfg, prefix="")
         if request.size > 1 and cfg.devices is not None:
-            raise MistakeError(
-                f"devices={cfg.devices}: a call from Python uses one device; use the command for several"
-            )
+            raise MistakeError(f"devices={cfg.devices}: a call from Python uses one device; use the command")
         return f"cuda:{request.index(0)}" if request.on_gpu else "cpu"
 
     def __repr__(self) -> str:
@@ -303,16 +299,12 @@ def _own_hydra() -> Iterator[None]:
 def _conditions(value: Any) -> tuple[list[str], dict[str, Tensor]]:
     """(the option that sets conditions, none for None; arrays of conditions by name)."""
     each = {} if value is None else value if isinstance(value, Mapping) else {ALL: value}
-    each = {
-        name: part.tolist() if isinstance(part, _NUMPY) and part.dtype.kind in "UO" else part
+    arrays = {
+        name: torch.as_tensor(part)
         for name, part in each.items()
+        if hasattr(part, "shape") and not (isinstance(part, _NUMPY) and part.dtype.kind in "UO")
     }
-    arrays = {name: torch.as_tensor(part) for name, part in each.items() if hasattr(part, "shape")}
-    plain = {name: part for name, part in each.items() if name not in arrays}
-    texts = [
-        f"{name}: {quoted(list(part) if isinstance(part, tuple) else str(part) if isinstance(part, Path) else part)}"
-        for name, part in plain.items()
-    ]
+    texts = [f"{name}: {quoted(as_value(name, part))}" for name, part in each.items() if name not in arrays]
     return [f"condition={{{', '.join(texts)}}}"] if texts else [], arrays
 
 

@@ -97,9 +97,7 @@ def _main() -> None:
     try:
         os.getcwd()
     except FileNotFoundError:
-        sys.exit(
-            "diffusion-lab: the working directory was removed: change to another one, or to the new one of that name"
-        )
+        sys.exit("diffusion-lab: the working directory was removed: change to another one")
     arguments = sys.argv[1:]
     if not arguments:
         from diffusion_lab.commands.next_steps import next_steps
@@ -136,8 +134,7 @@ def _main() -> None:
 
     from diffusion_lab.commands.app import run
 
-    os.environ["PYTHONSAFEPATH"] = (
-        "1"  # ranks and jobs, started with `python -m`, import nothing from the working directory
-    )
+    # Ranks and jobs, started with `python -m`, import nothing from the working directory.
+    os.environ["PYTHONSAFEPATH"] = "1"
     arguments.remove(command)
     sys.exit(run(command, arguments))

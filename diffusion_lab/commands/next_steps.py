@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 
-from diffusion_lab.store import ModelDirectory, RunError, SweepDirectory, newest_sweep
-from diffusion_lab.store.places import models_in, runs_folder, scored_runs
+from diffusion_lab.store import ModelDirectory, RunError, newest_model, newest_sweep
+from diffusion_lab.store.places import models_in, runs_folder, scored_runs, sweeps_in
 from diffusion_lab.store.status_file import FAILED, INTERRUPTED, RUNNING, read_status
 from diffusion_lab.sweeps.watch import is_over, job_progress, summary
 
@@ -30,10 +31,7 @@ def next_steps(outputs: Path) -> list[str]:
     if generative:
         newest = max(generative, key=lambda model: model.training.stat().st_mtime_ns)
         found = [*_model(newest, len(generative), outputs), *found]
-        is_newest = all(
-            m.training.stat().st_mtime_ns <= newest.training.stat().st_mtime_ns for m in models if m.finished
-        )
-        commands = [*_with_model(newest, is_newest, outputs), *commands]
+        commands = [*_with_model(newest, outputs), *commands]
     else:
         found = [f"There is no trained model in {outputs} yet.", *found]
         commands = [*commands, *_FIRST]
@@ -55,23 +53,21 @@ def _model(newest: ModelDirectory, count: int, outputs: Path) -> list[str]:
     return found
 
 
-def _with_model(newest: ModelDirectory, is_newest: bool, outputs: Path) -> list[Command]:
-    named = "" if is_newest else f" model_dir={newest.path}"  # the newest of all may be a classifier
-    try:
+def _with_model(newest: ModelDirectory, outputs: Path) -> list[Command]:
+    is_newest = newest.path == newest_model(outputs).path  # the newest of all may be a classifier
+    named = "" if is_newest else f" model_dir={newest.path}"
+    steps = ""
+    with suppress(RunError):  # a broken record changes no more than this
         steps = " sampler.spacing.num_steps=10" if newest.read_choices().get("sampler") else ""
-    except RunError:
-        steps = ""
-    return [
+    commands = [
         (f"diffusion-lab sample{named}", "draw 64 samples"),
         (f"diffusion-lab demo{named}", "change its sampler, steps and seed in your browser"),
         (f"diffusion-lab evaluate{named}{steps}", "score it" + (" with ten sampling steps" if steps else "")),
         ("diffusion-lab train -m schedule=linear,cosine seed=1,2", "a sweep: compare two schedules"),
-        *(
-            [(f"diffusion-lab report runs={runs_folder(outputs)}", "all scores on one page")]
-            if scored_runs(runs_folder(outputs))
-            else []
-        ),
     ]
+    if scored_runs(runs_folder(outputs)):
+        commands.append((f"diffusion-lab report runs={runs_folder(outputs)}", "all scores on one page"))
+    return commands
 
 
 def _unfinished(models: list[ModelDirectory]) -> list[str]:
@@ -95,15 +91,15 @@ def _some(names: list[str]) -> str:
 
 def _sweep(outputs: Path) -> tuple[list[str], list[Command], Collection[str]]:
     """The newest sweep: lines that describe it, commands for it, and the folders of its models."""
-    try:
-        sweep = newest_sweep(outputs)
-    except RunError:
+    if not sweeps_in(outputs):
         return [], [], ()
+    sweep = newest_sweep(outputs)
     try:
         content, progress = sweep.read_sweep(), job_progress(sweep)
     except RunError as error:
         return [f"The newest sweep cannot be read: {error}"], [], ()
-    found = [f"Sweep {sweep.path}: {summary(progress)}", *_report(sweep)]
+    pages = sorted(sweep.report.glob("*.html"), key=lambda page: -page.stat().st_mtime_ns)
+    found = [f"Sweep {sweep.path}: {summary(progress)}", *(f"Report: {page}" for page in pages[:1])]
     name = shlex.quote(sweep.path.name)
     commands = [(f"diffusion-lab report {name}", "tables and figures of the sweep")]
     if not is_over(progress):
@@ -111,8 +107,3 @@ def _sweep(outputs: Path) -> tuple[list[str], list[Command], Collection[str]]:
         if content.get("command") and not any(standing.state == RUNNING for standing in progress):
             commands.append((f"diffusion-lab train -m {shlex.join(content['command'])}", "continue the sweep"))
     return found, commands, {cell["model"] for cell in content["cells"]}
-
-
-def _report(sweep: SweepDirectory) -> list[str]:
-    pages = sorted(sweep.report.glob("*.html"), key=lambda page: -page.stat().st_mtime_ns)
-    return [f"Report: {pages[0]}"] if pages else []

@@ -11,6 +11,7 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, ListConfig
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
+from rich.filesize import decimal
 from rich.text import Text
 
 from diffusion_lab.config.identity import CODE, training_fingerprint
@@ -38,16 +39,14 @@ def run(cfg: DictConfig) -> None:
     unknown = [kind for kind in wanted if kind not in KINDS]
     if unknown:
         raise MistakeError(f"what={unknown[0]}: choose from {', '.join(KINDS)}")
-    if not isinstance(cfg.remove, bool):
-        raise MistakeError(f"remove={cfg.remove}: choose true or false")
-    outputs, console = Path(cfg.outputs), Terminal()
+    outputs, remove, console = Path(cfg.outputs), cfg.remove, Terminal()
     unused, notes = _find_unused(outputs, Path(cfg.jobs))
     chosen = [one for kind in KINDS if kind in wanted for one in unused[kind]]
     for sentence in notes:
         console.print(Text(sentence, style="yellow"))
     for line in _lines(chosen, outputs) if chosen else [f"nothing to prune in {outputs}"]:
         console.print(line)
-    if chosen and cfg.remove:
+    if chosen and remove:
         _remove(chosen, console)
     elif chosen:
         console.print("nothing has been removed; set remove=true to remove what is listed")
@@ -64,9 +63,8 @@ def _find_unused(outputs: Path, jobs: Path) -> tuple[dict[str, list[Unused]], li
             "code": list(found.unused_code(jobs)),
         }
     except FileNotFoundError as error:
-        raise MistakeError(
-            f"{error.filename} has disappeared: another process is removing files in {outputs}; run the same command again later"
-        ) from None
+        said = f"{error.filename} has disappeared, because another process removes files; try again later"
+        raise MistakeError(said) from None
     return unused, found.notes
 
 
@@ -100,8 +98,8 @@ def _is_found(package: str) -> bool:
 def _lines(unused: Sequence[Unused], outputs: Path) -> Iterator[str]:
     """A table as wide as its paths, so that they can be copied."""
     rows = [("size", f"in {outputs}", "why it is not needed")]
-    rows += [(_size([one]), str(one.path.relative_to(outputs)), one.why) for one in unused]
-    rows.append((_size(unused), "in all", ""))
+    rows += [(decimal(one.size), str(one.path.relative_to(outputs)), one.why) for one in unused]
+    rows.append((decimal(sum(one.size for one in unused)), "in all", ""))
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     return (f"{size:>{widths[0]}}  {path:<{widths[1]}}  {why}".rstrip() for size, path, why in rows)
 
@@ -117,7 +115,7 @@ def _remove(unused: Sequence[Unused], console: Console) -> None:
         others = ", ".join(sorted(entry.name for entry in one.path.glob("*")))
         if others:
             console.print(f"{one.path} is kept, because it holds files that the lab did not write: {others}")
-    console.print(f"removed {_readable_size(freed)}")
+    console.print(f"removed {decimal(freed)}")
 
 
 def removed(one: Unused) -> str | None:
@@ -141,12 +139,3 @@ def removed(one: Unused) -> str | None:
 def _refuse(holder: str) -> NoReturn:
     """Refuse to wait, for `lease.hold`."""
     raise PlaceError(f"{holder} is using it")
-
-
-def _size(unused: Sequence[Unused]) -> str:
-    return _readable_size(sum(one.size for one in unused))
-
-
-def _readable_size(size: int) -> str:
-    """1536 -> 2 KiB, 15,000,000 -> 14.3 MiB."""
-    return f"{size / 2**10:.0f} KiB" if size < 2**20 else f"{size / 2**20:,.1f} MiB"

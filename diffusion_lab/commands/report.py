@@ -28,9 +28,7 @@ def run(cfg: DictConfig) -> None:
     trackers = build_trackers(cfg)  # reports mistakes before anything is written
     if cfg.runs is not None:
         if trackers:
-            raise MistakeError(
-                "logger works only for the report on a sweep: remove it, or give sweep=… instead of runs=…"
-            )
+            raise MistakeError("logger has no effect with runs=…: remove it, or give sweep=… instead")
         patterns = [str(p) for p in cfg.runs] if isinstance(cfg.runs, ListConfig) else [str(cfg.runs)]
         to = Path(cfg.to or "report")
         command = f"diffusion-lab report 'runs=[{','.join(patterns)}]' to={to}"

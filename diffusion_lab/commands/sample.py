@@ -99,25 +99,23 @@ def _write(x: Tensor, y: Conditions, drawing: Drawing, places: list[Path]) -> No
     names = None if drawing.units is None else drawing.units.names
     if form == "grid":
         write_whole(places[0], png(picture(x, model.num_levels, drawing.columns(y), names)))
-    elif form == "npz":
-        buffer = io.BytesIO()
-        # Published evaluators read only arr_0. Ours reads classes of the data, not clusters, from arr_1.
-        arrays: dict[str, Any] = {name: part.cpu().numpy() for name, part in drawing.conditions.by_name(y).items()}
-        arrays |= {"arr_1": arrays.pop("classes")} if "classes" in arrays else {}
-        if names is not None:
-            arrays[NAMES] = np.array(names)
-        np.savez(buffer, arr_0=numbers(x, model.num_levels), **arrays)
-        write_whole(places[0], buffer.getvalue())
-    elif form == "npy":
-        buffer = io.BytesIO()
-        np.save(buffer, numbers(x, model.num_levels))
-        write_whole(places[0], buffer.getvalue())
-    else:
+    elif form == "png":
         for earlier in ours(places[0].parent):  # images of two calls must not mix
             if re.fullmatch(r"\d{6,}\.png", earlier.name):
                 earlier.unlink(missing_ok=True)  # `clear` would read the record again each time
         for path, image in zip(places, images(x, model.num_levels, names), strict=False):
             write_whole(path, png(image))
+    else:
+        buffer = io.BytesIO()
+        if form == "npy":
+            np.save(buffer, numbers(x, model.num_levels))
+        else:
+            # Published evaluators read only arr_0. Ours reads classes of the data, not clusters, from arr_1.
+            arrays: dict[str, Any] = {name: part.cpu().numpy() for name, part in drawing.conditions.by_name(y).items()}
+            arrays |= {"arr_1": arrays.pop("classes")} if "classes" in arrays else {}
+            arrays |= {} if names is None else {NAMES: np.array(names)}
+            np.savez(buffer, arr_0=numbers(x, model.num_levels), **arrays)
+        write_whole(places[0], buffer.getvalue())
 
 
 def _animate(trajectory: Iterator[Tensor], num_levels: int | None, path: Path) -> None:

@@ -54,22 +54,14 @@ def run(cfg: DictConfig) -> None:
         f"{process.num_timesteps} steps, β̃/β from {float(_ratio(chain)[1:].min() if len(kept) > 1 else 0):.2g} to "
         f"{float(_ratio(chain).max()):.2g}",
     )
-    for warning in warnings(process):
-        console.print(f"warning: {warning}", style="yellow")
-    write_whole(places[0], _plot(process, chain))
-    write_whole(places[1], png(_forward(process, x_0[: cfg.num_images], shown, data.num_levels)))
-    console.print(f"{places[0]}  {places[1]}")
-
-
-def warnings(process: GaussianDiffusion) -> list[str]:
-    """One sentence for each property that would spoil samples."""
-    import torch
-
     signal = float(process.signal(torch.tensor([process.num_timesteps]))) / process.prior_std
     if signal > SIGNAL_LEFT:
         left = f"√ᾱ_T = {signal:.3g}: {100 * signal:.1f} % of the signal is left at t = {process.num_timesteps}"
-        return [f"{left}, but sampling starts from pure noise; use more noise or another schedule"]
-    return []
+        fix = "sampling starts from pure noise; use more noise or another schedule"
+        console.print(f"warning: {left}, but {fix}", style="yellow")
+    write_whole(places[0], _plot(process, chain))
+    write_whole(places[1], png(_forward(process, x_0[: cfg.num_images], shown, data.num_levels)))
+    console.print(f"{places[0]}  {places[1]}")
 
 
 def prior_bits(process: GaussianDiffusion, x_0: Tensor) -> float:

@@ -23,7 +23,7 @@ from diffusion_lab.config.measured_variance import needed_head, use_measured
 from diffusion_lab.config.mistakes import MistakeError, lost_process, out_of_memory, users_mistakes
 from diffusion_lab.config.scores import build_features, build_metrics, run_of, scored_choices
 from diffusion_lab.config.tracking import tracked_score
-from diffusion_lab.config.weight_files import profile_error, read_training_progress
+from diffusion_lab.config.weight_files import plan_of_average, read_training_progress
 from diffusion_lab.data.module import DataModule
 from diffusion_lab.data.pictures import may_fail, picture, png
 from diffusion_lab.metrics.copying import SHOWN
@@ -107,7 +107,7 @@ def _cost(
     """
     whole = {fact: training[fact] for fact in ("steps", "seconds", "images")}
     if wanted_length(weights) is not None:
-        error = profile_error(directory, weights)
+        *_, error = plan_of_average(directory, weights)
         text = f"built from averages of {len(directory.kept_averages)} moments, with an error of {error:.1%} of its profile"
         return whole, {"average": text}
     if not is_snapshot(weights):
@@ -118,8 +118,7 @@ def _cost(
         later = int(read_training_progress(directory, snapshot_name(guiding))["step"])
         if later >= step:
             raise MistakeError(
-                f"guidance.moment={guiding}: the weights {weights} are from step {step:,}, but that moment is step {later:,}; "
-                "choose an earlier one, such as guidance.moment=30s or 500steps"
+                f"guidance.moment={guiding} (step {later}) is not before {weights}; choose an earlier one"
             )
     text = f"the training as it was at step {step} of {steps}"
     return {"steps": step, "seconds": moment["seconds"], "images": int(moment["images"])}, {"moment": text}
@@ -150,19 +149,17 @@ def score_source(
             console.print(f"already scored: {run.path} (rescore=true scores again)")
         return there
 
-    def how_to_go_on(name: str) -> str:
-        kept = f"finished batches of samples are kept in {cache}"
-        return f"{name} while scoring {run.path}; {kept}; run the same command again to go on from there"
+    def waiting(holder: str) -> None:
+        console.print(f"{run.path} is being scored by {holder}; waiting")
 
+    how_to_go_on = (
+        f"while scoring {run.path}; finished batches are kept in {cache}: run the same command again to go on"
+    )
     if not is_there():
         with ExitStack() as stack:
             if not quiet:
-                stack.enter_context(ending(lambda name: how_to_go_on(name) if rank() == 0 else ""))
-            stack.enter_context(
-                hold_together(
-                    run.path, lambda holder: console.print(f"{run.path} is being scored by {holder}; waiting")
-                )
-            )
+                stack.enter_context(ending(lambda name: f"{name} {how_to_go_on}" if rank() == 0 else ""))
+            stack.enter_context(hold_together(run.path, waiting))
             if not is_there():  # another process may have scored it meanwhile
                 if rank() == 0:
                     remove_staged(run.path)
@@ -175,10 +172,9 @@ def score_source(
                     show(run.read_metrics())
     if console.quiet:
         return
-    typed = {
-        option.partition("=")[0] for option in HydraConfig.get().overrides.task if not option.endswith(f"={TRAINED}")
-    }
-    console.print(score_table(run.read_metrics(), everything="metrics" in typed), soft_wrap=False)
+    typed = [option for option in HydraConfig.get().overrides.task if not option.endswith(f"={TRAINED}")]
+    chosen = any(option.startswith("metrics=") for option in typed)
+    console.print(score_table(run.read_metrics(), everything=chosen), soft_wrap=False)
     for line in [*lines, f"score  {run.path}  (samples.png, metrics.json)"]:
         console.print(line)
 
@@ -186,12 +182,8 @@ def score_source(
 def _scores(source: Source, data: DataModule, cfg: DictConfig, console: Console) -> Scores | None:
     with users_mistakes():
         features, metrics, settings = build_features(cfg), build_metrics(cfg), instantiate(cfg.evaluation)
-    sizes = {f"metrics.{name}": node for name, node in cfg.metrics.items()} | {"evaluation": cfg.evaluation}
-    at = " and ".join(
-        f"{key}.batch_size={node.batch_size}" for key, node in sizes.items() if node and node.get("batch_size")
-    )
-    fewer = "use a smaller batch_size: the scores stay the same"
-    with progress_bar(console) as progress, users_mistakes(), lost_process(), out_of_memory(at, fewer):
+    fix = "use a smaller evaluation.batch_size, or that of a metric: the scores stay the same"
+    with progress_bar(console) as progress, users_mistakes(), lost_process(), out_of_memory("scoring", fix):
         return score(source, data, list(features.values()), metrics, settings, progress)
 
 
@@ -217,10 +209,8 @@ def _write(
     numbers = {name: [value] for name, value in scores.values.items()} | columns
     lost = [name for name, found in numbers.items() if not all(map(math.isfinite, found))]
     if lost:
-        raise MistakeError(
-            f"{scores.protocol['model_directory']} cannot be scored, because {lost[0]} is not finite: did its training diverge? "
-            "Train it with a smaller optimizer.lr"
-        )
+        model = scores.protocol["model_directory"]
+        raise MistakeError(f"{model} cannot be scored, because {lost[0]} is not finite: try a smaller optimizer.lr")
     for path, x, columns_of_grid in (
         (run.samples_png, scores.samples[:64], None),
         (run.interpolation_png, scores.interpolation, PATH_IMAGES),

@@ -42,12 +42,8 @@ def run(cfg: DictConfig) -> None:
         check_at_least(1, cfg, "num_images")
         request = request_of({"accelerator": cfg.accelerator, "devices": 1}, prefix="")
         data = build_data(cfg)
-        if len(data.shape) != 3:
-            raise MistakeError(
-                f"{data.name} has samples of shape {list(data.shape)}, but published evaluators read images"
-            )
-        if data.shape[0] not in (1, 3):
-            raise MistakeError(f"{data.name} has {data.shape[0]} channels: published evaluators read images of 1 or 3")
+        if len(data.shape) != 3 or data.shape[0] not in (1, 3):
+            raise MistakeError(f"{data.name}: published evaluators read images of 1 or 3 channels")
         chosen = list(build_features(cfg).values()) if cfg.moments else []
         if len(chosen) > 1 and any(text.startswith("features=") for text in HydraConfig.get().overrides.task):
             raise MistakeError("features: choose exactly one, because a file holds the statistics of one network")
@@ -60,8 +56,7 @@ def run(cfg: DictConfig) -> None:
             part.check(data.shape)
             if 8 * part.dim**2 > MOST_BYTES:
                 raise MistakeError(
-                    f"features={part.name}: sigma of {part.dim:,} features has {8 * part.dim**2 / 2**30:,.0f} GiB; choose "
-                    "features=inception, or set moments=false"
+                    f"features={part.name}: sigma of {part.dim:,} features is too large; set moments=false"
                 )
     arrays = {"arr_0": _images(data, cfg.split, cfg.num_images)} if to.suffix == ".npz" else {}
     parts = [f"arr_0: {len(images)} {cfg.split} images" for images in arrays.values()]

@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from itertools import count
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
-from hydra.core.utils import JobReturn, JobStatus
+from hydra.core.utils import JobStatus
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
@@ -34,7 +34,6 @@ from diffusion_lab.store.places import jobs_folder
 from diffusion_lab.store.records import is_folder_name, printable
 from diffusion_lab.sweeps.axes import sweep_name
 from diffusion_lab.sweeps.frozen import VARIABLE, StartAgain, check_copy, make_copy, using_copy
-from diffusion_lab.sweeps.jobs import Queue
 from diffusion_lab.sweeps.plan import Job, Plan, Work, do, forget_failures, run_all, sweep_content
 from diffusion_lab.sweeps.watch import watching
 from diffusion_lab.terminal import Terminal
@@ -63,30 +62,26 @@ def sweep(
             raise MistakeError("retrain=true works only with sweep.jobs_per_model=1: remove one of the two")
         name = sweep_name(axes) if name is None else str(name)
         if not is_folder_name(name) or name.startswith((".", "-")):
-            raise MistakeError(
-                f"hydra.sweeper.name={printable(name)} cannot be the name of the sweep's folder: use only letters, digits, - and _"
-            )
+            raise MistakeError(f"hydra.sweeper.name={printable(name)}: use only letters, digits, - and _")
         plan, evaluation_seed, notes = make_plan(
             axes, context.config_loader, config, check=not os.environ.get(VARIABLE)
         )
         directory = sweep_directory(Path(config.outputs), name)
         launches = _Launches(config, context, task, directory, name)  # first, because the launcher may not be installed
         if not (wait or launches.can_detach):
-            raise MistakeError(
-                "hydra.sweeper.wait=false works only with hydra/launcher=slurm, which starts the jobs by itself: remove it"
-            )
-        launcher = config.hydra.launcher
+            raise MistakeError("hydra.sweeper.wait=false works only with hydra/launcher=slurm: remove it")
+        jobs_are_shown = config.hydra.launcher.get("dry_run", False)
         if not os.environ.get(VARIABLE):  # it is not yet the copy
             for line in [*plan.summary(), *notes, *launches.summary(plan.jobs), f"sweep {directory.path}"]:
                 console.print(line)
-        if plan.jobs and VARIABLE not in os.environ and not (dry_run or launcher.get("dry_run", False)):
+        if plan.jobs and VARIABLE not in os.environ and not (dry_run or jobs_are_shown):
             raise StartAgain(make_copy(directory.code, CODE.modules(), config_folders(config)))
         if dry_run:
             for work in plan.work:
                 console.print(f"{work.verb}  {work.label}")
             return
-        if launcher.get("dry_run", False):
-            launches(plan.jobs)  # dry run: prints the jobs
+        if jobs_are_shown:
+            launches(plan.jobs)
             return
         swept = {axis.key: list(axis.overrides) for axis in axes if axis.swept}
         created = datetime.now().isoformat(timespec="seconds")
@@ -112,88 +107,67 @@ def sweep(
             raise RunError(_list_of(failures, plan, directory))
 
 
-@runtime_checkable
-class QueueLauncher(Protocol):
-    """A launcher of the lab, with more than Hydra's `launch`; see hydra_plugins."""
-
-    def queue(self) -> Queue: ...
-
-    def summary(self, jobs: Sequence[Job]) -> list[str]: ...
-
-    def launch_jobs(self, jobs: Sequence[Job], cancelled: Callable[[], bool], wait: bool) -> list[str | None]: ...
-
-
 class _Launches:
-    """Runs jobs through Hydra's launcher, with one log per job."""
+    """Runs jobs through a launcher of Hydra, or the lab's, which has `launch_jobs` (see hydra_plugins), with one log per job."""
 
     def __init__(
         self, config: DictConfig, context: HydraContext, task: TaskFunction, directory: SweepDirectory, name: str
     ) -> None:
-        self._directory, self._num_launched = directory, 0
+        self._directory, self._number = directory, count()
         # Hydra composes each job's config again from these overrides.
         own = {"hydra.sweep.dir": str(directory.jobs), "hydra.sweeper.name": name}
         with open_dict(config):
             config.hydra.sweep.dir = own["hydra.sweep.dir"]
             config.hydra.overrides.hydra += [f"{key}={quoted(value)}" for key, value in own.items()]
-        self._launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=context, task_function=_Logged(task), config=config
+        self._launcher: Any = Plugins.instance().instantiate_launcher(
+            hydra_context=context, task_function=partial(_logged, task), config=config
         )
+        self._has_queue = hasattr(self._launcher, "launch_jobs")
 
     @property
     def can_detach(self) -> bool:
         """Whether the launcher can submit everything at once."""
-        return isinstance(self._launcher, QueueLauncher) and self._launcher.queue().may_be_left
+        return self._has_queue and self._launcher.queue().may_be_left
 
     def summary(self, jobs: Sequence[Job]) -> list[str]:
         """The resources that the jobs request."""
-        return self._launcher.summary(jobs) if isinstance(self._launcher, QueueLauncher) else []
+        return self._launcher.summary(jobs) if self._has_queue else []
 
     def __call__(self, jobs: Sequence[Job], wait: bool = True) -> list[str | None]:
         """The reason why each job failed, or None. wait=False only submits, which needs `can_detach`."""
-        if isinstance(self._launcher, QueueLauncher):
+        if self._has_queue:
             return self._launcher.launch_jobs(jobs, self._directory.cancelled.is_file, wait)
         return [do(job, partial(self._launch, job)) for job in jobs]
 
     def _launch(self, job: Job, work: Work) -> str | None:
         """Run one part of a job with a launcher of Hydra; returns the reason of its failure."""
         overrides = [*work.overrides, f"hydra.sweep.subdir={quoted(job.name)}"]
-        self._num_launched += 1
-        (returned,) = self._launcher.launch([overrides], initial_job_idx=self._num_launched - 1)
-        return _reason(returned)
+        (returned,) = self._launcher.launch([overrides], initial_job_idx=next(self._number))
+        if returned.status is JobStatus.COMPLETED:
+            return None
+        error = returned._return_value  # the public property raises it and writes to stderr
+        return mistake_in_job(error) or " ".join(f"{type(error).__name__}: {error}".split())
 
 
-@dataclass(frozen=True)
-class _Logged:
-    """The task with its output in the log of its folder, because a terminal cannot show many jobs at once."""
-
-    task: TaskFunction
-
-    def __call__(self, cfg: DictConfig) -> Any:
-        log = job_log(Path(HydraConfig.get().runtime.output_dir))
-        check_links(log)
-        with log.open("a", buffering=1) as file, redirect_stdout(file), redirect_stderr(file):
-            try:
-                return self.task(cfg)
-            except Interrupted as stop:
-                print(stop, file=file)
-                raise
-            except BaseException:
-                traceback.print_exc(file=file)
-                raise
+def _logged(task: TaskFunction, cfg: DictConfig) -> Any:
+    """Run the task with its output in the log of its folder, because a terminal cannot show many jobs at once."""
+    log = job_log(Path(HydraConfig.get().runtime.output_dir))
+    check_links(log)
+    with log.open("a", buffering=1) as file, redirect_stdout(file), redirect_stderr(file):
+        try:
+            return task(cfg)
+        except Interrupted as stop:
+            print(stop, file=file)
+            raise
+        except BaseException:
+            traceback.print_exc(file=file)
+            raise
 
 
 def config_folders(config: DictConfig) -> list[Path]:
     """The search path of the user's configs: --config-dir, hydra.searchpath, and conf/ of the working directory."""
-    sources = [Path(source.path) for source in config.hydra.runtime.config_sources if source.schema == "file"]
-    return [folder for folder in sources if folder != CONF]
-
-
-def _reason(returned: JobReturn) -> str | None:
-    """The reason of a job's failure, in one sentence."""
-    if returned.status is JobStatus.COMPLETED:
-        return None
-    error = returned._return_value  # the public property raises it and writes to stderr
-    return mistake_in_job(error) or " ".join(f"{type(error).__name__}: {error}".split())
+    sources = config.hydra.runtime.config_sources
+    return [Path(source.path) for source in sources if source.schema == "file" and Path(source.path) != CONF]
 
 
 def _list_of(failures: dict[Path, str], plan: Plan, directory: SweepDirectory) -> str:

@@ -94,9 +94,7 @@ def _objective(run: RunDirectory, name: str | None) -> float | None:
         return None
     values = run.read_metrics()["values"]
     if name not in values:
-        raise MistakeError(
-            f"objective_metric={name}: {run.metrics} has no such value; it has {', '.join(sorted(values))}"
-        )
+        raise MistakeError(f"objective_metric={name}: the score has no such value; it has {', '.join(sorted(values))}")
     return values[name]
 
 

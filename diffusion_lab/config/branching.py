@@ -53,19 +53,15 @@ class BranchPoint:
         for name, step in _kept_weights(cfg):
             target, at_a_time = directory.weights(name), self.trunk.weights(name)
             source = at_a_time if step is None else kept.get((_kind(target), step))
-            if step is None and not (at_a_time.is_file() and _step(self.trunk, at_a_time) <= self.step):
+            reached = step or (_step(self.trunk, at_a_time) if at_a_time.is_file() else math.inf)
+            if reached > self.step:
                 continue  # a moment after the branch point
-            if step is not None and step > self.step:
-                continue
             if source is None:
-                missing.append(f"{name} (step {step:,})")
+                missing.append(f"{name} (step {reached:,})")
             else:
                 write_whole(target, inside(self.trunk.path, source).read_bytes())
-        return (
-            f"{self.trunk.path} did not keep {', '.join(missing)}; this model will not have them either"
-            if missing
-            else None
-        )
+        names = ", ".join(missing)
+        return f"{self.trunk.path} did not keep {names}; this model will not have them either" if missing else None
 
 
 def branch_point(cfg: DictConfig) -> BranchPoint | None:
@@ -83,23 +79,16 @@ def branch_point(cfg: DictConfig) -> BranchPoint | None:
     if lengths[0] == lengths[1]:
         raise MistakeError(f"{option}: that training also has {lengths[0]:,} steps; change trainer.max_steps")
     if not trunk.branches:
-        raise MistakeError(
-            f"{option}: it kept no checkpoint to branch from; train it with snapshots.branches=[{cfg.trainer.max_steps}steps]"
-        )
+        raise MistakeError(f"{option}: it kept no checkpoint to branch from; train it with snapshots.branches=[…]")
     _check_same(cfg, saved, trunk, option)
     shared = _shared_steps(instantiate(cfg.lr_scheduler), *lengths)
     usable = [step for step in trunk.branches if step <= shared]
-    if usable:
-        return BranchPoint(trunk, usable[-1])
-    if shared < 1:
+    if not usable:
         raise MistakeError(
-            f"{option}: the learning rates of {lengths[0]:,} and of {lengths[1]:,} steps differ from the start; "
-            "train both with lr_scheduler=warmup_stable_decay or constant"
+            f"{option}: they share {shared:,} steps, but the first checkpoint that was kept is from step {min(trunk.branches):,}; "
+            "train it with an earlier snapshots.branches, or both with lr_scheduler=warmup_stable_decay or constant"
         )
-    raise MistakeError(
-        f"{option}: they share {shared:,} steps, but the first checkpoint that was kept is from step "
-        f"{min(trunk.branches):,}; train it with snapshots.branches=[{shared}steps]"
-    )
+    return BranchPoint(trunk, usable[-1])
 
 
 def _check_same(cfg: DictConfig, saved: DictConfig, trunk: ModelDirectory, option: str) -> None:
@@ -109,18 +98,10 @@ def _check_same(cfg: DictConfig, saved: DictConfig, trunk: ModelDirectory, optio
     twin = copy.deepcopy(cfg)
     twin.trainer.max_steps = saved.trainer.max_steps
     file = next(iter(trunk.branches.values()))
-    try:
-        found = load_state(inside(trunk.path, file)).get("fingerprint")
-    except ValueError as error:
-        raise MistakeError(f"{option}: {error}") from error
-    if found == training_fingerprint(twin):
-        return
-    changed = changed_keys(training_part(plain_config(saved)), training_part(plain_config(twin)))
-    chosen = [key for key in changed if not key.startswith("facts.")]
-    difference = (
-        f"it differs in {', '.join(chosen or changed)}" if changed else "its data or the code that trained it differ"
-    )
-    raise MistakeError(f"{option}: only the length may differ, but {difference}")
+    if load_state(inside(trunk.path, file)).get("fingerprint") != training_fingerprint(twin):
+        changed = changed_keys(training_part(plain_config(saved)), training_part(plain_config(twin)))
+        what = f"it differs in {', '.join(changed)}" if changed else "its data or the code that trained it differ"
+        raise MistakeError(f"{option}: only the length may differ, but {what}")
 
 
 def _shared_steps(rate: Callable[[int, float], float], *lengths: int) -> int:
@@ -130,7 +111,7 @@ def _shared_steps(rate: Callable[[int, float], float], *lengths: int) -> int:
     """
     for step in range(min(lengths)):
         if len({rate(step, step / length) for length in lengths}) > 1:
-            return step - 1
+            return max(0, step - 1)
     return min(lengths) - 1
 
 
@@ -139,10 +120,7 @@ def _kept_weights(cfg: DictConfig) -> Iterator[tuple[str, int | None]]:
     steps, batch = cfg.trainer.max_steps, cfg.data.batch_size
     count = {STEPS: lambda n: n, IMAGES: lambda n: math.ceil(n / batch), SHARE: lambda share: _reaches(share, steps)}
     for moment in read_moments("snapshots.at", cfg.snapshots.at):
-        yield (
-            snapshot_name(moment),
-            None if moment.unit == SECONDS else int(count[moment.unit](moment.amount)),
-        )
+        yield snapshot_name(moment), None if moment.unit == SECONDS else int(count[moment.unit](moment.amount))
     for number in range(1, cfg.snapshots.averages + 1):
         share = number / cfg.snapshots.averages
         yield kept_average_name(share), _reaches(share, steps)

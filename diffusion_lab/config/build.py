@@ -72,9 +72,7 @@ def fill_in_facts(cfg: DictConfig, data: DataModule) -> None:
     if wrong := wrong_in({"facts": as_plain(cfg.facts)}, FACTS):
         raise ValueError(f"{data.name}: {wrong}")
     if data.masks_missing and "missing" not in cfg.model:
-        raise ValueError(
-            "data.missing=mask: only model=diffusion leaves missing values out of its loss; fill them in for other models"
-        )
+        raise ValueError("data.missing=mask: only model=diffusion leaves missing values out of its loss; fill them in")
     if cfg.facts.conditions and "conditions" not in cfg.model:
         fix = "use condition=classes, condition=clusters or model=diffusion"
         if "base" in cfg.facts:
@@ -142,9 +140,7 @@ def entries(cfg: DictConfig, group: str) -> Iterator[tuple[str, DictConfig]]:
         if node is None:
             continue
         if not isinstance(node, DictConfig) or not isinstance(node.get("_target_"), str):
-            raise MistakeError(
-                f"{group}.{name}: an entry of {group} needs a name, with _target_ and options below, such as {group}.mine._target_"
-            )
+            raise MistakeError(f"{group}.{name} is not an object: set its class, as in {group}.mine._target_=…")
         yield name, node
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,11 +58,6 @@ class DrawnConditions:
         return max((len(one.rows) for one in self.each if one.rows is not None), default=0)
 
     @property
-    def on_clusters(self) -> bool:
-        """Whether the model is conditioned on clusters of the images."""
-        return any(one.shares is not None for one in self.each)
-
-    @property
     def classes(self) -> One | None:
         """The condition, if it is classes or clusters alone."""
         return self.each[0] if len(self.each) == 1 and has_classes(self.each[0].size) else None
@@ -111,9 +107,7 @@ def drawn_conditions(
     names = [*(saved.get("condition") or {})] or ["classes"]  # conditions of a guiding classifier
     names = names if sizes else []
     if len(names) != len(sizes):
-        raise RunError(
-            f"{directory.config}: condition must have an entry for each of the {len(sizes)} conditions of the model"
-        )
+        raise RunError(f"{directory.config}: condition must have an entry for each of the {len(sizes)} conditions")
     given: dict[str, Any] = {**(as_plain(cfg.condition) if cfg.condition is not None else {}), **arrays}
     given = {name: value for name, value in given.items() if value is not None}
     if ALL in given and len(sizes) == 1:
@@ -122,10 +116,8 @@ def drawn_conditions(
         if not sizes:
             raise MistakeError(f"condition={value}: {directory.path} has no condition to choose a value of")
         if name not in names:
-            raise MistakeError(
-                f"condition: {directory.path} is conditioned on {' and '.join(names)}; give a value for each, such as "
-                f"condition={{{', '.join(f'{name}: …' for name in names)}}}"
-            )
+            known = " and ".join(names)
+            raise MistakeError(f"condition: {directory.path} is conditioned on {known}; give a value for each, by name")
     training = directory.read_training()
     records = training.get("conditions", {})
     lacking = [name for name in saved.get("condition") or {} if name not in records]
@@ -146,7 +138,7 @@ def _one(name: str, size: Size, record: Mapping[str, Any], value: Any, most: int
     for fact in ("shares", "shift", "scale"):
         if len(record.get(fact, range(count))) != count:
             raise RunError(
-                f"{directory.training}: conditions.{name}.{fact} has {len(record[fact])} entries, but the model needs {count}"
+                f"{directory.training}: conditions.{name}.{fact} has {len(record[fact])} entries, not {count}"
             )
     held_out = _held_out(record, name, size, directory)
     if not isinstance(size, int):
@@ -156,9 +148,7 @@ def _one(name: str, size: Size, record: Mapping[str, Any], value: Any, most: int
         if rows is not None and (
             rows.isinf().any() or (rows.ndim == 2 and (rows.isnan().any(1) ^ rows.isnan().all(1)).any())
         ):
-            raise MistakeError(
-                f"condition: a {name} has an infinite value, or NaN in a part of it; NaN in every entry means no condition"
-            )
+            raise MistakeError(f"condition: a {name} has an infinite value, or NaN in a part of it")
         return One(name, size, [], None, rows, units, held_out)
     numbers, named = [str(number) for number in range(size)], record.get("names", [])
     names = named if len(named) == size else []
@@ -171,18 +161,12 @@ def _held_out(record: Mapping[str, Any], name: str, size: Size, directory: Model
     """The values of test images in the record of a condition. RunError where they are none of this size."""
     if "held_out" not in record:
         return None
-    try:
+    with suppress(OverflowError, RuntimeError, TypeError, ValueError):
         found = torch.tensor(record["held_out"], dtype=torch.int64 if isinstance(size, int) else torch.float32)
-        fits = (
-            found.ndim == 1 and 0 <= int(found.min()) <= int(found.max()) < size
-            if isinstance(size, int)
-            else len(found) > 0 and found.shape[1:] == tuple(size) and bool(found.isfinite().all())
-        )
-    except (OverflowError, RuntimeError, TypeError, ValueError):
-        fits = False
-    if not fits:
-        raise RunError(f"{directory.training}: conditions.{name}.held_out must hold values of the size {size}")
-    return found
+        allowed = (found >= 0) & (found < size) if isinstance(size, int) else found.isfinite()
+        if len(found) > 0 and found.shape[1:] == (() if isinstance(size, int) else tuple(size)) and allowed.all():
+            return found
+    raise RunError(f"{directory.training}: conditions.{name}.held_out must hold values of the size {size}")
 
 
 def _classes(value: Any, num_classes: int, names: Sequence[str], most: int, directory: ModelDirectory) -> Tensor:
@@ -206,9 +190,7 @@ def _rows(value: Any, name: str, shape: tuple[int, ...]) -> Tensor:
         raise MistakeError(f"condition={value}: give FILE.npy with a {name} {shape} for each image") from None
     rows = rows[None] if tuple(rows.shape) == shape else rows
     if tuple(rows.shape[1:]) != shape or len(rows) == 0:
-        raise MistakeError(
-            f"condition: the values have the shape {tuple(rows.shape)}; each {name} must have the shape {shape}"
-        )
+        raise MistakeError(f"condition: shape {tuple(rows.shape)}, but each {name} must have the shape {shape}")
     return rows
 
 

@@ -60,9 +60,7 @@ def wanted_edit(cfg: DictConfig, model: GenerativeModel, saved: DictConfig, cond
     if len(wanted) > 1:
         raise MistakeError(f"{' and '.join(wanted)}: give only one of them")
     if cfg.trajectory:
-        raise MistakeError(
-            f"trajectory=true shows samples that start from noise, and {next(iter(wanted))} does not start from noise"
-        )
+        raise MistakeError(f"trajectory=true needs samples that start from noise: remove it, or {next(iter(wanted))}")
     return next(iter(wanted.values()))(cfg, model, saved, conditions)
 
 
@@ -72,9 +70,7 @@ def inpainting(cfg: DictConfig, model: GenerativeModel, saved: DictConfig, condi
     if cfg.inpaint.mask is None:
         raise MistakeError("inpaint.mask=FILE is needed: white where the model paints, black where the image stays")
     if len(model.shape) != 3:
-        raise MistakeError(
-            f"inpaint.mask={cfg.inpaint.mask}: a mask is an image, and the data have shape {list(model.shape)}"
-        )
+        raise MistakeError(f"inpaint.mask: a mask is an image, but the data have the shape {list(model.shape)}")
     image = _input_image(cfg.inpaint.image, model, saved)
     known = (_read(cfg.inpaint.mask, model.shape[1:], 1) < WHITE)[None].to(model.device)
 
@@ -82,7 +78,7 @@ def inpainting(cfg: DictConfig, model: GenerativeModel, saved: DictConfig, condi
         x_0 = image.expand(len(indices), *model.shape)
         noise = SampleNoise(seed, indices)
         x = inpaint(model.sampler, model.process, model.guided, x_0, known, noise, y, cfg.inpaint.repeats)
-        return _in_range(x, model)
+        return model.reverse.clipping.in_range(x)
 
     return Edit(torch.cat([image, torch.where(known, image, torch.zeros_like(image))]), draw)
 
@@ -99,13 +95,11 @@ def interpolation(cfg: DictConfig, model: GenerativeModel, saved: DictConfig, co
         raise MistakeError(f"num_images={cfg.num_images}: an interpolation needs at least 2 images")
     ends = torch.cat([_input_image(image, model, saved) for image in cfg.interpolate.images])
     if conditions.number > 2:
-        raise MistakeError(
-            f"condition: {conditions.number} values are given; give one, or those of the two interpolate.images"
-        )
+        raise MistakeError(f"condition: {conditions.number} values; give one, or one for each of the two images")
     own: Conditions = None
     if conditions.number:
         own = conditions.of(torch.tensor([0, conditions.number - 1], device=model.device), cfg.seed)
-    elif conditions.classes is not None and conditions.on_clusters and not getattr(model, "condition_dropout", 0) > 0:
+    elif (found := conditions.classes) and found.shares is not None and not getattr(model, "condition_dropout", 0) > 0:
         clusters = trained_data(saved).clusters
         own = None if clusters is None else clusters.of(ends.cpu(), {}).to(model.device)
     latents = model.encode(ends, own)
@@ -125,15 +119,14 @@ def denoising(cfg: DictConfig, model: GenerativeModel, saved: DictConfig, condit
     model = _with_chain(model, "denoise.image")
     last = model.process.num_timesteps
     if cfg.denoise.t is None or not 0 <= cfg.denoise.t <= last:
-        raise MistakeError(
-            f"denoise.t={cfg.denoise.t} must be a step of the chain, from 0 (the image itself) to {last} (noise)"
-        )
+        raise MistakeError(f"denoise.t={cfg.denoise.t}: choose a step from 0 (the image) to {last} (noise)")
     image = _input_image(cfg.denoise.image, model, saved)
 
     def draw(indices: Tensor, seed: int, y: Conditions) -> Tensor:
         x_0 = image.expand(len(indices), *model.shape)
         noise = SampleNoise(seed, indices)
-        return _in_range(denoise_from(model.sampler, model.process, model.guided, x_0, cfg.denoise.t, noise, y), model)
+        x = denoise_from(model.sampler, model.process, model.guided, x_0, cfg.denoise.t, noise, y)
+        return model.reverse.clipping.in_range(x)
 
     return Edit(image, draw)
 
@@ -145,10 +138,6 @@ def _with_chain(model: GenerativeModel, option: str) -> DrawnDiffusion:
     return model.denoiser
 
 
-def _in_range(x: Tensor, model: DrawnDiffusion) -> Tensor:
-    return model.reverse.clipping.in_range(x)
-
-
 def _input_image(image: str | int, model: GenerativeModel, saved: DictConfig) -> Tensor:
     """(1, *shape) on the model's device: an image from a file, or a test image of the training data by its number."""
     if isinstance(image, int):
@@ -157,10 +146,10 @@ def _input_image(image: str | int, model: GenerativeModel, saved: DictConfig) ->
             raise MistakeError(f"{image}: choose a test image of {data.name} from 0 to {data.num_test - 1}")
         x, _ = next(data.batches("test", 1, start=image))
         return x.to(model.device)
-    if len(model.shape) != 3 or model.num_levels is None:
-        raise MistakeError(f"{image}: the data are not images of grey levels; give the number of a test sample")
-    if model.shape[0] not in (1, 3):
-        raise MistakeError(f"{image}: this model draws {model.shape[0]} channels; give the number of a test image")
+    if len(model.shape) != 3 or model.num_levels is None or model.shape[0] not in (1, 3):
+        raise MistakeError(
+            f"{image}: this model draws no images that a file can hold; give the number of a test sample"
+        )
     x = from_levels(_read(image, model.shape[1:], model.shape[0]), 256)[None]
     return quantise(x, model.num_levels).to(model.device)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,18 +36,6 @@ _OF_A_MODEL |= {f"evaluation.{name}" for name in ("weights", "batch_size", "prec
 _LONGEST_NAME = 60
 
 
-@dataclass(frozen=True)
-class Given:
-    """cfg: the recorded options that determine the score. data: what the samples are compared with. read_as: how an array of
-    samples was interpreted, in words."""
-
-    cfg: DictConfig
-    source: GivenImages
-    data: DataModule
-    run: RunDirectory
-    read_as: str
-
-
 def are_given(options: Sequence[str]) -> bool:
     """Whether the options give samples. MistakeError for options that need a model."""
     keys = named(options)
@@ -60,8 +47,13 @@ def are_given(options: Sequence[str]) -> bool:
     return True
 
 
-def read_given(cfg: DictConfig, outputs: Path, device: str) -> Given:
-    """The samples and their reference, read and checked. MistakeError, in one sentence, for what cannot be scored."""
+def read_given(
+    cfg: DictConfig, outputs: Path, device: str
+) -> tuple[GivenImages, DataModule, DictConfig, RunDirectory, str]:
+    """(samples, their reference, the options that determine the score, its folder, how an array of samples was read, in words).
+
+    MistakeError, in one sentence, for what cannot be scored.
+    """
     from diffusion_lab.data.in_memory import OneSet
     from diffusion_lab.interop.given_images import differences, levels, read_images
     from diffusion_lab.metrics.given import GivenImages
@@ -73,9 +65,7 @@ def read_given(cfg: DictConfig, outputs: Path, device: str) -> Given:
             raise MistakeError("data.validation has no effect without data=…: remove it")
         del kept["data"]
     if ("data" in kept) == ("reference" in kept):
-        raise MistakeError(
-            "samples=…: set what to compare them with: data=… (such as fashion_mnist) or reference=… (a file or a folder)"
-        )
+        raise MistakeError("samples=…: set data=… or reference=… (a file or a folder), to compare them with")
     with users_mistakes():
         features: dict[str, Features] = build_features(kept)
         published: Mapping[str, Moments] | None = None
@@ -87,9 +77,7 @@ def read_given(cfg: DictConfig, outputs: Path, device: str) -> Given:
             images = read_images(Path(cfg.samples))
             data, published = _reference(kept, images)
         if len(data.shape) != 3 or data.num_levels is None:
-            raise MistakeError(
-                f"samples=…: images can be compared with images of grey levels, which {data.name} does not have"
-            )
+            raise MistakeError(f"samples=…: {data.name} has no images of grey levels to compare them with")
         instantiate(kept.evaluation).check(data)
         check_measures(list(features.values()), build_metrics(kept), data)
         if published:
@@ -100,7 +88,7 @@ def read_given(cfg: DictConfig, outputs: Path, device: str) -> Given:
         said = differences(images, fitted, data.num_levels, data.name)
         source = GivenImages(shown, images.labels, about, cache_directory(outputs), device, said, published)
         source.check(data)
-    return Given(kept, source, data, _run(kept, data, images, outputs), images.read_as)
+    return source, data, kept, _run(kept, data, images, outputs), images.read_as
 
 
 def _reference(cfg: DictConfig, samples: Images) -> tuple[OneSet, Mapping[str, Moments]]:

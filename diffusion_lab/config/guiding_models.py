@@ -26,7 +26,7 @@ from diffusion_lab.models.trainable import TrainableModel
 from diffusion_lab.sampling import Autoguidance, ClassifierGuidance, Worse
 from diffusion_lab.sampling.guidance import Interval
 from diffusion_lab.store import ModelDirectory
-from diffusion_lab.store.weights import read_moment, snapshot_name
+from diffusion_lab.store.weights import read_moments, snapshot_name
 
 Model = TypeVar("Model", bound=TrainableModel)
 USUAL_MOMENT = 0.2  # one of snapshots.at; conf/guidance/autoguidance.yaml says what was best where
@@ -79,10 +79,7 @@ def worse_model(moment: float | int | str | None, model: Path | None, schedule: 
     ValueError if it does not fit the guided model.
     """
     if isinstance(moment, str):
-        try:
-            read_moment(moment)
-        except ValueError as error:
-            raise ValueError(f"guidance.moment={moment}: {error}") from None
+        read_moments("guidance.moment", [moment])
     if model is None:
         return Worse(moment)
     directory = ModelDirectory(Path(model))

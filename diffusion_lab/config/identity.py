@@ -196,9 +196,7 @@ def content_of_start(cfg: DictConfig) -> str | None:
 def identity_of_base(cfg: DictConfig) -> dict[str, Any]:
     """Identity of the model that a head is trained on. MistakeError without init_from, RunError if the model is missing."""
     if cfg.get("init_from") is None:
-        raise MistakeError(
-            "model=variance_head: set init_from=…, the folder of the diffusion model that the head is trained on"
-        )
+        raise MistakeError("model=variance_head: set init_from=…, the folder of a trained diffusion model")
     return identity_of(ModelDirectory(Path(cfg.init_from)), start_files(cfg)[-1].stem)
 
 

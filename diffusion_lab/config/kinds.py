@@ -120,19 +120,6 @@ def _takes(annotation: Any, value: Any) -> bool:
 def _in_words(annotation: Any) -> str:
     parts = _parts(annotation)
     words = [word for kind, word in _WORDS.items() if kind in parts and not (kind is int and float in parts)]
-    words += [_list_in_words(part) for part in parts if (get_origin(part) or part) in (list, tuple, Sequence)]
+    if any((get_origin(part) or part) in (list, tuple, Sequence) for part in parts):
+        words.append("a list, such as [1,2]")
     return " or ".join(words) or "a group of options with a _target_"
-
-
-def _list_in_words(annotation: Any) -> str:
-    elements = get_args(annotation)
-    fixed = get_origin(annotation) is tuple and Ellipsis not in elements
-    return f"a list of {len(elements)} values" if fixed else f"a list{_of_what(elements)}, such as [1,2]"
-
-
-def _of_what(elements: Sequence[Any]) -> str:
-    """ " of numbers" or " of lists of numbers", the elements of a list in words; nothing for other elements."""
-    kinds = [part for element in elements for part in _parts(element)]
-    lists = [f"lists{_of_what(get_args(kind))}" for kind in kinds if get_origin(kind) in (list, Sequence)]
-    words = [*([] if float not in kinds else ["numbers"]), *lists]
-    return f" of {' or '.join(words)}" if words else ""

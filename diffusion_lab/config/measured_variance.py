@@ -19,7 +19,6 @@ from diffusion_lab.config.trained import build_trained, load_config, settled, us
 from diffusion_lab.config.weight_files import weight_file
 from diffusion_lab.store import ModelDirectory
 from diffusion_lab.store.options import check_at_least
-from diffusion_lab.store.records import RunError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -94,41 +93,24 @@ def needed_head(directory: ModelDirectory, cfg: DictConfig, weights: str) -> Mod
     if node is None or "head" not in node:
         return None
     if not directory.finished:
-        raise MistakeError(
-            f"variance=regressed needs a head, which is trained on a finished model: train {directory.path} with another variance, "
-            "then its head with `diffusion-lab train model=variance_head init_from=…`"
-        )
+        raise MistakeError("variance=regressed needs a head, which is trained on a finished model: train that first")
     file = weight_file(directory, weights, "evaluation.weights")
     name, served, named = file.stem, sha256_of(file), node.get("head")
+    options = f"model=variance_head init_from={directory.path} init_weights={name}"
+    how = f"train one with `diffusion-lab train {options}` and the model's data=… and condition=…"
     if named is None:
         beside = [ModelDirectory(path) for path in directory.path.resolve().parent.iterdir() if path.is_dir()]
         heads = [head for head in beside if head.serves == served]
         if not heads:
             raise MistakeError(
-                f"variance=regressed: there is no head for the weights {name} of {directory.path} beside it; "
-                f"{_how(directory, name)}, or name it with {_OPTION}=…"
+                f"variance=regressed: there is no head for the weights {name} of {directory.path} beside it; {how}, or name it "
+                f"with {_OPTION}=…"
             )
         return max(heads, key=lambda head: head.training.stat().st_mtime_ns)
     head = ModelDirectory(Path(named))
-    if head.read_training().get("serves") is None:
-        raise MistakeError(f"{_OPTION}={named}: this folder has no variance head; {_how(directory, name)}")
-    if head.serves != served:
-        raise MistakeError(
-            f"{_OPTION}={named}: this head was trained on other weights than {name} of {directory.path}; {_how(directory, name)}"
-        )
+    if head.read_training().get("serves") != served:
+        raise MistakeError(f"{_OPTION}={named}: it holds no head for the weights {name} of {directory.path}; {how}")
     return head
-
-
-def _how(directory: ModelDirectory, weights: str) -> str:
-    try:
-        choices, conditions = directory.read_choices(), load_config(directory).get("condition")
-    except RunError:
-        choices, conditions = {}, None
-    names = ",".join(conditions or ())
-    told = [] if conditions is None else [f"'condition=[{names}]'" if "," in names else f"condition={names or 'none'}"]
-    options = [*([f"data={choices['data']}"] if choices.get("data") else []), *told, f"init_from={directory.path}"]
-    command = f"train model=variance_head {' '.join(options)}"
-    return f"train one with `diffusion-lab {command} init_weights={weights}`"
 
 
 def load_head(head: ModelDirectory, variance: DictConfig) -> tuple[Callable[..., Tensor], Variance]:

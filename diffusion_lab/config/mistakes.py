@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 import errno
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,17 +44,8 @@ _REPLACED = {
     "label": "use condition=3 for label=3",
     "model.label_dropout": "use model.condition_dropout",
 }
-_FULL = "no space is left on the disk of {}; earlier files are intact: free some space and run the same command again"
-_TAKEN = "cannot create the folder {}: a file has that name; choose another folder"
-_OF_FILES = {
-    errno.ENOSPC: _FULL,
-    errno.EDQUOT: _FULL,
-    errno.ENOTDIR: _TAKEN,
-    errno.EEXIST: _TAKEN,
-    errno.ENAMETOOLONG: "{} is too long a name: choose a shorter one",
-    errno.EROFS: "{} is on a read-only disk; choose a folder on another one",
-    errno.EFBIG: "{} would become too large a file: raise the limit (ulimit -f), or choose smaller sizes",
-}
+_OF_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_OF_PLACES = {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.EROFS}
 
 
 class MistakeError(Exception):
@@ -140,13 +130,10 @@ def mistake_in_job(error: BaseException) -> str | None:
 
 def _of_a_file(error: OSError) -> str | None:
     name = error.filename
-    if isinstance(error, PermissionError) and name:
-        unread = os.path.exists(name) and not os.access(name, os.R_OK)
-        return f"no permission to {'read' if unread else 'write'} {name}"
-    if error.errno in (errno.ENOTDIR, errno.EEXIST) and not name:
-        return None
-    said = _OF_FILES.get(error.errno or 0)
-    return None if said is None else said.format(name or "the outputs")
+    if error.errno in _OF_WRITING:
+        fix = "earlier files are intact: free some space, or raise its limit, and run the same command again"
+        return f"cannot write {name or 'the outputs'} ({error.strerror}); {fix}"
+    return f"{name}: {error.strerror}; choose another place" if name and error.errno in _OF_PLACES else None
 
 
 def mistake_in_options(error: BaseException, command: str) -> str | None:
@@ -157,9 +144,7 @@ def mistake_in_options(error: BaseException, command: str) -> str | None:
         case MissingConfigException():
             return _missing(error)
         case OverrideParseException():
-            return (
-                f"cannot read {error.override!r}: write option=value, and put quotes around spaces, commas and brackets"
-            )
+            return f"cannot read {error.override!r}: write option=value, with quotes around spaces, commas and brackets"
         case ConfigCompositionException() | OmegaConfBaseException():
             return _composition(error, command)
         case YAMLError():
@@ -191,9 +176,8 @@ def _instantiation(error: InstantiationException) -> str | None:
     place = "" if re.match(r"\w+\.[\w.]+=", said) else place  # the message already names the option
     if isinstance(cause, InterpolationKeyError):
         return _of_another_family(cause)
-    if isinstance(cause, ValueError | RunError | OmegaConfBaseException | ImportError):
-        return place + said
-    if type(cause).__name__ == "MisconfigurationException":  # Lightning's, which is slow to import
+    of_lightning = type(cause).__name__ == "MisconfigurationException"  # slow to import
+    if isinstance(cause, ValueError | RunError | OmegaConfBaseException | ImportError) or of_lightning:
         return place + said
     if isinstance(cause, ArithmeticError | RuntimeError):
         return f"{place}these values do not work ({said})"

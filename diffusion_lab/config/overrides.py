@@ -96,7 +96,7 @@ def as_options(given: Mapping[str, Any]) -> list[str]:
     """
     options = []
     for name, value in given.items():
-        plain = _plain(name, value)
+        plain = as_value(name, value)
         if isinstance(plain, dict):
             options += [f"~{name}", *(f"++{name}.{key}={quoted(part)}" for key, part in flat(plain).items())]
         elif plain is not None:
@@ -104,7 +104,7 @@ def as_options(given: Mapping[str, Any]) -> list[str]:
     return options
 
 
-def _plain(name: str, value: Any) -> Any:
+def as_value(name: str, value: Any) -> Any:
     """A value as it is written in yaml: a path as text, an array as a list, a dataclass as `_target_` and fields."""
     value = value.tolist() if hasattr(value, "tolist") else value
     match value:
@@ -113,11 +113,11 @@ def _plain(name: str, value: Any) -> Any:
         case Path():
             return str(value)
         case list() | tuple():
-            return [_plain(name, each) for each in value]
+            return [as_value(name, each) for each in value]
     kind = type(value)
     # Named by the outermost package that exports it, as in conf/: an object and a choice with equal values give one score.
     for module in accumulate(kind.__module__.split("."), "{}.{}".format):
         if is_dataclass(kind) and getattr(sys.modules.get(module), kind.__name__, None) is kind:
-            parts = {field.name: _plain(name, getattr(value, field.name)) for field in fields(kind) if field.init}
+            parts = {field.name: as_value(name, getattr(value, field.name)) for field in fields(kind) if field.init}
             return {"_target_": f"{module}.{kind.__name__}", **parts}
     raise ValueError(f"{name}: no option can hold a {kind.__name__}; use one of the choices of {name}, by its name")

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from diffusion_lab.models.trainable import TrainableModel
 
 _AT, _WEIGHTS, _SHARES = "evaluation.at", "evaluation.weights", "sweep.jobs_per_model"
-ASKED_ONCE = ("outputs", "score", "retrain", "rescore", "tags", "debug", _SHARES)  # of the whole sweep
+ASKED_ONCE = ("outputs", "score", "retrain", "rescore", "tags", "debug", _AT, _SHARES)  # of the whole sweep
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def read_axes(arguments: Sequence[str], loader: ConfigLoader) -> list[Axis]:
         if not override.is_discrete_sweep():
             raise MistakeError(f"{argument}: an interval has no values to try; write {key}=value,value")
         if key in ASKED_ONCE:
-            raise MistakeError(f"{argument}: {key} cannot differ between the cells of a sweep")
+            raise MistakeError(f"{argument}: {key} cannot differ between the cells of a sweep: give one value or list")
         element = override.get_key_element()
         listed = list(override.sweep_string_iterator())
         values = {value: f"{element}={value}" for value in listed}
@@ -75,17 +75,12 @@ def read_axes(arguments: Sequence[str], loader: ConfigLoader) -> list[Axis]:
 
 
 def with_moments(axes: Sequence[Axis], master: DictConfig) -> list[Axis]:
-    """The axes, with one more for evaluation.at, whose moments are cells. MistakeError if it, or the weights too, are swept."""
-    named = {axis.key: axis for axis in axes}
-    if _AT in named and named[_AT].swept:
-        raise MistakeError(
-            f"{_AT}: give one list of moments, as {_AT}=[1m,5m]; each moment becomes a cell of the sweep"
-        )
+    """The axes, with one more for evaluation.at, whose moments are cells. MistakeError if the weights are an axis, too."""
     with users_mistakes():
         wanted = requested_weights(master.evaluation.get("at"))
     if not wanted:
         return list(axes)
-    if _WEIGHTS in named:
+    if any(axis.key == _WEIGHTS for axis in axes):
         raise MistakeError(f"{_WEIGHTS}: {_AT} already chooses the weights; remove one of the two")
     return [*axes, Axis(_WEIGHTS, {name: f"{_WEIGHTS}={name}" for name in wanted}, swept=len(wanted) > 1)]
 
@@ -93,8 +88,9 @@ def with_moments(axes: Sequence[Axis], master: DictConfig) -> list[Axis]:
 def make_plan(
     axes: Sequence[Axis], loader: ConfigLoader, master: DictConfig, check: bool
 ) -> tuple[Plan, int | None, list[str]]:
-    """The plan, the evaluation's seed, and notes. `master`: the command's config without the swept options.
+    """The plan, the seed of all cells' scores (None if they differ), which pairs their differences, and notes.
 
+    master: the command's config without the swept options.
     check: build every model, so that invalid values are reported before the first job.
     """
     from diffusion_lab.config.duration import in_a_sentence  # imports torch
@@ -109,13 +105,8 @@ def make_plan(
         built = built or trained
     planned = plan(cells, count, master.retrain, master.rescore, master.score, master.sweep.jobs_per_model)
     takes = None if built is None else in_a_sentence(planned, *built)
-    return planned, _evaluation_seed(found), [*filter(None, [takes]), *_notes(axes, found)]
-
-
-def _evaluation_seed(found: Sequence[Combination[Composed]]) -> int | None:
-    """The common seed of all cells' sampling and scoring noise, which pairs their differences; None if the seeds differ."""
     seeds = {combination.config.cfg.evaluation.seed for combination in found}
-    return seeds.pop() if len(seeds) == 1 else None
+    return planned, seeds.pop() if len(seeds) == 1 else None, [*filter(None, [takes]), *_notes(axes, found)]
 
 
 def _notes(axes: Sequence[Axis], found: Sequence[Combination[Composed]]) -> list[str]:

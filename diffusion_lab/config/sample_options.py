@@ -124,10 +124,7 @@ class Drawing:
         if edit is None or self.conditions.number:
             return self.conditions.of(indices, self.cfg.seed)
         if self.model.needs_condition and not edit.has_conditions:
-            raise MistakeError(
-                f"condition: {self.directory.path} was trained with a class for every image and has no output without one; set the "
-                "class of these images, such as condition=0"
-            )
+            raise MistakeError(f"condition: {self.directory.path} needs a class for every image: set condition=…")
         return None
 
 
@@ -142,7 +139,8 @@ def chosen_model(cfg: DictConfig, load: Load = load_model) -> tuple[ModelDirecto
         weights = last_weights(directory) if cfg.weights == "auto" else cfg.weights
         with model.use_weights(weights):
             pass  # fails here if these weights do not exist
-    _check_variance(cfg, model)
+    if cfg.get("variance") is not None and model.denoiser and not model.denoiser.sampler.reads_variance:
+        raise MistakeError("variance has no effect with this sampler; choose another, such as sampler=strided")
     return directory, saved, model, weights
 
 
@@ -173,11 +171,3 @@ def _check_start(x_T: Tensor, cfg: DictConfig, directory: ModelDirectory, model:
         raise MistakeError(f"x_T: {directory.path} has no chain that could start from it: remove x_T")
     if tuple(x_T.shape) != shape:
         raise MistakeError(f"x_T has the shape {tuple(x_T.shape)}: for {cfg.num_images} images it must be {shape}")
-
-
-def _check_variance(cfg: DictConfig, model: GenerativeModel) -> None:
-    if cfg.get("variance") is not None and model.denoiser and not model.denoiser.sampler.reads_variance:
-        raise MistakeError(
-            "variance: this sampler does not use it, so the images would be the same; add a sampler that does, such as "
-            "sampler=strided"
-        )

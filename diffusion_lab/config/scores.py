@@ -46,11 +46,6 @@ def scored_choices(trained: Mapping[str, str | None]) -> dict[str, str | None]:
     return {**trained, **made}
 
 
-def is_scored(directory: ModelDirectory, cfg: DictConfig, outputs: Path) -> bool:
-    """Whether a trained model already has this score."""
-    return run_of(directory, directory.read_training()["fingerprint"], cfg, outputs).metrics.is_file()
-
-
 def check_scoring(cfg: DictConfig, data: DataModule, weights: Sequence[str], whose: str) -> None:
     """MistakeError or ValueError for scoring options that would fail later. whose: the start of the message, "… has"."""
     from diffusion_lab.metrics.score import check_measures
@@ -65,17 +60,14 @@ def check_scoring(cfg: DictConfig, data: DataModule, weights: Sequence[str], who
         raise MistakeError(f"evaluation.weights={chosen}: choose one of {', '.join(known)}")
 
 
-def check_planned_score(
-    cfg: DictConfig, data: DataModule, model: GenerativeModel, directory: ModelDirectory, kept: list[str]
-) -> None:
-    """MistakeError or ValueError for scoring options that would fail after training. kept: snapshots that training keeps."""
+def check_planned_score(cfg: DictConfig, data: DataModule, model: GenerativeModel, directory: ModelDirectory) -> None:
+    """MistakeError or ValueError for scoring options that would fail after training."""
     if cfg.objective_metric is not None and not cfg.score:
         raise MistakeError(f"objective_metric={cfg.objective_metric} is a value of the score: remove score=false")
     there = directory.weight_names if directory.finished and not cfg.retrain else []
-    weights, whose = (
-        there or ["raw", *instantiate(cfg.ema).decays, *kept],
-        f"{directory.path} {'has' if there else 'will have'}",
-    )
+    kept = map(snapshot_name, read_moments("snapshots.at", cfg.snapshots.at))
+    weights = there or ["raw", *instantiate(cfg.ema).decays, *kept]
+    whose = f"{directory.path} {'has' if there else 'will have'}"
     chosen = cfg.evaluation.weights
     if wanted_length(chosen) is not None:
         check_buildable(chosen, len(directory.kept_averages) if there else cfg.snapshots.averages, whose)
@@ -108,10 +100,7 @@ def requested_scores(cfg: DictConfig) -> list[DictConfig]:
     """
     wanted, weights = requested_weights(cfg.evaluation.get("at")), cfg.evaluation.weights
     if wanted and weights not in (_AUTO, *wanted):
-        raise MistakeError(
-            f"evaluation.weights={weights}: evaluation.at already chooses the weights ({', '.join(wanted)}); "
-            "remove one of the two"
-        )
+        raise MistakeError(f"evaluation.weights={weights}: evaluation.at already chooses the weights: remove one")
     return [_with_weights(cfg, name) for name in ([weights] if weights != _AUTO else wanted or [_AUTO])]
 
 
@@ -130,11 +119,6 @@ def add_scored_moments(cfg: DictConfig) -> None:
     new = [moment for moment in at["evaluation.at"] if moment not in at["snapshots.at"]]
     with open_dict(cfg):
         cfg.snapshots.at = [*cfg.snapshots.at, *map(_written, new)]
-
-
-def kept_weights(cfg: DictConfig) -> list[str]:
-    """Names of the weights of earlier moments that training will keep."""
-    return list(map(snapshot_name, read_moments("snapshots.at", cfg.snapshots.at)))
 
 
 def requested_weights(at: Sequence[Any] | None) -> list[str]:

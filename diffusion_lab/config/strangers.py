@@ -74,7 +74,7 @@ def check_plain(config: dict[str, Any], file: Path) -> None:
     Resolving such a config reads nothing else and stays small, and no key or value can become another option.
     """
     total = 0
-    for path, value in _leaves(config):
+    for path, value in leaves(config):
         key = printable(".".join(map(str, path)))[:200]
         if len(path) > _DEEPEST or not all(isinstance(name, int) or _KEY.fullmatch(str(name)) for name in path):
             raise RunError(f"{file}: {key} is not an option that a file may set")
@@ -87,7 +87,7 @@ def check_plain(config: dict[str, Any], file: Path) -> None:
             node: Any = config
             for name in value[2:-1].split("."):
                 node = node.get(name) if isinstance(node, dict) else None
-            total += sum(1 for _ in _leaves(node))
+            total += sum(1 for _ in leaves(node))
             if total > _MOST_VALUES:
                 raise RunError(f"{file} is not a config: its references expand to more than {_MOST_VALUES:,} values")
 
@@ -104,7 +104,7 @@ def leave_out(config: dict[str, Any]) -> None:
 
 def targets(node: Any) -> Iterator[str]:
     """Every target in plain containers."""
-    return (value for path, value in _leaves(node) if path and path[-1] == "_target_" and isinstance(value, str))
+    return (value for path, value in leaves(node) if path and path[-1] == "_target_" and isinstance(value, str))
 
 
 def check_targets(config: Mapping[str, Any], file: Path) -> None:
@@ -230,16 +230,16 @@ def check_sizes(config: Mapping[str, Any], file: Path, of_file: Mapping[str, Any
 
 def _numbers(config: Mapping[str, Any]) -> dict[str, float]:
     """Key -> number, for every option that affects the cost of using a trained model."""
-    found = {".".join(map(str, path)): value for path, value in _leaves({part: config.get(part) for part in _COUNTED})}
+    found = {".".join(map(str, path)): value for path, value in leaves({part: config.get(part) for part in _COUNTED})}
     return {key: abs(value) for key, value in found.items() if type(value) in (int, float) and not _FREE.fullmatch(key)}
 
 
-def _leaves(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
+def leaves(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
     """(path of names and indices, value) for each leaf of plain containers; an empty container is a leaf."""
     if isinstance(node, dict | list) and node:
         for name, child in node.items() if isinstance(node, dict) else enumerate(node):
             named = isinstance(node, list) or isinstance(name, str)
-            yield from _leaves(child, (*path, name if named else f"<{name}>"))  # keys 1 or true are not valid options
+            yield from leaves(child, (*path, name if named else f"<{name}>"))  # keys 1 or true are not valid options
     else:
         yield path, node
 

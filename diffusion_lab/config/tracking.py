@@ -11,7 +11,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from hydra.utils import get_class, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from diffusion_lab.config.build import entries
@@ -32,20 +32,14 @@ def build_trackers(cfg: DictConfig, folder: Path | None = None) -> list[Tracker]
     """
     trackers: list[Tracker] = []
     for name, node in entries(cfg, "logger"):
-        target = f"logger.{name}._target_={node['_target_']}"
-        try:
-            kind = get_class(node["_target_"])
-        except (ImportError, ValueError):
-            raise MistakeError(
-                f"{target}: Python cannot import this; check its spelling and its installation"
-            ) from None
-        if issubclass(kind, Tracker):
+        kind = instantiate(node, _partial_=True).func
+        if isinstance(kind, type) and issubclass(kind, Tracker):
             trackers.append(instantiate(node))
             continue
         from lightning.pytorch.loggers import Logger
 
-        if not issubclass(kind, Logger):
-            raise MistakeError(f"{target} is not one of Lightning's loggers")
+        if not (isinstance(kind, type) and issubclass(kind, Logger)):
+            raise MistakeError(f"logger.{name}._target_={node['_target_']} is not one of Lightning's loggers")
         taken = parameters_of(node["_target_"])
         for key in map(str, node):
             if taken is not None and not key.startswith("_") and key not in taken:
@@ -62,9 +56,6 @@ def tracked_score(
 ) -> Iterator[Callable[[Mapping[str, Any]], None]]:
     """A function that sends the content of metrics.json to the trackers. choices: of the score's groups."""
     trackers = build_trackers(cfg)
-    if not trackers:
-        yield lambda metrics: None
-        return
     with ExitStack() as stack:
         shows = [stack.enter_context(tracker.scoring(described(cfg, run, choices))) for tracker in trackers]
 
@@ -81,8 +72,6 @@ def track_report(cfg: DictConfig, sweep: SweepDirectory, folder: Path) -> None:
     """Send a sweep's report to the trackers. The report is already written, so any failure is only a warning."""
     try:
         trackers = build_trackers(cfg)
-        if not trackers:
-            return
         about = {key: value for key, value in sweep.read_sweep().items() if key != "cells"}
         name = sweep.path.name
         for tracker in trackers:

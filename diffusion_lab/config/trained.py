@@ -25,7 +25,7 @@ from diffusion_lab.config.strangers import (
 from diffusion_lab.config.weight_files import load_weights, weight_file
 from diffusion_lab.store import ModelDirectory, RunDirectory, RunError, newest_model
 from diffusion_lab.store.fingerprints import SCORING_GROUPS
-from diffusion_lab.store.records import inside, printable, read_yaml
+from diffusion_lab.store.records import inside, read_yaml
 
 if TYPE_CHECKING:
     from diffusion_lab.data.module import DataModule
@@ -56,18 +56,11 @@ def read_config(directory: ModelDirectory | RunDirectory) -> DictConfig:
         raise RunError(f"{directory.path} is not a model directory: it has no {directory.config.name}")
     plain = read_yaml(inside(directory.path, directory.config))
     try:
-        if not {"model", "data", "facts"} <= plain.keys():
-            raise RunError(f"{directory.config} is not the config of a model: it lacks model, data or facts")
-        nodes = {
-            group: plain.get(group) for group in ("facts", "model", "data", "condition", "callbacks", *SCORING_GROUPS)
-        }
-        if isinstance(plain.get("callbacks"), dict):
-            nodes |= {f"callbacks.{name}": node for name, node in plain["callbacks"].items()}
-        wrong = [name for name, node in nodes.items() if not isinstance(node, dict | None)]
-        if wrong:
-            raise RunError(
-                f"{directory.config} is not the config of a model: {printable(wrong[0])} is not a group of options"
-            )
+        groups = ("facts", "model", "data", "condition", "callbacks", *SCORING_GROUPS)
+        wrong = [group for group in groups if not isinstance(plain.get(group), dict | None)]
+        if wrong or not {"model", "data", "facts"} <= plain.keys():
+            what = f"{wrong[0]} is not a group of options" if wrong else "it lacks model, data or facts"
+            raise RunError(f"{directory.config} is not the config of a model: {what}")
         check_plain(plain, directory.config)
         leave_out(plain)
         return OmegaConf.create(plain)
@@ -120,15 +113,10 @@ def check_worse(cfg: DictConfig) -> None:
         if (folder := OmegaConf.select(cfg, option)) is None:
             continue
         configs = load_config(ModelDirectory(Path(folder))), cfg
-        theirs, own = (
-            as_plain(config.condition, resolve=True) if config.get("condition") else {} for config in configs
-        )
-        if theirs and own and [*theirs.items()] != [*own.items()]:
-            names = [",".join(each) for each in (theirs, own)]
-            which = f"condition=[{names[0]}]" if names[0] != names[1] else f"other options of condition=[{names[0]}]"
+        theirs, own = ([*as_plain(c.condition, resolve=True).items()] if c.get("condition") else [] for c in configs)
+        if theirs and own and theirs != own:
             raise MistakeError(
-                f"{option}={folder}: it was trained with {which}, but the model to be guided with condition=[{names[1]}]; train "
-                "the worse model with the same condition=… or with condition=none"
+                f"{option}={folder} was trained with another condition: train it with the same, or with none"
             )
 
 
@@ -144,38 +132,27 @@ def trained_data(saved: DictConfig, given: DataModule | None = None) -> DataModu
         data = build_training_data(saved) if given is None else given
         data.prepare()
     except LacksConditionError as error:
-        raise MistakeError(
-            f"data.root={saved.data.get('root')}: the model was trained on different data: {error}"
-        ) from error
+        where = f"data.root={saved.data.get('root')}"
+        raise MistakeError(f"{where}: the model was trained on different data: {error}") from error
     if data.training_identity != saved.facts.get("identity"):
         if given is not None:
-            raise MistakeError(
-                f"data: the model was not trained on this {data.name}; pass the data that it was trained on"
-            )
-        where = saved.data.get("root")
-        clusters = (
-            ", or, if they are the same images, use the scikit-learn that it was trained with, whose clusters differ"
-        )
+            raise MistakeError(f"data: the model was not trained on this {data.name}; pass the data of its training")
+        where = f"data.root={saved.data.root}" if saved.data.get("root") else data.name
+        clusters = "" if data.clusters is None else ", or use the scikit-learn that found its clusters"
         raise MistakeError(
-            f"{f'data.root={where}' if where else data.name}: the model was trained on different data; "
-            f"set data.root=… to the folder of its data{'' if data.clusters is None else clusters}"
+            f"{where}: the model was trained on different data; set data.root=… to the folder of its data{clusters}"
         )
     sizes = [c.size if isinstance(c.size, int) else list(c.size) for c in data.conditions.values()]
     if saved.facts.get("conditions") and sizes != saved.facts.conditions:
-        raise MistakeError(
-            f"{data.name}: its conditions have the sizes {sizes}, but the model was trained on {saved.facts.conditions}; pass the "
-            "data with the conditions of its training, in their order"
-        )
+        expected = f"{saved.facts.conditions}; pass the data of its training"
+        raise MistakeError(f"{data.name}: its conditions have the sizes {sizes}, but the model needs {expected}")
     return data
 
 
 def _check_data_named(saved: DictConfig) -> None:
     """MistakeError for an imported model whose training data were not recorded."""
     if saved.data is None:
-        raise MistakeError(
-            "it is not recorded which data this model was trained on: import its checkpoint again with data=…, such as "
-            "`diffusion-lab import checkpoint=FILE data=cifar10`"
-        )
+        raise MistakeError("the data of this model are not recorded: import its checkpoint again with data=…")
 
 
 def load_model(directory: ModelDirectory, saved: DictConfig, *weights: str) -> GenerativeModel:
@@ -186,9 +163,8 @@ def load_model(directory: ModelDirectory, saved: DictConfig, *weights: str) -> G
     keep_freed_memory()
     model = build_trained(directory, saved)
     if not isinstance(model, GenerativeModel):
-        raise MistakeError(
-            f"{directory.path} holds a {type(model).__name__}, which generates no samples; choose another model_dir"
-        )
+        fix = "choose another model_dir"
+        raise MistakeError(f"{directory.path} holds a {type(model).__name__}, which generates no samples; {fix}")
     load_weights(model, directory, *weights)
     return model.eval()
 

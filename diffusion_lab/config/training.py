@@ -28,11 +28,10 @@ from diffusion_lab.config.picking import Picked, pick
 from diffusion_lab.config.scores import (
     add_scored_moments,
     check_planned_score,
-    kept_weights,
     requested_scores,
 )
 from diffusion_lab.config.tracking import build_trackers
-from diffusion_lab.config.trained import check_worse, load_config
+from diffusion_lab.config.trained import check_worse
 from diffusion_lab.data.checks import check_shares, require
 from diffusion_lab.models.base import GenerativeModel
 from diffusion_lab.models.budget import TimeBudget, seconds_of
@@ -120,7 +119,7 @@ class Training:
             build_trackers(cfg)
         if isinstance(model, GenerativeModel):
             for score in self.scores:
-                check_planned_score(score, self.data, model, directory, kept_weights(cfg))
+                check_planned_score(score, self.data, model, directory)
         return Built(model, trainer, added, interruption, announcement)
 
 
@@ -166,19 +165,8 @@ def _start(model: TrainableModel, cfg: DictConfig) -> None:
         for file in files:
             started.start_from(file)
     except ValueError as error:
-        directory = ModelDirectory(Path(cfg.init_from))
-        theirs, ours = (_conditions_of(facts) for facts in (load_config(directory).facts, cfg.facts))
-        fix = f"{error}; the options of its network are in {directory.config}"
-        if theirs != ours:
-            fix = f"that model is conditioned on {theirs}, but this one on {ours}; use its condition=…"
-        raise ValueError(f"init_from={cfg.init_from}: {fix}") from error
-
-
-def _conditions_of(facts: DictConfig) -> str:
-    """The conditions of a model in words."""
-    if facts.get("num_classes") is not None:
-        return f"{facts.num_classes} classes or clusters"
-    return f"conditions of the sizes {facts.conditions}" if facts.get("conditions") else "nothing"
+        fix = f"its condition and the options of its network are in {ModelDirectory(Path(cfg.init_from)).config}"
+        raise ValueError(f"init_from={cfg.init_from}: {error}; {fix}") from error
 
 
 def build_callbacks(
@@ -202,18 +190,14 @@ def build_callbacks(
         nodes.pop("progress", None)
     missing = [name for name in _NEEDED if name not in nodes]
     if missing:
-        raise MistakeError(
-            f"callbacks: training needs {', '.join(missing)}; add yours to the default ones: callbacks=[default,mine]"
-        )
+        raise MistakeError(f"callbacks: training needs {', '.join(missing)}; add yours as callbacks=[default,mine]")
     built = {}
     for name in sorted(nodes, key=lambda name: 2 if name == "checkpoint" else name not in OUR_CALLBACKS):
         part = instantiate(nodes[name])
         if nodes[name].get("_partial_"):
             part = part(**{key: value for key, value in given.items() if key in signature(part).parameters})
         if not isinstance(part, Callback):
-            raise MistakeError(
-                f"callbacks.{name} is not a Lightning callback: its _target_ must name a subclass of Callback"
-            )
+            raise MistakeError(f"callbacks.{name}: its _target_ must name a subclass of Lightning's Callback")
         built[name] = part
     return built
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from diffusion_lab.models.base import GenerativeModel
 
-_MOST_FILES, _LARGEST = 256, 2**63
+_LARGEST = 2**63
 _LARGEST_ERROR = 0.15  # relative, of the averaging profile
 
 
@@ -77,15 +77,7 @@ def check_buildable(weights: str, moments: int, whose: str) -> None:
     except ValueError as error:
         raise MistakeError(f"{weights}: {error}") from None
     if moments < 1:
-        raise MistakeError(
-            f"{weights}: {whose} no averages to build it from; train with snapshots.averages=8 "
-            "(set retrain=true to train again)"
-        )
-
-
-def profile_error(directory: ModelDirectory, weights: str) -> float:
-    """The relative L² error of the built averaging profile."""
-    return _plan(directory, weights)[2]
+        raise MistakeError(f"{weights}: {whose} no averages to build it from; train with snapshots.averages=8")
 
 
 def build_average(directory: ModelDirectory, weights: str, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -95,7 +87,7 @@ def build_average(directory: ModelDirectory, weights: str, own: Mapping[str, Ten
     """
     from diffusion_lab.models.trainable import check_weights
 
-    files, coefficients, error = _plan(directory, weights)
+    files, coefficients, error = plan_of_average(directory, weights)
     if error > _LARGEST_ERROR:
         raise MistakeError(
             f"{weights}: the averages in {directory.path} can build it only with an error of {error:.0%} of its "
@@ -118,12 +110,10 @@ def build_average(directory: ModelDirectory, weights: str, own: Mapping[str, Ten
     return built
 
 
-def _plan(directory: ModelDirectory, weights: str) -> tuple[list[Path], np.ndarray, float]:
-    """(files, the coefficients of the tracked averages in each, the error)."""
+def plan_of_average(directory: ModelDirectory, weights: str) -> tuple[list[Path], np.ndarray, float]:
+    """(files, the coefficients of the tracked averages in each, the relative L² error of the profile that is built)."""
     files = directory.kept_averages
     check_buildable(weights, len(files), f"{directory.path} has")
-    if len(files) > _MOST_FILES:
-        raise RunError(f"{directory.path} holds more than {_MOST_FILES} files of averages")
     steps = [int(read_training_progress(directory, file.stem, ["step"])["step"]) for file in files]
     kept = [Profile(step, sigma) for step in steps for sigma in TRACKED]
     wanted = Profile(max(steps), wanted_length(weights) or 0.0)

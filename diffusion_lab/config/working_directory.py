@@ -29,6 +29,7 @@ from yaml import YAMLError
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.overrides import as_plain, named, quoted
 from diffusion_lab.config.strangers import VARIABLE as TARGETS
+from diffusion_lab.config.strangers import leaves
 from diffusion_lab.store.files import name_root
 from diffusion_lab.store.places import is_in_outputs
 from diffusion_lab.store.records import LARGEST_CONFIG, RunError, printable, read_bytes, read_yaml
@@ -216,10 +217,14 @@ def local_settings(file: Path) -> Any:
     for entry in entries if isinstance(entries, list) else [entries]:
         if entry != "_self_" and not (isinstance(entry, dict) and all(_is_choice(*pair) for pair in entry.items())):
             raise RunError(
-                f"{LOCAL}: defaults may hold choices of the lab, as in `- override /optimizer: muon`, but this holds "
-                f"{printable(str(entry))}"
+                f"{LOCAL}: defaults may hold only choices of the lab, but this holds {printable(str(entry))}"
             )
-    _check_plain(plain, "")
+    for path, value in leaves(plain):
+        key = printable(".".join(map(str, path)))
+        if path[:1] == ("hydra",) or not all(type(name) is int or re.fullmatch(r"[^\W\d_]\w*", name) for name in path):
+            raise RunError(f"{LOCAL}: {key} is not a plain option; put it on the command line")
+        if "${" in _PLAIN.sub("", str(value)):
+            raise RunError(f"{LOCAL}: {key}={printable(str(value))} may refer only to options and the environment")
     return settings
 
 
@@ -228,19 +233,3 @@ def _is_choice(key: Any, choices: Any) -> bool:
     group = re.fullmatch(r"override /?((?!hydra/)\w+(/\w+)*)", str(key))
     choices = choices if isinstance(choices, list) else [choices]
     return group is not None and all((CONF / group[1] / f"{choice}.yaml").is_file() for choice in choices)
-
-
-def _check_plain(node: Any, prefix: str) -> None:
-    for name, child in node.items() if isinstance(node, dict) else enumerate(node):
-        key = f"{prefix}{name}"
-        if isinstance(node, dict) and (not re.fullmatch(r"[^\W\d_]\w*", str(name)) or key == "hydra"):
-            raise RunError(
-                f"{LOCAL}: {printable(key)} is not a plain option, as this file may set; put it on the command line"
-            )
-        if isinstance(child, dict | list):
-            _check_plain(child, f"{key}.")
-        elif "${" in _PLAIN.sub("", str(child)):
-            raise RunError(
-                f"{LOCAL}: {key}={printable(str(child))} may refer only to options and to the environment, as "
-                "${a.b} and ${oc.env:NAME}"
-            )

@@ -30,7 +30,7 @@ from diffusion_lab.config.overrides import as_plain, quoted
 from diffusion_lab.store.files import clear, make_folders
 from diffusion_lab.store.places import outcome_file
 from diffusion_lab.sweeps.jobs import Call, JobError, Outcome, Queue, run_jobs
-from diffusion_lab.sweeps.plan import Job, Work, do
+from diffusion_lab.sweeps.plan import Job, do
 
 
 class HydraCall(Call):
@@ -93,8 +93,8 @@ class HydraCall(Call):
         setup_globals()
         if self.job is None:
             return self._run_one(name, self.overrides)
-        job = self.job
-        return Outcome(reason=do(job, lambda work: self._run_one(name, in_job(job, work)).reason, is_alone))
+        place = f"hydra.sweep.subdir={quoted(self.job.name)}"
+        return Outcome(reason=do(self.job, lambda work: self._run_one(name, [*work.overrides, place]).reason, is_alone))
 
     def _run_one(self, name: str, overrides: Sequence[str]) -> Outcome:
         from diffusion_lab.config.mistakes import mistake_in_job
@@ -119,11 +119,6 @@ class HydraCall(Call):
         return Outcome(reason=message or f"{type(returned).__name__}: {' '.join(str(returned).split())}")
 
 
-def in_job(job: Job, work: Work) -> list[str]:
-    """Hydra's overrides for one part of a job."""
-    return [*work.overrides, f"hydra.sweep.subdir={quoted(job.name)}"]
-
-
 class QueueLauncher(Launcher):
     """Runs every job of a multirun in its own processes, through a queue.
 
@@ -135,7 +130,11 @@ class QueueLauncher(Launcher):
         """Called by Hydra with the config of the whole multirun."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        _require_submitit()
+        try:
+            import submitit
+        except ImportError:
+            raise JobError("hydra/launcher=slurm and local need submitit: pip install 'diffusion-lab[slurm]'") from None
+        logging.getLogger(submitit.__name__).setLevel(logging.WARNING)
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
         self._resources: dict[tuple[str, ...], Mapping[str, Any]] = {}
 
@@ -257,11 +256,3 @@ def _end_after(requeue: Callable[[int, FrameType | None], Any], signum: int, fra
         signal.signal(signal.SIGTERM, before)  # for other processes, which end with the first
         return
     raise SystemExit(128 + signum)
-
-
-def _require_submitit() -> None:
-    try:
-        import submitit
-    except ImportError:
-        raise JobError("hydra/launcher=slurm and local need submitit: pip install 'diffusion-lab[slurm]'") from None
-    logging.getLogger(submitit.__name__).setLevel(logging.WARNING)

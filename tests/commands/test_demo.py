@@ -85,7 +85,7 @@ def test_mistakes_are_one_sentence(lab, page_of, trained_model):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         err = said(f"model_dir={trained_model('gan')}", f"port={port}")
-    assert f"port={port} on 127.0.0.1: Address already in use; choose another port" in err
+    assert f"port={port} on 127.0.0.1 is taken; choose another port" in err
 
 
 @needs_gradio
@@ -93,7 +93,7 @@ def test_mistakes_are_one_sentence(lab, page_of, trained_model):
 @pytest.mark.parametrize("width", [1280, pytest.param(390, marks=pytest.mark.thorough)])
 def test_in_a_browser(page_of, trained_model, browser, width):  # noqa: F811
     page = page_of(load(trained_model("diffusion_conditional")))
-    address = demo.launched(page, demo._free_port(0))
+    address = demo.launched(page, 0)
     context = browser.new_context(viewport={"width": width, "height": 800})
     shown = context.new_page()
     shown.set_default_timeout(20_000)

@@ -75,7 +75,7 @@ MISTAKES = [
     (["inpaint.image=360", "inpaint.mask=mask.png"], "test image of digits from 0 to 359"),
     (["inpaint.image=0", "inpaint.mask=mask.png", "inpaint.repeats=0"], "inpaint.repeats=0"),
     (["denoise.image=0"], "denoise.t=None"),
-    (["denoise.image=0", "denoise.t=25"], "denoise.t=25 must be a step of the chain, from 0 (the image itself) to 24"),
+    (["denoise.image=0", "denoise.t=25"], "denoise.t=25: choose a step from 0 (the image) to 24"),
     (["interpolate.images=[1]"], "[first,second]"),
     (["interpolate.images=[0,1]", "num_images=1"], "an interpolation needs at least 2 images"),
     (["interpolate.images=[0,1]", "denoise.image=0"], "give only one of them"),

@@ -56,7 +56,7 @@ def test_sample_draws_with_it(lab):
 def test_sample_refuses_a_variance_that_its_sampler(lab):
     """Sample refuses a variance that its sampler does not use."""
     lab.given("train", *SIMPLE)
-    lab.refused("sample", "num_images=2", "variance=fixed_large", said="variance: this sampler does not use it")
+    lab.refused("sample", "num_images=2", "variance=fixed_large", said="variance has no effect with this sampler")
     assert not (lab.folder / "samples").exists()
 
 
@@ -138,7 +138,7 @@ def test_each_moment_is_a_cell_of_a_sweep(lab):
     assert len(list((lab.folder / "outputs/models").iterdir())) == 1
     assert (sweep.parent / "report/figures/training_cost_fd_pixels.png").is_file()
     for wrong, said in (
-        (["evaluation.at=[1steps],[2steps]"], "evaluation.at: give one list of moments"),
+        (["evaluation.at=[1steps],[2steps]"], "evaluation.at cannot differ between the cells of a sweep"),
         (["evaluation.at=[1steps]", "evaluation.weights=raw,auto"], "remove one of the two"),
     ):
         lab.refused("train", "-m", *small, *wrong, said=said)

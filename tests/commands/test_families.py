@@ -311,19 +311,17 @@ def test_what_does_not_fit_is_one_sentence(lab, model):
     lab.given("train", *tiny)
     (flow,) = (path.relative_to(lab.folder) for path in models(lab, "flow"))
     regressed, points = ["variance=regressed", f"model_dir={model}"], ["data=two_moons", "network=variance_head/points"]
-    how = (
-        f"`diffusion-lab train model=variance_head data=digits condition=none init_from={model} init_weights=ema_0.999`"
-    )
+    how = f"`diffusion-lab train model=variance_head init_from={model} init_weights=ema_0.999` and the model's data=…"
     for command, options, said in (
         (
             "evaluate",
             regressed,
-            f"there is no head for the weights ema_0.999 of {model} beside it; train one with {how}, or",
+            f"there is no head for the weights ema_0.999 of {model} beside it; train one with {how}",
         ),
         (
             "evaluate",
             [*regressed, f"measured_variance.head={head}"],
-            "this head was trained on other weights than ema_0.999",
+            "it holds no head for the weights ema_0.999 of",
         ),
         (
             "evaluate",

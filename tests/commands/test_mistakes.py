@@ -274,7 +274,7 @@ def test_a_file_that_grows_too_large_is_one_sentence(lab):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert code == 1
-    assert "ulimit -f" in err
+    assert "File too large" in err
     assert len(err.strip().splitlines()) == 1
 
 
@@ -344,7 +344,7 @@ def test_an_error_of_ours_keeps_its_traceback(lab, monkeypatch):
 
 
 def test_a_folder_with_too_long_a_name_is_one_sentence(lab):
-    lab.refused("train", *TINY, *STRIDED, f"outputs={'x' * 300}", said="is too long a name")
+    lab.refused("train", *TINY, *STRIDED, f"outputs={'x' * 300}", said="File name too long")
 
 
 @pytest.mark.parametrize(

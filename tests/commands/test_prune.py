@@ -59,12 +59,12 @@ def test_it_lists_what_other_code_has_made(lab, old_model):
     run = scored(old)
     before = files(lab.folder)
     out = pruned(lab)
-    assert f"3.0 MiB  models/{old.path.name}" in out
+    assert f"3.2 MB  models/{old.path.name}" in out
     assert f"runs/{run.path.name}" in out
     assert "nothing has been removed" in out
     assert newest_model(OUTPUTS).path.name in out or "digits-diffusion" not in out
     assert files(lab.folder) == before
-    assert "removed 3.0 MiB" in pruned(lab, "remove=true")
+    assert "removed 3.2 MB" in pruned(lab, "remove=true")
     assert files(lab.folder) == mine
     assert not old.path.exists()
     assert not run.path.exists()

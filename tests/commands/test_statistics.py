@@ -196,4 +196,4 @@ def test_a_covariance_that_no_memory_holds_is_refused(lab):
     for number in range(3):
         Image.new("RGB", (8, 8)).save(lab.folder / f"{number}.png")
     options = ["data=image_folder", f"data.root={lab.folder}", "data.image_size=256", "to=x.npz"]
-    lab.refused("statistics", *options, said="features=pixels: sigma of 196,608 features has 288 GiB; choose")
+    lab.refused("statistics", *options, said="features=pixels: sigma of 196,608 features is too large")

@@ -320,7 +320,7 @@ def test_a_model_of_another_network_is_one_sentence(lab):
     for options, said in (
         (
             [*tiny("diffusion"), "network.base_channels=16"],
-            "(32,) in the file and (64,) in this model; the options of its network are in",
+            "(32,) in the file and (64,) in this model; its condition and the options of its network are in",
         ),
         (tiny("vae"), "is missing in the file and "),
         ([*tiny("diffusion"), "init_weights=ema_0.5"], "init_weights=ema_0.5"),
@@ -405,7 +405,10 @@ def test_sixteen_bit_images_of_two_channels(lab):
     code, _, err = lab("sample", "num_images=2", "format=png")
     assert (code, "the samples have 2 channels of 65536 levels" in err) == (1, True), err
     code, _, err = lab("sample", "inpaint.image=train.png", "inpaint.mask=mask.png")
-    assert (code, "this model draws 2 channels; give the number of a test image" in err) == (1, True), err
+    assert (code, "this model draws no images that a file can hold; give the number of a test sample" in err) == (
+        1,
+        True,
+    ), err
     lab.done("sample", "num_images=2", "interpolate.images=[0,1]", "trajectory=false")
 
 

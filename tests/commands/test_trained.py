@@ -65,13 +65,6 @@ def test_a_model_is_found_by_its_folder(lab):
     assert first.name in lab.done("evaluate", f"model_dir={first}", "sampler.spacing.num_steps=2")
     first.rename(lab.folder / "trained")  # the name of the choices of training, too
     lab.done("sample", "model_dir=trained", "sampler=trained", "num_images=2", "to=drawn")
-    for place in ("sampler", "sampler/spacing"):
-        own = lab.folder / "own" / place
-        own.mkdir(parents=True)
-        (own / "trained.yaml").write_text("_target_: diffusion_lab.sampling.AllSteps\n")
-        said = f"own/{place}/trained.yaml: {place}=trained is the choice of training"
-        lab.refused("sample", "model_dir=trained", "--config-dir", "own", said=said)
-        (own / "trained.yaml").unlink()
 
 
 @pytest.mark.parametrize("form", ["grid", "png", "npz"])

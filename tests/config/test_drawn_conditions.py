@@ -56,7 +56,7 @@ def test_a_number_of_any_length_is_a_mistake():
 def test_records_may_hold_more_but_must_fit():
     value = {"classes": 1, "vector": np.zeros(2)}
     drawn(value, {**RECORDS, "vector": RECORDS["vector"] | {"own": 3}})
-    with pytest.raises(RunError, match="shift has 1 entries, but the model needs 2"):
+    with pytest.raises(RunError, match="shift has 1 entries, not 2"):
         drawn(value, {**RECORDS, "vector": {"shift": [0.0], "scale": [1.0]}})
     with pytest.raises(RunError, match="an entry for each of the 2 conditions"):
         drawn(value, names=("classes",))
@@ -109,12 +109,9 @@ def test_a_worse_model_of_other_conditions_is_told(tmp_path, option):
     guided(same, vector)
     guided(none, vector)
     guided(other, {})
-    with pytest.raises(
-        MistakeError, match=r"model=.*b: it was trained with condition=\[brightness_area\], but .*\[vector\]"
-    ):
-        guided(other, vector)
-    with pytest.raises(MistakeError, match="with other options of condition=\\[brightness_area\\]"):
-        guided(other, {"brightness_area": light["brightness_area"] | {"threshold": 0.5}})
+    for condition in (vector, {"brightness_area": light["brightness_area"] | {"threshold": 0.5}}):
+        with pytest.raises(MistakeError, match=r"model=.*b was trained with another condition"):
+            guided(other, condition)
 
 
 def test_data_with_other_conditions_are_refused():

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from diffusion_lab.config.mistakes import MistakeError
-from diffusion_lab.config.weight_files import build_average, profile_error
+from diffusion_lab.config.weight_files import build_average, plan_of_average
 from diffusion_lab.models.trainable import TrainableModel
 from diffusion_lab.store import ModelDirectory, RunError
 from diffusion_lab.training.ema import EMA, PowerAverages, average_name, default_weights
@@ -269,7 +269,7 @@ def test_an_average_that_was_never_tracked_is_built_after_training(whole, sigma_
     tracked = sigma_rel in (0.05, 0.10)
     allowed = 1e-3 * expected.norm() if tracked else 0.1 * (expected - direct(2 * sigma_rel)).norm()
     assert (found - expected).norm() < allowed
-    assert profile_error(ModelDirectory(whole), name) < (1e-4 if tracked else 0.04)
+    assert plan_of_average(ModelDirectory(whole), name)[2] < (1e-4 if tracked else 0.04)
 
 
 def test_the_files_are_bounded_by_the_moments_and_two_weights_in_half_precision(tmp_path):
