@@ -31,7 +31,7 @@ from diffusion_lab.report.panels import (
 )
 from diffusion_lab.report.table import Group, Row, Table, by_choice, sets_steps, values_of
 from diffusion_lab.report.wording import columns, label
-from diffusion_lab.store.measures import LOW, SECONDS, Measure
+from diffusion_lab.store.measures import LOW, SECONDS, SEEDS, Measure
 from diffusion_lab.store.options import short_names
 
 _MOST_PANELS = 6
@@ -99,7 +99,7 @@ def effects(table: Table, group: Group) -> Iterator[Plot]:
             x = [float(i) for i in range(len(effect.values))]
             each = [point for one in effect.sets for point in zip(x, one, strict=True)]
             dots = Series("cells", [i for i, _ in each], [y for _, y in each], dots=True, faint=True, colour=colour)
-            means, errors = [one.mean for one in effect.means], [one.seed_error for one in effect.means]
+            means, errors = [one.mean for one in effect.means], [one.parts.get(SEEDS) for one in effect.means]
             mean = Series(names[axis], x, means, errors, colour=colour)
             panels.append(Panel(names[axis], [dots, mean], categories=[value or "none" for value in effect.values]))
         if panels:
