@@ -12,7 +12,7 @@ from itertools import groupby
 from statistics import fmean
 
 from diffusion_lab.report.comparison import Difference, Measured, Ranking, holm, listed, ranking
-from diffusion_lab.report.curves import curve_sentences
+from diffusion_lab.report.curves import SAMPLING, TRAINING, sentences
 from diffusion_lab.report.table import NONE, Cell, Group, Row, Standing, Table, decimals_of, measured, values_of
 from diffusion_lab.report.wording import Column, columns, label
 from diffusion_lab.store.measures import LOW, Measure
@@ -43,9 +43,10 @@ def findings(table: Table, group: Group) -> list[Finding]:
 def curve_findings(table: Table, group: Group) -> list[Finding]:
     """Sentences on curves against cost."""
     return [
-        Finding(f"{measure.label} against {cost}", said, sure)
+        Finding(f"{measure.label} against {cost.title}", said, sure)
         for measure in _headlines(group)
-        for cost, said, sure in curve_sentences(table, group, measure)
+        for cost in (TRAINING, SAMPLING)
+        for said, sure in sentences(table, group, measure, cost)
     ]
 
 
