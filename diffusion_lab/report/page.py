@@ -142,11 +142,11 @@ def _rows_data(group: Group, drawn: Mapping[Path, Sprite | None]) -> Iterator[tu
 
 def _shown_first(table: Table) -> list[int]:
     """Rows whose samples are shown initially: the best, the median and the worst by the first distance."""
-    groups = table.groups[:1]
-    name = next((measure.name for group in groups for measure in group.measures if measure.floor_of), None)
-    if name is None:
+    distance = table.groups[0].distance if table.groups else None
+    if distance is None:
         return [row.number for row in table.rows[:2]]
-    rows = sorted((r for group in groups for r in group.rows if name in r.values), key=lambda r: r.values[name].mean)
+    name = distance.name
+    rows = sorted((r for r in table.groups[0].rows if name in r.values), key=lambda r: r.values[name].mean)
     return [row.number for row in dict.fromkeys([rows[0], rows[len(rows) // 2], rows[-1]])]
 
 

@@ -291,7 +291,7 @@ def _series(rows: Sequence[Row], measure: Measure, cost: Cost, name: str, colour
 
 def _floor(group: Group, measure: Measure) -> list[tuple[str, float]]:
     """The value of real images as a horizontal line; none if it is not known."""
-    floor = group.floor(measure)
+    floor = group.fact(measure.floor_of)
     return [] if floor is None else [("real images", floor)]
 
 

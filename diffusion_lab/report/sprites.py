@@ -161,7 +161,7 @@ def _family(row: Row) -> str:
 
 
 def _distance(group: Group, row: Row) -> float:
-    measure = next((measure for measure in group.measures if measure.floor_of), None)
+    measure = group.distance
     return row.values[measure.name].mean if measure and measure.name in row.values else float("inf")
 
 

@@ -230,12 +230,13 @@ class Group:
         size, digits = (known[len(known) // 2], 2) if known else (sizes[len(sizes) // 4] if sizes else 1.0, 3)
         return min(_MOST_DECIMALS, decimals_of(size, digits))
 
-    def floor(self, measure: Measure) -> float | None:
-        """The value of real images, the same for all rows, which share reference and number of samples."""
-        return None if measure.floor_of is None else self.fact(measure.floor_of)
+    @property
+    def distance(self) -> Measure | None:
+        """The first measure with a floor."""
+        return next((measure for measure in self.measures if measure.floor_of), None)
 
-    def fact(self, name: str) -> float | None:
-        """A value that is the same for all rows; None if no score has it."""
+    def fact(self, name: str | None) -> float | None:
+        """A value that is the same for all rows, which share reference and number of samples; None if no score has it."""
         return next((cell.values[name] for row in self.rows for cell in row.done if name in cell.values), None)
 
 

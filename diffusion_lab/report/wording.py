@@ -96,7 +96,7 @@ def _column(group: Group, measure: Measure) -> Column:
     differences = dict(zip(ways, _differences(list(ways.values())), strict=True))
     texts = ["; for other seeds ".join(differences[way] for way in first[key].ways(measure)) for key in keys]
     letters = {key: "abcdefghijklmnopqrstuvwxyz"[i % 26] for i, key in enumerate(keys)} if len(ways) > 1 else {}
-    floor = group.floor(measure)
+    floor = group.fact(measure.floor_of)
     decimals = group.decimals(measure)
     return Column(
         measure,
@@ -118,7 +118,7 @@ def _differences(hows: list[dict[str, Any]]) -> list[str]:
 
 
 def has_floor(group: Group) -> bool:
-    return any(group.floor(measure) is not None for measure in group.measures)
+    return any(group.fact(measure.floor_of) is not None for measure in group.measures)
 
 
 def footnotes(column: Column) -> list[str]:
