@@ -104,8 +104,8 @@ def effects(table: Table, group: Group) -> Iterator[Plot]:
             panels.append(Panel(names[axis], [dots, mean], categories=[value or "none" for value in effect.values]))
         if panels:
             note = f" Left out, because there are no such cells: {', '.join(left_out)}." if left_out else ""
-            logs = _spans_decades(panels)
-            yield _plot("effects", EFFECTS, measure, "", panels, _EFFECTS_NOTE + note, log_x=False, log_y=logs)
+            plot = _plot("effects", EFFECTS, measure, "", panels, _EFFECTS_NOTE + note)
+            yield replace(plot, log_x=False, log_y=_spans_decades(panels))
 
 
 def against_seconds(table: Table, group: Group) -> Iterator[Plot]:
@@ -133,7 +133,7 @@ def against_seconds(table: Table, group: Group) -> Iterator[Plot]:
         alone = [label(part[0]) for part in alike.values() if len(part) == 1]
         note = f"The Pareto front holds the rows that no other row beats in both: {' / '.join(fronts)}."
         note += f" Left out, because no other row was measured alike: {'; '.join(alone)}." if alone else ""
-        yield _plot("seconds", TIME, measure, SECONDS_LABEL, panels, note, log_y=True, paper=True)
+        yield replace(_plot("seconds", TIME, measure, SECONDS_LABEL, panels, note), log_y=True, paper=True)
 
 
 def pareto(rows: Iterable[Row], measure: Measure) -> list[Row]:
@@ -151,19 +151,13 @@ def bounds_by_steps(table: Table, group: Group) -> Iterator[Plot]:
     rows = [row for row in group.rows if any(cell.curves.get(_BITS, {}).get(_COUNTS) for cell in row.done)]
     spacings = dict.fromkeys(name for row in rows for cell in row.done for name in cell.curves.get(_BITS, {}))
     for spacing in (name for name in spacings if name != _COUNTS):
-        panels = [
-            Panel(
-                title,
-                [
-                    _bits_by_steps(row, spacing, name, colour, line)
-                    for name, colour, line, same in _in_lines(table, group, part)
-                    for row in same
-                ],
-            )
-            for title, part in _in_panels(
-                table, group, [row for row in rows if any(f"bits_{spacing}_" in name for name in row.values)]
-            )
-        ]
+        measured, panels = [row for row in rows if any(f"bits_{spacing}_" in name for name in row.values)], []
+        for title, part in _in_panels(table, group, measured):
+            lines = _in_lines(table, group, part)
+            each = [
+                _bits_by_steps(row, spacing, name, colour, line) for name, colour, line, same in lines for row in same
+            ]
+            panels.append(Panel(title, each))
         yield Plot(
             key=f"{_BITS}_{spacing}",
             heading=LIKELIHOOD,
@@ -190,9 +184,10 @@ def trade_off(table: Table, group: Group) -> Iterator[Plot]:
     Rows that differ only in one numeric option, such as the scale of guidance, form a line labelled with its values. Without such
     an option rows are dots.
     """
-    precision, recall = ({m.name: m for m in group.measures}.get(name) for name in ("precision", "recall"))
-    if precision is None or recall is None:
+    measures = {measure.name: measure for measure in group.measures}
+    if not measures.keys() >= {"precision", "recall"}:
         return
+    precision, recall = measures["precision"], measures["recall"]
     along = Cost("", recall.name, "")
     rows = rows_along(group, precision, along)
     if len(rows) < 2:
@@ -295,22 +290,11 @@ def _floor(group: Group, measure: Measure) -> list[tuple[str, float]]:
     return [] if floor is None else [("real images", floor)]
 
 
-def _plot(
-    kind: str,
-    heading: str,
-    measure: Measure,
-    x_label: str,
-    panels: list[Panel],
-    note: str,
-    log_x: bool = True,
-    log_y: bool | None = None,
-    paper: bool | None = None,
-) -> Plot:
-    """A plot of one measure. log_y, paper: by default chosen by the measure and its values."""
-    logs = (measure.logs or _spans_decades(panels)) if log_y is None else log_y
-    on_paper = measure.headline if paper is None else paper
+def _plot(kind: str, heading: str, measure: Measure, x_label: str, panels: list[Panel], note: str) -> Plot:
+    """A plot of one measure, with a logarithmic abscissa."""
+    logs = measure.logs or _spans_decades(panels)
     key, y_label = f"{kind}_{measure.name}", _ordinate(measure)
-    return Plot(key, heading, measure.label, x_label, y_label, panels, log_x, logs, note, on_paper)
+    return Plot(key, heading, measure.label, x_label, y_label, panels, True, logs, note, measure.headline)
 
 
 def _ordinate(measure: Measure) -> str:
