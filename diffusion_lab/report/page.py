@@ -19,7 +19,7 @@ from diffusion_lab.report.answers import findings
 from diffusion_lab.report.figures import figure, swatch
 from diffusion_lab.report.panels import DARK, LIGHT, Plot, legend
 from diffusion_lab.report.sprites import Sprite, contenders, nearest_images, sprites
-from diffusion_lab.report.table import SEED, Gathered, Group, Row, Table
+from diffusion_lab.report.table import SEED, Gathered, Group, Table
 from diffusion_lab.report.wording import columns, has_floor, label, notes, question, seeds_of
 from diffusion_lab.store.options import flat, short_names
 from diffusion_lab.versions import __version__
@@ -62,7 +62,11 @@ def page(
         label=label,
         seeds_of=seeds_of,
         many_seeds=len(table.seeds) > 1,
-        findings=_findings(table),
+        findings=[
+            (number if len(table.groups) > 1 else None, said)
+            for number, group in enumerate(table.groups, start=1)
+            for said in findings(table, group)
+        ],
         groups=[_group(group) for group in table.groups],
         other_noise="" if len(noise) < 2 else ", but these rows were drawn with several evaluation seeds",
         contrast=families,
@@ -79,7 +83,7 @@ def page(
         command=command,
         data=_script_json(
             {
-                "rows": {row.number: data for group in table.groups for row, data in _rows_data(group, drawn)},
+                "rows": {number: data for group in table.groups for number, data in _rows_data(group, drawn)},
                 "shown": _shown_first(table),
                 "nearest": [one.sprite for one in nearest],
                 "contrast": [
@@ -102,15 +106,6 @@ def _facts(gathered: Gathered, table: Table) -> list[str]:
     return facts
 
 
-def _findings(table: Table) -> list[dict[str, Any]]:
-    """By group."""
-    return [
-        {"group": number if len(table.groups) > 1 else None, "said": said}
-        for number, group in enumerate(table.groups, start=1)
-        for said in findings(table, group)
-    ]
-
-
 def _group(group: Group) -> dict[str, Any]:
     return {
         "notes": notes(group, group.measures),
@@ -122,22 +117,16 @@ def _group(group: Group) -> dict[str, Any]:
     }
 
 
-def _rows_data(group: Group, drawn: Mapping[Path, Sprite | None]) -> Iterator[tuple[Row, dict[str, Any]]]:
+def _rows_data(group: Group, drawn: Mapping[Path, Sprite | None]) -> Iterator[tuple[int, dict[str, Any]]]:
     """Data of each row for the script: its name, its main value, and its samples by seed."""
     main = next((column for column in columns(group) if column.floor), None)
     for row in group.rows:
         pictures = {cell.seed: drawn.get(cell.run.path) for cell in row.done}
+        shown = [{"seed": seed, **asdict(one)} for seed, one in pictures.items() if one is not None]
         value = ""
         if main is not None and main.measure.name in row.values:
             value = f"{main.measure.label} {main.entry(row, set()).text}"
-        yield (
-            row,
-            {
-                "label": label(row),
-                "value": value,
-                "pictures": [{"seed": seed, **asdict(one)} for seed, one in pictures.items() if one is not None],
-            },
-        )
+        yield row.number, {"label": label(row), "value": value, "pictures": shown}
 
 
 def _shown_first(table: Table) -> list[int]:

@@ -148,16 +148,13 @@ def contenders(table: Table) -> list[Contender]:
     for row in group.rows:
         if row.done[0].given is not None:
             continue
-        by_family.setdefault(_family(row), []).append(row)
+        family = str(row.done[0].part("model").get("family", "unknown"))
+        by_family.setdefault(family, []).append(row)
     if len(by_family) < 2:
         return []
     shown = columns(group)
     best = {family: min(rows, key=lambda row: _distance(group, row)) for family, rows in by_family.items()}
     return [Contender(family, label(row), _facts(row, shown), row.done[0]) for family, row in best.items()]
-
-
-def _family(row: Row) -> str:
-    return str(row.done[0].part("model").get("family", "unknown"))
 
 
 def _distance(group: Group, row: Row) -> float:
