@@ -21,14 +21,13 @@ from diffusion_lab.store.measures import (
     read_measures,
     samples_key,
 )
-from diffusion_lab.store.records import OBJECT, TEXT, TEXTS, Kinds, inside, is_folder_name, is_number, wrong_in
+from diffusion_lab.store.records import FACTS, OBJECT, TEXT, TEXTS, Kinds, inside, is_folder_name, is_number, wrong_in
 from diffusion_lab.store.status_file import DONE, FAILED, read_status
 
 MISSING = "missing"
 MODEL_DIR = "model_dir"  # the axis of models that differ in no option
 _LARGEST = 1e100  # of a value, whose square must be finite
 _MOST_VALUES = 1000
-_MOST_SHAPE = 4  # (C, *spatial)
 _PARTS = ("data", "samples", "reference", "features", "bound", "floor", "cost", "model", "absent")  # of a protocol
 
 
@@ -127,11 +126,6 @@ def read_score(run: RunDirectory) -> dict[str, Any]:
         raise RunError(f"{run.metrics} is not a valid score: {error}") from None
 
 
-def _is_shape(value: Any) -> bool:
-    sides = isinstance(value, list) and len(value) <= _MOST_SHAPE
-    return sides and all(type(side) is int and 0 < side < _LARGEST for side in value)
-
-
 def _is_choice(value: Any) -> bool:
     return isinstance(value, str) and re.fullmatch(r"[\w /.-]{1,200}", value) is not None
 
@@ -171,7 +165,7 @@ _SCORE: Kinds = {
     "protocol.data?.name": TEXT,
     "protocol.bound?.kind": TEXT,
     "protocol.model?.family": TEXT,
-    "protocol.data?.shape?": (_is_shape, "a shape"),
+    "protocol.data?.shape?": FACTS["facts.shape?"],
     "protocol.absent?.*": TEXT,
     "protocol.remarks?": TEXTS,
     "protocol.weights?": (lambda value: isinstance(value, str | None), "a string"),
