@@ -110,10 +110,6 @@ class Source(ABC):
     training: Mapping[str, float | None] = {}
     lacks: Mapping[Need, str] = {}
 
-    @abstractmethod
-    def check(self, data: DataModule) -> None:
-        """ValueError, in one sentence, if the samples cannot be compared with these data."""
-
     def references(self, data: DataModule, features: Sequence[Features], progress: Progress) -> list[Reference]:
         """What the samples are compared with, as each of the features sees it."""
         return references_of(data, features, self.cache, self.device, progress)
@@ -155,17 +151,6 @@ class TrainedModel(Source):
         self.lacks = {} if model.denoiser else {Need.DENOISER: "this family has no noisy chain"}
         if model.conditions and model.num_classes is None:
             self.lacks[Need.LABELS] = "the model is conditioned on vectors or fields, not on classes"
-
-    def check(self, data: DataModule) -> None:
-        model = self.model
-        if tuple(model.shape) != tuple(data.shape):
-            raise ValueError(
-                f"the model generates shape {tuple(model.shape)}, but the data set {data.name} has {tuple(data.shape)}"
-            )
-        if model.num_classes not in (None, data.num_classes):
-            raise ValueError(
-                f"the model has {model.num_classes} classes, but the data set {data.name} has {data.num_classes}"
-            )
 
     def samples(
         self, references: Sequence[Reference], settings: Evaluation, progress: Progress
