@@ -134,7 +134,7 @@ def data_moments(data: DataModule, by_class: bool, cache: Path, progress: Progre
         )
     if by_class:
         check_classes(data)
-    images = Reference(data, pixels, cache, progress=progress)
+    images = Reference(data, pixels, cache, progress=progress or silent)
     about = f"{data.num_train} training images, {data.identity[:12]}"
     whole = images.moments("train")
     mean, covariance = whole.mean.reshape(1, pixels.dim), whole.dense().reshape(pixels.dim, pixels.dim)

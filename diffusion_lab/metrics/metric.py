@@ -76,7 +76,7 @@ class View:
         return self.reference.features
 
     @property
-    def device(self) -> torch.device:
+    def device(self) -> torch.device | str:
         return self.reference.device
 
     @property

@@ -90,7 +90,7 @@ class Samples:
         """(n, D) float32 on the CPU; UnmeasurableError if a sample is not finite."""
         return self.finite(self.features)
 
-    def moments(self, device: torch.device) -> Moments:
+    def moments(self, device: torch.device | str) -> Moments:
         """Of the features, computed on `device`; UnmeasurableError if a sample is not finite."""
         batches = (rows.to(device) for rows in self.vectors().split(1024))
         return FeatureStatistics(self.features.shape[1], batches).compute()
@@ -104,7 +104,7 @@ class Source(ABC):
     with, and why, in words that a table can show.
     """
 
-    device: torch.device
+    device: torch.device | str
     cache: Path
     model: GenerativeModel | None = None
     training: Mapping[str, float | None] = {}
