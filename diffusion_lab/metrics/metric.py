@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from math import isfinite
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -26,10 +26,8 @@ from diffusion_lab.metrics.settings import Evaluation
 from diffusion_lab.metrics.shards import Progress
 from diffusion_lab.models.base import GenerativeModel
 from diffusion_lab.store.measures import IMAGES, Measure, ends, interval_of_share
+from diffusion_lab.models.drawn import DrawnDiffusion
 from diffusion_lab.store.options import check_at_least
-
-if TYPE_CHECKING:
-    from diffusion_lab.models.drawn import DrawnDiffusion
 
 MOST_BLOCKS = 50
 
