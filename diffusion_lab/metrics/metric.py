@@ -93,6 +93,16 @@ class View:
         return self.reference.described(self.split)
 
     @cached_property
+    @property
+    def no_floor(self) -> str:
+        """The reason for an absent floor."""
+        return f"needs real images besides the reference, but {self.compared} are all there are"
+
+    def floor_detail(self, as_many: int, n: int, compared: str) -> str:
+        """The note on a floor of `as_many` held-out images beside n samples."""
+        differs = "" if as_many == n else "; a different n, so not comparable"
+        return f"n = {as_many} real {self.settings.held_out_split} images vs {compared}{differs}"
+
     def real(self) -> Moments:
         """Moments of all images of the reference."""
         return self.reference.moments(self.split)
