@@ -202,7 +202,7 @@ def nearest_training_images(subject: Subject, num_held_out: int) -> dict[str, Ne
     """
     data, device, drawn = subject.data, subject.views[0].device, subject.drawn
     split, total, done = subject.settings.unseen_split, subject.data.num_trained_on, 0
-    held_out = torch.cat([x.flatten(1) for x, _ in data.batches(split, BATCH_SIZE, limit=num_held_out)])
+    held_out = subject.images(split, num_held_out).flatten(1)
     images = drawn.finite(drawn.images).flatten(1)
     searches = {PIXELS: NearestImages(images.to(device), held_out.to(device))}
     for view in subject.views:

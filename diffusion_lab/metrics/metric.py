@@ -20,13 +20,14 @@ from torch import Tensor
 from diffusion_lab.data.checks import IncompleteError
 from diffusion_lab.data.module import DataModule
 from diffusion_lab.metrics.features import Features
-from diffusion_lab.metrics.reference import MOST_VALUES, Moments, Need, Reference, UnmeasurableError
+from diffusion_lab.metrics.measuring import IndexedBatch, batches_of
+from diffusion_lab.metrics.reference import BATCH_SIZE, MOST_VALUES, Moments, Need, Reference, UnmeasurableError
 from diffusion_lab.metrics.samples import Samples, Source
 from diffusion_lab.metrics.settings import Evaluation
 from diffusion_lab.metrics.shards import Progress
 from diffusion_lab.models.base import GenerativeModel
-from diffusion_lab.store.measures import IMAGES, Measure, ends, interval_of_share
 from diffusion_lab.models.drawn import DrawnDiffusion
+from diffusion_lab.store.measures import IMAGES, Measure, ends, interval_of_share
 from diffusion_lab.store.options import check_at_least
 
 MOST_BLOCKS = 50
@@ -92,7 +93,6 @@ class View:
         """What the samples are compared with, in words."""
         return self.reference.described(self.split)
 
-    @cached_property
     @property
     def no_floor(self) -> str:
         """The reason for an absent floor."""
@@ -103,6 +103,7 @@ class View:
         differs = "" if as_many == n else "; a different n, so not comparable"
         return f"n = {as_many} real {self.settings.held_out_split} images vs {compared}{differs}"
 
+    @cached_property
     def real(self) -> Moments:
         """Moments of all images of the reference."""
         return self.reference.moments(self.split)
@@ -145,6 +146,20 @@ class Subject:
         """The model, for a metric that needs a denoiser."""
         assert self.model.denoiser is not None
         return self.model.denoiser
+
+    def batches(self, split: str, batch_size: int | None, limit: int, task: str = "") -> Iterator[IndexedBatch]:
+        """(x_0, y, indices) of the first `limit` images of a split, as `batches_of` has them. task: for the progress, in words."""
+        done, limit = 0, min(limit, self.data.size(split))
+        for batch in batches_of(self.model, self.data, split, batch_size, limit):
+            yield batch
+            done += len(batch[0])
+            if task:
+                self.progress(task, done, limit)
+
+    def images(self, split: str, count: int) -> Tensor:
+        """(n, C, *spatial): a fixed choice of `count` images of a split, or all of fewer."""
+        none = torch.empty(0, *self.data.shape)
+        return torch.cat([none, *(x for x, _ in self.data.batches(split, BATCH_SIZE, limit=count))]) if count else none
 
 
 @dataclass
