@@ -31,8 +31,7 @@ from scipy.special import stdtrit
 
 from diffusion_lab.store.measures import SEEDS
 
-CONFIDENCE = 0.95
-LEVEL = 1 - CONFIDENCE
+LEVEL = 1 - 0.95
 FEWEST_SEEDS = 3  # needed for a claim about curves
 _ROUNDING = 1e-6  # relative; sums in another order differ by less
 
@@ -190,19 +189,17 @@ def _paired(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> dict[st
 
 @dataclass(frozen=True)
 class Ranking:
-    """The best of several values, by index.
+    """The best of several values, by index, without values whose seeds differ from the others', so that means are not comparable.
 
     best      those with the best mean; several if they are equal, or are written as equal and their order is uncertain
     others    the rest, better ones first; `leads` are their differences to the best, None where the uncertainty is unknown
     p         the largest p of the differences between the best and the others; None if one of these is unknown
-    left_out  values that are not compared, because their seeds differ from the others', so their means are not comparable
     """
 
     best: list[int]
     others: list[int]
     leads: list[Difference | None]
     p: float | None
-    left_out: list[int]
 
     def rival(self, sure: bool) -> tuple[int, Difference | None] | None:
         """The next value and its difference from the best; if the best is uncertain, the one with the least certain difference."""
@@ -225,8 +222,7 @@ def ranking(values: Sequence[Measured], lower_is_better: bool, decimals: int) ->
     leads = [difference(values[i], values[j]) for i in best for j in others]
     known = [lead.p for lead in leads if lead is not None and sign * lead.mean < 0]
     p = max(known) if leads and len(known) == len(leads) else None
-    left_out = [i for i in range(len(values)) if i not in order]
-    return Ranking(best, others, leads[: len(others)], p, left_out)
+    return Ranking(best, others, leads[: len(others)], p)
 
 
 def _no_lead(best: Measured, other: Measured, decimals: int) -> bool:
