@@ -99,18 +99,9 @@ def _cell(choices: dict[str, str | None], run: RunDirectory, model: ModelDirecto
 def _scored(
     choices: dict[str, str | None], run: RunDirectory, model: ModelDirectory, metrics: Mapping[str, Any]
 ) -> Cell:
-    return Cell(
-        choices,
-        run,
-        model,
-        DONE,
-        "",
-        {name: float(value) for name, value in metrics["values"].items()},
-        metrics["protocol"],
-        metrics.get("curves", {}),
-        metrics["measures"],
-        metrics.get("sources", {}),
-    )
+    parts = {name: metrics.get(name, {}) for name in ("protocol", "curves", "measures", "sources")}
+    values = {name: float(value) for name, value in metrics["values"].items()}
+    return Cell(choices, run, model, DONE, values=values, **parts)
 
 
 def read_score(run: RunDirectory) -> dict[str, Any]:
