@@ -16,7 +16,7 @@ from itertools import chain, combinations
 import numpy as np
 
 from diffusion_lab.report.comparison import LEVEL, paired_p
-from diffusion_lab.report.table import Choice, Group, Row, Table, sets_steps
+from diffusion_lab.report.table import Choice, Group, Row, Table, grouped, sets_steps
 from diffusion_lab.store.measures import LOW, SECONDS, TRAINING_SECONDS, Measure
 from diffusion_lab.store.weights import is_snapshot
 
@@ -140,11 +140,8 @@ def in_sentences(
 
 def in_words(names: tuple[str, str], races: Mapping[str, Race], cost: Cost, sure: bool) -> str:
     """One sentence on two curves. races: by seed, at least one. sure: the result of `is_certain`."""
-    by_outcome: dict[tuple[int | None, int], list[Race]] = {}
-    for one in races.values():
-        by_outcome.setdefault(one.outcome, []).append(one)
     parts = []
-    for some in sorted(by_outcome.values(), key=len, reverse=True):
+    for some in sorted(grouped(races.values(), lambda one: one.outcome).values(), key=len, reverse=True):
         seeds = "one seed" if len(races) == 1 else f"{len(some)} of {len(races)} seeds"
         parts.append(f"{_alike(names, some, cost)} ({seeds})")
     return parts[0] if sure else f"{names[0]} and {names[1]}, not certain: {'; '.join(parts)}"

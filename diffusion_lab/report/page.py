@@ -19,7 +19,7 @@ from diffusion_lab.report.answers import findings
 from diffusion_lab.report.figures import figure, swatch
 from diffusion_lab.report.panels import DARK, LIGHT, Plot, legend
 from diffusion_lab.report.sprites import Sprite, contenders, nearest_images, sprites
-from diffusion_lab.report.table import SEED, Gathered, Group, Table
+from diffusion_lab.report.table import SEED, Gathered, Group, Table, grouped
 from diffusion_lab.report.wording import columns, has_floor, label, notes, question, seeds_of
 from diffusion_lab.store.options import flat, short_names
 from diffusion_lab.versions import __version__
@@ -71,7 +71,7 @@ def page(
         other_noise="" if len(noise) < 2 else ", but these rows were drawn with several evaluation seeds",
         contrast=families,
         nearest=nearest,
-        plots=[(title, _by_heading(some)) for title, some in plots if some],
+        plots=[(title, grouped(some, lambda plot: plot.heading)) for title, some in plots if some],
         figure=partial(figure, rows={row.number: label(row) for row in table.rows}),
         legend=legend,
         swatch=swatch,
@@ -137,13 +137,6 @@ def _shown_first(table: Table) -> list[int]:
     name = distance.name
     rows = sorted((r for r in table.groups[0].rows if name in r.values), key=lambda r: r.values[name].mean)
     return [row.number for row in dict.fromkeys([rows[0], rows[len(rows) // 2], rows[-1]])]
-
-
-def _by_heading(plots: Sequence[Plot]) -> dict[str, list[Plot]]:
-    found: dict[str, list[Plot]] = {}
-    for plot in plots:
-        found.setdefault(plot.heading, []).append(plot)
-    return found
 
 
 def _script_json(content: Any) -> Markup:

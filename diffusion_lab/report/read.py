@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_lab.report.choices import read_choices
-from diffusion_lab.report.table import Cell, Gathered
+from diffusion_lab.report.table import Cell, Gathered, grouped
 from diffusion_lab.store import ModelDirectory, RunDirectory, RunError, SweepDirectory, named_model, run_directory
 from diffusion_lab.store.measures import (
     REAL_IMAGES,
@@ -72,10 +72,8 @@ def read_runs(folders: Iterable[Path], name: str) -> Gathered:
 
 def _told_apart_by_folder(cells: Iterable[Cell]) -> list[str]:
     """Distinguish models that differ in no option, such as those of two versions of the code, by an axis of folder names."""
-    alike: dict[tuple[Any, ...], list[Cell]] = {}
-    for cell in cells:
-        if cell.given is None:
-            alike.setdefault((samples_key(cell.protocol), *sorted(cell.choices.items())), []).append(cell)
+    drawn = (cell for cell in cells if cell.given is None)
+    alike = grouped(drawn, lambda cell: (samples_key(cell.protocol), *sorted(cell.choices.items())))
     several = [some for some in alike.values() if len({cell.model.path for cell in some}) > 1]
     for cell in (cell for some in several for cell in some):
         cell.choices[MODEL_DIR] = cell.model.path.name
