@@ -15,7 +15,6 @@ from diffusion_lab.report.choices import reads_as_number
 from diffusion_lab.report.table import NONE, Gathered, Group, Table
 from diffusion_lab.report.wording import Entry, columns, footnotes, has_floor, notes, seeds_of
 from diffusion_lab.store.measures import Measure
-from diffusion_lab.store.options import short_names
 from diffusion_lab.terminal import Terminal
 
 _TEX = {
@@ -206,11 +205,10 @@ def _lines(
 ) -> Iterator[list]:
     """(head, rows, floor) as lists of texts."""
     shown = [column for column in columns(group) if column.measure in measures]
-    names = short_names(table.axes)
     many_seeds = len(table.seeds) > 1
     unnamed = not table.axes and not many_seeds  # a single row, which must be distinguished from the floor
     first = [
-        *(escaped(names[axis]) for axis in table.axes),
+        *map(escaped, table.names.values()),
         *(["seeds"] if many_seeds else []),
         *([""] if unnamed else []),
     ]

@@ -58,7 +58,7 @@ def page(
         axes={axis: values for axis, values in gathered.axes.items() if axis != SEED},
         axis_names=short_names(gathered.axes),
         table=table,
-        names=short_names(table.axes),
+        names=table.names,
         label=label,
         seeds_of=seeds_of,
         many_seeds=len(table.seeds) > 1,

@@ -32,7 +32,6 @@ from diffusion_lab.report.panels import (
 from diffusion_lab.report.table import Group, Row, Table, by_choice, sets_steps, values_of
 from diffusion_lab.report.wording import columns, label
 from diffusion_lab.store.measures import LOW, SECONDS, SEEDS, Measure
-from diffusion_lab.store.options import short_names
 
 _MOST_PANELS = 6
 _BITS, _COUNTS = "bits_by_steps", "num_steps"  # the curve of a score
@@ -88,20 +87,20 @@ def against_sampling(table: Table, group: Group) -> Iterator[Plot]:
 
 def effects(table: Table, group: Group) -> Iterator[Plot]:
     """Each measure by the values of an axis, averaged over the other axes; one panel per axis."""
-    names = short_names(table.axes)
     for measure in (measure for measure in group.measures if measure.better is not None):
         panels, left_out = [], []
         for colour, axis in enumerate(table.axes):
             effect = effect_of(table, group, measure, axis)
             if effect is None:
                 continue
-            left_out += [f"{names[axis]} {value or 'none'}" for value in effect.left_out]
+            left_out += [f"{table.names[axis]} {value or 'none'}" for value in effect.left_out]
             x = [float(i) for i in range(len(effect.values))]
             each = [point for one in effect.sets for point in zip(x, one, strict=True)]
             dots = Series("cells", [i for i, _ in each], [y for _, y in each], dots=True, faint=True, colour=colour)
             means, errors = [one.mean for one in effect.means], [one.parts.get(SEEDS) for one in effect.means]
-            mean = Series(names[axis], x, means, errors, colour=colour)
-            panels.append(Panel(names[axis], [dots, mean], categories=[value or "none" for value in effect.values]))
+            mean = Series(table.names[axis], x, means, errors, colour=colour)
+            categories = [value or "none" for value in effect.values]
+            panels.append(Panel(table.names[axis], [dots, mean], categories=categories))
         if panels:
             note = f" Left out, because there are no such cells: {', '.join(left_out)}." if left_out else ""
             plot = _plot("effects", EFFECTS, measure, "", panels, _EFFECTS_NOTE + note)
@@ -210,7 +209,7 @@ def trade_off(table: Table, group: Group) -> Iterator[Plot]:
         x_label=_ordinate(recall),
         y_label=_ordinate(precision),
         panels=[Panel("", series)],
-        note=(f"Numbers are the values of {short_names(table.axes)[knob]}. " if knob else "") + _BEST_CORNER,
+        note=(f"Numbers are the values of {table.names[knob]}. " if knob else "") + _BEST_CORNER,
     )
 
 
@@ -244,9 +243,8 @@ def _look(table: Table, group: Group) -> tuple[str | None, str | None, list[str]
 def _in_panels(table: Table, group: Group, rows: Iterable[Row]) -> list[tuple[str, list[Row]]]:
     """(title, rows) for each panel."""
     _, _, axes = _look(table, group)
-    names = short_names(table.axes)
     return [
-        (", ".join(f"{names[axis]} {value}" for axis, value in zip(axes, values, strict=True) if value), part)
+        (", ".join(f"{table.names[axis]} {value}" for axis, value in zip(axes, values, strict=True) if value), part)
         for values, part in list(by_choice(table, rows, axes).items())[:_MOST_PANELS]
     ]
 

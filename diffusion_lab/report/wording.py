@@ -9,7 +9,7 @@ from typing import Any
 from diffusion_lab.report.comparison import listed
 from diffusion_lab.report.table import NONE, Group, Row, Table
 from diffusion_lab.store.measures import ENTROPY, Measure
-from diffusion_lab.store.options import flat, short_names
+from diffusion_lab.store.options import flat
 
 
 @dataclass(frozen=True)
@@ -79,13 +79,12 @@ def seeds_of(row: Row) -> str:
 
 def question(table: Table) -> str:
     """The question that the sentences of the report answer."""
-    names = short_names(table.axes)
     data = sorted({group.protocol["data"]["name"] for group in table.groups if "data" in group.protocol})
     on = f" on {listed(data)}" if data else ""
     if not table.axes:
         return f"How good are samples and likelihood{on}?"
     verb = "does" if len(table.axes) == 1 else "do"
-    return f"What {verb} {listed([names[axis] for axis in table.axes])} change in samples and likelihood{on}?"
+    return f"What {verb} {listed(list(table.names.values()))} change in samples and likelihood{on}?"
 
 
 def _column(group: Group, measure: Measure) -> Column:
