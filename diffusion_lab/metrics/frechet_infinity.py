@@ -32,9 +32,9 @@ import torch
 from scipy.special import ndtri
 from torch import Tensor
 
-from diffusion_lab.metrics.metric import FeatureMetric, Naming, Need, Scores, View
+from diffusion_lab.metrics.metric import Estimate, FeatureMetric, Naming, Need, Scores, View
 from diffusion_lab.metrics.reference import UnmeasurableError
-from diffusion_lab.store.measures import LOW, REAL_IMAGES, SAMPLES, Measure, ends
+from diffusion_lab.store.measures import LOW, REAL_IMAGES, SAMPLES, Measure
 
 FEWEST_SAMPLES = 1000  # fewer make the estimate too uncertain
 _MOST_VALUES = 2**25  # of the reference's features; a larger reference is represented by some of its images
@@ -59,16 +59,13 @@ class FrechetInfinity(FeatureMetric):
     def score_view(self, view: View, scores: Scores) -> None:
         name, real = f"{view.naming.distance}_infinity", _real(view)
         found = frechet_at_infinity(view.drawn.vectors().to(view.device), real.to(view.device))
-        low, high = ends(name)
         # The errors of both distances differ by that of the bias, which is small, and the plain one is to all real images.
         fewer = (len(real) / view.reference.size(view.split)) ** 0.5
         scores.spread(view.naming.distance, SAMPLES, found.of_samples)
-        scores.spread(view.naming.distance, REAL_IMAGES, found.of_reference * fewer)
+        scores.spread(view.naming.distance, REAL_IMAGES, found.of_real * fewer)
         if len(view.drawn.features) < FEWEST_SAMPLES:
             return
-        scores.values |= {name: found.distance, low: found.low, high: found.high}
-        scores.spread(name, SAMPLES, found.of_samples)
-        scores.spread(name, REAL_IMAGES, found.of_reference)
+        scores.estimate(name, found)
         of = f"{len(view.drawn.features)} samples and {len(real)} real images"
         poor = "; unreliable, because the bias does not fall as 1/n yet: use more samples" if found.poor else ""
         scores.details[name] = f"95 % interval over {of}; the finite-sample bias is {found.bias:.3g}{poor}"
@@ -81,17 +78,11 @@ def _real(view: View) -> Tensor:
 
 
 @dataclass(frozen=True)
-class AtInfinity:
-    """distance: at n = m = ∞, and its 95 % interval; as an unbiased estimate it may be negative. bias: the plain distance
-    of these samples minus this one. of_samples (n,), of_reference (m,): what each vector adds to the error, with mean 0. poor:
-    whether n is too small for a reliable extrapolation."""
+class AtInfinity(Estimate):
+    """The distance at n = m = ∞; as an unbiased estimate it may be negative. bias: the plain distance of these samples minus this
+    one. poor: whether n is too small for a reliable extrapolation."""
 
-    distance: float
-    low: float
-    high: float
     bias: float
-    of_samples: Tensor
-    of_reference: Tensor
     poor: bool
 
 
@@ -138,7 +129,7 @@ def frechet_at_infinity(samples: Tensor, reference: Tensor) -> AtInfinity:
     at_zero = (1 - share / 2) * slope * max(bias, 0.0) / 2 + share / 2 * pair_variance
     low, high = _interval(distance, slope, at_zero, float(ndtri(0.975)))
     poor = abs(further) > _POOR * abs(plain - corrected)
-    return AtInfinity(distance, low, high, bias, *influences, poor)
+    return AtInfinity(distance, low, high, *influences, bias, poor)
 
 
 def _interval(centre: float, slope: float, at_zero: float, z: float) -> tuple[float, float]:

@@ -27,7 +27,7 @@ from diffusion_lab.metrics.settings import Evaluation
 from diffusion_lab.metrics.shards import Progress
 from diffusion_lab.models.base import GenerativeModel
 from diffusion_lab.models.drawn import DrawnDiffusion
-from diffusion_lab.store.measures import IMAGES, Measure, ends, interval_of_share
+from diffusion_lab.store.measures import IMAGES, REAL_IMAGES, SAMPLES, Measure, ends, interval_of_share
 from diffusion_lab.store.options import check_at_least
 
 MOST_BLOCKS = 50
@@ -162,6 +162,17 @@ class Subject:
         return torch.cat([none, *(x for x, _ in self.data.batches(split, BATCH_SIZE, limit=count))]) if count else none
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its 95 % interval, and what each sample (n,) and each real image (m,) adds to its error."""
+
+    value: float
+    low: float
+    high: float
+    of_samples: Tensor
+    of_real: Tensor
+
+
 @dataclass
 class Scores:
     """values: finite numbers by name. protocol, curves: plain JSON. samples: the first ones drawn, float32 on the CPU.
@@ -207,6 +218,13 @@ class Scores:
     def spread(self, name: str, source: str, influence: Tensor) -> None:
         """Record a source of uncertainty of `name`: image i contributes (influence[i] − mean)/n, influence (n,)."""
         self.sources.setdefault(name, {})[source] = blocks(influence)
+
+    def estimate(self, name: str, found: Estimate) -> None:
+        """Record a value, its interval and its sources of uncertainty."""
+        self.record(name, found.value)
+        self.values |= dict(zip(ends(name), (found.low, found.high), strict=True))
+        self.spread(name, SAMPLES, found.of_samples)
+        self.spread(name, REAL_IMAGES, found.of_real)
 
     def share(self, name: str, source: str, hits: Tensor) -> None:
         """Record the share of hits (n,) among images of `source`, with its 95 % interval."""
