@@ -13,14 +13,7 @@ from typing import Any
 from diffusion_lab.report.choices import read_choices
 from diffusion_lab.report.table import Cell, Gathered, grouped
 from diffusion_lab.store import ModelDirectory, RunDirectory, RunError, SweepDirectory, named_model, run_directory
-from diffusion_lab.store.measures import (
-    REAL_IMAGES,
-    SAMPLES,
-    TEST_IMAGES,
-    VALIDATION_IMAGES,
-    read_measures,
-    samples_key,
-)
+from diffusion_lab.store.measures import read_measures, samples_key
 from diffusion_lab.store.records import FACTS, OBJECT, TEXT, TEXTS, Kinds, inside, is_folder_name, is_number, wrong_in
 from diffusion_lab.store.status_file import DONE, FAILED, read_status
 
@@ -125,11 +118,6 @@ def _are_values(value: Any) -> bool:
     return fits and all(re.fullmatch(r"\w+", name) for name in value)
 
 
-def _are_sources(value: Any) -> bool:
-    known = {SAMPLES, REAL_IMAGES, TEST_IMAGES, VALIDATION_IMAGES}
-    return isinstance(value, dict) and all(isinstance(one, dict) and one.keys() <= known for one in value.values())
-
-
 def _are_numbers(value: Any) -> bool:
     return isinstance(value, list) and all(is_number(number, _LARGEST) for number in value)
 
@@ -163,6 +151,7 @@ _SCORE: Kinds = {
     "curves?": OBJECT,
     "curves?.*": OBJECT,
     "curves?.*.*": (_are_numbers, "a list of numbers"),
-    "sources?": (_are_sources, "an object of what makes each value uncertain"),
+    "sources?": OBJECT,
+    "sources?.*": OBJECT,
     "sources?.*.*": (lambda value: _are_numbers(value) and 1 < len(value) <= _MOST_VALUES, "a list of numbers"),
 }

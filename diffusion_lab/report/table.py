@@ -26,7 +26,8 @@ NONE = "–"  # a missing option or value
 _MOST_DECIMALS = 6
 
 Choice = tuple[str | None, ...]
-Item, Key = TypeVar("Item"), TypeVar("Key", bound=Hashable)
+Item = TypeVar("Item")
+Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True, eq=False)
