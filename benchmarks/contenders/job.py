@@ -68,7 +68,7 @@ class Measures:
         train, test = (reference.vectors(split) for split in ("train", "test"))
         search = NearestImages(self._seen(reference, x), test, known=train)
         search.see(train, 0)
-        return self.distances(x) | {COPIES: within_held_out_quantile(*search.distances(), FEW).probability}
+        return self.distances(x) | {COPIES: within_held_out_quantile(*search.distances(), FEW).value}
 
     def distances(self, x: Tensor) -> dict[str, float]:
         """Of samples, float32 (B, C, H, W) in [−1, 1], rounded to the data's levels first."""

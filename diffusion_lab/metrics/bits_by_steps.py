@@ -12,7 +12,6 @@ from torch import Tensor
 from diffusion_lab.analysis import OptimalSpacing
 from diffusion_lab.diffusion import derive_seed
 from diffusion_lab.metrics.bits_per_dim import label_bits
-from diffusion_lab.metrics.measuring import batches_of
 from diffusion_lab.metrics.metric import Metric, Naming, Need, Scores, Subject
 from diffusion_lab.metrics.reference import UnmeasurableError
 from diffusion_lab.sampling import EvenSpacing, LogSNRSpacing, QuadraticSpacing, Spacing
@@ -49,13 +48,8 @@ class BitsBySteps(Metric):
         super().__post_init__()
         if min(self.num_steps, default=0) < 1:
             raise ValueError("metrics.bits_by_steps.num_steps: give numbers of steps from 1, such as [10,50]")
-        if not self.spacings:
-            raise ValueError(f"metrics.bits_by_steps.spacings is empty: choose from {', '.join(SPACINGS)}")
-        for name in self.spacings:
-            if name not in SPACINGS:
-                raise ValueError(
-                    f"metrics.bits_by_steps.spacings: {name} is unknown; choose from {', '.join(SPACINGS)}"
-                )
+        if not self.spacings or {*self.spacings} - {*SPACINGS}:
+            raise ValueError(f"metrics.bits_by_steps.spacings: choose from {', '.join(SPACINGS)}")
 
     def measures(self, namings: Sequence[Naming]) -> Iterable[Measure]:
         last = len(self.num_steps) - 1
@@ -65,9 +59,8 @@ class BitsBySteps(Metric):
             for count in self.num_steps:
                 meaning = f"bound of {count} ancestral steps, spacing {spacing}, on held-out images"
                 name, label = self._name(spacing, count), f"bits/dim, {spacing} {count}"
-                how = ("data", "bits_by_steps")
                 column = spacing == self.spacings[0] and count in shown
-                yield Measure(name, label, better=LOW, meaning=meaning, agrees=how, logs=True, column=column)
+                yield Measure(name, label, "", LOW, meaning, ("data", "bits_by_steps"), logs=True, column=column)
 
     @staticmethod
     def _name(spacing: str, count: int) -> str:
@@ -89,21 +82,15 @@ class BitsBySteps(Metric):
             for count in set(self.num_steps) - set(counts):
                 scores.record(self._name(spacing, count), None, f"the chain has {longest} steps")
         scores.curves["bits_by_steps"] = curve
-        scores.protocol["bits_by_steps"] = {
-            "split": split,
-            "num_images": min(self.num_images, subject.data.size(split)),
-            "seed": subject.settings.seed,
-        }
+        scores.protocol["bits_by_steps"] = {"split": split, "num_images": len(columns), "seed": subject.settings.seed}
 
     def _per_image(self, subject: Subject, counts: Sequence[int]) -> dict[str, Tensor]:
         """(n, len(counts)) float64 for each spacing."""
         model, data, split = subject.denoiser, subject.data, subject.settings.unseen_split
         seed = derive_seed(subject.settings.seed, 0)  # the first draw of bits_per_dim
         chains = [SPACINGS[name](count) for name in self.spacings for count in counts]
-        size, batches, done = min(self.num_images, data.size(split)), [], 0
-        for x_0, y, indices in batches_of(model, data, split, self.batch_size, size):
+        batches = []
+        for x_0, y, indices in subject.batches(split, self.batch_size, self.num_images, "bits by number of steps"):
             bits = model.chain_bits(x_0, y, seed, indices, chains).cpu()
             batches.append(bits if y is None else bits + label_bits(data, y)[:, None])
-            done += len(x_0)
-            subject.progress("bits by number of steps", done, size)
         return dict(zip(self.spacings, torch.cat(batches).split(len(counts), dim=1), strict=True))

@@ -13,7 +13,6 @@ from diffusion_lab.data.module import DataModule
 from diffusion_lab.diffusion.noise import derive_seed
 from diffusion_lab.diffusion.parts import parts
 from diffusion_lab.diffusion.shapes import Conditions
-from diffusion_lab.metrics.measuring import batches_of
 from diffusion_lab.metrics.metric import Metric, Naming, Need, Scores, Subject
 from diffusion_lab.models.base import Likelihood
 from diffusion_lab.store.measures import ENTROPY, LOW, Measure
@@ -93,10 +92,10 @@ class BitsPerDim(Metric):
     def likelihoods(self, subject: Subject) -> list[Likelihood] | None:
         """The likelihood of the first images of the split, one draw each, combined by `joined`; None for a family without one."""
         model, data, split = subject.model, subject.data, subject.settings.unseen_split
-        size = min(self.num_images, data.size(split))
         rows: list[list[Likelihood]] = [[] for _ in range(self.num_draws)]
-        done = 0
-        for x_0, y, indices in batches_of(model, data, split, self.batch_size, size):
+        for x_0, y, indices in subject.batches(
+            split, self.batch_size, self.num_images, f"likelihood of {split} images"
+        ):
             for draw, batches in enumerate(rows):
                 seed = derive_seed(subject.settings.seed, draw)
                 with torch.no_grad():
@@ -104,8 +103,6 @@ class BitsPerDim(Metric):
                 if likelihood is None:
                     return None
                 batches.append(likelihood if y is None else _with_label(likelihood, label_bits(data, y)))
-            done += len(x_0)
-            subject.progress(f"likelihood of {split} images", done, size)
         return [joined(batches) for batches in rows]
 
 
@@ -141,11 +138,7 @@ def joined(batches: list[Likelihood]) -> Likelihood:
 
     def entry(name: str) -> Tensor:
         parts = [batch.curve[name].cpu() for batch in batches if batch.curve is not None]
-        if parts[0].ndim > 1:
-            return whole(parts).mean(0)
-        if any(not torch.equal(part, parts[0]) for part in parts):
-            raise ValueError(f"the likelihood's curve has different {name} in different batches")
-        return parts[0]
+        return whole(parts).mean(0) if parts[0].ndim > 1 else parts[0]
 
     first = batches[0]
     stated = [(len(b.bits_per_dim), b.standard_error) for b in batches if b.standard_error is not None]

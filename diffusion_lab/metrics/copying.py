@@ -31,9 +31,9 @@ from scipy.stats import beta
 from torch import Tensor
 
 from diffusion_lab.data.pictures import may_fail
-from diffusion_lab.metrics.metric import Metric, Naming, Need, Scores, Subject
+from diffusion_lab.metrics.metric import Estimate, Metric, Naming, Need, Scores, Subject
 from diffusion_lab.metrics.reference import BATCH_SIZE, UnmeasurableError, quantise
-from diffusion_lab.store.measures import REAL_IMAGES, SAMPLES, Measure, ends, interval_of_share
+from diffusion_lab.store.measures import Measure, interval_of_share
 
 PIXELS = "pixels"
 SHOWN = 12  # samples in the picture
@@ -73,14 +73,8 @@ class Copying(Metric):
         for name, search in searches.items():
             own, others = search.distances()
             copying, copies = f"copying_{name}", f"copies_{name}"
-            for which, found in (
-                (copying, nearer(own, others)),
-                (copies, within_held_out_quantile(own, others, FEW)),
-            ):
-                scores.record(which, found.probability)
-                scores.values |= dict(zip(ends(which), (found.low, found.high), strict=True))
-                scores.spread(which, SAMPLES, found.of_samples)
-                scores.spread(which, REAL_IMAGES, found.of_held_out)
+            scores.estimate(copying, nearer(own, others))
+            scores.estimate(copies, within_held_out_quantile(own, others, FEW))
             against = f"{len(own)} samples and {len(others)} {split} images to {data.num_trained_on} training images"
             scores.details[copying] = f"P(a sample is nearer to a training image than a {split} image is); {against}"
             scores.details[copies] = (
@@ -98,25 +92,14 @@ class Copying(Metric):
                 scores.nearest = nearest_picture(subject, searches)
 
 
-@dataclass(frozen=True)
-class Nearer:
-    """probability: Δ, or the share within a quantile, with its 95 % interval. of_samples (n,), of_held_out (m,): contributions."""
-
-    probability: float
-    low: float
-    high: float
-    of_samples: Tensor
-    of_held_out: Tensor
-
-
-def nearer(samples: Tensor, held_out: Tensor) -> Nearer:
+def nearer(samples: Tensor, held_out: Tensor) -> Estimate:
     """Δ from the distances of samples (n,) and of held-out images (m,), n and m at least 2; ties count half."""
     n, m = len(samples), len(held_out)
     of_samples, of_held_out = 1 - _below(held_out, samples), _below(samples, held_out)
     delta = float(of_samples.mean())
     variance = float(of_samples.var() / n + of_held_out.var() / m)
     trials = min(delta * (1 - delta) / variance if variance > 0 else torch.inf, 4 * n * m / (n + m))
-    return Nearer(delta, *interval_of_share(delta * trials, trials), of_samples, of_held_out)
+    return Estimate(delta, *interval_of_share(delta * trials, trials), of_samples, of_held_out)
 
 
 def _below(values: Tensor, at: Tensor) -> Tensor:
@@ -126,7 +109,7 @@ def _below(values: Tensor, at: Tensor) -> Tensor:
     return sum((side.double() for side in sides), torch.zeros(())) / (2 * len(values))
 
 
-def within_held_out_quantile(samples: Tensor, held_out: Tensor, share: float) -> Nearer:
+def within_held_out_quantile(samples: Tensor, held_out: Tensor, share: float) -> Estimate:
     """The share of samples (n,) that are as near as the nearest `share` of held-out images (m,).
 
     Its expectation for further held-out images is `share`, if there are at least 1/share − 1 of them.
@@ -139,7 +122,7 @@ def within_held_out_quantile(samples: Tensor, held_out: Tensor, share: float) ->
     found, least, largest = (float(within.mean()) for within in (hits, fewest, most))
     low, high = interval_of_share(float(hits.sum()), n)
     slope = (largest - least) / (levels[1] - levels[0])
-    return Nearer(
+    return Estimate(
         found,
         max(0.0, found - math.hypot(found - low, found - least)),
         min(1.0, found + math.hypot(high - found, largest - found)),
@@ -202,7 +185,7 @@ def nearest_training_images(subject: Subject, num_held_out: int) -> dict[str, Ne
     """
     data, device, drawn = subject.data, subject.views[0].device, subject.drawn
     split, total, done = subject.settings.unseen_split, subject.data.num_trained_on, 0
-    held_out = torch.cat([x.flatten(1) for x, _ in data.batches(split, BATCH_SIZE, limit=num_held_out)])
+    held_out = subject.images(split, num_held_out).flatten(1)
     images = drawn.finite(drawn.images).flatten(1)
     searches = {PIXELS: NearestImages(images.to(device), held_out.to(device))}
     for view in subject.views:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
+import numpy as np
 import torch
 
 from diffusion_lab.metrics.frechet_distance import frechet_distance
-from diffusion_lab.metrics.measuring import batches_of
 from diffusion_lab.metrics.metric import Metric, Naming, Need, Scores, Subject
 from diffusion_lab.metrics.reference import FeatureStatistics, quantise
 from diffusion_lab.store.measures import Measure
@@ -35,19 +34,16 @@ class DistanceByLogSNR(Metric):
     def measures(self, namings: Sequence[Naming]) -> Iterable[Measure]:
         meaning = "share of the distance above its floor that arises at log SNR above 0: texture rather than shape"
         for naming in namings:
-            yield Measure(self._name(naming), self._name(naming), meaning=meaning, agrees=naming.agrees(), column=False)
-
-    @staticmethod
-    def _name(naming: Naming) -> str:
-        return f"{naming.distance}_share_above_0"
+            name = f"{naming.distance}_share_above_0"
+            yield Measure(name, name, meaning=meaning, agrees=naming.agrees(), column=False)
 
     def score(self, subject: Subject, scores: Scores) -> None:
-        names = [self._name(view.naming) for view in subject.views]
         log_snrs = subject.denoiser.log_snrs(self.num_points)
         size = min(self.num_images, subject.views[0].num_held_out)
         curves = distances_by_log_snr(subject, log_snrs, size, self.batch_size)
         scores.curves["distance_by_log_snr"] = {"log_snr": log_snrs, **curves}
-        for name, curve in zip(names, curves.values(), strict=True):
+        for distance, curve in curves.items():
+            name = f"{distance}_share_above_0"
             scores.record(name, _share(log_snrs, curve, 0.0), "the distance does not rise along the chain")
             scores.details[name] = (
                 f"of n = {size} held-out images, noised to {self.num_points} log SNRs and sampled from there"
@@ -68,7 +64,7 @@ def distances_by_log_snr(
     curves: dict[str, list[float]] = {view.naming.distance: [] for view in subject.views}
     for place, log_snr in enumerate(log_snrs):
         statistics = [FeatureStatistics(view.features.dim) for view in subject.views]
-        for x_0, y, indices in batches_of(model, subject.data, split, batch_size, num_images):
+        for x_0, y, indices in subject.batches(split, batch_size, num_images):
             x = model.redraw(x_0, y, subject.settings.seed, indices, log_snr).float()
             for view, sums in zip(subject.views, statistics, strict=True):
                 sums.update(view.features(quantise(x, subject.data.num_levels)))
@@ -81,12 +77,9 @@ def distances_by_log_snr(
 def _share(log_snrs: Sequence[float], curve: Sequence[float], at: float) -> float | None:
     """The part of a curve's rise from the clean end to the noisy one above a log SNR; None without a rise."""
     rise = curve[-1] - curve[0]
-    if rise <= 0:
+    if rise <= 0 or not log_snrs[-1] <= at <= log_snrs[0]:
         return None
-    for (high, a), (low, b) in pairwise(zip(log_snrs, curve, strict=True)):
-        if low <= at <= high:
-            return (a + (b - a) * (high - at) / (high - low) - curve[0]) / rise
-    return None
+    return float(np.interp(-at, [-log_snr for log_snr in log_snrs], curve) - curve[0]) / rise
 
 
 def _where_it_arises(log_snrs: Sequence[float], curve: Sequence[float]) -> str:

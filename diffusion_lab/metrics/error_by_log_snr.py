@@ -11,7 +11,6 @@ from torch import Tensor
 from diffusion_lab.data.module import DataModule
 from diffusion_lab.diffusion.parts import classes_in
 from diffusion_lab.diffusion.shapes import Conditions
-from diffusion_lab.metrics.measuring import batches_of
 from diffusion_lab.metrics.metric import Metric, Naming, Need, Scores, Subject
 from diffusion_lab.metrics.reference import UnmeasurableError
 from diffusion_lab.metrics.shards import Progress
@@ -49,12 +48,11 @@ class ErrorByLogSNR(Metric):
         size = min(self.num_images, subject.data.num_trained_on)
         errors, best = errors_by_log_snr(subject, log_snrs, size, self.batch_size)
         scores.curves["error_by_log_snr"] = {"log_snr": log_snrs, "velocity_mse": errors, "least_velocity_mse": best}
-        excess, log_snr = max(
-            ((error - least, log_snr) for error, least, log_snr in zip(errors, best, log_snrs, strict=True)),
-            key=lambda pair: pair[0],
-        )
+        excesses = [error - least for error, least in zip(errors, best, strict=True)]
+        excess = max(excesses)
         scores.record("largest_excess_error", excess)
-        scores.details["largest_excess_error"] = f"at log SNR {log_snr:.3g}; {size} training images"
+        at = log_snrs[excesses.index(excess)]
+        scores.details["largest_excess_error"] = f"at log SNR {at:.3g}; {size} training images"
         scores.protocol["error_by_log_snr"] = {"split": "train", "num_images": size}
 
 
@@ -71,7 +69,7 @@ def errors_by_log_snr(
     """
     model, data, seed = subject.denoiser, subject.data, subject.settings.seed
     errors, least = torch.zeros(2, len(log_snrs), dtype=torch.float64)
-    for x_0, y, indices in batches_of(model, data, "train", batch_size, num_images):
+    for x_0, y, indices in subject.batches("train", batch_size, num_images):
         looks = [model.denoise(x_0, y, seed, indices, log_snr) for log_snr in log_snrs]
         signal, noise = (torch.tensor([getattr(look, name) for look in looks]).double() for name in ("signal", "noise"))
         clean = x_0.cpu().double().flatten(1)

@@ -40,15 +40,11 @@ class FrechetDistance(FeatureMetric):
             scores.record(name, frechet_distance(view.drawn.moments(view.device), real))
         scores.details[name] = f"by {view.naming.kind}; n = {n} vs {view.compared}"
         if not as_many:
-            scores.record(
-                f"{name}_floor", None, f"needs real images besides the reference, but {view.compared} are all there are"
-            )
+            scores.record(f"{name}_floor", None, view.no_floor)
             return
         with scores.attempt([f"{name}_floor"]):
             scores.record(f"{name}_floor", frechet_distance(view.reference.moments(held_out, as_many), real))
-        scores.details[f"{name}_floor"] = f"n = {as_many} real {held_out} images vs the same" + (
-            "" if as_many == n else "; a different n, so not comparable"
-        )
+        scores.details[f"{name}_floor"] = view.floor_detail(as_many, n, "the same")
         scores.protocol["floor"] = {"split": held_out, "num_images": as_many}
         floor, spread = scores.values.get(f"{name}_floor", 0.0), float(real.trace)
         if floor > _MOST_OF_SPREAD * spread > 0:
@@ -68,11 +64,9 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     For n < D vectors L_1 consists of the centred ones, and no D × D matrix is factorised: with L_1 = Q·R, Q with n columns,
     only the n × n matrix Q^T Σ_2 Q is needed.
 
-    Raises ValueError if the moments differ in dimension, UnmeasurableError if they are not finite.
+    Raises UnmeasurableError if the moments are not finite.
     """
     mean_a, mean_b = a.mean.reshape(-1).double(), b.mean.reshape(-1).double()
-    if mean_a.shape != mean_b.shape:
-        raise ValueError(f"the two sets of features have {mean_a.numel()} and {mean_b.numel()} dimensions")
     if not (a.known.isfinite().all() and b.known.isfinite().all()):
         raise UnmeasurableError("the features are not finite")
     few, many = sorted((a, b), key=lambda moments: moments.factor is None)

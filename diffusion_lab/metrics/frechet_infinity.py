@@ -32,9 +32,9 @@ import torch
 from scipy.special import ndtri
 from torch import Tensor
 
-from diffusion_lab.metrics.metric import FeatureMetric, Naming, Need, Scores, View
+from diffusion_lab.metrics.metric import Estimate, FeatureMetric, Naming, Need, Scores, View
 from diffusion_lab.metrics.reference import UnmeasurableError
-from diffusion_lab.store.measures import LOW, REAL_IMAGES, SAMPLES, Measure, ends
+from diffusion_lab.store.measures import LOW, REAL_IMAGES, SAMPLES, Measure
 
 FEWEST_SAMPLES = 1000  # fewer make the estimate too uncertain
 _MOST_VALUES = 2**25  # of the reference's features; a larger reference is represented by some of its images
@@ -59,16 +59,13 @@ class FrechetInfinity(FeatureMetric):
     def score_view(self, view: View, scores: Scores) -> None:
         name, real = f"{view.naming.distance}_infinity", _real(view)
         found = frechet_at_infinity(view.drawn.vectors().to(view.device), real.to(view.device))
-        low, high = ends(name)
         # The errors of both distances differ by that of the bias, which is small, and the plain one is to all real images.
         fewer = (len(real) / view.reference.size(view.split)) ** 0.5
         scores.spread(view.naming.distance, SAMPLES, found.of_samples)
-        scores.spread(view.naming.distance, REAL_IMAGES, found.of_reference * fewer)
+        scores.spread(view.naming.distance, REAL_IMAGES, found.of_real * fewer)
         if len(view.drawn.features) < FEWEST_SAMPLES:
             return
-        scores.values |= {name: found.distance, low: found.low, high: found.high}
-        scores.spread(name, SAMPLES, found.of_samples)
-        scores.spread(name, REAL_IMAGES, found.of_reference)
+        scores.estimate(name, found)
         of = f"{len(view.drawn.features)} samples and {len(real)} real images"
         poor = "; unreliable, because the bias does not fall as 1/n yet: use more samples" if found.poor else ""
         scores.details[name] = f"95 % interval over {of}; the finite-sample bias is {found.bias:.3g}{poor}"
@@ -81,21 +78,15 @@ def _real(view: View) -> Tensor:
 
 
 @dataclass(frozen=True)
-class AtInfinity:
-    """distance: at n = m = ∞, and its 95 % interval; as an unbiased estimate it may be negative. bias: the plain distance
-    of these samples minus this one. of_samples (n,), of_reference (m,): what each vector adds to the error, with mean 0. poor:
-    whether n is too small for a reliable extrapolation."""
+class AtInfinity(Estimate):
+    """The distance at n = m = ∞; as an unbiased estimate it may be negative. bias: the plain distance of these samples minus this
+    one. poor: whether n is too small for a reliable extrapolation."""
 
-    distance: float
-    low: float
-    high: float
     bias: float
-    of_samples: Tensor
-    of_reference: Tensor
     poor: bool
 
 
-def frechet_at_infinity(samples: Tensor, reference: Tensor, confidence: float = 0.95) -> AtInfinity:
+def frechet_at_infinity(samples: Tensor, reference: Tensor) -> AtInfinity:
     """The estimate from samples (n, D) and reference (m, D), both random and independent of each other.
 
     UnmeasurableError if n or m is below four times the number of varying features, or if both are the same set.
@@ -116,25 +107,29 @@ def frechet_at_infinity(samples: Tensor, reference: Tensor, confidence: float = 
                 f"needs {_PER_FEATURE * rank} samples and as many real images{' or more' * (len(rows) < len(y))}, four for each "
                 f"feature that varies, got {len(x)} and {len(y)}"
             )
-    whole = _expand(x, y)
-    if whole.distance < _SAME * abs(whole.distance - whole.corrected):
+    plain, corrected, sides = _expand(x, y)
+    if plain < _SAME * abs(plain - corrected):
         raise UnmeasurableError("samples and real images are the same, but they must be independent")
     generator = torch.Generator().manual_seed(0)
     halves = [
-        _expand(a, b).corrected
+        _expand(a, b)[1]
         for _ in range(_SPLITS)
         for a, b in zip(_halved(x, generator), _halved(y, generator), strict=True)
     ]
-    further = (whole.corrected - sum(halves) / len(halves)) / 3
-    distance = whole.corrected + further
-    bias = whole.distance - distance
-    slope = whole.variance() / whole.distance if whole.distance > 0 else 0.0
-    share = min(max(bias / whole.distance, 0.0), 1.0) if whole.distance > 0 else 0.0
-    at_zero = (1 - share / 2) * slope * max(bias, 0.0) / 2 + share / 2 * whole.pair_variance()
-    low, high = _interval(distance, slope, at_zero, float(ndtri((1 + confidence) / 2)))
-    poor = abs(further) > _POOR * abs(whole.distance - whole.corrected)
-    of_samples, of_reference = (side.influence() for side in whole.sides)
-    return AtInfinity(distance, low, high, bias, of_samples, of_reference, poor)
+    further = (corrected - sum(halves) / len(halves)) / 3
+    distance = corrected + further
+    bias = plain - distance
+    influences = [side.influence() for side in sides]
+    variances = [
+        float(side.first.var() + own.var()) / 2 / len(own) for side, own in zip(sides, influences, strict=True)
+    ]
+    pair_variance = 2 * sum(side.square_of_pairs() ** 0.5 / len(side.own) for side in sides) ** 2
+    slope = sum(variances) / plain if plain > 0 else 0.0
+    share = min(max(bias / plain, 0.0), 1.0) if plain > 0 else 0.0
+    at_zero = (1 - share / 2) * slope * max(bias, 0.0) / 2 + share / 2 * pair_variance
+    low, high = _interval(distance, slope, at_zero, float(ndtri(0.975)))
+    poor = abs(further) > _POOR * abs(plain - corrected)
+    return AtInfinity(distance, low, high, *influences, bias, poor)
 
 
 def _interval(centre: float, slope: float, at_zero: float, z: float) -> tuple[float, float]:
@@ -144,24 +139,6 @@ def _interval(centre: float, slope: float, at_zero: float, z: float) -> tuple[fl
     if square < 0:
         return centre - z * at_zero**0.5, centre + z * at_zero**0.5
     return centre + half - square**0.5, centre + half + square**0.5
-
-
-@dataclass(frozen=True)
-class _Expansion:
-    """The distance of the moments without its first-order bias, and the contribution of each vector."""
-
-    distance: float
-    corrected: float
-    sides: tuple[_Side, _Side]
-
-    def variance(self) -> float:
-        """V: variance of the first derivative, averaged with and without each vector's own contribution."""
-        rows = ((side.first, side.influence()) for side in self.sides)
-        return sum(float(with_own.var() + without.var()) / 2 / len(without) for with_own, without in rows)
-
-    def pair_variance(self) -> float:
-        """V_2: variance of the quadratic form that remains at d = 0."""
-        return 2 * sum(side.square_of_pairs() ** 0.5 / len(side.own) for side in self.sides) ** 2
 
 
 def _spectrum(y: Tensor) -> tuple[Tensor, Tensor]:
@@ -176,7 +153,8 @@ def _spectrum(y: Tensor) -> tuple[Tensor, Tensor]:
     return values[kept], vectors[:, kept]
 
 
-def _expand(x: Tensor, y: Tensor) -> _Expansion:
+def _expand(x: Tensor, y: Tensor) -> tuple[float, float, tuple[_Side, _Side]]:
+    """The distance of the moments, the same without its first-order bias, and both sets as they contribute to it."""
     n = len(x)
     shift = x.mean(0) - y.mean(0)
     x, y = x - x.mean(0), y - y.mean(0)
@@ -191,7 +169,7 @@ def _expand(x: Tensor, y: Tensor) -> _Expansion:
     frames = root @ rotation, vectors / values.sqrt() @ rotation * s
     sides = _Side(x, x @ frames[0], s, shift), _Side(y, y @ frames[1], s, -shift)
     bias = sum(float(side.own.mean()) / len(side.own) for side in sides)
-    return _Expansion(distance, distance - bias, sides)
+    return distance, distance - bias, sides
 
 
 class _Side:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from diffusion_lab.data.in_memory import OneSet
 from diffusion_lab.data.module import DataModule
 from diffusion_lab.data.order import fixed_rest, fixed_subset
 from diffusion_lab.metrics.features import Features
@@ -18,13 +19,11 @@ from diffusion_lab.metrics.samples import Samples, Source, num_kept
 from diffusion_lab.metrics.settings import Evaluation
 from diffusion_lab.metrics.shards import Progress
 
-if TYPE_CHECKING:
-    from diffusion_lab.data.in_memory import OneSet
-
 _MODEL = "needs a model, but these samples are images"
 _LABELS = "the samples have no class labels (an npz may have them as arr_1)"
 
 
+@dataclass(eq=False)
 class GivenImages(Source):
     """All `count` images, or a fixed random choice of evaluation.num_samples, in a fixed random order.
 
@@ -33,65 +32,57 @@ class GivenImages(Source):
     statistics, by the suffix of their names; None: with a split of the data.
     """
 
-    def __init__(
-        self,
-        images: OneSet,
-        labels: Tensor | None,
-        about: dict[str, Any],
-        cache: Path,
-        device: torch.device | str,
-        differences: Sequence[str] = (),
-        published: Mapping[str, Moments] | None = None,
-    ) -> None:
-        images.prepare()
-        self._images, self._labels, self._about, self._published = images, labels, about, published
-        self.device, self.cache = torch.device(device), cache
-        self.count, self._differences = images.num_train, differences
-        self.lacks = {Need.MODEL: _MODEL} | ({Need.LABELS: _LABELS} if labels is None else {})
+    images: OneSet
+    labels: Tensor | None
+    about: dict[str, Any]
+    cache: Path
+    device: torch.device | str
+    differences: Sequence[str] = ()
+    published: Mapping[str, Moments] | None = None
+
+    def __post_init__(self) -> None:
+        self.images.prepare()
+        self.count = self.images.num_train
+        self.lacks = {Need.MODEL: _MODEL} | ({Need.LABELS: _LABELS} if self.labels is None else {})
 
     def check(self, data: DataModule) -> None:
-        if tuple(self._images.shape) != tuple(data.shape):
-            raise ValueError(
-                f"{self._images.name} has {self._images.shape}, but the data set {data.name} has {data.shape}"
-            )
-        highest = -1 if self._labels is None else int(self._labels.max())
+        """ValueError if the samples have classes that the data lack."""
+        highest = -1 if self.labels is None else int(self.labels.max())
         if data.num_classes is not None and highest >= data.num_classes:
-            raise ValueError(f"{self._images.name} has classes up to {highest}, but {data.name} has {data.num_classes}")
+            raise ValueError(f"{self.images.name} has classes up to {highest}, but {data.name} has {data.num_classes}")
 
     def remarks(self, data: DataModule, settings: Evaluation) -> list[str]:
         usual = replace(settings, num_samples=None).resolve_num_samples(data)
-        found = list(self._differences)
+        found = list(self.differences)
         if usual and settings.num_samples is None and self.count != usual:
             found.append(f"models are scored on {usual} samples by default, and the distance falls with n")
         return found
 
     def references(self, data: DataModule, features: Sequence[Features], progress: Progress) -> list[Reference]:
-        if self._published is None:
-            return super().references(data, features, progress)
-        return [
-            GivenReference(data, part.to(self.device).eval(), self.cache, self.device, progress, known)
-            for part in features
-            for known in [self._published.get(part.moments_suffix)]
-        ]
+        found = super().references(data, features, progress)
+        if self.published is None:
+            return found
+        return [GivenReference(**vars(own), published=self.published.get(own.features.moments_suffix)) for own in found]
 
     def samples(self, references: Sequence[Reference], settings: Evaluation, progress: Progress) -> list[Samples]:
         count, there = settings.num_samples, self.count
         if count is not None and count > there:
-            raise ValueError(f"evaluation.num_samples={count}: {self._images.name} has only {there} images")
+            raise ValueError(f"evaluation.num_samples={count}: {self.images.name} has only {there} images")
         chosen = fixed_subset(there, count)
         order = fixed_rest(len(chosen), len(chosen))  # some metrics take the first images; files may be sorted by class
         chosen = chosen[order]
-        shown = self._images.at(chosen[: num_kept(self._images.shape)])
-        labels = None if self._labels is None else self._labels[chosen]
+        shown = self.images.at(chosen[: num_kept(self.images.shape)])
+        labels = None if self.labels is None else self.labels[chosen]
         features = [reference.features for reference in references]
-        seen = references_of(self._images, features, self.cache, self.device, progress)
+        seen = references_of(self.images, features, self.cache, self.device, progress)
         return [Samples(shown, own.vectors("train", count)[order], 0, labels) for own in seen]
 
     def protocol(self, settings: Evaluation) -> dict[str, Any]:
-        labels = "none" if self._labels is None else "as given"
-        return {"samples": {"labels": labels, "given": self._about}, "model": {"family": "given images"}}
+        labels = "none" if self.labels is None else "as given"
+        return {"samples": {"labels": labels, "given": self.about}, "model": {"family": "given images"}}
 
 
+@dataclass(eq=False)
 class GivenReference(Reference):
     """Given images used entirely as the reference, or published mean and covariance.
 
@@ -99,28 +90,28 @@ class GivenReference(Reference):
     unknown. None: computed from the images.
     """
 
-    def __init__(
-        self,
-        data: DataModule,
-        features: Features,
-        cache: Path,
-        device: torch.device | str,
-        progress: Progress | None,
-        published: Moments | None = None,
-    ) -> None:
-        super().__init__(data, features, cache, device, progress)
-        self._published = published
-        if published is not None:
-            self.remarks = ["the file does not say which split, resizing and network its author used"]
-        if not data.num_train:
-            self.lacks = {Need.REAL_IMAGES: f"needs real images, but {data.name} holds only statistics"}
+    published: Moments | None = None
+
+    @property
+    def remarks(self) -> Sequence[str]:
+        return (
+            []
+            if self.published is None
+            else ["the file does not say which split, resizing and network its author used"]
+        )
+
+    @property
+    def lacks(self) -> Mapping[Need, str]:
+        if self.data.num_train:
+            return super().lacks
+        return {Need.REAL_IMAGES: f"needs real images, but {self.data.name} holds only statistics"}
 
     def described(self, split: str) -> str:
-        form = f"{self.data.num_train} images" if self._published is None else "mu and sigma"
+        form = f"{self.data.num_train} images" if self.published is None else "mu and sigma"
         return f"{form} of {self.data.name}"
 
     def protocol(self, split: str) -> dict[str, Any]:
-        form = "images" if self._published is None else "mu and sigma"
+        form = "images" if self.published is None else "mu and sigma"
         return {
             "given": self.data.name,
             "form": form,
@@ -129,4 +120,4 @@ class GivenReference(Reference):
         }
 
     def moments(self, split: str, num_images: int | None = None) -> Moments:
-        return super().moments(split, num_images) if self._published is None else self._published
+        return self.published or super().moments(split, num_images)

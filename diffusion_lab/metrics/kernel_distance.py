@@ -45,6 +45,7 @@ class KernelDistance(FeatureMetric):
         yield Measure(name, name, "", LOW, f"kernel distance by {naming.kind}", agrees, logs=True, brief=False)
 
     def score_view(self, view: View, scores: Scores) -> None:
+        name = self._name(view.naming)
         size = min(self.subset_size, len(view.drawn.features), len(view.some_real))
         scores.protocol["kernel_distance"] = {
             "kernel": "(x·y/D + 1)³",
@@ -53,14 +54,9 @@ class KernelDistance(FeatureMetric):
             "num_reference": len(view.some_real),
         }
         x, y = few_columns(view.drawn.vectors(), view.some_real, 3 * self.num_subsets * size**2)
-        found = kernel_distance(x, y, self.num_subsets, size, view.settings.seed)
-        scores.record(self._name(view.naming), found)
-        self._spread(self._name(view.naming), x, y, scores)
-        scores.details[self._name(view.naming)] = f"mean over {self.num_subsets} pairs of subsets of {size} images"
-
-    @staticmethod
-    def _spread(name: str, x: Tensor, y: Tensor, scores: Scores) -> None:
-        """Its standard error and the sources of it. For many images it is computed on some and scaled by √n."""
+        scores.record(name, kernel_distance(x, y, self.num_subsets, size, view.settings.seed))
+        scores.details[name] = f"mean over {self.num_subsets} pairs of subsets of {size} images"
+        # Its standard error and the sources of it. For many images it is computed on some and scaled by √n.
         some = y[evenly_spaced(len(y), min(len(y), _MOST_ROWS))]
         of_samples, of_real, error = kernel_influences(x[:_MOST_ROWS], some)
         fewer = (len(of_samples) / len(x)) ** 0.5, (len(some) / len(y)) ** 0.5

@@ -30,6 +30,7 @@ from diffusion_lab.training.ranks import broadcast_from_rank_zero
 
 # (x_0, y, seed, indices) -> (B, …) by name
 Measure = Callable[[Tensor, Conditions, int, Tensor], Mapping[str, Tensor]]
+IndexedBatch = tuple[Tensor, Conditions, Tensor]  # x_0, y, indices
 SHARD_IMAGES = 32  # images at a time
 SEED = 0  # of the noise, always the same
 RECIPE = 3  # increase it when the same key would give other numbers
@@ -50,7 +51,7 @@ def ready(model: TrainableModel, weights: str) -> Iterator[None]:
 
 def batches_of(
     model: TrainableModel, data: DataModule, split: str, batch_size: int | None, limit: int, start: int = 0
-) -> Iterator[tuple[Tensor, Conditions, Tensor]]:
+) -> Iterator[IndexedBatch]:
     """(x_0, y, indices) of the first images of a split, on the device of the model; y None for an unconditional model."""
     batch_size = images_at_once(data.shape) if batch_size is None else batch_size
     for x_0, y in data.batches(split, batch_size, limit=limit, start=start):
@@ -134,7 +135,7 @@ def data_moments(data: DataModule, by_class: bool, cache: Path, progress: Progre
         )
     if by_class:
         check_classes(data)
-    images = Reference(data, pixels, cache, progress=progress)
+    images = Reference(data, pixels, cache, progress=progress or silent)
     about = f"{data.num_train} training images, {data.identity[:12]}"
     whole = images.moments("train")
     mean, covariance = whole.mean.reshape(1, pixels.dim), whole.dense().reshape(pixels.dim, pixels.dim)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from math import isfinite
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -20,16 +20,15 @@ from torch import Tensor
 from diffusion_lab.data.checks import IncompleteError
 from diffusion_lab.data.module import DataModule
 from diffusion_lab.metrics.features import Features
-from diffusion_lab.metrics.reference import MOST_VALUES, Moments, Need, Reference, UnmeasurableError
+from diffusion_lab.metrics.measuring import IndexedBatch, batches_of
+from diffusion_lab.metrics.reference import BATCH_SIZE, MOST_VALUES, Moments, Need, Reference, UnmeasurableError
 from diffusion_lab.metrics.samples import Samples, Source
 from diffusion_lab.metrics.settings import Evaluation
 from diffusion_lab.metrics.shards import Progress
 from diffusion_lab.models.base import GenerativeModel
-from diffusion_lab.store.measures import IMAGES, Measure, ends, interval_of_share
+from diffusion_lab.models.drawn import DrawnDiffusion
+from diffusion_lab.store.measures import IMAGES, REAL_IMAGES, SAMPLES, Measure, ends, interval_of_share
 from diffusion_lab.store.options import check_at_least
-
-if TYPE_CHECKING:
-    from diffusion_lab.models.drawn import DrawnDiffusion
 
 MOST_BLOCKS = 50
 
@@ -76,7 +75,7 @@ class View:
         return self.reference.features
 
     @property
-    def device(self) -> torch.device:
+    def device(self) -> torch.device | str:
         return self.reference.device
 
     @property
@@ -93,6 +92,16 @@ class View:
     def compared(self) -> str:
         """What the samples are compared with, in words."""
         return self.reference.described(self.split)
+
+    @property
+    def no_floor(self) -> str:
+        """The reason for an absent floor."""
+        return f"needs real images besides the reference, but {self.compared} are all there are"
+
+    def floor_detail(self, as_many: int, n: int, compared: str) -> str:
+        """The note on a floor of `as_many` held-out images beside n samples."""
+        differs = "" if as_many == n else "; a different n, so not comparable"
+        return f"n = {as_many} real {self.settings.held_out_split} images vs {compared}{differs}"
 
     @cached_property
     def real(self) -> Moments:
@@ -137,6 +146,31 @@ class Subject:
         """The model, for a metric that needs a denoiser."""
         assert self.model.denoiser is not None
         return self.model.denoiser
+
+    def batches(self, split: str, batch_size: int | None, limit: int, task: str = "") -> Iterator[IndexedBatch]:
+        """(x_0, y, indices) of the first `limit` images of a split, as `batches_of` has them. task: for the progress, in words."""
+        done, limit = 0, min(limit, self.data.size(split))
+        for batch in batches_of(self.model, self.data, split, batch_size, limit):
+            yield batch
+            done += len(batch[0])
+            if task:
+                self.progress(task, done, limit)
+
+    def images(self, split: str, count: int) -> Tensor:
+        """(n, C, *spatial): a fixed choice of `count` images of a split, or all of fewer."""
+        none = torch.empty(0, *self.data.shape)
+        return torch.cat([none, *(x for x, _ in self.data.batches(split, BATCH_SIZE, limit=count))]) if count else none
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its 95 % interval, and what each sample (n,) and each real image (m,) adds to its error."""
+
+    value: float
+    low: float
+    high: float
+    of_samples: Tensor
+    of_real: Tensor
 
 
 @dataclass
@@ -184,6 +218,13 @@ class Scores:
     def spread(self, name: str, source: str, influence: Tensor) -> None:
         """Record a source of uncertainty of `name`: image i contributes (influence[i] − mean)/n, influence (n,)."""
         self.sources.setdefault(name, {})[source] = blocks(influence)
+
+    def estimate(self, name: str, found: Estimate) -> None:
+        """Record a value, its interval and its sources of uncertainty."""
+        self.record(name, found.value)
+        self.values |= dict(zip(ends(name), (found.low, found.high), strict=True))
+        self.spread(name, SAMPLES, found.of_samples)
+        self.spread(name, REAL_IMAGES, found.of_real)
 
     def share(self, name: str, source: str, hits: Tensor) -> None:
         """Record the share of hits (n,) among images of `source`, with its 95 % interval."""

@@ -53,9 +53,9 @@ class PowerSpectrum(Metric):
         size = min(self.num_images, len(subject.drawn.images), data.size(split))
         if size < 1:
             raise UnmeasurableError(f"needs held-out images, but {data.name} has none")
-        frequency, real = power_spectrum(_images(subject, split, size))
+        frequency, real = power_spectrum(subject.images(split, size))
         ours = power_spectrum(subject.drawn.images[:size])[1]
-        floor = power_spectrum(_images(subject, "train", size))[1]
+        floor = power_spectrum(subject.images("train", size))[1]
         scores.record(_NAME, log_spectral_distance(ours, real))
         scores.record(f"{_NAME}_floor", log_spectral_distance(floor, real))
         fine = frequency >= _FINE
@@ -64,11 +64,6 @@ class PowerSpectrum(Metric):
         columns = {"frequency": frequency, "samples": ours.mean(0), split: real.mean(0)}
         columns["ratio"] = decibels(columns["samples"], columns[split])
         scores.curves["power_spectrum"] = {name: column.tolist() for name, column in columns.items()}
-
-
-def _images(subject: Subject, split: str, size: int) -> Tensor:
-    """A fixed choice of a split, (n, C, *spatial)."""
-    return torch.cat([x for x, _ in subject.data.batches(split, 256, limit=size)])
 
 
 def power_spectrum(x: Tensor) -> tuple[Tensor, Tensor]:

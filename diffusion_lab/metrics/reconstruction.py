@@ -23,7 +23,6 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.diffusion.parts import each, parts
-from diffusion_lab.metrics.measuring import batches_of
 from diffusion_lab.metrics.metric import Metric, Naming, Need, Scores, Subject
 from diffusion_lab.metrics.reference import UnmeasurableError, quantise
 from diffusion_lab.store.measures import HIGH, LOW, STANDARD_ERROR, Measure
@@ -59,8 +58,7 @@ class Reconstruction(Metric):
 
     def score(self, subject: Subject, scores: Scores) -> None:
         data, split = subject.data, subject.settings.unseen_split
-        size = min(self.num_images, data.size(split))
-        by_channel = torch.cat([*self._batches(subject, split, size)])
+        by_channel = torch.cat([*self._batches(subject, split)])
         mean, draw, variance, crps = by_channel.mean(2).unbind(1)
         if data.num_levels is None:
             for name in ("psnr_mean", "psnr_draw"):
@@ -80,17 +78,17 @@ class Reconstruction(Metric):
                 scores.details[what] = f"of normalised channels; in the data's units: {listed}"
         n = self.num_draws
         scores.record("spread_skill", float(((n + 1) / n * variance.mean() / mean.mean()).sqrt()))
-        scores.protocol["reconstruction"] = asdict(self) | {"split": split, "num_images": size}
+        scores.protocol["reconstruction"] = asdict(self) | {"split": split, "num_images": len(by_channel)}
 
     def _record(self, name: str, by_image: Tensor, split: str, scores: Scores) -> None:
         scores.record(name, float(by_image.mean()))
         scores.record(name + STANDARD_ERROR, float(by_image.std() / math.sqrt(len(by_image))))
         scores.spread(name, f"{split} images", by_image)
 
-    def _batches(self, subject: Subject, split: str, size: int) -> Iterable[Tensor]:
+    def _batches(self, subject: Subject, split: str) -> Iterable[Tensor]:
         """(B, 4, C) float64: squared errors of the mean and of a draw, variance, CRPS, averaged over each channel of an image."""
-        model, data, n, done = subject.model, subject.data, self.num_draws, 0
-        for x_0, y, indices in batches_of(model, data, split, self.batch_size, size):
+        model, data, n = subject.model, subject.data, self.num_draws
+        for x_0, y, indices in subject.batches(split, self.batch_size, self.num_images, f"draws for {split} images"):
             if not any(part.is_floating_point() for part in parts(y)):
                 raise UnmeasurableError("compares draws with one truth, so it needs condition=vector or field")
             number = (indices[:, None] * n + torch.arange(n, device=indices.device)).flatten()
@@ -100,8 +98,6 @@ class Reconstruction(Metric):
             truth = x_0.flatten(1).double()
             errors = torch.stack(ensemble_errors(draws, truth), 1)
             yield errors.unflatten(2, (data.shape[0], -1)).mean(3).cpu()
-            done += len(x_0)
-            subject.progress(f"draws for {split} images", done, size)
 
 
 def ensemble_errors(draws: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

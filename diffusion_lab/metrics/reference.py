@@ -20,6 +20,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -61,29 +62,31 @@ def quantise(x: Tensor, num_levels: int | None) -> Tensor:
     return x if num_levels is None else from_levels(to_levels(x, num_levels), num_levels)
 
 
+@dataclass(eq=False)
 class Reference:
     """Real images of `data` as vectors of `features`, computed on `device` and cached in `cache`.
 
-    lacks: properties that metrics may need and these images lack, with reasons, in words for a table.
     A cache file that is damaged, or has another key, is computed again. OSError if the cache cannot be
     written.
     """
 
-    lacks: Mapping[Need, str] = {}
-    remarks: Sequence[str] = ()  # notes on comparing a distance with others
+    data: DataModule
+    features: Features
+    cache: Path
+    device: torch.device | str = "cpu"
+    progress: Progress = silent
 
-    def __init__(
-        self,
-        data: DataModule,
-        features: Features,
-        cache: Path,
-        device: torch.device | str = "cpu",
-        progress: Progress | None = None,
-    ) -> None:
-        self.data, self.features, self.cache, self.device = data, features, cache, torch.device(device)
-        self.progress = progress or silent
-        if data.clusters is not None:
-            self.lacks = {Need.LABELS: "the labels are clusters, which these features cannot recognise"}
+    @property
+    def lacks(self) -> Mapping[Need, str]:
+        """Properties that metrics may need and these images lack, with reasons, in words for a table."""
+        if self.data.clusters is None:
+            return {}
+        return {Need.LABELS: "the labels are clusters, which these features cannot recognise"}
+
+    @property
+    def remarks(self) -> Sequence[str]:
+        """Notes on comparing a distance with others."""
+        return ()
 
     def described(self, split: str) -> str:
         """The images of a split, in words."""
@@ -207,7 +210,7 @@ def references_of(
     features: Sequence[Features],
     cache: Path,
     device: torch.device | str,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> list[Reference]:
     """Real images of `data` as vectors of each set of features, computed on `device`."""
     data.prepare()

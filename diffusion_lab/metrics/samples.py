@@ -90,7 +90,7 @@ class Samples:
         """(n, D) float32 on the CPU; UnmeasurableError if a sample is not finite."""
         return self.finite(self.features)
 
-    def moments(self, device: torch.device) -> Moments:
+    def moments(self, device: torch.device | str) -> Moments:
         """Of the features, computed on `device`; UnmeasurableError if a sample is not finite."""
         batches = (rows.to(device) for rows in self.vectors().split(1024))
         return FeatureStatistics(self.features.shape[1], batches).compute()
@@ -104,15 +104,11 @@ class Source(ABC):
     with, and why, in words that a table can show.
     """
 
-    device: torch.device
+    device: torch.device | str
     cache: Path
     model: GenerativeModel | None = None
     training: Mapping[str, float | None] = {}
     lacks: Mapping[Need, str] = {}
-
-    @abstractmethod
-    def check(self, data: DataModule) -> None:
-        """ValueError, in one sentence, if the samples cannot be compared with these data."""
 
     def references(self, data: DataModule, features: Sequence[Features], progress: Progress) -> list[Reference]:
         """What the samples are compared with, as each of the features sees it."""
@@ -155,17 +151,6 @@ class TrainedModel(Source):
         self.lacks = {} if model.denoiser else {Need.DENOISER: "this family has no noisy chain"}
         if model.conditions and model.num_classes is None:
             self.lacks[Need.LABELS] = "the model is conditioned on vectors or fields, not on classes"
-
-    def check(self, data: DataModule) -> None:
-        model = self.model
-        if tuple(model.shape) != tuple(data.shape):
-            raise ValueError(
-                f"the model generates shape {tuple(model.shape)}, but the data set {data.name} has {tuple(data.shape)}"
-            )
-        if model.num_classes not in (None, data.num_classes):
-            raise ValueError(
-                f"the model has {model.num_classes} classes, but the data set {data.name} has {data.num_classes}"
-            )
 
     def samples(
         self, references: Sequence[Reference], settings: Evaluation, progress: Progress

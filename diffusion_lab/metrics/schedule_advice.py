@@ -10,7 +10,6 @@ import torch
 from diffusion_lab.analysis import ScheduleAdvice
 from diffusion_lab.diffusion import GaussianDiffusion
 from diffusion_lab.metrics.bits_per_dim import label_bits
-from diffusion_lab.metrics.measuring import batches_of
 from diffusion_lab.metrics.metric import Metric, Naming, Need, Scores, Subject
 from diffusion_lab.metrics.reference import UnmeasurableError
 from diffusion_lab.store.measures import Measure
@@ -37,7 +36,7 @@ class StepAdvice(Metric):
     def score(self, subject: Subject, scores: Scores) -> None:
         model, data, size = subject.denoiser, subject.data, subject.settings.statistics_images
         split = data.choosing_split
-        x_0, y, _ = next(batches_of(model, data, split, size, size))
+        x_0, y, _ = next(subject.batches(split, size, size))
         try:
             with torch.no_grad():
                 advice = model.advise(x_0, y)

@@ -56,11 +56,10 @@ def score(
     """Measure `metrics` on the samples of `source`, with `features`, against the real images of `data`.
 
     The numbers of the first features have plain names. If several ranks call it, rank 0 returns the scores, the others None.
-    ValueError if the samples, the data, the features and the metrics do not fit together.
+    ValueError if the data, the features and the metrics do not fit together.
     """
     data.prepare()
-    source.check(data)
-    measures = check_measures(features, metrics, data)
+    measures, namings = check_measures(features, metrics, data), _namings(features)
     references = source.references(data, features, progress)
     scores = Scores()
     settings = replace(settings, batch_size=settings.batch_size or images_at_once(data.shape))
@@ -70,13 +69,15 @@ def score(
         found = source.samples(references, settings, progress)
         if found is None:
             return None
-        ways = zip(_namings(features), found, references, strict=True)
+        ways = zip(namings, found, references, strict=True)
         views = [View(naming, samples, reference, settings) for naming, samples, reference in ways]
         subject = Subject(source, data, views, settings, progress)
+        lacks = {**source.lacks, **references[0].lacks}
         for number, metric in enumerate(metrics):
             progress("metrics", number, len(metrics))
-            with scores.attempt(measure.name for measure in metric.measures(_namings(features))):
-                _check_needs(metric, subject)
+            with scores.attempt(measure.name for measure in metric.measures(namings)):
+                if missing := [lacks[need] for need in metric.needs if need in lacks]:
+                    raise UnmeasurableError(missing[0])
                 metric.score(subject, scores)
         scores.samples = subject.drawn.images
         if source.model is not None and len(data.shape) > 1:
@@ -113,14 +114,6 @@ def check_measures(features: Sequence[Features], metrics: Sequence[Metric], data
 
 def _namings(features: Sequence[Features]) -> list[Naming]:
     return [Naming(part.name, part.metric_name, part is features[0], part.kind) for part in features]
-
-
-def _check_needs(metric: Metric, subject: Subject) -> None:
-    """UnmeasurableError if the samples or the references lack what the metric needs."""
-    lacks = {**subject.source.lacks, **subject.views[0].reference.lacks}
-    for need in metric.needs:
-        if need in lacks:
-            raise UnmeasurableError(lacks[need])
 
 
 def _protocol(subject: Subject) -> dict[str, Any]:

@@ -58,33 +58,23 @@ class SlicedWasserstein(Metric):
         if len(subject.data.shape) == 1:
             raise UnmeasurableError("points have no patches")
         view, settings = subject.views[0], subject.settings
-        samples, names = view.drawn.images, [_NAME, f"{_NAME}_floor"]
+        samples, floor = view.drawn.images, f"{_NAME}_floor"
         view.drawn.vectors()  # says so if samples are not finite
         size = min(self.num_images, len(samples), subject.data.size(settings.reference))
-        real = _images(subject, settings.reference, size)
-        held_out = _images(subject, settings.held_out_split, min(size, view.num_held_out))
+        real, as_many = subject.images(settings.reference, size), min(size, view.num_held_out)
         scores.protocol[_NAME] = {"num_images": size, "patches": self.patches}
         bands = sliced_wasserstein(samples[:size], real, self.patches, settings.seed)
-        scores.record(names[0], _mean(bands))
+        scores.record(_NAME, _mean(bands))
         by_band = ", ".join(f"{band} {value:.1f}" for band, value in bands.items())
-        scores.details[names[0]] = f"n = {size} vs as many, bands {by_band}"
+        scores.details[_NAME] = f"n = {size} vs as many, bands {by_band}"
         if len(subject.data.shape) == 3 and subject.data.num_levels is not None:  # what these networks take
-            scores.details[names[0]] += f"; {_NOTE}"
-        if len(held_out) < 2:
-            scores.record(
-                names[1], None, f"needs real images besides the reference, but {view.compared} are all there are"
-            )
+            scores.details[_NAME] += f"; {_NOTE}"
+        if as_many < 2:
+            scores.record(floor, None, view.no_floor)
             return
-        scores.record(names[1], _mean(sliced_wasserstein(held_out, real[: len(held_out)], self.patches, settings.seed)))
-        scores.details[names[1]] = f"n = {len(held_out)} real {settings.held_out_split} images vs as many" + (
-            "" if len(held_out) == size else "; a different n, so not comparable"
-        )
-
-
-def _images(subject: Subject, split: str, size: int) -> Tensor:
-    """A fixed choice of a split, (n, C, *spatial)."""
-    shown = [x for x, _ in subject.data.batches(split, 256, limit=size)] if size else []
-    return torch.cat(shown)[:size] if shown else torch.empty(0, *subject.data.shape)
+        held_out = subject.images(settings.held_out_split, as_many)
+        scores.record(floor, _mean(sliced_wasserstein(held_out, real[:as_many], self.patches, settings.seed)))
+        scores.details[floor] = view.floor_detail(as_many, size, "as many")
 
 
 def _mean(bands: dict[str, float]) -> float:
@@ -96,10 +86,6 @@ def sliced_wasserstein(x: Tensor, y: Tensor, patches: int, seed: int) -> dict[st
 
     patches: of each image and band. Raises UnmeasurableError for images smaller than a patch.
     """
-    if x.shape != y.shape:
-        raise ValueError(
-            f"both sets must have the same number of images of the same shape, got {tuple(x.shape)} and {tuple(y.shape)}"
-        )
     if min(x.shape[2:]) < PATCH:
         sides = "×".join(map(str, x.shape[:1:-1]))
         raise UnmeasurableError(f"patches of {PATCH}×{PATCH} pixels do not fit into images of {sides}")

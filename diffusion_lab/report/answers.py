@@ -12,11 +12,10 @@ from itertools import groupby
 from statistics import fmean
 
 from diffusion_lab.report.comparison import Difference, Measured, Ranking, holm, listed, ranking
-from diffusion_lab.report.curves import curve_sentences
+from diffusion_lab.report.curves import SAMPLING, TRAINING, sentences
 from diffusion_lab.report.table import NONE, Cell, Group, Row, Standing, Table, decimals_of, measured, values_of
 from diffusion_lab.report.wording import Column, columns, label
 from diffusion_lab.store.measures import LOW, Measure
-from diffusion_lab.store.options import short_names
 
 TOO_LITTLE = "too little for so many comparisons"  # of an interval that excludes 0, after Holm's correction
 MORE_SEEDS = "run seed=1,2,3, because one seed does not rank"
@@ -43,9 +42,10 @@ def findings(table: Table, group: Group) -> list[Finding]:
 def curve_findings(table: Table, group: Group) -> list[Finding]:
     """Sentences on curves against cost."""
     return [
-        Finding(f"{measure.label} against {cost}", said, sure)
+        Finding(f"{measure.label} against {cost.title}", said, sure)
         for measure in _headlines(group)
-        for cost, said, sure in curve_sentences(table, group, measure)
+        for cost in (TRAINING, SAMPLING)
+        for said, sure in sentences(table, group, measure, cost)
     ]
 
 
@@ -150,7 +150,6 @@ def axis_findings(table: Table, group: Group) -> list[Finding]:
         if (effect := effect_of(table, group, measure, axis)) is not None
     ]
     certain = holm([one.ranking.p for _, one in compared])
-    names = short_names(table.axes)
     found = []
     for axis in axes:
         some = [(one, sure) for (of, one), sure in zip(compared, certain, strict=True) if of == axis]
@@ -159,10 +158,11 @@ def axis_findings(table: Table, group: Group) -> list[Finding]:
             clauses = groupby((one.clause(sure) for one, sure in alike), lambda clause: clause[0])
             parts.append("; ".join(f"{said} {listed([what for _, what in whats])}" for said, whats in clauses) + how)
         left_out = dict.fromkeys(value or NONE for one, _ in some for value in one.effect.left_out)
-        parts += [f"{listed(list(left_out))} left out, because more than {names[axis]} differs"] if left_out else []
+        if left_out:
+            parts.append(f"{listed(list(left_out))} left out, because more than {table.names[axis]} differs")
         parts += [f"*{TOO_LITTLE}"] if any("*" in part for part in parts) else []
         text = "; ".join(parts) or "no two cells differ in it alone"
-        found.append(Finding(names[axis], text, any(sure for _, sure in some)))
+        found.append(Finding(table.names[axis], text, any(sure for _, sure in some)))
     return found
 
 

@@ -26,12 +26,12 @@ from functools import cached_property
 from math import isclose
 
 import numpy as np
+from scipy.optimize import bisect
 from scipy.special import stdtrit
 
 from diffusion_lab.store.measures import SEEDS
 
-CONFIDENCE = 0.95
-LEVEL = 1 - CONFIDENCE
+LEVEL = 1 - 0.95
 FEWEST_SEEDS = 3  # needed for a claim about curves
 _ROUNDING = 1e-6  # relative; sums in another order differ by less
 
@@ -63,11 +63,6 @@ class Measured:
         """The standard error of the mean from each known source, by name."""
         seeds = {SEEDS: float(np.std(list(self.by_seed.values()), ddof=1) / np.sqrt(self.n))} if self.n > 1 else {}
         return seeds | {name: _error(blocks) for name, blocks in self.blocks(self.by_seed).items()}
-
-    @property
-    def seed_error(self) -> float | None:
-        """The standard error over seeds."""
-        return self.parts.get(SEEDS)
 
     @property
     def error(self) -> float | None:
@@ -111,11 +106,7 @@ class Difference:
         """The p-value: one minus the level of the interval that ends at 0."""
         if self._margin(_SMALLEST) <= abs(self.mean):
             return _SMALLEST if self.mean else 1.0
-        low, high = float(np.log(_SMALLEST)), 0.0
-        for _ in range(30):
-            middle = (low + high) / 2
-            low, high = (middle, high) if self._margin(float(np.exp(middle))) > abs(self.mean) else (low, middle)
-        return float(np.exp(high))
+        return float(np.exp(bisect(lambda log: self._margin(np.exp(log)) - abs(self.mean), np.log(_SMALLEST), 0)))
 
     def _margin(self, level: float) -> float:
         return float(np.sqrt(sum((stdtrit(freedom, 1 - level / 2) * error) ** 2 for error, freedom in self.parts)))
@@ -124,13 +115,13 @@ class Difference:
 _SMALLEST = 1e-12  # lower bound of p
 
 
-def holm(ps: Sequence[float | None], level: float = LEVEL) -> list[bool]:
-    """Which of several hypotheses are rejected such that the probability of any false rejection is at most `level` (Holm 1979).
+def holm(ps: Sequence[float | None]) -> list[bool]:
+    """Which of several hypotheses are rejected such that the probability of any false rejection is at most `LEVEL` (Holm 1979).
 
     None: a hypothesis that cannot be tested.
     """
     tested = sorted((p, i) for i, p in enumerate(ps) if p is not None)
-    failed = next((rank for rank, (p, _) in enumerate(tested) if p > level / (len(tested) - rank)), len(tested))
+    failed = next((rank for rank, (p, _) in enumerate(tested) if p > LEVEL / (len(tested) - rank)), len(tested))
     rejected = {i for _, i in tested[:failed]}
     return [i in rejected for i in range(len(ps))]
 
@@ -158,35 +149,29 @@ def equal(a: float, b: float) -> bool:
 def difference(a: Measured, b: Measured) -> Difference | None:
     """a − b with its uncertainty; None if the uncertainty is unknown, as for two trainings with one seed each."""
     shared = [seed for seed in a.by_seed if seed in b.by_seed]
-    if a.n == b.n == 1:
-        return _of_one_training(a, b) if list(a.trainings.values()) == list(b.trainings.values()) else None
     if len(shared) > 1:
         d = np.array([a.by_seed[seed] - b.by_seed[seed] for seed in shared])
         paired = _paired(a.blocks(shared), b.blocks(shared))
         over = listed([f"{len(d)} seeds", *paired])
         return Difference(float(d.mean()), [(_error(d), len(d) - 1), *paired.values()], f"paired over {over}")
-    return _welch(a, b) if a.n > 1 and b.n > 1 else None
+    mean, paired = a.mean - b.mean, _paired(a.blocks(a.by_seed), b.blocks(b.by_seed))
+    if a.n > 1 and b.n > 1:
+        over = listed([f"{a.n} and {b.n} other seeds", *paired])
+        return Difference(mean, [_welch(a, b), *paired.values()], f"over {over}")
+    if not paired or a.n + b.n > 2 or list(a.trainings.values()) != list(b.trainings.values()):
+        return None
+    return Difference(mean, list(paired.values()), f"paired over {listed(list(paired))}, one training")
 
 
 def listed(parts: list[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
-def _of_one_training(a: Measured, b: Measured) -> Difference | None:
-    paired = _paired(a.blocks(a.by_seed), b.blocks(b.by_seed))
-    if not paired:
-        return None
-    return Difference(a.mean - b.mean, list(paired.values()), f"paired over {listed(list(paired))}, one training")
-
-
-def _welch(a: Measured, b: Measured) -> Difference:
-    """Welch's interval, for two or more seeds on either side of which at most one is shared."""
+def _welch(a: Measured, b: Measured) -> tuple[float, float]:
+    """Welch's standard error and degrees of freedom, for two or more seeds on either side of which at most one is shared."""
     square_a, square_b = a.parts[SEEDS] ** 2, b.parts[SEEDS] ** 2
     total = square_a + square_b
-    freedom = total**2 / (square_a**2 / (a.n - 1) + square_b**2 / (b.n - 1)) if total else 1.0
-    paired = _paired(a.blocks(a.by_seed), b.blocks(b.by_seed))
-    over = listed([f"{a.n} and {b.n} other seeds", *paired])
-    return Difference(a.mean - b.mean, [(total**0.5, freedom), *paired.values()], f"over {over}")
+    return total**0.5, total**2 / (square_a**2 / (a.n - 1) + square_b**2 / (b.n - 1)) if total else 1.0
 
 
 def _error(blocks: np.ndarray) -> float:
@@ -204,19 +189,17 @@ def _paired(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> dict[st
 
 @dataclass(frozen=True)
 class Ranking:
-    """The best of several values, by index.
+    """The best of several values, by index, without values whose seeds differ from the others', so that means are not comparable.
 
     best      those with the best mean; several if they are equal, or are written as equal and their order is uncertain
     others    the rest, better ones first; `leads` are their differences to the best, None where the uncertainty is unknown
     p         the largest p of the differences between the best and the others; None if one of these is unknown
-    left_out  values that are not compared, because their seeds differ from the others', so their means are not comparable
     """
 
     best: list[int]
     others: list[int]
     leads: list[Difference | None]
     p: float | None
-    left_out: list[int]
 
     def rival(self, sure: bool) -> tuple[int, Difference | None] | None:
         """The next value and its difference from the best; if the best is uncertain, the one with the least certain difference."""
@@ -239,8 +222,7 @@ def ranking(values: Sequence[Measured], lower_is_better: bool, decimals: int) ->
     leads = [difference(values[i], values[j]) for i in best for j in others]
     known = [lead.p for lead in leads if lead is not None and sign * lead.mean < 0]
     p = max(known) if leads and len(known) == len(leads) else None
-    left_out = [i for i in range(len(values)) if i not in order]
-    return Ranking(best, others, leads[: len(others)], p, left_out)
+    return Ranking(best, others, leads[: len(others)], p)
 
 
 def _no_lead(best: Measured, other: Measured, decimals: int) -> bool:

@@ -11,12 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, combinations, pairwise
+from itertools import chain, combinations
 
 import numpy as np
 
 from diffusion_lab.report.comparison import LEVEL, paired_p
-from diffusion_lab.report.table import Choice, Group, Row, Table, sets_steps
+from diffusion_lab.report.table import Choice, Group, Row, Table, grouped, sets_steps
 from diffusion_lab.store.measures import LOW, SECONDS, TRAINING_SECONDS, Measure
 from diffusion_lab.store.weights import is_snapshot
 
@@ -72,25 +72,24 @@ def race(first: Curve, second: Curve, lower_is_better: bool) -> Race | None:
     low, high = max(first[0][0], second[0][0]), min(first[-1][0], second[-1][0])
     if not 0 < low < high:
         return None
-    if all(value > 0 for _, value in (*first, *second)):
-        first, second = ([(cost, math.log(value)) for cost, value in curve] for curve in (first, second))
-    costs = sorted({cost for cost, _ in (*first, *second) if low <= cost <= high} | {low, high})
-    sign = 1 if lower_is_better else -1
+    positive = all(value > 0 for _, value in (*first, *second))
 
-    def gain(cost: float) -> float:
+    def gain(costs: np.ndarray) -> np.ndarray:
         """Positive where the first curve is better."""
-        return sign * (_at(second, cost) - _at(first, cost))
+        lines = map(np.transpose, (first, second))
+        a, b = (np.interp(np.log(costs), np.log(x), np.log(y) if positive else y) for x, y in lines)
+        return b - a if lower_is_better else a - b
 
-    apart = [(cost, by) for cost in costs if abs(by := gain(cost)) > _ROUNDING]
-    if not apart:
+    costs = np.unique([low, high, *(cost for cost, _ in (*first, *second) if low <= cost <= high)])
+    by = gain(costs)
+    x, a = np.log(costs[abs(by) > _ROUNDING]), by[abs(by) > _ROUNDING]
+    if not len(a):
         return None
-    crossings = tuple(
-        math.exp(math.log(x) + (math.log(y) - math.log(x)) * a / (a - b))
-        for (x, a), (y, b) in pairwise(apart)
-        if (a > 0) != (b > 0)
-    )
-    between = (low * (high / low) ** (place / (_PLACES - 1)) for place in range(1, _PLACES - 1))
-    return Race(0 if apart[-1][1] > 0 else 1, crossings, low, high, tuple(map(gain, (low, *between, high))))
+    (change,) = np.nonzero((a[:-1] > 0) != (a[1:] > 0))
+    share = a[change] / (a[change] - a[change + 1])
+    crossings = np.exp(x[change] + (x[change + 1] - x[change]) * share)
+    at_places = gain(np.geomspace(low, high, _PLACES))
+    return Race(0 if a[-1] > 0 else 1, tuple(crossings.tolist()), low, high, tuple(at_places.tolist()))
 
 
 def ranked_measures(group: Group) -> list[Measure]:
@@ -141,11 +140,8 @@ def in_sentences(
 
 def in_words(names: tuple[str, str], races: Mapping[str, Race], cost: Cost, sure: bool) -> str:
     """One sentence on two curves. races: by seed, at least one. sure: the result of `is_certain`."""
-    by_outcome: dict[tuple[int | None, int], list[Race]] = {}
-    for one in races.values():
-        by_outcome.setdefault(one.outcome, []).append(one)
     parts = []
-    for some in sorted(by_outcome.values(), key=len, reverse=True):
+    for some in sorted(grouped(races.values(), lambda one: one.outcome).values(), key=len, reverse=True):
         seeds = "one seed" if len(races) == 1 else f"{len(some)} of {len(races)} seeds"
         parts.append(f"{_alike(names, some, cost)} ({seeds})")
     return parts[0] if sure else f"{names[0]} and {names[1]}, not certain: {'; '.join(parts)}"
@@ -181,19 +177,7 @@ def _short(cost: float) -> str:
     return f"{float(f'{cost:.2g}'):g}"
 
 
-def _at(curve: Curve, cost: float) -> float:
-    """The interpolated value of a curve at a cost in its range."""
-    return float(np.interp(math.log(cost), [math.log(x) for x, _ in curve], [y for _, y in curve]))
-
-
 # ---- which rows form a curve
-
-
-def curve_sentences(table: Table, group: Group, measure: Measure) -> Iterator[tuple[str, str, bool]]:
-    """(cost, sentence, whether it is certain) for each kind of cost."""
-    for cost in (TRAINING, SAMPLING):
-        for said, sure in sentences(table, group, measure, cost):
-            yield cost.title, said, sure
 
 
 def sentences(table: Table, group: Group, measure: Measure, cost: Cost) -> list[tuple[str, bool]]:

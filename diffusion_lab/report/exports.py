@@ -13,9 +13,8 @@ from rich.text import Text
 from diffusion_lab.report.answers import findings
 from diffusion_lab.report.choices import reads_as_number
 from diffusion_lab.report.table import NONE, Gathered, Group, Table
-from diffusion_lab.report.wording import Column, Entry, columns, footnotes, has_floor, notes, seeds_of
+from diffusion_lab.report.wording import Entry, columns, footnotes, has_floor, notes, seeds_of
 from diffusion_lab.store.measures import Measure
-from diffusion_lab.store.options import short_names
 from diffusion_lab.terminal import Terminal
 
 _TEX = {
@@ -59,21 +58,16 @@ def row_csv(table: Table) -> str:
     lines = []
     for number, group in enumerate(table.groups, start=1):
         for row in group.rows:
-            line: dict[str, Any] = {
-                **dict(zip(table.axes, row.names, strict=True)),
-                "protocol": number,
-                "seeds": len(row.seeds),
-            }
+            line: dict[str, Any] = dict(zip(table.axes, row.names, strict=True))
+            line |= {"protocol": number, "seeds": len(row.seeds)}
             for measure in group.measures:
                 if (measured := row.values.get(measure.name)) is None:
                     continue
-                line |= {measure.name: measured.mean}
+                line[measure.name] = measured.mean
                 if measure.better is not None:
-                    line |= {
-                        f"{measure.name}_error": measured.error,
-                        f"{measure.name}_error_over": measured.error_over,
-                        f"{measure.name}_best": (row.number, measure.name) in group.marked,
-                    }
+                    line[f"{measure.name}_error"] = measured.error
+                    line[f"{measure.name}_error_over"] = measured.error_over
+                    line[f"{measure.name}_best"] = (row.number, measure.name) in group.marked
             lines.append(line)
     return _csv(lines)
 
@@ -211,11 +205,10 @@ def _lines(
 ) -> Iterator[list]:
     """(head, rows, floor) as lists of texts."""
     shown = [column for column in columns(group) if column.measure in measures]
-    names = short_names(table.axes)
     many_seeds = len(table.seeds) > 1
     unnamed = not table.axes and not many_seeds  # a single row, which must be distinguished from the floor
     first = [
-        *(escaped(names[axis]) for axis in table.axes),
+        *map(escaped, table.names.values()),
         *(["seeds"] if many_seeds else []),
         *([""] if unnamed else []),
     ]
@@ -225,8 +218,5 @@ def _lines(
         entries = [written(column.entry(row, group.marked)) for column in shown]
         yield [*choices, *([seeds_of(row)] if many_seeds else []), *(["samples"] if unnamed else []), *entries]
     if has_floor(group):
-        yield ["real images", *[""] * (len(first) - 1), *(_floor(column, written) for column in shown)]
-
-
-def _floor(column: Column, written: Callable[[Entry], str]) -> str:
-    return written(Entry(column.floor)) if column.floor else ""
+        floors = [written(Entry(column.floor)) if column.floor else "" for column in shown]
+        yield ["real images", *[""] * (len(first) - 1), *floors]

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from diffusion_lab.report.panels import ADVICE, BOUND, DIAGNOSIS, TRAINING, Panel, Plot, Series
-from diffusion_lab.report.table import SEED, Cell, Gathered
+from diffusion_lab.report.table import SEED, Cell, Gathered, grouped
 from diffusion_lab.store import ModelDirectory
 from diffusion_lab.store.records import RunError, inside, read_bytes
 
@@ -33,9 +33,7 @@ Names = Mapping[Path, tuple[str, str]]  # (choices, seed) of each model
 
 def model_plots(gathered: Gathered) -> list[Plot]:
     """Training curves, one plot per loss, and L_t by t; each model appears once."""
-    models: dict[Path, list[Cell]] = {}
-    for cell in gathered.done:
-        models.setdefault(cell.model.path, []).append(cell)
+    models = grouped(gathered.done, lambda cell: cell.model.path)
     shown = dict(list(models.items())[:_MOST_MODELS])
     names = _names(shown, gathered)
     note = "" if len(shown) == len(models) else f"The first {len(shown)} of {len(models)} models. "

@@ -19,7 +19,7 @@ from diffusion_lab.report.answers import findings
 from diffusion_lab.report.figures import figure, swatch
 from diffusion_lab.report.panels import DARK, LIGHT, Plot, legend
 from diffusion_lab.report.sprites import Sprite, contenders, nearest_images, sprites
-from diffusion_lab.report.table import SEED, Gathered, Group, Row, Table
+from diffusion_lab.report.table import SEED, Gathered, Group, Table, grouped
 from diffusion_lab.report.wording import columns, has_floor, label, notes, question, seeds_of
 from diffusion_lab.store.options import flat, short_names
 from diffusion_lab.versions import __version__
@@ -58,16 +58,20 @@ def page(
         axes={axis: values for axis, values in gathered.axes.items() if axis != SEED},
         axis_names=short_names(gathered.axes),
         table=table,
-        names=short_names(table.axes),
+        names=table.names,
         label=label,
         seeds_of=seeds_of,
         many_seeds=len(table.seeds) > 1,
-        findings=_findings(table),
+        findings=[
+            (number if len(table.groups) > 1 else None, said)
+            for number, group in enumerate(table.groups, start=1)
+            for said in findings(table, group)
+        ],
         groups=[_group(group) for group in table.groups],
         other_noise="" if len(noise) < 2 else ", but these rows were drawn with several evaluation seeds",
         contrast=families,
         nearest=nearest,
-        plots=[(title, _by_heading(some)) for title, some in plots if some],
+        plots=[(title, grouped(some, lambda plot: plot.heading)) for title, some in plots if some],
         figure=partial(figure, rows={row.number: label(row) for row in table.rows}),
         legend=legend,
         swatch=swatch,
@@ -79,7 +83,7 @@ def page(
         command=command,
         data=_script_json(
             {
-                "rows": {row.number: data for group in table.groups for row, data in _rows_data(group, drawn)},
+                "rows": {number: data for group in table.groups for number, data in _rows_data(group, drawn)},
                 "shown": _shown_first(table),
                 "nearest": [one.sprite for one in nearest],
                 "contrast": [
@@ -102,15 +106,6 @@ def _facts(gathered: Gathered, table: Table) -> list[str]:
     return facts
 
 
-def _findings(table: Table) -> list[dict[str, Any]]:
-    """By group."""
-    return [
-        {"group": number if len(table.groups) > 1 else None, "said": said}
-        for number, group in enumerate(table.groups, start=1)
-        for said in findings(table, group)
-    ]
-
-
 def _group(group: Group) -> dict[str, Any]:
     return {
         "notes": notes(group, group.measures),
@@ -122,39 +117,26 @@ def _group(group: Group) -> dict[str, Any]:
     }
 
 
-def _rows_data(group: Group, drawn: Mapping[Path, Sprite | None]) -> Iterator[tuple[Row, dict[str, Any]]]:
+def _rows_data(group: Group, drawn: Mapping[Path, Sprite | None]) -> Iterator[tuple[int, dict[str, Any]]]:
     """Data of each row for the script: its name, its main value, and its samples by seed."""
     main = next((column for column in columns(group) if column.floor), None)
     for row in group.rows:
         pictures = {cell.seed: drawn.get(cell.run.path) for cell in row.done}
+        shown = [{"seed": seed, **asdict(one)} for seed, one in pictures.items() if one is not None]
         value = ""
         if main is not None and main.measure.name in row.values:
             value = f"{main.measure.label} {main.entry(row, set()).text}"
-        yield (
-            row,
-            {
-                "label": label(row),
-                "value": value,
-                "pictures": [{"seed": seed, **asdict(one)} for seed, one in pictures.items() if one is not None],
-            },
-        )
+        yield row.number, {"label": label(row), "value": value, "pictures": shown}
 
 
 def _shown_first(table: Table) -> list[int]:
     """Rows whose samples are shown initially: the best, the median and the worst by the first distance."""
-    groups = table.groups[:1]
-    name = next((measure.name for group in groups for measure in group.measures if measure.floor_of), None)
-    if name is None:
+    distance = table.groups[0].distance if table.groups else None
+    if distance is None:
         return [row.number for row in table.rows[:2]]
-    rows = sorted((r for group in groups for r in group.rows if name in r.values), key=lambda r: r.values[name].mean)
+    name = distance.name
+    rows = sorted((r for r in table.groups[0].rows if name in r.values), key=lambda r: r.values[name].mean)
     return [row.number for row in dict.fromkeys([rows[0], rows[len(rows) // 2], rows[-1]])]
-
-
-def _by_heading(plots: Sequence[Plot]) -> dict[str, list[Plot]]:
-    found: dict[str, list[Plot]] = {}
-    for plot in plots:
-        found.setdefault(plot.heading, []).append(plot)
-    return found
 
 
 def _script_json(content: Any) -> Markup:

@@ -31,8 +31,7 @@ from diffusion_lab.report.panels import (
 )
 from diffusion_lab.report.table import Group, Row, Table, by_choice, sets_steps, values_of
 from diffusion_lab.report.wording import columns, label
-from diffusion_lab.store.measures import LOW, SECONDS, Measure
-from diffusion_lab.store.options import short_names
+from diffusion_lab.store.measures import LOW, SECONDS, SEEDS, Measure
 
 _MOST_PANELS = 6
 _BITS, _COUNTS = "bits_by_steps", "num_steps"  # the curve of a score
@@ -88,24 +87,24 @@ def against_sampling(table: Table, group: Group) -> Iterator[Plot]:
 
 def effects(table: Table, group: Group) -> Iterator[Plot]:
     """Each measure by the values of an axis, averaged over the other axes; one panel per axis."""
-    names = short_names(table.axes)
     for measure in (measure for measure in group.measures if measure.better is not None):
         panels, left_out = [], []
         for colour, axis in enumerate(table.axes):
             effect = effect_of(table, group, measure, axis)
             if effect is None:
                 continue
-            left_out += [f"{names[axis]} {value or 'none'}" for value in effect.left_out]
+            left_out += [f"{table.names[axis]} {value or 'none'}" for value in effect.left_out]
             x = [float(i) for i in range(len(effect.values))]
             each = [point for one in effect.sets for point in zip(x, one, strict=True)]
             dots = Series("cells", [i for i, _ in each], [y for _, y in each], dots=True, faint=True, colour=colour)
-            means, errors = [one.mean for one in effect.means], [one.seed_error for one in effect.means]
-            mean = Series(names[axis], x, means, errors, colour=colour)
-            panels.append(Panel(names[axis], [dots, mean], categories=[value or "none" for value in effect.values]))
+            means, errors = [one.mean for one in effect.means], [one.parts.get(SEEDS) for one in effect.means]
+            mean = Series(table.names[axis], x, means, errors, colour=colour)
+            categories = [value or "none" for value in effect.values]
+            panels.append(Panel(table.names[axis], [dots, mean], categories=categories))
         if panels:
             note = f" Left out, because there are no such cells: {', '.join(left_out)}." if left_out else ""
-            logs = _spans_decades(panels)
-            yield _plot("effects", EFFECTS, measure, "", panels, _EFFECTS_NOTE + note, log_x=False, log_y=logs)
+            plot = _plot("effects", EFFECTS, measure, "", panels, _EFFECTS_NOTE + note)
+            yield replace(plot, log_x=False, log_y=_spans_decades(panels))
 
 
 def against_seconds(table: Table, group: Group) -> Iterator[Plot]:
@@ -133,7 +132,7 @@ def against_seconds(table: Table, group: Group) -> Iterator[Plot]:
         alone = [label(part[0]) for part in alike.values() if len(part) == 1]
         note = f"The Pareto front holds the rows that no other row beats in both: {' / '.join(fronts)}."
         note += f" Left out, because no other row was measured alike: {'; '.join(alone)}." if alone else ""
-        yield _plot("seconds", TIME, measure, SECONDS_LABEL, panels, note, log_y=True, paper=True)
+        yield replace(_plot("seconds", TIME, measure, SECONDS_LABEL, panels, note), log_y=True, paper=True)
 
 
 def pareto(rows: Iterable[Row], measure: Measure) -> list[Row]:
@@ -151,19 +150,13 @@ def bounds_by_steps(table: Table, group: Group) -> Iterator[Plot]:
     rows = [row for row in group.rows if any(cell.curves.get(_BITS, {}).get(_COUNTS) for cell in row.done)]
     spacings = dict.fromkeys(name for row in rows for cell in row.done for name in cell.curves.get(_BITS, {}))
     for spacing in (name for name in spacings if name != _COUNTS):
-        panels = [
-            Panel(
-                title,
-                [
-                    _bits_by_steps(row, spacing, name, colour, line)
-                    for name, colour, line, same in _in_lines(table, group, part)
-                    for row in same
-                ],
-            )
-            for title, part in _in_panels(
-                table, group, [row for row in rows if any(f"bits_{spacing}_" in name for name in row.values)]
-            )
-        ]
+        measured, panels = [row for row in rows if any(f"bits_{spacing}_" in name for name in row.values)], []
+        for title, part in _in_panels(table, group, measured):
+            lines = _in_lines(table, group, part)
+            each = [
+                _bits_by_steps(row, spacing, name, colour, line) for name, colour, line, same in lines for row in same
+            ]
+            panels.append(Panel(title, each))
         yield Plot(
             key=f"{_BITS}_{spacing}",
             heading=LIKELIHOOD,
@@ -190,9 +183,10 @@ def trade_off(table: Table, group: Group) -> Iterator[Plot]:
     Rows that differ only in one numeric option, such as the scale of guidance, form a line labelled with its values. Without such
     an option rows are dots.
     """
-    precision, recall = ({m.name: m for m in group.measures}.get(name) for name in ("precision", "recall"))
-    if precision is None or recall is None:
+    measures = {measure.name: measure for measure in group.measures}
+    if not measures.keys() >= {"precision", "recall"}:
         return
+    precision, recall = measures["precision"], measures["recall"]
     along = Cost("", recall.name, "")
     rows = rows_along(group, precision, along)
     if len(rows) < 2:
@@ -215,7 +209,7 @@ def trade_off(table: Table, group: Group) -> Iterator[Plot]:
         x_label=_ordinate(recall),
         y_label=_ordinate(precision),
         panels=[Panel("", series)],
-        note=(f"Numbers are the values of {short_names(table.axes)[knob]}. " if knob else "") + _BEST_CORNER,
+        note=(f"Numbers are the values of {table.names[knob]}. " if knob else "") + _BEST_CORNER,
     )
 
 
@@ -249,9 +243,8 @@ def _look(table: Table, group: Group) -> tuple[str | None, str | None, list[str]
 def _in_panels(table: Table, group: Group, rows: Iterable[Row]) -> list[tuple[str, list[Row]]]:
     """(title, rows) for each panel."""
     _, _, axes = _look(table, group)
-    names = short_names(table.axes)
     return [
-        (", ".join(f"{names[axis]} {value}" for axis, value in zip(axes, values, strict=True) if value), part)
+        (", ".join(f"{table.names[axis]} {value}" for axis, value in zip(axes, values, strict=True) if value), part)
         for values, part in list(by_choice(table, rows, axes).items())[:_MOST_PANELS]
     ]
 
@@ -291,26 +284,15 @@ def _series(rows: Sequence[Row], measure: Measure, cost: Cost, name: str, colour
 
 def _floor(group: Group, measure: Measure) -> list[tuple[str, float]]:
     """The value of real images as a horizontal line; none if it is not known."""
-    floor = group.floor(measure)
+    floor = group.fact(measure.floor_of)
     return [] if floor is None else [("real images", floor)]
 
 
-def _plot(
-    kind: str,
-    heading: str,
-    measure: Measure,
-    x_label: str,
-    panels: list[Panel],
-    note: str,
-    log_x: bool = True,
-    log_y: bool | None = None,
-    paper: bool | None = None,
-) -> Plot:
-    """A plot of one measure. log_y, paper: by default chosen by the measure and its values."""
-    logs = (measure.logs or _spans_decades(panels)) if log_y is None else log_y
-    on_paper = measure.headline if paper is None else paper
+def _plot(kind: str, heading: str, measure: Measure, x_label: str, panels: list[Panel], note: str) -> Plot:
+    """A plot of one measure, with a logarithmic abscissa."""
+    logs = measure.logs or _spans_decades(panels)
     key, y_label = f"{kind}_{measure.name}", _ordinate(measure)
-    return Plot(key, heading, measure.label, x_label, y_label, panels, log_x, logs, note, on_paper)
+    return Plot(key, heading, measure.label, x_label, y_label, panels, True, logs, note, measure.headline)
 
 
 def _ordinate(measure: Measure) -> str:

@@ -11,24 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_lab.report.choices import read_choices
-from diffusion_lab.report.table import Cell, Gathered
+from diffusion_lab.report.table import Cell, Gathered, grouped
 from diffusion_lab.store import ModelDirectory, RunDirectory, RunError, SweepDirectory, named_model, run_directory
-from diffusion_lab.store.measures import (
-    REAL_IMAGES,
-    SAMPLES,
-    TEST_IMAGES,
-    VALIDATION_IMAGES,
-    read_measures,
-    samples_key,
-)
-from diffusion_lab.store.records import OBJECT, TEXT, TEXTS, Kinds, inside, is_folder_name, is_number, wrong_in
+from diffusion_lab.store.measures import read_measures, samples_key
+from diffusion_lab.store.records import FACTS, OBJECT, TEXT, TEXTS, Kinds, inside, is_folder_name, is_number, wrong_in
 from diffusion_lab.store.status_file import DONE, FAILED, read_status
 
 MISSING = "missing"
 MODEL_DIR = "model_dir"  # the axis of models that differ in no option
 _LARGEST = 1e100  # of a value, whose square must be finite
 _MOST_VALUES = 1000
-_MOST_SHAPE = 4  # (C, *spatial)
 _PARTS = ("data", "samples", "reference", "features", "bound", "floor", "cost", "model", "absent")  # of a protocol
 
 
@@ -73,10 +65,8 @@ def read_runs(folders: Iterable[Path], name: str) -> Gathered:
 
 def _told_apart_by_folder(cells: Iterable[Cell]) -> list[str]:
     """Distinguish models that differ in no option, such as those of two versions of the code, by an axis of folder names."""
-    alike: dict[tuple[Any, ...], list[Cell]] = {}
-    for cell in cells:
-        if cell.given is None:
-            alike.setdefault((samples_key(cell.protocol), *sorted(cell.choices.items())), []).append(cell)
+    drawn = (cell for cell in cells if cell.given is None)
+    alike = grouped(drawn, lambda cell: (samples_key(cell.protocol), *sorted(cell.choices.items())))
     several = [some for some in alike.values() if len({cell.model.path for cell in some}) > 1]
     for cell in (cell for some in several for cell in some):
         cell.choices[MODEL_DIR] = cell.model.path.name
@@ -100,18 +90,9 @@ def _cell(choices: dict[str, str | None], run: RunDirectory, model: ModelDirecto
 def _scored(
     choices: dict[str, str | None], run: RunDirectory, model: ModelDirectory, metrics: Mapping[str, Any]
 ) -> Cell:
-    return Cell(
-        choices,
-        run,
-        model,
-        DONE,
-        "",
-        {name: float(value) for name, value in metrics["values"].items()},
-        metrics["protocol"],
-        metrics.get("curves", {}),
-        metrics["measures"],
-        metrics.get("sources", {}),
-    )
+    parts = {name: metrics.get(name, {}) for name in ("protocol", "curves", "measures", "sources")}
+    values = {name: float(value) for name, value in metrics["values"].items()}
+    return Cell(choices, run, model, DONE, values=values, **parts)
 
 
 def read_score(run: RunDirectory) -> dict[str, Any]:
@@ -127,11 +108,6 @@ def read_score(run: RunDirectory) -> dict[str, Any]:
         raise RunError(f"{run.metrics} is not a valid score: {error}") from None
 
 
-def _is_shape(value: Any) -> bool:
-    sides = isinstance(value, list) and len(value) <= _MOST_SHAPE
-    return sides and all(type(side) is int and 0 < side < _LARGEST for side in value)
-
-
 def _is_choice(value: Any) -> bool:
     return isinstance(value, str) and re.fullmatch(r"[\w /.-]{1,200}", value) is not None
 
@@ -140,11 +116,6 @@ def _are_values(value: Any) -> bool:
     """Whether names can be used for columns and figures."""
     fits = isinstance(value, dict) and 0 < len(value) <= _MOST_VALUES
     return fits and all(re.fullmatch(r"\w+", name) for name in value)
-
-
-def _are_sources(value: Any) -> bool:
-    known = {SAMPLES, REAL_IMAGES, TEST_IMAGES, VALIDATION_IMAGES}
-    return isinstance(value, dict) and all(isinstance(one, dict) and one.keys() <= known for one in value.values())
 
 
 def _are_numbers(value: Any) -> bool:
@@ -171,7 +142,7 @@ _SCORE: Kinds = {
     "protocol.data?.name": TEXT,
     "protocol.bound?.kind": TEXT,
     "protocol.model?.family": TEXT,
-    "protocol.data?.shape?": (_is_shape, "a shape"),
+    "protocol.data?.shape?": FACTS["facts.shape?"],
     "protocol.absent?.*": TEXT,
     "protocol.remarks?": TEXTS,
     "protocol.weights?": (lambda value: isinstance(value, str | None), "a string"),
@@ -180,6 +151,7 @@ _SCORE: Kinds = {
     "curves?": OBJECT,
     "curves?.*": OBJECT,
     "curves?.*.*": (_are_numbers, "a list of numbers"),
-    "sources?": (_are_sources, "an object of what makes each value uncertain"),
+    "sources?": OBJECT,
+    "sources?.*": OBJECT,
     "sources?.*.*": (lambda value: _are_numbers(value) and 1 < len(value) <= _MOST_VALUES, "a list of numbers"),
 }

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from diffusion_lab.report.table import Cell, Group, Row, Table
+from diffusion_lab.report.table import Cell, Group, Row, Table, grouped
 from diffusion_lab.report.wording import Column, Entry, columns, label
 from diffusion_lab.store.measures import Measure, ends
 from diffusion_lab.store.records import RunError, inside, read_bytes
@@ -144,11 +144,8 @@ def contenders(table: Table) -> list[Contender]:
     if not table.groups:
         return []
     group = table.groups[0]
-    by_family: dict[str, list[Row]] = {}
-    for row in group.rows:
-        if row.done[0].given is not None:
-            continue
-        by_family.setdefault(_family(row), []).append(row)
+    drawn = [row for row in group.rows if row.done[0].given is None]
+    by_family = grouped(drawn, lambda row: str(row.done[0].part("model").get("family", "unknown")))
     if len(by_family) < 2:
         return []
     shown = columns(group)
@@ -156,12 +153,8 @@ def contenders(table: Table) -> list[Contender]:
     return [Contender(family, label(row), _facts(row, shown), row.done[0]) for family, row in best.items()]
 
 
-def _family(row: Row) -> str:
-    return str(row.done[0].part("model").get("family", "unknown"))
-
-
 def _distance(group: Group, row: Row) -> float:
-    measure = next((measure for measure in group.measures if measure.floor_of), None)
+    measure = group.distance
     return row.values[measure.name].mean if measure and measure.name in row.values else float("inf")
 
 

@@ -7,16 +7,17 @@ marked if it is certain. Choices with identical samples, because the sampler doe
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeVar
 
 from diffusion_lab.report.choices import reads_as_number
 from diffusion_lab.report.comparison import Difference, Measured, Ranking, equal, holm, ranking
 from diffusion_lab.store import ModelDirectory, RunDirectory
 from diffusion_lab.store.measures import LOW, Measure, merged, samples_key
+from diffusion_lab.store.options import short_names
 from diffusion_lab.store.status_file import DONE
 
 SEED = "seed"  # averaged over
@@ -25,6 +26,8 @@ NONE = "–"  # a missing option or value
 _MOST_DECIMALS = 6
 
 Choice = tuple[str | None, ...]
+Item = TypeVar("Item")
+Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,12 +233,13 @@ class Group:
         size, digits = (known[len(known) // 2], 2) if known else (sizes[len(sizes) // 4] if sizes else 1.0, 3)
         return min(_MOST_DECIMALS, decimals_of(size, digits))
 
-    def floor(self, measure: Measure) -> float | None:
-        """The value of real images, the same for all rows, which share reference and number of samples."""
-        return None if measure.floor_of is None else self.fact(measure.floor_of)
+    @property
+    def distance(self) -> Measure | None:
+        """The first measure with a floor."""
+        return next((measure for measure in self.measures if measure.floor_of), None)
 
-    def fact(self, name: str) -> float | None:
-        """A value that is the same for all rows; None if no score has it."""
+    def fact(self, name: str | None) -> float | None:
+        """A value that is the same for all rows, which share reference and number of samples; None if no score has it."""
         return next((cell.values[name] for row in self.rows for cell in row.done if name in cell.values), None)
 
 
@@ -253,6 +257,11 @@ class Table:
     def rows(self) -> list[Row]:
         return [row for group in self.groups for row in group.rows]
 
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """Axis -> its name in the report."""
+        return short_names(self.axes)
+
 
 def build_table(gathered: Gathered) -> Table:
     """The table: cells combined over seeds, rows with identical samples merged, and rows grouped by how they were measured."""
@@ -262,14 +271,11 @@ def build_table(gathered: Gathered) -> Table:
     def command_order(row: Row) -> list[int]:
         return [values.index(value) for values, value in zip(order, row.choice, strict=True)]
 
-    finished: dict[tuple[str, Choice], list[Cell]] = {}
-    waiting: dict[Choice, list[Cell]] = {}
-    for cell in gathered.cells:
-        choice = tuple(cell.choices.get(axis) for axis in axes)
-        if cell.done:
-            finished.setdefault((samples_key(cell.protocol), choice), []).append(cell)
-        else:
-            waiting.setdefault(choice, []).append(cell)
+    def choice_of(cell: Cell) -> Choice:
+        return tuple(cell.choices.get(axis) for axis in axes)
+
+    finished = grouped(gathered.done, lambda cell: (samples_key(cell.protocol), choice_of(cell)))
+    waiting = grouped((cell for cell in gathered.cells if not cell.done), choice_of)
     by_protocol: dict[str, list[Row]] = {}
     for number, ((how, choice), cells) in enumerate(finished.items()):
         by_protocol.setdefault(how, []).append(Row(number, choice, (*cells, *waiting.pop(choice, []))))
@@ -320,16 +326,21 @@ def _group(rows: list[Row]) -> Group:
     return Group(rows, [m for m in measures if m.column and m.name in there], rows[0].done[0].protocol)
 
 
+def grouped(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
+    """The items by their keys, in the order in which they occur."""
+    found: dict[Key, list[Item]] = {}
+    for item in items:
+        found.setdefault(key(item), []).append(item)
+    return found
+
+
 # ---- the rows of a group by their values on some axes
 
 
 def by_choice(table: Table, rows: Iterable[Row], axes: Iterable[str]) -> dict[Choice, list[Row]]:
     """Rows by their names on these axes."""
     places = [table.axes.index(axis) for axis in axes]
-    parts: dict[Choice, list[Row]] = {}
-    for row in rows:
-        parts.setdefault(tuple(row.names[place] for place in places), []).append(row)
-    return parts
+    return grouped(rows, lambda row: tuple(row.names[place] for place in places))
 
 
 def values_of(table: Table, group: Group, axis: str) -> list[str | None]:

@@ -9,7 +9,7 @@ from typing import Any
 from diffusion_lab.report.comparison import listed
 from diffusion_lab.report.table import NONE, Group, Row, Table
 from diffusion_lab.store.measures import ENTROPY, Measure
-from diffusion_lab.store.options import flat, short_names
+from diffusion_lab.store.options import flat
 
 
 @dataclass(frozen=True)
@@ -79,13 +79,12 @@ def seeds_of(row: Row) -> str:
 
 def question(table: Table) -> str:
     """The question that the sentences of the report answer."""
-    names = short_names(table.axes)
     data = sorted({group.protocol["data"]["name"] for group in table.groups if "data" in group.protocol})
     on = f" on {listed(data)}" if data else ""
     if not table.axes:
         return f"How good are samples and likelihood{on}?"
     verb = "does" if len(table.axes) == 1 else "do"
-    return f"What {verb} {listed([names[axis] for axis in table.axes])} change in samples and likelihood{on}?"
+    return f"What {verb} {listed(list(table.names.values()))} change in samples and likelihood{on}?"
 
 
 def _column(group: Group, measure: Measure) -> Column:
@@ -96,7 +95,7 @@ def _column(group: Group, measure: Measure) -> Column:
     differences = dict(zip(ways, _differences(list(ways.values())), strict=True))
     texts = ["; for other seeds ".join(differences[way] for way in first[key].ways(measure)) for key in keys]
     letters = {key: "abcdefghijklmnopqrstuvwxyz"[i % 26] for i, key in enumerate(keys)} if len(ways) > 1 else {}
-    floor = group.floor(measure)
+    floor = group.fact(measure.floor_of)
     decimals = group.decimals(measure)
     return Column(
         measure,
@@ -118,7 +117,7 @@ def _differences(hows: list[dict[str, Any]]) -> list[str]:
 
 
 def has_floor(group: Group) -> bool:
-    return any(group.floor(measure) is not None for measure in group.measures)
+    return any(group.fact(measure.floor_of) is not None for measure in group.measures)
 
 
 def footnotes(column: Column) -> list[str]:

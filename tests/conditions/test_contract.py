@@ -18,6 +18,8 @@ from diffusion_lab.data.in_memory import InMemoryDataModule, Split
 from diffusion_lab.diffusion import CosineSchedule, FixedSmall, PredictNoise, Simple, UniformTimesteps
 from diffusion_lab.diffusion.parts import as_conditions, left_out, parts
 from diffusion_lab.metrics.bits_per_dim import BitsPerDim
+from diffusion_lab.metrics.metric import Subject
+from diffusion_lab.metrics.shards import silent
 from diffusion_lab.models.diffusion import DiffusionModel
 from diffusion_lab.models.optimization import Constant, Optimization
 from diffusion_lab.networks import MLP, UNet
@@ -227,7 +229,7 @@ def test_a_field_needs_the_axes_of_x():
 def test_the_bits_of_clusters_count_beside_other_conditions():
     data = data_of("vector", "clusters")
     settings = SimpleNamespace(seed=0, unseen_split="test")
-    subject = SimpleNamespace(model=model_of(data), data=data, settings=settings, progress=lambda *_: None)
+    subject = Subject(SimpleNamespace(model=model_of(data)), data, [], settings, silent)
     (found,) = BitsPerDim(num_images=8).likelihoods(subject)
     assert "for an image and its clusters given the other conditions" in found.kind
     assert 0 < found.parts["label"].min() <= found.parts["label"].max() < 8 / 48  # of 30 clusters of 72, in 48 pixels

@@ -62,15 +62,13 @@ def test_intervals_hold_the_true_probability(copied):
 
 def test_copies_are_caught_and_samples_of_the_density_are_not():
     copied = nearer(*Simulation(2).distances(300, 300, 1.0))
-    assert copied.probability == 1
+    assert copied.value == 1
     assert copied.high == pytest.approx(1)
     assert copied.low > 0.98
     few = nearer(*Simulation(2).distances(1000, 1000, 0.1))
     assert few.low > 0.5
     for copied, expected, tolerance in ((0.0, 0.01, 0.003), (0.1, 0.109, 0.01)):
-        hits = [
-            within_held_out_quantile(*Simulation(i).distances(500, 500, copied), 0.01).probability for i in range(20)
-        ]
+        hits = [within_held_out_quantile(*Simulation(i).distances(500, 500, copied), 0.01).value for i in range(20)]
         assert float(sum(hits)) / 20 == pytest.approx(expected, abs=tolerance)
 
 
@@ -97,10 +95,10 @@ def test_planted_copies_are_found(copied, n, m):
 
 def test_what_each_image_adds_averages_to_the_probability_and_ties_count_half():
     found = nearer(torch.tensor([1.0, 2.0, 4.0]).double(), torch.tensor([2.0, 3.0]).double())
-    assert found.probability == pytest.approx((2 + 1.5 + 0) / 6)
+    assert found.value == pytest.approx((2 + 1.5 + 0) / 6)
     torch.testing.assert_close(found.of_samples, torch.tensor([1.0, 0.75, 0.0]).double())
-    torch.testing.assert_close(found.of_held_out, torch.tensor([0.5, 2 / 3]).double())
-    assert 0 <= found.low < found.probability < found.high <= 1
+    torch.testing.assert_close(found.of_real, torch.tensor([0.5, 2 / 3]).double())
+    assert 0 <= found.low < found.value < found.high <= 1
 
 
 class Copier(GaussianModel):

@@ -5,6 +5,7 @@ import torch
 
 from diffusion_lab.metrics.distance_by_log_snr import _share
 from diffusion_lab.metrics.error_by_log_snr import errors_by_log_snr, posterior_mean
+from diffusion_lab.metrics.metric import Subject
 from diffusion_lab.metrics.settings import Evaluation
 from diffusion_lab.metrics.shards import silent
 from diffusion_lab.models.drawn import Denoised
@@ -41,6 +42,8 @@ def test_the_best_denoiser_weighs_all_images_by_their_likelihood_in_one_pass(by_
 class Denoiser(GaussianModel):
     """x̂_0 = the best there is, and a constant more."""
 
+    denoiser = property(lambda self: self)
+
     def __init__(self, data, more=0.0, **of_model):
         super().__init__(**of_model)
         self.data, self.more = data, more
@@ -64,7 +67,7 @@ def test_the_best_denoiser_has_no_excess_and_another_has_what_it_adds(num_classe
     data.prepare()
 
     def errors_of(model):
-        subject = SimpleNamespace(denoiser=model, data=data, settings=Evaluation(seed=1), progress=silent)
+        subject = Subject(SimpleNamespace(model=model), data, [], Evaluation(seed=1), silent)
         return errors_by_log_snr(subject, LOG_SNRS, 40, 16)
 
     errors, least = errors_of(Denoiser(data, num_classes=num_classes))

@@ -96,7 +96,7 @@ def test_the_features_of_a_yaml_carry_its_name_and_keep_the_interface(path: Path
     if isinstance(features, ClassifierFeatures):
         shape = features.classifier.shape
     elif isinstance(features, SelfSupervisedFeatures):
-        shape = features.encoder.image_shape
+        shape = features.image_shape
     features.check(shape)
     x = torch.rand(5, *shape) * 2 - 1
     vectors = features(x)

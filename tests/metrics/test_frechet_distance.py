@@ -113,8 +113,6 @@ def test_many_features_of_few_images_take_no_time():
 
 
 def test_what_cannot_be_compared_is_refused():
-    with pytest.raises(ValueError, match="3 and 2 dimensions"):
-        frechet_distance(gaussian(torch.zeros(3), torch.eye(3)), gaussian(torch.zeros(2), torch.eye(2)))
     with pytest.raises(UnmeasurableError, match="not finite"):
         frechet_distance(
             gaussian(torch.zeros(2), torch.full((2, 2), torch.nan)), gaussian(torch.zeros(2), torch.eye(2))

@@ -85,7 +85,7 @@ def truth(kind, dim, floors, n, m):
 def test_what_a_vector_adds_is_the_derivative_of_the_distance():
     x, y = normal(0, 400) * torch.tensor([1.0, 2.0, 0.5]) + 0.7, normal(1, 600)
     found, step = frechet_at_infinity(x, y), 1e-6
-    for rows, influence, other in ((x, found.of_samples, y), (y, found.of_reference, x)):
+    for rows, influence, other in ((x, found.of_samples, y), (y, found.of_real, x)):
         weights = torch.full((len(rows),), 1 / len(rows)).double()
         more = (1 - step) * weights
         more[5] += step
@@ -108,7 +108,7 @@ def test_in_one_dimension_error_and_distance_are_those_of_the_closed_form():
 
 def test_the_bias_of_n_is_taken_away():
     drawn = [frechet_at_infinity(normal(2 * s, 200, 4), normal(2 * s + 1, 200, 4)) for s in range(30)]
-    biases, left = torch.tensor([d.bias for d in drawn]), torch.tensor([d.distance for d in drawn])
+    biases, left = torch.tensor([d.bias for d in drawn]), torch.tensor([d.value for d in drawn])
     # Of equal Gaussians with unit covariance: D for the mean, D(D + 1)/4 for the covariance, times 1/n + 1/m.
     assert float(biases.mean()) == pytest.approx((4 + 4 * 5 / 4) * 2 / 200, rel=0.1)
     assert abs(float(left.mean())) < 3 * float(left.std()) / 30**0.5
@@ -118,7 +118,7 @@ def test_features_that_never_vary_change_nothing():
     x, y = normal(4, 100) + 0.3, normal(5, 100)
     dead = torch.full((100, 2), 1.5).double()
     alone, beside = frechet_at_infinity(x, y), frechet_at_infinity(torch.cat([dead, x], 1), torch.cat([dead, y], 1))
-    assert beside.distance == pytest.approx(alone.distance, rel=1e-9)
+    assert beside.value == pytest.approx(alone.value, rel=1e-9)
     assert (beside.low, beside.high) == pytest.approx((alone.low, alone.high), rel=1e-9)
     assert not alone.poor
 

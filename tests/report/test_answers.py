@@ -53,7 +53,7 @@ def test_a_value_that_is_never_alone_in_differing_is_left_out(tmp_path):
 
 def test_errors_are_over_seeds(tmp_path):
     found = effect(write_sweep(tmp_path, axes=AXES, change=additive), "schedule")
-    assert [one.seed_error for one in found.means] == pytest.approx([0.05, 0.05])  # of 0.1 and 0.2
+    assert [one.parts["seeds"] for one in found.means] == pytest.approx([0.05, 0.05])  # of 0.1 and 0.2
     assert found.settings == len(found.sets)
 
 

@@ -139,11 +139,8 @@ def read_shipped(name: str, folder: Path = FOLDER) -> tuple[bytes, dict[str, Any
     shipped = sorted(path.stem for path in folder.glob("*.json"))
     if name not in shipped:  # so it is no path either
         raise WeightsError(f"There are no features {name!r}: choose one of {', '.join(shipped)}.")
-    path, card_path = folder / f"{name}.safetensors", folder / f"{name}.json"
-    try:
-        weights, card = path.read_bytes(), json.loads(card_path.read_text())
-    except OSError as error:
-        raise WeightsError(f"{error.filename} of the features {name} is missing: install the package again.") from error
+    path = folder / f"{name}.safetensors"
+    weights, card = path.read_bytes(), json.loads(path.with_suffix(".json").read_text())
     if hashlib.sha256(weights).hexdigest() != card["sha256"]:
         raise WeightsError(f"{path} is not the file that its card describes: install the package again.")
     return weights, card

@@ -53,10 +53,6 @@ class Encoder(nn.Module):
         )
         self.hidden = nn.Linear(sum(widths), num_features)
 
-    @property
-    def image_shape(self) -> tuple[int, ...]:
-        return tuple(self.shape.tolist())
-
     def forward(self, x: Tensor) -> Tensor:
         means = []
         for i, stage in enumerate(self.stages):
@@ -105,8 +101,6 @@ def train_encoder(
     data: DataModule,
     num_steps: int,
     seed: int,
-    peak_lr: float = 3e-3,
-    weight_decay: float = 1e-2,
     progress: Callable[[int, float], None] = lambda step, loss: None,
 ) -> Encoder:
     """An encoder trained on batches of training images, in eval mode; their labels are not read. ValueError for points.
@@ -133,8 +127,8 @@ def train_encoder(
         )
     add_batch_norms(encoder.stages)
     channels_last(encoder.train())
-    optimizer = torch.optim.AdamW([*encoder.parameters(), *expander.parameters()], weight_decay=weight_decay)
-    lr_scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, peak_lr, total_steps=max(2, num_steps))
+    optimizer = torch.optim.AdamW([*encoder.parameters(), *expander.parameters()], weight_decay=1e-2)
+    lr_scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=3e-3, total_steps=max(2, num_steps))
     for step, (x, _) in enumerate(itertools.islice(data.train_dataloader(), num_steps), start=1):
         views = torch.cat([shifted(x, max_shift, generator) for _ in range(2)])
         loss = vicreg(*expander(encoder(views.contiguous(memory_format=torch.channels_last))).chunk(2))
@@ -197,7 +191,7 @@ class SelfSupervisedFeatures(ShapedFeatures):
                 f"features.{name}.weights={path} cannot be read: set a file that `diffusion-lab features data=…` wrote"
             ) from error
         self.encoder, self.identity = read_encoder(content, path)
-        self.image_shape, self.dim = self.encoder.image_shape, self.encoder.hidden.out_features
+        self.image_shape, self.dim = tuple(self.encoder.shape.tolist()), self.encoder.hidden.out_features
 
     def vectors(self, x: Tensor) -> Tensor:
         return self.encoder(x)
