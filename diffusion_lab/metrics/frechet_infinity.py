@@ -119,7 +119,7 @@ def frechet_at_infinity(samples: Tensor, reference: Tensor) -> AtInfinity:
     further = (corrected - sum(halves) / len(halves)) / 3
     distance = corrected + further
     bias = plain - distance
-    influences = [side.influence() for side in sides]
+    influences = of_samples, of_reference = [side.influence() for side in sides]
     variances = [
         float(side.first.var() + own.var()) / 2 / len(own) for side, own in zip(sides, influences, strict=True)
     ]
@@ -129,7 +129,7 @@ def frechet_at_infinity(samples: Tensor, reference: Tensor) -> AtInfinity:
     at_zero = (1 - share / 2) * slope * max(bias, 0.0) / 2 + share / 2 * pair_variance
     low, high = _interval(distance, slope, at_zero, float(ndtri(0.975)))
     poor = abs(further) > _POOR * abs(plain - corrected)
-    return AtInfinity(distance, low, high, *influences, bias, poor)
+    return AtInfinity(distance, low, high, of_samples, of_reference, bias, poor)
 
 
 def _interval(centre: float, slope: float, at_zero: float, z: float) -> tuple[float, float]:

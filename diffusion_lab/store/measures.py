@@ -23,7 +23,7 @@ STANDARD_ERROR = "_standard_error"  # suffix of the standard error over test ima
 _LOW_END, _HIGH_END = "_low", "_high"  # suffixes of the ends of an interval
 # Sources of uncertainty.
 SEEDS, SAMPLES = "seeds", "samples"
-REAL_IMAGES, TEST_IMAGES, VALIDATION_IMAGES = "real images", "test images", "validation images"
+REAL_IMAGES = "real images"
 ENTROPY = "entropy_bits_per_dim"  # of data with known density, shown beside bits/dim
 SECONDS, TRAINING_SECONDS = "seconds_per_1000_samples", "training_seconds"
 IMAGES = ("data", "features", "samples", "reference")
