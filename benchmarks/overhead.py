@@ -52,6 +52,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.manual_seed(0)
     process = GaussianDiffusion(CosineSchedule(1000))
+    if options.compile:
+        compare_compiled(process, options.rounds, options.steps)
+        return
 
     def reverse(variance, network=None):
         channels = SHAPE[0] * (1 + variance.outputs_per_channel)
@@ -72,9 +75,6 @@ def main() -> None:
     unet = UNet(
         1, 1, 28, None, base_channels=32, channel_multipliers=(1, 2, 2), attention_resolutions=(7,), head_channels=32
     )
-    if options.compile:
-        compare_compiled(process, unet, options.rounds, options.steps)
-        return
     for size in (1, 128):
         noise = SampleNoise(0, torch.arange(size))
         x_T = noise.initial(SHAPE)
@@ -92,40 +92,40 @@ def main() -> None:
             )
 
 
-def compare_compiled(process, unet, rounds, steps) -> None:
-    """Rounds take turns, so that a busy machine slows all three alike."""
-    x_0, eps, t = torch.randn(16, *SHAPE), torch.randn(16, *SHAPE), torch.randint(2, 1001, (16,))
+def compare_compiled(process, rounds, steps) -> None:
+    """The loss of the default network for Fashion-MNIST. Rounds take turns, so that a busy machine slows all ways alike."""
+    x_0, eps, t = torch.randn(32, *SHAPE), torch.randn(32, *SHAPE), torch.randint(2, 1001, (32,))
+    unet = UNet(1, 2, 28, None, 16, (1, 2, 4), num_res_blocks=1, attention_resolutions=(7,), held_channels=1)
 
-    def loss_of(how):
-        network, objective = copy.deepcopy(unet), Simple()
-        terms = objective
-        if how == "compiled network":
-            network.compile()
-        if how == "compiled loss":
-            terms = torch.compile(objective.__call__)
-        reverse = ReverseProcess(network, PredictVelocity(), FixedLarge())
+    def loss_of(dtype, compiled):
+        network, objective = copy.deepcopy(unet), Hybrid()
+        terms = torch.compile(objective.__call__) if compiled else objective
+        reverse = ReverseProcess(network, PredictVelocity(), LearnedRange())
 
         def step():
             network.zero_grad()
-            terms(process, reverse, x_0, t, eps)["loss"].mean().backward()
+            with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bf16"):
+                loss = terms(process, reverse, x_0, t, eps)["loss"].mean()
+            loss.backward()
 
         return step
 
-    ways = {how: loss_of(how) for how in ("eager", "compiled network", "compiled loss")}
-    for how, step in ways.items():
-        print(f"{how}: first step {timed(step):.1f} s")
+    kinds = [(dtype, how) for dtype in ("float32", "bf16") for how in ("eager", "compiled")]
+    ways = {(dtype, how): loss_of(dtype, how == "compiled") for dtype, how in kinds}
+    for way, step in ways.items():
+        print(f"{' '.join(way)}: first step {timed(step):.1f} s", flush=True)
         step()
-    taken = {how: [] for how in ways}
+    taken = {way: [] for way in ways}
     for _ in range(rounds):
-        for how, step in ways.items():
+        for way, step in ways.items():
             start = time.process_time()
             for _ in range(steps):
                 step()
-            taken[how].append((time.process_time() - start) / steps)
-    for how, seconds in taken.items():
-        ratios = sorted(eager / own for eager, own in zip(taken["eager"], seconds, strict=True))
+            taken[way].append((time.process_time() - start) / steps)
+    for (dtype, how), seconds in taken.items():
+        ratios = sorted(eager / own for eager, own in zip(taken[dtype, "eager"], seconds, strict=True))
         speed = f"{statistics.median(ratios):.2f} times as fast as eager ({ratios[0]:.2f} to {ratios[-1]:.2f})"
-        print(f"{how}: {statistics.median(seconds) * 1e3:.1f} ms of CPU a step, {speed}")
+        print(f"{dtype} {how}: {statistics.median(seconds) * 1e3:.1f} ms of CPU a step, {speed}")
 
 
 def timed(work) -> float:

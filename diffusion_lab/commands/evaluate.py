@@ -38,6 +38,7 @@ def completed(options: list[str]) -> list[str]:
 def run(cfg: DictConfig) -> None:
     """Load, score, show."""
     from diffusion_lab.commands.scoring import score_once
+    from diffusion_lab.training.speed import check_compile, compile_network  # imports torch
 
     outputs = Path(cfg.outputs)
     if cfg.samples is not None:
@@ -48,15 +49,17 @@ def run(cfg: DictConfig) -> None:
         directory, data, model, scores = to_score(cfg)
         fingerprint = directory.read_training()["fingerprint"]
         runs = [run_of(directory, fingerprint, score, outputs) for score in scores]
+        check_compile(cfg.compile, request.on_gpu, None, model)
     new = cfg.rescore or not all(run.metrics.is_file() for run in runs)
     if new and must_start_ranks(request):
         with users_mistakes():
             start_ranks("evaluate", options_of_this_job(model_dir=str(directory.path)), request)
         return
     with ranks(request) as here, lost_process():
-        if new and here.is_first:
-            Terminal().print(where(here, cfg))
-        model.to(here.device)
+        console = Terminal(quiet=not (new and here.is_first))
+        console.print(where(here, cfg))
+        if notice := compile_network(model.to(here.device).network, cfg.compile):
+            console.print(notice)
         for score in scores:
             score_once(model, data, score, directory, outputs, cfg.rescore)
 

@@ -49,7 +49,7 @@ Value = int | str | Path | Sequence[int | str] | Tensor | np.ndarray
 Format = Literal["tensor", "numpy", "pil", "grid"]
 _NUMPY = np.ndarray | np.generic
 _NOTEBOOK = "__main__."  # classes defined in a notebook
-_WITHOUT_EFFECT = ("model_dir", "to", "format", "trajectory", "samples", "logger", "hydra")
+_WITHOUT_EFFECT = ("model_dir", "to", "format", "trajectory", "samples", "logger", "hydra", "compile")
 
 
 class Score(NamedTuple):

@@ -47,12 +47,14 @@ def run(cfg: DictConfig) -> None:
     """Draw samples 0 … num_images − 1 of the seed and write them to the folder `to`."""
     from diffusion_lab.config.sample_options import drawing_of  # imports torch
     from diffusion_lab.data.pictures import check_images
+    from diffusion_lab.training.speed import check_compile, compile_network
 
     if cfg.format not in FORMATS:
         raise MistakeError(f"format={cfg.format}: unknown format; choose one of {', '.join(FORMATS)}")
     with users_mistakes():
         request = request_of(cfg, prefix="")
         drawing = drawing_of(cfg)
+        check_compile(cfg.compile, request.on_gpu, None, drawing.model)
         if cfg.format == "png":
             check_images(drawing.model.shape, drawing.model.num_levels)
         if cfg.devices is None:
@@ -67,6 +69,8 @@ def run(cfg: DictConfig) -> None:
             start_ranks("sample", options_of_this_job(model_dir=str(directory.path)), request)
         return
     with ranks(request) as here, lost_process(), drawing.on(here.device) as (edit, indices, y):
+        if notice := compile_network(drawing.model.network, cfg.compile):
+            Terminal(quiet=not here.is_first).print(notice)
         x = drawing.draw(edit, indices, y, progress_bar=True)
         if x is None:
             return  # rank 0 has the images

@@ -24,42 +24,52 @@ if TYPE_CHECKING:
 
 def compile_model(model: TrainableModel, how: bool | str) -> str | None:
     """Compile what a training step evaluates, and `model.network` for all else that uses it. As `compile_network`."""
-    notice = compile_network(model.network, graphs := how == "graphs")
+    notice = compile_network(model.network, how)
     if notice is None:
-        model.compile_step(partial(_compiled, graphs=graphs))
+        model.compile_step(partial(_compiled, how=how))
     return notice
 
 
-def compile_network(network: nn.Module, graphs: bool = False) -> str | None:
+def compile_network(network: nn.Module, how: bool | str = True) -> str | None:
     """Compile `network` in place. Returns None, or one line if this machine has no compiler and nothing was done.
 
     Compiling in place keeps parameters, state_dict keys and the class. Compilation happens in the first call and takes a minute or
-    two for a U-Net: worthwhile for long runs only. graphs: a GPU repeats recorded kernels, which the host does not launch singly.
+    two for a U-Net: worthwhile for long runs only. how: False: nothing is done; "graphs": a GPU repeats recorded kernels, which the
+    host does not launch singly.
     """
+    if not how:
+        return None
     missing = missing_for(next(network.parameters()).device)
     if missing:
         return f"torch.compile is off: {missing}; the run continues without it"
-    network._compiled_call_impl = _compiled(network._call_impl, graphs)  # as nn.Module.compile does
+    network._compiled_call_impl = _compiled(network._call_impl, how)  # as nn.Module.compile does
     return None
 
 
-def _compiled(function: Callable[..., Any], graphs: bool) -> Callable[..., Any]:
-    if not graphs:
+def _compiled(function: Callable[..., Any], how: bool | str) -> Callable[..., Any]:
+    if how != "graphs":
         return torch.compile(function)
     recorded = torch.compile(function, mode="reduce-overhead", dynamic=False)
     # The next call writes over what a graph returns.
     return lambda *args: tree_map(torch.clone, recorded(*args))
 
 
-def check_compile(how: bool | str, on_gpu: bool | None, num_parts: int, model: TrainableModel) -> None:
-    """ValueError for a value of compile=… that cannot work. on_gpu: None, if the device is not known yet."""
+def check_compile(how: bool | str, on_gpu: bool | None, num_parts: int | None, model: TrainableModel) -> None:
+    """ValueError for a value of compile=… that cannot work. on_gpu: None, if the device is not known yet.
+
+    num_parts: of a batch in training; None for a trained model.
+    """
     if how not in (True, False, "graphs"):
         raise ValueError(f"compile={how}: choose true, graphs or false")
     if how == "graphs" and on_gpu is False:
         raise ValueError("compile=graphs needs a GPU: use compile=true")
+    if how and num_parts is None and not model.compiles_step:
+        raise ValueError(
+            f"compile={how}: of trained models only those of model=diffusion are compiled; use compile=false"
+        )
     if how == "graphs" and not model.compiles_step:
         raise ValueError("compile=graphs: only model=diffusion has a step that a GPU can repeat; use compile=true")
-    if how == "graphs" and num_parts > 1:
+    if how == "graphs" and num_parts not in (None, 1):
         raise ValueError("compile=graphs needs whole batches: use trainer.accumulate_grad_batches=1 or compile=true")
 
 

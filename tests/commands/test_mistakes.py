@@ -72,10 +72,12 @@ evaluate model_dir=a,b
 evaluate samples=nowhere data=digits
 evaluate guidance.scale=nan
 evaluate variance=learned_jointly
+evaluate compile=graphs
 sample num_images=0
 sample seed=-1
 sample condition=0
 sample format=jpg
+sample compile=fast
 sample inpaint.mask=a.png
 sample inpaint.image=0
 sample inpaint.image=99999 inpaint.mask=a.png

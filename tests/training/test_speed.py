@@ -87,10 +87,10 @@ from diffusion_lab.networks.dropout import keyed, set_keys
 from diffusion_lab.training.speed import compile_model
 from tests.models.test_no_host_sync import CONTINUOUS, built
 
-WAYS = [], ["objective=hybrid", "prediction=edm"], ["schedule=learned", *CONTINUOUS]
-for options in WAYS:
+WAYS = [True], ["graphs"], [True, "objective=hybrid", "prediction=edm"], [True, "schedule=learned", *CONTINUOUS]
+for how, *options in WAYS:
     models = [built("diffusion", "network.dropout=0.3", *options, data="mixture").train() for _ in range(2)]
-    assert compile_model(models[1], True) is None
+    assert compile_model(models[1], how) is None
     assert (models[1]._terms is models[1].objective) == (models[1].trained_schedule is not None)
     for step in range(3):
         x_0, eps, y = torch.randn(8, 2), torch.randn(8, 2), torch.arange(8) % 10
@@ -103,6 +103,9 @@ for options in WAYS:
             gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
         assert gradients[0].norm() > 0
         assert (gradients[1] - gradients[0]).norm() < 1e-4 * gradients[0].norm()
+    with torch.no_grad():
+        drawn = [model.eval().sample(torch.arange(8), 0, y) for model in models]
+    torch.testing.assert_close(*drawn)
 assert not torch._dynamo.utils.counters["graph_break"]
 """
 
@@ -111,7 +114,8 @@ assert not torch._dynamo.utils.counters["graph_break"]
 @pytest.mark.needs("g++")
 @pytest.mark.skipif(missing_for(torch.device("cpu")) is not None, reason="nothing compiles here")
 def test_a_compiled_step_has_the_same_gradients():
-    """The process, the objective and the network in one, with dropout; the network alone where the schedule is trained.
+    """The process, the objective and the network in one, with dropout; the network alone where the schedule is trained, and in
+    sampling. A CPU computes "graphs" without graphs.
 
     In a process of its own, without the checks of types in tests, which cannot be compiled.
     """
@@ -126,6 +130,8 @@ def test_a_compiled_step_has_the_same_gradients():
         ("graphs", False, 1, "needs a GPU"),
         ("graphs", True, 2, "accumulate_grad_batches=1"),
         ("graphs", True, 1, None),
+        ("graphs", True, None, None),
+        (True, False, None, None),
         (True, False, 2, None),
     ],
 )
@@ -133,7 +139,7 @@ def test_graphs_need_a_gpu_and_whole_batches(how, on_gpu, parts, said):
     model = SimpleNamespace(compiles_step=True)
     with pytest.raises(ValueError, match=said) if said else contextlib.nullcontext():
         check_compile(how, on_gpu, parts, model)
-    if how == "graphs":
+    if how == "graphs" or parts is None:
         with pytest.raises(ValueError, match="compile="):
             check_compile(how, on_gpu, parts, SimpleNamespace(compiles_step=False))
 
