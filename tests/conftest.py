@@ -7,6 +7,7 @@ import subprocess
 
 import pytest
 
+from tests import checked
 from tests.commands.zygote import Zygote
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything imports torch; processes that tests start inherit it
@@ -48,6 +49,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         item.add_marker(next((kind for kind, places in KINDS.items() if item.nodeid.startswith(places)), "contracts"))
     items.sort(key=lambda item: item.get_closest_marker("promises") is None)
+
+
+@pytest.hookimpl(tryfirst=True)  # before fixtures
+def pytest_runtest_setup() -> None:
+    checked.begin_test()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -130,10 +130,11 @@ def lab(tmp_path, tmp_path_factory, monkeypatch, capfd, given_before):
         shutil.copytree(given_before[command], tmp_path, copy_function=shutil.copy, dirs_exist_ok=True)
 
     run.folder, run.given, run.done, run.refused = tmp_path, given, done, refused
+    imported = {*sys.modules}
     yield run
     # Modules of this folder: the next test has its own, some under the same name.
-    for name, module in list(sys.modules.items()):
-        if (getattr(module, "__file__", None) or "").startswith(str(tmp_path)):
+    for name in sys.modules.keys() - imported:
+        if (getattr(sys.modules[name], "__file__", None) or "").startswith(str(tmp_path)):
             del sys.modules[name]
     forget_users_code()
 
