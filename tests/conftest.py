@@ -81,6 +81,14 @@ def nothing_waits_for_the_disk():
         yield
 
 
+@pytest.fixture(scope="session")
+def hydra_in_less_time():
+    from tests.commands.composing import less_composing  # which takes the theory a second
+
+    with less_composing():
+        yield
+
+
 @pytest.fixture(autouse=True)
 def signal_handlers_are_left_as_they_were():
     """One that stays would answer the signals of the tests, and of the jobs, that come after."""

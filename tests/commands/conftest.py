@@ -26,7 +26,6 @@ from diffusion_lab.sweeps import frozen
 
 from ..recorded import record
 from .cluster import slurm_answers
-from .composing import less_composing
 
 TINY = [
     "network.base_channels=8",
@@ -64,16 +63,10 @@ SMALL_MODELS = {
 
 
 @pytest.fixture(scope="session", autouse=True)
-def fonts_without_layout():
+def fonts_without_layout(hydra_in_less_time):
     """Figures embed their fonts. A font's tables of layout, which no reader of a PDF needs, take most of a report's time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Options, "_drop_tables_default", [*Options._drop_tables_default, "GDEF", "GPOS", "GSUB"])
-        yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def hydra_in_less_time():
-    with less_composing():
         yield
 
 

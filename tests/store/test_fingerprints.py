@@ -20,6 +20,8 @@ from diffusion_lab.store.fingerprints import (
 )
 from diffusion_lab.store.options import canonical_json
 
+pytestmark = pytest.mark.usefixtures("hydra_in_less_time")
+
 ROOT = Path(__file__).parents[2]
 
 CONFIG = {
