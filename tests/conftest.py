@@ -7,6 +7,7 @@ import subprocess
 
 import pytest
 
+from tests import checked
 from tests.commands.zygote import Zygote
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything imports torch; processes that tests start inherit it
@@ -50,6 +51,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("promises") is None)
 
 
+@pytest.hookimpl(tryfirst=True)  # before fixtures
+def pytest_runtest_setup() -> None:
+    checked.begin_test()
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item):
     """A test that is skipped without `needs`, which says what it needs, fails: nobody would notice that it never runs."""
@@ -72,6 +78,14 @@ def nothing_waits_for_the_disk():
     """Tests kill processes, never the machine, and to wait for the disk is a third of a short training's time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda file: None)
+        yield
+
+
+@pytest.fixture(scope="session")
+def hydra_in_less_time():
+    from tests.commands.composing import less_composing  # which takes the theory a second
+
+    with less_composing():
         yield
 
 

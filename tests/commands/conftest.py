@@ -26,7 +26,6 @@ from diffusion_lab.sweeps import frozen
 
 from ..recorded import record
 from .cluster import slurm_answers
-from .composing import less_composing
 
 TINY = [
     "network.base_channels=8",
@@ -64,16 +63,10 @@ SMALL_MODELS = {
 
 
 @pytest.fixture(scope="session", autouse=True)
-def fonts_without_layout():
+def fonts_without_layout(hydra_in_less_time):
     """Figures embed their fonts. A font's tables of layout, which no reader of a PDF needs, take most of a report's time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Options, "_drop_tables_default", [*Options._drop_tables_default, "GDEF", "GPOS", "GSUB"])
-        yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def hydra_in_less_time():
-    with less_composing():
         yield
 
 
@@ -129,10 +122,11 @@ def lab(tmp_path, tmp_path_factory, monkeypatch, capfd, given_before):
         shutil.copytree(given_before[command], tmp_path, copy_function=shutil.copy, dirs_exist_ok=True)
 
     run.folder, run.given, run.done, run.refused = tmp_path, given, done, refused
+    imported = {*sys.modules}
     yield run
     # Modules of this folder: the next test has its own, some under the same name.
-    for name, module in list(sys.modules.items()):
-        if (getattr(module, "__file__", None) or "").startswith(str(tmp_path)):
+    for name in sys.modules.keys() - imported:
+        if (getattr(sys.modules[name], "__file__", None) or "").startswith(str(tmp_path)):
             del sys.modules[name]
     forget_users_code()
 

@@ -27,11 +27,6 @@ def test_flags_may_stand_between_options(lab):
     assert "num_images: 3\n" in out
 
 
-def test_info_takes_no_option_for_its_value(process):
-    told = process("schedule", "to=there", "--info")  # which leaves Hydra's log of a whole process at DEBUG
-    assert (told.returncode, "Defaults List" in told.stdout) == (0, True), told
-
-
 def test_outputs_that_are_a_file_are_named(lab):
     (lab.folder / "notes").write_text("mine")
     lab.refused("prune", "outputs=notes", said="outputs=notes is a file")

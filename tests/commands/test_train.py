@@ -91,16 +91,6 @@ def test_retrain_trains_anew_and_gives_the_same_weights(lab):
     assert all(torch.equal(weights[name], again[name]) for name in weights)
 
 
-def test_an_option_that_shapes_training_makes_another(lab):
-    """An option that shapes training makes another model and one that does not makes another score."""
-    lab.given("train", *TINY, *STRIDED)
-    lab("train", *TINY, "sampler.spacing.num_steps=4")
-    assert len(list((lab.folder / "outputs" / "models").iterdir())) == 1
-    assert len(list((lab.folder / "outputs" / "runs").iterdir())) == 2
-    lab("train", *TINY, *STRIDED, "seed=2")
-    assert len(list((lab.folder / "outputs" / "models").iterdir())) == 2
-
-
 def test_a_training_goes_on_under_another_variance(lab):
     """A training begun with one fixed variance goes on under the other."""
     lab.given("train", *TINY, *STRIDED, "variance=fixed_small", "score=false")
@@ -350,15 +340,6 @@ def test_an_image_that_breaks_while_training_is_named(lab, monkeypatch, num_work
     assert err.startswith("diffusion-lab train: ")
     assert ".png is not an image that can be read" in err
     assert torch.multiprocessing.active_children() == []
-
-
-def test_where_files_lie_is_no_other_training(lab):
-    """Where the files lie and how they came there is not another training."""
-    root = write_images(lab.folder / "own")
-    own = ["data=image_folder", f"data.root={root}", "data.image_size=8", "data.num_workers=0"]
-    assert lab("train", *TINY, *STRIDED, *own)[0] == 0
-    out = lab.done("train", *TINY, *STRIDED, *own, "data.on_error=skip", "data.max_pixels=2000000")
-    assert "this model is already trained" in out
 
 
 # ---- images of any channels, height, width and number of levels, through the commands: trained, drawn, scored, looked at ----

@@ -76,16 +76,6 @@ def test_several_callbacks_at_once_by_yaml_and_override_with_ours_in_their_order
     assert load_state(best)["global_step"] == 2
 
 
-def test_a_callback_that_the_user_adds_is_another_training_and_ours_are_not(lab):
-    lab("train", *TRAIN)
-    ours = ["callbacks.progress=null", "callbacks.sample_grid.num_images=9", "val.every_n_steps=1"]
-    assert "this model is already trained" in lab.done("train", *TRAIN, *ours)
-    for patience in (3, 4):
-        added = [*EARLY[:-1], f"+callbacks.early_stopping.patience={patience}", *VALIDATED]
-        assert lab("train", *TRAIN, *added)[0] == 0
-    assert len(list((lab.folder / "outputs" / "models").iterdir())) == 3
-
-
 def test_validating_changes_no_bit_of_training(lab):
     """With everything random in training; the loss of each validation is that of the averages, the same images and noise."""
     options = [*EVERYTHING, "trainer.max_steps=6", "val.num_images=16"]

@@ -15,8 +15,6 @@ from diffusion_lab.conf_dir import CONF
 from diffusion_lab.diffusion import SampleNoise
 from diffusion_lab.models.base import GenerativeModel
 
-from ..commands.composing import less_composing
-
 IMAGES = {"shape": [1, 8, 8], "channels": 1, "size": 8, "num_levels": 17, "bounded": True, "identity": "0" * 64}
 POINTS = {"shape": [2], "channels": 2, "size": 2, "num_levels": None, "bounded": False, "identity": "0" * 64}
 DATA = {"digits": IMAGES, "mixture": POINTS}
@@ -36,8 +34,8 @@ FAMILIES = [
 
 
 @pytest.fixture(scope="module", autouse=True)
-def in_less_time():
-    with less_composing(), pytest.MonkeyPatch.context() as patch:
+def in_less_time(hydra_in_less_time):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr("diffusion_lab.families.vae.vae.IMPORTANCE_DRAWS", 4)
         yield
 

@@ -18,6 +18,8 @@ from diffusion_lab.store.records import RunError
 from .strangers import STEPS, diffusers_folder, model_of, random_weights
 from .test_checkpoints import Code
 
+pytestmark = pytest.mark.usefixtures("hydra_in_less_time")
+
 diffusers = pytest.importorskip("diffusers")
 pytestmark = pytest.mark.needs("diffusers")
 ATTENTION = "down_blocks.1.attentions.0"

@@ -9,6 +9,8 @@ from diffusion_lab.sampling import AllSteps, DDIMSampler, Spacing
 
 from .strangers import STEPS, milestone, model_of
 
+pytestmark = pytest.mark.usefixtures("hydra_in_less_time")
+
 theirs_package = pytest.importorskip("denoising_diffusion_pytorch")
 pytestmark = pytest.mark.needs("denoising-diffusion-pytorch")
 SIZE = {"image_size": "8"}

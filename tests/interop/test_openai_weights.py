@@ -14,6 +14,8 @@ from diffusion_lab.interop.openai_weights import heads_last, published_shapes, t
 from . import by_rule
 from .networks import network_of
 
+pytestmark = pytest.mark.usefixtures("hydra_in_less_time")
+
 PUBLISHED = json.loads(Path(__file__).with_name("published.json").read_text())
 SMALL, FULL, REAL_SIZE = (PUBLISHED[group] for group in ("small", "full", "real_size"))
 QUICK = ("CIFAR-10, L_hybrid", "LSUN", "guided 64", "classifier")  # together they have every option

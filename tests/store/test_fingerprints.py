@@ -20,11 +20,14 @@ from diffusion_lab.store.fingerprints import (
 )
 from diffusion_lab.store.options import canonical_json
 
+pytestmark = pytest.mark.usefixtures("hydra_in_less_time")
+
 ROOT = Path(__file__).parents[2]
 
 CONFIG = {
     "seed": 0,
-    "data": {"_target_": "a.Digits", "batch_size": 64, "flip": False, "root": "/data", "path": "/p", "num_workers": 2},
+    "data": {"_target_": "a.Digits", "batch_size": 64, "flip": False, "root": "/data", "path": "/p", "num_workers": 2}
+    | {"on_error": "name", "max_pixels": 100},
     "model": {"_target_": "a.Model"},
     "network": {"base_channels": 32, "channel_multipliers": [1, 2], "dropout": 0.0, "activation_checkpointing": False},
     "schedule": {"num_timesteps": 1000},
@@ -71,6 +74,7 @@ SHAPES_NOTHING = [
         "data.root",
         "data.path",
     ),
+    *("data.on_error", "data.max_pixels"),
     *("data.num_workers", "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy"),
     "network.activation_checkpointing",
     *("trainer.accumulate_grad_batches", "trainer.log_every_n_steps", "trainer.enable_progress_bar"),
