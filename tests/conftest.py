@@ -2,8 +2,11 @@
 
 import gc
 import os
+import shutil
 import signal
 import subprocess
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -119,3 +122,17 @@ def small_disk(tmp_path):
         pytest.skip(f"cannot mount a small file system: {mounted.stderr.decode()}")
     yield folder
     subprocess.run(["umount", "-l", folder], check=True)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    """The system's chromium, driven by Playwright; skips where it is not installed."""
+    chromium = shutil.which("chromium-headless-shell") or shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("there is no chromium; apt-get install chromium-headless-shell")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=Path(chromium), args=["--no-sandbox", "--disable-gpu"])
+        yield started
+        started.close()

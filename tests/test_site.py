@@ -1,28 +1,21 @@
-"""The documentation: links lead somewhere, code compiles, commands compose, and what a page says of the source is in the source."""
+"""The documentation: links lead somewhere, code compiles, and what a page says of the source is in the source."""
 
 import ast
 import json
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
 
 from diffusion_lab.commands.main import COMMANDS
 from diffusion_lab.conf_dir import CONF
-from diffusion_lab.config.overrides import in_full
 from diffusion_lab.store.measures import Measure
 from scripts.site import configs, reference
 from scripts.site.links import led_to_pages, links
 from scripts.site.quoted import QUOTE, source_of, with_sources
-
-from .commands.composing import less_composing
 
 ROOT = Path(__file__).parent.parent
 WRITTEN = sorted((ROOT / "docs").rglob("*.md"))
@@ -32,7 +25,6 @@ BROUGHT = [
 ]
 PAGES = [*WRITTEN, *BROUGHT]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-_COMMAND = re.compile(r"^(?:[A-Z_]+=\S+ )?diffusion-lab (.*?)(?:\s\s+#.*|\s+#.*)?$")
 
 
 def named(path: Path) -> str:
@@ -100,50 +92,6 @@ def test_a_name_that_disappears_from_the_source_is_an_error(tmp_path):
         with_sources(page, tmp_path, tmp_path)
 
 
-def commands(page: Path) -> list[str]:
-    """Every `diffusion-lab …` line in a block of a page, continued lines joined."""
-    text = re.sub(r"\\\n\s*", "", page.read_text())
-    blocks = re.findall(r"^(?:```bash\n(.*?)^```$|((?:    .*\n)+))", text, re.MULTILINE | re.DOTALL)
-    lines = [line.strip() for block in blocks for line in "".join(block).splitlines()]
-    return [found[1] for line in lines if (found := _COMMAND.match(line.split(" && ")[-1]))]
-
-
-# These write files of their own first; tests/commands/test_own_settings.py and tests/test_contributing.py execute them.
-WRITING = {ROOT / "docs" / "own.md", *(ROOT / "docs" / "extend").glob("*.md")}
-COMPOSED = [page for page in [*WRITTEN, ROOT / "README.md"] if page not in WRITING]
-COMMANDS_OF_PAGES = {command: named(page) for page in COMPOSED for command in commands(page)}
-
-
-def last_cell(option: str) -> str:
-    """a=1,2 -> a=2; what stands in brackets is one value."""
-    name, sign, value = option.partition("=")
-    return name + sign + (re.findall(r"(?:\[[^\]]*\]|\{[^}]*\}|\([^)]*\)|[^,])+", value) or [""])[-1]
-
-
-@pytest.mark.thorough
-def test_every_command_on_a_page_composes():
-    """With its options; of a sweep, the last cell. `…` stands for what only the reader knows."""
-    composed = 0
-    with less_composing(), initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        for command, page in COMMANDS_OF_PAGES.items():
-            name, *options = shlex.split(command) or ["--help"]  # diffusion-lab alone
-            if name.startswith("-") or {"--help", "--cfg"} & set(options):
-                continue
-            assert name in COMMANDS, f"{page}: diffusion-lab {command}"
-            given = any(option.startswith("samples=") for option in options)
-            options = [last_cell(option) for option in options if not option.startswith("-") and "…" not in option]
-            options = [in_full(option) for option in options] if name == "sample" else options
-            try:
-                compose(
-                    "evaluate_samples" if given else name, [o for o in options if "=" in o], return_hydra_config=True
-                )
-            except HydraException as error:
-                pytest.fail(f"{page}: diffusion-lab {command}: {error}")
-            composed += 1
-    GlobalHydra.instance().clear()
-    assert composed > 30
-
-
 def test_every_page_and_every_notebook_is_in_the_navigation():
     config = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
 
@@ -164,6 +112,13 @@ def test_links_lead_to_pages_of_the_site_and_other_files_become_text(tmp_path):
     led = led_to_pages(text, tmp_path / "docs/howto/page.md", "howto/page.md", pages)
     assert led.splitlines()[0] == "[how](../contributing.md#a-metric) code [out](https://a.b) ![](../a.png)"
     assert "[raw](../../x.py)" in led
+
+
+def test_what_stands_in_angle_brackets_is_on_the_page(tmp_path):
+    (tmp_path / "a.yaml").write_text("# With +a.<option>.\nweights: auto # or ema_<decay>\n")
+    page = configs.choice(tmp_path / "a.yaml", "a")
+    assert "With +a.&lt;option>." in page
+    assert "or ema_&lt;decay>" in page
 
 
 @pytest.mark.parametrize("group", configs.groups(CONF))
@@ -191,16 +146,44 @@ def test_every_value_of_the_metrics_is_in_the_reference(monkeypatch):
     assert "| `brightness` |  |  | how bright |" in reference.measures()
 
 
-@pytest.mark.thorough
-def test_the_site_builds_without_a_warning_and_asks_no_other_host(tmp_path):
-    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The folder of the built site."""
+    folder = tmp_path_factory.mktemp("site")
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
     done = subprocess.run(build, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    for page in [tmp_path / "site/index.html", tmp_path / "site/theory/reverse/index.html"]:
+    return folder
+
+
+@pytest.mark.thorough
+def test_the_site_builds_without_a_warning_and_asks_no_other_host(site):
+    for page in [site / "index.html", site / "theory/reverse/index.html"]:
         loaded = re.findall(r"<(?:script|link|img)[^>]*(?:src|href)=\"?([^\s\">]+)", page.read_text())
         assert loaded
         assert not [url for url in loaded if re.match(r"(?:https?:)?//", url)]
-    theory = (tmp_path / "site/theory/reverse/index.html").read_text()
+    theory = (site / "theory/reverse/index.html").read_text()
     assert "per_sample" in theory
     assert "x<sub>t−1</sub>" in theory
-    assert '<td data-column="choices">' in (tmp_path / "site/choices/index.html").read_text()  # for narrow screens
+    assert '<td data-column="choices">' in (site / "choices/index.html").read_text()  # for narrow screens
+
+
+# Python scrolls, because its indentation means something, and so do data frames and equations.
+WIDE = """() => [...document.querySelectorAll(
+    ".md-content, .md-content :is(table:not(.dataframe), .highlight:not(.language-python) code, p:not(.eq), li, h1, h2, h3)"
+)].filter(part => part.scrollWidth - part.clientWidth > 8 && getComputedStyle(part).display != "inline"
+).map(part => `${part.tagName} ${part.scrollWidth - part.clientWidth}: ${part.textContent.trim().slice(0, 60)}`)"""
+
+
+@pytest.mark.thorough
+@pytest.mark.needs("chromium")
+def test_nothing_on_the_site_is_cut_off(site, browser):
+    """On every page, on a laptop and on a phone. Without scripts: they move tables into boxes that scroll."""
+    page = browser.new_page(java_script_enabled=False)
+    wide = []
+    for file in sorted(site.rglob("index.html")):
+        page.goto(file.as_uri())
+        for width in (1280, 390):
+            page.set_viewport_size({"width": width, "height": 900})
+            wide += [f"{file.parent.relative_to(site)} at {width}: {part}" for part in page.evaluate(WIDE)]
+    assert wide == [], "\n".join(wide)

@@ -72,8 +72,8 @@ def fit(training: Training, built: Built, here: Ranks, branch: BranchPoint | Non
             f"{cost.forward_flops / 1e6:.1f} MFLOP per image and evaluation; into {directory.path}"
         )
         notice = compile_model(model, cfg.compile) if cfg.compile else None
-        for note in [*data.notes(), *filter(None, [training.picked, notice, training.note])]:
-            console.print(str(note))
+        for note in filter(None, [*data.notes(), str(training.picked), notice, training.note]):
+            console.print(note)
         if resumed:
             console.print(f"resuming from {resumed}")
         elif branch is not None:

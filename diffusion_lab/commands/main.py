@@ -42,7 +42,7 @@ usage: diffusion-lab <command> [option=value ...]
 {chr(10).join(f"  {name:<10} {what}" for name, what in COMMANDS.items())}
 
 first steps
-  diffusion-lab train                                    handwritten digits, about three minutes on two cores
+  diffusion-lab train                                    handwritten digits, one to three minutes on two cores
   diffusion-lab train schedule=linear variance=fixed     the same with other choices
   diffusion-lab evaluate sampler.spacing.num_steps=10    score the newest model with ten sampling steps
 

@@ -15,7 +15,7 @@ from diffusion_lab.sweeps.watch import is_over, job_progress, summary
 Command = tuple[str, str]  # as typed, and its purpose
 
 _FIRST: list[Command] = [
-    ("diffusion-lab train", "handwritten digits, about three minutes on two cores"),
+    ("diffusion-lab train", "handwritten digits, one to three minutes on two cores"),
     ("diffusion-lab train data=image_folder data.root=FOLDER", "your own images"),
     ("diffusion-lab doctor", "check this machine"),
 ]

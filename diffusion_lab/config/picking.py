@@ -13,11 +13,13 @@ samples are nearer to a training image than held-out digits are with probability
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf
 
+from diffusion_lab.config.overrides import as_options
 from diffusion_lab.data.image_folder import usual_batch
 from diffusion_lab.networks.sizes import base_for, lengths, multipliers_for, patch_for
 
@@ -38,11 +40,7 @@ class Picked:
     what_for: str
 
     def __str__(self) -> str:
-        return f"picked for {self.what_for}: {' '.join(self.overrides)}"
-
-    @property
-    def overrides(self) -> list[str]:
-        return [f"{name}={str(value).replace(' ', '')}" for name, value in self.options.items()]
+        return f"picked for {self.what_for}: {' '.join(as_options(self.options))}" if self.options else ""
 
 
 def images_shown(num_images: int, on_gpu: bool) -> int:
@@ -51,18 +49,16 @@ def images_shown(num_images: int, on_gpu: bool) -> int:
     return min(MOST_EPOCHS * num_images, wanted)
 
 
-def pick(cfg: DictConfig, data: DataModule, on_gpu: bool) -> Picked | None:
-    """Fill in the null ones of batch_size, channels and max_steps, after the data have been read; None if nothing is null.
+def pick(cfg: DictConfig, data: DataModule, on_gpu: bool) -> Picked:
+    """Values for the null ones of batch_size, channels and max_steps of a config that is not settled.
 
     A data set leaves the number of steps to this function with default_steps=null.
     """
     options: dict[str, Any] = {}
-    num_images, network = data.num_trained_on, cfg.get("network") or {}
+    num_images, network, batch = data.num_trained_on, cfg.get("network") or {}, data.batch_size
     large = on_gpu and num_images >= _MANY
     if cfg.data.get("batch_size", 0) is None:
-        options["data.batch_size"] = data.batch_size = min(
-            usual_batch(data.shape, large), 2 ** int(math.log2(num_images))
-        )
+        options["data.batch_size"] = batch = min(usual_batch(data.shape, large), 2 ** int(math.log2(num_images)))
     channels = [network.get(name, 0) for name in ("base_channels", "channel_multipliers")]
     if cfg.get("default_steps", 0) is None:
         if large and channels == [None, None]:
@@ -72,11 +68,12 @@ def pick(cfg: DictConfig, data: DataModule, on_gpu: bool) -> Picked | None:
             options["network.base_channels"] = 2 * base_for(patches)
             options["network.channel_multipliers"] = multipliers_for(patches, base_for(patches))
         if cfg.trainer.get("max_steps") is None and cfg.trainer.get("max_time") is None:
-            options["trainer.max_steps"] = max(1, images_shown(num_images, on_gpu) // data.batch_size)
-    with open_dict(cfg):
-        for name, value in options.items():
-            group, _, key = name.partition(".")
-            cfg[group][key] = value
+            options["trainer.max_steps"] = max(1, images_shown(num_images, on_gpu) // batch)
     size = f" of {'x'.join(map(str, data.shape[1:]))} pixels" if len(data.shape) > 1 else ""
-    what_for = f"{num_images:,} images{size} on a {'GPU' if on_gpu else 'CPU'}"
-    return Picked(options, what_for) if options else None
+    return Picked(options, f"{num_images:,} images{size} on a {'GPU' if on_gpu else 'CPU'}")
+
+
+def fill_in(cfg: DictConfig, options: Mapping[str, Any]) -> None:
+    """Set options, named as on the command line."""
+    for name, value in options.items():
+        OmegaConf.update(cfg, name, value, merge=False, force_add=True)

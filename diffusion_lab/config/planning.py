@@ -23,7 +23,7 @@ from diffusion_lab.config.composing import drop_leftovers
 from diffusion_lab.config.identity import CODE, plain_config
 from diffusion_lab.config.kinds import check_kinds
 from diffusion_lab.config.mistakes import MistakeError, refused_option, users_mistakes
-from diffusion_lab.config.overrides import as_plain
+from diffusion_lab.config.overrides import as_options, as_plain
 from diffusion_lab.config.scores import requested_weights, run_of
 from diffusion_lab.store.fingerprints import Scope, named_in
 from diffusion_lab.store.options import canonical_json
@@ -236,8 +236,7 @@ def _cell(
         # The GPU must not be initialised here, so its generation is unknown; all since 2020 support bf16.
         auto = AUTO_PRECISIONS[0] if on_gpu else auto_precision(on_gpu=False)
         training = training_of(cfg, family, auto, on_gpu, data_of)
-        if training.picked is not None:
-            overrides = (*overrides, *training.picked.overrides)
+        overrides = (*overrides, *as_options(training.picked.options))
         if is_auto:
             overrides = (*overrides, f"trainer.precision={cfg.trainer.precision}")
         CODE.reached(named_in(plain_config(cfg)), Scope())  # a copy of the code needs all of them

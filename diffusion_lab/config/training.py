@@ -23,8 +23,8 @@ from diffusion_lab.config.build import (
 from diffusion_lab.config.guiding_models import unguided
 from diffusion_lab.config.identity import start_files, training_fingerprint
 from diffusion_lab.config.mistakes import MistakeError
-from diffusion_lab.config.overrides import as_plain
-from diffusion_lab.config.picking import Picked, pick
+from diffusion_lab.config.overrides import as_options, as_plain
+from diffusion_lab.config.picking import Picked, fill_in, pick
 from diffusion_lab.config.scores import (
     add_scored_moments,
     check_planned_score,
@@ -74,7 +74,7 @@ class Built:
 class Training:
     """The training of `cfg`, whose facts are filled in, and the configs of the scores that follow. directory: its folder.
 
-    note: a sentence if trainer.precision=auto means another precision than usual on this machine. picked: defaults by image size.
+    note: a sentence if this training began with another precision or other picks than a new one would have here.
     """
 
     cfg: DictConfig
@@ -83,7 +83,7 @@ class Training:
     directory: ModelDirectory
     scores: list[DictConfig]
     note: str | None
-    picked: Picked | None = None
+    picked: Picked
 
     @property
     def place(self) -> ModelDirectory:
@@ -133,24 +133,32 @@ def training_of(
     """The training of a config of `train`; fills in its facts. ValueError or MistakeError for invalid options.
 
     family: of the model. on_gpu: where it trains. data_of: loads the config's data. auto: what trainer.precision=auto means here.
-    Precision is part of a training's identity, so a training that has begun, perhaps on another machine, keeps its precision.
+    Precision and picks depend on the device and are part of a training's identity. A training that has begun, perhaps on another
+    machine, keeps them.
     """
     check_budget(cfg)
-    data = data_of(cfg)
-    picked = pick(cfg, data, on_gpu)
+    data, wanted = data_of(cfg), cfg.trainer.precision
+    picks = [pick(cfg, data, kind) for kind in (on_gpu, not on_gpu)]
+    if picks[0].options == picks[1].options:
+        picks.pop()
     settle_budget(cfg)
     fill_in_facts(cfg, data)
-    add_scored_moments(cfg)
-    places, wanted = {}, cfg.trainer.precision
-    for precision in dict.fromkeys((auto, *AUTO_PRECISIONS)) if wanted == "auto" else (wanted,):
-        cfg.trainer.precision = precision
+    precisions = dict.fromkeys((auto, *AUTO_PRECISIONS)) if wanted == "auto" else (wanted,)
+    choices = [(picked, picked.options | {"trainer.precision": name}) for picked in picks for name in precisions]
+    unset = dict.fromkeys(name for _, options in choices for name in options)
+    places = []
+    for _, options in choices:
+        fill_in(cfg, unset | options)
         fingerprint = training_fingerprint(cfg)
-        places[precision] = fingerprint, model_directory(Path(cfg.outputs), data.name, family, fingerprint)
-    began = next((name for name, (_, directory) in places.items() if directory.path.exists()), next(iter(places)))
-    cfg.trainer.precision = began
-    note = f"trainer.precision={began}, as this training began; a new one would be {auto} here"
-    kept = wanted == "auto" and began != auto
-    return Training(cfg, data, *places[began], requested_scores(cfg), note if kept else None, picked)
+        places.append((fingerprint, model_directory(Path(cfg.outputs), data.name, family, fingerprint)))
+    began = next((i for i, (_, directory) in enumerate(places) if directory.path.exists()), 0)
+    picked, options = choices[began]
+    fill_in(cfg, unset | options)
+    data.batch_size = cfg.data.batch_size
+    add_scored_moments(cfg)
+    kept, new = (" ".join(as_options(these)).replace('"', "") for these in (options, choices[0][1]))
+    note = None if kept == new else f"{kept}, as this training began; a new one here would have {new}"
+    return Training(cfg, data, *places[began], requested_scores(cfg), note, picked)
 
 
 def _start(model: TrainableModel, cfg: DictConfig) -> None:

@@ -37,7 +37,7 @@ def choice(file: Path, group: str) -> str:
     prefix = "" if package and package[1] == "_global_" else f"{_package(group)}."
     head = " ".join(
         line.lstrip("# ") for line in itertools.takewhile(_is_comment, text.splitlines()) if "@package" not in line
-    )
+    ).replace("<", "&lt;")  # ema_<decay> is text, not an element of the page
     named = [f"Class: `{target[1]}`", ""] if target else []
     return "\n".join([f"## {_option(group, file.stem)}", "", head, "", *named, options(text, prefix), ""])
 
@@ -100,7 +100,7 @@ def _rows(text: str) -> list[tuple[str, str, str]]:
 def _split(line: str) -> tuple[str, str]:
     """A line of yaml without its comment, and the comment."""
     found = re.match(r"""^((?:[^#'"]|'[^']*'|"[^"]*"|(?<!\s)#)*?)(?:(?:^|\s+)#\s?(.*))?$""", line)
-    return (found[1].rstrip(), (found[2] or "").strip()) if found else (line, "")
+    return (found[1].rstrip(), (found[2] or "").strip().replace("<", "&lt;")) if found else (line, "")
 
 
 def _code(value: str) -> str:

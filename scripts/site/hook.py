@@ -72,10 +72,14 @@ def on_page_content(html: str, page, config, files) -> str:
 
 
 def _named_cells(table: re.Match[str]) -> str:
-    """The table, each cell with the name of its column, which site.css shows where the screen is narrow."""
+    """The table, each cell with the name of its column, which site.css shows where the screen is narrow.
+
+    Names of options, such as network.activation_checkpointing=true, may break in the head of a column.
+    """
     heads = re.findall(r"<th\b[^>]*>(.*?)</th>", table[0], re.DOTALL)
     names = cycle([re.sub(r"<[^>]*>", "", head).replace('"', "&quot;") for head in heads])
-    return re.sub(r"<td\b", lambda _: f'<td data-column="{next(names)}"', table[0])
+    body = re.sub(r"<td\b", lambda _: f'<td data-column="{next(names)}"', table[0])
+    return re.sub(r"(?<=\w[._=])(?=\w)(?=[^<>]*</(?:code></)?th>)", "<wbr>", body)
 
 
 def _filled(nav, places):

@@ -25,3 +25,12 @@ def test_a_row_multiplies_steps_by_the_time_of_one(own_images, monkeypatch, caps
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells[:5] == ["8×8", "20", "16", "125", "100"]
     assert cells[6] == "125", "minutes, of a minute each"
+
+
+def test_the_estimate_stands_beside_what_training_took(own_images, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["own_images", "--sides", "8", "--numbers", "20", "40", "--train", "1"])
+    monkeypatch.setattr(own_images.duration, "measured", lambda model, size, precision: (60.0, 0.0))
+    monkeypatch.setattr(own_images, "trained", lambda side, seconds: 90.0)
+    own_images.main()
+    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
+    assert rows == [["8×8", "20", "125", "125.0", "187.5", "1.50"], ["8×8", "40", "125", "125.0", "187.5", "1.50"]]

@@ -17,8 +17,6 @@ from PIL import Image
 from diffusion_lab.commands import demo
 from diffusion_lab.commands.library import load
 
-from ..report.conftest import browser  # noqa: F401
-
 needs_gradio = pytest.mark.needs("gradio")
 pytestmark = [  # gradio 6.31 closes no event loop, and is written for pandas 2
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
@@ -91,7 +89,7 @@ def test_mistakes_are_one_sentence(lab, page_of, trained_model):
 @needs_gradio
 @pytest.mark.needs("chromium")
 @pytest.mark.parametrize("width", [1280, pytest.param(390, marks=pytest.mark.thorough)])
-def test_in_a_browser(page_of, trained_model, browser, width):  # noqa: F811
+def test_in_a_browser(page_of, trained_model, browser, width):
     page = page_of(load(trained_model("diffusion_conditional")))
     address = demo.launched(page, 0)
     context = browser.new_context(viewport={"width": width, "height": 800})

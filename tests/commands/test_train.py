@@ -15,6 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from diffusion_lab.conf_dir import CONF
+from diffusion_lab.config import picking, training
 from diffusion_lab.config.trained import load_config
 from diffusion_lab.data.image_folder import ImageFolder
 from diffusion_lab.store import ModelDirectory, newest_model
@@ -187,13 +188,51 @@ def test_an_interrupted_training_keeps_its_precision(lab, monkeypatch):
     lab.done("train", *options, "outputs=other")
     out = " ".join(lab.done("train", *options).split())
     assert "resuming from" in out
-    assert "trainer.precision=bf16-mixed, as this training began; a new one would be 32-true here" in out
+    assert (
+        "trainer.precision=bf16-mixed, as this training began; a new one here would have trainer.precision=32-true"
+        in out
+    )
     kept, other = (newest_model(lab.folder / outputs) for outputs in ("outputs", "other"))
     assert kept.path.name != other.path.name
     for model, precision in ((kept, "bf16-mixed"), (other, "32-true")):
         training = model.read_training()
         assert (training["steps"], training["precision"]) == (4, precision)
         assert load_config(model).trainer.precision == precision
+
+
+@pytest.mark.parametrize("began_on_gpu", [True, False])
+def test_an_interrupted_training_keeps_its_picks(lab, monkeypatch, began_on_gpu):
+    """Also on the other kind of device, and its precision; where none has begun, other picks are another training."""
+    (lab.folder / "mine.py").write_text(STOP)
+    write_images(lab.folder / "own")
+    monkeypatch.setattr(picking, "_MANY", 2)
+    monkeypatch.setattr(picking, "MOST_EPOCHS", 4)
+    monkeypatch.setattr(devices, "_has_bf16", lambda on_gpu: not on_gpu)
+    plain = training.training_of
+
+    def training_on(is_gpu):
+        def of(cfg, family, auto, on_gpu):
+            return plain(cfg, family, devices.auto_precision(is_gpu), is_gpu)
+
+        monkeypatch.setattr(training, "training_of", of)
+
+    own = ["data=image_folder", "data.root=own", "data.image_size=8", "data.num_workers=0", "trainer.precision=auto"]
+    options = [*own, "network.head_channels=8", "score=false", "+callbacks.stop._target_=mine.Stop"]
+    training_on(began_on_gpu)
+    assert lab("train", *options)[0] != 0
+    (begun,) = (lab.folder / "outputs" / "models").iterdir()
+
+    monkeypatch.setenv("GO_ON", "1")
+    training_on(not began_on_gpu)
+    lab.done("train", *options, "outputs=other")
+    out = " ".join(lab.done("train", *options).split())
+    assert "resuming from" in out
+    kept, other = (newest_model(lab.folder / outputs) for outputs in ("outputs", "other"))
+    assert kept.path.name == begun.name
+    assert kept.path.name != other.path.name
+    assert kept.read_training()["steps"] == load_config(kept).trainer.max_steps
+    channels = [load_config(model).network.base_channels for model in (kept, other)]
+    assert (channels[0] is None, channels[1] is None) == (not began_on_gpu, began_on_gpu)
 
 
 # ---- training keeps the weights of a few earlier moments, and they can be sampled and scored ----

@@ -1,0 +1,257 @@
+"""Every command on every page: composed with its options, and executed in the order of its page, on tiny models and stand-in data.
+
+Pages are found by their place, so a new one is tested too. COMPOSED lists what is not executed, and why. The Python of the
+tutorials is executed with their commands.
+"""
+
+import re
+import shlex
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from PIL import Image
+
+from diffusion_lab.commands.main import COMMANDS
+from diffusion_lab.conf_dir import CONF
+from diffusion_lab.config.overrides import in_full
+
+from ..data.small_sets import write_idx
+from .conftest import TINY
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+# tests/test_contributing.py and tests/commands/test_own_settings.py execute these: they write files of their own first.
+ELSEWHERE = {DOCS / "own.md", *(DOCS / "extend").glob("*.md")} - {DOCS / "extend" / "maintaining.md"}
+PAGES = sorted({*DOCS.rglob("*.md"), *ROOT.glob("*.md"), ROOT / "benchmarks" / "README.md"} - ELSEWHERE)
+# Pages whose commands are composed only: they take minutes to hours and were executed in full for the numbers beside them.
+RESULTS = {DOCS / "results.md", ROOT / "benchmarks" / "README.md", DOCS / "extend" / "maintaining.md"}
+# Composed only until somebody sees them executed here: take a page out, and give its files stand-ins in `write_files`.
+UNTRIED = {
+    DOCS / f"{name}.md"
+    for name in (
+        *("devices", "export", "faq", "gallery", "import", "numbers", "sweeps"),
+        *("howto/bad_fid", "howto/compare", "howto/own_images", "howto/shapes"),
+        *("start/conditions", "start/first_sweep", "start/own_images"),
+    )
+} | {ROOT / "README.md"}
+# What stands in a command that is composed only -> why.
+COMPOSED = {
+    "…|MODEL|\\$": "a name that only the reader has",
+    "hydra/launcher=|trainer.devices=|accelerator=gpu|num_nodes=": "other devices",
+    "data.download=": "a network",
+    "logger=wandb": "an account, or a folder of W&B's",
+    "^(demo|dashboard|import)\\b": "a page that stays open, an account, a checkpoint of another program",
+    "inception|VIRTUAL_|data=imagenet64|data=hf_dataset": "files of others",
+    "--help": "Hydra's own",
+    "hparams_search=": "twenty trainings",
+}
+_STEP = re.compile(
+    r"^```(python|bash)\n(.*?)^```$|^ {4}(?:[A-Z_]+=\S+ )?((?:diffusion-lab|python|pip|scripts/|\.ci/)[^\n]*)$",
+    re.MULTILINE | re.DOTALL,
+)
+
+# Small data; and metrics that two steps of training and few samples allow: images that a regression leaves black have no spectrum.
+FEW = {
+    r"^(?!.*data=digits).*(data=(fashion_)?mnist|experiment=\w*fashion)": ["data.root=fashion"],
+    "experiment=superres_fashion,regression_fashion": ["metrics=[network_evaluations,reconstruction]"],
+    "experiment=(series|volume|fields)": ["data.num_train=60", "data.num_test=20"],
+    "experiment=volume": ["metrics=network_evaluations"],
+    "data=gaussian_field": ["data.num_train=60", "data.num_test=20"],
+}
+NETWORK = [option for option in TINY if option.startswith("network.")]
+SHORT = [option for option in TINY if not option.startswith(("metrics.", "schedule.", "features=", "network."))]
+OWN_NETWORKS = re.compile(r"model=|network=|data=two_moons|experiment=(vdm|edm)")
+
+
+def named(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def steps(page: Path) -> Iterator[tuple[str, list[str]]]:
+    """(Python code, []), or ("", the words of a command), in the order of a page; continued lines are joined."""
+    for found in _STEP.finditer(page.read_text().replace("\\\n", "")):
+        language, block, line = found.groups()
+        if language == "python":
+            yield block, []
+            continue
+        for command in (line,) if line else block.splitlines():
+            words = shlex.split(command.rpartition(" && ")[2], comments=True)
+            if words:
+                yield (words[2], []) if words[:2] == ["python", "-c"] else ("", words)
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The words of each command of the lab, without its name: those in blocks and those in sentences."""
+    inline = re.findall(r"`diffusion-lab ([^`\n]+)`", page.read_text())
+    return [
+        *(words[1:] for _, words in steps(page) if words[:1] == ["diffusion-lab"]),
+        *map(shlex.split, inline),
+    ]
+
+
+def executed(page: Path, words: list[str]) -> bool:
+    """Whether a command of a page is executed, not only composed."""
+    return page not in RESULTS | UNTRIED and not any(re.search(pattern, " ".join(words)) for pattern in COMPOSED)
+
+
+def last_cell(option: str) -> str:
+    """a=1,2 -> a=2; what stands in brackets is one value."""
+    name, sign, value = option.partition("=")
+    return name + sign + (re.findall(r"(?:\[[^\]]*\]|\{[^}]*\}|\([^)]*\)|[^,])+", value) or [""])[-1]
+
+
+def shrunk(command: str, *options: str, swept: int) -> list[str]:
+    """With a tiny network, two steps and eight samples; of the first options that a sweep varies, the first and the last value.
+
+    swept: how many keep two values; of the others the last is left.
+    """
+    line = " ".join(options)
+    less = {
+        "evaluate": ["evaluation.num_samples=8"],
+        "features": ["num_steps=2", "batch_size=8"],
+        "sample": ["num_images=10"],
+    }.get(command, [])
+    if command == "train":
+        less = [*([] if OWN_NETWORKS.search(line) else NETWORK), *SHORT]
+    if command != "sample":
+        less = [*less, *(option for pattern, more in FEW.items() if re.search(pattern, line) for option in more)]
+    fewer = []
+    for option in options:
+        ends = re.sub(r"^([^=\[{]+=[^,\[{]+),(?:.*,)?([^,]+)$", r"\1,\2", option)
+        fewer.append(ends if swept > 0 else last_cell(ends))
+        swept -= ends != last_cell(ends)
+    return [command, *fewer, *less]
+
+
+def write_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that the pages name, in place of the reader's."""
+    write_idx(folder / "fashion", monkeypatch)
+    random = np.random.default_rng(0)
+    rows = ["file,kind,age,height"]
+    for i in range(24):
+        file = folder / "FOLDER" / ("cats", "dogs")[i % 2] / f"{i:02}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(256, size=(20, 24, 3), dtype=np.uint8)).save(file)
+        rows.append(f"{file.parent.name}/{file.name},{'ab'[i % 2]},{i},{i / 2}")
+    (folder / "labels.csv").write_text("\n".join(rows))
+    levels = random.integers(256, size=(24, 8, 8), dtype=np.uint8)
+    labels = np.arange(24) % 4
+    arrays = {
+        "images": levels,
+        "train": levels,
+        "test": levels,
+        "labels": labels,
+        "vectors": random.normal(size=(24, 2)),
+        "wanted_vectors": random.normal(size=(4, 2)),
+        "fields": random.normal(size=(24, 1, 4, 4)),
+        "wanted_fields": random.normal(size=(4, 1, 4, 4)),
+        "weather": random.normal(size=(24, 1, 8, 8)),
+        "points": random.normal(size=(24, 2)),
+        "pulses": random.normal(size=(24, 2, 64)),
+        "sequences": random.normal(size=(64, 1, 32)),
+    }
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array.astype(np.float32) if array.dtype == np.float64 else array)
+    np.savez(folder / "med.npz", train_images=levels, train_labels=labels)
+    for name in ("published", "theirs"):
+        np.savez(folder / f"{name}.npz", random.integers(256, size=(40, 28, 28, 1), dtype=np.uint8))
+    Image.fromarray(np.repeat(np.uint8([[0, 255]]), 4, axis=1).repeat(8, axis=0)).save(folder / "mask.png")
+    import h5py
+    import zarr
+
+    with h5py.File(folder / "run.h5", "w") as file:
+        file["u"] = arrays["weather"][:, 0]
+    zarr.save(str(folder / "series.zarr"), arrays["pulses"].astype(np.float32))
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in RESULTS | UNTRIED], ids=named)
+def test_a_page_works_as_written(page, lab, monkeypatch):
+    todo = [(code, words[1:]) for code, words in steps(page) if code or words[0] == "diffusion-lab"]
+    is_tutorial = page.parent.name == "tutorials"
+    todo = [
+        (code, words) for code, words in todo if (is_tutorial or "\n" not in code if code else executed(page, words))
+    ]
+    if not todo:
+        return
+    write_files(lab.folder, monkeypatch)
+    if todo[0][1][:1] not in (["train"], []):
+        lab.given("train", *NETWORK, *SHORT)
+    namespace, wrong = {}, []
+    for code, command in todo:
+        if code:
+            exec(code, namespace)
+        elif command:
+            status, _, error = lab(*shrunk(*command, swept=9 if is_tutorial else 2))
+            wrong += [f"diffusion-lab {shlex.join(command)}: {error}"] if status else []
+    assert wrong == [], "\n".join(wrong)
+    plt.close("all")
+    for name in re.findall(r"`((?:outputs|samples|schedule)/[^` ]+)`", page.read_text()) if is_tutorial else ():
+        assert list(lab.folder.glob(name.replace("…", "*"))), f"{name} was not written"
+
+
+_PLAN = re.compile(
+    r"^ {4}diffusion-lab (train -m [^\n]*dry_run=true[^\n]*)\n\n```text\n(.*?)^```$", re.MULTILINE | re.DOTALL
+)
+PLANS = [
+    pytest.param(*found, id=named(page))
+    for page in PAGES
+    for found in _PLAN.findall(page.read_text().replace("\\\n", ""))
+]
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(("command", "printed"), PLANS)
+def test_a_plan_on_a_page_is_what_the_command_prints(command, printed, lab):
+    """`…` stands for what is left out."""
+    out = lab.done(*shlex.split(command))
+    assert re.fullmatch(re.escape(printed.strip()).replace("…", ".*"), out.strip(), re.DOTALL), out
+
+
+def options_of(name: str, options: list[str]) -> list[str]:
+    """Those that compose: of a sweep, the last cell; without what only the reader knows, and what the model itself decides."""
+    own = name != "train" and not any(option.startswith("guidance=") for option in options)
+    options = [last_cell(o) for o in options if "=" in o and not re.match(r"[-[]", o) and "…" not in o]
+    options = [option for option in options if not (own and option.startswith("guidance."))]
+    return [in_full(option) for option in options] if name == "sample" else options
+
+
+@pytest.mark.thorough
+def test_every_command_on_a_page_composes():
+    unlike = {tuple(words): named(page) for page in PAGES for words in commands(page)}
+    composed, wrong = 0, []
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        for (name, *options), page in ((words or ("--help",), page) for words, page in unlike.items()):
+            if name.startswith(("-", "…")) or {"--help", "--cfg"} & set(options):
+                continue
+            given = any(option.startswith("samples=") for option in options)
+            try:
+                assert name in COMMANDS, "there is no such command"
+                compose("evaluate_samples" if given else name, options_of(name, options), return_hydra_config=True)
+            except (HydraException, AssertionError) as error:
+                wrong.append(f"{page}: diffusion-lab {name} {' '.join(options)}: {error}")
+            composed += 1
+    GlobalHydra.instance().clear()
+    assert wrong == []
+    assert composed > 200
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_other_programs_of_a_page_have_the_files_flags_and_extras_that_it_names(page):
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for _, words in steps(page):
+        line = " ".join(words)
+        for wanted in re.findall(r"(?:diffusion-lab|\.)\[([\w,-]+)\]", line if words[:1] == ["pip"] else ""):
+            assert set(wanted.split(",")) <= extras.keys(), line
+        program = next((word for word in words[:3] if re.match(r"(benchmarks|scripts|\.ci)/", word)), None)
+        if program is not None:
+            text = (ROOT / program).read_text()
+            flags = {word for word in words if word.startswith("--")}
+            assert not [flag for flag in flags if flag not in text], line
