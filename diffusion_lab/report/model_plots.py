@@ -9,8 +9,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from diffusion_lab.report.choices import grouped
 from diffusion_lab.report.panels import ADVICE, BOUND, DIAGNOSIS, TRAINING, Panel, Plot, Series
-from diffusion_lab.report.table import SEED, Cell, Gathered, grouped
+from diffusion_lab.report.table import SEED, Cell, Gathered
 from diffusion_lab.store import ModelDirectory
 from diffusion_lab.store.records import RunError, inside, read_bytes
 

@@ -16,10 +16,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from diffusion_lab.report.answers import findings
+from diffusion_lab.report.choices import grouped
 from diffusion_lab.report.figures import figure, swatch
 from diffusion_lab.report.panels import DARK, LIGHT, Plot, legend
 from diffusion_lab.report.sprites import Sprite, contenders, nearest_images, sprites
-from diffusion_lab.report.table import SEED, Gathered, Group, Table, grouped
+from diffusion_lab.report.table import SEED, Gathered, Group, Table
 from diffusion_lab.report.wording import columns, has_floor, label, notes, question, seeds_of
 from diffusion_lab.store.options import flat, short_names
 from diffusion_lab.versions import __version__

@@ -7,13 +7,13 @@ marked if it is certain. Choices with identical samples, because the sampler doe
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from statistics import fmean
-from typing import Any, TypeVar
+from typing import Any
 
-from diffusion_lab.report.choices import reads_as_number
+from diffusion_lab.report.choices import grouped, reads_as_number
 from diffusion_lab.report.comparison import Difference, Measured, Ranking, equal, holm, ranking
 from diffusion_lab.store import ModelDirectory, RunDirectory
 from diffusion_lab.store.measures import LOW, Measure, merged, samples_key
@@ -26,8 +26,6 @@ NONE = "–"  # a missing option or value
 _MOST_DECIMALS = 6
 
 Choice = tuple[str | None, ...]
-Item = TypeVar("Item")
-Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +98,7 @@ class Row:
     choice: Choice
     cells: tuple[Cell, ...]
     others: tuple[Choice, ...] = ()
+    _ways: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict, init=False)
 
     @cached_property
     def names(self) -> Choice:
@@ -153,10 +152,6 @@ class Row:
         """A key that is equal for two rows in which `measure` was measured alike, and unique if the seeds of this row differ."""
         keys = list(self.ways(measure))
         return keys[0] if len(keys) == 1 else f"{self.number} {keys}"
-
-    @cached_property
-    def _ways(self) -> dict[str, dict[str, dict[str, Any]]]:
-        return {}
 
     @cached_property
     def samples_drawn(self) -> object:
@@ -290,8 +285,8 @@ def _joined(rows: Iterable[Row]) -> list[Row]:
     for row in rows:
         first = found.setdefault(row.samples_drawn, row)
         if first is not row:
-            joined = replace(first, cells=(*first.cells, *row.cells), others=(*first.others, row.choice))
-            found[row.samples_drawn] = joined
+            cells, others = (*first.cells, *row.cells), (*first.others, row.choice)
+            found[row.samples_drawn] = replace(first, cells=cells, others=others)
     return list(found.values())
 
 
@@ -324,14 +319,6 @@ def _group(rows: list[Row]) -> Group:
     measures = merged(cell.measures for row in rows for cell in row.done)
     there = {name for row in rows for cell in row.done for name in cell.values}
     return Group(rows, [m for m in measures if m.column and m.name in there], rows[0].done[0].protocol)
-
-
-def grouped(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
-    """The items by their keys, in the order in which they occur."""
-    found: dict[Key, list[Item]] = {}
-    for item in items:
-        found.setdefault(key(item), []).append(item)
-    return found
 
 
 # ---- the rows of a group by their values on some axes
