@@ -75,7 +75,7 @@ def test_weights_of_a_model_with_other_labels(lab):
         *TINY,
         *STRIDED,
         f"init_from={model}",
-        said="is conditioned on 4 classes or clusters, but this one on nothing; use its condition=…",
+        said="its condition and the options of its network are in",
     )
 
 

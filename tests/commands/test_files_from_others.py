@@ -501,7 +501,7 @@ SCORE = {
     "a part of the protocol that is text": (metrics("protocol", "data", to="x"), "protocol.data='x' is not an object"),
     "a shape of nothing": (
         metrics("protocol", "data", "shape", to=[1, 0, 0]),
-        "protocol.data.shape=[1, 0, 0] is not a shape",
+        "protocol.data.shape=[1, 0, 0] is not that of data",
     ),
     "the model of a run by a path": (metrics("protocol", "model_directory", to="../../secret"), NOT_A_FOLDER),
     "a curve of several lengths": (metrics("curves", "bits_per_dim", "t", to=[1.0]), "lists of several lengths"),

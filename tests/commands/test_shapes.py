@@ -76,7 +76,9 @@ def test_it_is_said_how_an_array_was_read(lab):
     np.save(lab.folder / "a.npy", np.random.default_rng(0).integers(256, size=(20, 4, 12), dtype=np.uint8))
     out = lab.done("train", "data=arrays", "data.train=a.npy", *TINY, *STRIDED, "score=false")
     (said,) = [line for line in out.splitlines() if line.startswith("data.train=a.npy")]
-    assert all(part in said for part in ("(20, 4, 12)", "uint8", "20 grey images", "4 × 12 pixels", "256 levels"))
+    assert all(
+        part in said for part in ("(20, 4, 12)", "uint8", "20 samples of (1, 4, 12)", "height, width", "256 levels")
+    )
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def test_runs_of_a_sweep_are_a_group_and_its_report_is_an_artifact(lab):
 def test_what_is_wrong_with_a_reports_tracker_is_said_before_it_is_made(lab, monkeypatch):
     sweep = write_sweep(lab.folder / "outputs", "mine", {"sampler": ["strided", "ddim"]})
     code, _, err = lab("report", "runs=outputs/runs", "logger=wandb")
-    assert (code, "instead of runs=…" in err, err.count("\n")) == (1, True, 1)
+    assert (code, "give sweep=… instead" in err, err.count("\n")) == (1, True, 1)
     monkeypatch.setenv("WANDB_MODE", "online")
     monkeypatch.setattr("wandb.login", lambda **_: False)
     code, _, err = lab("report", "logger=wandb")
