@@ -102,7 +102,7 @@ def of_quality(folder: Path) -> Iterator[tuple[str, Row, dict[str, dict[str, lis
         peers = [
             f"{name} {version}" for name, version in versions.items() if "diffus" in name and name != "diffusion_lab"
         ]
-        row |= {"data": "fashion_mnist", "versions": ", ".join([f"torch {versions['torch']}", *peers])}
+        row |= {"data": asked["data"], "versions": ", ".join([f"torch {versions['torch']}", *peers])}
         yield f"/{asked['name']}/{score['sampler']}", row, {}
 
 
@@ -124,7 +124,7 @@ def add(table: str, new: list[Row]) -> None:
     """The rows behind the others, in place of those of the same score; a column that is new stands before `versions`."""
     same = {(*key(row), *_what(row)) for row in new}
     kept = [row for row in rows(table) if (*key(row), *_what(row)) not in same]
-    header = list(kept[0])
+    header = list((kept or new)[0])
     at = header.index("versions") if "versions" in header else len(header)
     header[at:at] = [name for name in dict.fromkeys(name for row in new for name in row) if name not in header]
     with (RESULTS / f"{table}.csv").open("w", newline="") as file:
