@@ -235,9 +235,10 @@ class LocalQueue(Queue):
         return [name for name, process in self._own.items() if process.poll() is None]
 
 
-def _process(folder: Path, name: str, call: Call, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    """A process, which can access `folder`, that runs a call. For submitit it is the only task of a local job `name`.
+def prepare(folder: Path, name: str, call: Call) -> tuple[list[str], dict[str, str]]:
+    """Write a call into `folder`; returns the command that runs it, in a process that can access the folder, and its environment.
 
+    For submitit it is the only task of a local job `name`, whose output belongs in `log_file(folder, name)`.
     Not submitit's LocalExecutor, which names jobs by process id.
     """
     from submitit.core.utils import DelayedSubmission, JobPaths
@@ -248,6 +249,10 @@ def _process(folder: Path, name: str, call: Call, environment: Mapping[str, str]
     job.dump(JobPaths(folder, name).submitted_pickle)
     task = {"JOB_ID": name, "NTASKS": "1", "JOB_NUM_NODES": "1", "NODEID": "0", "LOCALID": "0", "GLOBALID": "0"}
     variables = {"SUBMITIT_EXECUTOR": "local", **{f"SUBMITIT_LOCAL_{key}": value for key, value in task.items()}}
-    command = [sys.executable, "-u", "-m", "submitit.core._submit", str(folder)]
+    return [sys.executable, "-u", "-m", "submitit.core._submit", str(folder)], variables
+
+
+def _process(folder: Path, name: str, call: Call, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    command, variables = prepare(folder, name, call)
     with log_file(folder, name).open("ab") as log:
         return subprocess.Popen(command, env={**environment, **variables}, stdout=log, stderr=subprocess.STDOUT)
