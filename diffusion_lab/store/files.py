@@ -94,8 +94,9 @@ def whole_file(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
             written.append(path, file)
             os.replace(staged, path)
     except OSError as error:
-        if error.errno:
-            error.filename = str(path)  # not the staged file; errors of a full disk name none
+        named = Path(error.filename or written.FILE).name  # errors of a full disk name no file
+        if error.errno and (named == written.FILE or _STAGED.fullmatch(named)):
+            error.filename = str(path)  # not another file, which the block may have read
         raise
 
 

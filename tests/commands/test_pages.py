@@ -37,7 +37,7 @@ RESULTS = {
     ROOT / "benchmarks" / "README.md",
     DOCS / "extend" / "maintaining.md",
 }
-# What stands in a command that is composed only -> why.
+# Patterns of commands that are only composed, with the reason.
 COMPOSED = {
     "…|MODEL|\\$": "a name that only the reader has",
     "hydra/launcher=|trainer.devices=|accelerator=gpu|num_nodes=": "other devices",
