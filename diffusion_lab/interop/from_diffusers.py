@@ -241,9 +241,7 @@ def _betas(name: str, config: Mapping[str, Any], file: Path) -> Tensor:
         betas = network_class("diffusers", name, "diffusers")(**options).betas.double()
         if config.get("trained_betas") is not None and not config.get("rescale_betas_zero_snr"):
             betas = torch.tensor(config["trained_betas"], dtype=torch.float64)  # not rounded to float32
-    except (
-        Exception
-    ) as error:  # of values that it cannot compute with: TypeError, NotImplementedError, OverflowError, …
+    except Exception as error:  # diffusers does not check values: TypeError, OverflowError and others
         raise CheckpointError(f"{file}: {name} cannot be built ({' '.join(str(error).split())})") from None
     require(len(betas) == steps, f"{file}: trained_betas must be a list of num_train_timesteps={steps} numbers")
     return betas

@@ -168,7 +168,7 @@ def listed(parts: list[str]) -> str:
 
 
 def _welch(a: Measured, b: Measured) -> tuple[float, float]:
-    """Welch's standard error and degrees of freedom, for two or more seeds on either side of which at most one is shared."""
+    """Welch's standard error and degrees of freedom. Each side has two seeds or more; at most one is in both."""
     square_a, square_b = a.parts[SEEDS] ** 2, b.parts[SEEDS] ** 2
     total = square_a + square_b
     return total**0.5, total**2 / (square_a**2 / (a.n - 1) + square_b**2 / (b.n - 1)) if total else 1.0
