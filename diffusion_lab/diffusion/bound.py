@@ -119,12 +119,17 @@ def bound_term(
 
     `distribution` is p_θ(x_{t−1}|x_t). Dimensions where `known` is 0 add nothing.
     """
-    first = t == 1
+    first, terms = t == 1, step_term(process, distribution, x_0, x_t, t, known)
+    if x_0.is_cpu and not torch.compiler.is_compiling():  # else the host would wait for the number of rows
+        rows = first.nonzero().flatten()
+        own = Gaussian(distribution.mean[rows], distribution.log_variance.expand_as(x_0)[rows])
+        masked = known if known is None else known[rows]
+        return terms.index_put((rows,), last_term(process, own, x_0[rows], x_t[rows], num_levels, decoder, masked))
     here = first.reshape(-1, *[1] * (x_0.ndim - 1))
     # Each row has an L_0. Where t > 1 it is computed for a harmless Gaussian and not used.
     mean, log_variance = torch.where(here, distribution.mean, x_0), torch.where(here, distribution.log_variance, 0.0)
     l_0 = last_term(process, Gaussian(mean, log_variance), x_0, torch.where(here, x_t, x_0), num_levels, decoder, known)
-    return torch.where(first, l_0, step_term(process, distribution, x_0, x_t, t, known))
+    return torch.where(first, l_0, terms)
 
 
 def step_term(

@@ -144,8 +144,10 @@ def test_the_bound_term_is_the_papers_equation_8():
     torch.testing.assert_close(terms["vlb"], expected, rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("every_row", [False, True])
 @pytest.mark.parametrize("decoder", [GaussianDecoder(), LevelDecoder()], ids=repr)
-def test_a_batch_of_mixed_t_has_l_0_where_t_is_1(decoder):
+def test_a_batch_of_mixed_t_has_l_0_where_t_is_1(decoder, every_row, monkeypatch):
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: every_row)  # then as on a GPU
     x_0, t, eps = batch(30)
     network = TwoHeads()
     reverse = ReverseProcess(network, PredictNoise(), LearnedRange())
