@@ -22,7 +22,7 @@ from diffusion_lab.terminal import in_words
 _LEAST = 5e12  # operations, about a minute; shorter plans are not mentioned
 _SECONDS = 0.4  # minimal duration of each of the two measurements
 _MOST_AT_ONCE = 64
-_BESIDE = 1.1  # ratio of a step of `train` to its objective and optimizer: 1.04 to 1.08 at 32 to 128 pixels, 1.22 at 256
+_BESIDE = 1.1  # ratio of a step of `train` to its objective and optimizer: 1.04 to 1.08, at 256×256 pixels 1.22
 
 
 def operations(training: Training, model: TrainableModel) -> Operations | None:
