@@ -63,7 +63,16 @@ FEW = {
     "num_clusters=30": ["condition.clusters.num_clusters=4"],
     "experiment=fast_fashion": ["condition.gradient_clusters.num_clusters=4"],
     "experiment=(series|volume|fields)": ["data.num_train=60", "data.num_test=20"],
-    "experiment=volume": ["metrics=network_evaluations"],
+    "experiment=volume": [
+        "metrics=network_evaluations",
+        "network.channel_multipliers=[1]",
+        "sampler.spacing.num_steps=3",
+    ],
+    "diagnose": ["metrics.distance_by_log_snr.num_images=16", "metrics.error_by_log_snr.num_images=8"],
+    "schedule_advice": ["evaluation.statistics_images=8"],
+    "experiment=superres_fashion(?!,)": ["sampler.spacing.num_steps=3"],
+    "bits_by_steps|sampler=ddpm(?!,)": ["schedule.num_timesteps=30"],
+    "data=mnist|sequences.npy": ["network.base_channels=8"],
     "data=gaussian_field": ["data.num_train=60", "data.num_test=20"],
 }
 NETWORK = [option for option in TINY if option.startswith("network.")]
