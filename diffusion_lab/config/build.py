@@ -71,6 +71,8 @@ def fill_in_facts(cfg: DictConfig, data: DataModule) -> None:
         cfg.facts.missing = data.masks_missing
     if wrong := wrong_in({"facts": as_plain(cfg.facts)}, FACTS):
         raise ValueError(f"{data.name}: {wrong}")
+    if len(data.shape) == 1 and "'image_size'" in str(as_plain(cfg.get("network"))):
+        raise ValueError(f"network: this one takes images, but {data.name} holds points; use network=…/points")
     if data.masks_missing and "missing" not in cfg.model:
         raise ValueError("data.missing=mask: only model=diffusion leaves missing values out of its loss; fill them in")
     if cfg.facts.conditions and "conditions" not in cfg.model:

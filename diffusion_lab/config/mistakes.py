@@ -45,7 +45,7 @@ _REPLACED = {
     "model.label_dropout": "use model.condition_dropout",
 }
 _OF_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_OF_PLACES = {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.EROFS}
+_OF_PLACES = {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.EROFS}
 
 
 class MistakeError(Exception):

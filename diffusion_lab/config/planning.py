@@ -174,7 +174,8 @@ class _Composer:
     def _names_value(self, line: str) -> bool:
         """Whether the override changes a plain value: not a group's choice, no key added or deleted."""
         override = self._parsed(line)
-        is_group = bool(self._loader.get_group_options(override.key_or_group))
+        # A group of folders alone, such as network, has choices too.
+        is_group = bool(self._loader.get_group_options(override.key_or_group, results_filter=None))
         return override.type is OverrideType.CHANGE and override.package is None and not is_group
 
     def _compose(self, overrides: tuple[str, ...]) -> Composed:

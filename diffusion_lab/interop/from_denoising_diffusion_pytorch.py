@@ -63,6 +63,7 @@ def opened(file: Path, saved: Mapping[str, Any], given: Mapping[str, str]) -> Im
     betas = _table(found, "betas", file)
     prediction = given.get("prediction") or _prediction(found, betas, file)
     variance = ("learned_jointly", "hybrid") if doubled else ("fixed_small", "simple")
+    version = saved.get("version")  # a list that contains itself many times would be endless as text
     notes = ("it is self-conditioned, and is used without: its network gets zeros in place of the last prediction",)
     return Imported(
         options=(
@@ -83,7 +84,7 @@ def opened(file: Path, saved: Mapping[str, Any], given: Mapping[str, str]) -> Im
         origin={
             "code": "denoising_diffusion_pytorch",
             "weights": which,
-            "version": printable(str(saved.get("version")))[:40],
+            "version": printable(version)[:40] if isinstance(version, str) else "unknown",
         },
         notes=notes if options["self_condition"] else (),
     )

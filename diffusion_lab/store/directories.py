@@ -273,7 +273,14 @@ class SweepDirectory(Directory):
 
     def read_sweep(self) -> dict[str, Any]:
         """The content written by `write_sweep`. RunError if it is not valid."""
-        return read_record(self.path, self.sweep, SWEEP, "a sweep")
+        content = read_record(self.path, self.sweep, SWEEP, "a sweep")
+        axes = {axis: [None, *values] for axis, values in content["axes"].items()}
+        for number, cell in enumerate(content["cells"]):
+            chosen = cell["choices"]
+            if chosen.keys() != axes.keys() or any(chosen[axis] not in axes[axis] for axis in axes):
+                wrong = f"cells.{number}.choices are not values of the axes"
+                raise RunError(f"{self.sweep} is not what a sweep writes: {wrong}")
+        return content
 
 
 def job_log(folder: Path) -> Path:

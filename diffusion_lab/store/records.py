@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
@@ -97,7 +98,7 @@ def is_folder_name(name: object) -> bool:
 
 def inside(folder: Path, path: Path) -> Path:
     """`path`, to be read. RunError if a link makes it lie outside `folder`."""
-    if not path.resolve().is_relative_to(folder.resolve()):
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):  # Path.resolve refuses circular links
         raise RunError(f"{path} is a link to a file outside its folder and is not followed; replace it by a copy")
     return path
 
@@ -154,6 +155,11 @@ def _are_conditions(value: Any) -> bool:
     )
 
 
+def _are_shares(value: Any) -> bool:
+    numbers = isinstance(value, list) and all(is_number(share) and share >= 0 for share in value)
+    return numbers and abs(sum(value) - 1) < 1e-6
+
+
 def _is_condition(value: Any) -> bool:
     """Whether a condition's record is valid: shift and scale, if present, have equal length, and scales are positive."""
     if not isinstance(value, dict):
@@ -194,7 +200,7 @@ TRAINING: Kinds = {
     "conditions?.*.names?": TEXTS,
     "code?.names": TEXTS,
     "code?.digest": TEXT,
-    "conditions?.*.shares?.*": COUNT,
+    "conditions?.*.shares?": (_are_shares, "a list of shares that sum to 1"),
 }
 CHOICES: Kinds = {"": (_are_choices, "an object of groups and options by their names")}
 FACTS: Kinds = {

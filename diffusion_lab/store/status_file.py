@@ -16,13 +16,18 @@ from pathlib import Path
 
 from diffusion_lab.store.files import write_whole
 from diffusion_lab.store.lease import is_held
-from diffusion_lab.store.records import Kinds, RunError, read_record
+from diffusion_lab.store.records import COUNT, TEXT, WHOLE, Kinds, RunError, or_none, read_record
 from diffusion_lab.store.written import PlaceError
 
 FILE = "status.json"
 SECONDS_BETWEEN_STEPS = 3.0
 RUNNING, DONE, FAILED, INTERRUPTED = "running", "done", "failed", "interrupted"
-_STATUS: Kinds = {"state": (lambda value: value in (RUNNING, DONE, FAILED, INTERRUPTED), "a state")}
+_STATUS: Kinds = {
+    "state": (lambda value: value in (RUNNING, DONE, FAILED, INTERRUPTED), "a state"),
+    **{f"{part}?": or_none(WHOLE) for part in ("step", "steps")},
+    **{f"{part}?": COUNT for part in ("started", "updated")},
+    "reason?": or_none(TEXT),
+}
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ def read_moments(option: str, written: Sequence[Any]) -> list[Moment]:
     try:
         moments = [read_moment(each) for each in written]
     except ValueError as error:
-        raise ValueError(f"{option}={list(written)}: {error}") from None
+        raise ValueError(f"{option}: {error}") from None
     if len(set(moments)) < len(moments):
         raise ValueError(f"{option}={list(written)}: remove the repeated moment")
     return moments

@@ -279,7 +279,7 @@ SAMPLE = {
     "training.json with a word for a number": (training(steps="many"), "steps='many' is not a whole number"),
     "training.json with a share below zero": (
         training(conditions={"clusters": {"shares": [1.5, -0.5]}}),
-        "shares.1=-0.5 is not a number",
+        "is not a list of shares that sum to 1",
     ),
     "training.json with a scale of zero": (
         training(conditions={"vector": {"shift": [0.0], "scale": [0.0]}}),
@@ -489,6 +489,8 @@ NOT_A_FOLDER, NOT_A_SWEEP = "is not the name of a folder", "is not what a sweep 
 SWEEP = {
     "a run by a path": (sweep_json("cells", 0, "run", to="../../secret"), NOT_A_FOLDER),
     "axes that are none": (sweep_json("axes", to=[1]), NOT_A_SWEEP),
+    "a choice of no axis": (sweep_json("cells", 0, "choices", to={"schedule": "linear"}), NOT_A_SWEEP),
+    "a choice that is not on its axis": (sweep_json("cells", 0, "choices", "schedule", to="x"), NOT_A_SWEEP),
     "cells that are none": (sweep_json("cells", to={"a": 1}), NOT_A_SWEEP),
     "sweep.json as a link": (
         lambda f: [f.joinpath("sweeps/test/sweep.json").rename(f / "x"), link("sweeps/test/sweep.json", "../../x")(f)],

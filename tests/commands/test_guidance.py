@@ -63,7 +63,7 @@ def test_a_moment_may_be_a_step_or_a_time(lab):
             "guidance.moment=4steps (step 4) is not before at_2steps",
         ),
         (["guidance.moment=2steps", "evaluation.at=[2steps]"], "choose an earlier one"),
-        (["guidance.moment=soon"], "guidance.moment=['soon']: soon is not a moment of a training; write 0.1"),
+        (["guidance.moment=soon"], "guidance.moment: soon is not a moment of a training; write 0.1"),
     ):
         lab.refused("evaluate", AUTO, *options, said=said)
 

@@ -124,6 +124,12 @@ def test_the_plan_can_be_looked_at(lab):
     assert files(lab.folder) == []
 
 
+def test_a_network_can_be_swept(lab):
+    """Its group holds folders alone."""
+    axes = ["network=diffusion/8x8,diffusion/small", "trainer.max_steps=1", "hydra.sweeper.dry_run=true"]
+    assert "2 models" in lab.done("train", "-m", *axes)
+
+
 @pytest.mark.thorough
 def test_the_plan_says_that_no_sampler_shows_the_variance(lab):
     asked, said = ["train", "-m", *TINY, "variance=fixed_small,learned"], "no sampler here uses the variance"

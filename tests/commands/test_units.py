@@ -50,6 +50,13 @@ def test_a_density_states_what_its_units_add(lab, points):
     assert told == pytest.approx(np.log2([5, 0.01]).mean(), abs=0.4)
 
 
+@pytest.mark.parametrize("family", ["diffusion", "gan", "vae", "flow"])
+def test_points_need_a_network_of_points(lab, points, family):
+    options = ["data=arrays", "data.train=a.npy", f"model={family}", "seed=3"]
+    lab.refused("train", *options, said="use network=…/points")
+    lab.refused("train", "-m", *options, "trainer.max_steps=1,2", said="use network=…/points")
+
+
 def test_missing_values_are_left_out_and_said(lab, points):
     points[::3, 0] = np.nan
     np.save(lab.folder / "a.npy", points)

@@ -68,6 +68,17 @@ def test_network_and_reverse_steps_and_ddim_samples_are_those_of_the_package(tmp
     assert torch.allclose(ours, expected, atol=1e-3)
 
 
+def test_a_version_is_a_text(tmp_path):
+    """Nested lists are small in a file but endless as text."""
+    milestone(tmp_path / "model-1.pt", objective="pred_noise")
+    saved = torch.load(tmp_path / "model-1.pt", weights_only=True)
+    nested = ["x"]
+    for _ in range(60):
+        nested = [nested, nested]
+    torch.save({**saved, "version": nested}, tmp_path / "model-2.pt")
+    assert opened(tmp_path / "model-2.pt", SIZE).origin["version"] == "unknown"
+
+
 def test_a_learned_variance_is_read(tmp_path):
     theirs = milestone(tmp_path / "model-1.pt", learned=True, objective="pred_noise")
     model = model_of(opened(tmp_path / "model-1.pt", SIZE))

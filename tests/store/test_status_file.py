@@ -1,10 +1,11 @@
 """status.json: how work ended, in its own words."""
 
+import json
 import signal
 
 import pytest
 
-from diffusion_lab.store.status_file import DONE, FAILED, INTERRUPTED, Announcement, read_status
+from diffusion_lab.store.status_file import DONE, FAILED, FILE, INTERRUPTED, Announcement, read_status
 from diffusion_lab.store.written import PlaceError
 
 
@@ -37,6 +38,12 @@ def test_a_removed_folder_does_not_hide_why_work_ended(tmp_path, monkeypatch):
 
     with pytest.raises(KeyboardInterrupt):
         work()
+
+
+@pytest.mark.parametrize("content", [{"reason": 5}, {"step": "x"}, {"steps": -1}, {"updated": "today"}])
+def test_a_status_that_is_none_is_not_read(tmp_path, content):
+    (tmp_path / FILE).write_text(json.dumps({"state": FAILED, **content}))
+    assert read_status(tmp_path) is None
 
 
 def test_work_that_ends_by_itself_is_done(tmp_path):
