@@ -7,7 +7,7 @@ from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
-from diffusion_lab.store import ModelDirectory, RunError, newest_model, newest_sweep
+from diffusion_lab.store import ModelDirectory, RunError, newest_generative, newest_sweep
 from diffusion_lab.store.places import models_in, runs_folder, scored_runs, sweeps_in
 from diffusion_lab.store.status_file import FAILED, INTERRUPTED, RUNNING, read_status
 from diffusion_lab.sweeps.watch import is_over, job_progress, summary
@@ -27,10 +27,10 @@ def next_steps(outputs: Path) -> list[str]:
     models = models_in(outputs)
     found, commands, of_sweep = _sweep(outputs)
     found += _unfinished([model for model in models if not model.finished and model.path.name not in of_sweep])
-    generative = [model for model in models if _is_generative(model)]
-    if generative:
-        newest = max(generative, key=lambda model: model.training.stat().st_mtime_ns)
-        found = [*_model(newest, len(generative), outputs), *found]
+    count = sum(model.is_generative for model in models)
+    if count:
+        newest = newest_generative(outputs)
+        found = [*_model(newest, count, outputs), *found]
         commands = [*_with_model(newest, outputs), *commands]
     else:
         found = [f"There is no trained model in {outputs} yet.", *found]
@@ -38,10 +38,6 @@ def next_steps(outputs: Path) -> list[str]:
     commands = [*commands, _ALL]
     width = max(len(typed) for typed, _ in commands)
     return [*found, "", "Next:", *(f"  {typed:<{width}}  {what}" for typed, what in commands)]
-
-
-def _is_generative(model: ModelDirectory) -> bool:
-    return model.finished and not model.accuracy.is_file() and model.serves is None
 
 
 def _model(newest: ModelDirectory, count: int, outputs: Path) -> list[str]:
@@ -54,15 +50,13 @@ def _model(newest: ModelDirectory, count: int, outputs: Path) -> list[str]:
 
 
 def _with_model(newest: ModelDirectory, outputs: Path) -> list[Command]:
-    is_newest = newest.path == newest_model(outputs).path  # the newest of all may be a classifier
-    named = "" if is_newest else f" model_dir={newest.path}"
     steps = ""
     with suppress(RunError):  # a broken record changes no more than this
         steps = " sampler.spacing.num_steps=10" if newest.read_choices().get("sampler") else ""
     commands = [
-        (f"diffusion-lab sample{named}", "draw 64 samples"),
-        (f"diffusion-lab demo{named}", "change its sampler, steps and seed in your browser"),
-        (f"diffusion-lab evaluate{named}{steps}", "score it" + (" with ten sampling steps" if steps else "")),
+        ("diffusion-lab sample", "draw 64 samples"),
+        ("diffusion-lab demo", "change its sampler, steps and seed in your browser"),
+        (f"diffusion-lab evaluate{steps}", "score it" + (" with ten sampling steps" if steps else "")),
         ("diffusion-lab train -m schedule=linear,cosine seed=1,2", "a sweep: compare two schedules"),
     ]
     if scored_runs(runs_folder(outputs)):

@@ -100,4 +100,5 @@ def _objective(run: RunDirectory, name: str | None) -> float | None:
 
 def _say_trained(console: Console, directory: ModelDirectory, anew: bool) -> None:
     more = "" if anew else " (set retrain=true to train again)"
+    directory.make_newest()
     console.print(f"this model is already trained{' again' if anew else ''}: {directory.path}{more}")

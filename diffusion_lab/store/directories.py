@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Mapping
 from contextlib import suppress
@@ -157,6 +158,16 @@ class ModelDirectory(Directory):
     @property
     def finished(self) -> bool:
         return self.training.is_file()
+
+    @property
+    def is_generative(self) -> bool:
+        """Whether it is trained and draws samples: no classifier, and no head that serves another model."""
+        return self.finished and self.serves is None and not self.accuracy.is_file()
+
+    def make_newest(self) -> None:
+        """Let commands that name no model take this one, as if its training had just finished."""
+        with suppress(OSError):  # a folder of others, which may only be read
+            os.utime(self.training, follow_symlinks=False)
 
     @property
     def begun(self) -> bool:

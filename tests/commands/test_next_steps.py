@@ -53,7 +53,7 @@ def test_a_classifier_is_not_sampled_from(shown):
     assert "There is no trained model" in shown()
     shown.put_model("gan")
     named_model(shown.outputs, "noisy_classifier").training.touch()
-    assert "diffusion-lab sample model_dir=outputs/models/gan  " in shown()
+    assert "The newest: outputs/models/gan" in shown()
 
 
 def test_trainings_that_run_or_have_stopped(shown):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 
@@ -75,7 +76,9 @@ def test_the_same_command_trains_once(lab):
     """The same command trains and scores once and says so."""
     lab.given("train", *TINY, *STRIDED)
     before = {name: (lab.folder / name).read_bytes() for name in files(lab.folder)}
+    os.utime(newest_model(lab.folder / "outputs").training, (0, 0))
     out = lab.done("train", *TINY, *STRIDED)
+    assert newest_model(lab.folder / "outputs").training.stat().st_mtime > 0  # found last: now the newest
     assert "this model is already trained" in out
     assert "already scored" in out
     assert "fd_pixels" in out
