@@ -241,7 +241,8 @@ def _unknown(key: str, command: str) -> str:
             others = f"or choose model={' or '.join(models)}"
             return f"{key} is not a part of the model that you chose: remove {key}=…, {others}"
     elif key not in SCORING_GROUPS and (CONF / key).is_dir():
-        return f"{key} is chosen in training (diffusion-lab train {key}=…), not in {command}"
+        other = "; model_dir=… names a trained model" if key == "model" else ""
+        return f"{key} is chosen in training (diffusion-lab train {key}=…), not in {command}{other}"
     with initialize_config_dir(str(CONF), version_base="1.3"):
         leaves = flat(as_plain(compose(command)))
     known = list(dict.fromkeys(above for leaf in leaves for above in above_and_itself(leaf)))

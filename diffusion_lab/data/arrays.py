@@ -254,7 +254,8 @@ class Arrays(InMemoryDataModule):
             here = "train" if split in self._places else split
             lost = int(self._incomplete[here][self._places[split][order] if split in self._places else order].sum())
             if lost:
-                raise IncompleteError(f"{lost:,} of {len(order):,} {split} items have missing values")
+                few = f"{lost:,} of {len(order):,} {split} items have missing values"
+                raise IncompleteError(f"data.missing=mask: {few}, and all are needed here; fill them in")
         return found
 
     def notes(self) -> list[str]:
