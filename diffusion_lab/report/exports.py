@@ -13,7 +13,7 @@ from rich.text import Text
 from diffusion_lab.report.answers import findings
 from diffusion_lab.report.choices import reads_as_number
 from diffusion_lab.report.table import NONE, Gathered, Group, Table
-from diffusion_lab.report.wording import Entry, columns, footnotes, has_floor, notes, seeds_of
+from diffusion_lab.report.wording import Entry, alike, columns, distinguishing, footnotes, has_floor, notes, seeds_of
 from diffusion_lab.store.measures import Measure
 from diffusion_lab.terminal import Terminal
 
@@ -97,9 +97,9 @@ def markdown(table: Table) -> str:
     parts = []
     for group in table.groups:
         head, *body = _lines(table, group, written, _md, brief(group))
-        align = [":--" if i < len(table.axes) else "--:" for i in range(len(head))]
+        align = [":--" if i < len(distinguishing(table, group)) else "--:" for i in range(len(head))]
         parts.append("\n".join(f"| {' | '.join(line)} |" for line in (head, align, *body)))
-        parts.append("\n".join(f"- {_md(note)}" for note in notes(group, brief(group))))
+        parts.append("\n".join(f"- {_md(note)}" for note in (*alike(table, group), *notes(group, brief(group)))))
     return "\n\n".join(parts) + "\n"
 
 
@@ -112,12 +112,12 @@ def latex(table: Table) -> str:
 
     parts = ["% needs \\usepackage{booktabs}"]
     for group in table.groups:
-        measures = brief(group)
+        measures, names = brief(group), len(distinguishing(table, group))
         head, *body = _lines(table, group, written, escape_tex, measures)
         floors = 1 if has_floor(group) else 0
         head_line, *rows = (_after_a_break(" & ".join(line)) + r" \\" for line in (head, *body))
         parts += [
-            rf"\begin{{tabular}}{{{'l' * len(table.axes)}{'r' * (len(head) - len(table.axes))}}}",
+            rf"\begin{{tabular}}{{{'l' * names}{'r' * (len(head) - names)}}}",
             r"\toprule",
             head_line,
             r"\midrule",
@@ -125,7 +125,7 @@ def latex(table: Table) -> str:
             *([r"\midrule", *rows[-floors:]] if floors else []),
             r"\bottomrule",
             r"\end{tabular}",
-            *(f"% {note}" for note in notes(group, measures)),
+            *(f"% {note}" for note in (*alike(table, group), *notes(group, measures))),
             "",
         ]
     return "\n".join(parts)
@@ -138,6 +138,7 @@ def print_tables(gathered: Gathered, table: Table) -> None:
         shown, measures = terminal(table, group, console.width)
         Terminal(width=max(console.width, Terminal(width=1000).measure(shown).maximum)).print(shown, soft_wrap=False)
         said = [
+            *alike(table, group),
             *notes(group, [])[:1],
             *(note for c in columns(group) if c.measure in measures for note in footnotes(c)),
         ]
@@ -153,11 +154,12 @@ def print_tables(gathered: Gathered, table: Table) -> None:
 
 
 def terminal(table: Table, group: Group, width: int) -> tuple[TerminalTable, list[Measure]]:
-    """The table with its columns; optional columns are omitted if `width` is too small."""
+    """The table with its columns. If `width` is too small: the headlines, or where there are none the first columns that fit."""
     some, headlines = brief(group), [measure for measure in group.measures if measure.headline]
     shown = _terminal_table(table, group, some)
-    if Terminal(width=1000).measure(shown).maximum > width:
-        some, shown = headlines, _terminal_table(table, group, headlines)
+    while Terminal(width=1000).measure(shown).maximum > width and len(some) > max(1, len(headlines)):
+        some = headlines or some[:-1]
+        shown = _terminal_table(table, group, some)
     return shown, some
 
 
@@ -176,7 +178,8 @@ def _terminal_table(table: Table, group: Group, measures: Sequence[Measure]) -> 
     head, *body = _lines(table, group, written, Text, measures)
     shown = TerminalTable(box=None, pad_edge=False, header_style="dim")
     for i, name in enumerate(head):
-        shown.add_column(name, justify="left" if i < len(table.axes) else "right", no_wrap=True)
+        left = i < len(distinguishing(table, group))
+        shown.add_column(name, justify="left" if left else "right", no_wrap=True)
     for line in body:
         shown.add_row(*line)
     return shown
@@ -207,14 +210,15 @@ def _lines(
     shown = [column for column in columns(group) if column.measure in measures]
     many_seeds = len(table.seeds) > 1
     unnamed = not table.axes and not many_seeds  # a single row, which must be distinguished from the floor
+    places, names = distinguishing(table, group), list(table.names.values())
     first = [
-        *map(escaped, table.names.values()),
+        *(escaped(names[i]) for i in places),
         *(["seeds"] if many_seeds else []),
         *([""] if unnamed else []),
     ]
     yield [*first, *(escaped(f"{column.measure.label} {column.measure.arrow}".strip()) for column in shown)]
     for row in group.rows:
-        choices = [NONE if name is None else escaped(name) for name in row.names]
+        choices = [NONE if row.names[i] is None else escaped(row.names[i]) for i in places]
         entries = [written(column.entry(row, group.marked)) for column in shown]
         yield [*choices, *([seeds_of(row)] if many_seeds else []), *(["samples"] if unnamed else []), *entries]
     if has_floor(group):

@@ -71,6 +71,19 @@ def label(row: Row) -> str:
     return " · ".join(name for name in row.names if name is not None) or "the only choice"
 
 
+def distinguishing(table: Table, group: Group) -> list[int]:
+    """The places of the axes in which rows of the group differ; all places if none do."""
+    places = range(len(table.axes))
+    return [i for i in places if len({row.names[i] for row in group.rows}) > 1] or list(places)
+
+
+def alike(table: Table, group: Group) -> list[str]:
+    """A sentence on the axes of the table that have one value in the group, or none."""
+    others = set(range(len(table.axes))).difference(distinguishing(table, group))
+    chosen = [f"{list(table.names.values())[i]} {group.rows[0].names[i] or NONE}" for i in sorted(others)]
+    return [f"In all rows: {', '.join(chosen)}."] if chosen else []
+
+
 def seeds_of(row: Row) -> str:
     """How many of the requested seeds are finished."""
     asked = {cell.seed for cell in row.cells}

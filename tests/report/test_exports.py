@@ -104,3 +104,33 @@ def test_the_best_is_bold_in_both(tmp_path):
     assert "**2.50 ± 0.50**" in markdown(table)
     assert r"\textbf{2.50 $\pm$ 0.50}" in latex(table)
     assert "**3.50" not in markdown(table)
+
+
+def test_what_is_alike_in_a_table_is_a_sentence_and_no_column(tmp_path):
+    """Two tables, because the number of samples differs between schedules."""
+
+    def change(choices, metrics):
+        if choices["schedule"] == "linear":
+            metrics["protocol"]["samples"]["num_samples"] = 17
+
+    axes = {"schedule": ["linear", "cosine"], "sampler": ["ddim", "strided"]}
+    table = build_table(read_sweep(write_sweep(tmp_path, axes=axes, change=change)))
+    assert len(table.groups) == 2
+    heads = [line for line in markdown(table).splitlines() if "fd" in line and "|" in line]
+    assert all(head.startswith("| sampler |") and "schedule" not in head for head in heads)
+    for value in ("linear", "cosine"):
+        assert f"- In all rows: schedule {value}." in markdown(table)
+        assert f"% In all rows: schedule {value}." in latex(table)
+
+
+def test_a_narrow_terminal_has_the_columns_that_fit(tmp_path):
+    """Also where no measure is a headline."""
+
+    def change(choices, metrics):
+        for name in ("fd_digits_cnn", "fd_digits_resnet", "bits_per_dim", "fd_digits_ssl"):
+            metrics["values"].pop(name, None)
+
+    table = build_table(read_sweep(write_sweep(tmp_path, axes={"sampler": ["ddim", "strided"]}, change=change)))
+    (group,) = table.groups
+    wide, narrow = (len(terminal(table, group, width)[1]) for width in (300, 30))
+    assert 0 < narrow < wide
