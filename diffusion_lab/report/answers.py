@@ -6,7 +6,7 @@ cells, at most 5 % of reports claim a difference in either family (Holm). An unc
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from statistics import fmean
@@ -14,7 +14,7 @@ from statistics import fmean
 from diffusion_lab.report.comparison import Difference, Measured, Ranking, holm, listed, ranking
 from diffusion_lab.report.curves import SAMPLING, TRAINING, sentences
 from diffusion_lab.report.table import NONE, Cell, Group, Row, Standing, Table, decimals_of, measured, values_of
-from diffusion_lab.report.wording import Column, columns, label
+from diffusion_lab.report.wording import Column, columns, distinguishing, label
 from diffusion_lab.store.measures import LOW, Measure
 
 TOO_LITTLE = "too little for so many comparisons"  # of an interval that excludes 0, after Holm's correction
@@ -34,7 +34,8 @@ def findings(table: Table, group: Group) -> list[Finding]:
     """All sentences on a group of rows; for curves only the certain ones."""
     named = {column.measure.name: column for column in columns(group)}
     of_axes = axis_findings(table, group)
-    main = [one for one in group.standings if one.measure.headline and one.rival] if len(of_axes) != 1 else []
+    several = len(distinguishing(group.rows)) > 1  # of one axis the sentence on it names the best
+    main = [one for one in group.standings if one.measure in _headlines(group) and one.rival and several]
     best = [best_cell(one, named[one.measure.name]) for one in main]
     return [*of_axes, *best, *(one for one in curve_findings(table, group) if one.sure)]
 
@@ -141,7 +142,7 @@ class _Comparison:
 
 
 def axis_findings(table: Table, group: Group) -> list[Finding]:
-    """One sentence for each axis on which rows of the group differ."""
+    """One sentence for each axis on which rows of the group differ; one for all that never differ alone."""
     axes = [axis for axis in table.axes if len(values_of(table, group, axis)) > 1]
     compared = [
         (axis, _Comparison(measure, effect, ranking(effect.means, measure.better == LOW, group.decimals(measure))))
@@ -150,7 +151,7 @@ def axis_findings(table: Table, group: Group) -> list[Finding]:
         if (effect := effect_of(table, group, measure, axis)) is not None
     ]
     certain = holm([one.ranking.p for _, one in compared])
-    found = []
+    found, never_alone = [], []
     for axis in axes:
         some = [(one, sure) for (of, one), sure in zip(compared, certain, strict=True) if of == axis]
         parts = []
@@ -161,8 +162,13 @@ def axis_findings(table: Table, group: Group) -> list[Finding]:
         if left_out:
             parts.append(f"{listed(list(left_out))} left out, because more than {table.names[axis]} differs")
         parts += [f"*{TOO_LITTLE}"] if any("*" in part for part in parts) else []
-        text = "; ".join(parts) or "no two cells differ in it alone"
-        found.append(Finding(table.names[axis], text, any(sure for _, sure in some)))
+        if parts:
+            found.append(Finding(table.names[axis], "; ".join(parts), any(sure for _, sure in some)))
+        else:
+            never_alone.append(table.names[axis])
+    if never_alone:
+        which = "it" if len(never_alone) == 1 else "one of them"
+        found.append(Finding(listed(never_alone), f"no two cells differ in {which} alone", False))
     return found
 
 
@@ -174,9 +180,12 @@ def best_cell(standing: Standing, column: Column) -> Finding:
     letter = column.letters.get(standing.best[0].protocol_key(standing.measure))
     what = standing.measure.label + (f" ({column.notes[letter]})" if letter else "")
 
+    def named(row: Row) -> str:
+        return label(row, standing.rows)
+
     def written(rows: Sequence[Row]) -> str:
         more = [f"{len(rows) - 3} more of the same value"] if len(rows) > 3 else []
-        return f"{listed([*map(label, rows[:3]), *more])} ({column.entry(rows[0], set()).text})"
+        return f"{listed([*map(named, rows[:3]), *more])} ({column.entry(rows[0], set()).text})"
 
     best, rival = written(standing.best), standing.rival
     if rival is None:
@@ -187,7 +196,7 @@ def best_cell(standing: Standing, column: Column) -> Finding:
     by = f"{amount(lead)}, {lead.how}"
     if standing.marked:
         verb = "is the best cell" if len(standing.best) == 1 else "are the best cells"
-        return Finding(what, f"{best} {verb}, better than {label(other)}, the next, by {by}", True)
+        return Finding(what, f"{best} {verb}, better than {named(other)}, the next, by {by}", True)
     by += f"; {TOO_LITTLE}" if lead.beyond_its_uncertainty else ""
     return Finding(what, f"no certain best cell: {best} and {written([other])} differ by {by}", False)
 
@@ -200,5 +209,7 @@ def amount(lead: Difference) -> str:
     return f"{abs(lead.mean):.{decimals}f} ± {lead.margin:.{decimals}f}"
 
 
-def _headlines(group: Group) -> Iterator[Measure]:
-    return (measure for measure in group.measures if measure.headline and measure.better is not None)
+def _headlines(group: Group) -> list[Measure]:
+    """The measures that sentences are about: the headlines or, if there are none, the first that has a better end."""
+    ranked = [measure for measure in group.measures if measure.better is not None]
+    return [measure for measure in ranked if measure.headline] or ranked[:1]

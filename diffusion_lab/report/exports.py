@@ -97,7 +97,7 @@ def markdown(table: Table) -> str:
     parts = []
     for group in table.groups:
         head, *body = _lines(table, group, written, _md, brief(group))
-        align = [":--" if i < len(distinguishing(table, group)) else "--:" for i in range(len(head))]
+        align = [":--" if i < len(distinguishing(group.rows)) else "--:" for i in range(len(head))]
         parts.append("\n".join(f"| {' | '.join(line)} |" for line in (head, align, *body)))
         parts.append("\n".join(f"- {_md(note)}" for note in (*alike(table, group), *notes(group, brief(group)))))
     return "\n\n".join(parts) + "\n"
@@ -112,7 +112,7 @@ def latex(table: Table) -> str:
 
     parts = ["% needs \\usepackage{booktabs}"]
     for group in table.groups:
-        measures, names = brief(group), len(distinguishing(table, group))
+        measures, names = brief(group), len(distinguishing(group.rows))
         head, *body = _lines(table, group, written, escape_tex, measures)
         floors = 1 if has_floor(group) else 0
         head_line, *rows = (_after_a_break(" & ".join(line)) + r" \\" for line in (head, *body))
@@ -178,7 +178,7 @@ def _terminal_table(table: Table, group: Group, measures: Sequence[Measure]) -> 
     head, *body = _lines(table, group, written, Text, measures)
     shown = TerminalTable(box=None, pad_edge=False, header_style="dim")
     for i, name in enumerate(head):
-        left = i < len(distinguishing(table, group))
+        left = i < len(distinguishing(group.rows))
         shown.add_column(name, justify="left" if left else "right", no_wrap=True)
     for line in body:
         shown.add_row(*line)
@@ -210,7 +210,7 @@ def _lines(
     shown = [column for column in columns(group) if column.measure in measures]
     many_seeds = len(table.seeds) > 1
     unnamed = not table.axes and not many_seeds  # a single row, which must be distinguished from the floor
-    places, names = distinguishing(table, group), list(table.names.values())
+    places, names = distinguishing(group.rows), list(table.names.values())
     first = [
         *(escaped(names[i]) for i in places),
         *(["seeds"] if many_seeds else []),

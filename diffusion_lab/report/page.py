@@ -21,7 +21,7 @@ from diffusion_lab.report.figures import figure, swatch
 from diffusion_lab.report.panels import DARK, LIGHT, Plot, legend
 from diffusion_lab.report.sprites import Sprite, contenders, nearest_images, sprites
 from diffusion_lab.report.table import SEED, Gathered, Group, Table
-from diffusion_lab.report.wording import columns, has_floor, label, notes, question, seeds_of
+from diffusion_lab.report.wording import alike, columns, distinguishing, has_floor, label, notes, question, seeds_of
 from diffusion_lab.store.options import flat, short_names
 from diffusion_lab.versions import __version__
 
@@ -68,7 +68,7 @@ def page(
             for number, group in enumerate(table.groups, start=1)
             for said in findings(table, group)
         ],
-        groups=[_group(group) for group in table.groups],
+        groups=[_group(table, group) for group in table.groups],
         other_noise="" if len(noise) < 2 else ", but these rows were drawn with several evaluation seeds",
         contrast=families,
         nearest=nearest,
@@ -107,9 +107,11 @@ def _facts(gathered: Gathered, table: Table) -> list[str]:
     return facts
 
 
-def _group(group: Group) -> dict[str, Any]:
+def _group(table: Table, group: Group) -> dict[str, Any]:
+    first, *others = notes(group, group.measures)
     return {
-        "notes": notes(group, group.measures),
+        "places": distinguishing(group.rows),
+        "notes": [first, *alike(table, group), *others],
         "has_floor": has_floor(group),
         "columns": columns(group),
         "rows": group.rows,

@@ -66,21 +66,22 @@ def columns(group: Group) -> list[Column]:
     return [_column(group, measure) for measure in group.measures]
 
 
-def label(row: Row) -> str:
-    """The choices of a row in one line."""
-    return " · ".join(name for name in row.names if name is not None) or "the only choice"
+def label(row: Row, among: Sequence[Row] = ()) -> str:
+    """The choices of a row in one line. among: rows from which it is told apart; what they all share is left out."""
+    names = [row.names[i] for i in (distinguishing(among) if among else range(len(row.names)))]
+    return " · ".join(name for name in names if name is not None) or (NONE if row.names else "the only choice")
 
 
-def distinguishing(table: Table, group: Group) -> list[int]:
-    """The places of the axes in which rows of the group differ; all places if none do."""
-    places = range(len(table.axes))
-    return [i for i in places if len({row.names[i] for row in group.rows}) > 1] or list(places)
+def distinguishing(rows: Sequence[Row]) -> list[int]:
+    """The places of the axes in which rows differ; all places if they differ in none."""
+    places = range(len(rows[0].names))
+    return [i for i in places if len({row.names[i] for row in rows}) > 1] or list(places)
 
 
 def alike(table: Table, group: Group) -> list[str]:
     """A sentence on the axes of the table that have one value in the group, or none."""
-    others = set(range(len(table.axes))).difference(distinguishing(table, group))
-    chosen = [f"{list(table.names.values())[i]} {group.rows[0].names[i] or NONE}" for i in sorted(others)]
+    apart, names = distinguishing(group.rows), list(table.names.values())
+    chosen = [f"{names[i]} {name or NONE}" for i, name in enumerate(group.rows[0].names) if i not in apart]
     return [f"In all rows: {', '.join(chosen)}."] if chosen else []
 
 

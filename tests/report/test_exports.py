@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from diffusion_lab.report.answers import findings
 from diffusion_lab.report.exports import cell_csv, escape_tex, latex, markdown, row_csv, terminal
 from diffusion_lab.report.read import read_sweep
 from diffusion_lab.report.table import build_table
@@ -134,3 +135,6 @@ def test_a_narrow_terminal_has_the_columns_that_fit(tmp_path):
     (group,) = table.groups
     wide, narrow = (len(terminal(table, group, width)[1]) for width in (300, 30))
     assert 0 < narrow < wide
+    ranked = next(measure for measure in group.measures if measure.better)
+    (found,) = findings(table, group)
+    assert ranked.label in found.text
