@@ -218,7 +218,7 @@ def _lines(
     ]
     yield [*first, *(escaped(f"{column.measure.label} {column.measure.arrow}".strip()) for column in shown)]
     for row in group.rows:
-        choices = [NONE if row.names[i] is None else escaped(row.names[i]) for i in places]
+        choices = [NONE if (name := row.names[i]) is None else escaped(name) for i in places]
         entries = [written(column.entry(row, group.marked)) for column in shown]
         yield [*choices, *([seeds_of(row)] if many_seeds else []), *(["samples"] if unnamed else []), *entries]
     if has_floor(group):
