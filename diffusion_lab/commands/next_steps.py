@@ -7,7 +7,7 @@ from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
-from diffusion_lab.store import ModelDirectory, RunError, newest_generative, newest_sweep
+from diffusion_lab.store import ModelDirectory, RunError, newest_model, newest_sweep
 from diffusion_lab.store.places import models_in, runs_folder, scored_runs, sweeps_in
 from diffusion_lab.store.status_file import FAILED, INTERRUPTED, RUNNING, read_status
 from diffusion_lab.sweeps.watch import is_over, job_progress, summary
@@ -29,7 +29,7 @@ def next_steps(outputs: Path) -> list[str]:
     found += _unfinished([model for model in models if not model.finished and model.path.name not in of_sweep])
     count = sum(model.is_generative for model in models)
     if count:
-        newest = newest_generative(outputs)
+        newest = newest_model(outputs)
         found = [*_model(newest, count, outputs), *found]
         commands = [*_with_model(newest, outputs), *commands]
     else:

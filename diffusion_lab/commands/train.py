@@ -59,13 +59,13 @@ def run(cfg: DictConfig) -> float | None:
             return here.agree(directory.retrained if cfg.retrain else directory.finished)
 
         if is_trained() and not here.agree(directory.retraining.finished):
-            _say_trained(console, directory, cfg.retrain)
+            _take_trained(console, directory, cfg.retrain)
         else:
             with hold_together(directory.path, waiting):
                 if here.is_first:
                     directory.put_in_place()  # a process may have been killed before this
                 if is_trained():  # by another process
-                    _say_trained(console, directory, cfg.retrain)
+                    _take_trained(console, directory, cfg.retrain)
                 else:
                     fit(training, built, here, branch)
                     if here.is_first:
@@ -98,7 +98,8 @@ def _objective(run: RunDirectory, name: str | None) -> float | None:
     return values[name]
 
 
-def _say_trained(console: Console, directory: ModelDirectory, anew: bool) -> None:
-    more = "" if anew else " (set retrain=true to train again)"
+def _take_trained(console: Console, directory: ModelDirectory, anew: bool) -> None:
+    """Say that the model is there, and let commands that name no model take it."""
     directory.make_newest()
+    more = "" if anew else " (set retrain=true to train again)"
     console.print(f"this model is already trained{' again' if anew else ''}: {directory.path}{more}")

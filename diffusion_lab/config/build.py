@@ -13,7 +13,7 @@ from omegaconf import DictConfig, open_dict
 from diffusion_lab.config.identity import content_of_start, identity_of_base
 from diffusion_lab.config.mistakes import MistakeError
 from diffusion_lab.config.overrides import as_plain
-from diffusion_lab.store.options import check_at_least
+from diffusion_lab.store.options import check_at_least, flat
 from diffusion_lab.store.records import FACTS, wrong_in
 
 if TYPE_CHECKING:
@@ -71,7 +71,8 @@ def fill_in_facts(cfg: DictConfig, data: DataModule) -> None:
         cfg.facts.missing = data.masks_missing
     if wrong := wrong_in({"facts": as_plain(cfg.facts)}, FACTS):
         raise ValueError(f"{data.name}: {wrong}")
-    if len(data.shape) == 1 and "'image_size'" in str(as_plain(cfg.get("network"))):
+    options = flat(as_plain(cfg.network)) if "network" in cfg else {}
+    if len(data.shape) == 1 and any(name.endswith("image_size") for name in options):
         raise ValueError(f"network: this one takes images, but {data.name} holds points; use network=…/points")
     if data.masks_missing and "missing" not in cfg.model:
         raise ValueError("data.missing=mask: only model=diffusion leaves missing values out of its loss; fill them in")

@@ -17,7 +17,7 @@ from diffusion_lab.config.mistakes import MistakeError
 from diffusion_lab.config.overrides import as_plain, named, unquoted
 from diffusion_lab.config.trained import load_config
 from diffusion_lab.config.working_directory import usual_outputs
-from diffusion_lab.store import ModelDirectory, newest_generative
+from diffusion_lab.store import ModelDirectory, newest_model
 
 TRAINED = "trained"  # sampler=trained: the choice that the model was trained with
 NEEDS_NO_MODEL = {"-h", "--help", "--hydra-help", "-sc", "--shell-completion"}
@@ -34,7 +34,7 @@ def model_dir_of(options: Sequence[str]) -> ModelDirectory:
         raise MistakeError(f"model_dir={wanted}: give one model, and run the command once for each")
     if wanted != "null":
         return ModelDirectory(Path(wanted))
-    return newest_generative(Path(unquoted(given["outputs"]) if "outputs" in given else usual_outputs()))
+    return newest_model(Path(unquoted(given["outputs"]) if "outputs" in given else usual_outputs()))
 
 
 def with_trained_choices(options: Sequence[str], groups: Sequence[str]) -> list[str]:

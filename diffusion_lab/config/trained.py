@@ -23,7 +23,7 @@ from diffusion_lab.config.strangers import (
     no_larger_than,
 )
 from diffusion_lab.config.weight_files import load_weights, weight_file
-from diffusion_lab.store import ModelDirectory, RunDirectory, RunError, newest_generative
+from diffusion_lab.store import ModelDirectory, RunDirectory, RunError, newest_model
 from diffusion_lab.store.fingerprints import SCORING_GROUPS
 from diffusion_lab.store.records import inside, read_yaml
 
@@ -88,7 +88,7 @@ def trained_config(cfg: DictConfig) -> tuple[ModelDirectory, DictConfig]:
 
     MistakeError for an option that shaped training and therefore cannot be changed.
     """
-    directory = ModelDirectory(Path(cfg.model_dir)) if cfg.model_dir else newest_generative(Path(cfg.outputs))
+    directory = ModelDirectory(Path(cfg.model_dir)) if cfg.model_dir else newest_model(Path(cfg.outputs))
     saved = load_config(directory)
     if "fingerprint" not in directory.read_training():
         raise RunError(f"{directory.training} was written by another version of diffusion_lab: it has no fingerprint")

@@ -120,7 +120,7 @@ def bound_term(
     `distribution` is p_θ(x_{t−1}|x_t). Dimensions where `known` is 0 add nothing.
     """
     first, terms = t == 1, step_term(process, distribution, x_0, x_t, t, known)
-    if x_0.is_cpu and not torch.compiler.is_compiling():  # else the host would wait for the number of rows
+    if x_0.is_cpu and not torch.compiler.is_compiling():  # a GPU's host would wait for the number of rows
         rows = first.nonzero().flatten()
         own = Gaussian(distribution.mean[rows], distribution.log_variance.expand_as(x_0)[rows])
         masked = known if known is None else known[rows]

@@ -35,7 +35,8 @@ def findings(table: Table, group: Group) -> list[Finding]:
     named = {column.measure.name: column for column in columns(group)}
     of_axes = axis_findings(table, group)
     several = len(distinguishing(group.rows)) > 1  # of one axis the sentence on it names the best
-    main = [one for one in group.standings if one.measure in _headlines(group) and one.rival and several]
+    ranked = _headlines(group) if several else []
+    main = [one for one in group.standings if one.measure in ranked and one.rival]
     best = [best_cell(one, named[one.measure.name]) for one in main]
     return [*of_axes, *best, *(one for one in curve_findings(table, group) if one.sure)]
 

@@ -97,7 +97,8 @@ def markdown(table: Table) -> str:
     parts = []
     for group in table.groups:
         head, *body = _lines(table, group, written, _md, brief(group))
-        align = [":--" if i < len(distinguishing(group.rows)) else "--:" for i in range(len(head))]
+        names = len(distinguishing(group.rows))
+        align = [":--" if i < names else "--:" for i in range(len(head))]
         parts.append("\n".join(f"| {' | '.join(line)} |" for line in (head, align, *body)))
         parts.append("\n".join(f"- {_md(note)}" for note in (*alike(table, group), *notes(group, brief(group)))))
     return "\n\n".join(parts) + "\n"
@@ -176,10 +177,10 @@ def _terminal_table(table: Table, group: Group, measures: Sequence[Measure]) -> 
         return text
 
     head, *body = _lines(table, group, written, Text, measures)
+    names = len(distinguishing(group.rows))
     shown = TerminalTable(box=None, pad_edge=False, header_style="dim")
     for i, name in enumerate(head):
-        left = i < len(distinguishing(group.rows))
-        shown.add_column(name, justify="left" if left else "right", no_wrap=True)
+        shown.add_column(name, justify="left" if i < names else "right", no_wrap=True)
     for line in body:
         shown.add_row(*line)
     return shown

@@ -67,7 +67,7 @@ def columns(group: Group) -> list[Column]:
 
 
 def label(row: Row, among: Sequence[Row] = ()) -> str:
-    """The choices of a row in one line. among: rows from which it is told apart; what they all share is left out."""
+    """The choices of a row in one line. among: the rows beside it; choices that all of them share are left out."""
     names = [row.names[i] for i in (distinguishing(among) if among else range(len(row.names)))]
     return " · ".join(name for name in names if name is not None) or (NONE if row.names else "the only choice")
 

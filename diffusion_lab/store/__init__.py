@@ -20,7 +20,6 @@ from diffusion_lab.store.places import (
     model_directory,
     named_model,
     named_sweep,
-    newest_generative,
     newest_model,
     newest_sweep,
     run_directory,
@@ -33,7 +32,6 @@ from diffusion_lab.store.records import RunError, read_json, write_json
 # fmt: off
 __all__ = [
     "FINGERPRINT_LENGTH", "CacheDirectory", "Directory", "ModelDirectory", "RunDirectory", "RunError", "SweepDirectory",
-    "cache_directory", "features_file", "job_log", "model_directory", "named_model", "named_sweep", "newest_generative",
-    "newest_model", "newest_sweep", "read_json", "run_directory", "runs_folder", "scored_runs", "sweep_directory",
-    "write_json",
+    "cache_directory", "features_file", "job_log", "model_directory", "named_model", "named_sweep", "newest_model",
+    "newest_sweep", "read_json", "run_directory", "runs_folder", "scored_runs", "sweep_directory", "write_json",
 ]

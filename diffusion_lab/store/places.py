@@ -114,19 +114,16 @@ def is_in_outputs(folder: Path) -> bool:
 
 
 def newest_model(outputs: Path) -> ModelDirectory:
-    """The model that `train` finished, or found finished, last; no head that serves another model. RunError if there is none."""
+    """The model that `train` finished, or found finished, last; one that draws no samples only if there is no other.
+
+    No head that serves another model. RunError if there is none.
+    """
     models = [model for model in models_in(outputs) if model.serves is None]
     finished = [model for model in models if model.finished]
     if not finished:
         others = f" ({len(models)} unfinished)" if models else ""
         raise RunError(f"there is no trained model in {outputs / _MODELS}{others}; run `diffusion-lab train` first")
-    return max(finished, key=lambda model: model.training.stat().st_mtime_ns)
-
-
-def newest_generative(outputs: Path) -> ModelDirectory:
-    """As `newest_model`; a model that draws no samples only if there is no other."""
-    generative = [model for model in models_in(outputs) if model.is_generative]
-    return max(generative, key=lambda model: model.training.stat().st_mtime_ns) if generative else newest_model(outputs)
+    return max(finished, key=lambda model: (model.is_generative, model.training.stat().st_mtime_ns))
 
 
 def _folders(above: Path) -> list[Path]:

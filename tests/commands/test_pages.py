@@ -105,8 +105,8 @@ def commands(page: Path) -> list[list[str]]:
     ]
 
 
-def executed(page: Path, words: list[str]) -> bool:
-    """Whether a command of a page is executed, not only composed."""
+def executed(words: list[str]) -> bool:
+    """Whether a command is executed, not only composed."""
     return not any(re.search(pattern, " ".join(words)) for pattern in COMPOSED)
 
 
@@ -186,9 +186,7 @@ def test_a_page_works_as_written(page, lab, monkeypatch):
     todo = [(code, words[1:]) for code, words in steps(page) if code or words[0] == "diffusion-lab"]
     is_tutorial = page.parent.name == "tutorials"
     swept = 9 if is_tutorial else 0 if page in RESULTS else 2
-    todo = [
-        (code, words) for code, words in todo if (is_tutorial or "\n" not in code if code else executed(page, words))
-    ]
+    todo = [(code, words) for code, words in todo if (is_tutorial or "\n" not in code if code else executed(words))]
     if not todo:
         return
     write_files(lab.folder, monkeypatch)

@@ -9,7 +9,6 @@ from diffusion_lab.store import (
     ModelDirectory,
     RunError,
     model_directory,
-    newest_generative,
     newest_model,
     run_directory,
     write_json,
@@ -80,15 +79,14 @@ def test_a_model_that_draws_nothing_is_taken_only_if_there_is_no_other(tmp_path)
     classifier, other, newer = (model_directory(tmp_path, name, "m", "0" * 64) for name in "abc")
     classifier.finish(1, 1.0, 1)
     write_json(classifier.accuracy, {})
-    assert newest_generative(tmp_path).path == classifier.path
+    assert newest_model(tmp_path).path == classifier.path
     other.finish(1, 1.0, 1)
     newer.finish(1, 1.0, 1)
     for age, model in enumerate((other, newer, classifier)):
         os.utime(model.training, ns=(10**18 + age, 10**18 + age))
-    assert newest_model(tmp_path).path == classifier.path
-    assert newest_generative(tmp_path).path == newer.path
+    assert newest_model(tmp_path).path == newer.path, "the classifier is newer"
     other.make_newest()
-    assert newest_generative(tmp_path).path == other.path
+    assert newest_model(tmp_path).path == other.path
 
 
 def test_no_finished_model_is_an_error_that_names_the_cure(tmp_path):
