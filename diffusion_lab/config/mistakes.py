@@ -202,11 +202,14 @@ def _missing(error: MissingConfigException) -> str:
     """One sentence for a choice that a group does not have."""
     if error.missing_cfg_file == "hydra/sweeper/optuna":
         return "hydra/sweeper=optuna is not installed: pip install 'diffusion-lab[optuna]'"
-    group, _, option = (error.missing_cfg_file or "").rpartition("/")
-    options = sorted(error.options or [])
+    wanted = error.missing_cfg_file or ""
+    group, _, option = wanted.rpartition("/")
+    # Hydra lists the choices of a group, not those of a folder in it, as network=diffusion/….
+    options = sorted(error.options or [file.stem for file in (CONF / group).glob("*.yaml")])
     if not group or not options:
         return _one_line(error)
-    return f"{group}={option}: there is no such choice; choose one of {', '.join(options)}{_hint(option, options)}"
+    typed = f"{group}={option}" if error.options else wanted.replace("/", "=", 1)
+    return f"{typed}: there is no such choice; choose one of {', '.join(options)}{_hint(option, options)}"
 
 
 def _composition(error: Exception, command: str) -> str:

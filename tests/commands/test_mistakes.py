@@ -351,7 +351,12 @@ def test_a_folder_with_too_long_a_name_is_one_sentence(lab):
 
 @pytest.mark.parametrize(
     ("wrong", "meant"),
-    [("trainer.max_step=3", "trainer.max_steps"), ("shedule=linear", "schedule"), ("schedule=cosin", "cosine")],
+    [
+        ("trainer.max_step=3", "trainer.max_steps"),
+        ("shedule=linear", "schedule"),
+        ("schedule=cosin", "cosine"),
+        ("network=diffusion/8x9", "8x8"),
+    ],
 )
 def test_a_misspelling_is_told_what_was_meant(lab, wrong, meant):
     lab.refused("train", wrong, said=f"did you mean {meant}?")
