@@ -196,12 +196,17 @@ DIFFUSERS_SHIPPED = Recipe(
 
 
 class Diffusers(Peer):
-    """Linear schedule, noise prediction. Its own sampler: the example's DDPMScheduler; at its best, DDIMScheduler from T on.
+    """Linear schedule. Its own sampler: the example's DDPMScheduler; at its best, DDIMScheduler from T on.
 
-    The network has our blocks: three levels of base, 2·base and 4·base channels, one block a level, attention at the coarsest.
+    prediction: "epsilon", the example's default, or "v_prediction". The network has our blocks: three levels of base, 2·base and
+    4·base channels, one block a level, attention at the coarsest.
     """
 
     requires = "diffusers"
+
+    def __init__(self, base: int, recipe: Recipe, prediction: str = "epsilon") -> None:
+        super().__init__(base, recipe)
+        self.prediction = prediction
 
     def build(self, shape: Sequence[int]) -> nn.Module:
         from diffusers import UNet2DModel
@@ -222,13 +227,15 @@ class Diffusers(Peer):
     def loss(self, module: nn.Module, x_0: Tensor) -> Tensor:
         eps = torch.randn_like(x_0)
         steps = torch.randint(0, self._ddpm.config.num_train_timesteps, (len(x_0),), device=x_0.device)
-        return functional.mse_loss(module(self._ddpm.add_noise(x_0, eps, steps), steps).sample.float(), eps)
+        wanted = eps if self.prediction == "epsilon" else self._ddpm.get_velocity(x_0, eps, steps)
+        return functional.mse_loss(module(self._ddpm.add_noise(x_0, eps, steps), steps).sample.float(), wanted)
 
     def network(self, module: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
         return lambda x_t, steps: module(x_t, steps).sample
 
     def conventions(self, module: nn.Module) -> tuple[Tensor, Prediction]:
-        return self._ddpm.alphas_cumprod, PredictNoise()
+        prediction = PredictNoise() if self.prediction == "epsilon" else PredictVelocity()
+        return self._ddpm.alphas_cumprod, prediction
 
     def own(self, module: nn.Module, shape: Sequence[int], generator: torch.Generator, num_steps: int) -> Tensor:
         from diffusers import DDIMScheduler
@@ -246,7 +253,7 @@ class Diffusers(Peer):
     def _ddpm(self) -> DDPMScheduler:
         from diffusers import DDPMScheduler
 
-        return DDPMScheduler(num_train_timesteps=1000)
+        return DDPMScheduler(num_train_timesteps=1000, prediction_type=self.prediction)
 
 
 class LucidrainsAverage:
@@ -309,4 +316,4 @@ PEERS: dict[str, Peer] = {
     )
     for base in (16, 32)
     for setting, recipe in (("shipped", shipped), ("best", BEST))
-}
+} | {f"diffusers-{base}-velocity": Diffusers(base, BEST, "v_prediction") for base in (16, 32)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -45,6 +46,8 @@ from diffusion_lab.training.ema import default_weights
 from diffusion_lab.training.interruption import ending
 from diffusion_lab.training.profiles import wanted_length
 from diffusion_lab.training.ranks import broadcast_from_rank_zero, hold_together, rank
+
+_SECONDS_OF_A_LINE = 30.0  # between two lines on progress, where there is no terminal
 
 
 def score_once(
@@ -189,14 +192,18 @@ def _scores(source: Source, data: DataModule, cfg: DictConfig, console: Console)
 
 @contextmanager
 def progress_bar(console: Console) -> Iterator[Callable[[str, int, int], None]]:
-    """A function of (task, images done, all images) that shows progress while the block runs."""
-    with Progress(transient=True, console=console) as bar:
-        tasks = {}
+    """A function of (task, images done, all images) that shows progress while the block runs: bars in a terminal, else lines."""
+    with Progress(transient=True, console=console, disable=not console.is_terminal) as bar:
+        tasks, said = {}, time.monotonic()
 
         def progress(stage: str, done: int, total: int) -> None:
+            nonlocal said
             if stage not in tasks:
                 tasks[stage] = bar.add_task(stage, total=total)
             bar.update(tasks[stage], completed=done, total=total)
+            if not console.is_terminal and time.monotonic() > said + _SECONDS_OF_A_LINE:
+                said = time.monotonic()
+                console.print(f"scoring: {stage}, {done} of {total}")
 
         yield progress
 
@@ -236,19 +243,21 @@ def score_table(metrics: Mapping[str, Any], everything: bool) -> Table:
     precision, recall, bits/dim, seconds of sampling and of training. A missing distance always has its reason.
     """
     protocol, values = metrics["protocol"], metrics["values"]
-    title = Text(_title(protocol), style="table.title")
+    title = Text(_title(protocol, values), style="table.title")
+    floor = protocol.get("floor", {}).get("num_images")
+    few = "" if floor in (None, protocol["samples"]["num_images"]) else f" ({floor} of them)"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="dim")
     table.add_column("measure")
     table.add_column("value", justify="right")
     table.add_column("", style="dim")
-    for measure in read_measures(metrics):
+    for measure in sorted(read_measures(metrics), key=lambda measure: measure.name == TRAINING_SECONDS):
         value, note = "–", protocol["absent"].get(measure.name)
         if measure.name in values:
             value, note = _value(measure, values), measure.detail or measure.meaning
         if note is None or not (everything or (_is_main(measure) and (measure.name in values or measure.floor_of))):
             continue
         if not everything and measure.floor_of in values:
-            note = f"real images: {values[measure.floor_of]:.{measure.decimals}f}; {note}"
+            note = f"real images: {values[measure.floor_of]:.{measure.decimals}f}{few}; {note}"
         table.add_row(*map(Text, (f"{measure.label} {measure.arrow}", value, note)))
     return table
 
@@ -285,9 +294,15 @@ def _value(measure: Measure, values: dict[str, float]) -> str:
     return text + (f" {measure.unit}" if measure.unit else "")
 
 
-def _title(protocol: dict[str, Any]) -> str:
+def _title(protocol: dict[str, Any], values: Mapping[str, float]) -> str:
     given = protocol["samples"].get("given")
-    drawn = f"weights {protocol['weights']}" if given is None else given["name"]
+    parts = [protocol["data"]["name"], protocol["model"]["family"]]
+    if given is not None:
+        parts.append(given["name"])
+    else:
+        sampler = protocol["model"].get("sampler", "").partition("Sampler(")[0]
+        parts += [f"{sampler} of {values['nfe']:.0f} evaluations"] if sampler and "nfe" in values else []
+        parts.append(f"weights {protocol['weights']}")
     reference = protocol["reference"]
     real = reference.get("given") or f"{reference['num_images']} {reference['split']} images"
-    return f"{protocol['data']['name']}, {protocol['model']['family']}, {drawn}, against {real}"
+    return f"{', '.join(parts)}, against {real}"

@@ -31,7 +31,9 @@ _BINOMIAL = (1, 4, 6, 4, 1)  # over 16: the filter of the pyramid along each axi
 _REPEATS, _DIRECTIONS = 4, 128
 _NAME = "sliced_wasserstein"
 _AGREES = (*(part for part in IMAGES if part != "features"), _NAME)
-_NOTE = "features of a network detect more: use features=inception or dinov2_s with download=true"
+_NOTE = (
+    "features of a network detect more: use features=inception features.inception.download=true, or train features=own"
+)
 
 
 @dataclass(frozen=True)

@@ -46,9 +46,10 @@ def check_parts(schedule: Schedule, variance: Variance, objective: Objective, ti
 def check_guidance(guidance: Guidance, conditions: Sequence[Size], dropout: float) -> None:
     """ValueError for a guidance that needs an unconditional model without condition dropout, or has other conditions."""
     if guidance.needs_null and not (conditions and dropout > 0):
+        fix = "model.condition_dropout above 0" if conditions else "condition=classes"
         raise ValueError(
             f"guidance {type(guidance).__name__} evaluates the network with and without a condition, but this model was not "
-            "trained for both: train with condition=classes and model.condition_dropout above 0, or use guidance=none"
+            f"trained for both: train with {fix}, or use guidance=none"
         )
     told = () if guidance.worse is None else guidance.worse.conditions
     if told and conditions and tuple(told) != tuple(conditions):

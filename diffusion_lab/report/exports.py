@@ -210,8 +210,8 @@ def _lines(
     """(head, rows, floor) as lists of texts."""
     shown = [column for column in columns(group) if column.measure in measures]
     many_seeds = len(table.seeds) > 1
-    unnamed = not table.axes and not many_seeds  # a single row, which must be distinguished from the floor
     places, names = distinguishing(group.rows), list(table.names.values())
+    unnamed = not places and not many_seeds  # a single row, which must be distinguished from the floor
     first = [
         *(escaped(names[i]) for i in places),
         *(["seeds"] if many_seeds else []),

@@ -31,6 +31,7 @@ _INK = "0.25"
 _COLUMN, _PAGE = 3.4, 7.0  # inches: the usual widths of a journal's column and page
 _HEIGHT, _DPI = 2.0, 200  # inches, of one panel without its margins
 _LEFT, _TOP, _BOTTOM, _LEGEND_LINE = 0.55, 0.22, 0.42, 0.155  # inches
+_LABEL, _SIGN = 0.32, 0.062  # inches of the y label and of each sign of its ticks
 _STYLE: dict[Any, Any] = {
     "font.size": 8,
     "axes.labelsize": 8,
@@ -100,6 +101,8 @@ def _figure(plot: Plot) -> Figure:
         axes.set_visible(False)
     for axes in grid[:, 0]:
         axes.set_ylabel(plot.y_label)
+    longest = max(len(tick.get_text()) for axes in grid[:, 0] for tick in axes.get_yticklabels())
+    figure.subplots_adjust(left=max(_LEFT, _LABEL + _SIGN * longest) / width)
     if names:
         # Not matplotlib's own list, which omits names that begin with an underscore.
         figure.legend(

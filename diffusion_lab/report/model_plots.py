@@ -12,6 +12,7 @@ from pathlib import Path
 from diffusion_lab.report.choices import grouped
 from diffusion_lab.report.panels import ADVICE, BOUND, DIAGNOSIS, TRAINING, Panel, Plot, Series
 from diffusion_lab.report.table import SEED, Cell, Gathered
+from diffusion_lab.report.wording import MOST_NAMED
 from diffusion_lab.store import ModelDirectory
 from diffusion_lab.store.records import RunError, inside, read_bytes
 
@@ -49,15 +50,16 @@ def losses_of(models: Iterable[ModelDirectory]) -> list[str]:
 
 
 def _names(models: Models, gathered: Gathered) -> Names:
-    """Models named by the choices in which they differ; "a/b" if one model serves two choices."""
+    """Models named by the choices in which they differ, or by their folders if these are many; "a/b" if one model serves two."""
     chosen = {
         path: {a: tuple(sorted({cell.choices.get(a) for cell in cells}, key=str)) for a in gathered.axes}
         for path, cells in models.items()
     }
-    distinguishing = [a for a in gathered.axes if a != SEED and len({values[a] for values in chosen.values()}) > 1]
+    axes = [a for a in gathered.axes if a != SEED and len({values[a] for values in chosen.values()}) > 1]
+    named_by = axes if len(axes) <= MOST_NAMED else []
     return {
         path: (
-            " · ".join("/".join(value or "none" for value in values[axis]) for axis in distinguishing) or path.name,
+            " · ".join("/".join(value or "none" for value in values[axis]) for axis in named_by) or path.name,
             models[path][0].seed,
         )
         for path, values in chosen.items()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import zip_longest
+from dataclasses import dataclass, field, replace
+from itertools import pairwise, zip_longest
 
 # Headings of plots, on the page and at W&B.
 SAMPLES, LIKELIHOOD = "Samples against steps", "Likelihood against steps"
@@ -80,6 +80,7 @@ LIGHT = ("#0072b2", "#d55e00", "#009e73", "#b85c99", "#c98a00", "#3f9fd4", "#777
 DARK = ("#5aa9e6", "#ff8c42", "#3cc9a0", "#e39cc8", "#f0b429", "#8fd0f5", "#a8a8a8", "#ffffff")
 _DASHES = ("solid", "dash", "dot", "dashdot")
 _MARKERS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "x", "cross")
+_MOST_TICKS = 6  # at chosen numbers
 _MANY = 30  # lines with more points have no markers
 
 
@@ -139,7 +140,15 @@ def scales(plot: Plot, panel: Panel) -> tuple[Scale, Scale]:
     y = _scale([*ends, *levels], plot.log_y, 0.07)
     if panel.categories:
         return Scale(-0.4, len(panel.categories) - 0.6, False, list(enumerate(panel.categories))), y
-    return _scale([x for one in series for x in one.x], plot.log_x, 0.06), y
+    x = _scale([x for one in series for x in one.x], plot.log_x, 0.06)
+    return replace(x, ticks=_chosen(sorted({x for one in series for x in one.x})) if plot.log_x else []), y
+
+
+def _chosen(values: Sequence[float]) -> list[tuple[float, str]]:
+    """Ticks at a few whole numbers, such as numbers of steps, that are far enough apart on a logarithmic axis; else none."""
+    whole = 1 < len(values) <= _MOST_TICKS and values[0] > 0 and all(float(value).is_integer() for value in values)
+    apart = whole and all(b > 1.3 * a for a, b in pairwise(values))
+    return [(value, f"{value:.0f}") for value in values] if apart else []
 
 
 def _scale(values: Sequence[float], log: bool, room: float) -> Scale:

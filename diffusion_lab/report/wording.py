@@ -11,6 +11,8 @@ from diffusion_lab.report.table import NONE, Group, Row, Table
 from diffusion_lab.store.measures import ENTROPY, Measure
 from diffusion_lab.store.options import flat
 
+MOST_NAMED = 6  # options in a title or a name
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -68,21 +70,21 @@ def columns(group: Group) -> list[Column]:
 
 def label(row: Row, among: Sequence[Row] = ()) -> str:
     """The choices of a row in one line. among: the rows beside it; choices that all of them share are left out."""
-    names = [row.names[i] for i in (distinguishing(among) if among else range(len(row.names)))]
+    places = (among and distinguishing(among)) or range(len(row.names))
+    names = [row.names[i] for i in places]
     return " · ".join(name for name in names if name is not None) or (NONE if row.names else "the only choice")
 
 
 def distinguishing(rows: Sequence[Row]) -> list[int]:
-    """The places of the axes in which rows differ; all places if they differ in none."""
-    places = range(len(rows[0].names))
-    return [i for i in places if len({row.names[i] for row in rows}) > 1] or list(places)
+    """The places of the axes in which rows differ."""
+    return [i for i in range(len(rows[0].names)) if len({row.names[i] for row in rows}) > 1]
 
 
 def alike(table: Table, group: Group) -> list[str]:
-    """A sentence on the axes of the table that have one value in the group, or none."""
+    """A sentence on the axes of the table in which the rows of the group have one value; none if there are no such axes."""
     apart, names = distinguishing(group.rows), list(table.names.values())
-    chosen = [f"{names[i]} {name or NONE}" for i, name in enumerate(group.rows[0].names) if i not in apart]
-    return [f"In all rows: {', '.join(chosen)}."] if chosen else []
+    chosen = [f"{names[i]} {name}" for i, name in enumerate(group.rows[0].names) if name is not None and i not in apart]
+    return [f"{'In all rows' if len(group.rows) > 1 else 'The row'}: {', '.join(chosen)}."] if chosen else []
 
 
 def seeds_of(row: Row) -> str:
@@ -98,7 +100,8 @@ def question(table: Table) -> str:
     if not table.axes:
         return f"How good are samples and likelihood{on}?"
     verb = "does" if len(table.axes) == 1 else "do"
-    return f"What {verb} {listed(list(table.names.values()))} change in samples and likelihood{on}?"
+    names = listed(list(table.names.values())) if len(table.axes) <= MOST_NAMED else f"{len(table.axes)} options"
+    return f"What {verb} {names} change in samples and likelihood{on}?"
 
 
 def _column(group: Group, measure: Measure) -> Column:

@@ -22,9 +22,9 @@ from rich.text import Text
 
 from diffusion_lab.store import ModelDirectory, RunError, SweepDirectory, named_model, read_json, run_directory
 from diffusion_lab.store.measures import SECONDS, read_measures
-from diffusion_lab.store.places import models_in
+from diffusion_lab.store.places import models_in, runs_in
 from diffusion_lab.store.status_file import DONE, FAILED, INTERRUPTED, RUNNING, Status, read_status, written_status
-from diffusion_lab.sweeps.plan import MODEL, PlannedCell, Work, plan
+from diffusion_lab.sweeps.plan import CELL, MODEL, PlannedCell, Work, plan
 
 _POLL_SECONDS = 0.5
 QUEUED, REQUEUED = "queued", "requeued"
@@ -151,13 +151,15 @@ def job_progress(sweep: SweepDirectory, in_queue: Mapping[str, str] = MappingPro
 
 
 def other_trainings(outputs: Path, found: Sequence[JobProgress], finished: bool) -> list[JobProgress]:
-    """Trainings other than `found`, running first. finished: include finished ones."""
+    """Trainings other than `found` and scores that are computed now, running first. finished: include finished trainings."""
     listed = {standing.folder for standing in found}
-    states = {model.path: read_status(model.path) for model in models_in(outputs) if model.path not in listed}
+    folders = [(MODEL, model.path) for model in models_in(outputs)] + [(CELL, run.path) for run in runs_in(outputs)]
     others = [
-        JobProgress(MODEL, "", path, status.state, status, status.reason or "")
-        for path, status in states.items()
-        if status is not None and (finished or status.state == RUNNING)
+        JobProgress(what, "", path, status.state, status, status.reason or "")
+        for what, path in folders
+        if path not in listed
+        and (status := read_status(path)) is not None
+        and (status.state == RUNNING or (finished and what == MODEL))
     ]
     return sorted(others, key=lambda standing: list(_STYLES).index(standing.state))
 
