@@ -36,8 +36,11 @@ def test_trainings_outside_a_sweep(lab):
     assert "models: 1 done, 1 failed" in out  # nobody holds the folder of a
     assert "ended without giving a reason" in out
     write_sweep(lab.folder, "mine")
-    with hold(lab.folder / "outputs" / "models" / "a", print):
-        assert "models: 2 queued, 1 running" in lab.done("status")
+    score = lab.folder / "outputs" / "runs" / "a-scored"
+    score.mkdir(parents=True)
+    Status.begin(10).now("running", 5).write(score)
+    with hold(lab.folder / "outputs" / "models" / "a", print), hold(score, print):
+        assert "models: 2 queued, 1 running; cells: 2 queued, 1 running" in " ".join(lab.done("status").split())
         assert "models: 2 queued;" in lab.done("status", "mine")
 
 

@@ -4,15 +4,19 @@ from tests.metrics.stand_ins import described
 
 
 def shown(
-    values: dict[str, float], absent: dict[str, str], measures: list[dict] | None = None, everything: bool = True
+    values: dict[str, float],
+    absent: dict[str, str],
+    measures: list[dict] | None = None,
+    everything: bool = True,
+    real_images: int = 50,
 ) -> str:
     protocol = {
         "data": {"name": "coloured"},
-        "model": {"family": "painter"},
+        "model": {"family": "painter", "sampler": "DDIMSampler(spacing=EvenSpacing(num_steps=3))"},
         "weights": "raw",
         "samples": {"num_images": 50},
         "reference": {"split": "train", "num_images": 300},
-        "floor": {"split": "test", "num_images": 50},
+        "floor": {"split": "test", "num_images": real_images},
         "cost": {"device": "cpu"},
         "features": {"name": "inception"},
         "absent": absent,
@@ -57,7 +61,9 @@ def test_by_default_there_are_the_main_rows_and_no_reasons():
     said = shown(values, {"class_entropy": "no labels"}, everything=False)
     rows = [line.split()[0] for line in said.splitlines()[2:]]
     assert rows == ["fd_inception", "precision", "recall", "bits/dim", "s", "training"]
-    assert "1.500" in said
+    assert said.startswith("coloured, painter, DDIM of 3 evaluations, weights raw, against 300 train images")
+    assert "real images: 1.500;" in said
+    assert "real images: 1.500 (20 of them);" in shown(values, {}, everything=False, real_images=20)
     without = shown({"recall": 0.4}, {"fd_inception": "not finite", "bits_per_dim": "no likelihood"}, everything=False)
     assert "not finite" in without
     assert "no likelihood" not in without

@@ -124,6 +124,18 @@ def test_what_is_alike_in_a_table_is_a_sentence_and_no_column(tmp_path):
         assert f"% In all rows: schedule {value}." in latex(table)
 
 
+def test_a_single_row_has_no_columns_of_choices(tmp_path):
+    def change(choices, metrics):
+        metrics["protocol"]["samples"]["num_samples"] = choices["schedule"] + choices["sampler"]
+
+    axes = {"schedule": ["linear", "cosine"], "sampler": ["ddim", "strided"]}
+    table = build_table(read_sweep(write_sweep(tmp_path, axes=axes, change=change)))
+    assert len(table.groups) == 4
+    text = markdown(table)
+    assert all(line.startswith("|  |") for line in text.splitlines() if "fd" in line and "|" in line)
+    assert "- The row: schedule linear, sampler ddim." in text
+
+
 def test_a_narrow_terminal_has_the_columns_that_fit(tmp_path):
     """Also where no measure is a headline."""
 

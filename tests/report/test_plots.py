@@ -284,6 +284,9 @@ def test_an_axis_holds_error_bars_and_levels():
     _, y = scales(drawing(Series("a", [1, 2], [3.0, 4.0], [0.5, None]), levels=[("real images", 1.0)]), Panel("", []))
     assert y.low < 1.0
     assert y.high > 4.0
+    for steps, ticks in (([10, 50], ["10", "50"]), ([24, 25], []), ([1.5, 3], []), (list(range(10, 80, 10)), [])):
+        x, _ = scales(drawing(Series("a", steps, [1.0] * len(steps)), log_x=True), Panel("", []))
+        assert [text for _, text in x.ticks] == ticks
     _, y = scales(drawing(Series("a", [1], [3.0], [2.0])), Panel("", []))
     assert (y.low, y.high) == pytest.approx((1.0 - 0.28, 5.0 + 0.28))
     _, y = scales(drawing(Series("a", [1], [0.0]), Series("b", [1], [-1.0]), log_y=True), Panel("", []))
