@@ -46,7 +46,7 @@ from diffusion_lab.report.comparison import Blocks, Difference, Measured, differ
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-TABLES = ("digits", "fashion_mnist", "emoji", "features")  # one row a score
+TABLES = ("digits", "fashion_mnist", "emoji", "sprites", "features")  # one row a score
 HEADS = {"evaluations": "nfe", "NFE": "nfe", "bits/dim": "bits_per_dim", "sliced Wasserstein": "sliced_wasserstein"}
 
 Row = dict[str, str]

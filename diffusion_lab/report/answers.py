@@ -19,6 +19,7 @@ from diffusion_lab.store.measures import LOW, Measure
 
 TOO_LITTLE = "too little for so many comparisons"  # of an interval that excludes 0, after Holm's correction
 MORE_SEEDS = "run seed=1,2,3, because one seed does not rank"
+NO_ERRORS = "without errors, which metrics=frechet_infinity adds to Fréchet distances, nothing ranks"
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,10 @@ class _Comparison:
             return f"{listed(names)} are the same in", label
         other, lead = rival
         if lead is None:
-            return f"{MORE_SEEDS} {listed(names)} in", label
+            return (
+                f"{unranked(self.effect.means[self.ranking.best[0]], self.effect.means[other])} {listed(names)} in",
+                label,
+            )
         by = amount(lead) + ("*" if not sure and lead.beyond_its_uncertainty else "")
         if sure:
             than = f"{names[other]}, the next," if len(names) > len(best) + 1 else names[other]
@@ -193,13 +197,20 @@ def best_cell(standing: Standing, column: Column) -> Finding:
         return Finding(what, f"no row to compare with {best}", False)
     other, lead = rival
     if lead is None:
-        return Finding(what, f"{MORE_SEEDS} {best} and {written([other])}", False)
+        why = unranked(*(row.values[standing.measure.name] for row in (standing.best[0], other)))
+        return Finding(what, f"{why} {best} and {written([other])}", False)
     by = f"{amount(lead)}, {lead.how}"
     if standing.marked:
         verb = "is the best cell" if len(standing.best) == 1 else "are the best cells"
         return Finding(what, f"{best} {verb}, better than {named(other)}, the next, by {by}", True)
     by += f"; {TOO_LITTLE}" if lead.beyond_its_uncertainty else ""
     return Finding(what, f"no certain best cell: {best} and {written([other])} differ by {by}", False)
+
+
+def unranked(a: Measured, b: Measured) -> str:
+    """Why the error of a difference is not known: of two trainings with one seed each, or of scores without errors."""
+    of_one_training = bool(a.trainings) and list(a.trainings.values()) == list(b.trainings.values())
+    return NO_ERRORS if of_one_training else MORE_SEEDS
 
 
 def amount(lead: Difference) -> str:

@@ -1,11 +1,13 @@
 """What one axis does, the others averaged, and the sentence on it."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
 from diffusion_lab.metrics.bits_per_dim import BitsPerDim
-from diffusion_lab.report.answers import axis_findings, best_cell, effect_of, findings
+from diffusion_lab.report.answers import MORE_SEEDS, NO_ERRORS, axis_findings, best_cell, effect_of, findings, unranked
+from diffusion_lab.report.comparison import Measured, difference
 from diffusion_lab.report.read import read_sweep
 from diffusion_lab.report.table import build_table
 from diffusion_lab.report.wording import columns, label
@@ -117,6 +119,14 @@ def test_without_certainty_there_is_no_winner(tmp_path, axes, other):
     for one in table.groups[0].standings:
         column = next(column for column in columns(table.groups[0]) if column.measure == one.measure)
         assert "best cell," not in best_cell(one, column).text
+
+
+def test_samplings_of_one_training_lack_errors_and_not_seeds():
+    a, b = (Measured({"1": value}, trainings={"1": "one"}) for value in (1.0, 2.0))
+    assert difference(a, b) is None
+    assert unranked(a, b) == NO_ERRORS
+    for trainings in ({"1": "another"}, {}):
+        assert unranked(replace(a, trainings=trainings), replace(b, trainings={})) == MORE_SEEDS
 
 
 def test_a_winner_is_never_ahead_by_zero(tmp_path):
