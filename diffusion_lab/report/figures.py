@@ -101,7 +101,7 @@ def _figure(plot: Plot) -> Figure:
         axes.set_visible(False)
     for axes in grid[:, 0]:
         axes.set_ylabel(plot.y_label)
-    longest = max(len(tick.get_text()) for axes in grid[:, 0] for tick in axes.get_yticklabels())
+    longest = max((len(tick.get_text()) for axes in grid[:, 0] for tick in axes.get_yticklabels()), default=0)
     figure.subplots_adjust(left=max(_LEFT, _LABEL + _SIGN * longest) / width)
     if names:
         # Not matplotlib's own list, which omits names that begin with an underscore.
