@@ -81,6 +81,15 @@ def test_draws_of_a_field_are_beside_their_image(tmp_path):
     assert (rows[:, 2:] - rows[:, :1]).std() == pytest.approx(0.3, rel=0.2)
 
 
+def test_a_normalised_field_is_shown_from_black_to_white(tmp_path, monkeypatch):
+    monkeypatch.setattr(LowResolution, "of", lambda self, x, given: 3 + 2 * x.mean((2, 3), keepdim=True))
+    data = TinyImages()
+    data.condition_on({"low": LowResolution(factor=2)})
+    scores = scored(tmp_path, Blocks(), data, metrics=[Reconstruction(num_images=6, num_draws=3, batch_size=4)])
+    fields = scores.conditions.unflatten(0, (-1, 2 + DRAWS))[:, 0]
+    assert (float(fields.min()), float(fields.max())) == pytest.approx((-1, 1))
+
+
 def test_errors_of_real_data_are_in_their_units_too(tmp_path):
     data = TinyImages()
     data.num_levels, data.units = None, Units([280.0], [10.0], ["kelvin"])
