@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ from diffusion_lab.config.strangers import (
 from diffusion_lab.config.weight_files import load_weights, weight_file
 from diffusion_lab.store import ModelDirectory, RunDirectory, RunError, newest_model
 from diffusion_lab.store.fingerprints import SCORING_GROUPS
+from diffusion_lab.store.places import models_in
 from diffusion_lab.store.records import inside, read_yaml
 
 if TYPE_CHECKING:
@@ -88,7 +90,7 @@ def trained_config(cfg: DictConfig) -> tuple[ModelDirectory, DictConfig]:
 
     MistakeError for an option that shaped training and therefore cannot be changed.
     """
-    directory = ModelDirectory(Path(cfg.model_dir)) if cfg.model_dir else newest_model(Path(cfg.outputs))
+    directory = ModelDirectory(Path(cfg.model_dir)) if cfg.model_dir else _newest_model(Path(cfg.outputs))
     saved = load_config(directory)
     if "fingerprint" not in directory.read_training():
         raise RunError(f"{directory.training} was written by another version of diffusion_lab: it has no fingerprint")
@@ -105,6 +107,16 @@ def trained_config(cfg: DictConfig) -> tuple[ModelDirectory, DictConfig]:
             saved.data[option] = value
     check_worse(saved)
     return directory, settled(saved, directory, of_the_file)
+
+
+def _newest_model(outputs: Path) -> ModelDirectory:
+    """As `newest_model`, with a warning where a training that was begun after it is not finished."""
+    found = newest_model(outputs)
+    since = found.training.stat().st_mtime_ns
+    unfinished = [model for model in models_in(outputs) if not model.finished and model.config.is_file()]
+    if later := [model.path for model in unfinished if model.config.stat().st_mtime_ns > since]:
+        logging.getLogger(__name__).warning(f"{later[0]} is not finished: this takes {found.path}, the newest that is")
+    return found
 
 
 def check_worse(cfg: DictConfig) -> None:

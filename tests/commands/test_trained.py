@@ -1,5 +1,8 @@
 """evaluate and sample: a trained model keeps its own config, and only what did not shape training may change."""
 
+import os
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -65,6 +68,20 @@ def test_a_model_is_found_by_its_folder(lab):
     assert first.name in lab.done("evaluate", f"model_dir={first}", "sampler.spacing.num_steps=2")
     first.rename(lab.folder / "trained")  # the name of the choices of training, too
     lab.done("sample", "model_dir=trained", "sampler=trained", "num_images=2", "to=drawn")
+
+
+def test_a_later_training_that_is_not_finished_is_named(lab, caplog):
+    lab.given("train", *TINY, *STRIDED)
+    (model,) = (lab.folder / "outputs" / "models").iterdir()
+    later = model.with_name("digits-diffusion-begun")
+    later.mkdir()
+    shutil.copy(model / "config.yaml", later)
+    for moment, said in ((1, True), (-1, False)):
+        changed = (model / "training.json").stat().st_mtime + moment
+        os.utime(later / "config.yaml", (changed, changed))
+        caplog.clear()
+        lab.done("sample", "num_images=2", f"to=drawn{moment}")
+        assert (f"{later.relative_to(lab.folder)} is not finished" in caplog.text) == said
 
 
 @pytest.mark.parametrize("form", ["grid", "png", "npz"])
