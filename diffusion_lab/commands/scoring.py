@@ -203,7 +203,7 @@ def progress_bar(console: Console) -> Iterator[Callable[[str, int, int], None]]:
             bar.update(tasks[stage], completed=done, total=total)
             if not console.is_terminal and time.monotonic() > said + _SECONDS_OF_A_LINE:
                 said = time.monotonic()
-                console.print(f"scoring: {stage}, {done} of {total}")
+                console.print(f"{stage}: {done} of {total}")
 
         yield progress
 
