@@ -22,9 +22,10 @@ ORDER = [
         "models",
         "families",
         "training",
+        "interop",
         "metrics",
     ),
-    *("interop", "sweeps", "report", "config", "commands"),
+    *("sweeps", "report", "config", "commands"),
 ]
 # dataclasses, abc and collections.abc say what a class is; they bring nothing into the theory.
 THEORY_IMPORTS = {

@@ -98,6 +98,7 @@ def _reference(cfg: DictConfig, samples: Images) -> tuple[OneSet, Mapping[str, M
     from diffusion_lab.data.in_memory import OneSet
     from diffusion_lab.interop.given_images import levels
     from diffusion_lab.interop.given_statistics import read_reference
+    from diffusion_lab.metrics.reference import Moments
 
     if cfg.evaluation.reference != "train":
         raise MistakeError("evaluation.reference has no effect with reference=…, which has no splits: remove it")
@@ -108,7 +109,8 @@ def _reference(cfg: DictConfig, samples: Images) -> tuple[OneSet, Mapping[str, M
         pixels = levels(found.images, like.shape, like.num_levels, found.name)
     data = OneSet(_name(found.name), pixels, like.num_levels, found.digest)
     data.prepare()
-    return data, found.moments
+    unknown = torch.tensor(torch.nan, dtype=torch.float64)  # the number of images
+    return data, {suffix: Moments(unknown, *known) for suffix, known in found.moments.items()}
 
 
 def _check_dimensions(features: Mapping[str, Features], published: Mapping[str, Moments], reference: str) -> None:

@@ -15,30 +15,36 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from diffusion_lab.data.array_files import members, one_sentence, read_array
 from diffusion_lab.data.checks import DataError, require
 from diffusion_lab.interop.given_images import Images, read_images
-from diffusion_lab.metrics.reference import Moments
 
 MOST_BYTES = 2**30  # of sigma: 11,000 features
 SPATIAL = "_s"  # suffix of the moments of spatial features
+
+
+class MeanAndCovariance(NamedTuple):
+    """Of feature vectors: (D,) and (D, D), float64."""
+
+    mean: Tensor
+    covariance: Tensor
 
 
 @dataclass(frozen=True, eq=False)
 class Published:
     """A reference given by the user: images, moments of features, or both.
 
-    moments: by the suffix of their names, "" for mu and sigma, "_s" for mu_s and sigma_s; float64; the number of images is
-    unknown (n is nan).
+    moments: by the suffix of their names, "" for mu and sigma, "_s" for mu_s and sigma_s.
     """
 
     name: str
-    moments: Mapping[str, Moments]
+    moments: Mapping[str, MeanAndCovariance]
     images: Images | None
 
     @property
@@ -47,7 +53,7 @@ class Published:
         content = hashlib.sha256((self.images.digest if self.images is not None else "").encode())
         for moments in self.moments.values():
             content.update(moments.mean.numpy().tobytes())
-            content.update(moments.dense().numpy().tobytes())
+            content.update(moments.covariance.numpy().tobytes())
         return content.hexdigest()
 
 
@@ -91,7 +97,7 @@ def _of_torch(path: Path) -> Mapping[str, np.ndarray]:
         return {name: torch.as_tensor(content[name]).detach().numpy() for name in ("mu", "sigma")}
 
 
-def _moments(path: Path, found: Mapping[str, np.ndarray], suffix: str = "") -> Moments:
+def _moments(path: Path, found: Mapping[str, np.ndarray], suffix: str = "") -> MeanAndCovariance:
     (mu_name, mu), (sigma_name, sigma) = ((name, found[name]) for name in (f"mu{suffix}", f"sigma{suffix}"))
     require(
         mu.ndim == 1 and sigma.shape == (len(mu), len(mu)) != (0, 0) and mu.dtype.kind == sigma.dtype.kind == "f",
@@ -104,4 +110,4 @@ def _moments(path: Path, found: Mapping[str, np.ndarray], suffix: str = "") -> M
     close = torch.allclose(covariance, covariance.T, rtol=1e-4, atol=1e-6 * float(covariance.abs().max()))
     said = "is not a covariance: it must be symmetric, with no negative number on its diagonal"
     require(close and covariance.diagonal().min() >= 0, f"{sigma_name} of {path} {said}.")
-    return Moments(torch.tensor(float("nan"), dtype=torch.float64), mean, (covariance + covariance.T) / 2)
+    return MeanAndCovariance(mean, (covariance + covariance.T) / 2)
