@@ -78,8 +78,7 @@ class Arrays(InMemoryDataModule):
             one_of((None, "per_channel", "none", "[shift,scale]"), normalize=normalize)
         fits = num_levels is None or 2 <= num_levels <= MOST_LEVELS
         require(fits, f"data.num_levels={num_levels} must lie between 2 and {MOST_LEVELS}.")
-        if test is None:
-            check_fraction(test_fraction)
+        check_fraction(test_fraction)
         at_least(1, max_bytes=max_bytes)
         self.train, self.test, self._labels = train, test, {"train": train_labels, "test": test_labels}
         vectors, fields = {"train": train_vectors, "test": test_vectors}, {"train": train_fields, "test": test_fields}

@@ -191,6 +191,7 @@ REFUSED = {
         "has values from 17 to 17, but data.num_levels=17",
     ),
     "a layout in doubt": (npz(arr_0=PIXELS.transpose(0, 3, 1, 2)), {}, "set data.layout=nchw, or nhwc"),
+    "all held out": (npz(arr_0=GREY), {"test_fraction": 1.0}, "data.test_fraction"),
     "one image": (npz(arr_0=GREY[:1]), {}, "holds one image"),
     "rows": (npz(arr_0=GREY[0]), {}, r"it must be \(N, H, W\)"),
     "labels of another number": (npz(arr_0=GREY, arr_1=np.arange(5)), {}, r"at most 1,048,575, of shape \(6,\)"),
