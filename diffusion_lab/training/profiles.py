@@ -43,16 +43,8 @@ class Profile:
     def overlap(self, other: Profile) -> float:
         """∫ p·p′ dτ over the range where both are positive."""
         a, b, t = self.gamma, other.gamma, min(self.steps, other.steps)
-        return (
-            (a + 1)
-            * (b + 1)
-            / (a + b + 1)
-            * (t / self.steps) ** a
-            * (t / other.steps) ** b
-            * t
-            / self.steps
-            / other.steps
-        )
+        scale = (a + 1) * (b + 1) / (a + b + 1)
+        return scale * (t / self.steps) ** a * (t / other.steps) ** b * t / self.steps / other.steps
 
 
 def combination(kept: Sequence[Profile], wanted: Profile) -> tuple[np.ndarray, float]:
