@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from hydra.utils import instantiate
 from lightning import Callback, Trainer
+from lightning.pytorch.callbacks import LambdaCallback
 from omegaconf import DictConfig
 
 from diffusion_lab.config.build import (
@@ -42,7 +43,6 @@ from diffusion_lab.store.weights import read_moments
 from diffusion_lab.training.devices import AUTO_PRECISIONS, Request
 from diffusion_lab.training.ema import PowerAverages
 from diffusion_lab.training.interruption import Interruption
-from diffusion_lab.training.monitor import Announce
 from diffusion_lab.training.snapshots import Snapshots
 from diffusion_lab.training.speed import check_compile
 from diffusion_lab.training.trainer import (
@@ -221,12 +221,17 @@ def _build_trainer(
     checked_precision(cfg.trainer.precision, None if request is None else request.on_gpu)
     averages = [PowerAverages(cfg.snapshots.averages, directory.weights)] if cfg.snapshots.averages else []
     max_time = cfg.trainer.get("max_time")
+
+    def announce(trainer: Trainer, *_: object) -> None:
+        if trainer.is_global_zero:
+            announcement.step(trainer.global_step)
+
     always = [  # this order: weights written at a step contain the averages of that step, and its time
         *([] if max_time is None else [TimeBudget(seconds_of(max_time))]),
         instantiate(cfg.ema),
         *averages,
         Snapshots(cfg.snapshots.at, directory.weights),
-        Announce(announcement),
+        LambdaCallback(on_train_batch_end=announce),
     ]
     options = trainer_options(
         as_plain(cfg.trainer, resolve=True),

@@ -9,11 +9,10 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.progress import BarColumn, Progress, TextColumn
 from torch import Tensor
 
 from diffusion_lab.models.budget import budget_used, callback_of, logging_interval, time_budget
-from diffusion_lab.store.status_file import Announcement
 from diffusion_lab.terminal import Terminal, in_words
 from diffusion_lab.training.ema import default_weights
 from diffusion_lab.training.ranks import sum_over_ranks
@@ -198,8 +197,7 @@ class ProgressBar(Callback):
 
     def __init__(self) -> None:
         self._console = Terminal()
-        self._progress: Progress | None = None
-        self._task: TaskID | None = None
+        self._progress = Progress(disable=True)
         self._loss: float | None = None
         self._speed, self._step, self._images, self._tenths = Speed(0), 0, 0, 0
         self._first: tuple[float, float] | None = None  # when the first step was over, and the share that was used then
@@ -209,11 +207,11 @@ class ProgressBar(Callback):
         self._speed, self._step, self._images = Speed(trainer.global_step), trainer.global_step, 0
         self._first, self._stated = None, False
         self._tenths = int(10 * budget_used(trainer, trainer.global_step))
-        if trainer.is_global_zero and self._console.is_terminal:
-            columns = [TextColumn("training"), BarColumn(), TextColumn("{task.description}")]
-            self._progress = Progress(*columns, console=self._console, transient=True)
-            self._task = self._progress.add_task("", total=_MILLI)
-            self._progress.start()
+        columns = [TextColumn("training"), BarColumn(), TextColumn("{task.description}")]
+        hidden = not (trainer.is_global_zero and self._console.is_terminal)
+        self._progress = Progress(*columns, console=self._console, transient=True, disable=hidden)
+        self._task = self._progress.add_task("", total=_MILLI)
+        self._progress.start()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -226,9 +224,9 @@ class ProgressBar(Callback):
         used = budget_used(trainer, trainer.global_step)
         left = self._time_left(trainer, used)
         tenths = int(10 * used)
-        if self._progress is None and tenths == self._tenths:
+        if self._progress.disable and tenths == self._tenths:
             return
-        if trainer.global_step % 10 == 0 or self._loss is None or self._progress is None:
+        if trainer.global_step % 10 == 0 or self._loss is None or self._progress.disable:
             loss = float(outputs["terms"]["loss"])  # waits for the device, so not at every step
             if self._loss is None or not math.isfinite(self._loss):
                 self._loss = loss
@@ -238,9 +236,8 @@ class ProgressBar(Callback):
         steps = f"{trainer.global_step}/{trainer.max_steps}" if trainer.max_steps > 0 else str(trainer.global_step)
         line = f"step {steps}  loss {self._loss:.4f}  {self._speed.images_per_second:.0f} img/s"
         line += f" after {warm_up:.0f} s of warm-up" if warm_up > _SHOWN_WARM_UP else ""
-        if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, completed=_MILLI * used, description=f"{line}{left}")
-        else:
+        self._progress.update(self._task, completed=_MILLI * used, description=f"{line}{left}")
+        if self._progress.disable:
             self._tenths = tenths
             self._console.print(f"training {100 * used:3.0f} %  {line}  {seconds:.0f} s{left}")
 
@@ -263,25 +260,7 @@ class ProgressBar(Callback):
         return f"  {left} left"
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._stop()
+        self._progress.stop()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._stop()
-
-    def _stop(self) -> None:
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
-
-
-class Announce(Callback):
-    """Calls the announcement of the training's folder at start and end. Rank 0 only."""
-
-    def __init__(self, announcement: Announcement) -> None:
-        self.announcement = announcement
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if trainer.is_global_zero:
-            self.announcement.step(trainer.global_step)
+        self._progress.stop()
