@@ -32,9 +32,9 @@ def memory_format(num_axes: int) -> torch.memory_format:
     return {2: torch.channels_last, 3: torch.channels_last_3d}.get(num_axes, torch.contiguous_format)
 
 
-def channels_last(network: nn.Module, num_axes: int = 2) -> None:
-    """Store the network's weights, and thereby its images, with channels last."""
-    network.to(memory_format=memory_format(num_axes))  # type: ignore[call-overload]  # torch does not declare it
+def channels_last(network: Module, num_axes: int = 2) -> Module:
+    """The network, which from now on stores its weights, and thereby its images, with channels last."""
+    return network.to(memory_format=memory_format(num_axes))  # type: ignore[call-overload]  # torch does not declare it
 
 
 def to_patches(x: Tensor, size: int) -> Tensor:

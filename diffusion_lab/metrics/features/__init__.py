@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,14 +21,6 @@ CHUNK = 32  # images through a published network at a time: at 299×299 Inceptio
 
 class WeightsError(ValueError):
     """Weights of features are missing, or do not match their card."""
-
-
-Network = TypeVar("Network", bound=nn.Module)
-
-
-def channels_last(network: Network) -> Network:
-    """The network with weights in the memory layout that is fastest for convolutions."""
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's annotations
 
 
 class Features(nn.Module, ABC):

@@ -17,7 +17,8 @@ from safetensors.torch import load
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from diffusion_lab.metrics.features import ShapedFeatures, WeightsError, channels_last
+from diffusion_lab.metrics.features import ShapedFeatures, WeightsError
+from diffusion_lab.networks.blocks import channels_last
 
 FOLDER = Path(__file__).parents[1] / "weights"
 

@@ -25,8 +25,9 @@ from torch.nn import functional as F  # noqa: N812
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from diffusion_lab.data.module import DataModule
-from diffusion_lab.metrics.features import ShapedFeatures, WeightsError, channels_last
+from diffusion_lab.metrics.features import ShapedFeatures, WeightsError
 from diffusion_lab.metrics.features.classifiers import FOLDER, read_shipped
+from diffusion_lab.networks.blocks import channels_last
 from diffusion_lab.store.records import RunError, read_bytes
 
 _COARSEST, _FINEST = 128, 16  # channels
