@@ -128,15 +128,11 @@ class Layout:
     def _check_heads(self) -> None:
         attending = [width for width, attends in zip(self.widths, self.attending, strict=True) if attends]
         attending.append(self.widths[-1])
-        if self.num_heads is not None:
-            if any(width % self.num_heads for width in attending):
-                raise ValueError(
-                    f"network.num_heads={self.num_heads} must divide the channels wherever there is attention, which are "
-                    f"{attending}; use {math.gcd(*attending)} or a divisor of it"
-                )
-        elif self.head_channels < 1 or any(width % self.head_channels for width in attending):
+        name = "head_channels" if self.num_heads is None else "num_heads"
+        size = getattr(self, name)
+        if size < 1 or any(width % size for width in attending):
             raise ValueError(
-                f"network.head_channels={self.head_channels} must divide the channels wherever there is attention, which are "
+                f"network.{name}={size} must divide the channels wherever there is attention, which are "
                 f"{attending}; use {math.gcd(*attending)} or a divisor of it"
             )
 
