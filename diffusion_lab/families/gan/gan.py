@@ -101,15 +101,9 @@ class GAN(GenerativeModel):
             scheduler.step()
 
         real, unreal = self.loss.accuracy(on_real.detach(), on_fake.detach())
-        outputs = {
-            "loss": loss_generator.detach(),
-            "terms": {
-                "loss": loss_generator.detach(),
-                "loss_discriminator": loss.detach(),
-                "accuracy_real": real,
-                "accuracy_fake": unreal,
-            },
-        }
+        values = loss_generator.detach(), loss.detach(), real, unreal
+        terms = dict(zip(self.term_names, values, strict=True))
+        outputs: dict[str, Any] = {"loss": terms["loss"], "terms": terms}
         if penalty is not None:
             total = penalty.detach().sum()
             outputs["sums"] = {"penalty": (total / self.regularizer.every, torch.full_like(total, len(x_0)))}
