@@ -33,14 +33,6 @@ class Units:
         """Units in the record of a condition; None for classes."""
         return cls(record["shift"], record["scale"]) if "shift" in record else None
 
-    def plain(self) -> dict[str, Any]:
-        """The form that `of` reads."""
-        return {
-            "shift": list(self.shift),
-            "scale": list(self.scale),
-            "names": None if self.names is None else list(self.names),
-        }
-
     def normalised(self, x: Tensor) -> Tensor:
         """z, float32, of x (B, C, …), computed in float64."""
         shift, scale = self._like(x)

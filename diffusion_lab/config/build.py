@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -67,7 +68,7 @@ def fill_in_facts(cfg: DictConfig, data: DataModule) -> None:
     sizes = [condition.size for condition in data.conditions.values()] if cfg.get("condition") else []
     state_shape(cfg, data.shape, data.num_levels, sizes)
     with open_dict(cfg):
-        cfg.facts.units = None if data.units is None else data.units.plain()
+        cfg.facts.units = None if data.units is None else asdict(data.units)
         cfg.facts.missing = data.masks_missing
     if wrong := wrong_in({"facts": as_plain(cfg.facts)}, FACTS):
         raise ValueError(f"{data.name}: {wrong}")
