@@ -7,9 +7,9 @@ from Python, the class is shown by its own name.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from diffusion_lab.store.fingerprints import SCORING_GROUPS, TRAINING_EXCLUDED
 from diffusion_lab.store.options import above_and_itself, flat
@@ -27,8 +27,6 @@ _OF_ALL_FAMILIES = _OF_GIVEN | {
     "seed", "condition", "train_images", "evaluation", "trainer.max_steps", "trainer.max_time"
 }  # fmt: skip
 
-Item = TypeVar("Item")
-Key = TypeVar("Key", bound=Hashable)
 Options = Mapping[str, Any]  # by dotted name
 Recorded = Mapping[str, str | None]  # group (sampler/spacing) -> its choice
 
@@ -165,11 +163,3 @@ def _text(value: object) -> str:
     """The text; long text, or a long list such as every β of a schedule, is cut and given a digest."""
     text, most = printable(str(value)), _LONGEST_LIST if isinstance(value, list) else _LONGEST
     return text if len(text) <= most else f"{text[: most - 11]}… {hashlib.sha256(text.encode()).hexdigest()[:9]}"
-
-
-def grouped(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
-    """The items by their keys, in the order in which they occur."""
-    found: dict[Key, list[Item]] = {}
-    for item in items:
-        found.setdefault(key(item), []).append(item)
-    return found

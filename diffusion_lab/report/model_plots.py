@@ -9,11 +9,11 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from diffusion_lab.report.choices import grouped
 from diffusion_lab.report.panels import ADVICE, BOUND, DIAGNOSIS, TRAINING, Panel, Plot, Series
 from diffusion_lab.report.table import SEED, Cell, Gathered
 from diffusion_lab.report.wording import MOST_NAMED
 from diffusion_lab.store import ModelDirectory
+from diffusion_lab.store.options import grouped
 from diffusion_lab.store.records import RunError, inside, read_bytes
 
 _PREFIX = "train/"

@@ -13,11 +13,11 @@ from functools import cached_property
 from statistics import fmean
 from typing import Any
 
-from diffusion_lab.report.choices import grouped, reads_as_number
+from diffusion_lab.report.choices import reads_as_number
 from diffusion_lab.report.comparison import Difference, Measured, Ranking, equal, holm, ranking
 from diffusion_lab.store import ModelDirectory, RunDirectory
 from diffusion_lab.store.measures import LOW, Measure, merged, samples_key
-from diffusion_lab.store.options import short_names
+from diffusion_lab.store.options import grouped, short_names
 from diffusion_lab.store.status_file import DONE
 
 SEED = "seed"  # averaged over

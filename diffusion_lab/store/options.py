@@ -1,12 +1,18 @@
-"""Options by name: a nested config as dotted names, the shortest distinct names, the options in which two configs differ."""
+"""Options by name: a nested config as dotted names, the shortest distinct names, the options in which two configs differ.
+
+And what differs in them put together: `grouped`.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from functools import reduce
 from itertools import accumulate
-from typing import Any
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
+Key = TypeVar("Key", bound=Hashable)
 
 
 def flat(config: Mapping[str, Any], between: str = ".", prefix: str = "") -> dict[str, Any]:
@@ -55,3 +61,11 @@ def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "
 def canonical_json(content: Any) -> str:
     """Canonical JSON: keys sorted, no spaces, floats in their shortest exact form (Python's repr)."""
     return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=True)
+
+
+def grouped(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
+    """The items by their keys, in the order in which they occur."""
+    found: dict[Key, list[Item]] = {}
+    for item in items:
+        found.setdefault(key(item), []).append(item)
+    return found

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from diffusion_lab.store import ModelDirectory, RunDirectory
 from diffusion_lab.store.files import clear
 from diffusion_lab.store.lease import is_held
-from diffusion_lab.store.options import short_names
+from diffusion_lab.store.options import grouped, short_names
 from diffusion_lab.store.status_file import (
     DONE,
     FAILED,
@@ -124,13 +124,8 @@ def plan(
     retrain, rescore: ignore existing results. score=False: only train. Every job of a model can train it; they hold its folder in
     turn, so the first one does. The first jobs of all models come before the second ones, which may have to wait.
     """
-    by_run: dict[RunDirectory, PlannedCell] = {}
-    for cell in cells:
-        by_run.setdefault(cell.run, cell)
-    different = list(by_run.values())
-    by_model: dict[ModelDirectory, list[PlannedCell]] = {}
-    for cell in different:
-        by_model.setdefault(cell.model, []).append(cell)
+    different = [same[0] for same in grouped(cells, lambda cell: cell.run).values()]
+    by_model = grouped(different, lambda cell: cell.model)
     values = {
         key: {choice for cell in different if (choice := cell.choices[key]) is not None}
         for key in (different[0].choices if different else ())
