@@ -41,19 +41,12 @@ class Analytic(Variance):
     outputs_per_channel: int = field(default=0, repr=False, kw_only=True)  # after the fields without a default
 
     def log_variance(self, process: GaussianDiffusion, x_t: Images, t: Steps, v: Images | None) -> Broadcast:
-        beta_tilde, instead, of_x_0, snr = (
-            values.reshape(-1, *[1] * (x_t.ndim - 1))
-            for values in (
-                process.beta_tilde(t),
-                process.log_beta_tilde(t),
-                process.signal(t - 1) * process.beta(t) / process.noise(t).square(),
-                process.snr(t),
-            )
-        )
+        shape = (-1, *[1] * (x_t.ndim - 1))
+        of_x_0 = (process.signal(t - 1) * process.beta(t) / process.noise(t).square()).reshape(shape)
         unexplained = (1 - self._eps_square(process, x_t, t)).clamp(0, 1)
-        spread = (unexplained / snr).clamp(max=1 if self.bounded else None, min=0)
-        variance = beta_tilde + of_x_0.square() * spread
-        return where(variance > 0, variance.log(), instead).to(x_t.dtype)
+        spread = (unexplained / process.snr(t).reshape(shape)).clamp(max=1 if self.bounded else None, min=0)
+        variance = process.beta_tilde(t).reshape(shape) + of_x_0.square() * spread
+        return where(variance > 0, variance.log(), process.log_beta_tilde(t).reshape(shape)).to(x_t.dtype)
 
     def _eps_square(self, process: GaussianDiffusion, x_t: Images, t: Steps) -> Broadcast:
         """E ε̂² at the time of step t, float64."""

@@ -285,12 +285,10 @@ def _value(measure: Measure, values: dict[str, float]) -> str:
     name, error = measure.name, values.get(measure.name + STANDARD_ERROR)
     interval = [values[end] for end in ends(name) if end in values]
     text = written(values[name]) + (f" ± {written(error)}" if error is not None else "")
-    if len(interval) == 2:
-        text = (
-            f"0 to {written(max(0, interval[1]))}"
-            if values[name] < 0
-            else f"{text} [{', '.join(map(written, interval))}]"
-        )
+    if len(interval) == 2 and values[name] < 0:
+        text = f"0 to {written(max(0, interval[1]))}"
+    elif len(interval) == 2:
+        text += f" [{', '.join(map(written, interval))}]"
     return text + (f" {measure.unit}" if measure.unit else "")
 
 

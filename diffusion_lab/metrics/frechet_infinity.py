@@ -205,12 +205,8 @@ class _Side:
         """h of each row with the row of a given index."""
         products = self._w * self._w[others]
         along = (self._along + self._along[others]) / 4
-        return (
-            (self._z * self._z[others]).sum(1)
-            + ((products @ self._kernel) * products).sum(1)
-            - along
-            + self._s.sum() / 4
-        )
+        linear, square = (self._z * self._z[others]).sum(1), ((products @ self._kernel) * products).sum(1)
+        return linear + square - along + self._s.sum() / 4
 
 
 def _halved(rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

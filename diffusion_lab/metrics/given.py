@@ -94,11 +94,8 @@ class GivenReference(Reference):
 
     @property
     def remarks(self) -> Sequence[str]:
-        return (
-            []
-            if self.published is None
-            else ["the file does not say which split, resizing and network its author used"]
-        )
+        unsaid = "the file does not say which split, resizing and network its author used"
+        return [] if self.published is None else [unsaid]
 
     @property
     def lacks(self) -> Mapping[Need, str]:

@@ -129,12 +129,8 @@ def kernel_influences(samples: Tensor, reference: Tensor) -> tuple[Tensor, Tenso
 def _interaction(kernel: Tensor, same: bool) -> float:
     """E h² over pairs, with h the kernel minus its means over rows and columns. same: pairs of one set, without the diagonal."""
     rows, columns = (size - 1 if same else size for size in (kernel.shape[1], kernel.shape[0]))
-    h = (
-        kernel
-        - kernel.sum(1, keepdim=True) / rows
-        - kernel.sum(0, keepdim=True) / columns
-        + kernel.sum() / (rows * kernel.shape[0])
-    )
+    of_rows, of_columns, pairs = kernel.sum(1, keepdim=True), kernel.sum(0, keepdim=True), rows * kernel.shape[0]
+    h = kernel - of_rows / rows - of_columns / columns + kernel.sum() / pairs
     if same:
         h.fill_diagonal_(0)
-    return float(h.square().sum()) / (rows * kernel.shape[0])
+    return float(h.square().sum()) / pairs

@@ -295,10 +295,8 @@ def as_likelihood(bound: Bound, chain: GaussianDiffusion, kind: str) -> Likeliho
 def bound_kind(own: bool, chain: GaussianDiffusion, y: Conditions, guided: bool) -> str:
     """The chain of a bound, in words. own: it is the sampler's."""
     alone = classes_in(y) is not None and len(parts(y)) == 1
-    num_steps, given = (
-        chain.num_timesteps,
-        "" if y is None else " given the class" if alone else " given the conditions",
-    )
+    given = "" if y is None else " given the class" if alone else " given the conditions"
+    num_steps = chain.num_timesteps
     if not own:
         return f"bound of {num_steps} ancestral steps even in log SNR{given}; this sampler has no bound of its own"
     kind = "bound of the full chain" if num_steps == chain.schedule.num_timesteps else "bound of a strided chain"

@@ -115,11 +115,9 @@ def _where(step: _Step) -> str:
     if step.t is None or step.losses is None:
         return ""
     t = step.t[~torch.isfinite(step.losses)].unique().tolist()
-    return (
-        f", t = {', '.join(f'{value:.6g}' for value in t[:8])}{', …' if len(t) > 8 else ''}"
-        if t
-        else ", although the losses on this rank were finite"
-    )
+    if not t:
+        return ", although the losses on this rank were finite"
+    return f", t = {', '.join(f'{value:.6g}' for value in t[:8])}{', …' if len(t) > 8 else ''}"
 
 
 def undo_step_unless(finite: Tensor, optimizer: Optimizer) -> None:
