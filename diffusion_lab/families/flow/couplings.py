@@ -111,7 +111,7 @@ class InvertibleConv(Transform):
     def forward(self, x: Batch, e: Embedding = None) -> tuple[Batch, LogDet]:
         with _exact(x):
             lower, upper = self._factors()
-            z = _mix(self.permutation @ lower @ upper, x)
+            z = torch.einsum("ij,bj...->bi...", self.permutation @ lower @ upper, x)
         return z, (self.log_diagonal.sum() * _pixels(x)).expand(len(x))
 
     def inverse(self, z: Batch, e: Embedding = None) -> Batch:
@@ -260,14 +260,11 @@ class Multiscale(Transform):
 
     def inverse(self, z: Batch, e: Embedding = None) -> Batch:
         *finer, coarsest = _maps(self.scales)
-        shape = self.shapes[-1]
-        size = torch.Size(shape).numel()
-        x, z = coarsest.inverse(z[:, :size].unflatten(1, shape), e), z[:, size:]
-        for scale, (channels, *side) in zip(reversed(finer), self.shapes[-2::-1], strict=True):
-            shape = (channels - self.kept, *side)
-            size = torch.Size(shape).numel()
-            x, z = torch.cat([x, z[:, :size].unflatten(1, shape)], 1), z[:, size:]
-            x = scale.inverse(x, e)
+        shapes = [self.shapes[-1], *((channels - self.kept, *side) for channels, *side in self.shapes[-2::-1])]
+        first, *rest = z.split([math.prod(shape) for shape in shapes], 1)
+        x = coarsest.inverse(first.unflatten(1, shapes[0]), e)
+        for scale, part, shape in zip(reversed(finer), rest, shapes[1:], strict=True):
+            x = scale.inverse(torch.cat([x, part.unflatten(1, shape)], 1), e)
         return x
 
 
@@ -308,10 +305,6 @@ def _by_channel(values: Float[Tensor, " c"], like: Batch) -> Tensor:
 
 def _pixels(x: Batch) -> int:
     return x[0, 0].numel()
-
-
-def _mix(matrix: Float[Tensor, "c c"], x: Batch) -> Batch:
-    return torch.einsum("ij,bj...->bi...", matrix, x)
 
 
 def _exact(x: Batch) -> torch.autocast:
