@@ -41,7 +41,7 @@ from diffusion_lab.models.base import Likelihood
 from diffusion_lab.models.compatibility import can_hold_back, check_guidance, check_parts, conditions_for
 from diffusion_lab.models.drawn import DrawnDiffusion, as_likelihood, bound_kind
 from diffusion_lab.models.optimization import Optimization
-from diffusion_lab.models.trainable import QUARTERS, by_quarter
+from diffusion_lab.models.trainable import QUARTERS, step_outputs
 from diffusion_lab.networks.flops import NetworkCost, network_cost
 from diffusion_lab.networks.sizes import check_counts
 from diffusion_lab.sampling import Guidance, LogSNRSpacing, NearestLevel, Rounding, Sampler
@@ -147,13 +147,7 @@ class DiffusionModel(DrawnDiffusion):
         losses = terms["loss"].detach()
         if self.timesteps.learns_from_losses:
             self._learn(self.of_all_ranks(t).flatten(), self.of_all_ranks(losses).flatten())
-        return {
-            "loss": (w * terms["loss"]).mean(),
-            "terms": {name: (w * term).mean().detach() for name, term in terms.items()},
-            "sums": by_quarter("loss", t, self.schedule.num_timesteps, w, losses),
-            "t": t,
-            "losses": losses,
-        }
+        return step_outputs(terms, t, w, self.schedule.num_timesteps) | {"t": t, "losses": losses}
 
     def compile_step(self, compiled: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
         """The objective, with the process and the network in it; a schedule that is trained is another chain at every step."""

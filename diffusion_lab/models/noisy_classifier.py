@@ -79,12 +79,11 @@ class NoisyClassifier(TrainableModel):
         """Cross-entropy at one t per sample."""
         x_0, y = batch
         t, w, eps = self.times_and_noise(x_0, self.timesteps)
-        logits = self._noised_logits(x_0, t, eps)
-        loss = functional.cross_entropy(logits, y, reduction="none")
-        correct = (logits.argmax(1) == y).double()
+        terms = self._terms(x_0, y, t, eps)
+        loss, correct = (w * terms["loss"]).mean(), terms["accuracy"]
         return {
-            "loss": (w * loss).mean(),
-            "terms": {"loss": (w * loss).mean().detach(), "accuracy": correct.mean()},
+            "loss": loss,
+            "terms": {"loss": loss.detach(), "accuracy": correct.mean()},
             "sums": by_quarter("accuracy", t, self.process.num_timesteps, torch.ones_like(correct), correct),
         }
 
@@ -93,11 +92,12 @@ class NoisyClassifier(TrainableModel):
         classes = classes_in(y)
         assert classes is not None
         t = 1 + (noise.uniform(0) * self.process.num_timesteps).floor().to(x_0.device, self.process.time_dtype)
-        logits = self._noised_logits(x_0, t, noise.initial(self.shape).to(x_0))
-        return {
-            "loss": functional.cross_entropy(logits, classes, reduction="none"),
-            "accuracy": (logits.argmax(1) == classes).double(),
-        }
+        return self._terms(x_0, classes, t, noise.initial(self.shape).to(x_0))
+
+    def _terms(self, x_0: Tensor, y: Tensor, t: Tensor, eps: Tensor) -> dict[str, Tensor]:
+        logits = self._noised_logits(x_0, t, eps)
+        loss = functional.cross_entropy(logits, y, reduction="none")
+        return {"loss": loss, "accuracy": (logits.argmax(1) == y).double()}
 
     @torch.no_grad()
     def is_correct(self, x_0: Tensor, y: Tensor, t: int, eps: Tensor) -> Tensor:

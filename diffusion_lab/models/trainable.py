@@ -288,6 +288,15 @@ def quarters(name: str) -> tuple[str, ...]:
 QUARTERS = quarters("loss")
 
 
+def step_outputs(terms: dict[str, Tensor], t: Tensor, w: Tensor, num_timesteps: int) -> dict[str, Any]:
+    """Loss, terms and sums of a training step, from the terms (B,) of a denoiser at t with weights w."""
+    return {
+        "loss": (w * terms["loss"]).mean(),
+        "terms": {name: (w * term).mean().detach() for name, term in terms.items()},
+        "sums": by_quarter("loss", t, num_timesteps, w, terms["loss"].detach()),
+    }
+
+
 def by_quarter(name: str, t: Tensor, num_timesteps: int, w: Tensor, value: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
     """Σ w·value and Σ w in each quarter; their quotient is the mean over uniform t, or over p(t) if p(t) weighs."""
     quarter = ((t - 1) * 4 // num_timesteps).long()

@@ -17,7 +17,7 @@ from diffusion_lab.diffusion import ForwardProcess, SampleNoise, StratifiedTimes
 from diffusion_lab.diffusion.shapes import Conditions
 from diffusion_lab.models.diffusion import DiffusionModel
 from diffusion_lab.models.optimization import Optimization
-from diffusion_lab.models.trainable import QUARTERS, TrainableModel, by_quarter
+from diffusion_lab.models.trainable import QUARTERS, TrainableModel, step_outputs
 from diffusion_lab.networks.flops import NetworkCost, network_cost
 
 
@@ -67,11 +67,7 @@ class VarianceHead(TrainableModel):
         t, w, eps = self.times_and_noise(x_0, self._timesteps)
         known = self.with_dropped_conditions(y, self._base[0].condition_dropout, self._reverse.null)
         terms = residual_terms(self._process, self._reverse, x_0, t, eps, known)
-        return {
-            "loss": (w * terms["loss"]).mean(),
-            "terms": {name: (w * term).mean().detach() for name, term in terms.items()},
-            "sums": by_quarter("loss", t, self._process.num_timesteps, w, terms["loss"].detach()),
-        }
+        return step_outputs(terms, t, w, self._process.num_timesteps)
 
     def held_out_terms(self, x_0: Tensor, y: Conditions, noise: SampleNoise) -> dict[str, Tensor]:
         """Terms at one uniform t per image; given its class, with y."""
