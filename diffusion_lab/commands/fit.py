@@ -21,7 +21,7 @@ from diffusion_lab.config.mistakes import MistakeError, lost_process, out_of_mem
 from diffusion_lab.config.tracking import build_trackers, described
 from diffusion_lab.config.training import Built, Training
 from diffusion_lab.data.checks import DataError
-from diffusion_lab.models.budget import callback_of, time_budget
+from diffusion_lab.models.budget import TimeBudget, callback_of
 from diffusion_lab.store import write_json
 from diffusion_lab.store.files import clear, make_folders, remove_staged, write_whole
 from diffusion_lab.store.written import names
@@ -158,5 +158,5 @@ def _ended_by(trainer: Trainer, others: Mapping[str, Callback]) -> str:
     """The option that ended a training."""
     if 0 < trainer.max_steps <= trainer.global_step:
         return "trainer.max_steps"
-    time = time_budget(trainer)
+    time = callback_of(trainer, TimeBudget)
     return "trainer.max_time" if time is not None and time.used >= 1 else stopping_callbacks(others)

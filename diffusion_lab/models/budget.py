@@ -45,11 +45,6 @@ class TimeBudget(Callback):
         self.elapsed = state["elapsed"]
 
 
-def time_budget(trainer: Trainer) -> TimeBudget | None:
-    """The time budget of this training, if any."""
-    return callback_of(trainer, TimeBudget)
-
-
 def callback_of(trainer: Trainer, kind: type[Part]) -> Part | None:
     """The callback of a class, if the training has one."""
     found: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # a connector of Lightning sets it
@@ -64,7 +59,7 @@ def logging_interval(trainer: Trainer) -> int:
 def budget_used(trainer: Trainer, step: int) -> float:
     """The larger of the used shares of steps and of time, in [0, 1], equal on all ranks."""
     shares = [step / trainer.max_steps] if trainer.max_steps > 0 else []
-    time = time_budget(trainer)
+    time = callback_of(trainer, TimeBudget)
     if time is not None:
         shares.append(time.used)
     return min(1.0, max(shares, default=0.0))

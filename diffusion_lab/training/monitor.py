@@ -12,7 +12,7 @@ from lightning import Callback, LightningModule, Trainer
 from rich.progress import BarColumn, Progress, TextColumn
 from torch import Tensor
 
-from diffusion_lab.models.budget import budget_used, callback_of, logging_interval, time_budget
+from diffusion_lab.models.budget import TimeBudget, budget_used, callback_of, logging_interval
 from diffusion_lab.terminal import Terminal, in_words
 from diffusion_lab.training.ema import default_weights
 from diffusion_lab.training.ranks import sum_over_ranks
@@ -171,7 +171,7 @@ def _waited(trainer: Trainer) -> float:
 
 def seconds_trained(trainer: Trainer) -> float:
     """The duration of training over all resumes, by the clock of the time budget if there is one."""
-    time = time_budget(trainer)
+    time = callback_of(trainer, TimeBudget)
     if time is not None:
         return time.elapsed
     monitor = callback_of(trainer, Monitor)
