@@ -18,10 +18,6 @@ class NetworkCost:
     parameters: int
     forward_flops: int
 
-    def __str__(self) -> str:
-        giga = f"{self.forward_flops / 1e9:.4g} GFLOPs"
-        return f"{self.parameters / 1e6:.2f} M parameters, {giga} per evaluation (a multiply-add counts 2)"
-
 
 def network_cost(network: nn.Module, shape: tuple[int, ...], y: Conditions = None) -> NetworkCost:
     """Parameters of `network` and the FLOPs of network(x_t, timesteps) for one x_t of `shape` (C, H, W) or (D,).

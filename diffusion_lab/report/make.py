@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, count, takewhile
 from pathlib import Path
 
@@ -22,28 +22,24 @@ _PAGE, _FIGURES = "report.html", "figures"
 _MOST_GROUPS = 4  # groups with plots; with more, nothing is being compared
 
 
-def make_report(
-    sweep: SweepDirectory, to: Path | None = None, show: bool = False, say: Callable[[str], None] = print
-) -> Path:
+def make_report(sweep: SweepDirectory, to: Path | None = None, show: bool = False) -> Path:
     """Write the report on a sweep, finished or not, to its folder `report` or to `to`; returns the path of its page.
 
-    show: print the tables first. say: called with a sentence on each file of the user that has one of our names: it is kept, and
-    ours is written beside it. RunError if the sweep cannot be read.
+    show: print the tables first. A file of the user that has one of our names is kept, and ours is written beside it; a sentence
+    says so. RunError if the sweep cannot be read.
     """
-    return _write(read_sweep(sweep), to or sweep.report, f"diffusion-lab report sweep={sweep.path.name}", show, say)
+    return _write(read_sweep(sweep), to or sweep.report, f"diffusion-lab report sweep={sweep.path.name}", show)
 
 
-def report_on_runs(
-    folders: Iterable[Path], to: Path, command: str, show: bool = False, say: Callable[[str], None] = print
-) -> Path:
+def report_on_runs(folders: Iterable[Path], to: Path, command: str, show: bool = False) -> Path:
     """Write the report on run folders; returns the path of its page. RunError if none of them can be read."""
     gathered = read_runs(folders, to.name)
     if not gathered.cells:
         raise RunError("; ".join(gathered.skipped) or "there are no runs to report on")
-    return _write(gathered, to, command, show, say)
+    return _write(gathered, to, command, show)
 
 
-def _write(gathered: Gathered, to: Path, command: str, show: bool, say: Callable[[str], None]) -> Path:
+def _write(gathered: Gathered, to: Path, command: str, show: bool) -> Path:
     table = build_table(gathered)
     if show:
         print_tables(gathered, table)
@@ -67,7 +63,7 @@ def _write(gathered: Gathered, to: Path, command: str, show: bool, say: Callable
     places = write_report(to, contents)
     for name, path in places.items():
         if path != to / name:
-            say(f"{to / name} was changed, or not written by a report: it is kept, and the new one is {path.name}")
+            print(f"{to / name} was changed, or not written by a report: it is kept, and the new one is {path.name}")
     return places[_PAGE]
 
 

@@ -147,7 +147,7 @@ class VAE(GenerativeModel):
             rate = self._bits_per_dim(self.prior.rate(posterior, log_prior).double().sum(dim=1))
             distortion = self._distortion(self.network.decode(z, y), x_0)
             draws.append({"rate": rate, "distortion": distortion})
-            log_weights.append(log_weight(posterior, z, log_prior, -self._nats(distortion)))
+            log_weights.append(log_weight(posterior, z, log_prior, -in_nats(distortion, math.prod(self.shape))))
         tighter = self._bits_per_dim(-importance_weighted(torch.stack(log_weights)))
         kind = "ELBO" if y is None else "ELBO given the class"
         return Likelihood.averaged(draws, kind, beside={"importance_weighted": tighter})
@@ -168,9 +168,6 @@ class VAE(GenerativeModel):
 
     def _bits_per_dim(self, nats: Tensor) -> Tensor:
         return in_bits(nats, math.prod(self.shape))
-
-    def _nats(self, bits_per_dim: Tensor) -> Tensor:
-        return in_nats(bits_per_dim, math.prod(self.shape))
 
     def _batch_mean(self, rates: Tensor) -> Tensor | None:
         """The mean rate of each latent dimension over all ranks; None if one rank has the whole batch, or without free bits."""
