@@ -22,7 +22,6 @@ from diffusion_lab.store import RunError, cache_directory, runs_folder, scored_r
 from diffusion_lab.store.files import write_folder
 from diffusion_lab.store.options import check_at_least
 from diffusion_lab.terminal import Terminal
-from diffusion_lab.versions import __version__
 
 if TYPE_CHECKING:
     from diffusion_lab.models.base import GenerativeModel
@@ -67,7 +66,6 @@ def run(cfg: DictConfig) -> None:
                 if run["protocol"].get("fingerprint") == training["fingerprint"]
             ],
             use=use + _about_clusters(training.get("conditions", {})) + _about_units(saved.facts),
-            version=__version__,
             library=library,
         ).encode()
     write_folder(to, files)

@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from diffusion_lab.versions import __version__
+
 _LICENCES = {  # of a data set, by name, as its authors state
     "digits": "CC BY 4.0 (Optical Recognition of Handwritten Digits, UCI)",
     "mnist": "CC BY-SA 3.0 (Y. LeCun, C. Cortes)",
@@ -30,7 +32,6 @@ def card(
     protocol: Mapping[str, Any],
     runs: Sequence[Mapping[str, Any]],
     use: str,
-    version: str,
     library: str,
 ) -> str:
     """README.md of an exported model.
@@ -59,7 +60,7 @@ license: unknown
 # {name}
 
 A {protocol["family"]} model of {f"`{source}`" if source else "unnamed data"} ({shape}),
-{"imported by" if origin else "trained with"} diffusion_lab {version}.
+{"imported by" if origin else "trained with"} diffusion_lab {__version__}.
 These are the weights `{weights}`.
 
 ## Use
