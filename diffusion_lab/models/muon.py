@@ -12,8 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from diffusion_lab.store.options import grouped
-
 _QUINTIC = 3.4445, -4.7750, 2.0315  # s ← a·s + b·s³ + c·s⁵ takes singular values in (0, 1] to about 1 in five rounds
 _ROUNDS = 5
 # First and last layers, embeddings, and triangular factors, in the networks of all families.
@@ -85,8 +83,11 @@ class Muon(Optimizer):
 
     def _step_matrices(self, group: dict) -> None:
         """Matrices of one shape together: a few large products instead of many small ones."""
-        trained: list[nn.Parameter] = [parameter for parameter in group["params"] if parameter.grad is not None]
-        alike = grouped(trained, lambda parameter: (len(parameter), parameter.numel() // len(parameter)))
+        alike: dict[tuple[int, int], list[nn.Parameter]] = {}
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                rows = parameter.shape[0]
+                alike.setdefault((rows, parameter.numel() // rows), []).append(parameter)
         for (rows, columns), parameters in alike.items():
             directions = []
             for parameter in parameters:

@@ -1,6 +1,6 @@
 """Options by name: a nested config as dotted names, the shortest distinct names, the options in which two configs differ.
 
-And what differs in them put together: `grouped`.
+`grouped` puts together what has the same options, or any other key.
 """
 
 from __future__ import annotations
