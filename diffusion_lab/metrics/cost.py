@@ -48,8 +48,7 @@ class Cost(Metric):
         with scores.attempt([SECONDS]):
             scores.record(SECONDS, seconds_per_1000(efforts))
         scores.details[SECONDS] = f"per 1000 samples ({device})"
-        peaks = [effort.peak_memory_mib for effort in efforts if effort.peak_memory_mib is not None]
-        scores.record("peak_memory_mib", max(peaks, default=None), efforts[0].peak_memory_of)
+        scores.record("peak_memory_mib", max(effort.peak_memory_mib for effort in efforts))
         scores.record("parameters", sum(parameter.numel() for parameter in subject.model.parameters()))
         training = subject.source.training
         for fact, value in training.items():

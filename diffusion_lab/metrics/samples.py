@@ -7,6 +7,7 @@ that no model of ours has drawn.
 from __future__ import annotations
 
 import json
+import resource
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -60,7 +61,7 @@ class Effort:
     device: str
     threads: int
     nfe: int
-    peak_memory_mib: float | None
+    peak_memory_mib: float
     peak_memory_of: str
 
 
@@ -315,14 +316,10 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def peak_memory(device: torch.device) -> tuple[float | None, str]:
+def peak_memory(device: torch.device) -> tuple[float, str]:
     """(MiB, what was measured): a GPU's allocations while drawing, else the largest this process has been."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20, "largest GPU allocation while drawing samples"
-    try:
-        import resource
-    except ImportError:
-        return None, "this system does not report the peak memory of a process"
     unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, KiB elsewhere
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
     return peak, "largest resident size of the process since it started"

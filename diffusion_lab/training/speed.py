@@ -79,7 +79,7 @@ def missing_for(device: torch.device) -> str | None:
         from torch.utils._triton import has_triton
 
         return None if has_triton() else f"Triton is not installed for {device.type}"
-    compiler = os.environ.get("CXX") or {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
+    compiler = os.environ.get("CXX") or {"darwin": "clang++"}.get(sys.platform, "g++")
     if shutil.which(compiler) is None:
         return f"the C++ compiler {compiler} was not found (install it, or name yours in CXX)"
     if not Path(sysconfig.get_path("include"), "Python.h").is_file():
