@@ -6,8 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from diffusion_lab.versions import __version__
-
 _LICENCES = {  # of a data set, by name, as its authors state
     "digits": "CC BY 4.0 (Optical Recognition of Handwritten Digits, UCI)",
     "mnist": "CC BY-SA 3.0 (Y. LeCun, C. Cortes)",
@@ -41,6 +39,7 @@ def card(
     """
     shape, source = "×".join(map(str, data["shape"])), data["name"]
     origin, left = training.get("imported"), len(runs) - _MOST_RUNS
+    version = training.get("versions", {}).get("diffusion_lab", "of an unknown version")
     if origin is None:
         made = f"{training['steps']} steps, {training['images']} images, {training['seconds']:.0f} seconds."
     else:
@@ -60,7 +59,7 @@ license: unknown
 # {name}
 
 A {protocol["family"]} model of {f"`{source}`" if source else "unnamed data"} ({shape}),
-{"imported by" if origin else "trained with"} diffusion_lab {__version__}.
+{"imported by" if origin else "trained with"} diffusion_lab {version}.
 These are the weights `{weights}`.
 
 ## Use

@@ -200,6 +200,7 @@ TRAINING: Kinds = {
     "conditions?.*.names?": TEXTS,
     "code?.names": TEXTS,
     "code?.digest": TEXT,
+    "versions?.diffusion_lab": TEXT,
     "conditions?.*.shares?": (_are_shares, "a list of shares that sum to 1"),
 }
 CHOICES: Kinds = {"": (_are_choices, "an object of groups and options by their names")}
