@@ -17,10 +17,6 @@ from diffusion_lab.training.ema import EMA, PowerAverages, average_name, default
 from diffusion_lab.training.profiles import Profile, combination, wanted_length
 
 
-class Trainer:
-    global_step = 0
-
-
 class Model(torch.nn.Module):
     def __init__(self):
         super().__init__()
@@ -32,7 +28,7 @@ class Model(torch.nn.Module):
 
 
 def trained(ema, values, start=0.0):
-    trainer, model = Trainer(), Model()
+    trainer, model = SimpleNamespace(global_step=0), Model()
     model.w.data.fill_(start)
     ema.on_fit_start(trainer, model)
     for value in values:
@@ -55,9 +51,8 @@ def test_an_average_is_the_recursion_with_its_warm_up():
 
 def test_the_initial_weights_are_soon_forgotten_and_the_raw_ones_untouched():
     _, model = trained(EMA([0.9999]), [1.0] * 300, start=1000.0)
-    assert float(model.averages["ema_0.9999"]["w"][0]) == pytest.approx(
-        1.0, abs=1e-3
-    )  # without warm-up it would be 971
+    found = float(model.averages["ema_0.9999"]["w"][0])
+    assert found == pytest.approx(1.0, abs=1e-3)  # without warm-up it would be 971
     assert model.w.tolist() == [1.0, 1.0]
     assert list(model.state_dict()) == ["w"]
 
@@ -88,7 +83,7 @@ def test_averages_go_through_a_checkpoint():
 
 def test_bfloat16_weights_have_an_average_that_small_steps_move():
     """(1 − d)·(θ − θ̄) = 1e-4/128 a step, a 1000th of what bfloat16 can tell from 1."""
-    ema, trainer, model = EMA([0.9999]), Trainer(), Model().bfloat16()
+    ema, trainer, model = EMA([0.9999]), SimpleNamespace(global_step=0), Model().bfloat16()
     model.w.data.fill_(1.0)
     ema.on_fit_start(trainer, model)
     model.w.data.fill_(1 + 2**-7)
@@ -115,6 +110,7 @@ def test_the_weights_that_suit_the_length_of_training():
     assert default_weights(names, 9_000) == "ema_0.999"
     assert default_weights(names, 100_000) == "ema_0.9999"
     assert default_weights(["raw"], 100_000) == "raw"
+    assert default_weights(["raw", "ema_0.5", "ema_rel_0.05", "at_0.2"], 1000) == "ema_0.5"
 
 
 def test_what_serves_training_only_has_no_average():
@@ -126,7 +122,7 @@ def test_what_serves_training_only_has_no_average():
         def averaged_parameters(self):
             return {"w": self.w}
 
-    ema, trainer, model = EMA([0.5]), Trainer(), Adversaries()
+    ema, trainer, model = EMA([0.5]), SimpleNamespace(global_step=0), Adversaries()
     ema.on_fit_start(trainer, model)
     model.w.data.fill_(2.0)
     trainer.global_step += 1
@@ -151,13 +147,6 @@ def weights_of(sigma_rel: float, steps: int) -> np.ndarray:
 @pytest.mark.parametrize(("sigma_rel", "gamma"), [(0.05, 16.97), (0.10, 6.94)])
 def test_gamma_is_that_of_the_paper(sigma_rel, gamma):
     assert Profile(1, sigma_rel).gamma == pytest.approx(gamma, abs=0.005)
-
-
-@pytest.mark.parametrize("sigma_rel", [0.01, 0.05, 0.13, 0.25, 0.28])
-def test_gamma_is_the_root_of_its_length(sigma_rel):
-    g = Profile(1, sigma_rel).gamma
-    assert g >= 0
-    assert np.sqrt((g + 1) / (g + 3)) / (g + 2) == pytest.approx(sigma_rel, rel=1e-9)
 
 
 @pytest.mark.parametrize("sigma_rel", [0.05, 0.1, 0.2])
@@ -299,15 +288,8 @@ def test_a_training_that_ends_before_its_budget_ends_with_a_file(tmp_path):
     assert len(content(tmp_path)) == 3
 
 
-def test_built_averages_are_never_chosen_by_themselves():
-    assert default_weights(["raw", "ema_0.5", "ema_rel_0.05"], 1000) == "ema_0.5"
-
-
 def test_what_cannot_be_built_is_said(tmp_path, whole):
-    with pytest.raises(
-        MistakeError,
-        match=r"^ema_rel_0.02: the averages in .* with an error of \d+% of its profile; choose a length from",
-    ):
+    with pytest.raises(MistakeError, match=r"^ema_rel_0.02: .* with an error of \d+% .*; choose a length from"):
         build_average(ModelDirectory(whole), "ema_rel_0.02", OWN)
     with pytest.raises(MistakeError, match=r"has no averages to build it from; train with snapshots.averages=8"):
         build_average(ModelDirectory(tmp_path), "ema_rel_0.07", OWN)

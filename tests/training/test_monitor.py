@@ -20,6 +20,8 @@ from diffusion_lab.training.finite import SkipNotFinite
 from diffusion_lab.training.monitor import Monitor, ProgressBar
 from diffusion_lab.training.record import CSVRecord
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
+
 
 class Counted(LightningModule):
     """Batch k says: sum k of k + 1 losses in the first quarter, none in the second."""
@@ -80,7 +82,6 @@ def trained(folder, **options):
     return header, [dict(zip(header, row, strict=True)) for row in rows]
 
 
-@pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
 def test_means_are_over_the_window_and_those_of_sums_over_summands(tmp_path):
     header, said = trained(tmp_path)
     assert [float(row["train/loss"]) for row in said] == [0.5, 2.5]
@@ -90,7 +91,6 @@ def test_means_are_over_the_window_and_those_of_sums_over_summands(tmp_path):
     assert [float(row["train/lr"]) for row in said] == [0.5, 0.5]
 
 
-@pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
 def test_mfu_is_the_share_of_the_peak(tmp_path):
     monitor = Monitor()
     monitor.seconds_per_image = 1e-5
@@ -158,13 +158,11 @@ def test_warm_up_is_no_part_of_the_speed(monkeypatch):
     assert (speed.warm_up, speed.clock - speed.began) == (30, 32)
 
 
-@pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
 def test_where_gradients_are_accumulated_a_mean_is_over_all_batches_of_its_steps(tmp_path):
     _, said = trained(tmp_path, accumulate_grad_batches=2)
     assert [(row["step"], float(row["train/loss"])) for row in said] == [("2", 1.5), ("4", 5.5)]
 
 
-@pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
 def test_the_time_left_is_stated_early_and_corrected(tmp_path, monkeypatch, capsys):
     """The first step takes a minute, 30 take two seconds each, and the rest four seconds each."""
     clock = [0.0]
@@ -185,7 +183,6 @@ def test_the_time_left_is_stated_early_and_corrected(tmp_path, monkeypatch, caps
     assert "left" not in tenths[-1]
 
 
-@pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
 def test_a_time_that_ends_first_leaves_steps_open(tmp_path, monkeypatch, capsys):
     """trainer.max_time would end this training at step 20, long before its last step."""
     clock = itertools.count()
@@ -223,37 +220,17 @@ def test_a_resumed_training_logs_what_it_would_have_logged(tmp_path, zygote, ran
     assert (float(row["train/penalty"]), float(row["train/loss"])) == (mean, mean)
 
 
-class Losing(LightningModule):
+class Losing(Counted):
     """The loss of every batch is 3, but for one that is no number."""
 
-    skipped_steps, batches_trained = 0, 0
-
-    def __init__(self):
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.ones(()))
-
     def training_step(self, batch, batch_idx):
-        loss = self.weight * (torch.nan if batch_idx == 12 else 3.0)
+        loss = 0 * self.weight + (torch.nan if batch_idx == 12 else 3.0)
         return {"loss": loss, "terms": {"loss": loss.detach()}}
 
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.0)
 
-
-@pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
 def test_the_loss_is_that_of_a_batch_and_a_skipped_step_leaves_it(tmp_path, capsys):
-    trainer = Trainer(
-        max_steps=10,
-        accumulate_grad_batches=2,
-        accelerator="cpu",
-        logger=False,
-        callbacks=[SkipNotFinite(), ProgressBar()],
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=tmp_path,
-    )
-    trainer.fit(Losing(), torch.utils.data.DataLoader(torch.zeros(20, 1), num_workers=0))
+    batches = torch.utils.data.DataLoader(torch.zeros(20, 1), num_workers=0)
+    train(tmp_path, Losing(), max_steps=10, monitor=ProgressBar(), batches=batches, accumulate_grad_batches=2)
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("training")]
     assert len(lines) == 10
     assert all("loss 3.0000" in line for line in lines), lines

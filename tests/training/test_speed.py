@@ -1,6 +1,7 @@
 """Without a compiler there is one line of notice and the network works as before; memory that is kept costs no page faults."""
 
 import contextlib
+import copy
 import platform
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import torch
 
 from diffusion_lab.networks import MLP, UNet
 from diffusion_lab.training.speed import check_compile, compile_network, keep_freed_memory, missing_for
+from tests.models.stand_ins import woken
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
@@ -37,7 +39,6 @@ def test_without_a_compiler_there_is_one_line_of_notice(monkeypatch):
 
 
 def test_without_pythons_headers_there_is_one_line(monkeypatch, tmp_path):
-    """Without pythons headers there is one line of notice."""
     monkeypatch.setenv("CXX", "sh")
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
     assert "Python.h" in compile_network(MLP(2, 2))
@@ -46,28 +47,10 @@ def test_without_pythons_headers_there_is_one_line(monkeypatch, tmp_path):
 @pytest.mark.thorough
 @pytest.mark.needs("g++")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_compiled_network_has_the_same_keys_values():
-    """A compiled network has the same keys values and gradients."""
-
-    def build():
-        torch.manual_seed(0)
-        network = UNet(
-            1,
-            1,
-            image_size=8,
-            base_channels=16,
-            channel_multipliers=(1, 2),
-            num_res_blocks=1,
-            attention_resolutions=(4,),
-            head_channels=16,
-        )
-        with torch.no_grad():
-            for parameter in network.parameters():
-                if not parameter.any():
-                    parameter.normal_(std=0.1)
-        return network
-
-    plain, compiled = build(), build()
+def test_a_compiled_network_has_the_same_gradients():
+    sizes = {"image_size": 8, "base_channels": 16, "channel_multipliers": (1, 2), "num_res_blocks": 1}
+    plain = woken(UNet(1, 1, **sizes, attention_resolutions=(4,), head_channels=16))
+    compiled = copy.deepcopy(plain)
     notice = compile_network(compiled)
     if notice:
         pytest.skip(notice)
@@ -147,10 +130,7 @@ def test_graphs_need_a_gpu_and_whole_batches(how, on_gpu, parts, said):
 @pytest.mark.needs("glibc")
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc only")
 def test_a_freed_tensor_costs_no_page_faults():
-    """A freed tensor costs no page faults when it comes back.
-
-    In a process of its own: the setting cannot be undone. Ten tensors of 32 MiB are 82,000 pages.
-    """
+    """In a process of its own: the setting cannot be undone. Ten tensors of 32 MiB are 82,000 pages."""
     faults = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True).stdout
     assert int(faults) < 1000
 
