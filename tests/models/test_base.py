@@ -41,12 +41,6 @@ def value(model):
     return model.sample(torch.ones(1, dtype=torch.int64), 0).item()
 
 
-def test_averaged_weights_are_used_inside_the_block_only(model):
-    with model.use_weights("ema_0.9"):
-        assert value(model) == 2.5
-    assert value(model) == 1.0
-
-
 def test_raw_weights_are_back(model):
     """Raw weights are back after an error and were never written over."""
     storage = model.net.weight.data_ptr()
