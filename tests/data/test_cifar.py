@@ -1,6 +1,7 @@
 import pickle
 import shutil
 from pathlib import Path
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -60,13 +61,15 @@ def test_a_hostile_pickle_is_refused_and_does_not_run(tmp_path: Path, monkeypatc
     assert trace.exists()  # it would have
 
 
-def test_the_published_md5s_are_what_is_asked_for(tmp_path: Path) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        root = write_cifar10(tmp_path, patch)
-    with pytest.raises(
-        DataError, match=r"data_batch_1 is not the published file .*not c99cafc152244af753f735de768cd75f"
-    ):
-        cifar10(root).prepare()
+def test_a_failed_download_says_why_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fetch(*_, **__):
+        raise URLError("no route to host")
+
+    monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", fetch)
+    with pytest.raises(DataError, match=r"could not be downloaded .*no route.*: put ") as error:
+        cifar10(tmp_path / "new", download=True).prepare()
+    assert "\n" not in str(error.value)
+    assert list((tmp_path / "new").iterdir()) == []
 
 
 def test_torchvision_downloads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
