@@ -56,15 +56,6 @@ def test_accuracy_is_the_share_that_is_classified_as_its_label():
         classified_as_label(Pixels(), torch.zeros(2, 4), torch.zeros(2))
 
 
-def test_the_classifier_of_real_digits_is_right():
-    """So that the accuracy of samples says something about the samples."""
-    from diffusion_lab.data.digits import Digits
-
-    features, data = ClassifierFeatures("digits_cnn"), Digits(batch_size=8, seed=0)
-    x, y = next(data.batches("test", 360))
-    assert classified_as_label(features, features(x), y).double().mean() > 0.95
-
-
 def test_a_score_of_a_conditional_model_tells_class_by_class(tmp_path):
     scores = scored(tmp_path, GaussianModel(num_classes=3))
     assert 0 < scores.values["accuracy_raw"] <= 1
