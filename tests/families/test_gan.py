@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from lightning import Trainer
 from torch.utils.data import DataLoader, TensorDataset
 
 from diffusion_lab.data.digits import Digits
@@ -26,7 +25,7 @@ from diffusion_lab.training.monitor import Monitor
 from diffusion_lab.training.record import CSVRecord
 from diffusion_lab.training.saving import load_state
 from tests.models import stand_ins
-from tests.models.stand_ins import step
+from tests.models.stand_ins import quiet_trainer, step
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
 ADAM = partial(torch.optim.Adam, lr=1e-3, betas=(0.0, 0.99))
@@ -61,18 +60,9 @@ def same(a, b):
     return a.keys() == b.keys() and all(map(torch.equal, a.values(), b.values()))
 
 
-def trainer(steps, *callbacks, folder=None):
-    return Trainer(
-        max_steps=steps,
-        max_epochs=-1,
-        accelerator="cpu",
-        logger=CSVRecord(folder / "metrics.csv") if folder else False,
-        log_every_n_steps=1,
-        callbacks=[SkipNotFinite(), EMA([0.9]), Monitor(), *callbacks],
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+def trainer(steps, folder=None):
+    logger = CSVRecord(folder / "metrics.csv") if folder else False
+    return quiet_trainer(steps, SkipNotFinite(), EMA([0.9]), Monitor(), logger=logger, log_every_n_steps=1)
 
 
 def test_each_step_moves_one_network():

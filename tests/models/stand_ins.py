@@ -4,12 +4,20 @@ from types import SimpleNamespace
 
 import torch
 from hydra import compose, initialize_config_dir
+from lightning import Trainer
 
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.diffusion import CosineSchedule, FixedLarge, PredictVelocity, Simple, StratifiedTimesteps
 from diffusion_lab.models.diffusion import DiffusionModel
 from diffusion_lab.models.optimization import Constant, Optimization
 from diffusion_lab.sampling import DDIMSampler, EvenSpacing, Unguided
+
+
+def quiet_trainer(max_steps, *callbacks, **options):
+    """A Trainer on the CPU that prints nothing and writes no checkpoint by itself."""
+    quiet = dict.fromkeys(("enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    usual = {"max_epochs": -1, "accelerator": "cpu", "logger": False}
+    return Trainer(max_steps=max_steps, callbacks=[*callbacks], **quiet, **usual | options)
 
 
 def at_batch(model, k=0, rank=0, ranks=1, **more):

@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 from hydra.utils import instantiate
-from lightning import Callback, Trainer
+from lightning import Callback
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
@@ -21,7 +21,7 @@ from diffusion_lab.training.finite import SkipNotFinite
 from diffusion_lab.training.monitor import Monitor
 
 from .on_device import DEVICE, WaitsForDeviceError, device, moved
-from .stand_ins import configured
+from .stand_ins import configured, quiet_trainer
 
 pytestmark = pytest.mark.usefixtures("hydra_in_less_time")
 CONTINUOUS = ["objective=vlb_continuous", "decoder=levels", "timesteps=low_discrepancy", "variance=fixed_small"]
@@ -108,18 +108,11 @@ def train(monkeypatch, model, free=1, watched=1, log_every_n_steps=1000, data=No
     monkeypatch.setattr(adam, "_get_capturable_supported_devices", lambda *args, **kwargs: [DEVICE.type])
     with device(monkeypatch) as separate:
         separate.strict = False
-        trainer = Trainer(
-            max_steps=99,
-            strategy=Elsewhere(),
-            gradient_clip_val=1.0 if model.automatic_optimization else None,
-            log_every_n_steps=log_every_n_steps,
-            logger=False,
-            # The last one sees the first hook of a batch last, and its last hook last.
-            callbacks=[SkipNotFinite(), EMA([0.9]), Monitor(), Watched(separate, free, watched)],
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
+        # The last one sees the first hook of a batch last, and its last hook last.
+        callbacks = SkipNotFinite(), EMA([0.9]), Monitor(), Watched(separate, free, watched)
+        clip = 1.0 if model.automatic_optimization else None
+        options = {"strategy": Elsewhere(), "gradient_clip_val": clip, "log_every_n_steps": log_every_n_steps}
+        trainer = quiet_trainer(99, *callbacks, accelerator="auto", **options)
         if model.needs_base:
             model.attach_base(moved(built("diffusion", *SMALL["diffusion"])))
             model.on_fit_start = lambda: None  # its base is on the device already

@@ -96,12 +96,14 @@ def test_bfloat16_weights_have_an_average_that_small_steps_move():
     assert float(average[0]) == pytest.approx(1 + 2**-7 * (1 - 0.9999**10_000), rel=1e-5)
 
 
-def test_a_name_is_of_one_decay():
+def test_a_name_is_of_one_decay_or_length():
     names = [average_name(decay) for decay in (0.9999, 0.9999999, 0.99999991, 0.5)]
     assert names == ["ema_0.9999", "ema_0.9999999", "ema_0.99999991", "ema_0.5"]
     assert list(EMA([0.9999999, 0.99999991]).decays) == names[1:3]
     with pytest.raises(ValueError, match="remove the repeated decay"):
         EMA([0.9, 0.9])
+    assert wanted_length("ema_rel_0.07") == 0.07
+    assert [wanted_length(name) for name in ("ema_0.999", "raw", "ema_rel_", "ema_rel_-1", "at_0.1")] == [None] * 5
 
 
 def test_the_weights_that_suit_the_length_of_training():
@@ -175,25 +177,6 @@ def test_a_kept_average_is_itself():
     x, error = combination(kept(8, 1000), Profile(1000, 0.10))
     assert x == pytest.approx([0.0] * 15 + [1.0], abs=1e-6)
     assert error < 1e-6
-
-
-@pytest.mark.parametrize(("sigma_rel", "error"), [(0.04, 0.035), (0.07, 0.015), (0.13, 0.02), (0.2, 0.085)])
-def test_a_third_average_is_built_of_two_that_were_kept(sigma_rel, error):
-    """Of a random walk, whose averages differ: built within 5 % of its distance from the average twice as long."""
-    steps = 2000
-    x, found = combination(kept(8, steps), Profile(steps, sigma_rel))
-    assert x.sum() == pytest.approx(1.0)
-    assert found < error
-    walk = np.random.default_rng(0).standard_normal((steps, 256)).cumsum(axis=0)
-    parts = [weights_of(p.sigma_rel, round(p.steps)) @ walk[: round(p.steps)] for p in kept(8, steps)]
-    direct = weights_of(sigma_rel, steps) @ walk
-    other = weights_of(min(2 * sigma_rel, 0.28), steps) @ walk
-    assert np.linalg.norm(x @ parts - direct) < 0.05 * np.linalg.norm(other - direct)
-
-
-def test_names():
-    assert wanted_length("ema_rel_0.07") == 0.07
-    assert [wanted_length(name) for name in ("ema_0.999", "raw", "ema_rel_", "ema_rel_-1", "at_0.1")] == [None] * 5
 
 
 # ---- the averages that others are built from: what is kept, that it is bounded, and that a resumed training keeps the same ----

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning import LightningDataModule, LightningModule, Trainer
+from lightning import LightningDataModule, LightningModule
 
 from diffusion_lab.data import order
 from diffusion_lab.data.order import Batches
@@ -19,6 +19,7 @@ from diffusion_lab.training import monitor
 from diffusion_lab.training.finite import SkipNotFinite
 from diffusion_lab.training.monitor import Monitor, ProgressBar
 from diffusion_lab.training.record import CSVRecord
+from tests.models.stand_ins import quiet_trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
 
@@ -58,17 +59,9 @@ class Lazy(Counted):
 
 def train(folder, model, max_steps, resumed=None, monitor=None, batches=None, **options):
     """Its Trainer, after a training that logs every second step."""
-    trainer = Trainer(
-        max_steps=max_steps,
-        log_every_n_steps=2,
-        accelerator="cpu",
-        logger=CSVRecord(folder / "metrics.csv"),
-        callbacks=[SkipNotFinite(), monitor or Monitor()],
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=folder,
-        **options,
+    callbacks, record = (SkipNotFinite(), monitor or Monitor()), CSVRecord(folder / "metrics.csv")
+    trainer = quiet_trainer(
+        max_steps, *callbacks, log_every_n_steps=2, logger=record, default_root_dir=folder, **options
     )
     batches = batches or torch.utils.data.DataLoader(torch.zeros(8, 1), num_workers=0)
     trainer.fit(model, batches, ckpt_path=resumed)
