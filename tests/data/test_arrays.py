@@ -11,6 +11,7 @@ import torch
 
 from diffusion_lab.data import DataError
 from diffusion_lab.data.arrays import Arrays
+from tests.hostile import Harm
 
 RANDOM = np.random.default_rng(0)
 PIXELS = RANDOM.integers(65536, size=(20, 5, 7, 3), dtype=np.uint16)
@@ -88,13 +89,6 @@ def test_labels_lie_beside_the_images_or_in_files_of_their_own(tmp_path: Path) -
     assert (apart.num_train, apart.num_test) == (20, 6)
     assert torch.equal(next(apart.batches("train", 20))[1], torch.from_numpy(y))
     assert arrays(tmp_path, "med.npz:train_images").num_classes is None
-
-
-class Harm:
-    """A pickle that makes a file where it is read."""
-
-    def __reduce__(self):
-        return (Path("harm").touch, ())
 
 
 def npy(array: object):

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from diffusion_lab.data import DataError
 from diffusion_lab.data.hf_dataset import HFDataset
 from tests.data.small_sets import write_hf_dataset
+from tests.data.test_arrays import levels
 
 datasets = pytest.importorskip("datasets")
 datasets.disable_progress_bars()
@@ -21,11 +21,6 @@ def data_of(root: Path, **options) -> HFDataset:
     data = HFDataset(batch_size=4, seed=0, root=str(root), **options)
     data.prepare()
     return data
-
-
-def levels(data: HFDataset, split: str) -> np.ndarray:
-    x = torch.cat([x for x, _ in data.batches(split, 7)]).double()
-    return ((x + 1) / 2 * (data.num_levels - 1)).round().numpy()
 
 
 def saved(root: Path, columns: dict, **features) -> Path:

@@ -15,10 +15,10 @@ from diffusion_lab.interop.opening import opened
 from diffusion_lab.interop.to_diffusers import to_diffusers
 from diffusion_lab.sampling import DDIMSampler, Spacing
 from diffusion_lab.store.records import RunError
+from tests.hostile import Harm
 from tests.models.stand_ins import configured
 
 from .strangers import STEPS, diffusers_folder, model_of, random_weights
-from .test_checkpoints import Code
 
 diffusers = pytest.importorskip("diffusers")
 pytestmark = [pytest.mark.usefixtures("hydra_in_less_time"), pytest.mark.needs("diffusers")]
@@ -243,7 +243,7 @@ def test_nothing_of_a_broken_or_hostile_folder_runs(tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match="not a folder of diffusers"):
         opened(folder, {})
     diffusers_folder(folder)
-    (folder / "pipeline.py").write_text("open('ran', 'w')")
+    (folder / "pipeline.py").write_text("open('harm', 'w')")
     model_of(opened(folder, {}))
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
     whole = weights.read_bytes()
@@ -256,10 +256,10 @@ def test_nothing_of_a_broken_or_hostile_folder_runs(tmp_path, monkeypatch):
     weights.unlink()
     with pytest.raises(CheckpointError, match=r"there is no .*safetensors and no diffusion_pytorch_model\.bin"):
         opened(folder, {})
-    weights.with_suffix(".bin").write_bytes(pickle.dumps({"a": Code()}))
+    weights.with_suffix(".bin").write_bytes(pickle.dumps({"a": Harm()}))
     with pytest.raises(CheckpointError, match=r"holds more than tensors|is damaged"):
         opened(folder, {})
     (folder / "unet" / "config.json").write_text("{")
     with pytest.raises(RunError, match="is not JSON"):
         opened(folder, {})
-    assert not (tmp_path / "ran").exists()
+    assert not (tmp_path / "harm").exists()

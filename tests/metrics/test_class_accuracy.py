@@ -7,13 +7,9 @@ from diffusion_lab.metrics.class_accuracy import class_distances, classified_as_
 from diffusion_lab.metrics.features import Pixels
 from diffusion_lab.metrics.features.classifiers import ClassifierFeatures
 from diffusion_lab.metrics.frechet_distance import frechet_distance
-from diffusion_lab.metrics.reference import FeatureStatistics, Reference, UnmeasurableError
-from tests.metrics.stand_ins import GaussianModel, RawPixels, TinyImages
+from diffusion_lab.metrics.reference import Reference, UnmeasurableError
+from tests.metrics.stand_ins import GaussianModel, RawPixels, TinyImages, moments
 from tests.metrics.test_score import scored
-
-
-def moments(x):
-    return FeatureStatistics(x.shape[1], [x]).compute()
 
 
 def test_a_distance_of_a_class_is_that_of_its_images_alone(tmp_path):

@@ -9,14 +9,13 @@ from diffusion_lab.metrics.bits_per_dim import BitsPerDim
 from diffusion_lab.metrics.copying import Copying
 from diffusion_lab.metrics.cost import Cost
 from diffusion_lab.metrics.frechet_distance import frechet_distance
-from diffusion_lab.metrics.reference import FeatureStatistics
 from diffusion_lab.metrics.samples import KEPT_IMAGES, TrainedModel
 from diffusion_lab.metrics.score import PAIRS, score
 from diffusion_lab.metrics.settings import Evaluation
 from diffusion_lab.metrics.sliced_wasserstein import SlicedWasserstein
 from diffusion_lab.store.measures import read_measures
 from diffusion_lab.versions import versions
-from tests.metrics.stand_ins import METRICS, Broken, GaussianModel, RawPixels, Silent, TinyImages
+from tests.metrics.stand_ins import METRICS, Broken, GaussianModel, RawPixels, Silent, TinyImages, moments
 
 
 def scored(cache, model=None, data=None, features=None, metrics=METRICS, **settings):
@@ -24,10 +23,6 @@ def scored(cache, model=None, data=None, features=None, metrics=METRICS, **setti
     model, features = model or GaussianModel(), features or [RawPixels()]
     source = TrainedModel(model, [type(model).__name__] * len(features), cache)
     return score(source, data or TinyImages(), features, metrics, settings)
-
-
-def moments(x):
-    return FeatureStatistics(4, [x.flatten(1)]).compute()
 
 
 def test_every_number_of_the_table_is_there_and_finite(tmp_path):

@@ -96,17 +96,6 @@ def test_seeds_and_what_all_seeds_share_are_added():
     assert found.how == "paired over 2 seeds and samples"
 
 
-def test_blocks_cover_the_truth_as_often_as_they_say():
-    random = np.random.default_rng(4)
-    covered = 0
-    for _ in range(600):
-        shared, own = random.standard_normal(50), 0.3 * random.standard_normal((2, 50)) + [[0.2], [0.0]]
-        x = shared + own
-        a, b = (of_blocks(each.mean(), list(each - each.mean()), (0.0, 0.0)) for each in x)
-        covered += abs(difference(a, b).mean - 0.2) <= difference(a, b).margin
-    assert covered / 600 == pytest.approx(0.95, abs=0.027)
-
-
 def test_old_scores_without_blocks_are_compared_as_before():
     assert difference(of_blocks(3.0, [1.0, -1.0]), seeds([2.0])) is None
     both = difference(of_blocks(3.0, [1.0, -1.0]), of_blocks(2.0, [1.0, 0.0, -1.0]))

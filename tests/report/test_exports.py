@@ -60,10 +60,8 @@ def test_the_floor_stands_in_its_column_where_no_axis_has_one(tmp_path, axes):
     assert float(floor[head.index("fd_digits_cnn ↓")]) == 1.62
 
 
-def test_latex_has_booktabs_rules_and_as_many_columns_as_it_says(sweep):
+def test_latex_has_as_many_columns_as_it_says(sweep):
     text = latex(build_table(read_sweep(sweep)))
-    for rule in (r"\toprule", r"\midrule", r"\bottomrule"):
-        assert rule in text
     columns = text.split(r"\begin{tabular}{")[1].split("}")[0]
     rows = [line for line in text.splitlines() if line.endswith(r"\\")]
     assert {line.count(" & ") + 1 for line in rows} == {len(columns)}

@@ -44,17 +44,6 @@ def test_the_best_is_marked_where_it_is_certain(tmp_path, name, linear, cosine, 
     assert found.marked == marked
 
 
-def test_equal_rows_are_best_together(tmp_path):
-    axes = {"variance": ["fixed_small", "fixed_large", "learned"], "seed": ["1", "2", "3"]}
-
-    def change(choices, metrics):
-        metrics["values"]["fd_digits_cnn"] = {"learned": 9.0}.get(choices["variance"], 4.0) + int(choices["seed"])
-
-    found = standing(table_of(tmp_path, axes, change), "fd_digits_cnn")
-    assert [row.choice for row in found.best] == [("fixed_small",), ("fixed_large",)]
-    assert found.marked
-
-
 @pytest.mark.parametrize("other", [{"1": 4.00001, "2": 4.00001}, {"1": 4.03, "2": 3.97}], ids=["rounding", "written"])
 @pytest.mark.parametrize("variances", [2, 3])
 def test_equal_rows_have_no_leader(tmp_path, other, variances):

@@ -120,19 +120,10 @@ def test_what_an_earlier_command_submitted_and_still_runs_is_not_submitted_again
 
 
 def test_a_queue_that_may_be_left_is_given_everything_at_once(tmp_path):
-    calls = [StubCall(name, Outcome(1.0)) for name in "abc"]
-    queue, said = StubQueue(tmp_path), []
-    assert run_jobs(calls, queue, print, wait=False) == []
+    queue = StubQueue(tmp_path)
+    assert run_jobs([StubCall(name, Outcome(1.0)) for name in "abc"], queue, print, wait=False) == []
     assert queue.batches == ["abc"]
     assert len(queue.running) == 3
-    alive = queue.active_jobs
-    queue.active_jobs = lambda: list(queue.running)
-    submission = jobs._Submission(calls, queue, said.append, lambda: False)
-    assert sorted(submission.running.values()) == [0, 1, 2], "nothing is submitted again"
-    assert sum("is already running" in line for line in said) == 3
-    alive()
-    submission.collect(frozenset())
-    assert [submission.outcomes[index].value for index in range(3)] == [1.0] * 3
 
 
 def test_jobs_that_ask_for_the_same_are_submitted_together(tmp_path):
