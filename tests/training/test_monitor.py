@@ -1,7 +1,6 @@
 """Through a real Trainer, on made-up numbers."""
 
 import csv
-import itertools
 import logging
 import os
 import re
@@ -174,15 +173,6 @@ def test_the_time_left_is_stated_early_and_corrected(tmp_path, monkeypatch, caps
     assert left == sorted(left, reverse=True)
     assert left[-1] == round(4 * (60 + 6 * 4) / 36), "the mean of the steps so far"
     assert "left" not in tenths[-1]
-
-
-def test_a_time_that_ends_first_leaves_steps_open(tmp_path, monkeypatch, capsys):
-    """trainer.max_time would end this training at step 20, long before its last step."""
-    clock = itertools.count()
-    monkeypatch.setattr(monitor, "perf_counter", lambda: float(next(clock)))
-    monkeypatch.setattr(monitor, "budget_used", lambda trainer, step: min(1.0, step / 20))
-    train(tmp_path, Counted(), max_steps=30, monitor=ProgressBar())
-    assert "on this machine: steps of 1 image" in capsys.readouterr().out
 
 
 def interrupted(folder, rank="0", port=None):
