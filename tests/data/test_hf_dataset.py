@@ -91,13 +91,13 @@ def test_splits_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
     """Labels in one alone, and arrays of other levels."""
     images, deep = (datasets.Dataset.from_dict({"x": np.zeros((3, 2, 2), kind)}) for kind in (np.uint8, np.uint16))
     labelled = images.add_column("y", [0, 1, 0]).cast_column("y", datasets.ClassLabel(names=["even", "odd"]))
-    for train, test, said in (
-        (images, labelled, "the split test has labels, train has none"),
-        (deep, images, "column x has 256 levels, the training images have 65536"),
+    for name, train, test, said in (
+        ("labels", images, labelled, "the split test has labels, train has none"),
+        ("levels", deep, images, "column x has 256 levels, the training images have 65536"),
     ):
-        datasets.DatasetDict({"train": train, "test": test}).save_to_disk(str(tmp_path / said))
+        datasets.DatasetDict({"train": train, "test": test}).save_to_disk(str(tmp_path / name))
         with pytest.raises(DataError, match=said):
-            data_of(tmp_path / said)
+            data_of(tmp_path / name)
 
 
 def test_a_folder_that_is_no_dataset_is_refused(tmp_path: Path) -> None:

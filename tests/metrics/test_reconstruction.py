@@ -31,6 +31,12 @@ def test_crps_is_unbiased_for_any_number_of_draws(n):
     assert float(crps.mean()) == pytest.approx(float(expected), abs=4 * float(crps.std()) / math.sqrt(crps.numel()))
 
 
+def test_crps_is_the_double_sum():
+    x, y = normal(0, 3, 5, 4), normal(1, 3, 4)
+    pairs = (x[:, :, None] - x[:, None]).abs().sum((1, 2))
+    torch.testing.assert_close(ensemble_errors(x, y)[3], (x - y[:, None]).abs().mean(1) - pairs / (2 * 5 * 4))
+
+
 def test_perfect_draws_have_known_errors():
     """The truth is one more draw: the mean of n has (n + 1)/n of the variance, a draw twice it, and the spread is the skill."""
     n, x = 16, 0.3 * normal(2, 400, 17, 200)

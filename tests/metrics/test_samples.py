@@ -234,7 +234,7 @@ def in_ranks(number: str, where: str) -> None:
 @pytest.mark.thorough
 def test_two_ranks_outwait_another_command_share_the_shards_out_and_score_what_one_scores(tmp_path, zygote):
     """The other one draws for longer than a collective may take. What is scored has the first of five shards already."""
-    alone = scored(tmp_path / "one rank", GaussianModel(num_classes=3), num_samples=600).values
+    alone = scored(tmp_path / "one rank", Counting(num_classes=3), num_samples=600).values
     for path in (tmp_path / "one rank").rglob("00000000.safetensors"):
         (tmp_path / "cache" / path.relative_to(tmp_path / "one rank")).parent.mkdir(parents=True)
         path.rename(tmp_path / "cache" / path.relative_to(tmp_path / "one rank"))

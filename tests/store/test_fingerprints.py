@@ -217,14 +217,6 @@ def test_every_place_is_there():
         assert [name for name in places | scope.roots if code.module(name) is None] == []
 
 
-def test_a_second_digest_reads_nothing(monkeypatch):
-    """A plan makes one for each cell."""
-    code, names = Code([str(ROOT)]), [*named_in(training_part(config_of()))]
-    first = code.digest(names, TRAINING)
-    monkeypatch.setattr(Path, "read_bytes", None)
-    assert code.digest(names, TRAINING) == first
-
-
 def test_no_validation_is_the_training_without_that_option():
     """With some, the identity of the data tells the trainings apart."""
     none = {**CONFIG, "data": {**CONFIG["data"], "validation": 0}}
