@@ -136,6 +136,14 @@ def test_a_gradient_that_is_not_finite_skips_one_step(broken):
     assert all(value.isfinite().all() for value in model.state_dict().values())
 
 
+def test_images_that_are_not_finite_skip_one_step():
+    """Of both networks, which counts once."""
+    model, loader = gan(), digits(12)
+    loader.dataset.tensors[0][5] = torch.nan
+    trainer(3).fit(model, loader)
+    assert model.skipped_steps == 1
+
+
 @pytest.mark.parametrize(
     "options",
     [{}, {"regularizer": NoRegularizer(), "loss": Hinge()}, {"regularizer": GradientPenalty(), "loss": Wasserstein()}],

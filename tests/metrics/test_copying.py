@@ -60,6 +60,12 @@ def test_intervals_hold_the_true_probability(copied):
     assert 0.9 <= held / trials <= 0.99
 
 
+@pytest.mark.parametrize(("copied", "expected", "tolerance"), [(0.0, 0.01, 0.003), (0.1, 0.109, 0.01)])
+def test_the_share_within_the_quantile_is_that_of_copies(copied, expected, tolerance):
+    hits = [within_held_out_quantile(*Simulation(i).distances(500, 500, copied), 0.01).value for i in range(20)]
+    assert float(sum(hits)) / 20 == pytest.approx(expected, abs=tolerance)
+
+
 @pytest.mark.parametrize(("n", "m"), [(360, 360), (2048, 1000)])
 @pytest.mark.parametrize("copied", [0.0, 0.01, 0.05, 0.5])
 def test_the_interval_of_copies_holds_their_share(n, m, copied):

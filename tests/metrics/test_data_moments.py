@@ -1,6 +1,8 @@
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from diffusion_lab.conditions import Clusters
 from diffusion_lab.metrics.measuring import LARGEST, data_moments
@@ -32,7 +34,8 @@ def test_without_classes_they_are_those_of_all_training_images(tmp_path):
 
 def test_by_class_there_is_a_mean_for_each_and_the_covariance_within(tmp_path):
     data = TinyImages()
-    found = data_moments(data, True, tmp_path)
+    with Shapes() as made:
+        found = data_moments(data, True, tmp_path)
     x, y = images(data)
     means = torch.stack([x[y == label].mean(dim=0) for label in range(3)])
     centred = x - means[y]
@@ -41,6 +44,20 @@ def test_by_class_there_is_a_mean_for_each_and_the_covariance_within(tmp_path):
     # No class has a covariance of its own: those of CIFAR-100 would take 7.5 GB.
     kept = {tuple(tensor.shape) for file in tmp_path.glob("[!.]*") for tensor in load_file(file).values()}
     assert kept == {(), (3,), (4,), (3, 4), (4, 4)}
+    assert made.shapes.isdisjoint({(3, 4, 4), (3, 5, 5)})
+
+
+class Shapes(TorchDispatchMode):
+    """Of all tensors that are made."""
+
+    def __init__(self):
+        super().__init__()
+        self.shapes = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        self.shapes |= {tuple(part.shape) for part in tree_leaves(result) if isinstance(part, torch.Tensor)}
+        return result
 
 
 @pytest.mark.parametrize("by_class", [False, True])

@@ -187,6 +187,13 @@ def test_steps_are_no_knob(tmp_path):
     assert sum(len(series.x) for series in plot.panels[0].series) == 4
 
 
+def test_what_was_not_measured_is_not_drawn(tmp_path):
+    def unmeasured(choices, metrics):
+        del metrics["values"]["recall"]
+
+    assert trade_offs(tmp_path, {"guidance.scale": SCALES}, unmeasured) == []
+
+
 def test_each_device_has_its_own_front(tmp_path):
     axes = {"schedule": ["linear", "cosine"], "variance": ["fixed_small", "fixed_large", "learned"]}
 

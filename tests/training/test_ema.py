@@ -144,6 +144,13 @@ def test_gamma_is_that_of_the_paper(sigma_rel, gamma):
     assert Profile(1, sigma_rel).gamma == pytest.approx(gamma, abs=0.005)
 
 
+@pytest.mark.parametrize("sigma_rel", [0.01, 0.13, 0.28])
+def test_gamma_is_the_root_of_its_length(sigma_rel):
+    g = Profile(1, sigma_rel).gamma
+    assert g >= 0
+    assert np.sqrt((g + 1) / (g + 3)) / (g + 2) == pytest.approx(sigma_rel, rel=1e-9)
+
+
 @pytest.mark.parametrize("sigma_rel", [0.05, 0.1, 0.2])
 def test_the_recursion_weighs_steps_as_the_closed_form_says(sigma_rel):
     steps, power = 1000, Profile(1, sigma_rel).gamma + 1
