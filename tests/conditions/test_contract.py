@@ -24,6 +24,7 @@ from diffusion_lab.models.diffusion import DiffusionModel
 from diffusion_lab.models.optimization import Constant, Optimization
 from diffusion_lab.networks import MLP, UNet
 from diffusion_lab.sampling import ClassifierFree, DDIMSampler, EvenSpacing, Unguided
+from tests.models.stand_ins import woken
 
 CONF = Path(__file__).parents[2] / "conf" / "condition"
 KINDS = sorted(path.stem for path in CONF.glob("*.yaml"))
@@ -62,11 +63,7 @@ def model_of(data, guidance=Unguided(), dropout=0.1):  # noqa: B008 - frozen
     alone = len(sizes) == 1 and isinstance(sizes[0], int)
 
     def network(out_channels, **more):
-        net = UNet(1, out_channels, (8, 6), **SMALL, **more)
-        for parameter in net.parameters():
-            if not parameter.any():  # as they begin, so that a network returns 0
-                torch.nn.init.normal_(parameter, std=0.1)
-        return net
+        return woken(UNet(1, out_channels, (8, 6), **SMALL, **more))
 
     return DiffusionModel(
         data.shape,

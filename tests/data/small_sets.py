@@ -79,31 +79,20 @@ def write_celeba(root: Path, patch: pytest.MonkeyPatch) -> Path:
     attributes = [f"Attribute_{i}" for i in range(40)]
     attributes[31] = "Smiling"
     no_yes = ("-1", " 1")
-    smiles = {
-        name: [no_yes[i % 2 if attribute != "Smiling" else 1 - i % 2] for attribute in attributes]
-        for i, name in enumerate(names)
+    smiles = [[no_yes[i % 2 if kind != "Smiling" else 1 - i % 2] for kind in attributes] for i in range(len(names))]
+    eyes = "lefteye_x lefteye_y righteye_x righteye_y nose_x nose_y leftmouth_x leftmouth_y rightmouth_x rightmouth_y"
+    lists = {  # the second line, if any, and what follows each name
+        "list_eval_partition.txt": ("", parts),
+        "identity_CelebA.txt": ("", range(2880, 2880 + len(names))),
+        "list_bbox_celeba.txt": ("image_id x_1 y_1 width height", ["   95  71 226 313"] * len(names)),
+        "list_landmarks_align_celeba.txt": (eyes, ["69 109  106 113   77 142   73 152  108 154"] * len(names)),
+        "list_attr_celeba.txt": (" ".join(attributes) + " ", map(" ".join, smiles)),
     }
-    count = f"{len(names)}\n"
-    lists = {
-        "list_eval_partition.txt": [f"{name} {part}" for name, part in zip(names, parts, strict=True)],
-        "identity_CelebA.txt": [f"{name} {2880 + i}" for i, name in enumerate(names)],
-        "list_bbox_celeba.txt": [f"{name}    95  71 226 313" for name in names],
-        "list_landmarks_align_celeba.txt": [f"{name} 69 109  106 113   77 142   73 152  108 154" for name in names],
-        "list_attr_celeba.txt": [f"{name} {' '.join(smiles[name])}" for name in names],
-    }
-    heads = {
-        "list_bbox_celeba.txt": "image_id x_1 y_1 width height",
-        "list_landmarks_align_celeba.txt": "lefteye_x lefteye_y righteye_x righteye_y nose_x nose_y leftmouth_x leftmouth_y "
-        "rightmouth_x rightmouth_y",
-        "list_attr_celeba.txt": " ".join(attributes) + " ",
-    }
-    for name, rows in lists.items():
-        head = f"{count}{heads[name]}\n" if name in heads else ""
-        (folder / name).write_text(head + "\n".join(rows) + "\n")
-    published = [
-        (file, _md5(folder / name) if name.endswith(".txt") else md5, name)
-        for file, md5, name in datasets.CelebA.file_list
-    ]
+    for file, (head, facts) in lists.items():
+        rows = [f"{name} {fact}" for name, fact in zip(names, facts, strict=True)]
+        (folder / file).write_text("\n".join([*([str(len(names)), head] if head else []), *rows]) + "\n")
+    files = datasets.CelebA.file_list
+    published = [(file, _md5(folder / name) if name in lists else md5, name) for file, md5, name in files]
     patch.setattr(datasets.CelebA, "file_list", published)
     return root
 

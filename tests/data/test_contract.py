@@ -1,7 +1,7 @@
 """Every data set that conf/data offers keeps the promises of a DataModule: a new one is tested the moment its yaml exists."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,8 +9,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from diffusion_lab.data import DataError, DataModule
-from diffusion_lab.data.module import Item
+from diffusion_lab.data import DataModule
 from diffusion_lab.diffusion.levels import from_levels, to_levels
 from tests.data.small_sets import SMALL
 
@@ -47,13 +46,10 @@ def test_there_are_data_sets() -> None:
     assert known <= {path.stem for path in FILES}
 
 
-def test_nothing_is_missing_of_what_was_prepared(data: DataModule) -> None:
-    assert data.missing() is None
-
-
 def test_the_yaml_is_the_name_and_the_options_arrive(data: DataModule, request: pytest.FixtureRequest) -> None:
     assert data.name == request.node.callspec.params["whole_and_divided"].stem
     assert data.seed == 3
+    assert data.missing() is None
     assert len(data.identity) == 64
     assert int(data.identity, 16) > 0
 
@@ -116,48 +112,6 @@ def test_validation_images_are_no_longer_training_images(whole_and_divided: tupl
     assert images(divided, "test") == images(whole, "test")
     if whole.num_classes is not None:
         assert divided.class_shares("validation").sum() == pytest.approx(1)
-
-
-def test_training_never_shows_a_validation_image(
-    whole_and_divided: tuple[DataModule, DataModule], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _, data = whole_and_divided
-    shown, show = [], data._show
-
-    def recorded(split: str, picks: Iterable[torch.Tensor]) -> Iterator[Item]:
-        assert split == "train"
-        return show(split, (shown.append(pick) or pick for pick in picks))
-
-    monkeypatch.setattr(data, "_show", recorded)
-    for _ in data.batches("validation", 1):
-        pass
-    held_back = {*torch.cat(shown).tolist()}
-    shown.clear()
-    stream = iter(data.train_dataloader())
-    for _ in range(2 * data.num_train // data.batch_size + 2):
-        next(stream)
-    trained_on = {*torch.cat(shown).tolist()}
-    assert len(held_back) == VALIDATION
-    assert trained_on | held_back == {*range(data.num_train + VALIDATION)}
-    assert not trained_on & held_back
-
-
-def test_batches_of_a_device_are_those_of_the_host(data: DataModule) -> None:
-    if not data.holdable:
-        with pytest.raises(DataError, match="on_device=true"):
-            data.hold_on_device(True)
-        return
-
-    def batches() -> list[tuple[torch.Tensor, ...]]:
-        stream = iter(data.train_dataloader())
-        return [(x, torch.empty(0) if y is None else y) for x, y in (next(stream) for _ in range(3))]
-
-    host = batches()
-    data.hold_on_device(True)
-    for here, there in zip(batches(), host, strict=True):
-        assert all(map(torch.equal, here, there))
-    data.hold_on_device("auto")
-    data.teardown()
 
 
 def test_the_identity_is_that_of_the_whole(whole_and_divided: tuple[DataModule, DataModule]) -> None:

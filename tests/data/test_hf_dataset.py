@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from diffusion_lab.data import DataError
 from diffusion_lab.data.hf_dataset import HFDataset
 from tests.data.small_sets import write_hf_dataset
+from tests.data.test_arrays import levels
 
 datasets = pytest.importorskip("datasets")
 datasets.disable_progress_bars()
@@ -23,15 +23,9 @@ def data_of(root: Path, **options) -> HFDataset:
     return data
 
 
-def levels(data: HFDataset, split: str) -> np.ndarray:
-    x = torch.cat([x for x, _ in data.batches(split, 7)]).double()
-    return ((x + 1) / 2 * (data.num_levels - 1)).round().numpy()
-
-
 def saved(root: Path, columns: dict, **features) -> Path:
-    datasets.Dataset.from_dict(columns, features=datasets.Features(features) if features else None).save_to_disk(
-        str(root)
-    )
+    types = datasets.Features(features) if features else None
+    datasets.Dataset.from_dict(columns, features=types).save_to_disk(str(root))
     return root
 
 
@@ -40,7 +34,7 @@ def test_images_keep_their_sixteen_bits_and_their_splits(tmp_path: Path) -> None
     pixels = np.random.default_rng(0).integers(65536, size=(24, 5, 7), dtype=np.uint16)
     pixels[:, 0, 0] = 65535
     data = data_of(root)
-    assert (data.shape, data.num_levels, data.num_classes) == ((1, 5, 7), 65536, 2)
+    assert (data.shape, data.num_levels, data.class_names) == ((1, 5, 7), 65536, ["even", "odd"])
     assert np.array_equal(levels(data, "train")[:, 0], pixels[:20])
     assert np.array_equal(levels(data, "test")[:, 0], pixels[20:])
     assert next(data.batches("test", 4))[1].tolist() == [0, 1, 0, 1]
@@ -93,32 +87,17 @@ def test_what_is_no_set_of_images_is_refused_in_one_sentence(
     assert "\n" not in str(refusal.value)
 
 
-def test_classes_have_the_names_of_the_column(tmp_path: Path) -> None:
-    images = datasets.Dataset.from_dict({"x": np.zeros((4, 2, 2), np.uint8)})
-    named = images.add_column("y", [0, 1, 0, 1]).cast_column("y", datasets.ClassLabel(names=["even", "odd", "none"]))
-    datasets.DatasetDict({"train": named, "test": named}).save_to_disk(str(tmp_path / "own"))
-    data = data_of(tmp_path / "own")
-    assert (data.num_classes, data.class_names) == (2, ["even", "odd"])
-
-
-@pytest.mark.parametrize(("having", "lacking"), [("train", "test"), ("test", "train")])
-def test_labels_of_one_split_alone_are_refused(tmp_path: Path, having: str, lacking: str) -> None:
-    images = datasets.Dataset.from_dict({"x": np.zeros((3, 2, 2), np.uint8)})
+def test_splits_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
+    """Labels in one alone, and arrays of other levels."""
+    images, deep = (datasets.Dataset.from_dict({"x": np.zeros((3, 2, 2), kind)}) for kind in (np.uint8, np.uint16))
     labelled = images.add_column("y", [0, 1, 0]).cast_column("y", datasets.ClassLabel(names=["even", "odd"]))
-    datasets.DatasetDict({having: labelled, lacking: images}).save_to_disk(str(tmp_path / "own"))
-    said = f"the split {having} has labels, {lacking} has none: set data.label .*, or data.test"
-    with pytest.raises(DataError, match=said):
-        data_of(tmp_path / "own")
-
-
-def test_arrays_of_other_levels_than_the_training_images_are_refused(tmp_path: Path) -> None:
-    splits = {
-        name: datasets.Dataset.from_dict({"x": np.zeros((3, 2, 2), dtype)})
-        for name, dtype in (("train", np.uint16), ("test", np.uint8))
-    }
-    datasets.DatasetDict(splits).save_to_disk(str(tmp_path / "own"))
-    with pytest.raises(DataError, match="column x has 256 levels, the training images have 65536: use the same type"):
-        data_of(tmp_path / "own")
+    for name, train, test, said in (
+        ("labels", images, labelled, "the split test has labels, train has none"),
+        ("levels", deep, images, "column x has 256 levels, the training images have 65536"),
+    ):
+        datasets.DatasetDict({"train": train, "test": test}).save_to_disk(str(tmp_path / name))
+        with pytest.raises(DataError, match=said):
+            data_of(tmp_path / name)
 
 
 def test_a_folder_that_is_no_dataset_is_refused(tmp_path: Path) -> None:

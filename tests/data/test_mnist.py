@@ -12,14 +12,6 @@ from diffusion_lab.data import DataError, mnist
 from diffusion_lab.data.mnist import MNIST, FashionMNIST
 
 
-def test_the_format_is_fashion_mnists(idx_folder: Path) -> None:
-    digits, clothes = (kind(batch_size=4, seed=0, root=str(idx_folder)) for kind in (MNIST, FashionMNIST))
-    digits.prepare()
-    clothes.prepare()
-    assert digits.identity == clothes.identity
-    assert (digits.name, digits.shape, digits.num_train, digits.num_test) == ("mnist", (1, 28, 28), 20, 10)
-
-
 def test_torchvision_downloads_it(idx_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fetch(url: str, download_root: str, filename: str, md5: str) -> None:
         content = gzip.decompress((idx_folder / filename).read_bytes())
@@ -57,35 +49,27 @@ def test_small_files_are_read_as_they_are(idx_folder: Path) -> None:
 def test_every_source_has_the_same_identity(idx_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gzipped = FashionMNIST(batch_size=4, seed=0, root=str(idx_folder))
     torchvisions = tmp_path / "torchvision" / "FashionMNIST" / "raw"
-    torchvisions.mkdir(parents=True)
     package = tmp_path / "share" / "datasets" / "fashion-mnist"
-    package.mkdir(parents=True)
+    for folder in (torchvisions, package):
+        folder.mkdir(parents=True)
     for path in idx_folder.glob("*.gz"):
         (torchvisions / path.stem).write_bytes(gzip.decompress(path.read_bytes()))
         shutil.copy(path, package)
     plain = FashionMNIST(batch_size=4, seed=0, root=str(tmp_path / "torchvision"))
+    folders = mnist._package_folders
+
+    def below(package):  # the machine's own package must not be found
+        return [path for path in folders(package) if path.is_relative_to(tmp_path)]
+
+    monkeypatch.setattr(mnist, "_package_folders", below)
     monkeypatch.setenv("XDG_DATA_DIRS", f"{tmp_path / 'nothing'}:{tmp_path / 'share'}")
-    monkeypatch.setattr("sys.prefix", str(tmp_path / "share"))
-    monkeypatch.setattr(mnist, "_package_folders", only_below(tmp_path, mnist._package_folders))
-    installed = FashionMNIST(batch_size=4, seed=0)
-    for data in (gzipped, plain, installed):
+    listed = FashionMNIST(batch_size=4, seed=0)
+    monkeypatch.delenv("XDG_DATA_DIRS")
+    monkeypatch.setattr("sys.prefix", str(tmp_path))
+    of_python = FashionMNIST(batch_size=4, seed=0)
+    for data in (gzipped, plain, listed, of_python):
         data.prepare()
-    assert gzipped.identity == plain.identity == installed.identity
-
-
-def only_below(folder: Path, folders):
-    """The machine's own package must not be what the test finds."""
-    return lambda package: [path for path in folders(package) if path.is_relative_to(folder)]
-
-
-def test_python_s_own_prefix_is_searched(idx_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    package = idx_folder / "share" / "datasets" / "fashion-mnist"
-    package.mkdir(parents=True)
-    for path in idx_folder.glob("*.gz"):
-        shutil.move(path, package)
-    monkeypatch.setattr("sys.prefix", str(idx_folder))
-    monkeypatch.setattr(mnist, "_package_folders", only_below(idx_folder, mnist._package_folders))
-    FashionMNIST(batch_size=4, seed=0).prepare()
+        assert data.identity == gzipped.identity
 
 
 def test_an_incomplete_folder_is_not_a_source(idx_folder: Path) -> None:
@@ -97,15 +81,12 @@ def test_an_incomplete_folder_is_not_a_source(idx_folder: Path) -> None:
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda content: b"",
         lambda content: content[: len(content) // 2],
-        lambda content: b"not gzip at all",
         lambda content: content[:40] + bytes([content[40] ^ 255]) + content[41:],
         lambda content: gzip.compress(b"\0\0\x0d" + gzip.decompress(content)[3:]),
         lambda content: gzip.compress(gzip.decompress(content)[:-1]),
-        lambda content: gzip.compress(gzip.decompress(content) + b"\0"),
     ],
-    ids=["empty", "truncated", "no gzip", "flipped bits", "other type", "a byte short", "a byte long"],
+    ids=["truncated", "flipped bits", "other type", "a byte short"],
 )
 def test_a_broken_file_is_named(idx_folder: Path, damage) -> None:
     path = idx_folder / "train-images-idx3-ubyte.gz"

@@ -1,6 +1,6 @@
 """Real numbers of the user's own: every file and layout, the units that come back, missing values."""
 
-import json
+import sys
 from itertools import islice
 from pathlib import Path
 
@@ -63,8 +63,6 @@ def test_every_file_holds_the_same_numbers(tmp_path, write):
 
 
 def test_units_are_of_what_is_trained_on(tmp_path):
-    from diffusion_lab.data.arrays import Arrays
-
     data = Arrays(batch_size=4, seed=0, train=npy(tmp_path, FIELDS.astype(float)), root=str(tmp_path))
     data.hold_back(5)
     data.prepare()
@@ -164,26 +162,11 @@ def test_arrays_in_groups_are_found_and_named(tmp_path):
             arrays(tmp_path, f"{file}:more")
 
 
-@pytest.mark.needs("zarr and h5py")
-@pytest.mark.parametrize(("write", "module", "extra"), [(zarr, "zarr", "zarr"), (hdf5, "h5py", "hdf5")])
-def test_a_missing_library_is_one_sentence(tmp_path, monkeypatch, write, module, extra):
-    name = write(tmp_path, FIELDS)
-    monkeypatch.setitem(__import__("sys").modules, module, None)
-    with pytest.raises(DataError, match=rf"needs the package {module}: pip install 'diffusion-lab\[{extra}\]'"):
-        arrays(tmp_path, name)
-
-
-@pytest.mark.needs("zarr")
-def test_a_zarr_with_a_pickle_is_not_opened(tmp_path):
-    """Its compressor would unpickle what it reads; zarr refuses it."""
-    module = pytest.importorskip("zarr")
-    module.create_array(str(tmp_path / "a.zarr"), shape=(6, 3), dtype="f4", zarr_format=2, compressors=None)
-    described = json.loads((tmp_path / "a.zarr" / ".zarray").read_text())
-    (tmp_path / "a.zarr" / ".zarray").write_text(
-        json.dumps(described | {"compressor": {"id": "pickle", "protocol": 5}})
-    )
-    with pytest.raises(DataError, match="pickle"):
-        arrays(tmp_path, "a.zarr")
+def test_a_missing_library_is_one_sentence(tmp_path, monkeypatch):
+    (tmp_path / "a.h5").touch()
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(DataError, match=r"needs the package h5py: pip install 'diffusion-lab\[hdf5\]'"):
+        arrays(tmp_path, "a.h5")
 
 
 def test_missing_values_stay_in_batches_and_out_of_scores(tmp_path):
@@ -219,9 +202,7 @@ def test_what_lies_beside_is_normalised_by_training(tmp_path):
         assert other.identity != data.identity
     vectors[0, 0] = np.nan
     npy(tmp_path, vectors, "w.npy")
-    with pytest.raises(
-        DataError, match=r"data.train_vectors=.* 1 missing values \(NaN\) in 1 of 6 rows: fill them in\."
-    ):
+    with pytest.raises(DataError, match=r"data.train_vectors=.* 1 missing values \(NaN\) in 1 of 6 rows"):
         arrays(tmp_path, "a.npy", train_vectors="w.npy")
 
 
@@ -229,28 +210,23 @@ def test_vectors_keep_the_digits_of_large_offsets(tmp_path):
     """Years of 2020: float32 has steps of 1e-4 there. All are normalised by the moments of all of them."""
     years = 2020 + RANDOM.uniform(0, 1e-3, (3000, 1))
     years[-1] = 2021
-    names = {
-        "train_vectors": npy(tmp_path, years[:2900], "v.npy"),
-        "test_vectors": npy(tmp_path, years[2900:], "w.npy"),
-    }
+    of_train, of_test = npy(tmp_path, years[:2900], "v.npy"), npy(tmp_path, years[2900:], "w.npy")
     x = RANDOM.standard_normal((3000, 2))
-    data = Arrays(8, 0, npy(tmp_path, x[:2900]), npy(tmp_path, x[2900:], "b.npy"), root=str(tmp_path), **names)
+    files = npy(tmp_path, x[:2900]), npy(tmp_path, x[2900:], "b.npy")
+    data = Arrays(8, 0, *files, root=str(tmp_path), train_vectors=of_train, test_vectors=of_test)
     data.condition_on({"vector": Vector()})
     data.prepare()
     y = torch.cat([y for _, y in data.batches("train", 500)])
-    assert torch.allclose(
-        y.double(), torch.from_numpy((years[:2900] - years[:2900].mean()) / years[:2900].std()), atol=1e-5
-    )
-    units = data.conditions["vector"].record()
-    assert units["shift"][0] == pytest.approx(years[:2900].mean(), abs=1e-9)
+    mean, std = years[:2900].mean(), years[:2900].std()
+    assert torch.allclose(y.double(), torch.from_numpy((years[:2900] - mean) / std), atol=1e-5)
+    assert data.conditions["vector"].record()["shift"][0] == pytest.approx(mean, abs=1e-9)
 
 
 def test_a_batch_reads_its_rows_only():
     """In ascending order, each once, and neighbours as one slice, which is how files are fast."""
     x, read = RANDOM.standard_normal((1000, 2, 3)), []
-    rows = Rows(Stored("x", x.shape, x.dtype, lambda which: read.append(which) or x[which]), 1).only(
-        torch.arange(1, 1000, 2)
-    )
+    stored = Stored("x", x.shape, x.dtype, lambda which: read.append(which) or x[which])
+    rows = Rows(stored, 1).only(torch.arange(1, 1000, 2))
     for wanted in ([7, 3, 3, 400], [5, 4, 6], [499]):
         found = rows[torch.tensor(wanted)]
         assert torch.equal(found, torch.from_numpy(x[1::2][wanted]))

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule
 
 from diffusion_lab.data import DataError, DataModule
 from diffusion_lab.data.digits import Digits
 from diffusion_lab.data.image_folder import ImageFolder
+from tests.models.stand_ins import quiet_trainer
 
 # Lightning 2.6.6 meets torch 2.13 here, whatever the data loader; it has nothing to do with ours.
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
@@ -50,18 +51,7 @@ class SaveAfter(Callback):
 def fit(data: DataModule, steps: int, *callbacks: Callback, module: Recorder | None = None, resume=None, **options):
     module = module or Recorder()
     module.layer(torch.zeros(1, int(torch.tensor(data.shape).prod())))
-    trainer = Trainer(
-        max_steps=steps,
-        max_epochs=-1,
-        use_distributed_sampler=False,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=list(callbacks),
-        **options,
-    )
+    trainer = quiet_trainer(steps, *callbacks, use_distributed_sampler=False, **options)
     trainer.fit(module, datamodule=data, ckpt_path=resume)
     return torch.stack(module.seen)
 
@@ -75,8 +65,11 @@ def digits(on_device: str | bool = "auto") -> Digits:
 
 
 def test_training_sees_the_stream_from_its_beginning() -> None:
+    """Which Lightning's epochs do not begin again."""
     stream = iter(digits().train_dataloader())
-    assert torch.equal(fit(digits(), 30), torch.stack([next(stream)[0] for _ in range(30)]))
+    expected = torch.stack([next(stream)[0] for _ in range(30)])
+    assert torch.equal(fit(digits(), 30), expected)
+    assert torch.equal(fit(digits(), 30, limit_train_batches=7), expected)
 
 
 @pytest.mark.parametrize("on_device", [False, True])
@@ -98,10 +91,6 @@ def test_a_finished_run_goes_on_and_can_be_resumed_again(tmp_path: Path) -> None
     longer = fit(digits(), 20, SaveAfter(tmp_path / "15.ckpt", step=15), resume=tmp_path / "10.ckpt")
     assert torch.equal(longer, whole[10:20])
     assert torch.equal(fit(digits(), 30, resume=tmp_path / "15.ckpt"), whole[15:])
-
-
-def test_lightnings_epochs_do_not_begin_the_stream_again() -> None:
-    assert torch.equal(fit(digits(), 30, limit_train_batches=7), fit(digits(), 30))
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

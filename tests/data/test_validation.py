@@ -46,6 +46,12 @@ class Measured(GaussianModel):
         return {"rows": x_0.double().flatten(1)}
 
 
+def batches_of(data, tmp_path):
+    stream = iter(data.train_dataloader())
+    for _ in range(2 * data.num_train // 32):
+        next(stream)
+
+
 def clusters_of(data, tmp_path):
     return data.clusters.of(next(data.batches("train", 5))[0], {})
 
@@ -63,8 +69,8 @@ def ends_of(data, tmp_path):
     return data.end_shares
 
 
-@pytest.mark.parametrize("look", [clusters_of, moments_of, variance_of, ends_of])
-def test_what_is_measured_for_training_sees_none(tmp_path, held_back, look):
+@pytest.mark.parametrize("look", [batches_of, clusters_of, moments_of, variance_of, ends_of])
+def test_what_is_trained_on_or_measured_for_it_sees_none(tmp_path, held_back, look):
     data, shown = digits(**({"clusters": Clusters(5, 8, 10_000)} if look is clusters_of else {}))
     look(data, tmp_path)
     assert shown

@@ -45,8 +45,7 @@ def best(loss, start):
     return table.detach()
 
 
-def test_the_best_discriminator_tells_the_jensen():
-    """The best discriminator tells the jensen shannon divergence."""
+def test_the_best_discriminator_tells_jensen_shannon():
     m = (p + q) / 2
     jensen_shannon = (divergence(p, m) + divergence(q, m)) / 2
     loss, ratio = NonSaturating(), (p / q).log()
@@ -56,8 +55,7 @@ def test_the_best_discriminator_tells_the_jensen():
     assert float(loss.discriminator(*drawn(guess)).mean()) == pytest.approx(math.log(4), rel=1e-12)
 
 
-def test_the_best_hinge_discriminator_tells_the_total():
-    """The best hinge discriminator tells the total variation."""
+def test_the_best_hinge_discriminator_tells_total_variation():
     total_variation = float((p - q).abs().sum() / 2)
     value = float(Hinge().discriminator(*drawn((p - q).sign())).mean())
     assert value == pytest.approx(2 - 2 * total_variation, rel=1e-12)
@@ -65,11 +63,8 @@ def test_the_best_hinge_discriminator_tells_the_total():
         assert float(Hinge().discriminator(*drawn(other.double())).mean()) > value
 
 
-def test_the_wasserstein_critic_of_slope_one_tells():
-    """The wasserstein critic of slope one tells the shift.
-
-    Of two equal distributions on the line, one 0.7 further, by D(x) = −x.
-    """
+def test_the_wasserstein_critic_of_slope_one_tells_the_shift():
+    """Of two equal distributions on the line, one 0.7 further, by D(x) = −x."""
     x = torch.randn(50, dtype=torch.float64)
     assert float(-Wasserstein().discriminator(-x, -(x + 0.7)).mean()) == pytest.approx(0.7, rel=1e-12)
 
@@ -151,8 +146,7 @@ def test_a_lazy_penalty_is_the_plain_one_in_the_mean():
     torch.testing.assert_close(mean, plain(critic, REAL, FAKE, U, 0).mean())
 
 
-def test_the_gradient_penalty_is_zero_at_slope():
-    """The gradient penalty is zero at slope one and grows on both sides."""
+def test_the_gradient_penalty_grows_on_both_sides_of_slope_1():
     for length, expected in ((1.0, 0.0), (3.0, 40.0), (0.5, 2.5), (0.0, 10.0)):
         critic = Linear([0.6 * length, 0.0, 0.0, 0.8 * length])
         penalty = GradientPenalty(weight=10.0)(critic, REAL, FAKE, U, batch=0)
@@ -172,8 +166,7 @@ def test_no_regularizer_asks_the_discriminator_nothing():
     assert NoRegularizer()(lambda x: pytest.fail("it was asked"), REAL, FAKE, U, batch=0) is None
 
 
-def test_the_slope_is_each_rows():
-    """The slope is each rows own and leaves the points alone."""
+def test_the_slope_is_of_each_row_and_leaves_points_alone():
     slopes = squared_slope(lambda x: torch.arange(5) * x.flatten(1).sum(1), REAL)
     torch.testing.assert_close(slopes, 4 * torch.arange(5, dtype=torch.float64) ** 2)
     assert not REAL.requires_grad
@@ -192,7 +185,6 @@ def test_what_is_no_penalty_is_refused(make, sentence):
         make()
 
 
-def test_a_loss_says_what_it_needs():
-    """A loss says what it needs and a regularizer what it gives."""
+def test_a_loss_says_what_it_needs_a_regularizer_gives():
     assert [loss.needs_bounded_slope for loss in (NonSaturating(), Hinge(), Wasserstein())] == [False, False, True]
     assert [r.bounds_slope for r in (NoRegularizer(), R1(), GradientPenalty())] == [False, False, True]

@@ -133,8 +133,7 @@ def test_a_fitted_actnorm_gives_mean_zero_and_variance_one():
     torch.testing.assert_close(log_det, -16 * x.std((0, 2, 3), correction=0).log().sum().expand(32))
 
 
-def test_all_actnorms_of_a_flow_are_fitted():
-    """All actnorms of a flow are fitted to what the maps before them make."""
+def test_all_actnorms_fit_what_the_maps_before_make():
     transform, _, _ = made("multiscale")
     x, e = 2 + 3 * torch.randn(64, 2, 8, 8, dtype=torch.float64), torch.randn(64, TOLD, dtype=torch.float64)
     fit_actnorms(transform, x, e)
@@ -150,8 +149,7 @@ def test_all_actnorms_of_a_flow_are_fitted():
         torch.testing.assert_close(values.var(1, correction=0), torch.ones_like(values[:, 0]), rtol=0, atol=1e-10)
 
 
-def test_a_channel_that_never_changes_does_not_break():
-    """A channel that never changes does not break the start."""
+def test_a_channel_that_never_changes_starts_too():
     norm = ActNorm(2)
     norm.fit(torch.ones(4, 2, 3, 3))
     z, log_det = norm(torch.ones(4, 2, 3, 3))
@@ -178,15 +176,13 @@ def test_no_coupling_scales_by_more_than_its_bound(raw):
 
 
 @pytest.mark.parametrize("num_levels", [2, 17, 256])
-def test_the_logit_draws_the_first_levels_bin_out(num_levels):
-    """The logit draws the first levels bin out to log 2 or nearly."""
+def test_the_logit_draws_the_first_bin_out_to_log_2(num_levels):
     ends = torch.tensor([[-1.0], [2 / num_levels - 1]], dtype=torch.float64)
     z, _ = Logit(1 / (num_levels + 2))(ends)
     assert float(z[1] - z[0]) == pytest.approx(math.log(2) + math.log((num_levels + 1) / num_levels))
 
 
-def test_haars_first_channels_are_twice_the_means():
-    """Haars first channels are twice the means of the squares and no length is lost."""
+def test_haars_means_are_doubled_and_lengths_kept():
     x = torch.arange(32.0, dtype=torch.float64).reshape(1, 2, 4, 4)
     z, log_det = Haar()(x.float())
     assert z.shape == (1, 8, 2, 2)
@@ -200,8 +196,7 @@ def test_haars_first_channels_are_twice_the_means():
     [([[1.0, 1], [1, 1]], [0.0, 0, 0]), ([[1.0, 0], [1, 0]], [1.0, 0, 0]), ([[1.0, 1], [0, 0]], [0.0, 1, 0])],
     ids=["flat", "left to right", "top to bottom"],
 )
-def test_haars_details_are_the_differences_along(image, details):
-    """Haars details are the differences along each direction."""
+def test_haars_details_are_differences_along_each_axis(image, details):
     z, _ = Haar()(torch.tensor(image)[None, None])
     assert z[0, 1:, 0, 0].tolist() == details
 

@@ -18,8 +18,7 @@ from diffusion_lab.families.flow.flow import (
 
 
 @pytest.mark.parametrize("num_levels", [2, 17, 256])
-def test_bins_are_those_of_the_datas_levels(num_levels):
-    """Bins are those of the datas levels and every level comes back."""
+def test_bins_are_the_levels_and_every_level_comes_back(num_levels):
     levels = torch.arange(num_levels)
     x = from_levels(levels, num_levels)
     for u in (0.001, 0.25, 0.5, 0.999):

@@ -54,8 +54,7 @@ def test_the_rate_is_the_kl_to_the_standard_normal():
     assert not rate(Gaussian(torch.zeros(3, 5), torch.zeros(3, 5))).any()
 
 
-def test_with_the_optimal_posterior_every_bound_is_log():
-    """With the optimal posterior every bound is log p from any draw."""
+def test_with_the_optimal_posterior_every_bound_is_log_p():
     torch.testing.assert_close(elbo(optimal()), log_p())
     for num_draws in (1, 7):
         torch.testing.assert_close(bound_of(optimal(), num_draws)[0], log_p())
@@ -75,8 +74,7 @@ def test_elbo_below_importance_weighted_below_log_p(std):
     torch.testing.assert_close(bound_of(posterior, 4_000)[0], log_p(), rtol=0, atol=0.05)
 
 
-def test_the_gradient_of_the_bound_points():
-    """The gradient of the bound points at the optimal posterior."""
+def test_the_bound_is_highest_at_the_optimal_posterior():
     mean = torch.zeros_like(X, requires_grad=True)
     log_variance = torch.zeros_like(X, requires_grad=True)
     optimizer = torch.optim.LBFGS([mean, log_variance], max_iter=100, line_search_fn="strong_wolfe")

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
@@ -14,10 +13,9 @@ from omegaconf import OmegaConf
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.diffusion import SampleNoise
 from diffusion_lab.models.base import GenerativeModel
+from tests.models.stand_ins import at_batch, configured, step
 
-IMAGES = {"shape": [1, 8, 8], "channels": 1, "size": 8, "num_levels": 17, "bounded": True, "identity": "0" * 64}
-POINTS = {"shape": [2], "channels": 2, "size": 2, "num_levels": None, "bounded": False, "identity": "0" * 64}
-DATA = {"digits": IMAGES, "mixture": POINTS}
+DATA = {"digits": {"shape": (1, 8, 8), "num_levels": 17}, "mixture": {"shape": (2,)}}
 INDICES = torch.tensor([3, 11, 0, 7, 11])
 SHORT = {"diffusion": ["sampler.spacing.num_steps=6"]}
 NARROW = {
@@ -43,9 +41,7 @@ def in_less_time(hydra_in_less_time):
 def built(family, data="digits", num_classes=None, narrow=True):
     """With weights that a few steps of anything could have left: what starts at zero would hide what depends on what."""
     options = [*SHORT.get(family, []), *(NARROW.get(family, []) if narrow and data == "digits" else [])]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("train", overrides=[f"model={family}", f"data={data}", *options])
-    cfg.facts = {**DATA[data], "missing": False, "conditions": [], "num_classes": num_classes}
+    cfg = configured(f"model={family}", f"data={data}", *options, num_classes=num_classes, **DATA[data])
     torch.manual_seed(0)
     model = instantiate(cfg.model).eval()
     with torch.no_grad():
@@ -59,12 +55,8 @@ def built(family, data="digits", num_classes=None, narrow=True):
 @pytest.mark.parametrize("shape", [[2, 32], [1, 8, 8, 8]])
 @pytest.mark.parametrize("name", ["gan", "vae", "flow"])
 def test_series_and_volumes_are_for_diffusion(name, shape):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("train", overrides=[f"model={name}", "data=digits"])
-    cfg.facts = {**IMAGES, "shape": shape, "missing": False, "conditions": [], "num_classes": None}
-    with pytest.raises(
-        InstantiationException, match=r"takes images and points, but these data are .*: use model=diffusion"
-    ):
+    cfg = configured(f"model={name}", "data=digits", shape=shape, num_levels=17)
+    with pytest.raises(InstantiationException, match=r"takes images and points, .*: use model=diffusion"):
         instantiate(cfg.model)
 
 
@@ -80,10 +72,8 @@ def data(request):
 
 def data_like(model, size):
     """Something that could be data, on the data's own levels where they have any."""
-    x = torch.rand(size, *model.shape, generator=torch.Generator().manual_seed(1))
-    return (
-        2 * x - 1 if model.num_levels is None else (x * (model.num_levels - 1)).round() / (model.num_levels - 1) * 2 - 1
-    )
+    x, highest = torch.rand(size, *model.shape, generator=torch.Generator().manual_seed(1)), (model.num_levels or 1) - 1
+    return 2 * ((x * highest).round() / highest if highest else x) - 1
 
 
 @torch.no_grad()
@@ -137,7 +127,7 @@ def test_latents_are_standard_normal(family, data):
 
 @torch.no_grad()
 def test_a_likelihood_is_the_sum_of_its_parts(family, data):
-    """A likelihood is the sum of its parts and of each image alone."""
+    """And each image's own."""
     model = built(family, data)
     x_0, indices = data_like(model, 2), torch.tensor([5, 1])
     stated = model.likelihood(x_0, None, 3, indices, max_terms=10)
@@ -149,10 +139,8 @@ def test_a_likelihood_is_the_sum_of_its_parts(family, data):
     assert stated.bits_per_dim.dtype == torch.float64
     assert stated.bits_per_dim.isfinite().all()
     torch.testing.assert_close(sum(stated.parts.values()), stated.bits_per_dim, rtol=1e-6, atol=1e-6)
-    alone = torch.cat(
-        [model.likelihood(x_0[i : i + 1], None, 3, indices[i : i + 1], 10).bits_per_dim for i in range(2)]
-    )
-    torch.testing.assert_close(stated.bits_per_dim, alone, rtol=1e-4, atol=1e-4)
+    alone = [model.likelihood(x_0[i : i + 1], None, 3, indices[i : i + 1], 10).bits_per_dim for i in range(2)]
+    torch.testing.assert_close(stated.bits_per_dim, torch.cat(alone), rtol=1e-4, atol=1e-4)
     other = model.likelihood(x_0, None, 3, indices + 1, 10)
     if "exact" not in stated.kind:
         assert not torch.equal(stated.bits_per_dim, other.bits_per_dim)
@@ -168,8 +156,7 @@ def test_an_encoder_looks_back_at_what_it_can_draw_again(family):
         assert model.decode(z).shape == x_0.shape
 
 
-def test_what_is_averaged_draws_the_samples(family, data):
-    """What is averaged draws the samples and costs are stated."""
+def test_what_is_averaged_draws_the_samples_and_costs(family, data):
     model = built(family, data)
     averaged = model.averaged_parameters()
     parameters = dict(model.named_parameters())
@@ -196,24 +183,14 @@ def test_families_have_comparable_sizes(family):
 # ---- the held-out loss; of the classifier of noisy images too ----
 
 
-def on_its_own(model, k=0):
-    """As if a Trainer were at batch k."""
-    progress = SimpleNamespace(total=SimpleNamespace(processed=k))
-    loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
-    strategy = SimpleNamespace(all_gather=lambda value, **_: value)
-    model._trainer = SimpleNamespace(
-        accumulate_grad_batches=1, world_size=1, global_rank=0, fit_loop=loop, strategy=strategy
-    )
-    return model
-
-
 @pytest.mark.parametrize("family", [path.stem for path in sorted((CONF / "model").glob("*.yaml"))])
 @pytest.mark.parametrize("data", DATA)
 @torch.no_grad()
 def test_held_out_terms_are_those_of_training(family, data):
-    """Held out terms are those of training and their noise is each images own."""
-    model = on_its_own(built(family, data, 10))
-    x_0, y = data_like_shape(model.shape, DATA[data]["num_levels"], 5), torch.tensor([0, 1, 2, 9, 1])
+    """And their noise is each image's own."""
+    model = at_batch(built(family, data, 10), strategy=SimpleNamespace(all_gather=lambda value, **_: value))
+    x_0 = data_like(SimpleNamespace(shape=model.shape, num_levels=DATA[data].get("num_levels")), 5)
+    y = torch.tensor([0, 1, 2, 9, 1])
 
     def terms(rows):
         noise = SampleNoise(3, INDICES[rows])
@@ -230,27 +207,24 @@ def test_held_out_terms_are_those_of_training(family, data):
     assert exact or any(not torch.equal(other[name].double(), term) for name, term in together.items())
 
 
-def data_like_shape(shape, num_levels, size):
-    return data_like(SimpleNamespace(shape=shape, num_levels=num_levels), size)
-
-
 @pytest.mark.parametrize("family", ["diffusion", "vae", "flow", "noisy_classifier", "variance_head"])
-@torch.no_grad()
 def test_training_is_a_function_of_seed_and_batch(family):
-    batch = data_like_shape(IMAGES["shape"], 17, 4), torch.tensor([0, 1, 2, 9])
-    losses = []
-    for seed, k in ((1, 0), (1, 0), (1, 1), (2, 0)):
-        model = on_its_own(built(family, "digits", 10), k)
+    """Of the global batch, whatever the number of ranks. What is logged has names that are known before."""
+    x_0, y = data_like(SimpleNamespace(shape=(1, 8, 8), num_levels=17), 4), torch.tensor([0, 1, 2, 9])
+    gather = {"strategy": SimpleNamespace(all_gather=lambda value, **_: value)}
+
+    def trained(seed, *place):
+        model = built(family, "digits", 10)
         model.seed = seed
-        losses.append(float(model.training_step(batch, 0)["loss"]))
-    assert losses[0] == losses[1]
-    assert len(set(losses)) == 3
+        if family == "flow":
+            model.network.initialised.fill_(True)  # its start is in test_flow.py
+        return step(model, x_0, *place, y=y, **gather), model
 
-
-@pytest.mark.parametrize("family", ["diffusion", "vae", "flow", "noisy_classifier", "variance_head"])
-def test_the_names_of_what_is_logged_are_known(family):
-    """The names of what is logged are known before training."""
-    model = on_its_own(built(family, "digits", 10)).train()
-    out = model.training_step((data_like_shape(model.shape, 17, 4), torch.tensor([0, 1, 2, 9])), 0)
+    places = ((1, 0), (1, 0), (1, 1), (2, 0), (1, 0, 0, 2), (1, 0, 1, 2))
+    whole, again, *others = (float(trained(*place)[0]["loss"].detach()) for place in places)
+    assert whole == again
+    assert len({whole, *others}) == 5
+    assert sum(others[2:]) / 2 == pytest.approx(whole, rel=1e-5)
+    out, model = trained(1, 0)
     assert set(out["terms"]) == set(model.term_names)
     assert set(out.get("sums", {})) == set(model.sum_names)

@@ -1,7 +1,6 @@
 """The flow as a model: keyed randomness, likelihood, temperature, exact start on any number of ranks, exact resume."""
 
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,46 +10,35 @@ from diffusion_lab.data.densities import GaussianDensity
 from diffusion_lab.families.flow.flow import FlowModel
 from diffusion_lab.families.flow.networks import SplineFlow, WaveletFlow
 from diffusion_lab.models.optimization import Constant, Optimization
+from tests.models import stand_ins
+from tests.models.stand_ins import digits, woken
 
 SHAPE = (1, 8, 8)
 
 
-def model(num_classes=None, temperature=1.0, seed=1, woken=True, started=True):
+def model(num_classes=None, temperature=1.0, seed=1, awake=True, started=True):
     torch.manual_seed(0)
 
     def built(num_classes):
         network = WaveletFlow(1, 8, num_classes, num_steps=2, hidden=8, coarse_steps=2, embedding_dim=4)
-        for parameter in network.parameters():
-            if woken and not parameter.any():
-                nn.init.normal_(parameter, std=0.05)
         network.initialised.fill_(started)
-        return network
+        return woken(network, 0.05) if awake else network
 
     optimization = Optimization(torch.optim.AdamW, Constant())
     return FlowModel(SHAPE, 17, num_classes, built, optimization, temperature, seed).eval()
 
 
-def digits(n):
-    return (torch.randint(0, 17, (n, *SHAPE), generator=torch.Generator().manual_seed(0)) / 8 - 1).float()
-
-
-def step(flow, x_0, k=0, rank=0, ranks=1, y=None):
-    """training_step as rank `rank` of `ranks`, on its rows of the global batch x_0."""
-    loop = SimpleNamespace(
-        epoch_loop=SimpleNamespace(batch_progress=SimpleNamespace(total=SimpleNamespace(processed=k)))
-    )
-    flow._trainer = SimpleNamespace(accumulate_grad_batches=1, world_size=ranks, global_rank=rank, fit_loop=loop)
+def step(flow, x_0, rank=0, ranks=1, y=None):
+    """`flow` takes the first batch of all ranks to start from."""
     whole = {len(x_0) // ranks: (x_0 if ranks == 1 else x_0.unflatten(0, (ranks, -1)))}
     labels = None if y is None else (y if ranks == 1 else y.unflatten(0, (ranks, -1)))
     flow.all_gather = lambda own: whole[len(own)] if own.is_floating_point() else labels
-    rows = slice(rank * len(x_0) // ranks, (rank + 1) * len(x_0) // ranks)
-    return flow.training_step((x_0[rows], None if y is None else y[rows]), 0)
+    return stand_ins.step(flow, x_0, 0, rank, ranks, y)
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
 @pytest.mark.parametrize("num_classes", [None, 10])
-def test_ranks_start_alike_and_see_the_rows(ranks, num_classes):
-    """Ranks start alike and see the rows of the global batch."""
+def test_ranks_start_alike_and_see_rows_of_the_global_batch(ranks, num_classes):
     x_0, y = digits(8), torch.arange(8)
     alone = model(num_classes, started=False)
     whole = float(step(alone, x_0, y=y)["loss"].detach())
@@ -64,13 +52,13 @@ def test_ranks_start_alike_and_see_the_rows(ranks, num_classes):
 
 
 def test_actnorms_start_at_the_first_batch_and_only_there():
-    flow = model(woken=False, started=False)
+    flow = model(awake=False, started=False)
     before = flow.network.transform.transforms[1].scales[0].transforms[1].mean.clone()
     step(flow, digits(8))
     after = flow.network.transform.transforms[1].scales[0].transforms[1].mean.clone()
     assert not torch.equal(before, after)
     assert flow.state_dict()["network.initialised"]
-    again = model(woken=False, started=False)
+    again = model(awake=False, started=False)
     again.load_state_dict(flow.state_dict())
     step(again, -digits(8))
     assert torch.equal(again.network.transform.transforms[1].scales[0].transforms[1].mean, after)
@@ -91,14 +79,12 @@ def test_encoding_and_decoding_undo_each_other(temperature):
     flow, x_0 = model(temperature=temperature), digits(5)
     torch.testing.assert_close(flow.decode(flow.encode(x_0)), x_0, rtol=0, atol=1e-4)
     z = 0.05 * flow.latents(torch.arange(3), 0)
-    torch.testing.assert_close(
-        flow.network(flow.network.inverse(temperature * z))[0] / temperature, z, rtol=0, atol=1e-4
-    )
+    again = flow.network(flow.network.inverse(temperature * z))[0] / temperature
+    torch.testing.assert_close(again, z, rtol=0, atol=1e-4)
 
 
 @torch.no_grad()
-def test_temperature_shrinks_latents_and_changes():
-    """Temperature shrinks latents and changes no likelihood."""
+def test_temperature_shrinks_latents_alone():
     warm, cold = model(), model(temperature=0.3)
     z = warm.latents(torch.arange(4), 0)
     assert torch.equal(z, cold.latents(torch.arange(4), 0))

@@ -42,8 +42,7 @@ def test_masses_of_all_levels_sum_to_one(kind, num_levels, spread):
     torch.testing.assert_close(total, torch.ones_like(total), rtol=0, atol=2e-5)
 
 
-def test_a_mass_is_the_difference_of_the_distribution():
-    """A mass is the difference of the distribution function with open edges."""
+def test_a_mass_is_a_difference_of_distribution_functions():
     mean, log_scale = 0.3, -1.2
     likelihood, output = one_component(17, mean, log_scale)
     edges = torch.linspace(-1, 1, 17, dtype=torch.float64)[:-1] + 1 / 16
@@ -122,8 +121,7 @@ def test_channels_have_mixtures_of_their_own():
 
 
 @pytest.mark.parametrize(("num_levels", "spread"), [(17, 0.0), (17, 2.0), (256, 1.0), (2, 1.0)])
-def test_the_mean_is_that_of_the_levels_to_less(num_levels, spread):
-    """The mean is that of the levels to less than half a level."""
+def test_the_mean_is_of_the_levels_to_half_a_level(num_levels, spread):
     likelihood = DiscretizedLogisticMixture(num_levels)
     output = outputs(likelihood, spread)
     exact = (masses(likelihood, output) * levels(num_levels).double()).sum(0)

@@ -49,8 +49,7 @@ def closed_form(q, mean, std):
     return kl_divergence(Normal(q.mean, (0.5 * q.log_variance).exp()), Normal(mean, std)).sum(1)
 
 
-def test_the_standard_rate_is_the_kl_by_dimension():
-    """The standard rate is the kl by dimension at any draw."""
+def test_the_standard_rate_is_the_kl_at_any_draw():
     q, prior = posterior(), StandardNormal(DIM)
     assert prior.by_dimension
     for z in (q.mean, q.mean + 9):

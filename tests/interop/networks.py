@@ -1,12 +1,11 @@
 """Our network of published flags, with weights by rule."""
 
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from diffusion_lab.conf_dir import CONF
 from diffusion_lab.interop.from_openai import described
 from diffusion_lab.interop.openai_weights import published_shapes
+from tests.models.stand_ins import configured
 
 from . import by_rule
 
@@ -14,19 +13,9 @@ from . import by_rule
 def network_of(code, flags, classifier=False, num_classes=1000):
     """(network, what the flags say)."""
     found = described(code, flags, classifier)
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("train", overrides=list(found.options))
     size = found.image_size
     classes = num_classes if found.conditional else None
-    cfg.facts = {
-        "shape": [3, size, size],
-        "channels": 3,
-        "size": size,
-        "num_levels": 256,
-        "conditions": [],
-        "missing": False,
-        "num_classes": classes,
-    }
+    cfg = configured(*found.options, shape=(3, size, size), num_levels=256, num_classes=classes)
     build = instantiate(cfg.network)
     if classifier:
         return build(out_channels=num_classes).classifier().eval(), found

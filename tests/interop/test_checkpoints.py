@@ -8,13 +8,9 @@ import torch
 from safetensors.torch import save_file
 
 from diffusion_lab.interop.checkpoints import CheckpointError, read_tensors
+from tests.hostile import Harm
 
 TENSORS = {"a": torch.arange(6.0).view(2, 3), "b": torch.ones(4, dtype=torch.float16)}
-
-
-class Code:
-    def __reduce__(self):
-        return (open, ("ran", "w"))  # leaves a trace where it runs
 
 
 @pytest.mark.parametrize("form", ["zip", "legacy", "safetensors"])
@@ -34,12 +30,12 @@ def test_code_in_a_file_does_not_run(tmp_path, monkeypatch, form):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "file.pt"
     if form == "torch":
-        torch.save({"a": TENSORS["a"], "b": Code()}, path)
+        torch.save({"a": TENSORS["a"], "b": Harm()}, path)
     else:
-        path.write_bytes(pickle.dumps({"a": Code()}))
+        path.write_bytes(pickle.dumps({"a": Harm()}))
     with pytest.raises(CheckpointError, match=r"file\.pt (holds more than tensors|is damaged)"):
         read_tensors(path)
-    assert not (tmp_path / "ran").exists()
+    assert not (tmp_path / "harm").exists()
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from hydra.utils import instantiate
 from safetensors.torch import load_file, save_file
 
 from diffusion_lab.diffusion import CosineSchedule, SigmoidSchedule
@@ -14,14 +15,13 @@ from diffusion_lab.interop.opening import opened
 from diffusion_lab.interop.to_diffusers import to_diffusers
 from diffusion_lab.sampling import DDIMSampler, Spacing
 from diffusion_lab.store.records import RunError
+from tests.hostile import Harm
+from tests.models.stand_ins import configured
 
 from .strangers import STEPS, diffusers_folder, model_of, random_weights
-from .test_checkpoints import Code
-
-pytestmark = pytest.mark.usefixtures("hydra_in_less_time")
 
 diffusers = pytest.importorskip("diffusers")
-pytestmark = pytest.mark.needs("diffusers")
+pytestmark = [pytest.mark.usefixtures("hydra_in_less_time"), pytest.mark.needs("diffusers")]
 ATTENTION = "down_blocks.1.attentions.0"
 
 
@@ -128,9 +128,8 @@ def test_the_variance_is_that_of_their_ddpm(tmp_path, kind):
 def test_the_model_that_we_export_comes_back(tmp_path, groups):
     """Wrapped in diffusers' network it is the same function, with its classes, its chain and its clipping."""
     _, _ = diffusers_folder(tmp_path / "any", unet={"num_class_embeds": 4})
-    (tmp_path / "any" / "model_index.json").write_text(
-        json.dumps({"_class_name": ["pipeline", "DiffusionLabPipeline"]})
-    )
+    index = {"_class_name": ["pipeline", "DiffusionLabPipeline"]}
+    (tmp_path / "any" / "model_index.json").write_text(json.dumps(index))
     wrapped = opened(tmp_path / "any", {})
     assert (wrapped.num_classes, "network.null_class=True" in wrapped.options) == (3, False)
     ours = _of_ours(groups)
@@ -151,11 +150,6 @@ def test_the_model_that_we_export_comes_back(tmp_path, groups):
 
 
 def _of_ours(groups):
-    from hydra import compose, initialize_config_dir
-    from hydra.utils import instantiate
-
-    from diffusion_lab.conf_dir import CONF
-
     small = [
         "base_channels=32",
         f"num_groups={groups}",
@@ -164,18 +158,7 @@ def _of_ours(groups):
         "num_res_blocks=1",
     ]
     options = ["network=diffusion/published", *(f"network.{option}" for option in small), "schedule.num_timesteps=24"]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("train", overrides=[*options, "sampler.spacing.num_steps=5"])
-    cfg.facts = {
-        "shape": [3, 8, 8],
-        "channels": 3,
-        "size": 8,
-        "num_levels": 256,
-        "conditions": [],
-        "missing": False,
-        "num_classes": 3,
-        "bounded": True,
-    }
+    cfg = configured(*options, "sampler.spacing.num_steps=5", shape=(3, 8, 8), num_levels=256, num_classes=3)
     model = instantiate(cfg.model).eval()
     random_weights(model.network)
     return model
@@ -211,17 +194,10 @@ def test_other_layouts_of_the_folder_are_read(tmp_path, form):
 INDEX, NETWORK, PROCESS = "model_index.json", "unet/config.json", "scheduler/scheduler_config.json"
 LATENT = {"_class_name": "StableDiffusionPipeline", "vae": ["diffusers", "AutoencoderKL"]}
 REFUSED = {
-    "latent diffusion": (
-        {INDEX: LATENT},
-        "a StableDiffusionPipeline with vae needs more than its UNet to generate images",
-    ),
+    "latent diffusion": ({INDEX: LATENT}, "a StableDiffusionPipeline with vae needs more than its UNet"),
     "a text": ({INDEX: {"unet": ["diffusers", "UNet2DConditionModel"]}}, "a UNet2DConditionModel cannot be imported"),
-    "another network": (
-        {INDEX: {"unet": None}, NETWORK: {"_class_name": "UNet1DModel"}},
-        "a UNet1DModel cannot be imported",
-    ),
+    "another network": ({INDEX: {"unet": None}, NETWORK: {"_class_name": "UNet1DModel"}}, "a UNet1DModel cannot be"),
     "own code": ({INDEX: {"unet": ["my_unet", "UNet2DModel"]}}, "its unet is a custom class, which is not run"),
-    "other groups": ({INDEX: {"unet": ["grouped_unet", "Another"]}}, "its unet is a custom class, which is not run"),
     "own scheduler": ({INDEX: {"scheduler": ["mine", "DDPMScheduler"]}}, "its scheduler is a custom class"),
     "another scheduler": ({INDEX: {"scheduler": ["diffusers", "PNDMScheduler"]}}, "PNDMScheduler cannot be imported"),
     "flow": ({PROCESS: {"prediction_type": "flow_prediction"}}, "prediction_type=flow_prediction is not supported"),
@@ -267,7 +243,7 @@ def test_nothing_of_a_broken_or_hostile_folder_runs(tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match="not a folder of diffusers"):
         opened(folder, {})
     diffusers_folder(folder)
-    (folder / "pipeline.py").write_text("open('ran', 'w')")
+    (folder / "pipeline.py").write_text("open('harm', 'w')")
     model_of(opened(folder, {}))
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
     whole = weights.read_bytes()
@@ -280,10 +256,10 @@ def test_nothing_of_a_broken_or_hostile_folder_runs(tmp_path, monkeypatch):
     weights.unlink()
     with pytest.raises(CheckpointError, match=r"there is no .*safetensors and no diffusion_pytorch_model\.bin"):
         opened(folder, {})
-    weights.with_suffix(".bin").write_bytes(pickle.dumps({"a": Code()}))
+    weights.with_suffix(".bin").write_bytes(pickle.dumps({"a": Harm()}))
     with pytest.raises(CheckpointError, match=r"holds more than tensors|is damaged"):
         opened(folder, {})
     (folder / "unet" / "config.json").write_text("{")
     with pytest.raises(RunError, match="is not JSON"):
         opened(folder, {})
-    assert not (tmp_path / "ran").exists()
+    assert not (tmp_path / "harm").exists()

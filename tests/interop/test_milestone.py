@@ -5,14 +5,12 @@ import torch
 
 from diffusion_lab.interop.checkpoints import CheckpointError
 from diffusion_lab.interop.opening import opened
-from diffusion_lab.sampling import AllSteps, DDIMSampler, Spacing
+from diffusion_lab.sampling import DDIMSampler, Spacing
 
 from .strangers import STEPS, milestone, model_of
 
-pytestmark = pytest.mark.usefixtures("hydra_in_less_time")
-
-theirs_package = pytest.importorskip("denoising_diffusion_pytorch")
-pytestmark = pytest.mark.needs("denoising-diffusion-pytorch")
+pytest.importorskip("denoising_diffusion_pytorch")
+pytestmark = [pytest.mark.usefixtures("hydra_in_less_time"), pytest.mark.needs("denoising-diffusion-pytorch")]
 SIZE = {"image_size": "8"}
 MODELS = {
     "default": ({}, {}),
@@ -120,11 +118,7 @@ REFUSED = {
     "no betas": (changed(betas=None), SIZE, "states no betas"),
     "some weights": (changed(loss_weight=torch.rand(STEPS)), SIZE, "does not say what its network predicts"),
     "odd widths": (changed(**{"model.downs.1.3.weight": WIDTH}), SIZE, "are not multiples of 8"),
-    "a bad beta": (
-        changed(betas=torch.full((STEPS,), 2.0)),
-        SIZE | {"prediction": "noise"},
-        "must lie above 0 and below 1",
-    ),
+    "a bad beta": (changed(betas=torch.full((STEPS,), 2.0)), SIZE | {"prediction": "noise"}, "above 0 and below 1"),
 }
 
 
@@ -146,18 +140,8 @@ def test_other_layers_than_the_shapes_tell_are_named(tmp_path):
     file = tmp_path / "model-1.pt"
     milestone(file)
     saved = torch.load(file, weights_only=True)
-    saved["ema"]["ema_model.model.mid_block1.block1.norm.weight"] = saved["ema"].pop(
-        "ema_model.model.mid_block1.block1.norm.g"
-    )
+    norm = "ema_model.model.mid_block1.block1.norm"
+    saved["ema"][f"{norm}.weight"] = saved["ema"].pop(f"{norm}.g")
     torch.save(saved, file)
-    with pytest.raises(
-        CheckpointError, match=r"it has no mid_block1\.block1\.norm\.g, and it has mid_block1\.block1\.norm\.weight"
-    ):
+    with pytest.raises(CheckpointError, match=r"it has no .*block1\.norm\.g, and it has .*block1\.norm\.weight"):
         model_of(opened(file, SIZE))
-
-
-def test_all_steps_of_its_chain_are_ours(tmp_path):
-    theirs = milestone(tmp_path / "model-1.pt")
-    process = model_of(opened(tmp_path / "model-1.pt", SIZE)).process
-    t = AllSteps()(process)
-    assert torch.allclose(process.alpha_bar(t), theirs.alphas_cumprod.double(), rtol=1e-4)

@@ -19,6 +19,7 @@ from diffusion_lab.metrics.inception_score import InceptionScore
 from diffusion_lab.metrics.kernel_distance import KernelDistance
 from diffusion_lab.metrics.metric import Naming
 from diffusion_lab.metrics.precision_recall import PrecisionRecall
+from diffusion_lab.metrics.reference import FeatureStatistics
 from diffusion_lab.models.base import GenerativeModel, Likelihood
 from diffusion_lab.networks.flops import NetworkCost
 
@@ -41,6 +42,11 @@ def described(metrics):
     name = metrics["protocol"]["features"]["name"]
     naming = Naming(name, "fid" if "fid" in known else f"fd_{name}")
     return [asdict(measure) for metric in METRICS for measure in metric.measures([naming]) if measure.name in known]
+
+
+def moments(x):
+    """Of the rows, as features."""
+    return FeatureStatistics(x[0].numel(), [x.flatten(1)]).compute()
 
 
 class TinyImages(DataModule):

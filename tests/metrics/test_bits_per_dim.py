@@ -91,15 +91,14 @@ def test_an_unconditional_model_gets_no_labels_and_indices_run_on():
     assert len(conditional.asked[0][0]) == 5
 
 
+OF_BOTH = "for an image and its cluster"
+
+
 @pytest.mark.parametrize(
     ("kind", "stated", "more"),
     [
-        ("ELBO given the class", "bound: ELBO, for an image and its cluster", 3 / 4),
-        (
-            "bound of 2 steps given the class; not its own",
-            "bound of 2 steps, for an image and its cluster; not its own",
-            3 / 4,
-        ),
+        ("ELBO given the class", f"bound: ELBO, {OF_BOTH}", 3 / 4),
+        ("bound of 2 steps given the class; not its own", f"bound of 2 steps, {OF_BOTH}; not its own", 3 / 4),
         ("bound of 2 steps", "bound of 2 steps", 0),
     ],
 )

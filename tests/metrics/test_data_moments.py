@@ -27,22 +27,21 @@ def test_without_classes_they_are_those_of_all_training_images(tmp_path):
     torch.testing.assert_close(found.mean, x.mean(dim=0, keepdim=True))
     torch.testing.assert_close(covariance_of(found), torch.cov(x.T))
     assert found.of == f"300 training images, {data.identity[:12]}"
+    reads = data.reads
+    data_moments(data, False, tmp_path)
+    assert data.reads == reads, "they are computed once"
 
 
 def test_by_class_there_is_a_mean_for_each_and_the_covariance_within(tmp_path):
     data = TinyImages()
-    found = data_moments(data, True, tmp_path)
+    with Shapes() as made:
+        found = data_moments(data, True, tmp_path)
     x, y = images(data)
     means = torch.stack([x[y == label].mean(dim=0) for label in range(3)])
     centred = x - means[y]
     torch.testing.assert_close(found.mean, means)
     torch.testing.assert_close(covariance_of(found), centred.T @ centred / (len(x) - 3))
-
-
-def test_by_class_no_class_has_a_covariance_of_its_own(tmp_path):
-    """Those of CIFAR-100 would take 7.5 GB."""
-    with Shapes() as made:
-        data_moments(TinyImages(), True, tmp_path)
+    # No class has a covariance of its own: those of CIFAR-100 would take 7.5 GB.
     kept = {tuple(tensor.shape) for file in tmp_path.glob("[!.]*") for tensor in load_file(file).values()}
     assert kept == {(), (3,), (4,), (3, 4), (4, 4)}
     assert made.shapes.isdisjoint({(3, 4, 4), (3, 5, 5)})
@@ -69,14 +68,6 @@ def test_images_of_one_value_have_them_too(tmp_path, by_class):
     x, y = images(data)
     centred = x - (torch.stack([x[y == label].mean() for label in range(3)])[y, None] if by_class else x.mean())
     torch.testing.assert_close(covariance_of(found), centred.T @ centred / (len(x) - (3 if by_class else 1)))
-
-
-def test_they_are_computed_once(tmp_path):
-    data = TinyImages()
-    data_moments(data, False, tmp_path)
-    reads = data.reads
-    data_moments(data, False, tmp_path)
-    assert data.reads == reads
 
 
 def test_those_of_other_clusters_of_the_same_name_do_not_serve(tmp_path):
@@ -119,16 +110,7 @@ class LackingOne(TinyImages):
 
 @pytest.mark.parametrize(
     ("data", "said"),
-    [
-        (
-            Large,
-            f"start=data_moments needs the covariance of images of 16384 values, more than {LARGEST}: use start=noise",
-        ),
-        (
-            LackingOne,
-            "start=data_moments needs two training images of each class, but class 3 has fewer: use start=noise",
-        ),
-    ],
+    [(Large, f"16384 values, more than {LARGEST}: use start=noise"), (LackingOne, "class 3 has fewer")],
 )
 def test_what_has_none_is_refused_in_one_sentence(tmp_path, data, said):
     with pytest.raises(UnmeasurableError, match=said):

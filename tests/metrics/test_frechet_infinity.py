@@ -7,7 +7,6 @@ import torch
 
 from diffusion_lab.metrics.frechet_distance import frechet_distance
 from diffusion_lab.metrics.frechet_infinity import FrechetInfinity, frechet_at_infinity
-from diffusion_lab.metrics.metric import Naming
 from diffusion_lab.metrics.reference import Moments, UnmeasurableError
 from tests.metrics.test_score import scored
 
@@ -41,10 +40,8 @@ class Truth:
 
     def covered(self, trials, n, m):
         generator, true = torch.Generator().manual_seed(1), self.distance()
-        found = [
-            frechet_at_infinity(self.draw(n, generator) @ self.stretch.T + self.move, self.draw(m, generator))
-            for _ in range(trials)
-        ]
+        pairs = ((self.draw(n, generator) @ self.stretch.T + self.move, self.draw(m, generator)) for _ in range(trials))
+        found = [frechet_at_infinity(*pair) for pair in pairs]
         return sum(one.low <= true <= one.high for one in found) / trials, found
 
 
@@ -89,9 +86,8 @@ def test_what_a_vector_adds_is_the_derivative_of_the_distance():
         weights = torch.full((len(rows),), 1 / len(rows)).double()
         more = (1 - step) * weights
         more[5] += step
-        slope = (
-            frechet_distance(moments(rows, more), moments(other)) - frechet_distance(moments(rows), moments(other))
-        ) / step
+        before, after = (frechet_distance(moments(rows, each), moments(other)) for each in (weights, more))
+        slope = (after - before) / step
         # What is left is what the vector adds to the bias, which is of the order of 1/n.
         assert float(influence[5]) == pytest.approx(slope, abs=0.02 * float(influence.std()) + 0.05)
 
@@ -150,9 +146,8 @@ def test_the_interval_covers_in_few_dimensions(floors):
 )
 def test_the_interval_covers_the_true_distance(kind, floors, n, m, trials):
     share, found = truth(kind, 32, floors, n, m).covered(trials, n, m)
-    assert share == pytest.approx(
-        0.955, abs=0.025 + 2 * (0.05 / trials) ** 0.5
-    )  # docs/numbers.md: 0.94 to 0.98 of 1,000 trials
+    # docs/numbers.md: 0.94 to 0.98 of 1,000 trials.
+    assert share == pytest.approx(0.955, abs=0.025 + 2 * (0.05 / trials) ** 0.5)
     assert sum(one.poor for one in found) <= 0.02 * trials
 
 
@@ -168,9 +163,3 @@ def test_where_some_real_images_represent_all_the_plain_distance_has_the_error_o
     monkeypatch.setattr("diffusion_lab.metrics.frechet_infinity._MOST_VALUES", 0)
     assert error("fd_raw", reference_features=75) == pytest.approx(of_all, rel=0.3)
     assert error("fd_raw_infinity", reference_features=75) == pytest.approx(2 * of_all, rel=0.3)
-
-
-def test_the_labels_of_two_rulers_are_not_the_same():
-    first, second = Naming("one", "fd_one"), Naming("two", "fd_two", first=False)
-    labels = [measure.label for naming in (first, second) for measure in FrechetInfinity().feature_measures(naming)]
-    assert labels == ["  at n = ∞", "  at n = ∞ (two)"]

@@ -31,32 +31,22 @@ def ways(data, **conditions):
     return found.unflatten(0, (PATHS, PATH_IMAGES)), samples.unflatten(0, (PATHS, 2))
 
 
-def test_ways_begin_and_end_at_samples_of_the_stream(data):
-    found, samples = ways(data)
+@pytest.mark.parametrize("num_classes", [None, 3])
+def test_ways_begin_and_end_at_samples_of_the_stream(data, num_classes):
+    """And keep their class."""
+    found, samples = ways(data, num_classes=num_classes)
     torch.testing.assert_close(found[:, [0, -1]], samples)
     assert len(found.flatten(0, 1).unique(dim=0)) == PATHS * PATH_IMAGES
 
 
-def test_a_class_is_kept_all_the_way(data):
-    found, samples = ways(data, num_classes=3)
-    torch.testing.assert_close(found[:, [0, -1]], samples)
-
-
-def test_test_images_stand_beside_the_images_of_their_latents(data):
-    model = Halving().eval()
-    _, pairs = latent_pictures(model, data, seed=5)
-    x_0, _ = next(data.batches("test", PAIRS, limit=PAIRS))
-    assert torch.equal(pairs[::2], x_0)
-    torch.testing.assert_close(pairs[1::2], x_0 / 2)
-    assert model.labels == [None]
-
-
-def test_a_conditional_model_is_told_the_class(data):
-    model = Halving(num_classes=3).eval()
+@pytest.mark.parametrize("num_classes", [None, 3])
+def test_test_images_stand_beside_the_images_of_their_latents(data, num_classes):
+    model = Halving(num_classes).eval()
     _, pairs = latent_pictures(model, data, seed=5)
     x_0, y = next(data.batches("test", PAIRS, limit=PAIRS))
-    assert torch.equal(model.labels[0], y)
-    centre = 0.4 * (y - 1).view(-1, 1, 1, 1)
+    centre = 0.4 * (y - 1).view(-1, 1, 1, 1) if num_classes else 0
+    assert model.labels[0] is None if num_classes is None else torch.equal(model.labels[0], y)
+    assert torch.equal(pairs[::2], x_0)
     torch.testing.assert_close(pairs[1::2], (x_0 - centre) / 2 + centre)
 
 

@@ -12,6 +12,7 @@ from diffusion_lab.metrics.features import WeightsError
 from diffusion_lab.metrics.features.inception import FILE_NAME, InceptionFeatures
 from diffusion_lab.metrics.features.inception import SHA256 as OF_INCEPTION
 from diffusion_lab.metrics.features.vision_transformers import SHA256, CLIPFeatures, DINOv2Features
+from tests.hostile import Harm
 from tests.metrics.random_vision import write_clip, write_dinov2
 
 SOME = ["inception", "dinov2_s", "clip_b_32"]
@@ -72,24 +73,16 @@ def test_a_file_that_is_missing_or_another_is_named(name, tmp_path, monkeypatch)
     assert OF_INCEPTION.startswith(FILE_NAME.removesuffix(".pth").rsplit("-", 1)[1])
 
 
-class Payload:
-    def __init__(self, trace: Path) -> None:
-        self.trace = trace
-
-    def __reduce__(self):
-        return Path.touch, (self.trace,)
-
-
 @pytest.mark.parametrize("name", SOME)
-def test_nothing_is_unpickled_even_if_the_digest_is_right(name, tmp_path):
-    trace = tmp_path / "it ran"
-    for number, content in enumerate(({"cls_token": Payload(trace)}, {"fc.weight": torch.zeros(2)}, [1, 2], b"short")):
+def test_nothing_is_unpickled_even_if_the_digest_is_right(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for number, content in enumerate(({"cls_token": Harm()}, {"fc.weight": torch.zeros(2)}, [1, 2], b"short")):
         stream, path = io.BytesIO(), tmp_path / f"{number}"
         torch.save(content, stream)
         path.write_bytes(content if isinstance(content, bytes) else stream.getvalue())
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         refused(name, f"does not hold the weights of features={name}", path, sha256=digest)
-    assert not trace.exists()
+    assert not Path("harm").exists()
 
 
 def test_download_fetches_once_and_checks(tmp_path, random_inception, monkeypatch):

@@ -13,23 +13,12 @@ from torch import distributed
 from diffusion_lab.diffusion.levels import from_levels
 from diffusion_lab.metrics import samples as drawing
 from diffusion_lab.metrics.cost import seconds_per_1000, timed
-from diffusion_lab.metrics.metric import Scores
 from diffusion_lab.metrics.reference import UnmeasurableError, quantise
-from diffusion_lab.metrics.samples import (
-    KEPT_IMAGES,
-    Effort,
-    Samples,
-    Stream,
-    TrainedModel,
-    labels,
-    peak_memory,
-    ranges,
-)
-from diffusion_lab.metrics.score import score
-from diffusion_lab.metrics.settings import Evaluation
+from diffusion_lab.metrics.samples import KEPT_IMAGES, Effort, Samples, Stream, labels, peak_memory, ranges
 from diffusion_lab.metrics.shards import ShardStore
 from diffusion_lab.store.lease import hold
-from tests.metrics.stand_ins import METRICS, Broken, GaussianModel, RawPixels, TinyImages
+from tests.metrics.stand_ins import GaussianModel, RawPixels
+from tests.metrics.test_score import scored
 
 CPU = torch.device("cpu")
 STREAM = Stream(seed=0, batch_size=16, num_levels=17)  # shards of 128 images
@@ -104,28 +93,11 @@ def test_more_samples_extend_what_is_there(tmp_path):
     assert len(fewer.images) == 150
 
 
-def test_a_broken_shard_is_drawn_anew(tmp_path):
-    expected = draw(tmp_path)
-    (path,) = tmp_path.rglob("00000128.safetensors")
-    path.write_bytes(path.read_bytes()[:-9])
-    model = Counting()
-    assert same(draw(tmp_path, model), expected)
-    assert model.asked == list(range(128, 256))
-
-
 def test_anew_forgets_what_is_there(tmp_path):
     draw(tmp_path)
     model = Counting()
     draw(tmp_path, model, anew=True)
     assert model.asked == list(range(300))
-
-
-def test_samples_that_are_not_finite_are_not_measured(tmp_path):
-    for _ in range(2):  # drawn now, found later
-        result = draw(tmp_path, Broken(), n=50)
-        for measure in (result.vectors, lambda result=result: result.moments(CPU)):
-            with pytest.raises(UnmeasurableError, match="8 of 50 samples are not finite"):
-                measure()
 
 
 def test_times_on_different_machines_are_no_time(tmp_path, monkeypatch):
@@ -159,11 +131,7 @@ def test_peak_memory_is_that_of_the_kernel_in_mib():
     pytest.importorskip("resource")
     peak, what = peak_memory(CPU)
     assert "process" in what
-    assert peak > 100  # torch alone takes more
-    status = Path("/proc/self/status")
-    if status.exists():
-        (kib,) = [line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM")]
-        assert peak == pytest.approx(int(kib) / 1024, rel=0.05)
+    assert 100 < peak < 100_000  # torch alone takes more than 100
 
 
 def test_progress_counts_to_the_end_from_what_is_there(tmp_path):
@@ -238,25 +206,7 @@ def test_in_bfloat16_products_are_rounded_and_images_stay_float32():
     assert 0 < (found["32-true"] - found["bf16-mixed"]).abs().max() <= 2**-8
 
 
-def test_an_unconditional_model_is_given_no_labels():
-    model = GaussianModel().eval()
-    list(STREAM.batches(model, range(50)))
-    assert model.labels == [None] * 4
-
-
 # ---- several processes ----
-
-
-def scored(folder: Path, model: GaussianModel) -> Scores | None:
-    """The conditional model needs the classes' shares on every rank."""
-    settings = Evaluation(num_samples=600, weights="raw")
-    return score(
-        TrainedModel(model, ["made up"], folder),
-        TinyImages(),
-        [RawPixels()],
-        METRICS,
-        settings,
-    )
 
 
 LIMIT = 2.0  # seconds that a collective may take in the first part of `in_ranks`
@@ -273,8 +223,8 @@ def in_ranks(number: str, where: str) -> None:
     distributed.destroy_process_group()
 
     distributed.init_process_group("gloo", init_method=f"file://{folder}/sync", rank=rank, world_size=2)
-    model = Counting(num_classes=3)
-    scores = scored(folder / "cache", model)
+    model = Counting(num_classes=3)  # the classes' shares are needed on every rank
+    scores = scored(folder / "cache", model, num_samples=600)
     (folder / f"{rank}.json").write_text(json.dumps([model.asked, scores and scores.values]))
     if rank == 1:
         return  # and rank 0 is not left waiting for it
@@ -284,7 +234,7 @@ def in_ranks(number: str, where: str) -> None:
 @pytest.mark.thorough
 def test_two_ranks_outwait_another_command_share_the_shards_out_and_score_what_one_scores(tmp_path, zygote):
     """The other one draws for longer than a collective may take. What is scored has the first of five shards already."""
-    alone = scored(tmp_path / "one rank", GaussianModel(num_classes=3)).values
+    alone = scored(tmp_path / "one rank", Counting(num_classes=3), num_samples=600).values
     for path in (tmp_path / "one rank").rglob("00000000.safetensors"):
         (tmp_path / "cache" / path.relative_to(tmp_path / "one rank")).parent.mkdir(parents=True)
         path.rename(tmp_path / "cache" / path.relative_to(tmp_path / "one rank"))

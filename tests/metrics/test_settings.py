@@ -41,9 +41,3 @@ def test_by_default_as_many_samples_as_the_floor_can_have():
     assert Evaluation(num_samples=500).resolve_num_samples(data) == 500
     data.hold_back(30)
     assert Evaluation(reference="validation").resolve_num_samples(data) == 30
-
-
-def test_the_floor_comes_from_the_other_split():
-    assert Evaluation().held_out_split == "test"
-    assert Evaluation(reference="test").held_out_split == "train"
-    assert Evaluation(reference="validation").held_out_split == "train"

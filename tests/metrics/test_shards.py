@@ -26,20 +26,15 @@ def test_what_is_written_is_read(store):
     assert store.read(range(8, 20)) is None, "it has too few images"
 
 
-@pytest.mark.parametrize("content", [b"", b"garbage", "truncated", "one bit", "other facts"])
-def test_a_broken_shard_is_as_good_as_none(store, content):
+def test_a_broken_shard_is_as_good_as_none(store):
+    """Cut off, one bit flipped, and with other facts."""
     store.write(range(8), some(8))
     path = store.path(range(8))
-    whole = bytearray(path.read_bytes())
-    if content == "truncated":
-        content = whole[:-10]
-    elif content == "one bit":
-        whole[-10] ^= 1
-        content = whole
-    elif content == "other facts":
-        content = whole.replace(b"seconds", b"Seconds")
-    path.write_bytes(content)
-    assert store.read(range(8)) is None
+    whole = path.read_bytes()
+    flipped = whole[:-10] + bytes([whole[-10] ^ 1]) + whole[-9:]
+    for content in (b"", b"garbage", whole[:-10], flipped, whole.replace(b"seconds", b"Seconds")):
+        path.write_bytes(content)
+        assert store.read(range(8)) is None
 
 
 def test_a_shard_of_another_stream_is_not_believed(store, tmp_path):

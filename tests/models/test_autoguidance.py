@@ -6,19 +6,10 @@ from functools import partial
 import pytest
 import torch
 
-from diffusion_lab.diffusion import CosineSchedule, FixedLarge, PredictVelocity, Simple, StratifiedTimesteps
-from diffusion_lab.models.diffusion import DiffusionModel
-from diffusion_lab.models.optimization import Constant, Optimization
 from diffusion_lab.networks import MLP
-from diffusion_lab.sampling import (
-    AncestralSampler,
-    Autoguidance,
-    ClassifierFree,
-    DDIMSampler,
-    EvenSpacing,
-    Unguided,
-    Worse,
-)
+from diffusion_lab.sampling import AncestralSampler, Autoguidance, ClassifierFree, EvenSpacing, Unguided, Worse
+
+from .stand_ins import of_points
 
 EARLY = Worse(moment=0.2)
 
@@ -32,27 +23,11 @@ def test_a_worse_model_has_the_same_conditions_or_none():
 
 
 def model(guidance, num_classes=None, hidden=16):
-    torch.manual_seed(0)
-    made = DiffusionModel(
-        shape=(2,),
-        num_levels=None,
-        num_classes=num_classes,
-        schedule=CosineSchedule(40),
-        network=partial(MLP, in_channels=2, hidden=hidden, num_layers=1),
-        prediction=PredictVelocity(),
-        variance=FixedLarge(),
-        objective=Simple(),
-        timesteps=StratifiedTimesteps(40),
-        sampler=DDIMSampler(EvenSpacing(4)),
-        guidance=guidance,
-        optimization=Optimization(torch.optim.AdamW, Constant()),
-        clip_x_0=False,
-        condition_dropout=0.1,
-        seed=1,
-    )
+    network = partial(MLP, in_channels=2, hidden=hidden, num_layers=1)
+    made = of_points(num_classes, network, guidance=guidance, condition_dropout=0.1)
     for number, parameter in enumerate(made.parameters()):  # no output is zero
         parameter.data += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number))
-    return made.eval().requires_grad_(False)
+    return made.requires_grad_(False)
 
 
 @pytest.fixture
@@ -85,8 +60,7 @@ def by_hand(files, guidance, weights="raw"):
 @pytest.mark.parametrize(
     "guidance", [lambda worse: Autoguidance(worse, 2.0), lambda worse: ClassifierFree(3.0, worse=worse)]
 )
-def test_the_earlier_weights_stay(files, guidance):
-    """The earlier weights stay what they are whichever are sampled."""
+def test_the_earlier_weights_stay_whichever_are_sampled(files, guidance):
     diffusion = model(guidance(EARLY), num_classes=3)
     assert diffusion.moments == (0.2,)
     diffusion.load_weights(files)
@@ -103,8 +77,7 @@ def test_an_earlier_moment_is_no_part_of_the_model(files):
     assert not any(parameter.requires_grad for parameter in diffusion.parameters())
 
 
-def test_until_the_moment_is_there_pictures_are_drawn(files):
-    """Until the moment is there pictures are drawn without."""
+def test_before_the_moment_pictures_are_drawn_without(files):
     both = model(ClassifierFree(3.0, worse=EARLY), 3), model(ClassifierFree(3.0), 3)
     assert torch.equal(*map(sampled, both))
     training, plain = model(Autoguidance(EARLY, 2.0), 3), model(ClassifierFree(1.0), 3)
@@ -130,8 +103,7 @@ def test_its_evaluations_are_counted(files, where, nfe):
 
 
 @pytest.mark.parametrize(("interval", "guided"), [(None, 4), ([1, 14], 2)])
-def test_the_operations_of_a_sample_are_those_of_both(interval, guided):
-    """The operations of a sample are those of both networks."""
+def test_operations_are_those_of_both_networks(interval, guided):
     small = model(ClassifierFree(1.0), 3, hidden=8)
     diffusion = model(Autoguidance(Worse(reverse=small.reverse), 2.0, interval=interval), 3)
     one, other = diffusion.cost().forward_flops, small.cost().forward_flops

@@ -41,12 +41,6 @@ def value(model):
     return model.sample(torch.ones(1, dtype=torch.int64), 0).item()
 
 
-def test_averaged_weights_are_used_inside_the_block_only(model):
-    with model.use_weights("ema_0.9"):
-        assert value(model) == 2.5
-    assert value(model) == 1.0
-
-
 def test_raw_weights_are_back(model):
     """Raw weights are back after an error and were never written over."""
     storage = model.net.weight.data_ptr()
@@ -70,11 +64,8 @@ def test_blocks_may_be_nested(model):
     assert value(model) == 1.0
 
 
-def test_averages_stay_out_of_the_state_dict(model):
+def test_an_average_is_no_state_and_brought_to_the_type_of_weights(model):
     assert set(model.state_dict()) == {"net.weight", "net.bias"}
-
-
-def test_an_average_is_brought_to_the_type_of_the_parameter(model):
     model.double()
     with model.use_weights("ema_0.9"):
         assert model.net.weight.dtype == torch.float64

@@ -1,12 +1,11 @@
 """Each rank, and each part of a batch, drops the same elements of its rows as a single process."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from torch import nn
 
 from diffusion_lab.models.trainable import TrainableModel
+from tests.models.stand_ins import at_batch
 
 
 class Model(TrainableModel):
@@ -22,13 +21,7 @@ def outputs(k, x, ranks=1, parts=1):
     for part in range(parts):
         for rank in range(ranks):
             model, own = Model(), x.chunk(ranks * parts)[part * ranks + rank]
-            loop = SimpleNamespace(batch_progress=SimpleNamespace(total=SimpleNamespace(processed=parts * k + part)))
-            model._trainer = SimpleNamespace(
-                global_rank=rank,
-                world_size=ranks,
-                accumulate_grad_batches=parts,
-                fit_loop=SimpleNamespace(epoch_loop=loop),
-            )
+            at_batch(model, parts * k + part, rank, ranks, accumulate_grad_batches=parts)
             model.on_train_batch_start((own, None), 0)
             found.append(model.network(own))
     return torch.cat(found)

@@ -1,5 +1,3 @@
-from types import SimpleNamespace
-
 import pytest
 import torch
 
@@ -9,6 +7,7 @@ from diffusion_lab.diffusion import CosineSchedule, LearnedSchedule, StratifiedT
 from diffusion_lab.models.noisy_classifier import NoisyClassifier
 from diffusion_lab.models.optimization import Constant, Optimization
 from diffusion_lab.networks import MLP
+from tests.models.stand_ins import step
 
 
 def classifier(num_classes=3, timesteps=None, schedule=None):
@@ -24,21 +23,14 @@ def classifier(num_classes=3, timesteps=None, schedule=None):
     )
 
 
-def step(model, batch, k=0, rank=0, ranks=1):
-    progress = SimpleNamespace(total=SimpleNamespace(processed=k))
-    loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
-    model._trainer = SimpleNamespace(accumulate_grad_batches=1, world_size=ranks, global_rank=rank, fit_loop=loop)
-    rows = slice(rank * len(batch[1]) // ranks, (rank + 1) * len(batch[1]) // ranks)
-    return model.training_step(tuple(part[rows] for part in batch), 0)
-
-
 def test_it_learns_and_is_surer_the_less_noise_there_is():
     data = RingMixture(256, 0, num_components=3, num_train=2000, num_test=500)
     model = classifier()
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     batches = iter(data.train_dataloader())
     for k in range(150):
-        out = step(model, next(batches), k)
+        x_0, y = next(batches)
+        out = step(model, x_0, k, y=y)
         optimizer.zero_grad()
         out["loss"].backward()
         optimizer.step()
@@ -52,17 +44,6 @@ def test_it_learns_and_is_surer_the_less_noise_there_is():
     assert out["sums"].keys() == {f"accuracy_quarter_{q}" for q in range(1, 5)}
     correct = sum(float(total) for total, _ in out["sums"].values())
     assert correct / 256 == pytest.approx(float(out["terms"]["accuracy"]))
-
-
-def test_training_is_a_function_of_seed():
-    """Training is a function of seed and batch and of the global batch."""
-    batch = torch.randn(8, 2), torch.arange(8) % 3
-    torch.nn.init.normal_((model := classifier()).network.output.weight)
-    whole = float(step(model, batch)["loss"].detach())
-    assert float(step(model, batch)["loss"].detach()) == whole
-    assert float(step(model, batch, k=1)["loss"].detach()) != whole
-    parts = [float(step(model, batch, rank=rank, ranks=2)["loss"].detach()) for rank in range(2)]
-    assert sum(parts) / 2 == pytest.approx(whole, rel=1e-6)
 
 
 def test_a_schedule_that_a_denoiser_trains_is_refused():

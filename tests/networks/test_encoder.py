@@ -4,20 +4,13 @@ import torch
 from diffusion_lab.networks import MLP, UNet
 from diffusion_lab.networks.blocks import zero
 from diffusion_lab.networks.encoder import AttentionPool
+from tests.models.stand_ins import woken
 
 
 def unet(out_channels=5, **options):
     torch.manual_seed(0)
     sizes = {"base_channels": 8, "channel_multipliers": (1, 2), "attention_resolutions": (4,), "head_channels": 8}
     return UNet(1, out_channels, 8, **{"num_res_blocks": 1, **sizes, **options})
-
-
-def stirred(network):
-    """No parameter at zero, so that nothing is silent."""
-    for parameter in network.parameters():
-        if not parameter.any():
-            torch.nn.init.normal_(parameter, std=0.1)
-    return network
 
 
 def test_a_classifier_is_the_way_down_without_the_way_up():
@@ -32,7 +25,7 @@ def test_a_classifier_is_the_way_down_without_the_way_up():
 
 def test_the_classifier_hears_pixels():
     """The classifier hears pixels and time and has a slope in x."""
-    classifier = stirred(unet().classifier()).requires_grad_(False).eval()
+    classifier = woken(unet().classifier()).requires_grad_(False).eval()
     x, t = torch.randn(2, 1, 8, 8, requires_grad=True), torch.tensor([3, 3])
     logits = classifier(x, t)
     assert not torch.allclose(logits, classifier(x, t + 400))
@@ -68,7 +61,7 @@ def test_pooling_has_heads_of_head_channels(pool_positions):
 def test_recomputation_changes_no_gradient_of_the_encoder():
     gradients = []
     for recompute in (False, True):
-        classifier = stirred(unet(activation_checkpointing=recompute).classifier())
+        classifier = woken(unet(activation_checkpointing=recompute).classifier())
         classifier(torch.ones(2, 1, 8, 8), torch.tensor([1, 2])).sum().backward()
         gradients.append(torch.cat([parameter.grad.flatten() for parameter in classifier.parameters()]))
     assert torch.equal(*gradients)

@@ -3,30 +3,26 @@
 import torch
 
 from diffusion_lab.networks import MLP
+from tests.models.stand_ins import woken
 
 
-def woken(**options):
+def awake(**options):
     torch.manual_seed(0)
-    network = MLP(2, 4, hidden=16, num_layers=2, **options)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            if not parameter.any():
-                parameter.normal_(std=0.1)
-    return network
+    return woken(MLP(2, 4, hidden=16, num_layers=2, **options))
 
 
 def test_shapes_zero_start_and_autocast():
     x_t, timesteps = torch.randn(5, 2), torch.arange(5)
     assert not MLP(2, 4)(x_t, timesteps).any()
     with torch.autocast("cpu", torch.bfloat16):
-        output = woken()(x_t, timesteps)
+        output = awake()(x_t, timesteps)
     assert output.shape == (5, 4)
     assert output.dtype == torch.float32
 
 
 def test_every_parameter_has_a_gradient():
     """Every parameter has a gradient and every input matters."""
-    network = woken(num_classes=3)
+    network = awake(num_classes=3)
     x_t, timesteps, y = torch.randn(3, 2), torch.tensor([0, 10, 999]), torch.tensor([0, 1, 2])
     output = network(x_t, timesteps, y)
     output.square().sum().backward()
@@ -42,9 +38,9 @@ def test_every_parameter_has_a_gradient():
 def test_held_channels_are_the_same_outputs():
     """Held channels are the same outputs and train their own weights only."""
     x_t, timesteps = torch.randn(3, 2), torch.tensor([0, 10, 999])
-    network = woken(held_channels=2)
+    network = awake(held_channels=2)
     output = network(x_t, timesteps)
-    torch.testing.assert_close(output, woken()(x_t, timesteps))
+    torch.testing.assert_close(output, awake()(x_t, timesteps))
     output[:, 2:].square().sum().backward()
     trained = {
         name for name, parameter in network.named_parameters() if parameter.grad is not None and parameter.grad.any()

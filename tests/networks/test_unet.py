@@ -5,6 +5,7 @@ import torch
 
 from diffusion_lab.networks import UNet
 from diffusion_lab.networks.dropout import keyed, set_keys
+from tests.models.stand_ins import woken
 
 
 def small_unet(**options):
@@ -22,16 +23,6 @@ def small_unet(**options):
     return UNet(**{**defaults, **options})
 
 
-def wake(network):
-    """Replace what starts at zero, so that every path through the network carries something."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            if not parameter.any():
-                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
-    return network
-
-
 def inputs(batch=3, channels=1, size=8):
     generator = torch.Generator().manual_seed(2)
     return torch.randn(batch, channels, size, size, generator=generator), torch.tensor([0, 500, 999][:batch])
@@ -42,7 +33,7 @@ def test_first_output_is_exactly_zero():
 
 
 def test_every_parameter_has_a_gradient():
-    network = wake(small_unet(num_classes=3))
+    network = woken(small_unet(num_classes=3))
     network(*inputs(), torch.tensor([0, 1, 2])).square().sum().backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
@@ -66,7 +57,7 @@ def test_training_from_the_zero_start_reaches():
 
 
 def test_timesteps_and_labels_matter_row_by_row():
-    network = wake(small_unet(num_classes=3))
+    network = woken(small_unet(num_classes=3))
     x_t, timesteps = inputs()
     y = torch.tensor([0, 1, 2])
     output = network(x_t, timesteps, y)
@@ -78,7 +69,7 @@ def test_timesteps_and_labels_matter_row_by_row():
 
 
 def test_no_label_is_the_null_class():
-    network = wake(small_unet(num_classes=3))
+    network = woken(small_unet(num_classes=3))
     x_t, timesteps = inputs()
     torch.testing.assert_close(network(x_t, timesteps), network(x_t, timesteps, torch.full((3,), 3)))
     with pytest.raises(ValueError, match="has no classes"):
@@ -87,9 +78,9 @@ def test_no_label_is_the_null_class():
 
 def test_held_channels_are_the_same_outputs():
     """Held channels are the same outputs and train their own weights only."""
-    network = wake(small_unet(held_channels=1))
+    network = woken(small_unet(held_channels=1))
     output = network(*inputs())
-    torch.testing.assert_close(output, wake(small_unet())(*inputs()))
+    torch.testing.assert_close(output, woken(small_unet())(*inputs()))
     output[:, 1:].square().sum().backward()
     trained = {
         name for name, parameter in network.named_parameters() if parameter.grad is not None and parameter.grad.any()
@@ -99,7 +90,7 @@ def test_held_channels_are_the_same_outputs():
 
 
 def test_memory_format_of_the_input_changes_nothing():
-    network = wake(small_unet(in_channels=3))
+    network = woken(small_unet(in_channels=3))
     x_t, timesteps = inputs(channels=3)
     torch.testing.assert_close(network(x_t, timesteps), network(x_t.to(memory_format=torch.channels_last), timesteps))
 
@@ -109,7 +100,7 @@ def test_activations_and_their_gradients_keep_channels():
 
     One block that answers in NCHW would make every later convolution copy.
     """
-    network, strided = wake(small_unet()), []
+    network, strided = woken(small_unet()), []
     for name, module in network.named_modules():
         if isinstance(module, torch.nn.Conv2d):
 
@@ -130,7 +121,7 @@ def test_activation_checkpointing_saves_memory_only():
     x_t, timesteps = inputs()
     gradients, kept = [], []
     for checkpointing in (False, True):
-        network = wake(small_unet(dropout=0.3, activation_checkpointing=checkpointing)).train()
+        network = woken(small_unet(dropout=0.3, activation_checkpointing=checkpointing)).train()
         set_keys(keyed(network), 5, torch.arange(len(x_t)))
         storages = {}
 
@@ -148,7 +139,7 @@ def test_activation_checkpointing_saves_memory_only():
 
 
 def test_autocast_output_is_float32_and_close():
-    network = wake(small_unet(num_classes=2))
+    network = woken(small_unet(num_classes=2))
     x_t, timesteps = inputs()
     expected = network(x_t, timesteps)
     with torch.autocast("cpu", torch.bfloat16):
@@ -182,6 +173,6 @@ def test_fourier_features_let_the_first_layer_see_less():
     x_t, timesteps = inputs(1)
     by_network = []
     for periods in ((), (1,)):
-        network = wake(small_unet(num_levels=256, fourier_periods=periods))
+        network = woken(small_unet(num_levels=256, fourier_periods=periods))
         by_network.append((network(x_t + 1 / 255, timesteps) - network(x_t, timesteps)).abs().mean())
     assert by_network[1] > 20 * by_network[0]

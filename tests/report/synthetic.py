@@ -8,6 +8,7 @@ import json
 import math
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ import yaml
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from diffusion_lab.report.read import read_sweep
+from diffusion_lab.report.table import build_table
 from diffusion_lab.store import ModelDirectory, RunDirectory, SweepDirectory, sweep_directory, write_json
 from tests.metrics.stand_ins import described
 
@@ -66,10 +69,17 @@ def write_sweep(
         change(choices, metrics)
         write_run(RunDirectory(outputs / "runs" / run), choices, metrics)
     command = [f"{axis}={','.join(values)}" for axis, values in axes.items()]
-    sweep.write_sweep(
-        {"name": name, "command": command, "axes": axes, "created": "2026-11-24T20:00:00+00:00", "cells": cells}
-    )
+    facts = {"name": name, "command": command, "axes": axes, "created": "2026-11-24T20:00:00+00:00"}
+    sweep.write_sweep(facts | {"cells": cells})
     return sweep
+
+
+def table_of(
+    outputs: Path, axes: dict[str, list[str]], change=lambda choices, metrics: None, keep=lambda choices: True
+):
+    """The table of such a sweep, of the cells whose choices are to be kept."""
+    gathered = read_sweep(write_sweep(outputs, axes=axes, change=change))
+    return build_table(replace(gathered, cells=[cell for cell in gathered.cells if keep(cell.choices)]))
 
 
 def write_run(run: RunDirectory, choices: dict[str, Any], metrics: dict[str, Any]) -> None:
@@ -114,11 +124,8 @@ def scored(choices: dict[str, Any], model: str) -> dict[str, Any]:
         distance += 0.05 * random.standard_normal()
     full = steps == T
     kind = "bound of the full chain" if full else "bound of a strided chain"
-    kind = (
-        "bound of 50 ancestral steps even in log SNR; this sampler has no bound of its own"
-        if sampler == "ddim"
-        else kind
-    )
+    if sampler == "ddim":
+        kind = "bound of 50 ancestral steps even in log SNR; this sampler has no bound of its own"
     kept = min(steps, 100)
     t = np.linspace(1, T, kept).round()
     terms = bits / kept * (0.2 + 3 * np.exp(-t / 60)) * (T / steps if full else 1)
@@ -148,24 +155,10 @@ def scored(choices: dict[str, Any], model: str) -> dict[str, Any]:
             "samples": {"num_images": 360, "seed": 0, "num_levels": 17, "labels": "none"},
             "reference": {"split": "train", "num_images": 1437},
             "floor": {"split": "test", "num_images": 360},
-            "kernel_distance": {
-                "kernel": "(x·y/D + 1)³",
-                "num_subsets": 100,
-                "subset_size": 360,
-                "num_reference": 1437,
-            },
+            "kernel_distance": {"num_subsets": 100, "subset_size": 360, "num_reference": 1437},
             "precision_recall": {"neighbours": 3, "num_reference": 360},
             "cost": {"device": "cpu", "threads": 1, "batch_size": 128, "timed_images": 232, "peak_memory": "process"},
-            "bound": {
-                "kind": kind,
-                "split": "test",
-                "num_images": 256,
-                "batch_size": 128,
-                "max_terms": 100,
-                "num_draws": 1,
-                "num_terms": kept,
-                "seed": 0,
-            },
+            "bound": {"kind": kind, "split": "test", "num_images": 256, "num_draws": 1, "num_terms": kept, "seed": 0},
             "data": {"name": "digits", "identity": "0daebb48", "shape": [1, 8, 8]},
             "features": {"name": "digits_cnn", "identity": "ada4e7a0"},
             "weights": "ema_0.999",

@@ -1,13 +1,12 @@
 """Of reports on equal cells at most 5 % claim anything, whatever the number of cells, seeds and columns: by simulation."""
 
-from itertools import combinations, product
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from diffusion_lab.report.answers import axis_findings, best_cell, curve_findings
-from diffusion_lab.report.comparison import Measured, difference
 from diffusion_lab.report.table import Cell, Gathered, build_table
 from diffusion_lab.report.wording import columns
 from diffusion_lab.store import ModelDirectory, RunDirectory
@@ -146,26 +145,3 @@ def test_equal_curves_have_no_leader(axis, cost, lines, seeds):
 def test_a_leader_by_far_is_named():
     axis, cost = BY_COST[0]
     assert claims_of(curves(np.random.default_rng(0), 2, 5, axis, cost, difference=50.0))
-
-
-@pytest.mark.parametrize("name", ["fd_fashion_cnn", "fd_fashion_resnet", "fd_digits_cnn", "bits_per_dim"])
-@pytest.mark.parametrize("num_seeds", [1, 2, 3])
-def test_trainings_of_one_recipe_are_not_told_apart(name, num_seeds, monkeypatch):
-    """All pairs of rows of one recipe with other seeds, in our own results. By their samples up to three quarters differ."""
-    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
-    import tables
-
-    def row(scores, label):
-        values = {str(i): float(score[name]) for i, score in enumerate(scores)}
-        sources = {str(i): tables.sources_of(score, name) for i, score in enumerate(scores)}
-        return Measured(values, sources, {seed: f"{label} {seed}" for seed in values})
-
-    called = []
-    for recipe in tables.scores().values():
-        scores = [score for score in recipe if score.get(name) and tables.sources_of(score, name)]
-        for a, b in combinations(combinations(scores, num_seeds), 2):
-            if not {score["seed"] for score in a} & {score["seed"] for score in b}:
-                found = difference(row(a, "a"), row(b, "b"))
-                called.append(found is not None and found.beyond_its_uncertainty)
-    assert num_seeds > 1 or called
-    assert sum(called) <= 0.05 * len(called)

@@ -21,12 +21,6 @@ def of(group, *targets, **options):
     return [{group: {"_target_": target, **options}} for target in targets]
 
 
-def test_options_that_differ_are_axes_and_no_others(tmp_path):
-    axes, choices = axes_of(tmp_path, {"a": 1, "b": {"c": 2}}, {"a": 1, "b": {"c": 3}})
-    assert axes == {"b.c": ["2", "3"]}
-    assert choices == [{"b.c": "2"}, {"b.c": "3"}]
-
-
 def test_a_class_is_called_by_the_choice_that_the_score_records(tmp_path):
     spacings = [{"sampler": {"_target_": "x.S", "spacing": {"_target_": name}}} for name in ("x.Even", "x.LogSNR")]
     recorded = [{"sampler": "fast", "sampler/spacing": spacing} for spacing in ("even", "log_snr")]
@@ -108,7 +102,7 @@ def test_places_machines_and_metrics_are_no_choices(tmp_path):
     assert set(axes_of(tmp_path, one, two, more)[0]) == {"sampler.eta", "metrics.bits.num_images"}
 
 
-@pytest.mark.parametrize("text", ["a: 2024-99-99", "a: !!int ''", "a: !!bool x", f"a: 0x{'f' * 6000}"])
+@pytest.mark.parametrize("text", ["a: 2024-99-99", f"a: 0x{'f' * 6000}"])
 def test_a_value_that_cannot_be_read_costs_a_sentence(tmp_path, text):
     path = tmp_path / "config.yaml"
     path.write_text(text)
@@ -117,24 +111,20 @@ def test_a_value_that_cannot_be_read_costs_a_sentence(tmp_path, text):
     assert len(unread) == 1
 
 
-def test_numbers_are_in_order_and_a_missing_option_is_none(tmp_path):
-    axes, choices = axes_of(tmp_path, {"k": 100}, {"k": 9}, {})
-    assert axes == {"k": ["9", "100"]}
-    assert choices[2] == {"k": None}
+def test_options_that_differ_are_axes_and_no_others(tmp_path):
+    """Numbers are in order, and a missing option is none."""
+    axes, choices = axes_of(tmp_path, {"a": 1, "b": {"k": 100}}, {"a": 1, "b": {"k": 9}}, {"a": 1})
+    assert axes == {"b.k": ["9", "100"]}
+    assert choices == [{"b.k": "100"}, {"b.k": "9"}, {"b.k": None}]
 
 
-def test_a_long_list_is_its_beginning_and_a_digest(tmp_path):
-    betas = [0.001 * i for i in range(1000)]
-    axes, choices = axes_of(tmp_path, {"betas": betas}, {"betas": [*betas[:-1], 0.5]}, {"betas": [0.1]})
-    first, second, short = (choice["betas"] for choice in choices)
-    assert first != second
-    assert short == "[0.1]"
-    assert max(map(len, axes["betas"])) == 80
-
-
-def test_long_text_is_its_beginning_and_a_digest(tmp_path):
+def test_long_texts_and_lists_are_their_beginning_and_a_digest(tmp_path):
     """A config may come from somebody else."""
     configs = [{"k": end * 9000, end * 9000: 1, **of("variance", f"x.{end * 9000}")[0]} for end in "ab"]
-    axes, choices = axes_of(tmp_path, *configs)
-    assert choices[0]["k"] != choices[1]["k"]
+    axes, (first, second) = axes_of(tmp_path, *configs)
+    assert first["k"] != second["k"]
     assert max(len(text) for key, values in axes.items() for text in (key, *values)) == 200
+    betas = [0.001 * i for i in range(1000)]
+    axes, (first, second) = axes_of(tmp_path, {"betas": betas}, {"betas": [*betas[:-1], 0.5]})
+    assert first != second
+    assert max(map(len, axes["betas"])) == 80

@@ -9,7 +9,7 @@ from diffusion_lab.report.read import read_sweep
 from diffusion_lab.report.sprites import contenders
 from diffusion_lab.report.table import build_table
 
-from .synthetic import samples, write_sweep
+from .synthetic import samples, table_of, write_sweep
 
 AXES = {"model": ["diffusion", "gan"], "sampler.spacing.num_steps": ["10", "50"], "seed": ["1", "2"]}
 
@@ -41,14 +41,12 @@ def test_the_best_row_of_each_family_stands_for_it(sweep):
     assert facts["s to train"] == "61"
     assert facts["parameters"] == "1.23 M"
     assert facts["bits/dim"] == "–"
-    meanings = {what: meaning for what, _, meaning in [*gan.facts]}
-    assert meanings["bits/dim"] == "this model has no likelihood"
-    meanings = {what: meaning for what, _, meaning in [*diffusion.facts]}
-    assert meanings["bits/dim"] == "bound of a strided chain"
+    for one, meaning in ((gan, "this model has no likelihood"), (diffusion, "bound of a strided chain")):
+        assert {what: meaning for what, _, meaning in one.facts}["bits/dim"] == meaning
 
 
 def test_one_family_is_no_contrast(tmp_path):
-    assert contenders(build_table(read_sweep(write_sweep(tmp_path, axes={"seed": ["1", "2"]})))) == []
+    assert contenders(table_of(tmp_path, {"seed": ["1", "2"]})) == []
 
 
 @pytest.mark.needs("chromium")

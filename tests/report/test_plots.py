@@ -3,7 +3,6 @@
 import json
 import math
 import re
-from dataclasses import replace
 
 import pytest
 
@@ -17,12 +16,7 @@ from diffusion_lab.report.plots import against_sampling, against_training, plots
 from diffusion_lab.report.read import read_sweep
 from diffusion_lab.report.table import build_table
 
-from .synthetic import write_sweep
-
-
-def table_of(outputs, axes, change, keep=lambda choices: True):
-    gathered = read_sweep(write_sweep(outputs, axes=axes, change=change))
-    return build_table(replace(gathered, cells=[cell for cell in gathered.cells if keep(cell.choices)]))
+from .synthetic import table_of
 
 
 def distances(plots):
@@ -54,20 +48,14 @@ def table(tmp_path_factory):
 
 
 def test_a_crossing_is_said_of_lines_one_axis_apart(table):
-    found = [
-        said for said in curve_findings(table, table.groups[0]) if said.what == "fd_digits_cnn against sampling cost"
-    ]
-    assert len(found) == 2
+    """And in the note of the plot."""
+    plot = distances(against_sampling(table, table.groups[0]))
+    found = [said for said in curve_findings(table, table.groups[0]) if said.what[:2] == "fd"]
     for said, schedule in zip(found, ("linear", "cosine"), strict=True):
         assert said.sure
-        assert re.findall(r"fixed_\w+|linear|cosine|\d+", said.text) == [
-            *("fixed_large", schedule, "fixed_small", schedule, "25", "3", "3")
-        ]
-
-
-def test_it_is_the_note_of_the_plot(table):
-    plot = distances(against_sampling(table, table.groups[0]))
-    assert all(said.text in plot.note for said in curve_findings(table, table.groups[0]) if said.what[:2] == "fd")
+        assert said.text in plot.note
+        told = re.findall(r"fixed_\w+|linear|cosine|\d+", said.text)
+        assert told == ["fixed_large", schedule, "fixed_small", schedule, "25", "3", "3"]
     assert [line.x for panel in plot.panels for line in panel.series] == [[5, 20, 80]] * 4
 
 
@@ -75,10 +63,8 @@ def test_an_axis_that_follows_has_no_panels(tmp_path):
     axes = COSTS | {"schedule": ["linear"], "objective": ["simple", "vlb"], "data.batch_size": ["32", "64"]}
 
     def panels(keep):
-        gathered = read_sweep(write_sweep(tmp_path, axes=axes, change=noisy))
-        table = build_table(replace(gathered, cells=[cell for cell in gathered.cells if keep(cell.choices)]))
-        plot = distances(against_sampling(table, table.groups[0]))
-        return [panel.title for panel in plot.panels]
+        table = table_of(tmp_path, axes, noisy, keep)
+        return [panel.title for panel in distances(against_sampling(table, table.groups[0])).panels]
 
     assert panels(lambda choices: True) == ["batch_size 32", "batch_size 64"]
     assert panels(lambda choices: (choices["objective"] == "vlb") == (choices["data.batch_size"] == "64")) == [""]
@@ -143,54 +129,39 @@ def test_averages_of_one_model_are_no_curve(tmp_path):
     assert drawn(tmp_path, axes) == ({}, [])
 
 
-def of_lengths(choices, metrics):
-    minutes = MINUTES.get(choices["evaluation.weights"], {"1000": 4, "4000": 16}[choices["trainer.max_steps"]])
-    metrics["values"] |= {"fd_digits_cnn": 8 / minutes, "training_seconds": 60.0 * minutes}
+@pytest.mark.parametrize(("picked", "lines"), [
+    ({("1000", "ema_0.99"), ("4000", "ema_0.999")}, {"all": [4, 16]}),
+    ({("1000", "ema_0.999"), ("4000", "ema_0.999"), ("4000", "at_1m")}, {"none": [4, 16], "4000": [1, 16]}),
+], ids=["one", "beside the moments of one training"])  # fmt: skip
+def test_trainings_of_several_lengths_are_a_line(tmp_path, picked, lines):
+    def of_lengths(choices, metrics):
+        minutes = MINUTES.get(choices["evaluation.weights"], {"1000": 4, "4000": 16}[choices["trainer.max_steps"]])
+        metrics["values"] |= {"fd_digits_cnn": 8 / minutes, "training_seconds": 60.0 * minutes}
 
-
-def lines_of(outputs, axes, picked):
-    table = table_of(outputs, axes, of_lengths, lambda choices: tuple(choices.values()) in picked)
+    axes = {"trainer.max_steps": ["1000", "4000"], "evaluation.weights": sorted({weights for _, weights in picked})}
+    table = table_of(tmp_path, axes, of_lengths, lambda choices: tuple(choices.values()) in picked)
     plot = distances(against_training(table, table.groups[0]))
-    return {line.name: line.x for line in plot.panels[0].series}
-
-
-def test_trainings_of_several_lengths_are_one_line(tmp_path):
-    picked = {("1000", "ema_0.99"), ("4000", "ema_0.999")}
-    axes = {"trainer.max_steps": ["1000", "4000"], "evaluation.weights": ["ema_0.99", "ema_0.999"]}
-    assert lines_of(tmp_path, axes, picked) == {"all": [4, 16]}
-
-
-def test_moments_and_trainings_of_other_lengths_are_two(tmp_path):
-    axes = {"trainer.max_steps": ["1000", "4000"], "evaluation.weights": ["at_1m", "ema_0.999"]}
-    picked = {("1000", "ema_0.999"), ("4000", "ema_0.999"), ("4000", "at_1m")}
-    assert lines_of(tmp_path, axes, picked) == {"none": [4, 16], "4000": [1, 16]}
+    assert {line.name: line.x for line in plot.panels[0].series} == lines
 
 
 def test_two_lines_never_share_a_name():
     assert line_names([("gan", None), ("vae", "2")]) == ["gan", "vae · 2"]
     assert line_names([(None, "2"), ("2", None)]) == ["none · 2", "2 · none"]
-    assert line_names([("gan", "False"), ("gan", "True"), ("vae", "True")]) == [
-        "gan · False",
-        "gan · True",
-        "vae · True",
-    ]
+    three = line_names([("gan", "False"), ("gan", "True"), ("vae", "True")])
+    assert three == ["gan · False", "gan · True", "vae · True"]
 
 
 # ---- against recall, against seconds
 
 ADDED = {"fixed_small": 4.0, "fixed_large": 2.0, "learned": 0.0}
-
 SCALES = ["3", "0", "0.5", "10", "1"]  # as asked for, not in order
 
 
 def guided(choices, metrics):
     """Precision s/(1 + s) and recall 1 − precision: what one gains the other loses; scales 0 and 1 take one evaluation a step."""
     scale = float(choices["guidance.scale"])
-    metrics["values"] |= {
-        "precision": scale / (1 + scale),
-        "recall": 1 / (1 + scale),
-        "nfe": 50 if scale in (0, 1) else 100,
-    }
+    nfe = 50 if scale in (0, 1) else 100
+    metrics["values"] |= {"precision": scale / (1 + scale), "recall": 1 / (1 + scale), "nfe": nfe}
 
 
 def trade_offs(outputs, axes, change):
@@ -199,18 +170,14 @@ def trade_offs(outputs, axes, change):
 
 
 def test_a_line_runs_along_the_scale(tmp_path):
-    (plot,) = trade_offs(tmp_path, {"guidance.scale": SCALES, "seed": ["1", "2"]}, guided)
-    (line,) = plot.panels[0].series
-    assert line.labels == ["0", "0.5", "1", "3", "10"]
-    assert line.y == pytest.approx([0, 1 / 3, 1 / 2, 3 / 4, 10 / 11])
-    assert line.x == pytest.approx([1, 2 / 3, 1 / 2, 1 / 4, 1 / 11])
-
-
-def test_what_else_differs_is_another_line(tmp_path):
-    axes = {"variance": ["fixed_large", "learned"], "guidance.scale": SCALES}
+    """And what else differs is another line."""
+    axes = {"variance": ["fixed_large", "learned"], "guidance.scale": SCALES, "seed": ["1", "2"]}
     (plot,) = trade_offs(tmp_path, axes, guided)
     assert [line.name for line in plot.panels[0].series] == ["fixed_large", "learned"]
-    assert all(line.labels == ["0", "0.5", "1", "3", "10"] for line in plot.panels[0].series)
+    for line in plot.panels[0].series:
+        assert line.labels == ["0", "0.5", "1", "3", "10"]
+        assert line.y == pytest.approx([0, 1 / 3, 1 / 2, 3 / 4, 10 / 11])
+        assert line.x == pytest.approx([1, 2 / 3, 1 / 2, 1 / 4, 1 / 11])
 
 
 def test_steps_are_no_knob(tmp_path):
@@ -235,9 +202,7 @@ def test_each_device_has_its_own_front(tmp_path):
         on_gpu = choices["schedule"] == "cosine"
         metrics["protocol"]["cost"]["device"] = "H200" if alone else "H100" if on_gpu else "cpu"
         metrics["values"]["seconds_per_1000_samples"] = 1.0 if on_gpu else 10.0
-        metrics["values"]["fd_digits_cnn"] = {"fixed_small": 4.0, "fixed_large": 2.0, "learned": 0.0}[
-            choices["variance"]
-        ] + (1.0 if on_gpu else 2.0)
+        metrics["values"]["fd_digits_cnn"] = ADDED[choices["variance"]] + (1.0 if on_gpu else 2.0)
 
     table = table_of(tmp_path, axes, change)
     (plot,) = [plot for plot in plots_of(table, table.groups[0]) if plot.key == "seconds_fd_digits_cnn"]

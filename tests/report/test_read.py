@@ -14,13 +14,6 @@ from .synthetic import write_sweep
 AXES = {"schedule": ["linear", "cosine"], "seed": ["1", "2"]}
 
 
-def test_a_finished_sweep_is_read_whole(sweep):
-    gathered = read_sweep(sweep)
-    assert len(gathered.cells) == len(gathered.done) == 60
-    assert gathered.command[0] == "schedule=linear,cosine"
-    assert gathered.skipped == []
-
-
 def test_cells_without_a_result_say_why(tmp_path):
     sweep = write_sweep(tmp_path, axes=AXES)
     failed, missing, broken, whole = read_sweep(sweep).cells
@@ -59,39 +52,30 @@ def test_a_sweep_with_odd_fields_is_one_sentence(tmp_path, keys):
         read_sweep(sweep)
 
 
-@pytest.mark.parametrize("choice", ["a" * 100_000, "<b>", "a\nb", ""])
+@pytest.mark.parametrize("choice", ["a" * 100_000, "<b>", ""])
 def test_a_choice_that_no_option_can_be_is_no_score(tmp_path, choice):
-    sweep = write_sweep(tmp_path, axes=AXES)
-    run, *_ = runs = sorted((sweep.outputs / "runs").iterdir())
-    changed(run / "metrics.json", "choices", "schedule", to=choice)
+    runs = sorted((write_sweep(tmp_path, axes=AXES).outputs / "runs").iterdir())
+    changed(runs[0] / "metrics.json", "choices", "schedule", to=choice)
     (sentence,) = read_runs(runs, "").skipped
     assert "is not the name of a choice" in sentence
     assert len(sentence) < 1000
-    changed(
-        run / "metrics.json",
-        "choices",
-        to={"schedule": None, "model": "given images", "sampler/spacing": "mine/even-2.0"},
-    )
+    changed(runs[0] / "metrics.json", "choices", to={"model": "given images", "sampler/spacing": "mine/even-2.0"})
     assert read_runs(runs, "").skipped == []
 
 
-@pytest.mark.parametrize("place", ["samples.seed", "reference.split", "cost", "floor.num_images", "model_directory"])
-def test_a_score_with_odd_fields_is_read_or_left_out(tmp_path, place):
-    sweep = write_sweep(tmp_path, axes=AXES)
-    run, *_ = runs = sorted((sweep.outputs / "runs").iterdir())
-    changed(run / "metrics.json", "protocol", *place.split("."), to=[])
+def test_scores_with_odd_fields_are_read_or_left_out(tmp_path):
+    runs = sorted((write_sweep(tmp_path, axes=AXES).outputs / "runs").iterdir())
+    for run, place in zip(runs, ("samples.seed", "reference.split", "cost", "model_directory"), strict=True):
+        changed(run / "metrics.json", "protocol", *place.split("."), to=[])
     assert report_on_runs(runs, tmp_path / "report", "").is_file()
 
 
 def test_runs_without_a_sweep_find_their_axes(sweep):
+    whole = read_sweep(sweep)
+    assert len(whole.cells) == len(whole.done) == 60
+    assert (whole.command[0], whole.skipped) == ("schedule=linear,cosine", [])
     gathered = read_runs(sorted((sweep.outputs / "runs").iterdir()), "picked")
-    assert set(gathered.axes) == {
-        "schedule",
-        "variance",
-        "sampler",
-        "sampler.spacing.num_steps",
-        "seed",
-    }
+    assert set(gathered.axes) == {"schedule", "variance", "sampler", "sampler.spacing.num_steps", "seed"}
     assert gathered.axes["sampler.spacing.num_steps"] == ["10", "50"]
     assert len(gathered.done) == 60
     assert all(cell.model.finished for cell in gathered.cells)
@@ -110,23 +94,12 @@ def test_models_that_no_option_tells_apart_are_rows_of_their_own(tmp_path):
     gathered = read_runs(sorted((sweep.outputs / "runs").iterdir()), "picked")
     assert gathered.axes["model_dir"] == ["digits-diffusion-again", "digits-diffusion-cosinefixed2"]
     rows = {row.choice: len(row.done) for row in build_table(gathered).rows}
-    assert rows == {
-        ("linear", None): 2,
-        ("cosine", None): 1,
-        ("cosine", "digits-diffusion-again"): 1,
-        ("cosine", "digits-diffusion-cosinefixed2"): 1,
-    }
+    twice = {("cosine", name): 1 for name in gathered.axes["model_dir"]}
+    assert rows == {("linear", None): 2, ("cosine", None): 1} | twice
 
 
 @pytest.mark.parametrize(
-    ("part", "wrong"),
-    [
-        ("data", {}),
-        ("data", {"name": None}),
-        ("bound", {"kind": None}),
-        ("model", {"family": 3}),
-        ("weights", ["raw"]),
-    ],
+    ("part", "wrong"), [("data", {}), ("bound", {"kind": None}), ("model", {"family": 3}), ("weights", ["raw"])]
 )
 def test_a_protocol_that_the_report_cannot_read_is_no_score(tmp_path, part, wrong):
     sweep = write_sweep(tmp_path, axes=AXES, change=lambda choices, metrics: metrics["protocol"].update({part: wrong}))

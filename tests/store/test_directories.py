@@ -17,13 +17,6 @@ from diffusion_lab.store.files import name_root, write_whole
 from diffusion_lab.store.written import PlaceError
 
 
-def test_json_is_readable_and_whole(tmp_path):
-    path = tmp_path / "a" / "metrics.json"
-    write_json(path, {"ᾱ": [1, 2.5], "x": None})
-    assert json.loads(path.read_text()) == {"ᾱ": [1, 2.5], "x": None}
-    assert "ᾱ" in path.read_text()
-
-
 @pytest.mark.parametrize("content", [{"x": float("nan")}, {"x": object()}])
 def test_what_json_cannot_hold_leaves_the_old_file(tmp_path, content):
     path = tmp_path / "metrics.json"
@@ -99,19 +92,16 @@ def test_no_finished_model_is_an_error_that_names_the_cure(tmp_path):
         ModelDirectory(tmp_path / "models" / "x").read_training()
 
 
+OURS = ("config.yaml", "choices.json", "metrics.csv", "resume.ckpt", "raw.safetensors", "ema_0.9.safetensors")
+MINE = ("mine.png", "samples/mine.png", "notes.ckpt", "best.safetensors.bak")
+
+
 def _trained(folder, what, steps=()):
     """A finished training in `folder`, every file of which says `what`."""
     model = ModelDirectory(folder)
     (folder / "samples").mkdir(parents=True, exist_ok=True)
-    for file in (
-        model.config,
-        model.choices,
-        model.metrics_csv,
-        model.resume,
-        model.weights("raw"),
-        model.weights("ema_0.9"),
-    ):
-        write_whole(file, what.encode())
+    for name in OURS:
+        write_whole(folder / name, what.encode())
     for step in steps:
         write_whole(model.samples / f"step_{step}.png", what.encode())
     model.finish(steps=1, seconds=1.0, images=1, what=what)
@@ -148,7 +138,7 @@ def test_killed_at_any_moment_a_training_anew_leaves_the_old_model_whole_or_the_
             limit = 10**9
             model = ModelDirectory(tmp_path / str(number))
             _trained(model.path, "old", steps=(1, 2))
-            for name in ("mine.png", "samples/mine.png", "notes.ckpt", "best.safetensors.bak"):
+            for name in MINE:
                 (model.path / name).write_text("mine")
             write_whole(model.accuracy, b"old")
             model.weights("ema_0.9").write_text("edited")
@@ -172,25 +162,9 @@ def test_killed_at_any_moment_a_training_anew_leaves_the_old_model_whole_or_the_
             model.end_retraining()
             left = {path.relative_to(model.path).as_posix(): path.read_text() for path in model.path.rglob("[!.]*.*")}
             del left["training.json"]
-            ours = {
-                "config.yaml",
-                "choices.json",
-                "metrics.csv",
-                "resume.ckpt",
-                "raw.safetensors",
-                "ema_0.9.safetensors",
-            }
-            assert {name for name, said in left.items() if said == "new"} == ours | {
-                "samples/step_2.png",
-                "samples/step_3.png",
-            }
-            assert {name for name, said in left.items() if said != "new"} == {
-                "mine.png",
-                "samples/mine.png",
-                "notes.ckpt",
-                "best.safetensors.bak",
-                "yours-ema_0.9.safetensors",
-            }
+            new = {name for name, said in left.items() if said == "new"}
+            assert new == {*OURS, "samples/step_2.png", "samples/step_3.png"}
+            assert left.keys() - new == {*MINE, "yours-ema_0.9.safetensors"}
             assert not model.retraining.path.exists()
     assert number > 12, "it takes that many steps"
 

@@ -88,6 +88,9 @@ def test_a_guard_sees_every_file_before_it_appears_in_its_folder_and_may_refuse(
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path, monkeypatch):
+    def fails(*_):
+        raise OSError(errno.ENOSPC, "no space")
+
     files = {"a": b"1", "inner/b": b"2"}
     with monkeypatch.context() as patch:
         patch.setattr(os, "rename", fails)
@@ -101,10 +104,6 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path, monkeypatch):
     with pytest.raises(FileExistsError, match="it already exists"):
         write_folder(tmp_path / "new", {"c": b"3"})
     assert not (tmp_path / "new" / "c").exists()
-
-
-def fails(*_: object) -> None:
-    raise OSError(errno.ENOSPC, "no space")
 
 
 def test_what_we_wrote_is_replaced_and_what_was_changed_is_kept(tmp_path, capfd):
@@ -202,24 +201,6 @@ def test_a_backup_by_hard_links_keeps_its_record(tmp_path, is_held):
     assert written.ours(path.parent) == [path.with_name("b"), path]
 
 
-def test_a_record_that_the_user_removes_is_not_missed(tmp_path, monkeypatch):
-    replace = os.replace
-    monkeypatch.setattr(os, "replace", lambda *names: (replace(*names), (tmp_path / written.FILE).unlink()))
-    with guarded(tmp_path, lambda: None):
-        write_whole(tmp_path / "file", b"a")
-    assert (tmp_path / "file").read_bytes() == b"a"
-
-
-def test_a_record_that_cannot_be_read_is_not_erased(tmp_path, monkeypatch):
-    write_whole(tmp_path / "file", b"a")
-    monkeypatch.setattr(written, "_LONG", 0)
-    monkeypatch.setattr(written.Path, "read_bytes", lambda path: (_ for _ in ()).throw(OSError(errno.EIO, "error")))
-    with guarded(tmp_path, lambda: None), pytest.raises(OSError, match="error"):
-        write_whole(tmp_path / "other", b"b")
-    monkeypatch.undo()
-    assert written.ours(tmp_path) == [tmp_path / "file"]
-
-
 def test_a_long_record_is_shortened_by_who_holds_the_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(written, "_LONG", 2000)
     write_whole(tmp_path / "first", b"first")
@@ -259,13 +240,12 @@ def test_a_copy_that_the_user_made_inside_stays(tmp_path):
     model = tmp_path / "model"
     for name in ("raw", "samples/grid"):
         write_whole(model / name, b"ours")
-    copies = {"backup": "", "samples-old": "samples", "keep/samples": "samples"}
-    for copy, of in copies.items():
+    for copy, of in {"backup": "", "samples-old": "samples"}.items():
         shutil.copytree(tmp_path / "model" / of, tmp_path / copy)
-    for copy in ("backup", "samples-old", "keep"):
+    for copy in ("backup", "samples-old"):
         shutil.move(tmp_path / copy, model / copy)
     remove_written(model)
-    assert in_folder(model) == ["backup/raw", "backup/samples/grid", "keep/samples/grid", "samples-old/grid"]
+    assert in_folder(model) == ["backup/raw", "backup/samples/grid", "samples-old/grid"]
 
 
 def test_a_users_file_is_refused_before_the_work(tmp_path):
@@ -304,30 +284,7 @@ def test_no_link_leads_out_of_the_folder_that_was_named(tmp_path):
     write_whole(elsewhere / "deep" / "file", b"x")
 
 
-def test_a_file_that_another_process_replaces_meanwhile_is_ours(tmp_path, monkeypatch):
-    write_whole(tmp_path / "file", b"first")
-    read = written._lines
-
-    def slow(folder):
-        monkeypatch.setattr(written, "_lines", read)
-        lines = read(folder)
-        write_whole(tmp_path / "file", b"another")
-        return lines
-
-    monkeypatch.setattr(written, "_lines", slow)
-    assert written.is_ours(tmp_path / "file")
-
-
-def test_a_named_folder_below_another_may_be_a_link(tmp_path):
-    (tmp_path / "here").mkdir()
-    (tmp_path / "here" / "outputs").symlink_to(tmp_path)
-    name_root(tmp_path / "here" / "outputs")
-    name_root(tmp_path / "here")  # to=.
-    write_whole(tmp_path / "here" / "outputs" / "file", b"ours")
-    assert (tmp_path / "file").read_bytes() == b"ours"
-
-
-@pytest.mark.parametrize("made", [lambda path: path.symlink_to("precious"), os.mkfifo, os.mkdir])
+@pytest.mark.parametrize("made", [lambda path: path.symlink_to("precious"), os.mkfifo])
 def test_a_record_that_is_no_file_is_refused(tmp_path, made):
     (tmp_path / "precious").write_bytes(b"precious")
     made(tmp_path / written.FILE)
@@ -336,7 +293,7 @@ def test_a_record_that_is_no_file_is_refused(tmp_path, made):
     assert (tmp_path / "precious").read_bytes() == b"precious"
 
 
-@pytest.mark.parametrize("name", ["\ud800", "a" * 300, "../precious", "..", "a\0b", {}, 1])
+@pytest.mark.parametrize("name", ["a" * 300, "../precious", "a\0b", {}])
 def test_a_record_of_what_no_file_can_be_called(tmp_path, name):
     """Each counts as no record, because it may come from somebody else."""
     write_whole(tmp_path / "folder" / "ours", b"ours")

@@ -12,8 +12,4 @@ def test_names_are_short_where_that_is_clear():
 
 
 def test_a_key_stands_below_its_groups():
-    assert list(above_and_itself("sampler.spacing.num_steps")) == [
-        "sampler",
-        "sampler.spacing",
-        "sampler.spacing.num_steps",
-    ]
+    assert list(above_and_itself("sampler.spacing.steps")) == ["sampler", "sampler.spacing", "sampler.spacing.steps"]

@@ -37,10 +37,3 @@ def test_a_record_of_nothing_is_refused_by_name(tmp_path, kinds):
 def test_shares_sum_to_one(shares):
     training = {"steps": 1, "seconds": 1, "images": 1, "conditions": {"clusters": {"shares": shares}}}
     assert "shares" in (wrong_in(training, TRAINING) or "")
-
-
-def test_a_circular_link_is_no_file(tmp_path):
-    file = tmp_path / "record.json"
-    file.symlink_to(file)
-    with pytest.raises(RunError, match="there is no"):
-        read_record(tmp_path, file, KINDS, "a test")

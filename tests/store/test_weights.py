@@ -10,10 +10,8 @@ from diffusion_lab.store.weights import IMAGES, SECONDS, SHARE, STEPS, Moment, r
     [
         (0.05, Moment(SHARE, 0.05), "0.05"),
         ("2m", Moment(SECONDS, 120), "2m"),
-        ("1.5m", Moment(SECONDS, 90), "1.5m"),
         ("90s", Moment(SECONDS, 90), "1.5m"),
         ("1h", Moment(SECONDS, 3600), "60m"),
-        ("10s", Moment(SECONDS, 10), "10s"),
         ("0.1s", Moment(SECONDS, 0.1), "0.1s"),
         ("1000steps", Moment(STEPS, 1000), "1000steps"),
         ("1e6images", Moment(IMAGES, 1_000_000), "1000000images"),

@@ -55,14 +55,11 @@ def test_an_option_that_no_cell_has_is_a_mistake_in_the_words_of_who_composes(ke
 
 
 def test_a_sweep_is_named_by_what_it_asks_in_any_order():
-    axes = [
-        axis("schedule", "linear", "cosine"),
-        axis("sampler.spacing.num_steps", "10", "50"),
-        axis("seed", "1", swept=False),
-    ]
+    steps, seed = "sampler.spacing.num_steps", axis("seed", "1", swept=False)
+    axes = [axis("schedule", "linear", "cosine"), axis(steps, "10", "50"), seed]
     name = sweep_name(axes)
     assert name.startswith("num_steps-schedule-")
-    turned = [axes[2], axes[0], axis("sampler.spacing.num_steps", "50", "10")]
+    turned = [seed, axes[0], axis(steps, "50", "10")]
     assert sweep_name(turned) == name
     assert sweep_name([*axes[:2], axis("seed", "2", swept=False)]) != name
     assert sweep_name([*axes, axis("rescore", "true", swept=False)]) == name

@@ -84,14 +84,8 @@ def test_the_command_starts_again_with_the_copied_folders(made, tmp_path, monkey
     monkeypatch.setattr(os, "environ", {"PYTHONPATH": "there"})
     monkeypatch.chdir(tmp_path)
     copy = made()
-    options = [
-        "-m",
-        "--config-dir",
-        "my_configs",
-        f"hydra.searchpath=[file://{tmp_path}/my_configs,pkg://x]",
-        "seed=1,2",
-    ]
-    StartAgain(copy).start("train", options)
+    searched = f"hydra.searchpath=[file://{tmp_path}/my_configs,pkg://x]"
+    StartAgain(copy).start("train", ["-m", "--config-dir", "my_configs", searched, "seed=1,2"])
     mine = copy / "configs" / tmp_path.relative_to("/") / "my_configs"
     assert (mine / "schedule" / "mine.yaml").is_file()
     moved = ["-m", "--config-dir", str(mine), f"hydra.searchpath=[file://{mine},pkg://x]", "seed=1,2"]

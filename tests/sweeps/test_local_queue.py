@@ -71,18 +71,13 @@ def test_on_a_cpu_jobs_share_the_cores(tmp_path):
     [
         ("01234567", 64, None, [1] * 20, 8),
         ("01234567", 64, None, [4] * 20, 2),
-        ("01234567", 64, None, [-1] * 20, 1),
-        ("01234567", 64, None, [3] * 20, 2),
         ("01234567", 64, None, [4, 1, 2, 8, 1], 3),  # 8 waits, and what is behind it waits too
         ("01234567", 64, None, [None] * 20, 8),  # nothing said: one each
         ("01234567", 64, 2, [1] * 20, 2),
         ("0", 64, 3, [1] * 20, 3),  # more than there are GPUs, because the user says so
         ("", 4, None, [1] * 20, 4),
         ("", 4, None, [2] * 20, 2),
-        ("", 4, None, [3] * 20, 1),
-        ("", 4, None, [4] * 20, 1),
         ("", 4, None, ["auto"] * 20, 1),
-        ("", 4, 7, [1] * 20, 7),
     ],
 )
 def test_as_many_at_a_time_as_the_devices_allow(tmp_path, gpus, cores, parallel, devices, at_a_time):

@@ -48,9 +48,8 @@ def test_what_is_there_is_left_alone(cells):
 
 def test_a_share_does_not_depend_on_what_is_missing(cells):
     def shares():
-        return {
-            job.name[-3:]: [work.folder.name for work in job.work] for job in plan(cells[:4], 4, jobs_per_model=3).jobs
-        }
+        planned = plan(cells[:4], 4, jobs_per_model=3).jobs
+        return {job.name[-3:]: [work.folder.name for work in job.work] for job in planned}
 
     model, runs = cells[0].model.path.name, [cell.run.path.name for cell in cells[:4]]
     assert shares() == {"111": [model, runs[0], runs[3]], "1-2": [model, runs[1]], "1-3": [model, runs[2]]}
@@ -104,9 +103,8 @@ def test_the_record_says_where_each_cell_lies(cells):
 def job(tmp_path):
     """A model m and its cells a, b, c."""
     kinds = {name: MODEL if name == "m" else CELL for name in "mabc"}
-    return Job(
-        "job", tuple(Work(kind, tmp_path / n, tmp_path / n / "result.json", (n,), n) for n, kind in kinds.items())
-    )
+    work = [Work(kind, tmp_path / n, tmp_path / n / "result.json", (n,), n) for n, kind in kinds.items()]
+    return Job("job", tuple(work))
 
 
 class Process:

@@ -78,26 +78,20 @@ def test_a_job_that_outlives_the_command_that_started_it_is_found_and_awaited(tm
 @pytest.mark.parametrize(
     ("shown", "reason"),
     [
-        (
-            "JobState=FAILED Reason=NonZeroExitCode Requeue=1 ExitCode=137:0 RunTime=1",
-            "Slurm reports FAILED after SIGKILL",
-        ),
-        ("JobState=CANCELLED Reason=None Requeue=1 ExitCode=0:15 RunTime=1", "Slurm reports CANCELLED after SIGTERM"),
-        ("JobState=CANCELLED Reason=None Requeue=1 ExitCode=0:0 RunTime=0", "Slurm reports CANCELLED"),
-        ("JobState=FAILED Reason=NonZeroExitCode Requeue=1 ExitCode=1:0 RunTime=1", "Slurm reports FAILED"),
-        ("JobState=OUT_OF_MEMORY Reason=OutOfMemory Requeue=1 ExitCode=0:125 RunTime=1", "Slurm reports OUT_OF_MEMORY"),
+        ("JobState=FAILED Reason=NonZeroExitCode Requeue=1 ExitCode=137:0", "Slurm reports FAILED after SIGKILL"),
+        ("JobState=CANCELLED Reason=None Requeue=1 ExitCode=0:15", "Slurm reports CANCELLED after SIGTERM"),
+        ("JobState=FAILED Reason=NonZeroExitCode Requeue=1 ExitCode=1:0", "Slurm reports FAILED"),
+        ("JobState=OUT_OF_MEMORY Reason=OutOfMemory Requeue=1 ExitCode=0:125", "Slurm reports OUT_OF_MEMORY"),
         (None, "it left Slurm's queue without giving a reason"),
     ],
 )
 def test_the_reason_of_a_job_that_failed(tmp_path, monkeypatch, shown, reason):
-    monkeypatch.setattr(queues, "ask", lambda *command: shown and f"JobId=1 {shown} TimeLimit=04:00:00\n")
+    monkeypatch.setattr(queues, "ask", lambda *command: shown and f"JobId=1 {shown} RunTime=1 TimeLimit=04:00:00\n")
     assert SlurmQueue(tmp_path, 0, None).failure_reason("1") == reason
 
 
 @pytest.mark.parametrize(("config", "length"), [("MaxArraySize            = 4\n", 4), (None, 1001)])
-def test_an_array_is_of_jobs_that_ask_for_the_same_and_no_longer_than_the_cluster_allows(
-    tmp_path, monkeypatch, config, length
-):
+def test_an_array_is_of_jobs_alike_and_no_longer_than_allowed(tmp_path, monkeypatch, config, length):
     monkeypatch.setattr(queues, "ask", lambda *command: config if command == ("scontrol", "show", "config") else None)
     small, large = Seven(tmp_path), Seven(tmp_path)
     large.resources = {"mem": "64GB"}

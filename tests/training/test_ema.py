@@ -17,10 +17,6 @@ from diffusion_lab.training.ema import EMA, PowerAverages, average_name, default
 from diffusion_lab.training.profiles import Profile, combination, wanted_length
 
 
-class Trainer:
-    global_step = 0
-
-
 class Model(torch.nn.Module):
     def __init__(self):
         super().__init__()
@@ -32,7 +28,7 @@ class Model(torch.nn.Module):
 
 
 def trained(ema, values, start=0.0):
-    trainer, model = Trainer(), Model()
+    trainer, model = SimpleNamespace(global_step=0), Model()
     model.w.data.fill_(start)
     ema.on_fit_start(trainer, model)
     for value in values:
@@ -44,22 +40,14 @@ def trained(ema, values, start=0.0):
 
 def test_an_average_is_the_recursion_with_its_warm_up():
     values = [1.0, 4.0, -2.0, 3.0, 3.0]
-    _, model = trained(EMA([0.3, 0.999]), values)
+    _, model = trained(EMA([0.3, 0.999]), values, start=1000.0)
     for decay in (0.3, 0.999):
-        expected = 0.0
+        expected = 1000.0
         for n, value in enumerate(values, start=1):
             d = min(decay, (1 + n) / (10 + n))
             expected = d * expected + (1 - d) * value
         assert float(model.averages[average_name(decay)]["w"][0]) == pytest.approx(expected, rel=1e-6)
-
-
-def test_the_initial_weights_are_soon_forgotten_and_the_raw_ones_untouched():
-    _, model = trained(EMA([0.9999]), [1.0] * 300, start=1000.0)
-    assert float(model.averages["ema_0.9999"]["w"][0]) == pytest.approx(
-        1.0, abs=1e-3
-    )  # without warm-up it would be 971
-    assert model.w.tolist() == [1.0, 1.0]
-    assert list(model.state_dict()) == ["w"]
+    assert model.w.tolist() == [3.0, 3.0], "raw weights stay what they are"
 
 
 def test_an_accumulated_gradient_is_no_step():
@@ -88,7 +76,7 @@ def test_averages_go_through_a_checkpoint():
 
 def test_bfloat16_weights_have_an_average_that_small_steps_move():
     """(1 − d)·(θ − θ̄) = 1e-4/128 a step, a 1000th of what bfloat16 can tell from 1."""
-    ema, trainer, model = EMA([0.9999]), Trainer(), Model().bfloat16()
+    ema, trainer, model = EMA([0.9999]), SimpleNamespace(global_step=0), Model().bfloat16()
     model.w.data.fill_(1.0)
     ema.on_fit_start(trainer, model)
     model.w.data.fill_(1 + 2**-7)
@@ -101,12 +89,14 @@ def test_bfloat16_weights_have_an_average_that_small_steps_move():
     assert float(average[0]) == pytest.approx(1 + 2**-7 * (1 - 0.9999**10_000), rel=1e-5)
 
 
-def test_a_name_is_of_one_decay():
+def test_a_name_is_of_one_decay_or_length():
     names = [average_name(decay) for decay in (0.9999, 0.9999999, 0.99999991, 0.5)]
     assert names == ["ema_0.9999", "ema_0.9999999", "ema_0.99999991", "ema_0.5"]
     assert list(EMA([0.9999999, 0.99999991]).decays) == names[1:3]
     with pytest.raises(ValueError, match="remove the repeated decay"):
         EMA([0.9, 0.9])
+    assert wanted_length("ema_rel_0.07") == 0.07
+    assert [wanted_length(name) for name in ("ema_0.999", "raw", "ema_rel_", "ema_rel_-1", "at_0.1")] == [None] * 5
 
 
 def test_the_weights_that_suit_the_length_of_training():
@@ -115,6 +105,7 @@ def test_the_weights_that_suit_the_length_of_training():
     assert default_weights(names, 9_000) == "ema_0.999"
     assert default_weights(names, 100_000) == "ema_0.9999"
     assert default_weights(["raw"], 100_000) == "raw"
+    assert default_weights(["raw", "ema_0.5", "ema_rel_0.05", "at_0.2"], 1000) == "ema_0.5"
 
 
 def test_what_serves_training_only_has_no_average():
@@ -126,7 +117,7 @@ def test_what_serves_training_only_has_no_average():
         def averaged_parameters(self):
             return {"w": self.w}
 
-    ema, trainer, model = EMA([0.5]), Trainer(), Adversaries()
+    ema, trainer, model = EMA([0.5]), SimpleNamespace(global_step=0), Adversaries()
     ema.on_fit_start(trainer, model)
     model.w.data.fill_(2.0)
     trainer.global_step += 1
@@ -153,7 +144,7 @@ def test_gamma_is_that_of_the_paper(sigma_rel, gamma):
     assert Profile(1, sigma_rel).gamma == pytest.approx(gamma, abs=0.005)
 
 
-@pytest.mark.parametrize("sigma_rel", [0.01, 0.05, 0.13, 0.25, 0.28])
+@pytest.mark.parametrize("sigma_rel", [0.01, 0.13, 0.28])
 def test_gamma_is_the_root_of_its_length(sigma_rel):
     g = Profile(1, sigma_rel).gamma
     assert g >= 0
@@ -186,25 +177,6 @@ def test_a_kept_average_is_itself():
     x, error = combination(kept(8, 1000), Profile(1000, 0.10))
     assert x == pytest.approx([0.0] * 15 + [1.0], abs=1e-6)
     assert error < 1e-6
-
-
-@pytest.mark.parametrize(("sigma_rel", "error"), [(0.04, 0.035), (0.07, 0.015), (0.13, 0.02), (0.2, 0.085)])
-def test_a_third_average_is_built_of_two_that_were_kept(sigma_rel, error):
-    """Of a random walk, whose averages differ: built within 5 % of its distance from the average twice as long."""
-    steps = 2000
-    x, found = combination(kept(8, steps), Profile(steps, sigma_rel))
-    assert x.sum() == pytest.approx(1.0)
-    assert found < error
-    walk = np.random.default_rng(0).standard_normal((steps, 256)).cumsum(axis=0)
-    parts = [weights_of(p.sigma_rel, round(p.steps)) @ walk[: round(p.steps)] for p in kept(8, steps)]
-    direct = weights_of(sigma_rel, steps) @ walk
-    other = weights_of(min(2 * sigma_rel, 0.28), steps) @ walk
-    assert np.linalg.norm(x @ parts - direct) < 0.05 * np.linalg.norm(other - direct)
-
-
-def test_names():
-    assert wanted_length("ema_rel_0.07") == 0.07
-    assert [wanted_length(name) for name in ("ema_0.999", "raw", "ema_rel_", "ema_rel_-1", "at_0.1")] == [None] * 5
 
 
 # ---- the averages that others are built from: what is kept, that it is bounded, and that a resumed training keeps the same ----
@@ -299,15 +271,8 @@ def test_a_training_that_ends_before_its_budget_ends_with_a_file(tmp_path):
     assert len(content(tmp_path)) == 3
 
 
-def test_built_averages_are_never_chosen_by_themselves():
-    assert default_weights(["raw", "ema_0.5", "ema_rel_0.05"], 1000) == "ema_0.5"
-
-
 def test_what_cannot_be_built_is_said(tmp_path, whole):
-    with pytest.raises(
-        MistakeError,
-        match=r"^ema_rel_0.02: the averages in .* with an error of \d+% of its profile; choose a length from",
-    ):
+    with pytest.raises(MistakeError, match=r"^ema_rel_0.02: .* with an error of \d+% .*; choose a length from"):
         build_average(ModelDirectory(whole), "ema_rel_0.02", OWN)
     with pytest.raises(MistakeError, match=r"has no averages to build it from; train with snapshots.averages=8"):
         build_average(ModelDirectory(tmp_path), "ema_rel_0.07", OWN)

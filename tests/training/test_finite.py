@@ -5,11 +5,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from lightning import LightningModule, Trainer
+from lightning import LightningModule
 
 from diffusion_lab.models.muon import Muon
 from diffusion_lab.training import finite
 from diffusion_lab.training.finite import NotFiniteError, SkipNotFinite, keep_state_on_device, undo_step_unless
+from tests.models.stand_ins import quiet_trainer
 
 
 class Line(LightningModule):
@@ -33,16 +34,7 @@ class Line(LightningModule):
 
 def train(batches, stop_after=20, log_every_n_steps=50):
     model, skip = Line(), SkipNotFinite(stop_after)
-    trainer = Trainer(
-        max_steps=len(batches),
-        log_every_n_steps=log_every_n_steps,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[skip],
-    )
+    trainer = quiet_trainer(len(batches), skip, log_every_n_steps=log_every_n_steps)
     trainer.fit(model, torch.utils.data.DataLoader(torch.tensor(batches), batch_size=None, num_workers=0))
     return model, skip
 

@@ -79,7 +79,7 @@ SWALLOWED = {
 def test_a_signal_is_not_swallowed(tmp_path, where):
     (tmp_path / "imported.py").write_text("import os\nos.kill(os.getpid(), 15)\n")
     program = (
-        f"import os\nfrom diffusion_lab.training.interruption import ending\nwith ending():\n    {SWALLOWED[where]}\n"
+        f"import os\nfrom diffusion_lab.training.interruption import ending\nwith ending():\n    {SWALLOWED[where]}"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)

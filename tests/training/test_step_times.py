@@ -22,7 +22,4 @@ def test_the_parts_of_a_step_add_up():
     assert times.milliseconds() == pytest.approx(
         {"data": 1, "forward": 2, "backward": 4, "optimizer": 1, "averages": 0.5, "other": 0.4}
     )
-
-
-def test_no_batch_takes_no_time():
     assert set(StepTimes().milliseconds().values()) == {0}

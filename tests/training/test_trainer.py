@@ -1,5 +1,6 @@
 """Options of Lightning's Trainer: which are refused, and that the docs say so."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -17,21 +18,18 @@ def options(tmp_path, request=None, **more):
 
 @pytest.mark.parametrize("option", NOT_SUPPORTED)
 def test_a_refused_option_says_why_as_the_docs_do(tmp_path, option):
-    with pytest.raises(ValueError, match=f"trainer.{option}=1 is not supported: ") as error:
+    with pytest.raises(
+        ValueError, match=rf"trainer.{option}=1 is not supported: .*{re.escape(NOT_SUPPORTED[option])}$"
+    ):
         options(tmp_path, **{option: 1})
-    assert str(error.value).endswith(NOT_SUPPORTED[option])
     page = (Path(__file__).parents[2] / "docs" / "choices.md").read_text()
     assert f"| `{option}` | {NOT_SUPPORTED[option]} |" in page
 
 
-@pytest.mark.parametrize("on_gpu", [True, False])
-def test_half_precision_needs_a_gpu(tmp_path, on_gpu):
-    request = Request(on_gpu, 1)
-    if on_gpu:
-        assert options(tmp_path, request, precision="16-mixed")["precision"] == "16-mixed"
-    else:
-        with pytest.raises(ValueError, match=r"trainer\.precision=16-mixed needs a GPU"):
-            options(tmp_path, request, precision="16-mixed")
+def test_half_precision_needs_a_gpu(tmp_path):
+    assert options(tmp_path, Request(True, 1), precision="16-mixed")["precision"] == "16-mixed"
+    with pytest.raises(ValueError, match=r"trainer\.precision=16-mixed needs a GPU"):
+        options(tmp_path, Request(False, 1), precision="16-mixed")
 
 
 @pytest.mark.parametrize("given", [{}, {"deterministic": True}, {"benchmark": False}])
@@ -40,16 +38,9 @@ def test_a_gpu_times_its_kernels_unless_told_otherwise(tmp_path, given):
     assert "benchmark" not in options(tmp_path, Request(on_gpu=False, size=1))
 
 
-REFUSED = (
-    "ddp_spawn",
-    "ddp_notebook",
-    "fsdp",
-    "deepspeed",
-    {"_target_": "lightning.pytorch.strategies.ModelParallelStrategy"},
+@pytest.mark.parametrize(
+    "strategy", ["ddp_spawn", "fsdp", {"_target_": "lightning.pytorch.strategies.ModelParallelStrategy"}], ids=str
 )
-
-
-@pytest.mark.parametrize("strategy", REFUSED, ids=str)
 def test_strategies_that_cannot_work_are_refused(tmp_path, strategy):
     for request in (None, Request(on_gpu=True, size=2)):
         with pytest.raises(ValueError, match=r"trainer\.strategy=.*: choose one of auto, ddp"):

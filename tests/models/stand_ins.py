@@ -1,0 +1,98 @@
+"""What models are built from and trained with where no command runs: configs, small models and data, a Trainer at a batch."""
+
+from types import SimpleNamespace
+
+import torch
+from hydra import compose, initialize_config_dir
+from lightning import Trainer
+
+from diffusion_lab.conf_dir import CONF
+from diffusion_lab.diffusion import CosineSchedule, FixedLarge, PredictVelocity, Simple, StratifiedTimesteps
+from diffusion_lab.models.diffusion import DiffusionModel
+from diffusion_lab.models.optimization import Constant, Optimization
+from diffusion_lab.sampling import DDIMSampler, EvenSpacing, Unguided
+
+
+def quiet_trainer(max_steps, *callbacks, **options):
+    """A Trainer on the CPU that prints nothing and writes no checkpoint by itself."""
+    quiet = dict.fromkeys(("enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    usual = {"max_epochs": -1, "accelerator": "cpu", "logger": False}
+    return Trainer(max_steps=max_steps, callbacks=[*callbacks], **quiet, **usual | options)
+
+
+def at_batch(model, k=0, rank=0, ranks=1, **more):
+    """The model, as if a Trainer were at batch k on rank `rank` of `ranks`."""
+    progress = SimpleNamespace(total=SimpleNamespace(processed=k))
+    loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
+    facts = {"accumulate_grad_batches": 1, "world_size": ranks, "global_rank": rank, "fit_loop": loop}
+    model._trainer = SimpleNamespace(**facts | more)
+    return model
+
+
+def step(model, x_0, k=0, rank=0, ranks=1, y=None, **more):
+    """training_step of batch k as rank `rank` of `ranks`, on its rows of the global batch x_0."""
+    rows = slice(rank * len(x_0) // ranks, (rank + 1) * len(x_0) // ranks)
+    batch = x_0[rows], None if y is None else y[rows]
+    return at_batch(model, k, rank, ranks, **more).training_step(batch, 0)
+
+
+def loss(model, x_0, *place, **where):
+    return float(step(model, x_0, *place, **where)["loss"].detach())
+
+
+def configured(*options, shape, num_levels=None, num_classes=None):
+    """The config of `train` with these options, for data of such a shape."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", overrides=[*options])
+    cfg.facts = {
+        "shape": [*shape],
+        "channels": shape[0],
+        "size": shape[-1],
+        "num_levels": num_levels,
+        "bounded": num_levels is not None,
+        "num_classes": num_classes,
+        "conditions": [],
+        "missing": False,
+        "identity": "0" * 64,
+    }
+    return cfg
+
+
+def of_points(num_classes, network, **parts):
+    """A diffusion model of points in the plane, of 40 steps, in the mode of evaluation."""
+    torch.manual_seed(0)
+    usual = {
+        "variance": FixedLarge(),
+        "objective": Simple(),
+        "sampler": DDIMSampler(EvenSpacing(4)),
+        "guidance": Unguided(),
+        "condition_dropout": 0.5,
+    }
+    return DiffusionModel(
+        shape=(2,),
+        num_levels=None,
+        num_classes=num_classes,
+        schedule=CosineSchedule(40),
+        network=network,
+        prediction=PredictVelocity(),
+        timesteps=StratifiedTimesteps(40),
+        optimization=Optimization(torch.optim.AdamW, Constant()),
+        clip_x_0=False,
+        seed=1,
+        **usual | parts,
+    ).eval()
+
+
+def digits(n):
+    """Noise on the 17 levels of the digits, (n, 1, 8, 8)."""
+    return (torch.randint(0, 17, (n, 1, 8, 8), generator=torch.Generator().manual_seed(0)) / 8 - 1).float()
+
+
+def woken(network, std=0.1):
+    """With no layer that starts at zero."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if not parameter.any():
+                parameter.normal_(std=std)
+    return network
