@@ -201,6 +201,16 @@ def test_a_backup_by_hard_links_keeps_its_record(tmp_path, is_held):
     assert written.ours(path.parent) == [path.with_name("b"), path]
 
 
+def test_a_record_that_cannot_be_read_is_not_erased(tmp_path, monkeypatch):
+    write_whole(tmp_path / "file", b"a")
+    monkeypatch.setattr(written, "_LONG", 0)
+    monkeypatch.setattr(written.Path, "read_bytes", lambda path: (_ for _ in ()).throw(OSError(errno.EIO, "error")))
+    with guarded(tmp_path, lambda: None), pytest.raises(OSError, match="error"):
+        write_whole(tmp_path / "other", b"b")
+    monkeypatch.undo()
+    assert written.ours(tmp_path) == [tmp_path / "file"]
+
+
 def test_a_long_record_is_shortened_by_who_holds_the_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(written, "_LONG", 2000)
     write_whole(tmp_path / "first", b"first")
@@ -282,6 +292,15 @@ def test_no_link_leads_out_of_the_folder_that_was_named(tmp_path):
             act()
     assert in_folder(elsewhere) == ["deep/file"]
     write_whole(elsewhere / "deep" / "file", b"x")
+
+
+def test_a_named_folder_below_another_may_be_a_link(tmp_path):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "outputs").symlink_to(tmp_path)
+    name_root(tmp_path / "here" / "outputs")
+    name_root(tmp_path / "here")  # to=.
+    write_whole(tmp_path / "here" / "outputs" / "file", b"ours")
+    assert (tmp_path / "file").read_bytes() == b"ours"
 
 
 @pytest.mark.parametrize("made", [lambda path: path.symlink_to("precious"), os.mkfifo])
