@@ -61,7 +61,10 @@ def check_links(path: Path) -> None:
 def make_folders(path: Path) -> None:
     """Make `path` and its missing parents. OSError, naming a folder, on failure; see `check_links`."""
     check_links(path)
-    path.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError:  # as in /proc, although its parents are there
+        raise PlaceError(f"{path} cannot be made there; choose another folder") from None
 
 
 def write_whole(path: Path, content: bytes) -> None:
