@@ -84,6 +84,17 @@ def test_an_axis_that_follows_has_no_panels(tmp_path):
     assert panels(lambda choices: (choices["objective"] == "vlb") == (choices["data.batch_size"] == "64")) == [""]
 
 
+def test_a_number_stands_beside_the_name_of_its_axis(tmp_path):
+    axes = {"guidance.scale": ["1", "3"], "schedule": ["linear", "cosine"], "sampler.spacing.num_steps": ["5", "20"]}
+
+    def change(choices, metrics):
+        metrics["values"] |= {"fd_digits_cnn": 1.0, "nfe": int(choices["sampler.spacing.num_steps"])}
+
+    table = table_of(tmp_path, axes, change)
+    lines = [line.name for line in legend(distances(against_sampling(table, table.groups[0])))]
+    assert sorted(lines) == [f"scale {scale} · {schedule}" for scale in "13" for schedule in ("cosine", "linear")]
+
+
 # ---- against training time
 
 MOMENTS = ["at_1m", "at_4m", "at_16m", "end"]
@@ -163,7 +174,7 @@ def test_trainings_of_several_lengths_are_one_line(tmp_path):
 def test_moments_and_trainings_of_other_lengths_are_two(tmp_path):
     axes = {"trainer.max_steps": ["1000", "4000"], "evaluation.weights": ["at_1m", "ema_0.999"]}
     picked = {("1000", "ema_0.999"), ("4000", "ema_0.999"), ("4000", "at_1m")}
-    assert lines_of(tmp_path, axes, picked) == {"none": [4, 16], "4000": [1, 16]}
+    assert lines_of(tmp_path, axes, picked) == {"none": [4, 16], "max_steps 4000": [1, 16]}
 
 
 def test_two_lines_never_share_a_name():
