@@ -25,7 +25,7 @@ from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.mistakes import MistakeError
 from diffusion_lab.sweeps.jobs import ask
 from diffusion_lab.terminal import Terminal
-from diffusion_lab.training.devices import auto_precision, num_cores, usable_gpus, visible_gpus
+from diffusion_lab.training.devices import Place, auto_precision, num_cores, usable_gpus, visible_gpus
 from diffusion_lab.training.trackers import WeightsAndBiases
 
 # LACKS: some commands or options do not work. BROKEN: `diffusion-lab train` does not work.
@@ -133,22 +133,22 @@ def _unmet(extra: str = "") -> Iterator[str]:
 
 
 def devices() -> Iterator[Finding]:
-    """PyTorch, the GPUs that it can use or the CPU's cores, and the meaning of trainer.precision=auto."""
+    """PyTorch, the GPUs that it can use or the threads on the CPU, and the meaning of trainer.precision=auto."""
     import torch
 
     build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "the CPU"
     yield Finding("PyTorch", f"{torch.__version__}, built for {build}")
-    usable, cores = usable_gpus(), f"{num_cores()} CPU core{'s' if num_cores() > 1 else ''}"
+    usable, training = usable_gpus(), f"training runs on {Place((), 1, torch.get_num_threads())}"
     precision = f"trainer.precision=auto is {auto_precision(on_gpu=bool(usable))}"
     if usable:
         names = sorted({torch.cuda.get_device_name(index) for index in range(len(usable))})
-        yield Finding("GPU", f"{len(usable)} ({', '.join(names)}), {cores}; {precision}")
+        yield Finding("GPU", f"{len(usable)} ({', '.join(names)}), CPU cores: {num_cores()}; {precision}")
     elif visible := visible_gpus():
-        found = f"{len(visible)} visible, but PyTorch can use none of them; training uses {cores}; {precision}"
+        found = f"{len(visible)} visible, but PyTorch can use none of them; {training}; {precision}"
         yield Finding("GPU", found, "install a PyTorch that was built for your driver (pytorch.org/get-started)")
     else:
         to_do = "use a machine with a GPU for images of 32×32 and larger; smaller ones train on a CPU"
-        yield Finding("GPU", f"none; training uses {cores}; {precision}", to_do)
+        yield Finding("GPU", f"none; {training}; {precision}", to_do)
 
 
 def disk(outputs: Path) -> Iterator[Finding]:

@@ -81,7 +81,7 @@ def run(cfg: DictConfig) -> None:
 
             some = slice(0, 64)
             trajectory = drawing.trajectory(indices[some], rows(y, some))
-            _animate(trajectory, drawing.model.num_levels, places[-1])
+            _animate(trajectory, drawing.model.num_levels, drawing.columns(y), places[-1])
     names = f"{places[0]} … {places[-1].name}" if len(places) > 2 else "  ".join(map(str, places))
     message = f"{len(x)} samples of {directory.path} ({drawing.weights}), drawn on {here.place}: {names}"
     Terminal().print(message)
@@ -122,10 +122,10 @@ def _write(x: Tensor, y: Conditions, drawing: Drawing, places: list[Path]) -> No
         write_whole(places[0], buffer.getvalue())
 
 
-def _animate(trajectory: Iterator[Tensor], num_levels: int | None, path: Path) -> None:
+def _animate(trajectory: Iterator[Tensor], num_levels: int | None, columns: int | None, path: Path) -> None:
     """Frames from x_T to x_0 of some samples, side by side."""
     from diffusion_lab.data.pictures import animation, frames
 
     states = [x.cpu() for x in trajectory]
     stride = max(1, len(states) // FRAMES)
-    write_whole(path, animation(frames(states[(len(states) - 1) % stride :: stride], num_levels)))
+    write_whole(path, animation(frames(states[(len(states) - 1) % stride :: stride], num_levels, columns)))

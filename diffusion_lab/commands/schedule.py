@@ -125,13 +125,13 @@ def _plot(process: GaussianDiffusion, chain: GaussianDiffusion) -> bytes:
 
 
 def _forward(process: GaussianDiffusion, x_0: Tensor, shown: Tensor, num_levels: int | None) -> Image:
-    """Images on their way to noise, one per row: x_0, then x_t at the t of the table, with the same ε."""
+    """Images on their way to noise, one per row: x_0, then x_t at the t of the table, which are above, with the same ε."""
     import torch
 
-    from diffusion_lab.data.pictures import frames, rows_of
+    from diffusion_lab.data.pictures import frames, headed, rows_of
     from diffusion_lab.diffusion import SampleNoise
 
     eps = SampleNoise(0, torch.arange(len(x_0)))(1, x_0)
     states = [x_0, *[process.q_sample(x_0, torch.full((len(x_0),), int(t)), eps) for t in shown]]
     (image,) = frames([rows_of(states) if x_0.ndim > 2 else torch.cat(states)], num_levels, columns=len(states))
-    return image
+    return headed(image, ["t = 0", *map(str, shown.tolist())]) if x_0.ndim > 3 else image

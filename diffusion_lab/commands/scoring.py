@@ -93,7 +93,9 @@ def score_once(
         run,
         cache_directory(outputs),
         again,
-        lines=[f"model  {directory.path}  (weights, config, metrics.csv)"],
+        lines=[
+            f"model  {directory.path}  (weights, config{', metrics.csv' if directory.metrics_csv.is_file() else ''})"
+        ],
         recorded={"model_directory": directory.path.name, "fingerprint": training["fingerprint"]} | moment,
         choices=directory.read_choices(),
         quiet=quiet,

@@ -16,7 +16,7 @@ from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.mistakes import MistakeError
 from diffusion_lab.config.overrides import as_plain, named, unquoted
 from diffusion_lab.config.trained import load_config
-from diffusion_lab.config.working_directory import usual_outputs
+from diffusion_lab.config.working_directory import own_folders, usual_outputs
 from diffusion_lab.store import ModelDirectory, newest_model
 
 TRAINED = "trained"  # sampler=trained: the choice that the model was trained with
@@ -57,6 +57,9 @@ def with_trained_choices(options: Sequence[str], groups: Sequence[str]) -> list[
         if picked.get(group) == "[]" and group in groups:
             raise MistakeError(f"{group}: choose at least one")
     kept = [group for group in groups if isinstance(saved.get(group), DictConfig) and (CONF / group).is_dir()]
+    for file in (folder / group / f"{TRAINED}.yaml" for folder in own_folders(options) for group in kept):
+        if file.is_file():
+            raise MistakeError(f"{file}: {file.parent.name}={TRAINED} is the choice of the training; rename the file")
     for group in kept:
         _store(group, as_plain(saved[group]))
     return [*(f"{group}={TRAINED}" for group in kept if group not in picked), *options]

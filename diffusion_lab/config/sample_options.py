@@ -23,6 +23,7 @@ from diffusion_lab.config.mistakes import MistakeError, users_mistakes
 from diffusion_lab.config.trained import Load, load_model, trained_config, trained_data
 from diffusion_lab.config.weight_files import last_weights
 from diffusion_lab.data.module import images_at_once
+from diffusion_lab.data.pictures import columns_of
 from diffusion_lab.diffusion.noise import check_seed
 from diffusion_lab.diffusion.parts import rows
 from diffusion_lab.diffusion.shapes import Conditions
@@ -30,8 +31,6 @@ from diffusion_lab.models.base import GenerativeModel
 from diffusion_lab.store import ModelDirectory, cache_directory
 from diffusion_lab.store.options import check_at_least
 from diffusion_lab.training.ranks import gather_to_rank_zero, num_ranks, rank
-
-MOST_COLUMNS = 20  # of a grid with a column for each class
 
 
 @dataclass(frozen=True)
@@ -112,12 +111,11 @@ class Drawing:
         return x if edit is None else torch.cat([self._restored(edit.inputs.cpu()), x])
 
     def columns(self, y: Conditions) -> int | None:
-        """The columns of a grid: one per class if a few classes are drawn in turn; None for a nearly square grid."""
+        """The columns of a grid: see `columns_of` where classes are drawn in turn, else nearly square."""
         classes = self.conditions.classes
         if y is None or classes is None or (classes.rows is None and classes.shares is not None):
             return None
-        count = self.conditions.number or self.model.num_classes or 0
-        return count if 1 < count <= MOST_COLUMNS else None
+        return columns_of(self.conditions.number or self.model.num_classes)
 
     def _conditions(self, indices: Tensor, edit: Edit | None) -> Conditions:
         """Conditions that the options choose; None for edits of given images whose conditions are not known."""

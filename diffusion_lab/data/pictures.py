@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 # Pixels of the longer side on the screen; smaller images are enlarged by whole factors, without smoothing.
 _SMALLEST_SIDE = 48
+_MOST_COLUMNS = 20  # of a grid with a column for each class
 _COLOURS, _TEXT, _SMALLEST_SCALE = "viridis", 12, 120  # of the scale of real numbers; height, least width in pixels
 
 
@@ -71,6 +72,11 @@ def picture(
     return _with_scale(
         _tiled(_coloured(_side_by_side(x.unbind(1)), span), columns, 2 * _SMALLEST_SIDE), " · ".join(names or ()), span
     )
+
+
+def columns_of(num_classes: int | None) -> int | None:
+    """The columns of a grid of classes in turn: one per class if these are few; None for a nearly square grid."""
+    return num_classes if 1 < (num_classes or 0) <= _MOST_COLUMNS else None
 
 
 def frames(states: Sequence[Tensor], num_levels: int | None, columns: int | None = None) -> list[Image.Image]:
@@ -258,6 +264,16 @@ def animation(frames: Sequence[Image.Image], milliseconds: int = 60) -> bytes:
     palette = [frame.convert("RGB").quantize() for frame in frames]  # each frame with its own 256 colours
     palette[0].save(buffer, format="GIF", save_all=True, append_images=palette[1:], duration=durations, loop=0)
     return buffer.getvalue()
+
+
+def headed(image: Image.Image, heads: Sequence[str]) -> Image.Image:
+    """The image below a line with a text for each of its columns."""
+    font, width = ImageFont.load_default(_TEXT), image.width / len(heads)
+    whole = Image.new("RGB", (image.width, image.height + _TEXT + 4), "white")
+    whole.paste(image, (0, _TEXT + 4))
+    for number, text in enumerate(heads):
+        ImageDraw.Draw(whole).text((width * (number + 0.5), 2), text, fill="black", font=font, anchor="ma")
+    return whole
 
 
 def rows_of(batches: Sequence[Tensor]) -> Tensor:

@@ -32,7 +32,8 @@ _REPEATS, _DIRECTIONS = 4, 128
 _NAME = "sliced_wasserstein"
 _AGREES = (*(part for part in IMAGES if part != "features"), _NAME)
 _NOTE = (
-    "features of a network detect more: use features=inception features.inception.download=true, or train features=own"
+    "features of a network detect more: use features=inception features.inception.download=true, or train features of your "
+    "own with diffusion-lab features"
 )
 
 

@@ -22,6 +22,8 @@ class MLP(nn.Module):
     layer starts at zero, so the network's first output is exactly 0. Raises ValueError where a size is not a positive whole number.
     """
 
+    takes_points = True
+
     def __init__(
         self,
         in_channels: int,

@@ -107,8 +107,9 @@ def _options(path: Path, unread: list[str]) -> dict[str, Any]:
         if isinstance(measured := config.pop("measured_variance", None), Mapping):
             config["variance"] = {**measured, "trained": config.get("variance")}
         options = flat(config)
-        if isinstance(config.get("features"), Mapping):
-            options["features"] = ", ".join(map(str, config["features"]))
+        for group in ("features", "condition"):
+            if isinstance(config.get(group), Mapping):
+                options[group] = ", ".join(map(str, config[group])) or "none"
         str(options)  # fails for numbers with too many digits
         return options
     except (OSError, RunError, RecursionError, ValueError) as error:

@@ -16,7 +16,7 @@ from itertools import chain, combinations
 import numpy as np
 
 from diffusion_lab.report.comparison import LEVEL, paired_p
-from diffusion_lab.report.table import Choice, Group, Row, Table, sets_steps
+from diffusion_lab.report.table import Choice, Group, Row, Table, sets_steps, with_axis
 from diffusion_lab.store.measures import LOW, SECONDS, TRAINING_SECONDS, Measure
 from diffusion_lab.store.options import grouped
 from diffusion_lab.store.weights import is_snapshot
@@ -209,8 +209,8 @@ def training_lines(table: Table, group: Group, measure: Measure) -> dict[str, li
     alike: dict[Choice, dict[Choice, list[Row]]] = {}  # by all choices except the length, then by the length
     all_but_length = [axis for axis in table.axes if axis not in _BUDGETS]
     for row in rows_along(group, measure, TRAINING):
-        trainings = alike.setdefault(_without(table, row.names, (*_BUDGETS, _WEIGHTS)), {})
-        trainings.setdefault(_without(table, row.names, all_but_length), []).append(row)
+        trainings = alike.setdefault(_without(table, row.words, (*_BUDGETS, _WEIGHTS)), {})
+        trainings.setdefault(_without(table, row.words, all_but_length), []).append(row)
     lines: dict[Choice, list[Row]] = {}
     for choice, trainings in alike.items():
         for length, rows in trainings.items():
@@ -222,7 +222,7 @@ def training_lines(table: Table, group: Group, measure: Measure) -> dict[str, li
                 lines[of_training] = [*snapshots, *(finals if len(finals) == 1 else [])]
             if not snapshots or len(trainings) > 1 or len(finals) > 1:
                 for row in finals:
-                    own = choice if len(finals) == 1 else _without(table, row.names, _BUDGETS)
+                    own = choice if len(finals) == 1 else _without(table, row.words, _BUDGETS)
                     lines.setdefault(own, []).append(row)
     return {
         name: sorted(rows, key=lambda row: row.values[TRAINING.name].mean)
@@ -251,7 +251,8 @@ def _sampling_pairs(table: Table, group: Group, measure: Measure) -> Iterator[tu
     lines: dict[Choice, list[Row]] = {}
     for row in rows_along(group, measure, SAMPLING):
         for choice in (row.choice, *row.others):
-            lines.setdefault(tuple(choice[place] for place in places), []).append(row)
+            words = ((value := choice[place]) and with_axis(row.axes[place], value) for place in places)
+            lines.setdefault(tuple(words), []).append(row)
     lines = {line: rows for line, rows in lines.items() if len(rows) > 1}
     varied = [place for place, values in enumerate(zip(*lines, strict=True)) if len(set(values)) > 1]
     for place in varied:

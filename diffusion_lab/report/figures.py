@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from itertools import zip_longest
+from textwrap import fill
 from typing import Any
 
 from markupsafe import Markup
@@ -32,6 +33,7 @@ _COLUMN, _PAGE = 3.4, 7.0  # inches: the usual widths of a journal's column and 
 _HEIGHT, _DPI = 2.0, 200  # inches, of one panel without its margins
 _LEFT, _TOP, _BOTTOM, _LEGEND_LINE = 0.55, 0.22, 0.42, 0.155  # inches
 _LABEL, _SIGN = 0.32, 0.062  # inches of the y label and of each sign of its ticks
+_KEY, _LETTER = 0.45, 0.058  # inches of an entry of the legend without its text, and of each letter
 _STYLE: dict[Any, Any] = {
     "font.size": 8,
     "axes.labelsize": 8,
@@ -81,8 +83,10 @@ def _figure(plot: Plot) -> Figure:
     rows = math.ceil(len(plot.panels) / columns)
     width = _COLUMN if columns == 1 else _PAGE
     names = [series.name for series in legend(plot)][:_MOST_IN_LEGEND]
-    per_row = max(1, int(width / (0.45 + 0.058 * max(map(len, names), default=1))))
-    below = _BOTTOM + _LEGEND_LINE * math.ceil(len(names) / per_row)
+    texts = [fill(name, int((width - _KEY) / _LETTER)) for name in names]
+    per_row = max(1, int(width / (_KEY + _LETTER * max(map(len, names), default=1))))
+    text_lines = max((text.count("\n") + 1 for text in texts), default=0)
+    below = _BOTTOM + _LEGEND_LINE * text_lines * math.ceil(len(names) / per_row)
     height = rows * _HEIGHT + below + _TOP
     figure = Figure(figsize=(width, height))
     figure.subplots_adjust(
@@ -106,7 +110,7 @@ def _figure(plot: Plot) -> Figure:
     if names:
         # Not matplotlib's own list, which omits names that begin with an underscore.
         figure.legend(
-            [lines[name] for name in names], names, loc="lower center", ncols=per_row, frameon=False, borderaxespad=0.2
+            [lines[name] for name in names], texts, loc="lower center", ncols=per_row, frameon=False, borderaxespad=0.2
         )
     return figure
 
@@ -131,6 +135,7 @@ def _set(axes: Axes, which: str, scale: Scale) -> None:
     # Limits come first, or a log scale would choose its own where all points have one value.
     axes.set(**{f"{which}lim": (scale.low, scale.high)})
     axes.set(**{f"{which}scale": "log" if scale.log else "linear"})
+    axis.set_major_locator(MaxNLocator(5))  # more may overlap
     if scale.log:
         # Ticks over several decades at 1, 10, 100; over one at 1, 2, 5; over less as on a linear axis.
         decades = math.log10(scale.high / scale.low)

@@ -10,10 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from diffusion_lab.report.panels import ADVICE, BOUND, DIAGNOSIS, TRAINING, Panel, Plot, Series
-from diffusion_lab.report.table import SEED, Cell, Gathered
+from diffusion_lab.report.table import SEED, Cell, Gathered, with_axis
 from diffusion_lab.report.wording import MOST_NAMED
 from diffusion_lab.store import ModelDirectory
-from diffusion_lab.store.options import grouped
+from diffusion_lab.store.options import grouped, short_names
 from diffusion_lab.store.records import RunError, inside, read_bytes
 
 _PREFIX = "train/"
@@ -56,10 +56,11 @@ def _names(models: Models, gathered: Gathered) -> Names:
         for path, cells in models.items()
     }
     axes = [a for a in gathered.axes if a != SEED and len({values[a] for values in chosen.values()}) > 1]
-    named_by = axes if len(axes) <= MOST_NAMED else []
+    named_by = short_names(axes) if len(axes) <= MOST_NAMED else {}
     return {
         path: (
-            " · ".join("/".join(value or "none" for value in values[axis]) for axis in named_by) or path.name,
+            " · ".join(with_axis(name, "/".join(v or "none" for v in values[axis])) for axis, name in named_by.items())
+            or path.name,
             models[path][0].seed,
         )
         for path, values in chosen.items()

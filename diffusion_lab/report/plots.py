@@ -29,7 +29,7 @@ from diffusion_lab.report.panels import (
     Plot,
     Series,
 )
-from diffusion_lab.report.table import Group, Row, Table, by_choice, sets_steps, values_of
+from diffusion_lab.report.table import Group, Row, Table, by_choice, sets_steps, values_of, with_axis
 from diffusion_lab.report.wording import columns, label
 from diffusion_lab.store.measures import LOW, SECONDS, SEEDS, Measure
 
@@ -194,12 +194,12 @@ def trade_off(table: Table, group: Group) -> Iterator[Plot]:
     knob = _knob(table, group)
     series = [replace(one, dots=True) for one in _by_look(table, group, rows, precision, along)]
     if knob is not None:
-        place, series = table.axes.index(knob), []
-        parts = by_choice(table, rows, [axis for axis in table.axes if axis != knob])
+        place, others, series = table.axes.index(knob), [axis for axis in table.axes if axis != knob], []
+        parts = by_choice(table, rows, others)
         differ = [i for i, values in enumerate(zip(*parts, strict=True)) if len(set(values)) > 1]
         for number, (choice, part) in enumerate(parts.items()):
             part.sort(key=lambda row: float(row.choice[place] or "-inf"))
-            name = " · ".join(choice[i] or "none" for i in differ)
+            name = " · ".join(with_axis(table.names[others[i]], value) for i in differ if (value := choice[i]))
             points = _series(part, precision, along, name, number, number)
             series.append(replace(points, labels=[row.names[place] or "none" for row in part]))
     yield Plot(
@@ -257,7 +257,8 @@ def _in_lines(table: Table, group: Group, rows: Iterable[Row]) -> list[tuple[str
     for chosen, part in by_choice(table, rows, axes).items():
         place = {axis: values_of(table, group, axis).index(value) for axis, value in zip(axes, chosen, strict=True)}
         colour, line = (0 if axis is None else place[axis] for axis in (of_colour, of_line))
-        parts.append((" · ".join(filter(None, chosen)), colour, line, part))
+        named = (with_axis(table.names[axis], value) for axis, value in zip(axes, chosen, strict=True) if value)
+        parts.append((" · ".join(named), colour, line, part))
     return sorted(parts, key=lambda part: part[1:3])
 
 

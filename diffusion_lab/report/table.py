@@ -24,6 +24,7 @@ SEED = "seed"  # averaged over
 NO_SEED = ""  # the seed if seed is not an axis
 NONE = "–"  # a missing option or value
 _MOST_DECIMALS = 6
+_BARE = ("true", "false", "none")  # words that say nothing without the name of their axis
 
 Choice = tuple[str | None, ...]
 
@@ -91,10 +92,11 @@ class Gathered:
 class Row:
     """Cells with one choice on every axis except the seed; `number` counts rows over the whole report.
 
-    others: further choices with the same samples; their cells are included.
+    axes: their names in the report. others: further choices with the same samples; their cells are included.
     """
 
     number: int
+    axes: Sequence[str]
     choice: Choice
     cells: tuple[Cell, ...]
     others: tuple[Choice, ...] = ()
@@ -105,6 +107,11 @@ class Row:
         """The choice as written: "fixed_small = fixed_large" if both give the same samples."""
         alike = [dict.fromkeys(values) for values in zip(self.choice, *self.others, strict=True)]
         return tuple(None if {*some} == {None} else " = ".join(value or NONE for value in some) for some in alike)
+
+    @cached_property
+    def words(self) -> Choice:
+        """The choice as written outside of the table; see `with_axis`."""
+        return tuple(name and with_axis(axis, name) for axis, name in zip(self.axes, self.names, strict=True))
 
     @cached_property
     def done(self) -> list[Cell]:
@@ -258,10 +265,15 @@ class Table:
         return short_names(self.axes)
 
 
+def with_axis(axis: str, value: str) -> str:
+    """The value of an axis where no heading names the axis: "ddim", but "scale 2" and "guidance none"."""
+    return value if value[0].isalpha() and value.lower() not in _BARE else f"{axis} {value}"
+
+
 def build_table(gathered: Gathered) -> Table:
     """The table: cells combined over seeds, rows with identical samples merged, and rows grouped by how they were measured."""
     axes = tuple(a for a in gathered.axes if a != SEED and len({cell.choices.get(a) for cell in gathered.cells}) > 1)
-    order = [[None, *gathered.axes[axis]] for axis in axes]
+    order, names = [[None, *gathered.axes[axis]] for axis in axes], list(short_names(axes).values())
 
     def command_order(row: Row) -> list[int]:
         return [values.index(value) for values, value in zip(order, row.choice, strict=True)]
@@ -273,7 +285,7 @@ def build_table(gathered: Gathered) -> Table:
     waiting = grouped((cell for cell in gathered.cells if not cell.done), choice_of)
     by_protocol: dict[str, list[Row]] = {}
     for number, ((how, choice), cells) in enumerate(finished.items()):
-        by_protocol.setdefault(how, []).append(Row(number, choice, (*cells, *waiting.pop(choice, []))))
+        by_protocol.setdefault(how, []).append(Row(number, names, choice, (*cells, *waiting.pop(choice, []))))
     largest_first = sorted(by_protocol.values(), key=len, reverse=True)
     groups = [_group(_joined(sorted(rows, key=command_order))) for rows in largest_first]
     return Table(axes, {axis: gathered.axes[axis] for axis in axes}, tuple(gathered.axes.get(SEED, ())), groups)

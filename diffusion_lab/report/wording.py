@@ -71,7 +71,7 @@ def columns(group: Group) -> list[Column]:
 def label(row: Row, among: Sequence[Row] = ()) -> str:
     """The choices of a row in one line. among: the rows beside it; choices that all of them share are left out."""
     places = (among and distinguishing(among)) or range(len(row.names))
-    names = [row.names[i] for i in places]
+    names = [row.words[i] for i in places]
     return " · ".join(name for name in names if name is not None) or (NONE if row.names else "the only choice")
 
 

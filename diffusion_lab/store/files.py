@@ -61,7 +61,17 @@ def check_links(path: Path) -> None:
 def make_folders(path: Path) -> None:
     """Make `path` and its missing parents. OSError, naming a folder, on failure; see `check_links`."""
     check_links(path)
-    path.mkdir(parents=True, exist_ok=True)
+    with _making(path):
+        path.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def _making(path: Path) -> Iterator[None]:
+    """In the block `path` is made. PlaceError where nothing can be, as in /proc."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise PlaceError(f"{path} cannot be made there; choose another place") from None
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -199,7 +209,8 @@ def _staged(path: Path, make: Callable[[Path], None]) -> Iterator[Path]:
     """A file or folder made by `make` beside `path` under a free name, locked in the block to show that it is being written."""
     staged = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.staged")
     while True:  # another process that tidies the folder may remove it before it is locked
-        make(staged)
+        with _making(path):
+            make(staged)
         with suppress(FileNotFoundError):
             descriptor = os.open(staged, os.O_RDONLY)
             with suppress(OSError):  # a file system without locks

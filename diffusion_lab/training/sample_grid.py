@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from lightning import Callback, Trainer
 
-from diffusion_lab.data.pictures import may_fail, picture, png
+from diffusion_lab.data.pictures import columns_of, may_fail, picture, png
 from diffusion_lab.models.base import GenerativeModel
 from diffusion_lab.store.directories import grid_file
 from diffusion_lab.store.files import write_whole
@@ -71,7 +71,7 @@ class SampleGrid(Callback):
                 y = pl_module.conditions_of_pictures(data, data.validation_split, indices)
                 x = pl_module.decode(z, y)
                 x, names = (x.cpu(), None) if data.units is None else (data.units.restored(x.cpu()), data.units.names)
-                image = picture(x, pl_module.num_levels, names=names)
+                image = picture(x, pl_module.num_levels, columns_of(pl_module.num_classes), names)
         finally:
             pl_module.train()
         if image is None:

@@ -79,8 +79,9 @@ def test_a_gpu_that_pytorch_cannot_use_counts_as_none(monkeypatch, tmp_path):
     _, found = doctor.devices()
     assert (found.state, found.found.partition(",")[0]) == (LACKS, "8 visible")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr("torch.get_num_threads", lambda: 3)  # as OMP_NUM_THREADS=3 sets it
     _, found = doctor.devices()
-    assert found.found.startswith("none; training uses")
+    assert found.found.startswith("none; training runs on CPU, 3 threads")
 
 
 def test_slurm(program):

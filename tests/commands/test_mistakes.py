@@ -47,6 +47,10 @@ train sampler.order=0
 train sampler/spacing=karras sampler.spacing.rho=0
 train objective.vlb_weight=-1
 train network.base_channels=0
+train data=digits network=diffusion/points
+train model=gan network=gan/points
+train model=vae network=vae/points
+train model=flow network=flow/points
 train network.head_channels=3
 train network.dropout=1.5
 train model.condition_dropout=2

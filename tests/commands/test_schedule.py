@@ -11,6 +11,9 @@ def test_schedule_prints_plots_and_shows_the_forward_chain(lab):
     for name in ("schedule.png", "forward.png"):
         with Image.open(lab.folder / "schedule" / name) as image:
             assert image.size[0] > 300
+            times = image.convert("L").crop((0, 0, image.width, 14))
+    assert times.getextrema() == (0, 255)  # written in black on white, above the images
+    assert sum(times.histogram()[200:]) > times.width * times.height / 2
 
 
 def test_schedule_warns_where_signal_is_left_at_the_end(lab):

@@ -108,6 +108,13 @@ def test_other_programs_of_hydra_search_nothing_of_ours(lab, write):
     assert not [plugin for plugin in plugins if plugin.__module__.startswith("diffusion_lab")]
 
 
+def test_a_choice_called_trained_is_refused(lab, write):
+    """In evaluate and sample this name stands for the choice of the training."""
+    lab.given("train", *TINY, *STRIDED)
+    write("conf/sampler/trained.yaml", "defaults: [ddim]\n")
+    lab.refused("sample", "sampler=trained", said="sampler/trained.yaml")
+
+
 def test_a_choice_of_a_plugin_is_not_looked_for_here(lab, write):
     write("conf/hydra/sweeper/optuna.yaml", "# @package hydra.callbacks\nevil: {_target_: harmful.X}\n")
     write("harmful.py")

@@ -32,6 +32,13 @@ def test_a_class_is_called_by_the_choice_that_the_score_records(tmp_path):
     assert axes_of(tmp_path, *families, recorded=[{"model": "vae"}, {"model": "gan"}])[0] == {"model": ["gan", "vae"]}
 
 
+def test_conditions_are_one_axis(tmp_path):
+    clusters = {"_target_": "x.Clusters", "num_clusters": 30}
+    found = ({}, {"classes": {"_target_": "x.Classes"}}, {"classes": {"_target_": "x.Classes"}, "clusters": clusters})
+    configs = [{**of("model", "x.Diffusion")[0], "condition": condition} for condition in found]
+    assert axes_of(tmp_path, *configs)[0] == {"condition": ["classes", "classes, clusters", "none"]}
+
+
 def test_choices_that_build_one_class_imply_their_options(tmp_path):
     jointly, apart = (of("variance", "x.Range", stop=stop)[0] for stop in (False, True))
     recorded = [{"variance": "jointly"}, {"variance": "learned"}]

@@ -35,7 +35,7 @@ def test_the_best_row_of_each_family_stands_for_it(sweep):
     table = build_table(read_sweep(sweep))
     diffusion, gan = contenders(table)
     assert (diffusion.family, gan.family) == ("diffusion", "gan")
-    assert diffusion.label == "diffusion · 50"
+    assert diffusion.label == "diffusion · num_steps 50"
     facts = {what: entry.text for what, entry, _ in gan.facts}
     assert facts["NFE"] == "1"
     assert facts["s to train"] == "61"

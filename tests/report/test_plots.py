@@ -70,6 +70,17 @@ def test_an_axis_that_follows_has_no_panels(tmp_path):
     assert panels(lambda choices: (choices["objective"] == "vlb") == (choices["data.batch_size"] == "64")) == [""]
 
 
+def test_a_number_stands_beside_the_name_of_its_axis(tmp_path):
+    axes = {"guidance.scale": ["1", "3"], "schedule": ["linear", "cosine"], "sampler.spacing.num_steps": ["5", "20"]}
+
+    def change(choices, metrics):
+        metrics["values"] |= {"fd_digits_cnn": 1.0, "nfe": int(choices["sampler.spacing.num_steps"])}
+
+    table = table_of(tmp_path, axes, change)
+    lines = [line.name for line in legend(distances(against_sampling(table, table.groups[0])))]
+    assert sorted(lines) == [f"scale {scale} · {schedule}" for scale in "13" for schedule in ("cosine", "linear")]
+
+
 # ---- against training time
 
 MOMENTS = ["at_1m", "at_4m", "at_16m", "end"]
@@ -131,7 +142,7 @@ def test_averages_of_one_model_are_no_curve(tmp_path):
 
 @pytest.mark.parametrize(("picked", "lines"), [
     ({("1000", "ema_0.99"), ("4000", "ema_0.999")}, {"all": [4, 16]}),
-    ({("1000", "ema_0.999"), ("4000", "ema_0.999"), ("4000", "at_1m")}, {"none": [4, 16], "4000": [1, 16]}),
+    ({("1000", "ema_0.999"), ("4000", "ema_0.999"), ("4000", "at_1m")}, {"none": [4, 16], "max_steps 4000": [1, 16]}),
 ], ids=["one", "beside the moments of one training"])  # fmt: skip
 def test_trainings_of_several_lengths_are_a_line(tmp_path, picked, lines):
     def of_lengths(choices, metrics):

@@ -53,6 +53,18 @@ def test_a_folder_that_is_removed_meanwhile_is_one_sentence(tmp_path):
         shutil.rmtree(tmp_path / "a")
 
 
+def test_a_place_that_cannot_be_made_is_one_sentence(tmp_path, monkeypatch):
+    """In /proc making something fails as if its parents were missing."""
+
+    def missing(*_):
+        raise FileNotFoundError
+
+    monkeypatch.setattr(os, "mkdir", missing)
+    for make in (make_folders, lambda folder: write_folder(folder, {"file": b""})):
+        with pytest.raises(PlaceError, match="cannot be made"):
+            make(tmp_path / "outputs")
+
+
 def test_the_content_is_on_the_disk_before_the_name_is(tmp_path, monkeypatch):
     order = []
     fsync, replace = os.fsync, os.replace

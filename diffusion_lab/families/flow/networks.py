@@ -83,6 +83,8 @@ class SplineFlow(Flow):
     hidden, num_layers: of the networks in the couplings. ValueError if a size is not a positive whole number.
     """
 
+    takes_points = True
+
     def __init__(
         self,
         in_channels: int,

@@ -139,6 +139,8 @@ class PointGenerator(LatentNetwork):
     hidden: width of every layer; num_layers: residual layers, modulated by an embedding of (z, y).
     """
 
+    takes_points = True
+
     def __init__(
         self,
         out_channels: int,

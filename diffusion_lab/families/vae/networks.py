@@ -195,6 +195,8 @@ class PointAutoencoder(Autoencoder):
     number.
     """
 
+    takes_points = True
+
     def __init__(
         self,
         in_channels: int,
