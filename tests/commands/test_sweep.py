@@ -260,7 +260,7 @@ STEEP = "# @package _global_\ntrainer:\n  max_steps: 3\n"
 
 @pytest.mark.thorough
 def test_an_edit_after_the_plan_changes_nothing(tmp_path):
-    """While two ranks train, all that they were planned with is edited or removed: the user's files, and a copy of the lab."""
+    """The user's files and the lab's, edited while two ranks train: what scores the model starts afterwards."""
     work, lab = tmp_path / "work", tmp_path / "lab"
     for folder in ("diffusion_lab", "hydra_plugins", "conf"):
         shutil.copytree(ROOT / folder, lab / folder)
@@ -284,11 +284,13 @@ def test_an_edit_after_the_plan_changes_nothing(tmp_path):
     wait_until(lambda: any((said := read_status(m.path)) and said.state == RUNNING for m in models(work)))
     (planned,) = (work / "outputs" / "sweeps").iterdir()
     names = {cell["model"] for cell in SweepDirectory(planned).read_sweep()["cells"]}
-    for name in mine:
-        (work / name).unlink()
-    shutil.rmtree(lab / "conf")
-    for module in lab.rglob("*.py"):
-        module.write_text("raise SystemExit('edited')\n")
+    (work / "steepness.py").write_text("FACTOR = 1.4\n")
+    edited = [path for room in ("diffusion", "report") for path in (lab / "diffusion_lab" / room).glob("*.py")]
+    for broken in (work / "mine.py", lab / "diffusion_lab" / "metrics" / "frechet_distance.py", *edited):
+        broken.write_text("raise SystemExit('edited')\n")
+    for gone in ("paced.py", "seconds_a_step", "my_configs/experiment/steep.yaml"):
+        (work / gone).unlink()
+    (lab / "conf" / "sampler" / "strided.yaml").unlink()
     out, err = sweep.communicate(timeout=300)
     assert sweep.returncode == 0, out + err
     (model,) = models(work)
