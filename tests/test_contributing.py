@@ -138,7 +138,7 @@ SHOWS = {
     "metric": r'"contrast": \d',
     "features": r'"fd_profiles": \d',
     "schedule": r"LaplaceSchedule\(num_timesteps=1000, scale=1\.0\)",
-    "solver": r"AdamsSampler\(.*EvenSpacing\(num_steps=10\)",
+    "solver": r"AdamsSampler\(.*num_steps=10",
     "spacing": "the sampler visits 7 of 1000 steps",
     "variance": '"variance": "FixedMiddle',
     "family": '"family": "energy_score"',
