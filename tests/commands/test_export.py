@@ -90,7 +90,10 @@ def test_the_card_says_what_it_is(lab, monkeypatch):
     (score,) = scored(lab.folder)
     fingerprint, values = score["protocol"]["fingerprint"], score["values"]
     other = {"fingerprint": "another"}
-    for name, content in {"other": score | {"protocol": score["protocol"] | other}, "none": {"values": {"a": 1}}}.items():
+    for name, content in {
+        "other": score | {"protocol": score["protocol"] | other},
+        "none": {"values": {"a": 1}},
+    }.items():
         shutil.copytree(own, own.with_name(name))
         (own.with_name(name) / "metrics.json").write_text(json.dumps(content))
     formats = {"diffusers": lambda *_: ({"a": b""}, "Run it.", "x")}

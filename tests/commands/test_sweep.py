@@ -258,39 +258,70 @@ def test_every_folder_of_configs_is_copied(tmp_path):
 STEEP = "# @package _global_\ntrainer:\n  max_steps: 3\n"
 
 
-@pytest.mark.thorough
-def test_an_edit_after_the_plan_changes_nothing(tmp_path):
-    """The user's files and the lab's, edited while two ranks train: what scores the model starts afterwards."""
-    work, lab = tmp_path / "work", tmp_path / "lab"
-    for folder in ("diffusion_lab", "hydra_plugins", "conf"):
-        shutil.copytree(ROOT / folder, lab / folder)
-    mine = {"mine.py": MINE, "steepness.py": "FACTOR = 1.5\n", "table.txt": "1.0", "paced.py": PACED}
-    mine |= {"my_configs/experiment/steep.yaml": STEEP, "seconds_a_step": "1"}
+@pytest.fixture
+def lab_copy(tmp_path):
+    """A copy of the lab that may be edited, a folder with a user's own code and configs, and how a command starts there."""
+    for folder in ("diffusion_lab", "hydra_plugins"):
+        shutil.copytree(ROOT / folder, tmp_path / "lab" / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(CONF, tmp_path / "lab" / "conf", dirs_exist_ok=True)
+    work = tmp_path / "work"
     (work / "my_configs" / "experiment").mkdir(parents=True)
-    for name, content in mine.items():
-        (work / name).write_text(content)
-    own = ["--config-dir", "my_configs", "experiment=steep", "schedule=linear", "schedule._target_=mine.MySchedule"]
-    tiny = [option for option in TINY if "max_steps" not in option]
-    ranks = ["hydra/launcher=basic", "trainer.devices=2", "trainer.accelerator=cpu"]
-    own += ["callbacks.progress._target_=paced.Paced"]
-    sweep = subprocess.Popen(
-        [sys.executable, "-m", "diffusion_lab", "train", "-m", *own, *tiny, *STRIDED, *ranks],
-        cwd=work,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(lab), "COLUMNS": "120"},
+    (work / "my_configs" / "experiment" / "steep.yaml").write_text(STEEP)
+    (work / "mine.py").write_text(MINE)
+    (work / "steepness.py").write_text("FACTOR = 1.5\n")
+    (work / "table.txt").write_text("1.0")
+    (work / "paced.py").write_text(PACED)
+    return tmp_path
+
+
+def command(folder, *options):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder / "lab"), "COLUMNS": "120"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "diffusion_lab", "train", "-m", *options],
+        cwd=folder / "work",
+        env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
+
+
+def planned(work):
+    """Names of the models of the only sweep."""
+    (sweep,) = (work / "outputs" / "sweeps").iterdir()
+    return {cell["model"] for cell in SweepDirectory(sweep).read_sweep()["cells"]}
+
+
+def edit(path, old, new):
+    source = path.read_text()
+    assert old in source
+    path.write_text(source.replace(old, new))
+
+
+@pytest.mark.thorough
+def test_an_edit_after_the_plan_changes_nothing(lab_copy):
+    """Edited while two ranks train: what scores the model starts afterwards, in the code that it was planned with."""
+    work, lab = lab_copy / "work", lab_copy / "lab"
+    (work / "seconds_a_step").write_text("1")
+    own = ["--config-dir", "my_configs", "experiment=steep", "schedule=linear", "schedule._target_=mine.MySchedule"]
+    tiny = [option for option in TINY if "max_steps" not in option]
+    ranks = ["hydra/launcher=basic", "trainer.devices=2", "trainer.accelerator=cpu"]
+    sweep = command(lab_copy, *own, *tiny, *STRIDED, *ranks, "callbacks.progress._target_=paced.Paced")
     wait_until(lambda: any((said := read_status(m.path)) and said.state == RUNNING for m in models(work)))
-    (planned,) = (work / "outputs" / "sweeps").iterdir()
-    names = {cell["model"] for cell in SweepDirectory(planned).read_sweep()["cells"]}
-    (work / "steepness.py").write_text("FACTOR = 1.4\n")
+    names = planned(work)
+    edit(work / "steepness.py", "1.5", "1.4")
+    edit(lab / "diffusion_lab" / "metrics" / "frechet_distance.py", "def frechet_distance(", "def another(")
     edited = [path for room in ("diffusion", "report") for path in (lab / "diffusion_lab" / room).glob("*.py")]
-    for broken in (work / "mine.py", lab / "diffusion_lab" / "metrics" / "frechet_distance.py", *edited):
+    for broken in (work / "mine.py", *edited):
         broken.write_text("raise SystemExit('edited')\n")
-    for gone in ("paced.py", "seconds_a_step", "my_configs/experiment/steep.yaml"):
-        (work / gone).unlink()
-    (lab / "conf" / "sampler" / "strided.yaml").unlink()
+    for gone in (
+        work / "paced.py",
+        work / "my_configs" / "experiment" / "steep.yaml",
+        lab / "conf" / "sampler" / "strided.yaml",
+        work / "seconds_a_step",
+    ):
+        gone.unlink()
     out, err = sweep.communicate(timeout=300)
     assert sweep.returncode == 0, out + err
     (model,) = models(work)
