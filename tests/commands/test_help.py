@@ -44,16 +44,11 @@ def test_help_of_a_command(lab, command):
     assert files(lab.folder) == []
 
 
-@pytest.mark.parametrize(
-    "options",
-    [["--help"], *(pytest.param(["train", *o], marks=pytest.mark.thorough) for o in (["--help"], ["--cfg", "job"]))],
-    ids=str,
-)
-def test_output_that_is_not_read_to_its_end_is_no_error(tmp_path, options):
+def test_output_that_is_not_read_to_its_end_is_no_error(tmp_path):
     """As with `| head`: the reader is gone before the first word."""
     command = Path(sys.executable).parent / "diffusion-lab"
     with subprocess.Popen(
-        [command, *options], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [command, "--help"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as started:
         started.stdout.close()
         said = started.stderr.read()
