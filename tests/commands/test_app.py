@@ -19,6 +19,14 @@ def test_an_option_that_the_user_removed_is_named(lab, command, removed):
     lab.refused(command, f"~{removed}", said=f"there is no option '{removed}")
 
 
+def test_flags_may_stand_between_options(lab):
+    (lab.folder / "mine" / "schedule").mkdir(parents=True)
+    (lab.folder / "mine" / "schedule" / "mine.yaml").write_text("defaults: [linear]\n")
+    out = lab.done("schedule", "to=there", "--config-dir", "mine", "schedule=mine", "--cfg", "job", "num_images=3")
+    assert "to: there\n" in out
+    assert "num_images: 3\n" in out
+
+
 def test_outputs_that_are_a_file_are_named(lab):
     (lab.folder / "notes").write_text("mine")
     lab.refused("prune", "outputs=notes", said="outputs=notes is a file")
