@@ -45,20 +45,3 @@ def test_a_change_of_a_weight_is_a_difference(golden):
     after[key][3] += 0.1
     assert not golden.same_value(after[key], before[key], 1e-5)
     assert not golden.same_summary(*(golden.summaries(x)[key.partition(":")[0]] for x in (after, before)))
-
-
-def test_names_and_times_do_not_count(golden, tmp_path):
-    values = []
-    for name, seconds in (("digits-diffusion-0123456789ab", 1.0), ("digits-diffusion-ba9876543210", 2.0)):
-        file = tmp_path / name / "outputs" / "runs" / name / "metrics.json"
-        file.parent.mkdir(parents=True)
-        content = {"values": {"fd_pixels": 3.0, "training_seconds": seconds}, "protocol": {"fingerprint": name}}
-        file.write_text(json.dumps(content))
-        values.append(golden.read(tmp_path / name, {}))
-    assert values[0] == values[1] == {"runs/metrics.json:values.fd_pixels": 3.0}
-
-
-def test_only_columns_of_seconds_are_left_out(golden):
-    page = """<p>5 rows</p><table><tr><th>fd</th><th title="seconds for 1000 samples">s / 1000</th><th>kd</th></tr>
-    <tr><td>1.5</td><td>0.7</td><td>2.5</td></tr><tr><td>3.5</td><td>0.9</td><td>4.5</td></tr></table>"""
-    assert golden._numbers_in_text(page).tolist() == [1.5, 2.5, 3.5, 4.5, 5.0]

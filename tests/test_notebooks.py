@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.site.notebooks import executed, page
+from scripts.site.notebooks import executed
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 
@@ -30,18 +30,3 @@ def test_stored_outputs_hold_nothing_of_a_machine(notebook):
     text = notebook.read_text()
     assert not re.search(r"/(tmp|home|root|work)/", text)
     assert any(shown(json.loads(text))), "python -m scripts.site.notebooks stores outputs"
-
-
-def test_pictures_tables_and_text_of_a_notebook_are_on_its_page():
-    code = {"cell_type": "code", "source": ["f()"]}
-    picture = {"output_type": "display_data", "data": {"image/png": "AAAA"}}
-    table = {"output_type": "execute_result", "data": {"text/html": "<table>\n  <b>1</b></table>", "text/plain": "1"}}
-    printed = {"output_type": "stream", "text": ["1\n", "2\n"]}
-    cells = [{"cell_type": "markdown", "source": ["# A"]}, {**code, "outputs": [picture, table, printed]}]
-    assert page(json.dumps({"cells": cells})).split("\n\n") == [
-        "# A",
-        "```python\nf()\n```",
-        "![](data:image/png;base64,AAAA)",
-        "<table><b>1</b></table>",
-        "```text\n1\n2\n```",
-    ]

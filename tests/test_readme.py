@@ -6,7 +6,6 @@ import pytest
 from diffusion_lab.conf_dir import CONF
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 CHOICES = (ROOT / "docs" / "choices.md").read_text()
 THEORY = (ROOT / "docs" / "theory.md").read_text()
 
@@ -59,9 +58,3 @@ def test_the_table_names_families_and_sizes_of_networks_that_are_there():
     assert {size for _, size in named} <= set().union(*(choices_of(f"network/{family}") for family in families))
     for family, size in named:
         assert family == "…" or size in choices_of(f"network/{family}")
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_files_that_a_page_names_exist(page):
-    for name in set(re.findall(r"`((?:diffusion|networks|data)/[\w/]+\.py)`", page.read_text())):
-        assert (ROOT / "diffusion_lab" / name).is_file(), name

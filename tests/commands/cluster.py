@@ -1,4 +1,4 @@
-"""A sweep watched from outside, as its tests do: what they ask of Slurm and of the files."""
+"""Trainings and sweeps watched from outside, as tests do: what they ask of Slurm and of the files."""
 
 from __future__ import annotations
 
@@ -30,6 +30,21 @@ class Paced(Callback):
             time.sleep(float(Path("seconds_a_step").read_text()))
 """
 
+STOP = """\
+import os, signal
+from pathlib import Path
+from lightning import Callback
+
+class StopOnce(Callback):
+    '''SIGTERM after a step, if the file `stop` holds its number.'''
+
+    def on_train_batch_end(self, trainer, *_):
+        stop = Path("stop")
+        if stop.is_file() and trainer.global_step == int(stop.read_text()):
+            stop.unlink()
+            os.kill(os.getpid(), signal.SIGTERM)
+"""
+
 
 def slurm_answers() -> bool:
     try:
@@ -38,11 +53,11 @@ def slurm_answers() -> bool:
         return False
 
 
-def wait_until(true: Callable[[], object], seconds: float = 120.0) -> None:
+def wait_until(true: Callable[[], object], seconds: float = 120.0, pause: float = 0.05) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, "it takes too long"
-        time.sleep(0.05)
+        time.sleep(pause)
 
 
 def models(folder: Path) -> list[ModelDirectory]:
@@ -90,14 +105,19 @@ def scored_cells(folder: Path) -> list[dict[str, str]]:
         ]
 
 
+def assert_same_weights(one: ModelDirectory, other: ModelDirectory) -> None:
+    """Bit for bit."""
+    assert one.weight_names == other.weight_names
+    for name in one.weight_names:
+        a, b = (load_file(model.weights(name)) for model in (one, other))
+        assert a.keys() == b.keys()
+        assert all(torch.equal(a[key], b[key]) for key in a), name
+
+
 def assert_same_training(one: ModelDirectory, other: ModelDirectory) -> None:
     """The same model, step by step: no step lost, none repeated, the same bits in the end."""
     assert one.path.name == other.path.name
     assert rows(one) == rows(other)
     counted = [{key: model.read_training()[key] for key in ("steps", "images")} for model in (one, other)]
     assert counted[0] == counted[1]
-    assert one.weight_names == other.weight_names
-    for name in one.weight_names:
-        a, b = (load_file(model.weights(name)) for model in (one, other))
-        assert a.keys() == b.keys()
-        assert all(torch.equal(a[key], b[key]) for key in a), name
+    assert_same_weights(one, other)

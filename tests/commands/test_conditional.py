@@ -15,7 +15,7 @@ CONDITIONAL = [*TINY, "sampler=strided", *STRIDED, "condition=classes"]
 
 
 def test_guidance_is_a_choice_of_scoring(lab):
-    """Guidance is a choice of scoring and its cost is counted."""
+    """Its cost is counted."""
     lab.done("train", *CONDITIONAL)
     out = lab.done("train", *CONDITIONAL, "guidance=classifier_free", "guidance.scale=3.0")
     assert "this model is already trained" in out
@@ -53,32 +53,6 @@ def test_a_model_has_the_names_of_its_classes(lab):
     ]
 
 
-@pytest.mark.thorough
-def test_samples_on_clusters_can_be_scored_as_files(lab):
-    """Their numbers are no classes of the data, so a file of samples must not pass them off as such."""
-    lab.given("train", *TINY, *STRIDED, "condition=clusters", "condition.clusters.num_clusters=4")
-    lab.done("sample", "num_images=8", "format=npz")
-    lab.done("evaluate", "samples=samples/samples.npz", "data=digits", "features=pixels")
-    (own,), (given,) = (
-        [run["values"] for run in scored(lab.folder) if ("given" in str(run["protocol"]["model"])) is was_given]
-        for was_given in (False, True)
-    )
-    assert given["fd_pixels"] == pytest.approx(own["fd_pixels"], rel=1e-5)  # the same clusters are drawn
-
-
-def test_weights_of_a_model_with_other_labels(lab):
-    """Weights of a model with other labels are refused with the fix."""
-    lab.given("train", *TINY, *STRIDED, "condition=clusters", "condition.clusters.num_clusters=4", "score=false")
-    model = newest_model(lab.folder / "outputs").path.relative_to(lab.folder)
-    lab.refused(
-        "train",
-        *TINY,
-        *STRIDED,
-        f"init_from={model}",
-        said="its condition and the options of its network are in",
-    )
-
-
 def test_clusters_stand_in_for_labels(lab):
     clusters = [*TINY, *STRIDED, "condition=clusters", "condition.clusters.num_clusters=4"]
     lab.given("train", *CONDITIONAL)
@@ -87,9 +61,7 @@ def test_clusters_stand_in_for_labels(lab):
     assert known["protocol"]["data"] == found["protocol"]["data"]  # the same images, so the distances can be compared
     assert known["protocol"]["reference"] == found["protocol"]["reference"]
     assert 0 < found["values"]["bits_per_dim_label"] < 3 / 64  # of four clusters, in 64 pixels
-    assert found["protocol"]["bound"]["kind"] == (
-        "bound of 24 ancestral steps even in log SNR, for an image and its cluster; this sampler has no bound of its own"
-    )
+    assert "for an image and its cluster" in found["protocol"]["bound"]["kind"]
     assert any("clusters" in reason for reason in found["protocol"]["absent"].values())  # the accuracy
 
     for command in (("sample", "num_images=9", "format=npz"), ("evaluate", "start=data_moments")):
@@ -110,14 +82,9 @@ def test_several_conditions_go_through_all_commands(lab):
     np.save(lab.folder / "f.npy", random.integers(0, 256, (40, 2, 4, 4), dtype=np.uint8))
     names = {"train": "x", "train_labels": "y", "train_vectors": "v", "train_fields": "f"}
     data = ["data=arrays", "network.image_size=8", *(f"data.{option}={name}.npy" for option, name in names.items())]
-    options = [
-        *TINY,
-        *STRIDED,
-        "condition=[classes,field,vector]",
-        "guidance=classifier_free",
-        "callbacks.sample_grid.every_n_steps=1",
-    ]
-    lab.done("train", *data, *options, "metrics=[frechet_distance,bits_per_dim,class_accuracy]")
+    options = [*data, *TINY, *STRIDED, "condition=[classes,field,vector]", "guidance=classifier_free"]
+    options += ["callbacks.sample_grid.every_n_steps=1"]
+    lab.done("train", *options, "metrics=[frechet_distance,bits_per_dim,class_accuracy]")
     (run,) = scored(lab.folder)
     assert run["protocol"]["samples"]["labels"] == "conditions of the images in train"
     assert "given the conditions" in run["protocol"]["bound"]["kind"]
@@ -126,18 +93,11 @@ def test_several_conditions_go_through_all_commands(lab):
         assert archive["arr_1"].tolist() == [2, 0, 2, 0, 2]
         assert archive["vector"] == pytest.approx(np.tile([310, 290], (5, 1)), rel=1e-5)
         np.save(lab.folder / "wanted.npy", archive["field"])
-        np.save(lab.folder / "inf.npy", np.where(archive["field"] > 100, np.inf, archive["field"]))
         first = archive["arr_0"]
     lab.done("sample", "num_images=5", "format=npz", "condition={classes: [2,0], vector: [310,290], field: wanted.npy}")
     with np.load(lab.folder / "samples" / "samples.npz") as archive:
         assert np.abs(archive["arr_0"].astype(int) - first).max() <= 1
-    for wanted, said in (
-        ("3", "is conditioned on classes and field and vector; give a value for each"),
-        ("{field: v.npy}", "each field must have the shape (2, 4, 4)"),
-        ("{vector: nowhere.npy}", "there is no such file"),
-        ("{field: inf.npy}", "a field has an infinite value"),
-    ):
-        lab.refused("sample", f"condition={wanted}", said=said)
+    lab.refused("sample", "condition={field: v.npy}", said="each field must have the shape (2, 4, 4)")
     lab.refused("export", "format=program", said="takes classes or clusters only")
 
 
@@ -149,7 +109,6 @@ def test_several_conditions_go_through_all_commands(lab):
         ("train -m labels=own,clusters", "condition=none"),
         ("train model.label_dropout=0", "model.condition_dropout"),
         ("train condition=vector", "digits has no vector"),
-        ("train data=gaussian condition=classes", "gaussian has no classes"),
     ],
 )
 def test_an_option_that_was_replaced_is_refused(lab, command, said):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -57,7 +56,6 @@ def test_sample_refuses_a_variance_that_its_sampler(lab):
     """Sample refuses a variance that its sampler does not use."""
     lab.given("train", *SIMPLE)
     lab.refused("sample", "num_images=2", "variance=fixed_large", said="variance has no effect with this sampler")
-    assert not (lab.folder / "samples").exists()
 
 
 def test_a_family_without_a_variance_says_so(lab):
@@ -96,20 +94,9 @@ SIX = [*TINY, *STRIDED, "trainer.max_steps=6", "metrics=quick"]
 AT = "evaluation.at=[2steps,32images,end]"
 
 
-def runs_of(lab) -> dict[str, dict]:
-    found = scored(lab.folder)
-    return {run["protocol"]["weights"]: run for run in found}
-
-
-def one_sentence(err: str) -> str:
-    assert len(err.strip().splitlines()) == 1, err
-    return err
-
-
 def test_a_training_keeps_and_scores_the_moments(lab):
-    """A training keeps and scores the moments that are asked for."""
     lab.given("train", *SIX, AT)
-    runs = runs_of(lab)
+    runs = {run["protocol"]["weights"]: run for run in scored(lab.folder)}
     assert runs.keys() == {"at_2steps", "at_32images", "ema_0.999"}
     taken = {name: (run["values"]["training_steps"], run["values"]["training_images"]) for name, run in runs.items()}
     assert taken == {"at_2steps": (2, 16), "at_32images": (4, 32), "ema_0.999": (6, 48)}
@@ -119,9 +106,7 @@ def test_a_training_keeps_and_scores_the_moments(lab):
     assert "moment" not in runs["ema_0.999"]["protocol"]
     before = files(lab.folder)
     for command in (["train", *SIX], ["evaluate", "evaluation.at=[2steps,end]"]):
-        code, out, err = lab(*command)  # the same scores as those of the moments one by one
-        assert code == 0, err
-        assert "already scored" in out
+        assert "already scored" in lab.done(*command)  # the same scores as those of the moments one by one
     assert files(lab.folder) == before
 
 
@@ -129,8 +114,7 @@ def test_a_training_keeps_and_scores_the_moments(lab):
 def test_each_moment_is_a_cell_of_a_sweep(lab):
     axes = ["model=vae", "evaluation.at=[2steps,end]"]
     small = [option for option in SIX if not option.startswith(("network.", "schedule", "sampler"))]
-    code, out, err = lab("train", "-m", *axes, *small)
-    assert code == 0, err + out
+    lab.done("train", "-m", *axes, *small)
     (sweep,) = lab.folder.glob("outputs/sweeps/*/sweep.json")
     content = json.loads(sweep.read_text())
     assert content["axes"] == {"evaluation.weights": ["at_2steps", "end"]}
@@ -144,75 +128,37 @@ def test_each_moment_is_a_cell_of_a_sweep(lab):
         lab.refused("train", "-m", *small, *wrong, said=said)
 
 
-def test_a_snapshot_that_does_not_say_its_moment_is_refused(lab):
-    from safetensors.torch import load_file, save_file
-
-    lab.given("train", *SIX, AT)
-    file = newest_model(lab.folder / "outputs").weights("at_2steps")
-    save_file(load_file(file), file, {"step": "nan"})
-    lab.refused(
-        "evaluate", "evaluation.weights=at_2steps", "rescore=true", said="does not say when in training it was written"
-    )
-
-
 # ---- metrics=schedule_advice as a user meets it: options to type, which do what was said of them ----
 
 
 ADVICE = ["metrics=schedule_advice", "features=pixels", "evaluation.statistics_images=16"]
 
 
-def content(lab, metric):
-    found = scored(lab.folder)
-    return next(one for one in found if metric in one["values"] or metric in one["protocol"]["absent"])
-
-
 @pytest.mark.thorough
 def test_the_advised_options_can_be_typed(lab):
-    """The advised options can be typed and the report repeats them."""
+    """The report repeats them."""
     lab.given("train", *TINY, *STRIDED, "variance=fixed_small")
     lab.done("evaluate", *ADVICE)
-    found = content(lab, "advised_gain")
+    (found,) = [run for run in scored(lab.folder) if "advised_gain" in run["values"]]
     (said,) = [measure["detail"] for measure in found["measures"] if measure["name"] == "advised_gain"]
     assert found["values"]["advised_gain"] > 0
     assert found["values"]["advised_steps"] <= 3
     options = re.findall(r"sampler\S*=\S+", said)
     assert options[:3] == ["sampler=strided", "sampler/spacing=optimal", "sampler.spacing.num_steps=3"]
     lab.done("evaluate", *ADVICE, *options)
-    assert any(
-        abs(json.loads(path.read_text())["values"].get("advised_gain", 1)) < 0.01
-        for path in lab.folder.glob("outputs/runs/*/metrics.json")
-    )
+    assert any(abs(run["values"].get("advised_gain", 1)) < 0.01 for run in scored(lab.folder))
     lab.done("report", "runs=outputs/runs", "to=report")
-    page = (lab.folder / "report" / "report.html").read_text()
-    assert "Recommended steps" in page
-    assert options[1] in page
+    assert options[1] in (lab.folder / "report" / "report.html").read_text()
     assert (lab.folder / "report" / "figures" / "bits_by_num_steps.pdf").is_file()
 
 
 # ---- metrics=copying as a user meets it: numbers, a picture of the nearest training images, a part of the report ----
 
 
-SMALL = ["network.base_channels=24", "network.channel_multipliers=[1,2]", "network.head_channels=24", "optimizer=adamw"]
-SMALL += [
-    "sampler=ddim",
-    "sampler.spacing.num_steps=10",
-    "callbacks.sample_grid.every_n_steps=0",
-    "trainer.max_time=null",
-]
-SMALL += ["evaluation.num_samples=200"]
-
-
-def values(lab):
-    found = scored(lab.folder)
-    (content,) = [content for content in found if "copying" in content["protocol"]]
-    return content
-
-
 def test_a_score_has_a_picture_of_the_nearest_training(lab):
-    """A score has a picture of the nearest training images and the report shows it."""
     lab.given("train", *TINY, *STRIDED, "condition=classes")
     assert "copying (digits_cnn)" in lab.done("evaluate", "metrics=copying", "features=[digits_cnn,pixels]")
-    found = values(lab)["values"]
+    (found,) = [run["values"] for run in scored(lab.folder) if "copying" in run["protocol"]]
     for name in ("copying_digits_cnn", "copying_pixels", "copies_digits_cnn", "copies_pixels"):
         assert found[f"{name}_low"] <= found[name] <= found[f"{name}_high"]
     (picture,) = lab.folder.glob("outputs/runs/*/nearest.png")
@@ -220,28 +166,6 @@ def test_a_score_has_a_picture_of_the_nearest_training(lab):
         assert image.size == (8 * 50 + 2, 3 * 50 + 2)  # eight samples: themselves, by pixels, by features
     lab.done("report", "runs=outputs/runs", "to=report")
     assert "Nearest training images" in (lab.folder / "report" / "report.html").read_text()
-
-
-def test_images_without_held_out_images_say_the_reason(lab):
-    levels = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
-    np.savez("given.npz", arr_0=levels)
-    lab.done("evaluate", "samples=given.npz", "reference=given.npz", "features=pixels", "metrics=copying")
-    (run,) = scored(lab.folder)
-    absent = run["protocol"]["absent"]
-    assert absent["copying_pixels"] == "needs held-out images besides the training images, but given.npz has none"
-    assert not list(lab.folder.rglob("nearest.png"))
-
-
-@pytest.mark.thorough
-@pytest.mark.parametrize(("images", "num_steps", "copies"), [(64, 400, True), ("null", 100, False)])
-def test_a_model_trained_on_64_images_is_caught(lab, images, num_steps, copies):
-    """A model trained on 64 images is caught and a normal one is not."""
-    lab.done("train", "metrics=copying", *SMALL, f"train_images={images}", f"trainer.max_steps={num_steps}")
-    found = values(lab)["values"]
-    if copies:
-        assert found["copying_pixels_low"] > 0.6
-    else:
-        assert found["copies_pixels_low"] < 0.02
 
 
 # ---- metrics=diagnose as a user meets it: curves by log SNR in the score and as plots of the report ----
@@ -255,9 +179,7 @@ def test_a_model_is_diagnosed_and_the_report_draws_it(lab):
     lab.given("train", *TINY, *STRIDED, "condition=classes")
     out = lab.done("evaluate", *DIAGNOSE)
     assert "fd_pixels_share_above_0" in out
-    assert "largest excess error" in out
-    found = [run["curves"] for run in scored(lab.folder)]
-    (curves,) = [curves for curves in found if "error_by_log_snr" in curves]
+    (curves,) = [run["curves"] for run in scored(lab.folder) if "error_by_log_snr" in run["curves"]]
     distances, errors = curves["distance_by_log_snr"], curves["error_by_log_snr"]
     assert len(distances["fd_pixels"]) == len(distances["log_snr"]) == 3
     assert distances["fd_pixels"][0] < distances["fd_pixels"][-1]

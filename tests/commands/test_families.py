@@ -4,20 +4,16 @@ import shutil
 
 import numpy as np
 import pytest
-from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from diffusion_lab.config.trained import load_config
 from diffusion_lab.data.densities import GaussianDensity, RingMixture
-from diffusion_lab.diffusion import SampleNoise
 from diffusion_lab.store import ModelDirectory, newest_model
 
 from ..families.test_families import FAMILIES
 from .conftest import STRIDED, TINY, files, scored
-from .test_conf import FACTS, choices, composed
 from .test_evaluate import variances
-from .test_ranks import assert_close, trained
-from .test_resume import Training, assert_same_bits, interrupted
+from .test_resume import assert_survives
 
 COMMON = [option for option in TINY if not option.startswith(("network.", "schedule."))]
 SMALL = {
@@ -25,6 +21,7 @@ SMALL = {
     "gan": ["network.base_channels=8", "network.channel_multipliers=[1]", "network.latent_size=4"],
     "vae": ["network.base_channels=8", "network.channel_multipliers=[1]", "network.latent_dim=4"],
     "flow": ["network.hidden=8", "network.num_steps=1"],
+    "noisy_classifier": [option for option in TINY if option.startswith(("network.", "schedule."))],
 }
 
 
@@ -48,8 +45,8 @@ def tiny(family, *more):
 
 
 def test_one_command_is_a_whole_experiment(lab, family):
-    """One command is a whole experiment and the same again finds it."""
-    lab.done("train", *tiny(family, "condition=classes"))
+    """The same again finds it."""
+    lab.given("train", *tiny(family, "condition=classes"))
     (run,) = scored(lab.folder)
     assert run["protocol"]["model"]["family"] == family
     assert {"fd_pixels", "nfe", "seconds_per_1000_samples", "training_seconds", "parameters"} <= set(run["values"])
@@ -68,18 +65,12 @@ def test_a_killed_training_is_the_training(tmp_path, zygote, case):
     options = [option for option in tiny(*case) if not option.startswith(("trainer.max_steps", "evaluation"))]
     options += ["trainer.max_steps=16", "callbacks.checkpoint.every_n_steps=3", "score=false"]
     options += ["condition=classes", "data.flip=true", *EVERYTHING[case]]
-    whole, torn = (Training(zygote.start, tmp_path / name, *options) for name in ("whole", "torn"))
-    whole.finish()
-    assert interrupted(torn, 3, 16) >= 2
-    assert_same_bits(whole, torn)
+    assert_survives(zygote.start, tmp_path, *options, kills=3, steps=16)
 
 
 @pytest.mark.thorough
 def test_a_sweep_of_all_families_is_one_report(lab):
-    """A sweep of all families is one report that sets them side by side.
-
-    With what all of them have; an option that only one has is dropped for the others.
-    """
+    """An option that only one of them has is dropped for the others."""
     models = f"model={','.join(FAMILIES)}"
     out = lab.done("train", "-m", models, *SMALL["diffusion"], *COMMON)
     assert f"{len(FAMILIES)} models: {len(FAMILIES)} to train" in out
@@ -123,7 +114,7 @@ def test_no_family_has_fewer_bits_than_the_entropy(lab, stated, data):
 
 
 def test_a_way_to_draw_that_only_one_family(lab):
-    """A way to draw that only one family has is dropped for the others."""
+    """It is dropped for the others."""
     command = ["train", "-m", "model=gan,vae", *COMMON, "hydra.sweeper.dry_run=true"]
     out = lab.done(*command, "sampling=means,draws")
     assert "2 models" in out
@@ -135,7 +126,7 @@ def test_a_way_to_draw_that_only_one_family(lab):
 
 
 def test_images_are_interpolated_through_its_latents(lab):
-    """Images are interpolated through its latents and not edited along steps."""
+    """They are not edited along steps."""
     lab.given("train", *tiny("vae"), "score=false")
     lab.done("sample", "interpolate.images=[5,6]", "num_images=4", "batch_size=3", "format=npz")
     with np.load(lab.folder / "samples" / "samples.npz") as archive:
@@ -145,10 +136,7 @@ def test_images_are_interpolated_through_its_latents(lab):
 
 
 def test_on_clusters_each_end_of_an_interpolation(lab):
-    """On clusters each end of an interpolation has its own.
-
-    Nobody has to name clusters, so images are interpolated without a label, as without clusters.
-    """
+    """It has its own cluster, which nobody has to name."""
     lab.given("train", *tiny("vae"), "condition=clusters", "condition.clusters.num_clusters=3", "score=false")
     lab.done("sample", "interpolate.images=[5,6]", "num_images=4", "format=npz")
     ends = {}
@@ -161,12 +149,11 @@ def test_on_clusters_each_end_of_an_interpolation(lab):
         assert (archive["arr_0"][-1] == ends["second"]).all()
 
 
-def test_given_the_class(lab):
-    lab.done("train", *tiny("vae"), "condition=classes")
+def test_an_autoencoder_is_interpolated_given_the_class(lab):
+    lab.given("train", *tiny("vae", "condition=classes"))
     (run,) = scored(lab.folder)
     assert run["protocol"]["bound"]["kind"] == "ELBO given the class"
-    assert lab("sample", "condition=3", "num_images=3")[0] == 0
-    assert lab("sample", "condition=3", "interpolate.images=[5,6]", "num_images=3")[0] == 0
+    lab.done("sample", "condition=3", "interpolate.images=[5,6]", "num_images=3")
     lab.refused("sample", "interpolate.images=[5,6]", "num_images=3", said="set condition=…")
     lab.refused("sample", "condition=10", "interpolate.images=[5,6]", said="0 … 9")
 
@@ -207,31 +194,6 @@ def test_what_a_flow_cannot_do_is_said_in_one_sentence(lab, command, option, sai
     if command != "train":
         lab.given("train", *FLOW)
     lab.refused(command, *(FLOW if command == "train" else []), option, said=said)
-
-
-@pytest.mark.parametrize("size", choices("network/flow"))
-def test_every_network_of_the_flow_can_be_built_and_undone(size):
-    import torch
-
-    side = {"8x8": 8, "28x28": 28, "64x64": 64}.get(size, 32)
-    cfg = composed("model=flow", f"network=flow/{size}")
-    shape = [2] if size == "points" else [3, side, side]
-    cfg.facts = {**FACTS, "shape": shape, "channels": shape[0], "size": side}
-    network = instantiate(cfg.network)(num_classes=None)
-    x = SampleNoise(0, torch.arange(2)).initial(tuple(shape)).tanh()
-    with torch.no_grad():
-        torch.testing.assert_close(network.inverse(network(x)[0]), x, rtol=0, atol=1e-3)
-
-
-# ---- model=gan through the command: one experiment, on two ranks, and its mistakes ----
-
-
-@pytest.mark.thorough
-def test_two_ranks_equal_one(zygote, tmp_path):
-    options = [*tiny("gan"), "condition=classes", "score=false", "optimizer.lr=1e-4", "trainer.max_steps=6"]
-    (one, _), (two, _) = (trained(zygote, tmp_path / str(ranks), *options, ranks=ranks) for ranks in (1, 2))
-    assert_close(one, two)
-    assert one.read_training()["steps"] == two.read_training()["steps"] == 6
 
 
 # ---- variance=regressed as a user meets it: a head is trained on a trained model, found by its content, and used ----
@@ -318,24 +280,11 @@ def test_what_does_not_fit_is_one_sentence(lab, model):
             regressed,
             f"there is no head for the weights ema_0.999 of {model} beside it; train one with {how}",
         ),
-        (
-            "evaluate",
-            [*regressed, f"measured_variance.head={head}"],
-            "it holds no head for the weights ema_0.999 of",
-        ),
-        (
-            "evaluate",
-            [*regressed, "evaluation.weights=ema_rel_0.1"],
-            "evaluation.weights=ema_rel_0.1: the weights saved in",
-        ),
+        ("evaluate", [*regressed, f"measured_variance.head={head}"], "it holds no head for the weights ema_0.999 of"),
         ("evaluate", [f"model_dir={head}"], "holds a VarianceHead, which generates no samples"),
         ("train", HEAD, "model=variance_head: set init_from=…"),
         ("train", [*HEAD, f"init_from={flow}"], f"init_from={flow}: it holds a FlowModel, not a diffusion model"),
-        (
-            "train",
-            ["model=variance_head", *points, f"init_from={model}"],
-            "it was trained on other data or classes (Digits, by content)",
-        ),
+        ("train", ["model=variance_head", *points, f"init_from={model}"], "it was trained on other data or classes"),
         ("train", [*TINY, *STRIDED, "variance=regressed"], "needs a head, which is trained on a finished model"),
     ):
         lab.refused(command, *options, said=said)

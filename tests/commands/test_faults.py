@@ -7,19 +7,14 @@ import torch
 
 from diffusion_lab.metrics.shards import ShardStore
 from diffusion_lab.models.diffusion import DiffusionModel
-from diffusion_lab.store import ModelDirectory
 from diffusion_lab.store.status_file import FAILED, read_status
 from diffusion_lab.training.saving import load_state
 
 from ..leases import put_lease
+from .cluster import only_model
 from .conftest import STRIDED, TINY
 
 OPTIONS = [*TINY, *STRIDED, "score=false"]
-
-
-def only_model(folder):
-    (path,) = (folder / "outputs" / "models").iterdir()
-    return ModelDirectory(path)
 
 
 def fill_disk(file):
@@ -31,23 +26,15 @@ def fill_disk(file):
             assert error.errno == errno.ENOSPC  # noqa: PT017 - it is how a disk is filled
 
 
-def poison(monkeypatch, batches):
-    """The loss of these batches is NaN."""
+def test_not_finite_again_and_again_stops(lab, monkeypatch):
     step = DiffusionModel.training_step
 
     def poisoned(self, batch, batch_idx):
         outputs = step(self, batch, batch_idx)
-        if self.batches_trained in batches:
-            outputs["losses"] = torch.full_like(outputs["losses"], torch.nan)
-            outputs["loss"] = outputs["loss"] * torch.nan
-        return outputs
+        nan = torch.nan if self.batches_trained >= 3 else 1.0
+        return outputs | {"loss": outputs["loss"] * nan, "losses": outputs["losses"] * nan}
 
     monkeypatch.setattr(DiffusionModel, "training_step", poisoned)
-
-
-def test_not_finite_again_and_again_stops(lab, monkeypatch):
-    """Not finite again and again stops and names step batch and t."""
-    poison(monkeypatch, batches=range(3, 99))
     options = ["trainer.max_steps=20", "callbacks.checkpoint.every_n_steps=1", "callbacks.finite.stop_after=4"]
     code, _, err = lab("train", *OPTIONS, *options)
     assert (code, err.count("\n")) == (1, 1), err
@@ -61,7 +48,7 @@ def test_not_finite_again_and_again_stops(lab, monkeypatch):
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
 def test_out_of_memory_names_batch(lab, monkeypatch, error):
-    """Out of memory names batch and precision and the fix."""
+    """And the precision, and the fix."""
 
     def too_big(self, batch, batch_idx):
         raise error
@@ -69,11 +56,10 @@ def test_out_of_memory_names_batch(lab, monkeypatch, error):
     monkeypatch.setattr(DiffusionModel, "training_step", too_big)
     code, _, err = lab("train", *OPTIONS, "trainer.precision=32-true")
     assert code == 1
-    assert err.strip().splitlines()[-1] == (
-        "diffusion-lab train: out of memory at data.batch_size=8 and trainer.precision=32-true: split each batch "
-        "(trainer.accumulate_grad_batches=2), compute activations twice (network.activation_checkpointing=true), or use a smaller "
-        "data.batch_size"
-    )
+    said = err.strip().splitlines()[-1]
+    assert said.startswith("diffusion-lab train: out of memory at data.batch_size=8 and trainer.precision=32-true: ")
+    for fix in ("trainer.accumulate_grad_batches=2", "network.activation_checkpointing=true"):
+        assert fix in said
 
 
 def test_a_dead_process_is_named_by_those_that_trained(lab, monkeypatch):
@@ -90,19 +76,18 @@ def test_a_dead_process_is_named_by_those_that_trained(lab, monkeypatch):
     assert read_status(only_model(lab.folder).path).reason == said
 
 
-def overtake(folder):
-    """A process of another machine took this one for dead. Returns it, and what lies there now."""
-    put_lease(folder)
+def content(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_a_scoring_that_was_overtaken_stops(lab, monkeypatch):
-    """A scoring that was overtaken stops and writes nothing more."""
+    """A process of another machine took this one for dead: it writes nothing more."""
     write, there = ShardStore.write, {}
 
     def overtaken(self, indices, shard):
         (folder,) = (lab.folder / "outputs" / "runs").iterdir()
-        there.update(overtake(folder))
+        put_lease(folder)
+        there.update(content(folder))
         write(self, indices, shard)
 
     monkeypatch.setattr(ShardStore, "write", overtaken)
@@ -111,7 +96,7 @@ def test_a_scoring_that_was_overtaken_stops(lab, monkeypatch):
     (said,) = err.strip().splitlines()
     assert said.startswith("diffusion-lab train: process 7 on elsewhere has taken over outputs/runs/")
     (folder,) = (lab.folder / "outputs" / "runs").iterdir()
-    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == there
+    assert content(folder) == there
 
 
 @pytest.mark.needs("mount")
@@ -138,9 +123,3 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_says_so(lab, small_disk):
     assert not list(directory.path.glob(".*.staged"))
     filler.unlink()
     assert "resuming from" in lab.done("train", *options)
-
-
-def test_a_folder_that_cannot_be_written_is_found(lab):
-    """A folder that cannot be written is found before training."""
-    (lab.folder / "file").write_text("in the way")
-    lab.refused("train", *OPTIONS, "outputs=file", said="outputs=file is a file: choose a folder")

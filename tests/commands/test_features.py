@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from .conftest import STRIDED, TINY, scored
+from .conftest import scored
 
 
 @pytest.fixture
@@ -33,30 +33,9 @@ def test_features_of_ones_own_images_score_them(lab, pictures):
     assert weights.stem.endswith(score["protocol"]["features"]["identity"][:12])
 
 
-@pytest.mark.thorough
-def test_other_weights_under_one_name_are_another_score(lab):
-    """A score is identified by the content of the weights, not by their path."""
-    lab.given("train", "data=digits", *TINY, *STRIDED)
-    own = ["features=own", "features.own.weights=own.safetensors", "metrics=frechet_distance"]
-    for seed in (0, 1):
-        options = ["data=digits", "num_steps=1", "batch_size=8", "to=own.safetensors", f"seed={seed}"]
-        assert lab("features", *options)[0] == 0
-        lab.done("evaluate", *own)
-    found = scored(lab.folder)
-    scores = [score for score in found if "fd_own" in score["values"]]
-    assert len({score["protocol"]["features"]["identity"] for score in scores}) == 2
-    assert len({score["values"]["fd_own"] for score in scores}) == 2
-
-
 @pytest.mark.parametrize("weights", ["missing.safetensors", "junk.safetensors"])
 def test_weights_that_cannot_be_used_are_named(lab, weights):
     (lab.folder / "junk.safetensors").write_bytes(b"no weights")
     np.savez("samples.npz", np.zeros((4, 8, 8, 1), np.uint8))
-    lab.refused(
-        "evaluate",
-        "samples=samples.npz",
-        "data=digits",
-        "features=own",
-        f"features.own.weights={weights}",
-        said=weights,
-    )
+    own = ["features=own", f"features.own.weights={weights}"]
+    lab.refused("evaluate", "samples=samples.npz", "data=digits", *own, said=weights)

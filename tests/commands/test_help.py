@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from diffusion_lab.commands import completion
-from diffusion_lab.commands.main import COMMANDS, main
+from diffusion_lab.commands.main import COMMANDS
 from diffusion_lab.versions import versions
 
 from .conftest import files
@@ -34,7 +34,6 @@ def test_it_answers_without_torch(process, line):
 
 @pytest.mark.parametrize("command", ["train", "sample"])
 def test_help_of_a_command(lab, command):
-    """Every command says what it does and shows its choices and options."""
     out = lab.done(command, "--help")
     assert out.startswith(f"diffusion-lab {command}: ")
     assert "powered by Hydra" not in out
@@ -45,31 +44,16 @@ def test_help_of_a_command(lab, command):
     assert files(lab.folder) == []
 
 
-@pytest.mark.parametrize(
-    "options",
-    [["--help"], *(pytest.param(["train", *o], marks=pytest.mark.thorough) for o in (["--help"], ["--cfg", "job"]))],
-    ids=str,
-)
-def test_output_that_is_not_read_to_its_end_is_no_error(tmp_path, options):
+def test_output_that_is_not_read_to_its_end_is_no_error(tmp_path):
     """As with `| head`: the reader is gone before the first word."""
     command = Path(sys.executable).parent / "diffusion-lab"
     with subprocess.Popen(
-        [command, *options], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [command, "--help"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as started:
         started.stdout.close()
         said = started.stderr.read()
     assert started.returncode == 128 + signal.SIGPIPE
     assert said == ""
-
-
-def test_another_broken_pipe_is_not_taken_for_ours(monkeypatch, capfd):
-    def broken(command, options):
-        raise BrokenPipeError("of a worker")
-
-    monkeypatch.setattr("diffusion_lab.commands.app.run", broken)
-    monkeypatch.setattr("sys.argv", ["diffusion-lab", "train"])
-    with capfd.disabled(), pytest.raises(BrokenPipeError, match="of a worker"):
-        main()
 
 
 def test_completion_knows_commands_options_and_choices(lab, monkeypatch, capfd):
@@ -82,11 +66,7 @@ def test_completion_knows_commands_options_and_choices(lab, monkeypatch, capfd):
     assert candidates("diffusion-lab trian sched") == []
     assert "samples=" in candidates("diffusion-lab evaluate samp")  # without any model
     assert "schedule=" in candidates("diffusion-lab train sched")
-    assert set(candidates("diffusion-lab train schedule=")) >= {
-        "schedule=cosine",
-        "schedule=linear",
-        "schedule=sigmoid",
-    }
+    assert {*candidates("diffusion-lab train schedule=")} == {f"schedule={choice}" for choice in choices("schedule")}
     assert any("trainer.max_steps=" in c for c in candidates("diffusion-lab train trainer.max_s"))
 
 

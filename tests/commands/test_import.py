@@ -1,18 +1,17 @@
 """import: a checkpoint of others becomes a model directory, on which every command works as on our own."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from diffusion_lab import load
-from diffusion_lab.diffusion import SampleNoise
 
 from ..interop.networks import save_by_rule
 from ..interop.strangers import diffusers_folder, milestone
-from .conftest import scored
+from .conftest import files, scored
 
 CODE = "guided_diffusion"
 TINY = (
@@ -49,12 +48,7 @@ def test_an_imported_model_draws_and_is_scored(lab, published):
     out = lab.done("import", checkpoint, f"flags={TINY}", *DATA)
     (model,) = (lab.folder / "outputs/models").iterdir()
     assert model.name in out
-    assert sorted(path.name for path in model.iterdir() if not path.name.startswith(".")) == [
-        "choices.json",
-        "config.yaml",
-        "raw.safetensors",
-        "training.json",
-    ]
+    assert files(model) == ["choices.json", "config.yaml", "raw.safetensors", "training.json"]
     training = json.loads((model / "training.json").read_text())
     assert (training["steps"], training["imported"]["flags"]) == (None, TINY)
     few = ["sampler.spacing.num_steps=2", "evaluation.num_samples=6", "metrics.bits_per_dim.num_images=2"]
@@ -72,16 +66,7 @@ def test_a_model_whose_data_nobody_named_draws_and_says_what_a_score_needs(lab, 
 
 
 BROKEN = {
-    "no file": (["checkpoint=none.pt", f"flags={TINY}"], "there is no such file"),
     "no flags": (["checkpoint=theirs.pt"], "give its flags"),
-    "a flag that is none": (
-        ["checkpoint=theirs.pt", f"flags={TINY} --num_head 2"],
-        "unrecognized arguments: --num_head 2",
-    ),
-    "another depth": (
-        ["checkpoint=theirs.pt", f"flags={TINY} --num_res_blocks 2"],
-        "does not fit the described network",
-    ),
     "too wide": (["checkpoint=theirs.pt", f"flags={TINY} --num_channels 4096"], "many more parameters"),
     "no classes": (["checkpoint=theirs.pt", f"flags={UNLABELLED}"], "it has label_emb.weight"),
     "other classes": (["checkpoint=theirs.pt", f"flags={TINY}", *DATA, "data.classes=null"], "has no classes"),
@@ -92,9 +77,7 @@ BROKEN = {
 def test_what_cannot_be_imported_is_one_sentence_and_nothing_is_written(lab, published):
     write_images(lab.folder)
     published(TINY)
-    theirs = (lab.folder / "theirs.pt").read_bytes()
-    (lab.folder / "half.pt").write_bytes(theirs[:5000])
-    (lab.folder / "64_256_upsampler.pt").write_bytes(theirs)
+    shutil.copy(lab.folder / "theirs.pt", lab.folder / "64_256_upsampler.pt")
     for options, said in BROKEN.values():
         lab.refused("import", *options, said=said)
 
@@ -123,9 +106,6 @@ def test_an_imported_classifier_guides_an_imported_model(lab, published):
 # ---- import: folders of diffusers and milestones of denoising-diffusion-pytorch become model directories, as our own ----
 
 
-FEW = ["sampler.spacing.num_steps=2", "evaluation.num_samples=6", "metrics.bits_per_dim.num_images=2"]
-
-
 @pytest.fixture
 def theirs(lab):
     pytest.importorskip("diffusers")
@@ -138,42 +118,10 @@ def test_an_imported_folder_is_a_model_of_the_lab(lab, theirs):
     (model,) = (lab.folder / "outputs/models").iterdir()
     assert model.name in out
     training = json.loads((model / "training.json").read_text())
-    assert (training["steps"], training["imported"]["code"], training["imported"]["file"]) == (
-        None,
-        "diffusers",
-        "theirs",
-    )
-    *_, drawn = load(model).trajectory(2, seed=3, sampler="ddim", num_steps=40)
-    network, process = theirs
-    x_t = SampleNoise(3, torch.arange(2)).initial((3, 8, 8))
-    with torch.no_grad():
-        for t in process.timesteps:
-            x_0 = process.step(network(x_t, t).sample, t, x_t).pred_original_sample
-            signal = process.alphas_cumprod[t - 1] if t > 0 else torch.ones(())
-            noise = (x_t - process.alphas_cumprod[t].sqrt() * x_0) / (1 - process.alphas_cumprod[t]).sqrt()
-            x_t = signal.sqrt() * x_0 + (1 - signal).sqrt() * noise
-    assert torch.allclose(drawn, x_t, atol=1e-3)
+    assert training["steps"] is None
+    assert (training["imported"]["code"], training["imported"]["file"]) == ("diffusers", "theirs")
+    assert load(model).sample(2, num_steps=2).shape == (2, 3, 8, 8)
     assert "already imported" in lab.done("import", "checkpoint=theirs")
-
-
-@pytest.mark.thorough
-@pytest.mark.needs("diffusers")
-@pytest.mark.needs("denoising-diffusion-pytorch")
-@pytest.mark.parametrize("kind", ["folder", "milestone"])
-def test_another_process_evaluates_and_reports_an_imported_model(lab, process, theirs, kind):
-    write_images(lab.folder)
-    milestone(lab.folder / "model-1.pt")
-    data = DATA[:-2] + DATA[-1:]
-    checkpoint = ["checkpoint=theirs"] if kind == "folder" else ["checkpoint=model-1.pt", "image_size=8"]
-    lab.done("import", *checkpoint, *data)
-    done = process("evaluate", *FEW)
-    assert done.returncode == 0, done.stderr
-    for options in (["variance=analytic"], ["sampler=heun"]):
-        lab.done("evaluate", *FEW, *options)
-    scores = scored(lab.folder)
-    assert len(scores) == 3
-    assert all({"fd_pixels", "bits_per_dim", "parameters"} <= found["values"].keys() for found in scores)
-    lab.done("report", "runs=outputs/runs")
 
 
 @pytest.mark.needs("denoising-diffusion-pytorch")
@@ -191,21 +139,15 @@ def test_the_two_weights_of_a_milestone_are_two_models(lab):
 @pytest.mark.needs("diffusers")
 def test_what_cannot_be_imported_is_one_sentence_and_nothing_is_written_of_others(lab, theirs, monkeypatch):
     milestone(lab.folder / "model-1.pt")
-    (lab.folder / "half.pt").write_bytes((lab.folder / "model-1.pt").read_bytes()[:5000])
     (lab.folder / "empty").mkdir()
     write_images(lab.folder, side=16)
     broken = {
         "no folder": (["checkpoint=empty"], "not a folder of diffusers"),
         "no size": (["checkpoint=model-1.pt"], "add image_size=32"),
         "flags": (["checkpoint=theirs", "flags=--x 1"], "has no effect for a folder of diffusers"),
-        "another network": (["checkpoint=theirs", "network.options.block_out_channels=[8,32]"], "(16,) in the file"),
         "a wide network": (
             ["checkpoint=theirs", "network.options.block_out_channels=[8,8192]"],
             "many more parameters",
-        ),
-        "a network that takes no image": (
-            ["checkpoint=theirs", "network.options.downsample_padding=1000000000"],
-            "does not take images of its size",
         ),
     }
     for options, said in broken.values():

@@ -60,12 +60,11 @@ class MySchedule(CosineSchedule):
         return steeper(super().alpha_bar())
 """
 STEEPNESS = """\
-import json
 from pathlib import Path
 
 
 def steeper(alpha_bar):
-    return alpha_bar ** json.loads(Path(__file__).with_name("power.json").read_text())
+    return alpha_bar ** float(Path(__file__).with_name("power.txt").read_text())
 """
 METRIC = """\
 from diffusion_lab.metrics.metric import Metric
@@ -90,7 +89,7 @@ def edit(file, old, new):
 def test_edits_of_ones_own_code_retrain_rescore_and_prune(lab):
     for name, content in (("mine.py", MINE), ("steepness.py", STEEPNESS), ("metric.py", METRIC)):
         (lab.folder / name).write_text(content)
-    (lab.folder / "power.json").write_text("1.5")
+    (lab.folder / "power.txt").write_text("1.5")
     outputs = lab.folder / "outputs"
 
     def train():
@@ -111,7 +110,7 @@ def test_edits_of_ones_own_code_retrain_rescore_and_prune(lab):
     assert pruned() == set()
     edit(lab.folder / "steepness.py", "return alpha_bar", "return 1.0 * alpha_bar")
     assert len(train()[0]) == 2
-    edit(lab.folder / "power.json", "1.5", "1.4")
+    edit(lab.folder / "power.txt", "1.5", "1.4")
     assert len(train()[0]) == 3
     assert pruned() == models_before
 
@@ -122,13 +121,10 @@ def test_the_guiding_classifier_counts_by_what_it_is(tmp_path, trained_model):
     classifier = trained_model("noisy_classifier")
 
     def names(classifier):
-        cfg.guidance = {
-            "_target_": "diffusion_lab.config.guiding_models.classifier_guidance",
-            "classifier": str(classifier),
-        }
-        return identity.scoring_fingerprint("f" * 64, cfg), identity.sampling_identity(
-            "f" * 64, cfg, {"variance"}, "pixels"
-        )
+        target = "diffusion_lab.config.guiding_models.classifier_guidance"
+        cfg.guidance = {"_target_": target, "classifier": str(classifier)}
+        scoring = identity.scoring_fingerprint("f" * 64, cfg)
+        return scoring, identity.sampling_identity("f" * 64, cfg, {"variance"}, "pixels")
 
     before = names(classifier)
     moved = Path(shutil.copytree(classifier, tmp_path / "elsewhere"))

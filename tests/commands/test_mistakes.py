@@ -1,6 +1,5 @@
 """A user's mistake: one clear sentence that names it, exit code 1, no traceback, nothing written."""
 
-import os
 import re
 import shlex
 import subprocess
@@ -10,39 +9,29 @@ from pathlib import Path
 import pytest
 
 from .conftest import STRIDED, TINY, files
-from .test_conf import choices
 
 # Each is refused with one sentence that names an option or its value. One for each place in the code that refuses: which values a
 # class or a yaml refuses is tested beside it.
 WRONG = r"""
 train trainer.accumulate_grad_batches=0
-demo port=abc
 train weighting=min_snr weighting.gamma=0
 train optimizer.lr=0
 train optimizer.momentum=2
-train optimizer=adamw optimizer.betas=[0.9]
 train trainer.gradient_clip_val=-1
 train callbacks.finite.stop_after=0
 train train_images=100000
 train outputs=
 train features=[]
-train trainer.precision=16-mixed
 train -m seed=1,1
 train model=gan schedule=linear
 train model=noisy_classifier timesteps=loss_aware
-train model=noisy_classifier data=gaussian
 train --config-dir=nowhere
 train trainer.max_time=abc
-train trainer.devices=0
 train trainer.profiler=foo
 train ema.decays=[0.9,0.9]
-train snapshots.at=[2]
 train tags=abc
 train schedule.max_beta=2
-train schedule=linear schedule.beta_start=0.5
 train schedule=sigmoid schedule.start=3 schedule.end=-3
-train schedule=edm schedule.sigma_min=0 variance=fixed_small
-train schedule=learned schedule.num_bins=0 variance=fixed_small objective=vlb_continuous
 train sampler.order=0
 train sampler/spacing=karras sampler.spacing.rho=0
 train objective.vlb_weight=-1
@@ -67,84 +56,65 @@ train data=image_folder data.root=. data.channels=2
 train data=image_folder data.root=. data.test_fraction=2
 train data=arrays data.train=no.npy
 train model=vae model.beta=-1
-train model=vae decoder_likelihood.num_mixtures=0
-train model=flow sampling.temperature=0
 train model=flow network.margin=0.6
 train rounding=ends rounding.error=-1
-evaluate rescore=yes
 evaluate model_dir=a,b
 evaluate samples=nowhere data=digits
-evaluate guidance.scale=nan
 evaluate variance=learned_jointly
-evaluate compile=graphs
 sample num_images=0
 sample seed=-1
 sample condition=0
 sample format=jpg
-sample compile=fast
 sample inpaint.mask=a.png
 sample inpaint.image=0
 sample inpaint.image=99999 inpaint.mask=a.png
 sample inpaint.image=0 inpaint.mask=nowhere.png
+sample denoise.image=0
+sample denoise.image=0 denoise.t=25
+sample denoise.image=0 denoise.t=3 trajectory=true
 sample interpolate.images=[1]
+sample interpolate.images=[0,1] num_images=1
+sample interpolate.images=[0,1] denoise.image=0
 export format=onnx
 schedule num_images=0
 statistics data=digits
 report sweep=nothing
 report runs=[]
 report sweep=a runs=b
-prune remove=no
 prune what=foo
-doctor outputs=3
-dashboard outputs=nowhere
 import checkpoint=nowhere.pt
-train +trainer.benchmark=3
-train features.pixels=3
 train ~data.batch_size
 train val.every_n_steps=-1
 train -m sweep.jobs_per_model=0 seed=1,2
-evaluate data.root=[a]
 sample inpaint.repeats=0
 demo port=65536
-train trainer.max_step=3
-train shedule=linear
 train schedule
 train schedule=linear schedule.num_timesteps=20
-train schedule=rectified variance=learned
-train schedule.log_snr_min=-40
 train sampler.spacing.num_steps=500
 train variance=learned objective=simple
 train evaluation.num_samples=1
-train data=gaussian features=digits_cnn
 train data=image_folder data.root=nowhere data.image_size=8
 train train_images=0
-train +trainer.barebones=true
 train network._target_=nowhere.Net
 train network.nonsense=1
 train callbacks.sample_grid.num_images=0
-train trainer.precision=64-true
 train guidance=autoguidance guidance.scale=-1
-train guidance=autoguidance guidance.interval=[1,5] guidance.log_snr_interval=[0,1]
 train guidance=autoguidance guidance.log_snr_interval=[3,-3]
 train condition=classes data=gaussian
 train guidance=classifier_free
 train condition=clusters condition.clusters.num_clusters=1
-train condition=clusters train_images=20
-train model=vae data=mixture decoder_likelihood=logistic_mixture
 train model=vae model.free_bits=0.1
 train model=vae prior.network.num_bins=1
 train model=vae sampling=temperature
 train model=vae network.channel_multipliers=[1,1,1,1,1]
 train model=gan trainer.gradient_clip_val=1.0
 train model=gan trainer.accumulate_grad_batches=2
-train model=flow trainer.accumulate_grad_batches=2
 train model=gan adversarial_loss=wasserstein_gp regularizer=r1
 train model=gan regularizer.gamma=0
 train model=gan network.channel_multipliers=[1,1,1,1]
 train decoder_likelihood=gaussian
 train schedule@x=linear
 train val.every_n_steps=1 '+callbacks.a={_target_: lightning.pytorch.callbacks.EarlyStopping, monitor: val_loss}'
-train val.every_n_steps=0 '+callbacks.a={_target_: lightning.pytorch.callbacks.EarlyStopping, monitor: val/loss}'
 train +callbacks.a._target_=torch.nn.Identity
 train callbacks.monitor=null
 train callbacks=null
@@ -154,8 +124,9 @@ train +logger.a._target_=torch.nn.Identity
 train +logger.a._target_=nowhere.Logger
 train logger=csv +logger.csv.fold=x
 train sweep.jobs_per_model=2
+train hydra/launcher=slurm
+train hydra.sweeper.name=x
 train evaluation.at=[7steps]
-train evaluation.at=[2minutes]
 train evaluation.at=[2steps,end] evaluation.weights=raw
 train evaluation.weights=ema_rel_0.05 snapshots.averages=0
 train evaluation.weights=ema_rel_0.4
@@ -163,28 +134,20 @@ train snapshots.averages=-1
 train evaluation.reference=validation
 train evaluation.reference=held_out
 train data.validation=1437
-train data.validation=0.1
 train data.on_device=true
 train data.on_device=maybe
 train compile=graphs
-train compile=fast
-train metrics=[]
 train metrics.bits_per_dim.num_images=0
 train +metrics.mine._target_=torch.nn.Identity
-train +features.mine._target_=diffusion_lab.metrics.features.Pixels
 train -m +trainer.barebones=true
-train -m trainer.precision=nonsense seed=1,2
-train -m +trainer.strategy=nonsense seed=1,2
 train -m +trainer.min_steps=x seed=1,2
 train -m sampler=ddpm,strided sampler.eta=0,1
 train -m objective=simple,hybrid variance=learned
 train -m sweep.jobs_per_model=2 retrain=true
 train -m sweep.jobs_per_model=1,2
-train -m schedul=linear,cosine
 train -m schedule=linear,cosin
 train -m optimizer.weight_decay=interval(0,1)
 train -m seed=1,2 hydra.sweeper.name=a/b
-train -m seed=1,2 hydra.sweeper.name=..
 train -m data=digits,image_folder
 train -m model=noisy_classifier seed=1,2 score=true
 train -m hydra/launcher=slurm trainer.devices=auto
@@ -203,7 +166,6 @@ train data=gaussian data.std=0
 train data=gaussian data.dim=0
 train data=mixture data.radius=-1
 train data=two_moons data.noise=-0.1
-train condition=clusters labels.num_components=0
 train network.channel_multipliers=[]
 train network.channel_multipliers=[1,1,1,1,1]
 train network.attention_resolutions=[16]
@@ -217,10 +179,8 @@ train data=gaussian network.hidden=0
 train ema.decays=[1.5]
 train snapshots.at=[60s,1m]
 train +trainer.limit_train_batches=0.5
-train data.batch_size=64 trainer.accumulate_grad_batches=3
 train +trainer.limit_val_batches=-1
 features
-evaluate guidance=classifier_free
 features data=mixture
 features data=digits num_steps=0
 features data=digits batch_size=1
@@ -230,12 +190,10 @@ statistics data=digits to=a.npz split=all
 statistics data=digits to=a.npz num_images=0
 statistics data=two_moons to=a.npz
 statistics data=digits to=a.npz features=[digits_cnn,digits_resnet]
-statistics data=digits to=a.npz features=fashion_cnn
 evaluate samples=a.npz
 evaluate samples=a.npz data=digits sampler=ddim
 report
 report runs=nowhere/*
-report metrics=gaussian
 """
 
 
@@ -260,28 +218,7 @@ def test_a_wrong_value_is_one_sentence(lab, line):
 def test_absurd_sizes_are_out_of_memory(lab, line):
     command, option = line.split()
     lab.given("train", *TINY, *STRIDED)
-    lab.refused(
-        command,
-        *(TINY if command == "train" else ()),
-        *(STRIDED if command == "train" else ()),
-        option,
-        said="out of memory",
-    )
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="there is no ulimit")
-def test_a_file_that_grows_too_large_is_one_sentence(lab):
-    import resource
-
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, limits[1]))
-    try:
-        code, _, err = lab("train", *TINY, *STRIDED)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert code == 1
-    assert "File too large" in err
-    assert len(err.strip().splitlines()) == 1
+    lab.refused(command, *([*TINY, *STRIDED] if command == "train" else []), option, said="out of memory")
 
 
 def test_brackets_in_a_folder_are_printed_as_they_are(lab):
@@ -306,36 +243,17 @@ def test_a_real_process_ends_with_the_sentence_and_a_code(process):
     done = process("train", "schedule=cosin")
     assert done.returncode == 1
     assert done.stdout == ""
-    assert done.stderr == (
-        "diffusion-lab train: schedule=cosin: there is no such choice; choose one of "
-        f"{', '.join(choices('schedule'))}; did you mean cosine?\n"
-    )
+    assert re.fullmatch(r"diffusion-lab train: schedule=cosin: .*; did you mean cosine\?\n", done.stderr)
     done = process("trian")
     assert done.returncode == 2
-    assert done.stderr == "diffusion-lab: there is no command 'trian'; did you mean train?\n"
+    assert done.stderr.endswith("did you mean train?\n")
     assert files(process.folder) == []
 
 
-@pytest.mark.parametrize("line", ["status --help <&- >&-", pytest.param("doctor", marks=pytest.mark.thorough)])
-def test_streams_that_are_closed_or_lack_signs(tmp_path, line):
-    done = subprocess.run(
-        f"{Path(sys.executable).parent / 'diffusion-lab'} {line}",
-        shell=True,
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONIOENCODING": "ascii"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.stderr == ""
-
-
-def test_a_removed_working_directory_is_one_sentence(tmp_path):
-    command = f"mkdir gone && cd gone && rmdir ../gone && {Path(sys.executable).parent / 'diffusion-lab'} status"
+def test_streams_may_be_closed(tmp_path):
+    command = f"{Path(sys.executable).parent / 'diffusion-lab'} status --help <&- >&-"
     done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert done.stderr.startswith("diffusion-lab: the working directory was removed: ")
-    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr == ""
 
 
 def test_an_error_of_ours_keeps_its_traceback(lab, monkeypatch):
@@ -349,16 +267,11 @@ def test_an_error_of_ours_keeps_its_traceback(lab, monkeypatch):
         lab("train")
 
 
-def test_a_folder_with_too_long_a_name_is_one_sentence(lab):
-    lab.refused("train", *TINY, *STRIDED, f"outputs={'x' * 300}", said="File name too long")
-
-
 @pytest.mark.parametrize(
     ("wrong", "meant"),
     [
         ("trainer.max_step=3", "trainer.max_steps"),
         ("shedule=linear", "schedule"),
-        ("schedule=cosin", "cosine"),
         ("network=diffusion/8x9", "8x8"),
     ],
 )

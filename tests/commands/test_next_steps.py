@@ -1,17 +1,12 @@
 """`diffusion-lab` alone: what lies in outputs/ decides which commands it shows."""
 
-import errno
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 
-from diffusion_lab.commands import main
 from diffusion_lab.commands.next_steps import next_steps
 from diffusion_lab.store import ModelDirectory, named_model, run_directory, sweep_directory
-from diffusion_lab.store.lease import hold
-from diffusion_lab.store.status_file import INTERRUPTED, RUNNING, Status
 
 from .test_status import write_sweep
 
@@ -56,16 +51,6 @@ def test_a_classifier_is_not_sampled_from(shown):
     assert "The newest: outputs/models/gan" in shown()
 
 
-def test_trainings_that_run_or_have_stopped(shown):
-    running, stopped = (named_model(shown.outputs, name) for name in ("running", "stopped"))
-    for model, state in ((running, RUNNING), (stopped, INTERRUPTED)):
-        model.path.mkdir(parents=True)
-        Status.begin(steps=10).now(state, step=3).write(model.path)
-    with hold(running.path, waiting=print):
-        assert "Training now: outputs/models/running (step 3 of 10)" in shown()
-    assert "Stopped before the end: outputs/models/stopped (step 3 of 10) and 1 more." in shown()
-
-
 def test_a_sweep_that_waits_and_one_that_is_over(shown):
     write_sweep(shown.outputs.parent, "mine")
     assert "Sweep outputs/sweeps/mine: models: 2 queued; cells: 2 queued" in shown()
@@ -79,20 +64,3 @@ def test_a_sweep_that_waits_and_one_that_is_over(shown):
     page.parent.mkdir()
     page.touch()
     assert "Report: outputs/sweeps/mine/report/report.html" in shown()
-
-
-def test_a_broken_sweep_is_one_sentence(shown):
-    sweep = sweep_directory(shown.outputs, "broken")
-    sweep.path.mkdir(parents=True)
-    sweep.sweep.write_text("{")
-    assert "The newest sweep cannot be read: outputs/sweeps/broken/sweep.json is not JSON" in shown()
-
-
-def test_a_folder_that_cannot_be_read_is_one_sentence(monkeypatch):
-    def refuse(_):
-        raise PermissionError(errno.EACCES, "denied", "/outputs")
-
-    monkeypatch.setattr("diffusion_lab.commands.next_steps.next_steps", refuse)
-    monkeypatch.setattr(sys, "argv", ["diffusion-lab"])
-    with pytest.raises(SystemExit, match=r"^diffusion-lab: /outputs: denied"):
-        main.main()

@@ -1,6 +1,5 @@
 """A run that was killed and started again is the run: the same bits in weights, averages, optimizer, history and log."""
 
-import csv
 import os
 import random
 import re
@@ -14,15 +13,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from diffusion_lab.commands import scoring
 from diffusion_lab.commands.main import main
-from diffusion_lab.models.diffusion import DiffusionModel
 from diffusion_lab.store import ModelDirectory, lease, newest_model
 from diffusion_lab.store.status_file import INTERRUPTED, read_status
 from diffusion_lab.training.saving import load_state
 
+from .cluster import STOP, assert_same_training, assert_same_weights, rows
 from .conftest import STRIDED, TINY, files
 from .zygote import Fork
 
@@ -52,11 +50,10 @@ class Training:
     def start(self) -> Process:
         return self._start(self.folder, "train", *self.options)
 
-    def finish(self) -> str:
+    def finish(self) -> None:
         process = self.start()
-        out, err = process.communicate(timeout=300)
+        _, err = process.communicate(timeout=300)
         assert process.returncode == 0, err
-        return out
 
     def kill_at(self, step: int) -> bool:
         """Start it and kill it, with all it started, once it has logged `step` or more; False if it was faster."""
@@ -86,23 +83,13 @@ class Training:
         lines = files[0].read_text().splitlines() if files else []
         return int(lines[-1].partition(",")[0]) if len(lines) > 1 and lines[-1].partition(",")[0].isdecimal() else 0
 
-    def log(self) -> list[dict[str, str]]:
-        """Every logged number but the speed."""
-        with self.directory.metrics_csv.open() as file:
-            return [{k: v for k, v in row.items() if "second" not in k} for row in csv.DictReader(file)]
 
-
-def assert_same_bits(one: Training, other: Training) -> None:
-    assert one.log() == other.log()
-    names = [sorted(file.name for file in t.directory.path.glob("*.safetensors")) for t in (one, other)]
-    assert names[0] == names[1]
-    for name in names[0]:
-        a, b = (load_file(t.directory.path / name) for t in (one, other))
-        assert a.keys() == b.keys()
-        assert all(torch.equal(a[key], b[key]) for key in a), name
-    assert list(one.directory.branches) == list(other.directory.branches)
-    for file in (one.directory.resume, *one.directory.branches.values()):
-        a, b = (load_state(t.directory.path / file.name) for t in (one, other))
+def assert_same_bits(one: ModelDirectory, other: ModelDirectory) -> None:
+    """The log, the weights, and what training goes on from."""
+    assert_same_training(one, other)
+    assert list(one.branches) == list(other.branches)
+    for file in (one.resume, *one.branches.values()):
+        a, b = (load_state(directory.path / file.name) for directory in (one, other))
         assert a["global_step"] == b["global_step"]
         for part in ("state_dict", "optimizer_states", "lr_schedulers", "averages"):
             assert same(a[part], b[part]), part
@@ -118,13 +105,15 @@ def same(a: object, b: object) -> bool:
     return a == b
 
 
-def interrupted(training: Training, kills: int, steps: int) -> int:
-    """Kill it `kills` times at random steps, then let it finish; the number of kills."""
-    done = 0
-    for at in sorted(random.Random(kills).randint(1, steps - 1) for _ in range(kills)):
-        done += training.kill_at(at)
-    training.finish()
-    return done
+def assert_survives(start: Callable[..., Process], folder: Path, *options: str, kills: int, steps: int) -> None:
+    """Killed at random steps, then finished, a training is the one that nothing happened to; most kills come in time."""
+    whole, torn = (Training(start, folder / name, *options) for name in ("whole", "torn"))
+    whole.finish()
+    moments = random.Random(kills)
+    done = [torn.kill_at(at) for at in sorted(moments.randint(1, steps - 1) for _ in range(kills))]
+    torn.finish()
+    assert sum(done) >= kills - 1
+    assert_same_bits(whole.directory, torn.directory)
 
 
 def installed(folder: Path, *arguments: str) -> subprocess.Popen:
@@ -142,10 +131,7 @@ def installed(folder: Path, *arguments: str) -> subprocess.Popen:
 
 def test_killed_at_random_steps(tmp_path, zygote):
     options = [*EVERYTHING, "condition=classes", "trainer.max_steps=20", "snapshots.branches=[0.3,13steps]"]
-    whole, torn = (Training(zygote.start, tmp_path / name, *options) for name in ("whole", "torn"))
-    whole.finish()
-    assert interrupted(torn, 4, 20) >= 3
-    assert_same_bits(whole, torn)
+    assert_survives(zygote.start, tmp_path, *options, kills=4, steps=20)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
@@ -203,17 +189,14 @@ def test_a_signal_while_scoring_says_what_is_kept(tmp_path, zygote, trained_mode
 
 def test_a_second_signal_ends_it_at_once(tmp_path, zygote):
     """The step that the first signal waits for never ends here."""
-    endless = tmp_path / "endless.py"
-    endless.write_text(
-        "import time\nfrom diffusion_lab.networks import UNet\n"
-        "class Endless(UNet):\n"
-        "    def forward(self, *a):\n"
-        "        if len(a[0]) == 8:\n"
-        "            open('begun', 'w').close()\n"
-        "            time.sleep(600)\n"
-        "        return super().forward(*a)\n"
+    (tmp_path / "endless.py").write_text(
+        "import time\nfrom lightning import Callback\n"
+        "class Endless(Callback):\n"
+        "    def on_train_batch_start(self, *_):\n"
+        "        open('begun', 'w').close()\n"
+        "        time.sleep(600)\n"
     )
-    options = [*EVERYTHING, "network._target_=endless.Endless", "trainer.max_steps=5"]
+    options = [*EVERYTHING, "+callbacks.endless._target_=endless.Endless", "trainer.max_steps=5"]
     process = zygote.start(tmp_path, "train", *options, PYTHONPATH=str(tmp_path))
     while not (tmp_path / "begun").exists() and process.poll() is None:
         time.sleep(0.01)
@@ -251,68 +234,38 @@ def test_a_training_stopped_past_its_lease_is_taken_over(tmp_path, zygote):
     assert first.returncode == 1
     assert re.fullmatch(r"diffusion-lab train: another process has taken over \S+, because [^\n]*\n", err)
     assert {path: path.read_bytes() for path in torn.directory.path.rglob("*") if path.is_file()} == left
-    assert_same_bits(whole, torn)
+    assert_same_bits(whole.directory, torn.directory)
 
 
 # ---- retrain=true trains beside the old model, goes on where it was stopped, and puts the new one in its place at the end ----
 
 
 OPTIONS = [*TINY, *STRIDED, "trainer.max_steps=6", "callbacks.checkpoint.every_n_steps=1"]
-UNSCORED = [*OPTIONS, "score=false"]
-
-
-def models(folder):
-    return [ModelDirectory(path) for path in sorted((folder / "outputs" / "models").iterdir())]
-
-
-def weights(model):
-    return {name: load_file(file) for name, file in model.weight_files().items()}
-
-
-def same_weights(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[name][key], b[name][key]) for name in a for key in a[name])
-
-
-def steps(file):
-    with file.open() as lines:
-        return [int(row["step"]) for row in csv.DictReader(lines)]
-
-
-@pytest.fixture
-def stop_at(monkeypatch):
-    """stop_at(step): the next training that comes to this step is stopped there."""
-    step, stops = DiffusionModel.training_step, {}
-
-    def stopped(self, batch, batch_idx):
-        if self.batches_trained == stops.get("step"):
-            stops.clear()
-            raise KeyboardInterrupt
-        return step(self, batch, batch_idx)
-
-    monkeypatch.setattr(DiffusionModel, "training_step", stopped)
-    return lambda step: stops.update(step=step)
+UNSCORED = [*OPTIONS, "score=false", "+callbacks.stop._target_=stops.StopOnce"]
 
 
 @pytest.mark.thorough
-def test_the_old_model_serves_until_the_new_one(lab, stop_at):
-    """The old model serves until the new one is there and a stopped training goes on."""
-    assert lab("train", *UNSCORED)[0] == 0
-    (model,) = models(lab.folder)
-    before, old = model.result.read_bytes(), weights(model)
+def test_the_old_model_serves_until_the_new_one(lab):
+    """A training anew that was stopped goes on."""
+    (lab.folder / "stops.py").write_text(STOP)
+    lab.done("train", "-m", *UNSCORED, "seed=1")
+    model = newest_model(lab.folder / "outputs")
+    old = ModelDirectory(shutil.copytree(model.path, lab.folder / "old" / model.path.name))
+    before, log = model.result.read_bytes(), rows(old)
     (model.path / "mine.png").write_bytes(b"mine")
-    stop_at(4)
+    (lab.folder / "stop").write_text("4")
     assert lab("train", *UNSCORED, "retrain=true")[0] != 0
     assert model.result.read_bytes() == before
-    assert same_weights(weights(model), old)
+    assert_same_weights(model, old)
     lab.done("sample", "num_images=2", *STRIDED)
+    assert "training again: " in " ".join(lab.done("status", "watch=false").split())
     assert "already trained" in lab.done("train", *UNSCORED)
-    assert steps(model.metrics_csv) == [1, 2, 3, 4, 5, 6]
+    assert rows(model) == log
 
     out = lab.done("train", *UNSCORED, "retrain=true")
     assert f"resuming from {model.retraining.resume.relative_to(lab.folder)}" in " ".join(out.split())
     assert model.result.read_bytes() != before
-    assert same_weights(weights(model), old), "the same_weights training ends in the same_weights weights"
-    assert steps(model.metrics_csv) == [1, 2, 3, 4, 5, 6]
+    assert_same_training(model, old)
     assert not model.retraining.path.exists()
     assert (model.path / "mine.png").read_bytes() == b"mine"
 
@@ -323,9 +276,9 @@ def test_the_old_model_serves_until_the_new_one(lab, stop_at):
 
 @pytest.mark.thorough
 def test_a_command_that_is_stopped_while_it_scores(lab, monkeypatch):
-    """A command that is stopped while it scores trains anew once."""
+    """It trains anew once."""
     assert lab("train", *OPTIONS)[0] == 0
-    (model,) = models(lab.folder)
+    model = newest_model(lab.folder / "outputs")
     with monkeypatch.context() as patch:
 
         def stop(*_):
@@ -338,21 +291,6 @@ def test_a_command_that_is_stopped_while_it_scores(lab, monkeypatch):
     assert model.result.read_bytes() == before
     assert lab("train", *OPTIONS, "retrain=true")[0] == 0
     assert model.result.read_bytes() != before
-
-
-@pytest.mark.thorough
-def test_status_says_that_a_training_anew_has_failed(lab, stop_at):
-    """Though the model from before is there."""
-    options = [*UNSCORED, "seed=1"]
-    lab.given("train", "-m", *options)
-    stop_at(4)
-    assert lab("train", *options, "retrain=true")[0] != 0
-    out = lab.done("status", "watch=false")
-    (line,) = [line for line in out.splitlines() if line.startswith("model ")]
-    assert "done" not in line
-    assert "training again: " in " ".join(out.split())
-    lab.done("train", *options, "retrain=true")
-    assert "models: 1 done" in lab("status", "watch=false")[1]
 
 
 # ---- branch_from: a training goes on from what it has in common with one of another length, and is what it would have been ----
@@ -377,11 +315,7 @@ def test_a_branch_is_bit_for_bit_the_training_of_its_length(lab, tmp_path):
     lab.given("train", *BRANCH, "outputs=plain")
     branched, plain = (newest_model(lab.folder / name) for name in ("branched", "plain"))
     assert branched.path.name == plain.path.name
-    assert {file.name for file in branched.files} == {file.name for file in plain.files}
-    pair = [Training(None, lab.folder) for _ in range(2)]
-    for training, directory in zip(pair, (branched, plain), strict=True):
-        training.__class__ = type("Found", (Training,), {"directory": directory})
-    assert_same_bits(*pair)
+    assert_same_bits(branched, plain)
     facts = branched.read_training()
     assert (facts["branched_from"], facts["branched_at"]) == (trunk.path.name, 5)
     same_facts = ("steps", "images", "fingerprint", "ended_by")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import signal
-import time
 from pathlib import Path
 
 import pytest
 
 from diffusion_lab.store import newest_model
 
+from .cluster import wait_until
 from .conftest import STRIDED, TINY
 
 TIMES = ("seconds_per_1000_samples", "peak_memory_mib", "training_seconds")
@@ -76,9 +76,7 @@ def test_a_score_that_was_killed_goes_on(lab, zygote):
     assert lab("evaluate", *options, "outputs=undisturbed")[0] == 0
     killed = lab.folder / "killed"
     process = zygote.start(lab.folder, "evaluate", *options, f"outputs={killed}")
-    deadline = time.monotonic() + 120
-    while not shards(killed) and time.monotonic() < deadline:
-        time.sleep(0.002)
+    wait_until(lambda: shards(killed), pause=0.002)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
@@ -106,4 +104,3 @@ def test_features_that_lack_their_weights_are_named(lab, monkeypatch):
     """Features that lack their weights are named before training."""
     monkeypatch.setenv("TORCH_HOME", str(lab.folder))
     lab.refused("train", *TINY, *STRIDED, "features=inception", said="weights-inception-2015-12-05-6726825d.pth")
-    assert not (lab.folder / "outputs").exists()

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from diffusion_lab import load
 from diffusion_lab.diffusion import SampleNoise
@@ -25,11 +25,10 @@ MEASURED_ON_ALL = ["fd_pixels", "kd_pixels", "precision", "sliced_wasserstein", 
 METRICS = "[frechet_distance,kernel_distance,precision_recall,sliced_wasserstein,bits_per_dim,copying]"
 
 
-THOROUGH = pytest.mark.thorough
-
-
 @pytest.mark.parametrize(
-    "shape", [pytest.param((1, 12), marks=THOROUGH), pytest.param((2, 8, 12), marks=THOROUGH), (1, 8, 7, 8)], ids=str
+    "shape",
+    [*(pytest.param(shape, marks=pytest.mark.thorough) for shape in ((1, 12), (2, 8, 12))), (1, 8, 7, 8)],
+    ids=str,
 )
 def test_every_command_takes_every_shape(lab, shape):
     of = f"[{','.join(map(str, shape))}]"
@@ -95,18 +94,6 @@ def test_a_picture_that_fails_costs_a_sentence(lab, monkeypatch, caplog, where):
     assert "fd_pixels" in json.loads((run / "metrics.json").read_text())["values"]
 
 
-def drawn_images(folder, count, side):
-    random = np.random.default_rng(0)
-    folder.mkdir()
-    for i in range(count):
-        first, last = random.integers(256, size=(2, 3))
-        slope = first + (last - first) * np.linspace(0, 1, side)[:, None] * np.ones((side, 1, 1))
-        image = Image.fromarray(slope.round().astype(np.uint8))
-        x, y, radius = random.integers(side // 4, 3 * side // 4, 3)
-        ImageDraw.Draw(image).ellipse([x - radius // 2, y - radius // 2, x + radius // 2, y + radius // 2], fill="red")
-        image.save(folder / f"{i:03}.png")
-
-
 # Prints the peak memory of a command in KiB. A child of the test process would begin with the test process's own peak.
 MEASURED = """
 import resource, subprocess, sys
@@ -119,7 +106,9 @@ sys.exit(code)
 @pytest.mark.thorough
 def test_large_images_take_little_memory(tmp_path):
     """Train, sample and evaluate with the default network, sizes of batches and features; few steps and samples."""
-    drawn_images(tmp_path / "images", 60, 256)
+    (tmp_path / "images").mkdir()
+    for i in range(60):
+        Image.effect_noise((256, 256), 60).save(tmp_path / "images" / f"{i}.png")
     own = ("data=image_folder", "data.root=images", "data.image_size=256", "trainer.max_steps=2")
     few = ("sampler.spacing.num_steps=2", "evaluation.num_samples=64", "metrics.bits_per_dim.num_images=16")
     program = Path(sys.executable).parent / "diffusion-lab"

@@ -21,9 +21,8 @@ def test_the_newest_sweep_or_the_named_one(lab):
     out = lab.done("status")
     assert "outputs/sweeps/new" in out
     assert "models: 2 queued; cells: 2 queued" in out
-    assert "seed=1" in out
-    assert "outputs/sweeps/old" in lab("status", "old")[1]
-    assert "outputs/sweeps/old" in lab("status", "sweep=outputs/sweeps/old")[1]
+    for old in ("old", "sweep=outputs/sweeps/old"):
+        assert "outputs/sweeps/old" in lab.done("status", old)
     assert files(lab.folder) == before
 
 
@@ -36,17 +35,6 @@ def test_trainings_outside_a_sweep(lab):
     assert "models: 1 done, 1 failed" in out  # nobody holds the folder of a
     assert "ended without giving a reason" in out
     write_sweep(lab.folder, "mine")
-    score = lab.folder / "outputs" / "runs" / "a-scored"
-    score.mkdir(parents=True)
-    Status.begin(10).now("running", 5).write(score)
-    with hold(lab.folder / "outputs" / "models" / "a", print), hold(score, print):
-        assert "models: 2 queued, 1 running; cells: 2 queued, 1 running" in " ".join(lab.done("status").split())
+    with hold(lab.folder / "outputs" / "models" / "a", print):
+        assert "models: 2 queued, 1 running; cells: 2 queued" in " ".join(lab.done("status").split())
         assert "models: 2 queued;" in lab.done("status", "mine")
-
-
-def test_a_sweep_that_is_not_there(lab):
-    lab.refused("status", said="there is no training in outputs; run")
-    (lab.folder / "outputs" / "models" / "ended-at-once").mkdir(parents=True)
-    lab.refused("status", said="there is no training in outputs; run")
-    write_sweep(lab.folder, "mine")
-    lab.refused("status", "yours", said="sweep=yours: there is no such sweep; there are mine")

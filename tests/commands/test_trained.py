@@ -12,36 +12,25 @@ from .conftest import STRIDED, TINY, files, scored
 
 @pytest.mark.thorough
 def test_evaluate_starts_from_the_choices_of_training(lab):
-    lab.given("train", *TINY, "sampler=ddim", *STRIDED)
-    assert "already scored" in lab.done("evaluate")
-    lab.done("evaluate", "sampler.spacing.num_steps=2")
-    samplers = {run["protocol"]["model"]["sampler"] for run in scored(lab.folder)}
-    assert samplers == {f"DDIMSampler(spacing=EvenSpacing(num_steps={k}), eta=0.0)" for k in (2, 3)}
-    assert all(run["protocol"]["samples"]["num_images"] == 8 for run in scored(lab.folder))
-    assert lab("evaluate", "sampler=ddpm")[0] == 0
-    assert "AncestralSampler(spacing=AllSteps())" in {run["protocol"]["model"]["sampler"] for run in scored(lab.folder)}
-
-
-@pytest.mark.thorough
-def test_another_spacing_keeps_the_sampler_of_training(lab):
     lab.given("train", *TINY, "sampler=ddim", "sampler.eta=0.5", *STRIDED)
-    for options in (["sampler/spacing=quadratic", *STRIDED], ["sampler/spacing=all"]):
+    assert "already scored" in lab.done("evaluate")
+    for options in (["sampler.spacing.num_steps=2"], ["sampler/spacing=quadratic", *STRIDED], ["sampler/spacing=all"]):
         lab.done("evaluate", *options)
     assert {run["protocol"]["model"]["sampler"] for run in scored(lab.folder)} == {
         "DDIMSampler(spacing=EvenSpacing(num_steps=3), eta=0.5)",
+        "DDIMSampler(spacing=EvenSpacing(num_steps=2), eta=0.5)",
         "DDIMSampler(spacing=QuadraticSpacing(num_steps=3), eta=0.5)",
         "DDIMSampler(spacing=AllSteps(), eta=0.5)",
     }
+    assert all(run["protocol"]["samples"]["num_images"] == 8 for run in scored(lab.folder))
 
 
 def test_the_bound_kind_tells_which_chain_it_is_of(lab):
     lab.given("train", *TINY, "sampler=ddim", *STRIDED)
-    lab("evaluate", "sampler=ddpm")
+    lab.done("evaluate", "sampler=ddpm")
     kinds = {run["protocol"]["bound"]["kind"] for run in scored(lab.folder)}
-    assert kinds == {
-        "bound of the full chain",
-        "bound of 24 ancestral steps even in log SNR; this sampler has no bound of its own",
-    }
+    assert "bound of the full chain" in kinds
+    assert len(kinds) == 2
 
 
 def test_a_variance_that_training_did_not_read(lab):
@@ -84,23 +73,17 @@ def test_a_later_training_that_is_not_finished_is_named(lab, caplog):
         assert (f"{later.relative_to(lab.folder)} is not finished" in caplog.text) == said
 
 
-@pytest.mark.parametrize("form", ["grid", "png", "npz"])
-def test_sample_writes_what_is_asked(lab, form):
+def test_sample_writes_what_is_asked(lab):
     lab.given("train", *TINY, *STRIDED)
-    lab.done("sample", "num_images=5", "batch_size=2", f"format={form}", "to=drawn")
-    names = files(lab.folder / "drawn")
-    if form == "grid":
-        assert names == ["samples.png"]
-    elif form == "png":
-        assert names == [f"{i:06d}.png" for i in range(5)]
-        with Image.open(lab.folder / "drawn" / names[0]) as image:
-            assert image.size == (8, 8)
-            assert image.mode == "L"
-    else:
-        with np.load(lab.folder / "drawn" / "samples.npz") as archive:
-            assert archive["arr_0"].shape == (5, 8, 8, 1)
-            assert archive["arr_0"].dtype == np.uint8
-            assert archive.files == ["arr_0"]  # no classes, so no arr_1
+    for form in ("grid", "png", "npz"):
+        lab.done("sample", "num_images=5", "batch_size=2", f"format={form}", f"to={form}")
+    assert files(lab.folder / "grid") == ["samples.png"]
+    assert files(lab.folder / "png") == [f"{i:06d}.png" for i in range(5)]
+    with Image.open(lab.folder / "png" / "000000.png") as image:
+        assert (image.size, image.mode) == ((8, 8), "L")
+    with np.load(lab.folder / "npz" / "samples.npz") as archive:
+        assert archive.files == ["arr_0"]  # no classes, so no arr_1
+        assert (archive["arr_0"].shape, archive["arr_0"].dtype) == ((5, 8, 8, 1), np.uint8)
 
 
 def test_a_trajectory_is_an_animation_from_noise_to_image(lab):

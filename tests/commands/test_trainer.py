@@ -1,17 +1,17 @@
 """Callbacks of the user's own beside ours, the held-out loss, what ends a training, and options of Lightning's Trainer."""
 
 import csv
-import re
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from diffusion_lab.store import ModelDirectory, newest_model, read_json
+from diffusion_lab.store import ModelDirectory, newest_model
 from diffusion_lab.training.saving import load_state
 
+from .cluster import STOP, assert_same_training, assert_same_weights, rows
 from .conftest import STRIDED, TINY
-from .test_resume import EVERYTHING, Training, assert_same_bits, interrupted, same
+from .test_resume import EVERYTHING, assert_survives, same
 
 TRAIN = [*TINY, *STRIDED, "score=false"]
 VALIDATED = ["val.every_n_steps=2", "val.num_images=16"]
@@ -83,9 +83,7 @@ def test_validating_changes_no_bit_of_training(lab):
         lab.done("train", *options, f"outputs=every{every}", f"val.every_n_steps={every}")
     without, watched = model_of(lab, "every0"), model_of(lab, "every1")
     assert without.path.name == watched.path.name
-    for name in without.weight_names:
-        a, b = load_file(without.weights(name)), load_file(watched.weights(name))
-        assert all(torch.equal(a[key], b[key]) for key in a)
+    assert_same_weights(without, watched)
     a, b = log_of(without), log_of(watched)
     for step, row in a.items():
         assert {k: v for k, v in b[step].items() if k in row and "second" not in k} == {
@@ -113,14 +111,12 @@ def test_every_family_has_a_held_out_loss(lab, family):
 def test_a_run_with_early_stopping_that_is_killed_is_the_run(tmp_path, zygote):
     early = [*EARLY[:-1], "+callbacks.early_stopping.patience=7", *VALIDATED]
     options = [*EVERYTHING, *early, "trainer.max_steps=60"]  # ends at step 16
-    whole, torn = (Training(zygote.start, tmp_path / name, *options) for name in ("whole", "torn"))
-    whole.finish()
-    assert interrupted(torn, 4, 15) >= 3
-    assert_same_bits(whole, torn)
-    for training in (whole, torn):
-        assert read_json(training.directory.training)["ended_by"] == "callbacks.early_stopping"
-        assert read_json(training.directory.training)["steps"] == 16
-    a, b = (load_state(training.directory.resume)["callbacks"] for training in (whole, torn))
+    assert_survives(zygote.start, tmp_path, *options, kills=4, steps=15)
+    whole, torn = (newest_model(tmp_path / name / "outputs") for name in ("whole", "torn"))
+    for model in (whole, torn):
+        training = model.read_training()
+        assert (training["steps"], training["ended_by"]) == (16, "callbacks.early_stopping")
+    a, b = (load_state(model.resume)["callbacks"] for model in (whole, torn))
     (key,) = [key for key in a if key.startswith("EarlyStopping")]
     assert same(a[key], b[key])
 
@@ -151,20 +147,6 @@ def test_a_budget_that_the_user_gives_takes_the_place_of_the_default(lab, budget
 
 UNVALIDATED = [*TINY, *STRIDED, "score=false", "val.every_n_steps=0"]
 SIX = [*UNVALIDATED, "trainer.max_steps=6"]
-STOP = """
-import os, signal
-from pathlib import Path
-from lightning import Callback
-
-class StopOnce(Callback):
-    '''SIGTERM after a step, if the file `stop` holds its number.'''
-
-    def on_train_batch_end(self, trainer, *_):
-        stop = Path("stop")
-        if stop.is_file() and trainer.global_step == int(stop.read_text()):
-            stop.unlink()
-            os.kill(os.getpid(), signal.SIGTERM)
-"""
 
 
 HARMLESS = [
@@ -184,8 +166,7 @@ def test_options_that_only_watch_are_the_same_model(lab):
     assert code == 0, err
     watched = newest_model(lab.folder / "watched")
     assert watched.path.name == plain.path.name
-    a, b = load_file(plain.weights("raw")), load_file(watched.weights("raw"))
-    assert all(torch.equal(a[key], b[key]) for key in a)
+    assert_same_weights(plain, watched)
     assert "training  50 %" not in out
     assert "Total params" in out + err
     assert "run_training_batch" in out
@@ -200,9 +181,7 @@ def test_a_training_goes_on_in_other_parts(lab):
     assert lab(*run)[0] == 0
     (lab.folder / "stop").write_text("3")
     assert lab(*run, "outputs=torn", "trainer.accumulate_grad_batches=4")[0] == 143
-    code, out, err = lab(*run, "outputs=torn")
-    assert code == 0, err
-    assert "resuming from" in out
+    assert "resuming from" in lab.done(*run, "outputs=torn")
     whole, torn = newest_model(lab.folder / "outputs"), newest_model(lab.folder / "torn")
     assert whole.path.name == torn.path.name
     a, b = load_file(whole.weights("raw")), load_file(torn.weights("raw"))
@@ -233,21 +212,11 @@ def test_options_that_shape_training_resume_to_the_bit(lab, options):
     assert lab(*run)[0] == 0
     for step in ("3", "4"):
         (lab.folder / "stop").write_text(step)
-        code, _, err = lab(*run, "outputs=torn")
-        assert code == 143, err
-    code, out, err = lab(*run, "outputs=torn")
-    assert code == 0, err
-    assert "resuming from" in out
+        assert lab(*run, "outputs=torn")[0] == 143
+    assert "resuming from" in lab.done(*run, "outputs=torn")
     whole, torn = newest_model(lab.folder / "outputs"), newest_model(lab.folder / "torn")
-    assert whole.path.name == torn.path.name
-    for name in whole.weight_names:
-        a, b = load_file(whole.weights(name)), load_file(torn.weights(name))
-        assert all(torch.equal(a[key], b[key]) for key in a), name
-    rows = [
-        {step: re.sub("second.*", "", str(sorted(row.items()))) for step, row in log_of(m).items()}
-        for m in (whole, torn)
-    ]
-    assert [*rows[0]] == [*rows[1]] == list("123456")
+    assert_same_training(whole, torn)
+    assert [row["step"] for row in rows(whole)] == list("123456")
     lab("train", *SIX, "network.dropout=0.1", "+callbacks.stop._target_=stops.StopOnce")
     assert len(list((lab.folder / "outputs" / "models").iterdir())) == 2, "it is another model"
 
@@ -262,31 +231,24 @@ def test_the_same_batches_are_learned_by_heart(lab):
         f"        with open({str(seen)!r}, 'a') as file:\n"
         "            print(batch[0].sum().item(), file=file)\n"
     )
-    code, _, err = lab("train", *SIX, "+trainer.overfit_batches=2", "+callbacks.show._target_=shows.Show")
-    assert code == 0, err
+    lab.done("train", *SIX, "+trainer.overfit_batches=2", "+callbacks.show._target_=shows.Show")
     sums = seen.read_text().split()
     assert sums[:2] * 3 == sums
     assert sums[0] != sums[1]
 
 
 def test_min_steps_holds_back_early_stopping_and_no_signal(lab):
-    early = [*UNVALIDATED, *VALIDATED, *EARLY, "trainer.max_steps=20", "+trainer.min_steps=10"]
-    code, out, err = lab("train", *early)
-    assert code == 0, err
-    assert "training ended by callbacks.early_stopping after 10 steps" in out
     (lab.folder / "stops.py").write_text(STOP)
     (lab.folder / "stop").write_text("3")
-    code, _, err = lab("train", *early, "+callbacks.stop._target_=stops.StopOnce")
+    run = ["train", *UNVALIDATED, *VALIDATED, *EARLY, "trainer.max_steps=20", "+trainer.min_steps=10"]
+    run += ["+callbacks.stop._target_=stops.StopOnce"]
+    code, _, err = lab(*run)
     assert (code, "SIGTERM at step 3" in err) == (143, True)
+    assert "training ended by callbacks.early_stopping after 10 steps" in lab.done(*run)
 
 
 def test_a_callback_acts_at_the_end_of_epochs_that_have_one(lab):
-    early = [
-        *EARLY,
-        "+callbacks.early_stopping.check_on_train_epoch_end=true",
-        "val.every_n_steps=1",
-        "val.num_images=16",
-    ]
-    code, out, err = lab("train", *UNVALIDATED, *early, "trainer.max_steps=20", "+trainer.limit_train_batches=3")
-    assert code == 0, err
+    early = [*EARLY, "+callbacks.early_stopping.check_on_train_epoch_end=true", "val.every_n_steps=1"]
+    epochs = ["val.num_images=16", "trainer.max_steps=20", "+trainer.limit_train_batches=3"]
+    out = lab.done("train", *UNVALIDATED, *early, *epochs)
     assert "training ended by callbacks.early_stopping after 9 steps" in out

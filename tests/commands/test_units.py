@@ -1,22 +1,14 @@
 """Real data: samples leave in their units, and the mask of missing values reaches the loss and the scores."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
 
 from diffusion_lab import load
 
-from .conftest import STRIDED, TINY
+from .conftest import STRIDED, TINY, scored
 
-POINTS = [
-    "data=arrays",
-    "data.train=a.npy",
-    "network=diffusion/points",
-    "network.hidden=8",
-    "schedule.num_timesteps=24",
-]
+POINTS = ["data=arrays", "data.train=a.npy", "network=diffusion/points", "network.hidden=8"]
 POINTS += [option for option in TINY if not option.startswith("network.")] + STRIDED
 
 
@@ -45,9 +37,8 @@ def test_samples_are_in_the_units_of_the_data(lab, points):
 
 def test_a_density_states_what_its_units_add(lab, points):
     lab.done("train", *POINTS)
-    (file,) = lab.folder.glob("outputs/runs/*/metrics.json")
-    told = json.loads(file.read_text())["protocol"]["bound"]["log2_scale"]
-    assert told == pytest.approx(np.log2([5, 0.01]).mean(), abs=0.4)
+    (run,) = scored(lab.folder)
+    assert run["protocol"]["bound"]["log2_scale"] == pytest.approx(np.log2([5, 0.01]).mean(), abs=0.4)
 
 
 @pytest.mark.parametrize("family", ["diffusion", "gan", "vae", "flow"])
@@ -64,9 +55,7 @@ def test_missing_values_are_left_out_and_said(lab, points):
     with_vae = ["data=arrays", "data.train=a.npy", "model=vae", "network=vae/points", "data.missing=mask"]
     lab.refused("train", *with_vae, said="only model=diffusion leaves missing values out")
     lab.done("train", *POINTS, "data.missing=mask")
-    (file,) = lab.folder.glob("outputs/runs/*/metrics.json")
-    absent = json.loads(file.read_text())["protocol"]["absent"]
-    assert "have missing values" in absent["bits_per_dim"]
-    assert "have missing values" in absent["fd_pixels"]
+    (run,) = scored(lab.folder)
+    assert all("have missing values" in run["protocol"]["absent"][name] for name in ("bits_per_dim", "fd_pixels"))
     lab.done("sample", "format=npy", "num_images=6")
     assert np.isfinite(np.load("samples/samples.npy")).all()
