@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from itertools import groupby
 from statistics import fmean
 
-from diffusion_lab.report.comparison import Difference, Measured, Ranking, holm, listed, ranking
+from diffusion_lab.report.comparison import Difference, Measured, Ranking, decimals_of, holm, listed, ranking
 from diffusion_lab.report.curves import SAMPLING, TRAINING, sentences
-from diffusion_lab.report.table import NONE, Cell, Group, Row, Standing, Table, decimals_of, measured, values_of
+from diffusion_lab.report.table import NONE, Cell, Group, Row, Standing, Table, measured, values_of
 from diffusion_lab.report.wording import Column, columns, distinguishing, label
 from diffusion_lab.store.measures import LOW, Measure
 

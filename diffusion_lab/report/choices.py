@@ -27,6 +27,8 @@ _OF_ALL_FAMILIES = _OF_GIVEN | {
     "seed", "condition", "train_images", "evaluation", "trainer.max_steps", "trainer.max_time"
 }  # fmt: skip
 
+_BARE = ("true", "false", "none")  # words that say nothing without the name of their axis
+
 Options = Mapping[str, Any]  # by dotted name
 Recorded = Mapping[str, str | None]  # group (sampler/spacing) -> its choice
 
@@ -137,6 +139,11 @@ def _names(options: Sequence[Options], recorded: Sequence[Recorded]) -> dict[str
             what: name if short.count(name := target.rpartition(".")[2]) == 1 else target for target, what, _ in built
         }
     return names
+
+
+def with_axis(axis: str, value: str) -> str:
+    """The value of an axis where no heading names the axis: "ddim", but "scale 2" and "guidance none"."""
+    return value if value[0].isalpha() and value.lower() not in _BARE else f"{axis} {value}"
 
 
 def _built(group: str, options: Options) -> str:

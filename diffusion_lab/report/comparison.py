@@ -19,6 +19,7 @@ Among many comparisons some differ by chance. `holm` bounds the probability that
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -243,3 +244,8 @@ def _kept_seeds(sets: Sequence[frozenset[str]]) -> list[frozenset[str]]:
         if not kept or (len(seeds) == len(kept[0]) and all(map(seeds.isdisjoint, kept))):
             kept.append(seeds)
     return kept
+
+
+def decimals_of(size: float, digits: int) -> int:
+    """The number of decimals that shows `digits` significant digits of a number of this size."""
+    return max(0, digits - 1 - math.floor(math.log10(size)))

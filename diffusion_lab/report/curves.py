@@ -15,8 +15,9 @@ from itertools import chain, combinations
 
 import numpy as np
 
+from diffusion_lab.report.choices import with_axis
 from diffusion_lab.report.comparison import LEVEL, paired_p
-from diffusion_lab.report.table import Choice, Group, Row, Table, sets_steps, with_axis
+from diffusion_lab.report.table import Choice, Group, Row, Table, sets_steps
 from diffusion_lab.store.measures import LOW, SECONDS, TRAINING_SECONDS, Measure
 from diffusion_lab.store.options import grouped
 from diffusion_lab.store.weights import is_snapshot

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from diffusion_lab.report.answers import effect_of
-from diffusion_lab.report.choices import reads_as_number
+from diffusion_lab.report.choices import reads_as_number, with_axis
 from diffusion_lab.report.curves import SAMPLING, TRAINING, Cost, ranked_measures, rows_along, sentences, training_lines
 from diffusion_lab.report.panels import (
     COLOUR,
@@ -29,7 +29,7 @@ from diffusion_lab.report.panels import (
     Plot,
     Series,
 )
-from diffusion_lab.report.table import Group, Row, Table, by_choice, sets_steps, values_of, with_axis
+from diffusion_lab.report.table import Group, Row, Table, by_choice, sets_steps, values_of
 from diffusion_lab.report.wording import columns, label
 from diffusion_lab.store.measures import LOW, SECONDS, SEEDS, Measure
 

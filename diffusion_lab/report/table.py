@@ -6,15 +6,14 @@ marked if it is certain. Choices with identical samples, because the sampler doe
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from statistics import fmean
 from typing import Any
 
-from diffusion_lab.report.choices import reads_as_number
-from diffusion_lab.report.comparison import Difference, Measured, Ranking, equal, holm, ranking
+from diffusion_lab.report.choices import reads_as_number, with_axis
+from diffusion_lab.report.comparison import Difference, Measured, Ranking, decimals_of, equal, holm, ranking
 from diffusion_lab.store import ModelDirectory, RunDirectory
 from diffusion_lab.store.measures import LOW, Measure, merged, samples_key
 from diffusion_lab.store.options import grouped, short_names
@@ -24,7 +23,6 @@ SEED = "seed"  # averaged over
 NO_SEED = ""  # the seed if seed is not an axis
 NONE = "–"  # a missing option or value
 _MOST_DECIMALS = 6
-_BARE = ("true", "false", "none")  # words that say nothing without the name of their axis
 
 Choice = tuple[str | None, ...]
 
@@ -265,11 +263,6 @@ class Table:
         return short_names(self.axes)
 
 
-def with_axis(axis: str, value: str) -> str:
-    """The value of an axis where no heading names the axis: "ddim", but "scale 2" and "guidance none"."""
-    return value if value[0].isalpha() and value.lower() not in _BARE else f"{axis} {value}"
-
-
 def build_table(gathered: Gathered) -> Table:
     """The table: cells combined over seeds, rows with identical samples merged, and rows grouped by how they were measured."""
     axes = tuple(a for a in gathered.axes if a != SEED and len({cell.choices.get(a) for cell in gathered.cells}) > 1)
@@ -320,11 +313,6 @@ def measured(name: str, cells: Mapping[str, Sequence[Cell]]) -> Measured:
         sources,
         {seed: " ".join(cell.model.path.name for cell in some) for seed, some in cells.items()},
     )
-
-
-def decimals_of(size: float, digits: int) -> int:
-    """The number of decimals that shows `digits` significant digits of a number of this size."""
-    return max(0, digits - 1 - math.floor(math.log10(size)))
 
 
 def _group(rows: list[Row]) -> Group:

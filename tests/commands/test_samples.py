@@ -11,7 +11,7 @@ from PIL import Image
 
 from diffusion_lab.interop.given_images import read_images
 
-from ..data.files_from_others import png
+from ..data.test_files_from_others import png
 from .conftest import STRIDED, TINY
 
 NUM = 8  # of TINY
