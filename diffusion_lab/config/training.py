@@ -99,11 +99,6 @@ class Training:
         cfg, directory, interruption = self.cfg, self.directory, Interruption()
         check_worse(cfg)
         model = build_model(cfg)
-        shape = self.data.shape
-        if len(shape) > 1 and any(getattr(part, "takes_points", False) for part in model.children()):
-            raise ValueError(
-                f"network: this one takes points, but {self.data.name} has the shape {shape}; remove network=…"
-            )
         _start(model, cfg)
         processes = 1 if request is None else request.size * cfg.trainer.get("num_nodes", 1)
         check_shares(self.data.batch_size, processes, cfg.trainer.accumulate_grad_batches)

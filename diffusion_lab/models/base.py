@@ -14,7 +14,7 @@ from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffusion_lab.conditions.condition import nothing
 from diffusion_lab.diffusion.parts import as_conditions, parts
@@ -149,6 +149,12 @@ class GenerativeModel(TrainableModel, ABC):
         return as_conditions(
             [indices.remainder(size) if isinstance(size, int) else y for size, y in zip(sizes, empty, strict=True)]
         )
+
+
+def check_network(network: nn.Module, shape: Sequence[int]) -> None:
+    """ValueError for a network of points alone where the family gives it images, series or volumes."""
+    if len(shape) > 1 and getattr(network, "takes_points", False):
+        raise ValueError(f"this network takes points, but these data have the shape {tuple(shape)}; remove network=…")
 
 
 def check_axes(shape: Sequence[int]) -> None:

@@ -37,7 +37,7 @@ from diffusion_lab.diffusion import (
 )
 from diffusion_lab.diffusion.shapes import Conditions
 from diffusion_lab.diffusion.streams import BOUND
-from diffusion_lab.models.base import Likelihood
+from diffusion_lab.models.base import Likelihood, check_network
 from diffusion_lab.models.compatibility import can_hold_back, check_guidance, check_parts, conditions_for
 from diffusion_lab.models.drawn import DrawnDiffusion, as_likelihood, bound_kind
 from diffusion_lab.models.optimization import Optimization
@@ -118,6 +118,7 @@ class DiffusionModel(DrawnDiffusion):
             **conditions_for(network, sizes),
             **({"held_channels": variance_channels} if variance.stop_gradient and can_hold_back(network) else {}),
         )
+        check_network(self.network, self.shape)
         self.needs_condition = bool(sizes) and not getattr(self.network, "null_class", True)
         if self.needs_condition and condition_dropout > 0:
             raise ValueError(

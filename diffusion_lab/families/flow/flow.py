@@ -29,7 +29,7 @@ from diffusion_lab.diffusion.shapes import Conditions, Images
 from diffusion_lab.diffusion.streams import BOUND, TRAINING
 from diffusion_lab.families.flow.couplings import standard_normal_log_prob
 from diffusion_lab.families.flow.networks import Flow
-from diffusion_lab.models.base import GenerativeModel, Likelihood, check_bounded
+from diffusion_lab.models.base import GenerativeModel, Likelihood, check_bounded, check_network
 from diffusion_lab.models.optimization import Optimization
 
 _DRAWS = 4  # of the noise on an image's levels, averaged in the likelihood
@@ -67,6 +67,7 @@ class FlowModel(GenerativeModel):
         self.shape, self.num_levels, self.num_classes = tuple(shape), num_levels, num_classes
         self.seed, self.optimization, self.temperature = seed, optimization, temperature
         self.network = network(num_classes=num_classes)
+        check_network(self.network, self.shape)
         self.term_names = ("loss", "prior", "log_det", *(("levels",) if num_levels is not None else ()))
 
     def training_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from diffusion_lab.diffusion.shapes import Conditions
 from diffusion_lab.diffusion.streams import TRAINING
 from diffusion_lab.families.gan.adversarial import AdversarialLoss, Regularizer
 from diffusion_lab.families.gan.networks import LatentNetwork
-from diffusion_lab.models.base import GenerativeModel, check_bounded
+from diffusion_lab.models.base import GenerativeModel, check_bounded, check_network
 from diffusion_lab.models.optimization import Optimization, parameters_of
 
 
@@ -72,6 +72,7 @@ class GAN(GenerativeModel):
         self.shape, self.num_levels, self.num_classes = tuple(shape), num_levels, num_classes
         self.seed, self.optimization, self.max_grad_norm = seed, optimization, max_grad_norm
         self.network = network(num_classes=num_classes)
+        check_network(self.network, self.shape)
         self.discriminator = discriminator(num_classes=num_classes, spectral_norm=spectral_norm)
         self.loss, self.regularizer = loss, regularizer
         self.sum_names = ("penalty",) if regularizer.penalises else ()

@@ -22,7 +22,7 @@ from diffusion_lab.diffusion.streams import BOUND, DECODER, TRAINING
 from diffusion_lab.families.vae.elbo import Prior, importance_weighted, log_weight, paid_rate
 from diffusion_lab.families.vae.likelihoods import DecoderLikelihood
 from diffusion_lab.families.vae.networks import Autoencoder
-from diffusion_lab.models.base import GenerativeModel, Likelihood, check_axes
+from diffusion_lab.models.base import GenerativeModel, Likelihood, check_axes, check_network
 from diffusion_lab.models.optimization import Optimization
 
 IMPORTANCE_DRAWS = 64  # K of the importance-weighted bound
@@ -77,6 +77,7 @@ class VAE(GenerativeModel):
         self.network = network(
             out_channels=self.shape[0] * decoder_likelihood.outputs_per_channel, num_classes=num_classes
         )
+        check_network(self.network, self.shape)
         self.prior = prior(latent_dim=self.network.latent_dim, num_classes=num_classes)
         if free_bits > 0 and not self.prior.by_dimension:
             raise ValueError(
