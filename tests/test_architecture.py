@@ -16,7 +16,7 @@ ORDER = [
     *("data", "models", "families", "training", "interop"),
     *("metrics", "sweeps", "report", "config", "commands"),
 ]
-# Those of the standard library say what a class is; they bring nothing into the theory.
+# torch, its type annotations, and modules of the standard library that define classes and functions.
 THEORY_IMPORTS = {"torch", "jaxtyping", "math", "typing", "dataclasses", "functools", "abc"}
 THEORY_IMPORTS |= {"collections", "collections.abc"}
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -166,10 +166,8 @@ def latent_pictures(
 def condition_picture(model: GenerativeModel, data: DataModule, seed: int, split: str = "test") -> Tensor | None:
     """(FIELDS · (2 + DRAWS), *shape), float32 on the CPU: a field of the split, enlarged, its image, and samples for the field.
 
-    Beside images with levels, fields outside of [−1, 1], which are normalised, are drawn from their lowest value, black, to their
-    highest, white.
-
-    None if no condition is a field.
+    Beside images with levels, normalised fields, which leave [−1, 1], are scaled so that their lowest value is black and their
+    highest white. None if no condition is a field.
     """
     if not any(map(has_field, model.conditions)):
         return None
@@ -182,7 +180,7 @@ def condition_picture(model: GenerativeModel, data: DataModule, seed: int, split
         shown = shown.mean(1, keepdim=True).expand_as(x_0)
     low, high = shown.aminmax()
     if data.num_levels is not None and max(-low, high) > 1:
-        shown = 2 * (shown - low) / (high - low) - 1
+        shown = 2 * (shown - low) / (high - low).clamp(min=1e-9) - 1
     rows = torch.stack([shown, x_0], 1), draws.unflatten(0, (len(x_0), DRAWS))
     found = torch.cat(rows, 1).flatten(0, 1).cpu()
     return found if data.num_levels is None else found.clamp(-1, 1)

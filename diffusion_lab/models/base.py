@@ -152,7 +152,7 @@ class GenerativeModel(TrainableModel, ABC):
 
 
 def check_network(network: nn.Module, shape: Sequence[int]) -> None:
-    """ValueError for a network of points alone where the family gives it images, series or volumes."""
+    """ValueError for a network with `takes_points`, whose input is (B, D), where the family gives it images, series or volumes."""
     if len(shape) > 1 and getattr(network, "takes_points", False):
         raise ValueError(f"this network takes points, but these data have the shape {tuple(shape)}; remove network=…")
 

@@ -135,13 +135,14 @@ def _set(axes: Axes, which: str, scale: Scale) -> None:
     # Limits come first, or a log scale would choose its own where all points have one value.
     axes.set(**{f"{which}lim": (scale.low, scale.high)})
     axes.set(**{f"{which}scale": "log" if scale.log else "linear"})
-    axis.set_major_locator(MaxNLocator(5))  # more may overlap
     if scale.log:
         # Ticks over several decades at 1, 10, 100; over one at 1, 2, 5; over less as on a linear axis.
         decades = math.log10(scale.high / scale.low)
         several = LogLocator(subs=(1.0,) if decades > 2 else (1.0, 2.0, 5.0))
         axis.set_major_locator(several if decades > 1 else MaxNLocator(4))
         axis.set_major_formatter("{x:.10g}")
+    else:
+        axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))  # round numbers; more of them may overlap
     if scale.ticks:
         axis.set_ticks(*zip(*scale.ticks, strict=True))
     axis.set_minor_locator(NullLocator())

@@ -25,8 +25,8 @@ _MOST_GROUPS = 4  # groups with plots; with more, nothing is being compared
 def make_report(sweep: SweepDirectory, to: Path | None = None, show: bool = False) -> Path:
     """Write the report on a sweep, finished or not, to its folder `report` or to `to`; returns the path of its page.
 
-    show: print the tables first. A file of the user that has one of our names is kept, and ours is written beside it; a sentence
-    says so. RunError if the sweep cannot be read.
+    show: print the tables first. A file of the user that has one of our names is kept, ours is written beside it, and both are
+    named on the terminal. RunError if the sweep cannot be read.
     """
     return _write(read_sweep(sweep), to or sweep.report, f"diffusion-lab report sweep={sweep.path.name}", show)
 

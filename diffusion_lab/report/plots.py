@@ -199,7 +199,7 @@ def trade_off(table: Table, group: Group) -> Iterator[Plot]:
         differ = [i for i, values in enumerate(zip(*parts, strict=True)) if len(set(values)) > 1]
         for number, (choice, part) in enumerate(parts.items()):
             part.sort(key=lambda row: float(row.choice[place] or "-inf"))
-            name = " · ".join(with_axis(table.names[others[i]], value) for i in differ if (value := choice[i]))
+            name = " · ".join(with_axis(table.names[others[i]], choice[i] or "none") for i in differ)
             points = _series(part, precision, along, name, number, number)
             series.append(replace(points, labels=[row.names[place] or "none" for row in part]))
     yield Plot(

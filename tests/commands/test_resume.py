@@ -85,7 +85,7 @@ class Training:
 
 
 def assert_same_bits(one: ModelDirectory, other: ModelDirectory) -> None:
-    """The log, the weights, and what training goes on from."""
+    """The log, the weights and the checkpoints are equal."""
     assert_same_training(one, other)
     assert list(one.branches) == list(other.branches)
     for file in (one.resume, *one.branches.values()):

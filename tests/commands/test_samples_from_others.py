@@ -69,7 +69,7 @@ def pickled(folder: Path) -> str:
     return "bad.npz"
 
 
-# How what samples=… finds is written, and what is said of it.
+# How the files for samples=… are written, and a part of the message.
 SAMPLES = {
     "nothing there": (lambda folder: "bad.npz", "There is no bad.npz"),
     "a pickle called npz": (pickled, "is not a readable npz of images"),

@@ -107,7 +107,7 @@ def test_other_programs_of_hydra_search_nothing_of_ours(lab, write):
 
 
 def test_a_choice_called_trained_is_refused(lab, write):
-    """In evaluate and sample this name stands for the choice of the training."""
+    """In evaluate and sample, `trained` is the choice that the model was trained with."""
     lab.given("train", *TINY, *STRIDED)
     write("conf/sampler/trained.yaml", "defaults: [ddim]\n")
     lab.refused("sample", "sampler=trained", said="sampler/trained.yaml")

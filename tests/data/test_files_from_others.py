@@ -1,4 +1,4 @@
-"""Image files as others make them: each is shown as it should be, named in one sentence, or left out if that is asked for."""
+"""Image files of other programs: each is read correctly, refused in one sentence, or skipped where the option says so."""
 
 import io
 import struct
@@ -67,7 +67,7 @@ def halves(top: tuple[int, int, int], bottom: tuple[int, int, int]) -> Callable[
 
 JPEG = encoded(PHOTO, "JPEG", quality=95)
 BROKEN = "is not an image that can be read"
-# What it is -> (file name, content, what is shown (rows, columns, RGB) or part of what is said).
+# Kind of file -> (name, content, the picture (rows, columns, RGB) or a part of the message).
 FILES: dict[str, tuple[str, bytes, str | Callable[[np.ndarray], bool]]] = {
     "16-bit RGB PNG": ("a.png", deep_png(), lambda shown: np.array_equal(shown, SQUARE)),
     "palette, one colour transparent": ("a.png", transparent_palette(), halves((255, 255, 255), (0, 0, 255))),

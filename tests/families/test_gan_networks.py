@@ -68,7 +68,7 @@ def test_a_generator_starts_without_classes_and_learns_of_all(kind):
 
 @KINDS
 def test_the_projection_is_linear_in_the_features(kind):
-    """D(x, y) − D(x, y') = ⟨table[y] − table[y'], h(x)⟩: two different tables of one class differ by what they are in h."""
+    """D(x, y) − D(x, y') = ⟨table[y] − table[y'], h(x)⟩: for two classes, D differs by a linear function of h."""
     _, discriminator = pair(kind, num_classes=3)
     x = image(kind, 4)
     seen = []
