@@ -46,13 +46,14 @@ def missing(names: list[str]) -> list[str]:
 
 
 class Measures:
-    """How far samples are from the test images; the floor is that of as many training images. cache: a folder.
+    """How far samples are from the test images, or another split; the floor is that of as many training images. cache: a folder.
 
     The Fréchet distance of features that were trained without labels; the sliced Wasserstein distance, which needs no network; and,
     where there are features that were trained with labels, their Fréchet distance.
     """
 
-    def __init__(self, images: Images, cache: Path) -> None:
+    def __init__(self, images: Images, cache: Path, split: str = "test") -> None:
+        self._split = split
         self._data = images.module(batch_size=1, seed=0)
         self._data.prepare()
         self._references = []
@@ -65,16 +66,16 @@ class Measures:
         """Distances, and how many samples are copies: as near to a training image as the nearest 1 % of test images, by the first
         features."""
         reference, *_ = self._references
-        train, test = (reference.vectors(split) for split in ("train", "test"))
-        search = NearestImages(self._seen(reference, x), test, known=train)
+        train, held_out = (reference.vectors(split) for split in ("train", self._split))
+        search = NearestImages(self._seen(reference, x), held_out, known=train)
         search.see(train, 0)
         return self.distances(x) | {COPIES: within_held_out_quantile(*search.distances(), FEW).value}
 
     def distances(self, x: Tensor) -> dict[str, float]:
         """Of samples, float32 (B, C, H, W) in [−1, 1], rounded to the data's levels first."""
         first, *others = self._references
-        test = self._images("test", len(x))
-        bands = sliced_wasserstein(quantise(x[: len(test)], self._data.num_levels), test, _PATCHES, seed=0)
+        real = self._images(self._split, len(x))
+        bands = sliced_wasserstein(quantise(x[: len(real)], self._data.num_levels), real, _PATCHES, seed=0)
         found = self._distance(first, x) | {SLICED: sum(bands.values()) / len(bands)}
         for other in others:
             found |= self._distance(other, x)
@@ -82,7 +83,7 @@ class Measures:
 
     def _distance(self, reference: Reference, x: Tensor) -> dict[str, float]:
         seen = FeatureStatistics(reference.features.dim, [self._seen(reference, x)]).compute()
-        return {reference.features.metric_name: frechet_distance(seen, reference.moments("test"))}
+        return {reference.features.metric_name: frechet_distance(seen, reference.moments(self._split))}
 
     def _seen(self, reference: Reference, x: Tensor) -> Tensor:
         return torch.cat([reference.features(quantise(b, self._data.num_levels)) for b in x.split(_SEEN_AT_ONCE)])

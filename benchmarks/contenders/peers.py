@@ -72,9 +72,13 @@ class Recipe:
     flip: bool = False
 
 
+def adamw(lr: float) -> Callable[[Iterable[nn.Parameter]], Optimizer]:
+    return lambda parameters: AdamW(parameters, lr=lr, betas=(0.9, 0.99), weight_decay=0.0)
+
+
 BEST = Recipe(
     batch_size=32,
-    optimizer=lambda parameters: AdamW(parameters, lr=1e-3, betas=(0.9, 0.99), weight_decay=0.0),
+    optimizer=adamw(1e-3),
     learning_rate=CosineDecay(warmup_steps=100),
     average=WarmAverage,
     bf16=True,
@@ -82,10 +86,10 @@ BEST = Recipe(
 
 
 class Peer(Contender):
-    """A subclass builds the module and says what is in it."""
+    """A subclass builds the module and says what is in it. num_steps: of its own sampler, if not those of all."""
 
-    def __init__(self, base: int, recipe: Recipe) -> None:
-        self.base, self.recipe = base, recipe
+    def __init__(self, base: int, recipe: Recipe, num_steps: int | None = None) -> None:
+        self.base, self.recipe, self.num_steps = base, recipe, num_steps
 
     @abstractmethod
     def build(self, shape: Sequence[int]) -> nn.Module:
@@ -152,7 +156,7 @@ class Peer(Contender):
     @contextmanager
     def at(self, folder: Path, moment: float, budget: Budget, num_steps: int) -> Iterator[Trained]:
         module = self.build(budget.data.shape).to(budget.device).eval()
-        weights = load_file(_file(folder, moment), budget.device)
+        weights, own_steps = load_file(_file(folder, moment), budget.device), self.num_steps or num_steps
         with torch.no_grad():
             for i, parameter in enumerate(module.parameters()):
                 parameter.copy_(weights[str(i)])
@@ -160,9 +164,9 @@ class Peer(Contender):
         def own(indices: Tensor, seed: int) -> Tensor:
             # A peer keys no image by its index: a batch is keyed by its first.
             generator = torch.Generator(budget.device).manual_seed(seed * 2**32 + int(indices[0]))
-            return self.own(module, (len(indices), *budget.data.shape), generator, num_steps)
+            return self.own(module, (len(indices), *budget.data.shape), generator, own_steps)
 
-        yield Trained(*in_our_terms(self.network(module), *self.conventions(module)), own, num_steps)
+        yield Trained(*in_our_terms(self.network(module), *self.conventions(module)), own, own_steps)
 
 
 def _file(folder: Path, moment: float) -> Path:
@@ -195,18 +199,37 @@ DIFFUSERS_SHIPPED = Recipe(
 )
 
 
-class Diffusers(Peer):
-    """Linear schedule. Its own sampler: the example's DDPMScheduler; at its best, DDIMScheduler from T on.
+# Its own samplers: the scheduler of that name with these options. DDPMScheduler is its example's.
+_SDE = {"algorithm_type": "sde-dpmsolver++"}
+DIFFUSERS_SAMPLERS: dict[str, tuple[str, dict]] = {
+    "ddpm": ("DDPMScheduler", {}),
+    "ddim": ("DDIMScheduler", {"timestep_spacing": "trailing"}),  # from T on
+    "dpm_solver": ("DPMSolverMultistepScheduler", {}),
+    "dpm_solver_sde": ("DPMSolverMultistepScheduler", _SDE),
+    "dpm_solver_sde_log_snr": ("DPMSolverMultistepScheduler", _SDE | {"use_lu_lambdas": True}),  # even in log SNR
+}
 
-    prediction: "epsilon", the example's default, or "v_prediction". The network has our blocks: three levels of base, 2·base and
-    4·base channels, one block a level, attention at the coarsest.
+
+class Diffusers(Peer):
+    """prediction: "epsilon", the example's default, or "v_prediction". betas: "linear", its default, or "squaredcos_cap_v2", the
+    cosine. sampler: a name in DIFFUSERS_SAMPLERS.
+
+    The network has our blocks: three levels of base, 2·base and 4·base channels, one block a level, attention at the coarsest.
     """
 
     requires = "diffusers"
 
-    def __init__(self, base: int, recipe: Recipe, prediction: str = "epsilon") -> None:
-        super().__init__(base, recipe)
-        self.prediction = prediction
+    def __init__(
+        self,
+        base: int,
+        recipe: Recipe,
+        prediction: str = "epsilon",
+        betas: str = "linear",
+        sampler: str = "ddim",
+        num_steps: int | None = None,
+    ) -> None:
+        super().__init__(base, recipe, num_steps)
+        self.prediction, self.betas, self.sampler = prediction, betas, sampler
 
     def build(self, shape: Sequence[int]) -> nn.Module:
         from diffusers import UNet2DModel
@@ -238,11 +261,10 @@ class Diffusers(Peer):
         return self._ddpm.alphas_cumprod, prediction
 
     def own(self, module: nn.Module, shape: Sequence[int], generator: torch.Generator, num_steps: int) -> Tensor:
-        from diffusers import DDIMScheduler
+        import diffusers
 
-        scheduler = self._ddpm
-        if self.recipe is BEST:
-            scheduler = DDIMScheduler.from_config(scheduler.config, timestep_spacing="trailing")
+        name, options = DIFFUSERS_SAMPLERS[self.sampler]
+        scheduler = getattr(diffusers, name).from_config(self._ddpm.config, **options)
         scheduler.set_timesteps(num_steps)
         x = torch.randn(*shape, generator=generator, device=generator.device)
         for t in scheduler.timesteps:
@@ -253,7 +275,7 @@ class Diffusers(Peer):
     def _ddpm(self) -> DDPMScheduler:
         from diffusers import DDPMScheduler
 
-        return DDPMScheduler(num_train_timesteps=1000, prediction_type=self.prediction)
+        return DDPMScheduler(1000, beta_schedule=self.betas, prediction_type=self.prediction)
 
 
 class LucidrainsAverage:
@@ -283,15 +305,31 @@ LUCIDRAINS_SHIPPED = Recipe(
 
 
 class Lucidrains(Peer):
-    """Sigmoid schedule, velocity prediction, images in [0, 1] outside. Its own sampler: the DDIM of `sampling_timesteps`."""
+    """Velocity prediction, images in [0, 1] outside. Its own sampler: the DDIM of `sampling_timesteps`.
+
+    betas: "sigmoid", its default, or "cosine". heads: of attention, which it has at each level. eta: of DDIM; 1 is ancestral.
+    """
 
     requires = "denoising_diffusion_pytorch"
+
+    def __init__(
+        self,
+        base: int,
+        recipe: Recipe,
+        betas: str = "sigmoid",
+        heads: int = 4,
+        eta: float = 0.0,
+        num_steps: int | None = None,
+    ) -> None:
+        super().__init__(base, recipe, num_steps)
+        self.betas, self.heads, self.eta = betas, heads, eta
 
     def build(self, shape: Sequence[int]) -> nn.Module:
         from denoising_diffusion_pytorch import GaussianDiffusion, Unet
 
-        unet = Unet(dim=self.base, dim_mults=(1, 2, 4), channels=shape[0])
-        return GaussianDiffusion(unet, image_size=shape[1], timesteps=1000)
+        unet = Unet(dim=self.base, dim_mults=(1, 2, 4), channels=shape[0], attn_heads=self.heads)
+        about = {"beta_schedule": self.betas, "ddim_sampling_eta": self.eta}
+        return GaussianDiffusion(unet, image_size=shape[1], timesteps=1000, **about)
 
     def loss(self, module: nn.Module, x_0: Tensor) -> Tensor:
         return module((x_0 + 1) / 2)
@@ -309,11 +347,13 @@ class Lucidrains(Peer):
 
 
 PEERS: dict[str, Peer] = {
-    f"{library}-{base}-{setting}": peer(base, recipe)
-    for library, peer, shipped in (
-        ("diffusers", Diffusers, DIFFUSERS_SHIPPED),
-        ("ddpm-pytorch", Lucidrains, LUCIDRAINS_SHIPPED),
-    )
+    f"{library}-{base}-{setting}": peer
     for base in (16, 32)
-    for setting, recipe in (("shipped", shipped), ("best", BEST))
-} | {f"diffusers-{base}-velocity": Diffusers(base, BEST, "v_prediction") for base in (16, 32)}
+    for library, setting, peer in (
+        ("diffusers", "shipped", Diffusers(base, DIFFUSERS_SHIPPED, sampler="ddpm")),
+        ("diffusers", "best", Diffusers(base, BEST)),
+        ("diffusers", "velocity", Diffusers(base, BEST, "v_prediction")),
+        ("ddpm-pytorch", "shipped", Lucidrains(base, LUCIDRAINS_SHIPPED)),
+        ("ddpm-pytorch", "best", Lucidrains(base, BEST)),
+    )
+}
