@@ -51,6 +51,8 @@ def _run_folders(patterns: list[str], outputs: Path) -> list[Path]:
         if not matches:
             raise MistakeError(f"runs={pattern}: there is no such folder, here or in {runs_folder(outputs)}")
         for match in matches:
-            inside = [] if RunDirectory(match).metrics.is_file() else [run.path for run in scored_runs(match)]
-            folders += inside or [match]
+            scored = [match] if RunDirectory(match).metrics.is_file() else [run.path for run in scored_runs(match)]
+            if not scored:
+                raise MistakeError(f"runs={pattern}: no score is in {match}: name folders of {runs_folder(outputs)}")
+            folders += scored
     return folders

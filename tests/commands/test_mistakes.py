@@ -194,6 +194,7 @@ evaluate samples=a.npz
 evaluate samples=a.npz data=digits sampler=ddim
 report
 report runs=nowhere/*
+report runs=.
 """
 
 
