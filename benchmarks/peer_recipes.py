@@ -17,6 +17,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -28,16 +29,17 @@ from contenders.peers import BEST, Diffusers, Lucidrains, Peer, WarmAverage, ada
 from diffusion_lab.data.mnist import FashionMNIST
 from diffusion_lab.store.files import write_whole
 from diffusion_lab.training.speed import keep_freed_memory
+from diffusion_lab.versions import versions
 
 os.environ.setdefault("TQDM_DISABLE", "1")
 NUM_VALIDATION, NUM_SAMPLES, DRAWN_AT_ONCE = 5000, 512, 128
 BASE = 16
 
 RECIPES = {
-    "lr 1e-3": BEST,
-    "lr 2e-3": replace(BEST, optimizer=adamw(2e-3)),
-    "lr 5e-4": replace(BEST, optimizer=adamw(5e-4)),
-    "average 0.999": replace(BEST, average=partial(WarmAverage, decay=0.999)),
+    "lr_1e-3": BEST,
+    "lr_2e-3": replace(BEST, optimizer=adamw(2e-3)),
+    "lr_5e-4": replace(BEST, optimizer=adamw(5e-4)),
+    "average_0.999": replace(BEST, average=partial(WarmAverage, decay=0.999)),
 }
 
 
@@ -54,29 +56,29 @@ LIBRARIES = {
     "diffusers": Library(
         partial(Diffusers, BASE, prediction="v_prediction"),
         {name: {"recipe": recipe} for name, recipe in RECIPES.items()}
-        | {"cosine schedule": {"recipe": BEST, "betas": "squaredcos_cap_v2"}},
+        | {"cosine_schedule": {"recipe": BEST, "betas": "squaredcos_cap_v2"}},
         {
-            "DDIM 50": {"sampler": "ddim", "num_steps": 50},
-            "DDPM 50": {"sampler": "ddpm", "num_steps": 50},
-            "DPM-Solver++ 25": {"sampler": "dpm_solver", "num_steps": 25},
-            "SDE-DPM-Solver++ 25": {"sampler": "dpm_solver_sde", "num_steps": 25},
-            "SDE-DPM-Solver++ 50": {"sampler": "dpm_solver_sde", "num_steps": 50},
-            "SDE-DPM-Solver++ 25, even in log SNR": {"sampler": "dpm_solver_sde_log_snr", "num_steps": 25},
+            "ddim_50": {"sampler": "ddim", "num_steps": 50},
+            "ddpm_50": {"sampler": "ddpm", "num_steps": 50},
+            "dpm_solver_25": {"sampler": "dpm_solver", "num_steps": 25},
+            "sde_25": {"sampler": "dpm_solver_sde", "num_steps": 25},
+            "sde_50": {"sampler": "dpm_solver_sde", "num_steps": 50},
+            "sde_25_log_snr": {"sampler": "dpm_solver_sde_log_snr", "num_steps": 25},
         },
     ),
     "ddpm-pytorch": Library(
         partial(Lucidrains, BASE),
-        {name: {"recipe": RECIPES[name]} for name in ("lr 1e-3", "lr 2e-3")}
+        {name: {"recipe": RECIPES[name]} for name in ("lr_1e-3", "lr_2e-3")}
         | {
-            "cosine schedule": {"recipe": BEST, "betas": "cosine"},
-            "one head": {"recipe": BEST, "heads": 1},
-            "one head, lr 2e-3": {"recipe": RECIPES["lr 2e-3"], "heads": 1},
+            "cosine_schedule": {"recipe": BEST, "betas": "cosine"},
+            "one_head": {"recipe": BEST, "heads": 1},
+            "one_head_lr_2e-3": {"recipe": RECIPES["lr_2e-3"], "heads": 1},
         },
         {
-            "DDIM 50": {"num_steps": 50},
-            "DDIM 25": {"num_steps": 25},
-            "eta 1, 50": {"eta": 1.0, "num_steps": 50},
-            "eta 1, 100": {"eta": 1.0, "num_steps": 100},
+            "ddim_50": {"num_steps": 50},
+            "ddim_25": {"num_steps": 25},
+            "eta_1_50": {"eta": 1.0, "num_steps": 50},
+            "eta_1_100": {"eta": 1.0, "num_steps": 100},
         },
     ),
 }
@@ -94,19 +96,34 @@ def validation_images() -> Images:
     return Images(module, every.shape, every.features[:1])
 
 
-def score(library: str, training: str, sampler: str, minutes: float, seed: int, out: Path, file: Path) -> None:
-    """Into `file`; in a process of its own, whose CPU time is the clock."""
+def score(library: str, training: str, sampler: str, minutes: float, seed: int, out: Path) -> None:
+    """In a process of its own, whose CPU time is the clock; the result stands in the folder as quality.py writes it."""
     torch.set_num_threads(1)
     keep_freed_memory()
-    chosen, images = LIBRARIES[library], validation_images()
+    chosen, images, folder = LIBRARIES[library], validation_images(), out / library / training
     peer = chosen.make(**chosen.trainings[training], **chosen.samplers[sampler])
     budget = Budget(60 * minutes, (), seed, 1, "cpu", data=images)
-    facts = peer.train(out / library / training, budget)
-    with peer.at(out / library / training, END, budget, 0) as trained, torch.no_grad():
+    facts = peer.train(folder, budget)
+    with peer.at(folder, END, budget, 0) as trained, torch.no_grad():
         x = torch.cat([trained.own(part, 0) for part in torch.arange(NUM_SAMPLES).split(DRAWN_AT_ONCE)])
-    found = Measures(images, out / "cache", "validation").distances(x)
-    row = {"library": library, "training": training, "sampler": sampler, "steps": facts.steps[END], **found}
-    write_whole(file, json.dumps(row).encode())
+    measures = Measures(images, out / "cache", "validation")
+    found = result(folder) or {
+        "asked": {"name": f"{library}/{training}", "minutes": minutes, "seed": seed, "data": "fashion_mnist"}
+        | {"samples": NUM_SAMPLES, "reference": "validation", "threads": 1, "ours": ""},
+        "parameters": facts.parameters,
+        "steps": {"1": facts.steps[END]},
+        "floors": measures.floors(NUM_SAMPLES),
+        "versions": versions() | {peer.requires: version(peer.requires)},
+        "scores": [],
+    }
+    distances = measures.distances(x)
+    found["scores"].append({"moment": END, "sampler": sampler, "evaluations": trained.own_evaluations, **distances})
+    write_whole(folder / "result.json", json.dumps(found, indent=1).encode())
+
+
+def result(folder: Path) -> dict | None:
+    file = folder / "result.json"
+    return json.loads(file.read_text()) if file.is_file() else None
 
 
 def main() -> None:
@@ -117,30 +134,27 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("peer-recipes"))
     given = parser.parse_args()
 
-    def scored(library: str, training: str, sampler: str) -> dict:
-        file = given.out / library / training / f"{sampler}.json"
-        if not file.is_file():
-            asked = (library, training, sampler, given.minutes, given.seed, given.out, file)
+    def distance(library: str, training: str, sampler: str) -> float:
+        def found() -> list[float]:
+            scores = (result(given.out / library / training) or {"scores": []})["scores"]
+            return [score["fd_fashion_ssl"] for score in scores if score["sampler"] == sampler]
+
+        if not found():
+            asked = (library, training, sampler, given.minutes, given.seed, given.out)
             process = multiprocessing.get_context("spawn").Process(target=score, args=asked)
             process.start()
             process.join()
-            if process.exitcode:
-                raise SystemExit(f"not finished: {file}")
-        row = json.loads(file.read_text())
-        print(
-            " | ".join(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row.values()), flush=True
-        )
-        return row
-
-    def distance(row: dict) -> float:
-        return next(value for key, value in row.items() if key.startswith("fd_"))
+        if not (distances := found()):
+            raise SystemExit(f"not finished: {library}, {training}, {sampler}")
+        print(f"{library:14} {training:18} {sampler:16} {distances[0]:.3f}", flush=True)
+        return distances[0]
 
     for library in given.libraries:
         first, *others = LIBRARIES[library].samplers
-        rows = [scored(library, training, first) for training in LIBRARIES[library].trainings]
-        training = min(rows, key=distance)["training"]
-        best = min([scored(library, training, name) for name in (first, *others)], key=distance)
-        print(f"{library}: {training}, {best['sampler']}", flush=True)
+        trainings = {training: distance(library, training, first) for training in LIBRARIES[library].trainings}
+        training = min(trainings, key=trainings.__getitem__)
+        samplers = {first: trainings[training]} | {name: distance(library, training, name) for name in others}
+        print(f"{library}: {training}, {min(samplers, key=samplers.__getitem__)}", flush=True)
 
 
 if __name__ == "__main__":
