@@ -113,7 +113,7 @@ def score(library: str, training: str, sampler: str, minutes: float, seed: int, 
         "parameters": facts.parameters,
         "steps": {"1": facts.steps[END]},
         "floors": measures.floors(NUM_SAMPLES),
-        "versions": versions() | {peer.requires: version(peer.requires)},
+        "versions": versions() | ({peer.requires: version(peer.requires)} if peer.requires else {}),
         "scores": [],
     }
     distances = measures.distances(x)
