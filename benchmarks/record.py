@@ -92,7 +92,8 @@ def of_quality(folder: Path) -> Iterator[tuple[str, Row, dict[str, dict[str, lis
         row |= {f"{name}_floor": _text(value) for name, value in result["floors"].items()}
         row |= {"nfe": _text(score["evaluations"]), "seconds_per_1000_samples": _text(score.get("seconds_per_1000"))}
         row |= {"parameters": _text(result["parameters"]), "training_steps": _text(result["steps"]["1"])}
-        row |= {"seed": str(asked["seed"]), "samples": str(asked["samples"]), "samples_seed": "0"}
+        row |= {"seed": str(asked["seed"]), "samples": str(asked["samples"])}
+        row["samples_seed"] = str(asked.get("samples_seed", 0))
         row["reference"] = asked.get("reference", "test")
         row |= {
             "threads": str(asked["threads"]),

@@ -31,7 +31,6 @@ SHARED, OWN = "shared", "own"
 SLICED, COPIES = "sliced_wasserstein", "copies"
 _PATCHES = 128  # of each image and band, as in Karras et al. 2018
 _DRAWN_AT_ONCE, _SEEN_AT_ONCE = 128, 256
-_STREAM = 0  # of samples: the same noise for every contender and seed
 
 
 def contender(name: str, ours: str) -> Contender:
@@ -99,8 +98,9 @@ class Measures:
 
 @dataclass(frozen=True)
 class Job:
-    """training_steps: in place of minutes. ours: options of our contender. samples: of each sampler. num_steps: of both. out: the
-    folder of all jobs. data: a name in DATA."""
+    """seed: of the training, and of the noise of its samples, which is the same for every contender. training_steps: in place of
+    minutes. ours: options of our contender. samples: of each sampler. num_steps: of both. out: the folder of all jobs. data: a name
+    in DATA."""
 
     name: str
     seed: int
@@ -124,7 +124,12 @@ class Job:
     def asked(self) -> dict:
         """All that the result depends on, as plain JSON."""
         facts = {key: value for key, value in asdict(self).items() if key != "out"}
-        return facts | {"moments": list(self.moments), "ours": self.ours if self.name == OURS else ""}
+        about = {
+            "moments": list(self.moments),
+            "ours": self.ours if self.name == OURS else "",
+            "samples_seed": self.seed,
+        }
+        return facts | about
 
     def result(self) -> dict | None:
         """What came out; the scores that are there so far. SystemExit if the folder holds the result of something else."""
@@ -132,8 +137,8 @@ class Job:
         if not file.is_file():
             return None
         found = json.loads(file.read_text())
-        asked = self.asked
-        others = [f"{key}={value}" for key, value in found["asked"].items() if asked[key] != value]
+        made = found["asked"]
+        others = [f"{key}={made.get(key, 0)}" for key, value in self.asked.items() if made.get(key, 0) != value]
         if others:
             raise SystemExit(
                 f"{file} was made with {', '.join(others)}: ask for the same again, or name another folder with --out"
@@ -194,11 +199,11 @@ class Job:
 
     def _sampler(self, trained: Trained, sampler: str) -> Callable[[Tensor], Tensor]:
         if sampler == OWN:
-            return lambda indices: trained.own(indices, _STREAM)
+            return lambda indices: trained.own(indices, self.seed)
 
         def shared(indices: Tensor) -> Tensor:
-            y = trained.classes(indices, _STREAM)
-            noise = SampleNoise(_STREAM, indices)
+            y = trained.classes(indices, self.seed)
+            noise = SampleNoise(self.seed, indices)
             return draw(trained.process, trained.reverse, noise, DATA[self.data].shape, self.num_steps, y)
 
         return shared

@@ -162,8 +162,8 @@ class Peer(Contender):
                 parameter.copy_(weights[str(i)])
 
         def own(indices: Tensor, seed: int) -> Tensor:
-            # A peer keys no image by its index: a batch is keyed by its first.
-            generator = torch.Generator(budget.device).manual_seed(seed * 2**32 + int(indices[0]))
+            # A peer keys no image by its index: a batch is keyed by its first. A CPU's generator reads 32 bits of its seed.
+            generator = torch.Generator(budget.device).manual_seed(seed * 1_000_003 + int(indices[0]))
             return self.own(module, (len(indices), *budget.data.shape), generator, own_steps)
 
         yield Trained(*in_our_terms(self.network(module), *self.conventions(module)), own, own_steps)
