@@ -9,7 +9,7 @@ import json
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -356,4 +356,9 @@ PEERS: dict[str, Peer] = {
         ("ddpm-pytorch", "shipped", Lucidrains(base, LUCIDRAINS_SHIPPED)),
         ("ddpm-pytorch", "best", Lucidrains(base, BEST)),
     )
+} | {
+    # by peer_recipes.py, on validation images of Fashion-MNIST
+    "diffusers-16-chosen": Diffusers(
+        16, replace(BEST, optimizer=adamw(2e-3)), "v_prediction", sampler="dpm_solver_sde", num_steps=50
+    ),
 }
