@@ -143,12 +143,12 @@ def test_ours_draws_classes_in_proportion_and_starts_where_its_recipe_says(tmp_p
     assert facts.steps[END] >= 1
     indices = torch.arange(3600)
     with ours.at(tmp_path, END, budget, 50) as trained:
-        classes = trained.classes(indices, 0)
+        classes = trained.classes(indices, 1)
         assert trained.own(indices[:4], 0).shape == (4, 1, 8, 8)
         assert trained.own_evaluations == 10
         asked = Job("ours", 1, 1.0, None, (), 4, 2, 1, "cpu", "", tmp_path, "digits")
         shared = asked._sampler(trained, SHARED)(indices[:4])
-        process, reverse, noise = trained.process, trained.reverse, SampleNoise(0, indices[:4])
+        process, reverse, noise = trained.process, trained.reverse, SampleNoise(1, indices[:4])
         told, untold = (draw(process, reverse, noise, (1, 8, 8), 2, y) for y in (classes[:4], None))
     assert shared.equal(told)
     assert not told.equal(untold)
