@@ -361,4 +361,5 @@ PEERS: dict[str, Peer] = {
     "diffusers-16-chosen": Diffusers(
         16, replace(BEST, optimizer=adamw(2e-3)), "v_prediction", sampler="dpm_solver_sde", num_steps=50
     ),
+    "ddpm-pytorch-16-chosen": Lucidrains(16, replace(BEST, optimizer=adamw(2e-3)), heads=1, eta=1.0, num_steps=100),
 }
