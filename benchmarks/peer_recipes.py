@@ -97,7 +97,10 @@ def validation_images() -> Images:
 
 
 def score(library: str, training: str, sampler: str, minutes: float, seed: int, out: Path) -> None:
-    """In a process of its own, whose CPU time is the clock; the result stands in the folder as quality.py writes it."""
+    """Train unless that is done, draw, and add the score to result.json of the training's folder, in the format of quality.py.
+
+    The clock is the CPU time of the process, so each call has a process of its own.
+    """
     torch.set_num_threads(1)
     keep_freed_memory()
     chosen, images, folder = LIBRARIES[library], validation_images(), out / library / training

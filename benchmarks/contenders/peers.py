@@ -86,7 +86,7 @@ BEST = Recipe(
 
 
 class Peer(Contender):
-    """A subclass builds the module and says what is in it. num_steps: of its own sampler, if not those of all."""
+    """A subclass defines the module, its loss and its sampler. num_steps: of that sampler; None: as many as for all contenders."""
 
     def __init__(self, base: int, recipe: Recipe, num_steps: int | None = None) -> None:
         self.base, self.recipe, self.num_steps = base, recipe, num_steps

@@ -53,6 +53,8 @@ def _run_folders(patterns: list[str], outputs: Path) -> list[Path]:
         for match in matches:
             scored = [match] if RunDirectory(match).metrics.is_file() else [run.path for run in scored_runs(match)]
             if not scored:
-                raise MistakeError(f"runs={pattern}: no score is in {match}: name folders of {runs_folder(outputs)}")
+                raise MistakeError(
+                    f"runs={pattern}: {match} holds no score: name scored runs, as in {runs_folder(outputs)}"
+                )
             folders += scored
     return folders
