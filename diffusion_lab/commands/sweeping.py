@@ -63,9 +63,7 @@ def sweep(
         name = sweep_name(axes) if name is None else str(name)
         if not is_folder_name(name) or name.startswith((".", "-")):
             raise MistakeError(f"hydra.sweeper.name={printable(name)}: use only letters, digits, - and _")
-        plan, evaluation_seed, notes = make_plan(
-            axes, context.config_loader, config, check=not os.environ.get(VARIABLE)
-        )
+        plan, notes = make_plan(axes, context.config_loader, config, check=not os.environ.get(VARIABLE))
         directory = sweep_directory(Path(config.outputs), name)
         launches = _Launches(config, context, task, directory, name)  # first, because the launcher may not be installed
         if not (wait or launches.can_detach):
@@ -86,7 +84,7 @@ def sweep(
         swept = {axis.key: list(axis.overrides) for axis in axes if axis.swept}
         created = datetime.now().isoformat(timespec="seconds")
         about = {"name": name, "command": arguments, "axes": swept, "created": created, "score": config.score}
-        directory.write_sweep(sweep_content(plan, evaluation_seed=evaluation_seed, **about))
+        directory.write_sweep(sweep_content(plan, **about))
         clear(directory.cancelled)
         if plan.jobs and not wait:
             forget_failures(plan.work)

@@ -85,10 +85,8 @@ def with_moments(axes: Sequence[Axis], master: DictConfig) -> list[Axis]:
     return [*axes, Axis(_WEIGHTS, {name: f"{_WEIGHTS}={name}" for name in wanted}, swept=len(wanted) > 1)]
 
 
-def make_plan(
-    axes: Sequence[Axis], loader: ConfigLoader, master: DictConfig, check: bool
-) -> tuple[Plan, int | None, list[str]]:
-    """The plan, the seed of all cells' scores (None if they differ), which pairs their differences, and notes.
+def make_plan(axes: Sequence[Axis], loader: ConfigLoader, master: DictConfig, check: bool) -> tuple[Plan, list[str]]:
+    """The plan, and notes.
 
     master: the command's config without the swept options.
     check: build every model, so that invalid values are reported before the first job.
@@ -105,8 +103,7 @@ def make_plan(
         built = built or trained
     planned = plan(cells, count, master.retrain, master.rescore, master.score, master.sweep.jobs_per_model)
     takes = None if built is None else in_a_sentence(planned, *built)
-    seeds = {combination.config.cfg.evaluation.seed for combination in found}
-    return planned, seeds.pop() if len(seeds) == 1 else None, [*filter(None, [takes]), *_notes(axes, found)]
+    return planned, [*filter(None, [takes]), *_notes(axes, found)]
 
 
 def _notes(axes: Sequence[Axis], found: Sequence[Combination[Composed]]) -> list[str]:

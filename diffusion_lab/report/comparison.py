@@ -1,7 +1,7 @@
 """Confidence intervals of differences, with all known sources of uncertainty: seeds, samples, real images, test images.
 
-Cells share their evaluation noise, real images and seeds, so common errors cancel in the difference of two
-cells of the same seed: d̄ ± t·s_d/√n over the n shared seeds, with the two-sided 95 % quantile t of Student's distribution with
+Cells of one seed share their evaluation noise and real images, so common errors cancel in the difference of two
+of them: d̄ ± t·s_d/√n over the n shared seeds, with the two-sided 95 % quantile t of Student's distribution with
 n − 1 degrees of freedom. With two seeds that is 12.7 standard errors, because two numbers determine a spread poorly.
 
 A score also contains blocks: the contributions of parts of its samples, or images, to the error (`metrics.score`). Blocks of two

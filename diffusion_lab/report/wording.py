@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from diffusion_lab.report.choices import natural
 from diffusion_lab.report.comparison import listed
 from diffusion_lab.report.table import NONE, Group, Row, Table
 from diffusion_lab.store.measures import ENTROPY, Measure
@@ -146,7 +147,8 @@ def notes(group: Group, measures: Sequence[Measure]) -> list[str]:
     """Notes on the numbers of a group: how they were measured, the meaning of ± and marks, footnotes."""
     cells = [cell for row in group.rows for cell in row.done]
     samples, reference, data, features = (cells[0].part(name) for name in ("samples", "reference", "data", "features"))
-    drawn = f"{samples.get('num_images')} samples of seed {samples.get('seed')}"
+    noise = sorted({str(cell.part("samples").get("seed")) for cell in cells}, key=natural)
+    drawn = f"{samples.get('num_images')} samples of seed{'s' if len(noise) > 1 else ''} {listed(noise)}"
     real = f"{reference.get('num_images')} {reference.get('split')} images"
     real = f"{reference.get('form')} of {reference['given']}" if "given" in reference else real
     said = [

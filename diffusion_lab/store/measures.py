@@ -90,7 +90,7 @@ def interval_of_share(hits: float, n: float) -> tuple[float, float]:
 
 
 def samples_key(protocol: Mapping[str, Any]) -> str:
-    """A key that is equal for two scores in one table: same data, features and reference, equal number and noise of samples."""
+    """A key that is equal for two scores in one table: same data, features and reference, as many samples."""
     return json.dumps({part: _how(part, protocol.get(part)) for part in IMAGES}, sort_keys=True)
 
 
@@ -118,7 +118,7 @@ def merged(lists: Iterable[list[Measure]]) -> list[Measure]:
 
 def _how(part: str, content: Any) -> Any:
     if isinstance(content, Mapping):
-        return {key: value for key, value in content.items() if key not in _CHOSEN.get(part, ())}
+        return {key: value for key, value in content.items() if key not in ("seed", *_CHOSEN.get(part, ()))}
     return content
 
 

@@ -170,8 +170,7 @@ def plan(
 def sweep_content(plan: Plan, **asked: Any) -> dict[str, Any]:
     """The content of sweep.json: the request, and the places of the cells.
 
-    asked: name, command, axes, created; evaluation_seed: of the noise, if all cells share it; score: whether cells are scored or
-    models only trained.
+    asked: name, command, axes, created; score: whether cells are scored or models only trained.
     """
     cells = [
         {"choices": c.choices, "overrides": list(c.overrides), "model": c.model.path.name, "run": c.run.path.name}

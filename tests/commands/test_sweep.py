@@ -89,11 +89,11 @@ def test_a_model_is_trained_once_and_every_cell_scored(lab):
 
     sweep = sweep_of(lab)
     assert sweep["axes"] == {"sampler": ["ddpm", "strided"], "sampler.spacing.num_steps": ["2", "3"]}
-    assert sweep["evaluation_seed"] == 0
     assert {cell["model"] for cell in sweep["cells"]} == names(lab, "models")
     assert {cell["run"] for cell in sweep["cells"]} == names(lab, "runs")
     steps = [int(cell["choices"]["sampler.spacing.num_steps"] or 24) for cell in sweep["cells"]]
     assert sorted(steps) == sorted(run["values"]["nfe"] for run in scored(lab.folder))
+    assert {run["protocol"]["samples"]["seed"] for run in scored(lab.folder)} == {1}, "the noise of the training's seed"
 
     before = {name: (lab.folder / name).read_bytes() for name in files(lab.folder) if "/sweeps/" not in name}
     out = lab.done("train", "-m", *TINY, *reversed(CELLS))

@@ -86,8 +86,7 @@ def test_cells_that_are_one_run_are_one_cell(cells):
 
 def test_the_record_says_where_each_cell_lies(cells):
     axes = {"schedule": ["linear", "cosine"]}
-    content = sweep_content(plan(cells, 8), name="name", axes=axes, evaluation_seed=0)
-    assert content["evaluation_seed"] == 0
+    content = sweep_content(plan(cells, 8), name="name", axes=axes)
     assert content["cells"][0] == {
         "choices": {"schedule": "linear", "variance": "small", "sampler": "ddpm"},
         "overrides": ["schedule=linear", "variance=small", "sampler=ddpm"],
