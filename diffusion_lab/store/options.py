@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from functools import reduce
 from itertools import accumulate
 from typing import Any, TypeVar
@@ -29,10 +29,10 @@ def above_and_itself(key: str) -> Iterator[str]:
     return accumulate(key.split("."), "{}.{}".format)
 
 
-def short_names(names: Iterable[str]) -> dict[str, str]:
-    """Name -> its last part, sampler.spacing.num_steps -> num_steps, where no other name ends so."""
-    last = {name: name.replace("/", ".").rpartition(".")[2] for name in names}
-    return {name: short if list(last.values()).count(short) == 1 else name for name, short in last.items()}
+def short_names(names: Collection[str]) -> dict[str, str]:
+    """Name -> its last part, sampler.spacing.num_steps -> num_steps, where neither another name nor `seed` ends so."""
+    last = {name: name.replace("/", ".").rpartition(".")[2] for name in (*names, "seed")}
+    return {name: last[name] if list(last.values()).count(last[name]) == 1 else name for name in names}
 
 
 def check_at_least(least: float, options: Any, *names: str, prefix: str = "") -> None:

@@ -9,6 +9,7 @@ def test_a_nested_config_becomes_dotted_names():
 def test_names_are_short_where_that_is_clear():
     keys = ["sampler.spacing.num_steps", "seed", "a.lr", "b.lr", "sampler/spacing"]
     assert list(short_names(keys).values()) == ["num_steps", "seed", "a.lr", "b.lr", "spacing"]
+    assert short_names(["evaluation.seed"]) == {"evaluation.seed": "evaluation.seed"}, "not that of training"
 
 
 def test_a_key_stands_below_its_groups():
