@@ -65,8 +65,8 @@ class Choices(TypedDict, total=False):
 
     sampler, guidance: the name of a choice, such as "ddim", or an object, such as `DDIMSampler(EvenSpacing(20))`. num_steps: of the
     sampler. scale: of the guidance. weights: "raw", an average such as "ema_0.999", or None for the default ones.
-    seed: determines image i of each seed. overrides: further options in the grammar of the command line, applied last:
-    ["sampler/spacing=quadratic", "batch_size=32"].
+    seed: of the noise; None: 0 for samples, that of training for scores. overrides: further options in the grammar of the command
+    line, applied last: ["sampler/spacing=quadratic", "batch_size=32"].
     """
 
     sampler: str | Sampler | None

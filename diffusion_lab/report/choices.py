@@ -112,6 +112,8 @@ def _options(path: Path, unread: list[str]) -> dict[str, Any]:
         for group in ("features", "condition"):
             if isinstance(config.get(group), Mapping):
                 options[group] = ", ".join(map(str, config[group])) or "none"
+        if "evaluation.seed" in options and options["evaluation.seed"] == options.get("seed"):
+            options["evaluation.seed"] = "seed"  # the default: one value, whatever the seeds are
         str(options)  # fails for numbers with too many digits
         return options
     except (OSError, RunError, RecursionError, ValueError) as error:

@@ -7,8 +7,7 @@ n − 1 degrees of freedom. With two seeds that is 12.7 standard errors, because
 A score also contains blocks: the contributions of parts of its samples, or images, to the error (`metrics.score`). Blocks of two
 cells belong to the same noise and the same images, so they are paired: the interval is that of their differences, averaged over
 seeds. Seeds do not capture errors that all of them share, such as the choice of real images, so the half-widths of all sources
-are added in quadrature. Errors that are redrawn with every seed are counted twice, which makes the interval too wide, not too
-narrow.
+are added in quadrature; sources that are redrawn with every seed are left out (`table.measured`).
 
 Blocks do not capture the variation between trainings of one recipe, so two trainings with one seed each have no interval: with
 intervals from blocks alone, a third to three quarters of the pairs that differ only in the seed would be called different.

@@ -41,7 +41,8 @@ def page(
     families = contenders(table)
     ways = sprites([(one.cell.run.interpolation_png, one.cell.shape) for one in families])
     nearest = nearest_images(table)
-    noise = {str(row.done[0].part("samples").get("seed")) for row in table.rows}
+    drawn_by_models = [cell for row in table.rows for cell in row.done if cell.given is None]
+    noise = {(cell.seed, str(cell.part("samples").get("seed"))) for cell in drawn_by_models}
     environment = Environment(
         loader=FileSystemLoader(_FOLDER),
         autoescape=True,
@@ -68,7 +69,7 @@ def page(
             for said in findings(table, group)
         ],
         groups=[_group(table, group) for group in table.groups],
-        other_noise="" if len(noise) < 2 else ", but these rows were drawn with several evaluation seeds",
+        other_noise=", except where evaluation.seed differs" if len(noise) > len({seed for seed, _ in noise}) else "",
         contrast=families,
         nearest=nearest,
         plots=[(title, grouped(some, lambda plot: plot.heading)) for title, some in plots if some],

@@ -12,10 +12,10 @@ from functools import cached_property
 from statistics import fmean
 from typing import Any
 
-from diffusion_lab.report.choices import reads_as_number, with_axis
+from diffusion_lab.report.choices import natural, reads_as_number, with_axis
 from diffusion_lab.report.comparison import Difference, Measured, Ranking, decimals_of, equal, holm, ranking
 from diffusion_lab.store import ModelDirectory, RunDirectory
-from diffusion_lab.store.measures import LOW, Measure, merged, samples_key
+from diffusion_lab.store.measures import LOW, SAMPLES, Measure, merged, samples_key
 from diffusion_lab.store.options import grouped, short_names
 from diffusion_lab.store.status_file import DONE
 
@@ -113,8 +113,8 @@ class Row:
 
     @cached_property
     def done(self) -> list[Cell]:
-        """The finished cells."""
-        return [cell for cell in self.cells if cell.done]
+        """The finished cells by seed."""
+        return sorted((cell for cell in self.cells if cell.done), key=lambda cell: natural(cell.seed))
 
     @cached_property
     def values(self) -> dict[str, Measured]:
@@ -167,7 +167,10 @@ class Row:
             for measure in cell.measures
             if (name := measure.name) in cell.values and ("samples" in measure.agrees or name == "nfe")
         ]
-        weights = {(cell.seed, cell.model.path.name, cell.protocol.get("weights")) for cell in self.done}
+        noise = {cell.seed: str(cell.part("samples").get("seed")) for cell in self.done}
+        weights = {
+            (cell.seed, noise[cell.seed], cell.model.path.name, cell.protocol.get("weights")) for cell in self.done
+        }
         others = {m.protocol_key(cell.protocol) for cell in self.done for m in cell.measures if m.name in cell.values}
         known = {name for _, name, *_ in drawn} - {"nfe"}
         return (frozenset(weights), frozenset(drawn), frozenset(others)) if known else self.number
@@ -298,15 +301,18 @@ def _joined(rows: Iterable[Row]) -> list[Row]:
 def measured(name: str, cells: Mapping[str, Sequence[Cell]]) -> Measured:
     """A value with its sources of uncertainty. cells: by seed; several cells of a seed are averaged.
 
-    Cells of one seed share noise and images, so their blocks are averaged too.
+    Cells of one seed share noise and images, so their blocks are averaged too. Where each seed has samples of its own, the spread
+    over seeds contains the error of samples, and their blocks are left out.
     """
     sources: dict[str, dict[str, list[float]]] = {}
+    noise = [str(some[0].part("samples").get("seed")) for some in cells.values()]
+    redrawn = SAMPLES if len(set(noise)) == len(noise) > 1 else None
     for seed, some in cells.items():
         each = [cell.sources.get(name, {}) for cell in some]
         sources[seed] = {
             source: [fmean(column) for column in zip(*(one[source] for one in each), strict=True)]
             for source, blocks in each[0].items()
-            if all(len(one.get(source, ())) == len(blocks) for one in each)
+            if source != redrawn and all(len(one.get(source, ())) == len(blocks) for one in each)
         }
     return Measured(
         {seed: fmean(cell.values[name] for cell in some) for seed, some in cells.items()},

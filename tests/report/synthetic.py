@@ -186,6 +186,7 @@ def config(choices: dict[str, Any]) -> dict[str, Any]:
         },
         "data": {"_target_": "diffusion_lab.data.digits.Digits", "seed": seed},
         "seed": seed,
+        "evaluation": {"seed": int(choices.get("evaluation.seed") or seed)},
         "model": {"seed": "${seed}"},
         "outputs": "outputs",
     }

@@ -2,6 +2,7 @@ import json
 import shutil
 
 import pytest
+import yaml
 
 from diffusion_lab.report.make import report_on_runs
 from diffusion_lab.report.read import read_runs, read_sweep
@@ -79,6 +80,14 @@ def test_runs_without_a_sweep_find_their_axes(sweep):
     assert gathered.axes["sampler.spacing.num_steps"] == ["10", "50"]
     assert len(gathered.done) == 60
     assert all(cell.model.finished for cell in gathered.cells)
+
+
+def test_noise_of_its_own_for_each_seed_is_one_choice(tmp_path):
+    runs = sorted((write_sweep(tmp_path, axes=AXES).outputs / "runs").iterdir())
+    assert "evaluation.seed" not in read_runs(runs, "").axes
+    config = yaml.safe_load((runs[0] / "config.yaml").read_text())
+    (runs[0] / "config.yaml").write_text(yaml.safe_dump({**config, "evaluation": {"seed": 9}}))
+    assert read_runs(runs, "").axes["evaluation.seed"] == ["9", "seed"]
 
 
 def test_models_that_no_option_tells_apart_are_rows_of_their_own(tmp_path):

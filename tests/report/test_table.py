@@ -78,6 +78,31 @@ def test_another_number_of_samples_is_another_group_and_never_ranked_with_the_fi
     assert [{row.choice[1] for row in group.rows} for group in table.groups] == [{"360"}, {"64"}]
 
 
+@pytest.mark.parametrize("noise", ["own", "shared"])
+def test_the_error_of_samples_is_counted_once(tmp_path, noise):
+    """Where each seed draws its own samples, the spread over seeds contains it."""
+
+    def change(choices, metrics):
+        metrics["sources"] = {"fd_digits_cnn": {"samples": [0.1, -0.1], "real images": [0.2, -0.2]}}
+        if noise == "shared":
+            metrics["protocol"]["samples"]["seed"] = 0
+
+    (group,) = table_of(tmp_path, TWO, change).groups
+    over = {"own": "seeds and real images", "shared": "seeds, samples and real images"}[noise]
+    assert {row.values["fd_digits_cnn"].error_over for row in group.rows} == {over}
+
+
+def test_draws_from_other_noise_are_rows_of_their_own(tmp_path):
+    """Even if all that was counted on them is equal."""
+
+    def change(choices, metrics):
+        metrics["protocol"]["samples"]["seed"] = int(choices["evaluation.seed"])
+        metrics["values"] = {"precision": 0.95, "nfe": 50}
+
+    (group,) = table_of(tmp_path, {"evaluation.seed": ["3", "4"], "seed": ["1", "2"]}, change).groups
+    assert [row.choice for row in group.rows] == [("3",), ("4",)]
+
+
 def test_bounds_of_another_kind_are_ranked_apart(sweep):
     (group,) = build_table(read_sweep(sweep)).groups
     standings = [s for s in group.standings if s.measure.name == "bits_per_dim"]
