@@ -50,9 +50,9 @@ PROTOCOL = {
     "threads": "cost.threads",
     "model": "model_directory",
 }
-# What no page quotes: intervals of shares, the kernel distance, the coverage of classes, what follows from other columns.
+# What no page quotes: intervals of shares, shares by pixels, the kernel distance, the coverage of classes, what others imply.
 _LEFT_OUT = re.compile(
-    r"(precision|recall|accuracy).*_(low|high)$|^(kd_|class|peak_memory|flops|training_images|bits_(?!per_dim))"
+    r"(precision|recall|accuracy).*_(low|high|pixels)$|^(kd_|class|peak_memory|flops|training_images|bits_(?!per_dim))"
 )
 _BY_STEPS = re.compile(r"bits_(?P<spacing>even|quadratic|log_snr|optimal)_(?P<steps>\d+)")
 
