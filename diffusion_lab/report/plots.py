@@ -29,9 +29,10 @@ from diffusion_lab.report.panels import (
     Plot,
     Series,
 )
-from diffusion_lab.report.table import Group, Row, Table, by_choice, sets_steps, values_of
+from diffusion_lab.report.table import Choice, Group, Row, Table, sets_steps, values_of
 from diffusion_lab.report.wording import columns, label
 from diffusion_lab.store.measures import LOW, SECONDS, SEEDS, Measure
+from diffusion_lab.store.options import grouped
 
 _MOST_PANELS = 6
 _BITS, _COUNTS = "bits_by_steps", "num_steps"  # the curve of a score
@@ -195,7 +196,7 @@ def trade_off(table: Table, group: Group) -> Iterator[Plot]:
     series = [replace(one, dots=True) for one in _by_look(table, group, rows, precision, along)]
     if knob is not None:
         place, others, series = table.axes.index(knob), [axis for axis in table.axes if axis != knob], []
-        parts = by_choice(table, rows, others)
+        parts = _by_choice(table, rows, others)
         differ = [i for i, values in enumerate(zip(*parts, strict=True)) if len(set(values)) > 1]
         for number, (choice, part) in enumerate(parts.items()):
             part.sort(key=lambda row: float(row.choice[place] or "-inf"))
@@ -235,7 +236,7 @@ def _look(table: Table, group: Group) -> tuple[str | None, str | None, list[str]
     line = LINE if LINE in axes else next((axis for axis in axes if axis != colour), None)
     shown = [axis for axis in (colour, line) if axis is not None]
     for axis in axes:
-        if len(by_choice(table, group.rows, [*shown, axis])) > len(by_choice(table, group.rows, shown)):
+        if len(_by_choice(table, group.rows, [*shown, axis])) > len(_by_choice(table, group.rows, shown)):
             shown.append(axis)
     return colour, line, [axis for axis in shown if axis not in (colour, line)]
 
@@ -245,7 +246,7 @@ def _in_panels(table: Table, group: Group, rows: Iterable[Row]) -> list[tuple[st
     _, _, axes = _look(table, group)
     return [
         (", ".join(f"{table.names[axis]} {value}" for axis, value in zip(axes, values, strict=True) if value), part)
-        for values, part in list(by_choice(table, rows, axes).items())[:_MOST_PANELS]
+        for values, part in list(_by_choice(table, rows, axes).items())[:_MOST_PANELS]
     ]
 
 
@@ -254,7 +255,7 @@ def _in_lines(table: Table, group: Group, rows: Iterable[Row]) -> list[tuple[str
     of_colour, of_line, _ = _look(table, group)
     axes = [axis for axis in (of_colour, of_line) if axis is not None]
     parts = []
-    for chosen, part in by_choice(table, rows, axes).items():
+    for chosen, part in _by_choice(table, rows, axes).items():
         place = {axis: values_of(table, group, axis).index(value) for axis, value in zip(axes, chosen, strict=True)}
         colour, line = (0 if axis is None else place[axis] for axis in (of_colour, of_line))
         named = (with_axis(table.names[axis], value) for axis, value in zip(axes, chosen, strict=True) if value)
@@ -305,3 +306,9 @@ def _spans_decades(panels: Iterable[Panel]) -> bool:
     """Whether a logarithmic axis is the better choice."""
     values = [y for panel in panels for series in panel.series for y in series.y]
     return bool(values) and min(values) > 0 and max(values) > 8 * min(values)
+
+
+def _by_choice(table: Table, rows: Iterable[Row], axes: Iterable[str]) -> dict[Choice, list[Row]]:
+    """Rows by their names on these axes."""
+    places = [table.axes.index(axis) for axis in axes]
+    return grouped(rows, lambda row: tuple(row.names[place] for place in places))

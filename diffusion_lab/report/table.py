@@ -330,12 +330,6 @@ def _group(rows: list[Row]) -> Group:
 # ---- the rows of a group by their values on some axes
 
 
-def by_choice(table: Table, rows: Iterable[Row], axes: Iterable[str]) -> dict[Choice, list[Row]]:
-    """Rows by their names on these axes."""
-    places = [table.axes.index(axis) for axis in axes]
-    return grouped(rows, lambda row: tuple(row.names[place] for place in places))
-
-
 def values_of(table: Table, group: Group, axis: str) -> list[str | None]:
     """The values of an axis in the group, in the order of the command."""
     place, order = table.axes.index(axis), [None, *table.values[axis]]
