@@ -41,8 +41,7 @@ def page(
     families = contenders(table)
     ways = sprites([(one.cell.run.interpolation_png, one.cell.shape) for one in families])
     nearest = nearest_images(table)
-    drawn_by_models = [cell for row in table.rows for cell in row.done if cell.given is None]
-    noise = {(cell.seed, str(cell.part("samples").get("seed"))) for cell in drawn_by_models}
+    noise = {(cell.seed, cell.noise) for row in table.rows for cell in row.done if cell.given is None}
     environment = Environment(
         loader=FileSystemLoader(_FOLDER),
         autoescape=True,

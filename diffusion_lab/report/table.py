@@ -52,6 +52,11 @@ class Cell:
         return self.choices.get(SEED) or NO_SEED
 
     @property
+    def noise(self) -> str:
+        """The seed of the noise of its samples."""
+        return str(self.part("samples").get("seed"))
+
+    @property
     def given(self) -> dict[str, Any] | None:
         """The protocol's entry on given samples; None if a model drew them."""
         return self.part("samples").get("given")
@@ -167,10 +172,7 @@ class Row:
             for measure in cell.measures
             if (name := measure.name) in cell.values and ("samples" in measure.agrees or name == "nfe")
         ]
-        noise = {cell.seed: str(cell.part("samples").get("seed")) for cell in self.done}
-        weights = {
-            (cell.seed, noise[cell.seed], cell.model.path.name, cell.protocol.get("weights")) for cell in self.done
-        }
+        weights = {(cell.seed, cell.noise, cell.model.path.name, cell.protocol.get("weights")) for cell in self.done}
         others = {m.protocol_key(cell.protocol) for cell in self.done for m in cell.measures if m.name in cell.values}
         known = {name for _, name, *_ in drawn} - {"nfe"}
         return (frozenset(weights), frozenset(drawn), frozenset(others)) if known else self.number
@@ -305,7 +307,7 @@ def measured(name: str, cells: Mapping[str, Sequence[Cell]]) -> Measured:
     over seeds contains the error of samples, and their blocks are left out.
     """
     sources: dict[str, dict[str, list[float]]] = {}
-    noise = [str(some[0].part("samples").get("seed")) for some in cells.values()]
+    noise = [some[0].noise for some in cells.values()]
     redrawn = SAMPLES if len(set(noise)) == len(noise) > 1 else None
     for seed, some in cells.items():
         each = [cell.sources.get(name, {}) for cell in some]

@@ -147,7 +147,7 @@ def notes(group: Group, measures: Sequence[Measure]) -> list[str]:
     """Notes on the numbers of a group: how they were measured, the meaning of ± and marks, footnotes."""
     cells = [cell for row in group.rows for cell in row.done]
     samples, reference, data, features = (cells[0].part(name) for name in ("samples", "reference", "data", "features"))
-    noise = sorted({str(cell.part("samples").get("seed")) for cell in cells if cell.given is None}, key=natural)
+    noise = sorted({cell.noise for cell in cells if cell.given is None}, key=natural)
     seeded = f" of seed{'s' if len(noise) > 1 else ''} {listed(noise)}" if noise else ""
     drawn = f"{samples.get('num_images')} samples{seeded}"
     real = f"{reference.get('num_images')} {reference.get('split')} images"
