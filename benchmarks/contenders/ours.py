@@ -13,12 +13,12 @@ from torch import Tensor
 
 from contenders.contender import END, Budget, Contender, Facts, Trained
 from diffusion_lab.commands import app
+from diffusion_lab.config.loading import load_config, load_model, trained_config, trained_data
 from diffusion_lab.config.measured_variance import use_measured
-from diffusion_lab.config.trained import load_config, load_model, trained_config, trained_data
 from diffusion_lab.metrics.samples import labels
 from diffusion_lab.models import budget as lab_budget
 from diffusion_lab.store import cache_directory, newest_model
-from diffusion_lab.store.weights import snapshot_name
+from diffusion_lab.store.weight_names import snapshot_name
 from diffusion_lab.training.ema import default_weights
 
 _KEPT = (0.05, 0.1, 0.2, 0.4)  # moments that a guidance may ask for

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from diffusion_lab.diffusion.process import GaussianDiffusion
+from diffusion_lab.diffusion.chain import GaussianDiffusion
 from diffusion_lab.sampling.spacings import EvenSpacing, Visited, whole_times
 
 from .step_costs import StepCosts

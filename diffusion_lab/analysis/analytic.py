@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor, where
 
-from diffusion_lab.diffusion.process import GaussianDiffusion
+from diffusion_lab.diffusion.chain import GaussianDiffusion
 from diffusion_lab.diffusion.shapes import Broadcast, Images, Steps
 from diffusion_lab.diffusion.variances import Variance
 
@@ -42,7 +42,7 @@ class Analytic(Variance):
 
     def log_variance(self, process: GaussianDiffusion, x_t: Images, t: Steps, v: Images | None) -> Broadcast:
         shape = (-1, *[1] * (x_t.ndim - 1))
-        of_x_0 = (process.signal(t - 1) * process.beta(t) / process.noise(t).square()).reshape(shape)
+        of_x_0 = (process.signal(t - 1) * process.beta(t) / process.sigma(t).square()).reshape(shape)
         unexplained = (1 - self._eps_square(process, x_t, t)).clamp(0, 1)
         spread = (unexplained / process.snr(t).reshape(shape)).clamp(max=1 if self.bounded else None, min=0)
         variance = process.beta_tilde(t).reshape(shape) + of_x_0.square() * spread

@@ -11,11 +11,10 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from diffusion_lab.diffusion.bits import in_bits
-from diffusion_lab.diffusion.bound import NOISE, last_term, step_term
+from diffusion_lab.diffusion.bound import NOISE, in_bits, last_term, step_term
+from diffusion_lab.diffusion.chain import GaussianDiffusion
 from diffusion_lab.diffusion.decoders import GAUSSIAN, Decoder
 from diffusion_lab.diffusion.noise import SampleNoise
-from diffusion_lab.diffusion.process import GaussianDiffusion
 from diffusion_lab.diffusion.reverse import ReverseProcess
 from diffusion_lab.diffusion.shapes import Conditions, Images
 from diffusion_lab.diffusion.starts import Start

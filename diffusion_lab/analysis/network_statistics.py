@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from diffusion_lab.diffusion.chain import GaussianDiffusion
 from diffusion_lab.diffusion.noise import Noise
-from diffusion_lab.diffusion.process import GaussianDiffusion
 from diffusion_lab.diffusion.reverse import ReverseStep
 from diffusion_lab.diffusion.shapes import Conditions, Images, PerSample
 

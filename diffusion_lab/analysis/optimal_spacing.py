@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from diffusion_lab.diffusion.process import GaussianDiffusion
+from diffusion_lab.diffusion.chain import GaussianDiffusion
 from diffusion_lab.diffusion.shapes import Number
 from diffusion_lab.sampling.spacings import Costs, EvenSpacing, Spacing, Visited
 

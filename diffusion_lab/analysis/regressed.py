@@ -22,8 +22,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from diffusion_lab.diffusion.chain import GaussianDiffusion
 from diffusion_lab.diffusion.forward import ForwardProcess, per_sample
-from diffusion_lab.diffusion.process import GaussianDiffusion
 from diffusion_lab.diffusion.reverse import ReverseProcess
 from diffusion_lab.diffusion.shapes import Broadcast, Conditions, Images, PerSample, Steps, Times
 from diffusion_lab.diffusion.variances import Variance
@@ -48,7 +48,7 @@ class Regressed(Variance):
     varies = True
 
     def log_variance(self, process: GaussianDiffusion, x_t: Images, t: Steps, v: Images | None) -> Broadcast:
-        of_x_0 = process.signal(t - 1) * process.beta(t) / process.noise(t).square()
+        of_x_0 = process.signal(t - 1) * process.beta(t) / process.sigma(t).square()
         own, from_x_0 = per_sample(process.beta_tilde(t).log(), x_t), per_sample(2 * of_x_0.log(), x_t)
         return torch.logaddexp(own, from_x_0 + log_residual(process, x_t, t, v))
 

@@ -16,12 +16,11 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from diffusion_lab.diffusion.bits import in_bits
-from diffusion_lab.diffusion.bound import last_term
+from diffusion_lab.diffusion.bound import in_bits, last_term
+from diffusion_lab.diffusion.chain import GaussianDiffusion
 from diffusion_lab.diffusion.decoders import Decoder
 from diffusion_lab.diffusion.gaussian import Gaussian
 from diffusion_lab.diffusion.noise import Noise
-from diffusion_lab.diffusion.process import GaussianDiffusion
 from diffusion_lab.diffusion.reverse import ReverseStep
 from diffusion_lab.diffusion.shapes import Conditions, Images, PerSample, Steps
 from diffusion_lab.diffusion.variances import Variance
@@ -163,7 +162,7 @@ def _two_steps(process: GaussianDiffusion, s: Steps, t: Steps) -> GaussianDiffus
 def _kl(chains: GaussianDiffusion, log_variance: PerSample, x_0_mse: float) -> PerSample:
     """L(t, s) of step 2 of each chain."""
     two = torch.full((len(log_variance),), 2)
-    of_x_0 = chains.signal(two - 1) * chains.beta(two) / chains.noise(two).square()
+    of_x_0 = chains.signal(two - 1) * chains.beta(two) / chains.sigma(two).square()
     log_ratio = chains.log_beta_tilde(two) - log_variance
     distance = of_x_0.square() * x_0_mse * torch.exp(-log_variance)
     return in_bits(0.5 * (torch.expm1(log_ratio) - log_ratio + distance))
@@ -177,7 +176,7 @@ def _log_variance(variance: Variance, process: GaussianDiffusion, step: int, siz
 
 def _nodes(process: GaussianDiffusion, t: Int64[Tensor, " f"]) -> Float64[Tensor, "f g"]:
     """Chebyshev extrema over the possible log Σ of a last step from t, (F, G), decreasing."""
-    variance = process.noise(t).square()
+    variance = process.sigma(t).square()
     high = torch.minimum(variance / process.signal(t).square(), variance.clamp(min=1)).log()
     low = high - _RANGE
     inner = t < process.num_timesteps

@@ -9,15 +9,15 @@ from omegaconf import DictConfig
 
 from diffusion_lab.config.composing import with_trained_choices
 from diffusion_lab.config.given import CONFIG, are_given, read_given
-from diffusion_lab.config.mistakes import lost_process, users_mistakes
-from diffusion_lab.config.overrides import options_of_this_job
-from diffusion_lab.config.scores import check_scoring, requested_scores, run_of
-from diffusion_lab.config.trained import (
+from diffusion_lab.config.loading import (
     Load,
     load_model,
     trained_config,
     trained_data,
 )
+from diffusion_lab.config.mistakes import lost_process, users_mistakes
+from diffusion_lab.config.overrides import options_of_this_job
+from diffusion_lab.config.scores import check_scoring, requested_scores, run_of
 from diffusion_lab.store import ModelDirectory, cache_directory
 from diffusion_lab.store.fingerprints import SCORING_GROUPS
 from diffusion_lab.terminal import Terminal

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from diffusion_lab.config.composing import with_trained_choices
+from diffusion_lab.config.loading import DRAWING_GROUPS, trained_data
 from diffusion_lab.config.measured_variance import use_measured
 from diffusion_lab.config.mistakes import MistakeError, users_mistakes
-from diffusion_lab.config.trained import DRAWING_GROUPS, trained_data
 from diffusion_lab.interop.card import card
 from diffusion_lab.store import RunError, cache_directory, runs_folder, scored_runs
 from diffusion_lab.store.files import write_folder
-from diffusion_lab.store.options import check_at_least
+from diffusion_lab.store.option_names import check_at_least
 from diffusion_lab.terminal import Terminal
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from diffusion_lab.config.build import build_data
 from diffusion_lab.config.mistakes import MistakeError, users_mistakes
 from diffusion_lab.store import features_file
 from diffusion_lab.store.files import check_free, write_whole
-from diffusion_lab.store.options import check_at_least
+from diffusion_lab.store.option_names import check_at_least
 from diffusion_lab.terminal import Terminal
 
 

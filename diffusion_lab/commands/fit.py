@@ -26,12 +26,12 @@ from diffusion_lab.store import write_json
 from diffusion_lab.store.files import clear, make_folders, remove_staged, write_whole
 from diffusion_lab.store.written import names
 from diffusion_lab.terminal import Terminal, in_words
+from diffusion_lab.training.checkpoints import newest_good, previous_of
 from diffusion_lab.training.ema import PowerAverages
 from diffusion_lab.training.finite import NotFiniteError
 from diffusion_lab.training.interruption import Interrupted
 from diffusion_lab.training.monitor import Monitor
 from diffusion_lab.training.ranks import Ranks
-from diffusion_lab.training.saving import newest_good, previous_of
 from diffusion_lab.training.speed import GPU_SHARE, compile_model, peak_flops, tf32
 from diffusion_lab.training.trainer import stopping_callbacks
 from diffusion_lab.versions import versions

@@ -20,7 +20,7 @@ from diffusion_lab.config.composing import NEEDS_NO_MODEL
 from diffusion_lab.config.identity import code_of_training, plain_config, sha256_of, training_fingerprint
 from diffusion_lab.config.mistakes import MistakeError, users_mistakes
 from diffusion_lab.config.overrides import named, quoted, unquoted
-from diffusion_lab.config.strangers import no_larger_than
+from diffusion_lab.config.untrusted import no_larger_than
 from diffusion_lab.store import model_directory, write_json
 from diffusion_lab.store.files import remove_staged, write_whole
 from diffusion_lab.terminal import Terminal

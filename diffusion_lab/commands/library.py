@@ -22,15 +22,15 @@ from diffusion_lab.commands.scoring import score_once
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.composing import model_dir_of, with_trained_choices
 from diffusion_lab.config.kinds import check_kinds
-from diffusion_lab.config.mistakes import MistakeError, mistake_in_job, mistake_in_options, replaced, users_mistakes
-from diffusion_lab.config.overrides import ALL, as_options, as_value, in_full, quoted
-from diffusion_lab.config.sample_options import Drawing, drawing_of
-from diffusion_lab.config.trained import (
+from diffusion_lab.config.loading import (
     DRAWING_GROUPS,
     load_model,
     trained_config,
     trained_data,
 )
+from diffusion_lab.config.mistakes import MistakeError, mistake_in_job, mistake_in_options, replaced, users_mistakes
+from diffusion_lab.config.overrides import ALL, as_options, as_value, in_full, quoted
+from diffusion_lab.config.sample_options import Drawing, drawing_of
 from diffusion_lab.config.working_directory import name_folders, stored_configs, with_own_choices
 from diffusion_lab.store.fingerprints import SCORING_GROUPS
 from diffusion_lab.training.ranks import request_of

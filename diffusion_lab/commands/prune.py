@@ -15,10 +15,10 @@ from rich.filesize import decimal
 from rich.text import Text
 
 from diffusion_lab.config.identity import CODE, training_fingerprint
+from diffusion_lab.config.loading import read_config
 from diffusion_lab.config.mistakes import MistakeError
 from diffusion_lab.config.overrides import as_plain
-from diffusion_lab.config.strangers import check_targets, targets
-from diffusion_lab.config.trained import read_config
+from diffusion_lab.config.untrusted import check_targets, targets
 from diffusion_lab.store import ModelDirectory, RunDirectory
 from diffusion_lab.store.files import clear, remove_written
 from diffusion_lab.store.fingerprints import TRAINING, training_part

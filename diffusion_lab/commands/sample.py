@@ -19,9 +19,9 @@ import numpy as np
 from omegaconf import DictConfig
 
 from diffusion_lab.config.composing import with_trained_choices
+from diffusion_lab.config.loading import DRAWING_GROUPS
 from diffusion_lab.config.mistakes import MistakeError, lost_process, users_mistakes
 from diffusion_lab.config.overrides import in_full, options_of_this_job
-from diffusion_lab.config.trained import DRAWING_GROUPS
 from diffusion_lab.store.files import check_free, write_whole
 from diffusion_lab.store.written import ours
 from diffusion_lab.terminal import Terminal

@@ -14,7 +14,7 @@ from rich.table import Table
 from diffusion_lab.config.build import build_data, fill_in_facts
 from diffusion_lab.config.mistakes import MistakeError, users_mistakes
 from diffusion_lab.store.files import check_free, write_whole
-from diffusion_lab.store.options import check_at_least
+from diffusion_lab.store.option_names import check_at_least
 from diffusion_lab.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def _table(process: GaussianDiffusion, shown: Tensor, title: str) -> Table:
         table.add_column(name, justify="right")
     for t in shown.tolist():
         row = process.numbers(t)
-        signal, noise, log_snr = f"{row.signal:.4g}", f"{row.noise:.4g}", f"{2 * math.log(row.signal / row.noise):.2f}"
+        signal, noise, log_snr = f"{row.signal:.4g}", f"{row.sigma:.4g}", f"{2 * math.log(row.signal / row.sigma):.2f}"
         table.add_row(str(t), signal, noise, log_snr, f"{row.beta:.3g}", f"{row.beta_tilde / row.beta:.4f}")
     return table
 
@@ -103,7 +103,7 @@ def _plot(process: GaussianDiffusion, chain: GaussianDiffusion) -> bytes:
     steps = torch.arange(1, chain.num_timesteps + 1)
     for name, curve, marks in (
         ("signal", process.signal(t), chain.signal(steps)),
-        ("noise", process.noise(t), chain.noise(steps)),
+        ("noise", process.sigma(t), chain.sigma(steps)),
     ):
         (line,) = left.plot(time, curve / process.prior_std, label=name)
         left.plot(dots, marks / process.prior_std, ".", markersize=4, color=line.get_color())

@@ -40,7 +40,7 @@ from diffusion_lab.store import (
 from diffusion_lab.store.files import remove_staged, write_whole
 from diffusion_lab.store.measures import STANDARD_ERROR, TRAINING_SECONDS, Measure, ends, read_measures
 from diffusion_lab.store.status_file import Announcement
-from diffusion_lab.store.weights import is_snapshot, snapshot_name
+from diffusion_lab.store.weight_names import is_snapshot, snapshot_name
 from diffusion_lab.terminal import Terminal
 from diffusion_lab.training.ema import default_weights
 from diffusion_lab.training.interruption import ending

@@ -15,7 +15,7 @@ from diffusion_lab.config.mistakes import MistakeError, users_mistakes
 from diffusion_lab.config.scores import build_features
 from diffusion_lab.store import cache_directory
 from diffusion_lab.store.files import check_free, write_whole
-from diffusion_lab.store.options import check_at_least
+from diffusion_lab.store.option_names import check_at_least
 from diffusion_lab.terminal import Terminal
 from diffusion_lab.training.ranks import ranks, request_of
 

@@ -29,7 +29,7 @@ from diffusion_lab.config.tracking import track_report
 from diffusion_lab.config.working_directory import name_folders
 from diffusion_lab.store import RunError, SweepDirectory, job_log, sweep_directory
 from diffusion_lab.store.files import check_links, clear
-from diffusion_lab.store.options import check_at_least
+from diffusion_lab.store.option_names import check_at_least
 from diffusion_lab.store.places import jobs_folder
 from diffusion_lab.store.records import is_folder_name, printable
 from diffusion_lab.sweeps.axes import sweep_name

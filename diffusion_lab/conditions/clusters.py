@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, pad
 
 from diffusion_lab.conditions.condition import MOST_VALUES, Condition, Source
-from diffusion_lab.store.options import check_at_least
+from diffusion_lab.store.option_names import check_at_least
 
 
 class Clusters(Condition):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.conditions.condition import Condition, Source
-from diffusion_lab.store.options import check_at_least
+from diffusion_lab.store.option_names import check_at_least
 
 
 class LowResolution(Condition):

@@ -12,15 +12,23 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from diffusion_lab.config.identity import plain_config, training_fingerprint
+from diffusion_lab.config.loading import load_config
 from diffusion_lab.config.mistakes import MistakeError
-from diffusion_lab.config.trained import load_config
 from diffusion_lab.config.weight_files import read_training_progress
 from diffusion_lab.store import ModelDirectory
 from diffusion_lab.store.files import write_whole
 from diffusion_lab.store.fingerprints import training_part
-from diffusion_lab.store.options import changed_keys
+from diffusion_lab.store.option_names import changed_keys
 from diffusion_lab.store.records import inside
-from diffusion_lab.store.weights import IMAGES, SECONDS, SHARE, STEPS, kept_average_name, read_moments, snapshot_name
+from diffusion_lab.store.weight_names import (
+    IMAGES,
+    SECONDS,
+    SHARE,
+    STEPS,
+    kept_average_name,
+    read_moments,
+    snapshot_name,
+)
 
 
 @dataclass(frozen=True)
@@ -93,7 +101,7 @@ def branch_point(cfg: DictConfig) -> BranchPoint | None:
 
 def _check_same(cfg: DictConfig, saved: DictConfig, trunk: ModelDirectory, option: str) -> None:
     """MistakeError unless the training in `trunk` has the options, data and code of `cfg`; the length may differ."""
-    from diffusion_lab.training.saving import load_state
+    from diffusion_lab.training.checkpoints import load_state
 
     twin = copy.deepcopy(cfg)
     twin.trainer.max_steps = saved.trainer.max_steps

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, open_dict
 from diffusion_lab.config.identity import content_of_start, identity_of_base
 from diffusion_lab.config.mistakes import MistakeError
 from diffusion_lab.config.overrides import as_plain
-from diffusion_lab.store.options import check_at_least, flat
+from diffusion_lab.store.option_names import check_at_least, flat
 from diffusion_lab.store.records import FACTS, wrong_in
 
 if TYPE_CHECKING:

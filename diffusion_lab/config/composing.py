@@ -13,9 +13,9 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from diffusion_lab.conf_dir import CONF
+from diffusion_lab.config.loading import load_config
 from diffusion_lab.config.mistakes import MistakeError
 from diffusion_lab.config.overrides import as_plain, named, unquoted
-from diffusion_lab.config.trained import load_config
 from diffusion_lab.config.working_directory import own_folders, usual_outputs
 from diffusion_lab.store import ModelDirectory, newest_model
 

@@ -11,9 +11,9 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from diffusion_lab.config.drawn_conditions import DrawnConditions
+from diffusion_lab.config.loading import trained_data
 from diffusion_lab.config.mistakes import MistakeError
-from diffusion_lab.config.trained import trained_data
-from diffusion_lab.data.image_files import read_image
+from diffusion_lab.data.read_image import read_image
 from diffusion_lab.diffusion import SampleNoise
 from diffusion_lab.diffusion.levels import from_levels
 from diffusion_lab.diffusion.parts import rows

@@ -12,7 +12,7 @@ from typing import TypeVar
 from hydra.utils import get_class
 from torch import Tensor
 
-from diffusion_lab.config.trained import (
+from diffusion_lab.config.loading import (
     build_trained,
     load_config,
     settled,
@@ -26,7 +26,7 @@ from diffusion_lab.models.trainable import TrainableModel
 from diffusion_lab.sampling import Autoguidance, ClassifierGuidance, Worse
 from diffusion_lab.sampling.guidance import Interval
 from diffusion_lab.store import ModelDirectory
-from diffusion_lab.store.weights import read_moments, snapshot_name
+from diffusion_lab.store.weight_names import read_moments, snapshot_name
 
 Model = TypeVar("Model", bound=TrainableModel)
 USUAL_MOMENT = 0.2  # one of snapshots.at; conf/guidance/autoguidance.yaml says what was best where

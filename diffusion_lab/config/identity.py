@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 
 from diffusion_lab.config.mistakes import MistakeError
 from diffusion_lab.config.overrides import as_plain
-from diffusion_lab.config.strangers import REFERENCE
+from diffusion_lab.config.untrusted import REFERENCE
 from diffusion_lab.config.weight_files import weight_file
 from diffusion_lab.store import ModelDirectory
 from diffusion_lab.store.fingerprints import (
@@ -31,9 +31,9 @@ from diffusion_lab.store.fingerprints import (
     scored_part,
     training_part,
 )
-from diffusion_lab.store.options import canonical_json
+from diffusion_lab.store.option_names import canonical_json
 from diffusion_lab.store.records import inside, read_yaml
-from diffusion_lab.store.weights import snapshot_name
+from diffusion_lab.store.weight_names import snapshot_name
 
 CODE = Code()  # of this process
 RAW = "raw"

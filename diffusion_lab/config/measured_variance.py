@@ -14,11 +14,11 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from diffusion_lab.config.identity import measuring_identity, sha256_of
+from diffusion_lab.config.loading import build_trained, load_config, settled, use_last_weights
 from diffusion_lab.config.mistakes import MistakeError
-from diffusion_lab.config.trained import build_trained, load_config, settled, use_last_weights
 from diffusion_lab.config.weight_files import weight_file
 from diffusion_lab.store import ModelDirectory
-from diffusion_lab.store.options import check_at_least
+from diffusion_lab.store.option_names import check_at_least
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -34,7 +34,7 @@ from diffusion_lab.config.overrides import as_plain
 from diffusion_lab.store import RunError
 from diffusion_lab.store.fingerprints import SCORING_GROUPS
 from diffusion_lab.store.lease import OvertakenError
-from diffusion_lab.store.options import above_and_itself, flat
+from diffusion_lab.store.option_names import above_and_itself, flat
 from diffusion_lab.store.written import PlaceError
 from diffusion_lab.sweeps.axes import MissingOptionError
 

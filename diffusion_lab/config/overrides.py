@@ -16,7 +16,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion_lab.store.options import flat
+from diffusion_lab.store.option_names import flat
 
 # Hydra's flags that require a value, and the flag with an optional value and its possible values.
 _WITH_VALUE = {"--config-dir", "-cd", "--cfg", "-c", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p"}

@@ -26,7 +26,7 @@ from diffusion_lab.config.mistakes import MistakeError, refused_option, users_mi
 from diffusion_lab.config.overrides import as_options, as_plain
 from diffusion_lab.config.scores import requested_weights, run_of
 from diffusion_lab.store.fingerprints import Scope, named_in
-from diffusion_lab.store.options import canonical_json
+from diffusion_lab.store.option_names import canonical_json
 from diffusion_lab.sweeps.axes import Axis, Combination, MissingOptionError, combinations
 from diffusion_lab.sweeps.plan import Plan, PlannedCell, plan
 from diffusion_lab.training import ranks

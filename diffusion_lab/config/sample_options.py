@@ -18,9 +18,9 @@ from torch import Tensor
 from diffusion_lab.conditions.units import Units
 from diffusion_lab.config.drawn_conditions import DrawnConditions, drawn_conditions
 from diffusion_lab.config.editing import Edit, wanted_edit
+from diffusion_lab.config.loading import Load, load_model, trained_config, trained_data
 from diffusion_lab.config.measured_variance import use_measured
 from diffusion_lab.config.mistakes import MistakeError, users_mistakes
-from diffusion_lab.config.trained import Load, load_model, trained_config, trained_data
 from diffusion_lab.config.weight_files import last_weights
 from diffusion_lab.data.module import images_at_once
 from diffusion_lab.data.pictures import columns_of
@@ -29,7 +29,7 @@ from diffusion_lab.diffusion.parts import rows
 from diffusion_lab.diffusion.shapes import Conditions
 from diffusion_lab.models.base import GenerativeModel
 from diffusion_lab.store import ModelDirectory, cache_directory
-from diffusion_lab.store.options import check_at_least
+from diffusion_lab.store.option_names import check_at_least
 from diffusion_lab.training.ranks import gather_to_rank_zero, num_ranks, rank
 
 

@@ -18,7 +18,7 @@ from diffusion_lab.config.measured_variance import needed_head
 from diffusion_lab.config.mistakes import MistakeError
 from diffusion_lab.config.weight_files import check_buildable, check_moments
 from diffusion_lab.store import FINGERPRINT_LENGTH, ModelDirectory, RunDirectory, run_directory
-from diffusion_lab.store.weights import IMAGES, SECONDS, STEPS, Moment, is_snapshot, read_moments, snapshot_name
+from diffusion_lab.store.weight_names import IMAGES, SECONDS, STEPS, Moment, is_snapshot, read_moments, snapshot_name
 from diffusion_lab.training.profiles import wanted_length
 
 if TYPE_CHECKING:

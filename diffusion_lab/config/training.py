@@ -23,6 +23,7 @@ from diffusion_lab.config.build import (
 )
 from diffusion_lab.config.guiding_models import unguided
 from diffusion_lab.config.identity import start_files, training_fingerprint
+from diffusion_lab.config.loading import check_worse
 from diffusion_lab.config.mistakes import MistakeError
 from diffusion_lab.config.overrides import as_options, as_plain
 from diffusion_lab.config.picking import Picked, fill_in, pick
@@ -32,14 +33,13 @@ from diffusion_lab.config.scores import (
     requested_scores,
 )
 from diffusion_lab.config.tracking import build_trackers
-from diffusion_lab.config.trained import check_worse
 from diffusion_lab.data.checks import check_shares, require
 from diffusion_lab.models.base import GenerativeModel
 from diffusion_lab.models.budget import TimeBudget, seconds_of
 from diffusion_lab.store import ModelDirectory, model_directory
 from diffusion_lab.store.fingerprints import OUR_CALLBACKS
 from diffusion_lab.store.status_file import Announcement
-from diffusion_lab.store.weights import read_moments
+from diffusion_lab.store.weight_names import read_moments
 from diffusion_lab.training.devices import AUTO_PRECISIONS, Request
 from diffusion_lab.training.ema import PowerAverages
 from diffusion_lab.training.interruption import Interruption

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from diffusion_lab.config.mistakes import MistakeError
 from diffusion_lab.store import ModelDirectory
 from diffusion_lab.store.records import RunError, inside
-from diffusion_lab.store.weights import is_snapshot, snapshot_name
+from diffusion_lab.store.weight_names import is_snapshot, snapshot_name
 from diffusion_lab.training.profiles import TRACKED, Profile, combination, wanted_length
 
 if TYPE_CHECKING:

@@ -28,8 +28,8 @@ from yaml import YAMLError
 
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.overrides import as_plain, named, quoted
-from diffusion_lab.config.strangers import VARIABLE as TARGETS
-from diffusion_lab.config.strangers import leaves
+from diffusion_lab.config.untrusted import VARIABLE as TARGETS
+from diffusion_lab.config.untrusted import leaves
 from diffusion_lab.store.files import name_root
 from diffusion_lab.store.places import is_in_outputs
 from diffusion_lab.store.records import LARGEST_CONFIG, RunError, printable, read_bytes, read_yaml

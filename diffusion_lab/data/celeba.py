@@ -6,9 +6,9 @@ from torch import Tensor
 from torchvision import datasets
 
 from diffusion_lab.data.checks import require
-from diffusion_lab.data.image_files import MAX_PIXELS
 from diffusion_lab.data.image_folder import ImageFiles
 from diffusion_lab.data.published import Published, first_wrong
+from diffusion_lab.data.read_image import MAX_PIXELS
 
 _FOLDER = datasets.CelebA.base_folder
 _IMAGES = "img_align_celeba"

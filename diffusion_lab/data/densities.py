@@ -17,7 +17,7 @@ from torch import Tensor
 
 from diffusion_lab.data.checks import at_least, require
 from diffusion_lab.data.in_memory import InMemoryDataModule, Split
-from diffusion_lab.diffusion.bits import in_bits
+from diffusion_lab.diffusion.bound import in_bits
 
 
 class Density(InMemoryDataModule):

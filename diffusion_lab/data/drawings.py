@@ -27,10 +27,10 @@ from torch import Tensor
 
 from diffusion_lab.data.array_files import one_sentence, read_array
 from diffusion_lab.data.checks import check_fraction, require
-from diffusion_lab.data.image_files import colour_of
 from diffusion_lab.data.in_memory import InMemoryDataModule, Split
 from diffusion_lab.data.order import held_out_groups
 from diffusion_lab.data.published import Published
+from diffusion_lab.data.read_image import colour_of
 
 _MOST_IN_MEMORY = 2**30  # bytes, unpacked
 

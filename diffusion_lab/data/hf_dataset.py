@@ -21,8 +21,8 @@ from diffusion_lab.data.arrays import (
     levels_of,
 )
 from diffusion_lab.data.checks import check_fraction, one_of, require
-from diffusion_lab.data.image_files import MAX_PIXELS, kind_of, read_image, sides_of
 from diffusion_lab.data.in_memory import InMemoryDataModule, Split
+from diffusion_lab.data.read_image import MAX_PIXELS, kind_of, read_image, sides_of
 
 _AT_A_TIME = 256  # rows read at a time
 

@@ -14,9 +14,11 @@ from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from diffusion_lab.data import image_files
+from diffusion_lab.data import read_image as reading
 from diffusion_lab.data.checks import DataError, at_least, check_fraction, one_of, require
-from diffusion_lab.data.image_files import (
+from diffusion_lab.data.module import DataModule, Item, images_at_once
+from diffusion_lab.data.order import held_out
+from diffusion_lab.data.read_image import (
     FITS,
     MAX_PIXELS,
     SUFFIXES,
@@ -27,8 +29,6 @@ from diffusion_lab.data.image_files import (
     read_image,
     sides_of,
 )
-from diffusion_lab.data.module import DataModule, Item, images_at_once
-from diffusion_lab.data.order import held_out
 from diffusion_lab.data.table import read_table
 from diffusion_lab.diffusion.levels import MOST_LEVELS, from_levels
 
@@ -88,7 +88,7 @@ class ImageFiles(DataModule):
     def _usable(self, paths: list[Path]) -> dict[Path, str]:
         """The SHA-256 of each file that is a whole image, in the same order; DataError for one that is not, unless skipped."""
         # Everything that the verdict on a file depends on.
-        code = hashlib.sha256(Path(image_files.__file__).read_bytes()).hexdigest()
+        code = hashlib.sha256(Path(reading.__file__).read_bytes()).hexdigest()
         remembered = RememberedDigests(self.root, f"{code} {PIL.__version__} {self.max_pixels}")
 
         def digest_of(path: Path) -> str | DataError:

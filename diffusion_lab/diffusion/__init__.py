@@ -39,6 +39,7 @@ One sampling step (algorithm 2; `samplers.py`, `walk`):
 """
 
 from .bound import Bound, bound_term, variational_bound
+from .chain import GaussianDiffusion
 from .clipping import Clamp, Clipping, DynamicThreshold, NoClipping
 from .decoders import Decoder, EndLevelDecoder, GaussianDecoder, LevelDecoder
 from .forward import ForwardProcess
@@ -58,7 +59,6 @@ from .objectives import (
     Weighting,
 )
 from .predictions import PredictEDM, PredictFlow, Prediction, PredictNoise, PredictStart, PredictVelocity
-from .process import GaussianDiffusion
 from .real_schedules import EDMSchedule, LogSNRSchedule, RealSchedule, RectifiedSchedule
 from .reverse import ReverseProcess, ReverseStep
 from .schedules import CleanEnd, CosineSchedule, LinearSchedule, Schedule, SigmoidSchedule, TableSchedule

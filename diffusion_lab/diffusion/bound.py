@@ -12,21 +12,32 @@ strided chain, whose L_0 belongs to that chain's first step.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from .bits import in_bits
+from .chain import GaussianDiffusion
 from .decoders import GAUSSIAN, Decoder
 from .gaussian import Gaussian
 from .noise import SampleNoise, fresh_noise
-from .process import GaussianDiffusion
 from .reverse import ReverseStep
 from .shapes import Conditions, Images, PerSample, Steps
 from .starts import NoiseStart, Start
 
 NOISE = NoiseStart()
+Number = TypeVar("Number", float, Tensor)
+
+
+def in_bits(nats: Number, num_dims: int = 1) -> Number:
+    """Nats of all of num_dims dimensions -> bits per dimension: 1 bit = log 2 nats."""
+    return nats / (num_dims * math.log(2))
+
+
+def in_nats(bits: Number, num_dims: int = 1) -> Number:
+    """Bits per dimension -> nats of all of them."""
+    return bits * (num_dims * math.log(2))
 
 
 @dataclass(frozen=True)

@@ -46,14 +46,14 @@ class ForwardProcess(ABC):
         """α_t."""
         return self.pair(t)[0]
 
-    def noise(self, t: Times) -> PerSample:
+    def sigma(self, t: Times) -> PerSample:
         """σ_t."""
         return self.pair(t)[1]
 
     def snr(self, t: Times) -> PerSample:
         """α_t²/σ_t², the signal-to-noise ratio."""
-        signal, noise = self.pair(t)
-        return (signal / noise).square()
+        signal, sigma = self.pair(t)
+        return (signal / sigma).square()
 
     def log_snr(self, t: Times) -> PerSample:
         """2·log(α_t/σ_t)."""
@@ -61,13 +61,13 @@ class ForwardProcess(ABC):
 
     def q_sample(self, x_0: Images, t: Times, eps: Images) -> Images:
         """x_t = α_t·x_0 + σ_t·ε ~ q(x_t|x_0), equation (1)."""
-        signal, noise = self.pair(t)
-        return per_sample(signal, x_0) * x_0 + per_sample(noise, x_0) * eps
+        signal, sigma = self.pair(t)
+        return per_sample(signal, x_0) * x_0 + per_sample(sigma, x_0) * eps
 
     def q_marginal(self, x_0: Images, t: Times) -> Gaussian:
         """q(x_t|x_0), equation (1)."""
-        signal, noise = self.pair(t)
-        return Gaussian(per_sample(signal, x_0) * x_0, per_sample(2 * noise.log(), x_0))
+        signal, sigma = self.pair(t)
+        return Gaussian(per_sample(signal, x_0) * x_0, per_sample(2 * sigma.log(), x_0))
 
     def prior_kl(self, x_0: Images) -> Images:
         """KL(q(x_T|x_0) ‖ p(x_T)), p(x_T) = N(0, prior_std²·I), in nats per dimension: L_T."""
@@ -78,8 +78,8 @@ class ForwardProcess(ABC):
     @property
     def first_std(self) -> float:
         """σ_1/α_1, as a plain number."""
-        signal, noise = self.pair(torch.ones(1, dtype=self.time_dtype))
-        return float((noise / signal).detach())
+        signal, sigma = self.pair(torch.ones(1, dtype=self.time_dtype))
+        return float((sigma / signal).detach())
 
     def full(self, t: Number, like: Images) -> Times:
         """The same t for each sample."""

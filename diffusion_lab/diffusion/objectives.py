@@ -15,13 +15,12 @@ from typing import ClassVar, Generic, TypeVar
 
 import torch
 
-from .bits import in_bits
-from .bound import bits_per_dim, bound_term
+from .bound import bits_per_dim, bound_term, in_bits
+from .chain import GaussianDiffusion
 from .decoders import GAUSSIAN, LEVELS, Decoder
 from .forward import ForwardProcess
 from .gaussian import Gaussian
 from .predictions import Prediction
-from .process import GaussianDiffusion
 from .reverse import ReverseProcess
 from .schedules import Schedule
 from .shapes import Conditions, Images, Number, PerSample, Steps, Times

@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from .chain import GaussianDiffusion
 from .clipping import Clipping, as_clipping
 from .forward import ForwardProcess
 from .gaussian import Gaussian
 from .parts import Null
 from .predictions import Prediction, eps_from_x_0
-from .process import GaussianDiffusion
 from .shapes import Conditions, Images, Steps, Times
 from .variances import Variance
 

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .chain import GaussianDiffusion
 from .parts import classes_in
-from .process import GaussianDiffusion
 from .shapes import Conditions, Images, PerSample
 
 
@@ -107,8 +107,8 @@ class MomentsStart(Start):
         if self.moments is None:
             return NoiseStart().kl(chain, x_0, y)
         last = chain.numbers(chain.num_timesteps)
-        ratio = last.noise**2 / _variance(chain, self.moments).to(x_0.device)
-        distance = (last.signal / last.noise * self.moments.around_mean(x_0, y)).square()
+        ratio = last.sigma**2 / _variance(chain, self.moments).to(x_0.device)
+        distance = (last.signal / last.sigma * self.moments.around_mean(x_0, y)).square()
         return ((1 + distance) * ratio - 1 - ratio.log()).mean(dim=1) / 2
 
     def measured(self, moments: DataMoments) -> "MomentsStart":
@@ -118,4 +118,4 @@ class MomentsStart(Start):
 def _variance(chain: GaussianDiffusion, moments: DataMoments) -> Float[Tensor, " d"]:
     """The variance of x_T along each column of U."""
     last = chain.numbers(chain.num_timesteps)
-    return last.signal**2 * moments.eigenvalues + last.noise**2
+    return last.signal**2 * moments.eigenvalues + last.sigma**2

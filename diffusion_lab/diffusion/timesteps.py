@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Generator, Tensor, nn
 
-from .process import GaussianDiffusion
+from .chain import GaussianDiffusion
 from .schedules import Schedule
 from .shapes import Number, PerSample, Steps, Times
 

@@ -13,8 +13,8 @@ from typing import ClassVar
 
 from torch import where
 
+from .chain import GaussianDiffusion
 from .forward import per_sample
-from .process import GaussianDiffusion
 from .shapes import Broadcast, Images, Steps
 
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from diffusion_lab.data.array_files import header, members, one_sentence, read_array
 from diffusion_lab.data.arrays import as_labels
 from diffusion_lab.data.checks import require
-from diffusion_lab.data.image_files import SUFFIXES, read_as_it_is
+from diffusion_lab.data.read_image import SUFFIXES, read_as_it_is
 from diffusion_lab.diffusion.levels import from_levels, to_levels
 from diffusion_lab.store.records import printable
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diffusion_lab.diffusion.bits import in_bits
+from diffusion_lab.diffusion.bound import in_bits
 from diffusion_lab.metrics.metric import FeatureMetric, Naming, Need, Scores, View
 from diffusion_lab.store.measures import HIGH, Measure, interval_of_share
 

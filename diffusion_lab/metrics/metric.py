@@ -28,7 +28,7 @@ from diffusion_lab.metrics.shards import Progress
 from diffusion_lab.models.base import GenerativeModel
 from diffusion_lab.models.drawn import DrawnDiffusion
 from diffusion_lab.store.measures import IMAGES, REAL_IMAGES, SAMPLES, Measure, ends, interval_of_share
-from diffusion_lab.store.options import check_at_least
+from diffusion_lab.store.option_names import check_at_least
 
 MOST_BLOCKS = 50
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from diffusion_lab.data.module import DataModule
-from diffusion_lab.store.options import check_at_least
+from diffusion_lab.store.option_names import check_at_least
 
 MAX_DEFAULT_SAMPLES = 2048
 PRECISIONS = ("32-true", "bf16-mixed")

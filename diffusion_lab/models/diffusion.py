@@ -45,7 +45,7 @@ from diffusion_lab.models.trainable import QUARTERS, step_outputs
 from diffusion_lab.networks.flops import NetworkCost, network_cost
 from diffusion_lab.networks.sizes import check_counts
 from diffusion_lab.sampling import Guidance, LogSNRSpacing, NearestLevel, Rounding, Sampler
-from diffusion_lab.store.weights import snapshot_name
+from diffusion_lab.store.weight_names import snapshot_name
 
 _KEPT_FOR = 20  # batches; the noise at t = 1 changes little in this time
 

@@ -36,7 +36,7 @@ from diffusion_lab.diffusion import (
     Variance,
     derive_seed,
 )
-from diffusion_lab.diffusion.bits import in_bits
+from diffusion_lab.diffusion.bound import in_bits
 from diffusion_lab.diffusion.parts import classes_in, parts
 from diffusion_lab.diffusion.shapes import Conditions
 from diffusion_lab.diffusion.streams import BOUND, START, STATISTICS
@@ -178,9 +178,9 @@ class DrawnDiffusion(GenerativeModel):
         """Images noised to a log SNR, and their estimates from one unguided network evaluation."""
         chain = self.process.respace(self._time(log_snr))
         row, noise = chain.numbers(1), SampleNoise(derive_seed(seed, STATISTICS), indices)
-        x_t = row.signal * x_0 + row.noise * noise.initial(self.shape).to(x_0)
+        x_t = row.signal * x_0 + row.sigma * noise.initial(self.shape).to(x_0)
         known = self.own_conditions(y)
-        return Denoised(x_t, row.signal, row.noise, self.reverse(chain, x_t, chain.full(1, x_t), known).x_0, known)
+        return Denoised(x_t, row.signal, row.sigma, self.reverse(chain, x_t, chain.full(1, x_t), known).x_0, known)
 
     def _time(self, log_snr: float) -> Tensor:
         """The time, (1,), with this log SNR, or the nearest."""

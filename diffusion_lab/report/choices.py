@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_lab.store.fingerprints import SCORING_GROUPS, TRAINING_EXCLUDED
-from diffusion_lab.store.options import above_and_itself, flat
+from diffusion_lab.store.option_names import above_and_itself, flat
 from diffusion_lab.store.records import RunError, inside, printable, read_yaml
 
 # Options of scoring are choices here; `model` repeats the groups, and `facts` follow from the data set.

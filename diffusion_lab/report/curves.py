@@ -19,8 +19,8 @@ from diffusion_lab.report.choices import with_axis
 from diffusion_lab.report.comparison import LEVEL, paired_p
 from diffusion_lab.report.table import Choice, Group, Row, Table, sets_steps
 from diffusion_lab.store.measures import LOW, SECONDS, TRAINING_SECONDS, Measure
-from diffusion_lab.store.options import grouped
-from diffusion_lab.store.weights import is_snapshot
+from diffusion_lab.store.option_names import grouped
+from diffusion_lab.store.weight_names import is_snapshot
 
 Curve = Sequence[tuple[float, float]]  # (cost, value), by increasing cost
 Names = tuple[str, str]

@@ -10,10 +10,10 @@ from typing import Any
 from rich.table import Table as TerminalTable
 from rich.text import Text
 
-from diffusion_lab.report.answers import findings
 from diffusion_lab.report.choices import reads_as_number
+from diffusion_lab.report.findings import findings
+from diffusion_lab.report.numbers import Entry, alike, columns, distinguishing, footnotes, has_floor, notes, seeds_of
 from diffusion_lab.report.table import NONE, Gathered, Group, Table
-from diffusion_lab.report.wording import Entry, alike, columns, distinguishing, footnotes, has_floor, notes, seeds_of
 from diffusion_lab.store.measures import Measure
 from diffusion_lab.terminal import Terminal
 

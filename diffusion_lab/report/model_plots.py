@@ -10,11 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from diffusion_lab.report.choices import with_axis
+from diffusion_lab.report.numbers import MOST_NAMED
 from diffusion_lab.report.panels import ADVICE, BOUND, DIAGNOSIS, TRAINING, Panel, Plot, Series
 from diffusion_lab.report.table import SEED, Cell, Gathered
-from diffusion_lab.report.wording import MOST_NAMED
 from diffusion_lab.store import ModelDirectory
-from diffusion_lab.store.options import grouped, short_names
+from diffusion_lab.store.option_names import grouped, short_names
 from diffusion_lab.store.records import RunError, inside, read_bytes
 
 _PREFIX = "train/"

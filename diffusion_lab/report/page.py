@@ -15,13 +15,13 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from diffusion_lab.report.answers import findings
 from diffusion_lab.report.figures import figure, swatch
+from diffusion_lab.report.findings import findings
+from diffusion_lab.report.numbers import alike, columns, distinguishing, has_floor, label, notes, question, seeds_of
 from diffusion_lab.report.panels import DARK, LIGHT, Plot, legend
 from diffusion_lab.report.sprites import Sprite, contenders, nearest_images, sprites
 from diffusion_lab.report.table import SEED, Gathered, Group, Table
-from diffusion_lab.report.wording import alike, columns, distinguishing, has_floor, label, notes, question, seeds_of
-from diffusion_lab.store.options import flat, grouped, short_names
+from diffusion_lab.store.option_names import flat, grouped, short_names
 from diffusion_lab.versions import __version__
 
 # plotly-basic.min.js 4.1.1, the partial bundle in npm's plotly.js-basic-dist-min (MIT, plotly-LICENSE): 1.2 of 4.8 MB.

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from diffusion_lab.report.answers import effect_of
 from diffusion_lab.report.choices import reads_as_number, with_axis
 from diffusion_lab.report.curves import SAMPLING, TRAINING, Cost, ranked_measures, rows_along, sentences, training_lines
+from diffusion_lab.report.findings import effect_of
+from diffusion_lab.report.numbers import columns, label
 from diffusion_lab.report.panels import (
     COLOUR,
     EFFECTS,
@@ -30,9 +31,8 @@ from diffusion_lab.report.panels import (
     Series,
 )
 from diffusion_lab.report.table import Choice, Group, Row, Table, sets_steps, values_of
-from diffusion_lab.report.wording import columns, label
 from diffusion_lab.store.measures import LOW, SECONDS, SEEDS, Measure
-from diffusion_lab.store.options import grouped
+from diffusion_lab.store.option_names import grouped
 
 _MOST_PANELS = 6
 _BITS, _COUNTS = "bits_by_steps", "num_steps"  # the curve of a score

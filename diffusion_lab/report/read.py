@@ -14,7 +14,7 @@ from diffusion_lab.report.choices import read_choices
 from diffusion_lab.report.table import Cell, Gathered
 from diffusion_lab.store import ModelDirectory, RunDirectory, RunError, SweepDirectory, named_model, run_directory
 from diffusion_lab.store.measures import read_measures, samples_key
-from diffusion_lab.store.options import grouped
+from diffusion_lab.store.option_names import grouped
 from diffusion_lab.store.records import FACTS, OBJECT, TEXT, TEXTS, Kinds, inside, is_folder_name, is_number, wrong_in
 from diffusion_lab.store.status_file import DONE, FAILED, read_status
 

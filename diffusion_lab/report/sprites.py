@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from diffusion_lab.report.numbers import Column, Entry, columns, label
 from diffusion_lab.report.table import Cell, Group, Row, Table
-from diffusion_lab.report.wording import Column, Entry, columns, label
 from diffusion_lab.store.measures import Measure, ends
-from diffusion_lab.store.options import grouped
+from diffusion_lab.store.option_names import grouped
 from diffusion_lab.store.records import RunError, inside, read_bytes
 
 # As in pictures.picture for grey levels: the smallest longer side of an image on the screen, and the frame around it. A test

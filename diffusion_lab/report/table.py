@@ -16,7 +16,7 @@ from diffusion_lab.report.choices import natural, reads_as_number, with_axis
 from diffusion_lab.report.comparison import Difference, Measured, Ranking, decimals_of, equal, holm, ranking
 from diffusion_lab.store import ModelDirectory, RunDirectory
 from diffusion_lab.store.measures import LOW, SAMPLES, Measure, merged, samples_key
-from diffusion_lab.store.options import grouped, short_names
+from diffusion_lab.store.option_names import grouped, short_names
 from diffusion_lab.store.status_file import DONE
 
 SEED = "seed"  # averaged over

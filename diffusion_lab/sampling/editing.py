@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from diffusion_lab.diffusion.chain import GaussianDiffusion
 from diffusion_lab.diffusion.forward import per_sample
 from diffusion_lab.diffusion.noise import SampleNoise
-from diffusion_lab.diffusion.process import GaussianDiffusion
 from diffusion_lab.diffusion.shapes import Conditions, Images
 from diffusion_lab.diffusion.streams import BACK, KNOWN, START, UNKNOWN
 

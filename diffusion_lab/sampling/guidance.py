@@ -22,11 +22,11 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from diffusion_lab.diffusion.chain import GaussianDiffusion
 from diffusion_lab.diffusion.forward import per_sample
 from diffusion_lab.diffusion.gaussian import Gaussian
 from diffusion_lab.diffusion.parts import classes_in, joined, left_out, where
 from diffusion_lab.diffusion.predictions import eps_from_x_0, x_0_from_eps
-from diffusion_lab.diffusion.process import GaussianDiffusion
 from diffusion_lab.diffusion.reverse import ReverseProcess, ReverseStep
 from diffusion_lab.diffusion.shapes import Conditions, Images, Number, Steps
 
@@ -118,7 +118,7 @@ class Guidance(ABC):
     def acts_at(self, process: GaussianDiffusion, t: int) -> bool:
         """The same if all samples are at one step."""
         row = process.numbers(t)
-        place = row.time if self.log_snr_interval is None else 2 * math.log(row.signal / row.noise)
+        place = row.time if self.log_snr_interval is None else 2 * math.log(row.signal / row.sigma)
         lo, hi = self.interval or self.log_snr_interval or _EVERYWHERE
         return lo <= place <= hi
 
@@ -303,7 +303,7 @@ class ClassifierGuidance(Guidance):
         shift = self.scale * self._gradient(x_t, process.network_time(t), classes)
         distribution = predicted.distribution
         mean = distribution.mean + distribution.log_variance.exp() * shift
-        eps = predicted.eps - per_sample(process.noise(t), x_t) * shift
+        eps = predicted.eps - per_sample(process.sigma(t), x_t) * shift
         guess = x_0_from_eps(process, eps, x_t, t)
         x_0 = reverse.clipping(guess)
         eps = eps if x_0 is guess else eps_from_x_0(process, x_0, x_t, t)

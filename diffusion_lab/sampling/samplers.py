@@ -14,8 +14,8 @@ from typing import ClassVar, NamedTuple
 
 import torch
 
+from diffusion_lab.diffusion.chain import GaussianDiffusion, Row
 from diffusion_lab.diffusion.noise import Noise, fresh_noise
-from diffusion_lab.diffusion.process import GaussianDiffusion, Row
 from diffusion_lab.diffusion.reverse import ReverseProcess, ReverseStep
 from diffusion_lab.diffusion.shapes import Conditions, Images, Steps
 
@@ -165,7 +165,7 @@ class DDIMSampler(Sampler):
     def step(self, walk: Walk, x_t: Images, t: int) -> Images:
         predicted, at, to = walk.predict(x_t, t), walk.at(t), walk.at(t - 1)
         variance = self.eta**2 * at.beta_tilde
-        x_s = to.signal * predicted.x_0 + max(to.noise**2 - variance, 0) ** 0.5 * predicted.eps
+        x_s = to.signal * predicted.x_0 + max(to.sigma**2 - variance, 0) ** 0.5 * predicted.eps
         return x_s + variance**0.5 * walk.noise(t, x_t) if self.eta > 0 else x_s
 
     def encode(self, process: GaussianDiffusion, reverse: Evaluation, x_0: Images, y: Conditions = None) -> Images:
@@ -182,7 +182,7 @@ class DDIMSampler(Sampler):
         x = x_0
         for t in range(1, chain.num_timesteps + 1):
             here, before = chain.numbers(t), chain.numbers(t - 1)
-            x = here.alpha * x + (here.noise - here.alpha * before.noise) * reverse(chain, x, chain.full(t, x), y).eps
+            x = here.alpha * x + (here.sigma - here.alpha * before.sigma) * reverse(chain, x, chain.full(t, x), y).eps
         return x / chain.prior_std
 
 
@@ -200,13 +200,13 @@ class AnalyticDDIMSampler(DDIMSampler):
     def step(self, walk: Walk, x_t: Images, t: int) -> Images:
         predicted, at, to = walk.predict(x_t, t), walk.at(t), walk.at(t - 1)
         own = self.eta**2 * at.beta_tilde
-        towards_eps = max(to.noise**2 - own, 0) ** 0.5
+        towards_eps = max(to.sigma**2 - own, 0) ** 0.5
         x_s = to.signal * predicted.x_0 + towards_eps * predicted.eps
         if t == 1:
             return x_s
         log_beta_tilde = torch.full_like(predicted.distribution.log_variance, at.log_beta_tilde)
         excess = at.beta_tilde * torch.expm1(predicted.distribution.log_variance - log_beta_tilde).clamp(min=0)
-        of_x_0 = to.signal - towards_eps * at.signal / at.noise
+        of_x_0 = to.signal - towards_eps * at.signal / at.sigma
         return x_s + (own + (of_x_0 / at.of_x_0) ** 2 * excess).sqrt() * walk.noise(t, x_t)
 
     def encode(self, process: GaussianDiffusion, reverse: Evaluation, x_0: Images, y: Conditions = None) -> Images:

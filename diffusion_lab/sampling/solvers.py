@@ -31,10 +31,10 @@ class HeunSampler(Sampler):
 
     def step(self, walk: Walk, x_t: Images, t: int) -> Images:
         predicted, at, to = walk.predict(x_t, t), walk.at(t), walk.at(t - 1)
-        x_s = to.signal * predicted.x_0 + to.noise * predicted.eps
+        x_s = to.signal * predicted.x_0 + to.sigma * predicted.eps
         if t == 1:
             return x_s
-        slope = to.noise - to.signal / at.signal * at.noise
+        slope = to.sigma - to.signal / at.signal * at.sigma
         return x_s + slope / 2 * (walk.predict(x_s, t - 1).eps - predicted.eps)
 
     def evaluation_times(self, num_steps: int) -> list[int]:
@@ -69,12 +69,12 @@ class DPMSolverSampler(Sampler):
         known, rate = list(walk.past)[: min(self.order, t)], 2 if self.stochastic else 1
         if len(known) > 1 and 3 * (_lambda(walk, t) - _lambda(walk, known[1].t)) < h:
             known = known[:1]
-        x_s = to.noise / at.noise * math.exp(-h) ** (rate - 1) * x_t
+        x_s = to.sigma / at.sigma * math.exp(-h) ** (rate - 1) * x_t
         nodes = [(_lambda(walk, point.t) - _lambda(walk, t)) / h for point in known]
         for weight, point in zip(_weights(nodes, rate * h), known, strict=True):
             x_s = x_s + to.signal * weight * point.x_0
         if self.stochastic:
-            x_s = x_s + to.noise * math.sqrt(-math.expm1(-2 * h)) * walk.noise(t, x_t)
+            x_s = x_s + to.sigma * math.sqrt(-math.expm1(-2 * h)) * walk.noise(t, x_t)
         return x_s
 
 
@@ -97,8 +97,8 @@ class IPNDMSampler(Sampler):
             return predicted.x_0
         weights = _ADAMS_BASHFORTH[min(len(walk.past), len(_ADAMS_BASHFORTH)) - 1]
         eps = sum(weight * point.eps for weight, point in zip(weights, walk.past, strict=False))
-        x_0 = (x_t - at.noise * eps) / at.signal
-        return to.signal * x_0 + to.noise * eps
+        x_0 = (x_t - at.sigma * eps) / at.signal
+        return to.signal * x_0 + to.sigma * eps
 
 
 _ADAMS_BASHFORTH = (1,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24)
@@ -123,4 +123,4 @@ def _weights(nodes: list[float], h: float) -> list[float]:
 def _lambda(walk: Walk, t: int) -> float:
     """log(α_t/σ_t); ∞ at t = 0."""
     row = walk.at(t)
-    return math.log(row.signal / row.noise) if t > 0 else math.inf
+    return math.log(row.signal / row.sigma) if t > 0 else math.inf

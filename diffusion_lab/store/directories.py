@@ -23,7 +23,7 @@ from diffusion_lab.store.records import (
     write_json,
 )
 from diffusion_lab.store.status_file import FILE as STATUS
-from diffusion_lab.store.weights import is_kept_average, is_snapshot, is_weights
+from diffusion_lab.store.weight_names import is_kept_average, is_snapshot, is_weights
 from diffusion_lab.store.written import ours_below
 
 _CONFIG, _CHOICES, _TRAINING, _RETRAINING = "config.yaml", "choices.json", "training.json", "retraining"

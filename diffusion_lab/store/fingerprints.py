@@ -29,7 +29,7 @@ from typing import Any
 import yaml
 
 from diffusion_lab.conf_dir import CONF
-from diffusion_lab.store.options import canonical_json
+from diffusion_lab.store.option_names import canonical_json
 
 LAB = __name__.partition(".")[0]
 _FILE_NAME = re.compile(r"[\w-][\w ./-]{0,100}\.\w{1,20}")
@@ -97,7 +97,7 @@ def _lab(*modules: str) -> frozenset[str]:
 
 # The scored weights, and measurements made for them before sampling.
 _LOADED = _lab(
-    "training.profiles", "config.measured_variance", "config.trained", "config.weight_files"
+    "training.profiles", "config.measured_variance", "config.loading", "config.weight_files"
 )
 TRAINING = Scope(_TRAINS, _ONLY_AFTER_TRAINING, _lab(
     "training.ema", "training.finite", "training.profiles", "training.snapshots", "training.trainer",

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Generic, TypeVar
 
-from diffusion_lab.store.options import canonical_json
+from diffusion_lab.store.option_names import canonical_json
 
 Config = TypeVar("Config")
 

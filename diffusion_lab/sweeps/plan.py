@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from diffusion_lab.store import ModelDirectory, RunDirectory
 from diffusion_lab.store.files import clear
 from diffusion_lab.store.lease import is_held
-from diffusion_lab.store.options import grouped, short_names
+from diffusion_lab.store.option_names import grouped, short_names
 from diffusion_lab.store.status_file import (
     DONE,
     FAILED,

@@ -18,7 +18,7 @@ from torch import Tensor
 from diffusion_lab.models.budget import budget_used
 from diffusion_lab.models.trainable import RAW, TrainableModel
 from diffusion_lab.store.files import write_whole
-from diffusion_lab.store.weights import kept_average_name
+from diffusion_lab.store.weight_names import kept_average_name
 from diffusion_lab.training.profiles import TRACKED, Profile, wanted_length
 
 _PREFIX, _STATE = "ema_", "power_averages"  # of names; in a checkpoint

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from diffusion_lab.models.budget import logging_interval
 from diffusion_lab.models.optimization import parameters_of
-from diffusion_lab.store.options import check_at_least
+from diffusion_lab.store.option_names import check_at_least
 
 
 class NotFiniteError(RuntimeError):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffusion_lab.store.files import make_folders, write_whole
-from diffusion_lab.store.options import flat
+from diffusion_lab.store.option_names import flat
 from diffusion_lab.training.interruption import Interrupted
 from diffusion_lab.training.trackers import About, Score, Tracker, read_id
 

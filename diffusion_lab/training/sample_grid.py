@@ -12,7 +12,7 @@ from diffusion_lab.data.pictures import columns_of, may_fail, picture, png
 from diffusion_lab.models.base import GenerativeModel
 from diffusion_lab.store.directories import grid_file
 from diffusion_lab.store.files import write_whole
-from diffusion_lab.store.options import check_at_least
+from diffusion_lab.store.option_names import check_at_least
 from diffusion_lab.training.ema import default_weights
 from diffusion_lab.training.monitor import seconds_trained
 from diffusion_lab.training.trackers import SAMPLES

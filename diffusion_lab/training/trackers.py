@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from diffusion_lab.store.files import make_folders, write_whole
-from diffusion_lab.store.options import flat
+from diffusion_lab.store.option_names import flat
 from diffusion_lab.store.records import inside
 from diffusion_lab.training.interruption import Interrupted
 

@@ -20,11 +20,11 @@ from lightning.pytorch.callbacks import ProgressBar as LightningBar
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
 from diffusion_lab.models.trainable import TrainableModel
+from diffusion_lab.training.checkpoints import WholeCheckpoints
 from diffusion_lab.training.devices import Request
 from diffusion_lab.training.monitor import MEASURED
 from diffusion_lab.training.ranks import cluster_environment
 from diffusion_lab.training.record import CSVRecord
-from diffusion_lab.training.saving import WholeCheckpoints
 
 # Options of the Trainer that cannot work here, with reasons; docs/choices.md shows this table. All others are passed on.
 NOT_SUPPORTED = {

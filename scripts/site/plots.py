@@ -144,7 +144,7 @@ def variances() -> plt.Figure:
         """v for which Σ is Var[x_s|x_t], which is known here."""
         t = int(chain.timesteps.tolist().index(int(timesteps[0]))) + 1
         row = chain.numbers(t)
-        var_x_0 = std**2 * row.noise**2 / (row.signal**2 * std**2 + row.noise**2)
+        var_x_0 = std**2 * row.sigma**2 / (row.signal**2 * std**2 + row.sigma**2)
         best = row.beta_tilde + row.of_x_0**2 * var_x_0
         f = (math.log(best) - row.log_beta_tilde) / (row.log_beta - row.log_beta_tilde)
         return torch.full((len(timesteps), 1), 2 * f - 1, dtype=torch.float64)
@@ -208,7 +208,7 @@ def lineages() -> plt.Figure:
     }
     for name, schedule in pairs.items():
         process = GaussianDiffusion(schedule)
-        left.plot(process.signal(t), process.noise(t), label=name)
+        left.plot(process.signal(t), process.sigma(t), label=name)
         right.plot(t, process.log_snr(t), label=name)
     left.set(xlabel="signal α", ylabel="noise σ", ylim=(0, 1.5), xlim=(0, 1.1))
     right.set(xlabel="t", ylabel="log SNR")

@@ -15,7 +15,7 @@ from diffusion_lab.diffusion import (
     RectifiedSchedule,
     variational_bound,
 )
-from diffusion_lab.diffusion.bits import in_bits
+from diffusion_lab.diffusion.bound import in_bits
 from diffusion_lab.sampling import EvenSpacing, LogSNRSpacing
 
 from .test_step_costs import NOISE, Problem

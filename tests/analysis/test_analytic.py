@@ -105,7 +105,7 @@ def test_what_no_network_could_have_said_is_brought(eps_square, bound):
     table = torch.full((50,), eps_square, dtype=torch.float64)
     found = log_variances(Analytic(NetworkStatistics(table, table)), chain).flatten()
     t = torch.tensor([1, 2])
-    of_x_0 = chain.signal(t - 1) * chain.beta(t) / chain.noise(t).square()
+    of_x_0 = chain.signal(t - 1) * chain.beta(t) / chain.sigma(t).square()
     upper = (chain.beta_tilde(t) + of_x_0.square() / chain.snr(t)).log()
     torch.testing.assert_close(found, upper if bound == "upper" else chain.log_beta_tilde(t))
     # Data within [−1, 1] have at most the variance 1.
@@ -154,11 +154,11 @@ def test_analytic_ddim_draws_what_the_paper_says(eta):
     x_s = AnalyticDDIMSampler(eta=eta).step(Walk(chain, reverse, lambda key, like: eps), x_t, 3)
     now, before = chain.numbers(3), chain.numbers(2)
     lambda_2 = eta**2 * now.beta_tilde
-    bracket = now.noise * before.signal / now.signal - (before.noise**2 - lambda_2) ** 0.5
+    bracket = now.sigma * before.signal / now.signal - (before.sigma**2 - lambda_2) ** 0.5
     variance = lambda_2 + bracket**2 * (1 - float(statistics.eps_square[79]))
     torch.testing.assert_close(x_s - x_s[3], variance**0.5 * eps)
     look = reverse(chain, x_t, steps(3, 4))
-    mean = before.signal * look.x_0 + (before.noise**2 - lambda_2) ** 0.5 * look.eps
+    mean = before.signal * look.x_0 + (before.sigma**2 - lambda_2) ** 0.5 * look.eps
     torch.testing.assert_close(x_s[3], mean[3])
 
 

@@ -135,7 +135,7 @@ def test_a_chain_of_two_steps_is_the_respaced_one():
     chains = GaussianDiffusion(process.schedule, torch.stack([s, t], dim=1))
     for b in range(3):
         alone = process.respace(torch.stack([s[b], t[b]]))
-        for name in ("signal", "noise", "beta", "log_beta", "beta_tilde", "log_beta_tilde", "time", "snr"):
+        for name in ("signal", "sigma", "beta", "log_beta", "beta_tilde", "log_beta_tilde", "time", "snr"):
             for step in (1, 2):
                 found = getattr(chains, name)(steps(step, 3))[b]
                 torch.testing.assert_close(found, getattr(alone, name)(steps(step, 1))[0].double())

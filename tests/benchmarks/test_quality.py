@@ -162,7 +162,7 @@ def clusters_of(outputs):
     """The cluster of each training image, of the model in `outputs`."""
     from omegaconf import OmegaConf
 
-    from diffusion_lab.config.trained import trained_config, trained_data
+    from diffusion_lab.config.loading import trained_config, trained_data
     from diffusion_lab.store import newest_model
 
     asked = OmegaConf.create({"model_dir": str(newest_model(outputs).path), "data": {}})

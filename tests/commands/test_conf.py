@@ -84,8 +84,8 @@ def on_its_data(cfg, name: str, channels: int = 3) -> tuple[int, ...]:
 def test_a_schedule_is_a_float64_pair_whose_log_snr_falls(name):
     schedule = instantiate(composed(f"schedule={name}").schedule)
     process, t = GaussianDiffusion(schedule), torch.arange(schedule.num_timesteps + 1)
-    assert process.signal(t).dtype == process.noise(t).dtype == torch.float64
-    assert (process.signal(t)[0], process.noise(t)[0]) == (1, 0)
+    assert process.signal(t).dtype == process.sigma(t).dtype == torch.float64
+    assert (process.signal(t)[0], process.sigma(t)[0]) == (1, 0)
     assert (process.log_snr(t).diff() < 0).all()
     torch.testing.assert_close(schedule.alpha_bar(), process.signal(t).square())
     torch.testing.assert_close(schedule.signal(t[1:].double()).detach(), process.signal(t[1:]))
@@ -267,7 +267,7 @@ def test_edm_samples_in_the_published_35_evaluations():
     assert len(sampler.evaluation_times(chain.num_timesteps)) == 35
     i = torch.arange(18, dtype=torch.float64)
     sigma = (80 ** (1 / 7) + i / 17 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7  # Karras et al. 2022, eq. 5
-    torch.testing.assert_close(chain.noise(torch.arange(18, 0, -1)), sigma)
+    torch.testing.assert_close(chain.sigma(torch.arange(18, 0, -1)), sigma)
 
 
 def test_an_experiment_may_ask_for_a_conditional_model():

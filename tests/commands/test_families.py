@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from diffusion_lab.config.trained import load_config
+from diffusion_lab.config.loading import load_config
 from diffusion_lab.data.densities import GaussianDensity, RingMixture
 from diffusion_lab.store import ModelDirectory, newest_model
 

@@ -8,7 +8,7 @@ import torch
 from diffusion_lab.metrics.shards import ShardStore
 from diffusion_lab.models.diffusion import DiffusionModel
 from diffusion_lab.store.status_file import FAILED, read_status
-from diffusion_lab.training.saving import load_state
+from diffusion_lab.training.checkpoints import load_state
 
 from ..leases import put_lease
 from .cluster import only_model

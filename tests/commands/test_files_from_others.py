@@ -16,8 +16,8 @@ from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from diffusion_lab.config import strangers
-from diffusion_lab.config.trained import load_config, settled
+from diffusion_lab.config import untrusted
+from diffusion_lab.config.loading import load_config, settled
 from diffusion_lab.store import ModelDirectory, newest_model
 from diffusion_lab.store.records import RunError, printable
 
@@ -200,7 +200,7 @@ EVALUATE = {
 @pytest.mark.parametrize("door", CONFIG, ids=lambda text: text.replace(" ", "-"))
 def test_a_config_is_refused_in_one_sentence(stranger, monkeypatch, door):
     """When it is read, or when something of it is about to be built."""
-    monkeypatch.setattr(strangers, "_memory_here", lambda: 2**34)
+    monkeypatch.setattr(untrusted, "_memory_here", lambda: 2**34)
     tamper, expected = CONFIG[door]
     tamper(stranger)
     before = files(stranger.parent)
@@ -220,7 +220,7 @@ def test_a_config_is_refused_in_one_sentence(stranger, monkeypatch, door):
     ids=lambda text: text.replace(" ", "-"),
 )
 def test_a_model_directory_is_refused_in_one_sentence(lab, stranger, monkeypatch, command, door):
-    monkeypatch.setattr(strangers, "_memory_here", lambda: 2**34)
+    monkeypatch.setattr(untrusted, "_memory_here", lambda: 2**34)
     tamper, expected = {"sample": SAMPLE, "evaluate": EVALUATE}[command][door]
     tamper(stranger)
     lab.refused(command, "model_dir=stranger", said=expected)  # and nothing is written: no harm

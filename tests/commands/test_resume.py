@@ -18,7 +18,7 @@ from diffusion_lab.commands import scoring
 from diffusion_lab.commands.main import main
 from diffusion_lab.store import ModelDirectory, lease, newest_model
 from diffusion_lab.store.status_file import INTERRUPTED, read_status
-from diffusion_lab.training.saving import load_state
+from diffusion_lab.training.checkpoints import load_state
 
 from .cluster import STOP, assert_same_training, assert_same_weights, rows
 from .conftest import STRIDED, TINY, files

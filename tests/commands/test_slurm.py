@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from diffusion_lab.store.status_file import FAILED, INTERRUPTED
-from diffusion_lab.training.saving import load_state
+from diffusion_lab.training.checkpoints import load_state
 
 from .cluster import (
     PACED,

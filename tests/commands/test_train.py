@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config import picking, training
-from diffusion_lab.config.trained import load_config
+from diffusion_lab.config.loading import load_config
 from diffusion_lab.data.image_folder import ImageFolder
 from diffusion_lab.store import ModelDirectory, newest_model
 from diffusion_lab.training import devices, sample_grid

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from diffusion_lab.store import ModelDirectory, newest_model
-from diffusion_lab.training.saving import load_state
+from diffusion_lab.training.checkpoints import load_state
 
 from .cluster import STOP, assert_same_training, assert_same_weights, rows
 from .conftest import STRIDED, TINY

@@ -9,8 +9,8 @@ from omegaconf import OmegaConf
 
 from diffusion_lab.commands.library import _conditions
 from diffusion_lab.config.drawn_conditions import drawn_conditions
+from diffusion_lab.config.loading import check_worse, trained_data
 from diffusion_lab.config.mistakes import MistakeError
-from diffusion_lab.config.trained import check_worse, trained_data
 from diffusion_lab.store.records import RunError
 
 SIZES = (3, (2,))

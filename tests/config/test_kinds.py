@@ -8,7 +8,7 @@ from diffusion_lab.commands.main import COMMANDS
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.kinds import _declared, _is_reference, check_kinds
 from diffusion_lab.config.mistakes import MistakeError
-from diffusion_lab.store.options import flat
+from diffusion_lab.store.option_names import flat
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, "evaluate_samples"])

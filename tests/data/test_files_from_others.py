@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from diffusion_lab.data import DataError
-from diffusion_lab.data.image_files import read_image
 from diffusion_lab.data.image_folder import ImageFolder
+from diffusion_lab.data.read_image import read_image
 
 PIXELS = np.random.default_rng(0).integers(256, size=(40, 60, 3), dtype=np.uint8)
 SQUARE = PIXELS[:, 10:50]

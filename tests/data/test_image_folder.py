@@ -12,11 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
-from diffusion_lab.data import DataError, image_files, image_folder
-from diffusion_lab.data.image_files import read_image
+from diffusion_lab.data import DataError, image_folder
+from diffusion_lab.data import read_image as reading
 from diffusion_lab.data.image_folder import ImageFolder
 from diffusion_lab.data.module import images_at_once
 from diffusion_lab.data.order import BatchOrder
+from diffusion_lab.data.read_image import read_image
 
 
 def folder(root: Path, **options) -> ImageFolder:
@@ -181,7 +182,7 @@ def checked(image_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     """The names of the files that were read, as they are; time has passed since they were written."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     clock = time.time
-    monkeypatch.setattr(image_files.time, "time", lambda: clock() + 10)
+    monkeypatch.setattr(reading.time, "time", lambda: clock() + 10)
     names: list[str] = []
     check = image_folder.check_image
 
@@ -223,7 +224,7 @@ def test_a_broken_file_is_never_remembered_and_the_good_ones_are(image_root: Pat
 
 
 def test_what_was_just_written_is_not_remembered(image_root: Path, checked: list[str], monkeypatch) -> None:
-    monkeypatch.setattr(image_files, "_SETTLED_SECONDS", 60.0)
+    monkeypatch.setattr(reading, "_SETTLED_SECONDS", 60.0)
     identity(image_root)
     identity(image_root)
     assert len(checked) == 40

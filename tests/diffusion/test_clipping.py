@@ -43,6 +43,6 @@ def test_a_dynamic_threshold_scales_an_image():
 @pytest.mark.parametrize("clip", [NoClipping(), Clamp(), DynamicThreshold()], ids=repr)
 def test_x_0_and_eps_still_make_up_x_t(clip):
     look, t = looked(clip), torch.tensor([7, 20])
-    again = PROCESS.signal(t)[:, None] * look.x_0 + PROCESS.noise(t)[:, None] * look.eps
+    again = PROCESS.signal(t)[:, None] * look.x_0 + PROCESS.sigma(t)[:, None] * look.eps
     torch.testing.assert_close(again, torch.ones(2, 4, dtype=torch.float64))
     assert float(clip.in_range(3 * X_0).abs().max()) == (9.0 if clip == NoClipping() else 1.0)

@@ -73,7 +73,7 @@ def test_the_ends_have_their_shares_as_a_prior(log_snr, shares, num_levels):
     x_1 = row.signal * torch.linspace(-1.1, 1.1, 23, dtype=torch.float64)[:, None]
     between = (1 - sum(shares)) / (num_levels - 2)
     prior = torch.tensor([max(shares[0], between), *[between] * (num_levels - 2), max(shares[1], between)])
-    expected = (prior.double().log() - 0.5 * ((x_1 - row.signal * grid) / row.noise).square()).log_softmax(dim=1)
+    expected = (prior.double().log() - 0.5 * ((x_1 - row.signal * grid) / row.sigma).square()).log_softmax(dim=1)
     decoder = EndLevelDecoder(shares, num_levels)
     every = log_prob(chain, grid.expand(23, -1), x_1.expand(-1, num_levels), num_levels, decoder)
     near = expected > -25
@@ -104,7 +104,7 @@ def test_it_is_a_softmax_over_all_levels(log_snr):
     chain = process(log_snr)
     grid, first = levels(256), chain.numbers(1)
     x_1 = torch.randn(50, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    expected = (-0.5 * ((x_1 - first.signal * grid) / first.noise).square()).log_softmax(dim=1)
+    expected = (-0.5 * ((x_1 - first.signal * grid) / first.sigma).square()).log_softmax(dim=1)
     every = log_prob(chain, grid.expand(50, -1), x_1.expand(-1, 256), 256)
     near = expected > -40
     torch.testing.assert_close(every[near], expected[near])

@@ -226,7 +226,7 @@ def test_min_snr_of_a_noise_network():
 def test_edms_weighting_is_its_lambda():
     """Edms weighting is its lambda and one for its own prediction."""
     process, t = EDMSchedule(100), torch.linspace(1, 100, 30, dtype=torch.float64)
-    sigma, weighting = process.noise(t), ErrorOf(PredictEDM(0.5))
+    sigma, weighting = process.sigma(t), ErrorOf(PredictEDM(0.5))
     expected = (sigma.square() + 0.25) / (0.5 * sigma).square()
     torch.testing.assert_close(weighting.weight(process, PredictStart(), t), expected)
     torch.testing.assert_close(weighting.weight(process, PredictEDM(0.5), t), torch.ones_like(sigma))

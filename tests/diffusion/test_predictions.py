@@ -85,7 +85,7 @@ EDM = GaussianDiffusion(EDMSchedule(40))
 def test_edms_prediction_is_the_papers_preconditioning():
     """D(x; σ) = c_skip·x + c_out·F(c_in·x; c_noise) (Karras et al. 2022, eq. 7 and table 1)."""
     t, s = torch.tensor([1, 17, 40]), 0.4
-    sigma = EDM.noise(t)[:, None]
+    sigma = EDM.sigma(t)[:, None]
     x, output = (torch.randn(3, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(i)) for i in (0, 1))
     prediction = PredictEDM(s)
     c_skip, c_out = s**2 / (sigma**2 + s**2), sigma * s / (sigma**2 + s**2).sqrt()

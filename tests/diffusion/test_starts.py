@@ -21,7 +21,7 @@ MEANS = torch.tensor([[0.2, -0.4, 0.1], [-0.3, 0.5, 0.0]], dtype=torch.float64)
 COVARIANCE = torch.tensor([[0.30, 0.10, 0.02], [0.10, 0.20, -0.05], [0.02, -0.05, 0.10]], dtype=torch.float64)
 START = MomentsStart(DataMoments.from_covariance(MEANS, COVARIANCE))
 LAST = CUT.numbers(3)
-NOISED = LAST.signal**2 * COVARIANCE + LAST.noise**2 * torch.eye(3, dtype=torch.float64)
+NOISED = LAST.signal**2 * COVARIANCE + LAST.sigma**2 * torch.eye(3, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("label", [0, 1])
@@ -46,7 +46,7 @@ def test_where_no_signal_is_left_it_is_the_noise_itself():
 def test_its_term_of_the_bound_is_the_divergence():
     """Its term of the bound is the divergence of two gaussians."""
     x_0, y = torch.tensor([[0.9, -0.1, 0.3], [0.0, 0.4, -0.7]], dtype=torch.float64), torch.tensor([1, 0])
-    q = MultivariateNormal(LAST.signal * x_0, LAST.noise**2 * torch.eye(3, dtype=torch.float64).expand(2, 3, 3))
+    q = MultivariateNormal(LAST.signal * x_0, LAST.sigma**2 * torch.eye(3, dtype=torch.float64).expand(2, 3, 3))
     p = MultivariateNormal(LAST.signal * MEANS[y], NOISED.expand(2, 3, 3))
     torch.testing.assert_close(START.kl(CUT, x_0, y), kl_divergence(q, p) / 3)
 

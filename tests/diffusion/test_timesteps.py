@@ -167,7 +167,7 @@ def test_the_noise_to_signal_ratio_is_log_normal(schedule, mean, std):
 def test_on_the_straight_path_u_is_logit_normal():
     schedule = RectifiedSchedule(1000, log_snr_min=-20.0)
     t, _ = NormalTimesteps(schedule, mean=0.0, std=1.0)(20_000, generator())
-    logit = schedule.noise(t).logit()
+    logit = schedule.sigma(t).logit()
     assert float(logit.mean()) == pytest.approx(0, abs=0.03)
     assert float(logit.std()) == pytest.approx(1, abs=0.03)
 

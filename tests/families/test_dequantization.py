@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from diffusion_lab.diffusion import Gaussian, SampleNoise
-from diffusion_lab.diffusion.bits import in_bits, in_nats
+from diffusion_lab.diffusion.bound import in_bits, in_nats
 from diffusion_lab.diffusion.levels import from_levels, to_levels
 from diffusion_lab.families.flow.couplings import standard_normal_log_prob
 from diffusion_lab.families.flow.flow import (

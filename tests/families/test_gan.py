@@ -19,11 +19,11 @@ from diffusion_lab.families.gan.adversarial import (
 from diffusion_lab.families.gan.gan import GAN
 from diffusion_lab.families.gan.networks import Discriminator, Generator, PointDiscriminator, PointGenerator
 from diffusion_lab.models.optimization import Constant, CosineDecay, Optimization
+from diffusion_lab.training.checkpoints import load_state
 from diffusion_lab.training.ema import EMA
 from diffusion_lab.training.finite import SkipNotFinite
 from diffusion_lab.training.monitor import Monitor
 from diffusion_lab.training.record import CSVRecord
-from diffusion_lab.training.saving import load_state
 from tests.models import stand_ins
 from tests.models.stand_ins import quiet_trainer, step
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from diffusion_lab.report.answers import axis_findings, best_cell, curve_findings
+from diffusion_lab.report.findings import axis_findings, best_cell, curve_findings
+from diffusion_lab.report.numbers import columns
 from diffusion_lab.report.table import Cell, Gathered, build_table
-from diffusion_lab.report.wording import columns
 from diffusion_lab.store import ModelDirectory, RunDirectory
 from diffusion_lab.store.measures import LOW, SAMPLES, Measure
 

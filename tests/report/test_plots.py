@@ -7,9 +7,9 @@ import re
 import pytest
 
 from diffusion_lab.report import figures
-from diffusion_lab.report.answers import curve_findings
 from diffusion_lab.report.curves import line_names
 from diffusion_lab.report.figures import figure
+from diffusion_lab.report.findings import curve_findings
 from diffusion_lab.report.model_plots import model_plots
 from diffusion_lab.report.panels import Panel, Plot, Series, legend, scales, stroke
 from diffusion_lab.report.plots import against_sampling, against_training, plots_of, trade_off

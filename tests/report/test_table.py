@@ -5,11 +5,11 @@ import shutil
 
 import pytest
 
-from diffusion_lab.report.answers import best_cell
 from diffusion_lab.report.exports import row_csv
+from diffusion_lab.report.findings import best_cell
+from diffusion_lab.report.numbers import columns, seeds_of
 from diffusion_lab.report.read import read_runs, read_sweep
 from diffusion_lab.report.table import build_table
-from diffusion_lab.report.wording import columns, seeds_of
 
 from .synthetic import table_of, write_sweep
 

@@ -36,7 +36,7 @@ X_T = SampleNoise(5, torch.arange(6)).initial((2,)).double()
 
 def x_0_of(std, process, x_t, t):
     """E[x_0|x_t] where x_0 ~ N(MEAN, std²)."""
-    signal, noise = process.signal(t)[:, None], process.noise(t)[:, None]
+    signal, noise = process.signal(t)[:, None], process.sigma(t)[:, None]
     return MEAN + signal * std**2 * (x_t - signal * MEAN) / (signal**2 * std**2 + noise**2)
 
 
@@ -50,7 +50,7 @@ class Exact:
         self.told.append(None if y is None else y.tolist())
         t = timesteps + 1
         x_0 = x_0_of(self.std, PROCESS, x_t, t)
-        eps = (x_t - PROCESS.signal(t)[:, None] * x_0) / PROCESS.noise(t)[:, None]
+        eps = (x_t - PROCESS.signal(t)[:, None] * x_0) / PROCESS.sigma(t)[:, None]
         return self.prediction.target(PROCESS, x_0, eps, t)
 
 

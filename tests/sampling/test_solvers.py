@@ -55,7 +55,7 @@ def exact(process, data=DATA, prediction=None):
 def on_the_path(process, t, data=DATA):
     """x_t of the probability flow: for Gaussian data it keeps z = (x_t − α·m)/√(α²·s² + σ²)."""
     row = process.numbers(t)
-    return row.signal * data.mean + math.sqrt((row.signal * data.std) ** 2 + row.noise**2) * Z
+    return row.signal * data.mean + math.sqrt((row.signal * data.std) ** 2 + row.sigma**2) * Z
 
 
 @pytest.mark.parametrize("stochastic", [False, True])
@@ -89,7 +89,7 @@ def on_the_flow(chain, t):
         return (y - MixtureData().x_0_given_x_t(one, rho, y)) / rho
 
     row = chain.numbers(t)
-    grid = torch.linspace(2.0, math.log(row.noise / row.signal), 121, dtype=torch.float64).exp()
+    grid = torch.linspace(2.0, math.log(row.sigma / row.signal), 121, dtype=torch.float64).exp()
     y = grid[0] * Z
     for rho, to in pairwise(grid):
         h = to - rho
@@ -162,7 +162,7 @@ def walked(name, sampler, data, x, noise=None):
 
 def drawn(name, sampler):
     """From the same x_T/α_T, whatever the path: at the noisy end all three have the same σ/α."""
-    scale = GaussianDiffusion(LONG[name]).numbers(1000).noise
+    scale = GaussianDiffusion(LONG[name]).numbers(1000).sigma
     return walked(name, sampler, MixtureData(), scale * SampleNoise(1, torch.arange(16)).initial((1,)).double())
 
 
@@ -198,7 +198,7 @@ def test_random_samplers_have_the_moments_of_the_data(sampler, name):
     data, end, errors = GaussianData(0.0, 0.4), GaussianDiffusion(LONG[name]).numbers(1000), []
     for num_steps in (16, 32):
         basis = torch.eye(num_steps + 1, dtype=torch.float64)
-        start = math.sqrt((end.signal * data.std) ** 2 + end.noise**2) * basis[:, :1]
+        start = math.sqrt((end.signal * data.std) ** 2 + end.sigma**2) * basis[:, :1]
         noise = lambda t, like, basis=basis: basis[:, t][:, None]  # noqa: E731 - on real times the key is the place in the chain
         x_0 = walked(name, replace(sampler, spacing=LogSNRSpacing(num_steps)), data, start, noise)
         errors.append(abs(float(x_0.square().sum().sqrt()) / data.std - 1))

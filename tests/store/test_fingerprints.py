@@ -18,7 +18,7 @@ from diffusion_lab.store.fingerprints import (
     scored_part,
     training_part,
 )
-from diffusion_lab.store.options import canonical_json
+from diffusion_lab.store.option_names import canonical_json
 
 pytestmark = pytest.mark.usefixtures("hydra_in_less_time")
 
@@ -178,20 +178,20 @@ def counted():
 
 ALL, AFTER = "training scoring drawing", "scoring drawing"
 COUNTED = {
-    "diffusion.process diffusion.noise diffusion.timesteps diffusion.objectives diffusion.variances diffusion.streams": ALL,
+    "diffusion.chain diffusion.noise diffusion.timesteps diffusion.objectives diffusion.variances diffusion.streams": ALL,
     "models.diffusion models.base models.trainable models.optimization networks.unet networks.blocks networks.norm": ALL,
     "data.order data.digits data.module training.ema training.profiles": ALL,
     "config.build": "training scoring",
     "config.training commands.fit commands.train training.snapshots": "training",
     "training.finite training.trainer": "training",
     "sampling.samplers sampling.spacings sampling.guidance diffusion.starts sampling.rounding models.drawn": AFTER,
-    "config.trained config.weight_files metrics.samples metrics.shards": AFTER,
+    "config.loading config.weight_files metrics.samples metrics.shards": AFTER,
     "metrics.measuring metrics.reference metrics.features": AFTER,
     "metrics.score metrics.metric metrics.frechet_distance store.measures": "scoring",
     "diffusion.real_schedules families.gan.gan families.vae.vae families.flow.networks data.cifar commands.sample": "",
     "store.files store.directories report.page": "",
     "metrics.given metrics.copying metrics.sliced_wasserstein": "",
-    "training.trackers training.monitor training.sample_grid training.saving store.lease": "",
+    "training.trackers training.monitor training.sample_grid training.checkpoints store.lease": "",
 }
 
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.diffusion import SampleNoise, derive_seed
-from diffusion_lab.diffusion.bits import in_bits
+from diffusion_lab.diffusion.bound import in_bits
 from diffusion_lab.diffusion.levels import nearest_level
 from diffusion_lab.diffusion.shapes import Conditions, Images
 from diffusion_lab.diffusion.streams import BOUND, TRAINING

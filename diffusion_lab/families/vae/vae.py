@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.diffusion import Gaussian, SampleNoise, derive_seed
-from diffusion_lab.diffusion.bits import in_bits, in_nats
+from diffusion_lab.diffusion.bound import in_bits, in_nats
 from diffusion_lab.diffusion.shapes import Conditions
 from diffusion_lab.diffusion.streams import BOUND, DECODER, TRAINING
 from diffusion_lab.families.vae.elbo import Prior, importance_weighted, log_weight, paid_rate

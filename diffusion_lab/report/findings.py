@@ -13,8 +13,8 @@ from statistics import fmean
 
 from diffusion_lab.report.comparison import Difference, Measured, Ranking, decimals_of, holm, listed, ranking
 from diffusion_lab.report.curves import SAMPLING, TRAINING, sentences
+from diffusion_lab.report.numbers import Column, columns, distinguishing, label
 from diffusion_lab.report.table import NONE, Cell, Group, Row, Standing, Table, measured, values_of
-from diffusion_lab.report.wording import Column, columns, distinguishing, label
 from diffusion_lab.store.measures import LOW, Measure
 
 TOO_LITTLE = "too little for so many comparisons"  # of an interval that excludes 0, after Holm's correction

@@ -46,7 +46,7 @@ class Row(Stride[Value]):
 
     time: Value  # on the clock of the schedule
     signal: Value  # α_t
-    noise: Value  # σ_t
+    sigma: Value  # σ_t
 
 
 class GaussianDiffusion(ForwardProcess):
@@ -89,8 +89,8 @@ class GaussianDiffusion(ForwardProcess):
         end = self.schedule.num_timesteps
         if float(self.times[-1]) == end:
             return self.schedule.prior_std
-        (noise,) = self.schedule.noise(torch.tensor([end], dtype=torch.float64)).tolist()
-        return self.schedule.prior_std * self.numbers(self.num_timesteps).noise / noise
+        (sigma,) = self.schedule.sigma(torch.tensor([end], dtype=torch.float64)).tolist()
+        return self.schedule.prior_std * self.numbers(self.num_timesteps).sigma / sigma
 
     def respace(self, kept: Int64[Tensor, " K"] | Float64[Tensor, " K"]) -> "GaussianDiffusion":
         """The chain over the steps `kept` ⊂ {1 … num_timesteps} of this chain, or over real times in [1, T].
@@ -123,7 +123,7 @@ class GaussianDiffusion(ForwardProcess):
     def pair(self, t: Steps) -> tuple[PerSample, PerSample]:
         """(α_t, σ_t); (1, 0) at t = 0."""
         row = self.row(t)
-        return row.signal, row.noise
+        return row.signal, row.sigma
 
     def alpha_bar(self, t: Steps) -> PerSample:
         """ᾱ_t = α_t²; ᾱ_0 = 1."""
@@ -152,12 +152,12 @@ class GaussianDiffusion(ForwardProcess):
     @property
     def has_unit_variance(self) -> bool:
         """Whether α_t² + σ_t² = 1, so that x_t has unit variance if x_0 has."""
-        signal, noise = self.pair(torch.arange(self.num_timesteps + 1))
-        return bool((signal.square() + noise.square() - 1).abs().max() < 1e-6)
+        signal, sigma = self.pair(torch.arange(self.num_timesteps + 1))
+        return bool((signal.square() + sigma.square() - 1).abs().max() < 1e-6)
 
     @property
     def first_std(self) -> float:
-        return self.numbers(1).noise / self.numbers(1).signal
+        return self.numbers(1).sigma / self.numbers(1).signal
 
     # ---- times -------------------------------------------------------------------------------------------------------
 
@@ -222,10 +222,10 @@ class GaussianDiffusion(ForwardProcess):
 
 def stride_between(pair_t: tuple[Tensor, Tensor], pair_s: tuple[Tensor, Tensor]) -> Stride[Tensor]:
     """(2) and (3) from the (α, σ) of t and of s."""
-    (signal, noise), (signal_s, noise_s) = pair_t, pair_s
+    (signal, sigma), (signal_s, sigma_s) = pair_t, pair_s
     alpha = signal / signal_s
-    beta = noise.square() - (alpha * noise_s).square()
-    share = (noise_s / noise).square()
+    beta = sigma.square() - (alpha * sigma_s).square()
+    share = (sigma_s / sigma).square()
     return Stride(
         alpha=alpha,
         beta=beta,
@@ -233,15 +233,15 @@ def stride_between(pair_t: tuple[Tensor, Tensor], pair_s: tuple[Tensor, Tensor])
         beta_tilde=share * beta,
         log_beta_tilde=(share * beta).log(),
         of_x_t=alpha * share,
-        of_x_0=signal_s * beta / noise.square(),
+        of_x_0=signal_s * beta / sigma.square(),
     )
 
 
 def _columns(schedule: Schedule, times: Tensor) -> list[Tensor]:
     """The columns of the table, for t = 0 … K, in the order of a `Row`."""
-    signal, noise = (part.view_as(times) for part in schedule.pair(times.double().flatten()))
-    signal, noise = _after(1, signal), _after(0, noise)
-    stride = stride_between((signal[..., 1:], noise[..., 1:]), (signal[..., :-1], noise[..., :-1]))
+    signal, sigma = (part.view_as(times) for part in schedule.pair(times.double().flatten()))
+    signal, sigma = _after(1, signal), _after(0, sigma)
+    stride = stride_between((signal[..., 1:], sigma[..., 1:]), (signal[..., :-1], sigma[..., :-1]))
     if not bool((stride.beta > 0).all()):
         t = int((stride.beta <= 0).nonzero()[0, -1]) + 1
         raise ValueError(f"{schedule}: log SNR does not decrease at step {t}, so the step is not Gaussian")
@@ -250,7 +250,7 @@ def _columns(schedule: Schedule, times: Tensor) -> list[Tensor]:
     second = log_beta_tilde[..., 1:2] if times.shape[-1] > 1 else stride.log_beta[..., :1]
     known = {**vars(stride), "log_beta_tilde": torch.cat([second, log_beta_tilde[..., 1:]], dim=-1)}
     columns = {name: _after(torch.nan, values) for name, values in known.items()}
-    columns |= {"time": _after(0, times.double()), "signal": signal, "noise": noise}
+    columns |= {"time": _after(0, times.double()), "signal": signal, "sigma": sigma}
     return [columns[column.name] for column in fields(Row)]
 
 

@@ -21,7 +21,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from diffusion_lab.models.trainable import TrainableModel
 from diffusion_lab.store.directories import previous_of
 from diffusion_lab.store.files import clear, whole_file
-from diffusion_lab.store.weights import SECONDS, Moment
+from diffusion_lab.store.weight_names import SECONDS, Moment
 from diffusion_lab.training.interruption import Interruption
 from diffusion_lab.training.snapshots import used_by
 

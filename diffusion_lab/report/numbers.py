@@ -10,7 +10,7 @@ from diffusion_lab.report.choices import natural
 from diffusion_lab.report.comparison import listed
 from diffusion_lab.report.table import NONE, Group, Row, Table
 from diffusion_lab.store.measures import ENTROPY, Measure
-from diffusion_lab.store.options import flat
+from diffusion_lab.store.option_names import flat
 
 MOST_NAMED = 6  # options in a title or a name
 

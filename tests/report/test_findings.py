@@ -6,11 +6,11 @@ from dataclasses import replace
 import pytest
 
 from diffusion_lab.metrics.bits_per_dim import BitsPerDim
-from diffusion_lab.report.answers import MORE_SEEDS, NO_ERRORS, axis_findings, best_cell, effect_of, findings, unranked
 from diffusion_lab.report.comparison import Measured, difference
+from diffusion_lab.report.findings import MORE_SEEDS, NO_ERRORS, axis_findings, best_cell, effect_of, findings, unranked
+from diffusion_lab.report.numbers import columns, label
 from diffusion_lab.report.read import read_sweep
 from diffusion_lab.report.table import build_table
-from diffusion_lab.report.wording import columns, label
 
 from .synthetic import AXES, table_of, write_sweep
 

@@ -16,7 +16,7 @@ from diffusion_lab.config.build import build_training_data
 from diffusion_lab.config.identity import variance_matters
 from diffusion_lab.config.mistakes import MistakeError, mistake_in_job
 from diffusion_lab.config.overrides import as_plain
-from diffusion_lab.config.strangers import (
+from diffusion_lab.config.untrusted import (
     check_plain,
     check_sizes,
     check_targets,

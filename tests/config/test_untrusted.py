@@ -4,7 +4,7 @@ import ast
 from pathlib import Path
 
 import diffusion_lab.config as package
-from diffusion_lab.config.strangers import PLACES
+from diffusion_lab.config.untrusted import PLACES
 
 ROOT = Path(package.__file__).parents[1]
 # Built from what the user says only: no folder's config gets there.

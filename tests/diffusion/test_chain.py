@@ -136,7 +136,7 @@ def test_iterated_steps_and_the_posterior(schedule):
         mean = process.q_step(mean, steps(t, 1), zero)
         variance = process.q_step(variance.sqrt(), steps(t, 1), zero).square() + process.beta(steps(t, 1))
         assert float(mean) == pytest.approx(float(process.signal(steps(t, 1))), rel=1e-9)
-        assert float(variance) == pytest.approx(float(process.noise(steps(t, 1))) ** 2, rel=1e-8)
+        assert float(variance) == pytest.approx(float(process.sigma(steps(t, 1))) ** 2, rel=1e-8)
     generator = torch.Generator().manual_seed(0)
     x_0, x_t = (torch.randn(3, 2, dtype=torch.float64, generator=generator) for _ in range(2))
     for s, t in ((1, 2), (7, 30), (30, 60)):
@@ -157,7 +157,7 @@ def test_the_names_of_the_papers_follow_from_the_pair():
     t = torch.arange(1, 10)
     alpha_bar, before = process.alpha_bar(t), process.alpha_bar(t - 1)
     torch.testing.assert_close(process.signal(t).square(), alpha_bar)
-    torch.testing.assert_close(process.noise(t).square(), 1 - alpha_bar)
+    torch.testing.assert_close(process.sigma(t).square(), 1 - alpha_bar)
     torch.testing.assert_close(process.beta(t), 1 - alpha_bar / before, rtol=1e-11, atol=0)
     torch.testing.assert_close(process.beta_tilde(t), (1 - before) / (1 - alpha_bar) * process.beta(t))
     torch.testing.assert_close(process.log_snr(t), (alpha_bar / (1 - alpha_bar)).log())
@@ -168,7 +168,7 @@ def test_a_chain_over_real_times(schedule):
     real = torch.tensor([1.0, 2.5, 10.0], dtype=torch.float64)
     process = GaussianDiffusion(schedule)
     chain = process.respace(real)
-    torch.testing.assert_close(chain.noise(torch.arange(1, 4)), schedule.noise(real))
+    torch.testing.assert_close(chain.sigma(torch.arange(1, 4)), schedule.sigma(real))
     assert chain.network_time(torch.arange(1, 4)).tolist() == [0.0, 1.5, 9.0] == chain.timesteps.tolist()
     assert process.network_time(torch.arange(1, 4)).tolist() == [0, 1, 2]
     beyond = schedule.num_timesteps + 0.5
@@ -183,7 +183,7 @@ def test_one_step_is_looked_up_once():
     with CountOps() as count:
         for of in (
             process.signal,
-            process.noise,
+            process.sigma,
             process.beta,
             process.log_beta_tilde,
             process.beta_tilde,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from diffusion_lab.store.weights import IMAGES, SECONDS, SHARE, STEPS, Moment, read_moment
+from diffusion_lab.store.weight_names import IMAGES, SECONDS, SHARE, STEPS, Moment, read_moment
 
 
 @pytest.mark.parametrize(

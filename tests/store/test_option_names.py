@@ -1,4 +1,4 @@
-from diffusion_lab.store.options import above_and_itself, flat, short_names
+from diffusion_lab.store.option_names import above_and_itself, flat, short_names
 
 
 def test_a_nested_config_becomes_dotted_names():

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from diffusion_lab.store.weights import read_moment
+from diffusion_lab.store.weight_names import read_moment
+from diffusion_lab.training.checkpoints import Saving, WholeCheckpoints, load_state, newest_good, previous_of
 from diffusion_lab.training.monitor import Monitor
-from diffusion_lab.training.saving import Saving, WholeCheckpoints, load_state, newest_good, previous_of
 
 
 def save(path, **state):
