@@ -90,10 +90,15 @@ class FlowModel(GenerativeModel):
         return {"loss": _total(parts)} | parts
 
     def _initialise(self, x_0: Tensor, y: Tensor | None, u: Tensor) -> None:
-        """Initialise the actnorms on the global batch, so that all ranks, whatever their number, start alike."""
+        """Initialise the actnorms on half of the global batch, so that all ranks, whatever their number, start alike.
+
+        With all of it, every shift and scale has a gradient of zero in the first step, and Adam would step by lr along the sign of
+        its rounding.
+        """
         x_0 = self.of_all_ranks(x_0).reshape(-1, *self.shape)
         y = None if y is None else self.of_all_ranks(y).flatten()
-        self.network.initialise(self._continuous(x_0, u), y)
+        half = slice(max(2, len(x_0) // 2))
+        self.network.initialise(self._continuous(x_0, u)[half], None if y is None else y[half])
 
     def _continuous(self, x_0: Tensor, u: Tensor) -> Tensor:
         return x_0 if self.num_levels is None else dequantise(x_0, u, self.num_levels)
