@@ -79,8 +79,7 @@ def fit(training: Training, built: Built, here: Ranks, branch: BranchPoint | Non
         elif branch is not None:
             console.print(f"branching from {branch}")
         elif cfg.init_from is not None:
-            how = "training a head on" if model.needs_base else "starting from"
-            console.print(f"{how} the weights {cfg.init_weights} of {cfg.init_from}")
+            console.print(f"starting from the weights {cfg.init_weights} of {cfg.init_from}")
         if not resumed and here.is_first:
             recorded = names(directory.path)
             for old in (*directory.snapshots, *directory.kept_averages, *directory.branches.values()):
@@ -123,7 +122,6 @@ def fit(training: Training, built: Built, here: Ranks, branch: BranchPoint | Non
                 images=model.batches_trained * data.batch_size,
                 ended_by=ended_by,
                 **({} if branch is None else {"branched_from": branch.trunk.path.name, "branched_at": branch.step}),
-                **({"serves": cfg.facts.base.weights} if "base" in cfg.facts else {}),
                 conditions=conditions,
                 precision=str(trainer.precision),
                 fingerprint=fingerprint,

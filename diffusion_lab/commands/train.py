@@ -77,9 +77,6 @@ def run(cfg: DictConfig) -> float | None:
             generative.to(here.device)  # Lightning leaves a trained model on the CPU
             for score in scores:
                 score_once(generative, training.data, score, directory, Path(cfg.outputs), cfg.rescore or cfg.retrain)
-        elif model.needs_base:
-            used = f"diffusion-lab evaluate model_dir={cfg.init_from} variance=regressed"
-            console.print(f"{directory.path} is a variance head for {cfg.init_from}; to use it: {used}")
         elif isinstance(model, NoisyClassifier) and here.is_first:
             report_accuracy(model, training.data, directory, here.device)
         if cfg.retrain and here.is_first:

@@ -161,8 +161,8 @@ class ModelDirectory(Directory):
 
     @property
     def is_generative(self) -> bool:
-        """Whether it is trained and draws samples: no classifier, and no head that serves another model."""
-        return self.finished and self.serves is None and not self.accuracy.is_file()
+        """Whether it is trained and draws samples: no classifier."""
+        return self.finished and not self.accuracy.is_file()
 
     def make_newest(self) -> None:
         """Let commands that name no model take this one, as if its training had just finished."""
@@ -239,13 +239,6 @@ class ModelDirectory(Directory):
         if not self.finished:
             raise RunError(f"{self.path} holds no finished model: {self.training.name} is missing")
         return read_record(self.path, self.training, TRAINING, "a training")
-
-    @property
-    def serves(self) -> str | None:
-        """For a head trained on another model: the digest of that model's weights."""
-        with suppress(RunError):
-            return self.read_training().get("serves")
-        return None
 
     def read_choices(self) -> dict[str, str | None]:
         """The option of each group in training. RunError if the file holds anything but names."""

@@ -86,7 +86,7 @@ TRAINING_EXCLUDED = frozenset((
     "trainer.peak_flops",
 ))
 # Packages and modules of the lab. Files, locks, observing callbacks and user interaction change no number.
-_TRAINS = frozenset(("conditions", "data", "diffusion", "families", "models", "networks", "analysis.regressed"))
+_TRAINS = frozenset(("conditions", "data", "diffusion", "families", "models", "networks"))
 _ONLY_AFTER_TRAINING = frozenset(("diffusion.starts", "models.drawn"))
 _SCORES = _TRAINS | {"analysis", "sampling", "metrics", "store.measures"}
 

@@ -194,7 +194,6 @@ TRAINING: Kinds = {
     "fingerprint?": TEXT,
     "branched_from?": TEXT,
     "branched_at?": WHOLE,
-    "serves?": TEXT,
     "conditions?": OBJECT,
     "conditions?.*": (_is_condition, "an object whose shift and scale are as many numbers, each scale above 0"),
     "conditions?.*.names?": TEXTS,
