@@ -65,8 +65,6 @@ def score_once(
     """
     training = directory.read_training()
     cost, moment = _cost(directory, training, cfg.evaluation.weights, model.moments)
-    if "branched_from" in training:
-        moment |= {"branch": f"its first {training['branched_at']:,} steps are those of {training['branched_from']}"}
 
     def source() -> Source:
         if cfg.evaluation.weights == "auto":

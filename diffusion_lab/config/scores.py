@@ -107,7 +107,6 @@ def add_scored_moments(cfg: DictConfig) -> None:
     at = {
         "snapshots.at": read_moments("snapshots.at", cfg.snapshots.at),
         "evaluation.at": _scored_moments(cfg.evaluation.get("at")),
-        "snapshots.branches": read_moments("snapshots.branches", cfg.snapshots.branches),
     }
     for option, moments in at.items():
         for moment in moments:

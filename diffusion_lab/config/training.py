@@ -38,7 +38,6 @@ from diffusion_lab.models.budget import TimeBudget, seconds_of
 from diffusion_lab.store import ModelDirectory, model_directory
 from diffusion_lab.store.fingerprints import OUR_CALLBACKS
 from diffusion_lab.store.status_file import Announcement
-from diffusion_lab.store.weight_names import read_moments
 from diffusion_lab.training.devices import AUTO_PRECISIONS, Request
 from diffusion_lab.training.ema import PowerAverages
 from diffusion_lab.training.interruption import Interruption
@@ -184,8 +183,6 @@ def build_callbacks(
         "path": directory.resume,
         "fingerprint": fingerprint,
         "interruption": interruption,
-        "branches": read_moments("snapshots.branches", cfg.snapshots.branches),
-        "branch_file": directory.branch,
     }
     nodes = dict(entries(cfg, "callbacks"))
     if cfg.trainer.get("enable_progress_bar") is False:

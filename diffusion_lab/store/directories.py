@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,7 +26,6 @@ from diffusion_lab.store.weight_names import is_kept_average, is_snapshot, is_we
 from diffusion_lab.store.written import ours_below
 
 _CONFIG, _CHOICES, _TRAINING, _RETRAINING = "config.yaml", "choices.json", "training.json", "retraining"
-_BRANCH = re.compile(r"branch_(\d+)\.ckpt")
 
 
 @dataclass(frozen=True)
@@ -111,16 +109,6 @@ class ModelDirectory(Directory):
     def retraining(self) -> ModelDirectory:
         """The folder in which this model is trained again."""
         return ModelDirectory(self.path / _RETRAINING)
-
-    def branch(self, step: int) -> Path:
-        """The checkpoint at this step, from which a training of another length continues."""
-        return self.path / f"branch_{step}.ckpt"
-
-    @property
-    def branches(self) -> dict[int, Path]:
-        """Step -> checkpoint, for the branches in this folder, sorted by step."""
-        found = [(named, file) for file in self.path.glob("branch_*.ckpt") if (named := _BRANCH.fullmatch(file.name))]
-        return dict(sorted((int(named[1]), file) for named, file in found))
 
     def weights(self, name: str) -> Path:
         """The weights called `name`: "raw", "ema_0.999", "at_0.2", ..."""

@@ -71,7 +71,7 @@ TRAINING_EXCLUDED = frozenset((
     "trainer.enable_progress_bar", "trainer.enable_model_summary", "trainer.profiler", "trainer.detect_anomaly",
     "trainer.num_sanity_val_steps", "trainer.limit_val_batches", "trainer.inference_mode",
     # places of files: data sets and initial weights are identified by content
-    "model_dir", "init_from", "init_weights", "branch_from",
+    "model_dir", "init_from", "init_weights",
     "outputs", "paths", "data.root", "data.path", "data.train", "data.test", "data.train_labels", "data.test_labels",
     "data.train_vectors", "data.test_vectors", "data.train_fields", "data.test_fields",
     "data.download",

@@ -192,8 +192,6 @@ TRAINING: Kinds = {
     "images": or_none(WHOLE),
     "flops?": COUNT,
     "fingerprint?": TEXT,
-    "branched_from?": TEXT,
-    "branched_at?": WHOLE,
     "conditions?": OBJECT,
     "conditions?.*": (_is_condition, "an object whose shift and scale are as many numbers, each scale above 0"),
     "conditions?.*.names?": TEXTS,
