@@ -2,7 +2,6 @@
 
 network_statistics  moments of the network's output and of its error      E‖ε̂‖², E‖x_0 − x̂_0‖²
 analytic            the optimal variance of a reverse step, from these    σ*²
-regressed           the same for each image and dimension, by a head on the frozen network
 step_costs          the bits of each stride                               L(t, s), L_0(t)
 optimal_spacing     the times with the least sum of costs; advice: what they gain
 chain_bounds        the bounds of many chains, from one pass
@@ -13,12 +12,10 @@ from .analytic import Analytic, AnalyticDiagonal
 from .chain_bounds import chain_bounds
 from .network_statistics import NetworkStatistics, dimension_statistics, network_statistics
 from .optimal_spacing import OptimalSpacing
-from .regressed import Regressed, WithHead, residual_terms
 from .step_costs import StepCosts, last_step_bits, step_costs
 
 # fmt: off
 __all__ = [
-    "Analytic", "AnalyticDiagonal", "NetworkStatistics", "OptimalSpacing", "Regressed", "ScheduleAdvice", "StepCosts",
-    "WithHead", "advise", "chain_bounds", "dimension_statistics", "last_step_bits", "network_statistics", "possible_ends",
-    "residual_terms", "step_costs",
+    "Analytic", "AnalyticDiagonal", "NetworkStatistics", "OptimalSpacing", "ScheduleAdvice", "StepCosts", "advise",
+    "chain_bounds", "dimension_statistics", "last_step_bits", "network_statistics", "possible_ends", "step_costs",
 ]

@@ -142,25 +142,4 @@ images = draw({", ".join(program.inputs)})  # float32 in [−1, 1]
     return {"sampler.pt2": program.content}, use, "pytorch"
 
 
-def _openai(model: GenerativeModel, batch_size: int) -> Exported:
-    from diffusion_lab.interop.to_openai import to_openai
-
-    content, settings = to_openai(model)
-    options = "\n".join(f"    {name}={value!r}," for name, value in settings.items())
-    use = f"""With OpenAI's guided-diffusion:
-
-```python
-import torch
-from guided_diffusion.unet import UNetModel
-
-network = UNetModel(
-{options}
-)
-network.load_state_dict(torch.load("model.pt", weights_only=True))
-```
-
-The first half of the output (all of it if no variance is learned) is the quantity that "prediction" below names."""
-    return {"model.pt": content}, use, "pytorch"
-
-
-_FORMATS: dict[str, Callable[..., Exported]] = {"diffusers": _diffusers, "program": _program, "openai": _openai}
+_FORMATS: dict[str, Callable[..., Exported]] = {"diffusers": _diffusers, "program": _program}

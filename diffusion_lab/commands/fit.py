@@ -14,7 +14,6 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion_lab.conditions.condition import records
-from diffusion_lab.config.branching import BranchPoint
 from diffusion_lab.config.build import choices_made
 from diffusion_lab.config.identity import code_of_training, plain_config
 from diffusion_lab.config.mistakes import MistakeError, lost_process, out_of_memory, users_mistakes
@@ -37,8 +36,8 @@ from diffusion_lab.training.trainer import stopping_callbacks
 from diffusion_lab.versions import versions
 
 
-def fit(training: Training, built: Built, here: Ranks, branch: BranchPoint | None = None) -> None:
-    """Train in `training.place` while holding the model's folder. branch: the start, if it is not step 0.
+def fit(training: Training, built: Built, here: Ranks) -> None:
+    """Train in `training.place` while holding the model's folder.
 
     Interrupted after a signal; MistakeError for a mistake of the user.
     """
@@ -76,26 +75,19 @@ def fit(training: Training, built: Built, here: Ranks, branch: BranchPoint | Non
             console.print(note)
         if resumed:
             console.print(f"resuming from {resumed}")
-        elif branch is not None:
-            console.print(f"branching from {branch}")
         elif cfg.init_from is not None:
-            how = "training a head on" if model.needs_base else "starting from"
-            console.print(f"{how} the weights {cfg.init_weights} of {cfg.init_from}")
+            console.print(f"starting from the weights {cfg.init_weights} of {cfg.init_from}")
         if not resumed and here.is_first:
             recorded = names(directory.path)
-            for old in (*directory.snapshots, *directory.kept_averages, *directory.branches.values()):
+            for old in (*directory.snapshots, *directory.kept_averages):
                 if old.name in recorded:
                     clear(old)
-            missing = branch and branch.bring(directory, cfg)
-            if missing:
-                console.print(missing)
         monitor = callback_of(trainer, Monitor)
         peak = cfg.trainer.get("peak_flops") or peak_flops(torch.device(here.device))
         if monitor is not None and peak and model.training_evaluations:
             flops = model.training_evaluations * cost.forward_flops
             monitor.seconds_per_image = flops / (peak * trainer.world_size)
-        start = resumed or (None if branch is None else branch.checkpoint)
-        if monitor is not None and monitor.seconds_per_image and trainer.max_steps > 0 and start is None:
+        if monitor is not None and monitor.seconds_per_image and trainer.max_steps > 0 and not resumed:
             seconds = trainer.max_steps * data.batch_size * monitor.seconds_per_image / GPU_SHARE
             share = f"{GPU_SHARE:.0%} of the device's peak, until the first steps are timed"
             console.print(f"about {in_words(seconds)} of training, estimated at {share}")
@@ -104,7 +96,7 @@ def fit(training: Training, built: Built, here: Ranks, branch: BranchPoint | Non
         of_test = partial(data.y_of, "test")
         conditions = records(data.conditions, of_test, data.num_test) if here.is_first else {}
         with interruption.listening(), _mistakes_while_training(cfg), tf32(here.device != "cpu"):
-            trainer.fit(model, train_dataloaders=data, ckpt_path=start, weights_only=True if start else None)
+            trainer.fit(model, train_dataloaders=data, ckpt_path=resumed, weights_only=True if resumed else None)
         if interruption.signum is not None:
             when = f"{signal.Signals(interruption.signum).name} at step {trainer.global_step}"
             said = f"{when}; everything is saved in {directory.resume}; run the same command again to resume"
@@ -122,8 +114,6 @@ def fit(training: Training, built: Built, here: Ranks, branch: BranchPoint | Non
                 seconds=0.0 if monitor is None else monitor.seconds,
                 images=model.batches_trained * data.batch_size,
                 ended_by=ended_by,
-                **({} if branch is None else {"branched_from": branch.trunk.path.name, "branched_at": branch.step}),
-                **({"serves": cfg.facts.base.weights} if "base" in cfg.facts else {}),
                 conditions=conditions,
                 precision=str(trainer.precision),
                 fingerprint=fingerprint,

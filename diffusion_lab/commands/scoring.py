@@ -20,7 +20,7 @@ from rich.text import Text
 
 from diffusion_lab.config.composing import TRAINED
 from diffusion_lab.config.identity import plain_config, sampling_identity
-from diffusion_lab.config.measured_variance import needed_head, use_measured
+from diffusion_lab.config.measured_variance import use_measured
 from diffusion_lab.config.mistakes import MistakeError, lost_process, out_of_memory, users_mistakes
 from diffusion_lab.config.scores import build_features, build_metrics, run_of, scored_choices
 from diffusion_lab.config.tracking import tracked_score
@@ -65,8 +65,6 @@ def score_once(
     """
     training = directory.read_training()
     cost, moment = _cost(directory, training, cfg.evaluation.weights, model.moments)
-    if "branched_from" in training:
-        moment |= {"branch": f"its first {training['branched_at']:,} steps are those of {training['branched_from']}"}
 
     def source() -> Source:
         if cfg.evaluation.weights == "auto":
@@ -79,9 +77,7 @@ def score_once(
         unread = model.protocol().keys() - model.sampling_protocol().keys()
         unread |= {"measured_variance"} if "variance" in unread else set()
         identities = [
-            sampling_identity(training["fingerprint"], cfg, unread, name, needed_head(directory, cfg, weights))
-            for name, node in cfg.features.items()
-            if node
+            sampling_identity(training["fingerprint"], cfg, unread, name) for name, node in cfg.features.items() if node
         ]
         return TrainedModel(model, identities, cache_directory(outputs), cost, again)
 

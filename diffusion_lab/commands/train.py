@@ -10,7 +10,6 @@ from pathlib import Path
 from omegaconf import DictConfig
 from rich.console import Console
 
-from diffusion_lab.config.branching import branch_point
 from diffusion_lab.config.build import family
 from diffusion_lab.config.mistakes import MistakeError, lost_process, users_mistakes
 from diffusion_lab.config.overrides import options_of_this_job
@@ -40,7 +39,6 @@ def run(cfg: DictConfig) -> float | None:
         training = training_of(cfg, family(), auto_precision(request.on_gpu), request.on_gpu)
         built = training.build(request)
         directory, scores = training.directory, training.scores
-        branch = None if directory.finished and not cfg.retrain else branch_point(cfg)
     model = built.model
     generative = model if isinstance(model, GenerativeModel) else None
     run = run_of(directory, training.fingerprint, scores[-1], Path(cfg.outputs))
@@ -67,7 +65,7 @@ def run(cfg: DictConfig) -> float | None:
                 if is_trained():  # by another process
                     _take_trained(console, directory, cfg.retrain)
                 else:
-                    fit(training, built, here, branch)
+                    fit(training, built, here)
                     if here.is_first:
                         directory.put_in_place()
                     here.agree(None)  # all ranks wait until the weights exist
@@ -77,9 +75,6 @@ def run(cfg: DictConfig) -> float | None:
             generative.to(here.device)  # Lightning leaves a trained model on the CPU
             for score in scores:
                 score_once(generative, training.data, score, directory, Path(cfg.outputs), cfg.rescore or cfg.retrain)
-        elif model.needs_base:
-            used = f"diffusion-lab evaluate model_dir={cfg.init_from} variance=regressed"
-            console.print(f"{directory.path} is a variance head for {cfg.init_from}; to use it: {used}")
         elif isinstance(model, NoisyClassifier) and here.is_first:
             report_accuracy(model, training.data, directory, here.device)
         if cfg.retrain and here.is_first:

@@ -11,7 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, open_dict
 
-from diffusion_lab.config.identity import content_of_start, identity_of_base
+from diffusion_lab.config.identity import content_of_start
 from diffusion_lab.config.mistakes import MistakeError
 from diffusion_lab.config.overrides import as_plain
 from diffusion_lab.store.option_names import check_at_least, flat
@@ -79,16 +79,12 @@ def fill_in_facts(cfg: DictConfig, data: DataModule) -> None:
         raise ValueError("data.missing=mask: only model=diffusion leaves missing values out of its loss; fill them in")
     if cfg.facts.conditions and "conditions" not in cfg.model:
         fix = "use condition=classes, condition=clusters or model=diffusion"
-        if "base" in cfg.facts:
-            fix = "for a model of other conditions, score with variance=analytic, which needs no head"
         raise ValueError(f"condition=[{','.join(data.conditions)}]: this family takes classes or clusters only; {fix}")
     with open_dict(cfg):
         cfg.facts.identity = data.training_identity
         cfg.data.batch_size = data.batch_size  # the default may depend on the image size
         cfg.facts.end_shares = None if data.end_shares is None else list(data.end_shares)
         cfg.facts.init = content_of_start(cfg)
-        if "base" in cfg.facts:
-            cfg.facts.base = identity_of_base(cfg)
 
 
 def state_shape(cfg: DictConfig, shape: Sequence[int], num_levels: int | None, conditions: Sequence[Size]) -> None:

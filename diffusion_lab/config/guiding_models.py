@@ -84,18 +84,13 @@ def worse_model(moment: float | int | str | None, model: Path | None, schedule: 
         return Worse(moment)
     directory = ModelDirectory(Path(model))
     fix, option = "the model to be guided; train a worse model on the model's data", f"guidance.model={model}"
-    worse = unguided(directory, identity, option, fix)
+    worse = _other_model(directory, DiffusionModel, "a diffusion model", identity, option, fix)
     _check_schedule(worse.process.schedule, schedule, option)
     weights = last_weights(directory) if moment is None else snapshot_name(moment)
     load_weights(worse, directory, weights)
     sizes = worse.conditions or (() if worse.num_classes is None else (worse.num_classes,))
     with worse.use_weights(weights):
         return Worse(moment, worse.frozen(), f"{directory.path.name}, {weights}", sizes)
-
-
-def unguided(directory: ModelDirectory, identity: str, option: str, than: str) -> DiffusionModel:
-    """The unguided diffusion model in a folder, with fresh weights; see `_other_model`."""
-    return _other_model(directory, DiffusionModel, "a diffusion model", identity, option, than)
 
 
 def _other_model(

@@ -14,7 +14,6 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from diffusion_lab.config.mistakes import MistakeError
 from diffusion_lab.config.overrides import as_plain
 from diffusion_lab.config.untrusted import REFERENCE
 from diffusion_lab.config.weight_files import weight_file
@@ -96,22 +95,20 @@ def variance_matters(cfg: DictConfig) -> bool:
     return "variance" not in cfg or instantiate(cfg.objective).reads_variance
 
 
-def scoring_fingerprint(model_fingerprint: str, cfg: DictConfig, head: ModelDirectory | None = None) -> str:
-    """Identity of a score: the model, the choices of scoring, and the code that scores. head: of its variance."""
-    parts = _scored_parts(cfg, head)
+def scoring_fingerprint(model_fingerprint: str, cfg: DictConfig) -> str:
+    """Identity of a score: the model, the choices of scoring, and the code that scores."""
+    parts = _scored_parts(cfg)
     choices = {key: parts[key] for key in SCORED_GROUPS if key in parts}
     return fingerprint(choices, model_fingerprint, CODE.digest(named_in(parts), SCORING))
 
 
-def sampling_identity(
-    model_fingerprint: str, cfg: DictConfig, unread: Iterable[str], features: str, head: ModelDirectory | None = None
-) -> str:
+def sampling_identity(model_fingerprint: str, cfg: DictConfig, unread: Iterable[str], features: str) -> str:
     """Identity of a model's samples and feature vectors, apart from weights and sampler: how the model was built,
     and the code that draws samples and computes features.
 
-    unread: groups of `cfg` that do not affect the samples. features: the name of the features. head: of its variance.
+    unread: groups of `cfg` that do not affect the samples. features: the name of the features.
     """
-    read = _scored_parts(cfg, head)
+    read = _scored_parts(cfg)
     read["model"] = {key: part for key, part in read["model"].items() if key not in unread}  # repeated in the model
     parts = {key: part for key, part in read.items() if key not in unread}
     parts["features"] = parts["features"][features]
@@ -137,7 +134,7 @@ def measuring_identity(model_fingerprint: str, cfg: DictConfig) -> str:
     return f"{model_fingerprint} {CODE.digest(named_in(parts), MEASURING)}"
 
 
-def _scored_parts(cfg: DictConfig, head: ModelDirectory | None) -> dict[str, Any]:
+def _scored_parts(cfg: DictConfig) -> dict[str, Any]:
     """Everything that determines a score: what the model was trained with, and the choices of scoring."""
     parts = scored_part(plain_config(cfg))
     guidance = parts.get("guidance")
@@ -145,8 +142,6 @@ def _scored_parts(cfg: DictConfig, head: ModelDirectory | None) -> dict[str, Any
         parts["guidance"] = by_content(guidance)
     if parts.get("features") is not None:
         parts["features"] = features_by_content(parts["features"])
-    if head is not None:
-        parts["measured_variance"] = {**parts["measured_variance"], "head": identity_of(head)}
     return parts
 
 
@@ -191,13 +186,6 @@ def content_of_start(cfg: DictConfig) -> str | None:
     """Digests of the files that training starts from; None for fresh weights. RunError if a file is missing."""
     files = start_files(cfg)
     return " ".join(map(sha256_of, files)) or None
-
-
-def identity_of_base(cfg: DictConfig) -> dict[str, Any]:
-    """Identity of the model that a head is trained on. MistakeError without init_from, RunError if the model is missing."""
-    if cfg.get("init_from") is None:
-        raise MistakeError("model=variance_head: set init_from=…, the folder of a trained diffusion model")
-    return identity_of(ModelDirectory(Path(cfg.init_from)), start_files(cfg)[-1].stem)
 
 
 def start_files(cfg: DictConfig) -> list[Path]:

@@ -14,7 +14,6 @@ from omegaconf import DictConfig, open_dict
 from diffusion_lab.config.build import build_each, choices_made
 from diffusion_lab.config.composing import TRAINED
 from diffusion_lab.config.identity import scoring_fingerprint
-from diffusion_lab.config.measured_variance import needed_head
 from diffusion_lab.config.mistakes import MistakeError
 from diffusion_lab.config.weight_files import check_buildable, check_moments
 from diffusion_lab.store import FINGERPRINT_LENGTH, ModelDirectory, RunDirectory, run_directory
@@ -33,8 +32,7 @@ _AUTO = "auto"
 
 def run_of(directory: ModelDirectory, model_fingerprint: str, cfg: DictConfig, outputs: Path) -> RunDirectory:
     """The folder of this score. It is known before training, because weights "auto" are recorded as "auto"."""
-    head = needed_head(directory, cfg, cfg.evaluation.weights)
-    run_id = scoring_fingerprint(model_fingerprint, cfg, head)[:FINGERPRINT_LENGTH]
+    run_id = scoring_fingerprint(model_fingerprint, cfg)[:FINGERPRINT_LENGTH]
     return run_directory(outputs, f"{directory.path.name}-{run_id}")
 
 
@@ -109,7 +107,6 @@ def add_scored_moments(cfg: DictConfig) -> None:
     at = {
         "snapshots.at": read_moments("snapshots.at", cfg.snapshots.at),
         "evaluation.at": _scored_moments(cfg.evaluation.get("at")),
-        "snapshots.branches": read_moments("snapshots.branches", cfg.snapshots.branches),
     }
     for option, moments in at.items():
         for moment in moments:

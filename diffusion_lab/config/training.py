@@ -21,7 +21,6 @@ from diffusion_lab.config.build import (
     fill_in_facts,
     settle_budget,
 )
-from diffusion_lab.config.guiding_models import unguided
 from diffusion_lab.config.identity import start_files, training_fingerprint
 from diffusion_lab.config.loading import check_worse
 from diffusion_lab.config.mistakes import MistakeError
@@ -39,7 +38,6 @@ from diffusion_lab.models.budget import TimeBudget, seconds_of
 from diffusion_lab.store import ModelDirectory, model_directory
 from diffusion_lab.store.fingerprints import OUR_CALLBACKS
 from diffusion_lab.store.status_file import Announcement
-from diffusion_lab.store.weight_names import read_moments
 from diffusion_lab.training.devices import AUTO_PRECISIONS, Request
 from diffusion_lab.training.ema import PowerAverages
 from diffusion_lab.training.interruption import Interruption
@@ -163,15 +161,10 @@ def training_of(
 
 def _start(model: TrainableModel, cfg: DictConfig) -> None:
     """Load the weights of init_from. ValueError, naming the differences, if they belong to another network."""
-    files, started = start_files(cfg), model
-    if model.needs_base:
-        than = "the head; train the head with the data=… and condition=… of that model"
-        option = f"init_from={cfg.init_from}"
-        started = unguided(ModelDirectory(Path(cfg.init_from)), cfg.facts.identity, option, than)
-        model.attach_base(started)
+    files = start_files(cfg)
     try:
         for file in files:
-            started.start_from(file)
+            model.start_from(file)
     except ValueError as error:
         fix = f"its condition and the options of its network are in {ModelDirectory(Path(cfg.init_from)).config}"
         raise ValueError(f"init_from={cfg.init_from}: {error}; {fix}") from error
@@ -190,8 +183,6 @@ def build_callbacks(
         "path": directory.resume,
         "fingerprint": fingerprint,
         "interruption": interruption,
-        "branches": read_moments("snapshots.branches", cfg.snapshots.branches),
-        "branch_file": directory.branch,
     }
     nodes = dict(entries(cfg, "callbacks"))
     if cfg.trainer.get("enable_progress_bar") is False:

@@ -95,7 +95,7 @@ def check_plain(config: dict[str, Any], file: Path) -> None:
 def leave_out(config: dict[str, Any]) -> None:
     """Unset what a file may not choose: downloads, files of published weights, and other models."""
     guidance, features = config.get("guidance") or {}, (config.get("features") or {}).values()
-    unset = [(config.get("data"), "download", False), (config.get("measured_variance"), "head", None)]
+    unset: list[tuple[Any, str, bool | None]] = [(config.get("data"), "download", False)]
     unset += [(part, option, value) for part in features for option, value in (("download", False), ("path", None))]
     for node, option, value in [*unset, (guidance, "model", MISSING), (guidance.get("worse"), "model", MISSING)]:
         if isinstance(node, dict) and node.get(option) is not None:

@@ -16,7 +16,6 @@ from diffusion_lab.analysis import (
     NetworkStatistics,
     ScheduleAdvice,
     StepCosts,
-    WithHead,
     advise,
     chain_bounds,
     dimension_statistics,
@@ -140,7 +139,7 @@ class DrawnDiffusion(GenerativeModel):
         return sum(self.guided.guidance.evaluations(chain, t) for t in times)
 
     def sampling_flops(self) -> int:
-        """Operations of all networks that the sampler evaluates, including guiding ones and a variance head.
+        """Operations of all networks that the sampler evaluates, including guiding ones.
 
         Counted at one t with guidance and at one without.
         """
@@ -245,11 +244,6 @@ class DrawnDiffusion(GenerativeModel):
             return spacing
         variance = self.reverse.variance
         return spacing.measured(self._costs(Analytic(self._measured[0]) if variance.varies else variance, steady=True))
-
-    def use_head(self, head: Callable[..., Tensor], variance: Variance) -> None:
-        """Use the variance of a head for sampling and scoring from now on: (image and output, timesteps) -> v."""
-        self.reverse = replace(self.reverse, network=WithHead(self.network, head), variance=variance)
-        self.guided = replace(self.guided, reverse=self.reverse)
 
     def advise(self, x_0: Tensor, y: Conditions) -> ScheduleAdvice:
         """The steps, their number and their ends with the lowest bound on the images x_0 of the measurement.

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from lightning import LightningModule, Trainer
@@ -29,9 +29,6 @@ from diffusion_lab.models.optimization import Optimization, parameters_of
 from diffusion_lab.networks.dropout import KeyedDropout, keyed, set_keys
 from diffusion_lab.networks.flops import NetworkCost, network_cost
 from diffusion_lab.store.files import write_whole
-
-if TYPE_CHECKING:
-    from diffusion_lab.models.diffusion import DiffusionModel
 
 _OF_ONE_TRAINING = "timesteps."  # prefix of state about the losses of a training, which is not part of the model
 _FLOATING = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -57,7 +54,6 @@ class TrainableModel(LightningModule):
     # Evaluations of `network` per image in a training step, with the backward pass as two; None if others are evaluated too.
     training_evaluations: ClassVar[int | None] = None
     compiles_step: ClassVar[bool] = False  # more of a training step than `network` can be compiled
-    needs_base: ClassVar[bool] = False  # trained beside a frozen model, given by `attach_base`
 
     # Names of the values under "terms" of `training_step` (and `held_out_terms`), and under "sums".
     term_names: tuple[str, ...] = ("loss",)
@@ -69,10 +65,6 @@ class TrainableModel(LightningModule):
         # holds the raw weights only.
         self.averages: dict[str, dict[str, Tensor]] = {}
         self._dropouts: list[KeyedDropout] | None = None  # None: not trained in this process
-
-    def attach_base(self, base: DiffusionModel) -> None:
-        """Train beside `base` from now on; for a model that `needs_base`."""
-        raise NotImplementedError(f"{type(self).__name__} is trained by itself")
 
     def compile_step(self, compiled: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
         """Compile the function that a training step evaluates, where that is more than `network`."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,7 +26,6 @@ from diffusion_lab.store.weight_names import is_kept_average, is_snapshot, is_we
 from diffusion_lab.store.written import ours_below
 
 _CONFIG, _CHOICES, _TRAINING, _RETRAINING = "config.yaml", "choices.json", "training.json", "retraining"
-_BRANCH = re.compile(r"branch_(\d+)\.ckpt")
 
 
 @dataclass(frozen=True)
@@ -112,16 +110,6 @@ class ModelDirectory(Directory):
         """The folder in which this model is trained again."""
         return ModelDirectory(self.path / _RETRAINING)
 
-    def branch(self, step: int) -> Path:
-        """The checkpoint at this step, from which a training of another length continues."""
-        return self.path / f"branch_{step}.ckpt"
-
-    @property
-    def branches(self) -> dict[int, Path]:
-        """Step -> checkpoint, for the branches in this folder, sorted by step."""
-        found = [(named, file) for file in self.path.glob("branch_*.ckpt") if (named := _BRANCH.fullmatch(file.name))]
-        return dict(sorted((int(named[1]), file) for named, file in found))
-
     def weights(self, name: str) -> Path:
         """The weights called `name`: "raw", "ema_0.999", "at_0.2", ..."""
         return self.newest(f"{name}.safetensors")
@@ -161,8 +149,8 @@ class ModelDirectory(Directory):
 
     @property
     def is_generative(self) -> bool:
-        """Whether it is trained and draws samples: no classifier, and no head that serves another model."""
-        return self.finished and self.serves is None and not self.accuracy.is_file()
+        """Whether it is trained and draws samples: no classifier."""
+        return self.finished and not self.accuracy.is_file()
 
     def make_newest(self) -> None:
         """Let commands that name no model take this one, as if its training had just finished."""
@@ -239,13 +227,6 @@ class ModelDirectory(Directory):
         if not self.finished:
             raise RunError(f"{self.path} holds no finished model: {self.training.name} is missing")
         return read_record(self.path, self.training, TRAINING, "a training")
-
-    @property
-    def serves(self) -> str | None:
-        """For a head trained on another model: the digest of that model's weights."""
-        with suppress(RunError):
-            return self.read_training().get("serves")
-        return None
 
     def read_choices(self) -> dict[str, str | None]:
         """The option of each group in training. RunError if the file holds anything but names."""

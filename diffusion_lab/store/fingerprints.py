@@ -71,7 +71,7 @@ TRAINING_EXCLUDED = frozenset((
     "trainer.enable_progress_bar", "trainer.enable_model_summary", "trainer.profiler", "trainer.detect_anomaly",
     "trainer.num_sanity_val_steps", "trainer.limit_val_batches", "trainer.inference_mode",
     # places of files: data sets and initial weights are identified by content
-    "model_dir", "init_from", "init_weights", "branch_from",
+    "model_dir", "init_from", "init_weights",
     "outputs", "paths", "data.root", "data.path", "data.train", "data.test", "data.train_labels", "data.test_labels",
     "data.train_vectors", "data.test_vectors", "data.train_fields", "data.test_fields",
     "data.download",
@@ -86,7 +86,7 @@ TRAINING_EXCLUDED = frozenset((
     "trainer.peak_flops",
 ))
 # Packages and modules of the lab. Files, locks, observing callbacks and user interaction change no number.
-_TRAINS = frozenset(("conditions", "data", "diffusion", "families", "models", "networks", "analysis.regressed"))
+_TRAINS = frozenset(("conditions", "data", "diffusion", "families", "models", "networks"))
 _ONLY_AFTER_TRAINING = frozenset(("diffusion.starts", "models.drawn"))
 _SCORES = _TRAINS | {"analysis", "sampling", "metrics", "store.measures"}
 

@@ -46,18 +46,6 @@ def check_at_least(least: float, options: Any, *names: str, prefix: str = "") ->
             raise ValueError(f"{prefix}{name}={value} must be at least {least}")
 
 
-def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Dotted keys whose values differ, or that only one of the two has."""
-    changed = []
-    for key in sorted({*old, *new}):
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, Mapping) and isinstance(after, Mapping):
-            changed += changed_keys(before, after, f"{prefix}{key}.")
-        elif key not in old or key not in new or before != after:
-            changed.append(f"{prefix}{key}")
-    return changed
-
-
 def canonical_json(content: Any) -> str:
     """Canonical JSON: keys sorted, no spaces, floats in their shortest exact form (Python's repr)."""
     return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=True)

@@ -116,9 +116,9 @@ def is_in_outputs(folder: Path) -> bool:
 def newest_model(outputs: Path) -> ModelDirectory:
     """The model that `train` finished, or found finished, last; one that draws no samples only if there is no other.
 
-    No head that serves another model. RunError if there is none.
+    RunError if there is none.
     """
-    models = [model for model in models_in(outputs) if model.serves is None]
+    models = models_in(outputs)
     finished = [model for model in models if model.finished]
     if not finished:
         others = f" ({len(models)} unfinished)" if models else ""

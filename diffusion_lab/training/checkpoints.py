@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -18,12 +17,9 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from diffusion_lab.models.trainable import TrainableModel
 from diffusion_lab.store.directories import previous_of
-from diffusion_lab.store.files import clear, whole_file
-from diffusion_lab.store.weight_names import SECONDS, Moment
+from diffusion_lab.store.files import whole_file
 from diffusion_lab.training.interruption import Interruption
-from diffusion_lab.training.snapshots import used_by
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -46,8 +42,6 @@ class Saving(Checkpoint):
     If something ends training at the step of a checkpoint, the checkpoint also ends a training that loads it.
 
     every_n_steps, every_minutes: whichever comes first; 0 turns one off. fingerprint: of the training, stored in the file.
-    branches: moments; the checkpoint of the first step that reaches one is also kept, in `branch_file` of that step. It is written
-    before any checkpoint of a later step, so a killed training either has it or repeats the step.
     """
 
     def __init__(
@@ -57,35 +51,29 @@ class Saving(Checkpoint):
         interruption: Interruption,
         every_n_steps: int,
         every_minutes: float,
-        branches: Sequence[Moment] = (),
-        branch_file: Callable[[int], Path] | None = None,
     ) -> None:
         self.path, self.fingerprint, self.interruption = path, fingerprint, interruption
         self.every_n_steps, self.every_seconds = every_n_steps, 60 * every_minutes
-        self._branches, self._branch_file = branches, branch_file
         self._step, self._saved_at = 0, monotonic()
-        self._ended, self._asked_to_stop, self._after_validation, self._branch_due = False, False, False, False
+        self._ended, self._asked_to_stop, self._after_validation = False, False, False
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         trainer.should_stop = trainer.should_stop or self._ended
         self.interruption.listen()  # over those that Lightning has installed
         self._step, self._saved_at = trainer.global_step, monotonic()
-        self._used = self._used_by(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         step = trainer.global_step
         if step == self._step:  # gradients are still being accumulated
             return
         self._step = step
-        before, self._used = self._used, self._used_by(trainer, pl_module)
-        self._branch_due = any(before[at.unit] < at.amount <= self._used[at.unit] for at in self._branches)
         due = self.every_n_steps > 0 and step % self.every_n_steps == 0
         late = self.every_seconds > 0 and monotonic() - self._saved_at >= self.every_seconds
         late, signum = _agreed(trainer, late, self.interruption.signum or 0)
         self._ended = trainer.should_stop
         if signum:
             self.interruption.signum, self._asked_to_stop = signum, True
-        if not (due or late or signum or self._branch_due):
+        if not (due or late or signum):
             return
         # A step includes the validation that follows it, because callbacks keep state about it.
         self._after_validation = _validates_next(trainer)
@@ -100,18 +88,7 @@ class Saving(Checkpoint):
             self._ended = trainer.should_stop
             self._save(trainer)
 
-    def _used_by(self, trainer: Trainer, model: TrainableModel) -> dict[str, float]:
-        used = used_by(trainer, model)
-        if any(at.unit == SECONDS for at in self._branches):  # all ranks save at the same step, although clocks differ
-            used[SECONDS] = trainer.strategy.broadcast(used[SECONDS])
-        return used
-
     def _save(self, trainer: Trainer) -> None:
-        if self._branch_due and self._branch_file is not None:
-            branch = self._branch_file(trainer.global_step)
-            trainer.save_checkpoint(branch)
-            if trainer.is_global_zero:  # if training reached this step a second time
-                clear(previous_of(branch))
         trainer.save_checkpoint(self.path)
         self._saved_at = monotonic()
         if self._asked_to_stop:

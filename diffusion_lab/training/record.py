@@ -57,12 +57,6 @@ class CSVRecord(Logger):
         write_whole(self.path, _written(columns, [*earlier, same | row, *later]))
 
 
-def copy_rows(source: Path, target: Path, last: int) -> None:
-    """Copy a record without the rows after step `last`."""
-    columns, rows = _read(source.read_bytes())
-    write_whole(target, _written(columns, [row for row in rows if int(row["step"]) <= last]))
-
-
 def _read(content: bytes) -> tuple[list[str], list[dict[str, str]]]:
     """(columns, rows). Truncated or damaged rows are omitted."""
     lines = content.decode(errors="replace").splitlines(keepends=True)

@@ -188,23 +188,6 @@ def test_a_network_gives_the_channels_it_is_asked_for(name):
     assert output.dtype == torch.float32
 
 
-@pytest.mark.parametrize("name", choices("network/variance_head"))
-def test_a_head_sees_image_and_output(name):
-    """It is smaller than the denoiser's network of its size."""
-    cfgs = {
-        family: composed(f"model={family}", f"network={family}/{name}") for family in ("variance_head", "diffusion")
-    }
-    for cfg in cfgs.values():
-        shape = on_its_data(cfg, name)
-    head = instantiate(cfgs["variance_head"].model)
-    output = head(torch.zeros(2, 2 * shape[0], *shape[1:]), torch.tensor([0, 999]))
-    assert (output.shape, output.dtype) == ((2, *shape), torch.float32)
-    with torch.device("meta"):
-        denoiser = instantiate(cfgs["diffusion"].network)(out_channels=shape[0])
-    numbers = [sum(weights.numel() for weights in network.parameters()) for network in (head, denoiser)]
-    assert numbers[0] < numbers[1] / 2
-
-
 @pytest.mark.parametrize("name", choices("network/vae"))
 def test_an_autoencoder_gives_the_outputs(name):
     """As many as its likelihood needs."""

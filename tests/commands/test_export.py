@@ -115,7 +115,6 @@ def test_the_card_says_what_it_is(lab, monkeypatch):
     ("options", "said"),
     [
         (["weights=ema_2"], "ema_2"),
-        (["format=openai"], "32 groups in every norm"),
         (["to=outputs"], "to=outputs already exists and is not overwritten"),
         (["guidance=classifier_free", "guidance.interval=[1,9]"], "the pipeline does not support guidance"),
     ],

@@ -11,7 +11,6 @@ from omegaconf import OmegaConf
 
 import diffusion_lab
 from diffusion_lab.config import identity
-from diffusion_lab.store import newest_model
 from diffusion_lab.store.fingerprints import TRAINING, named_in, training_part
 
 from ..families.test_families import FAMILIES
@@ -22,13 +21,9 @@ from .test_families import tiny
 PACKAGE = Path(diffusion_lab.__file__).parent
 
 
-@pytest.mark.parametrize("family", [*FAMILIES, "noisy_classifier", "variance_head"])
+@pytest.mark.parametrize("family", [*FAMILIES, "noisy_classifier"])
 def test_every_module_that_runs_while_training_counts(lab, monkeypatch, family):
     options = tiny(family, "condition=classes") if family in FAMILIES else [*TINY, f"model={family}"]
-    if family == "variance_head":
-        lab.given("train", *TINY, *STRIDED)
-        options = [option for option in options if not option.startswith("schedule.")]
-        options.append(f"init_from={newest_model(lab.folder / 'outputs').path}")
     files = set()
     fit = lightning.Trainer.fit
 

@@ -115,7 +115,7 @@ KILLED = {
     "sample": ["sample", GAN, "num_images=12", "format=png"],
     "report": ["report"],
     "prune": ["prune", "remove=true"],
-    "export": ["export", "model_dir=../trained", "format=openai"],
+    "export": ["export", "model_dir=../trained"],
 }
 STAGED = r"\.[0-9a-f]{8}\.staged(/|$)"
 TIMES = int(os.environ.get("KILLS", "2"))

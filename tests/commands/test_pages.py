@@ -56,7 +56,6 @@ FEW = {
     r"^(?!.*data=digits).*(data=(fashion_)?mnist|experiment=\w*fashion)": ["data.root=fashion"],
     "regression_fashion": ["metrics=[network_evaluations,reconstruction]"],
     r"evaluation\.at=": ["evaluation.at=[end]"],
-    r"snapshots\.branches=": ["snapshots.branches=[1steps]"],
     r"bits_per_dim\.num_images=512": ["metrics.bits_per_dim.num_images=4"],
     "experiment=(likelihood|ddpm_digits(?!,)|improved_ddpm)": ["schedule.num_timesteps=60"],
     "format=program": ["sampler.spacing.num_steps=2"],

@@ -74,7 +74,7 @@ def test_what_a_user_put_there_stays(lab, old_model):
     old.weights("ema_0.9").symlink_to(outside / "raw.safetensors")
     old.samples.symlink_to(outside)
     (outside / "step_0000001.png").write_text("mine")
-    theirs = ["notes.txt", "mine.safetensors", "logs/version_0/events", "branch_7.ckpt", "resume.ckpt"]
+    theirs = ["notes.txt", "mine.safetensors", "logs/version_0/events", "other.ckpt", "resume.ckpt"]
     theirs += [".thesis.final.staged", "retraining/raw.safetensors"]
     for name in theirs:
         (old.path / name).parent.mkdir(parents=True, exist_ok=True)

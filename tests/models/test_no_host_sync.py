@@ -113,9 +113,6 @@ def train(monkeypatch, model, free=1, watched=1, log_every_n_steps=1000, data=No
         clip = 1.0 if model.automatic_optimization else None
         options = {"strategy": Elsewhere(), "gradient_clip_val": clip, "log_every_n_steps": log_every_n_steps}
         trainer = quiet_trainer(99, *callbacks, accelerator="auto", **options)
-        if model.needs_base:
-            model.attach_base(moved(built("diffusion", *SMALL["diffusion"])))
-            model.on_fit_start = lambda: None  # its base is on the device already
         batch = torch.zeros(4, *model.shape, device=DEVICE), torch.zeros(4, dtype=torch.int64, device=DEVICE)
         batches = Batches(lambda: iter([batch] * 9))
         if data is not None:
@@ -217,7 +214,7 @@ def test_a_guided_step_waits_for_nothing(monkeypatch, guidance):
     walk(monkeypatch, model, GUIDANCES[guidance])
 
 
-@pytest.mark.parametrize("family", [family for family in choices("model") if family not in (*T, "variance_head")])
+@pytest.mark.parametrize("family", [family for family in choices("model") if family not in T])
 def test_a_sample_in_one_step_waits_for_nothing(monkeypatch, family):
     model = built(family, *SMALL.get(family, [])).eval()
     with device(monkeypatch) as separate, torch.no_grad():

@@ -5,9 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from diffusion_lab.store.weight_names import read_moment
 from diffusion_lab.training.checkpoints import Saving, WholeCheckpoints, load_state, newest_good, previous_of
-from diffusion_lab.training.monitor import Monitor
 
 
 def save(path, **state):
@@ -55,36 +53,6 @@ def test_checkpoints_do_not_pass_through_the_temporary_folder(tmp_path, small_di
     WholeCheckpoints().save_checkpoint(state, tmp_path / "resume.ckpt")
     for file in (tmp_path / "resume.ckpt", previous_of(tmp_path / "resume.ckpt")):
         assert torch.equal(load_state(file)["weights"], state["weights"])
-
-
-@pytest.mark.parametrize("ahead", [-1.0, 1.0])
-def test_a_branch_at_a_time_is_saved_by_all_ranks_at_one_step(tmp_path, ahead):
-    """One that saves alone waits for the others for ever. A step takes 0.6 s; this rank's clock is ahead of that of rank 0."""
-    monitor, saved = Monitor(), []
-    trainer = SimpleNamespace(
-        global_step=0,
-        max_steps=10,
-        world_size=2,
-        is_global_zero=False,
-        should_stop=False,
-        enable_validation=False,
-        callbacks=[monitor],
-        datamodule=SimpleNamespace(batch_size=8),
-        strategy=SimpleNamespace(
-            root_device="cpu", reduce=lambda said, reduce_op: said, broadcast=lambda seconds: seconds - ahead
-        ),
-        save_checkpoint=saved.append,
-    )
-    model, signals = SimpleNamespace(batches_trained=0), SimpleNamespace(listen=lambda: None, signum=None)
-    branches = {"branches": [read_moment("2m")], "branch_file": lambda step: step}
-    saving = Saving(tmp_path / "resume.ckpt", "f", signals, every_n_steps=0, every_minutes=0, **branches)
-    for step in range(6):
-        trainer.global_step, monitor.seconds = step, 118.1 + 0.6 * step + ahead
-        if step == 0:
-            saving.on_train_start(trainer, model)
-        else:
-            saving.on_train_batch_end(trainer, model, {}, None, 0)
-    assert saved == [4, saving.path]
 
 
 @pytest.mark.parametrize("running", [0, 1], ids=["after validation", "at the end of a part"])
