@@ -13,11 +13,12 @@ from torch import Tensor
 
 from contenders.contender import END, Budget, Contender, Facts, Trained
 from diffusion_lab.commands import app
-from diffusion_lab.config.loading import load_config, load_model, trained_config, trained_data
-from diffusion_lab.config.measured_variance import use_measured
+from diffusion_lab.config.loading import load_config, load_module, trained_config, trained_data
+from diffusion_lab.config.sample_options import measured
 from diffusion_lab.metrics.samples import labels
 from diffusion_lab.models import budget as lab_budget
-from diffusion_lab.store import cache_directory, newest_model
+from diffusion_lab.models.diffusion_generator import DiffusionGenerator
+from diffusion_lab.store import newest_model
 from diffusion_lab.store.weight_names import snapshot_name
 from diffusion_lab.training.ema import default_weights
 
@@ -63,21 +64,24 @@ class Ours(Contender):
         options = {"model_dir": str(newest_model(folder).path), "data": {}}
         directory, saved = trained_config(OmegaConf.create(options))
         weights = "auto" if moment == END else snapshot_name(moment)
-        model = load_model(directory, saved, weights)
+        module = load_module(directory, saved, weights).to(budget.device)
         if weights == "auto":
-            weights = default_weights(model.weight_names, directory.read_training()["steps"])
-        data = trained_data(saved)
-        shares = None if model.num_classes is None else data.class_shares("train")
+            weights = default_weights(module.weight_names, directory.read_training()["steps"])
+        with torch.no_grad():
+            generator = measured(
+                module.generator(weights), OmegaConf.create({"outputs": str(folder)}), saved, directory, weights
+            )
+        assert isinstance(generator, DiffusionGenerator)
+        shares = None if generator.num_classes is None else trained_data(saved).class_shares("train")
 
         def classes(indices: Tensor, seed: int) -> Tensor | None:
             return None if shares is None else labels(indices, seed, shares)
 
         def own(indices: Tensor, seed: int) -> Tensor:
-            return model.sample(indices, seed, classes(indices, seed))
+            return generator.sample(indices, seed, classes(indices, seed))
 
-        with torch.no_grad(), model.to(budget.device).use_weights(weights):
-            use_measured(model, lambda: data, saved, directory, weights, cache_directory(folder))
-            yield Trained(model.process, model.reverse, own, model.nfe, classes)
+        with torch.no_grad():
+            yield Trained(generator.process, generator.reverse, own, generator.nfe, classes)
 
 
 def _step_of(file: Path) -> int:

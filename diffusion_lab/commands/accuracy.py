@@ -8,7 +8,6 @@ from rich.table import Table
 from diffusion_lab.data.module import DataModule
 from diffusion_lab.diffusion import SampleNoise
 from diffusion_lab.diffusion.parts import classes_in
-from diffusion_lab.metrics.measuring import batches_of, ready
 from diffusion_lab.models.noisy_classifier import NoisyClassifier
 from diffusion_lab.store import ModelDirectory, read_json, write_json
 from diffusion_lab.terminal import Terminal
@@ -49,11 +48,13 @@ def accuracy_by_timestep(
     """
     ts = torch.linspace(1, model.process.num_timesteps, num_timesteps).round().long().unique().tolist()
     correct, seen = torch.zeros(len(ts), dtype=torch.float64), 0
-    with ready(model, weights):
-        for x_0, y, indices in batches_of(model, data, data.validation_split, BATCH_SIZE, num_images):
-            classes = classes_in(y)
+    model.eval()
+    with model.use_weights(weights):
+        for x, y in data.batches(data.validation_split, BATCH_SIZE, limit=num_images):
+            x_0, classes = x.to(model.device), classes_in(y)
             assert classes is not None
-            noise = SampleNoise(0, indices)
+            noise = SampleNoise(0, torch.arange(seen, seen + len(x_0), device=model.device))
+            classes = classes.to(model.device)
             correct += torch.tensor([float(model.is_correct(x_0, classes, t, noise(t, x_0)).sum()) for t in ts])
             seen += len(classes)
     return {"t": ts, "accuracy": (correct / seen).tolist()}

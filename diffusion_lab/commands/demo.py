@@ -138,8 +138,8 @@ def _controls(model: Model) -> dict[str, Component]:
     import gradio
 
     controls: dict[str, Component] = {}
-    with model.drawing({"num_images": 1}) as (drawing, *_):
-        classes, saved = drawing.conditions.classes, drawing.saved
+    with model.drawing({"num_images": 1}) as ready:
+        classes, saved = ready.options.conditions.classes, ready.options.saved
     if classes is not None:
         found = classes.shares is not None
         every = ("as often as in the data" if found else "all in turn", "")
@@ -172,20 +172,20 @@ def drawn(model: Model, given: Mapping[str, Any]) -> tuple[list[Image], str]:
 
     began, states = time.perf_counter(), []
     x: Any  # a sample; families without intermediate states draw it directly
-    with _DRAWING, model.drawing(_options(given)) as (drawing, edit, indices, y):
-        columns, levels = drawing.columns(y), drawing.model.num_levels
+    with _DRAWING, model.drawing(_options(given)) as ready:
+        columns, levels = ready.columns, ready.generator.num_levels
         if "sampler" in given:
             every = ceil(given["sampler.spacing.num_steps"] / STATES)
-            for number, (x_t, x) in enumerate(pairwise(drawing.trajectory(indices, y))):  # noqa: B007 (the last x is used)
+            for number, (x_t, x) in enumerate(pairwise(ready.trajectory())):  # noqa: B007 (the last x is used)
                 if _STOPPED.is_set():
                     raise ValueError("the demo was stopped")
                 if number % every == 0:
                     states.append(x_t.cpu())
         else:
-            x = drawing.draw(edit, indices, y, progress_bar=False)
+            x = ready.images(progress_bar=False)
         seconds = time.perf_counter() - began
         shown = [*frames(states, levels, columns), picture(x.cpu(), levels, columns)]
-        return shown, f"{len(indices)} samples · {drawing.model.nfe} network evaluations each · {seconds:.1f} s"
+        return shown, f"{len(ready.indices)} samples · {ready.generator.nfe} network evaluations each · {seconds:.1f} s"
 
 
 def command_of(model: Model, given: Mapping[str, Any]) -> str:

@@ -14,17 +14,16 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from diffusion_lab.config.composing import with_trained_choices
-from diffusion_lab.config.loading import DRAWING_GROUPS, trained_data
-from diffusion_lab.config.measured_variance import use_measured
+from diffusion_lab.config.loading import DRAWING_GROUPS
 from diffusion_lab.config.mistakes import MistakeError, users_mistakes
 from diffusion_lab.interop.card import card
-from diffusion_lab.store import RunError, cache_directory, runs_folder, scored_runs
+from diffusion_lab.store import RunError, runs_folder, scored_runs
 from diffusion_lab.store.files import write_folder
 from diffusion_lab.store.option_names import check_at_least
 from diffusion_lab.terminal import Terminal
 
 if TYPE_CHECKING:
-    from diffusion_lab.models.base import GenerativeModel
+    from diffusion_lab.models.generator import Generator
 
 Exported = tuple[dict[str, bytes], str, str]  # files; how to use them; the library that reads them
 
@@ -38,7 +37,7 @@ def run(cfg: DictConfig) -> None:
     """Write the folder `to`, and print its files."""
     import torch
 
-    from diffusion_lab.config.sample_options import chosen_model
+    from diffusion_lab.config.sample_options import chosen_module, measured
 
     if cfg.format not in _FORMATS:
         raise MistakeError(f"format={cfg.format}: unknown format; choose one of {', '.join(_FORMATS)}")
@@ -47,11 +46,10 @@ def run(cfg: DictConfig) -> None:
     to = Path(cfg.to)
     if to.exists() and not (to.is_dir() and not any(to.iterdir())):
         raise MistakeError(f"to={to} already exists and is not overwritten; choose another folder")
-    directory, saved, model, weights = chosen_model(cfg)
-    with torch.no_grad(), model.use_weights(weights), users_mistakes():
-        cache = cache_directory(Path(cfg.outputs))
-        use_measured(model, lambda: trained_data(saved), saved, directory, weights, cache)
-        files, use, library = _FORMATS[cfg.format](model, cfg.batch_size)
+    directory, saved, module, weights = chosen_module(cfg)
+    with torch.no_grad(), users_mistakes():
+        generator = measured(module.generator(weights), cfg, saved, directory, weights)
+        files, use, library = _FORMATS[cfg.format](generator, cfg.batch_size)
         training, choices = directory.read_training(), directory.read_choices()
         files["README.md"] = card(
             name=directory.path.name,
@@ -59,7 +57,7 @@ def run(cfg: DictConfig) -> None:
             choices=choices,
             training=training,
             weights=weights,
-            protocol=model.protocol(),
+            protocol=generator.protocol(),
             runs=[
                 run
                 for run in _scores(Path(cfg.outputs))
@@ -107,10 +105,10 @@ def _about_units(facts: Mapping[str, Any]) -> str:
     return f"\n\nThe model draws normalised values z. In the units of the data a sample is, by channel,\n\n{channels}"
 
 
-def _diffusers(model: GenerativeModel, batch_size: int) -> Exported:
+def _diffusers(generator: Generator, batch_size: int) -> Exported:
     from diffusion_lab.interop.to_diffusers import to_diffusers
 
-    labels = "" if model.num_classes is None else "class_labels=3, guidance_scale=2.0, "
+    labels = "" if generator.num_classes is None else "class_labels=3, guidance_scale=2.0, "
     use = f"""```python
 from diffusers import DiffusionPipeline
 
@@ -119,13 +117,13 @@ images = pipeline(batch_size=4, {labels}num_inference_steps=50).images
 ```
 
 The pipeline samples with DDIM. The network alone is `pipeline.unet`."""
-    return to_diffusers(model), use, "diffusers"
+    return to_diffusers(generator), use, "diffusers"
 
 
-def _program(model: GenerativeModel, batch_size: int) -> Exported:
+def _program(generator: Generator, batch_size: int) -> Exported:
     from diffusion_lab.interop.program import to_program
 
-    program = to_program(model, batch_size)
+    program = to_program(generator, batch_size)
     made = "\n".join(
         f"y = torch.zeros({', '.join(map(str, shape))}, dtype=torch.int64)"
         if name == "y"

@@ -115,6 +115,7 @@ def fit(training: Training, built: Built, here: Ranks) -> None:
                 images=model.batches_trained * data.batch_size,
                 ended_by=ended_by,
                 conditions=conditions,
+                weights=model.weight_names,
                 precision=str(trainer.precision),
                 fingerprint=fingerprint,
                 code=code_of_training(cfg),

@@ -24,22 +24,21 @@ from diffusion_lab.config.composing import model_dir_of, with_trained_choices
 from diffusion_lab.config.kinds import check_kinds
 from diffusion_lab.config.loading import (
     DRAWING_GROUPS,
-    load_model,
+    load_module,
     trained_config,
     trained_data,
 )
 from diffusion_lab.config.mistakes import MistakeError, mistake_in_job, mistake_in_options, replaced, users_mistakes
 from diffusion_lab.config.overrides import ALL, as_options, as_value, in_full, quoted
-from diffusion_lab.config.sample_options import Drawing, drawing_of
+from diffusion_lab.config.sample_options import Drawn, drawing_of
+from diffusion_lab.config.scores import planned_score
 from diffusion_lab.config.working_directory import name_folders, stored_configs, with_own_choices
 from diffusion_lab.store.fingerprints import SCORING_GROUPS
 from diffusion_lab.training.ranks import request_of
 
 if TYPE_CHECKING:
-    from diffusion_lab.config.editing import Edit
     from diffusion_lab.data.module import DataModule
-    from diffusion_lab.diffusion.shapes import Conditions
-    from diffusion_lab.models.base import GenerativeModel
+    from diffusion_lab.models.trainable import GenerativeModel
     from diffusion_lab.sampling import Guidance, Sampler
     from diffusion_lab.store import ModelDirectory
 
@@ -84,8 +83,8 @@ class Model:
     config_dir: a folder with your own choices, like `--config-dir` of the commands. accelerator: "cpu" or "gpu"; None: a GPU if
     there is one. Loading a folder from somebody else runs no code from it.
 
-    path: its folder. module: the `GenerativeModel`, a LightningModule, with the choices of the last call and the raw weights;
-    `with module.use_weights("ema_0.999"):` uses others.
+    path: its folder. module: the `GenerativeModel`, a LightningModule, with the choices of the last call;
+    `module.generator(weights)` draws, encodes and bounds.
 
     All methods accept the keyword arguments of `Choices`.
 
@@ -172,9 +171,9 @@ class Model:
     ) -> Iterator[Tensor]:
         """x_T, …, x_0 of samples 0 … num_images − 1: float32 (B, *shape) each, on the CPU."""
         given = {"num_images": num_images, "condition": condition, "trajectory": True} | _named(choices)
-        with self.drawing(given, choices.get("overrides", ()), x_T) as (drawing, _, indices, y):
-            drawing.check_trajectory("trajectory")
-            return iter([x.cpu() for x in drawing.trajectory(indices, y)])
+        with self.drawing(given, choices.get("overrides", ()), x_T) as drawn:
+            drawn.options.check_trajectory("trajectory")
+            return iter([x.cpu() for x in drawn.trajectory()])
 
     def score(
         self,
@@ -200,44 +199,45 @@ class Model:
             if cfg.get("logger") is not None:
                 cfg.logger = None
             with users_mistakes():
-                directory, data, model, (one, *more) = to_score(cfg, self._load, data)
+                directory, data, module, (one, *more) = to_score(cfg, self._load, data)
                 if more:
                     raise MistakeError("evaluation.at: one call computes one score: choose one, as weights='at_1m'")
                 if _NOTEBOOK in str(one):
                     raise MistakeError("a score is identified by its code: put your class into a file and import it")
-                model.to(self._device_of(cfg))
-            run = score_once(model, data, one, directory, Path(cfg.outputs), cfg.rescore, quiet=True)
-        content = run.read_metrics()
-        return Score(content["values"], content["protocol"], run.path)
+                module.to(self._device_of(cfg))
+                planned = planned_score(module, data, one, directory, Path(cfg.outputs), cfg.rescore)
+            score_once(planned, quiet=True)
+        content = planned.run.read_metrics()
+        return Score(content["values"], content["protocol"], planned.run.path)
 
     def _draw(self, format: str, given: Mapping[str, Any], choices: Choices, x_T: Tensor | None = None) -> Any:
         from diffusion_lab.data import pictures
 
         if format not in ("tensor", "numpy", "pil", "grid"):
             raise ValueError(f"format={format}: choose one of tensor, numpy, pil, grid")
-        with self.drawing(given, choices.get("overrides", ()), x_T) as (drawing, edit, indices, y):
-            levels, shape = drawing.model.num_levels, drawing.model.shape
+        with self.drawing(given, choices.get("overrides", ()), x_T) as drawn:
+            levels, shape, units = drawn.generator.num_levels, drawn.generator.shape, drawn.options.units
             if format == "pil":
                 pictures.check_images(shape, levels)
-            x: Any = drawing.draw(edit, indices, y, progress_bar=False)
+            x: Any = drawn.images(progress_bar=False)
             if format == "tensor":
                 return x
-            names = None if drawing.units is None else drawing.units.names
+            names = None if units is None else units.names
             if format == "grid":
-                return pictures.picture(drawing.in_grid(x, edit), levels, drawing.columns(y), names)
+                return pictures.picture(drawn.in_grid(x), levels, drawn.columns, names)
             return pictures.numbers(x, levels) if format == "numpy" else pictures.images(x, levels, names)
 
     @contextmanager
     def drawing(
         self, given: Mapping[str, Any], overrides: Sequence[str] = (), x_T: Tensor | None = None
-    ) -> Iterator[tuple[Drawing, Edit | None, Tensor, Conditions]]:
-        """(drawing, edit, indices, conditions) of `sample` with these options; see `Drawing.on`."""
+    ) -> Iterator[Drawn]:
+        """What `sample` draws with these options; see `Drawing.on`."""
         with _call_of("sample"):
             option, arrays = _conditions(given.get("condition"))
             options = _options({name: value for name, value in given.items() if name != "condition"}, overrides)
             drawing = drawing_of(self.config("sample", [*option, *options]), self._load, x_T, arrays)
-            with drawing.on(self._device_of(drawing.cfg)) as ready:
-                yield drawing, *ready
+            with drawing.on(self._device_of(drawing.cfg)) as drawn:
+                yield drawn
 
     def config(self, command: str, options: Sequence[str] = ()) -> DictConfig:
         """The config of a command for this model."""
@@ -251,10 +251,10 @@ class Model:
         return cfg
 
     def _load(self, directory: ModelDirectory, saved: DictConfig, *weights: str) -> GenerativeModel:
-        """Like `load_model`, but reuses the last model if nothing changed. A notebook's classes may have changed since."""
+        """Like `load_module`, but reuses the last model if nothing changed. A notebook's classes may have changed since."""
         if self._built != (saved, weights) or _NOTEBOOK in str(saved):
             self._built = None
-            self.module = load_model(directory, saved, *weights)
+            self.module = load_module(directory, saved, *weights)
             self._built = saved, weights
         return self.module
 

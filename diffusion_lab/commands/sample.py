@@ -30,11 +30,11 @@ from diffusion_lab.training.ranks import must_start_ranks, ranks, request_of, st
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from diffusion_lab.config.sample_options import Drawing
-    from diffusion_lab.diffusion.shapes import Conditions
+    from diffusion_lab.config.sample_options import Drawn
 
 FORMATS = ("grid", "png", "npz", "npy")
 _NUMBERED = "{:06d}.png"
+_ANIMATED = 64  # samples of an animation
 FRAMES = 60  # of an animation, approximately; the last is x_0
 
 
@@ -54,9 +54,9 @@ def run(cfg: DictConfig) -> None:
     with users_mistakes():
         request = request_of(cfg, prefix="")
         drawing = drawing_of(cfg)
-        check_compile(cfg.compile, request.on_gpu, None, drawing.model)
+        check_compile(cfg.compile, request.on_gpu, None, drawing.module)
         if cfg.format == "png":
-            check_images(drawing.model.shape, drawing.model.num_levels)
+            check_images(drawing.generator.shape, drawing.generator.num_levels)
         if cfg.devices is None:
             request = replace(request, size=min(request.size, ceil(cfg.num_images / drawing.cfg.batch_size)))
     if cfg.trajectory:
@@ -68,20 +68,15 @@ def run(cfg: DictConfig) -> None:
         with users_mistakes():
             start_ranks("sample", options_of_this_job(model_dir=str(directory.path)), request)
         return
-    with ranks(request) as here, lost_process(), drawing.on(here.device) as (edit, indices, y):
-        if notice := compile_network(drawing.model.network, cfg.compile):
+    with ranks(request) as here, lost_process(), drawing.on(here.device) as drawn:
+        if notice := compile_network(drawn.generator.networks["network"], cfg.compile):
             Terminal(quiet=not here.is_first).print(notice)
-        x = drawing.draw(edit, indices, y, progress_bar=True)
+        x = drawn.images(progress_bar=True)
         if x is None:
             return  # rank 0 has the images
-        shown = drawing.in_grid(x, edit) if cfg.format == "grid" else x
-        _write(shown, y, drawing, places)
+        _write(drawn.in_grid(x) if cfg.format == "grid" else x, drawn, places)
         if cfg.trajectory:
-            from diffusion_lab.diffusion.parts import rows
-
-            some = slice(0, 64)
-            trajectory = drawing.trajectory(indices[some], rows(y, some))
-            _animate(trajectory, drawing.model.num_levels, drawing.columns(y), places[-1])
+            _animate(drawn.trajectory(_ANIMATED), drawn.generator.num_levels, drawn.columns, places[-1])
     names = f"{places[0]} … {places[-1].name}" if len(places) > 2 else "  ".join(map(str, places))
     message = f"{len(x)} samples of {directory.path} ({drawing.weights}), drawn on {here.place}: {names}"
     Terminal().print(message)
@@ -95,30 +90,32 @@ def _places(cfg: DictConfig) -> list[Path]:
     return [Path(cfg.to) / name for name in (*names, *(["trajectory.gif"] if cfg.trajectory else []))]
 
 
-def _write(x: Tensor, y: Conditions, drawing: Drawing, places: list[Path]) -> None:
+def _write(x: Tensor, drawn: Drawn, places: list[Path]) -> None:
     from diffusion_lab.data.array_files import NAMES
     from diffusion_lab.data.pictures import images, numbers, picture, png
 
-    model, form = drawing.model, drawing.cfg.format
-    names = None if drawing.units is None else drawing.units.names
+    levels, form, units = drawn.generator.num_levels, drawn.options.cfg.format, drawn.options.units
+    names = None if units is None else units.names
     if form == "grid":
-        write_whole(places[0], png(picture(x, model.num_levels, drawing.columns(y), names)))
+        write_whole(places[0], png(picture(x, levels, drawn.columns, names)))
     elif form == "png":
         for earlier in ours(places[0].parent):  # images of two calls must not mix
             if re.fullmatch(r"\d{6,}\.png", earlier.name):
                 earlier.unlink(missing_ok=True)  # `clear` would read the record again each time
-        for path, image in zip(places, images(x, model.num_levels, names), strict=False):
+        for path, image in zip(places, images(x, levels, names), strict=False):
             write_whole(path, png(image))
     else:
         buffer = io.BytesIO()
         if form == "npy":
-            np.save(buffer, numbers(x, model.num_levels))
+            np.save(buffer, numbers(x, levels))
         else:
             # Published evaluators read only arr_0. Ours reads classes of the data, not clusters, from arr_1.
-            arrays: dict[str, Any] = {name: part.cpu().numpy() for name, part in drawing.conditions.by_name(y).items()}
+            arrays: dict[str, Any] = {
+                name: part.cpu().numpy() for name, part in drawn.options.conditions.by_name(drawn.y).items()
+            }
             arrays |= {"arr_1": arrays.pop("classes")} if "classes" in arrays else {}
             arrays |= {} if names is None else {NAMES: np.array(names)}
-            np.savez(buffer, arr_0=numbers(x, model.num_levels), **arrays)
+            np.savez(buffer, arr_0=numbers(x, levels), **arrays)
         write_whole(places[0], buffer.getvalue())
 
 

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from diffusion_lab.config.build import build_data
 from diffusion_lab.config.mistakes import MistakeError, users_mistakes
 from diffusion_lab.config.scores import build_features
-from diffusion_lab.store import cache_directory
+from diffusion_lab.store import CacheDirectory, cache_directory
 from diffusion_lab.store.files import check_free, write_whole
 from diffusion_lab.store.option_names import check_at_least
 from diffusion_lab.terminal import Terminal
@@ -76,7 +76,9 @@ def run(cfg: DictConfig) -> None:
         )
 
 
-def _moments(data: DataModule, features: Features, split: str, cache: Path, device: str) -> dict[str, np.ndarray]:
+def _moments(
+    data: DataModule, features: Features, split: str, cache: CacheDirectory, device: str
+) -> dict[str, np.ndarray]:
     """Mean and unbiased covariance of the features of all images of a split, float64."""
     from diffusion_lab.commands.scoring import progress_bar
     from diffusion_lab.metrics.reference import references_of

@@ -13,7 +13,7 @@ from rich.console import Console
 from diffusion_lab.config.build import family
 from diffusion_lab.config.mistakes import MistakeError, lost_process, users_mistakes
 from diffusion_lab.config.overrides import options_of_this_job
-from diffusion_lab.config.scores import run_of
+from diffusion_lab.config.scores import planned_score, run_of
 from diffusion_lab.config.weight_files import load_weights
 from diffusion_lab.store import ModelDirectory, RunDirectory
 from diffusion_lab.terminal import Terminal
@@ -30,8 +30,8 @@ def run(cfg: DictConfig) -> float | None:
     from diffusion_lab.commands.fit import fit
     from diffusion_lab.commands.scoring import score_once
     from diffusion_lab.config.training import training_of
-    from diffusion_lab.models.base import GenerativeModel
     from diffusion_lab.models.noisy_classifier import NoisyClassifier
+    from diffusion_lab.models.trainable import GenerativeModel
 
     num_nodes = cfg.trainer.get("num_nodes", 1)
     with users_mistakes():
@@ -74,7 +74,10 @@ def run(cfg: DictConfig) -> float | None:
             load_weights(generative, directory, *(score.evaluation.weights for score in scores))
             generative.to(here.device)  # Lightning leaves a trained model on the CPU
             for score in scores:
-                score_once(generative, training.data, score, directory, Path(cfg.outputs), cfg.rescore or cfg.retrain)
+                anew = cfg.rescore or cfg.retrain
+                with users_mistakes():
+                    planned = planned_score(generative, training.data, score, directory, Path(cfg.outputs), anew)
+                score_once(planned)
         elif isinstance(model, NoisyClassifier) and here.is_first:
             report_accuracy(model, training.data, directory, here.device)
         if cfg.retrain and here.is_first:

@@ -22,7 +22,7 @@ from diffusion_lab.data.arrays import MOST_BYTES
 from diffusion_lab.diffusion.parts import as_conditions, parts
 from diffusion_lab.diffusion.shapes import Conditions
 from diffusion_lab.metrics.samples import labels
-from diffusion_lab.models.base import GenerativeModel
+from diffusion_lab.models.generator import Generator
 from diffusion_lab.store import ModelDirectory
 from diffusion_lab.store.records import RunError
 
@@ -98,12 +98,12 @@ def drawn_conditions(
     cfg: DictConfig,
     saved: DictConfig,
     directory: ModelDirectory,
-    model: GenerativeModel,
+    generator: Generator,
     data: Callable[[], DataModule],
     arrays: Mapping[str, Tensor],
 ) -> DrawnConditions:
     """The conditions that the options choose. MistakeError for values that do not fit the model. arrays: values by name."""
-    sizes = model.conditions or (() if model.num_classes is None else (model.num_classes,))
+    sizes = generator.conditions or (() if generator.num_classes is None else (generator.num_classes,))
     names = [*(saved.get("condition") or {})] or ["classes"]  # conditions of a guiding classifier
     names = names if sizes else []
     if len(names) != len(sizes):

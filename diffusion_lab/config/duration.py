@@ -30,11 +30,12 @@ def operations(training: Training, model: TrainableModel) -> Operations | None:
     cfg, (score, *_) = training.cfg, training.scores
     if not isinstance(model, DiffusionModel) or cfg.trainer.max_steps < 1:
         return None
-    forward, bound = model.cost().forward_flops, score.metrics.get("bits_per_dim") or {}
+    generator = model.generator()
+    forward, bound = generator.cost().forward_flops, score.metrics.get("bits_per_dim") or {}
     num_samples = instantiate(score.evaluation, at=None).resolve_num_samples(training.data)
-    terms = bound.get("num_images", 0) * min(bound.get("max_terms") or model.bound_steps, model.bound_steps)
+    terms = bound.get("num_images", 0) * min(bound.get("max_terms") or generator.bound_steps, generator.bound_steps)
     shown = cfg.trainer.max_steps * cfg.data.batch_size
-    return Operations(shown * model.training_evaluations * forward, (num_samples * model.nfe + terms) * forward)
+    return Operations(shown * model.training_evaluations * forward, (num_samples * generator.nfe + terms) * forward)
 
 
 def in_a_sentence(plan: Plan, training: Training, model: TrainableModel) -> str | None:
@@ -65,7 +66,8 @@ def measured(model: DiffusionModel, size: int, precision: str) -> tuple[float, f
     """Seconds of a training step and of an evaluation of the network for `size` images."""
     optimizer = model.optimization.optimizer(model.named_parameters())
     x, t = torch.zeros(size, *model.shape), model.timesteps.spread(torch.linspace(0, 1, size + 2)[1:-1])
-    y = model.own_conditions(model.conditions_in_turn(torch.arange(size)))
+    generator = model.generator()
+    y = generator.own_conditions(generator.conditions_in_turn(torch.arange(size)))
 
     def step() -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import time
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -16,7 +17,7 @@ from diffusion_lab.config.build import build_data
 from diffusion_lab.config.identity import CODE, features_by_content, plain_config
 from diffusion_lab.config.mistakes import MistakeError, users_mistakes
 from diffusion_lab.config.overrides import named, unquoted
-from diffusion_lab.config.scores import build_features, build_metrics
+from diffusion_lab.config.scores import PlannedScore, build_features, build_metrics, scored_choices
 from diffusion_lab.store import FINGERPRINT_LENGTH, RunDirectory, cache_directory, run_directory
 from diffusion_lab.store.fingerprints import GIVEN, SCORED_GROUPS, fingerprint, named_in
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from diffusion_lab.data.module import DataModule
     from diffusion_lab.interop.given_images import Images
     from diffusion_lab.metrics.features import Features
-    from diffusion_lab.metrics.given import GivenImages
     from diffusion_lab.metrics.reference import Moments
 
 CONFIG = "evaluate_samples"  # the config that such a score is composed from
@@ -47,17 +47,12 @@ def are_given(options: Sequence[str]) -> bool:
     return True
 
 
-def read_given(
-    cfg: DictConfig, outputs: Path, device: str
-) -> tuple[GivenImages, DataModule, DictConfig, RunDirectory, str]:
-    """(samples, their reference, the options that determine the score, its folder, how an array of samples was read, in words).
-
-    MistakeError, in one sentence, for what cannot be scored.
-    """
+def given_score(cfg: DictConfig, outputs: Path, device: str) -> PlannedScore:
+    """The score of given images. MistakeError, in one sentence, for what cannot be scored."""
     from diffusion_lab.data.in_memory import OneSet
     from diffusion_lab.interop.given_images import differences, levels, read_images
     from diffusion_lab.metrics.given import GivenImages
-    from diffusion_lab.metrics.score import check_measures
+    from diffusion_lab.metrics.score import ScorePlan
 
     kept = OmegaConf.masked_copy(cfg, [key for key in _RECORDED if cfg.get(key) is not None])
     if "_target_" not in kept.data:
@@ -78,17 +73,22 @@ def read_given(
             data, published = _reference(kept, images)
         if len(data.shape) != 3 or data.num_levels is None:
             raise MistakeError(f"samples=…: {data.name} has no images of grey levels to compare them with")
-        instantiate(kept.evaluation).check(data)
-        check_measures(list(features.values()), build_metrics(kept), data)
         if published:
             _check_dimensions(features, published, kept.reference)
         fitted = levels(images, data.shape, data.num_levels, data.name)
         shown = OneSet(_name(images.name), fitted, data.num_levels, images.digest)
         about = {"name": shown.name, "digest": images.digest, "shape": list(images.shape)}
         said = differences(images, fitted, data.num_levels, data.name)
-        source = GivenImages(shown, images.labels, about, cache_directory(outputs), device, said, published)
+        store = cache_directory(outputs, since=time.time() if cfg.rescore else 0.0)
+        source = GivenImages(shown, images.labels, about, store, device, said, published)
         source.check(data)
-    return source, data, kept, _run(kept, data, images, outputs), images.read_as
+        read = {"samples": images.digest, "reference": data.identity}
+        settings, recorded = instantiate(kept.evaluation), {"read": read}
+        plan = ScorePlan(source, data, [*features.values()], build_metrics(kept), settings, recorded)
+    read_as = f"; {images.read_as}" if images.read_as else ""
+    line = f"samples  {cfg.samples}  ({source.count} images{read_as})"
+    run, choices = _run(kept, data, images, outputs), scored_choices({"model": "given images"})
+    return PlannedScore(plan, run, kept, choices, read, cfg.rescore, line)
 
 
 def _reference(cfg: DictConfig, samples: Images) -> tuple[OneSet, Mapping[str, Moments]]:

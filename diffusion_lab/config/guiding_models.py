@@ -6,11 +6,12 @@ schedule, identity: of the guided model, and of its data.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from hydra.utils import get_class
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffusion_lab.config.loading import (
     build_trained,
@@ -89,8 +90,14 @@ def worse_model(moment: float | int | str | None, model: Path | None, schedule: 
     weights = last_weights(directory) if moment is None else snapshot_name(moment)
     load_weights(worse, directory, weights)
     sizes = worse.conditions or (() if worse.num_classes is None else (worse.num_classes,))
-    with worse.use_weights(weights):
-        return Worse(moment, worse.frozen(), f"{directory.path.name}, {weights}", sizes)
+    reverse = worse.generator(weights).reverse
+    network = reverse.network
+    assert isinstance(network, nn.Module)
+
+    def on_device(image: Tensor, *more: Any) -> Tensor:
+        return network.to(image.device)(image, *more)
+
+    return Worse(moment, replace(reverse, network=on_device), f"{directory.path.name}, {weights}", sizes)
 
 
 def _other_model(

@@ -31,12 +31,11 @@ from diffusion_lab.store.records import inside, read_yaml
 
 if TYPE_CHECKING:
     from diffusion_lab.data.module import DataModule
-    from diffusion_lab.models.base import GenerativeModel
-    from diffusion_lab.models.trainable import TrainableModel
+    from diffusion_lab.models.trainable import GenerativeModel, TrainableModel
 
 # the choices of training that `sample` starts from
 DRAWING_GROUPS = ("sampler", "guidance", "sampling", "rounding", "start")
-Load = Callable[..., "GenerativeModel"]  # like `load_model`
+Load = Callable[..., "GenerativeModel"]  # like `load_module`
 
 
 def load_config(directory: ModelDirectory) -> DictConfig:
@@ -167,9 +166,9 @@ def _check_data_named(saved: DictConfig) -> None:
         raise MistakeError("the data of this model are not recorded: import its checkpoint again with data=…")
 
 
-def load_model(directory: ModelDirectory, saved: DictConfig, *weights: str) -> GenerativeModel:
-    """The model of a config with its saved weights, on the CPU. `weights`: the ones to be used."""
-    from diffusion_lab.models.base import GenerativeModel
+def load_module(directory: ModelDirectory, saved: DictConfig, *weights: str) -> GenerativeModel:
+    """The module of a config with its saved weights, on the CPU. `weights`: the ones to be used."""
+    from diffusion_lab.models.trainable import GenerativeModel
     from diffusion_lab.training.speed import keep_freed_memory
 
     keep_freed_memory()

@@ -224,7 +224,7 @@ def _cell(
     """
     from diffusion_lab.config.duration import operations
     from diffusion_lab.config.training import training_of  # imports torch
-    from diffusion_lab.models.base import GenerativeModel
+    from diffusion_lab.models.trainable import GenerativeModel
 
     cfg, family = combination.config.cfg, combination.config.family
     check_kinds(cfg)

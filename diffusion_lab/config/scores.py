@@ -1,9 +1,11 @@
-"""Scores of a config: their measures, their folders, and whether they can be computed."""
+"""Scores of a config: their plans, their folders, and whether they can be computed."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +15,17 @@ from omegaconf import DictConfig, open_dict
 
 from diffusion_lab.config.build import build_each, choices_made
 from diffusion_lab.config.composing import TRAINED
-from diffusion_lab.config.identity import scoring_fingerprint
+from diffusion_lab.config.identity import sampling_identity, scoring_fingerprint, sha256_of
+from diffusion_lab.config.measured_variance import measurements
 from diffusion_lab.config.mistakes import MistakeError
-from diffusion_lab.config.weight_files import check_buildable, check_moments
-from diffusion_lab.store import FINGERPRINT_LENGTH, ModelDirectory, RunDirectory, run_directory
+from diffusion_lab.config.weight_files import (
+    check_buildable,
+    check_moments,
+    last_weights,
+    plan_of_average,
+    read_training_progress,
+)
+from diffusion_lab.store import FINGERPRINT_LENGTH, ModelDirectory, RunDirectory, cache_directory, run_directory
 from diffusion_lab.store.weight_names import IMAGES, SECONDS, STEPS, Moment, is_snapshot, read_moments, snapshot_name
 from diffusion_lab.training.profiles import wanted_length
 
@@ -24,10 +33,120 @@ if TYPE_CHECKING:
     from diffusion_lab.data.module import DataModule
     from diffusion_lab.metrics.features import Features
     from diffusion_lab.metrics.metric import Metric
-    from diffusion_lab.models.base import GenerativeModel
+    from diffusion_lab.metrics.score import ScorePlan
+    from diffusion_lab.models.trainable import GenerativeModel
 
 END = "end"  # the finished model
 _AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class PlannedScore:
+    """A score, planned: what is measured, the folder for it, and what is recorded beside the numbers.
+
+    cfg: its config. choices: the option of each group. read: the files that decide it, by name, with their digests. anew: it is
+    computed although it is there. about: the last line but one in the terminal.
+    """
+
+    plan: ScorePlan
+    run: RunDirectory
+    cfg: DictConfig
+    choices: Mapping[str, str | None]
+    read: Mapping[str, str]
+    anew: bool
+    about: str
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether the score is there, was computed from the files as they are, and is not to be computed anew."""
+        return (
+            not self.anew
+            and self.run.metrics.is_file()
+            and self.run.read_metrics()["protocol"].get("read") == self.read
+        )
+
+
+def planned_score(
+    module: GenerativeModel, data: DataModule, cfg: DictConfig, directory: ModelDirectory, outputs: Path, anew: bool
+) -> PlannedScore:
+    """The score that `cfg` describes of a trained module, which has its weights and is on its device.
+
+    MistakeError or ValueError if it cannot be computed. anew: nothing that the cache holds is used.
+    """
+    from diffusion_lab.metrics.samples import Generated
+    from diffusion_lab.metrics.score import ScorePlan
+    from diffusion_lab.models.diffusion_generator import DiffusionGenerator
+
+    training, wanted = directory.read_training(), cfg.evaluation.weights
+    run = run_of(directory, training["fingerprint"], cfg, outputs)
+    weights = last_weights(directory) if wanted == _AUTO else wanted
+    cost, of_weights = _cost(directory, training, wanted, module.guiding_snapshots)
+    generator, metrics = module.generator(weights), build_metrics(cfg)
+    measured = None
+    if isinstance(generator, DiffusionGenerator):
+        and_costs = any(metric.needs_step_costs for metric in metrics)
+        measured = measurements(generator, cfg, directory, weights, and_costs)
+    unread = generator.protocol().keys() - generator.sampling_protocol().keys()
+    unread |= {"measured_variance"} if "variance" in unread else set()
+    features = build_features(cfg)
+    source = Generated(
+        generator=generator,
+        weights=weights,
+        identities=[sampling_identity(training["fingerprint"], cfg, unread, name) for name in features],
+        cache=cache_directory(outputs, since=time.time() if anew else 0.0),
+        training=cost,
+        measurements=measured,
+    )
+    read = digests(directory, weights, *map(snapshot_name, module.guiding_snapshots))
+    recorded = {
+        "model_directory": directory.path.name,
+        "fingerprint": training["fingerprint"],
+        "read": read,
+        **of_weights,
+    }
+    return PlannedScore(
+        ScorePlan(source, data, [*features.values()], metrics, instantiate(cfg.evaluation), recorded),
+        run,
+        cfg,
+        scored_choices(directory.read_choices()),
+        read,
+        anew,
+        f"model  {directory.path}  (weights, config{', metrics.csv' if directory.metrics_csv.is_file() else ''})",
+    )
+
+
+def digests(directory: ModelDirectory, *weights: str) -> dict[str, str]:
+    """SHA-256 of the files of a model that a score of these weights reads, by name: config and weights."""
+    names = {name for name in weights if wanted_length(name) is None}
+    files = [directory.config, *(directory.weights(name) for name in sorted(names))]
+    files += directory.kept_averages if len(names) < len({*weights}) else []  # from which others are built
+    return {file.name: sha256_of(file) for file in files}
+
+
+def _cost(
+    directory: ModelDirectory, training: Mapping[str, Any], weights: str, guided_by: Iterable[float | str]
+) -> tuple[dict[str, float | None], dict[str, str]]:
+    """The cost of training up to these weights, and the entry of the weights in the protocol.
+
+    guided_by: earlier snapshots that guide the model. MistakeError if one of them is not earlier than the weights.
+    """
+    whole = {fact: training[fact] for fact in ("steps", "seconds", "images")}
+    if wanted_length(weights) is not None:
+        *_, error = plan_of_average(directory, weights)
+        text = f"built from averages of {len(directory.kept_averages)} moments, with an error of {error:.1%} of its profile"
+        return whole, {"average": text}
+    if not is_snapshot(weights):
+        return whole, {}
+    moment, steps = read_training_progress(directory, weights), training["steps"]
+    step = int(moment["step"])
+    for guiding in guided_by:
+        later = int(read_training_progress(directory, snapshot_name(guiding))["step"])
+        if later >= step:
+            raise MistakeError(
+                f"guidance.moment={guiding} (step {later}) is not before {weights}; choose an earlier one"
+            )
+    text = f"the training as it was at step {step} of {steps}"
+    return {"steps": step, "seconds": moment["seconds"], "images": int(moment["images"])}, {"moment": text}
 
 
 def run_of(directory: ModelDirectory, model_fingerprint: str, cfg: DictConfig, outputs: Path) -> RunDirectory:
@@ -58,8 +177,11 @@ def check_scoring(cfg: DictConfig, data: DataModule, weights: Sequence[str], who
         raise MistakeError(f"evaluation.weights={chosen}: choose one of {', '.join(known)}")
 
 
-def check_planned_score(cfg: DictConfig, data: DataModule, model: GenerativeModel, directory: ModelDirectory) -> None:
+def check_planned_score(cfg: DictConfig, data: DataModule, module: GenerativeModel, directory: ModelDirectory) -> None:
     """MistakeError or ValueError for scoring options that would fail after training."""
+    from diffusion_lab.metrics.measuring import check_classes
+    from diffusion_lab.models.diffusion import DiffusionModel
+
     if cfg.objective_metric is not None and not cfg.score:
         raise MistakeError(f"objective_metric={cfg.objective_metric} is a value of the score: remove score=false")
     there = directory.weight_names if directory.finished and not cfg.retrain else []
@@ -72,11 +194,9 @@ def check_planned_score(cfg: DictConfig, data: DataModule, model: GenerativeMode
         weights = [*weights, chosen]
     check_scoring(cfg, data, weights, whose)
     if cfg.score:
-        if model.denoiser and model.denoiser.start.needs_data_moments and model.num_classes is not None:
-            from diffusion_lab.metrics.measuring import check_classes
-
+        if isinstance(module, DiffusionModel) and module.start.needs_data_moments and module.num_classes is not None:
             check_classes(data)
-        check_moments(map(snapshot_name, model.moments), weights, whose)
+        check_moments(map(snapshot_name, module.guiding_snapshots), weights, whose)
 
 
 def build_features(cfg: DictConfig) -> dict[str, Features]:

@@ -33,8 +33,8 @@ from diffusion_lab.config.scores import (
 )
 from diffusion_lab.config.tracking import build_trackers
 from diffusion_lab.data.checks import check_shares, require
-from diffusion_lab.models.base import GenerativeModel
 from diffusion_lab.models.budget import TimeBudget, seconds_of
+from diffusion_lab.models.trainable import GenerativeModel
 from diffusion_lab.store import ModelDirectory, model_directory
 from diffusion_lab.store.fingerprints import OUR_CALLBACKS
 from diffusion_lab.store.status_file import Announcement

@@ -18,7 +18,7 @@ from diffusion_lab.training.profiles import TRACKED, Profile, combination, wante
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from diffusion_lab.models.base import GenerativeModel
+    from diffusion_lab.models.trainable import GenerativeModel
 
 _LARGEST = 2**63
 _LARGEST_ERROR = 0.15  # relative, of the averaging profile
@@ -28,7 +28,8 @@ def last_weights(directory: ModelDirectory) -> str:
     """The name of the default weights, which depend on the length of training."""
     from diffusion_lab.training.ema import default_weights  # imports torch
 
-    return default_weights(directory.weight_names, directory.read_training()["steps"])
+    training = directory.read_training()
+    return default_weights(training.get("weights") or directory.weight_names, training["steps"])
 
 
 def weight_file(directory: ModelDirectory, name: str | None, option: str = "weights") -> Path:
@@ -44,17 +45,17 @@ def weight_file(directory: ModelDirectory, name: str | None, option: str = "weig
     return file
 
 
-def load_weights(model: GenerativeModel, directory: ModelDirectory, *weights: str) -> None:
-    """Load raw weights, averages, and the earlier moments that `weights` or the model's guidance name.
+def load_weights(module: GenerativeModel, directory: ModelDirectory, *weights: str) -> None:
+    """Load raw weights, averages, and the earlier snapshots that `weights` or the guidance name.
 
     An average that training did not keep is built. MistakeError if the folder lacks something.
     """
-    names = {name for name in (*weights, *map(snapshot_name, model.moments)) if is_snapshot(name)}
+    names = {name for name in (*weights, *map(snapshot_name, module.guiding_snapshots)) if is_snapshot(name)}
     check_moments(names, directory.weight_names, f"{directory.path} has")
-    model.load_weights(directory.weight_files(names))
+    module.load_weights(directory.weight_files(names))
     for name in weights:
         if wanted_length(name) is not None:
-            model.averages[name] = build_average(directory, name, model.averaged_parameters())
+            module.averages[name] = build_average(directory, name, module.averaged_parameters())
 
 
 def check_moments(names: Iterable[str], weights: Iterable[str], whose: str) -> None:
@@ -85,7 +86,7 @@ def build_average(directory: ModelDirectory, weights: str, own: Mapping[str, Ten
 
     MistakeError if the built profile differs too much; RunError for files of other weights.
     """
-    from diffusion_lab.models.trainable import check_weights
+    from diffusion_lab.models.weight_files import check_weights
 
     files, coefficients, error = plan_of_average(directory, weights)
     if error > _LARGEST_ERROR:

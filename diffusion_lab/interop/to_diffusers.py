@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from diffusion_lab.interop.checkpoints import ELSE, exportable
 from diffusion_lab.interop.layers import DIFFUSERS, layers
-from diffusion_lab.models.drawn import DrawnDiffusion
+from diffusion_lab.models.diffusion_generator import DiffusionGenerator
 from diffusion_lab.networks import other_packages
 from diffusion_lab.networks.blocks import AttentionBlock
 from diffusion_lab.networks.norm import EPS, GroupNorm
@@ -24,7 +24,7 @@ from diffusion_lab.networks.other_packages import GROUPED
 from diffusion_lab.sampling import ClassifierFree
 
 if TYPE_CHECKING:
-    from diffusion_lab.models.base import GenerativeModel
+    from diffusion_lab.models.generator import Generator
 
 _PIPELINE = Path(__file__).with_name("pipeline.py")  # copied, and imported only by diffusers
 _GROUPED_UNET = Path(other_packages.__file__).with_name("grouped_unet.py")  # likewise
@@ -32,42 +32,42 @@ _VERSION = "0.30.0"  # of diffusers, in the files
 _NUM_STEPS = 50  # of DDIM, for a model whose sampler uses a higher order
 
 
-def to_diffusers(model: GenerativeModel) -> dict[str, bytes]:
+def to_diffusers(generator: Generator) -> dict[str, bytes]:
     """Name of a file -> its content, with the model's current weights.
 
     ValueError, in one sentence, if diffusers cannot represent the model.
     """
-    denoiser = model.denoiser
-    if denoiser is None:
-        raise ValueError(f"diffusers has no pipeline for a {type(model).__name__}: {ELSE}")
-    unet = unet2d_config(model.network, model.shape)
+    if not isinstance(generator, DiffusionGenerator):
+        raise ValueError(f"diffusers has no pipeline for a {type(generator).__name__}: {ELSE}")
+    network = generator.networks["network"]
+    unet = unet2d_config(network, generator.shape)
     is_grouped = unet["_class_name"] == other_packages.GROUPED
     index = {
         "_class_name": [_PIPELINE.stem, "DiffusionLabPipeline"],
         "_diffusers_version": _VERSION,
         "unet": [_GROUPED_UNET.stem if is_grouped else "diffusers", unet["_class_name"]],
         "scheduler": ["diffusers", "DDIMScheduler"],
-        "num_inference_steps": _num_steps(denoiser),
-        "guidance_scale": _guidance_scale(denoiser),
+        "num_inference_steps": _num_steps(generator),
+        "guidance_scale": _guidance_scale(generator),
     }
     return {
         "model_index.json": _json(index),
         _PIPELINE.name: _PIPELINE.read_bytes(),
-        "scheduler/scheduler_config.json": _json(_scheduler(denoiser)),
+        "scheduler/scheduler_config.json": _json(_scheduler(generator)),
         "unet/config.json": _json({**unet, "_diffusers_version": _VERSION}),
-        "unet/diffusion_pytorch_model.safetensors": save(unet2d_weights(model.network), {"format": "pt"}),
+        "unet/diffusion_pytorch_model.safetensors": save(unet2d_weights(network), {"format": "pt"}),
         **({f"unet/{_GROUPED_UNET.name}": _GROUPED_UNET.read_bytes()} if is_grouped else {}),
     }
 
 
-def _num_steps(model: DrawnDiffusion) -> int:
+def _num_steps(generator: DiffusionGenerator) -> int:
     """The steps of the model's sampler; if its order is higher than that of DDIM, more."""
-    sampler, process = model.sampler, model.process
+    sampler, process = generator.sampler, generator.process
     return len(sampler.spacing(process)) if sampler.order == 1 else min(_NUM_STEPS, process.num_timesteps)
 
 
-def _scheduler(model: DrawnDiffusion) -> dict[str, Any]:
-    process, schedule = model.process, type(model.process.schedule).__name__
+def _scheduler(generator: DiffusionGenerator) -> dict[str, Any]:
+    process, schedule = generator.process, type(generator.process.schedule).__name__
     t = torch.arange(1, process.num_timesteps + 1)
     if not process.has_unit_variance:
         raise ValueError(
@@ -77,53 +77,53 @@ def _scheduler(model: DrawnDiffusion) -> dict[str, Any]:
         raise ValueError(
             f"with schedule {schedule} the network does not get integer t, as diffusers' networks do: {ELSE}"
         )
-    if model.start.needs_data_moments:
+    if generator.start.needs_data_moments:
         raise ValueError(f"diffusers' chains start from N(0, I): export with start=noise, or {ELSE}")
     return {
         "_class_name": "DDIMScheduler",
         "_diffusers_version": _VERSION,
         "num_train_timesteps": process.num_timesteps,
         "trained_betas": process.beta(t).tolist(),
-        "prediction_type": _prediction_type(model, t),
-        "clip_sample": _clips(model),
+        "prediction_type": _prediction_type(generator, t),
+        "clip_sample": _clips(generator),
         "clip_sample_range": 1.0,
         "set_alpha_to_one": True,
         "timestep_spacing": "trailing",  # with "linspace" its DDIM would step to a time that it does not visit next
     }
 
 
-def _prediction_type(model: DrawnDiffusion, t: Tensor) -> str:
+def _prediction_type(generator: DiffusionGenerator, t: Tensor) -> str:
     """diffusers' name of an output a·x_0 + b·ε."""
-    process = model.process
+    process = generator.process
     signal, noise = process.pair(t)
     named = {
         "epsilon": (torch.zeros_like(noise), torch.ones_like(noise)),
         "sample": (torch.ones_like(noise), torch.zeros_like(noise)),
         "v_prediction": (-noise, signal),
     }
-    found = model.reverse.prediction.coefficients(process, t)
+    found = generator.reverse.prediction.coefficients(process, t)
     own = [torch.as_tensor(part, dtype=torch.float64).expand_as(noise) for part in found]
     for name, parts in named.items():
         if all(torch.allclose(ours, theirs) for ours, theirs in zip(own, parts, strict=True)):
             return name
     raise ValueError(
-        f"prediction {type(model.reverse.prediction).__name__} is not one of diffusers' ({', '.join(named)}): {ELSE}"
+        f"prediction {type(generator.reverse.prediction).__name__} is not one of diffusers' ({', '.join(named)}): {ELSE}"
     )
 
 
-def _clips(model: DrawnDiffusion) -> bool:
+def _clips(generator: DiffusionGenerator) -> bool:
     """Whether x̂_0 is clamped to [−1, 1] or unchanged, tested on an image, because diffusers supports nothing else."""
     guess = torch.linspace(-3, 3, 16).view(1, 1, 4, 4)
-    shown = model.reverse.clipping(guess)
+    shown = generator.reverse.clipping(guess)
     for clips, wanted in ((True, guess.clamp(-1, 1)), (False, guess)):
         if torch.equal(shown, wanted):
             return clips
-    raise ValueError(f"the pipeline does not support model.clip_x_0={model.reverse.clip_x_0}: {ELSE}")
+    raise ValueError(f"the pipeline does not support model.clip_x_0={generator.reverse.clip_x_0}: {ELSE}")
 
 
-def _guidance_scale(model: DrawnDiffusion) -> float:
+def _guidance_scale(generator: DiffusionGenerator) -> float:
     """The guidance scale; 1 is no guidance."""
-    guidance = model.guided.guidance
+    guidance = generator.guidance
     if not guidance.guides:
         return 1.0
     more = (guidance.worse, guidance.interval, guidance.log_snr_interval)

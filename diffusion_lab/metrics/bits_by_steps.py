@@ -14,6 +14,7 @@ from diffusion_lab.diffusion import derive_seed
 from diffusion_lab.metrics.bits_per_dim import label_bits
 from diffusion_lab.metrics.metric import Metric, Naming, Need, Scores, Subject
 from diffusion_lab.metrics.reference import UnmeasurableError
+from diffusion_lab.models.measured import chain_bits
 from diffusion_lab.sampling import EvenSpacing, LogSNRSpacing, QuadraticSpacing, Spacing
 from diffusion_lab.store.measures import LOW, Measure
 
@@ -34,7 +35,7 @@ class BitsBySteps(Metric):
     A number of steps that the chain does not have is left out. batch_size: images at a time.
     """
 
-    needs = (Need.MODEL, Need.DENOISER)
+    needs = (Need.CHAIN,)
     needs_samples = False
     needs_step_costs = True
     least = (("num_images", 1), ("batch_size", 1))
@@ -67,7 +68,7 @@ class BitsBySteps(Metric):
         return f"bits_{spacing}_{count}"
 
     def score(self, subject: Subject, scores: Scores) -> None:
-        longest = subject.denoiser.process.num_timesteps
+        longest = subject.diffusion.process.num_timesteps
         counts = [count for count in self.num_steps if count <= longest]
         if not counts:
             raise UnmeasurableError(f"the chain has {longest} steps")
@@ -86,11 +87,11 @@ class BitsBySteps(Metric):
 
     def _per_image(self, subject: Subject, counts: Sequence[int]) -> dict[str, Tensor]:
         """(n, len(counts)) float64 for each spacing."""
-        model, data, split = subject.denoiser, subject.data, subject.settings.unseen_split
+        generator, data, split = subject.diffusion, subject.data, subject.settings.unseen_split
         seed = derive_seed(subject.settings.seed, 0)  # the first draw of bits_per_dim
         chains = [SPACINGS[name](count) for name in self.spacings for count in counts]
         batches = []
         for x_0, y, indices in subject.batches(split, self.batch_size, self.num_images, "bits by number of steps"):
-            bits = model.chain_bits(x_0, y, seed, indices, chains).cpu()
+            bits = chain_bits(generator, x_0, y, seed, indices, chains).cpu()
             batches.append(bits if y is None else bits + label_bits(data, y)[:, None])
         return dict(zip(self.spacings, torch.cat(batches).split(len(counts), dim=1), strict=True))

@@ -14,7 +14,7 @@ from diffusion_lab.diffusion.noise import derive_seed
 from diffusion_lab.diffusion.parts import parts
 from diffusion_lab.diffusion.shapes import Conditions
 from diffusion_lab.metrics.metric import Metric, Naming, Need, Scores, Subject
-from diffusion_lab.models.base import Likelihood
+from diffusion_lab.models.generator import Likelihood
 from diffusion_lab.store.measures import ENTROPY, LOW, Measure
 
 
@@ -29,7 +29,7 @@ class BitsPerDim(Metric):
     batch_size: images at a time. max_terms: at most this many terms of a chain. num_draws: independent repetitions.
     """
 
-    needs = (Need.MODEL,)
+    needs = (Need.GENERATOR,)
     needs_samples = False
     least = (
         ("num_images", 1),
@@ -91,7 +91,7 @@ class BitsPerDim(Metric):
 
     def likelihoods(self, subject: Subject) -> list[Likelihood] | None:
         """The likelihood of the first images of the split, one draw each, combined by `joined`; None for a family without one."""
-        model, data, split = subject.model, subject.data, subject.settings.unseen_split
+        generator, data, split = subject.generator, subject.data, subject.settings.unseen_split
         rows: list[list[Likelihood]] = [[] for _ in range(self.num_draws)]
         for x_0, y, indices in subject.batches(
             split, self.batch_size, self.num_images, f"likelihood of {split} images"
@@ -99,7 +99,7 @@ class BitsPerDim(Metric):
             for draw, batches in enumerate(rows):
                 seed = derive_seed(subject.settings.seed, draw)
                 with torch.no_grad():
-                    likelihood = model.likelihood(x_0, y, seed, indices, self.max_terms)
+                    likelihood = generator.likelihood(x_0, y, seed, indices, self.max_terms)
                 if likelihood is None:
                     return None
                 batches.append(likelihood if y is None else _with_label(likelihood, label_bits(data, y)))

@@ -24,7 +24,7 @@ _SLOPE, _CORRELATION = "condition_slope", "condition_correlation"
 class ConditionFit(Metric):
     """Slope and correlation for each entry of vectors that are computed from images, and of all entries the worst."""
 
-    needs = (Need.MODEL,)
+    needs = (Need.GENERATOR,)
 
     def measures(self, namings: Sequence[Naming]) -> Iterable[Measure]:
         slope = "of what samples have on what was asked for, of the entry furthest from 1"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+
+from torch import Tensor
 
 from diffusion_lab.metrics.metric import Metric, Naming, Need, Scores, Subject
 from diffusion_lab.metrics.reference import UnmeasurableError
 from diffusion_lab.metrics.samples import Effort
+from diffusion_lab.models.generator import Generator
 from diffusion_lab.store.measures import LOW, SECONDS, Measure
 
 
@@ -15,7 +18,7 @@ from diffusion_lab.store.measures import LOW, SECONDS, Measure
 class NetworkEvaluations(Metric):
     """Network evaluations per sample; gradients of a guiding classifier are not counted."""
 
-    needs = (Need.MODEL,)
+    needs = (Need.GENERATOR,)
 
     def measures(self, namings: Sequence[Naming]) -> Iterable[Measure]:
         yield Measure("nfe", "NFE", meaning="network evaluations per sample", decimals=0)
@@ -28,7 +31,7 @@ class NetworkEvaluations(Metric):
 class Cost(Metric):
     """Seconds and memory of sampling, size and arithmetic of the model, and the cost of its training."""
 
-    needs = (Need.MODEL,)
+    needs = (Need.GENERATOR,)
 
     def measures(self, namings: Sequence[Naming]) -> Iterable[Measure]:
         meaning = "seconds for 1000 samples"
@@ -49,14 +52,20 @@ class Cost(Metric):
             scores.record(SECONDS, seconds_per_1000(efforts))
         scores.details[SECONDS] = f"per 1000 samples ({device})"
         scores.record("peak_memory_mib", max(effort.peak_memory_mib for effort in efforts))
-        scores.record("parameters", sum(parameter.numel() for parameter in subject.model.parameters()))
+        scores.record("parameters", sum(tensor.numel() for tensor in _parameters(subject.generator)))
         training = subject.source.training
         for fact, value in training.items():
             what = "training time" if fact == "seconds" else "training"
             scores.record(f"training_{fact}", value, f"the {what} up to these weights was not recorded")
         if training.get("steps") is not None:
             scores.details["training_seconds"] = f"{training['steps']} steps, {training['images']} images"
-        scores.record("flops_per_sample", subject.model.sampling_flops())
+        scores.record("flops_per_sample", subject.generator.sampling_flops())
+
+
+def _parameters(generator: Generator) -> Iterator[Tensor]:
+    """Those of all networks that draw: of a GAN not the discriminator's."""
+    for network in generator.networks.values():
+        yield from network.parameters()
 
 
 def timed(efforts: Sequence[Effort]) -> list[tuple[int, float]]:

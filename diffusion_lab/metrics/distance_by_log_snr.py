@@ -23,7 +23,7 @@ class DistanceByLogSNR(Metric):
     The rise between two points is the error added by the steps between them. num_images: most held-out images.
     """
 
-    needs = (Need.MODEL, Need.DENOISER, Need.REAL_IMAGES)
+    needs = (Need.CHAIN, Need.REAL_IMAGES)
     needs_samples = False  # draws its own
     least = (("num_points", 2), ("num_images", 2), ("batch_size", 1))
 
@@ -38,7 +38,7 @@ class DistanceByLogSNR(Metric):
             yield Measure(name, name, meaning=meaning, agrees=naming.agrees(), column=False)
 
     def score(self, subject: Subject, scores: Scores) -> None:
-        log_snrs = subject.denoiser.log_snrs(self.num_points)
+        log_snrs = subject.diffusion.log_snrs(self.num_points)
         size = min(self.num_images, subject.views[0].num_held_out)
         curves = distances_by_log_snr(subject, log_snrs, size, self.batch_size)
         scores.curves["distance_by_log_snr"] = {"log_snr": log_snrs, **curves}
@@ -60,12 +60,12 @@ def distances_by_log_snr(
 
     At the clean end it is the floor of real images, at the noisy end the distance of samples.
     """
-    model, split = subject.denoiser, subject.settings.held_out_split
+    generator, split = subject.diffusion, subject.settings.held_out_split
     curves: dict[str, list[float]] = {view.naming.distance: [] for view in subject.views}
     for place, log_snr in enumerate(log_snrs):
         statistics = [FeatureStatistics(view.features.dim) for view in subject.views]
         for x_0, y, indices in subject.batches(split, batch_size, num_images):
-            x = model.redraw(x_0, y, subject.settings.seed, indices, log_snr).float()
+            x = generator.redraw(x_0, y, subject.settings.seed, indices, log_snr).float()
             for view, sums in zip(subject.views, statistics, strict=True):
                 sums.update(view.features(quantise(x, subject.data.num_levels)))
         for view, sums in zip(subject.views, statistics, strict=True):

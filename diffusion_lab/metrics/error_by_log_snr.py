@@ -27,7 +27,7 @@ class ErrorByLogSNR(Metric):
     no excess error there means memorisation. num_images: training images that are noised.
     """
 
-    needs = (Need.MODEL, Need.DENOISER, Need.REAL_IMAGES)
+    needs = (Need.CHAIN, Need.REAL_IMAGES)
     needs_samples = False
     least = (("num_points", 2), ("num_images", 1), ("batch_size", 1))
 
@@ -42,9 +42,9 @@ class ErrorByLogSNR(Metric):
         yield Measure("largest_excess_error", "largest excess error", meaning=meaning, agrees=("data",), column=False)
 
     def score(self, subject: Subject, scores: Scores) -> None:
-        if subject.model.conditions:
+        if subject.generator.conditions:
             raise UnmeasurableError("the best possible denoiser is known given classes, not given vectors or fields")
-        log_snrs = subject.denoiser.log_snrs(self.num_points)
+        log_snrs = subject.diffusion.log_snrs(self.num_points)
         size = min(self.num_images, subject.data.num_trained_on)
         errors, best = errors_by_log_snr(subject, log_snrs, size, self.batch_size)
         scores.curves["error_by_log_snr"] = {"log_snr": log_snrs, "velocity_mse": errors, "least_velocity_mse": best}
@@ -67,11 +67,11 @@ def errors_by_log_snr(
     The best denoiser is E[x_0|x_t] over the images used in training, mirrored too if training mirrors them, and only those of class
     y if the model is conditioned on y (as in Karras et al. 2022, EDM). It is computed at the network's own x_t: unbiased.
     """
-    model, data, seed = subject.denoiser, subject.data, subject.settings.seed
+    generator, data, seed = subject.diffusion, subject.data, subject.settings.seed
     errors, least = torch.zeros(2, len(log_snrs), dtype=torch.float64)
     for x_0, y, indices in subject.batches("train", batch_size, num_images):
-        looks = [model.denoise(x_0, y, seed, indices, log_snr) for log_snr in log_snrs]
-        signal, noise = (torch.tensor([getattr(look, name) for look in looks]).double() for name in ("signal", "noise"))
+        looks = [generator.denoise(x_0, y, seed, indices, log_snr) for log_snr in log_snrs]
+        signal, noise = (torch.tensor([getattr(look, name) for look in looks]).double() for name in ("signal", "sigma"))
         clean = x_0.cpu().double().flatten(1)
         own, x_t = (
             torch.stack([getattr(look, name).cpu().double().flatten(1) for look in looks]) for name in ("x_0", "x_t")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from diffusion_lab.metrics.reference import Moments, Need, Reference, references
 from diffusion_lab.metrics.samples import Samples, Source, num_kept
 from diffusion_lab.metrics.settings import Evaluation
 from diffusion_lab.metrics.shards import Progress
+from diffusion_lab.store import CacheDirectory
 
 _MODEL = "needs a model, but these samples are images"
 _LABELS = "the samples have no class labels (an npz may have them as arr_1)"
@@ -35,15 +35,19 @@ class GivenImages(Source):
     images: OneSet
     labels: Tensor | None
     about: dict[str, Any]
-    cache: Path
+    cache: CacheDirectory
     device: torch.device | str
     differences: Sequence[str] = ()
     published: Mapping[str, Moments] | None = None
+    training: Mapping[str, float | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.images.prepare()
         self.count = self.images.num_train
-        self.lacks = {Need.MODEL: _MODEL} | ({Need.LABELS: _LABELS} if self.labels is None else {})
+
+    @property
+    def lacks(self) -> Mapping[Need, str]:
+        return {Need.GENERATOR: _MODEL, Need.CHAIN: _MODEL} | ({Need.LABELS: _LABELS} if self.labels is None else {})
 
     def check(self, data: DataModule) -> None:
         """ValueError if the samples have classes that the data lack."""

@@ -8,28 +8,35 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from diffusion_lab.analysis import NetworkStatistics
 from diffusion_lab.data.module import DataModule, images_at_once
-from diffusion_lab.diffusion import DataMoments
+from diffusion_lab.diffusion import DataMoments, Variance
 from diffusion_lab.diffusion.parts import moved
 from diffusion_lab.diffusion.shapes import Conditions
 from diffusion_lab.metrics.features import Pixels
 from diffusion_lab.metrics.reference import Reference, UnmeasurableError
 from diffusion_lab.metrics.shards import Progress, Shard, ShardStore, complete, digest, silent
-from diffusion_lab.models.base import GenerativeModel
-from diffusion_lab.models.trainable import TrainableModel
+from diffusion_lab.models.diffusion_generator import DiffusionGenerator
+from diffusion_lab.models.generator import Generator
+from diffusion_lab.models.measured import (
+    dimension_means,
+    last_step_means,
+    network_means,
+    with_data_moments,
+    with_step_costs,
+    with_variance,
+)
 from diffusion_lab.store import CacheDirectory
 from diffusion_lab.training.ranks import broadcast_from_rank_zero
 
-# (x_0, y, seed, indices) -> (B, …) by name
-Measure = Callable[[Tensor, Conditions, int, Tensor], Mapping[str, Tensor]]
+# (generator, x_0, y, seed, indices) -> (B, …) by name
+Measure = Callable[[DiffusionGenerator, Tensor, Conditions, int, Tensor], Mapping[str, Tensor]]
 IndexedBatch = tuple[Tensor, Conditions, Tensor]  # x_0, y, indices
 SHARD_IMAGES = 32  # images at a time
 SEED = 0  # of the noise, always the same
@@ -37,27 +44,15 @@ RECIPE = 3  # increase it when the same key would give other numbers
 LARGEST = 4096  # values an image, whose covariance takes 128 MB
 
 
-@contextmanager
-def ready(model: TrainableModel, weights: str) -> Iterator[None]:
-    """Inside the block the model has these weights and dropout is off. ValueError if the weights do not exist."""
-    was_training = model.training
-    with model.use_weights(weights):
-        model.eval()
-        try:
-            yield
-        finally:
-            model.train(was_training)
-
-
 def batches_of(
-    model: TrainableModel, data: DataModule, split: str, batch_size: int | None, limit: int, start: int = 0
+    generator: Generator, data: DataModule, split: str, batch_size: int | None, limit: int, start: int = 0
 ) -> Iterator[IndexedBatch]:
-    """(x_0, y, indices) of the first images of a split, on the device of the model; y None for an unconditional model."""
+    """(x_0, y, indices) of the first images of a split, on the device of the generator; y None for an unconditional one."""
     batch_size = images_at_once(data.shape) if batch_size is None else batch_size
     for x_0, y in data.batches(split, batch_size, limit=limit, start=start):
-        indices = torch.arange(start, start + len(x_0), device=model.device)
-        known = None if model.num_classes is None and not model.conditions else moved(y, model.device)
-        yield x_0.to(model.device), known, indices
+        indices = torch.arange(start, start + len(x_0), device=generator.device)
+        known = None if generator.num_classes is None and not generator.conditions else moved(y, generator.device)
+        yield x_0.to(generator.device), known, indices
         start += len(x_0)
 
 
@@ -69,59 +64,93 @@ class Measured:
     about: str
 
 
-def measure_once(
-    model: GenerativeModel,
-    measure: Measure,
-    facts: Mapping[str, Any],
-    data: DataModule,
-    num_images: int,
-    weights: str,
-    cache: Path,
-    identity: str,
-    about: str,
-    progress: Progress | None = None,
-    split: str = "train",
-) -> Measured:
-    """The mean of `measure`, a method of the model, over images of `split`, with the weights of this name.
+@dataclass(frozen=True)
+class Measurements:
+    """What is measured of a diffusion generator, and of its data, before it draws.
 
-    num_images: at most. identity: what the numbers depend on besides weights and images: how the model was built, and its code;
-    facts: other such values, as plain JSON. about: model and weights, in words. If several ranks call it, they share the work,
-    and all of them return the result.
+    data_moments: mean and covariance of the training images, for its start. variance: a function of statistics of its network.
+    step_costs: the costs of the steps of its chain, for its spacing or a metric. num_images: at most, for the latter two.
+    identity: what the statistics depend on besides weights and images: how the model was built, and its code. about: model and
+    weights, in words.
     """
-    data.prepare()
-    total = min(num_images, data.size(split))
-    parts = [range(start, min(start + SHARD_IMAGES, total)) for start in range(0, total, SHARD_IMAGES)]
 
-    @torch.no_grad()
-    def sums(part: range, of: Sequence[int], report: Callable[[int], None]) -> list[Shard]:
-        x_0, y, indices = next(batches_of(model, data, split, len(part), total, part.start))
-        measured = measure(x_0, y, SEED, indices)
-        report(len(part))
-        return [({name: values.sum(dim=0).cpu() for name, values in measured.items()}, {})]
+    data_moments: bool
+    variance: Callable[..., Variance] | None
+    step_costs: bool
+    num_images: int
+    identity: str
+    about: str
 
-    with ready(model, weights):
+    @property
+    def any(self) -> bool:
+        return self.data_moments or self.variance is not None or self.step_costs
+
+    def applied(
+        self, generator: DiffusionGenerator, data: DataModule, cache: CacheDirectory, progress: Progress = silent
+    ) -> DiffusionGenerator:
+        """The generator with these measurements. If several ranks call it, they share the work, and all return it."""
+        new = generator
+        if self.data_moments:
+            new = with_data_moments(new, data_moments(data, generator.num_classes is not None, cache, progress))
+        if self.variance is not None:
+            found = self._means(network_means, {"of": "network"}, generator, data, cache, progress, "train")
+            means = dict(found.means)
+            if self.variance.func.varies:  # type: ignore[attr-defined]  # a partial of a class
+                facts = {"of": "dimensions"}
+                means |= self._means(dimension_means, facts, generator, data, cache, progress, "train").means
+            new = with_variance(new, NetworkStatistics(**means, of=found.about), self.variance)
+        if self.step_costs:  # used to choose steps
+            split = data.choosing_split
+            decoder = {"of": "last step", "decoder": repr(generator.decoder), "num_levels": generator.num_levels}
+            found = self._means(network_means, {"of": "network"}, generator, data, cache, progress, split)
+            last = self._means(last_step_means, decoder, generator, data, cache, progress, split).means["bits"]
+            new = with_step_costs(new, NetworkStatistics(**found.means, of=found.about), last)
+        return new
+
+    def _means(
+        self,
+        measure: Measure,
+        facts: Mapping[str, Any],
+        generator: DiffusionGenerator,
+        data: DataModule,
+        cache: CacheDirectory,
+        progress: Progress,
+        split: str,
+    ) -> Measured:
+        """The mean of `measure` over images of `split`. facts: what it depends on besides the generator, as plain JSON."""
+        data.prepare()
+        total = min(self.num_images, data.size(split))
+        parts = [range(start, min(start + SHARD_IMAGES, total)) for start in range(0, total, SHARD_IMAGES)]
+
+        @torch.no_grad()
+        def sums(part: range, of: Sequence[int], report: Callable[[int], None]) -> list[Shard]:
+            x_0, y, indices = next(batches_of(generator, data, split, len(part), total, part.start))
+            measured = measure(generator, x_0, y, SEED, indices)
+            report(len(part))
+            return [({name: values.sum(dim=0).cpu() for name, values in measured.items()}, {})]
+
         decisive = {
             **facts,
             **({} if data.named(split) == "train" else {"split": data.named(split)}),
-            "model": identity,
-            "weights": digest(model.state_dict()),
+            "model": self.identity,
+            "weights": digest(generator.weights()),
             "data": data.identity,
             "num_images": total,
             "shard_images": SHARD_IMAGES,
             "recipe": RECIPE,
         }
         key = json.dumps(decisive, sort_keys=True)
-        store = ShardStore(CacheDirectory(cache).statistics(f"{about}-{total}", key), key)
-        found = complete([store], parts, sums, "statistics of the network", progress or silent)
-    means: dict[str, Tensor] = {}
-    if found is not None:
-        shards = [tensors for tensors, _ in found[0]]
-        means = {name: sum((shard[name] for shard in shards), torch.zeros(())) / total for name in shards[0]}
-    means = broadcast_from_rank_zero(means)
-    return Measured(means, f"{total} {'training' if split == 'train' else split} images, {digest(means)[:12]}")
+        store = ShardStore(cache, cache.statistics(f"{self.about}-{total}", key), key)
+        found = complete([store], parts, sums, "statistics of the network", progress)
+        means: dict[str, Tensor] = {}
+        if found is not None:
+            shards = [tensors for tensors, _ in found[0]]
+            means = {name: sum((shard[name] for shard in shards), torch.zeros(())) / total for name in shards[0]}
+        means = broadcast_from_rank_zero(means)
+        return Measured(means, f"{total} {'training' if split == 'train' else split} images, {digest(means)[:12]}")
 
 
-def data_moments(data: DataModule, by_class: bool, cache: Path, progress: Progress | None = None) -> DataMoments:
+def data_moments(data: DataModule, by_class: bool, cache: CacheDirectory, progress: Progress = silent) -> DataMoments:
     """Moments of all training images, without mirroring; by class, one mean per class and the covariance within classes.
 
     UnmeasurableError if the images are too large, or a class has fewer than two.
@@ -135,7 +164,7 @@ def data_moments(data: DataModule, by_class: bool, cache: Path, progress: Progre
         )
     if by_class:
         check_classes(data)
-    images = Reference(data, pixels, cache, progress=progress or silent)
+    images = Reference(data, pixels, cache, progress=progress)
     about = f"{data.num_train} training images, {data.identity[:12]}"
     whole = images.moments("train")
     mean, covariance = whole.mean.reshape(1, pixels.dim), whole.dense().reshape(pixels.dim, pixels.dim)

@@ -25,8 +25,8 @@ from diffusion_lab.metrics.reference import BATCH_SIZE, MOST_VALUES, Moments, Ne
 from diffusion_lab.metrics.samples import Samples, Source
 from diffusion_lab.metrics.settings import Evaluation
 from diffusion_lab.metrics.shards import Progress
-from diffusion_lab.models.base import GenerativeModel
-from diffusion_lab.models.drawn import DrawnDiffusion
+from diffusion_lab.models.diffusion_generator import DiffusionGenerator
+from diffusion_lab.models.generator import Generator
 from diffusion_lab.store.measures import IMAGES, REAL_IMAGES, SAMPLES, Measure, ends, interval_of_share
 from diffusion_lab.store.option_names import check_at_least
 
@@ -132,25 +132,25 @@ class Subject:
 
     @property
     def drawn(self) -> Samples:
-        """The samples; for a model with the cost of drawing them."""
+        """The samples; of a generator with the cost of drawing them."""
         return self.views[0].drawn
 
     @property
-    def model(self) -> GenerativeModel:
-        """The model, for a metric that needs one."""
-        assert self.source.model is not None
-        return self.source.model
+    def generator(self) -> Generator:
+        """What drew the samples, for a metric that needs it."""
+        assert self.source.generator is not None
+        return self.source.generator
 
     @property
-    def denoiser(self) -> DrawnDiffusion:
-        """The model, for a metric that needs a denoiser."""
-        assert self.model.denoiser is not None
-        return self.model.denoiser
+    def diffusion(self) -> DiffusionGenerator:
+        """The same, for a metric that needs a noisy chain."""
+        assert isinstance(self.generator, DiffusionGenerator)
+        return self.generator
 
     def batches(self, split: str, batch_size: int | None, limit: int, task: str = "") -> Iterator[IndexedBatch]:
         """(x_0, y, indices) of the first `limit` images of a split, as `batches_of` has them. task: for the progress, in words."""
         done, limit = 0, min(limit, self.data.size(split))
-        for batch in batches_of(self.model, self.data, split, batch_size, limit):
+        for batch in batches_of(self.generator, self.data, split, batch_size, limit):
             yield batch
             done += len(batch[0])
             if task:

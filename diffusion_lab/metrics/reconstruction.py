@@ -38,7 +38,7 @@ class Reconstruction(Metric):
     For models with a vector or a field as condition. batch_size: images at a time.
     """
 
-    needs = (Need.MODEL,)
+    needs = (Need.GENERATOR,)
     needs_samples = False
     least = (("num_images", 2), ("num_draws", 2), ("batch_size", 1))
 
@@ -87,13 +87,15 @@ class Reconstruction(Metric):
 
     def _batches(self, subject: Subject, split: str) -> Iterable[Tensor]:
         """(B, 4, C) float64: squared errors of the mean and of a draw, variance, CRPS, averaged over each channel of an image."""
-        model, data, n = subject.model, subject.data, self.num_draws
+        generator, data, n = subject.generator, subject.data, self.num_draws
         for x_0, y, indices in subject.batches(split, self.batch_size, self.num_images, f"draws for {split} images"):
             if not any(part.is_floating_point() for part in parts(y)):
                 raise UnmeasurableError("compares draws with one truth, so it needs condition=vector or field")
             number = (indices[:, None] * n + torch.arange(n, device=indices.device)).flatten()
             with torch.no_grad():
-                draws = model.sample(number, subject.settings.seed, each(lambda part: part.repeat_interleave(n, 0), y))
+                draws = generator.sample(
+                    number, subject.settings.seed, each(lambda part: part.repeat_interleave(n, 0), y)
+                )
             draws = quantise(draws, data.num_levels).unflatten(0, (len(x_0), n)).flatten(2).double()
             truth = x_0.flatten(1).double()
             errors = torch.stack(ensemble_errors(draws, truth), 1)

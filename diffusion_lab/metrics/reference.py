@@ -22,7 +22,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -44,10 +43,10 @@ RECIPE = 1  # increase it when the same key would give other numbers
 class Need(Enum):
     """Properties that some samples or references lack."""
 
-    MODEL = "what drew the samples"
+    GENERATOR = "what drew the samples"
     LABELS = "the class that each sample shows"
     REAL_IMAGES = "real images one by one"
-    DENOISER = "a model that denoises step by step"
+    CHAIN = "a noisy chain"
 
 
 class UnmeasurableError(ValueError):
@@ -72,7 +71,7 @@ class Reference:
 
     data: DataModule
     features: Features
-    cache: Path
+    cache: CacheDirectory
     device: torch.device | str = "cpu"
     progress: Progress = silent
 
@@ -195,8 +194,8 @@ class Reference:
         text = json.dumps(key, sort_keys=True)
         subset = "all" if num_images is None else str(num_images)
         about = f"{self.data.name}-{self.features.name}-{kind}-{split}-{subset}"
-        path = CacheDirectory(self.cache).reference(about, text)
-        found = read_tensors(path, text)
+        path = self.cache.reference(about, text)
+        found = read_tensors(path, text) if self.cache.has(path) else None
         if found is not None:
             return found[0]
         with torch.no_grad():
@@ -208,7 +207,7 @@ class Reference:
 def references_of(
     data: DataModule,
     features: Sequence[Features],
-    cache: Path,
+    cache: CacheDirectory,
     device: torch.device | str,
     progress: Progress = silent,
 ) -> list[Reference]:

@@ -1,6 +1,6 @@
 """The samples of a score: drawn once, batch by batch, rounded to the data's levels, and turned into features.
 
-`Stream` says what decides them, which is the key that they are stored under; `draw` draws what is missing. given.py has samples
+`Stream` says what decides them, which is the key that they are stored under; `Drawer` draws what is missing. given.py has samples
 that no model of ours has drawn.
 """
 
@@ -11,10 +11,9 @@ import resource
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from math import prod
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -27,6 +26,7 @@ from diffusion_lab.diffusion.parts import classes_in
 from diffusion_lab.diffusion.shapes import Conditions
 from diffusion_lab.diffusion.streams import CLASS
 from diffusion_lab.metrics.features import Features
+from diffusion_lab.metrics.measuring import Measurements
 from diffusion_lab.metrics.reference import (
     FeatureStatistics,
     Moments,
@@ -38,7 +38,8 @@ from diffusion_lab.metrics.reference import (
 )
 from diffusion_lab.metrics.settings import Evaluation
 from diffusion_lab.metrics.shards import Progress, Shard, ShardStore, complete, digest
-from diffusion_lab.models.base import GenerativeModel
+from diffusion_lab.models.diffusion_generator import DiffusionGenerator
+from diffusion_lab.models.generator import Generator
 from diffusion_lab.store import CacheDirectory
 from diffusion_lab.store.cache import stream
 
@@ -98,18 +99,25 @@ class Samples:
 
 
 class Source(ABC):
-    """Something that samples come from.
+    """What samples come from.
 
-    device: where features are computed. cache: the folder of what is kept between calls. model: what draws them. training: the
-    steps, seconds and images of its training, as far as they are known. lacks: what a metric may need and these samples do not come
-    with, and why, in words that a table can show.
+    device: where features are computed. cache: results kept between calls. generator: what draws them; None for given images.
+    training: steps, seconds and images of its training, as far as they are known. lacks: what these samples have not, of all that a
+    metric may need, and why, in words for a table.
     """
 
+    cache: CacheDirectory
     device: torch.device | str
-    cache: Path
-    model: GenerativeModel | None = None
-    training: Mapping[str, float | None] = {}
-    lacks: Mapping[Need, str] = {}
+    generator: Generator | None = None
+    training: Mapping[str, float | None]
+
+    @property
+    @abstractmethod
+    def lacks(self) -> Mapping[Need, str]: ...
+
+    def measured(self, data: DataModule, progress: Progress) -> Source:
+        """The source with what must be measured before samples are drawn. All ranks must call it."""
+        return self
 
     def references(self, data: DataModule, features: Sequence[Features], progress: Progress) -> list[Reference]:
         """What the samples are compared with, as each of the features sees it."""
@@ -130,42 +138,51 @@ class Source(ABC):
         return []
 
 
-class TrainedModel(Source):
-    """The model with the weights `settings.weights` (already resolved: not "auto").
+@dataclass(frozen=True, kw_only=True)
+class Generated(Source):
+    """Samples of a generator.
 
+    weights: their name, for the record. measurements: made before it draws; None for a family that needs none.
     identities: for each set of features, what decides the samples and their features beside the weights and
-    `model.sampling_protocol()`: the network's architecture, the code. anew: samples that are kept are drawn again. Where several
-    ranks score it, they share the drawing.
+    `generator.sampling_protocol()`: the network's architecture, the code. training: steps, seconds and images of its training.
     """
 
-    def __init__(
-        self,
-        model: GenerativeModel,
-        identities: Sequence[str],
-        cache: Path,
-        training: Mapping[str, float | None] | None = None,
-        anew: bool = False,
-    ) -> None:
-        self.model: GenerativeModel = model
-        self.device, self.training = model.device, training or {}
-        self.cache, self._identities, self._anew = cache, identities, anew
-        self.lacks = {} if model.denoiser else {Need.DENOISER: "this family has no noisy chain"}
-        if model.conditions and model.num_classes is None:
-            self.lacks[Need.LABELS] = "the model is conditioned on vectors or fields, not on classes"
+    generator: Generator
+    weights: str
+    identities: Sequence[str]
+    cache: CacheDirectory
+    training: Mapping[str, float | None]
+    measurements: Measurements | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "device", self.generator.device)
+
+    @property
+    def lacks(self) -> Mapping[Need, str]:
+        found = {} if isinstance(self.generator, DiffusionGenerator) else {Need.CHAIN: "this family has no noisy chain"}
+        if self.generator.conditions and self.generator.num_classes is None:
+            found[Need.LABELS] = "the model is conditioned on vectors or fields, not on classes"
+        return found
+
+    def measured(self, data: DataModule, progress: Progress) -> Generated:
+        if self.measurements is None or not self.measurements.any:
+            return self
+        assert isinstance(self.generator, DiffusionGenerator)
+        made = self.measurements.applied(self.generator, data, self.cache, progress)
+        return replace(self, generator=made, measurements=None)
 
     def samples(
         self, references: Sequence[Reference], settings: Evaluation, progress: Progress
     ) -> list[Samples] | None:
-        """From the current weights of the model."""
         data, features = references[0].data, [reference.features for reference in references]
-        split, own = settings.reference, bool(self.model.conditions)
-        prior = None if own or self.model.num_classes is None else data.class_shares(split)
+        generator, split, own = self.generator, settings.reference, bool(self.generator.conditions)
+        prior = None if own or generator.num_classes is None else data.class_shares(split)
         images = partial(data.y_of_samples, split) if own else None
         assert settings.batch_size is not None  # filled in by `score`
         drawn = Stream(settings.seed, settings.batch_size, data.num_levels, prior, settings.precision, images)
         decisive = {
-            "weights": digest(self.model.state_dict()),
-            "sampling": self.model.sampling_protocol(),
+            "weights": digest(generator.weights()),
+            "sampling": generator.sampling_protocol(),
             "seed": drawn.seed,
             "batch_size": drawn.batch_size,
             "precision": drawn.precision,
@@ -175,17 +192,17 @@ class TrainedModel(Source):
             "recipe": RECIPE,
         }
         stores = []
-        for identity, part in zip(self._identities, features, strict=True):
+        for identity, part in zip(self.identities, features, strict=True):
             key = json.dumps({**decisive, "model": identity, "features": part.identity}, sort_keys=True)
-            stores.append(ShardStore(stream(CacheDirectory(self.cache).samples, key), key))
+            stores.append(ShardStore(self.cache, stream(self.cache.samples, key), key))
         count = settings.resolve_num_samples(data)
-        return draw(self.model, features, drawn, count, stores, progress, self._anew)
+        return Drawer(generator, drawn, features, stores).samples(count, progress)
 
     def protocol(self, settings: Evaluation) -> dict[str, Any]:
-        split, known = settings.reference, self.model.num_classes is not None
+        split, known = settings.reference, self.generator.num_classes is not None
         labels = f"drawn from the shares of the classes in {split}" if known else "none"
-        labels = f"conditions of the images in {split}" if self.model.conditions else labels
-        return {"samples": {"labels": labels}, "weights": settings.weights, "model": self.model.protocol()}
+        labels = f"conditions of the images in {split}" if self.generator.conditions else labels
+        return {"samples": {"labels": labels}, "weights": self.weights, "model": self.generator.protocol()}
 
 
 @dataclass(frozen=True)
@@ -211,21 +228,21 @@ class Stream:
         return None if self.class_prior is None else labels(indices, self.seed, self.class_prior)
 
     def batches(
-        self, model: GenerativeModel, part: range, laps: list[tuple[int, float]] | None = None
+        self, generator: Generator, part: range, laps: list[tuple[int, float]] | None = None
     ) -> Iterator[Tensor]:
-        """Batches of the samples `part`, on the model's device. laps gets (images, seconds) of each, of the model's work only.
+        """Batches of the samples `part`, on the generator's device. laps gets (images, seconds) of each, of drawing only.
 
         A batch with a value that is not finite comes unrounded, since NaN has no nearest level.
         """
-        bfloat16 = torch.autocast(model.device.type, torch.bfloat16, enabled=self.precision == "bf16-mixed")
+        bfloat16 = torch.autocast(generator.device.type, torch.bfloat16, enabled=self.precision == "bf16-mixed")
         for start in range(part.start, part.stop, self.batch_size):
-            indices = torch.arange(start, min(start + self.batch_size, part.stop), device=model.device)
+            indices = torch.arange(start, min(start + self.batch_size, part.stop), device=generator.device)
             y = self.y(indices)
-            started = _now(model.device)
+            started = _now(generator.device)
             with torch.no_grad(), bfloat16:
-                x = model.sample(indices, self.seed, y).float()
+                x = generator.sample(indices, self.seed, y).float()
             if laps is not None:
-                laps.append((len(x), _now(model.device) - started))
+                laps.append((len(x), _now(generator.device) - started))
             yield quantise(x, self.num_levels) if x.isfinite().all() else x
 
 
@@ -249,61 +266,63 @@ def ranges(num_samples: int, batch_size: int) -> list[range]:
     return [range(start, min(start + size, num_samples)) for start in range(0, num_samples, size)]
 
 
-def draw(
-    model: GenerativeModel,
-    features: Sequence[Features],
-    stream: Stream,
-    num_samples: int,
-    stores: Sequence[ShardStore],
-    progress: Progress,
-    anew: bool = False,
-) -> list[Samples] | None:
-    """Samples 0 … num_samples − 1, as each set of features sees them, which has a store of its own.
+@dataclass(frozen=True)
+class Drawer:
+    """Draws the samples of a stream, kept in the cache and shared among ranks.
 
-    What a store lacks is drawn, once for all that lack it, by all ranks together. Rank 0 returns the samples, others None.
-    anew: ignore stored samples.
+    features: what samples are seen by, each with a store of its own.
     """
-    device, parts = model.device, ranges(num_samples, stream.batch_size)
-    laps: list[tuple[int, float]] = []  # of this process
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
 
-    def make(part: range, of: Sequence[int], report: Callable[[int], None]) -> list[Shard]:
-        before = len(laps)
-        images, finite = [], []
-        vectors: dict[int, list[Tensor]] = {i: [] for i in of}
-        room = num_kept(model.shape) - part.start
-        for x in stream.batches(model, part, laps):
-            images.append(x[: max(0, room)].float().cpu())
-            finite.append(x.flatten(1).isfinite().all(1).cpu())
-            with torch.no_grad():
-                for i, seen in vectors.items():
-                    seen.append(features[i](x).float().cpu())
-            room -= len(x)
-            report(len(x))
-        threads = torch.get_num_threads()
-        effort = Effort(laps[before:], before == 0, device_name(device), threads, model.nfe, *peak_memory(device))
-        rest = {"finite": torch.cat(finite), "images": torch.cat(images)}
-        return [({"features": torch.cat(vectors[i]), **rest}, asdict(effort)) for i in of]
+    generator: Generator
+    stream: Stream
+    features: Sequence[Features]
+    stores: Sequence[ShardStore]
 
-    found = complete(stores, parts, make, "samples", progress, anew)
-    return None if found is None else [_joined(stream, parts, shards) for shards in found]
+    def samples(self, num_samples: int, progress: Progress) -> list[Samples] | None:
+        """Samples 0 … num_samples − 1, as each set of features sees them.
 
+        What a store lacks is drawn, once for all that lack it, by all ranks together. Rank 0 returns the samples, others None.
+        """
+        device, parts = self.generator.device, ranges(num_samples, self.stream.batch_size)
+        laps: list[tuple[int, float]] = []  # of this process
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
 
-def _joined(stream: Stream, parts: Sequence[range], shards: Sequence[Shard]) -> Samples:
-    """A stored shard may hold more samples than its range, as the last shard of a smaller number asks for."""
-    pairs = list(zip(parts, shards, strict=True))
-    features, finite, images = (
-        torch.cat([tensors[name][: len(part)] for part, (tensors, _) in pairs])
-        for name in ("features", "finite", "images")
-    )
-    efforts = [Effort(**facts) for _, facts in shards]
-    asked = None if stream.images is None else stream.y(torch.arange(len(images)))
-    known: Tensor | None = None
-    if asked is None or classes_in(asked) is not None:  # otherwise images would be read for nothing
-        classes = [classes_in(stream.y(indices)) for indices in torch.arange(len(features)).split(1000)]
-        known = torch.cat([part for part in classes if part is not None]) if classes[0] is not None else None
-    return Samples(images, features, int((~finite).sum()), known, efforts, asked)
+        def make(part: range, of: Sequence[int], report: Callable[[int], None]) -> list[Shard]:
+            before = len(laps)
+            images, finite = [], []
+            vectors: dict[int, list[Tensor]] = {i: [] for i in of}
+            room = num_kept(self.generator.shape) - part.start
+            for x in self.stream.batches(self.generator, part, laps):
+                images.append(x[: max(0, room)].float().cpu())
+                finite.append(x.flatten(1).isfinite().all(1).cpu())
+                with torch.no_grad():
+                    for i, seen in vectors.items():
+                        seen.append(self.features[i](x).float().cpu())
+                room -= len(x)
+                report(len(x))
+            threads, memory = torch.get_num_threads(), peak_memory(device)
+            effort = Effort(laps[before:], before == 0, device_name(device), threads, self.generator.nfe, *memory)
+            rest = {"finite": torch.cat(finite), "images": torch.cat(images)}
+            return [({"features": torch.cat(vectors[i]), **rest}, asdict(effort)) for i in of]
+
+        found = complete(self.stores, parts, make, "samples", progress)
+        return None if found is None else [self._joined(parts, shards) for shards in found]
+
+    def _joined(self, parts: Sequence[range], shards: Sequence[Shard]) -> Samples:
+        """A stored shard may hold more samples than its range, as the last shard of a smaller number asks for."""
+        pairs = list(zip(parts, shards, strict=True))
+        features, finite, images = (
+            torch.cat([tensors[name][: len(part)] for part, (tensors, _) in pairs])
+            for name in ("features", "finite", "images")
+        )
+        efforts = [Effort(**facts) for _, facts in shards]
+        asked = None if self.stream.images is None else self.stream.y(torch.arange(len(images)))
+        known: Tensor | None = None
+        if asked is None or classes_in(asked) is not None:  # otherwise images would be read for nothing
+            classes = [classes_in(self.stream.y(indices)) for indices in torch.arange(len(features)).split(1000)]
+            known = torch.cat([part for part in classes if part is not None]) if classes[0] is not None else None
+        return Samples(images, features, int((~finite).sum()), known, efforts, asked)
 
 
 def num_kept(shape: Sequence[int]) -> int:

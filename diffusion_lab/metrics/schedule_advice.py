@@ -12,6 +12,7 @@ from diffusion_lab.diffusion import GaussianDiffusion
 from diffusion_lab.metrics.bits_per_dim import label_bits
 from diffusion_lab.metrics.metric import Metric, Naming, Need, Scores, Subject
 from diffusion_lab.metrics.reference import UnmeasurableError
+from diffusion_lab.models.measured import schedule_advice
 from diffusion_lab.store.measures import Measure
 
 
@@ -23,7 +24,7 @@ class StepAdvice(Metric):
     if training held none out, training images.
     """
 
-    needs = (Need.MODEL, Need.DENOISER, Need.REAL_IMAGES)
+    needs = (Need.CHAIN, Need.REAL_IMAGES)
     needs_samples = False
     needs_step_costs = True
 
@@ -34,19 +35,19 @@ class StepAdvice(Metric):
         yield Measure("advised_steps", "steps that are enough", meaning=few, agrees=("data",), column=False, decimals=0)
 
     def score(self, subject: Subject, scores: Scores) -> None:
-        model, data, size = subject.denoiser, subject.data, subject.settings.statistics_images
+        generator, data, size = subject.diffusion, subject.data, subject.settings.statistics_images
         split = data.choosing_split
         x_0, y, _ = next(subject.batches(split, size, size))
         try:
             with torch.no_grad():
-                advice = model.advise(x_0, y)
+                advice = schedule_advice(generator, x_0, y)
         except ValueError as error:
             raise UnmeasurableError(str(error)) from error
         if y is not None:
             advice = advice.with_more(float(label_bits(data, y).mean()))
         scores.record("advised_gain", advice.gain)
         scores.record("advised_steps", advice.fewest)
-        scores.details["advised_gain"] = _advice(model.process, advice)
+        scores.details["advised_gain"] = _advice(generator.process, advice)
         wasted = len(advice.times) - advice.fewest
         few = f", of which {wasted} are wasted" if wasted else ""
         scores.details["advised_steps"] = (

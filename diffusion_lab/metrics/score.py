@@ -1,11 +1,12 @@
 """The path of a score: samples -> features, of samples and real images -> metrics -> numbers with protocol and meaning.
 
-    source      a model that draws samples, or files of them          samples.py, given.py
-    features    images -> vectors                                     features/
+    plan        everything that decides a score                         here
+    source      a generator that draws samples, or files of them        samples.py, given.py
+    features    images -> vectors                                       features/
     references  real images as vectors of each set of features          reference.py
-    view        samples and real images as vectors, for a metric      metric.py
-    metrics     measure and record                                    a file each
-    scores      numbers, protocol, curves, pictures                   metric.py
+    view        samples and real images as vectors, for a metric        metric.py
+    metrics     measure                                                 a file each
+    scores      numbers, protocol, curves, pictures                     metric.py
 
 Slow results are stored in files with keys: shards.py.
 
@@ -15,9 +16,8 @@ A number that does not exist (no likelihood, too few images, samples that are no
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -29,13 +29,13 @@ from diffusion_lab.data.module import DataModule, images_at_once
 from diffusion_lab.data.pictures import may_fail
 from diffusion_lab.diffusion.parts import each, parts
 from diffusion_lab.metrics.features import Features
-from diffusion_lab.metrics.measuring import batches_of, ready
+from diffusion_lab.metrics.measuring import batches_of
 from diffusion_lab.metrics.metric import Metric, Naming, Scores, Subject, View
-from diffusion_lab.metrics.reference import Need, UnmeasurableError
+from diffusion_lab.metrics.reference import UnmeasurableError
 from diffusion_lab.metrics.samples import KEPT_IMAGES, Source
 from diffusion_lab.metrics.settings import Evaluation
 from diffusion_lab.metrics.shards import Progress, silent
-from diffusion_lab.models.base import GenerativeModel
+from diffusion_lab.models.generator import Generator
 from diffusion_lab.sampling import slerp
 from diffusion_lab.store.measures import Measure
 from diffusion_lab.versions import versions
@@ -45,47 +45,60 @@ PAIRS = 32  # real images, each beside its reconstruction
 FIELDS, DRAWS = 8, 4  # conditions that are fields, samples for each
 
 
-def score(
-    source: Source,
-    data: DataModule,
-    features: Sequence[Features],
-    metrics: Sequence[Metric],
-    settings: Evaluation,
-    progress: Progress = silent,
-) -> Scores | None:
-    """Measure `metrics` on the samples of `source`, with `features`, against the real images of `data`.
+@dataclass(frozen=True)
+class ScorePlan:
+    """Everything that decides a score. The numbers of the first features have plain names.
 
-    The numbers of the first features have plain names. If several ranks call it, rank 0 returns the scores, the others None.
-    ValueError if the data, the features and the metrics do not fit together.
+    recorded: further entries of the protocol. ValueError if the data, the features and the metrics do not fit together.
     """
+
+    source: Source
+    data: DataModule
+    features: Sequence[Features]
+    metrics: Sequence[Metric]
+    settings: Evaluation
+    recorded: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.settings.check(self.data)
+        check_measures(self.features, self.metrics, self.data)
+
+
+@torch.no_grad()
+def score(plan: ScorePlan, progress: Progress = silent) -> Scores | None:
+    """Measure the metrics on the samples, against the real images of the data.
+
+    If several ranks call it, rank 0 returns the scores, the others None.
+    """
+    data, features, metrics = plan.data, plan.features, plan.metrics
     data.prepare()
     measures, namings = check_measures(features, metrics, data), _namings(features)
+    source = plan.source.measured(data, progress)
     references = source.references(data, features, progress)
     scores = Scores()
-    settings = replace(settings, batch_size=settings.batch_size or images_at_once(data.shape))
-    if Need.MODEL not in source.lacks and not any(metric.needs_samples for metric in metrics):
+    settings = replace(plan.settings, batch_size=plan.settings.batch_size or images_at_once(data.shape))
+    if source.generator is not None and not any(metric.needs_samples for metric in metrics):
         settings = replace(settings, num_samples=min(settings.resolve_num_samples(data), KEPT_IMAGES))
-    with ready(source.model, settings.weights) if source.model is not None else nullcontext():
-        found = source.samples(references, settings, progress)
-        if found is None:
-            return None
-        ways = zip(namings, found, references, strict=True)
-        views = [View(naming, samples, reference, settings) for naming, samples, reference in ways]
-        subject = Subject(source, data, views, settings, progress)
-        lacks = {**source.lacks, **references[0].lacks}
-        for number, metric in enumerate(metrics):
-            progress("metrics", number, len(metrics))
-            with scores.attempt(measure.name for measure in metric.measures(namings)):
-                if missing := [lacks[need] for need in metric.needs if need in lacks]:
-                    raise UnmeasurableError(missing[0])
-                metric.score(subject, scores)
-        scores.samples = subject.drawn.images
-        if source.model is not None and len(data.shape) > 1:
-            with may_fail("the picture of its latents"):
-                pictures = latent_pictures(source.model, data, settings.seed, settings.unseen_split)
-                scores.interpolation, scores.reconstructions = pictures
-            with may_fail("the picture of its conditions"):
-                scores.conditions = condition_picture(source.model, data, settings.seed, settings.unseen_split)
+    found = source.samples(references, settings, progress)
+    if found is None:
+        return None
+    ways = zip(namings, found, references, strict=True)
+    views = [View(naming, samples, reference, settings) for naming, samples, reference in ways]
+    subject = Subject(source, data, views, settings, progress)
+    lacks = {**source.lacks, **references[0].lacks}
+    for number, metric in enumerate(metrics):
+        progress("metrics", number, len(metrics))
+        with scores.attempt(measure.name for measure in metric.measures(namings)):
+            if missing := [lacks[need] for need in metric.needs if need in lacks]:
+                raise UnmeasurableError(missing[0])
+            metric.score(subject, scores)
+    scores.samples = subject.drawn.images
+    if source.generator is not None and len(data.shape) > 1:
+        with may_fail("the picture of its latents"):
+            pictures = latent_pictures(source.generator, data, settings.seed, settings.unseen_split)
+            scores.interpolation, scores.reconstructions = pictures
+        with may_fail("the picture of its conditions"):
+            scores.conditions = condition_picture(source.generator, data, settings.seed, settings.unseen_split)
     remarks = [*source.remarks(data, settings), *references[0].remarks]
     if remarks:
         scores.protocol["remarks"] = remarks
@@ -93,7 +106,7 @@ def score(
             if measure.headline and measure.name in scores.details and "reference" in measure.agrees:
                 scores.details[measure.name] = "; ".join([scores.details[measure.name], *remarks])
     scores.describe(measures)
-    scores.protocol |= _protocol(subject)
+    scores.protocol |= _protocol(subject) | dict(plan.recorded)
     return scores
 
 
@@ -142,20 +155,20 @@ def _protocol(subject: Subject) -> dict[str, Any]:
 
 @torch.no_grad()
 def latent_pictures(
-    model: GenerativeModel, data: DataModule, seed: int, split: str = "test"
+    generator: Generator, data: DataModule, seed: int, split: str = "test"
 ) -> tuple[Tensor, Tensor | None]:
-    """(interpolation, reconstructions), float32 on the CPU. A conditional model is given conditions.
+    """(interpolation, reconstructions), float32 on the CPU. A conditional generator is given conditions.
 
     interpolation (PATHS · PATH_IMAGES, *shape): path p leads from sample 2p of the stream to sample 2p + 1 with one condition,
     the classes in turn. reconstructions (2 · PAIRS, *shape): the first PAIRS images of the split, each followed by its
     `reconstruct`ion. None for a family without an encoder.
     """
-    paths = torch.arange(PATHS, device=model.device).repeat_interleave(PATH_IMAGES)
-    weight = torch.linspace(0, 1, PATH_IMAGES, device=model.device).repeat(PATHS)
-    x_0, y, indices = next(batches_of(model, data, split, PAIRS, PAIRS))
-    between = slerp(model.latents(2 * paths, seed), model.latents(2 * paths + 1, seed), weight)
-    ways = model.decode(between, model.conditions_of_pictures(data, split, paths)).cpu()
-    again = model.reconstruct(x_0, y, seed, indices)
+    paths = torch.arange(PATHS, device=generator.device).repeat_interleave(PATH_IMAGES)
+    weight = torch.linspace(0, 1, PATH_IMAGES, device=generator.device).repeat(PATHS)
+    x_0, y, indices = next(batches_of(generator, data, split, PAIRS, PAIRS))
+    between = slerp(generator.latents(2 * paths, seed), generator.latents(2 * paths + 1, seed), weight)
+    ways = generator.decode(between, generator.conditions_of_pictures(data, split, paths)).cpu()
+    again = generator.reconstruct(x_0, y, seed, indices)
     if again is None:
         return ways, None
     again = again if data.num_levels is None else again.clamp(-1, 1)
@@ -163,18 +176,18 @@ def latent_pictures(
 
 
 @torch.no_grad()
-def condition_picture(model: GenerativeModel, data: DataModule, seed: int, split: str = "test") -> Tensor | None:
+def condition_picture(generator: Generator, data: DataModule, seed: int, split: str = "test") -> Tensor | None:
     """(FIELDS · (2 + DRAWS), *shape), float32 on the CPU: a field of the split, enlarged, its image, and samples for the field.
 
     Beside images with levels, normalised fields, which leave [−1, 1], are scaled so that their lowest value is black and their
     highest white. None if no condition is a field.
     """
-    if not any(map(has_field, model.conditions)):
+    if not any(map(has_field, generator.conditions)):
         return None
-    x_0, y, _ = next(batches_of(model, data, split, FIELDS, FIELDS))
+    x_0, y, _ = next(batches_of(generator, data, split, FIELDS, FIELDS))
     fields = [part for part in parts(y) if part.ndim > 2]
-    number = torch.arange(len(x_0) * DRAWS, device=model.device)
-    draws = model.sample(number, seed, each(lambda part: part.repeat_interleave(DRAWS, 0), y))
+    number = torch.arange(len(x_0) * DRAWS, device=generator.device)
+    draws = generator.sample(number, seed, each(lambda part: part.repeat_interleave(DRAWS, 0), y))
     shown = interpolate(fields[0], x_0.shape[2:])
     if shown.shape != x_0.shape:
         shown = shown.mean(1, keepdim=True).expand_as(x_0)

@@ -20,8 +20,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from diffusion_lab.store.cache import shard_file, shard_files
-from diffusion_lab.store.files import clear, write_whole
+from diffusion_lab.store.cache import CacheDirectory, shard_file
+from diffusion_lab.store.files import write_whole
 from diffusion_lab.training.ranks import broadcast_from_rank_zero, hold_together, num_ranks, rank, wait_for_all
 
 Progress = Callable[[str, int, int], None]  # task, images done, all images
@@ -67,6 +67,7 @@ def digest(tensors: Mapping[str, Tensor], facts: str = "") -> str:
 class ShardStore:
     """The shards of one computation. key: a text that contains everything that affects them."""
 
+    cache: CacheDirectory
     folder: Path
     key: str
 
@@ -75,7 +76,7 @@ class ShardStore:
 
     def read(self, part: range) -> Shard | None:
         """The shard, or None if it is missing, damaged, or has too few images, like the last shard of a smaller number."""
-        found = read_tensors(self.path(part), self.key)
+        found = read_tensors(self.path(part), self.key) if self.cache.has(self.path(part)) else None
         if found is None:
             return None
         facts = json.loads(found[1])
@@ -86,10 +87,6 @@ class ShardStore:
         tensors, facts = shard
         write_tensors(self.path(part), self.key, tensors, json.dumps({"images": len(part), **facts}))
 
-    def clear(self) -> None:
-        for path in shard_files(self.folder):
-            clear(path)
-
 
 def complete(
     stores: Sequence[ShardStore],
@@ -97,13 +94,12 @@ def complete(
     make: Callable[[range, Sequence[int], Callable[[int], None]], Iterable[Shard]],
     stage: str,
     progress: Progress,
-    anew: bool = False,
 ) -> list[list[Shard]] | None:
     """The shards of all parts in each store. All ranks must call it; rank 0 returns the shards, the others None.
 
     Missing shards are made by all ranks together, while no other command works in these folders, and written as soon as they
     are complete. make(part, of, report): shards of a part for the stores numbered `of`; it calls report(n) after n more images.
-    stage: the task, in words. anew: make existing shards again.
+    stage: the task, in words.
     """
     found: list[dict[range, Shard]] = [{} for _ in stores]
 
@@ -131,9 +127,6 @@ def complete(
     with ExitStack() as held:
         for folder in sorted(store.folder for store in stores):  # all commands hold them in this order
             held.enter_context(hold_together(folder, lambda holder: progress(f"waiting for {holder}", 0, 1)))
-        if anew and rank() == 0:
-            for store in stores:
-                store.clear()
         # Rank 0 decides what is missing, because ranks that look at different times would divide the work differently.
         lacking = broadcast_from_rank_zero(missing() if rank() == 0 else None)
         work(lacking[rank() :: num_ranks()], lacking)

@@ -1,15 +1,13 @@
 """Denoising diffusion: the five parts of the theory in one LightningModule.
 
-Training is Ho et al. 2020, algorithm 1: x_0 -> (t, w), ε -> objective -> (w·loss).mean(). Sampling uses
-the *sampler's* respaced chain, and so does the likelihood if the sampler draws from p_θ(x_s|x_t).
+Training is Ho et al. 2020, algorithm 1: x_0 -> (t, w), ε -> objective -> (w·loss).mean(). The `DiffusionGenerator` that this module
+hands out draws samples.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,26 +30,23 @@ from diffusion_lab.diffusion import (
     Start,
     TimestepSampler,
     Variance,
-    derive_seed,
-    variational_bound,
 )
 from diffusion_lab.diffusion.shapes import Conditions
-from diffusion_lab.diffusion.streams import BOUND
-from diffusion_lab.models.base import Likelihood, check_network
-from diffusion_lab.models.compatibility import can_hold_back, check_guidance, check_parts, conditions_for
-from diffusion_lab.models.drawn import DrawnDiffusion, as_likelihood, bound_kind
+from diffusion_lab.models.compatibility import can_hold_back, check_guidance, check_network, check_parts, conditions_for
+from diffusion_lab.models.condition_dropout import with_dropped_conditions
+from diffusion_lab.models.diffusion_generator import DiffusionGenerator
 from diffusion_lab.models.optimization import Optimization
-from diffusion_lab.models.trainable import QUARTERS, step_outputs
-from diffusion_lab.networks.flops import NetworkCost, network_cost
+from diffusion_lab.models.trainable import QUARTERS, RAW, GenerativeModel, step_outputs
+from diffusion_lab.networks.flops import NetworkCost
 from diffusion_lab.networks.sizes import check_counts
-from diffusion_lab.sampling import Guidance, LogSNRSpacing, NearestLevel, Rounding, Sampler
+from diffusion_lab.sampling import Guidance, NearestLevel, Rounding, Sampler, Unguided
 from diffusion_lab.store.weight_names import snapshot_name
 
 _KEPT_FOR = 20  # batches; the noise at t = 1 changes little in this time
 
 
-class DiffusionModel(DrawnDiffusion):
-    """q(x_t|x_0), p_θ(x_{t−1}|x_t), an objective, and a sampler and a guidance, which can be replaced after training.
+class DiffusionModel(GenerativeModel):
+    """q(x_t|x_0), p_θ(x_{t−1}|x_t), an objective, and the choices of its generator: sampler, guidance, start, rounding, decoder.
 
     Parameters
     ----------
@@ -128,7 +123,7 @@ class DiffusionModel(DrawnDiffusion):
         nulls = tuple(map(null_of, sizes))
         null = nulls if len(nulls) > 1 else nulls[0] if nulls else None
         self.reverse = ReverseProcess(self.network, prediction, variance, clip_x_0, null)
-        self.guided = guidance.around(self.reverse)
+        self.guidance = guidance
         self.term_names = objective.term_names
         self.objective, self.decoder = objective, GaussianDecoder() if decoder is None else decoder
         self._terms: Callable[..., dict[str, Tensor]] = objective  # of a training step, perhaps compiled
@@ -143,8 +138,8 @@ class DiffusionModel(DrawnDiffusion):
         x_0, y = batch
         x_0, *known = self._known(x_0)
         t, w, eps = self.times_and_noise(x_0, self.timesteps)
-        told = self.with_dropped_conditions(y, self.condition_dropout, self.reverse.null)
-        terms = self._terms(self.forward_process, self.reverse, x_0, t, eps, told, *known)
+        known_y = with_dropped_conditions(self, y, self.condition_dropout, self.reverse.null)
+        terms = self._terms(self.forward_process, self.reverse, x_0, t, eps, known_y, *known)
         losses = terms["loss"].detach()
         if self.timesteps.learns_from_losses:
             self._learn(self.of_all_ranks(t).flatten(), self.of_all_ranks(losses).flatten())
@@ -177,7 +172,8 @@ class DiffusionModel(DrawnDiffusion):
         x_0, *known = self._known(x_0)
         t = self.timesteps.spread(noise.uniform(0)).to(x_0.device)
         eps = noise.initial(self.shape).to(x_0)
-        return self.objective(self.forward_process, self.reverse, x_0, t, eps, self.own_conditions(y), *known)
+        known_y = None if self.reverse.null is None else y
+        return self.objective(self.forward_process, self.reverse, x_0, t, eps, known_y, *known)
 
     def _known(self, x_0: Tensor) -> tuple[Tensor, ...]:
         """(x_0 with 0 for missing values, mask of known values); x_0 alone if none can be missing."""
@@ -200,78 +196,40 @@ class DiffusionModel(DrawnDiffusion):
         return self.schedule
 
     @property
-    def moments(self) -> tuple[float | str, ...]:
-        worse = self.guided.guidance.worse
+    def guiding_snapshots(self) -> tuple[float | str, ...]:
+        worse = self.guidance.worse
         return () if worse is None or worse.own_moment is None else (worse.own_moment,)
 
-    def load_weights(self, files: Mapping[str, Path]) -> None:
-        """Also enables guidance by an earlier moment, which during training is off."""
-        super().load_weights(files)
-        self.guided = self.guided.guidance.around(self.reverse, self._at)
+    def generator(self, weights: str = RAW) -> DiffusionGenerator:
+        return DiffusionGenerator(
+            shape=self.shape,
+            num_levels=self.num_levels,
+            num_classes=self.num_classes,
+            conditions=self.conditions,
+            needs_condition=self.needs_condition,
+            process=GaussianDiffusion(self.frozen(self.schedule, weights)),
+            reverse=self._reverse_at(weights),
+            sampler=self.sampler,
+            guidance=self._own_guidance(),
+            start=self.start,
+            rounding=self.rounding,
+            decoder=self.decoder,
+            bound_steps=self.bound_steps,
+        )
 
-    def _at(self, moment: float | str) -> ReverseProcess:
-        with self.use_weights(snapshot_name(moment)):
-            return self.frozen()
+    def _reverse_at(self, weights: str) -> ReverseProcess:
+        return replace(self.reverse, network=self.frozen(self.network, weights))
+
+    def _own_guidance(self) -> Guidance:
+        """The guidance, with the earlier snapshot that it names; unguided while this training has not kept it yet."""
+        worse = self.guidance.worse
+        if worse is None or worse.own_moment is None:
+            return self.guidance
+        earlier = snapshot_name(worse.own_moment)
+        if earlier not in self.averages:
+            return Unguided()
+        return replace(self.guidance, worse=replace(worse, reverse=self._reverse_at(earlier)))  # type: ignore[type-var]
 
     def cost(self) -> NetworkCost:
         """The cost of one evaluation, with conditions if there are any."""
-        index = torch.zeros(1, dtype=torch.int64, device=self.device)
-        return network_cost(self.network, self.shape, self.own_conditions(self.conditions_in_turn(index)))
-
-    def frozen(self) -> ReverseProcess:
-        """p_θ with the current weights, in a frozen copy of the network on the device of its input."""
-        network = copy.deepcopy(self.network).requires_grad_(False).eval()
-        return replace(self.reverse, network=lambda image, *more: network.to(image.device)(image, *more))
-
-    @property
-    def _even_chain(self) -> GaussianDiffusion:
-        """Steps even in log SNR, down to −10: the signal that remains below contributes less than 10⁻⁴ bits/dim to L_T."""
-        process = self.process
-        if process.num_timesteps == 1:
-            return process  # its only step may lie below −10
-        num_steps = min(self.bound_steps, process.num_timesteps)
-        return process.respace(LogSNRSpacing(num_steps, log_snr_min=-10)(process))
-
-    def likelihood(self, x_0: Tensor, y: Conditions, seed: int, indices: Tensor, max_terms: int | None) -> Likelihood:
-        """The variational bound of the sampler's own chain, with its variance and its guidance; given the class, with y.
-
-        For a sampler that does not draw from p_θ(x_s|x_t) it is the bound of `bound_steps` unguided ancestral steps.
-        """
-        own = self.sampler.draws_from_reverse_process
-        chain = self._chain if own else self._even_chain
-        y = y if own else self.own_conditions(y)
-        noise = SampleNoise(derive_seed(seed, BOUND), indices)
-        bound = variational_bound(
-            chain,
-            self.guided if own else self.reverse,
-            x_0,
-            y,
-            num_levels=self.num_levels,
-            noise=noise,
-            max_terms=max_terms,
-            decoder=self.decoder,
-            start=self.start if own else NoiseStart(),
-        )
-        guided = own and self.guided.guidance.guides
-        kind = bound_kind(own, chain, y, guided)
-        return as_likelihood(bound, chain, kind)
-
-    def protocol(self) -> dict[str, Any]:
-        return {
-            "family": "diffusion",
-            "schedule": repr(self.schedule),
-            "prediction": repr(self.reverse.prediction),
-            "variance": repr(self.reverse.variance),
-            "decoder": repr(self.decoder),
-            "sampler": repr(self.sampler),
-            "rounding": repr(self.rounding),
-            "start": repr(self.start),
-            "bound_steps": self.bound_steps,
-            "guidance": repr(self.guided.guidance),
-            "conditional": self.reverse.null is not None,
-            "clip_x_0": repr(self.reverse.clip_x_0),
-        }
-
-    def sampling_protocol(self) -> dict[str, Any]:
-        unread = {"decoder", "bound_steps"} | (set() if self.sampler.reads_variance else {"variance"})
-        return {name: fact for name, fact in self.protocol().items() if name not in unread}
+        return self.generator().cost()

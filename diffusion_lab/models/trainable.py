@@ -7,32 +7,32 @@ of devices or of parts changes a draw.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from lightning import LightningModule, Trainer
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from diffusion_lab.conditions.condition import Size
 from diffusion_lab.data.order import batches_trained, parts_trained
 from diffusion_lab.diffusion import SampleNoise, TimestepSampler, derive_seed
-from diffusion_lab.diffusion.parts import Null, classes_in, left_out, parts, where
+from diffusion_lab.diffusion.parts import classes_in
 from diffusion_lab.diffusion.shapes import Conditions
-from diffusion_lab.diffusion.streams import CONDITION_DROP, DROPOUT, TRAINING
+from diffusion_lab.diffusion.streams import DROPOUT, TRAINING
+from diffusion_lab.models.generator import Generator
 from diffusion_lab.models.optimization import Optimization, parameters_of
+from diffusion_lab.models.weight_files import frozen, read_weights, write_weights
 from diffusion_lab.networks.dropout import KeyedDropout, keyed, set_keys
 from diffusion_lab.networks.flops import NetworkCost, network_cost
-from diffusion_lab.store.files import write_whole
 
 _OF_ONE_TRAINING = "timesteps."  # prefix of state about the losses of a training, which is not part of the model
-_FLOATING = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 RAW = "raw"  # weights for resuming
+Part = TypeVar("Part")
 
 
 class TrainableModel(LightningModule):
@@ -74,7 +74,7 @@ class TrainableModel(LightningModule):
         """k during training on batch k, counted over all resumes; it keys randomness in training."""
         return batches_trained(self.trainer)
 
-    def generator(self, stream: int, device: torch.device) -> torch.Generator:
+    def random_stream(self, stream: int, device: torch.device) -> torch.Generator:
         """Random numbers for the current training batch: a function of (seed, stream, k)."""
         return torch.Generator(device).manual_seed(derive_seed(self.seed, stream, self.batches_trained))
 
@@ -92,7 +92,7 @@ class TrainableModel(LightningModule):
     def times_and_noise(self, x_0: Tensor, timesteps: TimestepSampler) -> tuple[Tensor, Tensor, Tensor]:
         """t, w and ε ~ N(0, I) for x_0 of this rank: its rows of those for the global batch, which every rank draws."""
         size, rows = self.global_batch(len(x_0))
-        generator = self.generator(TRAINING, x_0.device)
+        generator = self.random_stream(TRAINING, x_0.device)
         t, w = timesteps(size, generator)
         eps = torch.randn(size, *x_0.shape[1:], generator=generator, device=x_0.device)
         return t[rows], w[rows], eps[rows]
@@ -106,17 +106,6 @@ class TrainableModel(LightningModule):
     def own_classes(self, y: Conditions) -> Tensor | None:
         """The classes in y, for a network with classes; else None, because data with classes give them to every model."""
         return None if self.num_classes is None else classes_in(y)
-
-    def with_dropped_conditions(self, y: Conditions, probability: float, null: Null) -> Conditions:
-        """y of this rank, with the conditions of each sample dropped with this probability; None for an unconditional network."""
-        if y is None or null is None:
-            return None
-        first = parts(y)[0]
-        size, rows = self.global_batch(len(first))
-        # One coin for all conditions of a sample, because guidance with one scale evaluates the network with all of them or none.
-        # Separate coins would allow a scale for each (InstructPix2Pix, Brooks et al. 2023), which is not implemented.
-        coins = torch.rand(size, generator=self.generator(CONDITION_DROP, first.device), device=first.device)
-        return where(coins[rows] < probability, left_out(y, null), y)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Key dropout by (seed, k, sample of the global batch, layer), and other random layers by (seed, k, rank and part)."""
@@ -173,17 +162,17 @@ class TrainableModel(LightningModule):
 
     @property
     def weight_names(self) -> list[str]:
-        """Names accepted by `use_weights`: "raw", the averages, and earlier moments that were loaded."""
+        """Names accepted by `use_weights`: "raw", the averages, and earlier snapshots that were loaded."""
         return [RAW, *self.averages]
 
     def save_weights(self, files: Mapping[str, Path]) -> None:
         """Write the weights of each name to its safetensors file, whole or not at all."""
         for name, path in files.items():
-            _write(path, self.state_dict() if name == RAW else self.averages[name])
+            write_weights(path, self.state_dict() if name == RAW else self.averages[name])
 
     def save_snapshot(self, name: str, path: Path, **facts: str) -> None:
         """Write an average, or the raw weights instead, in the form that `load_weights` reads; `facts` are stored in the file."""
-        _write(path, self.averages.get(name) or self.averaged_parameters(), {"weights": name, **facts})
+        write_weights(path, self.averages.get(name) or self.averaged_parameters(), {"weights": name, **facts})
 
     def load_weights(self, files: Mapping[str, Path]) -> None:
         """Load weights written by `save_weights`. ValueError, naming the file, if it is damaged or belongs to another model."""
@@ -201,6 +190,14 @@ class TrainableModel(LightningModule):
         """
         own = self.state_dict() if path.stem == RAW else self.averaged_parameters()
         self.load_state_dict(read_weights(path, own, without=_OF_ONE_TRAINING), strict=False)
+
+    def frozen(self, part: Part, weights: str) -> Part:
+        """A copy of a network, or of a part that holds one, in evaluation mode with weights by name and without gradients.
+
+        ValueError if there are no such weights. Parameters that an average does not cover have their raw values.
+        """
+        named = [(parameter, parameter.data) for parameter in self.parameters()]
+        return frozen(part, dict(named) | ({} if weights == RAW else dict(self._averaged(weights))))
 
     @contextmanager
     def use_weights(self, name: str) -> Iterator[None]:
@@ -237,39 +234,23 @@ class TrainableModel(LightningModule):
         return pairs
 
 
-def read_weights(path: Path, own: Mapping[str, Tensor], without: str | None = None) -> dict[str, Tensor]:
-    """The tensors of a file, checked as in `check_weights`. without: prefix of names that are not read.
+class GenerativeModel(TrainableModel, ABC):
+    """The LightningModule of a family, which trains, and hands out a generator."""
 
-    ValueError, naming the file and the tensor, if the file is damaged or holds others.
-    """
+    num_levels: int | None  # of the data; None: continuous data
 
-    def wanted(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {key: tensor for key, tensor in tensors.items() if without is None or not key.startswith(without)}
+    @abstractmethod
+    def generator(self, weights: str = RAW) -> Generator:
+        """The object that draws with these weights: "raw", an average or an earlier snapshot that was loaded.
 
-    try:
-        tensors = wanted(load_file(path))
-        check_weights(tensors, wanted(own))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ValueError(f"{path} does not hold the weights of this model: {' '.join(str(error).split())}") from error
-    return tensors
+        ValueError if there are no such weights. It holds copies: training goes on without changing it, but for weights that it
+        shares while they are raw or still averaged.
+        """
 
-
-def check_weights(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
-    """ValueError, naming the tensor, unless every tensor of `own` is there with its shape and kind, and all values are finite."""
-    for key in (*(key for key in own if key not in tensors), *tensors):
-        here, there = (tuple(part[key].shape) if key in part else "missing" for part in (own, tensors))
-        if here != there:
-            raise ValueError(f"{key} is {there} in the file and {here} in this model")
-        kinds = _FLOATING if own[key].is_floating_point() else (own[key].dtype,)
-        if tensors[key].dtype not in kinds:
-            raise ValueError(f"{key} holds values of type {tensors[key].dtype}, not {own[key].dtype}")
-        if not tensors[key].isfinite().all():
-            raise ValueError(f"{key} holds values that are not finite")
-
-
-def _write(path: Path, tensors: Mapping[str, Tensor], facts: dict[str, str] | None = None) -> None:
-    # Contiguous, because a file stores no memory format.
-    write_whole(path, save({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, facts))
+    @property
+    def guiding_snapshots(self) -> tuple[float | str, ...]:
+        """Earlier snapshots of this training that guide the samples; without them a generator is unguided."""
+        return ()
 
 
 def quarters(name: str) -> tuple[str, ...]:

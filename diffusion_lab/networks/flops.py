@@ -13,7 +13,7 @@ from diffusion_lab.diffusion.shapes import Conditions
 
 @dataclass(frozen=True)
 class NetworkCost:
-    """parameters: trained numbers. forward_flops: operations of one evaluation on one sample, a multiply-add counted as 2."""
+    """parameters: numbers in the weights. forward_flops: operations for one sample, a multiply-add counted as 2."""
 
     parameters: int
     forward_flops: int
@@ -28,7 +28,7 @@ def network_cost(network: nn.Module, shape: tuple[int, ...], y: Conditions = Non
     activations and sums are omitted, as is usual. A training step costs about three forward evaluations. The network
     is evaluated once, in its current mode and on its device, and keeps its parameters and the random state.
     """
-    parameters = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
     device = next(network.parameters()).device
     x_t = torch.zeros(1, *shape, device=device)
     timesteps = torch.zeros(1, dtype=torch.int64, device=device)

@@ -24,9 +24,14 @@ _REFERENCE_DIGITS, _STREAM_DIGITS = 12, 16  # of a hash in a name
 
 @dataclass(frozen=True)
 class CacheDirectory:
-    """The folder of the cache."""
+    """The folder of the cache. since: results that were written before this time, seconds since 1970, are computed again."""
 
     path: Path
+    since: float = 0.0
+
+    def has(self, file: Path) -> bool:
+        """Whether this file of the cache is there, and new enough."""
+        return file.is_file() and file.stat().st_mtime >= self.since
 
     @property
     def samples(self) -> Path:
@@ -66,11 +71,6 @@ def stream(samples: Path, key: str) -> Path:
 def shard_file(stream: Path, first: int) -> Path:
     """The file of the samples from index `first` on."""
     return stream / f"{first:08d}.safetensors"
-
-
-def shard_files(stream: Path) -> list[Path]:
-    """The files of a stream, by index."""
-    return sorted(path for path in stream.glob("*.safetensors") if path.stem.isdecimal() and len(path.stem) == 8)
 
 
 def read_key(file: Path) -> dict[str, Any] | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from diffusion_lab.store.cache import CacheDirectory
 from diffusion_lab.store.directories import ModelDirectory, RunDirectory, SweepDirectory
 from diffusion_lab.store.records import RunError
 
@@ -86,8 +87,8 @@ def newest_sweep(outputs: Path) -> SweepDirectory:
     return max(sweeps, key=lambda sweep: sweep.sweep.stat().st_mtime_ns)
 
 
-def cache_directory(outputs: Path) -> Path:
-    return outputs / _CACHE
+def cache_directory(outputs: Path, since: float = 0.0) -> CacheDirectory:
+    return CacheDirectory(outputs / _CACHE, since)
 
 
 def features_file(outputs: Path, data: str, digest: str) -> Path:

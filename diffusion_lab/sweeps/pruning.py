@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffusion_lab.store import FINGERPRINT_LENGTH, CacheDirectory, ModelDirectory, RunDirectory, cache_directory
+from diffusion_lab.store import FINGERPRINT_LENGTH, ModelDirectory, RunDirectory, cache_directory
 from diffusion_lab.store.cache import read_key
 from diffusion_lab.store.lease import is_held
 from diffusion_lab.store.places import folders_of, models_in, run_directory, runs_in, sweeps_in
@@ -117,7 +117,7 @@ class Outputs:
 
     def unused_cache(self) -> Iterator[Unused]:
         """Unused files in the cache. Their keys contain hashes that also occur in the configs or scores that use them."""
-        cache = CacheDirectory(cache_directory(self._outputs))
+        cache = cache_directory(self._outputs)
         scores = [_text_of(run, run.metrics) for run in self.runs]
         texts = [*scores, *map(_config, self.models)]
         for file in cache.references:

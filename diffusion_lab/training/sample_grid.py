@@ -9,7 +9,7 @@ import torch
 from lightning import Callback, Trainer
 
 from diffusion_lab.data.pictures import columns_of, may_fail, picture, png
-from diffusion_lab.models.base import GenerativeModel
+from diffusion_lab.models.trainable import GenerativeModel
 from diffusion_lab.store.directories import grid_file
 from diffusion_lab.store.files import write_whole
 from diffusion_lab.store.option_names import check_at_least
@@ -55,25 +55,17 @@ class SampleGrid(Callback):
         due = due or (0 < step < self.every_n_steps and self._is_due(trainer))
         if not (due and trainer.is_global_zero and isinstance(pl_module, GenerativeModel)) or path.exists():
             return
-        pl_module.eval()
         image = None
-        try:
-            with (
-                may_fail(path.name),
-                torch.no_grad(),
-                trainer.precision_plugin.forward_context(),
-                pl_module.use_weights(default_weights(pl_module.weight_names, step)),
-            ):
-                indices = torch.arange(self.num_images, device=pl_module.device)
-                # Decoded, not sampled: a sampler with many steps would use up a budget of minutes.
-                z = pl_module.latents(indices, self.seed)
-                data: Any = trainer.datamodule  # type: ignore[attr-defined]  # set by fit
-                y = pl_module.conditions_of_pictures(data, data.validation_split, indices)
-                x = pl_module.decode(z, y)
-                x, names = (x.cpu(), None) if data.units is None else (data.units.restored(x.cpu()), data.units.names)
-                image = picture(x, pl_module.num_levels, columns_of(pl_module.num_classes), names)
-        finally:
-            pl_module.train()
+        with may_fail(path.name), torch.no_grad(), trainer.precision_plugin.forward_context():
+            generator = pl_module.generator(default_weights(pl_module.weight_names, step))
+            indices = torch.arange(self.num_images, device=generator.device)
+            # Decoded, not sampled: a sampler with many steps would use up a budget of minutes.
+            z = generator.latents(indices, self.seed)
+            data: Any = trainer.datamodule  # type: ignore[attr-defined]  # set by fit
+            y = generator.conditions_of_pictures(data, data.validation_split, indices)
+            x = generator.decode(z, y)
+            x, names = (x.cpu(), None) if data.units is None else (data.units.restored(x.cpu()), data.units.names)
+            image = picture(x, generator.num_levels, columns_of(generator.num_classes), names)
         if image is None:
             return
         write_whole(path, png(image))

@@ -6,13 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from diffusion_lab.models.base import GenerativeModel
 from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.diffusion import SampleNoise
-from diffusion_lab.models.base import GenerativeModel
 from tests.models.stand_ins import at_batch, configured, step
 
 DATA = {"digits": {"shape": (1, 8, 8), "num_levels": 17}, "mixture": {"shape": (2,)}}

@@ -14,13 +14,14 @@ density on [−1, 1) gives exactly log2 L bits per dimension. The data have thei
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import reduce
 from math import prod
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffusion_lab.diffusion import SampleNoise, derive_seed
 from diffusion_lab.diffusion.bound import in_bits
@@ -29,8 +30,10 @@ from diffusion_lab.diffusion.shapes import Conditions, Images
 from diffusion_lab.diffusion.streams import BOUND, TRAINING
 from diffusion_lab.families.flow.couplings import standard_normal_log_prob
 from diffusion_lab.families.flow.networks import Flow
-from diffusion_lab.models.base import GenerativeModel, Likelihood, check_bounded, check_network
+from diffusion_lab.models.compatibility import check_bounded, check_network
+from diffusion_lab.models.generator import Generator, Likelihood
 from diffusion_lab.models.optimization import Optimization
+from diffusion_lab.models.trainable import RAW, GenerativeModel
 
 _DRAWS = 4  # of the noise on an image's levels, averaged in the likelihood
 
@@ -75,10 +78,10 @@ class FlowModel(GenerativeModel):
         x_0, y = batch
         y = self.own_classes(y)
         size, rows = self.global_batch(len(x_0))
-        u = torch.rand(size, *self.shape, generator=self.generator(TRAINING, x_0.device), device=x_0.device)
+        u = torch.rand(size, *self.shape, generator=self.random_stream(TRAINING, x_0.device), device=x_0.device)
         if not self.network.has_started:
             self._initialise(x_0, y, u)
-        parts = self._bits(*self.network(self._continuous(x_0, u[rows]), y))
+        parts = bits_of(self.num_levels, *self.network(continuous(x_0, u[rows], self.num_levels), y))
         terms = {name: part.mean() for name, part in parts.items()}
         loss = _total(terms)
         return {"loss": loss, "terms": {name: term.detach() for name, term in ({"loss": loss} | terms).items()}}
@@ -86,7 +89,7 @@ class FlowModel(GenerativeModel):
     def held_out_terms(self, x_0: Tensor, y: Conditions, noise: SampleNoise) -> dict[str, Tensor]:
         y = self.own_classes(y)
         u = uniform_from_normal(noise.initial(self.shape).double()).to(x_0)
-        parts = self._bits(*self.network(self._continuous(x_0, u), y))
+        parts = bits_of(self.num_levels, *self.network(continuous(x_0, u, self.num_levels), y))
         return {"loss": _total(parts)} | parts
 
     def _initialise(self, x_0: Tensor, y: Tensor | None, u: Tensor) -> None:
@@ -98,21 +101,28 @@ class FlowModel(GenerativeModel):
         x_0 = self.of_all_ranks(x_0).reshape(-1, *self.shape)
         y = None if y is None else self.of_all_ranks(y).flatten()
         half = slice(max(2, len(x_0) // 2))
-        self.network.initialise(self._continuous(x_0, u)[half], None if y is None else y[half])
+        self.network.initialise(continuous(x_0, u, self.num_levels)[half], None if y is None else y[half])
 
-    def _continuous(self, x_0: Tensor, u: Tensor) -> Tensor:
-        return x_0 if self.num_levels is None else dequantise(x_0, u, self.num_levels)
+    def generator(self, weights: str = RAW) -> FlowGenerator:
+        return FlowGenerator(
+            shape=self.shape,
+            num_levels=self.num_levels,
+            num_classes=self.num_classes,
+            network=self.frozen(self.network, weights),
+            temperature=self.temperature,
+        )
 
-    def _bits(self, z: Tensor, log_det: Tensor) -> dict[str, Tensor]:
-        """The terms of bits per dimension, float64 (B,) each."""
-        dims = prod(self.shape)
-        parts = {
-            "prior": in_bits(-standard_normal_log_prob(z).double(), dims),
-            "log_det": in_bits(-log_det.double(), dims),
-        }
-        if self.num_levels is not None:
-            parts["levels"] = torch.full_like(parts["prior"], scale_bits(self.num_levels))
-        return parts
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FlowGenerator(Generator):
+    """x = f⁻¹(T·z) and the density of x. temperature: T, which scales the noise of samples and does not affect likelihoods."""
+
+    network: Flow
+    temperature: float
+
+    @property
+    def networks(self) -> Mapping[str, nn.Module]:
+        return {"network": self.network}
 
     def latents(self, indices: Tensor, seed: int) -> Tensor:
         """(B, D): z in the order of the flow, coarse parts first."""
@@ -128,7 +138,7 @@ class FlowModel(GenerativeModel):
 
     def encode(self, x_0: Tensor, y: Conditions = None) -> Tensor:
         """f(x)/T at the middle of each level's bin, so that `decode` recovers x_0."""
-        middle = self._continuous(x_0, torch.full_like(x_0, 0.5))
+        middle = continuous(x_0, torch.full_like(x_0, 0.5), self.num_levels)
         return self.network(middle, self.own_classes(y))[0] / self.temperature
 
     def _evaluate_once(self, z: Tensor, y: Conditions) -> object:
@@ -141,13 +151,13 @@ class FlowModel(GenerativeModel):
         y = self.own_classes(y)
         given = " given the class" if y is not None else ""
         if self.num_levels is None:
-            parts = self._bits(*self.network(x_0, y))
+            parts = bits_of(self.num_levels, *self.network(x_0, y))
             return Likelihood(_total(parts), f"exact density{given}", parts)
         noise = SampleNoise(derive_seed(seed, BOUND), indices)
         draws = []
         for draw in range(_DRAWS):
             u = uniform_from_normal(noise(draw + 1, x_0.double())).to(x_0)
-            draws.append(self._bits(*self.network(self._continuous(x_0, u), y)))
+            draws.append(bits_of(self.num_levels, *self.network(continuous(x_0, u, self.num_levels), y)))
         return Likelihood.averaged(draws, f"dequantised flow bound{given}")
 
     def protocol(self) -> dict[str, Any]:
@@ -157,6 +167,23 @@ class FlowModel(GenerativeModel):
             "conditional": self.num_classes is not None,
             "dequantisation": None if self.num_levels is None else f"uniform, {_DRAWS} draws",
         }
+
+
+def continuous(x_0: Tensor, u: Tensor, num_levels: int | None) -> Tensor:
+    """x_0 with uniform noise u on its levels; continuous data as they are."""
+    return x_0 if num_levels is None else dequantise(x_0, u, num_levels)
+
+
+def bits_of(num_levels: int | None, z: Tensor, log_det: Tensor) -> dict[str, Tensor]:
+    """The terms of bits per dimension, float64 (B,) each, for z = f(x) (B, D)."""
+    dims = z[0].numel()
+    parts = {
+        "prior": in_bits(-standard_normal_log_prob(z).double(), dims),
+        "log_det": in_bits(-log_det.double(), dims),
+    }
+    if num_levels is not None:
+        parts["levels"] = torch.full_like(parts["prior"], scale_bits(num_levels))
+    return parts
 
 
 def _total(parts: dict[str, Tensor]) -> Tensor:

@@ -6,7 +6,8 @@ algorithm 1 with k = 1). Gradients are taken only for the network that is update
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -21,8 +22,10 @@ from diffusion_lab.diffusion.shapes import Conditions
 from diffusion_lab.diffusion.streams import TRAINING
 from diffusion_lab.families.gan.adversarial import AdversarialLoss, Regularizer
 from diffusion_lab.families.gan.networks import LatentNetwork
-from diffusion_lab.models.base import GenerativeModel, check_bounded, check_network
+from diffusion_lab.models.compatibility import check_bounded, check_network
+from diffusion_lab.models.generator import Generator
 from diffusion_lab.models.optimization import Optimization, parameters_of
+from diffusion_lab.models.trainable import RAW, GenerativeModel
 
 
 class GAN(GenerativeModel):
@@ -81,7 +84,7 @@ class GAN(GenerativeModel):
         """One step of D and one of G. Every rank draws z of the global batch and takes its rows."""
         x_0, y = batch[0], self.own_classes(batch[1])
         size, rows = self.global_batch(len(x_0))
-        generator = self.generator(TRAINING, x_0.device)
+        generator = self.random_stream(TRAINING, x_0.device)
         z = torch.randn(size, self.network.latent_size, generator=generator, device=x_0.device)[rows]
         u = torch.rand(size, generator=generator, device=x_0.device)[rows]
         by_generator, by_discriminator = self.optimizers()  # type: ignore[attr-defined]  # a list, as there are two
@@ -164,6 +167,27 @@ class GAN(GenerativeModel):
         """The generator, because the discriminator generates no images."""
         return {f"network.{name}": parameter for name, parameter in self.network.named_parameters()}
 
+    def generator(self, weights: str = RAW) -> GANGenerator:
+        return GANGenerator(
+            shape=self.shape,
+            num_levels=self.num_levels,
+            num_classes=self.num_classes,
+            network=self.frozen(self.network, weights),
+            training={"adversarial_loss": repr(self.loss), "regularizer": repr(self.regularizer)},
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GANGenerator(Generator):
+    """G(z, y). It has no likelihood. training: the loss and the regularizer, for the record."""
+
+    network: LatentNetwork
+    training: Mapping[str, str]
+
+    @property
+    def networks(self) -> Mapping[str, nn.Module]:
+        return {"network": self.network}
+
     def latents(self, indices: Tensor, seed: int) -> Tensor:
         return SampleNoise(seed, indices).initial((self.network.latent_size,))
 
@@ -171,12 +195,7 @@ class GAN(GenerativeModel):
         return self.network(z, self.own_classes(y))
 
     def protocol(self) -> dict[str, Any]:
-        return {
-            "family": "gan",
-            "adversarial_loss": repr(self.loss),
-            "regularizer": repr(self.regularizer),
-            "conditional": self.num_classes is not None,
-        }
+        return {"family": "gan", **self.training, "conditional": self.num_classes is not None}
 
     def sampling_protocol(self) -> dict[str, Any]:
         """Samples depend on the weights only."""

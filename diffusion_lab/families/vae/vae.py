@@ -9,11 +9,12 @@ all parts are conditioned: q(z|x_0, y), p(x_0|z, y), and p(z|y) if the prior is 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffusion_lab.diffusion import Gaussian, SampleNoise, derive_seed
 from diffusion_lab.diffusion.bound import in_bits, in_nats
@@ -22,8 +23,10 @@ from diffusion_lab.diffusion.streams import BOUND, DECODER, TRAINING
 from diffusion_lab.families.vae.elbo import Prior, importance_weighted, log_weight, paid_rate
 from diffusion_lab.families.vae.likelihoods import DecoderLikelihood
 from diffusion_lab.families.vae.networks import Autoencoder
-from diffusion_lab.models.base import GenerativeModel, Likelihood, check_axes, check_network
+from diffusion_lab.models.compatibility import check_axes, check_network
+from diffusion_lab.models.generator import Generator, Likelihood
 from diffusion_lab.models.optimization import Optimization
+from diffusion_lab.models.trainable import RAW, GenerativeModel
 
 IMPORTANCE_DRAWS = 64  # K of the importance-weighted bound
 
@@ -88,7 +91,7 @@ class VAE(GenerativeModel):
         """One z per sample. Every rank draws the noise of the global batch and takes its rows."""
         x_0, y = batch
         size, rows = self.global_batch(len(x_0))
-        generator = self.generator(TRAINING, x_0.device)
+        generator = self.random_stream(TRAINING, x_0.device)
         eps = torch.randn(size, self.network.latent_dim, generator=generator, device=x_0.device)[rows]
         terms = self._terms(x_0, self.own_classes(y), eps)
         return {"loss": terms["loss"], "terms": {name: term.detach() for name, term in terms.items()}}
@@ -105,6 +108,49 @@ class VAE(GenerativeModel):
         paid = paid_rate(rates, in_nats(self.free_bits), self._batch_mean(rates))
         loss = distortion + self.beta * self._bits_per_dim(paid)
         return {"loss": loss, "rate": self._bits_per_dim(rates.sum(dim=1)).mean(), "distortion": distortion}
+
+    def generator(self, weights: str = RAW) -> VAEGenerator:
+        return VAEGenerator(
+            shape=self.shape,
+            num_levels=self.num_levels,
+            num_classes=self.num_classes,
+            network=self.frozen(self.network, weights),
+            prior=self.frozen(self.prior, weights),
+            decoder_likelihood=self.decoder_likelihood,
+            samples_are_means=self.samples_are_means,
+        )
+
+    def _distortion(self, output: Tensor, x_0: Tensor) -> Tensor:
+        return distortion(self.decoder_likelihood, output, x_0)
+
+    def _bits_per_dim(self, nats: Tensor) -> Tensor:
+        return in_bits(nats, math.prod(self.shape))
+
+    def _batch_mean(self, rates: Tensor) -> Tensor | None:
+        """The mean rate of each latent dimension over all ranks; None if one rank has the whole batch, or without free bits."""
+        if self.trainer.world_size == 1 or self.free_bits == 0:
+            return None
+        return self.of_all_ranks(rates.detach().mean(dim=0)).mean(dim=0)
+
+
+def distortion(decoder_likelihood: DecoderLikelihood, output: Tensor, x_0: Tensor) -> Tensor:
+    """−log p(x_0|z), bits/dim, float64 (B,)."""
+    nats = -decoder_likelihood.log_prob(output, x_0).double().flatten(1).sum(dim=1)
+    return in_bits(nats, math.prod(x_0.shape[1:]))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class VAEGenerator(Generator):
+    """p(z), p(x_0|z) and q(z|x_0) after training. samples_are_means: samples are means of p(x_0|z); otherwise draws."""
+
+    network: Autoencoder
+    prior: Prior
+    decoder_likelihood: DecoderLikelihood
+    samples_are_means: bool
+
+    @property
+    def networks(self) -> Mapping[str, nn.Module]:
+        return {"network": self.network, "prior": self.prior}
 
     def sample(self, indices: Tensor, seed: int, y: Conditions = None) -> Tensor:
         y = self.own_classes(y)
@@ -146,9 +192,9 @@ class VAE(GenerativeModel):
             z = posterior.sample(noise(k + 1, posterior.mean))
             log_prior = self.prior.log_prob(z, y)
             rate = self._bits_per_dim(self.prior.rate(posterior, log_prior).double().sum(dim=1))
-            distortion = self._distortion(self.network.decode(z, y), x_0)
-            draws.append({"rate": rate, "distortion": distortion})
-            log_weights.append(log_weight(posterior, z, log_prior, -in_nats(distortion, math.prod(self.shape))))
+            lost = distortion(self.decoder_likelihood, self.network.decode(z, y), x_0)
+            draws.append({"rate": rate, "distortion": lost})
+            log_weights.append(log_weight(posterior, z, log_prior, -in_nats(lost, math.prod(self.shape))))
         tighter = self._bits_per_dim(-importance_weighted(torch.stack(log_weights)))
         kind = "ELBO" if y is None else "ELBO given the class"
         return Likelihood.averaged(draws, kind, beside={"importance_weighted": tighter})
@@ -163,15 +209,5 @@ class VAE(GenerativeModel):
             "conditional": self.num_classes is not None,
         }
 
-    def _distortion(self, output: Tensor, x_0: Tensor) -> Tensor:
-        """−log p(x_0|z), bits/dim, float64 (B,)."""
-        return self._bits_per_dim(-self.decoder_likelihood.log_prob(output, x_0).double().flatten(1).sum(dim=1))
-
     def _bits_per_dim(self, nats: Tensor) -> Tensor:
         return in_bits(nats, math.prod(self.shape))
-
-    def _batch_mean(self, rates: Tensor) -> Tensor | None:
-        """The mean rate of each latent dimension over all ranks; None if one rank has the whole batch, or without free bits."""
-        if self.trainer.world_size == 1 or self.free_bits == 0:
-            return None
-        return self.of_all_ranks(rates.detach().mean(dim=0)).mean(dim=0)

@@ -1,14 +1,14 @@
-"""The interface of all families: drawing samples and, if possible, computing a likelihood.
+"""The frozen object that draws, encodes and bounds: what sampling, scores, export and reports know of a trained model.
 
-Evaluation, sweeps and report use only what is declared here and never depend on the family. Randomness is keyed, not
-carried: row i of a sample depends on (weights, seed, indices[i], y[i]) and on nothing else, so neither the batch size
-nor the number of devices changes an image.
+A LightningModule trains and hands out a generator, `module.generator(weights)`. Nothing changes a generator: another sampler,
+variance, start or guidance is `dataclasses.replace`. Randomness is keyed, not carried: row i of a sample depends on
+(weights, seed, indices[i], y[i]) and on nothing else, so neither the batch size nor the number of devices changes an image.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from typing import TYPE_CHECKING, Any
@@ -16,15 +16,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from diffusion_lab.conditions.condition import nothing
-from diffusion_lab.diffusion.parts import as_conditions, parts
+from diffusion_lab.conditions.condition import Size, nothing
+from diffusion_lab.diffusion.parts import as_conditions, classes_in, parts
 from diffusion_lab.diffusion.shapes import Conditions
-from diffusion_lab.models.trainable import TrainableModel
 from diffusion_lab.networks.flops import NetworkCost, count_flops
 
 if TYPE_CHECKING:
     from diffusion_lab.data.module import DataModule
-    from diffusion_lab.models.drawn import DrawnDiffusion
 
 
 @dataclass(frozen=True)
@@ -57,14 +55,35 @@ class Likelihood:
         return cls(reduce(torch.add, parts.values()), kind, parts, standard_error=error, **more)
 
 
-class GenerativeModel(TrainableModel, ABC):
-    """The LightningModule of a family. A subclass sets the facts of its data and implements the methods.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Generator(ABC):
+    """A trained model that draws samples. The methods here are those of a family that draws in one step, from a latent.
 
-    Default implementations are for a family that draws in one step, from a latent. Training uses none of these methods.
+    shape: (C, *spatial) or (D,) of one sample. num_levels: the data's levels that [−1, 1] is divided into; None: continuous data.
+    num_classes: of y; None: y holds no classes. conditions: sizes of the parts of y, other than classes alone.
+    needs_condition: sampling requires y.
     """
 
-    num_levels: int | None  # data levels that [-1, 1] is divided into; None: continuous data
-    needs_condition: bool = False  # whether sampling requires y
+    shape: tuple[int, ...]
+    num_levels: int | None
+    num_classes: int | None
+    conditions: tuple[Size, ...] = ()
+    needs_condition: bool = False
+
+    @property
+    @abstractmethod
+    def networks(self) -> Mapping[str, nn.Module]:
+        """The modules whose weights decide samples and likelihoods, by name. The first is "network", in evaluation mode."""
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.networks["network"].parameters()).device
+
+    def weights(self) -> dict[str, Tensor]:
+        """All tensors of the networks, by name."""
+        return {
+            f"{name}.{key}": value for name, net in self.networks.items() for key, value in net.state_dict().items()
+        }
 
     def sample(self, indices: Tensor, seed: int, y: Conditions = None) -> Tensor:
         """Samples number `indices` (int64 (B,)) of the stream `seed`: (B, *shape) float32 in [-1, 1].
@@ -90,15 +109,15 @@ class GenerativeModel(TrainableModel, ABC):
         z = self.encode(x_0, y)
         return None if z is None else self.decode(z, y)
 
-    @property
-    def denoiser(self) -> DrawnDiffusion | None:
-        """This model, if it denoises step by step: it then has the chain, sampler, … of `DrawnDiffusion`; else None."""
-        return None
+    def likelihood(
+        self, x_0: Tensor, y: Conditions, seed: int, indices: Tensor, max_terms: int | None
+    ) -> Likelihood | None:
+        """The likelihood of the images x_0 (B, *shape), or None for a family that has none.
 
-    @property
-    def moments(self) -> tuple[float | str, ...]:
-        """Earlier moments of the model's training whose weights sampling uses too."""
-        return ()
+        Row i depends on (weights, seed, indices[i], x_0[i], y[i]) only. A sum of more than max_terms terms is estimated
+        without bias from max_terms of them; None: all terms.
+        """
+        return None
 
     @property
     def nfe(self) -> int:
@@ -106,10 +125,10 @@ class GenerativeModel(TrainableModel, ABC):
         return 1
 
     def cost(self) -> NetworkCost:
-        """The cost of sampling: parameters, and operations of one evaluation."""
+        """Parameters of all networks, and operations of one evaluation on one sample."""
         index = torch.zeros(1, dtype=torch.int64, device=self.device)
         z, y = torch.zeros_like(self.latents(index, 0)), self.conditions_in_turn(index)
-        parameters = sum(parameter.numel() for parameter in self.averaged_parameters().values())
+        parameters = sum(p.numel() for network in self.networks.values() for p in network.parameters())
         return NetworkCost(parameters, count_flops(lambda: self._evaluate_once(z, y)))
 
     def _evaluate_once(self, z: Tensor, y: Conditions) -> object:
@@ -125,18 +144,12 @@ class GenerativeModel(TrainableModel, ABC):
         """What affects samples and likelihood besides the weights (sampler, spacing, variance, clipping), as plain JSON."""
 
     def sampling_protocol(self) -> dict[str, Any]:
-        """The part of `protocol` that affects samples: models with equal weights and equal values here draw the same images."""
+        """The part of `protocol` that affects samples: generators with equal weights and equal values here draw the same images."""
         return self.protocol()
 
-    def likelihood(
-        self, x_0: Tensor, y: Conditions, seed: int, indices: Tensor, max_terms: int | None
-    ) -> Likelihood | None:
-        """The likelihood of the images x_0 (B, *shape), or None for a family that has none.
-
-        Row i depends on (weights, seed, indices[i], x_0[i], y[i]) only. A sum of more than max_terms terms is estimated
-        without bias from max_terms of them; None: all terms.
-        """
-        return None
+    def own_classes(self, y: Conditions) -> Tensor | None:
+        """The classes in y, for a network with classes; else None, because data with classes give them to every model."""
+        return None if self.num_classes is None else classes_in(y)
 
     def conditions_of_pictures(self, data: DataModule, split: str, indices: Tensor) -> Conditions:
         """Conditions for pictures of samples: classes in turn, and other conditions of images number indices[i] of a split."""
@@ -149,23 +162,3 @@ class GenerativeModel(TrainableModel, ABC):
         return as_conditions(
             [indices.remainder(size) if isinstance(size, int) else y for size, y in zip(sizes, empty, strict=True)]
         )
-
-
-def check_network(network: nn.Module, shape: Sequence[int]) -> None:
-    """ValueError for a network with `takes_points`, whose input is (B, D), where the family gives it images, series or volumes."""
-    if len(shape) > 1 and getattr(network, "takes_points", False):
-        raise ValueError(f"this network takes points, but these data have the shape {tuple(shape)}; remove network=…")
-
-
-def check_axes(shape: Sequence[int]) -> None:
-    """ValueError for series and volumes, in a family whose networks take images and points."""
-    if len(shape) not in (1, 3):
-        what = {2: "series", 4: "volumes"}.get(len(shape), f"data of {len(shape)} axes")
-        raise ValueError(f"this family takes images and points, but these data are {what}: use model=diffusion")
-
-
-def check_bounded(shape: Sequence[int], num_levels: int | None) -> None:
-    """ValueError for series, volumes and images of real numbers, in a family whose images lie in [−1, 1]."""
-    check_axes(shape)
-    if len(shape) > 1 and num_levels is None:
-        raise ValueError("this family draws images in [−1, 1], but these data are real numbers: use model=diffusion")

@@ -1,0 +1,65 @@
+"""Weights in safetensors files, and networks with them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from diffusion_lab.store.files import write_whole
+
+_FLOATING = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+Part = TypeVar("Part")
+
+
+def frozen(part: Part, weights: Mapping[nn.Parameter, Tensor]) -> Part:
+    """A copy of a network, or of a part that holds one, in evaluation mode, whose parameters are these tensors, without gradients.
+
+    A parameter that `weights` lacks keeps its values. Tensors are shared, not copied; buffers are copied.
+    """
+    memo: dict[int, object] = {}
+    for parameter, tensor in weights.items():
+        memo[id(parameter)] = nn.Parameter(tensor.detach().to(parameter), requires_grad=False)
+    made = copy.deepcopy(part, memo)
+    return made.requires_grad_(False).eval() if isinstance(made, nn.Module) else made
+
+
+def read_weights(path: Path, own: Mapping[str, Tensor], without: str | None = None) -> dict[str, Tensor]:
+    """The tensors of a file, checked as in `check_weights`. without: prefix of names that are not read.
+
+    ValueError, naming the file and the tensor, if the file is damaged or holds others.
+    """
+
+    def wanted(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {key: tensor for key, tensor in tensors.items() if without is None or not key.startswith(without)}
+
+    try:
+        tensors = wanted(load_file(path))
+        check_weights(tensors, wanted(own))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ValueError(f"{path} does not hold the weights of this model: {' '.join(str(error).split())}") from error
+    return tensors
+
+
+def check_weights(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """ValueError, naming the tensor, unless every tensor of `own` is there with its shape and kind, and all values are finite."""
+    for key in (*(key for key in own if key not in tensors), *tensors):
+        here, there = (tuple(part[key].shape) if key in part else "missing" for part in (own, tensors))
+        if here != there:
+            raise ValueError(f"{key} is {there} in the file and {here} in this model")
+        kinds = _FLOATING if own[key].is_floating_point() else (own[key].dtype,)
+        if tensors[key].dtype not in kinds:
+            raise ValueError(f"{key} holds values of type {tensors[key].dtype}, not {own[key].dtype}")
+        if not tensors[key].isfinite().all():
+            raise ValueError(f"{key} holds values that are not finite")
+
+
+def write_weights(path: Path, tensors: Mapping[str, Tensor], facts: dict[str, str] | None = None) -> None:
+    # Contiguous, because a file stores no memory format.
+    write_whole(path, save({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, facts))
