@@ -10,6 +10,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -415,6 +416,53 @@ def test_the_id_of_a_run_at_wandb_is_an_id(tmp_path, written):
     (tmp_path / "wandb_id").write_text(written)
     with pytest.raises(ValueError, match="does not contain a run id"):
         read_id(tmp_path / "wandb_id")
+
+
+# ---- arrays
+
+ONE_BYTE = np.dtype("u1")
+
+
+def virtual(file, path: str) -> None:
+    import h5py
+
+    with h5py.File(Path(path).with_name("private.h5"), "w") as other:
+        other["x"] = np.arange(128, dtype=ONE_BYTE).reshape(2, 8, 8)
+    layout = h5py.VirtualLayout((2, 8, 8), ONE_BYTE)
+    layout[:] = h5py.VirtualSource("private.h5", "x", (2, 8, 8))
+    file.create_virtual_dataset("x", layout)
+
+
+def linked(kind: str, *to: str):
+    def write(file, path: str) -> None:
+        import h5py
+
+        virtual(file, path)
+        del file["x"]
+        file["x"] = getattr(h5py, kind)(*to)
+
+    return write
+
+
+STORED = {
+    "external storage": lambda file, path: file.create_dataset("x", (2, 8, 8), ONE_BYTE, external=[(path, 0, 128)]),
+    "virtual storage": virtual,
+    "an external link": linked("ExternalLink", "private.h5", "x"),
+    "a soft link": linked("SoftLink", "/elsewhere"),
+}
+
+
+@pytest.mark.needs("h5py")
+@pytest.mark.parametrize("door", STORED)
+@pytest.mark.parametrize("named", ["", ":x"])
+def test_hdf5_shows_no_other_file(lab, door, named):
+    """Each of these reads a file by its path, such as /etc/passwd, as pixels."""
+    h5py = pytest.importorskip("h5py")
+    (lab.folder / "private").write_bytes(bytes(range(128)))
+    with h5py.File(lab.folder / "a.h5", "w") as file:
+        STORED[door](file, str(lab.folder / "private"))
+    said = "a.h5: x is a link, or external or virtual storage: copy its values into the file itself"
+    lab.refused("train", "data=arrays", f"data.train=a.h5{named}", "data.layout=nhw", *TINY, said=said)
 
 
 # ---- a training that goes on
