@@ -366,6 +366,25 @@ def test_a_run_or_a_sweep_is_refused_in_one_sentence(lab, theirs, options, door)
     lab.refused(*options, said=expected)
 
 
+def test_a_sweep_of_many_cells_prints_few_lines(lab, theirs):
+    """Totals, the first lines, and how many more there are; the page is as short, and cells.csv has all."""
+    content = json.loads((theirs / "sweeps/test/sweep.json").read_text())
+    seeds = [str(seed) for seed in range(1000)]
+    cells = [{"choices": {"seed": seed}, "overrides": [], "model": f"m{seed}", "run": f"r{seed}"} for seed in seeds]
+    (theirs / "sweeps/test/sweep.json").write_text(json.dumps(content | {"axes": {"seed": seeds}, "cells": cells}))
+    out = lab.done("status", "theirs/sweeps/test")
+    assert "models: 1000 queued; cells: 1000 queued" in out
+    assert "… and 1,800 more" in out
+    assert len(out.splitlines()) < 300
+    out = lab.done("report", "theirs/sweeps/test", "to=page")
+    assert "… and 800 more" in out
+    assert len(out.splitlines()) < 300
+    page, table = ((lab.folder / "page" / name).read_text() for name in ("report.html", "cells.csv"))
+    assert page.count('<span class="state">') == 200
+    assert "… and 800 more" in page
+    assert len(table.splitlines()) == 1001
+
+
 MARKUP = "</script><img src=x onerror=alert(1)>"
 STEERING = "\x1b]0;x\x07\nnext\u202e\ud800"
 
