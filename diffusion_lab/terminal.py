@@ -14,6 +14,14 @@ class Terminal(Console):
         super().__init__(markup=False, emoji=False, highlight=False, soft_wrap=True, **options)
 
 
+MOST_LINES = 200  # of a list whose length a file determines
+
+
+def and_more(number: int) -> list[str]:
+    """A line for what follows the first MOST_LINES of a list of this length, if anything does."""
+    return [f"… and {number - MOST_LINES:,} more"] if number > MOST_LINES else []
+
+
 _UNITS = ((1, "second"), (60, "minute"), (3600, "hour"), (86400, "day"))
 
 

@@ -1,7 +1,8 @@
 """diffusion-lab demo: a local page that draws samples from a trained model and shows their way from noise to image.
 
 Controls set class, sampler, steps, guidance and seed. The page uses gradio (the extra demo) without its telemetry and public
-links, and serves only browsers on this machine. The model runs in this process, on one device.
+links. It serves only browsers on this machine, refuses requests from pages of other sites, and accepts no files. The model
+runs in this process, on one device.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from gradio import Blocks
     from gradio.components import Component
     from PIL.Image import Image
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
     from diffusion_lab.commands.library import Model
 
@@ -79,7 +81,10 @@ def run(cfg: DictConfig) -> None:
 def launched(page: Blocks, port: int) -> str:
     """Serve the page and return its address; `close` stops it. MistakeError if the port is taken; 0 is a free one."""
     import gradio
+    from starlette.middleware import Middleware
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+    hosts = Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])  # another name may be rebound to HOST
     theme = gradio.themes.Default(font=_FONTS, font_mono=("monospace",))
     try:
         _, address, _ = page.launch(
@@ -92,10 +97,25 @@ def launched(page: Blocks, port: int) -> str:
             ssr_mode=False,
             quiet=True,
             prevent_thread_lock=True,
+            max_file_size=0,  # gradio has an address for uploads, which this page does not use
+            app_kwargs={"middleware": [hosts, Middleware(_same_origin)]},
         )
     except OSError as error:
         raise MistakeError(f"port={port} on {HOST} is taken; choose another port, or port=0 for a free one") from error
     return address
+
+
+def _same_origin(app: ASGIApp) -> ASGIApp:
+    """Middleware that refuses requests from pages of other sites, which gradio would carry out without showing the reply."""
+    from starlette.datastructures import Headers
+    from starlette.responses import PlainTextResponse
+
+    async def answered(scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(raw=scope.get("headers", []))
+        own = headers.get("origin") in (None, f"http://{headers.get('host')}")
+        await (app if own else PlainTextResponse("open the demo at its own address", 403))(scope, receive, send)
+
+    return answered
 
 
 def page_of(model: Model) -> Blocks:

@@ -1,7 +1,7 @@
 """Arrays in files: .npy, .npz, .zarr and HDF5, whose rows are read on demand.
 
-Files may come from strangers: nothing is unpickled or unpacked to the disk, and the size in the header of an array is checked
-before memory is allocated.
+Files may come from strangers: nothing is unpickled or unpacked to the disk, the size in the header of an array is checked
+before memory is allocated, and an HDF5 file cannot show the content of other files.
 """
 
 from __future__ import annotations
@@ -118,9 +118,7 @@ def _chunked(path: Path, name: str, where: str, most: int, kind: str) -> Stored:
             there = [key for key, node in found.members(max_depth=None) if isinstance(node, library.Array)]
             array = found[_chosen(name, sorted(there), where)]
     else:
-        found = library.File(path, "r")
-        found.visititems(lambda key, node: there.append(key) if isinstance(node, library.Dataset) else None)
-        array = found[_chosen(name, there, where)]
+        array = _dataset(library, path, name, where)
     dtype, shape = np.dtype(array.dtype), tuple(array.shape)
     require(dtype.kind in _NUMBERS, f"{where} holds {dtype}, not numbers.")
     pieces = [array.chunks or (), shape[1:]]
@@ -133,6 +131,23 @@ def _chunked(path: Path, name: str, where: str, most: int, kind: str) -> Stored:
 
     names = array.attrs.get(NAMES)
     return Stored(where, shape, dtype, rows, None if names is None else _channel_names(names))
+
+
+def _dataset(library: Any, path: Path, name: str, where: str) -> Any:
+    """A dataset whose values lie in this HDF5 file. DataError for the kinds that may read any file of this machine."""
+    there: list[str] = []
+    links: list[str] = []
+    found = library.File(path, "r")
+    found.visititems(lambda key, node: there.append(key) if isinstance(node, library.Dataset) else None)
+    found.visititems_links(lambda key, link: None if isinstance(link, library.HardLink) else links.append(key))
+    is_link = any(f"{name}/".startswith(f"{link}/") for link in links)
+    name = name if is_link else _chosen(name, there or links, where)
+    array = None if is_link or name in links else found[name]
+    require(
+        array is not None and not array.external and not array.is_virtual,
+        f"{where}: {printable(name)} is a link, or external or virtual storage: copy its values into the file itself.",
+    )
+    return array
 
 
 def _channel_names(found: Any) -> list[str]:

@@ -31,6 +31,7 @@ from diffusion_lab.data.read_image import (
 )
 from diffusion_lab.data.table import read_table
 from diffusion_lab.diffusion.levels import MOST_LEVELS, from_levels
+from diffusion_lab.store.records import printable
 
 _AT_A_TIME = 4096  # files given to the threads that read them, so that a million do not wait in memory
 
@@ -191,7 +192,7 @@ class _Images(Dataset):
 
 
 def _checked_digest(path: Path, max_pixels: int, remembered: RememberedDigests) -> str:
-    """The SHA-256 of a file that is a whole image."""
+    """The SHA-256 of a file that is a whole image, with a name that can be written to records."""
 
     def read() -> str:
         content = path.read_bytes()
@@ -199,6 +200,9 @@ def _checked_digest(path: Path, max_pixels: int, remembered: RememberedDigests) 
         check_image(path, content, max_pixels)
         return hashlib.sha256(content).hexdigest()
 
+    shown = str(path)
+    said = f"{printable(shown)} is not named in UTF-8: rename it, or leave it out with data.on_error=skip."
+    require(shown.encode(errors="ignore").decode() == shown, said)
     try:
         return remembered.of(path, read)
     except OSError as error:

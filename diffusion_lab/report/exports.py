@@ -15,7 +15,7 @@ from diffusion_lab.report.findings import findings
 from diffusion_lab.report.numbers import Entry, alike, columns, distinguishing, footnotes, has_floor, notes, seeds_of
 from diffusion_lab.report.table import NONE, Gathered, Group, Table
 from diffusion_lab.store.measures import Measure
-from diffusion_lab.terminal import Terminal
+from diffusion_lab.terminal import MOST_LINES, Terminal, and_more
 
 _TEX = {
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
@@ -146,12 +146,14 @@ def print_tables(gathered: Gathered, table: Table) -> None:
         console.print(Text("\n".join(said), style="dim"))
         for found in findings(table, group):
             console.print(Text(f"{found.what}: {found.text}", style="green" if found.sure else ""))
-    for cell in gathered.cells:
-        if not cell.done:
-            choices = " · ".join(filter(None, cell.choices.values()))
-            console.print(Text(f"{cell.state}: {choices}: {cell.reason}", style="yellow"))
-    for sentence in gathered.skipped:
-        console.print(Text(f"left out: {sentence}", style="yellow"))
+    missing = [
+        f"{cell.state}: {' · '.join(filter(None, cell.choices.values()))}: {cell.reason}"
+        for cell in gathered.cells
+        if not cell.done
+    ]
+    for lines in (missing, [f"left out: {sentence}" for sentence in gathered.skipped]):
+        for line in [*lines[:MOST_LINES], *and_more(len(lines))]:
+            console.print(Text(line, style="yellow"))
 
 
 def terminal(table: Table, group: Group, width: int) -> tuple[TerminalTable, list[Measure]]:

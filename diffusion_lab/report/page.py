@@ -22,6 +22,7 @@ from diffusion_lab.report.panels import DARK, LIGHT, Plot, legend
 from diffusion_lab.report.sprites import Sprite, contenders, nearest_images, sprites
 from diffusion_lab.report.table import SEED, Gathered, Group, Table
 from diffusion_lab.store.option_names import flat, grouped, short_names
+from diffusion_lab.terminal import MOST_LINES, and_more
 from diffusion_lab.versions import __version__
 
 # plotly-basic.min.js 4.1.1, the partial bundle in npm's plotly.js-basic-dist-min (MIT, plotly-LICENSE): 1.2 of 4.8 MB.
@@ -42,6 +43,7 @@ def page(
     ways = sprites([(one.cell.run.interpolation_png, one.cell.shape) for one in families])
     nearest = nearest_images(table)
     noise = {(cell.seed, cell.noise) for row in table.rows for cell in row.done if cell.given is None}
+    unfinished = [cell for cell in gathered.cells if not cell.done]
     environment = Environment(
         loader=FileSystemLoader(_FOLDER),
         autoescape=True,
@@ -76,7 +78,8 @@ def page(
         legend=legend,
         swatch=swatch,
         palette=list(zip(LIGHT, DARK, strict=True)),
-        unfinished=[cell for cell in gathered.cells if not cell.done],
+        unfinished=unfinished[:MOST_LINES],
+        more_unfinished=and_more(len(unfinished)),
         skipped=gathered.skipped,
         version=__version__,
         made=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),

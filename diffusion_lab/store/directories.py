@@ -266,7 +266,7 @@ class SweepDirectory(Directory):
     def read_sweep(self) -> dict[str, Any]:
         """The content written by `write_sweep`. RunError if it is not valid."""
         content = read_record(self.path, self.sweep, SWEEP, "a sweep")
-        axes = {axis: [None, *values] for axis, values in content["axes"].items()}
+        axes = {axis: {None, *values} for axis, values in content["axes"].items()}
         for number, cell in enumerate(content["cells"]):
             chosen = cell["choices"]
             if chosen.keys() != axes.keys() or any(chosen[axis] not in axes[axis] for axis in axes):

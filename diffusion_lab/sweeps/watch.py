@@ -25,6 +25,7 @@ from diffusion_lab.store.measures import SECONDS, read_measures
 from diffusion_lab.store.places import models_in, runs_in
 from diffusion_lab.store.status_file import DONE, FAILED, INTERRUPTED, RUNNING, Status, read_status, written_status
 from diffusion_lab.sweeps.plan import CELL, MODEL, PlannedCell, Work, plan
+from diffusion_lab.terminal import MOST_LINES, and_more
 
 _POLL_SECONDS = 0.5
 QUEUED, REQUEUED = "queued", "requeued"
@@ -183,14 +184,17 @@ def seconds_left(status: Status, earlier: Status | None) -> float | None:
 
 
 def table(found: Sequence[JobProgress], earlier: Mapping[Path, Status]) -> Table:
-    """One line per model or cell, below totals by state. earlier: a previous status of the same folders, for the pace."""
+    """Up to MOST_LINES lines, one per model or cell, below totals by state.
+
+    earlier: a previous status of the same folders, for the pace.
+    """
     shown = Table(
         box=None, pad_edge=False, header_style="dim", title=summary(found), title_justify="left", title_style=""
     )
     for column in ("", "choices", "state", "step", "left"):
         shown.add_column(column, justify="right" if column in ("step", "left") else "left", no_wrap=column != "choices")
     shown.add_column("why", overflow="fold")
-    for standing in found:
+    for standing in found[:MOST_LINES]:
         status = standing.status if standing.state == RUNNING else None
         left = None if status is None else seconds_left(status, earlier.get(standing.folder))
         shown.add_row(
@@ -201,6 +205,8 @@ def table(found: Sequence[JobProgress], earlier: Mapping[Path, Status]) -> Table
             "" if left is None else str(timedelta(seconds=round(left))),
             Text(standing.reason),
         )
+    for line in and_more(len(found)):
+        shown.add_row("", line)
     return shown
 
 

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -365,6 +366,25 @@ def test_a_run_or_a_sweep_is_refused_in_one_sentence(lab, theirs, options, door)
     lab.refused(*options, said=expected)
 
 
+def test_a_sweep_of_many_cells_prints_few_lines(lab, theirs):
+    """Totals, the first lines, and how many more there are; the page is as short, and cells.csv has all."""
+    content = json.loads((theirs / "sweeps/test/sweep.json").read_text())
+    seeds = [str(seed) for seed in range(1000)]
+    cells = [{"choices": {"seed": seed}, "overrides": [], "model": f"m{seed}", "run": f"r{seed}"} for seed in seeds]
+    (theirs / "sweeps/test/sweep.json").write_text(json.dumps(content | {"axes": {"seed": seeds}, "cells": cells}))
+    out = lab.done("status", "theirs/sweeps/test")
+    assert "models: 1000 queued; cells: 1000 queued" in out
+    assert "… and 1,800 more" in out
+    assert len(out.splitlines()) < 300
+    out = lab.done("report", "theirs/sweeps/test", "to=page")
+    assert "… and 800 more" in out
+    assert len(out.splitlines()) < 300
+    page, table = ((lab.folder / "page" / name).read_text() for name in ("report.html", "cells.csv"))
+    assert page.count('<span class="state">') == 200
+    assert "… and 800 more" in page
+    assert len(table.splitlines()) == 1001
+
+
 MARKUP = "</script><img src=x onerror=alert(1)>"
 STEERING = "\x1b]0;x\x07\nnext\u202e\ud800"
 
@@ -415,6 +435,53 @@ def test_the_id_of_a_run_at_wandb_is_an_id(tmp_path, written):
     (tmp_path / "wandb_id").write_text(written)
     with pytest.raises(ValueError, match="does not contain a run id"):
         read_id(tmp_path / "wandb_id")
+
+
+# ---- arrays
+
+ONE_BYTE = np.dtype("u1")
+
+
+def virtual(file, path: str) -> None:
+    import h5py
+
+    with h5py.File(Path(path).with_name("private.h5"), "w") as other:
+        other["x"] = np.arange(128, dtype=ONE_BYTE).reshape(2, 8, 8)
+    layout = h5py.VirtualLayout((2, 8, 8), ONE_BYTE)
+    layout[:] = h5py.VirtualSource("private.h5", "x", (2, 8, 8))
+    file.create_virtual_dataset("x", layout)
+
+
+def linked(kind: str, *to: str):
+    def write(file, path: str) -> None:
+        import h5py
+
+        virtual(file, path)
+        del file["x"]
+        file["x"] = getattr(h5py, kind)(*to)
+
+    return write
+
+
+STORED = {
+    "external storage": lambda file, path: file.create_dataset("x", (2, 8, 8), ONE_BYTE, external=[(path, 0, 128)]),
+    "virtual storage": virtual,
+    "an external link": linked("ExternalLink", "private.h5", "x"),
+    "a soft link": linked("SoftLink", "/elsewhere"),
+}
+
+
+@pytest.mark.needs("h5py")
+@pytest.mark.parametrize("door", STORED)
+@pytest.mark.parametrize("named", ["", ":x"])
+def test_hdf5_shows_no_other_file(lab, door, named):
+    """Each of these reads a file by its path, such as /etc/passwd, as pixels."""
+    h5py = pytest.importorskip("h5py")
+    (lab.folder / "private").write_bytes(bytes(range(128)))
+    with h5py.File(lab.folder / "a.h5", "w") as file:
+        STORED[door](file, str(lab.folder / "private"))
+    said = "a.h5: x is a link, or external or virtual storage: copy its values into the file itself"
+    lab.refused("train", "data=arrays", f"data.train=a.h5{named}", "data.layout=nhw", *TINY, said=said)
 
 
 # ---- a training that goes on

@@ -4,6 +4,7 @@
 """
 
 import io
+import os
 import pickle
 import subprocess
 import zipfile
@@ -105,6 +106,21 @@ SAMPLES = {
 def test_bad_samples_are_refused_in_one_sentence_and_run_nothing(lab, door):
     write, said = SAMPLES[door]
     lab.refused("evaluate", f"samples={write(lab.folder)}", "data=digits", "features=pixels", said=said)
+
+
+def test_a_file_not_named_in_utf8_is_named(lab):
+    """Printably: as samples, where only its pixels count, if it is broken; as data, whose names are recorded, in any case."""
+    folder = lab.folder / "images"
+    folder.mkdir()
+    name = os.fsdecode(b"\xff.png")
+    for each in ("a.png", "b.png", name):
+        (folder / each).write_bytes(png())
+    data = ("train", "data=image_folder", "data.root=images", "data.image_size=8")
+    lab.refused(*data, said="images/\ufffd.png is not named in UTF-8: rename it, or leave it out")
+    assert len(read_images(folder)) == 3
+    (folder / name).write_bytes(b"x")
+    said = "\ufffd.png in images is not an image"
+    lab.refused("evaluate", "samples=images", "data=digits", "features=pixels", said=said)
 
 
 FORMS = {
