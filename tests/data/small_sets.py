@@ -131,24 +131,15 @@ def write_arrays(root: Path, patch: pytest.MonkeyPatch | None = None) -> Path:
     return root
 
 
-def write_drawings(name: str, side: int) -> Callable[[Path, pytest.MonkeyPatch], Path]:
+def write_emoji(root: Path, patch: pytest.MonkeyPatch | None = None) -> Path:
     """Thirty drawings with transparency, three of a group, in three classes."""
-
-    def write(root: Path, patch: pytest.MonkeyPatch) -> Path:
-        random, groups = np.random.default_rng(0), np.repeat(np.arange(10), 3)
-        root.mkdir(parents=True)
-        images = random.integers(256, size=(30, side, side, 4), dtype=np.uint8)
-        images[:, : side // 2, :, 3] = 0
-        np.savez(
-            root / f"{name}.npz",
-            images=images,
-            labels=groups % 3,
-            groups=groups,
-            names=np.frombuffer(b"a\nb\nc", np.uint8),
-        )
-        return root
-
-    return write
+    random, groups = np.random.default_rng(0), np.repeat(np.arange(10), 3)
+    root.mkdir(parents=True)
+    images = random.integers(256, size=(30, 64, 64, 4), dtype=np.uint8)
+    images[:, :32, :, 3] = 0
+    names = np.frombuffer(b"a\nb\nc", np.uint8)
+    np.savez(root / "emoji.npz", images=images, labels=groups % 3, groups=groups, names=names)
+    return root
 
 
 def write_hf_dataset(root: Path, patch: pytest.MonkeyPatch | None = None) -> Path:
@@ -177,8 +168,7 @@ SMALL: Mapping[str, Callable[[Path, pytest.MonkeyPatch], Path]] = {
     "cifar10": write_cifar10,
     "cifar100": write_cifar100,
     "celeba": write_celeba,
-    "emoji": write_drawings("emoji", 64),
-    "sprites": write_drawings("sprites", 72),
+    "emoji": write_emoji,
     "imagenet64": write_imagenet64,
     "image_folder": write_images,
     "arrays": write_arrays,
