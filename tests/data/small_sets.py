@@ -3,7 +3,6 @@
 Where torchvision, or we, know what the published files are (sizes, MD5s), `patch` puts the small ones in their place.
 """
 
-import gzip
 import hashlib
 import pickle
 from collections.abc import Callable, Mapping
@@ -20,16 +19,18 @@ SIZES = {"train": 20, "t10k": 10}
 
 
 def write_idx(root: Path, patch: pytest.MonkeyPatch) -> Path:
-    """The four gzipped files of an MNIST of 20 + 10 images."""
+    """An MNIST and a Fashion-MNIST of 20 + 10 images, as torchvision keeps them."""
     patch.setattr(mnist, "_SIZES", SIZES)
     random = np.random.default_rng(0)
-    root.mkdir(parents=True, exist_ok=True)
     for part, size in SIZES.items():
         images = random.integers(256, size=(size, 28, 28), dtype=np.uint8)
         labels = (np.arange(size) % 10).astype(np.uint8)
         for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
             header = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
-            (root / f"{part}-{kind}-ubyte.gz").write_bytes(gzip.compress(header + array.tobytes()))
+            for name in ("MNIST", "FashionMNIST"):
+                folder = root / name / "raw"
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / f"{part}-{kind}-ubyte").write_bytes(header + array.tobytes())
     return root
 
 
