@@ -38,7 +38,6 @@ USUAL = {
     "digits": ["digits_ssl", "digits_cnn", "digits_resnet", "pixels", "dinov2_s"],
     "fashion_mnist": ["fashion_ssl", "fashion_cnn", "fashion_resnet", "pixels", "dinov2_s"],
     "emoji": ["emoji_ssl", "dinov2_s"],
-    "sprites": ["sprites_ssl", "dinov2_s"],
 }
 PATCHES = 16  # of an image, for sliced Wasserstein
 LEFT_OUT = 3  # the class that is dropped

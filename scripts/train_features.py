@@ -1,7 +1,7 @@
 """Train the features that ship with the package, and write their weights and cards into it.
 
-    python scripts/train_features.py [digits_ssl] [fashion_ssl] [emoji_ssl] [sprites_ssl] [digits_cnn] [fashion_cnn]
-        [digits_resnet] [fashion_resnet] [--folder FOLDER] [--threads N]
+    python scripts/train_features.py [digits_ssl] [fashion_ssl] [emoji_ssl] [digits_cnn] [fashion_cnn] [digits_resnet]
+        [fashion_resnet] [--folder FOLDER] [--threads N]
 
 Those in _ssl are trained without labels, as `diffusion-lab features` trains a user's own; the others are hidden layers of
 classifiers trained with labels. Only training images are seen; the accuracy is that of the stored half-precision weights on the
@@ -29,7 +29,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from diffusion_lab.data import DataModule
 from diffusion_lab.data.digits import Digits
-from diffusion_lab.data.drawings import Emoji, Sprites
+from diffusion_lab.data.emoji import Emoji
 from diffusion_lab.data.mnist import FashionMNIST
 from diffusion_lab.metrics.features.classifiers import FOLDER, NETWORKS, ShippedClassifier, load_classifier
 from diffusion_lab.metrics.features.self_supervised import (
@@ -94,7 +94,6 @@ LABEL_FREE = {
     "digits_ssl": (Digits(256, seed=0), 1500),
     "fashion_ssl": (FashionMNIST(256, seed=0), 1000),
     "emoji_ssl": (Emoji(256, seed=0), 2000),
-    "sprites_ssl": (Sprites(256, seed=0), 1000),
 }
 
 # The resnets are second rulers, with nothing in common with the first but the training images: no search and no choice

@@ -46,7 +46,6 @@ EXTRAS = {  # extra in pyproject.toml -> the options that need it
     "zarr": "data=arrays with .zarr",
     "hdf5": "data=arrays with HDF5 and netCDF 4",
     "diffusers": "the folders of diffusion-lab export format=diffusers, and diffusion-lab import of such folders",
-    "denoising-diffusion-pytorch": "diffusion-lab import of what its Trainer saves",
 }
 
 

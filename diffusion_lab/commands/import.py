@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from diffusion_lab.networks.flops import NetworkCost
 
 
-_CHECKPOINT, _PREDICTION = "checkpoint", "prediction"
+_CHECKPOINT = "checkpoint"
 
 
 def completed(options: list[str]) -> list[str]:
@@ -45,7 +45,7 @@ def completed(options: list[str]) -> list[str]:
     if _CHECKPOINT not in own:
         raise MistakeError("set the file or the folder, such as checkpoint=cifar10_uncond_50M_500K.pt")
     with users_mistakes():
-        found = opened(Path(own[_CHECKPOINT]), {key: given[key] for key in (*OPTIONS, _PREDICTION) if key in given})
+        found = opened(Path(own[_CHECKPOINT]), {key: given[key] for key in OPTIONS if key in given})
     kept = [option for option in options if not option.startswith(tuple(f"{key}=" for key in own))]
     # Quoted, because flags hold commas and spaces.
     return [*found.options, *(f"{key}={quoted(value)}" for key, value in own.items()), *kept]
@@ -61,8 +61,6 @@ def run(cfg: DictConfig) -> None:
     path, choices = Path(cfg.checkpoint), choices_made()
     with users_mistakes():
         given = {key: str(cfg[key]) for key in OPTIONS if cfg[key] is not None}
-        if prediction := choices.get(_PREDICTION):
-            given[_PREDICTION] = prediction
         found = opened(path, given)
         state_shape(cfg, found.shape, 256, [] if found.num_classes is None else [found.num_classes])
         with no_larger_than(found.file):
@@ -74,7 +72,7 @@ def run(cfg: DictConfig) -> None:
     content = sha256_of(found.file)
     with open_dict(cfg):
         cfg.setdefault("data", None)
-        cfg.facts.init = content if found.which is None else f"{content} {found.which}"
+        cfg.facts.init = content
         for name in ("checkpoint", *OPTIONS):
             del cfg[name]
     fingerprint = training_fingerprint(cfg)
@@ -100,8 +98,6 @@ def run(cfg: DictConfig) -> None:
             versions=versions(),
             imported={**found.origin, "file": path.name, "sha256": content},
         )
-    for note in found.notes:
-        console.print(f"{path.name}: {note}")
     console.print(f"{path.name}: {sum(w.numel() for w in weights.values()):,} parameters; into {directory.path}")
 
 

@@ -21,7 +21,6 @@ class Published(DataModule):
     """Files in `folder`: the option `root`, or the user's cache folder. The option `download` fetches them if they are missing."""
 
     title: str  # the name in sentences
-    fetched_into = ""  # the folder inside the root into which torchvision puts the files
 
     def _look_in(self, root: str | None, download: bool) -> None:
         self.folder, self.download = Path(root) if root else cache_folder(self.name), download
@@ -56,17 +55,14 @@ class Published(DataModule):
             self.folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=self.folder) as staging:
                 self._fetch(staging)
-                fetched = Path(staging, self.fetched_into)
-                for path in sorted(path for path in fetched.rglob("*") if path.is_file()):
-                    target = self.folder / path.relative_to(fetched)
+                for path in sorted(path for path in Path(staging).rglob("*") if path.is_file()):
+                    target = self.folder / path.relative_to(staging)
                     target.parent.mkdir(parents=True, exist_ok=True)
                     os.replace(path, target)
         except Exception as error:
             # Errors of torchvision and the network: RuntimeError, OSError, HTTPException, BadZipFile, EOFError and others.
             reason = " ".join(str(error).split())
-            raise DataError(
-                f"{self.title} could not be downloaded into {self.folder} ({reason}): {self._by_hand}."
-            ) from error
+            raise DataError(f"{self.title} could not be put into {self.folder} ({reason}): {self._by_hand}.") from error
 
 
 def first_wrong(files: Iterable[tuple[Path, str]]) -> str | None:

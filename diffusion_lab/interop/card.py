@@ -14,7 +14,6 @@ _LICENCES = {  # of a data set, by name, as its authors state
     "cifar100": "the authors name none",
     "celeba": "for non-commercial research only; the images belong to their owners",
     "emoji": "Apache-2.0 (Google, Noto Emoji) and CC BY 4.0 (Twitter and contributors, Twemoji)",
-    "sprites": "GPL-2+ or CC BY-SA 4.0, file by file (artists of Battle for Wesnoth)",
     "imagenet64": "for non-commercial research and education only",
 }
 _UNKNOWN = "not known to diffusion_lab: add it here before you publish the model"

@@ -1,4 +1,4 @@
-"""Common parts of imports and exports: safe reading of tensors, the description of a model, schedules from given β.
+"""Common parts of imports: safe reading of tensors, the description of a model, schedules from given β.
 
 Only tensors and plain containers are unpickled.
 """
@@ -16,12 +16,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from diffusion_lab.diffusion import CosineSchedule, LinearSchedule, Schedule, SigmoidSchedule
-from diffusion_lab.networks import UNet
 from diffusion_lab.store.records import printable
 
 MOST_STEPS = 8000  # of a chain whose β are listed one by one in a config
 _LEAST_SIGNAL = 2.0**-24  # replaces ᾱ_T = 0, which has no log SNR, as in diffusers' DPM-Solver
-ELSE = "use format=program"
 _SAME = 1e-3  # of a log SNR; rounding β to float32 changes it by less
 
 
@@ -39,8 +37,7 @@ def require(fits: object, sentence: str) -> None:
 class Imported:
     """options: Hydra overrides for the model. shape: (C, H, W) of its images. num_classes: None without classes.
     tensors: as in the file. weights: the state dict of our network from `tensors`; CheckpointError if it does not fit.
-    file: the file with the tensors. which: the chosen one of several sets of weights. origin: recorded with the model. notes:
-    information for the user.
+    file: the file with the tensors. origin: recorded with the model.
     """
 
     options: tuple[str, ...]
@@ -50,8 +47,6 @@ class Imported:
     weights: Callable[[nn.Module], dict[str, Tensor]]
     file: Path
     origin: Mapping[str, str]
-    which: str | None = None
-    notes: tuple[str, ...] = ()
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -59,20 +54,13 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
     Tensors of torch.save stay on the disk until they are used. CheckpointError, in one sentence, for anything else.
     """
-    return tensors_in(read_saved(path), path)
-
-
-def read_saved(path: Path) -> object:
-    """The content of a file: tensors by name, or the plain containers of tensors and numbers that torch.save wrote.
-
-    CheckpointError, in one sentence, for a file that cannot be read, or holds anything else.
-    """
     require(path.is_file(), f"checkpoint={path}: there is no such file")  # excludes pipes
     try:
         with path.open("rb") as file:
             if file.read(9)[8:] == b"{":  # the length of the header, then JSON
-                return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+                found: object = load_file(path)
+            else:
+                found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except MemoryError:
         raise
     except Exception:  # damaged files raise RuntimeError, EOFError, BadZipFile, KeyError, ValueError, …
@@ -80,10 +68,6 @@ def read_saved(path: Path) -> object:
             f"checkpoint={path} is damaged, or holds more than tensors in the format of safetensors or torch.save; only tensors "
             "are read, because unpickling anything else can run code"
         ) from None
-
-
-def tensors_in(found: object, path: Path) -> dict[str, Tensor]:
-    """`found`, read from `path`, if it is a state dict; else CheckpointError."""
     if not isinstance(found, dict) or not found:
         raise CheckpointError(f"checkpoint={path} is not a state dict: a mapping of names to tensors is needed")
     for name, value in found.items():
@@ -91,16 +75,6 @@ def tensors_in(found: object, path: Path) -> dict[str, Tensor]:
         said = f"{printable(str(name))} is {type(value).__name__}, not a tensor"
         require(fits, f"checkpoint={path} is not a state dict: {said}")
     return dict(found)
-
-
-def wrapped_weights(network: nn.Module, tensors: Mapping[str, Tensor], inside: str, file: Path) -> dict[str, Tensor]:
-    """The state dict of `network`, from `tensors`, with `inside` the parameters by the names of `tensors`, in float32.
-
-    CheckpointError, naming the first difference, if they belong to another network.
-    """
-    own = {name.removeprefix(inside): tensor for name, tensor in network.state_dict().items()}
-    check_fit(tensors, {name: tensor.shape for name, tensor in own.items()}, f"checkpoint={file}")
-    return {f"{inside}{name}": tensors[name].reshape(own[name].shape).float().contiguous() for name in own}
 
 
 def check_fit(tensors: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]], what: str) -> None:
@@ -116,36 +90,6 @@ def check_fit(tensors: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]]
         require(fits, f"{another} {name} is {there} in the file and {shape} in that network")
         fits = tensor.is_floating_point() and bool(tensor.isfinite().all())
         require(fits, f"{what} is damaged: {name} holds values that are not finite")
-
-
-def exportable(network: nn.Module, shape: Sequence[int], theirs: str) -> UNet:
-    """`network`, if the foreign class `theirs` can represent it. ValueError, in one sentence, if not.
-
-    shape: (C, H, W) of its images.
-    """
-    if type(network) is not UNet:
-        raise ValueError(f"only our own UNet is written as {theirs}, not a {type(network).__name__}: {ELSE}")
-    layout, conditioning = network.layout, network.encoder.conditioning
-    if conditioning.sizes:
-        raise ValueError(f"{theirs} takes classes or clusters only, and this model is conditioned on other things too")
-    if len(shape) != 3:
-        raise ValueError(f"{theirs} takes images, and this model draws samples of shape {list(shape)}: {ELSE}")
-    differs = {
-        "padding": {*layout.paddings} != {"zeros"},
-        "fourier_periods": network.encoder.features.frequencies,
-        "embedding_channels": layout.sinusoid_dim != layout.base_channels,
-        "timestep_scale": conditioning.timestep_scale != 1,
-        "patch_size": layout.patch_size != 1,
-    }
-    for option, is_used in differs.items():
-        if is_used:
-            raise ValueError(f"{theirs} has no network.{option}: {ELSE}")
-    sides, halvings = "×".join(map(str, shape[1:])), len(layout.widths) - 1
-    if any(side % 2**halvings for side in shape[1:]):
-        raise ValueError(
-            f"{theirs} halves only even sides, but {sides} pixels cannot be halved {halvings} times: {ELSE}"
-        )
-    return network
 
 
 def image_size_of(text: str) -> tuple[int, int]:

@@ -17,22 +17,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffusion_lab.interop.checkpoints import (
     MOST_STEPS,
     CheckpointError,
     Imported,
+    check_fit,
     image_size_of,
     read_tensors,
     require,
     schedule_options,
-    wrapped_weights,
     written,
 )
 from diffusion_lab.networks.other_packages import GROUPED, STATED, network_class, unet_2d_model
 from diffusion_lab.store.records import LARGEST_CONFIG, LARGEST_NUMBER, printable, read_json
 
+_INSIDE = "unet."  # names of its parameters in our network begin so
 TAKES = frozenset(("image_size", "null_class"))  # options of the command
 _UNET, _OWN_PIPELINE = "UNet2DModel", "DiffusionLabPipeline"
 _WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
@@ -86,10 +87,20 @@ def opened(folder: Path, given: Mapping[str, str]) -> Imported:
         shape=shape,
         num_classes=num_classes,
         tensors=tensors,
-        weights=partial(wrapped_weights, tensors=tensors, inside="unet.", file=weights),
+        weights=partial(_wrapped, tensors=tensors, file=weights),
         file=weights,
         origin={"code": "diffusers", "version": _shown(unet.get("_diffusers_version"), 40)},
     )
+
+
+def _wrapped(network: nn.Module, tensors: Mapping[str, Tensor], file: Path) -> dict[str, Tensor]:
+    """The state dict of our `network`, which has the parameters of `tensors` below `unet`, in float32.
+
+    CheckpointError, naming the first difference, if they belong to another network.
+    """
+    own = {name.removeprefix(_INSIDE): tensor for name, tensor in network.state_dict().items()}
+    check_fit(tensors, {name: tensor.shape for name, tensor in own.items()}, f"checkpoint={file}")
+    return {f"{_INSIDE}{name}": tensors[name].reshape(own[name].shape).float().contiguous() for name in own}
 
 
 def _object(file: Path) -> dict[str, Any]:

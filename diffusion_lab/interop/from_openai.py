@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from diffusion_lab.interop.checkpoints import CheckpointError, Imported, require, tensors_in, written
+from diffusion_lab.interop.checkpoints import CheckpointError, Imported, read_tensors, require, written
 from diffusion_lab.interop.openai_weights import to_our_network
 
 TAKES = frozenset(("flags", "code"))  # options of the command
@@ -61,13 +61,13 @@ _STEPS = 50  # number of sampling steps if the flags have none
 _LOGITS, _LABELS = "out.2.c_proj.bias", "label_emb.weight"  # their length is the number of classes
 
 
-def opened(file: Path, saved: object, given: Mapping[str, str]) -> Imported:
-    """The model in `saved`, read from `file`. given: the user's options of `TAKES`.
+def opened(file: Path, given: Mapping[str, str]) -> Imported:
+    """The model in `file`. given: the user's options of `TAKES`.
 
     CheckpointError, in one sentence, if it cannot be imported.
     """
+    tensors = read_tensors(file)
     code, flags = _code_and_flags(file, given.get("code"), given.get("flags"))
-    tensors = tensors_in(saved, file)
     found = described(code, flags, classifier=_LOGITS in tensors)
     return Imported(
         options=found.options,

@@ -7,6 +7,7 @@ the folder too. If the groups differ, unet/ also contains the class of the netwo
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +15,9 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from diffusion_lab.interop.checkpoints import ELSE, exportable
 from diffusion_lab.interop.layers import DIFFUSERS, layers
 from diffusion_lab.models.diffusion_generator import DiffusionGenerator
-from diffusion_lab.networks import other_packages
+from diffusion_lab.networks import UNet, other_packages
 from diffusion_lab.networks.blocks import AttentionBlock
 from diffusion_lab.networks.norm import EPS, GroupNorm
 from diffusion_lab.networks.other_packages import GROUPED
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _PIPELINE = Path(__file__).with_name("pipeline.py")  # copied, and imported only by diffusers
 _GROUPED_UNET = Path(other_packages.__file__).with_name("grouped_unet.py")  # likewise
 _VERSION = "0.30.0"  # of diffusers, in the files
+_THEIRS, _ELSE = "diffusers' UNet2DModel", "use format=program"
 _NUM_STEPS = 50  # of DDIM, for a model whose sampler uses a higher order
 
 
@@ -38,7 +39,7 @@ def to_diffusers(generator: Generator) -> dict[str, bytes]:
     ValueError, in one sentence, if diffusers cannot represent the model.
     """
     if not isinstance(generator, DiffusionGenerator):
-        raise ValueError(f"diffusers has no pipeline for a {type(generator).__name__}: {ELSE}")
+        raise ValueError(f"diffusers has no pipeline for a {type(generator).__name__}: {_ELSE}")
     network = generator.networks["network"]
     unet = unet2d_config(network, generator.shape)
     is_grouped = unet["_class_name"] == other_packages.GROUPED
@@ -71,14 +72,14 @@ def _scheduler(generator: DiffusionGenerator) -> dict[str, Any]:
     t = torch.arange(1, process.num_timesteps + 1)
     if not process.has_unit_variance:
         raise ValueError(
-            f"diffusers' DDPM and DDIM need α_t² + σ_t² = 1, which schedule {schedule} does not have: {ELSE}"
+            f"diffusers' DDPM and DDIM need α_t² + σ_t² = 1, which schedule {schedule} does not have: {_ELSE}"
         )
     if not torch.equal(process.network_time(t).double(), (t - 1).double()):
         raise ValueError(
-            f"with schedule {schedule} the network does not get integer t, as diffusers' networks do: {ELSE}"
+            f"with schedule {schedule} the network does not get integer t, as diffusers' networks do: {_ELSE}"
         )
     if generator.start.needs_data_moments:
-        raise ValueError(f"diffusers' chains start from N(0, I): export with start=noise, or {ELSE}")
+        raise ValueError(f"diffusers' chains start from N(0, I): export with start=noise, or {_ELSE}")
     return {
         "_class_name": "DDIMScheduler",
         "_diffusers_version": _VERSION,
@@ -107,7 +108,7 @@ def _prediction_type(generator: DiffusionGenerator, t: Tensor) -> str:
         if all(torch.allclose(ours, theirs) for ours, theirs in zip(own, parts, strict=True)):
             return name
     raise ValueError(
-        f"prediction {type(generator.reverse.prediction).__name__} is not one of diffusers' ({', '.join(named)}): {ELSE}"
+        f"prediction {type(generator.reverse.prediction).__name__} is not one of diffusers' ({', '.join(named)}): {_ELSE}"
     )
 
 
@@ -118,7 +119,7 @@ def _clips(generator: DiffusionGenerator) -> bool:
     for clips, wanted in ((True, guess.clamp(-1, 1)), (False, guess)):
         if torch.equal(shown, wanted):
             return clips
-    raise ValueError(f"the pipeline does not support model.clip_x_0={generator.reverse.clip_x_0}: {ELSE}")
+    raise ValueError(f"the pipeline does not support model.clip_x_0={generator.reverse.clip_x_0}: {_ELSE}")
 
 
 def _guidance_scale(generator: DiffusionGenerator) -> float:
@@ -129,7 +130,7 @@ def _guidance_scale(generator: DiffusionGenerator) -> float:
     more = (guidance.worse, guidance.interval, guidance.log_snr_interval)
     if not isinstance(guidance, ClassifierFree) or more != (None, None, None):
         known = "guidance=none, guidance=classifier_free"
-        raise ValueError(f"the pipeline does not support guidance {guidance!r}: export with {known}, or {ELSE}")
+        raise ValueError(f"the pipeline does not support guidance {guidance!r}: export with {known}, or {_ELSE}")
     return float(guidance.scale)
 
 
@@ -139,18 +140,18 @@ def _json(content: dict[str, Any]) -> bytes:
 
 def unet2d_config(network: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
     """The options of UNet2DModel. ValueError, in one sentence, if it cannot represent this network."""
-    network = exportable(network, shape, "diffusers' UNet2DModel")
+    network = _exportable(network, shape)
     layout, classes = network.layout, network.encoder.conditioning.classes
     groups = {len(part.weight): part.num_groups for part in network.modules() if isinstance(part, GroupNorm)}
     all_groups = next(iter(groups.values())) if len({*groups.values()}) == 1 else None
     attentions = [part for part in network.modules() if isinstance(part, AttentionBlock)]
     heads = sorted({len(part.norm.weight) // part.num_heads for part in attentions})
     if len(heads) > 1:
-        raise ValueError(f"diffusers' UNet2DModel has one number of channels in all heads, not {heads}: {ELSE}")
+        raise ValueError(f"diffusers' UNet2DModel has one number of channels in all heads, not {heads}: {_ELSE}")
     if layout.residual_resampling:
-        raise ValueError(f"diffusers' UNet2DModel has no network.residual_resampling: {ELSE}")
+        raise ValueError(f"diffusers' UNet2DModel has no network.residual_resampling: {_ELSE}")
     if classes is not None and not network.encoder.conditioning.null_class:
-        raise ValueError(f"the pipeline needs network.null_class=true: {ELSE}")
+        raise ValueError(f"the pipeline needs network.null_class=true: {_ELSE}")
     blocks = ["AttnDownBlock2D" if attends else "DownBlock2D" for attends in layout.attending]
     return {
         "_class_name": GROUPED if all_groups is None else "UNet2DModel",
@@ -173,6 +174,36 @@ def unet2d_config(network: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
         "resnet_time_scale_shift": "default" if layout.additive_embedding else "scale_shift",
         "num_class_embeds": None if classes is None else classes.num_embeddings,
     }
+
+
+def _exportable(network: nn.Module, shape: Sequence[int]) -> UNet:
+    """`network`, if UNet2DModel can represent it. ValueError, in one sentence, if not.
+
+    shape: (C, H, W) of its images.
+    """
+    if type(network) is not UNet:
+        raise ValueError(f"only our own UNet is written as {_THEIRS}, not a {type(network).__name__}: {_ELSE}")
+    layout, conditioning = network.layout, network.encoder.conditioning
+    if conditioning.sizes:
+        raise ValueError(f"{_THEIRS} takes classes or clusters only, and this model is conditioned on other things too")
+    if len(shape) != 3:
+        raise ValueError(f"{_THEIRS} takes images, and this model draws samples of shape {list(shape)}: {_ELSE}")
+    differs = {
+        "padding": {*layout.paddings} != {"zeros"},
+        "fourier_periods": network.encoder.features.frequencies,
+        "embedding_channels": layout.sinusoid_dim != layout.base_channels,
+        "timestep_scale": conditioning.timestep_scale != 1,
+        "patch_size": layout.patch_size != 1,
+    }
+    for option, is_used in differs.items():
+        if is_used:
+            raise ValueError(f"{_THEIRS} has no network.{option}: {_ELSE}")
+    sides, halvings = "×".join(map(str, shape[1:])), len(layout.widths) - 1
+    if any(side % 2**halvings for side in shape[1:]):
+        raise ValueError(
+            f"{_THEIRS} halves only even sides, but {sides} pixels cannot be halved {halvings} times: {_ELSE}"
+        )
+    return network
 
 
 def unet2d_weights(network: nn.Module) -> dict[str, Tensor]:

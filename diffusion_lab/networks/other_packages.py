@@ -1,6 +1,6 @@
-"""U-Nets of other packages as networks of ours, for published checkpoints: diffusers and denoising-diffusion-pytorch.
+"""The U-Net of diffusers as a network of ours, for published checkpoints.
 
-The computation is those packages' code; both are optional extras, imported when such a network is built.
+The computation is that package's code; it is an optional extra, imported when such a network is built.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -57,59 +57,6 @@ class DiffusersUNet(nn.Module):
             y = torch.full_like(timesteps, self.num_classes, dtype=torch.int64)
         check_labels(y, self.num_classes is not None)
         return self.unet(x_t, timesteps, class_labels=y, return_dict=False)[0].float()
-
-
-class DenoisingUNet(nn.Module):
-    """network(x_t (B, in_channels, H, W), timesteps (B,), None) -> (B, out_channels, H, W) float32. It has no classes.
-
-    dim, init_dim, dim_mults, full_attn, attn_heads, attn_dim_head, dropout, sinusoidal_pos_emb_theta, flash_attn: as in
-    denoising-diffusion-pytorch. A network with self_condition is given x̂_0 = 0, as in half of its training. H and W are divisible
-    by 2^(len(dim_mults) − 1). ValueError, in one sentence, if the package is not installed or cannot build the network.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        num_classes: int | None = None,
-        dim: int = 64,
-        init_dim: int | None = None,
-        dim_mults: Sequence[int] = (1, 2, 4, 8),
-        full_attn: Sequence[bool] = (False, False, False, True),
-        attn_heads: int | Sequence[int] = 4,
-        attn_dim_head: int | Sequence[int] = 32,
-        self_condition: bool = False,
-        dropout: float = 0.0,
-        sinusoidal_pos_emb_theta: float = 10000,
-        flash_attn: bool = False,
-    ):
-        super().__init__()
-        if num_classes is not None:
-            raise ValueError("the Unet of denoising-diffusion-pytorch has no classes: use condition=none")
-        with _one_sentence("network: this Unet"):
-            self.unet = network_class("denoising_diffusion_pytorch", "Unet", "denoising-diffusion-pytorch")(
-                dim,
-                init_dim=init_dim,
-                out_dim=out_channels,
-                dim_mults=tuple(dim_mults),
-                channels=in_channels,
-                self_condition=self_condition,
-                sinusoidal_pos_emb_theta=sinusoidal_pos_emb_theta,
-                dropout=dropout,
-                attn_dim_head=_plain(attn_dim_head),
-                attn_heads=_plain(attn_heads),
-                full_attn=tuple(full_attn),
-                flash_attn=flash_attn,
-            )
-
-    def forward(self, x_t: Tensor, timesteps: Tensor, y: Tensor | None = None) -> Tensor:
-        check_labels(y, has_classes=False)
-        factor = self.unet.downsample_factor
-        if any(side % factor for side in x_t.shape[-2:]):
-            raise ValueError(
-                f"network.dim_mults: images of {tuple(x_t.shape[-2:])} pixels need sides divisible by {factor}"
-            )
-        return self.unet(x_t, timesteps).float()
 
 
 def unet_2d_model() -> type[nn.Module]:

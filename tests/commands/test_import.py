@@ -10,7 +10,7 @@ from PIL import Image
 from diffusion_lab import load
 
 from ..interop.networks import save_by_rule
-from ..interop.strangers import diffusers_folder, milestone
+from ..interop.strangers import diffusers_folder
 from .conftest import files, scored
 
 CODE = "guided_diffusion"
@@ -103,7 +103,7 @@ def test_an_imported_classifier_guides_an_imported_model(lab, published):
     assert (drawn["guided"] != drawn["other"]).any()
 
 
-# ---- import: folders of diffusers and milestones of denoising-diffusion-pytorch become model directories, as our own ----
+# ---- import: folders of diffusers become model directories, as our own ----
 
 
 @pytest.fixture
@@ -124,26 +124,12 @@ def test_an_imported_folder_is_a_model_of_the_lab(lab, theirs):
     assert "already imported" in lab.done("import", "checkpoint=theirs")
 
 
-@pytest.mark.needs("denoising-diffusion-pytorch")
-def test_the_two_weights_of_a_milestone_are_two_models(lab):
-    pytest.importorskip("denoising_diffusion_pytorch")
-    milestone(lab.folder / "model-1.pt", {"self_condition": True})
-    out = lab.done("import", "checkpoint=model-1.pt", "image_size=[8,12]")
-    assert "it is self-conditioned, and is used without" in out
-    assert lab("import", "checkpoint=model-1.pt", "image_size=[8,12]", "weights=model")[0] == 0
-    models = sorted((lab.folder / "outputs/models").iterdir())
-    assert len(models) == 2
-    assert {load(model).sample(2, num_steps=2).shape for model in models} == {(2, 3, 8, 12)}
-
-
 @pytest.mark.needs("diffusers")
 def test_what_cannot_be_imported_is_one_sentence_and_nothing_is_written_of_others(lab, theirs, monkeypatch):
-    milestone(lab.folder / "model-1.pt")
     (lab.folder / "empty").mkdir()
     write_images(lab.folder, side=16)
     broken = {
         "no folder": (["checkpoint=empty"], "not a folder of diffusers"),
-        "no size": (["checkpoint=model-1.pt"], "add image_size=32"),
         "flags": (["checkpoint=theirs", "flags=--x 1"], "has no effect for a folder of diffusers"),
         "a wide network": (
             ["checkpoint=theirs", "network.options.block_out_channels=[8,8192]"],

@@ -22,7 +22,7 @@ from diffusion_lab.commands.main import COMMANDS
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.overrides import in_full
 
-from ..data.small_sets import write_idx
+from ..data.small_sets import write_emoji, write_idx
 from .conftest import TINY
 
 ROOT = Path(__file__).parents[2]
@@ -54,6 +54,7 @@ _STEP = re.compile(
 # Small data; and metrics that two steps of training and few samples allow: images that a regression leaves black have no spectrum.
 FEW = {
     r"^(?!.*data=digits).*(data=(fashion_)?mnist|experiment=\w*fashion)": ["data.root=fashion"],
+    "data=emoji": ["data.root=emoji"],
     "regression_fashion": ["metrics=[network_evaluations,reconstruction]"],
     r"evaluation\.at=": ["evaluation.at=[end]"],
     r"bits_per_dim\.num_images=512": ["metrics.bits_per_dim.num_images=4"],
@@ -142,6 +143,7 @@ def shrunk(command: str, *options: str, swept: int) -> list[str]:
 def write_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files that the pages name, in place of the reader's."""
     write_idx(folder / "fashion", monkeypatch)
+    write_emoji(folder / "emoji", monkeypatch)
     random = np.random.default_rng(0)
     rows = ["file,kind,age,height"]
     for i in range(24):

@@ -20,7 +20,7 @@ def fashion_package() -> None:
 
 @pytest.fixture
 def idx_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the four gzipped files of an MNIST, or a Fashion-MNIST, of 20 + 10 images."""
+    """A folder with an MNIST and a Fashion-MNIST of 20 + 10 images."""
     return write_idx(tmp_path, monkeypatch)
 
 

@@ -3,7 +3,6 @@
 Where torchvision, or we, know what the published files are (sizes, MD5s), `patch` puts the small ones in their place.
 """
 
-import gzip
 import hashlib
 import pickle
 from collections.abc import Callable, Mapping
@@ -20,16 +19,18 @@ SIZES = {"train": 20, "t10k": 10}
 
 
 def write_idx(root: Path, patch: pytest.MonkeyPatch) -> Path:
-    """The four gzipped files of an MNIST of 20 + 10 images."""
+    """An MNIST and a Fashion-MNIST of 20 + 10 images, as torchvision keeps them."""
     patch.setattr(mnist, "_SIZES", SIZES)
     random = np.random.default_rng(0)
-    root.mkdir(parents=True, exist_ok=True)
     for part, size in SIZES.items():
         images = random.integers(256, size=(size, 28, 28), dtype=np.uint8)
         labels = (np.arange(size) % 10).astype(np.uint8)
         for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
             header = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
-            (root / f"{part}-{kind}-ubyte.gz").write_bytes(gzip.compress(header + array.tobytes()))
+            for name in ("MNIST", "FashionMNIST"):
+                folder = root / name / "raw"
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / f"{part}-{kind}-ubyte").write_bytes(header + array.tobytes())
     return root
 
 
@@ -131,24 +132,15 @@ def write_arrays(root: Path, patch: pytest.MonkeyPatch | None = None) -> Path:
     return root
 
 
-def write_drawings(name: str, side: int) -> Callable[[Path, pytest.MonkeyPatch], Path]:
+def write_emoji(root: Path, patch: pytest.MonkeyPatch | None = None) -> Path:
     """Thirty drawings with transparency, three of a group, in three classes."""
-
-    def write(root: Path, patch: pytest.MonkeyPatch) -> Path:
-        random, groups = np.random.default_rng(0), np.repeat(np.arange(10), 3)
-        root.mkdir(parents=True)
-        images = random.integers(256, size=(30, side, side, 4), dtype=np.uint8)
-        images[:, : side // 2, :, 3] = 0
-        np.savez(
-            root / f"{name}.npz",
-            images=images,
-            labels=groups % 3,
-            groups=groups,
-            names=np.frombuffer(b"a\nb\nc", np.uint8),
-        )
-        return root
-
-    return write
+    random, groups = np.random.default_rng(0), np.repeat(np.arange(10), 3)
+    root.mkdir(parents=True)
+    images = random.integers(256, size=(30, 64, 64, 4), dtype=np.uint8)
+    images[:, :32, :, 3] = 0
+    names = np.frombuffer(b"a\nb\nc", np.uint8)
+    np.savez(root / "emoji.npz", images=images, labels=groups % 3, groups=groups, names=names)
+    return root
 
 
 def write_hf_dataset(root: Path, patch: pytest.MonkeyPatch | None = None) -> Path:
@@ -177,8 +169,7 @@ SMALL: Mapping[str, Callable[[Path, pytest.MonkeyPatch], Path]] = {
     "cifar10": write_cifar10,
     "cifar100": write_cifar100,
     "celeba": write_celeba,
-    "emoji": write_drawings("emoji", 64),
-    "sprites": write_drawings("sprites", 72),
+    "emoji": write_emoji,
     "imagenet64": write_imagenet64,
     "image_folder": write_images,
     "arrays": write_arrays,

@@ -54,7 +54,7 @@ def test_a_failed_download_says_why_and_leaves_nothing(tmp_path: Path, monkeypat
         raise URLError("no route to host")
 
     monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", fetch)
-    with pytest.raises(DataError, match=r"could not be downloaded .*no route.*: put ") as error:
+    with pytest.raises(DataError, match=r"could not be put into .*no route.*: put ") as error:
         cifar10(tmp_path / "new", download=True).prepare()
     assert "\n" not in str(error.value)
     assert list((tmp_path / "new").iterdir()) == []

@@ -1,8 +1,6 @@
 """MNIST and Fashion-MNIST: files from every source, whole and broken."""
 
 import gzip
-import shutil
-import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -11,17 +9,19 @@ import torch
 from diffusion_lab.data import DataError, mnist
 from diffusion_lab.data.mnist import MNIST, FashionMNIST
 
+RAW = Path("FashionMNIST/raw")
+
 
 def test_torchvision_downloads_it(idx_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fetch(url: str, download_root: str, filename: str, md5: str) -> None:
-        content = gzip.decompress((idx_folder / filename).read_bytes())
-        (Path(download_root) / filename.removesuffix(".gz")).write_bytes(content)
+        name = filename.removesuffix(".gz")
+        (Path(download_root) / name).write_bytes((idx_folder / "MNIST" / "raw" / name).read_bytes())
 
     monkeypatch.setattr("torchvision.datasets.mnist.download_and_extract_archive", fetch)
     data = MNIST(batch_size=4, seed=0, root=str(tmp_path / "new"), download=True)
     data.prepare()
     assert data.num_train == 20
-    assert len(list((tmp_path / "new").iterdir())) == 4
+    assert len(list((tmp_path / "new" / "MNIST" / "raw").iterdir())) == 4
 
 
 # ---- fashion_mnist ----
@@ -40,70 +40,69 @@ def test_the_real_set(fashion_package: None) -> None:
 def test_small_files_are_read_as_they_are(idx_folder: Path) -> None:
     data = FashionMNIST(batch_size=4, seed=0, root=str(idx_folder))
     x, y = next(data.batches("train", 20))
-    content = gzip.decompress((idx_folder / "train-images-idx3-ubyte.gz").read_bytes())
+    content = (idx_folder / RAW / "train-images-idx3-ubyte").read_bytes()
     assert ((x + 1) * 127.5).round().to(torch.uint8).numpy().tobytes() == content[16:]
     assert y.tolist() == [i % 10 for i in range(20)]
     assert x.shape == (20, 1, 28, 28)
 
 
-def test_every_source_has_the_same_identity(idx_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    gzipped = FashionMNIST(batch_size=4, seed=0, root=str(idx_folder))
-    torchvisions = tmp_path / "torchvision" / "FashionMNIST" / "raw"
-    package = tmp_path / "share" / "datasets" / "fashion-mnist"
-    for folder in (torchvisions, package):
-        folder.mkdir(parents=True)
-    for path in idx_folder.glob("*.gz"):
-        (torchvisions / path.stem).write_bytes(gzip.decompress(path.read_bytes()))
-        shutil.copy(path, package)
-    plain = FashionMNIST(batch_size=4, seed=0, root=str(tmp_path / "torchvision"))
-    folders = mnist._package_folders
-
-    def below(package):  # the machine's own package must not be found
-        return [path for path in folders(package) if path.is_relative_to(tmp_path)]
-
-    monkeypatch.setattr(mnist, "_package_folders", below)
-    monkeypatch.setenv("XDG_DATA_DIRS", f"{tmp_path / 'nothing'}:{tmp_path / 'share'}")
-    listed = FashionMNIST(batch_size=4, seed=0)
-    monkeypatch.delenv("XDG_DATA_DIRS")
+@pytest.fixture
+def packed(idx_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of Debian's package, found in place of the machine's own; the cache folder is empty."""
+    folder = tmp_path / "share" / "datasets" / "fashion-mnist"
+    folder.mkdir(parents=True)
+    for path in (idx_folder / RAW).iterdir():
+        (folder / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("sys.prefix", str(tmp_path))
-    of_python = FashionMNIST(batch_size=4, seed=0)
-    for data in (gzipped, plain, listed, of_python):
+    return folder
+
+
+def test_debians_files_are_unpacked_once(packed: Path, idx_folder: Path) -> None:
+    first = FashionMNIST(batch_size=4, seed=0)
+    assert first.missing() is None
+    first.prepare()
+    for path in packed.iterdir():
+        path.unlink()
+    again, plain = (FashionMNIST(batch_size=4, seed=0, root=root) for root in (None, str(idx_folder)))
+    for data in (again, plain):
         data.prepare()
-        assert data.identity == gzipped.identity
+        assert data.identity == first.identity
+
+
+def test_where_a_package_is_found(packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.prefix", str(tmp_path / "nothing"))
+    monkeypatch.setenv("XDG_DATA_DIRS", f"{tmp_path / 'nothing'}:{tmp_path / 'share'}")
+    found = mnist._folder_of("dataset-fashion-mnist")
+    assert found in (packed, Path("/usr/share/datasets/fashion-mnist"))
 
 
 def test_an_incomplete_folder_is_not_a_source(idx_folder: Path) -> None:
-    (idx_folder / "t10k-labels-idx1-ubyte.gz").unlink()
-    with pytest.raises(DataError, match="not found"):
+    (idx_folder / RAW / "t10k-labels-idx1-ubyte").unlink()
+    with pytest.raises(DataError, match=r"not found .*put train-images-idx3-ubyte"):
         FashionMNIST(batch_size=4, seed=0, root=str(idx_folder)).prepare()
+
+
+def test_a_broken_package_is_said(packed: Path) -> None:
+    path = packed / "train-images-idx3-ubyte.gz"
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(DataError, match=r"could not be put into .*end-of-stream"):
+        FashionMNIST(batch_size=4, seed=0).prepare()
 
 
 @pytest.mark.parametrize(
-    "damage",
+    ("name", "damage"),
     [
-        lambda content: content[: len(content) // 2],
-        lambda content: content[:40] + bytes([content[40] ^ 255]) + content[41:],
-        lambda content: gzip.compress(b"\0\0\x0d" + gzip.decompress(content)[3:]),
-        lambda content: gzip.compress(gzip.decompress(content)[:-1]),
+        ("images-idx3", lambda content: content[: len(content) // 2]),
+        ("images-idx3", lambda content: b"\0\0\x0d" + content[3:]),
+        ("images-idx3", lambda content: content[:4] + (19).to_bytes(4, "big") + content[8:-784]),
+        ("labels-idx1", lambda content: content[:-1] + b"\x0a"),
     ],
-    ids=["truncated", "flipped bits", "other type", "a byte short"],
+    ids=["truncated", "other type", "an image short", "an eleventh class"],
 )
-def test_a_broken_file_is_named(idx_folder: Path, damage) -> None:
-    path = idx_folder / "train-images-idx3-ubyte.gz"
+def test_a_broken_file_is_named(idx_folder: Path, name: str, damage) -> None:
+    path = idx_folder / RAW / f"train-{name}-ubyte"
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(DataError, match=r"train-images-idx3-ubyte\.gz is not (a readable|an) idx file") as error:
+    with pytest.raises(DataError, match=r"raw/train-… (is not a readable pair of|are not 20 images)") as error:
         FashionMNIST(batch_size=4, seed=0, root=str(idx_folder)).prepare()
     assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("write", [gzip.open, open], ids=["gzipped", "plain"])
-def test_what_is_longer_than_its_header_says_is_not_read_to_its_end(tmp_path: Path, write) -> None:
-    path = tmp_path / ("images.gz" if write is gzip.open else "images")
-    with write(path, "wb") as file:
-        file.write(bytes([0, 0, 8, 1, 0, 0, 0, 10]) + bytes(2**24))
-    tracemalloc.start()
-    with pytest.raises(DataError, match=r"is not an idx file of unsigned bytes of shape \(10,\): fetch the file again"):
-        mnist.read_idx(path, (10,))
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert peak < 2**20

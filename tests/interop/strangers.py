@@ -1,4 +1,4 @@
-"""Folders of diffusers and milestones of denoising-diffusion-pytorch, as these packages write them, with random weights."""
+"""Folders of diffusers, as the package writes them, with random weights."""
 
 from __future__ import annotations
 
@@ -58,22 +58,3 @@ def diffusers_folder(
     pipeline = kind(network, process)
     pipeline.save_pretrained(folder)
     return network, process
-
-
-def milestone(file: Path, unet: dict[str, Any] | None = None, learned: bool = False, **options: Any):
-    """The GaussianDiffusion whose average lies in `file`, in the format of `Trainer.save`; the other weights are all 0."""
-    from denoising_diffusion_pytorch import GaussianDiffusion, LearnedGaussianDiffusion, Unet
-    from ema_pytorch import EMA
-
-    network = Unet(8, **{"dim_mults": (1, 2), "channels": 3, "learned_variance": learned, **(unet or {})})
-    kind = LearnedGaussianDiffusion if learned else GaussianDiffusion
-    diffusion = kind(network, **{"image_size": 8, "timesteps": STEPS, **options})
-    random_weights(network)
-    average = EMA(diffusion, beta=0.995, update_every=10)
-    average.update()
-    for parameter in network.parameters():
-        torch.nn.init.zeros_(parameter)
-    optimizer = torch.optim.Adam(diffusion.parameters())
-    saved = {"step": 1000, "model": diffusion.state_dict(), "opt": optimizer.state_dict(), "ema": average.state_dict()}
-    torch.save({**saved, "scaler": None, "version": "2.3.4"}, file)
-    return average.ema_model.eval()

@@ -172,8 +172,8 @@ def read_encoder(content: bytes, path: Path) -> tuple[Encoder, str]:
 
 
 class SelfSupervisedFeatures(ShapedFeatures):
-    """Features trained without labels, for images of one shape: "digits_ssl" (1×8×8), "fashion_ssl" (1×28×28), "emoji_ssl" and
-    "sprites_ssl" (3×32×32), or a user's own.
+    """Features trained without labels, for images of one shape: "digits_ssl" (1×8×8), "fashion_ssl" (1×28×28), "emoji_ssl"
+    (3×32×32), or a user's own.
 
     name: of shipped features, or "own": `weights` is then a file that `diffusion-lab features` wrote, else WeightsError.
     """

@@ -1,10 +1,11 @@
-"""Emoji and sprites: what npm and apt fetch is imitated by small archives of the same form."""
+"""benchmarks/data/drawings.py: what npm and apt fetch is imitated by small archives of the same form."""
 
 import io
 import json
 import os
 import shutil
 import tarfile
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from diffusion_lab.data import DataError
-from diffusion_lab.data.drawings import Emoji, Sprites, group_of
-from diffusion_lab.data.order import held_out_groups, without_validation
+from diffusion_lab.data.emoji import Emoji
 from diffusion_lab.metrics.features.classifiers import FOLDER
 
 UNITS = "./usr/share/games/wesnoth/1.18/data/core/images/units"
@@ -73,8 +72,15 @@ def npm(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
 
 
-def test_emoji_are_what_npm_fetches(npm, tmp_path):
-    data = Emoji(batch_size=2, seed=0, root=str(tmp_path / "new"), download=True, image_size=16, alpha="#0000ff")
+@pytest.fixture
+def drawings(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks" / "data")
+    return import_module("drawings")
+
+
+def test_emoji_are_what_npm_fetches(npm, drawings, tmp_path):
+    drawings.make("emoji", tmp_path / "new")
+    data = Emoji(batch_size=2, seed=0, root=str(tmp_path / "new"), image_size=16, alpha="#0000ff")
     data.prepare()
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["emoji.npz"]
     assert list(data.class_names) == ["Food & Drink", "People & Body"]
@@ -85,12 +91,9 @@ def test_emoji_are_what_npm_fetches(npm, tmp_path):
     right = {tuple(pixel) for pixel in levels[..., 8, -2].tolist()}
     assert {(200, 0, 0), (100, 1, 0), (0, 200, 0), (0, 200, 5), (0, 0, 200)} < right
     assert (7, 7, 7) not in right
-    monkey = Emoji(batch_size=2, seed=0, root=str(tmp_path / "new"), image_size=16, alpha="#0000ff")
-    monkey.prepare()
-    assert monkey.identity == data.identity
 
 
-def test_sprites_are_what_apt_fetches(tmp_path, monkeypatch):
+def test_sprites_are_what_apt_fetches(drawings, tmp_path, monkeypatch):
     names = ["elves/archer/archer-bow-1.png", "elves/archer/archer.png", "elves/shaman+female.png", "bats/bat-ne-1.png"]
     files = {f"{UNITS}/{name}": png((i, 0, 0, 255), 72) for i, name in enumerate(names)}
     files |= {f"{UNITS}/die.png": png((8, 0, 0, 255), 72), f"{UNITS}/bats/small.png": png((9, 0, 0, 255), 70)}
@@ -98,12 +101,9 @@ def test_sprites_are_what_apt_fetches(tmp_path, monkeypatch):
     program(tmp_path / "bin", "apt-get", "touch $2_1.deb")
     program(tmp_path / "bin", "dpkg-deb", f"cat {tmp_path}/data.tar")
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-    data = Sprites(batch_size=2, seed=0, root=str(tmp_path / "new"), download=True, test_fraction=0.4)
-    data.prepare()
-    assert list(data.class_names) == ["bats", "elves"]
-    assert data.num_train + data.num_test == 4
-    with np.load(tmp_path / "new" / "sprites.npz") as prepared:
-        assert prepared["groups"].tolist() == [0, 1, 1, 2]  # bat, archer twice, shaman
+    with np.load(drawings.make("sprites", tmp_path / "new")) as made:
+        assert made["names"].tobytes() == b"bats\nelves"
+        assert made["groups"].tolist() == [0, 1, 1, 2]  # bat, archer twice, shaman
 
 
 @pytest.mark.parametrize(
@@ -116,59 +116,18 @@ def test_sprites_are_what_apt_fetches(tmp_path, monkeypatch):
         ("1F1E9-1F1EA", "1F1E9-1F1F0", False),  # flags
     ],
 )
-def test_variants_of_an_emoji_are_one_group(first, second, same):
-    assert (group_of(first) == group_of(second)) == same
-
-
-def test_groups_are_held_out_as_a_whole():
-    """For testing every class and size alike; for validation all but one group."""
-    random = np.random.default_rng(0)
-    groups = torch.from_numpy(np.repeat(np.arange(300), random.integers(1, 9, 300)))
-    labels = groups // 100
-    is_test = held_out_groups(groups, labels, 0.2)
-    assert not {*groups[is_test].tolist()} & {*groups[~is_test].tolist()}
-    assert len(groups[is_test].unique()) == 60
-    for label in range(3):
-        assert float(is_test[labels == label].double().mean()) == pytest.approx(0.2, abs=0.02)
-    train, validation = (groups[part] for part in without_validation(len(groups), 100, groups))
-    assert len(validation) == 100
-    assert len({*train.tolist()} & {*validation.tolist()}) <= 1
-
-
-@pytest.mark.parametrize(
-    ("script", "said"),
-    [
-        (None, "npm is not installed: install Debian's package npm"),
-        ("echo no route >&2; exit 1", "npm pack failed: no"),
-    ],
-)
-def test_why_fetching_fails_is_said(tmp_path, monkeypatch, script, said):
-    (tmp_path / "bin").mkdir()
-    if script:
-        program(tmp_path / "bin", "npm", script)
-    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    with pytest.raises(DataError, match=said) as error:
-        Emoji(batch_size=2, seed=0, root=str(tmp_path / "new"), download=True).prepare()
-    assert "\n" not in str(error.value)
-    assert list((tmp_path / "new").iterdir()) == []
-
-
-@pytest.mark.parametrize("option", [{"alpha": "whitish"}, {"image_size": 65}, {"test_fraction": 1}], ids=str)
-def test_an_option_that_cannot_be_is_named(option):
-    (name,) = option
-    with pytest.raises(DataError, match=rf"data\.{name}="):
-        Emoji(**{"batch_size": 2, "seed": 0} | option)
+def test_variants_of_an_emoji_are_one_group(drawings, first, second, same):
+    assert (drawings.group_of(first) == drawings.group_of(second)) == same
 
 
 @pytest.mark.thorough
-@pytest.mark.needs("npm, apt-get, dpkg-deb and a network")
-@pytest.mark.parametrize(("kind", "sizes"), [(Emoji, (5927, 1582)), (Sprites, (4031, 923))], ids=["emoji", "sprites"])
-def test_what_is_fetched_is_what_features_were_trained_on(tmp_path, kind, sizes):
-    for program in kind.programs:
-        if shutil.which(program) is None:
-            pytest.skip(f"there is no {program}")
-    data = kind(batch_size=2, seed=0, root=str(tmp_path / kind.name), download=True)
+@pytest.mark.needs("npm and a network")
+def test_what_is_fetched_is_what_features_were_trained_on(drawings, tmp_path):
+    if shutil.which("npm") is None:
+        pytest.skip("there is no npm")
+    drawings.make("emoji", tmp_path)
+    data = Emoji(batch_size=2, seed=0, root=str(tmp_path))
     data.prepare()
-    assert (data.num_train, data.num_test) == sizes
-    card = json.loads((FOLDER / f"{kind.name}_ssl.json").read_text())
+    assert (data.num_train, data.num_test) == (5927, 1582)
+    card = json.loads((FOLDER / "emoji_ssl.json").read_text())
     assert card["data"]["identity"] == data.identity
