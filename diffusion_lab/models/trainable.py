@@ -247,6 +247,10 @@ class GenerativeModel(TrainableModel, ABC):
         shares while they are raw or still averaged.
         """
 
+    def cost(self) -> NetworkCost:
+        """Of one evaluation of what draws."""
+        return self.generator().cost()
+
     @property
     def guiding_snapshots(self) -> tuple[float | str, ...]:
         """Earlier snapshots of this training that guide the samples; without them a generator is unguided."""
