@@ -44,7 +44,7 @@ from diffusion_lab.models.optimization import Optimization
 from diffusion_lab.models.trainable import QUARTERS, step_outputs
 from diffusion_lab.networks.flops import NetworkCost, network_cost
 from diffusion_lab.networks.sizes import check_counts
-from diffusion_lab.sampling import Guidance, LogSNRSpacing, NearestLevel, Rounding, Sampler
+from diffusion_lab.sampling import Guidance, LogSNRSpacing, NearestLevel, Rounding, Sampler, Unguided
 from diffusion_lab.store.weight_names import snapshot_name
 
 _KEPT_FOR = 20  # batches; the noise at t = 1 changes little in this time
@@ -128,7 +128,8 @@ class DiffusionModel(DrawnDiffusion):
         nulls = tuple(map(null_of, sizes))
         null = nulls if len(nulls) > 1 else nulls[0] if nulls else None
         self.reverse = ReverseProcess(self.network, prediction, variance, clip_x_0, null)
-        self.guided = guidance.around(self.reverse)
+        self.guidance = guidance
+        self.guided = (Unguided() if self.moments else guidance).around(self.reverse)
         self.term_names = objective.term_names
         self.objective, self.decoder = objective, GaussianDecoder() if decoder is None else decoder
         self._terms: Callable[..., dict[str, Tensor]] = objective  # of a training step, perhaps compiled
@@ -201,17 +202,17 @@ class DiffusionModel(DrawnDiffusion):
 
     @property
     def moments(self) -> tuple[float | str, ...]:
-        worse = self.guided.guidance.worse
+        worse = self.guidance.worse
         return () if worse is None or worse.own_moment is None else (worse.own_moment,)
 
     def load_weights(self, files: Mapping[str, Path]) -> None:
-        """Also enables guidance by an earlier moment, which during training is off."""
+        """Also enables guidance by an earlier moment; during training there is no guidance then."""
         super().load_weights(files)
-        self.guided = self.guided.guidance.around(self.reverse, self._at)
-
-    def _at(self, moment: float | str) -> ReverseProcess:
-        with self.use_weights(snapshot_name(moment)):
-            return self.frozen()
+        guidance, worse = self.guidance, self.guidance.worse
+        if worse is not None and worse.own_moment is not None:
+            with self.use_weights(snapshot_name(worse.own_moment)):
+                guidance = replace(guidance, worse=replace(worse, reverse=self.frozen()))
+        self.guided = guidance.around(self.reverse)
 
     def cost(self) -> NetworkCost:
         """The cost of one evaluation, with conditions if there are any."""
@@ -267,7 +268,7 @@ class DiffusionModel(DrawnDiffusion):
             "rounding": repr(self.rounding),
             "start": repr(self.start),
             "bound_steps": self.bound_steps,
-            "guidance": repr(self.guided.guidance),
+            "guidance": repr(self.guidance),
             "conditional": self.reverse.null is not None,
             "clip_x_0": repr(self.reverse.clip_x_0),
         }

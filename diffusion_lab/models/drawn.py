@@ -43,7 +43,7 @@ from diffusion_lab.diffusion.streams import BOUND, START, STATISTICS
 from diffusion_lab.models.base import GenerativeModel, Likelihood
 from diffusion_lab.networks.flops import count_flops
 from diffusion_lab.sampling import DDIMSampler, EvenSpacing, GuidedReverse, Rounding, Sampler, Spacing
-from diffusion_lab.sampling.samplers import last
+from diffusion_lab.sampling.sampler import last
 from diffusion_lab.sampling.spacings import whole_times
 
 _MOST_LATENT_STEPS = 50  # between an image and its latent
@@ -135,24 +135,22 @@ class DrawnDiffusion(GenerativeModel):
     @property
     def nfe(self) -> int:
         """Network evaluations of the sampler, with both branches of guidance, without gradients of a guiding classifier."""
-        chain = self._chain
-        times = self.sampler.evaluation_times(chain.num_timesteps)
-        return sum(self.guided.guidance.evaluations(chain, t) for t in times)
+        return sum(self.guided.guidance.evaluations(chain, t) for chain, t in self.sampler.evaluated_at(self._chain))
 
     def sampling_flops(self) -> int:
         """Operations of all networks that the sampler evaluates, including guiding ones and a variance head.
 
         Counted at one t with guidance and at one without.
         """
-        chain, by_guidance = self._chain, dict[bool, list[int]]()
-        for t in self.sampler.evaluation_times(chain.num_timesteps):
-            by_guidance.setdefault(self.guided.guidance.acts_at(chain, t), []).append(t)
+        by_guidance = dict[bool, list[tuple[GaussianDiffusion, int]]]()
+        for chain, t in self.sampler.evaluated_at(self._chain):
+            by_guidance.setdefault(self.guided.guidance.acts_at(chain, t), []).append((chain, t))
         x_t = torch.zeros(1, *self.shape, device=self.device)
         y = self.conditions_in_turn(torch.zeros(1, dtype=torch.int64, device=self.device))
         return sum(
             len(alike) * count_flops(partial(self.guided.at_step(chain, t), chain, x_t, chain.full(t, x_t), y))
             for alike in by_guidance.values()
-            for t in alike[:1]
+            for chain, t in alike[:1]
         )
 
     @property

@@ -31,8 +31,7 @@ from diffusion_lab.diffusion import (
     variational_bound,
 )
 from diffusion_lab.networks import MLP
-from diffusion_lab.sampling import AnalyticDDIMSampler, EvenSpacing, LogSNRSpacing
-from diffusion_lab.sampling.samplers import Walk
+from diffusion_lab.sampling import AnalyticDDIMSampler, EvenSpacing, LogSNRSpacing, Walk
 
 from ..diffusion.oracles import ExactNetwork, GaussianData, MixtureData, OptimalVariance, SigmaPoints, steps
 from .test_analytic import DATA, log_variances

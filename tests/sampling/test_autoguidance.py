@@ -1,6 +1,7 @@
 """Guidance away from a worse model: what it makes of two Gaussians is known, look by look and sample by sample."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -210,15 +211,16 @@ def test_an_interval_is_given_once_and_from_low_to_high(guidance):
 # ---- an earlier moment of the model's own training -------------------------------------------------------------------------
 
 
-def test_an_earlier_moment_is_asked_for_once_there_are_any():
-    asked, guidance = [], Autoguidance(Worse(moment=0.2), 2.0)
-    waiting = guidance.around(exact(STD))
-    assert torch.equal(waiting(PROCESS, X_T, T).x_0, exact(STD)(PROCESS, X_T, T).x_0)
-    guided = guidance.around(exact(STD), lambda moment: asked.append(moment) or exact(WORSE_STD))
-    assert asked == [0.2]
-    assert torch.equal(guided(PROCESS, X_T, T).x_0, autoguided(2.0)(PROCESS, X_T, T).x_0)
-    assert (guidance.worse.own_moment, Worse(0.2, exact(WORSE_STD)).own_moment) == (0.2, None)
-    assert repr(guidance.worse) == "itself at 0.2 of its training"
+def test_a_moment_guides_once_it_is_loaded():
+    y = torch.tensor([0, 1, 0, 1, 0, 1])
+    for guidance in (Autoguidance(Worse(moment=0.2), 2.0), ClassifierFree(2.0, worse=Worse(moment=0.2))):
+        with pytest.raises(ValueError, match=r"the weaker model \(itself at 0.2 of its training\) are not loaded"):
+            guidance.around(exact(STD, null=2))(PROCESS, X_T, T, y)
+        loaded = replace(guidance, worse=replace(guidance.worse, reverse=exact(WORSE_STD)))
+        found = loaded.around(exact(STD, null=2))(PROCESS, X_T, T, y)
+        assert torch.equal(found.x_0, autoguided(2.0)(PROCESS, X_T, T).x_0)
+        assert (guidance.worse.own_moment, loaded.worse.own_moment) == (0.2, None)
+        assert repr(loaded.worse) == repr(guidance.worse) == "itself at 0.2 of its training"
 
 
 def test_a_worse_model_is_another_one_or_of_another_moment():

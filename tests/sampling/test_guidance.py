@@ -285,7 +285,7 @@ def test_the_bound_spares_what_lies_outside_an_interval(family):
     assert torch.equal(found.distribution.mean, plain.distribution.mean)
     if family == "classifier":
         mixed = guided(PROCESS, X_T, T_6, Y)
-        acts = guidance.acts(PROCESS, T_6)
+        acts = guidance.acts_at(PROCESS, T_6)
         alone = reverse(PROCESS, X_T, T_6, Y)
         assert torch.equal(mixed.x_0[~acts], alone.x_0[~acts])
         assert bool(mixed.x_0[acts].isnan().all())

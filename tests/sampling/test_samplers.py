@@ -16,8 +16,7 @@ from diffusion_lab.diffusion import (
     ReverseProcess,
     SampleNoise,
 )
-from diffusion_lab.sampling import AllSteps, AncestralSampler, DDIMSampler, EvenSpacing, QuadraticSpacing
-from diffusion_lab.sampling.samplers import Walk
+from diffusion_lab.sampling import AllSteps, AncestralSampler, DDIMSampler, EvenSpacing, QuadraticSpacing, Walk
 
 from ..diffusion.oracles import ExactNetwork, GaussianData, OptimalVariance
 

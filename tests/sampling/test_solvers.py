@@ -32,7 +32,7 @@ from diffusion_lab.sampling import (
     KarrasSpacing,
     LogSNRSpacing,
 )
-from diffusion_lab.sampling.samplers import last
+from diffusion_lab.sampling.sampler import last
 
 from ..diffusion.oracles import ExactNetwork, GaussianData, MixtureData
 
@@ -71,8 +71,7 @@ def test_a_step_after_a_very_short_one_is_of_first_order(order, stochastic):
             DPMSolverSampler(order=1, stochastic=stochastic),
         ):
             walk = rule.begin(chain, exact(LINE), None, noise)
-            walk.predict(on_the_path(chain, 4), 4)
-            walk.past[0] = walk.past[0]._replace(x_0=x_t)
+            walk.remember(4, replace(walk.predict(on_the_path(chain, 4), 4), x_0=x_t))
             looks[first, rule.order] = rule.step(walk, x_t, 3)
     torch.testing.assert_close(looks[610.0, order], looks[610.0, 1])
     assert float((looks[800.0, order] - looks[800.0, 1]).abs().max()) > 0.01
@@ -111,7 +110,7 @@ def global_error(sampler, num_steps):
     )
     walk, start = sampler.begin(chain, look, None, lambda key, like: torch.zeros_like(like)), num_steps + 4
     for t in (start + 2, start + 1):
-        walk.predict(on_the_flow(chain, t), t)
+        walk.remember(t, walk.predict(on_the_flow(chain, t), t))
     x, earlier = on_the_flow(chain, start), len(look.network.seen)
     for t in range(start, 4, -1):
         x = sampler.step(walk, x, t)
