@@ -80,6 +80,7 @@ class Guidance(ABC):
     Elsewhere the model is unchanged (Kynkäänniemi et al. 2024, "Applying Guidance in a Limited Interval").
     """
 
+    __dataclass_fields__: ClassVar[dict[str, Any]]  # every guidance is a dataclass
     guides: ClassVar[bool] = True
     needs_null: ClassVar[bool] = False
     num_classes: int | None = None

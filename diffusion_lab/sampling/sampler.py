@@ -3,8 +3,8 @@
     chain ← process.respace(S);  x ← prior_std·x_T, that of the chain
     for t = K, …, 1:  x ← step(walk, x, t)
 
-A step rule is given the respaced chain, so its α_t, σ_t, β and β̃ are those of the longer strides. Rules of first order are in `steps`,
-those of higher order in `solvers`.
+A step rule is given the respaced chain, so its α_t, σ_t, β and β̃ are those of the longer strides. Rules of first order are in
+`steps`, those of higher order in `solvers`.
 """
 
 from abc import ABC, abstractmethod

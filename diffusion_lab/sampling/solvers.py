@@ -63,9 +63,9 @@ class ChurnSampler(HeunSampler):
         x_t̂ = r·x_t + √(σ_t̂² − r²·σ_t²)·S_noise·z,   r = α_t̂/α_t
         x_s = Heun's step from t̂ to s
 
-    The new noise replaces some of the old, and with it errors of earlier steps; with S_noise = 1, x_t̂ ~ q(x_t̂|x_t). EDM has α = 1, so its σ is
-    σ/α here. t̂ is a real time if the chain visits real times, and otherwise the nearest whole step, with the σ/α of that step: where
-    steps are coarse, γ is rounded too. t̂ ends at T, so no noise is added to x_T.
+    The new noise replaces some of the old, and with it errors of earlier steps; with S_noise = 1, x_t̂ ~ q(x_t̂|x_t). EDM has α = 1,
+    so its σ is σ/α here. t̂ is a real time if the chain visits real times, and otherwise the nearest whole step, with the σ/α of
+    that step: where whole steps are far apart, γ is rounded too. As t̂ ≤ T, no noise is added to x_T. Two evaluations per step.
 
     Parameters
     ----------
@@ -116,7 +116,7 @@ class Raised(NamedTuple):
 
 
 @lru_cache(maxsize=8)  # of the chains that are walked
-def with_raised(chain: GaussianDiffusion, gamma: float, s_min: float, s_max: float) -> Raised:
+def with_raised(chain: GaussianDiffusion, gamma: Number, s_min: Number, s_max: Number) -> Raised:
     """`chain` with the times at which σ/α is 1 + γ times that of a step with s_min ≤ σ/α ≤ s_max."""
     log_snr = chain.log_snr(torch.arange(1, chain.num_timesteps + 1))
     ratio = torch.exp(-log_snr / 2)
