@@ -329,6 +329,28 @@ def test_churn_forgets_a_wrong_start():
     assert errors[1] < 0.1
 
 
+def test_churn_pays_where_the_network_errs():
+    """With the exact score it costs accuracy: by the Wasserstein distance from draws of the mixture (docs/theory/churn.md)."""
+    data, n, process = MixtureData(), 10_000, CHAINS["table"]
+    noise, generator = SampleNoise(0, torch.arange(n)), torch.Generator().manual_seed(0)
+    x_T, parts = (
+        noise.initial((1,)).double(),
+        torch.multinomial(torch.tensor(data.weights), n, True, generator=generator),
+    )
+    truth = torch.tensor(data.means)[parts] + data.std * torch.randn(n, generator=generator)
+
+    def distance(error, s_churn):
+        reverse = exact(process, data)
+        network = reverse.network
+        wrong = replace(reverse, network=lambda x_t, *more: network(x_t, *more) + error * torch.sin(3 * x_t))
+        sampler = ChurnSampler(replace(STEPS, num_steps=25), s_churn=s_churn, s_min=0.05, s_max=50.0)
+        x_0 = sampler(process, wrong, x_T, noise=noise)[:, 0]
+        return float((x_0.sort().values - truth.double().sort().values).abs().mean())
+
+    assert distance(0.0, s_churn=0) < distance(0.0, s_churn=10) < 0.02
+    assert distance(0.1, s_churn=5) < 0.75 * distance(0.1, s_churn=0)
+
+
 @pytest.mark.parametrize("name", CHAINS)
 def test_the_network_sees_the_raised_noise(name):
     """At t̂ with σ/α = (1 + γ)·σ_t/α_t; of a table the nearest whole t. γ = min(S_churn/K, √2 − 1) in the interval."""
