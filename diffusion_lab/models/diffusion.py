@@ -227,4 +227,4 @@ class DiffusionModel(GenerativeModel):
         earlier = snapshot_name(worse.own_moment)
         if earlier not in self.averages:
             return Unguided()
-        return replace(self.guidance, worse=replace(worse, reverse=self._reverse_at(earlier)))  # type: ignore[type-var]
+        return replace(self.guidance, worse=replace(worse, reverse=self._reverse_at(earlier)))

@@ -184,7 +184,7 @@ COUNTED = {
     "config.build": "training scoring",
     "config.training commands.fit commands.train training.snapshots": "training",
     "training.finite training.trainer": "training",
-    "sampling.samplers sampling.spacings sampling.guidance diffusion.starts sampling.rounding models.drawn": AFTER,
+    "sampling.sampler sampling.spacings sampling.guidance diffusion.starts sampling.rounding models.drawn": AFTER,
     "config.loading config.weight_files metrics.samples metrics.shards": AFTER,
     "metrics.measuring metrics.reference metrics.features": AFTER,
     "metrics.score metrics.metric metrics.frechet_distance store.measures": "scoring",
