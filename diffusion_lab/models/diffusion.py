@@ -221,13 +221,13 @@ class DiffusionModel(GenerativeModel):
         return replace(self.reverse, network=self.frozen(self.network, weights))
 
     def _own_guidance(self) -> Guidance:
-        """The guidance, with the earlier snapshot that it names; unguided while this training has not kept it yet."""
+        """The guidance, with the earlier snapshot that it names; while this training has not kept it, what remains without it."""
         worse = self.guidance.worse
         if worse is None or worse.own_moment is None:
             return self.guidance
         earlier = snapshot_name(worse.own_moment)
         if earlier not in self.averages:
-            return Unguided()
+            return replace(self.guidance, worse=None) if self.guidance.needs_null else Unguided()  # type: ignore[type-var]
         return replace(self.guidance, worse=replace(worse, reverse=self._reverse_at(earlier)))  # type: ignore[type-var]
 
     def cost(self) -> NetworkCost:
