@@ -32,10 +32,11 @@ from diffusion_lab.diffusion import (
     Variance,
 )
 from diffusion_lab.diffusion.shapes import Conditions
-from diffusion_lab.models.compatibility import can_hold_back, check_guidance, check_network, check_parts, conditions_for
+from diffusion_lab.models.compatibility import can_hold_back, check_guidance, check_parts, conditions_for
 from diffusion_lab.models.condition_dropout import with_dropped_conditions
 from diffusion_lab.models.diffusion_generator import DiffusionGenerator
 from diffusion_lab.models.optimization import Optimization
+from diffusion_lab.models.shape_checks import check_network
 from diffusion_lab.models.trainable import QUARTERS, RAW, GenerativeModel, step_outputs
 from diffusion_lab.networks.flops import NetworkCost
 from diffusion_lab.networks.sizes import check_counts
