@@ -38,7 +38,6 @@ from diffusion_lab.models.diffusion_generator import DiffusionGenerator
 from diffusion_lab.models.optimization import Optimization
 from diffusion_lab.models.shape_checks import check_network
 from diffusion_lab.models.trainable import QUARTERS, RAW, GenerativeModel, step_outputs
-from diffusion_lab.networks.flops import NetworkCost
 from diffusion_lab.networks.sizes import check_counts
 from diffusion_lab.sampling import Guidance, NearestLevel, Rounding, Sampler, Unguided
 from diffusion_lab.store.weight_names import snapshot_name
@@ -230,7 +229,3 @@ class DiffusionModel(GenerativeModel):
         if earlier not in self.averages:
             return replace(self.guidance, worse=None) if self.guidance.needs_null else Unguided()  # type: ignore[type-var]
         return replace(self.guidance, worse=replace(worse, reverse=self._reverse_at(earlier)))  # type: ignore[type-var]
-
-    def cost(self) -> NetworkCost:
-        """The cost of one evaluation, with conditions if there are any."""
-        return self.generator().cost()

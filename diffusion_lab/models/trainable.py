@@ -245,6 +245,10 @@ class GenerativeModel(TrainableModel, ABC):
         ValueError if there are no such weights. It holds copies, which neither further training nor another file changes.
         """
 
+    def cost(self) -> NetworkCost:
+        """The cost of sampling: parameters, and operations of one evaluation."""
+        return self.generator().cost()
+
     @property
     def guiding_snapshots(self) -> tuple[float | str, ...]:
         """Earlier snapshots of this training that guide the samples, which are drawn without this guidance before they are kept."""

@@ -166,6 +166,7 @@ def test_what_is_averaged_draws_the_samples_and_costs(family, data):
     in_use = sum(value.numel() for network in generator.networks.values() for value in network.parameters())
     assert in_use == sum(parameter.numel() for parameter in averaged.values())
     cost = generator.cost()
+    assert model.cost() == cost
     assert cost.parameters > 1000
     assert cost.parameters == sum(parameter.numel() for parameter in averaged.values())
     assert cost.forward_flops > cost.parameters / 2
