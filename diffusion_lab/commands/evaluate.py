@@ -63,11 +63,12 @@ def run(cfg: DictConfig) -> None:
     with ranks(request) as here, lost_process():
         console = Terminal(quiet=not (new and here.is_first))
         console.print(where(here, cfg))
-        if notice := compile_network(module.to(here.device).network, cfg.compile):
-            console.print(notice)
-        for one in configs:
+        module.to(here.device)
+        for number, one in enumerate(configs):
             with users_mistakes():
                 planned = planned_score(module, data, one, directory, outputs, cfg.rescore)
+            if (notice := compile_network(planned.network, cfg.compile)) and number == 0:
+                console.print(notice)
             score_once(planned)
 
 

@@ -32,6 +32,7 @@ def run(cfg: DictConfig) -> float | None:
     from diffusion_lab.config.training import training_of
     from diffusion_lab.models.noisy_classifier import NoisyClassifier
     from diffusion_lab.models.trainable import GenerativeModel
+    from diffusion_lab.training.speed import compile_network
 
     num_nodes = cfg.trainer.get("num_nodes", 1)
     with users_mistakes():
@@ -77,6 +78,7 @@ def run(cfg: DictConfig) -> float | None:
                 anew = cfg.rescore or cfg.retrain
                 with users_mistakes():
                     planned = planned_score(generative, training.data, score, directory, Path(cfg.outputs), anew)
+                compile_network(planned.network, cfg.compile)
                 score_once(planned)
         elif isinstance(model, NoisyClassifier) and here.is_first:
             report_accuracy(model, training.data, directory, here.device)

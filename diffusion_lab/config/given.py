@@ -74,7 +74,7 @@ def given_score(cfg: DictConfig, outputs: Path, device: str) -> PlannedScore:
         if len(data.shape) != 3 or data.num_levels is None:
             raise MistakeError(f"samples=…: {data.name} has no images of grey levels to compare them with")
         if published:
-            _check_dimensions(features, published, kept.reference)
+            _check_dimensions(features, published, data.shape, kept.reference)
         fitted = levels(images, data.shape, data.num_levels, data.name)
         shown = OneSet(_name(images.name), fitted, data.num_levels, images.digest)
         about = {"name": shown.name, "digest": images.digest, "shape": list(images.shape)}
@@ -113,8 +113,11 @@ def _reference(cfg: DictConfig, samples: Images) -> tuple[OneSet, Mapping[str, M
     return data, {suffix: Moments(unknown, *known) for suffix, known in found.moments.items()}
 
 
-def _check_dimensions(features: Mapping[str, Features], published: Mapping[str, Moments], reference: str) -> None:
+def _check_dimensions(
+    features: Mapping[str, Features], published: Mapping[str, Moments], shape: Sequence[int], reference: str
+) -> None:
     for name, part in features.items():
+        part.check(shape)  # pixels have a dimension from here on
         names = f"mu{part.moments_suffix} and sigma{part.moments_suffix}"
         if part.moments_suffix not in published:
             raise MistakeError(f"reference={reference} has no {names}, so remove features={name}")

@@ -30,6 +30,8 @@ from diffusion_lab.store.weight_names import IMAGES, SECONDS, STEPS, Moment, is_
 from diffusion_lab.training.profiles import wanted_length
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from diffusion_lab.data.module import DataModule
     from diffusion_lab.metrics.features import Features
     from diffusion_lab.metrics.metric import Metric
@@ -64,6 +66,12 @@ class PlannedScore:
             and self.run.metrics.is_file()
             and self.run.read_metrics()["protocol"].get("read") == self.read
         )
+
+    @property
+    def network(self) -> nn.Module:
+        """The network of the generator; given images have none."""
+        assert self.plan.source.generator is not None
+        return self.plan.source.generator.networks["network"]
 
 
 def planned_score(

@@ -32,10 +32,11 @@ from diffusion_lab.diffusion import (
     Variance,
 )
 from diffusion_lab.diffusion.shapes import Conditions
-from diffusion_lab.models.compatibility import can_hold_back, check_guidance, check_network, check_parts, conditions_for
+from diffusion_lab.models.compatibility import can_hold_back, check_guidance, check_parts, conditions_for
 from diffusion_lab.models.condition_dropout import with_dropped_conditions
 from diffusion_lab.models.diffusion_generator import DiffusionGenerator
 from diffusion_lab.models.optimization import Optimization
+from diffusion_lab.models.shape_checks import check_network
 from diffusion_lab.models.trainable import QUARTERS, RAW, GenerativeModel, step_outputs
 from diffusion_lab.networks.sizes import check_counts
 from diffusion_lab.sampling import Guidance, NearestLevel, Rounding, Sampler, Unguided
@@ -220,11 +221,11 @@ class DiffusionModel(GenerativeModel):
         return replace(self.reverse, network=self.frozen(self.network, weights))
 
     def _own_guidance(self) -> Guidance:
-        """The guidance, with the earlier snapshot that it names; unguided while this training has not kept it yet."""
+        """The guidance, with the earlier snapshot that it names; while this training has not kept it, what remains without it."""
         worse = self.guidance.worse
         if worse is None or worse.own_moment is None:
             return self.guidance
         earlier = snapshot_name(worse.own_moment)
         if earlier not in self.averages:
-            return Unguided()
+            return replace(self.guidance, worse=None) if self.guidance.needs_null else Unguided()
         return replace(self.guidance, worse=replace(worse, reverse=self._reverse_at(earlier)))

@@ -196,8 +196,7 @@ class TrainableModel(LightningModule):
 
         ValueError if there are no such weights. Parameters that an average does not cover have their raw values.
         """
-        named = [(parameter, parameter.data) for parameter in self.parameters()]
-        return frozen(part, dict(named) | ({} if weights == RAW else dict(self._averaged(weights))))
+        return frozen(part, {} if weights == RAW else dict(self._averaged(weights)))
 
     @contextmanager
     def use_weights(self, name: str) -> Iterator[None]:
@@ -243,17 +242,16 @@ class GenerativeModel(TrainableModel, ABC):
     def generator(self, weights: str = RAW) -> Generator:
         """The object that draws with these weights: "raw", an average or an earlier snapshot that was loaded.
 
-        ValueError if there are no such weights. It holds copies: training goes on without changing it, but for weights that it
-        shares while they are raw or still averaged.
+        ValueError if there are no such weights. It holds copies, which neither further training nor another file changes.
         """
 
     def cost(self) -> NetworkCost:
-        """Of one evaluation of what draws."""
+        """The cost of sampling: parameters, and operations of one evaluation."""
         return self.generator().cost()
 
     @property
     def guiding_snapshots(self) -> tuple[float | str, ...]:
-        """Earlier snapshots of this training that guide the samples; without them a generator is unguided."""
+        """Earlier snapshots of this training that guide the samples, which are drawn without this guidance before they are kept."""
         return ()
 
 

@@ -19,13 +19,14 @@ Part = TypeVar("Part")
 
 
 def frozen(part: Part, weights: Mapping[nn.Parameter, Tensor]) -> Part:
-    """A copy of a network, or of a part that holds one, in evaluation mode, whose parameters are these tensors, without gradients.
+    """A copy of a network, or of a part that holds one, in evaluation mode, whose parameters have these values and no gradients.
 
-    A parameter that `weights` lacks keeps its values. Tensors are shared, not copied; buffers are copied.
+    A parameter that `weights` lacks keeps its values. Each keeps its memory format, which a file does not store, so that weights
+    from a file give the same numbers as those of a training.
     """
     memo: dict[int, object] = {}
-    for parameter, tensor in weights.items():
-        memo[id(parameter)] = nn.Parameter(tensor.detach().to(parameter), requires_grad=False)
+    for parameter, values in weights.items():
+        memo[id(parameter)] = nn.Parameter(torch.empty_like(parameter).copy_(values), requires_grad=False)
     made = copy.deepcopy(part, memo)
     return made.requires_grad_(False).eval() if isinstance(made, nn.Module) else made
 

@@ -87,7 +87,7 @@ TRAINING_EXCLUDED = frozenset((
 ))
 # Packages and modules of the lab. Files, locks, observing callbacks and user interaction change no number.
 _TRAINS = frozenset(("conditions", "data", "diffusion", "families", "models", "networks"))
-_ONLY_AFTER_TRAINING = frozenset(("diffusion.starts", "models.drawn"))
+_ONLY_AFTER_TRAINING = frozenset(("diffusion.starts", "models.generator", "models.diffusion_generator"))
 _SCORES = _TRAINS | {"analysis", "sampling", "metrics", "store.measures"}
 
 

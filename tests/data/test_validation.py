@@ -1,13 +1,19 @@
 """data.validation: images that nothing in training may see. `test_contract.py` tests the division of every data set."""
 
+from functools import partial
+
 import pytest
 import torch
 
+from diffusion_lab.analysis import Analytic
 from diffusion_lab.conditions import Clusters
 from diffusion_lab.data import DataError
 from diffusion_lab.data.digits import Digits
-from diffusion_lab.metrics.measuring import data_moments, measure_once
-from tests.metrics.stand_ins import GaussianModel
+from diffusion_lab.diffusion import CosineSchedule, FixedSmall, Simple
+from diffusion_lab.metrics.measuring import Measurements, data_moments
+from diffusion_lab.sampling import AncestralSampler
+from diffusion_lab.store import CacheDirectory
+from tests.models.stand_ins import of_digits
 
 N = 200
 
@@ -39,40 +45,40 @@ def held_back():
     return {*shown}
 
 
-class Measured(GaussianModel):
-    shape, num_levels = (1, 8, 8), 17
-
-    def measure(self, x_0, y, seed, indices):
-        return {"rows": x_0.double().flatten(1)}
-
-
-def batches_of(data, tmp_path):
+def batches_of(data, cache):
     stream = iter(data.train_dataloader())
     for _ in range(2 * data.num_train // 32):
         next(stream)
 
 
-def clusters_of(data, tmp_path):
+def clusters_of(data, cache):
     return data.clusters.of(next(data.batches("train", 5))[0], {})
 
 
-def moments_of(data, tmp_path):
-    return data_moments(data, True, tmp_path)
+def moments_of(data, cache):
+    return data_moments(data, True, cache)
 
 
-def variance_of(data, tmp_path):
-    model = Measured()
-    return measure_once(model, model.measure, {}, data, 10_000, "raw", tmp_path, "mine", "digits")
+def measured(data, cache, **wanted):
+    """A generator with what is measured of it on so many images."""
+    asked = {"data_moments": False, "variance": None, "step_costs": False} | wanted
+    measurements = Measurements(**asked, num_images=10_000, identity="mine", about="digits")
+    diffusion = of_digits(FixedSmall(), Simple(), schedule=CosineSchedule(5), sampler=AncestralSampler()).generator()
+    return measurements.applied(diffusion, data, cache)
 
 
-def ends_of(data, tmp_path):
+def variance_of(data, cache):
+    measured(data, cache, variance=partial(Analytic))
+
+
+def ends_of(data, cache):
     return data.end_shares
 
 
 @pytest.mark.parametrize("look", [batches_of, clusters_of, moments_of, variance_of, ends_of])
 def test_what_is_trained_on_or_measured_for_it_sees_none(tmp_path, held_back, look):
     data, shown = digits(**({"clusters": Clusters(5, 8, 10_000)} if look is clusters_of else {}))
-    look(data, tmp_path)
+    look(data, CacheDirectory(tmp_path))
     assert shown
     assert not held_back & {*shown}
 
@@ -90,14 +96,13 @@ def test_the_held_out_loss_is_of_validation_images(held_back):
 
 def test_steps_are_chosen_on_validation_images(tmp_path, held_back):
     data, shown = digits()
-    model = Measured()
-    rest = (data, 10_000, "raw", tmp_path, "mine", "digits")
-    on_train = measure_once(model, model.measure, {}, *rest)
+    cache = CacheDirectory(tmp_path)
+    of_train = measured(data, cache, variance=partial(Analytic)).reverse.variance.statistics
     shown.clear()
-    on_validation = measure_once(model, model.measure, {}, *rest, split=data.choosing_split)
+    of_validation = measured(data, cache, step_costs=True).steps.statistics
     assert {*shown} == held_back
-    assert on_validation.about.startswith(f"{N} validation images")
-    assert not torch.equal(on_train.means["rows"], on_validation.means["rows"])
+    assert of_validation.of.startswith(f"{N} validation images")
+    assert not torch.equal(of_train.x_0_mse, of_validation.x_0_mse)
 
 
 def test_fewer_images_are_trained_on():

@@ -2,17 +2,19 @@
 
 import json
 from contextlib import nullcontext
+from dataclasses import FrozenInstanceError
 from types import SimpleNamespace
 
 import pytest
 import torch
-from diffusion_lab.models.base import GenerativeModel
 from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.diffusion import SampleNoise
+from diffusion_lab.models.diffusion_generator import DiffusionGenerator
+from diffusion_lab.models.trainable import GenerativeModel
 from tests.models.stand_ins import at_batch, configured, step
 
 DATA = {"digits": {"shape": (1, 8, 8), "num_levels": 17}, "mixture": {"shape": (2,)}}
@@ -76,7 +78,7 @@ def data_like(model, size):
 
 @torch.no_grad()
 def test_a_sample_is_a_function_of_seed_and_index_alone(family, data):
-    model = built(family, data)
+    model = built(family, data).generator()
     together = model.sample(INDICES, 5)
     assert together.shape == (5, *model.shape)
     assert together.dtype == torch.float32
@@ -92,30 +94,30 @@ def test_a_sample_is_a_function_of_seed_and_index_alone(family, data):
 
 @torch.no_grad()
 def test_a_conditional_model_draws_what_it_is_told(family):
-    model = built(family, num_classes=10)
+    model = built(family, num_classes=10).generator()
     y = torch.tensor([0, 1, 2, 3, 4])
     told = model.sample(INDICES, 5, y)
     assert not torch.allclose(told, model.sample(INDICES, 5, y + 5))
     torch.testing.assert_close(told[2:3], model.sample(INDICES[2:3], 5, y[2:3]), rtol=1e-4, atol=1e-4)
     assert model.protocol()["conditional"] is True
-    assert built(family).protocol()["conditional"] is False
+    assert built(family).generator().protocol()["conditional"] is False
 
 
 @torch.no_grad()
 def test_without_a_class_a_conditional_model_refuses(family):
     """It draws as for the null class, where its network has one."""
-    model, unconditional = built(family, num_classes=10), built(family)
+    model, unconditional = (built(family, num_classes=known).generator() for known in (10, None))
     refusal = pytest.raises(ValueError, match="set condition=…") if family in ("gan", "vae", "flow") else nullcontext()
     with refusal:
         assert model.sample(INDICES, 5).isfinite().all()
-    if not model.denoiser:
+    if not isinstance(model, DiffusionGenerator):
         y = torch.tensor([0, 1, 2, 3, 4])
         assert torch.equal(unconditional.sample(INDICES, 5, y), unconditional.sample(INDICES, 5))
 
 
 @torch.no_grad()
 def test_latents_are_standard_normal(family, data):
-    model = built(family, data)
+    model = built(family, data).generator()
     z = model.latents(torch.arange(2000), 5)
     assert z.flatten(1).mean(0).abs().max() < 5 / 2000**0.5
     assert z.flatten(1).var(0).sub(1).abs().max() < 5 * (2 / 2000) ** 0.5
@@ -126,7 +128,7 @@ def test_latents_are_standard_normal(family, data):
 @torch.no_grad()
 def test_a_likelihood_is_the_sum_of_its_parts(family, data):
     """And each image's own."""
-    model = built(family, data)
+    model = built(family, data).generator()
     x_0, indices = data_like(model, 2), torch.tensor([5, 1])
     stated = model.likelihood(x_0, None, 3, indices, max_terms=10)
     if stated is None:
@@ -146,7 +148,7 @@ def test_a_likelihood_is_the_sum_of_its_parts(family, data):
 
 @torch.no_grad()
 def test_an_encoder_looks_back_at_what_it_can_draw_again(family):
-    model = built(family)
+    model = built(family).generator()
     x_0 = data_like(model, 2)
     z = model.encode(x_0)
     if z is not None:
@@ -160,15 +162,38 @@ def test_what_is_averaged_draws_the_samples_and_costs(family, data):
     parameters = dict(model.named_parameters())
     assert all(parameters[name] is parameter for name, parameter in averaged.items())
     assert {f"network.{name}" for name, _ in model.network.named_parameters()} <= set(averaged)
-    cost = model.cost()
+    generator = model.generator()
+    in_use = sum(value.numel() for network in generator.networks.values() for value in network.parameters())
+    assert in_use == sum(parameter.numel() for parameter in averaged.values())
+    cost = generator.cost()
+    assert model.cost() == cost
     assert cost.parameters > 1000
     assert cost.parameters == sum(parameter.numel() for parameter in averaged.values())
     assert cost.forward_flops > cost.parameters / 2
-    assert model.nfe >= 1
+    assert generator.nfe >= 1
+
+
+@torch.no_grad()
+def test_a_generator_is_frozen(family, data):
+    """Further training changes neither its samples nor its weights, and nothing in it can be set."""
+    model = built(family, data)
+    model.averages["ema_0.9"] = {name: value.detach() * 0.9 for name, value in model.averaged_parameters().items()}
+    for weights in model.weight_names:
+        generator = model.generator(weights)
+        before = generator.sample(INDICES, 5)
+        assert not any(value.requires_grad for network in generator.networks.values() for value in network.parameters())
+        assert not any(network.training for network in generator.networks.values())
+        for value in (*model.state_dict().values(), *model.averages["ema_0.9"].values()):
+            if value.is_floating_point():
+                value += 0.1
+        assert torch.equal(generator.sample(INDICES, 5), before)
+        with pytest.raises(FrozenInstanceError):
+            generator.shape = (1,)
+        assert not torch.equal(model.generator(weights).sample(INDICES, 5), before)
 
 
 def test_the_protocol_is_json_and_names_the_family(family):
-    model = built(family)
+    model = built(family).generator()
     assert model.protocol()["family"] == family
     assert json.loads(json.dumps(model.protocol())) == model.protocol()
     assert model.sampling_protocol().items() <= model.protocol().items()
@@ -200,7 +225,7 @@ def test_held_out_terms_are_those_of_training(family, data):
         for name, term in together.items():
             assert float(term.mean()) == pytest.approx(sum(float(one[name]) for one in alone) / 5, rel=1e-3)
     other = model.held_out_terms(x_0, y, SampleNoise(4, INDICES))
-    stated = model.likelihood(x_0, y, 0, INDICES, None) if isinstance(model, GenerativeModel) else None
+    stated = model.generator().likelihood(x_0, y, 0, INDICES, None) if isinstance(model, GenerativeModel) else None
     exact = stated is not None and stated.kind.startswith("exact density")  # which needs no noise
     assert exact or any(not torch.equal(other[name].double(), term) for name, term in together.items())
 

@@ -76,7 +76,7 @@ def test_the_loss_is_the_sum_of_its_parts():
 @torch.no_grad()
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 def test_encoding_and_decoding_undo_each_other(temperature):
-    flow, x_0 = model(temperature=temperature), digits(5)
+    flow, x_0 = model(temperature=temperature).generator(), digits(5)
     torch.testing.assert_close(flow.decode(flow.encode(x_0)), x_0, rtol=0, atol=1e-4)
     z = 0.05 * flow.latents(torch.arange(3), 0)
     again = flow.network(flow.network.inverse(temperature * z))[0] / temperature
@@ -85,7 +85,7 @@ def test_encoding_and_decoding_undo_each_other(temperature):
 
 @torch.no_grad()
 def test_temperature_shrinks_latents_alone():
-    warm, cold = model(), model(temperature=0.3)
+    warm, cold = model().generator(), model(temperature=0.3).generator()
     z = warm.latents(torch.arange(4), 0)
     assert torch.equal(z, cold.latents(torch.arange(4), 0))
     assert torch.equal(cold.decode(z), warm.decode(0.3 * z))
@@ -98,7 +98,7 @@ def test_temperature_shrinks_latents_alone():
 
 @torch.no_grad()
 def test_the_stated_error_is_that_of_repetitions():
-    flow, x_0 = model(), digits(4)
+    flow, x_0 = model().generator(), digits(4)
     repeated = [flow.likelihood(x_0, None, seed, torch.arange(4), None) for seed in range(60)]
     spread = torch.stack([one.bits_per_dim.mean() for one in repeated]).std()
     stated = sum(one.standard_error for one in repeated) / 60
@@ -107,11 +107,11 @@ def test_the_stated_error_is_that_of_repetitions():
 
 @torch.no_grad()
 def test_the_kind_says_what_the_number_is():
-    told = model(num_classes=10).likelihood(digits(4), torch.arange(4), 0, torch.arange(4), None)
+    told = model(num_classes=10).generator().likelihood(digits(4), torch.arange(4), 0, torch.arange(4), None)
     assert told.kind == "dequantised flow bound given the class"
     optimization = Optimization(torch.optim.AdamW, Constant())
     points = FlowModel((2,), None, None, lambda num_classes: SplineFlow(2, num_classes), optimization, 1.0, 1)
-    exact = points.likelihood(torch.randn(4, 2), None, 0, torch.arange(4), None)
+    exact = points.generator().likelihood(torch.randn(4, 2), None, 0, torch.arange(4), None)
     assert exact.kind == "exact density"
     assert exact.standard_error is None
     assert set(exact.parts) == {"prior", "log_det"}
@@ -138,13 +138,13 @@ def test_the_true_density_has_the_bits_of_the_entropy():
     x, _ = next(iter(data.batches("test", 4000)))
     optimization = Optimization(torch.optim.AdamW, Constant())
     flow = FlowModel((2,), None, None, lambda num_classes: Scaled(0.5), optimization, 1.0, 1)
-    bits = flow.likelihood(x, None, 0, torch.arange(4000), None).bits_per_dim
+    bits = flow.generator().likelihood(x, None, 0, torch.arange(4000), None).bits_per_dim
     torch.testing.assert_close(bits, -data.log_prob(x) / (2 * math.log(2)), rtol=1e-6, atol=1e-6)
     assert abs(float(bits.mean()) - data.entropy_bits()) < 3 * float(bits.std()) / 4000**0.5
 
 
 def test_a_value_that_is_not_finite_stays_visible():
-    flow = model()
+    flow = model().generator()
     flow.network.inverse = lambda z, y: torch.tensor([math.inf, math.nan, 3.0, -3.0]).reshape(1, 1, 2, 2)
     x = flow.decode(torch.zeros(1, 64)).flatten().tolist()
     assert x[0] == math.inf

@@ -53,7 +53,7 @@ def model(likelihood=None, num_classes=None, awake=True, prior=StandardNormal, *
 
 def likelihood(vae, x_0, y=None, seed=0, first=0):
     with torch.no_grad():
-        return vae.likelihood(x_0, y, seed, torch.arange(first, first + len(x_0)), None)
+        return vae.generator().likelihood(x_0, y, seed, torch.arange(first, first + len(x_0)), None)
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
@@ -134,14 +134,14 @@ def test_a_uniform_decoder_takes_exactly_log2_levels():
 def test_samples_are_decoded_latents_or_draws_around_them():
     indices = torch.arange(3)
     with torch.no_grad():
-        vae = model()
+        vae = model().generator()
         decoded = vae.decode(vae.latents(indices, 3))
         assert torch.equal(vae.sample(indices, 3), decoded)
-        drawn = model(samples_are_means=False).sample(torch.arange(3), 3)
+        drawn = model(samples_are_means=False).generator().sample(torch.arange(3), 3)
     levels = (drawn + 1) * 8
     torch.testing.assert_close(levels, levels.round())
     assert not torch.equal(drawn, decoded)
-    assert model().protocol() != model(samples_are_means=False).protocol()
+    assert vae.protocol() != model(samples_are_means=False).generator().protocol()
 
 
 @PRIORS
@@ -182,11 +182,11 @@ def test_no_bits_below_the_entropy_of_a_gaussian(prior):
 @PRIORS
 def test_latents_are_noise_that_the_prior_turns_into_z(prior):
     """A reconstruction is the image of the posterior mean. A learned prior takes operations of its own."""
-    vae, x_0 = model(prior=prior), digits(3)
+    vae, x_0 = model(prior=prior).generator(), digits(3)
     with torch.no_grad():
         u, mean = vae.encode(x_0), vae.network.encode(x_0)[0]
         assert torch.allclose(u, mean) == (prior is StandardNormal)
         torch.testing.assert_close(vae.prior.from_noise(u), mean, rtol=0, atol=1e-4)
         seen = vae.decoder_likelihood.mean(vae.network.decode(mean))
         torch.testing.assert_close(vae.reconstruct(x_0, None, 0, torch.arange(3)), seen, rtol=0, atol=1e-3)
-    assert (vae.cost().forward_flops > model().cost().forward_flops) == (prior is LEARNED)
+    assert (vae.cost().forward_flops > model().generator().cost().forward_flops) == (prior is LEARNED)

@@ -133,7 +133,7 @@ def test_the_model_that_we_export_comes_back(tmp_path, groups):
     wrapped = opened(tmp_path / "any", {})
     assert (wrapped.num_classes, "network.null_class=True" in wrapped.options) == (3, False)
     ours = _of_ours(groups)
-    for name, content in to_diffusers(ours).items():
+    for name, content in to_diffusers(ours.generator()).items():
         (tmp_path / "ours" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "ours" / name).write_bytes(content)
     back = model_of(opened(tmp_path / "ours", {}))

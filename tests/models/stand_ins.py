@@ -7,10 +7,22 @@ from hydra import compose, initialize_config_dir
 from lightning import Trainer
 
 from diffusion_lab.conf_dir import CONF
-from diffusion_lab.diffusion import CosineSchedule, FixedLarge, PredictVelocity, Simple, StratifiedTimesteps
+from diffusion_lab.diffusion import (
+    CosineSchedule,
+    FixedLarge,
+    Hybrid,
+    LearnedRange,
+    PredictNoise,
+    PredictVelocity,
+    Simple,
+    StratifiedTimesteps,
+)
 from diffusion_lab.models.diffusion import DiffusionModel
 from diffusion_lab.models.optimization import Constant, Optimization
-from diffusion_lab.sampling import DDIMSampler, EvenSpacing, Unguided
+from diffusion_lab.networks import UNet
+from diffusion_lab.sampling import AncestralSampler, DDIMSampler, EvenSpacing, Unguided
+
+SHAPE = (1, 8, 8)  # of the digits
 
 
 def quiet_trainer(max_steps, *callbacks, **options):
@@ -81,6 +93,53 @@ def of_points(num_classes, network, **parts):
         seed=1,
         **usual | parts,
     ).eval()
+
+
+def of_digits(
+    variance=None,
+    objective=None,
+    timesteps=None,
+    sampler=None,
+    num_classes=None,
+    guidance=None,
+    schedule=None,
+    network=None,
+    **more,
+):
+    """A diffusion model of the digits, of 30 steps, in the mode of evaluation."""
+    torch.manual_seed(0)
+
+    def small(out_channels, num_classes, **of_network):
+        sizes = {"base_channels": 8, "channel_multipliers": (1,), "attention_resolutions": (), "head_channels": 8}
+        net = UNet(1, out_channels, 8, num_classes, **sizes, **of_network)
+        generator = torch.Generator().manual_seed(1)
+        for channel in net.output.weight:  # the first is the same, whatever their number
+            torch.nn.init.normal_(channel, std=0.1, generator=generator)
+        return net
+
+    options = {"clip_x_0": True, "condition_dropout": 0.1, "seed": 1} | more
+    return DiffusionModel(
+        SHAPE,
+        17,
+        num_classes,
+        schedule or CosineSchedule(30),
+        network or small,
+        PredictNoise(),
+        variance or LearnedRange(),
+        objective or Hybrid(17),
+        timesteps or StratifiedTimesteps(30),
+        sampler or AncestralSampler(EvenSpacing(5)),
+        guidance or Unguided(),
+        Optimization(torch.optim.AdamW, Constant()),
+        **options,
+    ).eval()
+
+
+def inputs_of(network):
+    """A list that grows by (x_t, timesteps, y) at each evaluation of the network."""
+    seen, forward = [], network.forward
+    network.forward = lambda *inputs: (seen.append(inputs), forward(*inputs))[1]
+    return seen
 
 
 def digits(n):

@@ -1,6 +1,7 @@
 """No step makes the host wait for a GPU: of training, of every sampler, of every guidance, for every family."""
 
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +14,6 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.data.digits import Digits
 from diffusion_lab.data.order import Batches
-from diffusion_lab.diffusion import SampleNoise
 from diffusion_lab.models import muon
 from diffusion_lab.sampling import Autoguidance, ClassifierFree, ClassifierGuidance, Worse
 from diffusion_lab.training.ema import EMA
@@ -173,16 +173,15 @@ def test_a_wait_is_found(monkeypatch, wait):
 
 
 def walk(monkeypatch, model, guide=None):
-    """A chain of four steps; the first brings tables to the device. guide: of a reverse process on the device, its guidance."""
+    """A chain of four steps; the first brings tables to the device. guide: of a generator on the device, its guidance."""
     with device(monkeypatch) as separate, torch.no_grad():
         separate.strict = False
-        moved(model)
-        guided = model.guided if guide is None else guide(model).around(model.reverse)
+        generator = moved(model).generator()
+        if guide is not None:
+            generator = replace(generator, guidance=guide(generator))
         y = torch.ones(2, dtype=torch.int64, device=DEVICE)
-        noise = SampleNoise(0, torch.arange(2, device=DEVICE))
-        x_T = noise.initial(model.shape)
-        states = model.sampler.trajectory(model.process, guided, x_T, y, noise)
-        for number, (_, x) in enumerate(states):
+        states = generator.trajectory(torch.arange(2, device=DEVICE), 0, y)
+        for number, x in enumerate(states):
             assert x.device == DEVICE
             separate.strict = number > 0
     assert number > 2
@@ -199,12 +198,12 @@ def classifier():
 
 
 GUIDANCES = {
-    "classifier-free": lambda model: ClassifierFree(2.0),
-    "classifier-free, in t": lambda model: ClassifierFree(2.0, interval=[10, 40]),
-    "classifier-free, by the null class": lambda model: ClassifierFree(0.0, log_snr_interval=[-2, 2]),
-    "classifier-free, away from a worse model": lambda model: ClassifierFree(2.0, worse=Worse(reverse=model.reverse)),
-    "autoguidance": lambda model: Autoguidance(Worse(reverse=model.reverse), log_snr_interval=[-2, 2]),
-    "classifier": lambda model: ClassifierGuidance(moved(classifier()), 10, interval=[10, 40]),
+    "classifier-free": lambda drawn: ClassifierFree(2.0),
+    "classifier-free, in t": lambda drawn: ClassifierFree(2.0, interval=[10, 40]),
+    "classifier-free, by the null class": lambda drawn: ClassifierFree(0.0, log_snr_interval=[-2, 2]),
+    "classifier-free, away from a worse model": lambda drawn: ClassifierFree(2.0, worse=Worse(reverse=drawn.reverse)),
+    "autoguidance": lambda drawn: Autoguidance(Worse(reverse=drawn.reverse), log_snr_interval=[-2, 2]),
+    "classifier": lambda drawn: ClassifierGuidance(moved(classifier()), 10, interval=[10, 40]),
 }
 
 
@@ -216,11 +215,11 @@ def test_a_guided_step_waits_for_nothing(monkeypatch, guidance):
 
 @pytest.mark.parametrize("family", [family for family in choices("model") if family not in T])
 def test_a_sample_in_one_step_waits_for_nothing(monkeypatch, family):
-    model = built(family, *SMALL.get(family, [])).eval()
+    model = built(family, *SMALL.get(family, []))
     with device(monkeypatch) as separate, torch.no_grad():
         separate.strict = False
-        moved(model)
+        generator = moved(model).generator()
         for strict in (False, True):
             separate.strict = strict
-            x = model.sample(torch.arange(2, device=DEVICE), 0, torch.ones(2, dtype=torch.int64, device=DEVICE))
+            x = generator.sample(torch.arange(2, device=DEVICE), 0, torch.ones(2, dtype=torch.int64, device=DEVICE))
             assert x.shape == (2, *model.shape)

@@ -179,12 +179,14 @@ def counted():
 ALL, AFTER = "training scoring drawing", "scoring drawing"
 COUNTED = {
     "diffusion.chain diffusion.noise diffusion.timesteps diffusion.objectives diffusion.variances diffusion.streams": ALL,
-    "models.diffusion models.base models.trainable models.optimization networks.unet networks.blocks networks.norm": ALL,
+    "models.diffusion models.trainable models.condition_dropout models.optimization models.weight_files": ALL,
+    "networks.unet networks.blocks networks.norm": ALL,
     "data.order data.digits data.module training.ema training.profiles": ALL,
     "config.build": "training scoring",
     "config.training commands.fit commands.train training.snapshots": "training",
     "training.finite training.trainer": "training",
-    "sampling.sampler sampling.spacings sampling.guidance diffusion.starts sampling.rounding models.drawn": AFTER,
+    "sampling.sampler sampling.steps sampling.spacings sampling.guidance diffusion.starts sampling.rounding": AFTER,
+    "models.generator models.diffusion_generator models.measured": AFTER,
     "config.loading config.weight_files metrics.samples metrics.shards": AFTER,
     "metrics.measuring metrics.reference metrics.features": AFTER,
     "metrics.score metrics.metric metrics.frechet_distance store.measures": "scoring",

@@ -30,9 +30,9 @@ from diffusion_lab.diffusion.shapes import Conditions, Images
 from diffusion_lab.diffusion.streams import BOUND, TRAINING
 from diffusion_lab.families.flow.couplings import standard_normal_log_prob
 from diffusion_lab.families.flow.networks import Flow
-from diffusion_lab.models.compatibility import check_bounded, check_network
 from diffusion_lab.models.generator import Generator, Likelihood
 from diffusion_lab.models.optimization import Optimization
+from diffusion_lab.models.shape_checks import check_bounded, check_network
 from diffusion_lab.models.trainable import RAW, GenerativeModel
 
 _DRAWS = 4  # of the noise on an image's levels, averaged in the likelihood

@@ -22,9 +22,9 @@ from diffusion_lab.diffusion.shapes import Conditions
 from diffusion_lab.diffusion.streams import TRAINING
 from diffusion_lab.families.gan.adversarial import AdversarialLoss, Regularizer
 from diffusion_lab.families.gan.networks import LatentNetwork
-from diffusion_lab.models.compatibility import check_bounded, check_network
 from diffusion_lab.models.generator import Generator
 from diffusion_lab.models.optimization import Optimization, parameters_of
+from diffusion_lab.models.shape_checks import check_bounded, check_network
 from diffusion_lab.models.trainable import RAW, GenerativeModel
 
 

@@ -23,9 +23,9 @@ from diffusion_lab.diffusion.streams import BOUND, DECODER, TRAINING
 from diffusion_lab.families.vae.elbo import Prior, importance_weighted, log_weight, paid_rate
 from diffusion_lab.families.vae.likelihoods import DecoderLikelihood
 from diffusion_lab.families.vae.networks import Autoencoder
-from diffusion_lab.models.compatibility import check_axes, check_network
 from diffusion_lab.models.generator import Generator, Likelihood
 from diffusion_lab.models.optimization import Optimization
+from diffusion_lab.models.shape_checks import check_axes, check_network
 from diffusion_lab.models.trainable import RAW, GenerativeModel
 
 IMPORTANCE_DRAWS = 64  # K of the importance-weighted bound

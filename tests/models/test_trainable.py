@@ -1,28 +1,43 @@
+"""Weights of a module: raw, averaged, in files, and in what it hands out."""
+
+from dataclasses import dataclass
+
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from diffusion_lab.models.base import GenerativeModel
+from diffusion_lab.models.generator import Generator
+from diffusion_lab.models.trainable import GenerativeModel
 
 
 class Line(GenerativeModel):
-    """Two parameters and nothing to say."""
+    """Two parameters, and images that are their values at 1."""
+
+    shape, num_levels, num_classes = (1,), None, None
 
     def __init__(self):
         super().__init__()
         self.net = nn.Linear(1, 1)
 
-    def sample(self, indices, seed, y=None):
-        return self.net(indices.float()[:, None])
+    def generator(self, weights="raw"):
+        facts = {name: getattr(self, name) for name in ("shape", "num_levels", "num_classes")}
+        return LineGenerator(**facts, net=self.frozen(self.net, weights))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LineGenerator(Generator):
+    net: nn.Module
+
+    @property
+    def networks(self):
+        return {"network": self.net}
 
     def latents(self, indices, seed):
-        return indices.double()[:, None]
+        return indices.float()[:, None]
 
     def decode(self, z, y=None):
-        return z
-
-    nfe = 1
+        return self.net(z)
 
     def protocol(self):
         return {}
@@ -38,7 +53,58 @@ def model():
 
 
 def value(model):
-    return model.sample(torch.ones(1, dtype=torch.int64), 0).item()
+    """With the weights that the module has now."""
+    return model.net(torch.ones(1, 1)).item()
+
+
+def drawn(generator):
+    return generator.sample(torch.ones(1, dtype=torch.int64), 0).item()
+
+
+def test_a_generator_keeps_its_weights(model):
+    """Whatever the module does next: a step in place, an update of its averages, a file, another place for its weights."""
+    generators = {name: model.generator(name) for name in model.weight_names}
+    assert {name: drawn(generator) for name, generator in generators.items()} == {"raw": 1.0, "ema_0.9": 2.5}
+    with torch.no_grad():
+        model.net.weight.add_(1)
+    for tensor in model.averages["ema_0.9"].values():
+        tensor.lerp_(torch.zeros(1), 0.5)
+    model.load_state_dict({key: value + 3 for key, value in model.state_dict().items()})
+    model.double()
+    assert {name: drawn(generator) for name, generator in generators.items()} == {"raw": 1.0, "ema_0.9": 2.5}
+
+
+def test_a_generator_leaves_the_module_alone(model):
+    model.train()
+    generator = model.generator("ema_0.9")
+    assert not any(parameter.requires_grad for parameter in generator.net.parameters())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert (model.net.training, generator.net.training) == (True, False)
+    with torch.no_grad():
+        generator.net.weight.fill_(9)
+    assert value(model) == 1.0
+    assert drawn(model.generator("ema_0.9")) == 2.5
+
+
+def test_a_generator_of_unknown_weights_is_refused(model):
+    with pytest.raises(ValueError, match=r"'ema_0.99'; it has raw, ema_0.9"):
+        model.generator("ema_0.99")
+
+
+def test_what_an_average_lacks_is_raw(model):
+    model.averages["ema_0.5"] = {"net.bias": torch.full((1,), 7.0)}
+    assert drawn(model.generator("ema_0.5")) == 8.0
+
+
+def test_weights_from_a_file_are_laid_out_as_trained(model, tmp_path):
+    """The memory format decides rounding, and a file has none."""
+    model.net = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+    model.averages = {"ema_0.9": {name: p.detach().clone() for name, p in model.named_parameters()}}
+    model.save_weights({"ema_0.9": tmp_path / "ema_0.9.safetensors"})
+    model.load_weights({"ema_0.9": tmp_path / "ema_0.9.safetensors"})
+    frozen = model.generator("ema_0.9").net
+    assert frozen.weight.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(frozen.weight, model.net.weight)
 
 
 def test_raw_weights_are_back(model):
