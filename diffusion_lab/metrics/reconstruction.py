@@ -59,8 +59,8 @@ class Reconstruction(Metric):
 
     def score(self, subject: Subject) -> Scores:
         scores, data, split = Scores(), subject.data, subject.settings.unseen_split
-        found, ratios = zip(*self._batches(subject, split), strict=True)
-        by_channel = torch.cat(found)
+        errors, ratios = zip(*self._batches(subject, split), strict=True)
+        by_channel = torch.cat(errors)
         mean, variance, crps = by_channel.mean(2).unbind(1)
         for name, by_image in zip(("psnr_mean", "psnr_draw"), torch.cat(ratios, 1), strict=True):
             if data.num_levels is None:

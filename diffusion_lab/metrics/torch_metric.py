@@ -105,8 +105,8 @@ class TorchMetric(Metric):
 class OfSamples(TorchMetric):
     """A number of the samples alone."""
 
-    needs = (Need.IMAGES,)
-    agrees = ("data", "samples")
+    needs: ClassVar[tuple[Need, ...]] = (Need.IMAGES,)
+    agrees: ClassVar[tuple[str, ...]] = ("data", "samples")
 
     def feed(self, metric: torchmetrics.Metric, subject: Subject) -> dict[str, Any]:
         return self._feed_samples(metric, subject)
