@@ -19,9 +19,10 @@ class Mean(MeanMetric):
     def __init__(self) -> None:
         super().__init__(nan_strategy="disable")
 
-    def update(self, value: Tensor, weight: Tensor | None = None) -> None:
-        """value: of any shape. weight: of the same shape; None: 1."""
-        weight = torch.ones_like(value) if weight is None else weight
+    def update(self, value: float | Tensor, weight: float | Tensor | None = None) -> None:
+        """value: of any shape. weight: of the same shape, or one for all; None: 1."""
+        value = torch.as_tensor(value)
+        weight = torch.ones_like(value) if weight is None else torch.as_tensor(weight).expand_as(value)
         self.mean_value += (value * weight).sum()
         self.weight += weight.sum()
 

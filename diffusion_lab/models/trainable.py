@@ -129,10 +129,12 @@ class TrainableModel(LightningModule):
         with self.use_weights(self.validated_weights):
             terms = {f"val/{name}": term for name, term in self.held_out_terms(x_0, y, noise).items()}
         for name, term in terms.items():
-            mean = self._held_out[name] if name in self._held_out else Mean().to(self.device)
-            self._held_out[name] = mean
-            mean.update(term.float().mean(), torch.full((), float(len(x_0)), device=self.device))
-        self.log_dict(dict(self._held_out), on_step=False, on_epoch=True)
+            if name not in self._held_out:
+                self._held_out[name] = Mean().to(self.device)
+            mean = self._held_out[name]
+            assert isinstance(mean, Mean)
+            mean.update(term.float().mean(), len(x_0))
+            self.log(name, mean, on_step=False, on_epoch=True, metric_attribute=f"_held_out.{name}")
         # Lightning uses this name as the step to log at; its own count is one behind.
         self.log("step", float(self.trainer.global_step), on_step=False, on_epoch=True, reduce_fx="max", batch_size=1)
 

@@ -56,8 +56,8 @@ class Monitor(Callback):
 
     A model's `training_step` returns "terms" (name -> mean over the batch) and optionally "weighted" (name -> values and their
     weights, both (B,)) for values that only some images or batches have, such as a quarter of t or a lazy penalty. The names are
-    the same on all ranks. Means are over all ranks and part of the checkpoint, so a resumed run logs what an uninterrupted one would
-    have logged.
+    the same on all ranks.
+    Means are over all ranks and part of the checkpoint, so a resumed run logs what an uninterrupted one would have logged.
     Later callbacks find the latest values under the same names in `trainer.callback_metrics`.
     The held-out loss is computed with the default weights for scoring.
     `seconds`: the duration of training over all resumes. `seconds_per_image`: the duration of a training step at the peak speed of

@@ -128,4 +128,4 @@ def test_a_metric_of_torchmetrics_by_a_yaml_alone(lab):
     assert score["protocol"]["my_kid"]["arguments"]["subsets"] == 2
     said = "metrics.my_ssim compares samples with the images that they are drawn for, so it needs condition="
     rest = [option for option in TINY if not option.startswith("metrics.")]
-    lab.refused("train", *rest, "metrics=[my_kid,my_ssim]", said=said)
+    lab.refused("train", *rest, *STRIDED, "metrics=[my_kid,my_ssim]", said=said)
