@@ -9,8 +9,8 @@ from omegaconf import DictConfig
 from rich.live import Live
 
 from diffusion_lab.store import RunError, named_sweep
-from diffusion_lab.store.places import sweeps_in
-from diffusion_lab.sweeps.jobs import queue_states
+from diffusion_lab.store.places import outcome_file, sweeps_in
+from diffusion_lab.sweeps.jobs import queue_states, submitted, ways_to_stop
 from diffusion_lab.sweeps.watch import JobProgress, is_over, job_progress, other_trainings, table
 from diffusion_lab.terminal import Terminal
 
@@ -32,6 +32,14 @@ def run(cfg: DictConfig) -> None:
     sweep = None if alone else named_sweep(outputs, None if cfg.sweep is None else str(cfg.sweep))
     if sweep is not None:
         console.print(f"sweep  {sweep.path}")
+        own = [
+            name
+            for name, job in submitted(jobs).items()
+            if Path(job.directory).parent.resolve() == sweep.jobs.resolve()
+            and not outcome_file(jobs, name, 0).is_file()
+        ]
+        for line in ways_to_stop(jobs, own):
+            console.print(f"to stop its jobs, which save first: {line}")
 
     def progress() -> list[JobProgress]:
         of_sweep = [] if sweep is None else job_progress(sweep, in_queue)

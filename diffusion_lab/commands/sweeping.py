@@ -28,7 +28,7 @@ from diffusion_lab.config.planning import make_plan, read_axes, with_moments
 from diffusion_lab.config.tracking import track_report
 from diffusion_lab.config.working_directory import name_folders
 from diffusion_lab.store import RunError, SweepDirectory, job_log, sweep_directory
-from diffusion_lab.store.files import check_links, clear
+from diffusion_lab.store.files import check_links
 from diffusion_lab.store.option_names import check_at_least
 from diffusion_lab.store.places import jobs_folder
 from diffusion_lab.store.records import is_folder_name, printable
@@ -85,13 +85,12 @@ def sweep(
         created = datetime.now().isoformat(timespec="seconds")
         about = {"name": name, "command": arguments, "axes": swept, "created": created, "score": config.score}
         directory.write_sweep(sweep_content(plan, **about))
-        clear(directory.cancelled)
         if plan.jobs and not wait:
             forget_failures(plan.work)
             launches(plan.jobs, wait=False)
             console.print(
-                "submitted: diffusion-lab status shows the progress and diffusion-lab cancel ends the jobs. Run the same "
-                "command without hydra.sweeper.wait=false (and retrain, rescore) to wait for them and write the report"
+                "submitted: diffusion-lab status shows the progress and how to end the jobs. Run the same command "
+                "without hydra.sweeper.wait=false (and retrain, rescore) to wait for them and write the report"
             )
             return
         with watching(plan.work, console):
@@ -134,7 +133,7 @@ class _Launches:
     def __call__(self, jobs: Sequence[Job], wait: bool = True) -> list[str | None]:
         """The reason why each job failed, or None. wait=False only submits, which needs `can_detach`."""
         if self._has_queue:
-            return self._launcher.launch_jobs(jobs, self._directory.cancelled.is_file, wait)
+            return self._launcher.launch_jobs(jobs, wait)
         return [do(job, partial(self._launch, job)) for job in jobs]
 
     def _launch(self, job: Job, work: Work) -> str | None:

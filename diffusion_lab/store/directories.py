@@ -257,7 +257,6 @@ class SweepDirectory(Directory):
     sweep = _In("sweep.json")  # the axes, and each cell's model and run directory; written before anything starts
     code = _In("code")  # copies of code and configs that its jobs run from
     jobs = _In("jobs")  # the jobs' logs, one folder each
-    cancelled = _In("cancelled")  # a mark: submit nothing more of this sweep
     report = _In("report")  # report.html, the tables and the figures
 
     def write_sweep(self, content: Mapping[str, Any]) -> None:

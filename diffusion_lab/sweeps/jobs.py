@@ -1,4 +1,4 @@
-"""Jobs in separate processes: submitted to a queue, waited for, found again by later commands, and cancelled.
+"""Jobs in separate processes: submitted to a queue, waited for, and found again by later commands.
 
 Jobs report through files in one folder (store/places.py). No results are pickled, so any exception can be
 reported, and a job that vanished can be distinguished from one that ended.
@@ -6,13 +6,10 @@ reported, and a job that vanished can be distinguished from one that ended.
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -116,15 +113,14 @@ def run_jobs(
     calls: Sequence[Call],
     queue: Queue,
     say: Callable[[str], None],
-    cancelled: Callable[[], bool] = lambda: False,
     wait: bool = True,
 ) -> list[Outcome]:
     """Run each call in a job of its own and wait for all; returns outcomes in the order of the calls.
 
     If a job of an earlier command that died or was detached already makes a result, wait for that job instead.
-    cancelled: whether the sweep was cancelled. wait=False: submit everything and return, if the queue allows it.
+    wait=False: submit everything and return, if the queue allows it.
     """
-    submission = _Submission(calls, queue, say, cancelled)
+    submission = _Submission(calls, queue, say)
     submission.submit_ready()
     if not wait:
         return []
@@ -148,10 +144,8 @@ def run_jobs(
 class _Submission:
     """Calls in progress: waiting (indices), running (job -> index), then with an outcome."""
 
-    def __init__(
-        self, calls: Sequence[Call], queue: Queue, say: Callable[[str], None], cancelled: Callable[[], bool]
-    ) -> None:
-        self._calls, self._queue, self._say, self._cancelled = calls, queue, say, cancelled
+    def __init__(self, calls: Sequence[Call], queue: Queue, say: Callable[[str], None]) -> None:
+        self._calls, self._queue, self._say = calls, queue, say
         self._tasks: dict[str, int] = {}
         self.running: dict[str, int] = {}
         self.outcomes: dict[int, Outcome] = {}
@@ -169,11 +163,6 @@ class _Submission:
         """Submit waiting calls while there is room."""
         names: list[str] = []
         while room := self._queue.room([self._calls[index] for index in self.waiting]) if self.waiting else 0:
-            if self._cancelled():
-                reason = "cancelled before it started; run the same command again to submit it"
-                self.outcomes |= {index: Outcome(reason=reason) for index in self.waiting}
-                self.waiting.clear()
-                break
             batch = self.waiting[:room]
             jobs = self._queue.submit([self._calls[index] for index in batch])
             for job, index in zip(jobs, batch, strict=True):
@@ -182,8 +171,6 @@ class _Submission:
                 about.write(self._queue.folder, job)
                 self._started(job, about, index)
             names += jobs
-            if self._cancelled():  # cancelled meanwhile, without these jobs
-                cancel(self._queue.folder, jobs)
         if names:
             places = [f" ({place})" if (place := self._queue.place(job)) else "" for job in names]
             named = [name + place for name, place in zip(names, places, strict=True)]
@@ -269,19 +256,12 @@ def queue_states(folder: Path) -> dict[str, str]:
     return {made: state for name, state in (states or {}).items() if name in jobs for made in jobs[name].makes}
 
 
-def cancel(folder: Path, jobs: Collection[str]) -> list[str]:
-    """Signal pending and running jobs to save and exit; return their names. RunError if Slurm does not respond."""
-    here = {name: process for name, (process, _) in running_here(folder).items() if name in jobs}
-    for process in here.values():
-        with suppress(ProcessLookupError):
-            os.kill(process.pid, signal.SIGTERM)
-    in_queue = []
-    if _of_slurm(folder, jobs):
-        states = in_slurm(folder)
-        in_queue = [name for name in states or () if name in jobs]
-        if states is None or (in_queue and ask("scancel", *in_queue) is None):
-            raise RunError("Slurm does not respond, so jobs still in its queue were not cancelled; try again later")
-    return [*here, *in_queue]
+def ways_to_stop(folder: Path, jobs: Collection[str]) -> list[str]:
+    """Commands that end those of these jobs that run or wait, on this machine and in Slurm. The jobs save first."""
+    here = [str(process.pid) for name, (process, _) in running_here(folder).items() if name in jobs]
+    in_queue = (in_slurm(folder) or {}).keys() & jobs if _of_slurm(folder, jobs) else ()
+    arrays = sorted({name.partition("_")[0] for name in in_queue})  # an array belongs to one sweep
+    return [" ".join(words) for words in (["kill", *here], ["scancel", *arrays]) if len(words) > 1]
 
 
 def _of_slurm(folder: Path, jobs: Collection[str]) -> bool:

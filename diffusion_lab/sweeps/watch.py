@@ -1,4 +1,4 @@
-"""Progress of a sweep: one line for each model and cell when it ends, bars while they run, and the table of `status`.
+"""Progress of a sweep: one line for each model and cell when it ends, and the table of `status`.
 
 It is read from folders and from a cluster's queue, and therefore works for jobs of any process or machine.
 """
@@ -9,14 +9,13 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from types import MappingProxyType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -38,10 +37,7 @@ _STYLES = {  # in order of display
 @contextmanager
 def watching(all_work: Sequence[Work], console: Console) -> Iterator[Watch]:
     """Report progress on models and cells while the block runs."""
-    columns = [TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
-    # Jobs in this process write to their logs; the bar must not redirect that output.
-    bars = Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False)
-    watch = Watch(all_work, console, bars)
+    watch = Watch(all_work, console)
     stop = threading.Event()
 
     def poll() -> None:
@@ -49,27 +45,25 @@ def watching(all_work: Sequence[Work], console: Console) -> Iterator[Watch]:
             watch.update()
 
     thread = threading.Thread(target=poll, daemon=True, name="watch")
-    with bars if console.is_terminal else nullcontext():
-        thread.start()
-        try:
-            yield watch
-        finally:
-            stop.set()
-            thread.join()
-            watch.update(last=True)
+    thread.start()
+    try:
+        yield watch
+    finally:
+        stop.set()
+        thread.join()
+        watch.update(last=True)
 
 
 class Watch:
     """Watches folders, and prints the outcome of each once."""
 
-    def __init__(self, all_work: Sequence[Work], console: Console, bars: Progress) -> None:
+    def __init__(self, all_work: Sequence[Work], console: Console) -> None:
         self._waiting, self._num_of = list(all_work), Counter(work.what for work in all_work)
         self._reported: Counter[str] = Counter()
-        self._console, self._bars = console, bars
-        self._tasks: dict[Path, TaskID] = {}
+        self._console = console
 
     def update(self, last: bool = False) -> None:
-        """Report everything that has ended since the last update, and move the bars of running work.
+        """Report everything that has ended since the last update.
 
         A killed job counts as ended only once this is recorded, because it may be retried; an interrupted one may be
         requeued.
@@ -79,24 +73,15 @@ class Watch:
             status = written_status(work.folder)
             if work.done:
                 self._report(work, result_line(work))
-            elif status is not None and status.state == RUNNING:
-                self._move(work, status.step or 0, status.steps)
             elif status is not None and status.state in ends:
                 self._report(work, f"{status.state}: {status.reason}")
 
     def _report(self, work: Work, how: str) -> None:
         self._waiting.remove(work)
         self._reported[work.what] += 1
-        if work.folder in self._tasks:
-            self._bars.remove_task(self._tasks.pop(work.folder))
         number, of = self._reported[work.what], self._num_of[work.what]
         place = f"{work.what} {number:>{len(str(of))}} of {of}"
         self._console.print(Text(f"{place}  {work.label}  → {how}"), soft_wrap=True)
-
-    def _move(self, work: Work, step: int, steps: int | None) -> None:
-        if work.folder not in self._tasks:
-            self._tasks[work.folder] = self._bars.add_task(work.label)
-        self._bars.update(self._tasks[work.folder], completed=step, total=steps)
 
 
 def result_line(work: Work) -> str:
@@ -140,12 +125,12 @@ def job_progress(sweep: SweepDirectory, in_queue: Mapping[str, str] = MappingPro
         for cell in content["cells"]
     ]
     all_of_it = plan(cells, len(cells), retrain=True, score=content.get("score", True))
-    cancelled, stopped = sweep.cancelled.is_file(), dict[str, JobProgress]()
+    stopped: dict[str, JobProgress] = {}
     models = {cell["run"]: cell["model"] for cell in content["cells"]}
     found = []
     for work in all_of_it.work:
         name = work.folder.name
-        found.append(_progress_of(work, in_queue.get(name), stopped.get(models.get(name, "")), cancelled))
+        found.append(_progress_of(work, in_queue.get(name), stopped.get(models.get(name, ""))))
         if found[-1].state in (FAILED, INTERRUPTED):
             stopped[name] = found[-1]
     return sorted(found, key=lambda standing: list(_STYLES).index(standing.state))
@@ -210,7 +195,7 @@ def table(found: Sequence[JobProgress], earlier: Mapping[Path, Status]) -> Table
     return shown
 
 
-def _progress_of(work: Work, in_queue: str | None, model: JobProgress | None, cancelled: bool) -> JobProgress:
+def _progress_of(work: Work, in_queue: str | None, model: JobProgress | None) -> JobProgress:
     """The progress of one job. in_queue: its state in a cluster. model: the cell's model, if it failed or was interrupted."""
     status = read_status(work.folder)
     state = QUEUED if status is None else status.state
@@ -227,8 +212,6 @@ def _progress_of(work: Work, in_queue: str | None, model: JobProgress | None, ca
         state = REQUEUED if state == INTERRUPTED and in_queue != _ENDS else state
     elif state == QUEUED and model is not None and model.state == FAILED:
         state, reason = FAILED, f"its model failed: {model.reason}"
-    elif state == QUEUED and cancelled:
-        state, reason = INTERRUPTED, "cancelled; run the same command again to resume"
     elif state == QUEUED and model is not None:
         state, reason = INTERRUPTED, "its model was interrupted"
     return JobProgress(work.what, work.label, work.folder, state, status, reason)

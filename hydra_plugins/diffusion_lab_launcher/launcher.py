@@ -186,20 +186,18 @@ class QueueLauncher(Launcher):
         calls = [HydraCall(self, overrides, initial_job_idx + number) for number, overrides in enumerate(job_overrides)]
         return [_job_return(call, outcome) for call, outcome in zip(calls, self.run(calls), strict=True)]
 
-    def launch_jobs(self, jobs: Sequence[Job], cancelled: Callable[[], bool], wait: bool) -> list[str | None]:
+    def launch_jobs(self, jobs: Sequence[Job], wait: bool) -> list[str | None]:
         """The reason why each job of a sweep failed, or None. wait=False: submit and return, if the queue may be left."""
         setup_globals()
         calls = [HydraCall(self, job.work[0].overrides, number, job) for number, job in enumerate(jobs)]
-        return [outcome.reason for outcome in self.run(calls, cancelled, wait)]
+        return [outcome.reason for outcome in self.run(calls, wait)]
 
-    def run(
-        self, calls: Sequence[HydraCall], cancelled: Callable[[], bool] = lambda: False, wait: bool = True
-    ) -> list[Outcome]:
+    def run(self, calls: Sequence[HydraCall], wait: bool = True) -> list[Outcome]:
         """The outcomes of the calls; none if no command waits for them."""
         queue = self.queue()
         if not queue.dry_run:
             make_folders(Path(str(self.config.hydra.sweep.dir)))
-            return run_jobs(calls, queue, print, cancelled, wait)
+            return run_jobs(calls, queue, print, wait)
         print(f"{len(calls)} jobs would be submitted; their options:")
         for call in calls:
             cells = "" if call.job is None else f" ({len(call.job.work)} to train and score)"

@@ -137,17 +137,6 @@ def test_jobs_that_ask_for_the_same_are_submitted_together(tmp_path):
     assert queue.batches == ["abd", "eg", "cf"]
 
 
-def test_after_a_cancel_nothing_more_is_submitted(tmp_path, monkeypatch):
-    """Nor goes on what was submitted at that very moment."""
-    queue, ended = StubQueue(tmp_path, room=1), []
-    monkeypatch.setattr(jobs, "cancel", lambda folder, names: ended.extend(names))
-    calls = [StubCall(name, Outcome()) for name in "abcde"]
-    outcomes = run_jobs(calls, queue, print, cancelled=lambda: len(queue.batches) == 2)
-    assert queue.batches == ["a", "b"]
-    assert ended == ["1"]
-    assert sum(outcome.reason is not None and outcome.reason.startswith("cancelled") for outcome in outcomes) == 3
-
-
 def test_the_paths_of_a_job_are_read_as_written(tmp_path):
     """A no-break space in the name of a folder is not printable."""
     job = Submitted(("model",), "/home/a\u00a0b/log", "/home/a\u00a0b/code", 1)

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from diffusion_lab.store import sweep_directory, write_json
 from diffusion_lab.store.lease import hold
-from diffusion_lab.store.status_file import DONE, FAILED, INTERRUPTED, RUNNING, Announcement, Status
+from diffusion_lab.store.status_file import DONE, FAILED, INTERRUPTED, RUNNING, Status
 from diffusion_lab.sweeps.plan import CELL, Work
 from diffusion_lab.sweeps.watch import is_over, job_progress, seconds_left, table, watching
 from tests.metrics.stand_ins import described
@@ -27,8 +27,8 @@ def jobs(tmp_path):
     return [Work(CELL, tmp_path / name, tmp_path / name / "result.json", (), f"x=[{name}]") for name in "abc"]
 
 
-def lines_of(jobs, events, terminal=False):
-    console = Console(file=io.StringIO(), width=120, force_terminal=terminal)
+def lines_of(jobs, events):
+    console = Console(file=io.StringIO(), width=120)
     with watching(jobs, console) as watch:
         for event in events:
             event()
@@ -60,12 +60,6 @@ def test_one_that_was_interrupted_may_go_on_before_the_end(jobs):
     assert "fd_pixels" in line
     (line,) = lines_of(jobs[1:2], [lambda: fails(jobs[1], INTERRUPTED, "preempted")])
     assert line == "cell 1 of 1  x=[b]  → interrupted: preempted"
-
-
-def test_a_terminal_shows_how_far_they_are(jobs):
-    jobs[0].folder.mkdir()
-    with Announcement(jobs[0].folder, steps=40):
-        assert any("x=[a]" in line and "0/40" in line for line in lines_of(jobs, [lambda: None], terminal=True))
 
 
 # ---- progress ----
@@ -142,15 +136,12 @@ def test_what_a_cluster_has_in_its_queue_is_queued_or_requeued(sweep, tmp_path):
     assert states(sweep, m1="RUNNING")["m1"] == FAILED
 
 
-def test_the_cells_of_a_model_that_failed_have_failed_and_those_of_a_cancelled_sweep_are_not_queued(sweep, tmp_path):
+def test_the_cells_of_a_model_that_failed_have_failed(sweep, tmp_path):
     Status.begin().now(FAILED, reason="out of memory").write(tmp_path / "models" / "m1")
     assert states(sweep)["r1ddim"] == FAILED
     assert "its model failed: out of memory" in shown(sweep)
     assert states(sweep, r1ddim="PENDING")["r1ddim"] == "queued"
     assert states(sweep)["r2ddim"] == "queued"
-    sweep.cancelled.touch()
-    assert states(sweep)["r2ddim"] == INTERRUPTED
-    assert "cancelled; run the same command again to resume" in shown(sweep)
 
 
 def test_a_running_one_is_running_as_long_as_its_process_lives(sweep, tmp_path):
