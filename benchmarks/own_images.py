@@ -54,7 +54,8 @@ def row(side: int, count: int, measured: dict[int, float]) -> list[str]:
     cfg, model = picked(side, count, on_gpu=False)
     batch, steps = cfg.data.batch_size, cfg.trainer.max_steps
     if side not in measured:
-        measured[side] = duration.measured(model, batch, auto_precision(on_gpu=False))[0]
+        # In CPU time.
+        measured[side] = duration.measured(model, batch, auto_precision(on_gpu=False), time.process_time)[0]
     gpu, wide = picked(side, count, on_gpu=True)
     shown = gpu.data.batch_size * gpu.trainer.max_steps
     seconds = shown * model.training_evaluations * wide.cost().forward_flops / (GPU_SHARE * PEAK)
@@ -103,7 +104,6 @@ def main() -> None:
     given = parser.parse_args()
     if given.train is None:
         torch.set_num_threads(1)
-        duration.perf_counter = time.process_time  # steps are timed in CPU time
         half = ["batch", "steps", "shown each", "parameters"]
         head = ["pixels", "images", *half, "minutes of one core", f"{CARD}: batch", *half[1:], "minutes, estimated"]
         measured: dict[int, float] = {}

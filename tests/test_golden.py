@@ -3,6 +3,7 @@
 import importlib.machinery
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,42 @@ def test_commands_write_the_stored_numbers(which):
     command = [sys.executable, SCRIPT, which]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+@pytest.mark.thorough
+def test_rounding_stays_within_the_tolerances():
+    """Where each layer's output changes by 1e-7, as on another processor, every stored number stays within its tolerance."""
+    ended = subprocess.run(
+        [sys.executable, SCRIPT, "--perturb", "1e-7"], capture_output=True, text=True, timeout=1800, check=False
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+MUTATIONS = {  # case that notices -> a file and its text, with one coefficient right and wrong
+    "ddpm": ("diffusion_lab/diffusion/chain.py", "of_x_0=signal_s * beta", "of_x_0=1.002 * signal_s * beta"),
+    "improved_ddpm": ("conf/objective/hybrid.yaml", "vlb_weight: 0.001", "vlb_weight: 0.0012"),
+    "flow": ("diffusion_lab/families/flow/flow.py", "(2 / num_levels)", "(2.01 / num_levels)"),
+}
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("case", MUTATIONS)
+def test_a_wrong_coefficient_is_noticed(case, tmp_path):
+    file, right, wrong = MUTATIONS[case]
+    for folder in ("diffusion_lab", "conf", "hydra_plugins"):
+        shutil.copytree(SCRIPT.parent.parent / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    text = (tmp_path / file).read_text()
+    assert text.count(right) == 1
+    (tmp_path / file).write_text(text.replace(right, wrong))
+    ended = subprocess.run(
+        [sys.executable, SCRIPT, "--tree", tmp_path, "--first", case],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert ended.returncode == 1, ended.stdout + ended.stderr
+    assert "exit code" not in ended.stdout
 
 
 def test_every_case_is_stored(golden):

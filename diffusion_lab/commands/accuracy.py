@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from rich.table import Table
+from torchmetrics.classification import MulticlassAccuracy
 
 from diffusion_lab.data.module import DataModule
 from diffusion_lab.diffusion import SampleNoise
@@ -47,7 +48,9 @@ def accuracy_by_timestep(
     The noise of image i at t is a function of (i, t): every classifier sees the same noisy images.
     """
     ts = torch.linspace(1, model.process.num_timesteps, num_timesteps).round().long().unique().tolist()
-    correct, seen = torch.zeros(len(ts), dtype=torch.float64), 0
+    # Only rank 0 may be here, so there is nothing to synchronise.
+    found = [MulticlassAccuracy(model.num_classes, average="micro", sync_on_compute=False).to(model.device) for _ in ts]
+    seen = 0
     model.eval()
     with model.use_weights(weights):
         for x, y in data.batches(data.validation_split, BATCH_SIZE, limit=num_images):
@@ -55,6 +58,7 @@ def accuracy_by_timestep(
             assert classes is not None
             noise = SampleNoise(0, torch.arange(seen, seen + len(x_0), device=model.device))
             classes = classes.to(model.device)
-            correct += torch.tensor([float(model.is_correct(x_0, classes, t, noise(t, x_0)).sum()) for t in ts])
+            for t, accuracy in zip(ts, found, strict=True):
+                accuracy.update(model.logits(x_0, t, noise(t, x_0)), classes)
             seen += len(classes)
-    return {"t": ts, "accuracy": (correct / seen).tolist()}
+    return {"t": ts, "accuracy": [float(accuracy.compute()) for accuracy in found]}

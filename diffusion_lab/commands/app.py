@@ -126,7 +126,7 @@ def _start(command: str, options: Sequence[str], task: Callable[[DictConfig], An
     """Let Hydra compose the config and call the task, show the config, complete a word, or start a sweep."""
     flags, words = flags_and_words(options)
     # Hydra requires overrides to be contiguous; with flags behind them, no word is taken as the value of a flag.
-    sys.argv = [f"diffusion-lab {command}", *words, *flags]
+    sys.argv = ["diffusion-lab" if "-sc" in flags else f"diffusion-lab {command}", *words, *flags]
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)(task)()
     except ConfigCompositionException as error:

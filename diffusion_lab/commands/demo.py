@@ -2,7 +2,7 @@
 
 Controls set class, sampler, steps, guidance and seed. The page uses gradio (the extra demo) without its telemetry and public
 links. It serves only browsers on this machine, refuses requests from pages of other sites, and accepts no files. The model
-runs in this process, on one device.
+runs in this process, on one device, one drawing at a time.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 import random
 import shlex
+import sys
 import threading
 import time
-import webbrowser
 from collections.abc import Mapping
 from contextlib import suppress
 from importlib.util import find_spec
@@ -22,7 +22,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 from urllib.request import getproxies
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.mistakes import MistakeError, users_mistakes
@@ -37,11 +37,8 @@ if TYPE_CHECKING:
 
     from diffusion_lab.commands.library import Model
 
-HOST = "127.0.0.1"
-MOST_IMAGES, MOST_SCALE, MOST_SEED = 64, 10.0, 2**31 - 1
-STATES = 25  # about this many pictures show a chain of any length
-_DRAWING, _STOPPED = threading.Lock(), threading.Event()  # one drawing at a time, and none after Ctrl-C
-_FONTS = ("system-ui", "sans-serif")  # installed fonts, so that the page downloads none
+_HOST, _MOST_SEED = "127.0.0.1", 2**31 - 1
+_STATES = 25  # about this many pictures show a chain of any length
 _CSS = """
 #picture .image-frame {width: 100%}
 #picture img {width: 100%; height: auto; max-height: 75vh; object-fit: contain; image-rendering: pixelated}
@@ -56,53 +53,39 @@ def run(cfg: DictConfig) -> None:
         raise MistakeError(f"port={cfg.port}: choose a port from 0 to 65535")
     if find_spec("gradio") is None:
         raise MistakeError("install gradio first: pip install 'diffusion-lab[demo]'")
-
     with users_mistakes():
         model = load(cfg.model_dir, cfg.outputs)
-    console = Terminal()
     with TemporaryDirectory(prefix="diffusion-lab-demo-") as pictures:
         # The folder of gradio's temporary files; and no proxy for its first request, which goes to itself.
-        os.environ |= {"GRADIO_TEMP_DIR": pictures, "no_proxy": f"{HOST},{getproxies().get('no', '')}"}
-        page = page_of(model)
-        address = launched(page, cfg.port)
-        console.print(f"demo of {model.path}: {address}  (Ctrl-C stops it)")
-        if cfg.open:
-            webbrowser.open(address)
-        try:
+        os.environ |= {"GRADIO_TEMP_DIR": pictures, "no_proxy": f"{_HOST},{getproxies().get('no', '')}"}
+        address = launched(page_of(model), cfg.port, cfg.open)
+        Terminal().print(f"demo of {model.path}: {address}  (Ctrl-C stops it)")
+        with suppress(KeyboardInterrupt, Interrupted):
             threading.Event().wait()
-        except (KeyboardInterrupt, Interrupted):
-            console.print("stopped")
-        finally:
-            _STOPPED.set()
-            with _DRAWING:  # torch aborts if the process ends while a thread computes
-                page.close(verbose=False)
+    print("stopped")
+    sys.stdout.flush()
+    os._exit(0)  # torch aborts if the interpreter ends while a thread draws
 
 
-def launched(page: Blocks, port: int) -> str:
+def launched(page: Blocks, port: int, in_browser: bool = False) -> str:
     """Serve the page and return its address; `close` stops it. MistakeError if the port is taken; 0 is a free one."""
     import gradio
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-    hosts = Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])  # another name may be rebound to HOST
-    theme = gradio.themes.Default(font=_FONTS, font_mono=("monospace",))
+    hosts = Middleware(
+        TrustedHostMiddleware, allowed_hosts=[_HOST, "localhost"]
+    )  # another name may be rebound to _HOST
+    # Installed fonts, so that the page downloads none.
+    theme = gradio.themes.Default(font=("system-ui", "sans-serif"), font_mono=("monospace",))
+    shown = {"theme": theme, "css": _CSS, "footer_links": [], "quiet": True, "inbrowser": in_browser}
+    # gradio has an address for uploads, which this page does not use.
+    guarded = {"share": False, "max_file_size": 0, "app_kwargs": {"middleware": [hosts, Middleware(_same_origin)]}}
+    options: dict[str, Any] = {**shown, **guarded, "ssr_mode": False, "prevent_thread_lock": True}
     try:
-        _, address, _ = page.launch(
-            server_name=HOST,
-            server_port=port or None,
-            share=False,
-            theme=theme,
-            css=_CSS,
-            footer_links=[],
-            ssr_mode=False,
-            quiet=True,
-            prevent_thread_lock=True,
-            max_file_size=0,  # gradio has an address for uploads, which this page does not use
-            app_kwargs={"middleware": [hosts, Middleware(_same_origin)]},
-        )
+        return page.launch(server_name=_HOST, server_port=port or None, **options)[1]
     except OSError as error:
-        raise MistakeError(f"port={port} on {HOST} is taken; choose another port, or port=0 for a free one") from error
-    return address
+        raise MistakeError(f"port={port} on {_HOST} is taken; choose another port, or port=0 for a free one") from error
 
 
 def _same_origin(app: ASGIApp) -> ASGIApp:
@@ -122,6 +105,17 @@ def page_of(model: Model) -> Blocks:
     """The page: the controls that apply to this model, and the images that they draw."""
     import gradio
 
+    def answer(*values: Any) -> tuple[Any, ...]:
+        options = _options(dict(zip(controls, values, strict=True)))
+        try:
+            found, said = drawn(model, options)
+        except ValueError as error:
+            raise gradio.Error(str(error), duration=None, print_exception=False) from None
+        last = len(found) - 1
+        slider = gradio.Slider(maximum=max(last, 1), value=last, visible=last > 0)
+        typed = [f"{name}={value}" for name, value in ({"model_dir": model.path} | options).items()]
+        return found[-1], found, slider, said, shlex.join(["diffusion-lab", "sample", *typed])
+
     with gradio.Blocks(title="diffusion-lab demo", analytics_enabled=False) as page:
         gradio.Markdown(f"### {model.path.name}")
         with gradio.Row():
@@ -134,21 +128,11 @@ def page_of(model: Model) -> Blocks:
                 way = gradio.Slider(0, 1, 1, step=1, label="from noise to image", buttons=[])
                 summary = gradio.Markdown()
                 command = gradio.Textbox(label="the command that draws the same images", lines=2, buttons=["copy"])
-        states = gradio.State([])
-
-        def answer(*values: Any) -> tuple[Any, ...]:
-            given = dict(zip(controls, values, strict=True))
-            try:
-                found, said = drawn(model, given)
-            except ValueError as error:
-                raise gradio.Error(str(error), duration=None, print_exception=False) from None
-            last = len(found) - 1
-            slider = gradio.Slider(maximum=max(last, 1), value=last, visible=last > 0)
-            return found[-1], found, slider, said, command_of(model, given)
-
-        inputs, outputs = list(controls.values()), [image, states, way, summary, command]
-        gradio.on([page.load, draw.click], answer, inputs, outputs)
-        another.click(lambda: random.randint(0, MOST_SEED), None, controls["seed"]).then(answer, inputs, outputs)
+        inputs, states = list(controls.values()), gradio.State([])
+        outputs = [image, states, way, summary, command]
+        drawing: Any = {"fn": answer, "inputs": inputs, "outputs": outputs, "concurrency_id": "draw"}  # one at a time
+        gradio.on([page.load, draw.click], **drawing)
+        another.click(lambda: random.randint(0, _MOST_SEED), None, controls["seed"]).then(**drawing)
         way.input(lambda found, number: found[number], [states, way], image, show_progress="hidden")
     return page
 
@@ -157,61 +141,49 @@ def _controls(model: Model) -> dict[str, Component]:
     """Controls by the option of `diffusion-lab sample` that each sets, in their order on the page."""
     import gradio
 
-    controls: dict[str, Component] = {}
     with model.drawing({"num_images": 1}) as ready:
         classes, saved = ready.options.conditions.classes, ready.options.saved
+    controls: dict[str, Component] = {}
     if classes is not None:
-        found = classes.shares is not None
-        every = ("as often as in the data" if found else "all in turn", "")
-        choices = [every, *((name, str(number)) for number, name in enumerate(classes.names))]
-        controls["condition"] = gradio.Dropdown(choices, value="", label="cluster" if found else "class")
+        every, label = ("all in turn", "class") if classes.shares is None else ("as often as in the data", "cluster")
+        choices: list[Any] = [(every, ""), *((name, number) for number, name in enumerate(classes.names))]
+        controls["condition"] = gradio.Dropdown(choices, value="", label=label)
     if "sampler" in saved:
-        steps_of = _samplers(model, saved.schedule.num_timesteps)
-        first = next(iter(steps_of))
-        samplers = [(name or "as in training", name) for name in steps_of]
-        controls["sampler"] = sampler = gradio.Dropdown(samplers, value=first, label="sampler")
         most = saved.schedule.num_timesteps
-        controls["sampler.spacing.num_steps"] = steps = gradio.Slider(1, most, steps_of[first], step=1, label="steps")
-        sampler.change(steps_of.get, sampler, steps)
-        if len(guidances := _guidances(model)) > 1:
-            controls["guidance"] = guidance = gradio.Dropdown(guidances, value="none", label="guidance")
-            scale = gradio.Slider(0, MOST_SCALE, 2.0, step=0.1, label="guidance scale", visible=False)
-            controls["guidance.scale"] = scale
+        steps_of = _samplers(model)
+        first = next(iter(steps_of))
+        named: list[Any] = [(name or "as in training", name) for name in steps_of]
+        sampler = gradio.Dropdown(named, value=first, label="sampler")
+        steps = gradio.Slider(1, most, min(most, steps_of[first]), step=1, label="steps")
+        sampler.change(lambda name: min(most, steps_of[name]), sampler, steps)
+        controls |= {"sampler": sampler, "sampler.spacing.num_steps": steps}
+        if guidances := _guidances(model):
+            guidance = gradio.Dropdown(["none", *guidances], value="none", label="guidance")
+            scale = gradio.Slider(0, 10, 2.0, step=0.1, label="guidance scale", visible=False)
             guidance.change(lambda name: gradio.Slider(visible=name != "none"), guidance, scale)
-    controls["num_images"] = gradio.Slider(1, MOST_IMAGES, 20, step=1, label="images")
-    controls["seed"] = gradio.Number(0, precision=0, minimum=0, maximum=MOST_SEED, label="seed")
+            controls |= {"guidance": guidance, "guidance.scale": scale}
+    controls["num_images"] = gradio.Slider(1, 64, 20, step=1, label="images")
+    controls["seed"] = gradio.Number(0, precision=0, minimum=0, maximum=_MOST_SEED, label="seed")
     return controls
 
 
-def drawn(model: Model, given: Mapping[str, Any]) -> tuple[list[Image], str]:
-    """Pictures of the states from noise to samples, and a line on their cost.
-
-    given: the values of the controls. ValueError, in one sentence, for what cannot be drawn.
-    """
-    from diffusion_lab.data.pictures import frames, picture
-
-    began, states = time.perf_counter(), []
-    x: Any  # a sample; families without intermediate states draw it directly
-    with _DRAWING, model.drawing(_options(given)) as ready:
-        columns, levels = ready.columns, ready.generator.num_levels
-        if "sampler" in given:
-            every = ceil(given["sampler.spacing.num_steps"] / STATES)
-            for number, (x_t, x) in enumerate(pairwise(ready.trajectory())):  # noqa: B007 (the last x is used)
-                if _STOPPED.is_set():
-                    raise ValueError("the demo was stopped")
-                if number % every == 0:
-                    states.append(x_t.cpu())
-        else:
-            x = ready.images(progress_bar=False)
-        seconds = time.perf_counter() - began
-        shown = [*frames(states, levels, columns), picture(x.cpu(), levels, columns)]
-        return shown, f"{len(ready.indices)} samples · {ready.generator.nfe} network evaluations each · {seconds:.1f} s"
+def _samplers(model: Model) -> dict[str, int]:
+    """Samplers with a number of steps -> its default; "" is the sampler of training."""
+    found = {}
+    for name in ("", *sorted(file.stem for file in (CONF / "sampler").glob("*.yaml"))):
+        spacing = model.config("sample", [f"sampler={name}"] if name else []).sampler.spacing
+        if "num_steps" in spacing:
+            found[name] = spacing.num_steps
+    return found
 
 
-def command_of(model: Model, given: Mapping[str, Any]) -> str:
-    """The command that draws the shown images."""
-    options = {"model_dir": model.path, **_options(given)}
-    return shlex.join(["diffusion-lab", "sample", *(f"{name}={value}" for name, value in options.items())])
+def _guidances(model: Model) -> list[str]:
+    """The guidances with a scale that this model can use without other options."""
+    found = []
+    for name in sorted(file.stem for file in (CONF / "guidance").glob("*.yaml")):
+        with suppress(ValueError), model.drawing({"guidance": name, "guidance.scale": 2.0, "num_images": 1}):
+            found.append(name)
+    return found
 
 
 def _options(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -219,27 +191,23 @@ def _options(given: Mapping[str, Any]) -> dict[str, Any]:
     found = {name: value for name, value in given.items() if value not in ("", None)}
     if found.get("guidance", "none") == "none":
         found.pop("guidance.scale", None)
-    if "condition" in found:
-        found["condition"] = int(found["condition"])
     return found
 
 
-def _samplers(model: Model, num_timesteps: int) -> dict[str, int]:
-    """Samplers with a number of steps -> its default; "" is the sampler of training."""
-    found = {}
-    for name in ("", *sorted(file.stem for file in (CONF / "sampler").glob("*.yaml"))):
-        spacing = model.config("sample", [f"sampler={name}"] if name else []).sampler.spacing
-        if "num_steps" in spacing:
-            found[name] = min(spacing.num_steps, num_timesteps)
-    return found
+def drawn(model: Model, options: Mapping[str, Any]) -> tuple[list[Image], str]:
+    """Pictures of the states from noise to samples, and a line on their cost. ValueError, in one sentence, for a mistake."""
+    from diffusion_lab.data.pictures import frames, picture
 
-
-def _guidances(model: Model) -> list[str]:
-    """No guidance, and the guidances with a scale that fit this model."""
-    found = ["none"]
-    for file in sorted((CONF / "guidance").glob("*.yaml")):
-        options: Any = OmegaConf.to_container(OmegaConf.load(file))
-        if "scale" in options and "???" not in options.values():  # needs nothing else, such as a folder
-            with suppress(ValueError), model.drawing({"guidance": file.stem, "num_images": 1}):
-                found.append(file.stem)
-    return found
+    began, states = time.perf_counter(), []
+    with model.drawing(options) as ready:
+        x: Any = None  # the samples; families without intermediate states draw them directly
+        if num_steps := options.get("sampler.spacing.num_steps"):
+            every = ceil(num_steps / _STATES)
+            for number, (x_t, x) in enumerate(pairwise(ready.trajectory())):  # noqa: B007 (the last x is used)
+                states += [x_t.cpu()] if number % every == 0 else []
+        else:
+            x = ready.images(progress_bar=False)
+        seconds = time.perf_counter() - began
+        columns, levels = ready.columns, ready.generator.num_levels
+        shown = [*frames(states, levels, columns), picture(x.cpu(), levels, columns)]
+        return shown, f"{len(ready.indices)} samples · {ready.generator.nfe} network evaluations each · {seconds:.1f} s"

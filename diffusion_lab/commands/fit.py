@@ -51,7 +51,7 @@ def fit(training: Training, built: Built, here: Ranks) -> None:
     with interruption.forwarding_signals(), ExitStack() as stack:
         if here.is_first:
             with users_mistakes():
-                trackers = build_trackers(cfg, directory.logs)
+                trackers = build_trackers(cfg, directory)
             make_folders(directory.path)
             for folder in (directory.path, directory.samples):
                 remove_staged(folder)  # by a process that was killed

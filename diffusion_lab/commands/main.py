@@ -49,7 +49,7 @@ first steps
   diffusion-lab <command> --help       its options and their values
   diffusion-lab <command> --cfg job    the whole config that would be used
   diffusion-lab --version              versions of this package, Python, torch, …
-  eval "$(diffusion-lab -sc install=bash)"               tab completion (also zsh, fish)
+  eval "$(diffusion-lab -sc install=bash)"               tab completion by Hydra (also zsh, fish)
 """
 
 
@@ -120,9 +120,7 @@ def _main() -> None:
         print("\n".join(f"{name} {version}" for name, version in versions().items()))
         return
     if arguments[0] in ("-sc", "--shell-completion"):
-        from diffusion_lab.commands.completion import complete
-
-        sys.exit(complete(arguments[1:], COMMANDS))
+        sys.exit(_complete(arguments))
     from diffusion_lab.config.overrides import flags_and_words
 
     command = next(iter(flags_and_words(arguments)[1]), arguments[0])
@@ -138,3 +136,23 @@ def _main() -> None:
     os.environ["PYTHONSAFEPATH"] = "1"
     arguments.remove(command)
     sys.exit(run(command, arguments))
+
+
+def _complete(arguments: list[str]) -> int:
+    """Hydra's completion, which knows no commands: they are completed here, and left out of the line that Hydra completes."""
+    what, _, shell = " ".join(arguments[1:]).partition("=")
+    if what not in ("install", "uninstall", "query") or shell not in ("bash", "zsh", "fish"):
+        print("usage: diffusion-lab -sc install=bash (or zsh, fish)", file=sys.stderr)
+        return 1
+    command = _FIRST[0]  # any one prints the code to evaluate
+    if what == "query":
+        line = os.environ.get("COMP_LINE", "")
+        _, command, options = [*line.split(maxsplit=2), "", "", ""][:3]
+        if command not in COMMANDS or not (options or line.endswith(" ")):
+            print("\n".join(name for name in COMMANDS if name.startswith(command)))
+            return 0
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - what is wrong with the line would be printed into it
+        os.environ["COMP_LINE"] = f"diffusion-lab {options}"
+    from diffusion_lab.commands.app import run
+
+    return run(command, arguments)

@@ -144,13 +144,14 @@ def entries(cfg: DictConfig, group: str) -> Iterator[tuple[str, DictConfig]]:
         yield name, node
 
 
-def build_each(cfg: DictConfig, group: str, kind: type) -> dict[str, Any]:
-    """The objects of a group that holds several, by name, in order. MistakeError for an object that is not a `kind`."""
+def build_each(cfg: DictConfig, group: str, *kinds: type) -> dict[str, Any]:
+    """The objects of a group that holds several, by name, in order. MistakeError for an object of another kind."""
     built = {}
     for name, node in entries(cfg, group):
         built[name] = instantiate(node)
-        if not isinstance(built[name], kind):
-            raise MistakeError(f"{group}.{name}: its _target_ must name a class of {kind.__module__}.{kind.__name__}")
+        if not isinstance(built[name], kinds):
+            wanted = " or ".join(f"{kind.__module__}.{kind.__name__}" for kind in kinds)
+            raise MistakeError(f"{group}.{name}: its _target_ must name a class of {wanted}")
     if not built:
         raise MistakeError(f"{group}: choose at least one")
     return built

@@ -12,6 +12,7 @@ from time import perf_counter
 
 import torch
 from hydra.utils import instantiate
+from torch.utils.benchmark import Timer
 
 from diffusion_lab.config.training import Training
 from diffusion_lab.models.diffusion import DiffusionModel
@@ -30,10 +31,10 @@ def operations(training: Training, model: TrainableModel) -> Operations | None:
     cfg, (score, *_) = training.cfg, training.scores
     if not isinstance(model, DiffusionModel) or cfg.trainer.max_steps < 1:
         return None
-    generator = model.generator()
-    forward, bound = generator.cost().forward_flops, score.metrics.get("bits_per_dim") or {}
+    generator, bound = model.generator(), score.metrics.get("bits_per_dim") or {}
+    forward, steps = generator.cost().forward_flops, generator.bound_steps
     num_samples = instantiate(score.evaluation, at=None).resolve_num_samples(training.data)
-    terms = bound.get("num_images", 0) * min(bound.get("max_terms") or generator.bound_steps, generator.bound_steps)
+    terms = bound.get("num_images", 0) * min(bound.get("max_terms") or steps, steps)
     shown = cfg.trainer.max_steps * cfg.data.batch_size
     return Operations(shown * model.training_evaluations * forward, (num_samples * generator.nfe + terms) * forward)
 
@@ -44,25 +45,25 @@ def in_a_sentence(plan: Plan, training: Training, model: TrainableModel) -> str 
     training, model: of one cell, for the measurement. Its optimizer changes the weights, so the model is of no use afterwards.
     """
     missing = {work.folder for work in plan.work}
-    cells = [cell for cell in plan.cells if missing & {cell.model.path, cell.run.path}]
-    counted = [(cell, cell.operations) for cell in cells if cell.operations is not None]
-    in_training = {cell.model.path: count.training for cell, count in counted if cell.model.path in missing}
-    in_scores = sum(count.score for cell, count in counted if cell.run.path in missing)
-    if (
-        not isinstance(model, DiffusionModel)
-        or len(counted) < len(cells)
-        or sum(in_training.values()) + in_scores < _LEAST
-    ):
+    in_training = {cell.model.path: cell.operations for cell in plan.cells if cell.model.path in missing}
+    in_scores = [cell.operations for cell in plan.cells if cell.run.path in missing]
+    if not isinstance(model, DiffusionModel) or None in (*in_training.values(), *in_scores):
+        return None
+    to_train = sum(count.training for count in in_training.values() if count)
+    to_score = sum(count.score for count in in_scores if count)
+    if to_train + to_score < _LEAST:
         return None
     size = min(training.data.batch_size, _MOST_AT_ONCE)
     step, evaluation = measured(model, size, training.cfg.trainer.precision)
     forward = size * model.cost().forward_flops
-    seconds = sum(in_training.values()) * step / (3 * forward), in_scores * evaluation / forward
+    seconds = to_train * step / (3 * forward), to_score * evaluation / forward
     trained, scored = map(in_words, seconds)
     return f"about {in_words(sum(seconds))} on this machine, estimated: {trained} of training and {scored} of scoring"
 
 
-def measured(model: DiffusionModel, size: int, precision: str) -> tuple[float, float]:
+def measured(
+    model: DiffusionModel, size: int, precision: str, clock: Callable[[], float] = perf_counter
+) -> tuple[float, float]:
     """Seconds of a training step and of an evaluation of the network for `size` images."""
     optimizer = model.optimization.optimizer(model.named_parameters())
     x, t = torch.zeros(size, *model.shape), model.timesteps.spread(torch.linspace(0, 1, size + 2)[1:-1])
@@ -80,15 +81,10 @@ def measured(model: DiffusionModel, size: int, precision: str) -> tuple[float, f
     def evaluate() -> None:
         model.reverse.evaluate(model.forward_process, x, t, y)
 
+    threads = torch.get_num_threads()
     with torch.random.fork_rng([]):
-        return _BESIDE * _seconds_of(step), _seconds_of(evaluate)
-
-
-def _seconds_of(work: Callable[[], None]) -> float:
-    """The mean duration of some calls after the first."""
-    work()
-    count, start = 0, perf_counter()
-    while count == 0 or perf_counter() - start < _SECONDS:
-        work()
-        count += 1
-    return (perf_counter() - start) / count
+        timers = [
+            Timer("work()", globals={"work": work}, timer=clock, num_threads=threads) for work in (step, evaluate)
+        ]
+        trained, drawn = (timer.blocked_autorange(min_run_time=_SECONDS).mean for timer in timers)
+    return _BESIDE * trained, drawn

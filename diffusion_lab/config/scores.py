@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from diffusion_lab.config.composing import TRAINED
 from diffusion_lab.config.identity import sampling_identity, scoring_fingerprint, sha256_of
 from diffusion_lab.config.measured_variance import measurements
 from diffusion_lab.config.mistakes import MistakeError
+from diffusion_lab.config.overrides import as_plain
 from diffusion_lab.config.weight_files import (
     check_buildable,
     check_moments,
@@ -81,6 +83,7 @@ def planned_score(
 
     MistakeError or ValueError if it cannot be computed. anew: nothing that the cache holds is used.
     """
+    from diffusion_lab.metrics.reference import Need
     from diffusion_lab.metrics.samples import Generated
     from diffusion_lab.metrics.score import ScorePlan
     from diffusion_lab.models.diffusion_generator import DiffusionGenerator
@@ -92,7 +95,7 @@ def planned_score(
     generator, metrics = module.generator(weights), build_metrics(cfg)
     measured = None
     if isinstance(generator, DiffusionGenerator):
-        and_costs = any(metric.needs_step_costs for metric in metrics)
+        and_costs = any(Need.STEP_COSTS in metric.needs for metric in metrics)
         measured = measurements(generator, cfg, directory, weights, and_costs)
     unread = generator.protocol().keys() - generator.sampling_protocol().keys()
     unread |= {"measured_variance"} if "variance" in unread else set()
@@ -187,7 +190,10 @@ def check_scoring(cfg: DictConfig, data: DataModule, weights: Sequence[str], who
 
 def check_planned_score(cfg: DictConfig, data: DataModule, module: GenerativeModel, directory: ModelDirectory) -> None:
     """MistakeError or ValueError for scoring options that would fail after training."""
+    from diffusion_lab.conditions.condition import has_classes
     from diffusion_lab.metrics.measuring import check_classes
+    from diffusion_lab.metrics.reference import Need
+    from diffusion_lab.metrics.samples import NO_TRUTH
     from diffusion_lab.models.diffusion import DiffusionModel
 
     if cfg.objective_metric is not None and not cfg.score:
@@ -202,6 +208,10 @@ def check_planned_score(cfg: DictConfig, data: DataModule, module: GenerativeMod
         weights = [*weights, chosen]
     check_scoring(cfg, data, weights, whose)
     if cfg.score:
+        if all(map(has_classes, module.conditions)):
+            for name, metric in _metrics_by_name(cfg).items():
+                if Need.TRUTH in metric.needs:
+                    raise MistakeError(f"metrics.{name} {NO_TRUTH}")
         if isinstance(module, DiffusionModel) and module.start.needs_data_moments and module.num_classes is not None:
             check_classes(data)
         check_moments(map(snapshot_name, module.guiding_snapshots), weights, whose)
@@ -214,9 +224,25 @@ def build_features(cfg: DictConfig) -> dict[str, Features]:
 
 
 def build_metrics(cfg: DictConfig) -> list[Metric]:
-    from diffusion_lab.metrics.metric import Metric
+    return [*_metrics_by_name(cfg).values()]
 
-    return list(build_each(cfg, "metrics", Metric).values())
+
+def _metrics_by_name(cfg: DictConfig) -> dict[str, Metric]:
+    """The metrics of cfg.metrics; those of torchmetrics as columns, with their arguments for the record."""
+    import torchmetrics
+
+    from diffusion_lab.metrics.metric import Metric
+    from diffusion_lab.metrics.torch_metric import column
+
+    found: dict[str, Metric] = {}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Metric `.*` will save all", category=UserWarning)
+        for name, metric in build_each(cfg, "metrics", Metric, torchmetrics.Metric).items():
+            arguments = {
+                key: value for key, value in as_plain(cfg.metrics[name], resolve=True).items() if key != "_target_"
+            }
+            found[name] = metric if isinstance(metric, Metric) else column(name, metric, arguments)
+    return found
 
 
 def requested_scores(cfg: DictConfig) -> list[DictConfig]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -22,14 +23,17 @@ from diffusion_lab.report.make import report_files
 from diffusion_lab.report.panels import SERIES, series
 from diffusion_lab.store import Directory, RunDirectory, SweepDirectory
 from diffusion_lab.store.measures import read_measures
-from diffusion_lab.training.trackers import About, Score, Tracker, TrainingsOnly
+from diffusion_lab.training.trackers import About, OfLightning, Score, Tracker
 
 
-def build_trackers(cfg: DictConfig, folder: Path | None = None) -> list[Tracker]:
+def build_trackers(cfg: DictConfig, place: Directory | None = None) -> list[Tracker]:
     """The trackers that `logger` chooses, in order; MistakeError for a class that is not a logger.
 
-    folder: for the files of Lightning's loggers, which only log trainings; without it they are checked and left out.
+    place: of a training or a score; Lightning's loggers write there and are named after it. None: they are checked and left out.
     """
+    # MLflow reads these on import: the lab sends nobody anything unasked, and the making of a database is no news.
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     trackers: list[Tracker] = []
     for name, node in entries(cfg, "logger"):
         kind = instantiate(node, _partial_=True).func
@@ -44,9 +48,10 @@ def build_trackers(cfg: DictConfig, folder: Path | None = None) -> list[Tracker]
         for key in map(str, node):
             if taken is not None and not key.startswith("_") and key not in taken:
                 raise MistakeError(f"logger.{name}: there is no option {key}")
-        if folder is not None:
-            unsaid = "save_dir" in signature(kind).parameters and node.get("save_dir") is None
-            trackers.append(TrainingsOnly(instantiate(node, **({"save_dir": str(folder)} if unsaid else {}))))
+        if place is not None:
+            usual = {"save_dir": str(place.logs), "run_name": place.home.name}
+            unsaid = {key for key in usual.keys() & signature(kind).parameters.keys() if node.get(key) is None}
+            trackers.append(OfLightning(instantiate(node, **{key: usual[key] for key in unsaid})))
     return trackers
 
 
@@ -55,7 +60,7 @@ def tracked_score(
     cfg: DictConfig, run: RunDirectory, choices: Mapping[str, str | None]
 ) -> Iterator[Callable[[Mapping[str, Any]], None]]:
     """A function that sends the content of metrics.json to the trackers. choices: of the score's groups."""
-    trackers = build_trackers(cfg)
+    trackers = build_trackers(cfg, run)
     with ExitStack() as stack:
         shows = [stack.enter_context(tracker.scoring(described(cfg, run, choices))) for tracker in trackers]
 

@@ -24,11 +24,11 @@ One training step, in the order in which the files are visited (Ho et al. 2020, 
     predictions  the target of the output, a·x_0 + b·ε                   target
     for L_vlb:   p_θ(x_s|x_t) as below, then bound and gaussian: its KL to q(x_s|x_t, x_0)
 
-One sampling step (algorithm 2; `samplers.py`, `walk`):
+One sampling step (algorithm 2; `sampling/sampler.py`, `walk`):
 
     starts       x_T, before the first step
     spacings     the times to visit, for which the process is respaced; t and s are two neighbours
-    samplers     the step rule, given x_t, t, s
+    steps, solvers   the step rule, given x_t, t, s
     reverse      the network's output
     predictions  x̂_0 = (b·x_t − σ·output)/(α·b − σ·a)                     to_x_0
     clipping     x̂_0 clipped to the range of the data

@@ -35,9 +35,7 @@ class BitsBySteps(Metric):
     A number of steps that the chain does not have is left out. batch_size: images at a time.
     """
 
-    needs = (Need.CHAIN,)
-    needs_samples = False
-    needs_step_costs = True
+    needs = (Need.CHAIN, Need.STEP_COSTS)
     least = (("num_images", 1), ("batch_size", 1))
 
     spacings: Sequence[str] = tuple(SPACINGS)
@@ -67,7 +65,8 @@ class BitsBySteps(Metric):
     def _name(spacing: str, count: int) -> str:
         return f"bits_{spacing}_{count}"
 
-    def score(self, subject: Subject, scores: Scores) -> None:
+    def score(self, subject: Subject) -> Scores:
+        scores = Scores()
         longest = subject.diffusion.process.num_timesteps
         counts = [count for count in self.num_steps if count <= longest]
         if not counts:
@@ -84,6 +83,7 @@ class BitsBySteps(Metric):
                 scores.record(self._name(spacing, count), None, f"the chain has {longest} steps")
         scores.curves["bits_by_steps"] = curve
         scores.protocol["bits_by_steps"] = {"split": split, "num_images": len(columns), "seed": subject.settings.seed}
+        return scores
 
     def _per_image(self, subject: Subject, counts: Sequence[int]) -> dict[str, Tensor]:
         """(n, len(counts)) float64 for each spacing."""

@@ -30,7 +30,6 @@ class BitsPerDim(Metric):
     """
 
     needs = (Need.GENERATOR,)
-    needs_samples = False
     least = (
         ("num_images", 1),
         ("batch_size", 1),
@@ -49,12 +48,13 @@ class BitsPerDim(Metric):
         least = "an unconditional model needs at least as many"
         yield Measure(ENTROPY, "  the data's entropy", meaning=least, agrees=("data",), column=False)
 
-    def score(self, subject: Subject, scores: Scores) -> None:
+    def score(self, subject: Subject) -> Scores:
+        scores = Scores()
         seed, split = subject.settings.seed, subject.settings.unseen_split
         draws = self.likelihoods(subject)
         if draws is None:
             scores.record("bits_per_dim", None, "this model has no likelihood")
-            return
+            return scores
         first, bits = draws[0], torch.stack([draw.bits_per_dim for draw in draws])
         per_image, size = bits.mean(0), bits.shape[1]
         # The error for these images, from noise and choice of terms: given the seed, images are independent, so variances add.
@@ -88,6 +88,7 @@ class BitsPerDim(Metric):
             "seed": seed,
             **({} if units is None else {"log2_scale": units.log2_scale}),
         }
+        return scores
 
     def likelihoods(self, subject: Subject) -> list[Likelihood] | None:
         """The likelihood of the first images of the split, one draw each, combined by `joined`; None for a family without one."""

@@ -20,7 +20,7 @@ MAX_VALUES = 2**26  # numbers in the covariances of all classes: half a gigabyte
 class ClassAccuracy(FeatureMetric):
     """Share of samples that are classified as the class that was asked for, and the Fréchet distance of each class as a curve."""
 
-    needs = (Need.LABELS,)
+    needs = (Need.SAMPLES, Need.LABELS)
 
     @staticmethod
     def _name(naming: Naming) -> str:
@@ -31,18 +31,20 @@ class ClassAccuracy(FeatureMetric):
         meaning = "share of samples that the classifier assigns to their label"
         yield Measure(name, name, better=HIGH, meaning=meaning, agrees=naming.agrees())
 
-    def score(self, subject: Subject, scores: Scores) -> None:
+    def score(self, subject: Subject) -> Scores:
         """Features without classes have a reason only where no others have classes."""
-        super().score(subject, scores)
+        scores = super().score(subject)
         names = [self._name(view.naming) for view in subject.views]
         if scores.values.keys() & names:
             for name in names:
                 scores.protocol["absent"].pop(name, None)
+        return scores
 
-    def score_view(self, view: View, scores: Scores) -> None:
+    def score_view(self, view: View) -> Scores:
+        scores = Scores()
         y = view.drawn.y
         if y is None:
-            return
+            return scores
         naming = view.naming
         name = self._name(naming)
         with scores.attempt([name]):
@@ -52,6 +54,7 @@ class ClassAccuracy(FeatureMetric):
             scores.curves[naming("classes")] = {
                 naming.distance if column == "distance" else column: values for column, values in found.items()
             }
+        return scores
 
 
 def classified_as_label(features: Features, vectors: Tensor, y: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from diffusion_lab.store.measures import HIGH, Measure, interval_of_share
 class ClassCoverage(FeatureMetric):
     """The classes that samples are assigned to, for any model."""
 
-    needs = (Need.REAL_IMAGES,)
+    needs = (Need.SAMPLES, Need.REAL_IMAGES)
 
     def feature_measures(self, naming: Naming) -> Iterable[Measure]:
         yield naming.measure(
@@ -31,10 +31,11 @@ class ClassCoverage(FeatureMetric):
         meaning = "how evenly the samples spread over the classes; a collapsed model stays below the data"
         yield naming.measure("class_entropy", "class entropy", unit="bits", meaning=meaning, brief=False, decimals=2)
 
-    def score_view(self, view: View, scores: Scores) -> None:
+    def score_view(self, view: View) -> Scores:
+        scores = Scores()
         predicted = view.features.classes(view.on_device)
         if predicted is None:
-            return
+            return scores
         known = view.features.classes(view.some_real.to(view.device))
         assert known is not None
         present, entropy = class_coverage(known)
@@ -46,6 +47,7 @@ class ClassCoverage(FeatureMetric):
                 scores.record(name, value)
             scores.curves[view.naming("class_shares")] = _shares(predicted)
         scores.details |= {names[0]: f"of {present:.0f} found among real images", names[1]: f"of {entropy:.2f}"}
+        return scores
 
 
 def _shares(predicted: Tensor) -> dict[str, list[float]]:

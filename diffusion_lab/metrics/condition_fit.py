@@ -24,7 +24,7 @@ _SLOPE, _CORRELATION = "condition_slope", "condition_correlation"
 class ConditionFit(Metric):
     """Slope and correlation for each entry of vectors that are computed from images, and of all entries the worst."""
 
-    needs = (Need.GENERATOR,)
+    needs = (Need.SAMPLES, Need.GENERATOR)
 
     def measures(self, namings: Sequence[Naming]) -> Iterable[Measure]:
         slope = "of what samples have on what was asked for, of the entry furthest from 1"
@@ -32,7 +32,8 @@ class ConditionFit(Metric):
         correlation = "of what samples have with what was asked for, of the worst entry"
         yield Measure(_CORRELATION, "correlation", better=HIGH, meaning=correlation, agrees=_AGREES)
 
-    def score(self, subject: Subject, scores: Scores) -> None:
+    def score(self, subject: Subject) -> Scores:
+        scores = Scores()
         images = subject.drawn.finite(subject.drawn.images)
         slopes, correlations = dict[str, float](), dict[str, float]()
         for (name, condition), asked in zip(subject.data.conditions.items(), parts(subject.drawn.asked), strict=False):
@@ -56,6 +57,7 @@ class ConditionFit(Metric):
             scores.details[name] = f"n = {len(images)}, " + ", ".join(f"{e} {v:.3f}" for e, v in of_entries.items())
             for entry, value in of_entries.items():
                 scores.record(f"{name}_{entry}", value)
+        return scores
 
 
 def fits(asked: Tensor, found: Tensor) -> tuple[Tensor, Tensor]:

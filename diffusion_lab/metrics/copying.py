@@ -49,7 +49,7 @@ class Copying(Metric):
     Mirrored training images count if training uses them. num_images: most held-out images, and no more than samples.
     """
 
-    needs = (Need.REAL_IMAGES,)
+    needs = (Need.SAMPLES, Need.REAL_IMAGES)
     least = (("num_images", 2),)
 
     num_images: int = 1000
@@ -64,7 +64,8 @@ class Copying(Metric):
             yield Measure(f"copying_{features}", f"copying ({features})", meaning=nearer, agrees=parts, brief=False)
             yield Measure(f"copies_{features}", f"copies ({features})", meaning=few, agrees=parts, brief=False)
 
-    def score(self, subject: Subject, scores: Scores) -> None:
+    def score(self, subject: Subject) -> Scores:
+        scores = Scores()
         data, split = subject.data, subject.settings.unseen_split
         if data.size(split) < 2:
             raise UnmeasurableError(f"needs held-out images besides the training images, but {data.name} has none")
@@ -90,6 +91,7 @@ class Copying(Metric):
         if len(data.shape) > 1:
             with may_fail("the picture of the nearest images"):
                 scores.nearest = nearest_picture(subject, searches)
+        return scores
 
 
 def nearer(samples: Tensor, held_out: Tensor) -> Estimate:

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from diffusion_lab.metrics.effort import seconds_per_1000, timed
 from diffusion_lab.metrics.metric import Metric, Naming, Need, Scores, Subject
-from diffusion_lab.metrics.reference import UnmeasurableError
-from diffusion_lab.metrics.samples import Effort
 from diffusion_lab.models.generator import Generator
 from diffusion_lab.store.measures import LOW, SECONDS, Measure
 
@@ -18,27 +17,28 @@ from diffusion_lab.store.measures import LOW, SECONDS, Measure
 class NetworkEvaluations(Metric):
     """Network evaluations per sample; gradients of a guiding classifier are not counted."""
 
-    needs = (Need.GENERATOR,)
+    needs = (Need.SAMPLES, Need.GENERATOR)
 
     def measures(self, namings: Sequence[Naming]) -> Iterable[Measure]:
         yield Measure("nfe", "NFE", meaning="network evaluations per sample", decimals=0)
 
-    def score(self, subject: Subject, scores: Scores) -> None:
-        scores.record("nfe", subject.drawn.efforts[0].nfe)
+    def score(self, subject: Subject) -> Scores:
+        return Scores(values={"nfe": subject.drawn.efforts[0].nfe})
 
 
 @dataclass(frozen=True)
 class Cost(Metric):
     """Seconds and memory of sampling, size and arithmetic of the model, and the cost of its training."""
 
-    needs = (Need.GENERATOR,)
+    needs = (Need.SAMPLES, Need.GENERATOR)
 
     def measures(self, namings: Sequence[Naming]) -> Iterable[Measure]:
         meaning = "seconds for 1000 samples"
         yield Measure(SECONDS, "s / 1000", "s", LOW, meaning, ("data", "cost"), logs=True, decimals=1)
         yield Measure("training_seconds", "training", "s", meaning="seconds of training", column=False, decimals=0)
 
-    def score(self, subject: Subject, scores: Scores) -> None:
+    def score(self, subject: Subject) -> Scores:
+        scores = Scores()
         efforts, laps = subject.drawn.efforts, timed(subject.drawn.efforts)
         device = ", ".join(sorted({effort.device for effort in efforts}))
         scores.protocol["cost"] = {
@@ -60,24 +60,10 @@ class Cost(Metric):
         if training.get("steps") is not None:
             scores.details["training_seconds"] = f"{training['steps']} steps, {training['images']} images"
         scores.record("flops_per_sample", subject.generator.sampling_flops())
+        return scores
 
 
 def _parameters(generator: Generator) -> Iterator[Tensor]:
     """Those of all networks that draw: of a GAN not the discriminator's."""
     for network in generator.networks.values():
         yield from network.parameters()
-
-
-def timed(efforts: Sequence[Effort]) -> list[tuple[int, float]]:
-    """The batches (images, seconds) used to measure the cost: without the first of each process, if there are others."""
-    warm = [lap for effort in efforts for lap in effort.laps[effort.cold :]]
-    return warm or [lap for effort in efforts for lap in effort.laps]
-
-
-def seconds_per_1000(efforts: Sequence[Effort]) -> float:
-    """Seconds to draw 1000 samples; UnmeasurableError if they were not all drawn on the same device."""
-    machines = sorted({f"{effort.device} with {effort.threads} threads" for effort in efforts})
-    if len(machines) > 1:
-        raise UnmeasurableError(f"some samples were drawn on {machines[0]}, others on {machines[1]}")
-    laps = timed(efforts)
-    return 1000 * sum(seconds for _, seconds in laps) / sum(images for images, _ in laps)

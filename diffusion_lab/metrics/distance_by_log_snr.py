@@ -24,7 +24,6 @@ class DistanceByLogSNR(Metric):
     """
 
     needs = (Need.CHAIN, Need.REAL_IMAGES)
-    needs_samples = False  # draws its own
     least = (("num_points", 2), ("num_images", 2), ("batch_size", 1))
 
     num_points: int = 10
@@ -37,7 +36,8 @@ class DistanceByLogSNR(Metric):
             name = f"{naming.distance}_share_above_0"
             yield Measure(name, name, meaning=meaning, agrees=naming.agrees(), column=False)
 
-    def score(self, subject: Subject, scores: Scores) -> None:
+    def score(self, subject: Subject) -> Scores:
+        scores = Scores()
         log_snrs = subject.diffusion.log_snrs(self.num_points)
         size = min(self.num_images, subject.views[0].num_held_out)
         curves = distances_by_log_snr(subject, log_snrs, size, self.batch_size)
@@ -50,6 +50,7 @@ class DistanceByLogSNR(Metric):
                 f"{_where_it_arises(log_snrs, curve)}"
             )
         scores.protocol["distance_by_log_snr"] = {"split": subject.settings.held_out_split, "num_images": size}
+        return scores
 
 
 @torch.no_grad()

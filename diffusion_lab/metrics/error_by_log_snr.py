@@ -28,7 +28,6 @@ class ErrorByLogSNR(Metric):
     """
 
     needs = (Need.CHAIN, Need.REAL_IMAGES)
-    needs_samples = False
     least = (("num_points", 2), ("num_images", 1), ("batch_size", 1))
 
     num_points: int = 10
@@ -41,7 +40,8 @@ class ErrorByLogSNR(Metric):
         )
         yield Measure("largest_excess_error", "largest excess error", meaning=meaning, agrees=("data",), column=False)
 
-    def score(self, subject: Subject, scores: Scores) -> None:
+    def score(self, subject: Subject) -> Scores:
+        scores = Scores()
         if subject.generator.conditions:
             raise UnmeasurableError("the best possible denoiser is known given classes, not given vectors or fields")
         log_snrs = subject.diffusion.log_snrs(self.num_points)
@@ -54,6 +54,7 @@ class ErrorByLogSNR(Metric):
         at = log_snrs[excesses.index(excess)]
         scores.details["largest_excess_error"] = f"at log SNR {at:.3g}; {size} training images"
         scores.protocol["error_by_log_snr"] = {"split": "train", "num_images": size}
+        return scores
 
 
 @torch.no_grad()

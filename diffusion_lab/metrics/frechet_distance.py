@@ -33,7 +33,8 @@ class FrechetDistance(FeatureMetric):
             floor, "  its floor", meaning="the same distance between real images", agrees=agrees, column=False
         )
 
-    def score_view(self, view: View, scores: Scores) -> None:
+    def score_view(self, view: View) -> Scores:
+        scores = Scores()
         name, held_out, real = view.naming.distance, view.settings.held_out_split, view.real
         n, as_many = len(view.drawn.features), min(len(view.drawn.features), view.num_held_out)
         with scores.attempt([name]):
@@ -41,7 +42,7 @@ class FrechetDistance(FeatureMetric):
         scores.details[name] = f"by {view.naming.kind}; n = {n} vs {view.compared}"
         if not as_many:
             scores.record(f"{name}_floor", None, view.no_floor)
-            return
+            return scores
         with scores.attempt([f"{name}_floor"]):
             scores.record(f"{name}_floor", frechet_distance(view.reference.moments(held_out, as_many), real))
         scores.details[f"{name}_floor"] = view.floor_detail(as_many, n, "the same")
@@ -52,6 +53,7 @@ class FrechetDistance(FeatureMetric):
                 f"; too few images to compare models: real ones have {floor / spread:.0%} of the distance of their mean, shown n "
                 "times"
             )
+        return scores
 
 
 def frechet_distance(a: Moments, b: Moments) -> float:

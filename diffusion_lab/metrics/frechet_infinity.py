@@ -49,14 +49,15 @@ _POOR = 0.2  # of the bias; if extrapolation changes the distance by more, the s
 class FrechetInfinity(FeatureMetric):
     """The Fréchet distance at n = ∞: without its finite-sample bias, with its 95 % interval over samples and real images."""
 
-    needs = (Need.REAL_IMAGES,)
+    needs = (Need.SAMPLES, Need.REAL_IMAGES)
 
     def feature_measures(self, naming: Naming) -> Iterable[Measure]:
         meaning = "Fréchet distance without its finite-sample bias, with its 95 % interval"
         label = "  at n = ∞" if naming.first else f"  at n = ∞ ({naming.features})"
         yield Measure(f"{naming.distance}_infinity", label, "", LOW, meaning, naming.agrees(), logs=True, brief=False)
 
-    def score_view(self, view: View, scores: Scores) -> None:
+    def score_view(self, view: View) -> Scores:
+        scores = Scores()
         name, real = f"{view.naming.distance}_infinity", _real(view)
         found = frechet_at_infinity(view.drawn.vectors().to(view.device), real.to(view.device))
         # The errors of both distances differ by that of the bias, which is small, and the plain one is to all real images.
@@ -64,11 +65,12 @@ class FrechetInfinity(FeatureMetric):
         scores.spread(view.naming.distance, SAMPLES, found.of_samples)
         scores.spread(view.naming.distance, REAL_IMAGES, found.of_real * fewer)
         if len(view.drawn.features) < FEWEST_SAMPLES:
-            return
+            return scores
         scores.estimate(name, found)
         of = f"{len(view.drawn.features)} samples and {len(real)} real images"
         poor = "; unreliable, because the bias does not fall as 1/n yet: use more samples" if found.poor else ""
         scores.details[name] = f"95 % interval over {of}; the finite-sample bias is {found.bias:.3g}{poor}"
+        return scores
 
 
 def _real(view: View) -> Tensor:

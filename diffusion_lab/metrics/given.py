@@ -47,7 +47,8 @@ class GivenImages(Source):
 
     @property
     def lacks(self) -> Mapping[Need, str]:
-        return {Need.GENERATOR: _MODEL, Need.CHAIN: _MODEL} | ({Need.LABELS: _LABELS} if self.labels is None else {})
+        needed = dict.fromkeys((Need.GENERATOR, Need.CHAIN, Need.STEP_COSTS, Need.TRUTH), _MODEL)
+        return needed | ({Need.LABELS: _LABELS} if self.labels is None else {})
 
     def check(self, data: DataModule) -> None:
         """ValueError if the samples have classes that the data lack."""
@@ -68,14 +69,16 @@ class GivenImages(Source):
             return found
         return [GivenReference(**vars(own), published=self.published.get(own.features.moments_suffix)) for own in found]
 
-    def samples(self, references: Sequence[Reference], settings: Evaluation, progress: Progress) -> list[Samples]:
+    def samples(
+        self, references: Sequence[Reference], settings: Evaluation, whole: bool, progress: Progress
+    ) -> list[Samples]:
         count, there = settings.num_samples, self.count
         if count is not None and count > there:
             raise ValueError(f"evaluation.num_samples={count}: {self.images.name} has only {there} images")
         chosen = fixed_subset(there, count)
         order = fixed_rest(len(chosen), len(chosen))  # some metrics take the first images; files may be sorted by class
         chosen = chosen[order]
-        shown = self.images.at(chosen[: num_kept(self.images.shape)])
+        shown = self.images.at(chosen if whole else chosen[: num_kept(self.images.shape)])
         labels = None if self.labels is None else self.labels[chosen]
         features = [reference.features for reference in references]
         seen = references_of(self.images, features, self.cache, self.device, progress)

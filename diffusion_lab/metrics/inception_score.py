@@ -31,10 +31,10 @@ class InceptionScore(FeatureMetric):
             "inception_score", "inception score", ["inception_score"], better=HIGH, meaning=meaning, brief=False
         )
 
-    def score_view(self, view: View, scores: Scores) -> None:
-        logits = view.features.class_logits(view.on_device)
+    def score_view(self, view: View) -> Scores:
+        scores, logits = Scores(), view.features.class_logits(view.on_device)
         if logits is None:
-            return
+            return scores
         name, std = view.naming("inception_score"), view.naming("inception_score_std")
         scores.protocol["inception_score"] = {"num_parts": self.num_parts}
         with scores.attempt([name, std]):
@@ -42,6 +42,7 @@ class InceptionScore(FeatureMetric):
             scores.record(name, mean)
             scores.record(std, deviation)
             scores.details[name] = f"± {deviation:.3f} between {self.num_parts} parts, n = {len(logits)}"
+        return scores
 
 
 def inception_score(logits: Tensor, seed: int, num_parts: int = 10) -> tuple[float, float]:

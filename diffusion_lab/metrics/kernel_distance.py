@@ -27,7 +27,7 @@ _MOST_ROWS = 2048  # of each side, used for the uncertainty of a kernel distance
 class KernelDistance(FeatureMetric):
     """The kernel distance (KID on Inception features): the mean over pairs of random subsets."""
 
-    needs = (Need.REAL_IMAGES,)
+    needs = (Need.SAMPLES, Need.REAL_IMAGES)
     least = (("num_subsets", 1), ("subset_size", 2))
 
     num_subsets: int = 100
@@ -44,7 +44,8 @@ class KernelDistance(FeatureMetric):
         name, agrees = self._name(naming), naming.agrees("kernel_distance")
         yield Measure(name, name, "", LOW, f"kernel distance by {naming.kind}", agrees, logs=True, brief=False)
 
-    def score_view(self, view: View, scores: Scores) -> None:
+    def score_view(self, view: View) -> Scores:
+        scores = Scores()
         name = self._name(view.naming)
         size = min(self.subset_size, len(view.drawn.features), len(view.some_real))
         scores.protocol["kernel_distance"] = {
@@ -63,6 +64,7 @@ class KernelDistance(FeatureMetric):
         scores.record(name + STANDARD_ERROR, error * max(fewer))
         scores.spread(name, SAMPLES, of_samples * fewer[0])
         scores.spread(name, REAL_IMAGES, of_real * fewer[1])
+        return scores
 
 
 def few_columns(x: Tensor, y: Tensor, num_products: int) -> tuple[Tensor, Tensor]:

@@ -196,6 +196,17 @@ class Scores:
     details: dict[str, str] = field(default_factory=dict)
     sources: dict[str, dict[str, list[float]]] = field(default_factory=dict)
 
+    def add(self, more: Scores) -> None:
+        """Everything that a metric has found."""
+        self.values |= more.values
+        absent = self.protocol["absent"] | more.protocol["absent"]
+        self.protocol |= more.protocol | {"absent": absent}
+        self.curves |= more.curves
+        self.details |= more.details
+        for name, found in more.sources.items():
+            self.sources.setdefault(name, {}).update(found)
+        self.nearest = self.nearest if more.nearest is None else more.nearest
+
     def record(self, name: str, value: float | None, reason: str = "not measured") -> None:
         """A finite value is kept; any other is replaced by the reason."""
         if value is not None and isfinite(value):
@@ -258,15 +269,11 @@ def blocks(influence: Tensor) -> list[float]:
 class Metric(ABC):
     """A measurement of a model or of samples: a subclass with its options, and a yaml in conf/metrics or an override.
 
-    needs: its requirements. If one is missing, `score` is not called, and the reason is recorded for all its numbers.
-    needs_samples: whether it uses samples; if no metric does, a model only draws those of the picture.
-    needs_step_costs: the costs of steps of the model's chain are measured before.
+    needs: what it reads. If one is lacking, `score` is not called, and the reason is recorded for all its numbers.
     least: options with their smallest allowed values; None is allowed too.
     """
 
-    needs: ClassVar[tuple[Need, ...]] = ()
-    needs_samples: ClassVar[bool] = True
-    needs_step_costs: ClassVar[bool] = False
+    needs: ClassVar[tuple[Need, ...]] = (Need.SAMPLES,)
     least: ClassVar[tuple[tuple[str, int], ...]] = ()
 
     def __post_init__(self) -> None:
@@ -279,10 +286,10 @@ class Metric(ABC):
         """All measures in the order of the columns; a score omits those that it lacks."""
 
     @abstractmethod
-    def score(self, subject: Subject, scores: Scores) -> None:
-        """Record values by the names of `measures`, and how they were measured.
+    def score(self, subject: Subject) -> Scores:
+        """Values by the names of `measures`, and how they were measured.
 
-        UnmeasurableError is the reason for everything that it has not recorded.
+        A value that does not exist is recorded with the reason, or by `Scores.attempt`; UnmeasurableError is the reason for all.
         """
 
 
@@ -294,13 +301,15 @@ class FeatureMetric(Metric):
         """Like `measures`, for one set of features."""
 
     @abstractmethod
-    def score_view(self, view: View, scores: Scores) -> None:
+    def score_view(self, view: View) -> Scores:
         """Like `score`, for one set of features. `view.naming` gives the names of its numbers."""
 
     def measures(self, namings: Sequence[Naming]) -> Iterable[Measure]:
         return [measure for naming in namings for measure in self.feature_measures(naming)]
 
-    def score(self, subject: Subject, scores: Scores) -> None:
+    def score(self, subject: Subject) -> Scores:
+        scores = Scores()
         for view in subject.views:
             with scores.attempt(measure.name for measure in self.feature_measures(view.naming)):
-                self.score_view(view, scores)
+                scores.add(self.score_view(view))
+        return scores

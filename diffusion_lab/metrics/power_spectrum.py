@@ -32,7 +32,7 @@ class PowerSpectrum(Metric):
     Of at most num_images samples and as many test or validation images; the floor is that of as many training images.
     """
 
-    needs = (Need.REAL_IMAGES,)
+    needs = (Need.SAMPLES, Need.REAL_IMAGES)
     least = (("num_images", 2),)
 
     num_images: int = 1000
@@ -45,7 +45,8 @@ class PowerSpectrum(Metric):
         fine = f"power beyond {_FINE} cycles a pixel beside that of held-out images; below 0: blurred"
         yield Measure("fine_power", "fine power", "dB", meaning=fine, agrees=_AGREES, decimals=2)
 
-    def score(self, subject: Subject, scores: Scores) -> None:
+    def score(self, subject: Subject) -> Scores:
+        scores = Scores()
         data, split = subject.data, subject.settings.unseen_split
         if len(data.shape) < 2:
             raise UnmeasurableError("points have no spectrum")
@@ -64,6 +65,7 @@ class PowerSpectrum(Metric):
         columns = {"frequency": frequency, "samples": ours.mean(0), split: real.mean(0)}
         columns["ratio"] = decibels(columns["samples"], columns[split])
         scores.curves["power_spectrum"] = {name: column.tolist() for name, column in columns.items()}
+        return scores
 
 
 def power_spectrum(x: Tensor) -> tuple[Tensor, Tensor]:

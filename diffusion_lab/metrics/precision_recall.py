@@ -27,7 +27,7 @@ _MANIFOLDS = {
 class PrecisionRecall(FeatureMetric):
     """Precision, the share of samples among real images, and recall, the share of real images among samples."""
 
-    needs = (Need.REAL_IMAGES,)
+    needs = (Need.SAMPLES, Need.REAL_IMAGES)
     least = (("neighbours", 1),)
 
     neighbours: int = 3
@@ -36,8 +36,9 @@ class PrecisionRecall(FeatureMetric):
         for name, meaning in _MANIFOLDS.items():
             yield naming.measure(name, more=("precision_recall",), better=HIGH, meaning=meaning)
 
-    def score_view(self, view: View, scores: Scores) -> None:
+    def score_view(self, view: View) -> Scores:
         # As many real images as samples, because a manifold of more points is larger and would favour one side.
+        scores = Scores()
         some, n = view.some_real, len(view.drawn.features)
         as_many = some[evenly_spaced(len(some), min(n, len(some)))]
         scores.protocol["precision_recall"] = {"neighbours": self.neighbours, "num_reference": len(as_many)}
@@ -47,6 +48,7 @@ class PrecisionRecall(FeatureMetric):
             scores.share(name, source, own)
         how = f"n = {n} vs {len(as_many)}, {self.neighbours} neighbours"
         scores.details |= {name: f"{meaning} ({how})" for name, meaning in zip(names, _MANIFOLDS.values(), strict=True)}
+        return scores
 
 
 def in_manifolds(samples: Tensor, reference: Tensor, neighbours: int) -> tuple[Tensor, Tensor]:

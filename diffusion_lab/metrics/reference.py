@@ -41,12 +41,16 @@ RECIPE = 1  # increase it when the same key would give other numbers
 
 
 class Need(Enum):
-    """Properties that some samples or references lack."""
+    """What a metric reads. Some samples, models or references lack one of these, for a reason."""
 
-    GENERATOR = "what drew the samples"
+    SAMPLES = "all samples, as features; without it only those of the picture are drawn"
+    IMAGES = "all samples, as images"
     LABELS = "the class that each sample shows"
     REAL_IMAGES = "real images one by one"
-    CHAIN = "a noisy chain"
+    GENERATOR = "what drew the samples"
+    CHAIN = "a generator with a noisy chain"
+    STEP_COSTS = "the costs of the steps of that chain, which are measured before"
+    TRUTH = "held-out images, each with a condition that the generator draws for"
 
 
 class UnmeasurableError(ValueError):

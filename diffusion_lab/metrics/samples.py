@@ -7,24 +7,23 @@ that no model of ours has drawn.
 from __future__ import annotations
 
 import json
-import resource
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from math import prod
-from time import perf_counter
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from diffusion_lab.conditions.condition import has_classes
 from diffusion_lab.data.module import DataModule
 from diffusion_lab.diffusion import SampleNoise
 from diffusion_lab.diffusion.parts import classes_in
 from diffusion_lab.diffusion.shapes import Conditions
 from diffusion_lab.diffusion.streams import CLASS
+from diffusion_lab.metrics.effort import Effort, device_name, now, peak_memory
 from diffusion_lab.metrics.features import Features
 from diffusion_lab.metrics.measuring import Measurements
 from diffusion_lab.metrics.reference import (
@@ -43,6 +42,7 @@ from diffusion_lab.models.generator import Generator
 from diffusion_lab.store import CacheDirectory
 from diffusion_lab.store.cache import stream
 
+NO_TRUTH = "compares samples with the images that they are drawn for, so it needs condition=vector or field"
 KEPT_VALUES = 2**22  # samples kept for pictures: 16 MiB of float32,
 KEPT_IMAGES = 64  # but no fewer images than this
 SHARD_IMAGES = 128  # about as many as may be lost
@@ -50,25 +50,8 @@ RECIPE = 2  # raise it when the same key would give other numbers
 
 
 @dataclass(frozen=True)
-class Effort:
-    """What drawing some samples took, and on what: times on different machines are not one number.
-
-    laps: (images, seconds) of each batch. cold: the first of them is the first of its process, which also pays for memory, kernels
-    and compilation.
-    """
-
-    laps: list[tuple[int, float]]
-    cold: bool
-    device: str
-    threads: int
-    nfe: int
-    peak_memory_mib: float
-    peak_memory_of: str
-
-
-@dataclass(frozen=True)
 class Samples:
-    """n samples: the first few as images (float32, CPU), all as one set of features (n, D), and the class of each.
+    """n samples: the first few or all as images (float32, CPU), all as one set of features (n, D), and the class of each.
 
     y: int64 (n,), the class that each was asked for, or is labelled with. None where there is none.
     efforts: what drawing them took, by shard; of given images there is none. asked: what the images were drawn for, where that is
@@ -125,9 +108,12 @@ class Source(ABC):
 
     @abstractmethod
     def samples(
-        self, references: Sequence[Reference], settings: Evaluation, progress: Progress
+        self, references: Sequence[Reference], settings: Evaluation, whole: bool, progress: Progress
     ) -> list[Samples] | None:
-        """The samples, as the features of each reference see them. Of several ranks, rank 0 has them and the others None."""
+        """The samples, as the features of each reference see them. whole: all of them as images too, not only the first few.
+
+        Of several ranks, rank 0 has them and the others None.
+        """
 
     @abstractmethod
     def protocol(self, settings: Evaluation) -> dict[str, Any]:
@@ -162,7 +148,7 @@ class Generated(Source):
         found = {} if isinstance(self.generator, DiffusionGenerator) else {Need.CHAIN: "this family has no noisy chain"}
         if self.generator.conditions and self.generator.num_classes is None:
             found[Need.LABELS] = "the model is conditioned on vectors or fields, not on classes"
-        return found
+        return found | ({Need.TRUTH: NO_TRUTH} if all(map(has_classes, self.generator.conditions)) else {})
 
     def measured(self, data: DataModule, progress: Progress) -> Generated:
         if self.measurements is None or not self.measurements.any:
@@ -172,10 +158,12 @@ class Generated(Source):
         return replace(self, generator=made, measurements=None)
 
     def samples(
-        self, references: Sequence[Reference], settings: Evaluation, progress: Progress
+        self, references: Sequence[Reference], settings: Evaluation, whole: bool, progress: Progress
     ) -> list[Samples] | None:
         data, features = references[0].data, [reference.features for reference in references]
         generator, split, own = self.generator, settings.reference, bool(self.generator.conditions)
+        count, kept = settings.resolve_num_samples(data), num_kept(generator.shape)
+        more = {"images": "all"} if whole and count > kept else {}  # stored apart: elsewhere images are not kept
         prior = None if own or generator.num_classes is None else data.class_shares(split)
         images = partial(data.y_of_samples, split) if own else None
         assert settings.batch_size is not None  # filled in by `score`
@@ -189,14 +177,14 @@ class Generated(Source):
             "num_levels": drawn.num_levels,
             "class_prior": None if prior is None else prior.tolist(),
             **({"conditions": [data.training_identity, data.named(split)]} if own else {}),
+            **more,
             "recipe": RECIPE,
         }
         stores = []
         for identity, part in zip(self.identities, features, strict=True):
             key = json.dumps({**decisive, "model": identity, "features": part.identity}, sort_keys=True)
             stores.append(ShardStore(self.cache, stream(self.cache.samples, key), key))
-        count = settings.resolve_num_samples(data)
-        return Drawer(generator, drawn, features, stores).samples(count, progress)
+        return Drawer(generator, drawn, features, stores, max(count, kept) if whole else kept).samples(count, progress)
 
     def protocol(self, settings: Evaluation) -> dict[str, Any]:
         split, known = settings.reference, self.generator.num_classes is not None
@@ -238,11 +226,11 @@ class Stream:
         for start in range(part.start, part.stop, self.batch_size):
             indices = torch.arange(start, min(start + self.batch_size, part.stop), device=generator.device)
             y = self.y(indices)
-            started = _now(generator.device)
+            started = now(generator.device)
             with torch.no_grad(), bfloat16:
                 x = generator.sample(indices, self.seed, y).float()
             if laps is not None:
-                laps.append((len(x), _now(generator.device) - started))
+                laps.append((len(x), now(generator.device) - started))
             yield quantise(x, self.num_levels) if x.isfinite().all() else x
 
 
@@ -270,13 +258,14 @@ def ranges(num_samples: int, batch_size: int) -> list[range]:
 class Drawer:
     """Draws the samples of a stream, kept in the cache and shared among ranks.
 
-    features: what samples are seen by, each with a store of its own.
+    features: what samples are seen by, each with a store of its own. kept: this many samples are kept as images.
     """
 
     generator: Generator
     stream: Stream
     features: Sequence[Features]
     stores: Sequence[ShardStore]
+    kept: int
 
     def samples(self, num_samples: int, progress: Progress) -> list[Samples] | None:
         """Samples 0 … num_samples − 1, as each set of features sees them.
@@ -292,7 +281,7 @@ class Drawer:
             before = len(laps)
             images, finite = [], []
             vectors: dict[int, list[Tensor]] = {i: [] for i in of}
-            room = num_kept(self.generator.shape) - part.start
+            room = self.kept - part.start
             for x in self.stream.batches(self.generator, part, laps):
                 images.append(x[: max(0, room)].float().cpu())
                 finite.append(x.flatten(1).isfinite().all(1).cpu())
@@ -326,26 +315,5 @@ class Drawer:
 
 
 def num_kept(shape: Sequence[int]) -> int:
-    """How many samples of this shape are kept as images."""
+    """How many samples of this shape are kept as images, unless all are."""
     return max(KEPT_IMAGES, KEPT_VALUES // prod(shape))
-
-
-def device_name(device: torch.device) -> str:
-    """What times depend on: the GPU's name, or "cpu"."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def peak_memory(device: torch.device) -> tuple[float, str]:
-    """(MiB, what was measured): a GPU's allocations while drawing, else the largest this process has been."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20, "largest GPU allocation while drawing samples"
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, KiB elsewhere
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
-    return peak, "largest resident size of the process since it started"
-
-
-def _now(device: torch.device) -> float:
-    """Seconds, after all work on the device has ended."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return perf_counter()

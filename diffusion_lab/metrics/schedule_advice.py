@@ -24,9 +24,7 @@ class StepAdvice(Metric):
     if training held none out, training images.
     """
 
-    needs = (Need.CHAIN, Need.REAL_IMAGES)
-    needs_samples = False
-    needs_step_costs = True
+    needs = (Need.CHAIN, Need.STEP_COSTS, Need.REAL_IMAGES)
 
     def measures(self, namings: Sequence[Naming]) -> Iterable[Measure]:
         gain = "bits/dim saved by the best times with the same number of steps"
@@ -34,7 +32,8 @@ class StepAdvice(Metric):
         yield Measure("advised_gain", "advised gain", "bits/dim", meaning=gain, agrees=("data",), column=False)
         yield Measure("advised_steps", "steps that are enough", meaning=few, agrees=("data",), column=False, decimals=0)
 
-    def score(self, subject: Subject, scores: Scores) -> None:
+    def score(self, subject: Subject) -> Scores:
+        scores = Scores()
         generator, data, size = subject.diffusion, subject.data, subject.settings.statistics_images
         split = data.choosing_split
         x_0, y, _ = next(subject.batches(split, size, size))
@@ -59,6 +58,7 @@ class StepAdvice(Metric):
             "bits_per_dim": advice.optimal,
             "even_bits_per_dim": advice.even,
         }
+        return scores
 
 
 def _advice(process: GaussianDiffusion, advice: ScheduleAdvice) -> str:

@@ -31,7 +31,7 @@ from diffusion_lab.diffusion.parts import each, parts
 from diffusion_lab.metrics.features import Features
 from diffusion_lab.metrics.measuring import batches_of
 from diffusion_lab.metrics.metric import Metric, Naming, Scores, Subject, View
-from diffusion_lab.metrics.reference import UnmeasurableError
+from diffusion_lab.metrics.reference import Need, UnmeasurableError
 from diffusion_lab.metrics.samples import KEPT_IMAGES, Source
 from diffusion_lab.metrics.settings import Evaluation
 from diffusion_lab.metrics.shards import Progress, silent
@@ -77,9 +77,10 @@ def score(plan: ScorePlan, progress: Progress = silent) -> Scores | None:
     references = source.references(data, features, progress)
     scores = Scores()
     settings = replace(plan.settings, batch_size=plan.settings.batch_size or images_at_once(data.shape))
-    if source.generator is not None and not any(metric.needs_samples for metric in metrics):
-        settings = replace(settings, num_samples=min(settings.resolve_num_samples(data), KEPT_IMAGES))
-    found = source.samples(references, settings, progress)
+    needs, few = {need for metric in metrics for need in metric.needs}, settings
+    if source.generator is not None and not needs & {Need.SAMPLES, Need.IMAGES}:
+        few = replace(settings, num_samples=min(settings.resolve_num_samples(data), KEPT_IMAGES))
+    found = source.samples(references, few, Need.IMAGES in needs, progress)
     if found is None:
         return None
     ways = zip(namings, found, references, strict=True)
@@ -91,7 +92,7 @@ def score(plan: ScorePlan, progress: Progress = silent) -> Scores | None:
         with scores.attempt(measure.name for measure in metric.measures(namings)):
             if missing := [lacks[need] for need in metric.needs if need in lacks]:
                 raise UnmeasurableError(missing[0])
-            metric.score(subject, scores)
+            scores.add(metric.score(subject))
     scores.samples = subject.drawn.images
     if source.generator is not None and len(data.shape) > 1:
         with may_fail("the picture of its latents"):

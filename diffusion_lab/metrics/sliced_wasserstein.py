@@ -44,7 +44,7 @@ class SlicedWasserstein(Metric):
     Uses at most num_samples images of each kind. patches: per image and band.
     """
 
-    needs = (Need.REAL_IMAGES,)
+    needs = (Need.SAMPLES, Need.REAL_IMAGES)
     least = (("num_images", 2), ("patches", 1))
 
     num_images: int = 512
@@ -57,7 +57,8 @@ class SlicedWasserstein(Metric):
             floor, "  its floor", meaning="the same distance between real images", agrees=_AGREES, column=False
         )
 
-    def score(self, subject: Subject, scores: Scores) -> None:
+    def score(self, subject: Subject) -> Scores:
+        scores = Scores()
         if len(subject.data.shape) == 1:
             raise UnmeasurableError("points have no patches")
         view, settings = subject.views[0], subject.settings
@@ -74,10 +75,11 @@ class SlicedWasserstein(Metric):
             scores.details[_NAME] += f"; {_NOTE}"
         if as_many < 2:
             scores.record(floor, None, view.no_floor)
-            return
+            return scores
         held_out = subject.images(settings.held_out_split, as_many)
         scores.record(floor, _mean(sliced_wasserstein(held_out, real[:as_many], self.patches, settings.seed)))
         scores.details[floor] = view.floor_detail(as_many, size, "as many")
+        return scores
 
 
 def _mean(bands: dict[str, float]) -> float:

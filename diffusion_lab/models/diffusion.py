@@ -35,9 +35,10 @@ from diffusion_lab.diffusion.shapes import Conditions
 from diffusion_lab.models.compatibility import can_hold_back, check_guidance, check_parts, conditions_for
 from diffusion_lab.models.condition_dropout import with_dropped_conditions
 from diffusion_lab.models.diffusion_generator import DiffusionGenerator
+from diffusion_lab.models.means import QUARTERS, step_outputs
 from diffusion_lab.models.optimization import Optimization
 from diffusion_lab.models.shape_checks import check_network
-from diffusion_lab.models.trainable import QUARTERS, RAW, GenerativeModel, step_outputs
+from diffusion_lab.models.trainable import RAW, GenerativeModel
 from diffusion_lab.networks.sizes import check_counts
 from diffusion_lab.sampling import Guidance, NearestLevel, Rounding, Sampler, Unguided
 from diffusion_lab.store.weight_names import snapshot_name
@@ -65,7 +66,7 @@ class DiffusionModel(GenerativeModel):
     seed: training's t, ε and dropped conditions at batch k are functions of (seed, k).
     """
 
-    sum_names = QUARTERS
+    weighted_names = QUARTERS
     training_evaluations = 3
     compiles_step = True
 
@@ -227,5 +228,5 @@ class DiffusionModel(GenerativeModel):
             return self.guidance
         earlier = snapshot_name(worse.own_moment)
         if earlier not in self.averages:
-            return replace(self.guidance, worse=None) if self.guidance.needs_null else Unguided()  # type: ignore[type-var]
-        return replace(self.guidance, worse=replace(worse, reverse=self._reverse_at(earlier)))  # type: ignore[type-var]
+            return replace(self.guidance, worse=None) if self.guidance.needs_null else Unguided()
+        return replace(self.guidance, worse=replace(worse, reverse=self._reverse_at(earlier)))

@@ -43,7 +43,7 @@ from diffusion_lab.sampling import (
     Sampler,
     Unguided,
 )
-from diffusion_lab.sampling.samplers import last
+from diffusion_lab.sampling.sampler import last
 
 _MOST_LATENT_STEPS = 50  # between an image and its latent
 _NOISIEST, _CLEANEST = -8.0, 8.0  # log SNRs beyond which steps have no visible effect
@@ -218,8 +218,7 @@ class DiffusionGenerator(Generator):
     @property
     def nfe(self) -> int:
         """Network evaluations of the sampler, with both branches of guidance, without gradients of a guiding classifier."""
-        times = self.sampler.evaluation_times(self.chain.num_timesteps)
-        return sum(self.guidance.evaluations(self.chain, t) for t in times)
+        return sum(self.guidance.evaluations(chain, t) for chain, t in self.sampler.evaluated_at(self.chain))
 
     def cost(self) -> NetworkCost:
         """The cost of one evaluation, with conditions if there are any."""
@@ -231,15 +230,15 @@ class DiffusionGenerator(Generator):
 
         Counted at one t with guidance and at one without.
         """
-        chain, by_guidance = self.chain, dict[bool, list[int]]()
-        for t in self.sampler.evaluation_times(chain.num_timesteps):
-            by_guidance.setdefault(self.guidance.acts_at(chain, t), []).append(t)
+        by_guidance = dict[bool, list[tuple[GaussianDiffusion, int]]]()
+        for chain, t in self.sampler.evaluated_at(self.chain):
+            by_guidance.setdefault(self.guidance.acts_at(chain, t), []).append((chain, t))
         x_t = torch.zeros(1, *self.shape, device=self.device)
         y = self.conditions_in_turn(torch.zeros(1, dtype=torch.int64, device=self.device))
         return sum(
             len(alike) * count_flops(partial(self.guided.at_step(chain, t), chain, x_t, chain.full(t, x_t), y))
             for alike in by_guidance.values()
-            for t in alike[:1]
+            for chain, t in alike[:1]
         )
 
     # ---- for the record ----------------------------------------------------------------------------------------------

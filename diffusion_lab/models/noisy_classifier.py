@@ -11,12 +11,14 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torchmetrics.functional.classification import multiclass_accuracy
 
 from diffusion_lab.diffusion import ForwardProcess, GaussianDiffusion, SampleNoise, Schedule, TimestepSampler
 from diffusion_lab.diffusion.parts import classes_in
 from diffusion_lab.diffusion.shapes import Conditions
+from diffusion_lab.models.means import by_quarter, quarters
 from diffusion_lab.models.optimization import Optimization
-from diffusion_lab.models.trainable import TrainableModel, by_quarter, quarters
+from diffusion_lab.models.trainable import TrainableModel
 
 
 @runtime_checkable
@@ -69,7 +71,7 @@ class NoisyClassifier(TrainableModel):
         self.timesteps = timesteps
 
     term_names = ("loss", "accuracy")
-    sum_names = quarters("accuracy")
+    weighted_names = quarters("accuracy")
 
     def forward(self, x_t: Tensor, timesteps: Tensor) -> Tensor:
         """x_t (B, *shape) float32, timesteps int64 (B,), 0-based -> logits (B, num_classes) float32."""
@@ -84,7 +86,7 @@ class NoisyClassifier(TrainableModel):
         return {
             "loss": loss,
             "terms": {"loss": loss.detach(), "accuracy": correct.mean()},
-            "sums": by_quarter("accuracy", t, self.process.num_timesteps, torch.ones_like(correct), correct),
+            "weighted": by_quarter("accuracy", t, self.process.num_timesteps, torch.ones_like(correct), correct),
         }
 
     def held_out_terms(self, x_0: Tensor, y: Conditions, noise: SampleNoise) -> dict[str, Tensor]:
@@ -97,12 +99,23 @@ class NoisyClassifier(TrainableModel):
     def _terms(self, x_0: Tensor, y: Tensor, t: Tensor, eps: Tensor) -> dict[str, Tensor]:
         logits = self._noised_logits(x_0, t, eps)
         loss = functional.cross_entropy(logits, y, reduction="none")
-        return {"loss": loss, "accuracy": (logits.argmax(1) == y).double()}
+        return {"loss": loss, "accuracy": self._is_correct(logits, y)}
+
+    def _is_correct(self, logits: Tensor, y: Tensor) -> Tensor:
+        """1 for each image that is classified correctly, 0 for others: (B,)."""
+        return multiclass_accuracy(
+            logits[..., None],
+            y[:, None],
+            self.num_classes,
+            average="micro",
+            multidim_average="samplewise",
+            validate_args=False,  # which would wait for the GPU
+        )
 
     @torch.no_grad()
-    def is_correct(self, x_0: Tensor, y: Tensor, t: int, eps: Tensor) -> Tensor:
-        """Whether x_t of each image is classified correctly, bool (B,)."""
-        return self._noised_logits(x_0, self.process.full(t, x_0), eps).argmax(1) == y
+    def logits(self, x_0: Tensor, t: int, eps: Tensor) -> Tensor:
+        """(B, num_classes), of x_t at one t."""
+        return self._noised_logits(x_0, self.process.full(t, x_0), eps)
 
     def _noised_logits(self, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         return self(self.process.q_sample(x_0, t, eps), self.process.network_time(t))

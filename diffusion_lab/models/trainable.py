@@ -25,6 +25,7 @@ from diffusion_lab.diffusion.parts import classes_in
 from diffusion_lab.diffusion.shapes import Conditions
 from diffusion_lab.diffusion.streams import DROPOUT, TRAINING
 from diffusion_lab.models.generator import Generator
+from diffusion_lab.models.means import Mean
 from diffusion_lab.models.optimization import Optimization, parameters_of
 from diffusion_lab.models.weight_files import frozen, read_weights, write_weights
 from diffusion_lab.networks.dropout import KeyedDropout, keyed, set_keys
@@ -55,9 +56,9 @@ class TrainableModel(LightningModule):
     training_evaluations: ClassVar[int | None] = None
     compiles_step: ClassVar[bool] = False  # more of a training step than `network` can be compiled
 
-    # Names of the values under "terms" of `training_step` (and `held_out_terms`), and under "sums".
+    # Names of the values under "terms" of `training_step` (and `held_out_terms`), and under "weighted".
     term_names: tuple[str, ...] = ("loss",)
-    sum_names: tuple[str, ...] = ()
+    weighted_names: tuple[str, ...] = ()
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,6 +66,7 @@ class TrainableModel(LightningModule):
         # holds the raw weights only.
         self.averages: dict[str, dict[str, Tensor]] = {}
         self._dropouts: list[KeyedDropout] | None = None  # None: not trained in this process
+        self._held_out = nn.ModuleDict()  # means of held-out terms
 
     def compile_step(self, compiled: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
         """Compile the function that a training step evaluates, where that is more than `network`."""
@@ -125,9 +127,14 @@ class TrainableModel(LightningModule):
         """Logs the means of all held-out terms over all ranks, as "val/<name>"."""
         x_0, y, noise = batch
         with self.use_weights(self.validated_weights):
-            terms = self.held_out_terms(x_0, y, noise)
-        means = {f"val/{name}": term.float().mean() for name, term in terms.items()}
-        self.log_dict(means, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(x_0))
+            terms = {f"val/{name}": term for name, term in self.held_out_terms(x_0, y, noise).items()}
+        for name, term in terms.items():
+            if name not in self._held_out:
+                self._held_out[name] = Mean().to(self.device)
+            mean = self._held_out[name]
+            assert isinstance(mean, Mean)
+            mean.update(term.float().mean(), len(x_0))
+            self.log(name, mean, on_step=False, on_epoch=True, metric_attribute=f"_held_out.{name}")
         # Lightning uses this name as the step to log at; its own count is one behind.
         self.log("step", float(self.trainer.global_step), on_step=False, on_epoch=True, reduce_fx="max", batch_size=1)
 
@@ -253,30 +260,3 @@ class GenerativeModel(TrainableModel, ABC):
     def guiding_snapshots(self) -> tuple[float | str, ...]:
         """Earlier snapshots of this training that guide the samples, which are drawn without this guidance before they are kept."""
         return ()
-
-
-def quarters(name: str) -> tuple[str, ...]:
-    """Names of a quantity's values by quarter of the chain."""
-    return tuple(f"{name}_quarter_{q}" for q in (1, 2, 3, 4))
-
-
-QUARTERS = quarters("loss")
-
-
-def step_outputs(terms: dict[str, Tensor], t: Tensor, w: Tensor, num_timesteps: int) -> dict[str, Any]:
-    """Loss, terms and sums of a training step, from the terms (B,) of a denoiser at t with weights w."""
-    return {
-        "loss": (w * terms["loss"]).mean(),
-        "terms": {name: (w * term).mean().detach() for name, term in terms.items()},
-        "sums": by_quarter("loss", t, num_timesteps, w, terms["loss"].detach()),
-    }
-
-
-def by_quarter(name: str, t: Tensor, num_timesteps: int, w: Tensor, value: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-    """Σ w·value and Σ w in each quarter; their quotient is the mean over uniform t, or over p(t) if p(t) weighs."""
-    quarter = ((t - 1) * 4 // num_timesteps).long()
-    sums, weights = (
-        torch.zeros(4, dtype=value.dtype, device=value.device).index_add(0, quarter, summand)
-        for summand in (w * value, w.to(value.dtype))
-    )
-    return {name: (sums[q], weights[q]) for q, name in enumerate(quarters(name))}

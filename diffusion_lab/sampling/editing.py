@@ -12,7 +12,7 @@ from diffusion_lab.diffusion.noise import SampleNoise
 from diffusion_lab.diffusion.shapes import Conditions, Images
 from diffusion_lab.diffusion.streams import BACK, KNOWN, START, UNKNOWN
 
-from .samplers import Reverse, Sampler, Walk, last
+from .sampler import Reverse, Sampler, Walk, last
 
 PARALLEL = 1e-4  # radians between directions below which a straight line replaces the arc
 
@@ -97,7 +97,7 @@ def inpaint(
 
 @dataclass(frozen=True, kw_only=True)
 class _Inpainting(Sampler):
-    """A step rule that wraps another one."""
+    """The step rule of `inpaint`, around that of `sampler`."""
 
     sampler: Sampler
     x_0: Images
@@ -120,5 +120,5 @@ class _Inpainting(Sampler):
             x_s = torch.where(self.known, chain.q_sample(self.x_0, before, known.noise(t, x_t)), unknown)
             if repeat < last:
                 x_t = chain.q_step(x_s, here, back.noise(t, x_t))
-                walk.past.clear()  # multistep rules cannot use predictions from before the jump
+                walk.forget()  # multistep rules cannot use predictions from before the jump
         return x_s

@@ -1,20 +1,27 @@
-"""Solvers: samplers of higher order for the differential equation of the chain.
+"""Solvers: samplers of higher order for the differential equations of the chain.
 
-With λ = log(α/σ), half the log SNR, and h = λ_s − λ_t, x_t loses noise and gains x̂_0 as λ rises from t to s:
+In the variables y = x/α and ρ = σ/α the probability flow of every schedule is dy/dρ = ε̂: the rules of Heun, with and without
+churn, and of Adams solve this equation.
+
+With λ = log(α/σ) = −log ρ, half the log SNR, and h = λ_s − λ_t, x_t loses noise and gains x̂_0 as λ rises from t to s:
 
     x_s = (σ_s/σ_t)·e^{−(c − 1)·h}·x_t + α_s·∫_0^h c·e^{−c·(h − u)}·x̂_0(λ_t + u) du + σ_s·√(1 − e^{−2·(c − 1)·h})·z
 
 is exact along a path, with c = 1 for the probability flow (no z) and c = 2 for the reverse process with its noise (Lu et al. 2022,
-DPM-Solver++). The polynomial through known x̂_0 is integrated in closed form. The rules of Heun and of Adams solve the same
-equation in the variables x/α and σ/α, d(x/α)/d(σ/α) = ε̂.
+DPM-Solver++). The polynomial through known x̂_0 is integrated in closed form.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import NamedTuple
 
-from diffusion_lab.diffusion.shapes import Images
+import torch
 
-from .samplers import Sampler, Walk
+from diffusion_lab.diffusion.chain import GaussianDiffusion
+from diffusion_lab.diffusion.shapes import Images, Number
+
+from .sampler import Sampler, Walk
 
 
 @dataclass(frozen=True)
@@ -30,15 +37,102 @@ class HeunSampler(Sampler):
     evaluations_per_step = 2
 
     def step(self, walk: Walk, x_t: Images, t: int) -> Images:
-        predicted, at, to = walk.predict(x_t, t), walk.at(t), walk.at(t - 1)
-        x_s = to.signal * predicted.x_0 + to.sigma * predicted.eps
-        if t == 1:
-            return x_s
-        slope = to.sigma - to.signal / at.signal * at.sigma
-        return x_s + slope / 2 * (walk.predict(x_s, t - 1).eps - predicted.eps)
+        return heun(walk, x_t, t, t - 1)
 
     def evaluation_times(self, num_steps: int) -> list[int]:
         return [t for step in range(num_steps, 0, -1) for t in (step, step - 1) if t > 0]
+
+
+def heun(walk: Walk, x_t: Images, t: int, s: int) -> Images:
+    """Heun's step from t to any earlier step s of a walk."""
+    at, to = walk.at(t), walk.at(s)
+    here = walk.predict(x_t, t)
+    x_s = to.signal * here.x_0 + to.sigma * here.eps  # Euler's step in σ/α, which is DDIM's
+    if s == 0:
+        return x_s
+    there = walk.predict(x_s, s)
+    return x_s + (to.sigma - to.signal / at.signal * at.sigma) / 2 * (there.eps - here.eps)
+
+
+@dataclass(frozen=True)
+class ChurnSampler(HeunSampler):
+    """Heun's rule after a step back towards noise, from t to t̂ (Karras et al. 2022, EDM, algorithm 2).
+
+        γ = min(S_churn/K, √2 − 1)  if S_min ≤ σ_t/α_t ≤ S_max,  else 0
+        σ_t̂/α_t̂ = (1 + γ)·σ_t/α_t
+        x_t̂ = r·x_t + √(σ_t̂² − r²·σ_t²)·S_noise·z,   r = α_t̂/α_t
+        x_s = Heun's step from t̂ to s
+
+    The new noise replaces some of the old, and with it errors of earlier steps; with S_noise = 1, x_t̂ ~ q(x_t̂|x_t). EDM has α = 1,
+    so its σ is σ/α here. t̂ is a real time if the chain visits real times, and otherwise the nearest whole step, with the σ/α of
+    that step: where whole steps are far apart, γ is rounded too. As t̂ ≤ T, no noise is added to x_T. Two evaluations per step.
+
+    Parameters
+    ----------
+    s_churn: S_churn ≥ 0, shared among the K steps; 0 is Heun's rule.
+    s_min, s_max: the range of σ_t/α_t in which noise is added, ends included.
+    s_noise: standard deviation of z; slightly above 1 compensates for networks that remove too much noise.
+    """
+
+    s_churn: Number = 0.0
+    s_min: Number = 0.0
+    s_max: Number = math.inf
+    s_noise: Number = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.s_churn < math.inf:
+            raise ValueError(f"sampler.s_churn={self.s_churn} must be at least 0; 0 adds no noise")
+        if not 0 <= self.s_min <= self.s_max:
+            raise ValueError(
+                f"sampler.s_min={self.s_min}, sampler.s_max={self.s_max}: need 0 ≤ s_min ≤ s_max, values of σ/α"
+            )
+        if not 0 <= self.s_noise < math.inf:
+            raise ValueError(f"sampler.s_noise={self.s_noise} must be at least 0; 1 keeps q(x_t|x_0)")
+
+    def step(self, walk: Walk, x_t: Images, t: int) -> Images:
+        chain, place, raised = self._raised(walk.chain)
+        here, up = chain.numbers(place[t]), chain.numbers(raised[t])
+        if raised[t] > place[t]:
+            r, z = up.signal / here.signal, walk.source(walk.chain.keys[t - 1], x_t)  # z in the last step too
+            x_t = r * x_t + math.sqrt(up.sigma**2 - (r * here.sigma) ** 2) * self.s_noise * z
+        return heun(replace(walk, chain=chain), x_t, raised[t], place[t - 1])
+
+    def evaluated_at(self, chain: GaussianDiffusion) -> list[tuple[GaussianDiffusion, int]]:
+        fine, place, raised = self._raised(chain)
+        steps = range(chain.num_timesteps, 0, -1)
+        return [(fine, t) for step in steps for t in (raised[step], place[step - 1]) if t > 0]
+
+    def _raised(self, chain: GaussianDiffusion) -> "Raised":
+        gamma = min(self.s_churn / chain.num_timesteps, math.sqrt(2) - 1)
+        return with_raised(chain, gamma, self.s_min, self.s_max)
+
+
+class Raised(NamedTuple):
+    """A chain over the steps of another one and their raised times. place[t], raised[t]: the steps of t and of t̂ in it."""
+
+    chain: GaussianDiffusion
+    place: list[int]
+    raised: list[int]
+
+
+@lru_cache(maxsize=8)  # of the chains that are walked
+def with_raised(chain: GaussianDiffusion, gamma: Number, s_min: Number, s_max: Number) -> Raised:
+    """`chain` with the times at which σ/α is 1 + γ times that of a step with s_min ≤ σ/α ≤ s_max."""
+    log_snr = chain.log_snr(torch.arange(1, chain.num_timesteps + 1))
+    ratio = torch.exp(-log_snr / 2)
+    acts = (ratio >= s_min) & (ratio <= s_max) & (gamma > 0)
+    every = GaussianDiffusion(chain.schedule)
+    times = every.times_at(log_snr - 2 * math.log1p(gamma), real=chain.times.is_floating_point())
+    gaps, nearest = (chain.schedule.log_snr(times.double())[:, None] - log_snr).abs().min(dim=1)
+    times = torch.where(gaps < _SAME, chain.times[nearest], times)  # a stride of length 0 is not Gaussian
+    times = torch.where(acts, times, chain.times).maximum(chain.times)
+    union = torch.cat([chain.times, times]).unique()
+    place, raised = (torch.searchsorted(union, part) + 1 for part in (chain.times, times))
+    fine = chain if len(union) == chain.num_timesteps else GaussianDiffusion(chain.schedule, union)
+    return Raised(fine, [0, *place.tolist()], [0, *raised.tolist()])
+
+
+_SAME = 1e-9  # difference in log SNR
 
 
 @dataclass(frozen=True)
@@ -64,9 +158,9 @@ class DPMSolverSampler(Sampler):
             raise ValueError(f"sampler.order={self.order}: DPM-Solver++ has order 1, 2 or 3")
 
     def step(self, walk: Walk, x_t: Images, t: int) -> Images:
-        walk.predict(x_t, t)
+        known = walk.remember(t, walk.predict(x_t, t))[: min(self.order, t)]
         at, to, h = walk.at(t), walk.at(t - 1), _lambda(walk, t - 1) - _lambda(walk, t)
-        known, rate = list(walk.past)[: min(self.order, t)], 2 if self.stochastic else 1
+        rate = 2 if self.stochastic else 1
         if len(known) > 1 and 3 * (_lambda(walk, t) - _lambda(walk, known[1].t)) < h:
             known = known[:1]
         x_s = to.sigma / at.sigma * math.exp(-h) ** (rate - 1) * x_t
@@ -95,8 +189,8 @@ class IPNDMSampler(Sampler):
         predicted, at, to = walk.predict(x_t, t), walk.at(t), walk.at(t - 1)
         if t == 1:
             return predicted.x_0
-        weights = _ADAMS_BASHFORTH[min(len(walk.past), len(_ADAMS_BASHFORTH)) - 1]
-        eps = sum(weight * point.eps for weight, point in zip(weights, walk.past, strict=False))
+        known = walk.remember(t, predicted)
+        eps = sum(weight * point.eps for weight, point in zip(_ADAMS_BASHFORTH[len(known) - 1], known, strict=True))
         x_0 = (x_t - at.sigma * eps) / at.signal
         return to.signal * x_0 + to.sigma * eps
 

@@ -13,12 +13,10 @@ from rich.progress import BarColumn, Progress, TextColumn
 from torch import Tensor
 
 from diffusion_lab.models.budget import TimeBudget, budget_used, callback_of, logging_interval
+from diffusion_lab.models.means import Mean
 from diffusion_lab.terminal import Terminal, in_words
 from diffusion_lab.training.ema import default_weights
-from diffusion_lab.training.ranks import sum_over_ranks
 
-# Means over a subset are logged as (sum, number of summands); both are averaged under these names.
-_SUM, _COUNT = "/sum", "/count"
 MEASURED = ("grad_norm", "lr", "skipped_steps", "images_per_second", "warm_up_seconds")  # besides the model's terms
 _WARM_UP = 3  # steps that compile, record graphs and time kernels
 _SHOWN_WARM_UP = 5  # seconds from which the progress line shows it
@@ -56,8 +54,9 @@ class Speed:
 class Monitor(Callback):
     """Logs, every `trainer.log_every_n_steps` steps, the means since the last time as "train/<name>".
 
-    A model's `training_step` returns "terms" (name -> mean over the batch) and optionally "sums" (name -> sum, number or weight of
-    its summands) for values that only some images or batches have, such as a quarter of t or a lazy penalty.
+    A model's `training_step` returns "terms" (name -> mean over the batch) and optionally "weighted" (name -> values and their
+    weights, both (B,)) for values that only some images or batches have, such as a quarter of t or a lazy penalty. The names are
+    the same on all ranks.
     Means are over all ranks and part of the checkpoint, so a resumed run logs what an uninterrupted one would have logged.
     Later callbacks find the latest values under the same names in `trainer.callback_metrics`.
     The held-out loss is computed with the default weights for scoring.
@@ -68,7 +67,8 @@ class Monitor(Callback):
     seconds_per_image: float | None = None
 
     def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}  # name -> (2,): sum and number of the values
+        self._means: dict[str, Mean] = {}  # since the last time
+        self._resumed: dict[str, dict[str, Tensor]] = {}  # their states in the checkpoint
         self._last: dict[str, float] = {}
         self.seconds = 0.0  # of training before this run and during it
         self._speed: Speed | None = None  # since the last time
@@ -81,9 +81,13 @@ class Monitor(Callback):
         return self.seconds + (0.0 if self._speed is None else perf_counter() - self._speed.clock)
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        # The sums in a checkpoint are over all ranks, so only rank 0 keeps them.
-        for name, pair in self._sums.items():
-            self._sums[name] = (pair if trainer.is_global_zero else torch.zeros(2)).to(pl_module.device)
+        for name, state in self._resumed.items():
+            # States in a checkpoint are sums over all ranks, so only rank 0 keeps them.
+            own = {part: value if trainer.is_global_zero else 0 * value for part, value in state.items()}
+            self._means[name] = Mean()
+            self._means[name].merge_state(own)
+            self._means[name].to(pl_module.device)
+        self._resumed = {}
         self._show(trainer)
         self._speed, self._logged = Speed(trainer.global_step), trainer.global_step
 
@@ -92,15 +96,13 @@ class Monitor(Callback):
             return  # the discriminator of a GAN
         norm = pl_module.gradient_norm
         counts = norm.isfinite()  # else the step is skipped
-        self._add(f"grad_norm{_SUM}", torch.where(counts, norm, 0.0))
-        self._add(f"grad_norm{_COUNT}", counts)
+        self._add("grad_norm", torch.where(counts, norm, 0.0), counts)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         for name, value in outputs["terms"].items():
             self._add(name, value)
-        for name, (total, count) in outputs.get("sums", {}).items():
-            self._add(f"{name}{_SUM}", total)
-            self._add(f"{name}{_COUNT}", count)
+        for name, (values, weights) in outputs.get("weighted", {}).items():
+            self._add(name, values, weights)
         assert self._speed is not None
         self.seconds += self._speed.add(len(batch[0]) * trainer.world_size, trainer.global_step)
         if self._speed.warms_up:  # and processes that decode images start
@@ -113,8 +115,11 @@ class Monitor(Callback):
         pl_module.validated_weights = default_weights(pl_module.weight_names, trainer.global_step)
 
     def _log(self, trainer: Trainer, pl_module: Any) -> None:
-        means = {name: float(total / count) for name, (total, count) in self._over_ranks().items() if count > 0}
-        measured = _quotients(means)
+        measured = {
+            name: float(state["mean_value"] / state["weight"])
+            for name, state in self._over_ranks().items()
+            if state["weight"] > 0
+        }
         measured["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
         measured["skipped_steps"] = pl_module.skipped_steps
         assert self._speed is not None
@@ -128,8 +133,7 @@ class Monitor(Callback):
         self._show(trainer)
         for logger in trainer.loggers:
             logger.log_metrics(self._last, step=trainer.global_step)
-        for pair in self._sums.values():
-            pair.zero_()
+        self._means = {}
         self._look_at_loader(trainer)
         self._speed.clear()
 
@@ -147,21 +151,25 @@ class Monitor(Callback):
     def _show(self, trainer: Trainer) -> None:
         trainer.callback_metrics.update({name: torch.tensor(value) for name, value in self._last.items()})
 
-    def _add(self, name: str, value: Tensor) -> None:
-        if name not in self._sums:
-            self._sums[name] = torch.zeros(2, device=value.device)
-        self._sums[name][0] += value.detach().float()
-        self._sums[name][1] += 1
+    def _add(self, name: str, value: Tensor, weight: Tensor | None = None) -> None:
+        if name not in self._means:
+            self._means[name] = Mean().to(value.device)
+        self._means[name].update(value.detach(), weight)
 
-    def _over_ranks(self) -> dict[str, Tensor]:
-        """The sums over all ranks; every rank must call it."""
-        return {name: sum_over_ranks(pair) for name, pair in self._sums.items()}
+    @torch.inference_mode(False)  # a checkpoint may be written during validation
+    def _over_ranks(self) -> dict[str, dict[str, Tensor]]:
+        """The state of each mean, summed over all ranks; every rank must call it."""
+        states = {}
+        for name, mean in self._means.items():
+            with mean.sync_context():
+                states[name] = {"mean_value": mean.mean_value.clone(), "weight": mean.weight.clone()}
+        return states
 
     def state_dict(self) -> dict[str, Any]:
-        return {"seconds": self.seconds, "sums": self._over_ranks(), "last": self._last}
+        return {"seconds": self.seconds, "means": self._over_ranks(), "last": self._last}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.seconds, self._last, self._sums = state["seconds"], state["last"], state["sums"]
+        self.seconds, self._last, self._resumed = state["seconds"], state["last"], state["means"]
 
 
 def _waited(trainer: Trainer) -> float:
@@ -176,13 +184,6 @@ def seconds_trained(trainer: Trainer) -> float:
         return time.elapsed
     monitor = callback_of(trainer, Monitor)
     return 0.0 if monitor is None else monitor.seconds_now
-
-
-def _quotients(means: dict[str, float]) -> dict[str, float]:
-    """<name>/sum divided by <name>/count as <name>, if the count is positive; other values are unchanged."""
-    counts = {name.removesuffix(_COUNT): count for name, count in means.items() if name.endswith(_COUNT)}
-    plain = {name: mean for name, mean in means.items() if not name.endswith((_SUM, _COUNT))}
-    return plain | {name: means[f"{name}{_SUM}"] / count for name, count in counts.items() if count > 0}
 
 
 _MILLI = 1000  # the bar counts thousandths of the budget, in steps or time

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from lightning.pytorch.plugins.environments import ClusterEnvironment
-    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -196,14 +195,6 @@ def gather_to_rank_zero(value: Any) -> list[Any] | None:
     values = [None] * num_ranks() if rank() == 0 else None
     group.gather_object(value, values, dst=0)
     return values
-
-
-def sum_over_ranks(value: Tensor) -> Tensor:
-    """The sum of the values passed by all ranks, on every rank; all must call it."""
-    group, total = _connected(), value.clone()
-    if group is not None:
-        group.all_reduce(total)
-    return total
 
 
 def wait_for_all() -> None:

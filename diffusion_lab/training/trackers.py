@@ -97,8 +97,8 @@ class TensorBoard(Tracker):
         yield WithImages(save_dir=about.folder, name="", version="")
 
 
-class TrainingsOnly(Tracker):
-    """One of Lightning's own loggers."""
+class OfLightning(Tracker):
+    """One of Lightning's own loggers, with the config as hyperparameters. A score is one row of metrics."""
 
     def __init__(self, logger: Logger) -> None:
         self._logger = logger
@@ -108,6 +108,16 @@ class TrainingsOnly(Tracker):
         make_folders(about.folder)
         self._logger.log_hyperparams(flat(about.config))
         yield self._logger
+
+    @contextmanager
+    def scoring(self, about: About) -> Iterator[Callable[[Score], None]]:
+        ended = "failed"
+        try:
+            with self.training(about) as logger:
+                yield lambda score: logger.log_metrics({name: x for name, x in score.values.items() if x is not None})
+            ended = "success"
+        finally:
+            self._logger.finalize(ended)
 
 
 class WeightsAndBiases(Tracker):

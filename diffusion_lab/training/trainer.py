@@ -126,7 +126,7 @@ def check_callbacks(added: Mapping[str, Callback], trainer: Trainer, every: int,
     added: the user's callbacks by name. every: steps between validations.
     """
     logged = [f"val/{name}" for name in model.term_names] if every > 0 else []
-    logged += [f"train/{name}" for name in (*model.term_names, *model.sum_names, *MEASURED)]
+    logged += [f"train/{name}" for name in (*model.term_names, *model.weighted_names, *MEASURED)]
     endless = not isinstance(trainer.limit_train_batches, int)
     # A user's callback may log any value, and another may monitor it.
     known_alone = all(type(part).__module__.partition(".")[0] == "lightning" for part in added.values())

@@ -26,8 +26,7 @@ from diffusion_lab.diffusion import (
     SampleNoise,
     variational_bound,
 )
-from diffusion_lab.sampling import AnalyticDDIMSampler, AncestralSampler, DDIMSampler, EvenSpacing, LogSNRSpacing
-from diffusion_lab.sampling.samplers import Walk
+from diffusion_lab.sampling import AnalyticDDIMSampler, AncestralSampler, DDIMSampler, EvenSpacing, LogSNRSpacing, Walk
 
 from ..diffusion.oracles import ExactNetwork, GaussianData, OptimalVariance, SigmaPoints, steps
 

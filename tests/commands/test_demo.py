@@ -46,7 +46,8 @@ def test_it_draws_what_the_command_draws(page_of, trained_model, lab):
 
     draw, controls = drawing_of(page_of(load(trained_model("diffusion_conditional"))))
     assert list(controls) == ["class", "sampler", "steps", "guidance", "guidance scale", "images", "seed"]
-    controls |= {"class": "3", "sampler": "ddim", "steps": 2, "images": 4, "guidance": "classifier_free"}
+    assert len(draw(*(controls | {"steps": 3, "images": 1}).values())[1]) == 4, "as in training: x_T and three steps"
+    controls |= {"class": 3, "sampler": "ddim", "steps": 2, "images": 4, "guidance": "classifier_free"}
     picture, states, _, said, command = draw(*(controls | {"guidance scale": 1.5}).values())
     assert said.startswith("4 samples · 4 network evaluations each")
     assert (len(states), states[-1]) == (3, picture)

@@ -123,6 +123,10 @@ CONFIG = {
     "a target that only a choice of the user reads": (at("theirs", "os.mkdir", path="harm"), NOT_BUILT),
     # ---- a class of a known package in a place that is not its own
     "features as the network": (at("network", INCEPTION, _partial_=True), "a Module with _partial_ belongs here"),
+    "a metric of torchmetrics": (
+        config("metrics", {"mine": {"_target_": "torchmetrics.image.TotalVariation"}}),
+        "DIFFUSION_LAB_TARGETS=torchmetrics in the environment allows it",
+    ),
     "a metric without a class": (config("metrics", {"mine": {"num_images": 4}}), "metrics.mine is not a Metric"),
     "another model that guides": (
         at("model.guidance", "diffusion_lab.config.guiding_models.autoguidance", scale=1.0, model="secret"),

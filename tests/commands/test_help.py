@@ -1,3 +1,4 @@
+import os
 import signal
 import subprocess
 import sys
@@ -5,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_lab.commands import completion
 from diffusion_lab.commands.main import COMMANDS
 from diffusion_lab.versions import versions
 
@@ -56,22 +56,25 @@ def test_output_that_is_not_read_to_its_end_is_no_error(tmp_path):
     assert said == ""
 
 
-def test_completion_knows_commands_options_and_choices(lab, monkeypatch, capfd):
+def test_completion_knows_commands_options_and_choices(process):
     def candidates(line):
-        monkeypatch.setenv("COMP_LINE", line)
-        assert completion.complete(["query=fish"], COMMANDS) == 0
-        return capfd.readouterr().out.splitlines()
+        return process("-sc", "query=bash", COMP_LINE=line).stdout.split()
 
-    assert candidates("diffusion-lab tr") == ["train "]
+    assert candidates("diffusion-lab tr") == ["train"]
     assert candidates("diffusion-lab trian sched") == []
     assert "samples=" in candidates("diffusion-lab evaluate samp")  # without any model
-    assert "schedule=" in candidates("diffusion-lab train sched")
     assert {*candidates("diffusion-lab train schedule=")} == {f"schedule={choice}" for choice in choices("schedule")}
-    assert any("trainer.max_steps=" in c for c in candidates("diffusion-lab train trainer.max_s"))
+    assert "trainer.max_steps=" in candidates("diffusion-lab train seed=1 trainer.max_s")
 
 
-def test_completion_can_be_installed(process):
-    script = process("-sc", "install=bash").stdout
-    assert "complete -o nospace -o default -F _diffusion_lab diffusion-lab" in script
-    answered = process("-sc", "query=bash", COMP_LINE="diffusion-lab eval")
-    assert answered.stdout.split() == ["evaluate"]
+def test_completion_in_bash(tmp_path):
+    """As the shell does after the Tab key, with Hydra's function."""
+    asked = (
+        'eval "$(diffusion-lab -sc install=bash)"; '
+        'COMP_LINE="diffusion-lab train schedule=li"; COMP_POINT=31; COMP_CWORD=2; hydra_bash_completion; echo "$COMPREPLY"'
+    )
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", asked], cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"PATH": path}
+    )
+    assert (done.stdout, done.stderr) == ("schedule=linear\n", "")

@@ -284,7 +284,6 @@ def test_a_misspelling_is_told_what_was_meant(lab, wrong, meant):
     ("module", "extra", "line"),
     [
         ("gradio", "demo", "demo"),
-        ("mlflow", "mlflow", "train logger=mlflow"),
         ("submitit", "slurm", "train -m hydra/launcher=slurm"),
         ("submitit", "slurm", "train -m hydra/launcher=local hydra/sweeper=basic"),
     ],

@@ -7,6 +7,8 @@ import pytest
 
 from diffusion_lab.commands.next_steps import next_steps
 from diffusion_lab.store import ModelDirectory, named_model, run_directory, sweep_directory
+from diffusion_lab.store.lease import hold
+from diffusion_lab.store.status_file import INTERRUPTED, RUNNING, Status
 
 from .test_status import write_sweep
 
@@ -49,6 +51,17 @@ def test_a_classifier_is_not_sampled_from(shown):
     shown.put_model("gan")
     named_model(shown.outputs, "noisy_classifier").training.touch()
     assert "The newest: outputs/models/gan" in shown()
+
+
+def test_a_training_that_stopped(shown):
+    for name in "ab":
+        folder = named_model(shown.outputs, name).path
+        folder.mkdir(parents=True)
+        Status.begin(10).now(INTERRUPTED, 5).write(folder)
+    assert "again to resume): outputs/models/a, step 5 of 10, and 1 more" in shown()
+    with hold(folder, print):
+        Status.begin(10).now(RUNNING, 7).write(folder)
+        assert "Running now: outputs/models/b, step 7 of 10" in shown()
 
 
 def test_a_sweep_that_waits_and_one_that_is_over(shown):

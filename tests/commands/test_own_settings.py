@@ -122,8 +122,9 @@ def test_the_page_on_your_own_parts_works_as_written(lab, monkeypatch):
         program, command, *options = shlex.split(line)
         assert program == "diffusion-lab"
         lab.done(command, *options)
-    (first,) = lab.folder.glob("outputs/debug/runs/*/metrics.json")
-    assert -1 < json.loads(first.read_text())["values"]["brightness"] < 1
+    runs = [json.loads(file.read_text())["values"] for file in lab.folder.glob("outputs/debug/runs/*/metrics.json")]
+    assert -1 < next(values["brightness"] for values in runs if "brightness" in values) < 1
+    assert next(values["my_kid"] for values in runs if "my_kid" in values) > 0
     assert OmegaConf.load(newest_model(lab.folder / "results").config).tags == ["vision"]
     model = f"model_dir={newest_model(lab.folder / 'outputs' / 'debug').path}"
     assert "DIFFUSION_LAB_TARGETS=mine" in lab("sample", model, "num_images=1")[2]

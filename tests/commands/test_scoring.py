@@ -193,3 +193,28 @@ def test_features_that_lack_their_weights_are_named(lab, monkeypatch):
     """Features that lack their weights are named before training."""
     monkeypatch.setenv("TORCH_HOME", str(lab.folder))
     lab.refused("train", *TINY, *STRIDED, "features=inception", said="weights-inception-2015-12-05-6726825d.pth")
+
+
+OF_TORCHMETRICS = {
+    "my_kid": {"_target_": "torchmetrics.image.kid.KernelInceptionDistance", "subsets": 3, "subset_size": 5},
+    "my_ssim": {"_target_": "torchmetrics.image.StructuralSimilarityIndexMeasure", "data_range": 1.0, "sigma": 0.5},
+}
+OF_TORCHMETRICS["my_kid"] |= {"feature": {"_target_": "torch.nn.Flatten"}, "normalize": True}
+
+
+def test_a_metric_of_torchmetrics_by_a_yaml_alone(lab):
+    """Both kinds on a super-resolution; without a condition, pairs are refused before training."""
+    lab.given("train", *TINY, *STRIDED, "condition=low_resolution", "score=false")
+    folder = lab.folder / "conf" / "metrics"
+    folder.mkdir(parents=True)
+    for name, options in OF_TORCHMETRICS.items():
+        (folder / f"{name}.yaml").write_text(json.dumps({name: options}))
+    shown = lab.done("evaluate", "metrics=[my_kid,my_ssim]", "metrics.my_kid.subsets=2")
+    assert "my_kid ↓" in shown
+    assert "my_ssim ↑" in shown
+    (score,) = (json.loads(path.read_text()) for path in lab.folder.glob("outputs/runs/*/metrics.json"))
+    assert score["values"].keys() == {"my_kid", "my_kid_std", "my_ssim"}
+    assert score["protocol"]["my_kid"]["arguments"]["subsets"] == 2
+    said = "metrics.my_ssim compares samples with the images that they are drawn for, so it needs condition="
+    rest = [option for option in TINY if not option.startswith("metrics.")]
+    lab.refused("train", *rest, *STRIDED, "metrics=[my_kid,my_ssim]", said=said)

@@ -166,9 +166,9 @@ def test_the_network_sees_log_snr_so_that_a_moved_path():
 
 def test_an_interval_of_a_guidance_still_counts_t():
     process, t, guidance = GaussianDiffusion(learned(**MOVED)), torch.arange(1, 101), ClassifierFree(interval=[10, 30])
-    assert torch.equal(guidance.acts(process, t), (t >= 10) & (t <= 30))
+    assert torch.equal(guidance.acts_at(process, t), (t >= 10) & (t <= 30))
     chain = process.respace(torch.tensor([1, 10, 30, 100]))
-    assert guidance.acts(chain, torch.arange(1, 5)).tolist() == [False, True, True, False]
+    assert guidance.acts_at(chain, torch.arange(1, 5)).tolist() == [False, True, True, False]
     assert [guidance.acts_at(chain, t) for t in range(1, 5)] == [False, True, True, False]
 
 

@@ -250,4 +250,4 @@ def test_training_is_a_function_of_seed_and_batch(family):
     assert sum(others[2:]) / 2 == pytest.approx(whole, rel=1e-5)
     out, model = trained(1, 0)
     assert set(out["terms"]) == set(model.term_names)
-    assert set(out.get("sums", {})) == set(model.sum_names)
+    assert set(out.get("weighted", {})) == set(model.weighted_names)

@@ -6,6 +6,7 @@ from pathlib import Path
 from unittest import mock
 
 import torch
+from torch import nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 
@@ -23,3 +24,17 @@ def write_random_weights(path: Path) -> str:
     torch.save(weights, content)
     path.write_bytes(content.getvalue())
     return hashlib.sha256(content.getvalue()).hexdigest()
+
+
+class RandomFeatures(nn.Module):
+    """`num_features` random projections of images (B, 3, H, W) of any size and type, in place of a network's features."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        assert x.shape[1] == 3
+        generator = torch.Generator().manual_seed(0)
+        directions = torch.randn(x[0].numel(), self.num_features, generator=generator) / x[0].numel() ** 0.5
+        return x.flatten(1).float() / 64 @ directions

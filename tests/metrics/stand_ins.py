@@ -20,7 +20,7 @@ from diffusion_lab.metrics.kernel_distance import KernelDistance
 from diffusion_lab.metrics.metric import Naming
 from diffusion_lab.metrics.precision_recall import PrecisionRecall
 from diffusion_lab.metrics.reference import FeatureStatistics
-from diffusion_lab.models.base import GenerativeModel, Likelihood
+from diffusion_lab.models.generator import Generator, Likelihood
 from diffusion_lab.networks.flops import NetworkCost
 
 METRICS = [
@@ -103,19 +103,35 @@ class RawPixels(nn.Module):
         return ((vectors.mean(1) + 0.25) / 0.375 + 0.5).long().clamp(0, 2)
 
 
-class GaussianModel(GenerativeModel):
+class Constant(nn.Module):
+    """A network with one parameter, its output."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value = nn.Parameter(torch.tensor(value), requires_grad=False)
+        self.eval()
+
+
+class GaussianModel(Generator):
     """x ~ N(mean, 0.3²), and its exact density with a little keyed noise on it."""
 
-    def __init__(self, num_classes: int | None = None, nfe: int = 5) -> None:
-        super().__init__()
-        self.shape, self.num_levels, self.num_classes = (1, 2, 2), 17, num_classes
-        self.mean = nn.Parameter(torch.zeros(()))
-        self._nfe = nfe
+    conditions = ()
+
+    def __init__(self, num_classes=None, mean=0.0, shape=(1, 2, 2), num_levels=17) -> None:
+        super().__init__(shape=shape, num_levels=num_levels, num_classes=num_classes, conditions=self.conditions)
+        self.network = Constant(mean)
         self.labels: list[Tensor | None] = []
+
+    @property
+    def networks(self):
+        return {"network": self.network}
+
+    @property
+    def mean(self) -> Tensor:
+        return self.network.value
 
     def sample(self, indices, seed, y=None):
         assert not torch.is_grad_enabled()
-        assert not self.training
         self.labels.append(y)
         return self.decode(self.latents(indices, seed), y)
 
@@ -128,7 +144,7 @@ class GaussianModel(GenerativeModel):
 
     @property
     def nfe(self):
-        return self._nfe
+        return 5
 
     def cost(self):
         return NetworkCost(parameters=1, forward_flops=1000)

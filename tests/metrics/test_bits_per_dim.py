@@ -9,15 +9,13 @@ from diffusion_lab.metrics.bits_per_dim import BitsPerDim, joined
 from diffusion_lab.metrics.metric import Scores, Subject
 from diffusion_lab.metrics.settings import Evaluation
 from diffusion_lab.metrics.shards import silent
-from diffusion_lab.models.base import Likelihood
+from diffusion_lab.models.generator import Likelihood
 from tests.metrics.stand_ins import GaussianModel, TinyImages
 
 
 def scored(model=None, progress=silent, seed=0, data=None, **bound) -> Scores:
-    scores, settings = Scores(), Evaluation(seed=seed)
-    subject = Subject(SimpleNamespace(model=model or GaussianModel()), data or TinyImages(), [], settings, progress)
-    BitsPerDim(**bound).score(subject, scores)
-    return scores
+    source = SimpleNamespace(generator=model or GaussianModel())
+    return BitsPerDim(**bound).score(Subject(source, data or TinyImages(), [], Evaluation(seed=seed), progress))
 
 
 class Recording(GaussianModel):

@@ -8,6 +8,7 @@ from diffusion_lab.metrics.features import Pixels
 from diffusion_lab.metrics.features.classifiers import ClassifierFeatures
 from diffusion_lab.metrics.frechet_distance import frechet_distance
 from diffusion_lab.metrics.reference import Reference, UnmeasurableError
+from diffusion_lab.store import CacheDirectory
 from tests.metrics.stand_ins import GaussianModel, RawPixels, TinyImages, moments
 from tests.metrics.test_score import scored
 
@@ -18,7 +19,7 @@ def test_a_distance_of_a_class_is_that_of_its_images_alone(tmp_path):
     x, y = data.splits["train"]
     vectors = torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
     asked = torch.arange(60) % 3
-    found = class_distances(vectors, asked, Reference(data, features, tmp_path), "train")
+    found = class_distances(vectors, asked, Reference(data, features, CacheDirectory(tmp_path)), "train")
     assert found["class"] == [0, 1, 2]
     assert found["num_samples"] == [20, 20, 20]
     assert found["num_reference"] == torch.bincount(y).tolist()
@@ -26,14 +27,14 @@ def test_a_distance_of_a_class_is_that_of_its_images_alone(tmp_path):
         exact = frechet_distance(moments(vectors[asked == label]), moments(x[y == label].flatten(1)))
         assert found["distance"][label] == pytest.approx(exact, rel=1e-9)
     reads = data.reads
-    assert class_distances(vectors, asked, Reference(data, features, tmp_path), "train") == found
+    assert class_distances(vectors, asked, Reference(data, features, CacheDirectory(tmp_path)), "train") == found
     assert data.reads == reads  # from the cache
 
 
 def test_a_class_without_samples_is_left_out_and_too_many_numbers_are_refused(tmp_path, monkeypatch):
     data = TinyImages()
     data.prepare()
-    reference = Reference(data, RawPixels(), tmp_path)
+    reference = Reference(data, RawPixels(), CacheDirectory(tmp_path))
     asked = torch.tensor([0] * 5 + [1] + [2] * 4)
     assert class_distances(torch.randn(10, 4), asked, reference, "train")["class"] == [0, 2]
     monkeypatch.setattr("diffusion_lab.metrics.class_accuracy.MAX_VALUES", 10)

@@ -148,11 +148,7 @@ def test_a_score_of_points_has_numbers_and_no_picture(tmp_path):
             for x, _ in super()._show(split, picks):
                 yield x.flatten(1), {}
 
-    class OfPoints(GaussianModel):
-        def __init__(self):
-            super().__init__()
-            self.shape, self.num_levels = (4,), None
-
-    scores = scored(tmp_path, OfPoints(), Points(), [RawPixels()], [Copying()], num_samples=30)
+    model = GaussianModel(shape=(4,), num_levels=None)
+    scores = scored(tmp_path, model, Points(), [RawPixels()], [Copying()], num_samples=30)
     assert 0 <= scores.values["copying_pixels"] <= 1
     assert scores.nearest is None

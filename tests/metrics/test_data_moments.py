@@ -7,6 +7,7 @@ from torch.utils._pytree import tree_leaves
 from diffusion_lab.conditions import Clusters
 from diffusion_lab.metrics.measuring import LARGEST, data_moments
 from diffusion_lab.metrics.reference import UnmeasurableError
+from diffusion_lab.store import CacheDirectory
 
 from .stand_ins import TinyImages
 
@@ -22,20 +23,20 @@ def images(data):
 
 def test_without_classes_they_are_those_of_all_training_images(tmp_path):
     data = TinyImages()
-    found = data_moments(data, False, tmp_path)
+    found = data_moments(data, False, CacheDirectory(tmp_path))
     x, _ = images(data)
     torch.testing.assert_close(found.mean, x.mean(dim=0, keepdim=True))
     torch.testing.assert_close(covariance_of(found), torch.cov(x.T))
     assert found.of == f"300 training images, {data.identity[:12]}"
     reads = data.reads
-    data_moments(data, False, tmp_path)
+    data_moments(data, False, CacheDirectory(tmp_path))
     assert data.reads == reads, "they are computed once"
 
 
 def test_by_class_there_is_a_mean_for_each_and_the_covariance_within(tmp_path):
     data = TinyImages()
     with Shapes() as made:
-        found = data_moments(data, True, tmp_path)
+        found = data_moments(data, True, CacheDirectory(tmp_path))
     x, y = images(data)
     means = torch.stack([x[y == label].mean(dim=0) for label in range(3)])
     centred = x - means[y]
@@ -63,7 +64,7 @@ class Shapes(TorchDispatchMode):
 @pytest.mark.parametrize("by_class", [False, True])
 def test_images_of_one_value_have_them_too(tmp_path, by_class):
     data = OneValue()
-    found = data_moments(data, by_class, tmp_path)
+    found = data_moments(data, by_class, CacheDirectory(tmp_path))
     assert found.mean.shape == ((3 if by_class else 1), 1)
     x, y = images(data)
     centred = x - (torch.stack([x[y == label].mean() for label in range(3)])[y, None] if by_class else x.mean())
@@ -76,7 +77,7 @@ def test_those_of_other_clusters_of_the_same_name_do_not_serve(tmp_path):
     def means(kind):
         data = TinyImages()
         data.condition_on({"clusters": kind(3, 4, 300)})
-        return data_moments(data, True, tmp_path).mean, data.clusters
+        return data_moments(data, True, CacheDirectory(tmp_path)).mean, data.clusters
 
     class Numbered(Clusters):
         """The same clusters, numbered from the end."""
@@ -114,4 +115,4 @@ class LackingOne(TinyImages):
 )
 def test_what_has_none_is_refused_in_one_sentence(tmp_path, data, said):
     with pytest.raises(UnmeasurableError, match=said):
-        data_moments(data(), True, tmp_path)
+        data_moments(data(), True, CacheDirectory(tmp_path))

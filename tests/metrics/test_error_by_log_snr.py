@@ -8,7 +8,7 @@ from diffusion_lab.metrics.error_by_log_snr import errors_by_log_snr, posterior_
 from diffusion_lab.metrics.metric import Subject
 from diffusion_lab.metrics.settings import Evaluation
 from diffusion_lab.metrics.shards import silent
-from diffusion_lab.models.drawn import Denoised
+from diffusion_lab.models.diffusion_generator import Denoised
 
 from .stand_ins import GaussianModel, TinyImages
 
@@ -42,8 +42,6 @@ def test_the_best_denoiser_weighs_all_images_by_their_likelihood_in_one_pass(by_
 class Denoiser(GaussianModel):
     """x̂_0 = the best there is, and a constant more."""
 
-    denoiser = property(lambda self: self)
-
     def __init__(self, data, more=0.0, **of_model):
         super().__init__(**of_model)
         self.data, self.more = data, more
@@ -60,6 +58,10 @@ class Denoiser(GaussianModel):
         return Denoised(x_t, signal, noise, torch.stack(rows).view_as(x_0) + self.more, y)
 
 
+class OfDenoiser(Subject):
+    diffusion = Subject.generator
+
+
 @pytest.mark.parametrize("num_classes", [None, 3])
 def test_the_best_denoiser_has_no_excess_and_another_has_what_it_adds(num_classes):
     """The posterior mean's error is orthogonal to a constant on average only, so the excess is (1 + SNR)·c² up to noise."""
@@ -67,7 +69,7 @@ def test_the_best_denoiser_has_no_excess_and_another_has_what_it_adds(num_classe
     data.prepare()
 
     def errors_of(model):
-        subject = Subject(SimpleNamespace(model=model), data, [], Evaluation(seed=1), silent)
+        subject = OfDenoiser(SimpleNamespace(generator=model), data, [], Evaluation(seed=1), silent)
         return errors_by_log_snr(subject, LOG_SNRS, 40, 16)
 
     errors, least = errors_of(Denoiser(data, num_classes=num_classes))

@@ -10,6 +10,7 @@ from diffusion_lab.metrics.features import Pixels
 from diffusion_lab.metrics.given import GivenImages
 from diffusion_lab.metrics.settings import Evaluation
 from diffusion_lab.metrics.shards import silent
+from diffusion_lab.store import CacheDirectory
 
 N = 900
 
@@ -21,9 +22,9 @@ def test_an_image_its_features_and_its_label_have_one_place(tmp_path, count):
     x, y = next(data.batches("train", N, limit=N))
     order = y.argsort()
     levels = to_levels(x[order], 17).to(torch.uint8)
-    source = GivenImages(OneSet("sorted", levels, 17, "sorted"), y[order], {}, tmp_path, "cpu")
+    source = GivenImages(OneSet("sorted", levels, 17, "sorted"), y[order], {}, CacheDirectory(tmp_path), "cpu")
     references = source.references(data, [Pixels()], silent)
-    (drawn,) = source.samples(references, Evaluation(num_samples=count), silent)
+    (drawn,) = source.samples(references, Evaluation(num_samples=count), False, silent)
     assert len(drawn.images) == len(drawn.features) == (count or N)
     assert torch.equal(drawn.images.flatten(1), drawn.features)
     assert len(drawn.y[:50].unique()) > 5

@@ -14,10 +14,9 @@ from diffusion_lab.metrics.inception_score import InceptionScore
 from diffusion_lab.metrics.kernel_distance import KernelDistance
 from diffusion_lab.metrics.metric import Naming
 from diffusion_lab.metrics.precision_recall import PrecisionRecall
-from diffusion_lab.metrics.samples import TrainedModel
-from diffusion_lab.metrics.score import check_measures, score
-from diffusion_lab.metrics.settings import Evaluation
+from diffusion_lab.metrics.score import check_measures
 from tests.metrics.stand_ins import Silent
+from tests.metrics.test_score import scored
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +61,7 @@ class Painter(Silent):
     """Sample i is picture i."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.shape, self.num_levels = (3, 32, 32), 256
+        super().__init__(shape=(3, 32, 32), num_levels=256)
         self.pictures = pictures(0, 1.0, 0.0)
 
     def sample(self, indices, seed, y=None):
@@ -87,9 +85,8 @@ def test_the_scores_are_those_of_torch_fidelity(features, random_inception, tmp_
     """Its KID is float32, three means of order 1 that cancel: the two sets are far enough apart to leave six digits."""
     assert features.metric_name == "fd_inception"  # with these weights; but let them be the published ones
     monkeypatch.setattr(inception, "SHA256", random_inception.sha256)
-    settings = Evaluation(num_samples=12, weights="raw", seed=3)
     metrics = [FrechetDistance(), KernelDistance(num_subsets=5, subset_size=10), PrecisionRecall(), InceptionScore()]
-    scores = score(TrainedModel(Painter(), ["painter"], tmp_path), Coloured(), [features], metrics, settings)
+    scores = scored(tmp_path, Painter(), Coloured(), [features], metrics, num_samples=12, seed=3)
     theirs = torch_fidelity.calculate_metrics(
         input1=AsBytes(pictures(0, 1.0, 0.0)),
         input2=AsBytes(pictures(1, 1.5, 0.3)),

@@ -23,7 +23,7 @@ def data():
 
 def ways(data, **conditions):
     """The ways of a model, and samples that they lead between: (PATHS, PATH_IMAGES, …), (PATHS, 2, …)."""
-    model = GaussianModel(**conditions).eval()
+    model = GaussianModel(**conditions)
     found, _ = latent_pictures(model, data, seed=5)
     classes = torch.arange(PATHS).repeat_interleave(2) % model.num_classes if model.num_classes else None
     with torch.no_grad():
@@ -41,7 +41,7 @@ def test_ways_begin_and_end_at_samples_of_the_stream(data, num_classes):
 
 @pytest.mark.parametrize("num_classes", [None, 3])
 def test_test_images_stand_beside_the_images_of_their_latents(data, num_classes):
-    model = Halving(num_classes).eval()
+    model = Halving(num_classes)
     _, pairs = latent_pictures(model, data, seed=5)
     x_0, y = next(data.batches("test", PAIRS, limit=PAIRS))
     centre = 0.4 * (y - 1).view(-1, 1, 1, 1) if num_classes else 0
@@ -51,4 +51,4 @@ def test_test_images_stand_beside_the_images_of_their_latents(data, num_classes)
 
 
 def test_a_family_that_cannot_look_back_has_no_picture(data):
-    assert latent_pictures(GaussianModel().eval(), data, seed=5)[1] is None
+    assert latent_pictures(GaussianModel(), data, seed=5)[1] is None

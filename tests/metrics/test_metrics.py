@@ -5,7 +5,7 @@ import pytest
 from diffusion_lab.metrics.bits_per_dim import BitsPerDim
 from diffusion_lab.metrics.inception_score import InceptionScore
 from diffusion_lab.metrics.kernel_distance import KernelDistance
-from diffusion_lab.metrics.metric import FeatureMetric, Metric, Naming
+from diffusion_lab.metrics.metric import FeatureMetric, Metric, Naming, Scores
 from diffusion_lab.metrics.precision_recall import PrecisionRecall
 from diffusion_lab.metrics.reference import UnmeasurableError
 from diffusion_lab.store.measures import LOW, Measure, merged, read_measures
@@ -46,17 +46,20 @@ class Shift(FeatureMetric):
     def feature_measures(self, naming):
         yield naming.measure("shift", better=LOW, meaning="distance of the means")
 
-    def score_view(self, view, scores):
-        scores.record(view.naming("shift"), float((view.drawn.vectors().mean(0) - view.some_real.mean(0)).norm()))
+    def score_view(self, view):
+        shift = float((view.drawn.vectors().mean(0) - view.some_real.mean(0)).norm())
+        return Scores(values={view.naming("shift"): shift})
 
 
 class Fails(Metric):
     def measures(self, namings):
         return [Measure("done", "done"), Measure("left", "left")]
 
-    def score(self, subject, scores):
-        scores.record("done", 1.0)
-        raise UnmeasurableError("no light")
+    def score(self, subject):
+        scores = Scores(values={"done": 1.0})
+        with scores.attempt(["done", "left"]):
+            raise UnmeasurableError("no light")
+        return scores
 
 
 def test_a_metric_of_the_users_own_is_a_column_or_a_reason(tmp_path):

@@ -27,29 +27,35 @@ def test_crps_is_unbiased_for_any_number_of_draws(n):
     z = torch.tensor(y / sigma, dtype=torch.float64)
     phi = torch.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
     expected = sigma * (z * torch.erf(z / math.sqrt(2)) + 2 * phi - 1 / math.sqrt(math.pi))
-    crps = ensemble_errors(sigma * normal(n, 4000, n, 20), torch.full((4000, 20), y).double())[3]
+    crps = ensemble_errors(sigma * normal(n, 4000, n, 20), torch.full((4000, 20), y).double())[2]
     assert float(crps.mean()) == pytest.approx(float(expected), abs=4 * float(crps.std()) / math.sqrt(crps.numel()))
 
 
 def test_crps_is_the_double_sum():
     x, y = normal(0, 3, 5, 4), normal(1, 3, 4)
     pairs = (x[:, :, None] - x[:, None]).abs().sum((1, 2))
-    torch.testing.assert_close(ensemble_errors(x, y)[3], (x - y[:, None]).abs().mean(1) - pairs / (2 * 5 * 4))
+    torch.testing.assert_close(ensemble_errors(x, y)[2], (x - y[:, None]).abs().mean(1) - pairs / (2 * 5 * 4))
 
 
 def test_perfect_draws_have_known_errors():
     """The truth is one more draw: the mean of n has (n + 1)/n of the variance, a draw twice it, and the spread is the skill."""
     n, x = 16, 0.3 * normal(2, 400, 17, 200)
-    mean, draw, variance, _ = ensemble_errors(x[:, :n], x[:, n])
+    draws, truth = x[:, :n], x[:, n]
+    mean, variance, _ = ensemble_errors(draws, truth)
+    draw = (draws - truth[:, None]).square().mean(1)
     assert float(mean.mean()) == pytest.approx(0.09 * 17 / 16, rel=0.02)
     assert float(draw.mean()) == pytest.approx(0.09 * 2, rel=0.02)
     assert float(((n + 1) / n * variance.mean() / mean.mean()).sqrt()) == pytest.approx(1, abs=0.02)
-    assert float(psnr(mean.mean()) - psnr(draw.mean())) == pytest.approx(10 * math.log10(32 / 17), abs=0.1)
+    better = psnr(draws.mean(1, keepdim=True), truth) - psnr(draws, truth)
+    assert float(better.mean()) == pytest.approx(10 * math.log10(32 / 17), abs=0.1)
+    torch.testing.assert_close(psnr(draws, truth), 10 * (4 / draw.mean(1)).log10(), rtol=1e-6, atol=0)
 
 
 def test_psnr_is_of_the_range_of_the_data():
-    """An error of one grey level of 256 everywhere: 20 log10 255."""
-    assert float(psnr(torch.tensor((2 / 255) ** 2))) == pytest.approx(20 * math.log10(255), rel=1e-6)
+    """An error of one grey level of 256 everywhere: 20 log10 255. Of equal values it is finite."""
+    truth = torch.zeros(1, 4).double()
+    for error, expected in ((2 / 255, 20 * math.log10(255)), (0, 10 * math.log10(4e12))):
+        assert float(psnr(truth[:, None] + error, truth)) == pytest.approx(expected, rel=1e-6)
 
 
 class Blocks(GaussianModel):
@@ -70,7 +76,7 @@ def test_draws_of_a_field_are_beside_their_image(tmp_path):
     low = x.mean((2, 3), keepdim=True).expand_as(x)
     draws = low.repeat_interleave(3, 0) + 0.3 * SampleNoise(0, torch.arange(18)).initial((1, 2, 2))
     means = quantise(draws, 17).unflatten(0, (6, 3)).mean(1)
-    expected = psnr((means - x).flatten(1).double().square().mean(1)).mean()
+    expected = (10 * (4 / (means - x).flatten(1).double().square().mean(1)).log10()).mean()
     assert scores.values["psnr_mean"] == pytest.approx(float(expected), rel=1e-5)
     assert scores.values["psnr_mean"] > scores.values["psnr_draw"]
 

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from diffusion_lab.metrics.reference import Reference
+from diffusion_lab.store import CacheDirectory
 from tests.metrics.stand_ins import RawPixels, TinyImages
 
 
@@ -10,11 +11,11 @@ from tests.metrics.stand_ins import RawPixels, TinyImages
 def reference(tmp_path):
     data = TinyImages()
     data.prepare()
-    return Reference(data, RawPixels(), tmp_path / "cache")
+    return Reference(data, RawPixels(), CacheDirectory(tmp_path / "cache"))
 
 
 def files(reference):
-    return sorted(reference.cache.glob("[!.]*"))
+    return sorted(reference.cache.path.glob("[!.]*"))
 
 
 def same(a, b):

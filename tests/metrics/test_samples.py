@@ -12,10 +12,11 @@ from torch import distributed
 
 from diffusion_lab.diffusion.levels import from_levels
 from diffusion_lab.metrics import samples as drawing
-from diffusion_lab.metrics.cost import seconds_per_1000, timed
+from diffusion_lab.metrics.effort import Effort, peak_memory, seconds_per_1000, timed
 from diffusion_lab.metrics.reference import UnmeasurableError, quantise
-from diffusion_lab.metrics.samples import KEPT_IMAGES, Effort, Samples, Stream, labels, peak_memory, ranges
-from diffusion_lab.metrics.shards import ShardStore
+from diffusion_lab.metrics.samples import KEPT_IMAGES, Samples, Stream, labels, ranges
+from diffusion_lab.metrics.shards import ShardStore, silent
+from diffusion_lab.store import CacheDirectory
 from diffusion_lab.store.lease import hold
 from tests.metrics.stand_ins import GaussianModel, RawPixels
 from tests.metrics.test_score import scored
@@ -39,9 +40,12 @@ class Counting(GaussianModel):
         return super().sample(indices, seed, y)
 
 
-def draw(folder: Path, model=None, n: int = 300, stream: Stream = STREAM, progress=lambda *_: None, **more) -> Samples:
-    store = ShardStore(folder, "mine")
-    drawn = drawing.draw((model or GaussianModel()).eval(), [RawPixels()], stream, n, [store], progress, **more)
+def draw(
+    folder: Path, model=None, n: int = 300, stream: Stream = STREAM, progress=silent, since=0.0, kept=None
+) -> Samples:
+    store, model = ShardStore(CacheDirectory(folder, since), folder, "mine"), model or GaussianModel()
+    kept = drawing.num_kept(model.shape) if kept is None else kept
+    drawn = drawing.Drawer(model, stream, [RawPixels()], [store], kept).samples(n, progress)
     return drawn and drawn[0]
 
 
@@ -54,7 +58,7 @@ def whole_shards(folder: Path) -> list[str]:
 
 
 def test_features_see_all_samples_and_pictures_are_the_first(tmp_path, monkeypatch):
-    expected = torch.cat(list(STREAM.batches(GaussianModel().eval(), range(300))))
+    expected = torch.cat(list(STREAM.batches(GaussianModel(), range(300))))
     drawn = draw(tmp_path / "a")
     assert torch.equal(drawn.vectors().reshape(-1, 1, 2, 2), expected)
     assert torch.equal(drawn.images, expected)  # small ones are all kept
@@ -62,6 +66,7 @@ def test_features_see_all_samples_and_pictures_are_the_first(tmp_path, monkeypat
     assert {effort.nfe for effort in drawn.efforts} == {5}
     monkeypatch.setattr(drawing, "KEPT_VALUES", 0)
     assert torch.equal(draw(tmp_path / "b").images, expected[:KEPT_IMAGES])
+    assert torch.equal(draw(tmp_path / "c", kept=300).images, expected)
 
 
 def test_the_same_samples_are_drawn_once_and_cost_what_they_cost(tmp_path):
@@ -96,7 +101,7 @@ def test_more_samples_extend_what_is_there(tmp_path):
 def test_anew_forgets_what_is_there(tmp_path):
     draw(tmp_path)
     model = Counting()
-    draw(tmp_path, model, anew=True)
+    draw(tmp_path, model, since=time.time())
     assert model.asked == list(range(300))
 
 
@@ -121,8 +126,8 @@ def test_the_first_batch_of_a_process_does_not_count(monkeypatch):
     assert seconds_per_1000([effort((10, 0.01))]) == pytest.approx(1), "an only batch counts"
 
     clock, laps = iter([1.0, 3.0, 10.0, 10.5]), []
-    monkeypatch.setattr(drawing, "perf_counter", lambda: next(clock))
-    list(STREAM.batches(GaussianModel().eval(), range(20), laps))
+    monkeypatch.setattr("diffusion_lab.metrics.effort.perf_counter", lambda: next(clock))
+    list(STREAM.batches(GaussianModel(), range(20), laps))
     assert laps == [(16, 2.0), (4, 0.5)]
 
 
@@ -156,7 +161,7 @@ def test_shards_cover_every_index_once_in_whole_batches(n, batch_size):
 
 
 def images(batch_size=16, seed=0, prior=None, num_levels=17, part=range(50)):
-    model = GaussianModel(None if prior is None else len(prior)).eval()
+    model = GaussianModel(None if prior is None else len(prior))
     return torch.cat(list(Stream(seed, batch_size, num_levels, prior).batches(model, part)))
 
 
@@ -199,7 +204,7 @@ def test_in_bfloat16_products_are_rounded_and_images_stay_float32():
 
     found = {}
     for precision, dtype in (("32-true", torch.float32), ("bf16-mixed", torch.bfloat16)):
-        model = Product().eval()
+        model = Product()
         (found[precision],) = Stream(0, 50, precision=precision).batches(model, range(50))
         assert model.computed_in == dtype
         assert found[precision].dtype == torch.float32

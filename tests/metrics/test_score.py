@@ -9,31 +9,44 @@ from diffusion_lab.metrics.bits_per_dim import BitsPerDim
 from diffusion_lab.metrics.copying import Copying
 from diffusion_lab.metrics.cost import Cost
 from diffusion_lab.metrics.frechet_distance import frechet_distance
-from diffusion_lab.metrics.samples import KEPT_IMAGES, TrainedModel
-from diffusion_lab.metrics.score import PAIRS, score
+from diffusion_lab.metrics.samples import KEPT_IMAGES, Generated
+from diffusion_lab.metrics.score import PAIRS, ScorePlan, score
 from diffusion_lab.metrics.settings import Evaluation
+from diffusion_lab.metrics.shards import digest, silent
 from diffusion_lab.metrics.sliced_wasserstein import SlicedWasserstein
+from diffusion_lab.store import CacheDirectory
 from diffusion_lab.store.measures import read_measures
 from diffusion_lab.versions import versions
 from tests.metrics.stand_ins import METRICS, Broken, GaussianModel, RawPixels, Silent, TinyImages, moments
 
 
-def scored(cache, model=None, data=None, features=None, metrics=METRICS, **settings):
-    settings = Evaluation(**({"weights": "raw", "batch_size": 16} | settings))
+def scored(
+    cache,
+    model=None,
+    data=None,
+    features=None,
+    metrics=METRICS,
+    progress=silent,
+    training=None,
+    weights="raw",
+    **settings,
+):
+    settings = Evaluation(**({"batch_size": 16} | settings))
     model, features = model or GaussianModel(), features or [RawPixels()]
-    source = TrainedModel(model, [type(model).__name__] * len(features), cache)
-    return score(source, data or TinyImages(), features, metrics, settings)
+    source = Generated(
+        generator=model,
+        weights=weights,
+        identities=[type(model).__name__] * len(features),
+        cache=CacheDirectory(cache),
+        training=training or {},
+    )
+    return score(ScorePlan(source, data or TinyImages(), features, metrics, settings), progress)
 
 
 def test_every_number_of_the_table_is_there_and_finite(tmp_path):
     training = {"steps": 10, "seconds": 1.5, "images": 640}
-    scores = score(
-        TrainedModel(GaussianModel(), ["made up"], tmp_path, training),
-        TinyImages(),
-        [RawPixels()],
-        [*(metric for metric in METRICS if not isinstance(metric, BitsPerDim)), BitsPerDim(num_draws=2)],
-        Evaluation(weights="raw"),
-    )
+    metrics = [*(metric for metric in METRICS if not isinstance(metric, BitsPerDim)), BitsPerDim(num_draws=2)]
+    scores = scored(tmp_path, metrics=metrics, training=training)
     assert {
         *("fd_raw", "fd_raw_floor", "kd_raw", "kd_raw_standard_error", "precision", "recall"),
         *("precision_low", "precision_high", "recall_low", "recall_high"),
@@ -140,15 +153,13 @@ def test_scoring_twice_gives_the_same_numbers_and_another_seed_others(tmp_path):
     assert values(batch_size=7) == pytest.approx(values(), rel=1e-9)
 
 
-def test_averaged_weights_are_scored_and_the_raw_ones_are_back(tmp_path):
-    model = GaussianModel()
-    model.averages["ema_0.9"] = {"mean": torch.tensor(-0.2)}
-    model.train()
-    averaged = scored(tmp_path, model, weights="ema_0.9")
-    assert averaged.protocol["weights"] == "ema_0.9"
-    assert averaged.samples.mean() == pytest.approx(float(scored(tmp_path, model).samples.mean()) - 0.2, abs=0.05)
-    assert model.mean.item() == 0
-    assert model.training
+def test_other_weights_have_samples_of_their_own_and_no_score_changes_any(tmp_path):
+    models = GaussianModel(), GaussianModel(mean=-0.2)
+    before = [digest(model.weights()) for model in models]
+    raw, averaged = (scored(tmp_path, m, weights=w) for m, w in zip(models, ("raw", "ema_0.9"), strict=True))
+    assert (raw.protocol["weights"], averaged.protocol["weights"]) == ("raw", "ema_0.9")
+    assert averaged.samples.mean() == pytest.approx(float(raw.samples.mean()) - 0.2, abs=0.05)
+    assert [digest(model.weights()) for model in models] == before
 
 
 def test_what_does_not_exist_has_a_reason(tmp_path):

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from diffusion_lab.metrics.shards import Shard, ShardStore
+from diffusion_lab.store import CacheDirectory
 
 
 def some(n: int) -> Shard:
@@ -12,7 +13,7 @@ def some(n: int) -> Shard:
 
 @pytest.fixture
 def store(tmp_path) -> ShardStore:
-    return ShardStore(tmp_path / "0", "seed 0")
+    return ShardStore(CacheDirectory(tmp_path), tmp_path / "0", "seed 0")
 
 
 def test_what_is_written_is_read(store):
@@ -38,7 +39,7 @@ def test_a_broken_shard_is_as_good_as_none(store):
 
 
 def test_a_shard_of_another_stream_is_not_believed(store, tmp_path):
-    other = ShardStore(tmp_path / "1", "seed 1")
+    other = ShardStore(CacheDirectory(tmp_path), tmp_path / "1", "seed 1")
     for each in (other, store):
         each.write(range(8), some(8))
     os.replace(other.path(range(8)), store.path(range(8)))

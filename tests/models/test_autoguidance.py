@@ -91,7 +91,7 @@ def test_its_evaluations_are_counted(files, where, nfe):
     diffusion.load_weights(files)
     generator = diffusion.generator()
     assert generator.nfe == nfe
-    own, worse = inputs_of(generator.reverse.network), inputs_of(generator.guided.worse.network)
+    own, worse = inputs_of(generator.reverse.network), inputs_of(generator.guidance.worse.reverse.network)
     generator.sample(torch.arange(5), 0, torch.tensor([0, 1, 2, 0, 1]))
     assert len(own) == 4
     assert 4 + len(worse) == nfe

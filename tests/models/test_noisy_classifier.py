@@ -41,8 +41,8 @@ def test_it_learns_and_is_surer_the_less_noise_there_is():
     assert first >= middle > last + 0.1
     assert last == pytest.approx(1 / 3, abs=0.12)
     assert measured == accuracy_by_timestep(model, data, "raw", num_timesteps=3)
-    assert out["sums"].keys() == {f"accuracy_quarter_{q}" for q in range(1, 5)}
-    correct = sum(float(total) for total, _ in out["sums"].values())
+    assert out["weighted"].keys() == {f"accuracy_quarter_{q}" for q in range(1, 5)}
+    correct = sum(float((value * weight).sum()) for value, weight in out["weighted"].values())
     assert correct / 256 == pytest.approx(float(out["terms"]["accuracy"]))
 
 

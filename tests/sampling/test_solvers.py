@@ -24,6 +24,8 @@ from diffusion_lab.diffusion import (
 )
 from diffusion_lab.sampling import (
     AncestralSampler,
+    ChurnSampler,
+    ClassifierFree,
     DDIMSampler,
     DPMSolverSampler,
     EvenSpacing,
@@ -32,7 +34,7 @@ from diffusion_lab.sampling import (
     KarrasSpacing,
     LogSNRSpacing,
 )
-from diffusion_lab.sampling.samplers import last
+from diffusion_lab.sampling.sampler import last
 
 from ..diffusion.oracles import ExactNetwork, GaussianData, MixtureData
 
@@ -42,6 +44,7 @@ LINE = GaussianDiffusion(LogSNRSchedule(1000, log_snr_max=9.0, log_snr_min=-4.0)
 DETERMINISTIC = [
     DDIMSampler(),
     HeunSampler(),
+    ChurnSampler(s_churn=0),
     *[DPMSolverSampler(order=order) for order in (1, 2, 3)],
     IPNDMSampler(),
 ]
@@ -71,8 +74,7 @@ def test_a_step_after_a_very_short_one_is_of_first_order(order, stochastic):
             DPMSolverSampler(order=1, stochastic=stochastic),
         ):
             walk = rule.begin(chain, exact(LINE), None, noise)
-            walk.predict(on_the_path(chain, 4), 4)
-            walk.past[0] = walk.past[0]._replace(x_0=x_t)
+            walk.remember(4, replace(walk.predict(on_the_path(chain, 4), 4), x_0=x_t))
             looks[first, rule.order] = rule.step(walk, x_t, 3)
     torch.testing.assert_close(looks[610.0, order], looks[610.0, 1])
     assert float((looks[800.0, order] - looks[800.0, 1]).abs().max()) > 0.01
@@ -111,7 +113,7 @@ def global_error(sampler, num_steps):
     )
     walk, start = sampler.begin(chain, look, None, lambda key, like: torch.zeros_like(like)), num_steps + 4
     for t in (start + 2, start + 1):
-        walk.predict(on_the_flow(chain, t), t)
+        walk.remember(t, walk.predict(on_the_flow(chain, t), t))
     x, earlier = on_the_flow(chain, start), len(look.network.seen)
     for t in range(start, 4, -1):
         x = sampler.step(walk, x, t)
@@ -188,7 +190,9 @@ def test_deterministic_samplers_agree_sample_by_sample(name, sampler, within):
 
 @pytest.mark.parametrize("name", LONG)
 @pytest.mark.parametrize(
-    "sampler", [DPMSolverSampler(stochastic=True), AncestralSampler(), DDIMSampler(eta=1.0)], ids=repr
+    "sampler",
+    [DPMSolverSampler(stochastic=True), AncestralSampler(), DDIMSampler(eta=1.0), ChurnSampler(s_churn=3, s_min=0.01)],
+    ids=repr,
 )
 def test_random_samplers_have_the_moments_of_the_data(sampler, name):
     """Random samplers have the moments of the data in the limit.
@@ -225,7 +229,15 @@ def test_order_1_is_ddim_and_a_look_a_step():
 
 
 @pytest.mark.parametrize(
-    "sampler", [HeunSampler(), DPMSolverSampler(order=3), DPMSolverSampler(stochastic=True), IPNDMSampler()], ids=repr
+    "sampler",
+    [
+        HeunSampler(),
+        ChurnSampler(s_churn=2),
+        DPMSolverSampler(order=3),
+        DPMSolverSampler(stochastic=True),
+        IPNDMSampler(),
+    ],
+    ids=repr,
 )
 def test_a_sample_does_not_depend_on_its_batch(sampler):
     sampler, reverse = replace(sampler, spacing=LogSNRSpacing(6)), exact(LINE)
@@ -239,7 +251,7 @@ def test_a_sample_does_not_depend_on_its_batch(sampler):
 
 def test_no_solver_reads_the_variance():
     """So models that differ in it alone draw the same images, and are drawn from once."""
-    assert [sampler.reads_variance for sampler in (AncestralSampler(), *DETERMINISTIC)] == [True] + [False] * 6
+    assert [sampler.reads_variance for sampler in (AncestralSampler(), *DETERMINISTIC)] == [True] + [False] * 7
     x_T = SampleNoise(0, torch.arange(4)).initial((2,)).double()
     for sampler in (HeunSampler(LogSNRSpacing(4)), DPMSolverSampler(LogSNRSpacing(4)), IPNDMSampler(LogSNRSpacing(4))):
         small, large = (sampler(LINE, replace(exact(LINE), variance=v), x_T) for v in (FixedSmall(), FixedLarge()))
@@ -249,3 +261,156 @@ def test_no_solver_reads_the_variance():
 def test_impossible_orders_are_named():
     with pytest.raises(ValueError, match=r"sampler.order=4: .* 1, 2 or 3"):
         DPMSolverSampler(order=4)
+
+
+# ---- churn ---------------------------------------------------------------------------------------------------------------
+
+CHAINS = {
+    **{name: GaussianDiffusion(schedule) for name, schedule in LONG.items()},
+    "table": GaussianDiffusion(CosineSchedule(1000)),
+}
+STEPS = LogSNRSpacing(40, log_snr_max=8.0, log_snr_min=-8.0)
+
+
+class Watched:
+    """A network whose times are recorded as they are given to it."""
+
+    def __init__(self, network):
+        self.network, self.times = network, []
+
+    def __call__(self, x_t, timesteps, y):
+        self.times.append(float(timesteps[0]) + 1)
+        assert timesteps.unique().numel() == 1
+        return self.network(x_t, timesteps, y)
+
+
+def watched(process, **more):
+    reverse = exact(process, MixtureData())
+    return replace(reverse, network=Watched(reverse.network), **more)
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_without_churn_it_is_heun_to_the_bit(name):
+    """Also where the interval of σ/α is empty."""
+    process, noise = CHAINS[name], SampleNoise(0, torch.arange(8))
+    x_T = noise.initial((2,)).double()
+    heun = HeunSampler(STEPS)(process, exact(process, MixtureData()), x_T, noise=noise)
+    for none in (ChurnSampler(STEPS, s_churn=0), ChurnSampler(STEPS, s_churn=40, s_min=1e6, s_max=1e7)):
+        assert torch.equal(none(process, exact(process, MixtureData()), x_T, noise=noise), heun)
+    churned = ChurnSampler(STEPS, s_churn=8)(process, exact(process, MixtureData()), x_T, noise=noise)
+    assert not torch.equal(churned, heun)
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_churn_keeps_the_mean_and_the_variance(name):
+    """Of a mixture with its exact score, within four standard errors."""
+    data, n, process = MixtureData(), 10_000, CHAINS[name]
+    noise = SampleNoise(7, torch.arange(n))
+    sampler = ChurnSampler(replace(STEPS, num_steps=80), s_churn=20, s_min=0.02, s_max=50)
+    x_0 = sampler(process, exact(process, data), noise.initial((1,)).double(), noise=noise)[:, 0]
+    means, weights = torch.tensor(data.means), torch.tensor(data.weights)
+    mean = float(weights @ means)
+    variance = float(weights @ (means - mean).square()) + data.std**2
+    squares = (x_0 - mean).square()
+    assert float(x_0.mean()) == pytest.approx(mean, abs=4 * math.sqrt(variance / n))
+    assert float(squares.mean()) == pytest.approx(variance, abs=4 * float(squares.std()) / math.sqrt(n))
+
+
+def test_churn_forgets_a_wrong_start():
+    """Heun's rule keeps a wrong spread of x_T/σ_T; new noise replaces some of it. The range of σ/α is that of a data's spread."""
+    noise, chain = SampleNoise(3, torch.arange(4000)), LINE.respace(LogSNRSpacing(60, log_snr_min=-2.0)(LINE))
+    row = chain.numbers(60)
+    right = math.sqrt((row.signal * DATA.std) ** 2 + row.sigma**2) * noise.initial((1,)).double()
+    errors = []
+    for sampler in (HeunSampler(), ChurnSampler(s_churn=20)):
+        x_0 = last(sampler.walk(chain, exact(LINE), row.signal * DATA.mean + 0.5 * right, noise=noise))
+        errors.append(abs(float(x_0.std()) / DATA.std - 1))
+    assert errors[0] == pytest.approx(0.5, abs=0.05)
+    assert errors[1] < 0.1
+
+
+def test_churn_pays_where_the_network_errs():
+    """With the exact score it costs accuracy: by the Wasserstein distance from draws of the mixture (docs/theory/churn.md)."""
+    data, n, process = MixtureData(), 10_000, CHAINS["table"]
+    noise, generator = SampleNoise(0, torch.arange(n)), torch.Generator().manual_seed(0)
+    x_T, parts = (
+        noise.initial((1,)).double(),
+        torch.multinomial(torch.tensor(data.weights), n, True, generator=generator),
+    )
+    truth = torch.tensor(data.means)[parts] + data.std * torch.randn(n, generator=generator)
+
+    def distance(error, s_churn):
+        reverse = exact(process, data)
+        network = reverse.network
+        wrong = replace(reverse, network=lambda x_t, *more: network(x_t, *more) + error * torch.sin(3 * x_t))
+        sampler = ChurnSampler(replace(STEPS, num_steps=25), s_churn=s_churn, s_min=0.05, s_max=50.0)
+        x_0 = sampler(process, wrong, x_T, noise=noise)[:, 0]
+        return float((x_0.sort().values - truth.double().sort().values).abs().mean())
+
+    assert distance(0.0, s_churn=0) < distance(0.0, s_churn=10) < 0.02
+    assert distance(0.1, s_churn=5) < 0.75 * distance(0.1, s_churn=0)
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_the_network_sees_the_raised_noise(name):
+    """At t̂ with σ/α = (1 + γ)·σ_t/α_t; of a table the nearest whole t. γ = min(S_churn/K, √2 − 1) in the interval."""
+    process = CHAINS[name]
+    chain = process.respace(STEPS(process))
+    for s_churn, gamma in ((8.0, 0.2), (1000.0, math.sqrt(2) - 1)):
+        reverse, noise = watched(process), SampleNoise(0, torch.arange(2))
+        sampler = ChurnSampler(STEPS, s_churn=s_churn, s_min=0.1, s_max=10.0)
+        sampler(process, reverse, torch.ones(2, 1, dtype=torch.float64), noise=noise)
+        asked = iter(reverse.network.times)
+        for t in range(40, 0, -1):
+            row = chain.numbers(t)
+            ratio = row.sigma / row.signal
+            wanted = ratio * (1 + gamma) if 0.1 <= ratio <= 10 else ratio
+            time = next(asked)
+            if name == "table":
+                log_snr = process.log_snr(torch.arange(1, 1001))
+                assert time == 1 + int((log_snr + 2 * math.log(wanted)).abs().argmin())
+            else:
+                found = float(process.schedule.log_snr(torch.tensor([time], dtype=torch.float64)))
+                assert found == pytest.approx(-2 * math.log(wanted), abs=1e-6)
+            if t > 1:
+                assert next(asked) == pytest.approx(chain.numbers(t - 1).time, rel=1e-12)
+        assert next(asked, None) is None
+
+
+def test_the_first_step_is_not_raised_beyond_t():
+    reverse, noise = watched(LINE), SampleNoise(0, torch.arange(2))
+    ChurnSampler(LogSNRSpacing(5), s_churn=5)(LINE, reverse, torch.ones(2, 1, dtype=torch.float64), noise=noise)
+    assert reverse.network.times[0] == LINE.num_timesteps
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_evaluations_are_counted_where_they_take_place(name):
+    """Guidance acts by the raised time."""
+    process = CHAINS[name]
+    chain, guidance = process.respace(STEPS(process)), ClassifierFree(2.0, log_snr_interval=[-3.0, 1.7])
+    sampler, y = ChurnSampler(STEPS, s_churn=1000, s_min=0.1, s_max=10.0), torch.zeros(2, dtype=torch.int64)
+    reverse, rows = watched(process, null=1), []
+    network = reverse.network
+    counted = replace(reverse, network=lambda x_t, *more: rows.append(len(x_t)) or network(x_t, *more))
+    noise = SampleNoise(0, torch.arange(2))
+    sampler(process, guidance.around(counted), torch.ones(2, 1, dtype=torch.float64), y, noise)
+    places = sampler.evaluated_at(chain)
+    assert [chain.numbers(t).time for chain, t in places] == network.times
+    assert [2 * guidance.evaluations(chain, t) for chain, t in places] == rows
+    assert len(places) == len(sampler.evaluation_times(40)) == 79
+    assert sum(rows) != sum(2 * guidance.evaluations(chain, t) for t in sampler.evaluation_times(40))
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"s_churn": -1}, "sampler.s_churn=-1"),
+        ({"s_churn": math.nan}, "sampler.s_churn=nan"),
+        ({"s_min": 2, "s_max": 1}, "sampler.s_min=2, sampler.s_max=1"),
+        ({"s_noise": -0.5}, "sampler.s_noise=-0.5"),
+    ],
+    ids=str,
+)
+def test_impossible_churn_is_refused(options, error):
+    with pytest.raises(ValueError, match=error):
+        ChurnSampler(**options)

@@ -185,7 +185,7 @@ COUNTED = {
     "config.build": "training scoring",
     "config.training commands.fit commands.train training.snapshots": "training",
     "training.finite training.trainer": "training",
-    "sampling.samplers sampling.spacings sampling.guidance diffusion.starts sampling.rounding": AFTER,
+    "sampling.sampler sampling.steps sampling.spacings sampling.guidance diffusion.starts sampling.rounding": AFTER,
     "models.generator models.diffusion_generator models.measured": AFTER,
     "config.loading config.weight_files metrics.samples metrics.shards": AFTER,
     "metrics.measuring metrics.reference metrics.features": AFTER,

@@ -37,9 +37,9 @@ class Counted(LightningModule):
         return {
             "loss": self.weight * 3,
             "terms": {"loss": torch.tensor(float(k))},
-            "sums": {
-                "loss_quarter_1": (torch.tensor(float(k)), torch.tensor(k + 1)),
-                "loss_quarter_2": (torch.tensor(0.0), torch.tensor(0)),
+            "weighted": {
+                "loss_quarter_1": (torch.full((k + 1,), k / (k + 1)), torch.ones(k + 1)),
+                "loss_quarter_2": (torch.zeros(2), torch.zeros(2)),
             },
         }
 
@@ -52,8 +52,8 @@ class Lazy(Counted):
 
     def training_step(self, batch, batch_idx):
         loss = torch.tensor(self.global_rank + 1.0)
-        sums = {"penalty": (loss, torch.tensor(1))} if self.global_step == 0 else {}
-        return {"loss": self.weight * 3, "terms": {"loss": loss}, "sums": sums}
+        weighted = {"penalty": (loss, torch.tensor(1))} if self.global_step == 0 else {}
+        return {"loss": self.weight * 3, "terms": {"loss": loss}, "weighted": weighted}
 
 
 def train(folder, model, max_steps, resumed=None, monitor=None, batches=None, **options):

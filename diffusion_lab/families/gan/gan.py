@@ -78,7 +78,7 @@ class GAN(GenerativeModel):
         check_network(self.network, self.shape)
         self.discriminator = discriminator(num_classes=num_classes, spectral_norm=spectral_norm)
         self.loss, self.regularizer = loss, regularizer
-        self.sum_names = ("penalty",) if regularizer.penalises else ()
+        self.weighted_names = ("penalty",) if regularizer.penalises else ()
 
     def training_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> dict[str, Any]:
         """One step of D and one of G. Every rank draws z of the global batch and takes its rows."""
@@ -109,8 +109,7 @@ class GAN(GenerativeModel):
         terms = dict(zip(self.term_names, values, strict=True))
         outputs: dict[str, Any] = {"loss": terms["loss"], "terms": terms}
         if penalty is not None:
-            total = penalty.detach().sum()
-            outputs["sums"] = {"penalty": (total / self.regularizer.every, torch.full_like(total, len(x_0)))}
+            outputs["weighted"] = {"penalty": (penalty.detach() / self.regularizer.every, torch.ones_like(penalty))}
         return outputs
 
     def held_out_terms(self, x_0: Tensor, y: Conditions, noise: SampleNoise) -> dict[str, Tensor]:

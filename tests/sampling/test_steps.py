@@ -1,3 +1,5 @@
+"""Step rules of first order: the spread of what they generate, the last step, and DDIM in both directions."""
+
 import math
 from itertools import pairwise
 
@@ -16,8 +18,7 @@ from diffusion_lab.diffusion import (
     ReverseProcess,
     SampleNoise,
 )
-from diffusion_lab.sampling import AllSteps, AncestralSampler, DDIMSampler, EvenSpacing, QuadraticSpacing
-from diffusion_lab.sampling.samplers import Walk
+from diffusion_lab.sampling import AllSteps, AncestralSampler, DDIMSampler, EvenSpacing, Walk
 
 from ..diffusion.oracles import ExactNetwork, GaussianData, OptimalVariance
 
@@ -87,32 +88,6 @@ def test_eta_scales_the_noise_between_the_two():
         assert float(step(eta, 1.0) - step(eta, 0.0)) == pytest.approx(eta * float(beta_tilde.sqrt()), rel=1e-9)
 
 
-@pytest.mark.parametrize("sampler", [AncestralSampler(EvenSpacing(9)), DDIMSampler(EvenSpacing(9), eta=0.3)], ids=str)
-def test_samples_are_the_same_in_batches_of_16_7_and_1(sampler):
-    process, reverse = exact(CosineSchedule(50), FixedLarge(), clip=True)
-
-    def draw(batch_size):
-        parts = []
-        for indices in torch.arange(16).split(batch_size):
-            noise = SampleNoise(3, indices)
-            parts.append(sampler(process, reverse, noise.initial((2, 4, 4)), noise=noise))
-        return torch.cat(parts)
-
-    whole = draw(16)
-    assert torch.equal(draw(7), whole)
-    assert torch.equal(draw(1), whole)
-    assert len(whole.flatten(1).unique(dim=0)) == 16
-
-
-def test_the_network_is_asked_once_a_step():
-    """The network is asked once a step at the original indices of the spacing."""
-    process, reverse = exact(CosineSchedule(1000), FixedLarge())
-    for sampler in (AncestralSampler(QuadraticSpacing(6)), DDIMSampler(QuadraticSpacing(6))):
-        reverse.network.seen.clear()
-        sampler(process, reverse, torch.zeros(1, 1, dtype=torch.float64))
-        assert reverse.network.seen == (QuadraticSpacing(6)(1000) - 1).flip(0).tolist()
-
-
 @pytest.mark.parametrize("sampler", [AncestralSampler(EvenSpacing(4)), DDIMSampler(EvenSpacing(4))], ids=str)
 def test_the_last_step_returns_x_0_without_noise(sampler):
     process, reverse = exact(CosineSchedule(20), FixedLarge())
@@ -133,16 +108,6 @@ def test_an_ancestral_step_is_mean_plus_the_learned():
     distribution = reverse(process, x_T, torch.tensor([20, 20])).distribution
     std = torch.exp(0.5 * distribution.log_variance)
     torch.testing.assert_close(states[19], distribution.mean + std * noise(20, x_T))
-
-
-def test_labels_reach_the_network():
-    process = GaussianDiffusion(CosineSchedule(5))
-    network = lambda x_t, timesteps, y: torch.zeros_like(x_t) + y[:, None]  # noqa: E731
-    reverse = ReverseProcess(network, PredictVelocity(), FixedSmall(), clip_x_0=False)
-    x_T = torch.zeros(2, 1, dtype=torch.float64)
-    samples = DDIMSampler()(process, reverse, x_T, y=torch.tensor([0, 1]))
-    assert float(samples[0]) == 0
-    assert float(samples[1]) != 0
 
 
 def test_encoding_is_inverted_by_decoding():
