@@ -105,7 +105,7 @@ def interpolation(cfg: DictConfig, generator: Generator, saved: DictConfig, cond
     latents = generator.encode(ends, own)
     if latents is None:
         raise MistakeError(
-            f"interpolate.images: a {type(generator).__name__} cannot compute the latents of given images"
+            f"interpolate.images: model={generator.protocol()['family']} cannot compute the latents of given images"
         )
 
     def draw(indices: Tensor, seed: int, y: Conditions) -> Tensor:
@@ -136,7 +136,8 @@ def denoising(cfg: DictConfig, generator: Generator, saved: DictConfig, conditio
 def _with_chain(generator: Generator, option: str) -> DiffusionGenerator:
     """The generator. MistakeError for a family without a chain between image and noise."""
     if not isinstance(generator, DiffusionGenerator):
-        raise MistakeError(f"{option}: a {type(generator).__name__} has no steps to take between noise and image")
+        family = generator.protocol()["family"]
+        raise MistakeError(f"{option}: model={family} has no steps to take between noise and image")
     return generator
 
 

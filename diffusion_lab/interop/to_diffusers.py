@@ -39,7 +39,7 @@ def to_diffusers(generator: Generator) -> dict[str, bytes]:
     ValueError, in one sentence, if diffusers cannot represent the model.
     """
     if not isinstance(generator, DiffusionGenerator):
-        raise ValueError(f"diffusers has no pipeline for a {type(generator).__name__}: {_ELSE}")
+        raise ValueError(f"diffusers has no pipeline for model={generator.protocol()['family']}: {_ELSE}")
     network = generator.networks["network"]
     unet = unet2d_config(network, generator.shape)
     is_grouped = unet["_class_name"] == other_packages.GROUPED

@@ -126,7 +126,7 @@ def test_images_are_interpolated_through_its_latents(lab):
     with np.load(lab.folder / "samples" / "samples.npz") as archive:
         assert archive["arr_0"].shape == (4, 8, 8, 1)
     for options in (["denoise.image=5", "denoise.t=3"], ["inpaint.image=5", "inpaint.mask=mask.png"]):
-        lab.refused("sample", *options, "to=other", said="a VAE has no steps to take between noise and image")
+        lab.refused("sample", *options, "to=other", said="model=vae has no steps to take between noise and image")
 
 
 def test_on_clusters_each_end_of_an_interpolation(lab):

@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,9 @@ import torch
 from PIL import Image
 
 from diffusion_lab import load
+from diffusion_lab.commands.evaluate import to_score
 from diffusion_lab.config.sample_options import Drawn
+from diffusion_lab.config.scores import planned_score
 from diffusion_lab.data.densities import TwoMoons
 from diffusion_lab.sampling import ClassifierFree, ClassifierGuidance, DDIMSampler, EvenSpacing, LogSNRSpacing
 
@@ -180,6 +182,23 @@ def test_a_mistake_is_a_value_error_with_the_sentence(lab, model, options, argum
 def test_what_would_have_no_effect_is_refused(model, arguments, said):
     with pytest.raises((ValueError, TypeError), match=re.escape(said)):
         model.sample(1, **arguments)
+
+
+def test_another_sampler_makes_another_generator(model):
+    """It draws as that of `evaluate sampler=…` does, and the first one draws as before."""
+    options = ["sampler=ddim", "sampler.spacing.num_steps=2", "sampler.eta=0.5"]
+    cfg = model.config("evaluate", options)
+    directory, data, module, (one,) = to_score(cfg)
+    scored = planned_score(module, data, one, directory, Path(cfg.outputs), False).plan.source.generator
+    model.sample(1)
+    first, indices, y = model.module.generator("ema_0.9"), torch.arange(3), torch.tensor([0, 1, 2])
+    drawn, protocol = first.sample(indices, 5, y), first.protocol()
+    other = replace(first, sampler=DDIMSampler(EvenSpacing(2), eta=0.5))
+    assert torch.equal(other.sample(indices, 5, y), scored.sample(indices, 5, y))
+    assert other.protocol() == scored.protocol()
+    assert (other.nfe, first.nfe) == (2, 6)
+    assert torch.equal(first.sample(indices, 5, y), drawn)
+    assert first.protocol() == protocol != other.protocol()
 
 
 def test_points_are_no_images_and_none_is_drawn(trained_model, monkeypatch):

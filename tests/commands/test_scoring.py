@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from pathlib import Path
 
 import pytest
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
+from diffusion_lab.metrics.shards import write_tensors
 from diffusion_lab.store import newest_model
+from diffusion_lab.training import speed
 
 from .cluster import wait_until
 from .conftest import STRIDED, TINY
@@ -98,6 +103,90 @@ def test_scoring_anew_draws_anew(lab):
     assert "NFE" not in lab.done("evaluate", "rescore=true"), "the main rows, as after training"
     assert shard.stat().st_mtime_ns > before
     assert scores(lab.folder / "outputs") == expected
+
+
+def test_a_score_is_of_the_files_as_they_are(lab):
+    """Weights or a config that were changed by hand are scored; what a score does not read is not looked at."""
+    lab.given("train", *TINY, *STRIDED)
+    model = newest_model(lab.folder / "outputs")
+    (before,) = scores(lab.folder / "outputs")
+    (model.path / "metrics.csv").write_text("step\n")
+    os.utime(model.weights("ema_0.999"))
+    assert "already scored" in lab.done("evaluate")
+    tensors = {name: 1.5 * tensor for name, tensor in load_file(model.weights("ema_0.999")).items()}
+    save_file(tensors, model.weights("ema_0.999"))
+    assert "already scored" not in lab.done("evaluate")
+    (after,) = scores(lab.folder / "outputs")
+    assert after["values"]["fd_pixels"] != before["values"]["fd_pixels"]
+    assert after["values"]["bits_per_dim"] != before["values"]["bits_per_dim"]
+    assert "already scored" in lab.done("evaluate")
+    model.config.write_text(f"# by hand\n{model.config.read_text()}")
+    assert "already scored" not in lab.done("evaluate")
+    assert "already scored" in lab.done("evaluate")
+    (last,) = scores(lab.folder / "outputs")
+    assert last["values"] == after["values"]
+    reads = [score["protocol"]["read"] for score in (before, after, last)]
+    assert [{*read} for read in reads] == [{"config.yaml", "ema_0.999.safetensors"}] * 3
+    assert len({read["config.yaml"] for read in reads}) == len({read["ema_0.999.safetensors"] for read in reads}) == 2
+
+
+def test_default_weights_that_are_gone_are_named(lab):
+    """No other average takes their place."""
+    lab.given("train", *TINY, *STRIDED, "ema.decays=[0.9,0.999]")
+    model = newest_model(lab.folder / "outputs")
+    (score,) = scores(lab.folder / "outputs")
+    gone = score["protocol"]["weights"]
+    assert gone == "ema_0.9"
+    model.weights(gone).unlink()
+    for command in ("evaluate", "sample"):
+        lab.refused(command, said="no weights 'ema_0.9'; it has raw, ema_0.999")
+    lab.done("evaluate", "evaluation.weights=ema_0.999")
+
+
+def poison(outputs: Path) -> int:
+    """Let each file of the cache hold other numbers, under its own key."""
+    files = [*outputs.glob("cache/**/*.safetensors")]
+    for file in files:
+        with safe_open(file, "pt") as content:
+            about, tensors = content.metadata(), {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
+        other = {name: 1.1 * x if x.is_floating_point() and name != "n" else x for name, x in tensors.items()}
+        write_tensors(file, about["key"], other, about["facts"])
+    return len(files)
+
+
+def test_scoring_anew_reads_nothing_of_the_cache(lab):
+    """Neither samples, nor real images, nor statistics of the network."""
+    lab.given("train", *TINY, *STRIDED, "objective=simple", "variance=fixed_small")
+    outputs = lab.folder / "outputs"
+    measured = ["variance=analytic", "evaluation.statistics_images=32"]
+    lab.done("evaluate", *measured)
+    expected = scores(outputs)
+    run = max(outputs.glob("runs/*/metrics.json"), key=lambda path: path.stat().st_mtime_ns)
+    assert poison(outputs) >= 4
+    run.unlink()
+    lab.done("evaluate", *measured)
+    poisoned = scores(outputs)
+    assert poisoned != expected  # this is how one sees what was read
+    lab.done("evaluate", *measured, "rescore=true")
+    assert scores(outputs) == expected
+
+
+def test_what_draws_is_compiled(lab, monkeypatch):
+    """Of a training and of a score: the network of the generator, which is a copy."""
+    calls = []
+
+    def counted(function, how):
+        return lambda *args: (calls.append(1), function(*args))[1]
+
+    monkeypatch.setattr(speed, "missing_for", lambda device: None)
+    monkeypatch.setattr(speed, "_compiled", counted)
+    options = [*TINY, *STRIDED, "compile=true", "val.every_n_steps=0"]
+    lab.done("train", *options)
+    trained = len(calls)
+    lab.done("evaluate", "evaluation.seed=2", "compile=true")
+    (score, _) = scores(lab.folder / "outputs")
+    assert len(calls) - trained >= score["values"]["nfe"] == 3
+    assert trained >= 3
 
 
 def test_features_that_lack_their_weights_are_named(lab, monkeypatch):
