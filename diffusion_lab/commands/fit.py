@@ -41,7 +41,7 @@ def fit(training: Training, built: Built, here: Ranks) -> None:
 
     Interrupted after a signal; MistakeError for a mistake of the user.
     """
-    cfg, data, fingerprint, directory = training.cfg, training.data, training.fingerprint, training.place
+    cfg, data, fingerprint, directory = training.cfg, training.data, str(training.name), training.place
     model, trainer, interruption = built.model, built.trainer, built.interruption
     choices = choices_made()
     if len(cfg.condition) > 1:  # for a list of choices Hydra records only one
@@ -126,6 +126,8 @@ def fit(training: Training, built: Built, here: Ranks) -> None:
                 conditions=conditions,
                 weights=model.weight_names,
                 fingerprint=fingerprint,
+                asked=training.name.asked,
+                files=training.name.files,
                 parameters=cost.parameters,
                 flops=cost.forward_flops,
                 **made,

@@ -76,7 +76,7 @@ def run(cfg: DictConfig) -> None:
         cfg.facts.init = content
         for name in ("checkpoint", *OPTIONS):
             del cfg[name]
-    fingerprint = name_of_training(cfg)
+    fingerprint = str(name_of_training(cfg))
     name = re.sub(r"[^\w.+-]", "_", path.stem if path.is_file() else path.resolve().name)[:80]
     directory = model_directory(Path(cfg.outputs), name, family(), fingerprint)
     console = Terminal()

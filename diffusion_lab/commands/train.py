@@ -6,6 +6,7 @@ data -> model -> fit -> weights -> score. Running the same command again finds e
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 from rich.console import Console
@@ -16,10 +17,13 @@ from diffusion_lab.config.overrides import options_of_this_job
 from diffusion_lab.config.scores import planned_score, run_of
 from diffusion_lab.config.weight_files import load_weights
 from diffusion_lab.store import ModelDirectory, RunDirectory
-from diffusion_lab.store.identity import of_earlier_version, said_of_model
+from diffusion_lab.store.identity import of_earlier_version, said_of_model, why_anew
 from diffusion_lab.store.places import models_in
 from diffusion_lab.terminal import Terminal
 from diffusion_lab.training.ranks import hold_together, must_start_ranks, ranks, request_of, start_ranks, where
+
+if TYPE_CHECKING:
+    from diffusion_lab.config.training import Training
 
 
 def run(cfg: DictConfig) -> float | None:
@@ -69,7 +73,7 @@ def run(cfg: DictConfig) -> float | None:
                 if is_trained():  # by another process
                     _take_trained(console, directory)
                 else:
-                    _say_if_names_changed(console, directory)
+                    _say_why_anew(console, training)
                     fit(training, built, here)
                     if here.is_first:
                         directory.swap()
@@ -112,13 +116,20 @@ def _take_trained(console: Console, directory: ModelDirectory) -> None:
         console.print(said)
 
 
-def _say_if_names_changed(console: Console, directory: ModelDirectory) -> None:
-    """A sentence before a new training if there are models of 0.1, whose names were made in another way."""
-    same = directory.path.name.rpartition("-")[0]
-    for model in models_in(directory.outputs) if not directory.path.exists() else ():
-        if model.finished and model.path.name.rpartition("-")[0] == same and of_earlier_version(model.read_training()):
-            console.print(
-                f"the names of models have changed with 0.2, so what 0.1 trained, such as {model.path}, is not found by the same "
-                "command, which trains anew; sample and evaluate read it with model_dir=…"
-            )
-            return
+def _say_why_anew(console: Console, training: Training) -> None:
+    """A sentence before a new training that the user may have expected to be there."""
+    directory = training.directory
+    if directory.path.exists():
+        return
+    kind = directory.path.name.rpartition("-")[0]
+    alike = [
+        model for model in models_in(directory.outputs) if model.path.name.rpartition("-")[0] == kind and model.finished
+    ]
+    earlier = {str(model.path): model.read_training() for model in alike}
+    if said := why_anew(training.name, earlier):
+        console.print(said)
+    elif of_0_1 := [path for path, record in earlier.items() if of_earlier_version(record)]:
+        console.print(
+            f"the names of models have changed with 0.2, so what 0.1 trained, such as {of_0_1[0]}, is not found by the same "
+            "command, which trains anew; sample and evaluate read it with model_dir=…"
+        )

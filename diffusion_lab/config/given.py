@@ -133,7 +133,7 @@ def _run(cfg: DictConfig, data: DataModule, images: Images, outputs: Path) -> Ru
     labels = "" if images.labels is None else hashlib.sha256(images.labels.numpy().tobytes()).hexdigest()
     made_of = f"{images.digest} {labels} {data.training_identity}"
     asked = {key: parts[key] for key in parts if key != "data"}
-    run_id = name_of(asked, made_of, users_files(parts, as_plain(cfg, resolve=True)))
+    run_id = str(name_of(asked, made_of, users_files(parts, as_plain(cfg, resolve=True))))
     short = [digest[:FINGERPRINT_LENGTH] for digest in (images.digest, run_id)]
     return run_directory(outputs, "-".join([data.name, _name(images.name), *short]))
 

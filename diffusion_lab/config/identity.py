@@ -19,10 +19,10 @@ from diffusion_lab.config.weight_files import weight_file
 from diffusion_lab.store import ModelDirectory
 from diffusion_lab.store.identity import (
     SCORED_GROUPS,
-    Files,
+    Name,
     asked_of_score,
     asked_of_training,
-    digest_of,
+    digests_of,
     name_of,
     sha256_of,
     users_files,
@@ -60,8 +60,8 @@ def _recorded(written: Any, resolved: Any, secret: bool) -> Any:
     return written if not secret and REFERENCE.fullmatch(written) else resolved
 
 
-def name_of_training(cfg: DictConfig) -> str:
-    """64 hex digits for what was asked of a training. Facts must be filled in.
+def name_of_training(cfg: DictConfig) -> Name:
+    """What was asked of a training. Facts must be filled in.
 
     A variance that the objective does not read counts only by its width: under L_simple, fixed small and fixed large are one model.
     """
@@ -70,13 +70,8 @@ def name_of_training(cfg: DictConfig) -> str:
         config["condition"] = [*config["condition"].items()]  # the order of the parts of y
     if not variance_matters(cfg):
         config["variance"] = {"outputs_per_channel": instantiate(cfg.variance).outputs_per_channel}
-    return name_of(config, cfg.facts.identity, files_of_training(cfg))
-
-
-def files_of_training(cfg: DictConfig) -> Files:
-    """The user's own files that a training depends on."""
     resolved = as_plain(cfg, resolve=True)
-    return users_files(asked_of_training(resolved), resolved)
+    return name_of(config, cfg.facts.identity, users_files(asked_of_training(resolved), resolved))
 
 
 def variance_matters(cfg: DictConfig) -> bool:
@@ -84,8 +79,8 @@ def variance_matters(cfg: DictConfig) -> bool:
     return "variance" not in cfg or instantiate(cfg.objective).reads_variance
 
 
-def name_of_score(cfg: DictConfig) -> str:
-    """64 hex digits for the choices of scoring, beside the model."""
+def name_of_score(cfg: DictConfig) -> Name:
+    """The choices of scoring, beside the model."""
     parts = _choices_of_scoring(cfg)
     return name_of(parts, "", users_files(parts, as_plain(cfg, resolve=True)))
 
@@ -114,8 +109,10 @@ def _how_built(cfg: DictConfig) -> str:
     return hashlib.sha256(canonical_json(parts).encode()).hexdigest()
 
 
-def _digest_of_files(cfg: DictConfig, parts: Mapping[str, Any]) -> str | None:
-    return digest_of(users_files(parts, as_plain(cfg, resolve=True)))
+def _digest_of_files(cfg: DictConfig, parts: Mapping[str, Any]) -> str:
+    """A digest of the user's own files that these parts of a config name."""
+    files = digests_of(users_files(parts, as_plain(cfg, resolve=True)))
+    return hashlib.sha256(canonical_json(files).encode()).hexdigest()
 
 
 def features_by_content(features: Mapping[str, Any]) -> dict[str, Any]:

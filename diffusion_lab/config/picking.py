@@ -4,7 +4,8 @@ They are functions of the size and number of the images, so the same command is 
 for them: each image is shown 10 times, but at least 100,000 images are shown, because fewer give poor samples, and none more than
 100 times. A GPU has time for 100 epochs with a larger batch and twice the channels, which are proposed (`for_gpu`): the user types
 them. The number of steps after which a model begins to copy its training images grows with their number (Bonnaire et al. 2025,
-"Why diffusion models don't memorize"), so epochs are limited: for 300 digits, samples are nearer to a training image than held-out digits are with probability 0.54 (0.50 to 0.58) after 100 epochs, 0.71 after
+"Why diffusion models don't memorize"), so epochs are limited: for 300 digits, samples are nearer to a training image than held-out
+digits are with probability 0.54 (0.50 to 0.58) after 100 epochs, 0.71 after
 200.
 """
 

@@ -158,7 +158,7 @@ def _cost(
 
 def run_of(directory: ModelDirectory, cfg: DictConfig, outputs: Path) -> RunDirectory:
     """The folder of this score. It is known before training, because weights "auto" are recorded as "auto"."""
-    return run_directory(outputs, f"{directory.path.name}-{name_of_score(cfg)[:FINGERPRINT_LENGTH]}")
+    return run_directory(outputs, f"{directory.path.name}-{str(name_of_score(cfg))[:FINGERPRINT_LENGTH]}")
 
 
 def scored_choices(trained: Mapping[str, str | None]) -> dict[str, str | None]:

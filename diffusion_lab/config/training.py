@@ -37,7 +37,7 @@ from diffusion_lab.data.checks import check_shares, require
 from diffusion_lab.models.budget import TimeBudget, seconds_of
 from diffusion_lab.models.trainable import GenerativeModel
 from diffusion_lab.store import ModelDirectory, model_directory
-from diffusion_lab.store.identity import OUR_CALLBACKS
+from diffusion_lab.store.identity import OUR_CALLBACKS, Name
 from diffusion_lab.store.status_file import Announcement
 from diffusion_lab.training.devices import Request
 from diffusion_lab.training.ema import PowerAverages
@@ -80,7 +80,7 @@ class Training:
 
     cfg: DictConfig
     data: DataModule
-    fingerprint: str
+    name: Name
     directory: ModelDirectory
     place: ModelDirectory
     scores: list[DictConfig]
@@ -104,7 +104,7 @@ class Training:
             on_gpu is not False or cfg.data.get("on_device") is not True, "data.on_device=true needs a GPU; use auto."
         )
         announcement = Announcement(directory.path, cfg.trainer.max_steps if cfg.trainer.max_steps > 0 else None)
-        callbacks = build_callbacks(cfg, self.place, self.fingerprint, interruption)
+        callbacks = build_callbacks(cfg, self.place, str(self.name), interruption)
         trainer = _build_trainer(cfg, self.place, request, callbacks, announcement)
         model.check_trainer(trainer)
         check_compile(cfg.compile, on_gpu, cfg.trainer.accumulate_grad_batches, model)
@@ -138,12 +138,12 @@ def training_of(
     settle_budget(cfg)
     fill_in_facts(cfg, data)
     fill_in(cfg, picked.options)
-    fingerprint = name_of_training(cfg)
-    directory = model_directory(Path(cfg.outputs), data.name, family, fingerprint)
+    name = name_of_training(cfg)
+    directory = model_directory(Path(cfg.outputs), data.name, family, str(name))
     place = directory.beside if cfg.retrain and directory.finished else directory
     data.batch_size = cfg.data.batch_size
     add_scored_moments(cfg)
-    return Training(cfg, data, fingerprint, directory, place, requested_scores(cfg), picked, more)
+    return Training(cfg, data, name, directory, place, requested_scores(cfg), picked, more)
 
 
 def _start(model: TrainableModel, cfg: DictConfig) -> None:

@@ -16,6 +16,7 @@ import os
 import re
 import sysconfig
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -76,9 +77,24 @@ def asked_of_score(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: config[key] for key in SCORED_GROUPS if config.get(key) is not None}
 
 
-def name_of(asked: Mapping[str, Any], data: str, files: Files) -> str:
-    """64 hex digits. data: a digest of the data. TypeError or ValueError for values that JSON cannot represent."""
-    content = {"config": by_content(asked), "data": data, "files": digest_of(files)}
+@dataclass(frozen=True)
+class Name:
+    """What identifies a run. asked: a digest of options and data. files: place -> digest of the user's own files."""
+
+    asked: str
+    files: Mapping[str, str]
+
+    def __str__(self) -> str:
+        """64 hex digits."""
+        return _digest([self.asked, self.files])
+
+
+def name_of(asked: Mapping[str, Any], data: str, files: Files) -> Name:
+    """data: a digest of the data. TypeError or ValueError for values that JSON cannot represent."""
+    return Name(_digest([by_content(asked), data]), digests_of(files))
+
+
+def _digest(content: Any) -> str:
     return hashlib.sha256(canonical_json(content).encode()).hexdigest()
 
 
@@ -133,10 +149,10 @@ def users_files(asked: Mapping[str, Any], config: Mapping[str, Any]) -> dict[Pat
     return found
 
 
-def digest_of(files: Files) -> str | None:
-    """A digest of files and their places; None for no files."""
-    each = {f"{file.relative_to(root).as_posix()} {sha256_of(file)}" for root, some in files.items() for file in some}
-    return hashlib.sha256("\n".join(sorted(each)).encode()).hexdigest() if each else None
+def digests_of(files: Files) -> dict[str, str]:
+    """Place -> digest of each file, sorted."""
+    found = {f.relative_to(root).as_posix(): sha256_of(f)[:_DIGITS] for root in sorted(files) for f in files[root]}
+    return dict(sorted(found.items()))
 
 
 def _dotted(node: Any) -> Iterator[str]:
@@ -245,6 +261,24 @@ def said_of_model(path: Path, training: Mapping[str, Any]) -> str | None:
     return made and f"{path} was trained by {made}: {ways}"
 
 
+def why_anew(name: Name, earlier: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """A sentence on a new training that differs from an earlier one in nothing but the user's own files.
+
+    earlier: path -> content of training.json.
+    """
+    for path, training in earlier.items():
+        if training.get("asked") == name.asked and isinstance(training.get("files"), Mapping):
+            files = some_of(changed(training["files"], name.files))
+            return f"new, because files of yours have changed since {path} was trained: {files}"
+    return None
+
+
+def some_of(files: Sequence[str]) -> str:
+    """The first few of these files, and how many more."""
+    more = f" and {len(files) - _MOST_NAMED} more" if len(files) > _MOST_NAMED else ""
+    return ", ".join(files[:_MOST_NAMED]) + more
+
+
 def of_earlier_version(record: Mapping[str, Any]) -> bool:
     """Whether 0.1 made what a record is about: it recorded no files of code."""
     return "names" in record.get("code", {"names"})
@@ -257,8 +291,7 @@ def made_by(record: Mapping[str, Any], now: Mapping[str, str]) -> str | None:
     files = changed(record["code"], now)
     if not files:
         return None
-    more = f" and {len(files) - _MOST_NAMED} more" if len(files) > _MOST_NAMED else ""
-    return f"other code ({', '.join(files[:_MOST_NAMED])}{more})"
+    return f"other code ({some_of(files)})"
 
 
 def sha256_of(file: Path) -> str:

@@ -196,6 +196,7 @@ TRAINING: Kinds = {
     "conditions?.*": (_is_condition, "an object whose shift and scale are as many numbers, each scale above 0"),
     "conditions?.*.names?": TEXTS,
     "code?": OBJECT,
+    "files?": OBJECT,
     "versions?.diffusion_lab": TEXT,
     "conditions?.*.shares?": (_are_shares, "a list of shares that sum to 1"),
 }

@@ -77,7 +77,7 @@ def make_copy(folder: Path, users: Files, configs: Iterable[Path]) -> Path:
     files = {Path(LAB) / path.relative_to(_PACKAGE): path for path in _below(_PACKAGE)}
     files |= {Path(LAB) / "conf" / path.relative_to(CONF): path for path in _below(CONF)}
     spec = find_spec(_PLUGINS)
-    for place in map(Path, (spec and spec.submodule_search_locations) or ()):
+    for place in map(Path, reversed((spec and spec.submodule_search_locations) or ())):  # the first one wins
         plugins = {path.relative_to(place): path for path in _below(place)}
         files |= {Path(_PLUGINS) / name: path for name, path in plugins.items() if name.parts[0].startswith(f"{LAB}_")}
     roots = {source: Path(_USERS, str(number)) for number, source in enumerate(sorted(users))}
