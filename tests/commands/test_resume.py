@@ -251,7 +251,7 @@ def test_the_old_model_serves_until_the_new_one(lab):
     old = ModelDirectory(shutil.copytree(model.path, lab.folder / "old" / model.path.name))
     before, log = model.result.read_bytes(), rows(old)
     (model.path / "mine.png").write_bytes(b"mine")
-    (lab.folder / "stop").write_text("4")
+    (lab.folder / ".stop").write_text("4")
     assert lab("train", *UNSCORED, "retrain=true")[0] != 0
     assert model.result.read_bytes() == before
     assert_same_weights(model, old)

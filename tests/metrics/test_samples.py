@@ -16,7 +16,7 @@ from diffusion_lab.metrics.cost import seconds_per_1000, timed
 from diffusion_lab.metrics.reference import UnmeasurableError, quantise
 from diffusion_lab.metrics.samples import KEPT_IMAGES, Effort, Samples, Stream, labels, peak_memory, ranges
 from diffusion_lab.metrics.shards import ShardStore
-from diffusion_lab.store.lease import hold
+from diffusion_lab.store.lock import hold
 from tests.metrics.stand_ins import GaussianModel, RawPixels
 from tests.metrics.test_score import scored
 
