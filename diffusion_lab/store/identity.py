@@ -48,6 +48,7 @@ _INSTALLED = {Path(sysconfig.get_path(key)).resolve() for key in ("stdlib", "pla
 # Files that change without anything being computed in another way: notes, notebooks, redirected output.
 _NO_PART = frozenset((".pyc", ".ipynb", ".md", ".log", ".out", ".err"))
 _NO_FOLDER = frozenset(("__pycache__", "site-packages", "dist-packages", "node_modules", "outputs"))
+_OF_RESULTS = ("training.json", "metrics.json", "sweep.json")
 # Of a clone of the lab, in which a user may put his files.
 _FOLDERS_OF_A_CLONE = {"benchmarks", "conf", "diffusion_lab", "docs", "hydra_plugins", "notebooks", "scripts", "tests"}
 _OF_A_CLONE = _FOLDERS_OF_A_CLONE | {"CITATION.cff", "LICENSE", "Makefile", "mkdocs.yml", "pyproject.toml"}
@@ -206,7 +207,7 @@ def _files_below(folder: Path, left_out: Collection[Path]) -> Iterator[Path]:
             name
             for name in sorted(folders)
             if not (name.startswith(".") or name in _NO_FOLDER | own or here / name in left_out)
-            and not any((here / name / marker).exists() for marker in ("pyvenv.cfg", MARKER))
+            and not _is_made(here / name)
         ]
         for name in names:
             path = here / name
@@ -217,6 +218,12 @@ def _files_below(folder: Path, left_out: Collection[Path]) -> Iterator[Path]:
                     continue
                 if 0 < size <= _LARGEST:
                     yield path
+
+
+def _is_made(folder: Path) -> bool:
+    """Whether a folder is an environment, or holds results of the lab."""
+    made = any((folder / name).is_file() for name in ("pyvenv.cfg", MARKER, *_OF_RESULTS))
+    return made or any(folder.glob("models/*/choices.json"))
 
 
 def _imported(file: Path) -> Iterator[str]:

@@ -70,8 +70,8 @@ def name(work):
 
 @pytest.mark.parametrize("file", FILES)
 def test_an_edit_of_ones_own_files_is_another_training(name, work, file):
-    """A schedule, its helper, one imported in a function, tables, a file named in the yaml, a callback's helper by a relative import,
-    modules in another folder: also an edit that leaves size and time as they are."""
+    """A schedule, its helper, one imported in a function, tables, a file named in the yaml, a callback's helper by a relative
+    import, modules in another folder: also an edit that leaves size and time as they are."""
     before, state = name(), (work / file).stat()
     text = (work / file).read_text()
     (work / file).write_text(text[:-1] + ("9" if text[-1] != "\n" else " "))
@@ -87,12 +87,14 @@ def test_an_edit_of_ones_own_files_is_another_training(name, work, file):
     [
         *("notes.md", "run.log", "slurm-7.out", "look.ipynb", ".hidden/mine.py", ".env", "__pycache__/mine.pyc"),
         *("results/models/x/config.yaml", "outputs/x", "images/1.png", "venv/lib/x.py", "conf/schedule/mine.yaml"),
+        *("theirs/notes.txt", "elsewhere/cache/x.safetensors"),
         *("drawn/samples.png", "clone/diffusion_lab/x.py", "large.npy", "empty.txt", "../other/unused.py"),
     ],
 )
 def test_what_is_no_code_of_ones_own_is_not_in_it(name, work, file):
     """Notes, output, results, environments, data that have an identity, and the lab itself."""
-    for marker in ("venv/pyvenv.cfg", "drawn/.diffusion-lab", "clone/diffusion_lab/__init__.py"):
+    markers = ("venv/pyvenv.cfg", "drawn/.diffusion-lab", "clone/diffusion_lab/__init__.py")
+    for marker in (*markers, "theirs/training.json", "elsewhere/models/x/choices.json"):
         (work / marker).parent.mkdir(parents=True, exist_ok=True)
         (work / marker).write_text("x")
     before = name()
