@@ -135,7 +135,7 @@ def test_the_layout_of_outputs_needs_no_torch():
 # What lies in outputs/: names of files, wherever they stand; names of folders, where a path is made of them.
 LAYOUT_FILES = {"config.yaml", "choices.json", "training.json", "accuracy.json", "wandb_id", "sweep.json", "log.txt"}
 LAYOUT_FILES |= {"metrics.csv", "metrics.json", "interpolation.png", "reconstructions.png", "conditions.png"}
-LAYOUT_FOLDERS = {"models", "runs", "sweeps", "cache", "samples", "logs", "jobs", "code", "retraining"}
+LAYOUT_FOLDERS = {"models", "runs", "sweeps", "cache", "samples", "logs", "jobs", "code", "trash"}
 SHIPPED = PACKAGE / "metrics" / "features" / "classifiers.py"  # weights that lie in the package
 DIFFUSERS = {PACKAGE / "interop" / name for name in ("to_diffusers.py", "from_diffusers.py")}  # the layout of others
 

@@ -31,8 +31,8 @@ from diffusion_lab.config.mistakes import (
 )
 from diffusion_lab.config.overrides import flags_and_words
 from diffusion_lab.config.working_directory import (
+    check_outputs,
     importing,
-    name_folders,
     read_environment,
     stored_configs,
     typed_modules,
@@ -118,7 +118,7 @@ def _job(module: ModuleType, cfg: DictConfig) -> Any:
     if dropped:
         print(f"ignoring {', '.join(dropped)}: experiment={experiment} sets it for a different choice than yours")
     check_kinds(cfg, HydraConfig.get().job.config_name)  # type: ignore[arg-type]  # Hydra sets it before a job
-    name_folders(cfg)
+    check_outputs(cfg)
     return module.run(cfg)
 
 

@@ -19,7 +19,7 @@ from diffusion_lab.config.mistakes import lost_process, users_mistakes
 from diffusion_lab.config.overrides import options_of_this_job
 from diffusion_lab.config.scores import check_scoring, planned_score, requested_scores
 from diffusion_lab.store import ModelDirectory
-from diffusion_lab.store.fingerprints import SCORING_GROUPS
+from diffusion_lab.store.identity import SCORING_GROUPS, said_of_model
 from diffusion_lab.terminal import Terminal
 from diffusion_lab.training.ranks import must_start_ranks, ranks, request_of, start_ranks, where
 
@@ -55,6 +55,7 @@ def run(cfg: DictConfig) -> None:
         directory, data, module, configs = to_score(cfg)
         scores = [planned_score(module, data, one, directory, outputs, cfg.rescore) for one in configs]
         check_compile(cfg.compile, request.on_gpu, None, module)
+    said = said_of_model(directory.path, directory.read_training())
     new = not all(planned.is_scored for planned in scores)
     if new and must_start_ranks(request):
         with users_mistakes():
@@ -63,6 +64,8 @@ def run(cfg: DictConfig) -> None:
     with ranks(request) as here, lost_process():
         console = Terminal(quiet=not (new and here.is_first))
         console.print(where(here, cfg))
+        if said:
+            Terminal(quiet=not here.is_first).print(said)
         module.to(here.device)
         for number, one in enumerate(configs):
             with users_mistakes():

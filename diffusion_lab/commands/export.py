@@ -18,7 +18,7 @@ from diffusion_lab.config.loading import DRAWING_GROUPS
 from diffusion_lab.config.mistakes import MistakeError, users_mistakes
 from diffusion_lab.interop.card import card
 from diffusion_lab.store import RunError, runs_folder, scored_runs
-from diffusion_lab.store.files import write_folder
+from diffusion_lab.store.files import begin_folder, whole_folder
 from diffusion_lab.store.option_names import check_at_least
 from diffusion_lab.terminal import Terminal
 
@@ -66,7 +66,11 @@ def run(cfg: DictConfig) -> None:
             use=use + _about_clusters(training.get("conditions", {})) + _about_units(saved.facts),
             library=library,
         ).encode()
-    write_folder(to, files)
+    with whole_folder(to) as staged:
+        for name, content in files.items():
+            (staged / name).parent.mkdir(parents=True, exist_ok=True)
+            (staged / name).write_bytes(content)
+        begin_folder(staged, "export", files)
     Terminal().print(f"{directory.path} ({weights}) as {cfg.format}: {to}  ({', '.join(files)})")
 
 

@@ -11,7 +11,7 @@ from rich.progress import Progress
 from diffusion_lab.config.build import build_data
 from diffusion_lab.config.mistakes import MistakeError, users_mistakes
 from diffusion_lab.store import features_file
-from diffusion_lab.store.files import check_free, write_whole
+from diffusion_lab.store.files import check_file, write_whole
 from diffusion_lab.store.option_names import check_at_least
 from diffusion_lab.terminal import Terminal
 
@@ -22,7 +22,8 @@ def run(cfg: DictConfig) -> None:
         raise MistakeError("set the data set, such as data=image_folder data.root=FOLDER")
     from diffusion_lab.metrics.features.self_supervised import train_encoder, written
 
-    check_free([] if cfg.to is None else [Path(cfg.to)])
+    if cfg.to is not None:
+        check_file(Path(cfg.to))
     with users_mistakes(), Progress(transient=True) as bar:
         check_at_least(1, cfg, "num_steps")
         data = build_data(cfg)

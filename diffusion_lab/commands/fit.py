@@ -15,17 +15,17 @@ from omegaconf import DictConfig, OmegaConf
 
 from diffusion_lab.conditions.condition import records
 from diffusion_lab.config.build import choices_made
-from diffusion_lab.config.identity import code_of_training, plain_config
+from diffusion_lab.config.identity import plain_config
 from diffusion_lab.config.mistakes import MistakeError, lost_process, out_of_memory, users_mistakes
 from diffusion_lab.config.tracking import build_trackers, described
 from diffusion_lab.config.training import Built, Training
 from diffusion_lab.data.checks import DataError
 from diffusion_lab.models.budget import TimeBudget, callback_of
 from diffusion_lab.store import write_json
-from diffusion_lab.store.files import clear, make_folders, remove_staged, write_whole
-from diffusion_lab.store.written import names
+from diffusion_lab.store.files import make_folders, remove_staged, write_whole
+from diffusion_lab.store.identity import both, code_now, made_by
 from diffusion_lab.terminal import Terminal, in_words
-from diffusion_lab.training.checkpoints import newest_good, previous_of
+from diffusion_lab.training.checkpoints import Saving, newest_good, previous_of
 from diffusion_lab.training.ema import PowerAverages
 from diffusion_lab.training.finite import NotFiniteError
 from diffusion_lab.training.interruption import Interrupted
@@ -41,7 +41,7 @@ def fit(training: Training, built: Built, here: Ranks) -> None:
 
     Interrupted after a signal; MistakeError for a mistake of the user.
     """
-    cfg, data, fingerprint, directory = training.cfg, training.data, training.fingerprint, training.place
+    cfg, data, fingerprint, directory = training.cfg, training.data, str(training.name), training.place
     model, trainer, interruption = built.model, built.trainer, built.interruption
     choices = choices_made()
     if len(cfg.condition) > 1:  # for a list of choices Hydra records only one
@@ -60,7 +60,9 @@ def fit(training: Training, built: Built, here: Ranks) -> None:
             about = described(cfg, directory, choices)
             trainer.loggers += [stack.enter_context(tracker.training(about)) for tracker in trackers]
             stack.enter_context(built.announcement)
-        resumed, wrong = here.agree(newest_good(directory.resume, fingerprint) if here.is_first else None)
+        resumed, begun_by, wrong = here.agree(newest_good(directory.resume, fingerprint) if here.is_first else None)
+        code = code_now()
+        made = {"code": code, "versions": versions(), "precision": str(trainer.precision)}
         for sentence in wrong:
             console.print(f"{sentence}; skipping it")
         if data.how_read is not None:
@@ -71,17 +73,24 @@ def fit(training: Training, built: Built, here: Ranks) -> None:
             f"{cost.forward_flops / 1e6:.1f} MFLOP per image and evaluation; into {directory.path}"
         )
         notice = compile_model(model, cfg.compile) if cfg.compile else None
-        for note in filter(None, [*data.notes(), str(training.picked), notice, training.note]):
+        for note in filter(None, [*data.notes(), str(training.picked), notice, training.more]):
             console.print(note)
         if resumed:
             console.print(f"resuming from {resumed}")
+            if by := made_by(begun_by, code):
+                ways = "retrain=true starts anew, variant=WORD trains beside it"
+                console.print(f"{directory.path} was begun by {by}, and this code goes on: {ways}")
+            if begun_by.get("precision") not in (None, made["precision"]):
+                console.print(f"it began with precision {begun_by['precision']}, and goes on with {made['precision']}")
+            made["code"] = both(begun_by.get("code") or code, code)
         elif cfg.init_from is not None:
             console.print(f"starting from the weights {cfg.init_weights} of {cfg.init_from}")
         if not resumed and here.is_first:
-            recorded = names(directory.path)
             for old in (*directory.snapshots, *directory.kept_averages):
-                if old.name in recorded:
-                    clear(old)
+                old.unlink()
+        saving = callback_of(trainer, Saving)
+        if saving is not None:
+            saving.made_by = made
         monitor = callback_of(trainer, Monitor)
         peak = cfg.trainer.get("peak_flops") or peak_flops(torch.device(here.device))
         if monitor is not None and peak and model.training_evaluations:
@@ -116,14 +125,14 @@ def fit(training: Training, built: Built, here: Ranks) -> None:
                 ended_by=ended_by,
                 conditions=conditions,
                 weights=model.weight_names,
-                precision=str(trainer.precision),
                 fingerprint=fingerprint,
-                code=code_of_training(cfg),
+                asked=training.name.asked,
+                files=training.name.files,
                 parameters=cost.parameters,
                 flops=cost.forward_flops,
-                versions=versions(),
+                **made,
             )
-            clear(previous_of(directory.resume))
+            previous_of(directory.resume).unlink(missing_ok=True)
         here.agree(None)  # all ranks wait until the weights exist
 
 

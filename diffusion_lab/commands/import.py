@@ -17,12 +17,13 @@ from diffusion_lab.config.build import (
     state_shape,
 )
 from diffusion_lab.config.composing import NEEDS_NO_MODEL
-from diffusion_lab.config.identity import code_of_training, plain_config, sha256_of, training_fingerprint
+from diffusion_lab.config.identity import name_of_training, plain_config
 from diffusion_lab.config.mistakes import MistakeError, users_mistakes
 from diffusion_lab.config.overrides import named, quoted, unquoted
 from diffusion_lab.config.untrusted import no_larger_than
 from diffusion_lab.store import model_directory, write_json
 from diffusion_lab.store.files import remove_staged, write_whole
+from diffusion_lab.store.identity import code_now, sha256_of
 from diffusion_lab.terminal import Terminal
 from diffusion_lab.versions import versions
 
@@ -75,7 +76,7 @@ def run(cfg: DictConfig) -> None:
         cfg.facts.init = content
         for name in ("checkpoint", *OPTIONS):
             del cfg[name]
-    fingerprint = training_fingerprint(cfg)
+    fingerprint = str(name_of_training(cfg))
     name = re.sub(r"[^\w.+-]", "_", path.stem if path.is_file() else path.resolve().name)[:80]
     directory = model_directory(Path(cfg.outputs), name, family(), fingerprint)
     console = Terminal()
@@ -92,7 +93,7 @@ def run(cfg: DictConfig) -> None:
             seconds=None,
             images=None,
             fingerprint=fingerprint,
-            code=code_of_training(cfg),
+            code=code_now(),
             parameters=cost.parameters,
             flops=cost.forward_flops,
             versions=versions(),

@@ -32,8 +32,8 @@ from diffusion_lab.config.mistakes import MistakeError, mistake_in_job, mistake_
 from diffusion_lab.config.overrides import ALL, as_options, as_value, in_full, quoted
 from diffusion_lab.config.sample_options import Drawn, drawing_of
 from diffusion_lab.config.scores import planned_score
-from diffusion_lab.config.working_directory import name_folders, stored_configs, with_own_choices
-from diffusion_lab.store.fingerprints import SCORING_GROUPS
+from diffusion_lab.config.working_directory import check_outputs, stored_configs, with_own_choices
+from diffusion_lab.store.identity import SCORING_GROUPS
 from diffusion_lab.training.ranks import request_of
 
 if TYPE_CHECKING:
@@ -247,7 +247,7 @@ class Model:
                 command, with_trained_choices(options, DRAWING_GROUPS if command == "sample" else SCORING_GROUPS)
             )
         check_kinds(cfg, command)
-        name_folders(cfg)
+        check_outputs(cfg)
         return cfg
 
     def _load(self, directory: ModelDirectory, saved: DictConfig, *weights: str) -> GenerativeModel:

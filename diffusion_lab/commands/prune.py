@@ -1,141 +1,126 @@
-"""diffusion-lab prune: list, with sizes, files in outputs/ that nothing uses any more; remove=true removes them."""
+"""diffusion-lab prune: move what can be made again, or was abandoned, from outputs/ to outputs/trash."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from importlib.util import find_spec
+import shlex
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from hydra.errors import InstantiationException
 from omegaconf import DictConfig, ListConfig
-from omegaconf.errors import OmegaConfBaseException
-from rich.console import Console
 from rich.filesize import decimal
 from rich.text import Text
 
-from diffusion_lab.config.identity import CODE, training_fingerprint
-from diffusion_lab.config.loading import read_config
 from diffusion_lab.config.mistakes import MistakeError
-from diffusion_lab.config.overrides import as_plain
-from diffusion_lab.config.untrusted import check_targets, targets
-from diffusion_lab.store import ModelDirectory, RunDirectory
-from diffusion_lab.store.files import clear, remove_written
-from diffusion_lab.store.fingerprints import TRAINING, training_part
-from diffusion_lab.store.lease import OvertakenError, give_up, hold
-from diffusion_lab.store.records import RunError
-from diffusion_lab.store.written import PlaceError, is_ours
-from diffusion_lab.sweeps.frozen import remove_copy
-from diffusion_lab.sweeps.pruning import Outputs, Unused
+from diffusion_lab.store import ModelDirectory, cache_directory, named_model, run_directory
+from diffusion_lab.store.directories import to_trash, trash
+from diffusion_lab.store.files import PlaceError
+from diffusion_lab.store.lock import hold
+from diffusion_lab.store.places import has_outcome, models_in, runs_in, sweeps_in
+from diffusion_lab.store.records import is_folder_name
+from diffusion_lab.sweeps.frozen import unused_copies
+from diffusion_lab.sweeps.jobs import submitted
 from diffusion_lab.terminal import Terminal
 
-_BUILT = ("variance", "objective")  # read from a folder that may be somebody else's
-KINDS = ("runs", "models", "cache", "code")  # in the order of removal: scores before their models
+KINDS = ("resume", "cache", "code", "partial")
+
+
+@dataclass(frozen=True)
+class Unused:
+    """A file or a folder to move, the folder that is held meanwhile, and half a sentence on why it is not needed."""
+
+    path: Path
+    held: Path
+    why: str
+
+    @property
+    def size(self) -> int:
+        """Bytes, without what lies behind links."""
+        files = self.path.rglob("*") if self.path.is_dir() else [self.path]
+        return sum(file.lstat().st_size for file in files if not file.is_dir())
 
 
 def run(cfg: DictConfig) -> None:
-    """List unused files; remove them with remove=true."""
-    wanted = [str(kind) for kind in cfg.what] if isinstance(cfg.what, ListConfig) else [str(cfg.what)]
+    """List what is not needed, and move it unless dry_run=true."""
+    wanted, named = (
+        list(map(str, each if isinstance(each, ListConfig) else [each])) for each in (cfg.what, cfg.models)
+    )
     unknown = [kind for kind in wanted if kind not in KINDS]
     if unknown:
         raise MistakeError(f"what={unknown[0]}: choose from {', '.join(KINDS)}")
-    outputs, remove, console = Path(cfg.outputs), cfg.remove, Terminal()
-    unused, notes = _find_unused(outputs, Path(cfg.jobs))
-    chosen = [one for kind in KINDS if kind in wanted for one in unused[kind]]
-    for sentence in notes:
-        console.print(Text(sentence, style="yellow"))
-    for line in _lines(chosen, outputs) if chosen else [f"nothing to prune in {outputs}"]:
-        console.print(line)
-    if chosen and remove:
-        _remove(chosen, console)
-    elif chosen:
-        console.print("nothing has been removed; set remove=true to remove what is listed")
+    outputs, console = Path(cfg.outputs), Terminal()
+    found = [*_named(outputs, named)]
+    for kind in wanted:
+        found += _FIND[kind](outputs, cfg)
+    rows = [(decimal(one.size), str(one.path.relative_to(outputs)), one.why) for one in found]
+    widths = [max((len(row[column]) for row in rows), default=0) for column in (0, 1)]
+    for size, path, why in rows:
+        console.print(f"{size:>{widths[0]}}  {path:<{widths[1]}}  {why}")
+    if not found:
+        console.print(f"nothing to prune in {outputs}")
+    elif cfg.dry_run:
+        console.print(
+            f"{decimal(sum(one.size for one in found))} in all; without dry_run=true it goes to {trash(outputs)}"
+        )
+    else:
+        moved = 0
+        for one in found:
+            freed = one.size
+            try:
+                with hold(one.held, _refuse):
+                    to_trash(outputs, one.path)
+                moved += freed
+            except (OSError, PlaceError) as error:
+                console.print(Text(f"kept: {one.path}: {error}", style="yellow"))
+        console.print(f"moved {decimal(moved)}; to remove it for good: rm -r {shlex.quote(str(trash(outputs)))}")
 
 
-def _find_unused(outputs: Path, jobs: Path) -> tuple[dict[str, list[Unused]], list[str]]:
-    """Unused files by kind, and a sentence on each file that is kept because its use is unknown."""
-    try:
-        found = Outputs(outputs, is_current)
-        unused = {
-            "runs": list(found.unused_runs()),
-            "models": list(found.unused_models()),
-            "cache": list(found.unused_cache()),
-            "code": list(found.unused_code(jobs)),
-        }
-    except FileNotFoundError as error:
-        said = f"{error.filename} has disappeared, because another process removes files; try again later"
-        raise MistakeError(said) from None
-    return unused, found.notes
+def _named(outputs: Path, names: list[str]) -> Iterator[Unused]:
+    for name in names:
+        model = named_model(outputs, name)
+        if not is_folder_name(name) or not model.path.is_dir():
+            known = ", ".join(each.path.name for each in models_in(outputs)) or "none"
+            raise MistakeError(f"models={name}: there is no such model; there are {known}")
+        yield Unused(model.path, model.path, "you named it")
 
 
-def is_current(place: ModelDirectory | RunDirectory, fingerprint: str) -> bool:
-    """Whether the current code gives the training in `place` a fingerprint that begins with these digits.
-
-    RunError, in one sentence, if it cannot be computed: a module is missing, or the file holds something forbidden.
-    """
-    code = place.read_training().get("code") if isinstance(place, ModelDirectory) and place.finished else None
-    if code is not None and all(map(_is_found, {name.partition(".")[0] for name in code["names"]})):
-        return CODE.digest(code["names"], TRAINING) == code["digest"]  # recorded, so the config need not be composed
-    cfg = read_config(place)
-    if not isinstance(cfg.facts.get("identity"), str):
-        raise RunError(f"{place.config} does not say which data it was trained on")
-    try:
-        config = as_plain(cfg)
-        for target in targets(training_part(config)):
-            package = target.partition(".")[0]
-            if not _is_found(package):
-                raise RunError(f"{place.config} names {target}, but Python cannot find {package}")
-        check_targets({group: as_plain(cfg[group]) for group in _BUILT if cfg.get(group)}, place.config)
-        return training_fingerprint(cfg).startswith(fingerprint)
-    except (OmegaConfBaseException, InstantiationException, TypeError, ValueError, AttributeError) as error:
-        raise RunError(f"{place.config}: {' '.join(str(error).split())}") from None
+def _resume(outputs: Path, cfg: DictConfig) -> Iterator[Unused]:
+    for model in models_in(outputs):
+        for file in (model.resume, model.previous_resume):
+            if model.finished and file.is_file():
+                yield Unused(file, model.path, "its training has finished")
 
 
-def _is_found(package: str) -> bool:
-    return package.isidentifier() and find_spec(package) is not None
+def _cache(outputs: Path, cfg: DictConfig) -> Iterator[Unused]:
+    for path in cache_directory(outputs).entries:
+        yield Unused(path, path, "made again when it is needed")
 
 
-def _lines(unused: Sequence[Unused], outputs: Path) -> Iterator[str]:
-    """A table as wide as its paths, so that they can be copied."""
-    rows = [("size", f"in {outputs}", "why it is not needed")]
-    rows += [(decimal(one.size), str(one.path.relative_to(outputs)), one.why) for one in unused]
-    rows.append((decimal(sum(one.size for one in unused)), "in all", ""))
-    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
-    return (f"{size:>{widths[0]}}  {path:<{widths[1]}}  {why}".rstrip() for size, path, why in rows)
+def _code(outputs: Path, cfg: DictConfig) -> Iterator[Unused]:
+    for sweep in sweeps_in(outputs):
+        runs = [run_directory(outputs, cell["run"]) for cell in sweep.read_sweep()["cells"]]
+        if all(run.metrics.is_file() for run in runs):
+            for copy in unused_copies(sweep.code, Path(cfg.jobs)):
+                yield Unused(copy, copy, "every cell of its sweep has its score")
 
 
-def _remove(unused: Sequence[Unused], console: Console) -> None:
-    freed = 0
-    for one in unused:
-        size, why_not = one.size, removed(one)
-        if why_not is not None:
-            console.print(Text(f"kept: {one.path}: {why_not}", style="yellow"))
-            continue
-        freed += size
-        others = ", ".join(sorted(entry.name for entry in one.path.glob("*")))
-        if others:
-            console.print(f"{one.path} is kept, because it holds files that the lab did not write: {others}")
-    console.print(f"removed {decimal(freed)}")
+def _partial(outputs: Path, cfg: DictConfig) -> Iterator[Unused]:
+    jobs, before = Path(cfg.jobs), time.time() - 86400 * cfg.days
+    waiting = {name for job, one in submitted(jobs).items() if not has_outcome(jobs, job) for name in one.makes}
+    partial = [model.path for model in models_in(outputs) if not model.finished]
+    partial += [run.path for run in runs_in(outputs) if not run.metrics.is_file()]
+    partial += [model.beside.path for model in models_in(outputs) if model.beside.path.is_dir()]
+    for path in partial:
+        newest = max(file.lstat().st_mtime for file in (path, *path.rglob("*")))
+        if newest < before and path.name not in waiting:
+            yield Unused(path, ModelDirectory(path).home, f"not finished, and nothing was written for {cfg.days} days")
 
 
-def removed(one: Unused) -> str | None:
-    """Remove our unchanged files; None, or the reason why the place is kept."""
-    try:
-        if one.jobs is not None:
-            return None if remove_copy(one.path, one.jobs) else "a process is using it"
-        if one.path.is_dir():
-            with hold(one.path, _refuse):
-                remove_written(one.path)
-                give_up(one.path)
-        elif is_ours(one.path):
-            clear(one.path)
-    except (OvertakenError, PlaceError, RunError) as error:
-        return str(error)
-    except OSError as error:
-        return f"{error.filename or one.path}: {error.strerror or error}"
-    return None
+_FIND = {"resume": _resume, "cache": _cache, "code": _code, "partial": _partial}
 
 
 def _refuse(holder: str) -> NoReturn:
-    """Refuse to wait, for `lease.hold`."""
+    """Refuse to wait, for `lock.hold`."""
     raise PlaceError(f"{holder} is using it")

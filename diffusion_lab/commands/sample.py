@@ -8,7 +8,6 @@ Samples start from noise, or from images that the user gives (see `editing`).
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Iterator
 from dataclasses import replace
 from math import ceil
@@ -22,8 +21,7 @@ from diffusion_lab.config.composing import with_trained_choices
 from diffusion_lab.config.loading import DRAWING_GROUPS
 from diffusion_lab.config.mistakes import MistakeError, lost_process, users_mistakes
 from diffusion_lab.config.overrides import in_full, options_of_this_job
-from diffusion_lab.store.files import check_free, write_whole
-from diffusion_lab.store.written import ours
+from diffusion_lab.store.files import begin_folder, check_folder, write_whole
 from diffusion_lab.terminal import Terminal
 from diffusion_lab.training.ranks import must_start_ranks, ranks, request_of, start_ranks
 
@@ -62,7 +60,7 @@ def run(cfg: DictConfig) -> None:
     if cfg.trajectory:
         drawing.check_trajectory("trajectory=true")
     places = _places(cfg)
-    check_free(places)
+    check_folder(Path(cfg.to), "sample")
     directory = drawing.directory
     if must_start_ranks(request):
         with users_mistakes():
@@ -94,14 +92,12 @@ def _write(x: Tensor, drawn: Drawn, places: list[Path]) -> None:
     from diffusion_lab.data.array_files import NAMES
     from diffusion_lab.data.pictures import images, numbers, picture, png
 
+    begin_folder(places[0].parent, "sample", [path.name for path in places])
     levels, form, units = drawn.generator.num_levels, drawn.options.cfg.format, drawn.options.units
     names = None if units is None else units.names
     if form == "grid":
         write_whole(places[0], png(picture(x, levels, drawn.columns, names)))
     elif form == "png":
-        for earlier in ours(places[0].parent):  # images of two calls must not mix
-            if re.fullmatch(r"\d{6,}\.png", earlier.name):
-                earlier.unlink(missing_ok=True)  # `clear` would read the record again each time
         for path, image in zip(places, images(x, levels, names), strict=False):
             write_whole(path, png(image))
     else:

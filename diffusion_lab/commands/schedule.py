@@ -13,7 +13,7 @@ from rich.table import Table
 
 from diffusion_lab.config.build import build_data, fill_in_facts
 from diffusion_lab.config.mistakes import MistakeError, users_mistakes
-from diffusion_lab.store.files import check_free, write_whole
+from diffusion_lab.store.files import begin_folder, check_folder, write_whole
 from diffusion_lab.store.option_names import check_at_least
 from diffusion_lab.terminal import Terminal
 
@@ -37,7 +37,7 @@ def run(cfg: DictConfig) -> None:
     if "schedule" not in cfg:
         raise MistakeError("this model has no noise schedule; use model=diffusion")
     places = [Path(cfg.to) / name for name in ("schedule.png", "forward.png")]
-    check_free(places)
+    check_folder(Path(cfg.to), "schedule")
     with users_mistakes():
         check_at_least(1, cfg, "num_images")
         data = build_data(cfg)
@@ -59,6 +59,7 @@ def run(cfg: DictConfig) -> None:
         left = f"√ᾱ_T = {signal:.3g}: {100 * signal:.1f} % of the signal is left at t = {process.num_timesteps}"
         fix = "sampling starts from pure noise; use more noise or another schedule"
         console.print(f"warning: {left}, but {fix}", style="yellow")
+    begin_folder(Path(cfg.to), "schedule", [path.name for path in places])
     write_whole(places[0], _plot(process, chain))
     write_whole(places[1], png(_forward(process, x_0[: cfg.num_images], shown, data.num_levels)))
     console.print(f"{places[0]}  {places[1]}")

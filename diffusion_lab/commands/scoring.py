@@ -23,10 +23,12 @@ from diffusion_lab.metrics.copying import SHOWN
 from diffusion_lab.metrics.metric import Scores
 from diffusion_lab.metrics.score import DRAWS, PATH_IMAGES, score
 from diffusion_lab.store.files import remove_staged, write_whole
+from diffusion_lab.store.identity import SCORING_ROOMS, code_now
 from diffusion_lab.store.status_file import Announcement
 from diffusion_lab.terminal import Terminal
 from diffusion_lab.training.interruption import ending
 from diffusion_lab.training.ranks import broadcast_from_rank_zero, hold_together, rank
+from diffusion_lab.versions import versions
 
 _SECONDS_OF_A_LINE = 30.0  # between two lines on progress, where there is no terminal
 _SMALLER = "use a smaller evaluation.batch_size, or that of a metric: the scores stay the same"
@@ -42,7 +44,7 @@ def score_once(planned: PlannedScore, quiet: bool = False) -> None:
     def is_there() -> bool:
         there = broadcast_from_rank_zero(planned.is_scored)
         if there:
-            console.print(f"already scored: {run.path} (rescore=true scores again)")
+            console.print(planned.other_code or f"already scored: {run.path} (rescore=true scores again)")
         return there
 
     def waiting(holder: str) -> None:
@@ -122,4 +124,5 @@ def _write(scores: Scores, planned: PlannedScore) -> None:
         if drawn is not None:
             write_whole(path, drawn)
     write_whole(run.config, OmegaConf.to_yaml(plain_config(planned.cfg)).encode())
-    run.write_metrics({**scores.content(), "choices": dict(planned.choices)})
+    made = {"code": code_now(SCORING_ROOMS), "versions": versions()}
+    run.write_metrics({**scores.content(), "choices": dict(planned.choices), **made})

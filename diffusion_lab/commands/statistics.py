@@ -14,7 +14,7 @@ from diffusion_lab.config.build import build_data
 from diffusion_lab.config.mistakes import MistakeError, users_mistakes
 from diffusion_lab.config.scores import build_features
 from diffusion_lab.store import CacheDirectory, cache_directory
-from diffusion_lab.store.files import check_free, write_whole
+from diffusion_lab.store.files import check_file, write_whole
 from diffusion_lab.store.option_names import check_at_least
 from diffusion_lab.terminal import Terminal
 from diffusion_lab.training.ranks import ranks, request_of
@@ -37,7 +37,7 @@ def run(cfg: DictConfig) -> None:
         raise MistakeError(f"to={to} holds only mu and sigma: remove moments=false, or write an .npz")
     from diffusion_lab.interop.given_statistics import MOST_BYTES  # imports torch
 
-    check_free([to])
+    check_file(to)
     with users_mistakes():
         check_at_least(1, cfg, "num_images")
         request = request_of({"accelerator": cfg.accelerator, "devices": 1}, prefix="")

@@ -20,15 +20,13 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 from diffusion_lab.conf_dir import CONF
-from diffusion_lab.config.identity import CODE
 from diffusion_lab.config.kinds import check_kinds
 from diffusion_lab.config.mistakes import MistakeError, mistake_in_job, users_mistakes
 from diffusion_lab.config.overrides import quoted
 from diffusion_lab.config.planning import make_plan, read_axes, with_moments
 from diffusion_lab.config.tracking import track_report
-from diffusion_lab.config.working_directory import name_folders
+from diffusion_lab.config.working_directory import check_outputs
 from diffusion_lab.store import RunError, SweepDirectory, job_log, sweep_directory
-from diffusion_lab.store.files import check_links
 from diffusion_lab.store.option_names import check_at_least
 from diffusion_lab.store.places import jobs_folder
 from diffusion_lab.store.records import is_folder_name, printable
@@ -52,7 +50,7 @@ def sweep(
     """Make the plan, print it, and run it. RunError with the number of failures, if any."""
     check_copy()
     check_kinds(config)
-    name_folders(config)
+    check_outputs(config)
     with using_copy(Path(config.hydra.launcher.get("folder") or jobs_folder(Path(config.outputs)))):
         console = Terminal(file=sys.stdout)  # the output of jobs in this process goes elsewhere
         axes = with_moments(read_axes(arguments, context.config_loader), config)
@@ -63,7 +61,7 @@ def sweep(
         name = sweep_name(axes) if name is None else str(name)
         if not is_folder_name(name) or name.startswith((".", "-")):
             raise MistakeError(f"hydra.sweeper.name={printable(name)}: use only letters, digits, - and _")
-        plan, notes = make_plan(axes, context.config_loader, config, check=not os.environ.get(VARIABLE))
+        plan, notes, files = make_plan(axes, context.config_loader, config, check=not os.environ.get(VARIABLE))
         directory = sweep_directory(Path(config.outputs), name)
         launches = _Launches(config, context, task, directory, name)  # first, because the launcher may not be installed
         if not (wait or launches.can_detach):
@@ -73,7 +71,7 @@ def sweep(
             for line in [*plan.summary(), *notes, *launches.summary(plan.jobs), f"sweep {directory.path}"]:
                 console.print(line)
         if plan.jobs and VARIABLE not in os.environ and not (dry_run or jobs_are_shown):
-            raise StartAgain(make_copy(directory.code, CODE.modules(), config_folders(config)))
+            raise StartAgain(make_copy(directory.code, files, config_folders(config)))
         if dry_run:
             for work in plan.work:
                 console.print(f"{work.verb}  {work.label}")
@@ -149,7 +147,6 @@ class _Launches:
 def _logged(task: TaskFunction, cfg: DictConfig) -> Any:
     """Run the task with its output in the log of its folder, because a terminal cannot show many jobs at once."""
     log = job_log(Path(HydraConfig.get().runtime.output_dir))
-    check_links(log)
     with log.open("a", buffering=1) as file, redirect_stdout(file), redirect_stderr(file):
         try:
             return task(cfg)

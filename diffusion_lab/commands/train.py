@@ -6,6 +6,7 @@ data -> model -> fit -> weights -> score. Running the same command again finds e
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 from rich.console import Console
@@ -16,9 +17,13 @@ from diffusion_lab.config.overrides import options_of_this_job
 from diffusion_lab.config.scores import planned_score, run_of
 from diffusion_lab.config.weight_files import load_weights
 from diffusion_lab.store import ModelDirectory, RunDirectory
+from diffusion_lab.store.identity import of_earlier_version, said_of_model, why_anew
+from diffusion_lab.store.places import models_in
 from diffusion_lab.terminal import Terminal
-from diffusion_lab.training.devices import auto_precision
 from diffusion_lab.training.ranks import hold_together, must_start_ranks, ranks, request_of, start_ranks, where
+
+if TYPE_CHECKING:
+    from diffusion_lab.config.training import Training
 
 
 def run(cfg: DictConfig) -> float | None:
@@ -37,12 +42,12 @@ def run(cfg: DictConfig) -> float | None:
     num_nodes = cfg.trainer.get("num_nodes", 1)
     with users_mistakes():
         request = request_of(cfg.trainer)
-        training = training_of(cfg, family(), auto_precision(request.on_gpu), request.on_gpu)
+        training = training_of(cfg, family(), request.on_gpu)
         built = training.build(request)
         directory, scores = training.directory, training.scores
     model = built.model
     generative = model if isinstance(model, GenerativeModel) else None
-    run = run_of(directory, training.fingerprint, scores[-1], Path(cfg.outputs))
+    run = run_of(directory, scores[-1], Path(cfg.outputs))
     if must_start_ranks(request, num_nodes):
         with users_mistakes():
             start_ranks("train", options_of_this_job(), request, num_nodes)
@@ -55,20 +60,24 @@ def run(cfg: DictConfig) -> float | None:
             console.print(f"{directory.path} is being trained by {holder}; waiting until it has finished")
 
         def is_trained() -> bool:
-            return here.agree(directory.retrained if cfg.retrain else directory.finished)
+            """Whether nothing is to be trained; with retrain=true, whether another process has just done it."""
+            again = cfg.retrain and _stamp(directory) == before
+            return here.agree(directory.finished and not again)
 
-        if is_trained() and not here.agree(directory.retraining.finished):
-            _take_trained(console, directory, cfg.retrain)
+        before = _stamp(directory)
+        if is_trained():
+            _take_trained(console, directory)
         else:
             with hold_together(directory.path, waiting):
                 if here.is_first:
-                    directory.put_in_place()  # a process may have been killed before this
+                    directory.swap()  # a process may have been killed before this
                 if is_trained():  # by another process
-                    _take_trained(console, directory, cfg.retrain)
+                    _take_trained(console, directory)
                 else:
+                    _say_why_anew(console, training)
                     fit(training, built, here)
                     if here.is_first:
-                        directory.put_in_place()
+                        directory.swap()
                     here.agree(None)  # all ranks wait until the weights exist
         if generative is not None and cfg.score:
             generative.float()  # as a loaded model, whatever trainer.precision is
@@ -82,8 +91,6 @@ def run(cfg: DictConfig) -> float | None:
                 score_once(planned)
         elif isinstance(model, NoisyClassifier) and here.is_first:
             report_accuracy(model, training.data, directory, here.device)
-        if cfg.retrain and here.is_first:
-            directory.end_retraining()
     scored = generative is not None and cfg.score and here.is_first
     return _objective(run, cfg.objective_metric) if scored else None
 
@@ -98,8 +105,33 @@ def _objective(run: RunDirectory, name: str | None) -> float | None:
     return values[name]
 
 
-def _take_trained(console: Console, directory: ModelDirectory, anew: bool) -> None:
+def _stamp(directory: ModelDirectory) -> int | None:
+    """When training finished; None if it has not."""
+    return directory.training.stat().st_mtime_ns if directory.finished else None
+
+
+def _take_trained(console: Console, directory: ModelDirectory) -> None:
     """Say that the model is there, and let commands that name no model take it."""
     directory.make_newest()
-    more = "" if anew else " (set retrain=true to train again)"
-    console.print(f"this model is already trained{' again' if anew else ''}: {directory.path}{more}")
+    console.print(f"this model is already trained: {directory.path} (set retrain=true to train again)")
+    if said := said_of_model(directory.path, directory.read_training()):
+        console.print(said)
+
+
+def _say_why_anew(console: Console, training: Training) -> None:
+    """A sentence before a new training that the user may have expected to be there."""
+    directory = training.directory
+    if directory.path.exists():
+        return
+    kind = directory.path.name.rpartition("-")[0]
+    alike = [
+        model for model in models_in(directory.outputs) if model.path.name.rpartition("-")[0] == kind and model.finished
+    ]
+    earlier = {str(model.path): model.read_training() for model in alike}
+    if said := why_anew(training.name, earlier):
+        console.print(said)
+    elif of_0_1 := [path for path, record in earlier.items() if of_earlier_version(record)]:
+        console.print(
+            f"the names of models have changed with 0.2, so what 0.1 trained, such as {of_0_1[0]}, is not found by the same "
+            "command, which trains anew; sample and evaluate read it with model_dir=…"
+        )

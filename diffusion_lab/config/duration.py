@@ -19,6 +19,7 @@ from diffusion_lab.models.diffusion import DiffusionModel
 from diffusion_lab.models.trainable import TrainableModel
 from diffusion_lab.sweeps.plan import Operations, Plan
 from diffusion_lab.terminal import in_words
+from diffusion_lab.training.trainer import checked_precision
 
 _LEAST = 5e12  # operations, about a minute; shorter plans are not mentioned
 _SECONDS = 0.4  # minimal duration of each of the two measurements
@@ -54,7 +55,7 @@ def in_a_sentence(plan: Plan, training: Training, model: TrainableModel) -> str 
     if to_train + to_score < _LEAST:
         return None
     size = min(training.data.batch_size, _MOST_AT_ONCE)
-    step, evaluation = measured(model, size, training.cfg.trainer.precision)
+    step, evaluation = measured(model, size, checked_precision(training.cfg.trainer.precision, on_gpu=False))
     forward = size * model.cost().forward_flops
     seconds = to_train * step / (3 * forward), to_score * evaluation / forward
     trained, scored = map(in_words, seconds)

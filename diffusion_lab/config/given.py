@@ -8,18 +8,18 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion_lab.config.build import build_data
-from diffusion_lab.config.identity import CODE, features_by_content, plain_config
+from diffusion_lab.config.identity import features_by_content, plain_config
 from diffusion_lab.config.mistakes import MistakeError, users_mistakes
-from diffusion_lab.config.overrides import named, unquoted
+from diffusion_lab.config.overrides import as_plain, named, unquoted
 from diffusion_lab.config.scores import PlannedScore, build_features, build_metrics, scored_choices
 from diffusion_lab.store import FINGERPRINT_LENGTH, RunDirectory, cache_directory, run_directory
-from diffusion_lab.store.fingerprints import GIVEN, SCORED_GROUPS, fingerprint, named_in
+from diffusion_lab.store.identity import SCORED_GROUPS, name_of, users_files
 
 if TYPE_CHECKING:
     from diffusion_lab.data.in_memory import OneSet
@@ -131,12 +131,12 @@ def _check_dimensions(
 
 def _run(cfg: DictConfig, data: DataModule, images: Images, outputs: Path) -> RunDirectory:
     plain = plain_config(cfg)
-    parts = {key: plain[key] for key in ("data", "features", "metrics", "evaluation") if key in plain}
+    parts: dict[str, Any] = {key: plain[key] for key in ("data", "features", "metrics", "evaluation") if key in plain}
     parts["features"] = features_by_content(parts["features"])
     labels = "" if images.labels is None else hashlib.sha256(images.labels.numpy().tobytes()).hexdigest()
     made_of = f"{images.digest} {labels} {data.training_identity}"
-    code = CODE.digest(named_in(parts), GIVEN)
-    run_id = fingerprint({key: parts[key] for key in parts if key != "data"}, made_of, code)
+    asked = {key: parts[key] for key in parts if key != "data"}
+    run_id = str(name_of(asked, made_of, users_files(parts, as_plain(cfg, resolve=True))))
     short = [digest[:FINGERPRINT_LENGTH] for digest in (images.digest, run_id)]
     return run_directory(outputs, "-".join([data.name, _name(images.name), *short]))
 

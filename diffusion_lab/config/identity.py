@@ -1,4 +1,4 @@
-"""Identity of models, trainings and scores: digests of configs, weights and code. Builds nothing.
+"""From a config to the names of a training and of a score (`store.identity`). Builds nothing but a variance and an objective.
 
 Other models, such as a guiding one, are identified by content, so a score stays the same when their folder is moved.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,28 +17,23 @@ from diffusion_lab.config.overrides import as_plain
 from diffusion_lab.config.untrusted import REFERENCE
 from diffusion_lab.config.weight_files import weight_file
 from diffusion_lab.store import ModelDirectory
-from diffusion_lab.store.fingerprints import (
-    DRAWING,
-    MEASURING,
+from diffusion_lab.store.identity import (
     SCORED_GROUPS,
-    SCORING,
-    TRAINING,
-    Code,
-    fingerprint,
-    named_in,
-    scored_part,
-    training_part,
+    Name,
+    asked_of_score,
+    asked_of_training,
+    digests_of,
+    name_of,
+    sha256_of,
+    users_files,
 )
 from diffusion_lab.store.option_names import canonical_json
-from diffusion_lab.store.records import inside, read_yaml
 from diffusion_lab.store.weight_names import snapshot_name
 
-CODE = Code()  # of this process
 RAW = "raw"
 _CARDS = Path(__file__).parents[1] / "metrics" / "weights"  # of shipped weights, with their digests
 _MAY_HOLD_SECRETS = {"logger", "callbacks"}  # their files are not read again
 _FOLDERS = ("classifier", "model")  # options of a guidance that name a folder
-_GROUPS = ("model", "network", "schedule", "prediction")
 
 
 def plain_config(cfg: DictConfig) -> dict[str, Any]:
@@ -66,28 +60,18 @@ def _recorded(written: Any, resolved: Any, secret: bool) -> Any:
     return written if not secret and REFERENCE.fullmatch(written) else resolved
 
 
-def training_fingerprint(cfg: DictConfig) -> str:
-    """A digest, 64 hex digits, of everything that shapes training and of nothing else. Facts must be filled in.
+def name_of_training(cfg: DictConfig) -> Name:
+    """What was asked of a training. Facts must be filled in.
 
     A variance that the objective does not read counts only by its width: under L_simple, fixed small and fixed large are one model.
     """
-    config = _shaping(cfg)
-    return fingerprint(config, cfg.facts.identity, CODE.digest(named_in(config), TRAINING))
-
-
-def code_of_training(cfg: DictConfig) -> dict[str, Any]:
-    """The names that the config of a training refers to, and the digest of their code."""
-    names = sorted(set(named_in(_shaping(cfg))))
-    return {"names": names, "digest": CODE.digest(names, TRAINING)}
-
-
-def _shaping(cfg: DictConfig) -> dict[str, Any]:
-    config = training_part(plain_config(cfg))
+    config = asked_of_training(plain_config(cfg))
     if config.get("condition"):
         config["condition"] = [*config["condition"].items()]  # the order of the parts of y
     if not variance_matters(cfg):
         config["variance"] = {"outputs_per_channel": instantiate(cfg.variance).outputs_per_channel}
-    return config
+    resolved = as_plain(cfg, resolve=True)
+    return name_of(config, cfg.facts.identity, users_files(asked_of_training(resolved), resolved))
 
 
 def variance_matters(cfg: DictConfig) -> bool:
@@ -95,25 +79,40 @@ def variance_matters(cfg: DictConfig) -> bool:
     return "variance" not in cfg or instantiate(cfg.objective).reads_variance
 
 
-def scoring_fingerprint(model_fingerprint: str, cfg: DictConfig) -> str:
-    """Identity of a score: the model, the choices of scoring, and the code that scores."""
-    parts = _scored_parts(cfg)
-    choices = {key: parts[key] for key in SCORED_GROUPS if key in parts}
-    return fingerprint(choices, model_fingerprint, CODE.digest(named_in(parts), SCORING))
+def name_of_score(cfg: DictConfig) -> Name:
+    """The choices of scoring, beside the model."""
+    parts = _choices_of_scoring(cfg)
+    return name_of(parts, "", users_files(parts, as_plain(cfg, resolve=True)))
 
 
-def sampling_identity(model_fingerprint: str, cfg: DictConfig, unread: Iterable[str], features: str) -> str:
-    """Identity of a model's samples and feature vectors, apart from weights and sampler: how the model was built,
-    and the code that draws samples and computes features.
+def sampling_identity(cfg: DictConfig, unread: Iterable[str], features: str) -> str:
+    """What decides a model's samples and their features beside weights, sampler and our code.
 
     unread: groups of `cfg` that do not affect the samples. features: the name of the features.
     """
-    read = _scored_parts(cfg)
-    read["model"] = {key: part for key, part in read["model"].items() if key not in unread}  # repeated in the model
-    parts = {key: part for key, part in read.items() if key not in unread}
-    parts["features"] = parts["features"][features]
-    names = named_in({**parts, "metrics": None})  # metrics do not affect samples
-    return f"{model_fingerprint} {CODE.digest(names, DRAWING)} {canonical_json(parts.get('guidance'))}"
+    read = {
+        key: part for key, part in _choices_of_scoring(cfg).items() if key not in {*unread, "metrics", "evaluation"}
+    }
+    read["features"] = read["features"][features]
+    files = _digest_of_files(cfg, {**asked_of_training(as_plain(cfg, resolve=True)), **read})
+    return f"{_how_built(cfg)} {files} {canonical_json(read.get('guidance'))}"
+
+
+def measuring_identity(cfg: DictConfig) -> str:
+    """What decides a network's statistics beside its weights and our code."""
+    return f"{_how_built(cfg)} {_digest_of_files(cfg, asked_of_training(as_plain(cfg, resolve=True)))}"
+
+
+def _how_built(cfg: DictConfig) -> str:
+    """A digest of the model in a config, without its parts that may be chosen after training."""
+    parts = {name: part for name, part in as_plain(cfg.model, resolve=True).items() if name not in SCORED_GROUPS}
+    return hashlib.sha256(canonical_json(parts).encode()).hexdigest()
+
+
+def _digest_of_files(cfg: DictConfig, parts: Mapping[str, Any]) -> str:
+    """A digest of the user's own files that these parts of a config name."""
+    files = digests_of(users_files(parts, as_plain(cfg, resolve=True)))
+    return hashlib.sha256(canonical_json(files).encode()).hexdigest()
 
 
 def features_by_content(features: Mapping[str, Any]) -> dict[str, Any]:
@@ -127,25 +126,16 @@ def features_by_content(features: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def measuring_identity(model_fingerprint: str, cfg: DictConfig) -> str:
-    """Identity of a network's statistics apart from its weights: how it was built, and the code that measures."""
-    model = as_plain(cfg.model, resolve=True)
-    parts = {name: model.get(name) for name in ("_target_", "network", "schedule", "prediction", "clip_x_0")}
-    return f"{model_fingerprint} {CODE.digest(named_in(parts), MEASURING)}"
-
-
-def _scored_parts(cfg: DictConfig) -> dict[str, Any]:
-    """Everything that determines a score: what the model was trained with, and the choices of scoring."""
-    parts = scored_part(plain_config(cfg))
-    guidance = parts.get("guidance")
-    if guidance is not None:
-        parts["guidance"] = by_content(guidance)
+def _choices_of_scoring(cfg: DictConfig) -> dict[str, Any]:
+    parts = asked_of_score(plain_config(cfg))
+    if parts.get("guidance") is not None:
+        parts["guidance"] = guidance_by_content(parts["guidance"])
     if parts.get("features") is not None:
         parts["features"] = features_by_content(parts["features"])
     return parts
 
 
-def by_content(guidance: Mapping[str, Any]) -> dict[str, Any]:
+def guidance_by_content(guidance: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a guidance, with each model folder replaced by the identity of the model in it."""
     moment, worse = guidance.get("moment"), guidance.get("worse")
     weights = None if moment is None else snapshot_name(moment)
@@ -153,33 +143,13 @@ def by_content(guidance: Mapping[str, Any]) -> dict[str, Any]:
         option: identity_of(ModelDirectory(Path(value)), weights) if option in _FOLDERS and value is not None else value
         for option, value in guidance.items()
     }
-    return found | {"worse": by_content(worse)} if isinstance(worse, Mapping) else found
+    return found | {"worse": guidance_by_content(worse)} if isinstance(worse, Mapping) else found
 
 
 def identity_of(directory: ModelDirectory, name: str | None = None) -> dict[str, Any]:
-    """Fingerprint of a model, digest of the weights called `name` (None: the default ones), and its classes.
-
-    RunError if training has not finished.
-    """
+    """Name of a training, and the digest of the weights called `name` (None: the default ones). RunError if it has not finished."""
     training, weights = directory.read_training(), weight_file(directory, name)
-    parts = read_yaml(inside(directory.path, directory.config))
-    return {
-        "fingerprint": training.get("fingerprint"),
-        "weights": sha256_of(weights),
-        "parts": sorted(set(named_in([parts[group] for group in _GROUPS if group in parts]))),
-    }
-
-
-def sha256_of(file: Path) -> str:
-    """SHA-256 of a file, cached until the file changes."""
-    return _sha256(file, file.stat().st_mtime_ns)
-
-
-@lru_cache(maxsize=16)
-def _sha256(file: Path, changed: int) -> str:
-    """SHA-256 of a file with this time of modification."""
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
+    return {"fingerprint": training.get("fingerprint"), "weights": sha256_of(weights)}
 
 
 def content_of_start(cfg: DictConfig) -> str | None:

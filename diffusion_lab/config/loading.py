@@ -25,7 +25,7 @@ from diffusion_lab.config.untrusted import (
 )
 from diffusion_lab.config.weight_files import load_weights, weight_file
 from diffusion_lab.store import ModelDirectory, RunDirectory, RunError, newest_model
-from diffusion_lab.store.fingerprints import SCORING_GROUPS
+from diffusion_lab.store.identity import SCORING_GROUPS
 from diffusion_lab.store.places import models_in
 from diffusion_lab.store.records import inside, read_yaml
 

@@ -29,6 +29,6 @@ def measurements(
         variance=None if variance is None else instantiate(variance),
         step_costs=and_costs or generator.sampler.spacing.needs_costs,
         num_images=cfg.evaluation.statistics_images,
-        identity=measuring_identity(directory.read_training()["fingerprint"], cfg),
+        identity=measuring_identity(cfg),
         about=f"{directory.path.name}-{weights}",
     )

@@ -32,10 +32,9 @@ from yaml import YAMLError
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.overrides import as_plain
 from diffusion_lab.store import RunError
-from diffusion_lab.store.fingerprints import SCORING_GROUPS
-from diffusion_lab.store.lease import OvertakenError
+from diffusion_lab.store.files import PlaceError
+from diffusion_lab.store.identity import SCORING_GROUPS
 from diffusion_lab.store.option_names import above_and_itself, flat
-from diffusion_lab.store.written import PlaceError
 from diffusion_lab.sweeps.axes import MissingOptionError
 
 _REPLACED = {
@@ -110,7 +109,7 @@ def lost_process() -> Iterator[None]:
 def mistake_in_job(error: BaseException) -> str | None:
     """One sentence for an error in a job's options, or None."""
     match error:
-        case MistakeError() | RunError() | OvertakenError() | PlaceError():
+        case MistakeError() | RunError() | PlaceError():
             return str(error)
         case _ if _is_out_of_memory(error):
             return f"{_place(error)}out of memory: choose smaller sizes, batches or numbers"

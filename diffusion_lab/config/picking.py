@@ -1,12 +1,11 @@
 """Default batch, width of the network and number of steps for a training on the user's own images.
 
-They are functions of the size and number of the images and of the kind of device, not of timings, so the same command is the same
-training.
-
-On a GPU each image is shown 100 times. On a CPU there is time for 10, but at least 100,000 images are shown, because fewer
-give poor samples, and none more than 100 times. The number of steps after which a model begins to copy its training images
-grows with their number (Bonnaire et al. 2025, "Why diffusion models don't memorize"), so epochs are limited: for 300 digits,
-samples are nearer to a training image than held-out digits are with probability 0.54 (0.50 to 0.58) after 100 epochs, 0.71 after
+They are functions of the size and number of the images, so the same command is the same training on each machine. A CPU has time
+for them: each image is shown 10 times, but at least 100,000 images are shown, because fewer give poor samples, and none more than
+100 times. A GPU has time for 100 epochs with a larger batch and twice the channels, which are proposed (`for_gpu`): the user types
+them. The number of steps after which a model begins to copy its training images grows with their number (Bonnaire et al. 2025,
+"Why diffusion models don't memorize"), so epochs are limited: for 300 digits, samples are nearer to a training image than held-out
+digits are with probability 0.54 (0.50 to 0.58) after 100 epochs, 0.71 after
 200.
 """
 
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from diffusion_lab.data.module import DataModule
 
 MOST_EPOCHS = 100
-_CPU_EPOCHS, _CPU_FEWEST, _CPU_MOST, _GPU_MOST = 10, 100_000, 400_000, 20_000_000  # in images shown, except the first
+_EPOCHS, _FEWEST, _MOST, _MOST_ON_GPU = 10, 100_000, 400_000, 20_000_000  # in images shown, except the first
 # Number of images from which a GPU gets large batches and twice the channels. Fewer give too few such batches in these epochs.
 _MANY = 1000
 
@@ -43,16 +42,24 @@ class Picked:
         return f"picked for {self.what_for}: {' '.join(as_options(self.options))}" if self.options else ""
 
 
-def images_shown(num_images: int, on_gpu: bool) -> int:
+def images_shown(num_images: int, on_gpu: bool = False) -> int:
     """The number of images, counted with repetitions, shown in a training on `num_images`."""
-    wanted = _GPU_MOST if on_gpu else max(_CPU_FEWEST, min(_CPU_MOST, _CPU_EPOCHS * num_images))
+    wanted = _MOST_ON_GPU if on_gpu else max(_FEWEST, min(_MOST, _EPOCHS * num_images))
     return min(MOST_EPOCHS * num_images, wanted)
 
 
-def pick(cfg: DictConfig, data: DataModule, on_gpu: bool) -> Picked:
+def for_gpu(cfg: DictConfig, data: DataModule) -> str | None:
+    """A sentence on the options that a GPU has time for, in place of those that `pick` picks; None if they are the same."""
+    more = pick(cfg, data, on_gpu=True).options
+    if more == pick(cfg, data).options:
+        return None
+    return f"a GPU has time for more: {' '.join(as_options(more))}"
+
+
+def pick(cfg: DictConfig, data: DataModule, on_gpu: bool = False) -> Picked:
     """Values for the null ones of batch_size, channels and max_steps of a config that is not settled.
 
-    A data set leaves the number of steps to this function with default_steps=null.
+    A data set leaves the number of steps to this function with default_steps=null. on_gpu: see `for_gpu`.
     """
     options: dict[str, Any] = {}
     num_images, network, batch = data.num_trained_on, cfg.get("network") or {}, data.batch_size
@@ -70,7 +77,7 @@ def pick(cfg: DictConfig, data: DataModule, on_gpu: bool) -> Picked:
         if cfg.trainer.get("max_steps") is None and cfg.trainer.get("max_time") is None:
             options["trainer.max_steps"] = max(1, images_shown(num_images, on_gpu) // batch)
     size = f" of {'x'.join(map(str, data.shape[1:]))} pixels" if len(data.shape) > 1 else ""
-    return Picked(options, f"{num_images:,} images{size} on a {'GPU' if on_gpu else 'CPU'}")
+    return Picked(options, f"{num_images:,} images{size}")
 
 
 def fill_in(cfg: DictConfig, options: Mapping[str, Any]) -> None:

@@ -20,17 +20,16 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
 from diffusion_lab.config.build import build_training_data
 from diffusion_lab.config.composing import drop_leftovers
-from diffusion_lab.config.identity import CODE, plain_config
 from diffusion_lab.config.kinds import check_kinds
 from diffusion_lab.config.mistakes import MistakeError, refused_option, users_mistakes
-from diffusion_lab.config.overrides import as_options, as_plain
+from diffusion_lab.config.overrides import as_plain
 from diffusion_lab.config.scores import requested_weights, run_of
-from diffusion_lab.store.fingerprints import Scope, named_in
+from diffusion_lab.store.identity import said_of_model, users_files
 from diffusion_lab.store.option_names import canonical_json
 from diffusion_lab.sweeps.axes import Axis, Combination, MissingOptionError, combinations
 from diffusion_lab.sweeps.plan import Plan, PlannedCell, plan
 from diffusion_lab.training import ranks
-from diffusion_lab.training.devices import AUTO_PRECISIONS, auto_precision, requested, visible_gpus
+from diffusion_lab.training.devices import requested, visible_gpus
 
 if TYPE_CHECKING:
     from diffusion_lab.config.training import Training
@@ -85,8 +84,10 @@ def with_moments(axes: Sequence[Axis], master: DictConfig) -> list[Axis]:
     return [*axes, Axis(_WEIGHTS, {name: f"{_WEIGHTS}={name}" for name in wanted}, swept=len(wanted) > 1)]
 
 
-def make_plan(axes: Sequence[Axis], loader: ConfigLoader, master: DictConfig, check: bool) -> tuple[Plan, list[str]]:
-    """The plan, and notes.
+def make_plan(
+    axes: Sequence[Axis], loader: ConfigLoader, master: DictConfig, check: bool
+) -> tuple[Plan, list[str], dict[Path, set[Path]]]:
+    """The plan, notes, and the user's own files that its jobs need.
 
     master: the command's config without the swept options.
     check: build every model, so that invalid values are reported before the first job.
@@ -96,14 +97,25 @@ def make_plan(axes: Sequence[Axis], loader: ConfigLoader, master: DictConfig, ch
     found, count = combinations(axes, _Composer(loader, master))
     data_of = _data_sets()
     gpus = _gpus(master)
-    cells, built = [], None
+    cells, built, files = [], None, dict[Path, set[Path]]()
     for combination in found:
         cell, trained = _cell(combination, data_of, Path(master.outputs), check, gpus)
         cells.append(cell)
         built = built or trained
+        config = as_plain(combination.config.cfg, resolve=True)
+        for folder, own in users_files(config, config).items():
+            files.setdefault(folder, set()).update(own)
     planned = plan(cells, count, master.retrain, master.rescore, master.score, master.sweep.jobs_per_model)
     takes = None if built is None else in_a_sentence(planned, *built)
-    return planned, [*filter(None, [takes]), *_notes(axes, found)]
+    return planned, [*filter(None, [takes]), *_of_other_code(planned), *_notes(axes, found)], files
+
+
+def _of_other_code(planned: Plan) -> list[str]:
+    """A sentence if other code trained models that are reused."""
+    new = {work.folder for work in planned.to_train}
+    models = dict.fromkeys(cell.model for cell in planned.cells if cell.model.path not in new)
+    said = [text for model in models if (text := said_of_model(model.path, model.read_training()))]
+    return [said[0] + (f" (and {len(said) - 1} more of these models)" if len(said) > 1 else "")] if said else []
 
 
 def _notes(axes: Sequence[Axis], found: Sequence[Combination[Composed]]) -> list[str]:
@@ -219,8 +231,7 @@ def _cell(
 ) -> tuple[PlannedCell, tuple[Training, TrainableModel] | None]:
     """The places of a cell's model and score, and the model itself if this CPU trains it. check: build the model.
 
-    trainer.precision=auto and other defaults that depend on the device are resolved here and passed to the job, which may run on
-    another machine. MistakeError for options that would fail.
+    MistakeError for options that would fail.
     """
     from diffusion_lab.config.duration import operations
     from diffusion_lab.config.training import training_of  # imports torch
@@ -230,19 +241,13 @@ def _cell(
     check_kinds(cfg)
     overrides = combination.overrides
     with users_mistakes():
-        on_gpu, is_auto = _on_gpu(cfg.trainer, gpus), cfg.trainer.precision == "auto"
-        # The GPU must not be initialised here, so its generation is unknown; all since 2020 support bf16.
-        auto = AUTO_PRECISIONS[0] if on_gpu else auto_precision(on_gpu=False)
-        training = training_of(cfg, family, auto, on_gpu, data_of)
-        overrides = (*overrides, *as_options(training.picked.options))
-        if is_auto:
-            overrides = (*overrides, f"trainer.precision={cfg.trainer.precision}")
-        CODE.reached(named_in(plain_config(cfg)), Scope())  # a copy of the code needs all of them
+        on_gpu = _on_gpu(cfg.trainer, gpus)
+        training = training_of(cfg, family, on_gpu, data_of)
         model = training.build(request=None).model if check else None
         if model is not None and not isinstance(model, GenerativeModel) and cfg.score:
             raise MistakeError(f"model={family} generates no samples, so it cannot be scored; add score=false")
         (score,) = training.scores  # evaluation.at was split into cells
-        run = run_of(training.directory, training.fingerprint, score, outputs)
+        run = run_of(training.directory, score, outputs)
         here = None if model is None or gpus is None or on_gpu else (training, model)
     counted = None if here is None else operations(*here)
     return PlannedCell(combination.choices, overrides, training.directory, run, counted), here

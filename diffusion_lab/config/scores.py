@@ -16,7 +16,7 @@ from omegaconf import DictConfig, open_dict
 
 from diffusion_lab.config.build import build_each, choices_made
 from diffusion_lab.config.composing import TRAINED
-from diffusion_lab.config.identity import sampling_identity, scoring_fingerprint, sha256_of
+from diffusion_lab.config.identity import name_of_score, sampling_identity
 from diffusion_lab.config.measured_variance import measurements
 from diffusion_lab.config.mistakes import MistakeError
 from diffusion_lab.config.overrides import as_plain
@@ -28,6 +28,7 @@ from diffusion_lab.config.weight_files import (
     read_training_progress,
 )
 from diffusion_lab.store import FINGERPRINT_LENGTH, ModelDirectory, RunDirectory, cache_directory, run_directory
+from diffusion_lab.store.identity import SCORING_ROOMS, code_now, made_by, sha256_of
 from diffusion_lab.store.weight_names import IMAGES, SECONDS, STEPS, Moment, is_snapshot, read_moments, snapshot_name
 from diffusion_lab.training.profiles import wanted_length
 
@@ -61,6 +62,12 @@ class PlannedScore:
     about: str
 
     @property
+    def other_code(self) -> str | None:
+        """A sentence if the score is there and other code computed it."""
+        made = made_by(self.run.read_metrics(), code_now(SCORING_ROOMS))
+        return made and f"{self.run.path} was scored by {made}: rescore=true scores again"
+
+    @property
     def is_scored(self) -> bool:
         """Whether the score is there, was computed from the files as they are, and is not to be computed anew."""
         return (
@@ -89,7 +96,7 @@ def planned_score(
     from diffusion_lab.models.diffusion_generator import DiffusionGenerator
 
     training, wanted = directory.read_training(), cfg.evaluation.weights
-    run = run_of(directory, training["fingerprint"], cfg, outputs)
+    run = run_of(directory, cfg, outputs)
     weights = last_weights(directory) if wanted == _AUTO else wanted
     cost, of_weights = _cost(directory, training, wanted, module.guiding_snapshots)
     generator, metrics = module.generator(weights), build_metrics(cfg)
@@ -103,7 +110,7 @@ def planned_score(
     source = Generated(
         generator=generator,
         weights=weights,
-        identities=[sampling_identity(training["fingerprint"], cfg, unread, name) for name in features],
+        identities=[sampling_identity(cfg, unread, name) for name in features],
         cache=cache_directory(outputs, since=time.time() if anew else 0.0),
         training=cost,
         measurements=measured,
@@ -160,10 +167,9 @@ def _cost(
     return {"steps": step, "seconds": moment["seconds"], "images": int(moment["images"])}, {"moment": text}
 
 
-def run_of(directory: ModelDirectory, model_fingerprint: str, cfg: DictConfig, outputs: Path) -> RunDirectory:
+def run_of(directory: ModelDirectory, cfg: DictConfig, outputs: Path) -> RunDirectory:
     """The folder of this score. It is known before training, because weights "auto" are recorded as "auto"."""
-    run_id = scoring_fingerprint(model_fingerprint, cfg)[:FINGERPRINT_LENGTH]
-    return run_directory(outputs, f"{directory.path.name}-{run_id}")
+    return run_directory(outputs, f"{directory.path.name}-{str(name_of_score(cfg))[:FINGERPRINT_LENGTH]}")
 
 
 def scored_choices(trained: Mapping[str, str | None]) -> dict[str, str | None]:

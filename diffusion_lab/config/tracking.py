@@ -19,9 +19,9 @@ from diffusion_lab.config.build import entries
 from diffusion_lab.config.composing import parameters_of
 from diffusion_lab.config.identity import plain_config
 from diffusion_lab.config.mistakes import MistakeError, mistake_in_job
-from diffusion_lab.report.make import report_files
 from diffusion_lab.report.panels import SERIES, series
 from diffusion_lab.store import Directory, RunDirectory, SweepDirectory
+from diffusion_lab.store.files import files_written
 from diffusion_lab.store.measures import read_measures
 from diffusion_lab.training.trackers import About, OfLightning, Score, Tracker
 
@@ -80,7 +80,7 @@ def track_report(cfg: DictConfig, sweep: SweepDirectory, folder: Path) -> None:
         about = {key: value for key, value in sweep.read_sweep().items() if key != "cells"}
         name = sweep.path.name
         for tracker in trackers:
-            tracker.report(About(name, sweep.logs, sweep.tracked_as, name, (), about), report_files(folder))
+            tracker.report(About(name, sweep.logs, sweep.tracked_as, name, (), about), files_written(folder))
     except Exception as error:
         message = mistake_in_job(error) or " ".join(f"{type(error).__name__}: {error}".split())
         print(f"warning: the report was written to {folder}, but not sent to the loggers: {message}", file=sys.stderr)

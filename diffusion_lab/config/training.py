@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from inspect import signature
@@ -21,11 +22,11 @@ from diffusion_lab.config.build import (
     fill_in_facts,
     settle_budget,
 )
-from diffusion_lab.config.identity import start_files, training_fingerprint
+from diffusion_lab.config.identity import name_of_training, start_files
 from diffusion_lab.config.loading import check_worse
 from diffusion_lab.config.mistakes import MistakeError
-from diffusion_lab.config.overrides import as_options, as_plain
-from diffusion_lab.config.picking import Picked, fill_in, pick
+from diffusion_lab.config.overrides import as_plain
+from diffusion_lab.config.picking import Picked, fill_in, for_gpu, pick
 from diffusion_lab.config.scores import (
     add_scored_moments,
     check_planned_score,
@@ -36,9 +37,9 @@ from diffusion_lab.data.checks import check_shares, require
 from diffusion_lab.models.budget import TimeBudget, seconds_of
 from diffusion_lab.models.trainable import GenerativeModel
 from diffusion_lab.store import ModelDirectory, model_directory
-from diffusion_lab.store.fingerprints import OUR_CALLBACKS
+from diffusion_lab.store.identity import OUR_CALLBACKS, Name
 from diffusion_lab.store.status_file import Announcement
-from diffusion_lab.training.devices import AUTO_PRECISIONS, Request
+from diffusion_lab.training.devices import Request
 from diffusion_lab.training.ema import PowerAverages
 from diffusion_lab.training.interruption import Interruption
 from diffusion_lab.training.snapshots import Snapshots
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from diffusion_lab.data.module import DataModule
     from diffusion_lab.models.trainable import TrainableModel
 
+_VARIANT = re.compile(r"[\w-]+", re.ASCII)
 _NEEDED = ("finite", "monitor", "checkpoint")
 
 
@@ -70,23 +72,20 @@ class Built:
 
 @dataclass(frozen=True)
 class Training:
-    """The training of `cfg`, whose facts are filled in, and the configs of the scores that follow. directory: its folder.
+    """The training of `cfg`, whose facts are filled in, and the configs of the scores that follow.
 
-    note: a sentence if this training began with another precision or other picks than a new one would have here.
+    directory: its folder. place: the folder that is trained into, another one while a finished model is trained again.
+    more: a sentence on options that a GPU has time for.
     """
 
     cfg: DictConfig
     data: DataModule
-    fingerprint: str
+    name: Name
     directory: ModelDirectory
+    place: ModelDirectory
     scores: list[DictConfig]
-    note: str | None
     picked: Picked
-
-    @property
-    def place(self) -> ModelDirectory:
-        """The folder that is trained into."""
-        return self.directory.retraining if self.cfg.retrain else self.directory
+    more: str | None
 
     def build(self, request: Request | None) -> Built:
         """The model with the initial weights, and its Trainer. Mistakes in the options are raised before anything is written.
@@ -105,7 +104,7 @@ class Training:
             on_gpu is not False or cfg.data.get("on_device") is not True, "data.on_device=true needs a GPU; use auto."
         )
         announcement = Announcement(directory.path, cfg.trainer.max_steps if cfg.trainer.max_steps > 0 else None)
-        callbacks = build_callbacks(cfg, self.place, self.fingerprint, interruption)
+        callbacks = build_callbacks(cfg, self.place, str(self.name), interruption)
         trainer = _build_trainer(cfg, self.place, request, callbacks, announcement)
         model.check_trainer(trainer)
         check_compile(cfg.compile, on_gpu, cfg.trainer.accumulate_grad_batches, model)
@@ -124,39 +123,27 @@ class Training:
 def training_of(
     cfg: DictConfig,
     family: str,
-    auto: str,
     on_gpu: bool,
     data_of: Callable[[DictConfig], DataModule] = build_training_data,
 ) -> Training:
     """The training of a config of `train`; fills in its facts. ValueError or MistakeError for invalid options.
 
-    family: of the model. on_gpu: where it trains. data_of: loads the config's data. auto: what trainer.precision=auto means here.
-    Precision and picks depend on the device and are part of a training's identity. A training that has begun, perhaps on another
-    machine, keeps them.
+    family: of the model. on_gpu: where it trains, which decides nothing but a proposal. data_of: loads the config's data.
     """
     check_budget(cfg)
-    data, wanted = data_of(cfg), cfg.trainer.precision
-    picks = [pick(cfg, data, kind) for kind in (on_gpu, not on_gpu)]
-    if picks[0].options == picks[1].options:
-        picks.pop()
+    if not (cfg.variant is None or _VARIANT.fullmatch(str(cfg.variant))):
+        raise MistakeError(f"variant={cfg.variant}: use a word of letters, digits, - and _")
+    data = data_of(cfg)
+    picked, more = pick(cfg, data), for_gpu(cfg, data) if on_gpu else None
     settle_budget(cfg)
     fill_in_facts(cfg, data)
-    precisions = dict.fromkeys((auto, *AUTO_PRECISIONS)) if wanted == "auto" else (wanted,)
-    choices = [(picked, picked.options | {"trainer.precision": name}) for picked in picks for name in precisions]
-    unset = dict.fromkeys(name for _, options in choices for name in options)
-    places = []
-    for _, options in choices:
-        fill_in(cfg, unset | options)
-        fingerprint = training_fingerprint(cfg)
-        places.append((fingerprint, model_directory(Path(cfg.outputs), data.name, family, fingerprint)))
-    began = next((i for i, (_, directory) in enumerate(places) if directory.path.exists()), 0)
-    picked, options = choices[began]
-    fill_in(cfg, unset | options)
+    fill_in(cfg, picked.options)
+    name = name_of_training(cfg)
+    directory = model_directory(Path(cfg.outputs), data.name, family, str(name))
+    place = directory.beside if cfg.retrain and directory.finished else directory
     data.batch_size = cfg.data.batch_size
     add_scored_moments(cfg)
-    kept, new = (" ".join(as_options(these)).replace('"', "") for these in (options, choices[0][1]))
-    note = None if kept == new else f"{kept}, as this training began; a new one here would have {new}"
-    return Training(cfg, data, *places[began], requested_scores(cfg), note, picked)
+    return Training(cfg, data, name, directory, place, requested_scores(cfg), picked, more)
 
 
 def _start(model: TrainableModel, cfg: DictConfig) -> None:

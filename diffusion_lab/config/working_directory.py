@@ -30,8 +30,7 @@ from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.overrides import as_plain, named, quoted
 from diffusion_lab.config.untrusted import VARIABLE as TARGETS
 from diffusion_lab.config.untrusted import leaves
-from diffusion_lab.store.files import name_root
-from diffusion_lab.store.places import is_in_outputs
+from diffusion_lab.store.places import finish_swaps, is_in_outputs
 from diffusion_lab.store.records import LARGEST_CONFIG, RunError, printable, read_bytes, read_yaml
 from diffusion_lab.sweeps.frozen import copied
 
@@ -60,16 +59,12 @@ def usual_outputs() -> str:
         raise RunError(f"{LOCAL}: outputs cannot be resolved: {' '.join(str(error).split())}") from None
 
 
-def name_folders(cfg: Mapping[str, Any]) -> None:
-    """Register the folders that a command writes to, so that no link below leads out of them.
-
-    RunError if `outputs` is a file.
-    """
+def check_outputs(cfg: Mapping[str, Any]) -> None:
+    """RunError if `outputs` is a file. Finishes what a killed `retrain=true` left half done there."""
     if cfg.get("outputs") and Path(str(cfg["outputs"])).is_file():
         raise RunError(f"outputs={cfg['outputs']} is a file: choose a folder")
-    for option in ("outputs", "to", "jobs", "sweep", "model_dir"):
-        if cfg.get(option) and not isinstance(cfg[option], Mapping):  # in train, `sweep` is a group of options
-            name_root(Path(str(cfg[option])))
+    if cfg.get("outputs"):
+        finish_swaps(Path(str(cfg["outputs"])))
 
 
 def with_own_choices(options: Sequence[str]) -> list[str]:

@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from diffusion_lab.store.fingerprints import SCORING_GROUPS, TRAINING_EXCLUDED
+from diffusion_lab.store.identity import NOT_IN_THE_NAME, SCORING_GROUPS
 from diffusion_lab.store.option_names import above_and_itself, flat
 from diffusion_lab.store.records import RunError, inside, printable, read_yaml
 
 # Options of scoring are choices here; `model` repeats the groups, and `facts` follow from the data set.
-_IGNORED = (TRAINING_EXCLUDED - {*SCORING_GROUPS, "data.validation"}) | {"model", "facts", "evaluation.batch_size"}
+_IGNORED = (NOT_IN_THE_NAME - {*SCORING_GROUPS, "data.validation"}) | {"model", "facts", "evaluation.batch_size"}
 TARGET = "._target_"
 _LONGEST, _LONGEST_LIST = 200, 80  # characters of a name or a value
 FAMILY = "model"  # the axis of model families

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator, Mapping
-from itertools import chain, count, takewhile
+from collections.abc import Iterable
 from pathlib import Path
 
 from diffusion_lab.report.exports import cell_csv, latex, markdown, print_tables, row_csv
@@ -15,9 +13,9 @@ from diffusion_lab.report.plots import plots_of
 from diffusion_lab.report.read import read_runs, read_sweep
 from diffusion_lab.report.table import Gathered, build_table
 from diffusion_lab.store import RunError, SweepDirectory
-from diffusion_lab.store.files import clear, name_root, remove_staged, write_whole
-from diffusion_lab.store.written import is_ours, ours_below
+from diffusion_lab.store.files import begin_folder, check_folder, write_whole
 
+COMMAND = "report"  # in the marker of its folder
 _PAGE, _FIGURES = "report.html", "figures"
 _MOST_GROUPS = 4  # groups with plots; with more, nothing is being compared
 
@@ -25,14 +23,16 @@ _MOST_GROUPS = 4  # groups with plots; with more, nothing is being compared
 def make_report(sweep: SweepDirectory, to: Path | None = None, show: bool = False) -> Path:
     """Write the report on a sweep, finished or not, to its folder `report` or to `to`; returns the path of its page.
 
-    show: print the tables first. A file of the user that has one of our names is kept, ours is written beside it, and both are
-    named on the terminal. RunError if the sweep cannot be read.
+    show: print the tables first. RunError if the sweep cannot be read; PlaceError if `to` is another folder of the user's.
     """
+    if to is not None:
+        check_folder(to, COMMAND)
     return _write(read_sweep(sweep), to or sweep.report, f"diffusion-lab report sweep={sweep.path.name}", show)
 
 
 def report_on_runs(folders: Iterable[Path], to: Path, command: str, show: bool = False) -> Path:
     """Write the report on run folders; returns the path of its page. RunError if none of them can be read."""
+    check_folder(to, COMMAND)
     gathered = read_runs(folders, to.name)
     if not gathered.cells:
         raise RunError("; ".join(gathered.skipped) or "there are no runs to report on")
@@ -60,42 +60,7 @@ def _write(gathered: Gathered, to: Path, command: str, show: bool) -> Path:
         for plot in some:
             if plot.paper:
                 contents |= {f"{folder}/{name}": content for name, content in figure_files(plot)}
-    places = write_report(to, contents)
-    for name, path in places.items():
-        if path != to / name:
-            print(f"{to / name} was changed, or not written by a report: it is kept, and the new one is {path.name}")
-    return places[_PAGE]
-
-
-def write_report(folder: Path, contents: Mapping[str, bytes]) -> dict[str, Path]:
-    """Write files by their names in `folder`, and remove files of an earlier report that this one lacks.
-
-    Returns the path of each: if the user has a file of that name, it is kept, and the new one gets a name beside it.
-    """
-    name_root(folder)
-    places = {name: next(filter(_is_free, _names(folder / name))) for name in contents}
-    for parent in sorted({path.parent for path in places.values()}):
-        remove_staged(parent)
-    beside = (takewhile(os.path.lexists, _names(folder / name)) for name in contents)
-    earlier = {*ours_below(folder / _FIGURES), *filter(is_ours, chain(*beside))}
-    for name, path in places.items():
-        write_whole(path, contents[name])
-    for path in earlier.difference(places.values()):
-        clear(path)
-    return places
-
-
-def report_files(folder: Path) -> dict[str, Path]:
-    """Our unchanged files in a report's folder, by name."""
-    return {path.relative_to(folder).as_posix(): path for path in ours_below(folder)}
-
-
-def _names(path: Path) -> Iterator[Path]:
-    """report.html, report.new.html, report.new2.html, …"""
-    yield path
-    for number in count(1):
-        yield path.with_name(f"{path.stem}.new{number if number > 1 else ''}{path.suffix}")
-
-
-def _is_free(path: Path) -> bool:
-    return not os.path.lexists(path) or is_ours(path)
+    begin_folder(to, COMMAND, contents)
+    for name, content in contents.items():
+        write_whole(to / name, content)
+    return to / _PAGE

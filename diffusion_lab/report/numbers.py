@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from diffusion_lab.report.choices import natural
 from diffusion_lab.report.comparison import listed
 from diffusion_lab.report.table import NONE, Group, Row, Table
+from diffusion_lab.store.identity import changed, some_of
 from diffusion_lab.store.measures import ENTROPY, Measure
 from diffusion_lab.store.option_names import flat
 
@@ -82,10 +84,20 @@ def distinguishing(rows: Sequence[Row]) -> list[int]:
 
 
 def alike(table: Table, group: Group) -> list[str]:
-    """A sentence on the axes of the table in which the rows of the group have one value; none if there are no such axes."""
+    """A sentence on the axes of the table in which the rows of the group have one value, and one on rows of different code."""
     apart, names = distinguishing(group.rows), list(table.names.values())
     chosen = [f"{names[i]} {name}" for i, name in enumerate(group.rows[0].names) if name is not None and i not in apart]
-    return [f"{'In all rows' if len(group.rows) > 1 else 'The row'}: {', '.join(chosen)}."] if chosen else []
+    said = [f"{'In all rows' if len(group.rows) > 1 else 'The row'}: {', '.join(chosen)}."] if chosen else []
+    return [*said, *_of_different_code(group)]
+
+
+def _of_different_code(group: Group) -> list[str]:
+    cells = [cell for row in group.rows for cell in row.done]
+    files = set[str]()
+    for by in ("trained_by", "scored_by"):
+        recorded = [cell.code[by] for cell in cells if cell.code.get(by)]
+        files.update(file for one, other in pairwise(recorded) for file in changed(one, other))
+    return [f"Made by different code, which may be why rows differ: {some_of(sorted(files))}."] if files else []
 
 
 def seeds_of(row: Row) -> str:

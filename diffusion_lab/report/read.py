@@ -13,6 +13,7 @@ from typing import Any
 from diffusion_lab.report.choices import read_choices
 from diffusion_lab.report.table import Cell, Gathered
 from diffusion_lab.store import ModelDirectory, RunDirectory, RunError, SweepDirectory, named_model, run_directory
+from diffusion_lab.store.identity import of_earlier_version
 from diffusion_lab.store.measures import read_measures, samples_key
 from diffusion_lab.store.option_names import grouped
 from diffusion_lab.store.records import FACTS, OBJECT, TEXT, TEXTS, Kinds, inside, is_folder_name, is_number, wrong_in
@@ -93,7 +94,16 @@ def _scored(
 ) -> Cell:
     parts = {name: metrics.get(name, {}) for name in ("protocol", "curves", "measures", "sources")}
     values = {name: float(value) for name, value in metrics["values"].items()}
-    return Cell(choices, run, model, DONE, values=values, **parts)
+    code = {"scored_by": metrics.get("code", {}), "trained_by": _trained_by(model)}
+    return Cell(choices, run, model, DONE, values=values, code=code, **parts)
+
+
+def _trained_by(model: ModelDirectory) -> dict[str, str]:
+    try:
+        training = model.read_training()
+    except (OSError, RunError):  # removed, or of somebody else
+        return {}
+    return {} if of_earlier_version(training) else training["code"]
 
 
 def read_score(run: RunDirectory) -> dict[str, Any]:
@@ -149,6 +159,8 @@ _SCORE: Kinds = {
     "protocol.weights?": (lambda value: isinstance(value, str | None), "a string"),
     **{f"protocol.samples?.given?{of}": kind for of, kind in (("", OBJECT), (".name?", TEXT), (".digest?", TEXT))},
     "protocol.model_directory?": (lambda value: value == "" or is_folder_name(value), "the name of a folder"),
+    "code?": OBJECT,
+    "code?.*": TEXT,
     "curves?": OBJECT,
     "curves?.*": OBJECT,
     "curves?.*.*": (_are_numbers, "a list of numbers"),

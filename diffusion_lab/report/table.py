@@ -30,7 +30,8 @@ Choice = tuple[str | None, ...]
 @dataclass(frozen=True, eq=False)
 class Cell:
     """choices: every axis, None if this cell lacks the option. state: done, missing (with the reason), or that of its status
-    file. values, protocol, curves, measures, sources: of metrics.json; empty unless done."""
+    file. values, protocol, curves, measures, sources: of metrics.json; empty unless done. code: file -> digest, of the code that
+    trained and scored it, as far as recorded."""
 
     choices: dict[str, str | None]
     run: RunDirectory
@@ -42,6 +43,7 @@ class Cell:
     curves: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     measures: list[Measure] = field(default_factory=list)
     sources: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    code: dict[str, dict[str, str]] = field(default_factory=dict)
 
     @property
     def done(self) -> bool:

@@ -10,14 +10,8 @@ Each file of the cache contains its key, a text that identifies the computation,
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from safetensors import SafetensorError, safe_open
-
-from diffusion_lab.store.written import ours
 
 _REFERENCE_DIGITS, _STREAM_DIGITS = 12, 16  # of a hash in a name
 
@@ -51,16 +45,10 @@ class CacheDirectory:
         return self.path / f"{about}-{_digest(key)[:_REFERENCE_DIGITS]}.safetensors"
 
     @property
-    def references(self) -> list[Path]:
-        """Our files of results from real images."""
-        return sorted(ours(self.path))
-
-    @property
-    def streams(self) -> dict[Path, list[Path]]:
-        """Folder -> our shards in it, of samples and of statistics."""
-        above = [] if self.path.is_symlink() else [self.samples, self._statistics]
-        folders = [folder for each in above if not each.is_symlink() for folder in sorted(each.glob("*/"))]
-        return {folder: files for folder in folders if (files := ours(folder))}
+    def entries(self) -> list[Path]:
+        """Files of results from real images; folders of samples and of statistics."""
+        folders = [folder for above in (self.samples, self._statistics) for folder in above.glob("[!.]*/")]
+        return sorted([*self.path.glob("[!.]*.safetensors"), *folders])
 
 
 def stream(samples: Path, key: str) -> Path:
@@ -71,16 +59,6 @@ def stream(samples: Path, key: str) -> Path:
 def shard_file(stream: Path, first: int) -> Path:
     """The file of the samples from index `first` on."""
     return stream / f"{first:08d}.safetensors"
-
-
-def read_key(file: Path) -> dict[str, Any] | None:
-    """The key in the header of a file; None for a file that is not ours. Reads no tensor."""
-    try:
-        with safe_open(file, "np") as content:
-            key = json.loads(content.metadata()["key"])
-    except (SafetensorError, ValueError, TypeError, KeyError, RecursionError):
-        return None
-    return key if isinstance(key, dict) else None
 
 
 def _digest(key: str) -> str:

@@ -6,11 +6,10 @@ import os
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
-from diffusion_lab.store import written
-from diffusion_lab.store.files import check_links, clear, move, remove_staged
 from diffusion_lab.store.records import (
     CHOICES,
     SWEEP,
@@ -23,9 +22,8 @@ from diffusion_lab.store.records import (
 )
 from diffusion_lab.store.status_file import FILE as STATUS
 from diffusion_lab.store.weight_names import is_kept_average, is_snapshot, is_weights
-from diffusion_lab.store.written import ours_below
 
-_CONFIG, _CHOICES, _TRAINING, _RETRAINING = "config.yaml", "choices.json", "training.json", "retraining"
+_CONFIG, _AGAIN, _TRASH = "config.yaml", ".again-", "trash"
 
 
 @dataclass(frozen=True)
@@ -39,16 +37,6 @@ class _In:
 
 
 @dataclass(frozen=True)
-class _Newest:
-    """The path of a model's file: in the new training if that one is valid, else in the model itself."""
-
-    name: str
-
-    def __get__(self, directory: ModelDirectory, kind: object = None) -> Path:
-        return directory.newest(self.name)
-
-
-@dataclass(frozen=True)
 class Directory:
     """A folder under outputs/ that a tracker may log."""
 
@@ -58,18 +46,13 @@ class Directory:
 
     @property
     def home(self) -> Path:
-        """The folder with the lease and the status file; its name identifies the work."""
+        """The folder that is held while somebody works here; its name identifies the work."""
         return self.path
 
     @property
     def outputs(self) -> Path:
         """The outputs/ folder that contains it."""
         return self.path.parent.parent
-
-    @property
-    def files(self) -> list[Path]:
-        """Our unchanged files here, the last written first; without links, and without files of loggers in `logs`."""
-        return ours_below(self.path)
 
 
 def previous_of(checkpoint: Path) -> Path:
@@ -85,41 +68,49 @@ def grid_file(folder: Path, step: int) -> Path:
 class ModelDirectory(Directory):
     """One trained model. `training` is written last: if it exists, training has finished.
 
-    A model is trained again in its folder `retraining`, beside the old one. Once that training has finished, each of its files
-    replaces the one here for readers; `put_in_place` then moves them one by one. So at any moment, even if a process was killed,
-    a reader finds either the old model or the new one, complete.
+    A model is trained again in the folder `beside` it, which takes its place when that training has finished (`swap`).
     """
 
-    config = _Newest(_CONFIG)  # resolved, as used in training
-    choices = _Newest(_CHOICES)  # the option of each group that config was composed from
-    training = _Newest(_TRAINING)  # steps, seconds and images of the finished training
-    metrics_csv = _Newest("metrics.csv")  # losses and rates while training
+    config = _In(_CONFIG)  # resolved, as used in training
+    choices = _In("choices.json")  # the option of each group that config was composed from
+    training = _In("training.json")  # steps, seconds and images of the finished training
+    metrics_csv = _In("metrics.csv")  # losses and rates while training
     resume = _In("resume.ckpt")  # the checkpoint for resuming
     previous_resume = _In("resume.previous.ckpt")
     accuracy = _In("accuracy.json")  # of a noisy classifier by t, in place of a score
     samples = _In("samples")  # grids drawn during training
-    result = _In(_TRAINING)  # where `training` finally lies; changes when a new training has been put in place
-    _mark = _In("in_place")
 
     @property
     def home(self) -> Path:
-        return self.path.parent if self.path.name == _RETRAINING else self.path
+        """The folder that readers find, which is held while training: this one, unless the model is trained again in it."""
+        return self.path.with_name(self.path.name.removeprefix(_AGAIN))
 
     @property
-    def retraining(self) -> ModelDirectory:
+    def beside(self) -> ModelDirectory:
         """The folder in which this model is trained again."""
-        return ModelDirectory(self.path / _RETRAINING)
+        return ModelDirectory(self.path.with_name(f"{_AGAIN}{self.path.name}"))
+
+    def swap(self) -> None:
+        """Put a new, finished training in the place of the old one, which goes to the trash.
+
+        Only the process that holds the folder may call it; the next one goes on where one was killed.
+        """
+        if not self.beside.finished:
+            return
+        if self.path.exists():
+            with suppress(FileNotFoundError):  # as this training ended
+                os.replace(self.path / STATUS, self.beside.path / STATUS)
+            to_trash(self.outputs, self.path)
+        self.beside.path.rename(self.path)
 
     def weights(self, name: str) -> Path:
         """The weights called `name`: "raw", "ema_0.999", "at_0.2", ..."""
-        return self.newest(f"{name}.safetensors")
+        return self.path / f"{name}.safetensors"
 
     @property
     def weight_names(self) -> list[str]:
         """Names of the saved weights, sorted."""
-        folders = [self.path, *([self.retraining.path] if self._is_replaced else [])]
-        files = [file for path in folders for file in path.glob("*.safetensors") if file.is_file()]
-        return sorted({file.stem for file in files if is_weights(file.stem)})
+        return sorted(f.stem for f in self.path.glob("*.safetensors") if f.is_file() and is_weights(f.stem))
 
     def weight_files(self, moments: Collection[str] = ()) -> dict[str, Path]:
         """Files of the weights; of earlier moments only those in `moments`. RunError without raw weights, which every model has."""
@@ -165,62 +156,6 @@ class ModelDirectory(Directory):
     def finish(self, steps: int | None, seconds: float | None, images: int | None, **more: Any) -> None:
         """Mark training as finished, after everything else has been written. None: the training was not recorded."""
         write_json(self.training, {"steps": steps, "seconds": seconds, "images": images, **more})
-
-    def put_in_place(self) -> None:
-        """Move a new, finished training to the place of the old one. It can be called again after being killed.
-
-        Only the process that holds the folder may call it. Our files of the old training are removed; the user's are kept.
-        """
-        new = self.retraining
-        remove_staged(new.path)
-        if not self._is_replaced:
-            return
-        first, last = new.path / _CHOICES, new.path / _TRAINING
-        if first.exists():  # nothing moved yet: remove first what the new training lacks
-            for folder in (self.path, self.samples):
-                old = [folder / name for name in written.names(folder) if name != STATUS]
-                for file in old:
-                    if not (new.path / file.relative_to(self.path)).exists():
-                        clear(file)
-        check_links(new._mark)
-        new._mark.touch()
-        files = [path for path in sorted(new.path.rglob("*")) if not path.is_dir() or path.is_symlink()]
-        kept = (first, last, new._mark)
-        for file in [*({first} & {*files}), *(f for f in files if f not in kept and f.name != written.FILE), last]:
-            move(file, self.path / file.relative_to(new.path), replace=new.logs in file.parents)
-
-    @property
-    def retrained(self) -> bool:
-        """Whether a new training is in place, and its command is not yet done."""
-        return self.retraining._mark.is_file()
-
-    @property
-    def is_retraining(self) -> bool:
-        """Whether a new training has begun and not finished, running or not."""
-        return (self.retraining.path / _CONFIG).is_file() and not self._is_replaced
-
-    def end_retraining(self) -> None:
-        """Record that the command with retrain=true is done, so that the next one begins another training."""
-        folder = self.retraining.path
-        check_links(folder)
-        inside = (path for path in folder.rglob("*") if path.is_dir() and not path.is_symlink())
-        folders = sorted((folder, *inside), reverse=True)
-        for each in folders:  # empty folders of moved files; no other training begins while the mark exists
-            (each / written.FILE).unlink(missing_ok=True)
-        self.retraining._mark.unlink(missing_ok=True)
-        for empty in folders:
-            with suppress(OSError):  # not empty: another command has begun another training
-                empty.rmdir()
-
-    @property
-    def _is_replaced(self) -> bool:
-        """Whether the files of the new training are valid."""
-        return (self.path / _RETRAINING / _TRAINING).is_file()
-
-    def newest(self, name: str) -> Path:
-        """The valid file of this name."""
-        new = self.path / _RETRAINING / name
-        return new if self._is_replaced and new.exists() else self.path / name
 
     def read_training(self) -> dict[str, Any]:
         """The content written by `finish`; RunError if training has not finished."""
@@ -272,6 +207,27 @@ class SweepDirectory(Directory):
                 wrong = f"cells.{number}.choices are not values of the axes"
                 raise RunError(f"{self.sweep} is not what a sweep writes: {wrong}")
         return content
+
+
+def unfinished_swaps(models: Path) -> list[ModelDirectory]:
+    """Models in a folder whose new training has finished and is not in its place."""
+    news = [path for path in models.glob(f"{_AGAIN}*") if ModelDirectory(path).finished]
+    return [ModelDirectory(path.with_name(path.name.removeprefix(_AGAIN))) for path in news]
+
+
+def to_trash(outputs: Path, path: Path) -> Path:
+    """Move a file or a folder of outputs/ to outputs/trash, below the same folders and under a free name; returns its new path."""
+    place = trash(outputs) / path.relative_to(outputs)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    names = (place if not number else place.with_name(f"{place.name}.{number}") for number in count())
+    free = next(name for name in names if not os.path.lexists(name))
+    os.rename(path, free)
+    return free
+
+
+def trash(outputs: Path) -> Path:
+    """The folder of what may be removed."""
+    return outputs / _TRASH
 
 
 def job_log(folder: Path) -> Path:

@@ -9,10 +9,12 @@ jobs/<id>_<rank>_log.out        their output; the name is submitit's
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from diffusion_lab.store.cache import CacheDirectory
-from diffusion_lab.store.directories import ModelDirectory, RunDirectory, SweepDirectory
+from diffusion_lab.store.directories import ModelDirectory, RunDirectory, SweepDirectory, unfinished_swaps
+from diffusion_lab.store.lock import hold, is_held
 from diffusion_lab.store.records import RunError
 
 FINGERPRINT_LENGTH = 12  # hex digits in a folder's name
@@ -35,6 +37,17 @@ def run_directory(outputs: Path, run_id: str) -> RunDirectory:
 
 def sweep_directory(outputs: Path, name: str) -> SweepDirectory:
     return SweepDirectory(outputs / _SWEEPS / name)
+
+
+def finish_swaps(outputs: Path) -> None:
+    """Put trainings of `retrain=true` that have finished in their places, where a process was killed before it did."""
+    for model in unfinished_swaps(outputs / _MODELS):
+        if not is_held(model.path):
+            with (
+                suppress(OSError),
+                hold(model.path, waiting=lambda holder: None),
+            ):  # read-only: the old model stays valid
+                model.swap()
 
 
 def models_in(outputs: Path) -> list[ModelDirectory]:
@@ -128,7 +141,7 @@ def newest_model(outputs: Path) -> ModelDirectory:
 
 
 def _folders(above: Path) -> list[Path]:
-    return sorted(path for path in above.glob("*") if path.is_dir())
+    return sorted(path for path in above.glob("[!.]*") if path.is_dir())
 
 
 def jobs_folder(outputs: Path) -> Path:

@@ -195,8 +195,8 @@ TRAINING: Kinds = {
     "conditions?": OBJECT,
     "conditions?.*": (_is_condition, "an object whose shift and scale are as many numbers, each scale above 0"),
     "conditions?.*.names?": TEXTS,
-    "code?.names": TEXTS,
-    "code?.digest": TEXT,
+    "code?": OBJECT,
+    "files?": OBJECT,
     "versions?.diffusion_lab": TEXT,
     "conditions?.*.shares?": (_are_shares, "a list of shares that sum to 1"),
 }

@@ -1,7 +1,7 @@
 """status.json: the state and progress of the work in a folder, and how it ended. Does not import torch.
 
 Slurm reports a job that failed inside Hydra as COMPLETED, and a killed process reports nothing. So the work records its own state,
-and a reader of "running" checks the lease to see whether the process is alive.
+and a reader of "running" checks the lock to see whether the process is alive.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from diffusion_lab.store.files import write_whole
-from diffusion_lab.store.lease import is_held
+from diffusion_lab.store.files import PlaceError, write_whole
+from diffusion_lab.store.lock import is_held
 from diffusion_lab.store.records import COUNT, TEXT, WHOLE, Kinds, RunError, or_none, read_record
-from diffusion_lab.store.written import PlaceError
 
 FILE = "status.json"
 SECONDS_BETWEEN_STEPS = 3.0

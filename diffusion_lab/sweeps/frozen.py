@@ -2,38 +2,38 @@
 
 `train -m` makes a new copy and restarts itself with the copy in PYTHONPATH; its jobs and ranks inherit the environment.
 
-<folder>/<digest>-<random>/            the lab with its plugins, and the user's modules
-<folder>/<digest>-<random>/configs/    the user's folders of configs, each at its absolute path
+<folder>/<random>/            the lab with its plugins
+<folder>/<random>/users/<n>/  the user's own files, a folder for each that modules are imported from
+<folder>/<random>/configs/    the user's folders of configs, each at its absolute path
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
+import shutil
 import sys
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.machinery import all_suffixes
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 
 from diffusion_lab.conf_dir import CONF
-from diffusion_lab.store.files import make_folders, remove_staged, staged_folder
-from diffusion_lab.store.fingerprints import LAB, Module, is_lab
-from diffusion_lab.store.lease import hold, is_held
+from diffusion_lab.store.files import whole_folder
+from diffusion_lab.store.identity import PACKAGE as _PACKAGE
+from diffusion_lab.store.identity import Files
+from diffusion_lab.store.lock import hold, is_held
 from diffusion_lab.store.places import has_outcome
 from diffusion_lab.store.records import RunError
 from diffusion_lab.sweeps.jobs import submitted
 
 # The copy that this process runs from; if set to an empty value, the sweep runs from the original code.
 VARIABLE = "DIFFUSION_LAB_CODE"
-_PACKAGE = Path(__file__).parent.parent
-_PLUGINS = "hydra_plugins"
-_READS_BESIDE = (b"__file__", b"resources", b"pkgutil")  # used by modules that read files beside them
+LAB, _PLUGINS = "diffusion_lab", "hydra_plugins"
+_USERS = "users"
 _NAMED_FOLDERS = r"(?<=^--config-dir=).+|(?<=^-cd=).+|(?<=file://)[^\]\s,'\"]+"  # in one option
 _STARTING_SECONDS = 60.0  # a command that has made a copy holds it within this time
 
@@ -46,7 +46,8 @@ class StartAgain(BaseException):
 
     def start(self, command: str, options: Sequence[str]) -> NoReturn:
         """Replace this process by the same command from the copy."""
-        path = os.pathsep.join(filter(None, [str(self.copy), os.environ.get("PYTHONPATH")]))
+        own = [str(folder) for folder in sorted((self.copy / _USERS).glob("*"))]
+        path = os.pathsep.join(filter(None, [str(self.copy), *own, os.environ.get("PYTHONPATH")]))
         os.environ.update({VARIABLE: str(self.copy), "PYTHONPATH": path, "PYTHONSAFEPATH": "1"})
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
@@ -70,34 +71,28 @@ def check_copy() -> None:
         )
 
 
-def make_copy(folder: Path, modules: Iterable[Module], configs: Iterable[Path]) -> Path:
-    """Make a copy in `folder`, as a whole or not at all, of the lab, the user's modules among these, and these config folders.
-
-    A user's package is copied entirely, because it may import its modules later.
-    """
+def make_copy(folder: Path, users: Files, configs: Iterable[Path]) -> Path:
+    """Make a copy in `folder`, as a whole or not at all, of the lab, the user's own files, and these config folders."""
     folder = folder.absolute()
-    users = dict(pair for module in modules if not is_lab(module.name) for pair in _code_of(module, folder))
     files = {Path(LAB) / path.relative_to(_PACKAGE): path for path in _below(_PACKAGE)}
     files |= {Path(LAB) / "conf" / path.relative_to(CONF): path for path in _below(CONF)}
     spec = find_spec(_PLUGINS)
-    for place in map(Path, (spec and spec.submodule_search_locations) or ()):
+    for place in map(Path, reversed((spec and spec.submodule_search_locations) or ())):  # the first one wins
         plugins = {path.relative_to(place): path for path in _below(place)}
         files |= {Path(_PLUGINS) / name: path for name, path in plugins.items() if name.parts[0].startswith(f"{LAB}_")}
-    files |= users
+    roots = {source: Path(_USERS, str(number)) for number, source in enumerate(sorted(users))}
+    files |= {roots[source] / path.relative_to(source): path for source in users for path in users[source]}
     for source in configs:
         yaml = (path for path in _below(source, without=folder) if path.suffix in (".yaml", ".yml"))
         files |= {_configs(source) / path.relative_to(source): path for path in yaml}
-    contents = {place: path.read_bytes() for place, path in files.items()}
-    make_folders(folder)
-    remove_staged(folder)
-    copy = folder / f"{_digest(contents)}-{uuid.uuid4().hex[:6]}"
-    with staged_folder(copy) as staged:
-        for place, content in contents.items():
+    links = _beside({place: path for place, path in files.items() if place.parts[0] == _USERS}, folder)
+    copy = folder / uuid.uuid4().hex[:12]
+    with whole_folder(copy) as staged:
+        for place, path in files.items():
             (staged / place).parent.mkdir(parents=True, exist_ok=True)
-            (staged / place).write_bytes(content)
-        for place, target in _beside(users, contents, folder).items():
+            (staged / place).write_bytes(path.read_bytes())
+        for place, target in links.items():
             (staged / place).symlink_to(target)
-        staged.rename(copy)
     return copy
 
 
@@ -112,39 +107,19 @@ def using_copy(jobs: Path) -> Iterator[None]:
         return
     with hold(Path(copy), waiting=lambda holder: None):
         for other in unused_copies(Path(copy).parent, jobs):
-            remove_copy(other, jobs)
+            shutil.rmtree(other, ignore_errors=True)
         yield
 
 
 def unused_copies(folder: Path, jobs: Path) -> list[Path]:
-    """Unchanged copies that no command holds and no unfinished job runs from."""
+    """Copies that no command holds and no unfinished job runs from."""
     waiting = {Path(job.code).resolve() for name, job in submitted(jobs).items() if not has_outcome(jobs, name)}
-    copies = (path for path in sorted(folder.glob("[!.]*-*")) if path.is_dir() and not path.is_symlink())
-    return [copy for copy in copies if copy.resolve() not in waiting and not _is_held(copy) and _is_ours(copy)]
-
-
-def remove_copy(copy: Path, jobs: Path) -> bool:
-    """Remove a copy unless it is in use; returns whether it was. It is renamed first, so no command starts from half of it."""
-    unused = copy in unused_copies(copy.parent, jobs)
-    if unused:
-        with staged_folder(copy) as staged:
-            copy.rename(staged)
-    return unused
+    copies = (path for path in sorted(folder.glob("[!.]*")) if path.is_dir() and not path.is_symlink())
+    return [copy for copy in copies if copy.resolve() not in waiting and not _is_held(copy)]
 
 
 def _is_held(copy: Path) -> bool:
     return is_held(copy) or time.time() - copy.stat().st_mtime < _STARTING_SECONDS
-
-
-def _is_ours(copy: Path) -> bool:
-    """Whether a copy is unchanged, apart from links, hidden files and compiled code."""
-    files = {path.relative_to(copy): path for path in _below(copy) if not path.is_symlink()}
-    return _digest({name: path.read_bytes() for name, path in files.items()}) == copy.name.partition("-")[0]
-
-
-def _digest(contents: Mapping[Path, bytes]) -> str:
-    lines = (f"{path.as_posix()} {hashlib.sha256(content).hexdigest()}" for path, content in sorted(contents.items()))
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
 
 
 def _below(source: Path, without: Path | None = None) -> Iterator[Path]:
@@ -156,36 +131,20 @@ def _below(source: Path, without: Path | None = None) -> Iterator[Path]:
         yield from (here / name for name in names if not name.startswith("."))
 
 
-def _code_of(module: Module, copies: Path) -> Iterator[tuple[Path, Path]]:
-    """(place in a copy, file) of a module, and of all modules in a package."""
-    parts = module.name.split(".")
-    if module.path is not None:
-        yield Path(*(parts if module.folders is not None else parts[:-1]), module.path.name), module.path
-    for source in map(Path, module.folders or ()):
-        for path in _below(source, without=copies):
-            if path.suffix in all_suffixes() and path.is_file() and (path.parent / "__init__.py").exists():
-                yield Path(*parts) / path.relative_to(source), path
-
-
 def _configs(folder: Path) -> Path:
     """The place of a config folder in a copy."""
     return Path("configs") / Path(os.path.abspath(folder)).relative_to("/")
 
 
-def _beside(users: Mapping[Path, Path], contents: Mapping[Path, bytes], copies: Path) -> dict[Path, Path]:
-    """Links to data files beside those user's modules that read such files, up to the folder that they are imported from."""
-    taken = {part for file in contents for part in (file, *file.parents)}
+def _beside(users: Mapping[Path, Path], copies: Path) -> dict[Path, Path]:
+    """Links to what lies beside the user's files and is not copied, such as a large table or a folder of images."""
+    taken = {part for file in users for part in (file, *file.parents)}
     links = {}
-    for place, path in users.items():
-        if not any(word in contents[place] for word in _READS_BESIDE):
-            continue
-        source = path.absolute().parent
-        for above, at in zip((source, *source.parents), place.parents, strict=False):
-            for entry in above.iterdir():
-                is_code = entry.suffix in all_suffixes() or (entry / "__init__.py").exists()
-                hides = at / entry.name in taken or entry.name == "__pycache__" or copies.is_relative_to(entry)
-                if not (is_code or hides):
-                    links[at / entry.name] = entry
+    for place, source in {(file.parent, path.parent) for file, path in users.items()}:
+        for entry in source.iterdir():
+            hides = entry.name.startswith(".") or entry.name in (LAB, _PLUGINS, "__pycache__")
+            if not (hides or place / entry.name in taken or copies.is_relative_to(entry.absolute())):
+                links[place / entry.name] = entry.absolute()
     return links
 
 

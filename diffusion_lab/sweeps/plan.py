@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from diffusion_lab.store import ModelDirectory, RunDirectory
-from diffusion_lab.store.files import clear
-from diffusion_lab.store.lease import is_held
+from diffusion_lab.store.lock import is_held
 from diffusion_lab.store.option_names import grouped, short_names
 from diffusion_lab.store.status_file import (
     DONE,
@@ -134,11 +133,10 @@ def plan(
         model.path: Work(
             MODEL,
             model.path,
-            model.result,
+            model.training,
             (*same[0].overrides, "score=false"),
             _label(same, values),
-            # A model that has been trained again already is not trained once more.
-            found=None if model.retrained else _stamp(model.result),
+            found=_stamp(model.training),
         )
         for model, same in by_model.items()
         if retrain or not model.finished
@@ -237,7 +235,7 @@ def forget_failures(all_work: Iterable[Work]) -> None:
     for work in all_work:
         status = written_status(work.folder)
         if status is not None and status.state != INTERRUPTED and not is_held(work.folder):
-            clear(work.folder / FILE)
+            (work.folder / FILE).unlink(missing_ok=True)
 
 
 def fail(folder: Path, reason: str) -> str:

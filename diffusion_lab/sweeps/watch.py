@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from diffusion_lab.store import ModelDirectory, RunError, SweepDirectory, named_model, read_json, run_directory
+from diffusion_lab.store import RunError, SweepDirectory, named_model, read_json, run_directory
 from diffusion_lab.store.measures import SECONDS, read_measures
 from diffusion_lab.store.places import models_in, runs_in
 from diffusion_lab.store.status_file import DONE, FAILED, INTERRUPTED, RUNNING, Status, read_status, written_status
@@ -204,7 +204,7 @@ def _progress_of(work: Work, in_queue: str | None, model: JobProgress | None) ->
         pass
     elif in_queue in _WAITS:
         state = REQUEUED if state in (INTERRUPTED, FAILED) else QUEUED
-    elif state in (FAILED, INTERRUPTED) and work.what == MODEL and ModelDirectory(work.folder).is_retraining:
+    elif state in (FAILED, INTERRUPTED) and work.what == MODEL and work.result.is_file():
         reason = f"training again: {reason}; the earlier model is still there"
     elif work.result.is_file():
         state, reason = DONE, ""

@@ -41,7 +41,8 @@ class Saving(Checkpoint):
     It must come last, to save the state after a completed step. Lightning moves a `Checkpoint` behind all other callbacks.
     If something ends training at the step of a checkpoint, the checkpoint also ends a training that loads it.
 
-    every_n_steps, every_minutes: whichever comes first; 0 turns one off. fingerprint: of the training, stored in the file.
+    every_n_steps, every_minutes: whichever comes first; 0 turns one off. fingerprint: of the training, stored in the file, as is
+    `made_by`, what trains: code, versions and precision.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Saving(Checkpoint):
     ) -> None:
         self.path, self.fingerprint, self.interruption = path, fingerprint, interruption
         self.every_n_steps, self.every_seconds = every_n_steps, 60 * every_minutes
+        self.made_by: dict[str, Any] = {}
         self._step, self._saved_at = 0, monotonic()
         self._ended, self._asked_to_stop, self._after_validation = False, False, False
 
@@ -96,7 +98,7 @@ class Saving(Checkpoint):
             trainer.fit_loop.epoch_loop.min_steps = None  # a signal overrides it
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint["fingerprint"] = self.fingerprint
+        checkpoint["fingerprint"], checkpoint["made_by"] = self.fingerprint, self.made_by
         checkpoint["ended"] = self._ended
         checkpoint["parts"] = trainer.accumulate_grad_batches
 
@@ -110,22 +112,22 @@ class Saving(Checkpoint):
             count["completed"] = count["processed"] - running
 
 
-def newest_good(path: Path, fingerprint: str) -> tuple[Path | None, list[str]]:
-    """The newest intact checkpoint of this training, either `path` or the one before it, and a sentence on each that was
-    skipped."""
+def newest_good(path: Path, fingerprint: str) -> tuple[Path | None, dict[str, Any], list[str]]:
+    """The newest intact checkpoint of this training, either `path` or the one before it, what made it, and a sentence on each that
+    was skipped."""
     wrong = []
     for candidate in (path, previous_of(path)):
         if not candidate.exists():
             continue
         try:
-            found = load_state(candidate).get("fingerprint")
+            state = load_state(candidate)
         except ValueError as error:
             wrong.append(str(error))
             continue
-        if found == fingerprint:
-            return candidate, wrong
+        if state.get("fingerprint") == fingerprint:
+            return candidate, state.get("made_by") or {}, wrong
         wrong.append(f"{candidate} belongs to another training")
-    return None, wrong
+    return None, {}, wrong
 
 
 def load_state(path: Path) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Processes that train one model together, or sample from it: starting them, their devices, and their communication.
 
-torchrun starts them on one machine, and ends all when one dies; each ends when this command dies (store/lease.py).
+torchrun starts them on one machine, and ends all when one dies; each ends when this command dies (store/processes.py).
 Not Lightning's own launcher: it runs the whole command line again in each rank, even of a multirun, and when a rank dies
 the others wait forever.
 """
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffusion_lab.store.lease import hold
+from diffusion_lab.store.lock import hold
 from diffusion_lab.store.processes import PARENT
 from diffusion_lab.training.devices import Place, Request, num_cores, requested, usable_gpus, visible_gpus
 from diffusion_lab.training.interruption import SIGNALS, Interrupted, restoring
@@ -206,7 +206,7 @@ def wait_for_all() -> None:
 
 @contextmanager
 def hold_together(folder: Path, waiting: Callable[[str], None]) -> Iterator[None]:
-    """`lease.hold` by rank 0 for all ranks; all must call it.
+    """`lock.hold` by rank 0 for all ranks; all must call it.
 
     While rank 0 waits, it signals the other ranks regularly, because collectives have a time limit.
     """

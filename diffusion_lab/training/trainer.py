@@ -21,7 +21,7 @@ from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
 from diffusion_lab.models.trainable import TrainableModel
 from diffusion_lab.training.checkpoints import WholeCheckpoints
-from diffusion_lab.training.devices import Request
+from diffusion_lab.training.devices import Request, auto_precision
 from diffusion_lab.training.monitor import MEASURED
 from diffusion_lab.training.ranks import cluster_environment
 from diffusion_lab.training.record import CSVRecord
@@ -55,7 +55,7 @@ _NEVER = (BaseFinetuning, BasePredictionWriter, GradientAccumulationScheduler, S
 
 def checked_precision(option: str | int, on_gpu: bool | None) -> str:
     """The resolved trainer.precision. on_gpu: None if the device is not known yet. ValueError for an invalid combination."""
-    precision = str(option)
+    precision = auto_precision(bool(on_gpu)) if option == "auto" else str(option)
     if precision not in (*_PRECISIONS, *_SHORT_PRECISIONS):
         raise ValueError(f"trainer.precision={precision}: choose {', '.join(_PRECISIONS)} or auto")
     if precision.startswith("16") and on_gpu is False:

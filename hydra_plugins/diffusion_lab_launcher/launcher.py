@@ -27,7 +27,7 @@ from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from diffusion_lab.config.overrides import as_plain, quoted
-from diffusion_lab.store.files import clear, make_folders
+from diffusion_lab.store.files import make_folders
 from diffusion_lab.store.places import outcome_file
 from diffusion_lab.sweeps.jobs import Call, JobError, Outcome, Queue, run_jobs
 from diffusion_lab.sweeps.plan import Job, do
@@ -66,7 +66,7 @@ class HydraCall(Call):
 
         environment = JobEnvironment()
         folder, job, rank = environment.paths.folder, environment.job_id, environment.global_rank
-        clear(outcome_file(folder, job, rank))  # from this job before it was requeued
+        outcome_file(folder, job, rank).unlink(missing_ok=True)  # from this job before it was requeued
         signal.signal(signal.SIGTERM, _end)  # submitit ignores it and is then killed
         for signum in (signal.SIGUSR1, signal.SIGUSR2):
             handler = signal.getsignal(signum)

@@ -26,8 +26,8 @@ from lightning import Callback
 
 class Paced(Callback):
     def on_train_batch_end(self, *_):
-        if Path("seconds_a_step").exists():
-            time.sleep(float(Path("seconds_a_step").read_text()))
+        if Path(".seconds_a_step").exists():
+            time.sleep(float(Path(".seconds_a_step").read_text()))
 """
 
 STOP = """\
@@ -36,10 +36,10 @@ from pathlib import Path
 from lightning import Callback
 
 class StopOnce(Callback):
-    '''SIGTERM after a step, if the file `stop` holds its number.'''
+    '''SIGTERM after a step, if the file `.stop` holds its number.'''
 
     def on_train_batch_end(self, trainer, *_):
-        stop = Path("stop")
+        stop = Path(".stop")
         if stop.is_file() and trainer.global_step == int(stop.read_text()):
             stop.unlink()
             os.kill(os.getpid(), signal.SIGTERM)
@@ -61,7 +61,7 @@ def wait_until(true: Callable[[], object], seconds: float = 120.0, pause: float 
 
 
 def models(folder: Path) -> list[ModelDirectory]:
-    return [ModelDirectory(path) for path in sorted((folder / "outputs" / "models").glob("*"))]
+    return [ModelDirectory(path) for path in sorted((folder / "outputs" / "models").glob("[!.]*/"))]
 
 
 def only_model(folder: Path) -> ModelDirectory:

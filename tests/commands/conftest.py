@@ -19,12 +19,10 @@ from fontTools.subset import Options
 from hydra.core.global_hydra import GlobalHydra
 
 from diffusion_lab.commands import app
-from diffusion_lab.config.identity import CODE
-from diffusion_lab.store import ModelDirectory, named_model, written
-from diffusion_lab.store.fingerprints import is_lab
+from diffusion_lab.store import ModelDirectory, named_model
+from diffusion_lab.store.files import MARKER
 from diffusion_lab.sweeps import frozen
 
-from ..recorded import record
 from .cluster import slurm_answers
 
 TINY = [
@@ -68,12 +66,6 @@ def fonts_without_layout(hydra_in_less_time):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Options, "_drop_tables_default", [*Options._drop_tables_default, "GDEF", "GPOS", "GSUB"])
         yield
-
-
-def forget_users_code() -> None:
-    """A process reads each file once, and a command is a process: the next one has read none of this folder's."""
-    for name in [name for name in CODE._modules if not is_lab(name)]:
-        del CODE._modules[name]
 
 
 @pytest.fixture
@@ -128,7 +120,6 @@ def lab(tmp_path, tmp_path_factory, monkeypatch, capfd, given_before):
     for name in sys.modules.keys() - imported:
         if (getattr(sys.modules[name], "__file__", None) or "").startswith(str(tmp_path)):
             del sys.modules[name]
-    forget_users_code()
 
 
 @pytest.fixture(scope="session")
@@ -184,7 +175,6 @@ def old_model(trained_model):
             for key, value in changed.items():
                 config[key] |= value
             model.config.write_text(yaml.safe_dump(config))
-        record(model.path)
         return model
 
     return put
@@ -219,10 +209,8 @@ def cluster():
 
 
 def files(folder: Path) -> list[str]:
-    """All files in a folder except our records (`.written`)."""
-    return sorted(
-        str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.name != written.FILE
-    )
+    """All files in a folder except our markers."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.name != MARKER)
 
 
 def scored(folder: Path) -> list[dict]:

@@ -31,7 +31,7 @@ from diffusion_lab.metrics.reference import Moments
 from diffusion_lab.metrics.score import score
 from diffusion_lab.metrics.settings import Evaluation
 from diffusion_lab.sampling import ClassifierFree, EvenSpacing, Guidance
-from diffusion_lab.store.fingerprints import training_part
+from diffusion_lab.store.identity import asked_of_training
 
 from ..diffusion.oracles import GaussianData
 from ..sampling.test_solvers import LINE, check_order, exact
@@ -347,7 +347,7 @@ def test_a_trainer_says_how_training_is_carried_out(name):
     """A trainer says how training is carried out and shapes no model."""
 
     def shaping(*overrides):
-        return training_part(OmegaConf.to_container(composed(*overrides), resolve=True))
+        return asked_of_training(OmegaConf.to_container(composed(*overrides), resolve=True))
 
     assert shaping(f"trainer={name}", "model=gan") == shaping("model=gan")
     trainer = composed(f"trainer={name}").trainer

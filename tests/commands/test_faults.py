@@ -5,12 +5,10 @@ import errno
 import pytest
 import torch
 
-from diffusion_lab.metrics.shards import ShardStore
 from diffusion_lab.models.diffusion import DiffusionModel
 from diffusion_lab.store.status_file import FAILED, read_status
 from diffusion_lab.training.checkpoints import load_state
 
-from ..leases import put_lease
 from .cluster import only_model
 from .conftest import STRIDED, TINY
 
@@ -74,29 +72,6 @@ def test_a_dead_process_is_named_by_those_that_trained(lab, monkeypatch):
     said = "another process of this command ended; its own log says why"
     assert err.strip().splitlines()[-1] == f"diffusion-lab train: {said}"
     assert read_status(only_model(lab.folder).path).reason == said
-
-
-def content(folder):
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def test_a_scoring_that_was_overtaken_stops(lab, monkeypatch):
-    """A process of another machine took this one for dead: it writes nothing more."""
-    write, there = ShardStore.write, {}
-
-    def overtaken(self, indices, shard):
-        (folder,) = (lab.folder / "outputs" / "runs").iterdir()
-        put_lease(folder)
-        there.update(content(folder))
-        write(self, indices, shard)
-
-    monkeypatch.setattr(ShardStore, "write", overtaken)
-    code, _, err = lab("train", *TINY, *STRIDED)
-    assert code == 1
-    (said,) = err.strip().splitlines()
-    assert said.startswith("diffusion-lab train: process 7 on elsewhere has taken over outputs/runs/")
-    (folder,) = (lab.folder / "outputs" / "runs").iterdir()
-    assert content(folder) == there
 
 
 @pytest.mark.needs("mount")

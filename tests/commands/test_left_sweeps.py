@@ -18,7 +18,7 @@ pytestmark = pytest.mark.thorough
 def command(tmp_path, zygote):
     """command("train", …) -> a running process in the test's folder, whose trainings are slow until the file is gone."""
     (tmp_path / "paced.py").write_text(PACED)
-    (tmp_path / "seconds_a_step").write_text("0.5")
+    (tmp_path / ".seconds_a_step").write_text("0.5")
 
     def start(name, *options):
         where = tmp_path if name == "train" else tmp_path / name
@@ -77,7 +77,7 @@ def test_the_printed_command_ends_what_still_trains(tmp_path, command, asked):
 @pytest.mark.usefixtures("cluster")
 def test_a_sweep_may_be_left_and_taken_up_again(tmp_path, command, asked):
     sweep = ["train", "-m", "hydra/launcher=slurm", *OPTIONS, "trainer.max_steps=12", "seed=1,2"]
-    (tmp_path / "seconds_a_step").write_text("5")  # neither training ends before its state was seen
+    (tmp_path / ".seconds_a_step").write_text("5")  # neither training ends before its state was seen
     left = command(*sweep, "hydra.sweeper.wait=false")
     out, err = left.communicate()
     assert left.returncode == 0, err
@@ -89,7 +89,7 @@ def test_a_sweep_may_be_left_and_taken_up_again(tmp_path, command, asked):
     wait_until(lambda: len(models(tmp_path)) == 2 and all(rows(model) for model in models(tmp_path)))
     subprocess.run(["scontrol", "requeue", jobs(tmp_path)[0]], check=True)
     wait_until(lambda: "models: 1 requeued, 1 running; cells: 2 queued" in asked("status"))
-    (tmp_path / "seconds_a_step").unlink()
+    (tmp_path / ".seconds_a_step").unlink()
 
     again = command(*sweep)
     out, err = again.communicate()

@@ -7,7 +7,7 @@ import pytest
 
 from diffusion_lab.commands.next_steps import next_steps
 from diffusion_lab.store import ModelDirectory, named_model, run_directory, sweep_directory
-from diffusion_lab.store.lease import hold
+from diffusion_lab.store.lock import hold
 from diffusion_lab.store.status_file import INTERRUPTED, RUNNING, Status
 
 from .test_status import write_sweep

@@ -148,7 +148,7 @@ def test_a_training_goes_on_with_other_processes(zygote, tmp_path):
             (own / "stops.py").write_text(STOP)
     one, _ = trained(zygote, tmp_path / "whole", *stopping, ranks=1)
     for step, processes, parts in ((11, 2, 1), (23, 1, 4), (36, 4, 2)):
-        (tmp_path / "torn" / "0" / "stop").write_text(str(step))
+        (tmp_path / "torn" / "0" / ".stop").write_text(str(step))
         options = [*stopping, f"trainer.accumulate_grad_batches={parts}", *together(processes)]
         in_ranks(zygote, tmp_path / "torn", "train", *options, ranks=processes, code=143)
     other, said = trained(zygote, tmp_path / "torn", *stopping, ranks=2)

@@ -14,9 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffusion_lab.commands import scoring
 from diffusion_lab.commands.main import main
-from diffusion_lab.store import ModelDirectory, lease, newest_model
+from diffusion_lab.store import ModelDirectory, lock, newest_model
 from diffusion_lab.store.status_file import INTERRUPTED, read_status
 from diffusion_lab.training.checkpoints import load_state
 
@@ -74,7 +73,7 @@ class Training:
 
     @property
     def directory(self) -> ModelDirectory:
-        (path,) = (self.folder / "outputs" / "models").iterdir()
+        (path,) = (self.folder / "outputs" / "models").glob("[!.]*/")
         return ModelDirectory(path)
 
     def step(self) -> int:
@@ -179,7 +178,7 @@ def test_a_signal_while_scoring_says_what_is_kept(tmp_path, zygote, trained_mode
     process.send_signal(signum)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 128 + signum
-    (run,) = (tmp_path / "outputs" / "runs").iterdir()
+    (run,) = (tmp_path / "outputs" / "runs").glob("[!.]*/")
     assert err.startswith(f"diffusion-lab evaluate: {signum.name} while scoring {run.relative_to(tmp_path)}; finished")
     assert err.count("\n") == 1
     assert read_status(run).state == INTERRUPTED
@@ -208,13 +207,13 @@ def test_a_second_signal_ends_it_at_once(tmp_path, zygote):
 
 
 def train_with_a_short_lease(*options: str) -> None:
-    lease.LEASE_SECONDS, lease.HEARTBEAT_SECONDS = 2.0, 0.2
+    lock.LEASE_SECONDS, lock._HEARTBEAT_SECONDS = 2.0, 0.2
     sys.argv = ["diffusion-lab", "train", *options]
     main()
 
 
 def test_a_training_stopped_past_its_lease_is_taken_over(tmp_path, zygote):
-    """Another process finishes it. When it is continued, it writes nothing more and ends with one sentence."""
+    """Another process finishes it. When it is continued, it ends with one sentence and writes nothing more."""
     options = [*EVERYTHING, "trainer.max_steps=20"]
     whole, torn = (Training(zygote.start, tmp_path / name, *options) for name in ("whole", "torn"))
     whole.finish()
@@ -226,12 +225,10 @@ def test_a_training_stopped_past_its_lease_is_taken_over(tmp_path, zygote):
     second = zygote.call(tmp_path / "other", train_with_a_short_lease, *options, f"outputs={torn.folder / 'outputs'}")
     _, err = second.communicate(timeout=60)
     assert second.returncode == 0, err
-    left = {path: path.read_bytes() for path in torn.directory.path.rglob("*") if path.is_file()}
     os.kill(first.pid, signal.SIGCONT)
     _, err = first.communicate(timeout=60)
     assert first.returncode == 1
-    assert re.fullmatch(r"diffusion-lab train: another process has taken over \S+, because [^\n]*\n", err)
-    assert {path: path.read_bytes() for path in torn.directory.path.rglob("*") if path.is_file()} == left
+    assert re.fullmatch(r"another process has taken over \S+: this one ends\n", err)
     assert_same_bits(whole.directory, torn.directory)
 
 
@@ -249,11 +246,11 @@ def test_the_old_model_serves_until_the_new_one(lab):
     lab.done("train", "-m", *UNSCORED, "seed=1")
     model = newest_model(lab.folder / "outputs")
     old = ModelDirectory(shutil.copytree(model.path, lab.folder / "old" / model.path.name))
-    before, log = model.result.read_bytes(), rows(old)
+    before, log = model.training.read_bytes(), rows(old)
     (model.path / "mine.png").write_bytes(b"mine")
-    (lab.folder / "stop").write_text("4")
+    (lab.folder / ".stop").write_text("4")
     assert lab("train", *UNSCORED, "retrain=true")[0] != 0
-    assert model.result.read_bytes() == before
+    assert model.training.read_bytes() == before
     assert_same_weights(model, old)
     lab.done("sample", "num_images=2", *STRIDED)
     assert "training again: " in " ".join(lab.done("status", "watch=false").split())
@@ -261,31 +258,12 @@ def test_the_old_model_serves_until_the_new_one(lab):
     assert rows(model) == log
 
     out = lab.done("train", *UNSCORED, "retrain=true")
-    assert f"resuming from {model.retraining.resume.relative_to(lab.folder)}" in " ".join(out.split())
-    assert model.result.read_bytes() != before
+    assert f"resuming from {model.beside.resume.relative_to(lab.folder)}" in " ".join(out.split())
+    assert model.training.read_bytes() != before
     assert_same_training(model, old)
-    assert not model.retraining.path.exists()
-    assert (model.path / "mine.png").read_bytes() == b"mine"
+    assert not model.beside.path.exists()
+    assert (lab.folder / "outputs" / "trash" / "models" / model.path.name / "mine.png").read_bytes() == b"mine"
 
-    before = model.result.read_bytes()
+    before = model.training.read_bytes()
     assert "resuming from" not in lab.done("train", *UNSCORED, "retrain=true")
-    assert model.result.read_bytes() != before
-
-
-@pytest.mark.thorough
-def test_a_command_that_is_stopped_while_it_scores(lab, monkeypatch):
-    """It trains anew once."""
-    assert lab("train", *OPTIONS)[0] == 0
-    model = newest_model(lab.folder / "outputs")
-    with monkeypatch.context() as patch:
-
-        def stop(*_):
-            raise KeyboardInterrupt
-
-        patch.setattr(scoring, "_scores", stop)
-        assert lab("train", *OPTIONS, "retrain=true")[0] != 0
-    before = model.result.read_bytes()
-    assert "already trained again" in lab.done("train", *OPTIONS, "retrain=true")
-    assert model.result.read_bytes() == before
-    assert lab("train", *OPTIONS, "retrain=true")[0] == 0
-    assert model.result.read_bytes() != before
+    assert model.training.read_bytes() != before

@@ -103,7 +103,7 @@ class Sweep:
     def pace(self, seconds):
         """How long a step takes from now on."""
         (self.folder / "asked").mkdir(exist_ok=True)
-        file = self.folder / "seconds_a_step"
+        file = self.folder / ".seconds_a_step"
         file.write_text(f"{seconds}") if seconds else file.unlink()
 
 

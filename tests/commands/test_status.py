@@ -1,7 +1,7 @@
 import time
 
 from diffusion_lab.store import sweep_directory
-from diffusion_lab.store.lease import hold
+from diffusion_lab.store.lock import hold
 from diffusion_lab.store.status_file import Status
 
 from .conftest import files

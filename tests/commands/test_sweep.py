@@ -22,7 +22,7 @@ from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config import duration, picking, planning
 from diffusion_lab.config.loading import load_config
 from diffusion_lab.store import ModelDirectory, SweepDirectory
-from diffusion_lab.store.lease import is_held
+from diffusion_lab.store.lock import is_held
 from diffusion_lab.store.status_file import RUNNING, read_status
 from diffusion_lab.sweeps import frozen
 
@@ -219,7 +219,7 @@ def test_a_sweep_killed_at_random_moments_goes_on(tmp_path, zygote):
         assert running.returncode == 0, err
         return scored_cells(folder)
 
-    (torn / "seconds_a_step").write_text("0.05")
+    (torn / ".seconds_a_step").write_text("0.05")
     moments = random.Random(int(os.environ.get("SEED", "0")))
     for _ in range(int(os.environ.get("KILLS", "3"))):
         running = zygote.start(torn, "train", "-m", *OPTIONS)
@@ -303,7 +303,7 @@ def edit(path, old, new):
 def test_an_edit_after_the_plan_changes_nothing(lab_copy):
     """Edited while two ranks train: what scores the model starts afterwards, in the code that it was planned with."""
     work, lab = lab_copy / "work", lab_copy / "lab"
-    (work / "seconds_a_step").write_text("1")
+    (work / ".seconds_a_step").write_text("1")
     own = ["--config-dir", "my_configs", "experiment=steep", "schedule=linear", "schedule._target_=mine.MySchedule"]
     tiny = [option for option in TINY if "max_steps" not in option]
     ranks = ["hydra/launcher=basic", "trainer.devices=2", "trainer.accelerator=cpu"]
@@ -319,7 +319,7 @@ def test_an_edit_after_the_plan_changes_nothing(lab_copy):
         work / "paced.py",
         work / "my_configs" / "experiment" / "steep.yaml",
         lab / "conf" / "sampler" / "strided.yaml",
-        work / "seconds_a_step",
+        work / ".seconds_a_step",
     ):
         gone.unlink()
     out, err = sweep.communicate(timeout=300)

@@ -126,7 +126,7 @@ def test_auto_is_what_the_device_computes_in_hardware(monkeypatch, bf16):
 def test_an_interrupted_training_keeps_its_picks(lab, monkeypatch, began_on_gpu):
     """Also on the other kind of device, and its precision; where none has begun, other picks are another training."""
     (lab.folder / "stops.py").write_text(STOP)
-    (lab.folder / "stop").write_text("2")
+    (lab.folder / ".stop").write_text("2")
     write_images(lab.folder / "own")
     monkeypatch.setattr(picking, "_MANY", 2)
     monkeypatch.setattr(picking, "MOST_EPOCHS", 4)

@@ -179,7 +179,7 @@ def test_a_training_goes_on_in_other_parts(lab):
     run = ["train", *SIX, "trainer.precision=32-true", "optimizer=adamw", "network.dropout=0.1", "timesteps=loss_aware"]
     run += ["objective=vlb", "timesteps.history_per_timestep=1", "+callbacks.stop._target_=stops.StopOnce"]
     assert lab(*run)[0] == 0
-    (lab.folder / "stop").write_text("3")
+    (lab.folder / ".stop").write_text("3")
     assert lab(*run, "outputs=torn", "trainer.accumulate_grad_batches=4")[0] == 143
     assert "resuming from" in lab.done(*run, "outputs=torn")
     whole, torn = newest_model(lab.folder / "outputs"), newest_model(lab.folder / "torn")
@@ -211,7 +211,7 @@ def test_options_that_shape_training_resume_to_the_bit(lab, options):
     run = ["train", *SIX, "network.dropout=0.1", *options, "+callbacks.stop._target_=stops.StopOnce"]
     assert lab(*run)[0] == 0
     for step in ("3", "4"):
-        (lab.folder / "stop").write_text(step)
+        (lab.folder / ".stop").write_text(step)
         assert lab(*run, "outputs=torn")[0] == 143
     assert "resuming from" in lab.done(*run, "outputs=torn")
     whole, torn = newest_model(lab.folder / "outputs"), newest_model(lab.folder / "torn")
@@ -239,7 +239,7 @@ def test_the_same_batches_are_learned_by_heart(lab):
 
 def test_min_steps_holds_back_early_stopping_and_no_signal(lab):
     (lab.folder / "stops.py").write_text(STOP)
-    (lab.folder / "stop").write_text("3")
+    (lab.folder / ".stop").write_text("3")
     run = ["train", *UNVALIDATED, *VALIDATED, *EARLY, "trainer.max_steps=20", "+trainer.min_steps=10"]
     run += ["+callbacks.stop._target_=stops.StopOnce"]
     code, _, err = lab(*run)

@@ -2,7 +2,7 @@
 
 from omegaconf import OmegaConf
 
-from diffusion_lab.config.identity import features_by_content, training_fingerprint
+from diffusion_lab.config.identity import features_by_content, name_of_training
 
 
 def test_weights_count_by_their_content(tmp_path):
@@ -26,4 +26,4 @@ def test_the_order_of_conditions_makes_another_training():
         OmegaConf.create({"condition": chosen, "facts": {"identity": "data"}})
         for chosen in (conditions, dict(reversed(conditions.items())))
     )
-    assert training_fingerprint(first) != training_fingerprint(other)
+    assert name_of_training(first) != name_of_training(other)

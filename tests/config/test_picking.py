@@ -1,4 +1,4 @@
-"""What is picked for one's own images: a function of their size, their number and the kind of device."""
+"""What is picked for one's own images: a function of their size and their number; a GPU has time for more, which is proposed."""
 
 from types import SimpleNamespace
 
@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.build import settle_budget
 from diffusion_lab.config.kinds import check_kinds
-from diffusion_lab.config.picking import MOST_EPOCHS, fill_in, images_shown, pick
+from diffusion_lab.config.picking import MOST_EPOCHS, fill_in, for_gpu, images_shown, pick
 from diffusion_lab.networks import UNet
 
 NUMBERS = (2, 20, 300, 999, 3_000, 30_000, 1_000_000)
@@ -80,3 +80,11 @@ def test_a_fixed_data_set_keeps_its_defaults(composed):
     found, cfg = picked(composed, 8, 1438, on_gpu=True, data="digits")
     assert found.options == {}
     assert cfg.trainer.max_steps == composed["digits"].default_steps
+
+
+def test_a_gpu_is_proposed_more(composed):
+    """What the user can type: on this machine and on any other, the same command is the same training."""
+    images = SimpleNamespace(shape=(3, 32, 32), num_trained_on=3000, batch_size=None)
+    said = for_gpu(composed["image_folder"], images)
+    assert said.startswith("a GPU has time for more: data.batch_size=128 network.base_channels=")
+    assert for_gpu(composed["digits"], images) is None

@@ -17,7 +17,7 @@ from diffusion_lab.metrics.reference import UnmeasurableError, quantise
 from diffusion_lab.metrics.samples import KEPT_IMAGES, Samples, Stream, labels, ranges
 from diffusion_lab.metrics.shards import ShardStore, silent
 from diffusion_lab.store import CacheDirectory
-from diffusion_lab.store.lease import hold
+from diffusion_lab.store.lock import hold
 from tests.metrics.stand_ins import GaussianModel, RawPixels
 from tests.metrics.test_score import scored
 

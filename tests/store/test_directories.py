@@ -1,6 +1,5 @@
 import json
 import os
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,8 +12,9 @@ from diffusion_lab.store import (
     run_directory,
     write_json,
 )
-from diffusion_lab.store.files import name_root, write_whole
-from diffusion_lab.store.written import PlaceError
+from diffusion_lab.store.directories import to_trash, unfinished_swaps
+from diffusion_lab.store.files import write_whole
+from diffusion_lab.store.places import finish_swaps, models_in
 
 
 @pytest.mark.parametrize("content", [{"x": float("nan")}, {"x": object()}])
@@ -92,33 +92,22 @@ def test_no_finished_model_is_an_error_that_names_the_cure(tmp_path):
         ModelDirectory(tmp_path / "models" / "x").read_training()
 
 
-OURS = ("config.yaml", "choices.json", "metrics.csv", "resume.ckpt", "raw.safetensors", "ema_0.9.safetensors")
-MINE = ("mine.png", "samples/mine.png", "notes.ckpt", "best.safetensors.bak")
-
-
-def _trained(folder, what, steps=()):
-    """A finished training in `folder`, every file of which says `what`."""
-    model = ModelDirectory(folder)
-    (folder / "samples").mkdir(parents=True, exist_ok=True)
-    for name in OURS:
-        write_whole(folder / name, what.encode())
-    for step in steps:
-        write_whole(model.samples / f"step_{step}.png", what.encode())
-    model.finish(steps=1, seconds=1.0, images=1, what=what)
-
-
-def _read(model):
-    """What each part of a model says to who reads it."""
-    parts = [model.config, model.choices, model.metrics_csv, *model.weight_files().values()]
-    return {*(file.read_text() for file in parts), model.read_training()["what"]}
-
-
 class _KilledError(BaseException):
     pass
 
 
-def test_killed_at_any_moment_a_training_anew_leaves_the_old_model_whole_or_the_new(tmp_path, monkeypatch):
-    """Before and after each single step of putting it in place; then it is put in place."""
+def _trained(model, what):
+    write_whole(model.config, what.encode())
+    write_whole(model.weights("raw"), what.encode())
+    model.finish(steps=1, seconds=1.0, images=1, what=what)
+
+
+def _read(model):
+    return {model.config.read_text(), model.weights("raw").read_text(), model.read_training()["what"]}
+
+
+def test_killed_at_any_moment_a_swap_is_finished_by_the_next_command(tmp_path, monkeypatch):
+    """The old model or the new one is whole, and the files that the user put to the old one are kept."""
     steps, limit = 0, 0
 
     def counted(function):
@@ -132,67 +121,37 @@ def test_killed_at_any_moment_a_training_anew_leaves_the_old_model_whole_or_the_
         return step
 
     with monkeypatch.context() as patch:
-        for owner, name in ((os, "replace"), (os, "rename"), (Path, "unlink"), (Path, "touch"), (Path, "rmdir")):
+        for owner, name in ((os, "replace"), (os, "rename"), (Path, "rename"), (Path, "mkdir")):
             patch.setattr(owner, name, counted(getattr(owner, name)))
-        for number in range(60):
-            limit = 10**9
-            model = ModelDirectory(tmp_path / str(number))
-            _trained(model.path, "old", steps=(1, 2))
-            for name in MINE:
-                (model.path / name).write_text("mine")
-            write_whole(model.accuracy, b"old")
-            model.weights("ema_0.9").write_text("edited")
-            _trained(model.retraining.path, "new", steps=(2, 3))
-            (model.retraining.path / "training.json").rename(tmp_path / "ready")
-            assert _read(model) == {"old", "edited"}
-            (tmp_path / "ready").rename(model.retraining.path / "training.json")
-            assert _read(model) == {"new"}
+        for number in range(20):
+            limit, outputs = 10**9, tmp_path / str(number)
+            model = ModelDirectory(outputs / "models" / "m")
+            _trained(model, "old")
+            (model.path / "status.json").write_text("{}")
+            (model.path / "mine.png").write_text("mine")
+            _trained(model.beside, "new")
+            assert [each.path for each in models_in(outputs)] == [model.path]
+            assert unfinished_swaps(model.path.parent) == [model]
             steps, limit = 0, number
             try:
-                model.put_in_place()
+                model.swap()
             except _KilledError:
                 limit = 10**9
-                assert model.finished
-                assert _read(ModelDirectory(model.path)) == {"new"}
-                model.put_in_place()
+                assert not model.finished or len(_read(model)) == 1
+                finish_swaps(outputs)
+                assert _read(model) == {"new"}
             else:
                 break
-            assert not model.retraining.finished
-            assert model.retrained
-            model.end_retraining()
-            left = {path.relative_to(model.path).as_posix(): path.read_text() for path in model.path.rglob("[!.]*.*")}
-            del left["training.json"]
-            new = {name for name, said in left.items() if said == "new"}
-            assert new == {*OURS, "samples/step_2.png", "samples/step_3.png"}
-            assert left.keys() - new == {*MINE, "yours-ema_0.9.safetensors"}
-            assert not model.retraining.path.exists()
-    assert number > 12, "it takes that many steps"
+            assert (model.path / "status.json").is_file()
+            assert not model.beside.path.exists()
+            assert (outputs / "trash" / "models" / "m" / "mine.png").is_file()
+            assert [path.name for path in model.path.parent.iterdir()] == ["m"]
+    assert number > 3, "it takes that many steps"
 
 
-def test_a_training_anew_follows_no_link_out(tmp_path):
-    """Neither to the record of another folder, nor where its mark would be made."""
-    there, model = tmp_path / "there", ModelDirectory(tmp_path / "outputs/models/m")
-    name_root(tmp_path / "outputs")
-    write_whole(there / "mine.txt", b"mine")
-    for name, target in (("mine", there), ("in_place", tmp_path / "made")):
-        _trained(model.path, "old", steps=(1,))
-        _trained(model.retraining.path, "new", steps=(2,))
-        (model.retraining.path / name).symlink_to(target)
-        with suppress(PlaceError):
-            model.put_in_place()
-            (model.retraining.path / "deeper").symlink_to(target)
-            model.end_retraining()
-        assert (there / ".written").is_file()
-        assert not (tmp_path / "made").exists()
-
-
-def test_what_a_logger_wrote_is_replaced_by_a_new_training(tmp_path):
-    """There is no record of it."""
-    model = ModelDirectory(tmp_path / "model")
-    for place, text in ((model, "old"), (model.retraining, "new")):
-        place.finish(steps=1, seconds=1.0, images=1)
-        (place.logs / "version_0").mkdir(parents=True)
-        (place.logs / "version_0" / "hparams.yaml").write_text(text)
-    model.put_in_place()
-    assert [file.name for file in (model.logs / "version_0").iterdir()] == ["hparams.yaml"]
-    assert (model.logs / "version_0" / "hparams.yaml").read_text() == "new"
+def test_what_is_in_the_trash_stays(tmp_path):
+    for content in ("1", "2"):
+        write_whole(tmp_path / "models" / "m" / "file", content.encode())
+        to_trash(tmp_path, tmp_path / "models" / "m")
+    trashed = tmp_path / "trash" / "models"
+    assert [(trashed / name / "file").read_text() for name in ("m", "m.1")] == ["1", "2"]

@@ -5,8 +5,8 @@ import signal
 
 import pytest
 
+from diffusion_lab.store.files import PlaceError
 from diffusion_lab.store.status_file import DONE, FAILED, FILE, INTERRUPTED, Announcement, read_status
-from diffusion_lab.store.written import PlaceError
 
 
 @pytest.mark.parametrize(

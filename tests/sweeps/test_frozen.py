@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from diffusion_lab.store.fingerprints import Code, Scope
-from diffusion_lab.store.lease import hold
+
+from diffusion_lab.store.lock import hold
 from diffusion_lab.store.records import RunError
 from diffusion_lab.sweeps import frozen
 from diffusion_lab.sweeps.frozen import StartAgain, check_copy, make_copy, remove_copy, unused_copies, using_copy

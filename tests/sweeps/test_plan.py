@@ -3,7 +3,7 @@
 import pytest
 
 from diffusion_lab.store import model_directory, run_directory
-from diffusion_lab.store.lease import hold
+from diffusion_lab.store.lock import hold
 from diffusion_lab.store.status_file import FAILED, INTERRUPTED, Announcement, Status, read_status
 from diffusion_lab.sweeps.plan import CELL, MODEL, Job, PlannedCell, Work, do, plan, run_all, sweep_content
 

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from diffusion_lab.store import sweep_directory, write_json
-from diffusion_lab.store.lease import hold
+from diffusion_lab.store.lock import hold
 from diffusion_lab.store.status_file import DONE, FAILED, INTERRUPTED, RUNNING, Status
 from diffusion_lab.sweeps.plan import CELL, Work
 from diffusion_lab.sweeps.watch import is_over, job_progress, seconds_left, table, watching

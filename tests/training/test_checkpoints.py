@@ -18,7 +18,7 @@ def test_the_one_before_is_kept(tmp_path):
         save(path, n=n)
     assert load_state(path)["n"] == 2
     assert load_state(previous_of(path))["n"] == 1
-    assert newest_good(path, "f") == (path, [])
+    assert newest_good(path, "f") == (path, {}, [])
 
 
 def test_flipped_bits_and_cut_files_are_noticed(tmp_path):
@@ -35,12 +35,12 @@ def test_flipped_bits_and_cut_files_are_noticed(tmp_path):
 
 def test_the_newest_that_is_whole_and_of_this_training(tmp_path):
     path = tmp_path / "resume.ckpt"
-    assert newest_good(path, "f") == (None, [])
+    assert newest_good(path, "f") == (None, {}, [])
     save(path, n=0)
     save(path, n=1, fingerprint="of another")
-    assert newest_good(path, "f") == (previous_of(path), [f"{path} belongs to another training"])
+    assert newest_good(path, "f") == (previous_of(path), {}, [f"{path} belongs to another training"])
     path.unlink()  # as after a crash between the two moves
-    assert newest_good(path, "f") == (previous_of(path), [])
+    assert newest_good(path, "f") == (previous_of(path), {}, [])
 
 
 @pytest.mark.needs("mount")

@@ -2,7 +2,6 @@ import csv
 
 import pytest
 
-from diffusion_lab.store.written import is_ours
 from diffusion_lab.training.record import CSVRecord
 
 
@@ -47,7 +46,7 @@ def test_a_damaged_row_is_left_out(tmp_path, damaged):
 @pytest.mark.parametrize(
     "edit", ["step;loss\n10;1,0\n", "\ufeffstep,loss\n10,1.0\n", "step,loss\n10,1.0\n20,9.0\nmine\n", "\0"]
 )
-def test_a_record_that_the_user_edits_is_kept_and_goes_on(tmp_path, edit):
+def test_a_record_that_the_user_edits_goes_on(tmp_path, edit):
     """As a spreadsheet program may do while a model trains."""
     record = CSVRecord(tmp_path / "metrics.csv")
     record.log_metrics({"loss": 1.0}, step=10)
@@ -55,5 +54,3 @@ def test_a_record_that_the_user_edits_is_kept_and_goes_on(tmp_path, edit):
     record.log_metrics({"loss": 0.5}, step=20)
     record.log_metrics({"loss": 0.25}, step=30)
     assert [(row["step"], row["loss"]) for row in rows(record.path)][-2:] == [("20", "0.5"), ("30", "0.25")]
-    assert is_ours(record.path)
-    assert (tmp_path / "yours-metrics.csv").is_file()

@@ -1,0 +1,86 @@
+"""One writer of a folder: filelock's lease `<folder>.lock` beside it (`SoftFileLease`), which needs no locks of the file system.
+
+The library renews the lease, replaces one whose process has ended on this machine at once, and any other that nobody has renewed
+for LEASE_SECONDS. A process that was stopped that long and has lost its folder says so and ends (`on_compromise`).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import SoftFileLease, Timeout
+
+from diffusion_lab.store.files import make_folders
+from diffusion_lab.store.processes import is_running
+
+LEASE_SECONDS = 120.0
+_HEARTBEAT_SECONDS = 15.0
+_CLOCKS_DIFFER_SECONDS = 180.0  # of machines that share files
+_POLL_SECONDS = 0.5
+
+
+def lock_of(folder: Path) -> Path:
+    """The file that shows who works in a folder."""
+    return folder.with_name(f"{folder.name}.lock")
+
+
+@contextmanager
+def hold(folder: Path, waiting: Callable[[str], None], sleep: Callable[[float], None] = time.sleep) -> Iterator[None]:
+    """Hold `folder`, which need not exist, during the block, so that no other process does.
+
+    If another process holds it, `waiting` is called once with its name, then this waits until it ends; `waiting` may raise instead.
+    OSError if the folder above it cannot be written.
+    """
+    make_folders(folder.parent)
+
+    def lost(_: object) -> None:
+        print(f"another process has taken over {folder}: this one ends", file=sys.stderr, flush=True)
+        os._exit(1)  # whatever it is doing, it writes nothing more
+
+    lease = SoftFileLease(
+        lock_of(folder),
+        lease_duration=LEASE_SECONDS,
+        heartbeat_interval=_HEARTBEAT_SECONDS,
+        on_compromise=lost,
+        thread_local=False,
+    )
+    said = False
+    while True:
+        with suppress(Timeout):
+            lease.acquire(blocking=False)
+            break
+        if not said and (owner := lease.owner) is not None:
+            waiting(f"process {owner.pid} on {owner.hostname.partition('?')[0]}")
+            said = True
+        sleep(_POLL_SECONDS)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            lease.release()
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a living process holds `folder`: it has not ended on this machine, and has renewed its lease recently."""
+    file = lock_of(folder)
+    owner = SoftFileLease(file).owner if file.is_file() else None
+    if owner is None or (owner.hostname == _host() and not is_running(owner.pid)):
+        return False
+    with suppress(OSError):
+        return abs(time.time() - file.stat().st_mtime) < LEASE_SECONDS + _CLOCKS_DIFFER_SECONDS
+    return False
+
+
+def _host() -> str:
+    """This machine as the library records it; in a container with its namespace of process ids."""
+    try:
+        namespace = os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        namespace = 0xEFFFFFFC  # the initial one of Linux
+    return socket.gethostname() + ("" if namespace == 0xEFFFFFFC else f"?pidns-{namespace:x}")
