@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.composing import drop_leftovers
-from diffusion_lab.config.kinds import check_kinds
+from diffusion_lab.config.options import check_options
 from diffusion_lab.config.mistakes import (
     MistakeError,
     mistake_in_job,
@@ -117,7 +117,7 @@ def _job(module: ModuleType, cfg: DictConfig) -> Any:
     dropped = drop_leftovers(cfg, typed) if experiment else []
     if dropped:
         print(f"ignoring {', '.join(dropped)}: experiment={experiment} sets it for a different choice than yours")
-    check_kinds(cfg, HydraConfig.get().job.config_name)  # type: ignore[arg-type]  # Hydra sets it before a job
+    check_options(cfg, HydraConfig.get().job.config_name)  # type: ignore[arg-type]  # Hydra sets it before a job
     name_folders(cfg)
     return module.run(cfg)
 

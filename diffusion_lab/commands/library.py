@@ -21,14 +21,14 @@ from diffusion_lab.commands.evaluate import to_score
 from diffusion_lab.commands.scoring import score_once
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.composing import model_dir_of, with_trained_choices
-from diffusion_lab.config.kinds import check_kinds
+from diffusion_lab.config.options import check_options
 from diffusion_lab.config.loading import (
     DRAWING_GROUPS,
     load_module,
     trained_config,
     trained_data,
 )
-from diffusion_lab.config.mistakes import MistakeError, mistake_in_job, mistake_in_options, replaced, users_mistakes
+from diffusion_lab.config.mistakes import MistakeError, mistake_in_job, mistake_in_options, users_mistakes
 from diffusion_lab.config.overrides import ALL, as_options, as_value, in_full, quoted
 from diffusion_lab.config.sample_options import Drawn, drawing_of
 from diffusion_lab.config.scores import planned_score
@@ -246,7 +246,7 @@ class Model:
             cfg = compose(
                 command, with_trained_choices(options, DRAWING_GROUPS if command == "sample" else SCORING_GROUPS)
             )
-        check_kinds(cfg, command)
+        check_options(cfg, command)
         name_folders(cfg)
         return cfg
 
@@ -321,8 +321,6 @@ def _options(given: Mapping[str, Any], overrides: Sequence[str]) -> list[str]:
 def _named(choices: Choices, of_samples: str = "") -> dict[str, Any]:
     """Choices by the names of their options. of_samples: the prefix of the options weights and seed."""
     if unknown := choices.keys() - Choices.__annotations__.keys():
-        if said := replaced(min(unknown)):
-            raise TypeError(said)
         raise TypeError(f"there is no argument {min(unknown)}; the choices are {', '.join(Choices.__annotations__)}")
     names = {"num_steps": "sampler.spacing.num_steps", "scale": "guidance.scale"}
     names |= {name: f"{of_samples}{name}" for name in ("weights", "seed")}

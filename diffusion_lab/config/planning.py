@@ -21,7 +21,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 from diffusion_lab.config.build import build_training_data
 from diffusion_lab.config.composing import drop_leftovers
 from diffusion_lab.config.identity import CODE, plain_config
-from diffusion_lab.config.kinds import check_kinds
+from diffusion_lab.config.options import check_options
 from diffusion_lab.config.mistakes import MistakeError, refused_option, users_mistakes
 from diffusion_lab.config.overrides import as_options, as_plain
 from diffusion_lab.config.scores import requested_weights, run_of
@@ -227,7 +227,7 @@ def _cell(
     from diffusion_lab.models.trainable import GenerativeModel
 
     cfg, family = combination.config.cfg, combination.config.family
-    check_kinds(cfg)
+    check_options(cfg)
     overrides = combination.overrides
     with users_mistakes():
         on_gpu, is_auto = _on_gpu(cfg.trainer, gpus), cfg.trainer.precision == "auto"

@@ -15,7 +15,6 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from diffusion_lab.config.build import entries
-from diffusion_lab.config.composing import parameters_of
 from diffusion_lab.config.identity import plain_config
 from diffusion_lab.config.mistakes import MistakeError, mistake_in_job
 from diffusion_lab.report.make import report_files
@@ -40,10 +39,6 @@ def build_trackers(cfg: DictConfig, folder: Path | None = None) -> list[Tracker]
 
         if not (isinstance(kind, type) and issubclass(kind, Logger)):
             raise MistakeError(f"logger.{name}._target_={node['_target_']} is not one of Lightning's loggers")
-        taken = parameters_of(node["_target_"])
-        for key in map(str, node):
-            if taken is not None and not key.startswith("_") and key not in taken:
-                raise MistakeError(f"logger.{name}: there is no option {key}")
         if folder is not None:
             unsaid = "save_dir" in signature(kind).parameters and node.get("save_dir") is None
             trackers.append(TrainingsOnly(instantiate(node, **({"save_dir": str(folder)} if unsaid else {}))))
