@@ -21,7 +21,6 @@ from diffusion_lab.commands.evaluate import to_score
 from diffusion_lab.commands.scoring import score_once
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.composing import model_dir_of, with_trained_choices
-from diffusion_lab.config.options import check_options
 from diffusion_lab.config.loading import (
     DRAWING_GROUPS,
     load_module,
@@ -29,10 +28,11 @@ from diffusion_lab.config.loading import (
     trained_data,
 )
 from diffusion_lab.config.mistakes import MistakeError, mistake_in_job, mistake_in_options, users_mistakes
+from diffusion_lab.config.options import check_options
 from diffusion_lab.config.overrides import ALL, as_options, as_value, in_full, quoted
 from diffusion_lab.config.sample_options import Drawn, drawing_of
 from diffusion_lab.config.scores import planned_score
-from diffusion_lab.config.working_directory import name_folders, stored_configs, with_own_choices
+from diffusion_lab.config.working_directory import add_to_path, name_folders, with_own_choices
 from diffusion_lab.store.fingerprints import SCORING_GROUPS
 from diffusion_lab.training.ranks import request_of
 
@@ -241,8 +241,9 @@ class Model:
 
     def config(self, command: str, options: Sequence[str] = ()) -> DictConfig:
         """The config of a command for this model."""
+        add_to_path()
         options = with_own_choices([*self._options, *map(in_full, options)])
-        with _own_hydra(), stored_configs(options), initialize_config_dir(str(CONF), version_base="1.3"):
+        with _own_hydra(), initialize_config_dir(str(CONF), version_base="1.3"):
             cfg = compose(
                 command, with_trained_choices(options, DRAWING_GROUPS if command == "sample" else SCORING_GROUPS)
             )

@@ -21,8 +21,8 @@ from omegaconf import DictConfig, open_dict
 
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.identity import CODE
-from diffusion_lab.config.options import check_options
 from diffusion_lab.config.mistakes import MistakeError, mistake_in_job, users_mistakes
+from diffusion_lab.config.options import check_options
 from diffusion_lab.config.overrides import quoted
 from diffusion_lab.config.planning import make_plan, read_axes, with_moments
 from diffusion_lab.config.tracking import track_report

@@ -15,7 +15,6 @@ from diffusion_lab.config.loading import load_config
 from diffusion_lab.config.mistakes import MistakeError
 from diffusion_lab.config.options import OF_EVERY_CLASS, parameters_of
 from diffusion_lab.config.overrides import as_plain, named, unquoted
-from diffusion_lab.config.working_directory import own_folders, usual_outputs
 from diffusion_lab.store import ModelDirectory, newest_model
 
 TRAINED = "trained"  # sampler=trained: the choice that the model was trained with
@@ -32,7 +31,7 @@ def model_dir_of(options: Sequence[str]) -> ModelDirectory:
         raise MistakeError(f"model_dir={wanted}: give one model, and run the command once for each")
     if wanted != "null":
         return ModelDirectory(Path(wanted))
-    return newest_model(Path(unquoted(given["outputs"]) if "outputs" in given else usual_outputs()))
+    return newest_model(Path(unquoted(given.get("outputs", "outputs"))))
 
 
 def with_trained_choices(options: Sequence[str], groups: Sequence[str]) -> list[str]:
@@ -55,9 +54,6 @@ def with_trained_choices(options: Sequence[str], groups: Sequence[str]) -> list[
         if picked.get(group) == "[]" and group in groups:
             raise MistakeError(f"{group}: choose at least one")
     kept = [group for group in groups if isinstance(saved.get(group), DictConfig) and (CONF / group).is_dir()]
-    for file in (folder / group / f"{TRAINED}.yaml" for folder in own_folders(options) for group in kept):
-        if file.is_file():
-            raise MistakeError(f"{file}: {file.parent.name}={TRAINED} is the choice of the training; rename the file")
     for group in kept:
         _store(group, as_plain(saved[group]))
     return [*(f"{group}={TRAINED}" for group in kept if group not in picked), *options]

@@ -25,7 +25,7 @@ from omegaconf.errors import (
 from yaml import YAMLError
 
 from diffusion_lab.conf_dir import CONF
-from diffusion_lab.config.overrides import as_plain
+from diffusion_lab.config.overrides import as_plain, flags_and_words, unknown_flag
 from diffusion_lab.store import RunError
 from diffusion_lab.store.fingerprints import SCORING_GROUPS
 from diffusion_lab.store.lease import OvertakenError
@@ -35,12 +35,39 @@ from diffusion_lab.sweeps.axes import MissingOptionError
 
 _RESUME = "the same command resumes by itself, and init_from=FOLDER starts from the weights of another model"
 _INSTEAD = {"ckpt_path": _RESUME, "resume": _RESUME, "resume_from_checkpoint": _RESUME}  # habits from other programs
+_DASHES = tuple("\u2010\u2011\u2012\u2013\u2014\u2015\u2212")  # as word processors make them of - and --
 _OF_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _OF_PLACES = {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.EROFS}
 
 
 class MistakeError(Exception):
     """A mistake of the user; the message is one sentence on what is wrong."""
+
+
+def refuse_words(options: Iterable[str], command: str) -> None:
+    """MistakeError for a word of the command line that cannot be an option, whatever the command has."""
+    options = [*options]
+    if (flag := unknown_flag(options)) is not None:
+        meant = unknown_option(flag.lstrip("-").replace("-", "_"), _all_options(command)).partition("; did you mean ")[
+            2
+        ]
+        such = f", such as {meant.removesuffix('?')}=…" if meant else ""
+        raise MistakeError(
+            f"there is no flag {flag}: options are written option=value, without dashes before them{such}"
+        )
+    for word in flags_and_words(options)[1]:
+        group, is_set, value = word.partition("=")
+        if word.startswith(_DASHES):
+            raise MistakeError(f"{word} begins with a dash that is not the keyboard's: type - or --")
+        if is_set and value in ("", "''", '""') and re.fullmatch(r"\+*[\w./@]+", group):  # such as an unset variable
+            raise MistakeError(f"{word} is empty: give a value, or remove it")
+        is_value = command == "sample" and group == "condition"  # condition=3 is a class there
+        if (
+            (CONF / group).is_dir()
+            and not is_value
+            and re.fullmatch(r"null|true|false|[-+]?[\d.]+", value, re.IGNORECASE)
+        ):
+            raise MistakeError(f"{word}: {group} takes the name of a choice; diffusion-lab {command} --help lists them")
 
 
 def refuse_outside_sweeps() -> None:
@@ -151,7 +178,11 @@ def mistake_in_options(error: BaseException, command: str) -> str | None:
             return f"cannot read {error.override!r}: {fix}"
         case MissingOptionError() | HydraException() | OmegaConfBaseException():
             key = refused_option(error)
-            return _one_line(error) if key is None else unknown_option(key.partition("@")[0], _all_options(command), command)
+            return (
+                _one_line(error)
+                if key is None
+                else unknown_option(key.partition("@")[0], _all_options(command), command)
+            )
         case ValueError() | YAMLError():
             return _one_line(error)
     return None
@@ -164,7 +195,9 @@ def refused_option(error: BaseException) -> str | None:
     cause = error.__cause__ or error
     if isinstance(cause, OmegaConfBaseException) and cause.full_key and isinstance(cause, AttributeError | KeyError):
         return cause.full_key
-    found = re.match(r"Could not (?:override|delete) '([^']+)'", str(error))  # of a group Hydra says it only in the text
+    found = re.match(
+        r"Could not (?:override|delete) '([^']+)'", str(error)
+    )  # of a group Hydra says it only in the text
     return None if found is None else found[1]
 
 
@@ -199,10 +232,18 @@ def unknown_option(key: str, known: Iterable[str], command: str = "") -> str:
         return f"{key} is chosen in training (diffusion-lab train {key}=…), not in {command}{other}"
     related = {*above_and_itself(key)}  # as + has added them
     paths = [path for path in dict.fromkeys(known) if path not in related and not path.startswith(f"{key}.")]
-    same = sorted((path for path in paths if path.rpartition(".")[2] == name), key=lambda path: not path.startswith("data."))
+    same = sorted(
+        (path for path in paths if path.rpartition(".")[2] == name), key=lambda path: not path.startswith("data.")
+    )
     close = difflib.get_close_matches(key, paths, n=1, cutoff=0.8)
     meant = (close or same if "." in key else same or close) or difflib.get_close_matches(key, paths, n=1)
-    hint = f"; did you mean {' or '.join(meant[:3])}?" if meant else f"; see diffusion-lab {command} --help" if command else ""
+    hint = (
+        f"; did you mean {' or '.join(meant[:3])}?"
+        if meant
+        else f"; see diffusion-lab {command} --help"
+        if command
+        else ""
+    )
     return said + hint
 
 
@@ -224,5 +265,6 @@ def _place(error: BaseException) -> str:
 
 def _one_line(error: BaseException) -> str:
     """The text and that of its cause, without the list of searched folders and of Python's types."""
-    texts = dict.fromkeys(str(one).split("Config search path")[0].split("object_type=")[0] for one in (error, error.__cause__) if one)
+    texts = [str(one).split("Config search path")[0] for one in (error, error.__cause__) if one]
+    texts = list(dict.fromkeys(text.split("object_type=")[0].strip() for text in texts))
     return " ".join(" ".join(texts).split())

@@ -1,11 +1,11 @@
 """Each option is one that exists and has a value of its type, checked before anything is built.
 
-The options of an object are the parameters of the class, or function, that its `_target_` names, with their annotations. The options
-of a command are those of its yaml in conf/, with the types of their defaults; `_UNSET` has those whose default is null.
+The options of an object are the parameters of the class or function that its `_target_` names, with their annotations. Those of a
+command are in its yaml in conf/, and have the types of their defaults; `_UNSET` has the types of those whose default is null.
 Ranges and choices are checked by the classes themselves.
 
-pydantic compares values and annotations: unlike beartype's and typeguard's checks it tells true from 1, takes a list of yaml for a tuple,
-and says in words what is expected.
+pydantic compares values and annotations: unlike beartype and typeguard it tells true from 1, takes a list for a tuple, and says
+in words what is expected.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
-from functools import cache
+from functools import cache, reduce
 from inspect import Parameter
+from operator import or_
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from hydra.utils import get_object
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -52,7 +53,11 @@ _UNSET: dict[str, Any] = {
 }
 _PLAIN = (int, float, bool, str, NoneType, list, tuple, dict, Path, timedelta, Any)
 _CONTAINERS = (list, tuple, dict, Sequence, Mapping)
-_WORDS = {"an object": "a group of options", "Field required": "a longer list", "a valid array": "a list, such as [1,2]"}
+_WORDS = {
+    "an object": "a group of options",
+    "Field required": "a longer list",
+    "a valid array": "a list, such as [1,2]",
+}
 _LARGEST = 2**63  # torch and numpy take no larger numbers
 
 
@@ -61,7 +66,7 @@ def check_options(cfg: DictConfig, command: str = "train") -> None:
     plain = as_plain(cfg)
     plain.pop("hydra", None)
     declared, groups = _declared(command)
-    groups |= _of_models().get((plain.get("model") or {}).get("_target_"), frozenset()) | {"measured_variance"}
+    groups |= _of_models().get(str((plain.get("model") or {}).get("_target_")), frozenset()) | {"measured_variance"}
     referenced = {name for text in _texts(plain) for name in re.findall(r"\$\{\.*([\w.]+)", text)}
 
     def is_read(key: str) -> bool:
@@ -91,7 +96,9 @@ def check_options(cfg: DictConfig, command: str = "train") -> None:
             else:
                 kind = Any
             check_type(key, value, kind)
-            parts = {key: value} | {f"{key}.{i}": part for i, part in enumerate(value if isinstance(value, list) else ())}
+            parts = {key: value} | {
+                f"{key}.{i}": part for i, part in enumerate(value if isinstance(value, list) else ())
+            }
             for place, part in parts.items():
                 if isinstance(part, dict):
                     of_part = default if isinstance(default := defaults.get(name), dict) else {}
@@ -160,7 +167,7 @@ def parameters_of(target: str) -> Mapping[str, Parameter] | None:
 def _annotations(target: str) -> dict[str, Any]:
     try:
         found: Any = get_object(target)
-        return get_type_hints(found.__init__ if isinstance(found, type) else found, include_extras=True)
+        return get_type_hints(found.__init__ if isinstance(found, type) else found)  # type: ignore[misc]
     except Exception:  # of an import, as above, or a name that only type checkers import
         return {}
 
@@ -170,7 +177,7 @@ def _type_of(name: str, default: Any) -> Any:
     if isinstance(default, dict):
         return dict
     given = str if _is_reference(default) else type(default)
-    return Union[given, _UNSET[name]] if name in _UNSET else Any if default is None else given
+    return given | _UNSET[name] if name in _UNSET else Any if default is None else given
 
 
 def _type_of_parameter(target: str, name: str, value: Any) -> Any:
@@ -184,12 +191,10 @@ def _type_of_parameter(target: str, name: str, value: Any) -> Any:
 def _in_yaml(annotation: Any, is_ours: bool) -> Any:
     """The annotation of the value in yaml: an object to be built is a dict there."""
     origin, parts = get_origin(annotation), get_args(annotation)
-    if origin is Annotated:
-        return _in_yaml(parts[0], is_ours)
     if origin is Literal:
         return annotation if is_ours else Any  # Lightning's precisions are not all of ours
     if origin in (Union, UnionType):
-        return Union[tuple(_in_yaml(part, is_ours) for part in parts)]
+        return reduce(or_, (_in_yaml(part, is_ours) for part in parts))
     if origin in _CONTAINERS:
         return origin[tuple(part if part is Ellipsis else _in_yaml(part, is_ours) for part in parts)]
     if annotation in _PLAIN or annotation in _CONTAINERS:

@@ -21,8 +21,8 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 from diffusion_lab.config.build import build_training_data
 from diffusion_lab.config.composing import drop_leftovers
 from diffusion_lab.config.identity import CODE, plain_config
-from diffusion_lab.config.options import check_options
 from diffusion_lab.config.mistakes import MistakeError, refused_option, users_mistakes
+from diffusion_lab.config.options import check_options
 from diffusion_lab.config.overrides import as_options, as_plain
 from diffusion_lab.config.scores import requested_weights, run_of
 from diffusion_lab.store.fingerprints import Scope, named_in

@@ -6,7 +6,6 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from diffusion_lab.store.files import make_folders, write_whole
 from diffusion_lab.store.option_names import flat
 from diffusion_lab.training.interruption import Interrupted
 from diffusion_lab.training.trackers import About, Score, Tracker, read_id
+from diffusion_lab.versions import is_installed
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger, MLFlowLogger
@@ -32,7 +32,7 @@ class MLflow(Tracker):
 
     def __init__(self, experiment: str, folder: str) -> None:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read on import
-        if find_spec("mlflow") is None:
+        if not (is_installed("mlflow-skinny") or is_installed("mlflow")):
             raise ValueError("MLflow is not installed: pip install 'diffusion-lab[mlflow]'")
         self._experiment, self._folder = experiment, Path(folder).absolute()
 
