@@ -48,17 +48,16 @@ def refuse_words(options: Iterable[str], command: str) -> None:
     """MistakeError for a word of the command line that cannot be an option, whatever the command has."""
     options = [*options]
     if (flag := unknown_flag(options)) is not None:
-        meant = unknown_option(flag.lstrip("-").replace("-", "_"), _all_options(command)).partition("; did you mean ")[
-            2
-        ]
-        such = f", such as {meant.removesuffix('?')}=…" if meant else ""
+        name, known = flag.lstrip("-").replace("-", "_"), _all_options(command)
+        meant = name if name in known else unknown_option(name, known).partition("; did you mean ")[2].removesuffix("?")
+        such = f", such as {meant}=…" if meant else ""
         raise MistakeError(
             f"there is no flag {flag}: options are written option=value, without dashes before them{such}"
         )
     for word in flags_and_words(options)[1]:
         group, is_set, value = word.partition("=")
-        if word.startswith(_DASHES):
-            raise MistakeError(f"{word} begins with a dash that is not the keyboard's: type - or --")
+        if word.startswith(_DASHES) or value.startswith(_DASHES):
+            raise MistakeError(f"{word} has a dash that is not the keyboard's: type - or --")
         if is_set and value in ("", "''", '""') and re.fullmatch(r"\+*[\w./@]+", group):  # such as an unset variable
             raise MistakeError(f"{word} is empty: give a value, or remove it")
         is_value = command == "sample" and group == "condition"  # condition=3 is a class there
@@ -225,9 +224,10 @@ def unknown_option(key: str, known: Iterable[str], command: str = "") -> str:
         return f"{said}: {_INSTEAD[name]}"
     if command in ("train", "schedule") and (CONF / key).is_dir():
         models = sorted(file.stem for file in (CONF / "model").glob("*.yaml") if f"  - /{key}: " in file.read_text())
-        fix = f", or choose model={' or '.join(models)}" if models else ""
-        return f"{key} is not a part of the model that you chose: remove {key}=…{fix}"
-    if command and key not in SCORING_GROUPS and (CONF / key).is_dir():
+        if models:
+            fix = f"remove {key}=…, or choose model={' or '.join(models)}"
+            return f"{key} is not a part of the model that you chose: {fix}"
+    elif command and key not in SCORING_GROUPS and (CONF / key).is_dir():
         other = "; model_dir=… names a trained model" if key == "model" else ""
         return f"{key} is chosen in training (diffusion-lab train {key}=…), not in {command}{other}"
     related = {*above_and_itself(key)}  # as + has added them

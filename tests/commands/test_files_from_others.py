@@ -182,15 +182,15 @@ EVALUATE = {
     ),
     "a value that steers the terminal": (
         at("evaluation", "diffusion_lab.metrics.settings.Evaluation", seed="1\n\x1b]0;x\x07"),
-        "seed=1 \ufffd]0;x\ufffd: this option",
+        "seed=1 \ufffd]0;x\ufffd: this must be",
     ),
     "weights with a path for a name": (config("evaluation.weights", "../secret/raw"), "../secret/raw: choose one of"),
 }
 
 
 def test_a_stranger_takes_little_memory(stranger):
-    """A network of 100 million channels is compared with its weights before it takes memory."""
-    edit(stranger, "network.base_channels", 10**8 // 8 * 8)
+    """A network of 4,096 channels is compared with its weights before it takes memory."""
+    edit(stranger, "network.base_channels", 2**12)
     code = (
         "import resource, sys; from diffusion_lab.commands.app import run; import torch, lightning\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"

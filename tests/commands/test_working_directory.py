@@ -118,4 +118,4 @@ def test_python_finds_the_users_choices(lab, write, trained_model):
     write("conf/sampler/mine.yaml", "defaults: [ddim]\neta: 0.5\nspacing: {num_steps: 3}\n")
     model = load("m")
     model.sample(1, sampler="mine")
-    assert (model.module.nfe, model.module.sampler.eta) == (3, 0.5)
+    assert (model.module.sampler.eta, model.module.sampler.spacing.num_steps) == (0.5, 3)

@@ -5,7 +5,6 @@ import math
 from dataclasses import asdict
 
 import torch
-from diffusion_lab.models.base import GenerativeModel, Likelihood
 from torch import Tensor, nn
 
 from diffusion_lab.data.module import DataModule
@@ -21,6 +20,7 @@ from diffusion_lab.metrics.kernel_distance import KernelDistance
 from diffusion_lab.metrics.metric import Naming
 from diffusion_lab.metrics.precision_recall import PrecisionRecall
 from diffusion_lab.metrics.reference import FeatureStatistics
+from diffusion_lab.models.base import GenerativeModel, Likelihood
 from diffusion_lab.networks.flops import NetworkCost
 
 METRICS = [

@@ -4,12 +4,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from diffusion_lab.models.base import Likelihood
 
 from diffusion_lab.metrics.bits_per_dim import BitsPerDim, joined
 from diffusion_lab.metrics.metric import Scores, Subject
 from diffusion_lab.metrics.settings import Evaluation
 from diffusion_lab.metrics.shards import silent
+from diffusion_lab.models.base import Likelihood
 from tests.metrics.stand_ins import GaussianModel, TinyImages
 
 

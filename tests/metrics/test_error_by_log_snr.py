@@ -2,13 +2,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from diffusion_lab.models.drawn import Denoised
 
 from diffusion_lab.metrics.distance_by_log_snr import _share
 from diffusion_lab.metrics.error_by_log_snr import errors_by_log_snr, posterior_mean
 from diffusion_lab.metrics.metric import Subject
 from diffusion_lab.metrics.settings import Evaluation
 from diffusion_lab.metrics.shards import silent
+from diffusion_lab.models.drawn import Denoised
 
 from .stand_ins import GaussianModel, TinyImages
 

@@ -1,8 +1,9 @@
 import pytest
 import torch
-from diffusion_lab.models.base import GenerativeModel
 from safetensors.torch import save_file
 from torch import nn
+
+from diffusion_lab.models.base import GenerativeModel
 
 
 class Line(GenerativeModel):
