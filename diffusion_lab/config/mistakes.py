@@ -249,7 +249,7 @@ def unknown_option(key: str, known: Iterable[str], command: str = "") -> str:
 
 def paths_of(config: Mapping[str, Any]) -> list[str]:
     """The names of all options and groups of options."""
-    return list(dict.fromkeys(above for leaf in flat(config) for above in above_and_itself(leaf)))
+    return list(dict.fromkeys([*config, *(above for leaf in flat(config) for above in above_and_itself(leaf))]))
 
 
 def _all_options(command: str) -> list[str]:

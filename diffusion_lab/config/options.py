@@ -84,7 +84,7 @@ def check_options(cfg: DictConfig, command: str = "train") -> None:
                 kind = _type_of(name, defaults[name])
             elif key in OF_EVERY_CLASS:
                 kind = Any
-            elif prefix[:-1] in BY_NAME:
+            elif prefix[:-1] in BY_NAME and prefix[:-1] in groups:
                 kind = dict | None  # callbacks.progress=null removes it
             elif "_target_" in node:
                 if parameters is not None and name not in parameters:
@@ -102,7 +102,9 @@ def check_options(cfg: DictConfig, command: str = "train") -> None:
             for place, part in parts.items():
                 if isinstance(part, dict):
                     of_part = default if isinstance(default := defaults.get(name), dict) else {}
-                    check(part, f"{place}.", of_part, is_free or "_target_" in node)  # a dict that an object takes
+                    check(
+                        part, f"{place}.", of_part, is_free or "_target_" in node or defaults.get(name, {}) is None
+                    )  # a dict that an object takes
 
     check(plain, "", declared)
 
