@@ -101,10 +101,9 @@ def check_options(cfg: DictConfig, command: str = "train") -> None:
             }
             for place, part in parts.items():
                 if isinstance(part, dict):
-                    of_part = default if isinstance(default := defaults.get(name), dict) else {}
-                    check(
-                        part, f"{place}.", of_part, is_free or "_target_" in node or defaults.get(name, {}) is None
-                    )  # a dict that an object takes
+                    default = defaults.get(name, {})
+                    is_value = "_target_" in node or default is None  # a dict that an object or a command takes
+                    check(part, f"{place}.", default if isinstance(default, dict) else {}, is_free or is_value)
 
     check(plain, "", declared)
 
