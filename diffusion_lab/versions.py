@@ -12,12 +12,14 @@ def versions() -> dict[str, str]:
     return {
         "diffusion_lab": __version__,
         "python": platform.python_version(),
-        **{name: _installed(name) for name in PACKAGES},
+        **{name: version(name) if is_installed(name) else "not installed" for name in PACKAGES},
     }
 
 
-def _installed(name: str) -> str:
+def is_installed(name: str) -> bool:
+    """Whether a package is installed under this name; a folder of that name in the working directory is none."""
     try:
-        return version(name)
+        version(name)
     except PackageNotFoundError:
-        return "not installed"
+        return False
+    return True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -21,25 +20,18 @@ from omegaconf.errors import OmegaConfBaseException
 
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.composing import drop_leftovers
-from diffusion_lab.config.kinds import check_kinds
 from diffusion_lab.config.mistakes import (
-    MistakeError,
     mistake_in_job,
     mistake_in_options,
     refuse_outside_sweeps,
+    refuse_words,
     refused_option,
 )
+from diffusion_lab.config.options import check_options
 from diffusion_lab.config.overrides import flags_and_words
-from diffusion_lab.config.working_directory import (
-    check_outputs,
-    importing,
-    read_environment,
-    stored_configs,
-    typed_modules,
-    with_own_choices,
-)
+from diffusion_lab.config.working_directory import add_to_path, check_outputs, with_own_choices
 from diffusion_lab.store.records import printable
-from diffusion_lab.sweeps.frozen import VARIABLE, StartAgain
+from diffusion_lab.sweeps.frozen import StartAgain
 from diffusion_lab.training.interruption import Interrupted
 
 _MULTIRUN = {"-m", "--multirun"}
@@ -50,37 +42,29 @@ def run(command: str, options: list[str]) -> int:
 
     HYDRA_FULL_ERROR=1 also shows their tracebacks.
     """
-    with importing(frozenset()):
-        module = import_module(f"diffusion_lab.commands.{command}")
     traceback_wanted = os.environ.get("HYDRA_FULL_ERROR") == "1"
     # Without it Hydra prints errors in its own way and exits.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     failed: list[Exception] = []
+    add_to_path()
+    module = import_module(f"diffusion_lab.commands.{command}")
 
     def task(cfg: DictConfig) -> Any:
         """One job. In a sweep Hydra handles an error: it names the job and continues with the next."""
-        with importing(modules):  # repeated here, because a launcher may start the job in another process
-            try:
-                return _job(module, cfg)
-            except Exception as error:
-                if HydraConfig.get().mode is RunMode.MULTIRUN:
-                    raise
-                failed.append(error)  # raised below, because Hydra would add its own lines
+        add_to_path()  # repeated here, because a launcher may start the job in another process
+        try:
+            return _job(module, cfg)
+        except Exception as error:
+            if HydraConfig.get().mode is RunMode.MULTIRUN:
+                raise
+            failed.append(error)  # raised below, because Hydra would add its own lines
 
     try:
-        empty = next((option for option in options if re.fullmatch(r"""\+*[\w./@]+=(''|"")?""", option)), None)
-        if empty is not None:
-            raise MistakeError(f"{empty} is empty: give a value, or remove it")  # such as an unset variable
-        found = with_own_choices(options)
-        ignored = read_environment(found)
-        if ignored and "LOCAL_RANK" not in os.environ and not os.environ.get(VARIABLE):  # reported once
-            print(f"ignoring {ignored}", file=sys.stderr)
-        modules = typed_modules(found)
-        with stored_configs(found), importing(modules):
-            completed = getattr(module, "completed", list)  # for commands that start from a model or a file
-            _start(command, completed(found), task)
-            if failed:
-                raise failed[0]
+        refuse_words(options, command)
+        completed = getattr(module, "completed", list)  # for commands that start from a model or a file
+        _start(command, completed(with_own_choices(options)), task)
+        if failed:
+            raise failed[0]
     except StartAgain as again:
         os.environ["HYDRA_FULL_ERROR"] = "1" if traceback_wanted else "0"
         again.start(command, options)
@@ -117,7 +101,7 @@ def _job(module: ModuleType, cfg: DictConfig) -> Any:
     dropped = drop_leftovers(cfg, typed) if experiment else []
     if dropped:
         print(f"ignoring {', '.join(dropped)}: experiment={experiment} sets it for a different choice than yours")
-    check_kinds(cfg, HydraConfig.get().job.config_name)  # type: ignore[arg-type]  # Hydra sets it before a job
+    check_options(cfg, HydraConfig.get().job.config_name)  # type: ignore[arg-type]  # Hydra sets it before a job
     check_outputs(cfg)
     return module.run(cfg)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from diffusion_lab.store import runs_folder, scored_runs
 from diffusion_lab.store.measures import SECONDS, Measure, merged
 from diffusion_lab.terminal import Terminal
 from diffusion_lab.training.trackers import BOUND_BY_T, SAMPLES, STEP
+from diffusion_lab.versions import is_installed
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Section, Workspace
@@ -32,7 +32,7 @@ _MOST_RUNS = 1000  # shown in a panel
 
 def run(cfg: DictConfig) -> None:
     """Build the workspace from the runs in `outputs`, and send it."""
-    if find_spec("wandb_workspaces") is None:
+    if not is_installed("wandb-workspaces"):
         raise MistakeError("install wandb-workspaces first: pip install 'diffusion-lab[dashboard]'")
     import wandb
 

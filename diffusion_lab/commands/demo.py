@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from importlib.util import find_spec
 from itertools import pairwise
 from math import ceil
 from tempfile import TemporaryDirectory
@@ -28,6 +27,7 @@ from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.mistakes import MistakeError, users_mistakes
 from diffusion_lab.terminal import Terminal
 from diffusion_lab.training.interruption import Interrupted
+from diffusion_lab.versions import is_installed
 
 if TYPE_CHECKING:
     from gradio import Blocks
@@ -51,7 +51,7 @@ def run(cfg: DictConfig) -> None:
 
     if not 0 <= cfg.port <= 65535:
         raise MistakeError(f"port={cfg.port}: choose a port from 0 to 65535")
-    if find_spec("gradio") is None:
+    if not is_installed("gradio"):
         raise MistakeError("install gradio first: pip install 'diffusion-lab[demo]'")
     with users_mistakes():
         model = load(cfg.model_dir, cfg.outputs)

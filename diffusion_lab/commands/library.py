@@ -21,18 +21,18 @@ from diffusion_lab.commands.evaluate import to_score
 from diffusion_lab.commands.scoring import score_once
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.composing import model_dir_of, with_trained_choices
-from diffusion_lab.config.kinds import check_kinds
 from diffusion_lab.config.loading import (
     DRAWING_GROUPS,
     load_module,
     trained_config,
     trained_data,
 )
-from diffusion_lab.config.mistakes import MistakeError, mistake_in_job, mistake_in_options, replaced, users_mistakes
+from diffusion_lab.config.mistakes import MistakeError, mistake_in_job, mistake_in_options, users_mistakes
+from diffusion_lab.config.options import check_options
 from diffusion_lab.config.overrides import ALL, as_options, as_value, in_full, quoted
 from diffusion_lab.config.sample_options import Drawn, drawing_of
 from diffusion_lab.config.scores import planned_score
-from diffusion_lab.config.working_directory import check_outputs, stored_configs, with_own_choices
+from diffusion_lab.config.working_directory import add_to_path, check_outputs, with_own_choices
 from diffusion_lab.store.identity import SCORING_GROUPS
 from diffusion_lab.training.ranks import request_of
 
@@ -241,12 +241,13 @@ class Model:
 
     def config(self, command: str, options: Sequence[str] = ()) -> DictConfig:
         """The config of a command for this model."""
+        add_to_path()
         options = with_own_choices([*self._options, *map(in_full, options)])
-        with _own_hydra(), stored_configs(options), initialize_config_dir(str(CONF), version_base="1.3"):
+        with _own_hydra(), initialize_config_dir(str(CONF), version_base="1.3"):
             cfg = compose(
                 command, with_trained_choices(options, DRAWING_GROUPS if command == "sample" else SCORING_GROUPS)
             )
-        check_kinds(cfg, command)
+        check_options(cfg, command)
         check_outputs(cfg)
         return cfg
 
@@ -321,8 +322,6 @@ def _options(given: Mapping[str, Any], overrides: Sequence[str]) -> list[str]:
 def _named(choices: Choices, of_samples: str = "") -> dict[str, Any]:
     """Choices by the names of their options. of_samples: the prefix of the options weights and seed."""
     if unknown := choices.keys() - Choices.__annotations__.keys():
-        if said := replaced(min(unknown)):
-            raise TypeError(said)
         raise TypeError(f"there is no argument {min(unknown)}; the choices are {', '.join(Choices.__annotations__)}")
     names = {"num_steps": "sampler.spacing.num_steps", "scale": "guidance.scale"}
     names |= {name: f"{of_samples}{name}" for name in ("weights", "seed")}

@@ -101,10 +101,9 @@ def _main() -> None:
     arguments = sys.argv[1:]
     if not arguments:
         from diffusion_lab.commands.next_steps import next_steps
-        from diffusion_lab.config.working_directory import usual_outputs
 
         try:
-            lines = next_steps(Path(usual_outputs()))
+            lines = next_steps(Path("outputs"))
         except (RunError, OSError) as error:
             from diffusion_lab.config.mistakes import mistake_in_job
 
@@ -132,7 +131,7 @@ def _main() -> None:
 
     from diffusion_lab.commands.app import run
 
-    # Ranks and jobs, started with `python -m`, import nothing from the working directory.
+    # Ranks and jobs, started with `python -m`, look into the working directory last, too.
     os.environ["PYTHONSAFEPATH"] = "1"
     arguments.remove(command)
     sys.exit(run(command, arguments))

@@ -20,8 +20,8 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 from diffusion_lab.conf_dir import CONF
-from diffusion_lab.config.kinds import check_kinds
 from diffusion_lab.config.mistakes import MistakeError, mistake_in_job, users_mistakes
+from diffusion_lab.config.options import check_options
 from diffusion_lab.config.overrides import quoted
 from diffusion_lab.config.planning import make_plan, read_axes, with_moments
 from diffusion_lab.config.tracking import track_report
@@ -49,7 +49,7 @@ def sweep(
 ) -> None:
     """Make the plan, print it, and run it. RunError with the number of failures, if any."""
     check_copy()
-    check_kinds(config)
+    check_options(config)
     check_outputs(config)
     with using_copy(Path(config.hydra.launcher.get("folder") or jobs_folder(Path(config.outputs)))):
         console = Terminal(file=sys.stdout)  # the output of jobs in this process goes elsewhere

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 
 def choices_made() -> dict[str, str | None]:
-    """The chosen option of each config group; settings of this machine are left out."""
+    """The chosen option of each config group."""
     made = HydraConfig.get().runtime.choices
-    return {group: option for group, option in made.items() if not group.startswith(("hydra", "local"))}
+    return {group: option for group, option in made.items() if not group.startswith("hydra")}
 
 
 def family() -> str:

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.types import Override
-from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.loading import load_config
 from diffusion_lab.config.mistakes import MistakeError
+from diffusion_lab.config.options import OF_EVERY_CLASS, parameters_of
 from diffusion_lab.config.overrides import as_plain, named, unquoted
-from diffusion_lab.config.working_directory import own_folders, usual_outputs
 from diffusion_lab.store import ModelDirectory, newest_model
 
 TRAINED = "trained"  # sampler=trained: the choice that the model was trained with
 NEEDS_NO_MODEL = {"-h", "--help", "--hydra-help", "-sc", "--shell-completion"}
 _CHOSEN_WITH = {"measured_variance": "variance"}  # a group without its own folder -> the group that sets it
-_OF_EVERY_CLASS = ("data.validation", "data.on_device", "trainer.peak_flops")  # but not a parameter of the classes
 
 
 def model_dir_of(options: Sequence[str]) -> ModelDirectory:
@@ -34,7 +31,7 @@ def model_dir_of(options: Sequence[str]) -> ModelDirectory:
         raise MistakeError(f"model_dir={wanted}: give one model, and run the command once for each")
     if wanted != "null":
         return ModelDirectory(Path(wanted))
-    return newest_model(Path(unquoted(given["outputs"]) if "outputs" in given else usual_outputs()))
+    return newest_model(Path(unquoted(given.get("outputs", "outputs"))))
 
 
 def with_trained_choices(options: Sequence[str], groups: Sequence[str]) -> list[str]:
@@ -57,9 +54,6 @@ def with_trained_choices(options: Sequence[str], groups: Sequence[str]) -> list[
         if picked.get(group) == "[]" and group in groups:
             raise MistakeError(f"{group}: choose at least one")
     kept = [group for group in groups if isinstance(saved.get(group), DictConfig) and (CONF / group).is_dir()]
-    for file in (folder / group / f"{TRAINED}.yaml" for folder in own_folders(options) for group in kept):
-        if file.is_file():
-            raise MistakeError(f"{file}: {file.parent.name}={TRAINED} is the choice of the training; rename the file")
     for group in kept:
         _store(group, as_plain(saved[group]))
     return [*(f"{group}={TRAINED}" for group in kept if group not in picked), *options]
@@ -89,7 +83,7 @@ def drop_leftovers(cfg: DictConfig, overrides: Sequence[Override]) -> list[str]:
     for place in places.values():
         node = OmegaConf.select(cfg, place, throw_on_missing=False)
         if isinstance(node, DictConfig):
-            dropped |= dict.fromkeys(key for key in _not_taken(node, place) if key not in {*places, *_OF_EVERY_CLASS})
+            dropped |= dict.fromkeys(key for key in _not_taken(node, place) if key not in {*places, *OF_EVERY_CLASS})
     for key in dropped:
         place, _, name = key.rpartition(".")
         with open_dict(cfg):
@@ -98,20 +92,10 @@ def drop_leftovers(cfg: DictConfig, overrides: Sequence[Override]) -> list[str]:
 
 
 def _not_taken(node: DictConfig, place: str) -> Iterator[str]:
-    taken = parameters_of(node.get("_target_"))
+    target = node.get("_target_")
+    taken = None if target is None else parameters_of(target)
     for name in map(str, node):
         if taken is not None and not name.startswith("_") and name not in taken:
             yield f"{place}.{name}"
         elif not OmegaConf.is_interpolation(node, name) and OmegaConf.is_dict(OmegaConf.select(node, name)):
             yield from _not_taken(node[name], f"{place}.{name}")
-
-
-def parameters_of(target: Any) -> set[str] | None:
-    """The parameter names of a target; None if it takes **kwargs or has no readable signature."""
-    try:
-        parameters = inspect.signature(get_object(target)).parameters.values()
-    except Exception:  # any error of an import; building the object raises it again
-        return None
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        return None
-    return {parameter.name for parameter in parameters}

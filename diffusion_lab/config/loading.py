@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +14,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from diffusion_lab.config.build import build_training_data
 from diffusion_lab.config.identity import variance_matters
-from diffusion_lab.config.mistakes import MistakeError, mistake_in_job
+from diffusion_lab.config.mistakes import MistakeError, mistake_in_job, unknown_option
+from diffusion_lab.config.options import OF_EVERY_CLASS, parameters_of
 from diffusion_lab.config.overrides import as_plain
 from diffusion_lab.config.untrusted import (
     check_plain,
-    check_sizes,
     check_targets,
     leave_out,
     no_larger_than,
@@ -41,7 +41,7 @@ Load = Callable[..., "GenerativeModel"]  # like `load_module`
 def load_config(directory: ModelDirectory) -> DictConfig:
     """The config that a model was trained with; `model` keeps its references to the other groups.
 
-    RunError if it is missing or holds what a file may not (see `strangers`); `settled` checks its sizes.
+    RunError if it is missing or holds what a file may not (see `untrusted`).
     """
     config = read_config(directory)
     check_targets(_resolved(config, directory), directory.config)
@@ -77,11 +77,9 @@ def _resolved(config: DictConfig, directory: ModelDirectory) -> dict[str, Any]:
         raise RunError(f"{directory.config} is not a config: {message}") from None
 
 
-def settled(saved: DictConfig, directory: ModelDirectory, of_file: Mapping[str, Any] | None = None) -> DictConfig:
-    """`saved`, resolved and ready to build. RunError if it needs too much memory or time; see `check_sizes` for of_file."""
-    plain = _resolved(saved, directory)
-    check_sizes(plain, directory.config, of_file)
-    return OmegaConf.create(plain)
+def settled(saved: DictConfig, directory: ModelDirectory) -> DictConfig:
+    """`saved`, resolved and ready to build."""
+    return OmegaConf.create(_resolved(saved, directory))
 
 
 def trained_config(cfg: DictConfig) -> tuple[ModelDirectory, DictConfig]:
@@ -93,7 +91,6 @@ def trained_config(cfg: DictConfig) -> tuple[ModelDirectory, DictConfig]:
     saved = load_config(directory)
     if "fingerprint" not in directory.read_training():
         raise RunError(f"{directory.training} was written by another version of diffusion_lab: it has no fingerprint")
-    of_the_file = as_plain(saved, resolve=True)
     if cfg.get("variance") is not None:
         _swap_variance(saved, cfg, directory)
     for group in SCORING_GROUPS:
@@ -103,9 +100,13 @@ def trained_config(cfg: DictConfig) -> tuple[ModelDirectory, DictConfig]:
     for option, value in cfg.data.items():
         if value is not None:
             _check_data_named(saved)
+            if f"data.{option}" not in OF_EVERY_CLASS and option not in (
+                parameters_of(saved.data._target_) or [option]
+            ):
+                raise MistakeError(unknown_option(f"data.{option}", [f"data.{name}" for name in saved.data]))
             saved.data[option] = value
     check_worse(saved)
-    return directory, settled(saved, directory, of_the_file)
+    return directory, settled(saved, directory)
 
 
 def _newest_model(outputs: Path) -> ModelDirectory:

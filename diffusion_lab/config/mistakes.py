@@ -1,6 +1,6 @@
 """The user's mistakes in one sentence, with the option or the file and the fix; None for errors of the lab itself.
 
-Some facts are found only in the texts of Hydra's and OmegaConf's errors. Only this file reads these texts.
+Sentences of Hydra and OmegaConf are shown as they are, on one line, except where they advise what the lab refuses.
 """
 
 from __future__ import annotations
@@ -8,18 +8,13 @@ from __future__ import annotations
 import difflib
 import errno
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import (
-    ConfigCompositionException,
-    InstantiationException,
-    MissingConfigException,
-    OverrideParseException,
-    SearchPathException,
-)
+from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf.errors import (
     InterpolationKeyError,
@@ -30,25 +25,47 @@ from omegaconf.errors import (
 from yaml import YAMLError
 
 from diffusion_lab.conf_dir import CONF
-from diffusion_lab.config.overrides import as_plain
+from diffusion_lab.config.overrides import as_plain, flags_and_words, unknown_flag
 from diffusion_lab.store import RunError
 from diffusion_lab.store.files import PlaceError
 from diffusion_lab.store.identity import SCORING_GROUPS
 from diffusion_lab.store.option_names import above_and_itself, flat
 from diffusion_lab.sweeps.axes import MissingOptionError
 
-_REPLACED = {
-    "conditional": "use condition=classes for conditional=true, and condition=none for conditional=false",
-    "labels": "use condition=clusters for labels=clusters, and condition=none for labels=own",
-    "label": "use condition=3 for label=3",
-    "model.label_dropout": "use model.condition_dropout",
-}
+_RESUME = "the same command resumes by itself, and init_from=FOLDER starts from the weights of another model"
+_INSTEAD = {"ckpt_path": _RESUME, "resume": _RESUME, "resume_from_checkpoint": _RESUME}  # habits from other programs
+_DASHES = tuple("\u2010\u2011\u2012\u2013\u2014\u2015\u2212")  # as word processors make them of - and --
 _OF_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _OF_PLACES = {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.EROFS}
 
 
 class MistakeError(Exception):
     """A mistake of the user; the message is one sentence on what is wrong."""
+
+
+def refuse_words(options: Iterable[str], command: str) -> None:
+    """MistakeError for a word of the command line that cannot be an option, whatever the command has."""
+    options = [*options]
+    if (flag := unknown_flag(options)) is not None:
+        name, known = flag.lstrip("-").replace("-", "_"), _all_options(command)
+        meant = name if name in known else unknown_option(name, known).partition("; did you mean ")[2].removesuffix("?")
+        such = f", such as {meant}=…" if meant else ""
+        raise MistakeError(
+            f"there is no flag {flag}: options are written option=value, without dashes before them{such}"
+        )
+    for word in flags_and_words(options)[1]:
+        group, is_set, value = word.partition("=")
+        if word.startswith(_DASHES) or value.startswith(_DASHES):
+            raise MistakeError(f"{word} has a dash that is not the keyboard's: type - or --")
+        if is_set and value in ("", "''", '""') and re.fullmatch(r"\+*[\w./@]+", group):  # such as an unset variable
+            raise MistakeError(f"{word} is empty: give a value, or remove it")
+        is_value = command == "sample" and group == "condition"  # condition=3 is a class there
+        if (
+            (CONF / group).is_dir()
+            and not is_value
+            and re.fullmatch(r"null|true|false|[-+]?[\d.]+", value, re.IGNORECASE)
+        ):
+            raise MistakeError(f"{word}: {group} takes the name of a choice; diffusion-lab {command} --help lists them")
 
 
 def refuse_outside_sweeps() -> None:
@@ -114,7 +131,7 @@ def mistake_in_job(error: BaseException) -> str | None:
         case _ if _is_out_of_memory(error):
             return f"{_place(error)}out of memory: choose smaller sizes, batches or numbers"
         case InterpolationKeyError():
-            return _of_another_family(error)
+            return f"{_one_line(error)}: choose parts of one family"
         case InterpolationResolutionError():  # ${oc.env:NAME} of an unset variable, or a reference to itself
             return _one_line(error)
         case InstantiationException():
@@ -135,140 +152,118 @@ def _of_a_file(error: OSError) -> str | None:
     return f"{name}: {error.strerror}; choose another place" if name and error.errno in _OF_PLACES else None
 
 
+def _instantiation(error: InstantiationException) -> str | None:
+    """The sentence of the object that refuses its options, after their place."""
+    place, cause = _place(error), error.__cause__
+    while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
+        cause = cause.__cause__
+    said = " ".join(str(cause).split())
+    of_lightning = type(cause).__name__ == "MisconfigurationException"  # slow to import
+    if isinstance(cause, ValueError | RunError | OmegaConfBaseException | ImportError) or of_lightning:
+        return said if re.match(r"\w+\.[\w.]+=", said) else place + said  # the message may name the option already
+    if isinstance(cause, ArithmeticError | RuntimeError | TypeError):
+        return f"{place}these values do not work ({said})"
+    return None if cause is not None else _one_line(error)
+
+
 def mistake_in_options(error: BaseException, command: str) -> str | None:
     """One sentence for options that cannot be composed into a config, or None."""
     match error:
-        case MissingOptionError():
-            return _unknown(error.key, command)
         case MissingConfigException():
-            return _missing(error)
+            return _missing_choice(error)
         case OverrideParseException():
-            return f"cannot read {error.override!r}: write option=value, with quotes around spaces, commas and brackets"
-        case ConfigCompositionException() | OmegaConfBaseException():
-            return _composition(error, command)
-        case YAMLError():
-            return f"cannot read a config: {' '.join(str(error).split())}"
-        case SearchPathException():
-            return f"{_one_line(error)}: --config-dir must name a folder that exists"
-        case ValueError() if re.match("Only one of --run|File .* does not exist", str(error)):
+            fix = "write option=value, with quotes around spaces, commas and brackets"
+            return f"cannot read {error.override!r}: {fix}"
+        case MissingOptionError() | HydraException() | OmegaConfBaseException():
+            key = refused_option(error)
+            return (
+                _one_line(error)
+                if key is None
+                else unknown_option(key.partition("@")[0], _all_options(command), command)
+            )
+        case ValueError() | YAMLError():
             return _one_line(error)
-        case ValueError() if "Config group override must be" in str(error):
-            return "a group cannot be null, as in callbacks=null: name one of its choices, or remove it with ~callbacks"
     return None
 
 
 def refused_option(error: BaseException) -> str | None:
     """The key of an option that the config lacks; for a group's choice with its package, as group@package."""
-    return _found(r"Could not override '([^']+)'", error)
+    if isinstance(error, MissingOptionError):
+        return error.key
+    cause = error.__cause__ or error
+    if isinstance(cause, OmegaConfBaseException) and cause.full_key and isinstance(cause, AttributeError | KeyError):
+        return cause.full_key
+    found = re.match(
+        r"Could not (?:override|delete) '([^']+)'", str(error)
+    )  # of a group Hydra says it only in the text
+    return None if found is None else found[1]
 
 
-def _instantiation(error: InstantiationException) -> str | None:
-    """One sentence for options that an object refuses: its own message, after the option's place."""
-    place, lost = _place(error), _found(r"Error locating target '([^']+)'", error)
-    if lost:
-        option = f"{place.removesuffix(': ')}._target_" if place else "_target_"
-        return f"{option}={lost}: Python cannot import this; check its spelling and its installation"
-    cause = error.__cause__
-    while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
-        cause = cause.__cause__
-    said = " ".join(str(cause).split())
-    place = "" if re.match(r"\w+\.[\w.]+=", said) else place  # the message already names the option
-    if isinstance(cause, InterpolationKeyError):
-        return _of_another_family(cause)
-    of_lightning = type(cause).__name__ == "MisconfigurationException"  # slow to import
-    if isinstance(cause, ValueError | RunError | OmegaConfBaseException | ImportError) or of_lightning:
-        return place + said
-    if isinstance(cause, ArithmeticError | RuntimeError):
-        return f"{place}these values do not work ({said})"
-    if isinstance(cause, TypeError):
-        unexpected = _found(r"unexpected keyword argument '(\w+)'", cause)
-        return place + (f"there is no option {unexpected}" if unexpected else f"a value is of the wrong kind ({said})")
-    return None if cause is not None else _one_line(error)
-
-
-def _of_another_family(error: InterpolationKeyError) -> str:
-    """A model refers to an option that the chosen part lacks, such as sampling=temperature of a VAE."""
-    wanted = _found(r"Interpolation key '([^']+)'", error)
-    if wanted is None:
-        return _one_line(error)
-    group, _, option = wanted.rpartition(".")
-    if not group:
-        return f"this model needs {option}, which no choice sets: check that network=… is one of its family"
-    return f"{group}: this model needs {option}, which your choice does not have; choose another"
-
-
-def _missing(error: MissingConfigException) -> str:
+def _missing_choice(error: MissingConfigException) -> str:
     """One sentence for a choice that a group does not have."""
-    if error.missing_cfg_file == "hydra/sweeper/optuna":
-        return "hydra/sweeper=optuna is not installed: pip install 'diffusion-lab[optuna]'"
     wanted = error.missing_cfg_file or ""
+    if wanted == "hydra/sweeper/optuna":
+        return "hydra/sweeper=optuna is not installed: pip install 'diffusion-lab[optuna]'"
     group, _, option = wanted.rpartition("/")
     # Hydra lists the choices of a group, not those of a folder in it, as network=diffusion/….
-    options = sorted(error.options or [file.stem for file in (CONF / group).glob("*.yaml")])
-    if not group or not options:
+    files = (file.relative_to(CONF / group) for file in (CONF / group).rglob("*.yaml"))
+    choices = sorted(error.options or [str(file.with_suffix("")) for file in files])
+    if not group or not choices:
         return _one_line(error)
     typed = f"{group}={option}" if error.options else wanted.replace("/", "=", 1)
-    return f"{typed}: there is no such choice; choose one of {', '.join(options)}{_hint(option, options)}"
+    close = difflib.get_close_matches(option, choices, n=1)
+    meant = f"; did you mean {close[0]}?" if close else ""
+    return f"{typed}: there is no such choice; choose one of {', '.join(choices)}{meant}"
 
 
-def _composition(error: Exception, command: str) -> str:
-    """One sentence for an option that does not exist, or a value of the wrong kind."""
-    named = refused_option(error) or _found(r"full_key: (\S+)", error)
-    if named is None:
-        return _one_line(error)
-    key = named.partition("@")[0]
-    file = _found(r"In '([^']+)': Could not override", error)
-    if file is not None:
-        if said := replaced(key):
-            return f"{file}.yaml: {said}"
-        return f"{file}.yaml overrides the group {key}, which diffusion-lab {command} does not have"
-    if "could not be converted" in str(error) or "Cannot convert" in str(error):
-        return f"{key}: {str(error).splitlines()[0]}"
-    return _unknown(key, command)
-
-
-def replaced(key: str) -> str | None:
-    """What to write instead of an option of an earlier version, or None."""
-    fix = _REPLACED.get(key if key in _REPLACED else key.partition(".")[0])
-    return None if fix is None else f"{key} was replaced: {fix}"
-
-
-def _unknown(key: str, command: str) -> str:
-    """One sentence for an option that the config does not have."""
-    if said := replaced(key):
-        return said
+def unknown_option(key: str, known: Iterable[str], command: str = "") -> str:
+    """One sentence for an option that does not exist, with those of `known` that may be meant."""
+    said, name = f"there is no option {key!r}", key.rpartition(".")[2]
+    if name in _INSTEAD:
+        return f"{said}: {_INSTEAD[name]}"
     if command in ("train", "schedule") and (CONF / key).is_dir():
         models = sorted(file.stem for file in (CONF / "model").glob("*.yaml") if f"  - /{key}: " in file.read_text())
         if models:
-            others = f"or choose model={' or '.join(models)}"
-            return f"{key} is not a part of the model that you chose: remove {key}=…, {others}"
-    elif key not in SCORING_GROUPS and (CONF / key).is_dir():
+            fix = f"remove {key}=…, or choose model={' or '.join(models)}"
+            return f"{key} is not a part of the model that you chose: {fix}"
+    elif command and key not in SCORING_GROUPS and (CONF / key).is_dir():
         other = "; model_dir=… names a trained model" if key == "model" else ""
         return f"{key} is chosen in training (diffusion-lab train {key}=…), not in {command}{other}"
+    related = {*above_and_itself(key)}  # as + has added them
+    paths = [path for path in dict.fromkeys(known) if path not in related and not path.startswith(f"{key}.")]
+    same = sorted(
+        (path for path in paths if path.rpartition(".")[2] == name), key=lambda path: not path.startswith("data.")
+    )
+    close = difflib.get_close_matches(key, paths, n=1, cutoff=0.8)
+    meant = (close or same if "." in key else same or close) or difflib.get_close_matches(key, paths, n=1)
+    hint = (
+        f"; did you mean {' or '.join(meant[:3])}?"
+        if meant
+        else f"; see diffusion-lab {command} --help"
+        if command
+        else ""
+    )
+    return said + hint
+
+
+def paths_of(config: Mapping[str, Any]) -> list[str]:
+    """The names of all options and groups of options."""
+    return list(dict.fromkeys([*config, *(above for leaf in flat(config) for above in above_and_itself(leaf))]))
+
+
+def _all_options(command: str) -> list[str]:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        leaves = flat(as_plain(compose(command)))
-    known = list(dict.fromkeys(above for leaf in leaves for above in above_and_itself(leaf)))
-    return f"there is no option {key!r}{_hint(key, known, f'; see diffusion-lab {command} --help')}"
-
-
-def _hint(word: str, known: list[str], otherwise: str = "") -> str:
-    if word in known:
-        return f" with your choice of {word.partition('.')[0]}"
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f"; did you mean {close[0]}?" if close else otherwise
+        return paths_of(as_plain(compose(command)))
 
 
 def _place(error: BaseException) -> str:
-    """The key that an error is about, as in "network.dropout: "; empty if there is none."""
-    key = _found(r"full_key: (\S+)", error)
-    return "" if key is None else f"{key}: "
+    """The key that an error is about, as in "network.dropout: "; empty if there is none. Hydra says it only in the text."""
+    found = re.search(r"full_key: (\S+)", str(error))
+    return "" if found is None else f"{found[1]}: "
 
 
 def _one_line(error: BaseException) -> str:
-    """The text without the list of searched folders."""
-    return " ".join(str(error).split("Config search path")[0].split())
-
-
-def _found(pattern: str, error: BaseException) -> str | None:
-    match = re.search(pattern, str(error))
-    return None if match is None else match[1]
+    """The text and that of its cause, without the list of searched folders and of Python's types."""
+    texts = [str(one).split("Config search path")[0] for one in (error, error.__cause__) if one]
+    texts = list(dict.fromkeys(text.split("object_type=")[0].strip() for text in texts))
+    return " ".join(" ".join(texts).split())

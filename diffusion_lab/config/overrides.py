@@ -14,15 +14,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
+from hydra.main import get_args_parser
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion_lab.store.option_names import flat
 
-# Hydra's flags that require a value, and the flag with an optional value and its possible values.
-_WITH_VALUE = {"--config-dir", "-cd", "--cfg", "-c", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p"}
-_WITH_VALUE |= {"--experimental-rerun"}
+_FLAGS = {name: action for action in get_args_parser()._actions for name in action.option_strings}  # of Hydra
 ALL = "all"  # condition=3 is short for condition={all: 3}, the value of the only condition
-_INFO, _INFO_VALUES = {"--info", "-i"}, {"all", "config", "defaults", "defaults-tree", "plugins", "searchpath"}
 
 
 def as_plain(cfg: DictConfig, resolve: bool = False) -> dict[str, Any]:
@@ -62,15 +60,23 @@ def in_full(option: str) -> str:
 
 
 def flags_and_words(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """(Hydra's flags with their values, all other words: the command and its options)."""
+    """(flags with their values, all other words: the command and its options)."""
     flags: list[str] = []
     words: list[str] = []
-    before = ""
+    before = None  # the flag before the argument
     for argument in arguments:
-        is_value = before in _WITH_VALUE or (before in _INFO and argument in _INFO_VALUES)
+        is_value = before is not None and (
+            before.nargs is None or (before.nargs == "?" and argument in (before.choices or ()))
+        )
         (flags if is_value or argument.startswith("-") else words).append(argument)
-        before = "" if is_value else argument
+        before = None if is_value else _FLAGS.get(argument)
     return flags, words
+
+
+def unknown_flag(arguments: Sequence[str]) -> str | None:
+    """The name of the first flag that Hydra does not have."""
+    flags = (word.partition("=")[0] for word in flags_and_words(arguments)[0] if word.startswith("-"))
+    return next((flag for flag in flags if flag not in _FLAGS), None)
 
 
 def named(options: Sequence[str]) -> dict[str, str]:

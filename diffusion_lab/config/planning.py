@@ -20,8 +20,8 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
 from diffusion_lab.config.build import build_training_data
 from diffusion_lab.config.composing import drop_leftovers
-from diffusion_lab.config.kinds import check_kinds
 from diffusion_lab.config.mistakes import MistakeError, refused_option, users_mistakes
+from diffusion_lab.config.options import check_options
 from diffusion_lab.config.overrides import as_plain
 from diffusion_lab.config.scores import requested_weights, run_of
 from diffusion_lab.store.identity import said_of_model, users_files
@@ -238,7 +238,7 @@ def _cell(
     from diffusion_lab.models.trainable import GenerativeModel
 
     cfg, family = combination.config.cfg, combination.config.family
-    check_kinds(cfg)
+    check_options(cfg)
     overrides = combination.overrides
     with users_mistakes():
         on_gpu = _on_gpu(cfg.trainer, gpus)

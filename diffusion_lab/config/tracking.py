@@ -16,7 +16,6 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from diffusion_lab.config.build import entries
-from diffusion_lab.config.composing import parameters_of
 from diffusion_lab.config.identity import plain_config
 from diffusion_lab.config.mistakes import MistakeError, mistake_in_job
 from diffusion_lab.report.panels import SERIES, series
@@ -44,10 +43,6 @@ def build_trackers(cfg: DictConfig, place: Directory | None = None) -> list[Trac
 
         if not (isinstance(kind, type) and issubclass(kind, Logger)):
             raise MistakeError(f"logger.{name}._target_={node['_target_']} is not one of Lightning's loggers")
-        taken = parameters_of(node["_target_"])
-        for key in map(str, node):
-            if taken is not None and not key.startswith("_") and key not in taken:
-                raise MistakeError(f"logger.{name}: there is no option {key}")
         if place is not None:
             usual = {"save_dir": str(place.logs), "run_name": place.home.name}
             unsaid = {key for key in usual.keys() & signature(kind).parameters.keys() if node.get(key) is None}

@@ -19,6 +19,7 @@ import numpy as np
 
 from diffusion_lab.data.checks import DataError, require
 from diffusion_lab.store.records import printable
+from diffusion_lab.versions import is_installed
 
 KNOWN = {"arr_0": "arr_1", "images": "labels", "x": "y"}  # names of images in an npz, and of their labels
 NAMES = "channel_names"  # an array of an npz, an attribute of the others
@@ -156,10 +157,8 @@ def _channel_names(found: Any) -> list[str]:
 
 def optional_package(module: str, extra: str, where: str) -> Any:
     """An optional package. DataError, naming the extra that installs it, if it is missing."""
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        raise DataError(f"{where} needs the package {module}: pip install 'diffusion-lab[{extra}]'.") from None
+    require(is_installed(module), f"{where} needs the package {module}: pip install 'diffusion-lab[{extra}]'.")
+    return importlib.import_module(module)
 
 
 def _chosen(name: str, there: Sequence[str], where: str) -> str:

@@ -77,7 +77,7 @@ def network_class(module: str, name: str, extra: str) -> Any:
     """The class `name` of `module`, from `pip install 'diffusion-lab[extra]'`."""
     try:
         return getattr(import_module(module), name)
-    except ImportError as error:
+    except (ImportError, AttributeError) as error:  # a folder of the user may have the package's name
         raise NotInstalledError(
             f"the network {name} needs the package {extra} ({error}): pip install 'diffusion-lab[{extra}]'"
         ) from None

@@ -13,7 +13,7 @@ import shutil
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, chdir, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,9 +129,6 @@ class WeightsAndBiases(Tracker):
     def __init__(self, project: str, entity: str | None) -> None:
         import wandb
 
-        if os.path.lexists("wandb/settings"):  # in the working directory: could send the key to another server
-            with chdir(Path(__file__).parent):
-                wandb.setup()
         online = os.environ.get("WANDB_MODE", "online") == "online"
         if online and not wandb.login(prompt=False, verify=False):
             raise ValueError(

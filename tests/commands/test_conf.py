@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from diffusion_lab.conf_dir import CONF
-from diffusion_lab.config.kinds import check_kinds
+from diffusion_lab.config.options import check_options
 from diffusion_lab.data.in_memory import OneSet
 from diffusion_lab.diffusion import (
     CosineSchedule,
@@ -63,7 +63,7 @@ METRICS = [name for name in choices("metrics") if name not in ("default", "quick
 def composed_once(*overrides: str):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", overrides=list(overrides))
-    check_kinds(cfg)
+    check_options(cfg)
     cfg.facts = FACTS
     return cfg
 

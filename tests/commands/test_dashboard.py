@@ -88,5 +88,5 @@ def test_mistakes_are_one_sentence(lab, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("wandb.Api", refused)
         lab.refused("dashboard", said="W&B did not accept the dashboard: 503, come back")
-    monkeypatch.setattr(dashboard, "find_spec", lambda _: None)
+    monkeypatch.setattr(dashboard, "is_installed", lambda _: False)
     lab.refused("dashboard", said="pip install 'diffusion-lab[dashboard]'")

@@ -174,7 +174,6 @@ def test_a_mistake_is_a_value_error_with_the_sentence(lab, model, options, argum
         ({"overrides": ["devices=2"]}, "one device"),
         ({"overrides": "sampler=ddim"}, "overrides='sampler=ddim' is not a list: give ['sampler=ddim']"),
         ({"guidance": ClassifierGuidance(len, 3)}, "guidance: no option can hold a builtin_function_or_method"),
-        ({"label": 3}, "label was replaced: use condition=3"),
         ({"format": "jpeg"}, "format=jpeg: choose one of tensor, numpy, pil, grid"),
     ],
     ids=str,

@@ -4,9 +4,12 @@ import re
 import shlex
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
+
+from diffusion_lab import versions
 
 from .conftest import STRIDED, TINY, files
 
@@ -215,6 +218,72 @@ def test_a_wrong_value_is_one_sentence(lab, line):
     assert files(lab.folder) == before
 
 
+# Mistakes of somebody who has not read the code: what is typed -> words of the one sentence.
+TYPED = {
+    "train +lr=0.1": "did you mean optimizer.lr?",
+    "train lr=0.1": "did you mean optimizer.lr?",
+    "train +batch_size=8": "data.batch_size",
+    "train batch_size=8": "data.batch_size",
+    "train ckpt_path=last.ckpt": "the same command resumes",
+    "train +ckpt_path=last.ckpt": "init_from=FOLDER",
+    "train +a.b.c.d=1": "there is no option 'a.b.c.d'",
+    "train +optimzer.lr=0.5": "did you mean optimizer.lr?",
+    "train optimzer.lr=0.5": "did you mean optimizer?",
+    "train -m +lr=0.1,0.9 seed=1,2": "did you mean optimizer.lr?",
+    "train -m lr=0.1,0.9 seed=1,2": "did you mean optimizer.lr?",
+    "train epochs=3": "there is no option 'epochs'",
+    "train max_steps=20": "did you mean trainer.max_steps?",
+    "train --max_steps 20": "such as trainer.max_steps=…",
+    "train --max-steps=20": "such as trainer.max_steps=…",
+    "train --lr 0.1": "such as optimizer.lr=…",
+    "train -x": "there is no flag -x",
+    "train \u2013m seed=1,2": "is not the keyboard's",
+    "train \u2014cfg job": "is not the keyboard's",
+    "train optimizer.lr=\u22120.1": "is not the keyboard's",
+    "train schedule": "cannot read 'schedule'",
+    "train schedule linear": "cannot read 'schedule'",
+    "train trainer.max_steps = 3": "trainer.max_steps",
+    "train seed=1,2": "--multirun",
+    "train seed=": "is empty",
+    "train network=foo": "diffusion/28x28",
+    "train schedule=cosin": "did you mean cosine?",
+    "train schedule=3": "takes the name of a choice",
+    "train model=ddpm": "diffusion, flow, gan",
+    "train data=mnist_fashion": "fashion_mnist",
+    "train trainer.max_steps=-5": "trainer.max_steps",
+    "train data.batch_size=-8": "batch_size",
+    "train data.batch_size=0": "batch_size",
+    "train data.batch_size=many": "must be a valid integer",
+    "train trainer.max_steps=1e3": "must be a valid integer",
+    "train network.channel_multipliers=3": "must be a list",
+    "train data=image_folder data.root=file.txt": "file.txt",
+    "train data=arrays data.train=folder": "folder",
+    "train init_from=file.txt": "file.txt",
+    "train outputs=file.txt": "outputs=file.txt is a file",
+    "sample model_dir=file.txt": "file.txt",
+    "sample model_dir=folder": "folder",
+    "sample num_image=3": "did you mean num_images?",
+    "sample network.dropout=0.1": "network",
+    "sample --num_images 3": "such as num_images=…",
+    "sample +num_workers=3": "there is no option 'num_workers'",
+    "sample +data.num_worker=3": "there is no option 'data.num_worker'",
+    "evaluate sampler.num_steps=3": "did you mean sampler.spacing.num_steps?",
+    "evaluate schedule=linear": "chosen in training",
+    "report runs=folder": "folder",
+    "status sweep=nowhere": "nowhere",
+}
+
+
+@pytest.mark.parametrize("line", TYPED)
+def test_a_mistake_is_one_clear_sentence(lab, line):
+    (lab.folder / "folder").mkdir()
+    (lab.folder / "file.txt").write_text("mine")
+    command, *options = line.split()
+    if command in ("evaluate", "sample"):
+        lab.given("train", *TINY, *STRIDED)
+    lab.refused(command, *options, said=TYPED[line])
+
+
 @pytest.mark.parametrize("line", ["train network.base_channels=100000000", "sample num_images=1000000000000000000"])
 def test_absurd_sizes_are_out_of_memory(lab, line):
     command, option = line.split()
@@ -280,6 +349,10 @@ def test_a_misspelling_is_told_what_was_meant(lab, wrong, meant):
     lab.refused("train", wrong, said=f"did you mean {meant}?")
 
 
+def _missing():
+    raise PackageNotFoundError
+
+
 @pytest.mark.parametrize(
     ("module", "extra", "line"),
     [
@@ -290,5 +363,6 @@ def test_a_misspelling_is_told_what_was_meant(lab, wrong, meant):
 )
 def test_without_an_extra_one_sentence_names_it(lab, monkeypatch, module, extra, line):
     monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setattr(versions, "version", lambda name: _missing() if name.startswith(module) else "1")
     options = [*TINY, *STRIDED] if line.startswith("train") else []
     lab.refused(*line.split(), *options, said=f"pip install 'diffusion-lab[{extra}]'")

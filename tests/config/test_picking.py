@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.build import settle_budget
-from diffusion_lab.config.kinds import check_kinds
+from diffusion_lab.config.options import check_options
 from diffusion_lab.config.picking import MOST_EPOCHS, fill_in, for_gpu, images_shown, pick
 from diffusion_lab.networks import UNet
 
@@ -36,7 +36,7 @@ def picked(composed, side=32, count=3_000, on_gpu=False, data="image_folder", **
 @pytest.mark.parametrize("side", [32, 64, 256])
 def test_every_folder_gets_a_training_that_fits(composed, side, count, on_gpu):
     found, cfg = picked(composed, side, count, on_gpu)
-    check_kinds(cfg)
+    check_options(cfg)
     batch, steps = cfg.data.batch_size, cfg.trainer.max_steps
     assert 1 <= batch <= count
     assert 1 <= steps * batch <= MOST_EPOCHS * count

@@ -1,0 +1,221 @@
+"""Each option is one that exists and has a value of its type, checked before anything is built.
+
+The options of an object are the parameters of the class or function that its `_target_` names, with their annotations. Those of a
+command are in its yaml in conf/, and have the types of their defaults; `_UNSET` has the types of those whose default is null.
+Ranges and choices are checked by the classes themselves.
+
+pydantic compares values and annotations: unlike beartype and typeguard it tells true from 1, takes a list for a tuple, and says
+in words what is expected.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
+from functools import cache, reduce
+from inspect import Parameter
+from operator import or_
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from hydra.utils import get_object
+from omegaconf import MISSING, DictConfig, OmegaConf
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from diffusion_lab.conf_dir import CONF
+from diffusion_lab.config.mistakes import MistakeError, paths_of, unknown_option
+from diffusion_lab.config.overrides import as_plain
+from diffusion_lab.store.option_names import flat
+
+BY_NAME = ("callbacks", "logger", "features", "metrics", "condition")  # groups of objects by name
+OF_EVERY_CLASS = ("data.validation", "data.on_device", "trainer.peak_flops")  # but not a parameter of the classes
+# What options of commands take beside the type of their default, or if it is null.
+_UNSET: dict[str, Any] = {
+    **dict.fromkeys(("model_dir", "samples", "reference", "root", "to", "mask", "flags", "code", "entity"), str),
+    **dict.fromkeys(("objective_metric", "init_from", "jobs", "checkpoint", "project"), str),
+    **dict.fromkeys(("batch_size", "default_steps", "t"), int | None),
+    **dict.fromkeys(("compile", "on_device"), bool | str),
+    **dict.fromkeys(("download", "null_class"), bool),
+    "train_images": int | float,
+    "devices": int | str | list,
+    "sweep": int | str,
+    "image": int | str,
+    "images": list,
+    "runs": str | list,
+    "what": str | list,
+    "image_size": int | str | list,
+    "condition": dict,
+    "init": str,
+}
+_PLAIN = (int, float, bool, str, NoneType, list, tuple, dict, Path, timedelta, Any)
+_CONTAINERS = (list, tuple, dict, Sequence, Mapping)
+_WORDS = {
+    "an object": "a group of options",
+    "Field required": "a longer list",
+    "a valid array": "a list, such as [1,2]",
+}
+_LARGEST = 2**63  # torch and numpy take no larger numbers
+
+
+def check_options(cfg: DictConfig, command: str = "train") -> None:
+    """MistakeError for the first option that no object and no command receives, or whose value has the wrong type."""
+    plain = as_plain(cfg)
+    plain.pop("hydra", None)
+    declared, groups = _declared(command)
+    groups |= _of_models().get(str((plain.get("model") or {}).get("_target_")), frozenset()) | {"measured_variance"}
+    referenced = {name for text in _texts(plain) for name in re.findall(r"\$\{\.*([\w.]+)", text)}
+
+    def is_read(key: str) -> bool:
+        """Whether the option, one in it or one that it lies in is referred to, or a choice of a group sets it."""
+        group, _, name = key.partition(".")
+        return name in _of_choices(group) or any(f"{one}.".startswith(f"{key}.") for one in referenced)
+
+    def check(node: Mapping[str, Any], prefix: str, defaults: Mapping[str, Any], is_free: bool = False) -> None:
+        parameters = parameters_of(node["_target_"]) if isinstance(node.get("_target_"), str) else {}
+        for name, value in node.items():
+            key = f"{prefix}{name}"
+            if name.startswith("_") or _is_reference(value) or key.startswith("facts."):
+                continue
+            if name in defaults:
+                kind = _type_of(name, defaults[name])
+            elif key in OF_EVERY_CLASS:
+                kind = Any
+            elif prefix[:-1] in BY_NAME and prefix[:-1] in groups:
+                kind = dict | None  # callbacks.progress=null removes it
+            elif "_target_" in node:
+                if parameters is not None and name not in parameters:
+                    known = [*paths_of(plain), *(f"{prefix}{name}" for name in parameters)]
+                    raise MistakeError(unknown_option(_first_leaf(key, value), known, command))
+                kind = _type_of_parameter(node["_target_"], name, value)
+            elif not (is_free or key in groups or (prefix == "data." and "model_dir" in plain) or is_read(key)):
+                raise MistakeError(unknown_option(_first_leaf(key, value), paths_of(plain), command))
+            else:
+                kind = Any
+            check_type(key, value, kind)
+            parts = {key: value} | {
+                f"{key}.{i}": part for i, part in enumerate(value if isinstance(value, list) else ())
+            }
+            for place, part in parts.items():
+                if isinstance(part, dict):
+                    default = defaults.get(name, {})
+                    is_value = "_target_" in node or default is None  # a dict that an object or a command takes
+                    check(part, f"{place}.", default if isinstance(default, dict) else {}, is_free or is_value)
+
+    check(plain, "", declared)
+
+
+def _first_leaf(key: str, value: Any) -> str:
+    """The option that was typed: `+a.b.c=1` makes the groups a and a.b."""
+    return key if isinstance(value, dict) and "_target_" in value else next(iter(flat({key: value})), key)
+
+
+def _is_reference(value: Any) -> bool:
+    return isinstance(value, str) and ("${" in value or value == MISSING)
+
+
+def _texts(node: Any) -> Iterator[str]:
+    if isinstance(node, dict | list):
+        for child in node.values() if isinstance(node, dict) else node:
+            yield from _texts(child)
+    elif isinstance(node, str):
+        yield node
+
+
+@cache
+def _declared(command: str) -> tuple[dict[str, Any], frozenset[str]]:
+    """The options in a command's yaml with their defaults, and the groups in its list of defaults."""
+    declared: Any = OmegaConf.to_container(OmegaConf.load(CONF / f"{command}.yaml"), resolve=False)
+    groups: set[str] = set()
+    for entry in declared.pop("defaults", []):
+        if isinstance(entry, dict):
+            groups |= {group.removeprefix("optional ") for group in entry}
+        elif (CONF / f"{entry}.yaml").is_file():  # includes another command's options
+            inherited, more = _declared(entry)
+            declared, groups = inherited | declared, groups | more
+    return declared, frozenset(groups)
+
+
+@cache
+def _of_models() -> dict[str, frozenset[str]]:
+    """The groups that each of our models has, by its class; an objective may leave one of them unread."""
+    texts = [file.read_text() for file in (CONF / "model").glob("*.yaml")]
+    found = {re.search(r"_target_: (\S+)", text)[1]: re.findall(r"^  - /(\w+):", text, re.MULTILINE) for text in texts}  # type: ignore[index]
+    return {target: frozenset(groups) for target, groups in found.items()}
+
+
+@cache
+def _of_choices(group: str) -> frozenset[str]:
+    """The options that a group's choices set without a class, as temperature of sampling."""
+    found = (OmegaConf.load(file) for file in (CONF / group).glob("*.yaml"))
+    return frozenset(str(name) for cfg in found if "_target_" not in cfg and "defaults" not in cfg for name in cfg)
+
+
+@cache
+def parameters_of(target: str) -> Mapping[str, Parameter] | None:
+    """The parameters of a target by name; None if it takes any, or if they cannot be read."""
+    try:
+        parameters = inspect.signature(get_object(target)).parameters
+    except Exception:  # any error of an import; building the object raises it again
+        return None
+    return None if any(one.kind is one.VAR_KEYWORD for one in parameters.values()) else parameters
+
+
+@cache
+def _annotations(target: str) -> dict[str, Any]:
+    try:
+        found: Any = get_object(target)
+        return get_type_hints(found.__init__ if isinstance(found, type) else found)  # type: ignore[misc]
+    except Exception:  # of an import, as above, or a name that only type checkers import
+        return {}
+
+
+def _type_of(name: str, default: Any) -> Any:
+    """The type of a command's option."""
+    if isinstance(default, dict):
+        return dict
+    given = str if _is_reference(default) else type(default)
+    return given | _UNSET[name] if name in _UNSET else Any if default is None else given
+
+
+def _type_of_parameter(target: str, name: str, value: Any) -> Any:
+    parameter = (parameters_of(target) or {}).get(name)
+    is_ours = target.startswith("diffusion_lab.")
+    if (parameter and parameter.default == value) or (value is None and not is_ours):
+        return Any  # our default may be null where Lightning has another
+    return _in_yaml(_annotations(target).get(name, Any), is_ours)
+
+
+def _in_yaml(annotation: Any, is_ours: bool) -> Any:
+    """The annotation of the value in yaml: an object to be built is a dict there."""
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return annotation if is_ours else Any  # Lightning's precisions are not all of ours
+    if origin in (Union, UnionType):
+        return reduce(or_, (_in_yaml(part, is_ours) for part in parts))
+    if origin in _CONTAINERS:
+        return origin[tuple(part if part is Ellipsis else _in_yaml(part, is_ours) for part in parts)]
+    if annotation in _PLAIN or annotation in _CONTAINERS:
+        return annotation
+    package = getattr(annotation, "__module__", "").partition(".")[0]
+    return dict if package in ("torch", "lightning", "diffusion_lab", "collections", "typing") else Any
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind, config=ConfigDict(strict=True, allow_inf_nan=False))
+
+
+def check_type(key: str, value: Any, kind: Any) -> None:
+    """MistakeError unless a value of yaml has this type."""
+    shown = f"{key}={'null' if value is None else str(value).lower() if isinstance(value, bool) else value}"
+    if type(value) in (int, float) and not abs(value) < _LARGEST:
+        raise MistakeError(f"{shown} must be a finite number below 2**63")
+    try:
+        _adapter(kind).validate_json(json.dumps(value))
+    except ValidationError as error:
+        texts = dict.fromkeys(one["msg"].removeprefix("Input should be ") for one in error.errors())
+        raise MistakeError(f"{shown}: this must be {' or '.join(_WORDS.get(text, text) for text in texts)}") from None
