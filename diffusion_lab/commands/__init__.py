@@ -1,0 +1,27 @@
+"""The commands: `diffusion-lab NAME` runs `NAME.py`; further files are what they share.
+
+train         train, then score
+evaluate      score a trained model, or given images
+sample        draw images
+report        tables and figures of a sweep
+status        progress of a sweep
+cancel        end the jobs of a sweep
+schedule      show a noise schedule
+features      train features without labels
+statistics    write a data set's images and feature statistics
+import        a model from a published checkpoint
+export        a model as a diffusers pipeline or a program
+demo          a local page that draws
+dashboard     a workspace at Weights & Biases
+doctor        what this machine has and lacks
+prune         files that nothing uses
+library       `diffusion_lab.load`
+main          the entry point and --help
+app           a Hydra app per command
+next_steps    `diffusion-lab` alone
+fit           a training in its folder
+scoring       a score, found or computed, written and shown
+score_table   the table of a score
+sweeping      `train -m`
+accuracy      the accuracy of a noisy classifier
+"""

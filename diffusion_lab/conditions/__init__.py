@@ -1,4 +1,11 @@
-"""Conditions of samples: classes, clusters, vectors, fields; see `condition.Condition`."""
+"""Conditions of samples: a class, a cluster, a vector or a field for each image.
+
+condition   the interface; null conditions; records of held-out conditions
+lent        classes, vectors and fields of the data set
+computed    conditions computed from the image itself
+clusters    classes without labels, found in the images
+units       units of real-valued data, vectors and fields
+"""
 
 from diffusion_lab.conditions.clusters import Clusters, GradientClusters
 from diffusion_lab.conditions.condition import Condition

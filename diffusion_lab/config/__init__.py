@@ -1,6 +1,29 @@
 """Composing, checking and building configs. The commands run the results.
 
 Only this package and `commands` see a cfg.
+
+composing           options that a trained model adds
+overrides           config values as text and back
+kinds               types of options
+mistakes            the user's mistakes in one sentence each
+build               objects from a config
+picking             batch, width and steps for your own images
+training            a training from a config
+planning            the plan of a multirun
+duration            how long a plan takes on this CPU
+loading             a trained model from its folder
+untrusted           limits of what a stranger's folder may ask for
+weight_files        weights by name; averages built after training
+identity            digests that identify trainings and scores
+scores              the plan of a score from a config
+given               the plan of a score of given images
+measured_variance   what must be measured before a generator draws
+guiding_models      guidance by another model
+sample_options      options of `sample`
+drawn_conditions    conditions of samples
+editing             edits of given images
+tracking            trackers from a config
+working_directory   what a command reads from the working directory
 """
 
 import logging

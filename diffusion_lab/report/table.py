@@ -30,8 +30,7 @@ Choice = tuple[str | None, ...]
 @dataclass(frozen=True, eq=False)
 class Cell:
     """choices: every axis, None if this cell lacks the option. state: done, missing (with the reason), or that of its status
-    file. values, protocol, curves, measures, sources: of metrics.json; empty unless done. code: file -> digest, of the code that
-    trained and scored it, as far as recorded."""
+    file. values, protocol, curves, measures, sources: of metrics.json; empty unless done. code: file -> digest, if recorded."""
 
     choices: dict[str, str | None]
     run: RunDirectory
@@ -346,7 +345,6 @@ def sets_steps(table: Table, group: Group, axis: str) -> bool:
     place = table.axes.index(axis)
     if not all(value is None or reads_as_number(value) for value in values_of(table, group, axis)):
         return False
-    counts = [
-        (float(n), row.values["nfe"].mean) for row in group.rows if (n := row.choice[place]) and "nfe" in row.values
-    ]
+    rows = [row for row in group.rows if row.choice[place] and "nfe" in row.values]
+    counts = [(float(row.choice[place] or 0), row.values["nfe"].mean) for row in rows]
     return len({nfe for _, nfe in counts}) > 1 and all(steps <= nfe <= 2 * steps for steps, nfe in counts)

@@ -1,0 +1,18 @@
+"""Lightning's Trainer, its callbacks, and what happens around a training.
+
+trainer        Lightning's Trainer for every training
+ema            exponential and power-law moving averages of the weights
+profiles       averages of any length as combinations of a few
+snapshots      weights kept during training, for evaluation
+checkpoints    resume.ckpt, from which training resumes
+finite         skips steps with non-finite gradients
+monitor        running means of the losses, gradient norm, speed
+sample_grid    pictures of samples during training
+record         metrics.csv
+trackers       TensorBoard, Weights & Biases and others
+interruption   signals: save and end
+ranks          processes that train or sample together
+devices        devices of this machine, and how many a job requests
+speed          torch.compile, TF32, reuse of memory
+step_times     a profile of a training step
+"""

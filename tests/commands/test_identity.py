@@ -112,8 +112,8 @@ def test_an_edit_of_ones_own_files_retrains(lab, sweep):
 
 def test_a_score_counts_the_users_files_that_it_names(lab):
     metric = (
-        "from diffusion_lab.metrics.metric import Metric\n\n\nclass Mine(Metric):\n"
-        "    def measures(self, namings):\n        return []\n\n    def score(self, subject, scores):\n        pass\n"
+        "from diffusion_lab.metrics.metric import Metric, Scores\n\n\nclass Mine(Metric):\n"
+        "    def measures(self, namings):\n        return []\n\n    def score(self, subject):\n        return Scores()\n"
     )
     (lab.folder / "metric.py").write_text(metric)
     command = ["train", *TINY, *STRIDED, "+metrics.mine._target_=metric.Mine"]
