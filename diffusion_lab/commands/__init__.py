@@ -5,7 +5,6 @@ evaluate      score a trained model, or given images
 sample        draw images
 report        tables and figures of a sweep
 status        progress of a sweep
-cancel        end the jobs of a sweep
 schedule      show a noise schedule
 features      train features without labels
 statistics    write a data set's images and feature statistics

@@ -4,7 +4,7 @@ Only this package and `commands` see a cfg.
 
 composing           options that a trained model adds
 overrides           config values as text and back
-kinds               types of options
+options             options against the annotations of the classes that receive them
 mistakes            the user's mistakes in one sentence each
 build               objects from a config
 picking             batch, width and steps for your own images
