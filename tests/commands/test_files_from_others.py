@@ -522,7 +522,5 @@ def test_a_config_changed_under_a_training_is_written_again(lab):
     directory.training.unlink()
     before = directory.config.read_text()
     edit(directory.path, "optimizer.lr", 0.5)
-    edited = directory.config.read_text()
     lab.done("train", *options)
     assert directory.config.read_text() == before
-    assert edited in [file.read_text() for file in directory.path.glob("yours*")], "what the user changed is kept"

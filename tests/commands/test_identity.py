@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 from diffusion_lab.store import ModelDirectory, RunDirectory, identity
+from diffusion_lab.training import devices
 
 from .cluster import STOP, models, only_model
 from .conftest import STRIDED, TINY
@@ -85,6 +86,18 @@ def test_a_training_that_other_code_began_says_so(lab, package):
     digests = only_model(lab.folder).read_training()["code"]["models/diffusion.py"]
     assert len(digests.split()) == 2
     assert "other code (models/diffusion.py)" in lab.done("train", *command), "neither code made all of it"
+
+
+def test_a_training_goes_on_with_the_precision_of_another_machine(lab, monkeypatch):
+    """It is found by its name, and says so."""
+    (lab.folder / "stops.py").write_text(STOP)
+    (lab.folder / ".stop").write_text("2")
+    command = [*TINY, *STRIDED, "trainer.max_steps=4", "score=false", "+callbacks.stop._target_=stops.StopOnce"]
+    monkeypatch.setattr(devices, "_has_bf16", lambda on_gpu: True)
+    assert lab("train", *command)[0] != 0
+    monkeypatch.setattr(devices, "_has_bf16", lambda on_gpu: False)
+    assert "it began with precision bf16-mixed, and goes on with 32-true" in lab.done("train", *command)
+    assert only_model(lab.folder).read_training()["precision"] == "32-true"
 
 
 @pytest.mark.parametrize("sweep", [[], ["-m", "seed=1"]])

@@ -49,7 +49,7 @@ def test_a_password_of_the_environment_is_in_no_file(lab, monkeypatch):
 def test_tags_are_recorded_and_change_nothing(lab):
     lab.given("train", *TINY, *STRIDED, "logger=csv", "tags=[baseline,for the paper]")
     model = newest_model(lab.folder / "outputs")
-    (run,) = (lab.folder / "outputs" / "runs").iterdir()
+    (run,) = (lab.folder / "outputs" / "runs").glob("[!.]*/")
     for file in (model.config, run / "config.yaml"):
         assert OmegaConf.load(file).tags == ["baseline", "for the paper"]
     assert "baseline" in next(model.logs.rglob("hparams.yaml")).read_text()

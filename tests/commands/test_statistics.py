@@ -16,6 +16,7 @@ from .conftest import scored
 
 
 def write(lab, *options: str) -> tuple[dict, str]:
+    (lab.folder / "digits.npz").unlink(missing_ok=True)  # a file that is there is not overwritten
     out = lab.done("statistics", "data=digits", "to=digits.npz", *options)
     with np.load(lab.folder / "digits.npz", allow_pickle=False) as archive:
         return dict(archive), " ".join(out.split())

@@ -61,18 +61,26 @@ def test_a_plan_says_how_long_it_takes(lab, monkeypatch):
     assert "estimated" not in lab.done(*sweep, *TINY)
 
 
-def test_a_job_gets_what_was_picked_for_its_device(lab, monkeypatch):
+def test_what_is_picked_does_not_depend_on_the_device(lab, monkeypatch):
     """Planned for a GPU and run elsewhere, it trains the model of the plan."""
+    (lab.folder / "own").mkdir()
     for i in range(100):
-        Image.effect_noise((8, 8), 60 + i).save(lab.folder / f"{i}.png")
+        Image.effect_noise((8, 8), 60 + i).save(lab.folder / "own" / f"{i}.png")
     monkeypatch.setattr(picking, "_MANY", 50)
-    monkeypatch.setattr(planning, "_on_gpu", lambda trainer, gpus: True)
-    own = ["data=image_folder", "data.root=.", "data.image_size=8", "data.num_workers=0", "metrics=network_evaluations"]
+    own = [
+        "data=image_folder",
+        "data.root=own",
+        "data.image_size=8",
+        "data.num_workers=0",
+        "metrics=network_evaluations",
+    ]
     small = [o for o in TINY if not o.startswith(("data.batch_size", "metrics"))]
-    lab.done("train", "-m", *own, *small, *STRIDED, "seed=1")
-    (model,) = (ModelDirectory(lab.folder / "outputs" / "models" / name) for name in names(lab, "models"))
-    assert model.finished
-    assert load_config(model).data.batch_size == 64
+    with monkeypatch.context() as patch:
+        patch.setattr(planning, "_on_gpu", lambda trainer, gpus: True)
+        lab.done("train", "-m", *own, *small, *STRIDED, "seed=1")
+    assert "already trained" in lab.done("train", *own, *small, *STRIDED)
+    (model,) = (ModelDirectory(path) for path in (lab.folder / "outputs" / "models").glob("[!.]*/"))
+    assert load_config(model).data.batch_size == 32
 
 
 def test_a_model_is_trained_once_and_every_cell_scored(lab):

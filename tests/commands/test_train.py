@@ -16,8 +16,6 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from diffusion_lab.conf_dir import CONF
-from diffusion_lab.config import picking, training
-from diffusion_lab.config.loading import load_config
 from diffusion_lab.data.image_folder import ImageFolder
 from diffusion_lab.store import ModelDirectory, newest_model
 from diffusion_lab.training import devices, sample_grid
@@ -26,7 +24,7 @@ from tests.data.small_sets import SMALL as SMALL_SETS
 from tests.data.small_sets import write_images
 
 from ..families.test_families import FAMILIES
-from .cluster import STOP, assert_same_weights
+from .cluster import assert_same_weights
 from .conftest import STRIDED, TINY, files, scored
 from .test_families import SMALL, tiny
 
@@ -108,7 +106,7 @@ def test_a_folder_of_images_needs_nothing_but_its_root(lab, image_size):
     assert re.search("about .* of training, estimated", out)
 
 
-# ---- trainer.precision=auto follows the machine, and a training keeps what it began with ----
+# ---- trainer.precision=auto follows the machine ----
 
 
 @pytest.mark.parametrize("bf16", [True, False])
@@ -120,44 +118,6 @@ def test_auto_is_what_the_device_computes_in_hardware(monkeypatch, bf16):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bf16)
     for on_gpu in (False, True):
         assert devices.auto_precision(on_gpu) == ("bf16-mixed" if bf16 else "32-true")
-
-
-@pytest.mark.parametrize("began_on_gpu", [True, False])
-def test_an_interrupted_training_keeps_its_picks(lab, monkeypatch, began_on_gpu):
-    """Also on the other kind of device, and its precision; where none has begun, other picks are another training."""
-    (lab.folder / "stops.py").write_text(STOP)
-    (lab.folder / ".stop").write_text("2")
-    write_images(lab.folder / "own")
-    monkeypatch.setattr(picking, "_MANY", 2)
-    monkeypatch.setattr(picking, "MOST_EPOCHS", 4)
-    monkeypatch.setattr(devices, "_has_bf16", lambda on_gpu: not on_gpu)
-    plain = training.training_of
-
-    def training_on(is_gpu):
-        def of(cfg, family, auto, on_gpu):
-            return plain(cfg, family, devices.auto_precision(is_gpu), is_gpu)
-
-        monkeypatch.setattr(training, "training_of", of)
-
-    own = ["data=image_folder", "data.root=own", "data.image_size=8", "data.num_workers=0", "trainer.precision=auto"]
-    options = [*own, "network.head_channels=8", "score=false", "+callbacks.stop._target_=stops.StopOnce"]
-    training_on(began_on_gpu)
-    assert lab("train", *options)[0] != 0
-    (begun,) = (lab.folder / "outputs" / "models").iterdir()
-
-    training_on(not began_on_gpu)
-    lab.done("train", *options, "outputs=other")
-    out = " ".join(lab.done("train", *options).split())
-    assert "resuming from" in out
-    kept, other = (newest_model(lab.folder / outputs) for outputs in ("outputs", "other"))
-    assert kept.path.name == begun.name
-    assert kept.path.name != other.path.name
-    assert kept.read_training()["steps"] == load_config(kept).trainer.max_steps
-    channels = [load_config(model).network.base_channels for model in (kept, other)]
-    assert (channels[0] is None, channels[1] is None) == (not began_on_gpu, began_on_gpu)
-    precisions = ["32-true", "bf16-mixed"] if began_on_gpu else ["bf16-mixed", "32-true"]
-    assert [model.read_training()["precision"] for model in (kept, other)] == precisions
-    assert f"trainer.precision={precisions[0]}, as this training began" in out
 
 
 # ---- training keeps the weights of a few earlier moments, and they can be sampled and scored ----

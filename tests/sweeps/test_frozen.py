@@ -2,15 +2,13 @@
 
 import os
 import sys
-from pathlib import Path
 
 import pytest
-from diffusion_lab.store.fingerprints import Code, Scope
 
 from diffusion_lab.store.lock import hold
 from diffusion_lab.store.records import RunError
 from diffusion_lab.sweeps import frozen
-from diffusion_lab.sweeps.frozen import StartAgain, check_copy, make_copy, remove_copy, unused_copies, using_copy
+from diffusion_lab.sweeps.frozen import StartAgain, check_copy, make_copy, unused_copies, using_copy
 from diffusion_lab.sweeps.jobs import Submitted
 
 
@@ -28,9 +26,8 @@ def made(tmp_path, monkeypatch):
     monkeypatch.setattr(frozen, "CONF", tmp_path / "lab")
 
     def make(old=True):
-        code = Code([str(tmp_path / "work")])
-        code.module("mine")
-        copy = make_copy(tmp_path / "code", code.modules(), [tmp_path / "my_configs"])
+        work = tmp_path / "work"
+        copy = make_copy(tmp_path / "code", {work: {work / "mine.py", work / "table.txt"}}, [tmp_path / "my_configs"])
         if old:
             os.utime(copy, (0, 0))
         return copy
@@ -43,30 +40,20 @@ def test_a_copy_holds_the_lab_the_users_modules_and_configs(made, tmp_path):
     assert (copy / "diffusion_lab" / "a.py").read_text() == "x = 1\n"
     assert (copy / "diffusion_lab" / "conf" / "a.py").is_file()
     assert (copy / "hydra_plugins" / "diffusion_lab_sweeper" / "train_once.py").is_file()
-    assert (copy / "mine.py").is_file()
-    assert (copy / "table.txt").read_text() == "1"
+    assert (copy / "users" / "0" / "mine.py").is_file()
+    assert (copy / "users" / "0" / "table.txt").read_text() == "1"
     (tmp_path / "work" / "mine.py").write_text("")
-    assert (copy / "mine.py").read_text()
+    assert (copy / "users" / "0" / "mine.py").read_text()
     assert made() != copy
 
 
-def test_a_users_package_is_copied_with_all_of_its_code(tmp_path):
-    """It may find its modules while it runs, as a registry does; data beside them is still found."""
-    package, outputs = tmp_path / "mine", tmp_path / "mine" / "outputs"
-    (package / "parts").mkdir(parents=True)
-    (package / "data").mkdir()
-    for name in ("__init__.py", "net.py", "parts/__init__.py", "parts/found.py", "parts/gone.py", "data/tool.py"):
-        (package / name).write_text("PLACE = __file__\n")
-    (package / "data" / "table.txt").write_text("1")
-    (package / "parts" / "gone.py").unlink()
-    (package / "parts" / "gone.py").symlink_to("nowhere")
-    code = Code([str(tmp_path)])
-    code.reached(["mine.net.Net"], Scope())
-    copy = make_copy(outputs / "code", code.modules(), [])
-    assert (copy / "mine" / "parts" / "found.py").is_file()
-    assert not os.path.lexists(copy / "mine" / "parts" / "gone.py")
-    assert (copy / "mine" / "data" / "table.txt").read_text() == "1"
-    assert not os.path.lexists(copy / "mine" / "outputs")
+def test_what_is_beside_ones_files_is_found_from_the_copy(made, tmp_path):
+    """What counts is copied; a large table or a folder of images is linked."""
+    (tmp_path / "work" / "images").mkdir()
+    (tmp_path / "work" / "images" / "1.png").write_bytes(b"1")
+    copy = made()
+    assert (copy / "users" / "0" / "images").is_symlink()
+    assert (copy / "users" / "0" / "images" / "1.png").is_file()
 
 
 def test_a_copy_that_python_did_not_start_from_is_refused(monkeypatch, tmp_path):
@@ -90,7 +77,8 @@ def test_the_command_starts_again_with_the_copied_folders(made, tmp_path, monkey
     assert (mine / "schedule" / "mine.yaml").is_file()
     moved = ["-m", "--config-dir", str(mine), f"hydra.searchpath=[file://{mine},pkg://x]", "seed=1,2"]
     assert started == [[sys.executable, "-m", "diffusion_lab", "train", *moved]]
-    assert os.environ == {frozen.VARIABLE: str(copy), "PYTHONPATH": f"{copy}{os.pathsep}there", "PYTHONSAFEPATH": "1"}
+    path = os.pathsep.join([str(copy), str(copy / "users" / "0"), "there"])
+    assert os.environ == {frozen.VARIABLE: str(copy), "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
 
 
 def test_a_copy_stays_as_long_as_something_uses_it(made, tmp_path, monkeypatch):
@@ -113,24 +101,8 @@ def test_a_copy_stays_as_long_as_something_uses_it(made, tmp_path, monkeypatch):
     assert (tmp_path / "work" / "table.txt").is_file(), "a link to it was removed"
 
 
-def test_a_copy_with_a_file_of_the_users_stays(made, tmp_path):
-    copy = made()
-    (copy / "__pycache__").mkdir()
-    (copy / "__pycache__" / "mine.cpython-311.pyc").write_bytes(b"")
-    os.utime(copy, (0, 0))
-    assert unused_copies(copy.parent, tmp_path / "jobs") == [copy]
-    (copy / "notes.txt").write_text("mine")
-    os.utime(copy, (0, 0))
-    assert unused_copies(copy.parent, tmp_path / "jobs") == []
-    assert not remove_copy(copy, tmp_path / "jobs")
-    (copy / "notes.txt").unlink()
-    os.utime(copy, (0, 0))
-    assert remove_copy(copy, tmp_path / "jobs")
-    assert not copy.exists()
-
-
 def test_half_a_copy_is_none(made, tmp_path, monkeypatch):
-    monkeypatch.setattr(Path, "symlink_to", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(os, "rename", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         made()
     assert [path.name for path in (tmp_path / "code").iterdir() if not path.name.startswith(".")] == []
