@@ -106,8 +106,8 @@ def _objective(run: RunDirectory, name: str | None) -> float | None:
 
 
 def _stamp(directory: ModelDirectory) -> int | None:
-    """When training finished; None if it has not."""
-    return directory.training.stat().st_mtime_ns if directory.finished else None
+    """A number that another training changes; None if there is none that has finished."""
+    return directory.training.stat().st_ino if directory.finished else None
 
 
 def _take_trained(console: Console, directory: ModelDirectory) -> None:

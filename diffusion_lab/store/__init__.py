@@ -1,13 +1,21 @@
 """The layout of outputs/, defined only by this package. Does not import torch.
 
-    outputs/models/<data>-<model>-<fingerprint>/   one trained model   (ModelDirectory)
-    outputs/runs/<id>/                             one scored cell     (RunDirectory)
-    outputs/sweeps/<name>/                         many of them        (SweepDirectory)
-    outputs/jobs/                                  files of queued jobs   (`jobs`)
-    outputs/cache/                                 reference statistics; samples/, statistics/   (CacheDirectory)
-    outputs/features/                              features trained on a user's own images
+    outputs/models/<data>-<model>-<digest>/   one trained model   (ModelDirectory)
+    outputs/runs/<model>-<digest>/            one scored cell     (RunDirectory)
+    outputs/sweeps/<name>/                    many of them        (SweepDirectory)
+    outputs/jobs/                             files of queued jobs   (`places`)
+    outputs/cache/                            reference statistics; samples/, statistics/   (CacheDirectory)
+    outputs/features/                         features trained on a user's own images
+    outputs/trash/                            what `prune` and retrain=true have put aside
 
-The fingerprint is that of `fingerprints.fingerprint`, so the same command finds its model again.
+identity      what names a run, and what is said of one that other code made
+files         whole files, and the folders that a user names with to=
+lock          one writer of a folder
+directories   what lies in the folder of a model, a score, a sweep; places: where these are; cache: what lies in the cache
+records       JSON and YAML that may be a stranger's; status_file: how far work is; measures: what the numbers of a score mean
+weight_names, option_names   names of weights and of options
+processes     processes of this machine
+
 Nothing here makes a folder before something is written into it.
 """
 

@@ -294,7 +294,8 @@ def of_earlier_version(record: Mapping[str, Any]) -> bool:
 def made_by(record: Mapping[str, Any], now: Mapping[str, str]) -> str | None:
     """Half a sentence if other code made what a record is about, which has `code` and `versions`; None if this code did."""
     if of_earlier_version(record):
-        return f"diffusion_lab {(record.get('versions') or {}).get('diffusion_lab', '')}, which recorded no code"
+        version = (record.get("versions") or {}).get("diffusion_lab")
+        return f"diffusion_lab {version or 'of an earlier version'}, which recorded no code"
     files = changed(record["code"], now)
     if not files:
         return None

@@ -80,7 +80,9 @@ def make_copy(folder: Path, users: Files, configs: Iterable[Path]) -> Path:
     for place in map(Path, reversed((spec and spec.submodule_search_locations) or ())):  # the first one wins
         plugins = {path.relative_to(place): path for path in _below(place)}
         files |= {Path(_PLUGINS) / name: path for name, path in plugins.items() if name.parts[0].startswith(f"{LAB}_")}
-    roots = {source: Path(_USERS, str(number)) for number, source in enumerate(sorted(users))}
+    searched = [*map(os.path.abspath, sys.path)]  # the first of two modules of one name is found
+    order = sorted(users, key=lambda source: searched.index(str(source)) if str(source) in searched else len(searched))
+    roots = {source: Path(_USERS, f"{number:03d}") for number, source in enumerate(order)}
     files |= {roots[source] / path.relative_to(source): path for source in users for path in users[source]}
     for source in configs:
         yaml = (path for path in _below(source, without=folder) if path.suffix in (".yaml", ".yml"))

@@ -232,6 +232,24 @@ def test_a_training_stopped_past_its_lease_is_taken_over(tmp_path, zygote):
     assert_same_bits(whole.directory, torn.directory)
 
 
+@pytest.mark.parametrize("more", [(), ("retrain=true",)])
+def test_two_commands_on_one_model_train_and_score_it_once(tmp_path, zygote, more):
+    """The other one waits, says for whom, and takes what it finds."""
+    outputs = tmp_path / "outputs"
+    options = [*TINY, *STRIDED, "trainer.max_steps=20", f"outputs={outputs}"]
+    one, other = (Training(zygote.start, tmp_path / name, *options) for name in ("one", "other"))
+    if more:
+        one.finish()
+    one.options = other.options = [*options, *more]
+    both = [one.start(), other.start()]
+    out = [process.communicate(timeout=120)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert sorted("training ended by" in text for text in out) == [False, True]
+    assert sorted("already trained" in text for text in out) == [False, True]
+    assert len(list((outputs / "runs").glob("[!.]*/"))) == 1
+    assert not list(outputs.rglob("*.lock"))
+
+
 # ---- retrain=true trains beside the old model, goes on where it was stopped, and puts the new one in its place at the end ----
 
 

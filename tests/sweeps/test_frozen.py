@@ -40,10 +40,10 @@ def test_a_copy_holds_the_lab_the_users_modules_and_configs(made, tmp_path):
     assert (copy / "diffusion_lab" / "a.py").read_text() == "x = 1\n"
     assert (copy / "diffusion_lab" / "conf" / "a.py").is_file()
     assert (copy / "hydra_plugins" / "diffusion_lab_sweeper" / "train_once.py").is_file()
-    assert (copy / "users" / "0" / "mine.py").is_file()
-    assert (copy / "users" / "0" / "table.txt").read_text() == "1"
+    assert (copy / "users" / "000" / "mine.py").is_file()
+    assert (copy / "users" / "000" / "table.txt").read_text() == "1"
     (tmp_path / "work" / "mine.py").write_text("")
-    assert (copy / "users" / "0" / "mine.py").read_text()
+    assert (copy / "users" / "000" / "mine.py").read_text()
     assert made() != copy
 
 
@@ -52,8 +52,8 @@ def test_what_is_beside_ones_files_is_found_from_the_copy(made, tmp_path):
     (tmp_path / "work" / "images").mkdir()
     (tmp_path / "work" / "images" / "1.png").write_bytes(b"1")
     copy = made()
-    assert (copy / "users" / "0" / "images").is_symlink()
-    assert (copy / "users" / "0" / "images" / "1.png").is_file()
+    assert (copy / "users" / "000" / "images").is_symlink()
+    assert (copy / "users" / "000" / "images" / "1.png").is_file()
 
 
 def test_a_copy_that_python_did_not_start_from_is_refused(monkeypatch, tmp_path):
@@ -77,7 +77,7 @@ def test_the_command_starts_again_with_the_copied_folders(made, tmp_path, monkey
     assert (mine / "schedule" / "mine.yaml").is_file()
     moved = ["-m", "--config-dir", str(mine), f"hydra.searchpath=[file://{mine},pkg://x]", "seed=1,2"]
     assert started == [[sys.executable, "-m", "diffusion_lab", "train", *moved]]
-    path = os.pathsep.join([str(copy), str(copy / "users" / "0"), "there"])
+    path = os.pathsep.join([str(copy), str(copy / "users" / "000"), "there"])
     assert os.environ == {frozen.VARIABLE: str(copy), "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
 
 
