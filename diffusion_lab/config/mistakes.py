@@ -131,7 +131,9 @@ def mistake_in_job(error: BaseException) -> str | None:
         case _ if _is_out_of_memory(error):
             return f"{_place(error)}out of memory: choose smaller sizes, batches or numbers"
         case InterpolationKeyError():
-            return f"{_one_line(error)}: choose parts of one family"
+            found = re.search(r"Interpolation key '(\S+)\.(\w+)'", str(error))
+            needs = f"{found[1]}: this model needs {found[2]}, which your choice lacks" if found else _one_line(error)
+            return f"{needs}: choose parts of one family"
         case InterpolationResolutionError():  # ${oc.env:NAME} of an unset variable, or a reference to itself
             return _one_line(error)
         case InstantiationException():

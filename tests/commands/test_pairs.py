@@ -107,10 +107,9 @@ CELLS = [cell for cell in product(SCHEDULES, PREDICTIONS, VARIANCES, SAMPLERS) i
 @pytest.mark.parametrize(("schedule", "prediction", "variance", "sampler"), pairs(CELLS))
 def test_a_pair_trains_samples_and_scores(schedule, prediction, variance, sampler):
     x_0 = 0.5 * torch.randn(32, 2)
-    model = trained(built(schedule, prediction, variance, sampler, *bound_of(schedule)), x_0)
-    with torch.no_grad():
-        samples = model.sample(torch.arange(6), seed=0)
-        likelihood = model.likelihood(x_0[:4], None, 0, torch.arange(4), None)
+    model = trained(built(schedule, prediction, variance, sampler, *bound_of(schedule)), x_0).generator()
+    samples = model.sample(torch.arange(6), seed=0)
+    likelihood = model.likelihood(x_0[:4], None, 0, torch.arange(4), None)
     assert samples.shape == (6, 2)
     assert samples.isfinite().all()
     assert likelihood.bits_per_dim.isfinite().all()
