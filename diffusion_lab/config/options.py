@@ -33,6 +33,7 @@ from diffusion_lab.store.option_names import flat
 
 BY_NAME = ("callbacks", "logger", "features", "metrics", "condition")  # groups of objects by name
 OF_EVERY_CLASS = ("data.validation", "data.on_device", "trainer.peak_flops")  # but not a parameter of the classes
+OF_DATA_SETS = ("default_steps",)  # which set it for train, whatever the command
 # What options of commands take beside the type of their default, or if it is null.
 _UNSET: dict[str, Any] = {
     **dict.fromkeys(("model_dir", "samples", "reference", "root", "to", "mask", "flags", "code", "entity"), str),
@@ -82,7 +83,7 @@ def check_options(cfg: DictConfig, command: str = "train") -> None:
                 continue
             if name in defaults:
                 kind = _type_of(name, defaults[name])
-            elif key in OF_EVERY_CLASS:
+            elif key in OF_EVERY_CLASS or key in OF_DATA_SETS:
                 kind = Any
             elif prefix[:-1] in BY_NAME and prefix[:-1] in groups:
                 kind = dict | None  # callbacks.progress=null removes it
@@ -196,6 +197,8 @@ def _in_yaml(annotation: Any, is_ours: bool) -> Any:
         return annotation if is_ours else Any  # Lightning's precisions are not all of ours
     if origin in (Union, UnionType):
         return reduce(or_, (_in_yaml(part, is_ours) for part in parts))
+    if origin in (dict, Mapping) and not is_ours:
+        return dict  # Lightning's max_time takes fractions of a second, too
     if origin in _CONTAINERS:
         return origin[tuple(part if part is Ellipsis else _in_yaml(part, is_ours) for part in parts)]
     if annotation in _PLAIN or annotation in _CONTAINERS:

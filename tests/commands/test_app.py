@@ -14,7 +14,7 @@ def test_what_hydra_refuses_waits_for_no_import_of_torch():
     assert told.stdout == "set()\n", told
 
 
-@pytest.mark.parametrize(("command", "removed"), [("train", "trainer"), ("prune", "remove")])
+@pytest.mark.parametrize(("command", "removed"), [("train", "trainer"), ("prune", "days")])
 def test_an_option_that_the_user_removed_is_named(lab, command, removed):
     lab.refused(command, f"~{removed}", said=f"there is no option '{removed}")
 
