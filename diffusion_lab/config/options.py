@@ -48,6 +48,7 @@ _UNSET: dict[str, Any] = {
     "images": list,
     "runs": str | list,
     "what": str | list,
+    "models": str | list,
     "image_size": int | str | list,
     "condition": dict,
     "init": str,

@@ -28,9 +28,10 @@ from diffusion_lab.metrics.features.self_supervised import SelfSupervisedFeature
 from diffusion_lab.metrics.given import GivenImages
 from diffusion_lab.metrics.metric import Metric, Naming
 from diffusion_lab.metrics.reference import Moments
-from diffusion_lab.metrics.score import score
+from diffusion_lab.metrics.score import ScorePlan, score
 from diffusion_lab.metrics.settings import Evaluation
 from diffusion_lab.sampling import ClassifierFree, EvenSpacing, Guidance
+from diffusion_lab.store import CacheDirectory
 from diffusion_lab.store.identity import asked_of_training
 
 from ..diffusion.oracles import GaussianData
@@ -419,10 +420,10 @@ def test_a_metric_says_what_it_needs_that_given_images(name, labels, tmp_path):
     images = torch.randint(0, 256, (12, 1, 4, 4), generator=generator, dtype=torch.uint8)
     moments = Moments(torch.tensor(float("nan")), torch.zeros(16).double(), torch.eye(16).double())
     given = OneSet("given", images, 256, "1" * 64)
-    source = GivenImages(given, labels, {}, tmp_path, "cpu", published={"": moments})
+    source = GivenImages(given, labels, {}, CacheDirectory(tmp_path), "cpu", published={"": moments})
     nothing = OneSet("statistics", images[:0], 256, "2" * 64)
     nothing.prepare()
-    scores = score(source, nothing, [features], [metric], Evaluation())
+    scores = score(ScorePlan(source, nothing, [features], [metric], Evaluation()))
     absent = {name for name, reason in scores.protocol["absent"].items() if reason}
     assert not absent & scores.values.keys()
     assert {m.name for m in metric.measures([Naming("pixels", "fd_pixels")])} <= scores.values.keys() | absent | SILENT

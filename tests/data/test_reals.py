@@ -1,6 +1,5 @@
 """Real numbers of the user's own: every file and layout, the units that come back, missing values."""
 
-import sys
 from itertools import islice
 from pathlib import Path
 
@@ -164,7 +163,7 @@ def test_arrays_in_groups_are_found_and_named(tmp_path):
 
 def test_a_missing_library_is_one_sentence(tmp_path, monkeypatch):
     (tmp_path / "a.h5").touch()
-    monkeypatch.setitem(sys.modules, "h5py", None)
+    monkeypatch.setattr("diffusion_lab.data.array_files.is_installed", lambda module: False)
     with pytest.raises(DataError, match=r"needs the package h5py: pip install 'diffusion-lab\[hdf5\]'"):
         arrays(tmp_path, "a.h5")
 
