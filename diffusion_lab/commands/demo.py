@@ -196,7 +196,7 @@ def _options(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def drawn(model: Model, options: Mapping[str, Any]) -> tuple[list[Image], str]:
     """Pictures of the states from noise to samples, and a line on their cost. ValueError, in one sentence, for a mistake."""
-    from diffusion_lab.data.pictures import frames, picture
+    from diffusion_lab.report.drawing import frames, picture
 
     began, states = time.perf_counter(), []
     with model.drawing(options) as ready:

@@ -211,21 +211,21 @@ class Model:
         return Score(content["values"], content["protocol"], planned.run.path)
 
     def _draw(self, format: str, given: Mapping[str, Any], choices: Choices, x_T: Tensor | None = None) -> Any:
-        from diffusion_lab.data import pictures
+        from diffusion_lab.report import drawing
 
         if format not in ("tensor", "numpy", "pil", "grid"):
             raise ValueError(f"format={format}: choose one of tensor, numpy, pil, grid")
         with self.drawing(given, choices.get("overrides", ()), x_T) as drawn:
             levels, shape, units = drawn.generator.num_levels, drawn.generator.shape, drawn.options.units
             if format == "pil":
-                pictures.check_images(shape, levels)
+                drawing.check_images(shape, levels)
             x: Any = drawn.images(progress_bar=False)
             if format == "tensor":
                 return x
             names = None if units is None else units.names
             if format == "grid":
-                return pictures.picture(drawn.in_grid(x), levels, drawn.columns, names)
-            return pictures.numbers(x, levels) if format == "numpy" else pictures.images(x, levels, names)
+                return drawing.picture(drawn.in_grid(x), levels, drawn.columns, names)
+            return drawing.numbers(x, levels) if format == "numpy" else drawing.images(x, levels, names)
 
     @contextmanager
     def drawing(

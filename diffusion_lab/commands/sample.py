@@ -44,7 +44,7 @@ def completed(options: list[str]) -> list[str]:
 def run(cfg: DictConfig) -> None:
     """Draw samples 0 … num_images − 1 of the seed and write them to the folder `to`."""
     from diffusion_lab.config.sample_options import drawing_of  # imports torch
-    from diffusion_lab.data.pictures import check_images
+    from diffusion_lab.report.drawing import check_images
     from diffusion_lab.training.speed import check_compile, compile_network
 
     if cfg.format not in FORMATS:
@@ -90,7 +90,7 @@ def _places(cfg: DictConfig) -> list[Path]:
 
 def _write(x: Tensor, drawn: Drawn, places: list[Path]) -> None:
     from diffusion_lab.data.array_files import NAMES
-    from diffusion_lab.data.pictures import images, numbers, picture, png
+    from diffusion_lab.report.drawing import images, numbers, picture, png
 
     begin_folder(places[0].parent, "sample", [path.name for path in places])
     levels, form, units = drawn.generator.num_levels, drawn.options.cfg.format, drawn.options.units
@@ -117,7 +117,7 @@ def _write(x: Tensor, drawn: Drawn, places: list[Path]) -> None:
 
 def _animate(trajectory: Iterator[Tensor], num_levels: int | None, columns: int | None, path: Path) -> None:
     """Frames from x_T to x_0 of some samples, side by side."""
-    from diffusion_lab.data.pictures import animation, frames
+    from diffusion_lab.report.drawing import animation, frames
 
     states = [x.cpu() for x in trajectory]
     stride = max(1, len(states) // FRAMES)

@@ -31,8 +31,8 @@ def run(cfg: DictConfig) -> None:
     """Print the table and warnings, write schedule.png and forward.png into the folder `to`."""
     import torch
 
-    from diffusion_lab.data.pictures import png
     from diffusion_lab.diffusion import GaussianDiffusion
+    from diffusion_lab.report.drawing import png
 
     if "schedule" not in cfg:
         raise MistakeError("this model has no noise schedule; use model=diffusion")
@@ -129,8 +129,8 @@ def _forward(process: GaussianDiffusion, x_0: Tensor, shown: Tensor, num_levels:
     """Images on their way to noise, one per row: x_0, then x_t at the t of the table, which are above, with the same ε."""
     import torch
 
-    from diffusion_lab.data.pictures import frames, headed, rows_of
     from diffusion_lab.diffusion import SampleNoise
+    from diffusion_lab.report.drawing import frames, headed, rows_of
 
     eps = SampleNoise(0, torch.arange(len(x_0)))(1, x_0)
     states = [x_0, *[process.q_sample(x_0, torch.full((len(x_0),), int(t)), eps) for t in shown]]

@@ -18,10 +18,10 @@ from diffusion_lab.config.identity import plain_config
 from diffusion_lab.config.mistakes import MistakeError, lost_process, out_of_memory, users_mistakes
 from diffusion_lab.config.scores import PlannedScore
 from diffusion_lab.config.tracking import tracked_score
-from diffusion_lab.data.pictures import may_fail, picture, png
 from diffusion_lab.metrics.copying import SHOWN
 from diffusion_lab.metrics.metric import Scores
 from diffusion_lab.metrics.score import DRAWS, PATH_IMAGES, score
+from diffusion_lab.report.drawing import may_fail, picture, png
 from diffusion_lab.store.files import remove_staged, write_whole
 from diffusion_lab.store.identity import SCORING_ROOMS, code_now
 from diffusion_lab.store.status_file import Announcement

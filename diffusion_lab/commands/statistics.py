@@ -107,7 +107,7 @@ def _images(data: DataModule, split: str, count: int) -> np.ndarray:
     """uint8 (n, H, W, 3): a fixed random choice of the split, or all of it."""
     import torch
 
-    from diffusion_lab.data.pictures import to_uint8
+    from diffusion_lab.report.drawing import to_uint8
 
     shown = [to_uint8(x, data.num_levels) for x, _ in data.batches(split, 256, limit=count)]
     return torch.cat(shown).expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()

@@ -23,13 +23,13 @@ from diffusion_lab.config.measured_variance import measurements
 from diffusion_lab.config.mistakes import MistakeError, users_mistakes
 from diffusion_lab.config.weight_files import last_weights
 from diffusion_lab.data.module import images_at_once
-from diffusion_lab.data.pictures import columns_of
 from diffusion_lab.diffusion.noise import check_seed
 from diffusion_lab.diffusion.parts import rows
 from diffusion_lab.diffusion.shapes import Conditions
 from diffusion_lab.models.diffusion_generator import DiffusionGenerator
 from diffusion_lab.models.generator import Generator
 from diffusion_lab.models.trainable import GenerativeModel
+from diffusion_lab.report.drawing import columns_of
 from diffusion_lab.store import ModelDirectory, cache_directory
 from diffusion_lab.store.option_names import check_at_least
 from diffusion_lab.training.ranks import gather_to_rank_zero, num_ranks, rank

@@ -20,7 +20,6 @@ read_image     reading an image file as levels
 reals          real-valued arrays: hash, moments, missing values
 table          a CSV of classes and vectors for images
 published      where published files are found and how they are checked
-pictures       drawing samples: grids, lines, slices, scatter, animation
 checks         errors of data, one sentence each
 """
 

@@ -30,9 +30,9 @@ import torch
 from scipy.stats import beta
 from torch import Tensor
 
-from diffusion_lab.data.pictures import may_fail
 from diffusion_lab.metrics.metric import Estimate, Metric, Naming, Need, Scores, Subject
 from diffusion_lab.metrics.reference import BATCH_SIZE, UnmeasurableError, quantise
+from diffusion_lab.report.drawing import may_fail
 from diffusion_lab.store.measures import Measure, interval_of_share
 
 PIXELS = "pixels"

@@ -26,7 +26,6 @@ from torch.nn.functional import interpolate
 
 from diffusion_lab.conditions.condition import has_field
 from diffusion_lab.data.module import DataModule, images_at_once
-from diffusion_lab.data.pictures import may_fail
 from diffusion_lab.diffusion.parts import each, parts
 from diffusion_lab.metrics.features import Features
 from diffusion_lab.metrics.measuring import batches_of
@@ -36,6 +35,7 @@ from diffusion_lab.metrics.samples import KEPT_IMAGES, Source
 from diffusion_lab.metrics.settings import Evaluation
 from diffusion_lab.metrics.shards import Progress, silent
 from diffusion_lab.models.generator import Generator
+from diffusion_lab.report.drawing import may_fail
 from diffusion_lab.sampling import slerp
 from diffusion_lab.store.measures import Measure
 from diffusion_lab.versions import versions

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from lightning import Callback, Trainer
 
-from diffusion_lab.data.pictures import columns_of, may_fail, picture, png
 from diffusion_lab.models.trainable import GenerativeModel
+from diffusion_lab.report.drawing import columns_of, may_fail, picture, png
 from diffusion_lab.store.directories import grid_file
 from diffusion_lab.store.files import write_whole
 from diffusion_lab.store.option_names import check_at_least

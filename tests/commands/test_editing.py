@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from diffusion_lab.data.digits import Digits
-from diffusion_lab.data.pictures import to_uint8
+from diffusion_lab.report.drawing import to_uint8
 
 from .conftest import STRIDED, TINY
 

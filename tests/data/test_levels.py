@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from diffusion_lab.data.pictures import to_uint8
 from diffusion_lab.diffusion.levels import from_levels, to_levels
+from diffusion_lab.report.drawing import to_uint8
 
 
 def test_every_level_survives_the_round_trip() -> None:

@@ -5,7 +5,6 @@ from torch.nn import functional as F  # noqa: N812
 
 from diffusion_lab.data.densities import GaussianField
 from diffusion_lab.data.module import DataModule
-from diffusion_lab.data.pictures import to_uint8
 from diffusion_lab.diffusion.levels import from_levels, to_levels
 from diffusion_lab.metrics.features import inception
 from diffusion_lab.metrics.features.inception import InceptionFeatures, InceptionSpatialFeatures
@@ -15,6 +14,7 @@ from diffusion_lab.metrics.kernel_distance import KernelDistance
 from diffusion_lab.metrics.metric import Naming
 from diffusion_lab.metrics.precision_recall import PrecisionRecall
 from diffusion_lab.metrics.score import check_measures
+from diffusion_lab.report.drawing import to_uint8
 from tests.metrics.stand_ins import Silent
 from tests.metrics.test_score import scored
 

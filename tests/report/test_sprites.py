@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from diffusion_lab.data.pictures import picture, png, shown_channels, to_uint8
+from diffusion_lab.report.drawing import picture, png, shown_channels, to_uint8
 from diffusion_lab.report.sprites import sprites
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from diffusion_lab.data.pictures import animation, frames, images, numbers, picture, png, rows_of
+from diffusion_lab.report.drawing import animation, frames, images, numbers, picture, png, rows_of
 
 
 def test_a_grid_shows_images_in_reading_order_on_their_own_levels():
