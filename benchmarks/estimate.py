@@ -32,8 +32,9 @@ def estimate(name: str, peak: float, mfu: float) -> dict[str, float]:
     for recompute in (True, False):
         cfg.network.activation_checkpointing = recompute
         model = instantiate(cfg.model)
+        generator = model.generator()
         with FakeTensorMode(allow_non_fake_inputs=True):
-            cost = model.cost()
+            cost = generator.cost()
             few, more = (kept_bytes(model.network, shape, number) for number in (1, 2))
         activations.append((few + (batch - 1) * (more - few)) / 1e9)
     # Weights, gradient, momentum, the averages by decay, and the two power averages for evaluation.weights=ema_rel_….
@@ -44,7 +45,7 @@ def estimate(name: str, peak: float, mfu: float) -> dict[str, float]:
         "GFLOPs an evaluation": cost.forward_flops / 1e9,
         "million images": images / 1e6,
         "hours of training": model.training_evaluations * images / rate / 3600,
-        "minutes of drawing": cfg.evaluation.num_samples * model.nfe / rate / 60,
+        "minutes of drawing": cfg.evaluation.num_samples * generator.nfe / rate / 60,
         "GB of activations": activations[1],
         "with network.activation_checkpointing=true": activations[0],
         "GB of weights and averages": 4 * copies * cost.parameters / 1e9,

@@ -110,12 +110,13 @@ MAPPED = [
 
 @pytest.mark.parametrize("room", MAPPED)
 def test_the_docstring_of_a_package_is_its_map(room):
-    """One line a file; features/ has a line of its own."""
+    """Every line names a file that is there, or features/. A new file of a contributor needs no line."""
     text = ast.get_docstring(ast.parse((PACKAGE / room / "__init__.py").read_text()), clean=False)
     named = re.findall(r"^([\w/]+)   ", text, flags=re.MULTILINE)
     files = [path.relative_to(PACKAGE / room) for path in (PACKAGE / room).rglob("*.py") if path.stem != "__init__"]
     there = {"features/" if path.parts[0] == "features" else path.with_suffix("").as_posix() for path in files}
-    assert sorted(named) == sorted(there)
+    assert set(named) <= there
+    assert len(named) == len({*named}) > 0
 
 
 def test_only_two_packages_see_a_config_and_modules_stay_small():

@@ -62,6 +62,8 @@ def fit(training: Training, built: Built, here: Ranks) -> None:
             stack.enter_context(built.announcement)
         resumed, begun_by, wrong = here.agree(newest_good(directory.resume, fingerprint) if here.is_first else None)
         code = code_now()
+        if cfg.retrain and made_by(begun_by, code):
+            resumed, begun_by = None, {}  # other code began it: this one starts anew
         made = {"code": code, "versions": versions(), "precision": str(trainer.precision)}
         for sentence in wrong:
             console.print(f"{sentence}; skipping it")

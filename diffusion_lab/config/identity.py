@@ -19,9 +19,11 @@ from diffusion_lab.config.weight_files import weight_file
 from diffusion_lab.store import ModelDirectory
 from diffusion_lab.store.identity import (
     SCORED_GROUPS,
+    SCORING_ROOMS,
     Name,
     asked_of_score,
     asked_of_training,
+    code_now,
     digests_of,
     name_of,
     sha256_of,
@@ -86,7 +88,7 @@ def name_of_score(cfg: DictConfig) -> Name:
 
 
 def sampling_identity(cfg: DictConfig, unread: Iterable[str], features: str) -> str:
-    """What decides a model's samples and their features beside weights, sampler and our code.
+    """What decides a model's samples and their features beside weights and sampler: how it is built, the code, the user's files.
 
     unread: groups of `cfg` that do not affect the samples. features: the name of the features.
     """
@@ -95,12 +97,17 @@ def sampling_identity(cfg: DictConfig, unread: Iterable[str], features: str) -> 
     }
     read["features"] = read["features"][features]
     files = _digest_of_files(cfg, {**asked_of_training(as_plain(cfg, resolve=True)), **read})
-    return f"{_how_built(cfg)} {files} {canonical_json(read.get('guidance'))}"
+    return f"{_how_built(cfg)} {_code()} {files} {canonical_json(read.get('guidance'))}"
 
 
 def measuring_identity(cfg: DictConfig) -> str:
-    """What decides a network's statistics beside its weights and our code."""
-    return f"{_how_built(cfg)} {_digest_of_files(cfg, asked_of_training(as_plain(cfg, resolve=True)))}"
+    """What decides a network's statistics beside its weights: how it is built, the code, the user's files."""
+    return f"{_how_built(cfg)} {_code()} {_digest_of_files(cfg, asked_of_training(as_plain(cfg, resolve=True)))}"
+
+
+def _code() -> str:
+    """A digest of the package's code that draws and scores: what is kept in the cache is of this code only."""
+    return hashlib.sha256(canonical_json(code_now(SCORING_ROOMS)).encode()).hexdigest()
 
 
 def _how_built(cfg: DictConfig) -> str:

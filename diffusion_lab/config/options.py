@@ -13,7 +13,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from functools import cache, reduce
 from inspect import Parameter
@@ -33,7 +33,6 @@ from diffusion_lab.store.option_names import flat
 
 BY_NAME = ("callbacks", "logger", "features", "metrics", "condition")  # groups of objects by name
 OF_EVERY_CLASS = ("data.validation", "data.on_device", "trainer.peak_flops")  # but not a parameter of the classes
-OF_DATA_SETS = ("default_steps",)  # which set it for train, whatever the command
 # What options of commands take beside the type of their default, or if it is null.
 _UNSET: dict[str, Any] = {
     **dict.fromkeys(("model_dir", "samples", "reference", "root", "to", "mask", "flags", "code", "entity"), str),
@@ -46,6 +45,7 @@ _UNSET: dict[str, Any] = {
     "sweep": int | str,
     "image": int | str,
     "images": list,
+    "days": int | float,
     "runs": str | list,
     "what": str | list,
     "models": str | list,
@@ -84,7 +84,7 @@ def check_options(cfg: DictConfig, command: str = "train") -> None:
                 continue
             if name in defaults:
                 kind = _type_of(name, defaults[name])
-            elif key in OF_EVERY_CLASS or key in OF_DATA_SETS:
+            elif key in OF_EVERY_CLASS or (command != "train" and key.partition(".")[0] in _of_training()):
                 kind = Any
             elif prefix[:-1] in BY_NAME and prefix[:-1] in groups:
                 kind = dict | None  # callbacks.progress=null removes it
@@ -157,6 +157,14 @@ def _of_choices(group: str) -> frozenset[str]:
 
 
 @cache
+def _of_training() -> frozenset[str]:
+    """Options that data sets and models set for train, whatever the command: the number of steps, averages, precision, ..."""
+    files = [file for group in ("data", "model") for file in (CONF / group).glob("*.yaml")]
+    wide = (OmegaConf.load(file) for file in files if "@package _global_" in file.read_text())
+    return frozenset(str(name) for cfg in wide for name in cfg) - {"defaults", "data", "model"}
+
+
+@cache
 def parameters_of(target: str) -> Mapping[str, Parameter] | None:
     """The parameters of a target by name; None if it takes any, or if they cannot be read."""
     try:
@@ -205,7 +213,8 @@ def _in_yaml(annotation: Any, is_ours: bool) -> Any:
     if annotation in _PLAIN or annotation in _CONTAINERS:
         return annotation
     package = getattr(annotation, "__module__", "").partition(".")[0]
-    return dict if package in ("torch", "lightning", "diffusion_lab", "collections", "typing") else Any
+    is_object = package in ("torch", "lightning", "diffusion_lab") and annotation.__name__ not in ("device", "dtype")
+    return dict if is_object or origin is Callable else Any
 
 
 @cache

@@ -47,6 +47,8 @@ def to_program(generator: Generator, batch_size: int) -> Program:
     shapes = {name: tuple(batch_size if side is None else side for side in of) for name, of in drawer.shapes.items()}
     given = [torch.zeros(of, dtype=torch.int64) if name == "y" else torch.zeros(of) for name, of in shapes.items()]
     content = io.BytesIO()
+    for network in generator.networks.values():
+        network.requires_grad_(False)  # a program with trainable parameters runs only under no_grad
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "No complete tensor found", UserWarning)  # about weights on a GPU

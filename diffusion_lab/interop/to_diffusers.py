@@ -34,7 +34,7 @@ _NUM_STEPS = 50  # of DDIM, for a model whose sampler uses a higher order
 
 
 def to_diffusers(generator: Generator) -> dict[str, bytes]:
-    """Name of a file -> its content, with the model's current weights.
+    """Name of a file -> its content, with the generator's weights.
 
     ValueError, in one sentence, if diffusers cannot represent the model.
     """

@@ -170,6 +170,7 @@ class Generated(Source):
         drawn = Stream(settings.seed, settings.batch_size, data.num_levels, prior, settings.precision, images)
         decisive = {
             "weights": digest(generator.weights()),
+            "guiding": digest(generator.guiding_weights()),
             "sampling": generator.sampling_protocol(),
             "seed": drawn.seed,
             "batch_size": drawn.batch_size,

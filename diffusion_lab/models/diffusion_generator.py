@@ -92,6 +92,11 @@ class DiffusionGenerator(Generator):
         assert isinstance(network, nn.Module)
         return {"network": network} | ({} if trained is None else {"trained_schedule": trained})
 
+    def guiding_weights(self) -> dict[str, Tensor]:
+        worse = self.guidance.worse
+        network = None if worse is None or worse.reverse is None else worse.reverse.network
+        return dict(network.state_dict()) if isinstance(network, nn.Module) else {}
+
     @cached_property
     def guided(self) -> GuidedReverse:
         """The guided reverse process."""

@@ -85,6 +85,10 @@ class Generator(ABC):
             f"{name}.{key}": value for name, net in self.networks.items() for key, value in net.state_dict().items()
         }
 
+    def guiding_weights(self) -> dict[str, Tensor]:
+        """All tensors of a network that guides the samples, by name; empty without one."""
+        return {}
+
     def sample(self, indices: Tensor, seed: int, y: Conditions = None) -> Tensor:
         """Samples number `indices` (int64 (B,)) of the stream `seed`: (B, *shape) float32 in [-1, 1].
 

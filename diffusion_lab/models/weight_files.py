@@ -19,16 +19,17 @@ Part = TypeVar("Part")
 
 
 def frozen(part: Part, weights: Mapping[nn.Parameter, Tensor]) -> Part:
-    """A copy of a network, or of a part that holds one, in evaluation mode, whose parameters have these values and no gradients.
+    """A copy of a network, or of a part that holds one, in evaluation mode, whose parameters have these values.
 
     A parameter that `weights` lacks keeps its values. Each keeps its memory format, which a file does not store, so that weights
-    from a file give the same numbers as those of a training.
+    from a file give the same numbers as those of a training. They may require gradients, because autocast keeps only the bfloat16
+    copies of such weights: draw in torch.no_grad().
     """
     memo: dict[int, object] = {}
     for parameter, values in weights.items():
-        memo[id(parameter)] = nn.Parameter(torch.empty_like(parameter).copy_(values), requires_grad=False)
+        memo[id(parameter)] = nn.Parameter(torch.empty_like(parameter, requires_grad=False).copy_(values))
     made = copy.deepcopy(part, memo)
-    return made.requires_grad_(False).eval() if isinstance(made, nn.Module) else made
+    return made.eval() if isinstance(made, nn.Module) else made
 
 
 def read_weights(path: Path, own: Mapping[str, Tensor], without: str | None = None) -> dict[str, Tensor]:

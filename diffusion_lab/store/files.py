@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Collection, Iterator, Mapping
@@ -117,18 +118,22 @@ def check_folder(folder: Path, command: str) -> None:
 
 
 def begin_folder(folder: Path, command: str, names: Collection[str]) -> None:
-    """Mark a folder as written by a command, which is about to write these names; its earlier files of other names are removed."""
+    """Mark a folder as written by a command, which is about to write these names.
+
+    Of its earlier files the numbered images beyond these are removed, because images of two calls must not mix; others stay.
+    """
     _, earlier = _read_marker(folder)
-    for name in earlier - {*names}:
+    numbered = {name for name in earlier - {*names} if re.fullmatch(r"\d{6,}\.png", name)}
+    for name in numbered:
         with suppress(OSError):  # the user has put a folder there, or removed the file
             (folder / name).unlink()
-    content = {"command": command, "files": sorted(names)}
+    content = {"command": command, "files": sorted({*names} | earlier - numbered), "latest": sorted(names)}
     write_whole(folder / MARKER, json.dumps(content, indent=1, ensure_ascii=False).encode())
 
 
 def files_written(folder: Path) -> dict[str, Path]:
     """The files of the last command that wrote into a folder, by name."""
-    return {name: folder / name for name in sorted(_read_marker(folder)[1]) if (folder / name).is_file()}
+    return {name: folder / name for name in sorted(_read_marker(folder, "latest")[1]) if (folder / name).is_file()}
 
 
 def check_file(path: Path) -> None:
@@ -137,11 +142,11 @@ def check_file(path: Path) -> None:
         raise PlaceError(f"{path} already exists and is not overwritten: choose another to=…, or move it")
 
 
-def _read_marker(folder: Path) -> tuple[str | None, set[str]]:
-    """The command and the names of its files; none for a folder without a marker, or with one of somebody else's."""
+def _read_marker(folder: Path, which: str = "files") -> tuple[str | None, set[str]]:
+    """The command and the names of its files, or of its latest ones; none without a marker of ours."""
     try:
         content: Mapping[str, object] = json.loads((folder / MARKER).read_bytes())
-        command, names = content["command"], content["files"]
+        command, names = content["command"], content[which]
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None, set()
     if not (isinstance(command, str) and isinstance(names, list) and all(isinstance(name, str) for name in names)):

@@ -14,8 +14,10 @@ import ast
 import hashlib
 import os
 import re
+import stat
 import sysconfig
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
@@ -46,7 +48,8 @@ _MOST_NAMED = 3  # changed files in a sentence
 _DIGITS = 16  # of a recorded digest
 _INSTALLED = {Path(sysconfig.get_path(key)).resolve() for key in ("stdlib", "platstdlib", "purelib", "platlib")}
 # Files that change without anything being computed in another way: notes, notebooks, redirected output.
-_NO_PART = frozenset((".pyc", ".ipynb", ".md", ".log", ".out", ".err"))
+_NO_PART = frozenset(("", ".pyc", ".ipynb", ".md", ".log", ".out", ".err"))
+_COPY = "DIFFUSION_LAB_CODE"  # of `sweeps.frozen`
 _NO_FOLDER = frozenset(("__pycache__", "site-packages", "dist-packages", "node_modules", "outputs"))
 _OF_RESULTS = ("training.json", "metrics.json", "sweep.json")
 # Of a clone of the lab, in which a user may put his files.
@@ -141,7 +144,7 @@ def users_files(asked: Mapping[str, Any], config: Mapping[str, Any]) -> dict[Pat
         known.add(name)
         for folder, is_package in _where(name):
             if is_package:
-                modules = files = {*_files_below(folder, left_out)}
+                modules = files = {*_files_below(folder, left_out, package=True)}
             else:
                 modules = {folder / f"{name}.py"}
                 files = modules | ({*_files_below(folder, left_out)} if name in named else set())
@@ -197,27 +200,42 @@ def _is_installed(path: Path) -> bool:
     return bool(above & _INSTALLED) or any(part.name in ("site-packages", "dist-packages") for part in above)
 
 
-def _files_below(folder: Path, left_out: Collection[Path]) -> Iterator[Path]:
-    """The files in a folder and in plain folders below it, without hidden, large and empty ones, results, and the lab's own."""
+def _files_below(folder: Path, left_out: Collection[Path], package: bool = False) -> Iterator[Path]:
+    """The files in a folder and in plain folders below it, without hidden, large and empty ones, results, and the lab's own.
+
+    Of a package all folders count, also conf/ and outputs/. In the copy that a sweep runs from, links lead to what does not count.
+    """
+    copied = Path(os.environ.get(_COPY) or os.devnull) in folder.parents
     for above, folders, names in os.walk(folder):
         here = Path(above)
         own = _OF_A_CLONE if (here / PACKAGE.name / "__init__.py").is_file() else {"conf"}
-        own = own if here == folder or own is _OF_A_CLONE else set()
+        own = own if (here == folder and not package) or own is _OF_A_CLONE else set()
+        own = own if package else own | _NO_FOLDER
         folders[:] = [
             name
             for name in sorted(folders)
-            if not (name.startswith(".") or name in _NO_FOLDER | own or here / name in left_out)
+            if not (name.startswith(".") or name in {"__pycache__"} | own or here / name in left_out)
             and not _is_made(here / name)
         ]
         for name in names:
             path = here / name
-            if not (name.startswith(".") or path.suffix in _NO_PART or name in own or path in left_out):
+            is_part = not (name.startswith(".") or path.suffix in _NO_PART or name in own or path in left_out)
+            if is_part and not (copied and path.is_symlink()):
                 try:
-                    size = path.stat().st_size if path.is_file() else 0
+                    found = path.stat()
                 except OSError:
                     continue
-                if 0 < size <= _LARGEST:
+                if stat.S_ISREG(found.st_mode) and 0 < found.st_size <= _LARGEST and not _is_output(found):
                     yield path
+
+
+def _is_output(found: os.stat_result) -> bool:
+    """Whether this command prints to the file."""
+    for stream in (1, 2):
+        with suppress(OSError):  # it may be closed
+            if os.path.samestat(os.fstat(stream), found):
+                return True
+    return False
 
 
 def _is_made(folder: Path) -> bool:

@@ -77,8 +77,6 @@ def test_a_generator_keeps_its_weights(model):
 def test_a_generator_leaves_the_module_alone(model):
     model.train()
     generator = model.generator("ema_0.9")
-    assert not any(parameter.requires_grad for parameter in generator.net.parameters())
-    assert all(parameter.requires_grad for parameter in model.parameters())
     assert (model.net.training, generator.net.training) == (True, False)
     with torch.no_grad():
         generator.net.weight.fill_(9)

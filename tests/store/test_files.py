@@ -117,7 +117,7 @@ def test_what_a_killed_process_left_is_removed(tmp_path):
 
 
 def test_a_folder_of_the_users_is_left_as_it_is(tmp_path):
-    """A command writes into a new or an empty folder, and into its own: there it replaces its files and touches no other."""
+    """A command writes into a new or an empty folder, and into its own: there it replaces these files and touches no other."""
     folder = tmp_path / "to"
     check_folder(folder, "sample")
     folder.mkdir()
@@ -131,7 +131,7 @@ def test_a_folder_of_the_users_is_left_as_it_is(tmp_path):
         for name in names:
             write_whole(folder / name, b"")
         (folder / "mine").write_text("mine")
-    assert in_folder(folder) == [MARKER, "b", "c", "mine"]
+    assert in_folder(folder) == [MARKER, "a", "b", "c", "mine"]
     assert [*files_written(folder)] == ["b", "c"]
     with pytest.raises(PlaceError, match="did not write"):
         check_folder(folder, "report")
