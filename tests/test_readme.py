@@ -10,12 +10,6 @@ CHOICES = (ROOT / "docs" / "choices.md").read_text()
 THEORY = (ROOT / "docs" / "theory.md").read_text()
 
 
-def test_ci_runs_the_command_that_tests():
-    line = "pip install -e '.[test]' && pytest"
-    assert f"    {line}\n" in (ROOT / "README.md").read_text()
-    assert f'"{line}"' in (ROOT / ".ci" / "run").read_text()
-
-
 @pytest.mark.thorough
 def test_the_example_runs_and_learns_what_it_says(capsys):
     (code,) = re.findall(r"```python\n(.*?)```", THEORY, flags=re.DOTALL)
