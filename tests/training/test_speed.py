@@ -45,7 +45,7 @@ def test_without_pythons_headers_there_is_one_line(monkeypatch, tmp_path):
 COMPILED_STEP = """
 import torch
 from diffusion_lab.networks.dropout import keyed, set_keys
-from diffusion_lab.training.speed import compile_model
+from diffusion_lab.training.speed import compile_model, compile_network
 from tests.models.test_no_host_sync import CONTINUOUS, built
 
 WAYS = [True], ["graphs"], [True, "objective=hybrid", "prediction=edm"], [True, "schedule=learned", *CONTINUOUS]
@@ -65,8 +65,10 @@ for how, *options in WAYS:
             gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
         assert gradients[0].norm() > 0
         assert (gradients[1] - gradients[0]).norm() < 1e-4 * gradients[0].norm()
+    generators = [model.generator() for model in models]
+    assert compile_network(generators[1].networks["network"], how) is None
     with torch.no_grad():
-        drawn = [model.eval().sample(torch.arange(8), 0, y) for model in models]
+        drawn = [generator.sample(torch.arange(8), 0, y) for generator in generators]
     torch.testing.assert_close(*drawn)
 assert not torch._dynamo.utils.counters["graph_break"]
 """
