@@ -92,7 +92,7 @@ def _write(x: Tensor, drawn: Drawn, places: list[Path]) -> None:
     from diffusion_lab.data.array_files import NAMES
     from diffusion_lab.report.drawing import images, numbers, picture, png
 
-    begin_folder(places[0].parent, "sample", [path.name for path in places])
+    begin_folder(places[0].parent, "sample", [path.name for path in places], stale=r"\d{6,}\.png")
     levels, form, units = drawn.generator.num_levels, drawn.options.cfg.format, drawn.options.units
     names = None if units is None else units.names
     if form == "grid":

@@ -42,6 +42,7 @@ _MOST_NUMBERS = 2**25  # T·D of statistics by dimension: 256 MiB
 # ---- statistics ------------------------------------------------------------------------------------------------------
 
 
+@torch.no_grad()
 def network_means(
     generator: DiffusionGenerator, x_0: Tensor, y: Conditions, seed: int, indices: Tensor
 ) -> dict[str, Tensor]:
@@ -50,6 +51,7 @@ def network_means(
     return network_statistics(generator.process, generator.reverse, x_0, known, noise)
 
 
+@torch.no_grad()
 def dimension_means(
     generator: DiffusionGenerator, x_0: Tensor, y: Conditions, seed: int, indices: Tensor
 ) -> dict[str, Tensor]:
@@ -63,6 +65,7 @@ def dimension_means(
     return dimension_statistics(generator.process, generator.reverse, x_0, known, noise)
 
 
+@torch.no_grad()
 def last_step_means(
     generator: DiffusionGenerator, x_0: Tensor, y: Conditions, seed: int, indices: Tensor
 ) -> dict[str, Tensor]:
@@ -72,6 +75,7 @@ def last_step_means(
     return {"bits": last_step_bits(process, reverse, x_0, known, noise, decoder, generator.num_levels)}
 
 
+@torch.no_grad()
 def chain_bits(
     generator: DiffusionGenerator,
     x_0: Tensor,
@@ -91,6 +95,7 @@ def chain_bits(
     return chain_bounds(process, generator.reverse, x_0, y, times, noise, levels, decoder, start)
 
 
+@torch.no_grad()
 def schedule_advice(generator: DiffusionGenerator, x_0: Tensor, y: Conditions) -> ScheduleAdvice:
     """The steps, their number and their ends with the lowest bound on the images x_0 of the measurement.
 

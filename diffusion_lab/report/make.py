@@ -60,7 +60,7 @@ def _write(gathered: Gathered, to: Path, command: str, show: bool) -> Path:
         for plot in some:
             if plot.paper:
                 contents |= {f"{folder}/{name}": content for name, content in figure_files(plot)}
-    begin_folder(to, COMMAND, contents)
+    begin_folder(to, COMMAND, contents, stale=".*")
     for name, content in contents.items():
         write_whole(to / name, content)
     return to / _PAGE

@@ -117,17 +117,17 @@ def check_folder(folder: Path, command: str) -> None:
         raise PlaceError(f"{folder} is not a folder: choose another to=…")
 
 
-def begin_folder(folder: Path, command: str, names: Collection[str]) -> None:
+def begin_folder(folder: Path, command: str, names: Collection[str], stale: str = "") -> None:
     """Mark a folder as written by a command, which is about to write these names.
 
-    Of its earlier files the numbered images beyond these are removed, because images of two calls must not mix; others stay.
+    Of its earlier files those of other names that match `stale`, a regular expression, are removed: they must not mix with these.
     """
     _, earlier = _read_marker(folder)
-    numbered = {name for name in earlier - {*names} if re.fullmatch(r"\d{6,}\.png", name)}
-    for name in numbered:
+    removed = {name for name in earlier - {*names} if re.fullmatch(stale, name)}
+    for name in removed:
         with suppress(OSError):  # the user has put a folder there, or removed the file
             (folder / name).unlink()
-    content = {"command": command, "files": sorted({*names} | earlier - numbered), "latest": sorted(names)}
+    content = {"command": command, "files": sorted({*names} | earlier - removed), "latest": sorted(names)}
     write_whole(folder / MARKER, json.dumps(content, indent=1, ensure_ascii=False).encode())
 
 
