@@ -47,8 +47,8 @@ _LARGEST = 2**24  # bytes of a file that counts although nothing names it
 _MOST_NAMED = 3  # changed files in a sentence
 _DIGITS = 16  # of a recorded digest
 _INSTALLED = {Path(sysconfig.get_path(key)).resolve() for key in ("stdlib", "platstdlib", "purelib", "platlib")}
-# Files that change without anything being computed in another way: notes, notebooks, redirected output.
-_NO_PART = frozenset(("", ".pyc", ".ipynb", ".md", ".log", ".out", ".err"))
+# Beside a single module: files that change without anything being computed in another way (notes, notebooks, redirected output).
+_NO_PART = frozenset((".pyc", ".ipynb", ".md", ".log", ".out", ".err"))
 _COPY = "DIFFUSION_LAB_CODE"  # of `sweeps.frozen`
 _NO_FOLDER = frozenset(("__pycache__", "site-packages", "dist-packages", "node_modules", "outputs"))
 _OF_RESULTS = ("training.json", "metrics.json", "sweep.json")
@@ -206,20 +206,20 @@ def _files_below(folder: Path, left_out: Collection[Path], package: bool = False
     Of a package all folders count, also conf/ and outputs/. In the copy that a sweep runs from, links lead to what does not count.
     """
     copied = Path(os.environ.get(_COPY) or os.devnull) in folder.parents
+    no_part = frozenset((".pyc",)) if package else _NO_PART
     for above, folders, names in os.walk(folder):
         here = Path(above)
-        own = _OF_A_CLONE if (here / PACKAGE.name / "__init__.py").is_file() else {"conf"}
-        own = own if (here == folder and not package) or own is _OF_A_CLONE else set()
-        own = own if package else own | _NO_FOLDER
+        others = {"__pycache__"} if package else {*_NO_FOLDER, *({"conf"} if here == folder else ())}
+        if (here / PACKAGE.name / "__init__.py").is_file():
+            others |= _OF_A_CLONE
         folders[:] = [
             name
             for name in sorted(folders)
-            if not (name.startswith(".") or name in {"__pycache__"} | own or here / name in left_out)
-            and not _is_made(here / name)
+            if not (name.startswith(".") or name in others or here / name in left_out or _is_made(here / name))
         ]
         for name in names:
             path = here / name
-            is_part = not (name.startswith(".") or path.suffix in _NO_PART or name in own or path in left_out)
+            is_part = not (name.startswith(".") or path.suffix in no_part or name in others or path in left_out)
             if is_part and not (copied and path.is_symlink()):
                 try:
                     found = path.stat()

@@ -50,7 +50,7 @@ class Fork:
                 os.killpg(self.pid, signal.SIGKILL)
                 raise TimeoutError(f"no end after {timeout} s: {(self._folder / 'err').read_text()}")
             time.sleep(0.01)
-        return (self._folder / "out").read_text(), (self._folder / "err").read_text()
+        return (self._folder / "out.log").read_text(), (self._folder / "err.log").read_text()
 
 
 class Zygote:
@@ -128,7 +128,7 @@ def _run(main: Callable[[], None], request: dict) -> None:
     os.chdir(request["folder"])
     os.environ.update(request["environment"])
     sys.path[:0] = request["environment"].get("PYTHONPATH", "").split(os.pathsep)
-    for stream, name in ((sys.stdin, "/dev/null"), (sys.stdout, "out"), (sys.stderr, "err")):
+    for stream, name in ((sys.stdin, "/dev/null"), (sys.stdout, "out.log"), (sys.stderr, "err.log")):
         file = os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         os.dup2(file, stream.fileno())
     code = 1
