@@ -53,10 +53,10 @@ def run(cfg: DictConfig) -> None:
     with users_mistakes():
         request = request_of(cfg, prefix="")
         directory, data, module, configs = to_score(cfg)
-        scores = [planned_score(module, data, one, directory, outputs, cfg.rescore) for one in configs]
         check_compile(cfg.compile, request.on_gpu, None, module)
+        done = [planned_score(module, data, one, directory, outputs, cfg.rescore).is_scored for one in configs]
     said = said_of_model(directory.path, directory.read_training())
-    new = not all(planned.is_scored for planned in scores)
+    new = not all(done)
     if new and must_start_ranks(request):
         with users_mistakes():
             start_ranks("evaluate", options_of_this_job(model_dir=str(directory.path)), request)

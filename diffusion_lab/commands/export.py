@@ -46,9 +46,9 @@ def run(cfg: DictConfig) -> None:
     to = Path(cfg.to)
     if to.exists() and not (to.is_dir() and not any(to.iterdir())):
         raise MistakeError(f"to={to} already exists and is not overwritten; choose another folder")
-    directory, saved, module, weights = chosen_module(cfg)
+    directory, saved, _, weights, generator = chosen_module(cfg)
     with torch.no_grad(), users_mistakes():
-        generator = measured(module.generator(weights), cfg, saved, directory, weights)
+        generator = measured(generator, cfg, saved, directory, weights)
         files, use, library = _FORMATS[cfg.format](generator, cfg.batch_size)
         training, choices = directory.read_training(), directory.read_choices()
         files["README.md"] = card(

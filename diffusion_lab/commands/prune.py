@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -38,8 +39,11 @@ class Unused:
     @property
     def size(self) -> int:
         """Bytes, without what lies behind links."""
-        files = self.path.rglob("*") if self.path.is_dir() else [self.path]
-        return sum(file.lstat().st_size for file in files if not file.is_dir())
+        found = 0
+        for file in self.path.rglob("*") if self.path.is_dir() else [self.path]:
+            with suppress(FileNotFoundError):  # written beside its place, and renamed meanwhile
+                found += 0 if file.is_dir() else file.lstat().st_size
+        return found
 
 
 def run(cfg: DictConfig) -> None:
@@ -114,7 +118,7 @@ def _partial(outputs: Path, cfg: DictConfig) -> Iterator[Unused]:
     partial += [model.beside.path for model in models_in(outputs) if model.beside.path.is_dir()]
     for path in partial:
         newest = max(file.lstat().st_mtime for file in (path, *path.rglob("*")))
-        if newest < before and path.name not in waiting:
+        if newest < before and ModelDirectory(path).home.name not in waiting:
             yield Unused(path, ModelDirectory(path).home, f"not finished, and nothing was written for {cfg.days} days")
 
 

@@ -8,6 +8,7 @@ estimates for a GPU, for another machine, or for families that train several net
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from time import perf_counter
 
 import torch
@@ -32,7 +33,9 @@ def operations(training: Training, model: TrainableModel) -> Operations | None:
     cfg, (score, *_) = training.cfg, training.scores
     if not isinstance(model, DiffusionModel) or cfg.trainer.max_steps < 1:
         return None
-    generator, bound = model.generator(), score.metrics.get("bits_per_dim") or {}
+    # An earlier snapshot that guides is not there yet, but its evaluations count.
+    generator = replace(model.generator(), guidance=model.guidance)
+    bound = score.metrics.get("bits_per_dim") or {}
     forward, steps = generator.cost().forward_flops, generator.bound_steps
     num_samples = instantiate(score.evaluation, at=None).resolve_num_samples(training.data)
     terms = bound.get("num_images", 0) * min(bound.get("max_terms") or steps, steps)

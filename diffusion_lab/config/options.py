@@ -60,6 +60,7 @@ _WORDS = {
     "Field required": "a longer list",
     "a valid array": "a list, such as [1,2]",
 }
+_OF_HYDRA = ("_target_", "_partial_", "_args_", "_convert_", "_recursive_")
 _LARGEST = 2**63  # torch and numpy take no larger numbers
 
 
@@ -80,7 +81,7 @@ def check_options(cfg: DictConfig, command: str = "train") -> None:
         parameters = parameters_of(node["_target_"]) if isinstance(node.get("_target_"), str) else {}
         for name, value in node.items():
             key = f"{prefix}{name}"
-            if name.startswith("_") or _is_reference(value) or key.startswith("facts."):
+            if name in _OF_HYDRA or key.startswith("facts."):
                 continue
             if name in defaults:
                 kind = _type_of(name, defaults[name])
@@ -223,7 +224,9 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 
 
 def check_type(key: str, value: Any, kind: Any) -> None:
-    """MistakeError unless a value of yaml has this type."""
+    """MistakeError unless a value of yaml has this type. What refers to another option is checked there."""
+    if _is_reference(value):
+        return
     shown = f"{key}={'null' if value is None else str(value).lower() if isinstance(value, bool) else value}"
     if type(value) in (int, float) and not abs(value) < _LARGEST:
         raise MistakeError(f"{shown} must be a finite number below 2**63")

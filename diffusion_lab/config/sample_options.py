@@ -39,6 +39,8 @@ from diffusion_lab.training.ranks import gather_to_rank_zero, num_ranks, rank
 class Drawing:
     """The module in `directory`, built from `saved`, and the options in `cfg`. weights: never "auto".
 
+    generator: of the module with these weights, on the CPU, before anything is measured.
+
     conditions: of its samples. x_T: the start of each sample, by row; None for noise.
     """
 
@@ -47,6 +49,7 @@ class Drawing:
     saved: DictConfig
     module: GenerativeModel
     weights: str
+    generator: Generator
     conditions: DrawnConditions
     x_T: Tensor | None = None
 
@@ -54,11 +57,6 @@ class Drawing:
     def units(self) -> Units | None:
         """Units of the data; None for grey levels."""
         return Units.of(self.saved.facts)
-
-    @property
-    def generator(self) -> Generator:
-        """What draws, before anything is measured."""
-        return self.module.generator(self.weights)
 
     def check_trajectory(self, option: str) -> None:
         """MistakeError for a model that generates samples in one step. option: the option that needs a trajectory."""
@@ -69,8 +67,8 @@ class Drawing:
     def on(self, device: str) -> Iterator[Drawn]:
         """What draws on `device`. Inside the block no gradients are recorded."""
         with torch.no_grad(), users_mistakes():
-            self.module.to(device)
-            generator = measured(self.generator, self.cfg, self.saved, self.directory, self.weights)
+            of_device = self.module.to(device).generator(self.weights)
+            generator = measured(of_device, self.cfg, self.saved, self.directory, self.weights)
             edit = wanted_edit(self.cfg, generator, self.saved, self.conditions)
         if edit is not None and self.x_T is not None:
             raise MistakeError("x_T: an edit starts from an image; remove one of them")
@@ -161,8 +159,12 @@ def measured(
     )
 
 
-def chosen_module(cfg: DictConfig, load: Load = load_module) -> tuple[ModelDirectory, DictConfig, GenerativeModel, str]:
-    """(directory, config, module on the CPU, name of its weights) that the options choose. MistakeError if that is impossible.
+def chosen_module(
+    cfg: DictConfig, load: Load = load_module
+) -> tuple[ModelDirectory, DictConfig, GenerativeModel, str, Generator]:
+    """(directory, config, module on the CPU, name of its weights, its generator with these) that the options choose.
+
+    MistakeError if that is impossible.
 
     load: a function like `load_module`.
     """
@@ -174,7 +176,7 @@ def chosen_module(cfg: DictConfig, load: Load = load_module) -> tuple[ModelDirec
     reads_variance = not isinstance(generator, DiffusionGenerator) or generator.sampler.reads_variance
     if cfg.get("variance") is not None and not reads_variance:
         raise MistakeError("variance has no effect with this sampler; choose another, such as sampler=strided")
-    return directory, saved, module, weights
+    return directory, saved, module, weights, generator
 
 
 def drawing_of(
@@ -187,8 +189,7 @@ def drawing_of(
     with users_mistakes():
         check_at_least(1, cfg, "num_images", "batch_size", "inpaint.repeats")
         check_seed(cfg.seed)
-    directory, saved, module, weights = chosen_module(cfg, load)
-    generator = module.generator(weights)
+    directory, saved, module, weights, generator = chosen_module(cfg, load)
     cfg = copy.deepcopy(cfg)
     cfg.batch_size = cfg.batch_size or images_at_once(generator.shape)
     if x_T is not None:
@@ -196,7 +197,7 @@ def drawing_of(
     data = cache(lambda: trained_data(saved))
     with users_mistakes():
         conditions = drawn_conditions(cfg, saved, directory, generator, data, arrays or {})
-    return Drawing(cfg, directory, saved, module, weights, conditions, x_T)
+    return Drawing(cfg, directory, saved, module, weights, generator, conditions, x_T)
 
 
 def _check_start(x_T: Tensor, cfg: DictConfig, directory: ModelDirectory, generator: Generator) -> None:

@@ -45,8 +45,8 @@ def finish_swaps(outputs: Path) -> None:
         if not is_held(model.path):
             with (
                 suppress(OSError),
-                hold(model.path, waiting=lambda holder: None),
-            ):  # read-only: the old model stays valid
+                hold(model.path, _not_now),
+            ):  # a folder that is held, or read-only: the old model stays valid
                 model.swap()
 
 
@@ -98,6 +98,11 @@ def newest_sweep(outputs: Path) -> SweepDirectory:
     if not sweeps:
         raise RunError(f"there is no sweep in {outputs / _SWEEPS}; run `diffusion-lab train -m …` first")
     return max(sweeps, key=lambda sweep: sweep.sweep.stat().st_mtime_ns)
+
+
+def _not_now(holder: str) -> None:
+    """Refuse to wait, for `lock.hold`."""
+    raise BlockingIOError(f"held by {holder}")
 
 
 def cache_directory(outputs: Path, since: float = 0.0) -> CacheDirectory:
