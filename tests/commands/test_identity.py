@@ -88,6 +88,20 @@ def test_a_training_that_other_code_began_says_so(lab, package):
     assert "other code (models/diffusion.py)" in lab.done("train", *command), "neither code made all of it"
 
 
+def test_retrain_does_not_go_on_with_other_code(lab, package):
+    """With the same code it resumes what was interrupted."""
+    (lab.folder / "stops.py").write_text(STOP)
+    command = [*TINY, *STRIDED, "trainer.max_steps=4", "score=false", "+callbacks.stop._target_=stops.StopOnce"]
+    for edited in (True, False):
+        (lab.folder / ".stop").write_text("2")
+        assert lab("train", *command, "retrain=true")[0] != 0
+        if edited:
+            edit(package / "models" / "diffusion.py")
+        assert ("resuming from" in lab.done("train", *command, "retrain=true")) is not edited
+        digests = only_model(lab.folder).read_training()["code"]["models/diffusion.py"]
+        assert len(digests.split()) == 1
+
+
 def test_a_training_goes_on_with_the_precision_of_another_machine(lab, monkeypatch):
     """It is found by its name, and says so."""
     (lab.folder / "stops.py").write_text(STOP)

@@ -53,6 +53,8 @@ def test_an_option_that_something_receives_is_taken(options):
         ("+batch_size=3", "'batch_size'; did you mean data.batch_size or"),
         ("+ckpt_path=foo", "'ckpt_path': the same command resumes by itself, and init_from="),
         ("+a.b.c.d=1", "'a.b.c.d'; see diffusion-lab train --help"),
+        ("+lr=${seed}", "'lr'; did you mean optimizer.lr"),
+        ("+_lr=0.1", "there is no option '_lr'"),
         ("+optimzer.lr=0.5", "'optimzer.lr'; did you mean optimizer.lr?"),
         ("+trainer.max_step=3", "did you mean trainer.max_steps?"),
         ("+trainer.limit_train_batch=3", "did you mean trainer.limit_train_batches?"),

@@ -17,7 +17,7 @@ from diffusion_lab.metrics.sliced_wasserstein import SlicedWasserstein
 from diffusion_lab.store import CacheDirectory
 from diffusion_lab.store.measures import read_measures
 from diffusion_lab.versions import versions
-from tests.metrics.stand_ins import METRICS, Broken, GaussianModel, RawPixels, Silent, TinyImages, moments
+from tests.metrics.stand_ins import METRICS, Broken, Constant, GaussianModel, RawPixels, Silent, TinyImages, moments
 
 
 def scored(
@@ -160,6 +160,25 @@ def test_other_weights_have_samples_of_their_own_and_no_score_changes_any(tmp_pa
     assert (raw.protocol["weights"], averaged.protocol["weights"]) == ("raw", "ema_0.9")
     assert averaged.samples.mean() == pytest.approx(float(raw.samples.mean()) - 0.2, abs=0.05)
     assert [digest(model.weights()) for model in models] == before
+
+
+def test_a_network_that_guides_decides_samples(tmp_path):
+    """A guiding snapshot is not among the weights, and the record calls it by its moment only."""
+
+    class Guided(GaussianModel):
+        def __init__(self, shift):
+            super().__init__()
+            self.guiding = Constant(shift)
+
+        def guiding_weights(self):
+            return self.guiding.state_dict()
+
+        def decode(self, z, y=None):
+            return super().decode(z, y) + self.guiding.value
+
+    same, first, second = (scored(tmp_path, Guided(shift), num_samples=32) for shift in (0.0, 0.0, 0.4))
+    assert torch.equal(same.samples, first.samples)
+    assert not torch.equal(first.samples, second.samples)
 
 
 def test_what_does_not_exist_has_a_reason(tmp_path):

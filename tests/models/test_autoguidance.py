@@ -119,3 +119,12 @@ def test_its_bound_is_labelled(files):
     guided, plain = bounds
     assert "guided" in guided.kind
     assert not torch.equal(plain.bits_per_dim, guided.bits_per_dim)
+
+
+def test_the_weights_that_guide_are_those_of_the_snapshot(files):
+    diffusion = model(Autoguidance(EARLY), 3)
+    assert diffusion.generator().guiding_weights() == {}
+    diffusion.load_weights(files)
+    guiding, early = diffusion.generator().guiding_weights(), diffusion.averages["at_0.2"]
+    assert {f"network.{name}" for name in guiding} == early.keys()
+    assert all(torch.equal(value, early[f"network.{name}"]) for name, value in guiding.items())
