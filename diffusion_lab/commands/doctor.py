@@ -1,6 +1,7 @@
 """diffusion-lab doctor: check what this machine has and lacks for the lab, with the fix for each problem.
 
-A check is a function that returns what it found and the fix, empty if nothing is wrong. None uses the network or changes anything.
+A check is a function that returns what it found and the fix, empty if nothing is wrong. It uses no network and
+changes nothing.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,7 +55,8 @@ def run(cfg: DictConfig) -> None:
         request = request_of(cfg, prefix="")
         directory, data, module, configs = to_score(cfg)
         check_compile(cfg.compile, request.on_gpu, None, module)
-        done = [planned_score(module, data, one, directory, outputs, cfg.rescore).is_scored for one in configs]
+        since = time.time() if cfg.rescore else 0.0  # of all scores, which share the values of real images
+        done = [planned_score(module, data, one, directory, outputs, since).is_scored for one in configs]
     said = said_of_model(directory.path, directory.read_training())
     new = not all(done)
     if new and must_start_ranks(request):
@@ -69,7 +71,7 @@ def run(cfg: DictConfig) -> None:
         module.to(here.device)
         for number, one in enumerate(configs):
             with users_mistakes():
-                planned = planned_score(module, data, one, directory, outputs, cfg.rescore)
+                planned = planned_score(module, data, one, directory, outputs, since)
             if (notice := compile_network(planned.network, cfg.compile)) and number == 0:
                 console.print(notice)
             score_once(planned)

@@ -5,6 +5,7 @@ The calls do what the commands `sample` and `evaluate` do, in this process, on o
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -205,7 +206,8 @@ class Model:
                 if _NOTEBOOK in str(one):
                     raise MistakeError("a score is identified by its code: put your class into a file and import it")
                 module.to(self._device_of(cfg))
-                planned = planned_score(module, data, one, directory, Path(cfg.outputs), cfg.rescore)
+                since = time.time() if cfg.rescore else 0.0
+                planned = planned_score(module, data, one, directory, Path(cfg.outputs), since)
             score_once(planned, quiet=True)
         content = planned.run.read_metrics()
         return Score(content["values"], content["protocol"], planned.run.path)

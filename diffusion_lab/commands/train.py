@@ -5,6 +5,7 @@ data -> model -> fit -> weights -> score. Running the same command again finds e
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,7 +61,7 @@ def run(cfg: DictConfig) -> float | None:
             console.print(f"{directory.path} is being trained by {holder}; waiting until it has finished")
 
         def is_trained() -> bool:
-            """Whether nothing is to be trained; with retrain=true, whether another process has just done it."""
+            """Whether the model is there; with retrain=true, whether another process has trained it since this one began."""
             again = cfg.retrain and _stamp(directory) == before
             return here.agree(directory.finished and not again)
 
@@ -83,10 +84,10 @@ def run(cfg: DictConfig) -> float | None:
             generative.float()  # as a loaded model, whatever trainer.precision is
             load_weights(generative, directory, *(score.evaluation.weights for score in scores))
             generative.to(here.device)  # Lightning leaves a trained model on the CPU
+            since = time.time() if cfg.rescore or cfg.retrain else 0.0
             for score in scores:
-                anew = cfg.rescore or cfg.retrain
                 with users_mistakes():
-                    planned = planned_score(generative, training.data, score, directory, Path(cfg.outputs), anew)
+                    planned = planned_score(generative, training.data, score, directory, Path(cfg.outputs), since)
                 compile_network(planned.network, cfg.compile)
                 score_once(planned)
         elif isinstance(model, NoisyClassifier) and here.is_first:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -84,11 +83,11 @@ class PlannedScore:
 
 
 def planned_score(
-    module: GenerativeModel, data: DataModule, cfg: DictConfig, directory: ModelDirectory, outputs: Path, anew: bool
+    module: GenerativeModel, data: DataModule, cfg: DictConfig, directory: ModelDirectory, outputs: Path, since: float
 ) -> PlannedScore:
     """The score that `cfg` describes of a trained module, which has its weights and is on its device.
 
-    MistakeError or ValueError if it cannot be computed. anew: nothing that the cache holds is used.
+    MistakeError or ValueError if it cannot be computed. since: as in `CacheDirectory`; 0 unless the score is computed anew.
     """
     from diffusion_lab.metrics.reference import Need
     from diffusion_lab.metrics.samples import Generated
@@ -111,7 +110,7 @@ def planned_score(
         generator=generator,
         weights=weights,
         identities=[sampling_identity(cfg, unread, name) for name in features],
-        cache=cache_directory(outputs, since=time.time() if anew else 0.0),
+        cache=cache_directory(outputs, since),
         training=cost,
         measurements=measured,
     )
@@ -128,7 +127,7 @@ def planned_score(
         cfg,
         scored_choices(directory.read_choices()),
         read,
-        anew,
+        since > 0,
         f"model  {directory.path}  (weights, config{', metrics.csv' if directory.metrics_csv.is_file() else ''})",
     )
 

@@ -28,7 +28,7 @@ from diffusion_lab.training.trackers import About, OfLightning, Score, Tracker
 def build_trackers(cfg: DictConfig, place: Directory | None = None) -> list[Tracker]:
     """The trackers that `logger` chooses, in order; MistakeError for a class that is not a logger.
 
-    place: of a training or a score; Lightning's loggers write there and are named after it. None: they are checked and left out.
+    place: of a training or a score; Lightning's loggers write there and are named after it. None: those are checked, but not built.
     """
     # MLflow reads these on import: the lab sends nobody anything unasked, and the making of a database is no news.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

@@ -73,7 +73,7 @@ class _Decoder(nn.Module):
 
 
 class _Chain(nn.Module):
-    """x_T[, noise][, y] -> x_0. noise (K, B, C, H, W): noise[k] is that of step k; the last step has none."""
+    """x_T[, noise][, y] -> x_0. noise (K, B, C, H, W): noise[k] is that of step k; most samplers use none in the last one."""
 
     def __init__(self, generator: DiffusionGenerator) -> None:
         super().__init__()

@@ -65,7 +65,8 @@ class ChurnSampler(HeunSampler):
 
     The new noise replaces some of the old, and with it errors of earlier steps; with S_noise = 1, x_t̂ ~ q(x_t̂|x_t). EDM has α = 1,
     so its σ is σ/α here. t̂ is a real time if the chain visits real times, and otherwise the nearest whole step, with the σ/α of
-    that step: where whole steps are far apart, γ is rounded too. As t̂ ≤ T, no noise is added to x_T. Two evaluations per step.
+    that step: where whole steps are far apart, γ is rounded too. t̂ does not exceed T, so unlike in EDM no noise is added to x_T.
+    Two evaluations per step.
 
     Parameters
     ----------

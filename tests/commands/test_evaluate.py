@@ -8,6 +8,7 @@ import re
 import pytest
 from PIL import Image
 
+from diffusion_lab.metrics import reference
 from diffusion_lab.store import newest_model
 
 from .conftest import STRIDED, TINY, files, scored
@@ -108,6 +109,17 @@ def test_a_training_keeps_and_scores_the_moments(lab):
     for command in (["train", *SIX], ["evaluate", "evaluation.at=[2steps,end]"]):
         assert "already scored" in lab.done(*command)  # the same scores as those of the moments one by one
     assert files(lab.folder) == before
+
+
+def test_scoring_moments_anew_computes_the_values_of_real_images_once(lab, monkeypatch):
+    lab.given("train", *SIX, AT)
+    written, write = [], reference.write_tensors
+    monkeypatch.setattr(
+        reference, "write_tensors", lambda path, *content: (written.append(path), write(path, *content))
+    )
+    lab.done("evaluate", AT, "rescore=true")
+    assert written
+    assert len(written) == len({*written})
 
 
 @pytest.mark.thorough

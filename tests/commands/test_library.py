@@ -188,7 +188,7 @@ def test_another_sampler_makes_another_generator(model):
     options = ["sampler=ddim", "sampler.spacing.num_steps=2", "sampler.eta=0.5"]
     cfg = model.config("evaluate", options)
     directory, data, module, (one,) = to_score(cfg)
-    scored = planned_score(module, data, one, directory, Path(cfg.outputs), False).plan.source.generator
+    scored = planned_score(module, data, one, directory, Path(cfg.outputs), 0.0).plan.source.generator
     model.sample(1)
     first, indices, y = model.module.generator("ema_0.9"), torch.arange(3), torch.tensor([0, 1, 2])
     drawn, protocol = first.sample(indices, 5, y), first.protocol()
