@@ -75,7 +75,8 @@ def check_options(cfg: DictConfig, command: str = "train") -> None:
     def is_read(key: str) -> bool:
         """Whether the option, one in it or one that it lies in is referred to, or a choice of a group sets it."""
         group, _, name = key.partition(".")
-        return name in _of_choices(group) or any(f"{one}.".startswith(f"{key}.") for one in referenced)
+        is_referred_to = any(f"{one}.".startswith(f"{key}.") or f"{key}.".startswith(f"{one}.") for one in referenced)
+        return is_referred_to or name in _of_choices(group)
 
     def check(node: Mapping[str, Any], prefix: str, defaults: Mapping[str, Any], is_free: bool = False) -> None:
         parameters = parameters_of(node["_target_"]) if isinstance(node.get("_target_"), str) else {}

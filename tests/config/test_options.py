@@ -31,6 +31,8 @@ def test_the_defaults_of_a_command_are_options(command):
         "+metrics.mine._target_=diffusion_lab.metrics.cost.Cost",
         "logger=csv +logger.csv.flush_logs_every_n_steps=3",
         "+width=8 network.base_channels=${width}",
+        "+sizes.base=8 network.base_channels=${sizes.base}",
+        "+sizes.min=8 +callbacks.mine._target_=builtins.dict +callbacks.mine.sizes=${sizes}",
         "objective=vlb",
         "variance=analytic",
         "network=diffusion/diffusers",
