@@ -44,9 +44,8 @@ class DDIMSampler(Sampler):
 
     def step(self, walk: Walk, x_t: Images, t: int) -> Images:
         predicted, at, to = walk.predict(x_t, t), walk.at(t), walk.at(t - 1)
-        new = (
-            self.eta**2 * at.beta_tilde
-        )  # variance of the noise that is added; the rest of σ_s² keeps the direction of ε̂
+        # The variance of the noise that is added; the rest of σ_s² keeps the direction of ε̂.
+        new = self.eta**2 * at.beta_tilde
         x_s = to.signal * predicted.x_0 + max(to.sigma**2 - new, 0) ** 0.5 * predicted.eps
         return x_s + new**0.5 * walk.noise(t, x_t) if self.eta > 0 else x_s
 

@@ -131,7 +131,7 @@ def _is_ours(callback: Mapping[str, Any]) -> bool:
 def users_files(asked: Mapping[str, Any], config: Mapping[str, Any]) -> dict[Path, set[Path]]:
     """The files of the modules that a part of a config names. Nothing is imported.
 
-    config: the whole of it, resolved: the folders that it names for data and for results hold no code of his.
+    config: the whole of it, resolved: files in the folders that it names for data and for results do not count.
     """
     named = {name.partition(".")[0] for name in _dotted(asked)}
     left_out = {Path(os.path.abspath(text)) for text in _places(config) if text}
@@ -180,7 +180,7 @@ def _places(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 
 def _where(module: str) -> Iterator[tuple[Path, bool]]:
-    """(its folder, True) for each folder of a user's package; (the folder around it, False) for a single file of his."""
+    """(its folder, True) for each folder of a user's package; (the folder around it, False) for a single file."""
     try:
         spec = None if module in (PACKAGE.name, "hydra_plugins") else find_spec(module)
     except (ImportError, ValueError):  # ValueError for a module without a file, such as __main__ in a notebook
