@@ -40,7 +40,7 @@ def test_rounding_stays_within_the_tolerances():
 
 
 MUTATIONS = {  # case that notices -> a file and its text, with one coefficient right and wrong
-    "ddpm": ("diffusion_lab/diffusion/chain.py", "of_x_0=signal_s * beta", "of_x_0=1.002 * signal_s * beta"),
+    "ddpm": ("diffusion_lab/diffusion/forward.py", "of_x_0=signal_s * beta", "of_x_0=1.002 * signal_s * beta"),
     "improved_ddpm": ("conf/objective/hybrid.yaml", "vlb_weight: 0.001", "vlb_weight: 0.0012"),
     "flow": ("diffusion_lab/families/flow/flow.py", "(2 / num_levels)", "(2.01 / num_levels)"),
 }

@@ -1,8 +1,8 @@
 """The theory of denoising diffusion, part by part.
 
 schedules    the signal and the noise at each real t             α_t, σ_t (real_schedules: by formula; learned_schedule: trained)
-forward      the forward process, given the pair                 q(x_t|x_0)
-chain        the forward process as a chain of steps             q(x_t|x_s), q(x_s|x_t, x_0)
+forward      the forward process: marginals, steps, posterior    q(x_t|x_0), q(x_t|x_s), q(x_s|x_t, x_0)
+chain        the table of a chain of steps, and its respacing    ᾱ_t, β_t, β̃_t
 predictions  what the network's output stands for                a·x_0 + b·ε
 variances    the variance of a reverse step                      Σ_θ
 reverse      the reverse process                                 p_θ(x_s|x_t)
@@ -32,7 +32,7 @@ One sampling step (algorithm 2; `sampling/sampler.py`, `walk`):
     reverse      the network's output
     predictions  x̂_0 = (b·x_t − σ·output)/(α·b − σ·a)                     to_x_0
     clipping     x̂_0 clipped to the range of the data
-    chain        the mean of q(x_s|x_t, x̂_0)                             q_posterior
+    forward      the mean of q(x_s|x_t, x̂_0)                             q_posterior
     variances    Σ_θ
     noise        ε by (seed, index of the sample, t)
     gaussian     x_s = μ + σ·ε

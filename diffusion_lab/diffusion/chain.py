@@ -1,43 +1,19 @@
-"""The forward process as a chain of steps, t = 1 … K:
+"""The forward process as a chain of steps, t = 1 … K, with a table of α_t, σ_t, β_t and β̃_t.
 
-    q(x_t|x_s)      = N(α_ts·x_s, σ²_ts·I),   α_ts = α_t/α_s,   σ²_ts = σ_t² − α_ts²·σ_s²,   s < t           (2)
-    q(x_s|x_t, x_0) = N((α_ts·σ_s²·x_t + α_s·σ²_ts·x_0)/σ_t², σ_s²·σ²_ts/σ_t²·I)                             (3)
-
-(Kingma et al. 2021, VDM, appendix A; equation (1), q(x_t|x_0), is in `forward`.) With α_t = √ᾱ_t, σ_t = √(1 − ᾱ_t) and s = t − 1
-this is DDPM: σ²_ts is its β_t, (1) to (3) are equations 4, 2 and 6 of Ho et al. 2020, and mean and variance in (3) are the μ̃_t and
-β̃_t of equation 7.
-
-A chain is a list of times of a schedule and a table of the quantities in (1) to (3) at each. A chain over a subset of the steps is
-the same kind of object: s is then the kept step before t (Nichol & Dhariwal 2021, eq. 19).
+A chain is a list of times of a schedule and, at each, the quantities in (1) to (3) of `forward` for s = t − 1. A chain over a
+subset of the steps is the same kind of object: s is then the kept step before t (Nichol & Dhariwal 2021, eq. 19).
 """
 
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Generic, TypeVar
 
 import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from .forward import DeviceTable, ForwardProcess, per_sample
-from .gaussian import Gaussian
-from .schedules import Schedule
-from .shapes import Images, Number, PerSample, Steps
-
-Value = TypeVar("Value", Tensor, float)
-
-
-@dataclass(frozen=True)
-class Stride(Generic[Value]):
-    """Equations (2) and (3) from t to s."""
-
-    alpha: Value  # α_ts
-    beta: Value  # σ²_ts
-    log_beta: Value
-    beta_tilde: Value  # the variance of (3)
-    log_beta_tilde: Value
-    of_x_t: Value  # the mean of (3) is of_x_t·x_t + of_x_0·x_0
-    of_x_0: Value
+from .forward import ForwardProcess, Stride, Value, stride_between
+from .schedules import DeviceTable, Schedule
+from .shapes import Number, PerSample, Steps
 
 
 @dataclass(frozen=True)
@@ -105,25 +81,16 @@ class GaussianDiffusion(ForwardProcess):
             raise ValueError(f"kept must be strictly increasing within 1 … {last}, got {kept.tolist()}")
         return GaussianDiffusion(self.schedule, kept if real else self.times[kept - 1])
 
-    # ---- distributions: (2) and (3) ----------------------------------------------------------------------------------
-
-    def q_step(self, x_prev: Images, t: Steps, eps: Images) -> Images:
-        """x_t = α_ts·x_s + σ_ts·ε ~ q(x_t|x_s), equation (2), s the step before t."""
-        row = self.row(t)
-        return per_sample(row.alpha, x_prev) * x_prev + per_sample(row.beta.sqrt(), x_prev) * eps
-
-    def q_posterior(self, x_0: Images, x_t: Images, t: Steps, s: Steps | None = None) -> Gaussian:
-        """q(x_s|x_t, x_0), equation (3), for any s < t; None: the step before t, with log β̃_1 as in `log_beta_tilde`."""
-        stride = self.row(t) if s is None else stride_between(self.pair(t), self.pair(s))
-        mean = per_sample(stride.of_x_0, x_0) * x_0 + per_sample(stride.of_x_t, x_0) * x_t
-        return Gaussian(mean, per_sample(stride.log_beta_tilde, x_0))
-
-    # ---- the names of the papers -------------------------------------------------------------------------------------
-
     def pair(self, t: Steps) -> tuple[PerSample, PerSample]:
         """(α_t, σ_t); (1, 0) at t = 0."""
         row = self.row(t)
         return row.signal, row.sigma
+
+    def stride(self, t: Steps, s: Steps | None = None) -> Stride[Tensor]:
+        """None: the stride to the step before t, of the table, with log β̃_1 as in `log_beta_tilde`."""
+        return self.row(t) if s is None else super().stride(t, s)
+
+    # ---- the names of the papers -------------------------------------------------------------------------------------
 
     def alpha_bar(self, t: Steps) -> PerSample:
         """ᾱ_t = α_t²; ᾱ_0 = 1."""
@@ -218,23 +185,6 @@ class GaussianDiffusion(ForwardProcess):
             raise ValueError(
                 f"t = {t.tolist()} is not within {first} … {self.num_timesteps}, the steps of this chain"
             ) from error
-
-
-def stride_between(pair_t: tuple[Tensor, Tensor], pair_s: tuple[Tensor, Tensor]) -> Stride[Tensor]:
-    """(2) and (3) from the (α, σ) of t and of s."""
-    (signal, sigma), (signal_s, sigma_s) = pair_t, pair_s
-    alpha = signal / signal_s
-    beta = sigma.square() - (alpha * sigma_s).square()
-    share = (sigma_s / sigma).square()
-    return Stride(
-        alpha=alpha,
-        beta=beta,
-        log_beta=beta.log(),
-        beta_tilde=share * beta,
-        log_beta_tilde=(share * beta).log(),
-        of_x_t=alpha * share,
-        of_x_0=signal_s * beta / sigma.square(),
-    )
 
 
 def _columns(schedule: Schedule, times: Tensor) -> list[Tensor]:

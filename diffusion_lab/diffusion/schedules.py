@@ -21,10 +21,23 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor, nn
 
-from .forward import DeviceTable, ForwardProcess
+from .forward import ForwardProcess
 from .shapes import Number, PerSample, Times
 
 Table = Float64[Tensor, " T_plus_1"]
+
+
+class DeviceTable:
+    """A tensor on the host, copied to each device on first use."""
+
+    def __init__(self, values: Tensor) -> None:
+        self._copies = {values.device: values}
+        self.values = values
+
+    def on(self, device: torch.device) -> Tensor:
+        if device not in self._copies:
+            self._copies[device] = self.values.to(device)
+        return self._copies[device]
 
 
 @dataclass(frozen=True)

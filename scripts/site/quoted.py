@@ -3,7 +3,7 @@
 In a page, a paragraph that is nothing but a link, with a name in the package for its text and a Python file for its target, is
 replaced by the source of that name. On GitHub it stays a link.
 
-    [`GaussianDiffusion.q_sample`](../diffusion_lab/diffusion/chain.py)
+    [`ForwardProcess.q_sample`](../diffusion_lab/diffusion/forward.py)
 """
 
 import ast
