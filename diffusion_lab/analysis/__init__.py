@@ -1,21 +1,24 @@
 """Measurements of a trained model's steps, and what follows from them.
 
 network_statistics  moments of the network's output and of its error      E‖ε̂‖², E‖x_0 − x̂_0‖²
-analytic            the optimal variance of a reverse step, from these    σ*²
+optimal_variance    the variance with the least bound (Analytic-DPM)      σ*²
 step_costs          the bits of each stride                               L(t, s), L_0(t)
-optimal_spacing     the times with the least sum of costs; advice: what they gain
+optimal_spacing     the times with the least sum of costs
+advice              what better times would gain
 chain_bounds        the bounds of many chains, from one pass
+ideal_denoiser      the best possible denoiser of a finite data set       E[x_0|x_t]
 """
 
 from .advice import ScheduleAdvice, advise, possible_ends
-from .analytic import Analytic, AnalyticDiagonal
 from .chain_bounds import chain_bounds
+from .ideal_denoiser import ideal_denoiser
 from .network_statistics import NetworkStatistics, dimension_statistics, network_statistics
 from .optimal_spacing import OptimalSpacing
+from .optimal_variance import Analytic, AnalyticDiagonal
 from .step_costs import StepCosts, last_step_bits, step_costs
 
 # fmt: off
 __all__ = [
     "Analytic", "AnalyticDiagonal", "NetworkStatistics", "OptimalSpacing", "ScheduleAdvice", "StepCosts", "advise",
-    "chain_bounds", "dimension_statistics", "last_step_bits", "network_statistics", "possible_ends", "step_costs",
+    "chain_bounds", "dimension_statistics", "ideal_denoiser", "last_step_bits", "network_statistics", "possible_ends", "step_costs",
 ]

@@ -71,25 +71,28 @@ def autoguidance(
 ) -> Autoguidance:
     """Guidance away from the weaker model that `worse_model` loads; by default an earlier moment of the same training."""
     when = USUAL_MOMENT if moment is None and model is None else moment
-    return Autoguidance(worse_model(when, model, schedule, identity), scale, interval, log_snr_interval)
+    worse = worse_model(when, model, schedule, identity)
+    assert worse is not None
+    return Autoguidance(worse, scale, interval, log_snr_interval)
 
 
-def worse_model(moment: float | int | str | None, model: Path | None, schedule: Schedule, identity: str) -> Worse:
+def worse_model(
+    moment: float | int | str | None, model: Path | None, schedule: Schedule, identity: str
+) -> Worse | None:
     """The model in the folder `model` (None: the guided model itself) at a moment of its training (None: the end).
 
-    ValueError if it does not fit the guided model.
+    None if this is the guided model itself. ValueError if it does not fit the guided model.
     """
     if isinstance(moment, str):
         read_moments("guidance.moment", [moment])
     if model is None:
-        return Worse(moment)
+        return None if moment is None else Worse(moment)
     directory = ModelDirectory(Path(model))
     fix, option = "the model to be guided; train a worse model on the model's data", f"guidance.model={model}"
     worse = _other_model(directory, DiffusionModel, "a diffusion model", identity, option, fix)
     _check_schedule(worse.process.schedule, schedule, option)
     weights = last_weights(directory) if moment is None else snapshot_name(moment)
     load_weights(worse, directory, weights)
-    sizes = worse.conditions or (() if worse.num_classes is None else (worse.num_classes,))
     reverse = worse.generator(weights).reverse
     network = reverse.network
     assert isinstance(network, nn.Module)
@@ -97,7 +100,7 @@ def worse_model(moment: float | int | str | None, model: Path | None, schedule: 
     def on_device(image: Tensor, *more: Any) -> Tensor:
         return network.to(image.device)(image, *more)
 
-    return Worse(moment, replace(reverse, network=on_device), f"{directory.path.name}, {weights}", sizes)
+    return Worse(reverse=replace(reverse, network=on_device), name=f"{directory.path.name}, {weights}")
 
 
 def _other_model(

@@ -9,7 +9,8 @@ reverse      the reverse process                                 p_θ(x_s|x_t)
 decoders     the distribution of the data given x_1              p(x_0|x_1)
 bound        the variational bound, term by term                 L_T, L_{t−1}, L_0
 objectives   the losses                                          L_simple, L_hybrid, L_vlb, L_∞
-timesteps    the times that training draws                       (t, w)
+weightings   weights of the steps in L_simple (min-SNR, …)       w(t)
+timesteps    the times that training draws; quarters of t        (t, w)
 starts       the distribution of x_T                             p(x_T)
 
 `diffusion_lab.sampling` samples from a model, `diffusion_lab.analysis` measures a trained model.
@@ -46,18 +47,7 @@ from .forward import ForwardProcess
 from .gaussian import Gaussian
 from .learned_schedule import LearnedSchedule
 from .noise import SampleNoise, derive_seed
-from .objectives import (
-    ContinuousBound,
-    ErrorOf,
-    Hybrid,
-    MinSNR,
-    Objective,
-    SigmoidWeighting,
-    Simple,
-    Unweighted,
-    VariationalBound,
-    Weighting,
-)
+from .objectives import ContinuousBound, Hybrid, Objective, Simple, VariationalBound
 from .predictions import PredictEDM, PredictFlow, Prediction, PredictNoise, PredictStart, PredictVelocity
 from .real_schedules import EDMSchedule, LogSNRSchedule, RealSchedule, RectifiedSchedule
 from .reverse import ReverseProcess, ReverseStep
@@ -72,6 +62,7 @@ from .timesteps import (
     UniformTimesteps,
 )
 from .variances import FixedLarge, FixedSmall, LearnedRange, Variance
+from .weightings import ErrorOf, MinSNR, SigmoidWeighting, Unweighted, Weighting
 
 # fmt: off
 __all__ = [

@@ -1,4 +1,4 @@
-"""Objectives: L_simple, L_hybrid, L_vlb and its limit L_∞, and the weights of the steps in L_simple.
+"""Objectives: L_simple, L_hybrid, L_vlb and its limit L_∞. (The w(t) of L_simple are in `weightings`.)
 
     L_simple = E_t w(t)·‖target − output‖²/D          mean square a dimension         Ho et al. 2020, eq. 14
     L_vlb    = E_t T·L_{t−1}                          the bound, a *sum* over t       eq. 5, in bits per dimension
@@ -20,85 +20,14 @@ from .chain import GaussianDiffusion
 from .decoders import GAUSSIAN, LEVELS, Decoder
 from .forward import ForwardProcess
 from .gaussian import Gaussian
-from .predictions import Prediction
 from .reverse import ReverseProcess
 from .schedules import Schedule
-from .shapes import Conditions, Images, Number, PerSample, Steps, Times
+from .shapes import Conditions, Images, PerSample, Steps, Times
+from .weightings import UNWEIGHTED, Weighting
 
 Terms = dict[str, PerSample]
 Known = Images | None  # 1 where x_0 is known, 0 where it is missing (x_0 is then arbitrary); None: all known
 Forward = TypeVar("Forward", bound=ForwardProcess, contravariant=True)
-
-
-@dataclass(frozen=True)
-class Weighting(ABC):
-    """w(t) of L_simple."""
-
-    @abstractmethod
-    def weight(self, process: ForwardProcess, prediction: Prediction, t: Times) -> PerSample:
-        """The factor on the squared error of the network's target."""
-
-
-@dataclass(frozen=True)
-class Unweighted(Weighting):
-    """w(t) = 1: L_simple as published."""
-
-    def weight(self, process: ForwardProcess, prediction: Prediction, t: Times) -> PerSample:
-        return torch.ones_like(process.snr(t))
-
-
-@dataclass(frozen=True)
-class WeightedStart(Weighting):
-    """A weighting defined for the squared error of x̂_0, and therefore independent of what the network predicts."""
-
-    @abstractmethod
-    def of_x_0(self, process: ForwardProcess, t: Times) -> PerSample:
-        """The factor on ‖x_0 − x̂_0‖²/D; times σ²/α² it is the factor on the error of ε̂."""
-
-    def weight(self, process: ForwardProcess, prediction: Prediction, t: Times) -> PerSample:
-        return self.of_x_0(process, t) / prediction.error_scale(process, t)
-
-
-@dataclass(frozen=True)
-class MinSNR(WeightedStart):
-    """Weight min(SNR(t), γ) on the squared error of x̂_0 (Hang et al. 2023)."""
-
-    gamma: float = 5.0
-
-    def __post_init__(self) -> None:
-        if not self.gamma > 0:
-            raise ValueError(f"weighting.gamma={self.gamma} must be above 0")
-
-    def of_x_0(self, process: ForwardProcess, t: Times) -> PerSample:
-        return process.snr(t).clamp(max=self.gamma)
-
-
-@dataclass(frozen=True)
-class SigmoidWeighting(WeightedStart):
-    """Weight sigmoid(b − log SNR(t)) on the squared error of ε̂ (Kingma & Gao 2023).
-
-    Their loss is an integral over log SNR. It equals this one, up to a factor, if t is uniform and log SNR linear in t
-    (schedule=log_snr); with other schedules each log SNR is also weighted by the time spent near it.
-    """
-
-    bias: Number = 2.0
-
-    def of_x_0(self, process: ForwardProcess, t: Times) -> PerSample:
-        log_snr = process.log_snr(t)
-        return log_snr.exp() * (self.bias - log_snr).sigmoid()
-
-
-@dataclass(frozen=True)
-class ErrorOf(WeightedStart):
-    """Weight 1 on the squared error of the quantity that `prediction` predicts, whatever the network predicts.
-
-    For PredictEDM(s) this is EDM's λ(σ) = (σ² + s²)/(σ·s)² on the error of x̂_0, stated for α = 1 (Karras et al. 2022, table 1).
-    """
-
-    prediction: Prediction
-
-    def of_x_0(self, process: ForwardProcess, t: Times) -> PerSample:
-        return self.prediction.error_scale(process, t)
 
 
 @dataclass(frozen=True)
@@ -139,7 +68,7 @@ class Objective(ABC, Generic[Forward]):
 class Simple(Objective[ForwardProcess]):
     """L_simple (Ho et al. 2020, eq. 14)."""
 
-    weighting: Weighting = Unweighted()
+    weighting: Weighting = UNWEIGHTED
     reads_variance = False
     trains_variance = False
     term_names = ("mse", "loss")
@@ -172,7 +101,7 @@ class Hybrid(Objective[GaussianDiffusion]):
 
     num_levels: int | None = 256
     vlb_weight: float = 0.001
-    weighting: Weighting = Unweighted()
+    weighting: Weighting = UNWEIGHTED
     decoder: Decoder = GAUSSIAN
     over = GaussianDiffusion
     reads_variance = True

@@ -3,7 +3,7 @@
 `NormalTimesteps` is the exception: its p(t) is the weighting of the loss, so w = 1.
 
 A sampler draws for the *global* batch from a generator seeded by (seed, step), so every rank draws the same t
-and takes its rows.
+and takes its rows. `by_quarter` divides the losses of a batch among the quarters of t, for the log.
 """
 
 from abc import ABC, abstractmethod
@@ -182,6 +182,23 @@ class LossAwareTimesteps(TimestepSampler):
         history = torch.cat([self.history.flatten(), self.history.new_zeros(1)])
         self.history.copy_(history.scatter(0, slot, loss.to(history))[:nowhere].view_as(self.history))
         self.counts.copy_(counts.index_add(0, row, torch.ones_like(row))[:-1])
+
+
+def quarters(name: str) -> tuple[str, ...]:
+    """Names of a quantity's values by quarter of the chain."""
+    return tuple(f"{name}_quarter_{q}" for q in (1, 2, 3, 4))
+
+
+def by_quarter(
+    name: str, t: Times, num_timesteps: int, w: Float[Tensor, " b"], value: Float[Tensor, " b"]
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """`value` and w with zeros outside each quarter of t; Σ w·value/Σ w is the mean over uniform t, or over p(t) if p(t) weighs."""
+    quarter = ((t - 1) * 4 // num_timesteps).long()
+    zero = torch.zeros_like(value)
+    found = {}
+    for q, named in enumerate(quarters(name)):
+        found[named] = torch.where(quarter == q, value, zero), torch.where(quarter == q, w.to(value.dtype), zero)
+    return found
 
 
 def _uniform(batch_size: int, generator: Generator) -> PerSample:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from diffusion_lab.analysis import ideal_denoiser
 from diffusion_lab.data.module import DataModule
 from diffusion_lab.diffusion.parts import classes_in
 from diffusion_lab.diffusion.shapes import Conditions
@@ -79,41 +80,11 @@ def errors_by_log_snr(
         )
         classes = classes_in(looks[0].y)
         known = None if classes is None else classes.cpu()
-        best = posterior_mean(x_t, signal, noise, known, _training_images(data, subject.progress))
+        best = ideal_denoiser(x_t, signal, noise, known, _training_images(data, subject.progress))
         scale = (1 + (signal / noise).square()) / num_images
         errors += scale * (clean - own).square().mean(dim=2).sum(dim=1)
         least += scale * (clean - best).square().mean(dim=2).sum(dim=1)
     return errors.tolist(), least.tolist()
-
-
-def posterior_mean(
-    x_t: Tensor,
-    signal: Tensor,
-    noise: Tensor,
-    y: Tensor | None,
-    images: Iterable[tuple[Tensor, Conditions]],
-) -> Tensor:
-    """Σ_i w_i·x_i with w_i ∝ exp(−‖x_t − α·x_i‖²/(2σ²)), float64, shaped like x_t (K, B, D); signal and noise (K,).
-
-    images: blocks (x, y) of the x_i. y: restricts to images of this class. One pass, for any number of images.
-    """
-    rows = x_t.flatten(0, 1)
-    scale = (signal / noise.square()).repeat_interleave(x_t.shape[1])[:, None]
-    half = (signal.square() / noise.square()).repeat_interleave(x_t.shape[1])[:, None] / 2
-    classes = None if y is None else y.repeat(len(x_t))
-    most = torch.full((len(rows), 1), -torch.inf, dtype=torch.float64)
-    total, mean = torch.zeros_like(most), torch.zeros_like(rows)
-    for x, told in images:
-        labels = classes_in(told)
-        log_weight = scale * (rows @ x.T) - half * x.square().sum(dim=1)
-        if classes is not None and labels is not None:
-            log_weight = log_weight.masked_fill(classes[:, None] != labels[None, :], -torch.inf)
-        highest = torch.maximum(most, log_weight.max(dim=1, keepdim=True).values)
-        kept = torch.nan_to_num((most - highest).exp())  # before the first image of a class both are −∞
-        weight = torch.nan_to_num((log_weight - highest).exp())
-        total = kept * total + weight.sum(dim=1, keepdim=True)
-        mean, most = kept * mean + weight @ x, highest
-    return (mean / total).view_as(x_t)
 
 
 def _training_images(data: DataModule, progress: Progress) -> Iterator[tuple[Tensor, Conditions]]:

@@ -44,18 +44,12 @@ def check_parts(schedule: Schedule, variance: Variance, objective: Objective, ti
 
 
 def check_guidance(guidance: Guidance, conditions: Sequence[Size], dropout: float) -> None:
-    """ValueError for a guidance that needs an unconditional model without condition dropout, or has other conditions."""
+    """ValueError for a guidance that needs an unconditional model without condition dropout, or has no use for the conditions."""
     if guidance.needs_null and not (conditions and dropout > 0):
         fix = "model.condition_dropout above 0" if conditions else "condition=classes"
         raise ValueError(
             f"guidance {type(guidance).__name__} evaluates the network with and without a condition, but this model was not "
             f"trained for both: train with {fix}, or use guidance=none"
-        )
-    told = () if guidance.worse is None else guidance.worse.conditions
-    if told and conditions and tuple(told) != tuple(conditions):
-        raise ValueError(
-            f"guidance: the worse model is conditioned on values of the sizes {list(told)}, but this model on {list(conditions)}; "
-            "train the worse one with the same condition=… or with condition=none"
         )
     if guidance.num_classes is not None and conditions and not any(map(has_classes, conditions)):
         raise ValueError(

@@ -32,10 +32,10 @@ from diffusion_lab.diffusion import (
     Variance,
 )
 from diffusion_lab.diffusion.shapes import Conditions
+from diffusion_lab.diffusion.timesteps import by_quarter, quarters
 from diffusion_lab.models.compatibility import can_hold_back, check_guidance, check_parts, conditions_for
 from diffusion_lab.models.condition_dropout import with_dropped_conditions
 from diffusion_lab.models.diffusion_generator import DiffusionGenerator
-from diffusion_lab.models.means import QUARTERS, step_outputs
 from diffusion_lab.models.optimization import Optimization
 from diffusion_lab.models.shape_checks import check_network
 from diffusion_lab.models.trainable import RAW, GenerativeModel
@@ -66,7 +66,7 @@ class DiffusionModel(GenerativeModel):
     seed: training's t, ε and dropped conditions at batch k are functions of (seed, k).
     """
 
-    weighted_names = QUARTERS
+    weighted_names = quarters("loss")
     training_evaluations = 3
     compiles_step = True
 
@@ -144,7 +144,13 @@ class DiffusionModel(GenerativeModel):
         losses = terms["loss"].detach()
         if self.timesteps.learns_from_losses:
             self._learn(self.of_all_ranks(t).flatten(), self.of_all_ranks(losses).flatten())
-        return step_outputs(terms, t, w, self.schedule.num_timesteps) | {"t": t, "losses": losses}
+        return {
+            "loss": (w * terms["loss"]).mean(),
+            "terms": {name: (w * term).mean().detach() for name, term in terms.items()},
+            "weighted": by_quarter("loss", t, self.schedule.num_timesteps, w, losses),
+            "t": t,
+            "losses": losses,
+        }
 
     def compile_step(self, compiled: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
         """The objective, with the process and the network in it; a schedule that is trained is another chain at every step."""
@@ -199,7 +205,7 @@ class DiffusionModel(GenerativeModel):
     @property
     def guiding_snapshots(self) -> tuple[float | str, ...]:
         worse = self.guidance.worse
-        return () if worse is None or worse.own_moment is None else (worse.own_moment,)
+        return () if worse is None or worse.moment is None else (worse.moment,)
 
     def generator(self, weights: str = RAW) -> DiffusionGenerator:
         return DiffusionGenerator(
@@ -224,9 +230,9 @@ class DiffusionModel(GenerativeModel):
     def _own_guidance(self) -> Guidance:
         """The guidance, with the earlier snapshot that it names; while this training has not kept it, what remains without it."""
         worse = self.guidance.worse
-        if worse is None or worse.own_moment is None:
+        if worse is None or worse.moment is None:
             return self.guidance
-        earlier = snapshot_name(worse.own_moment)
+        earlier = snapshot_name(worse.moment)
         if earlier not in self.averages:
             return replace(self.guidance, worse=None) if self.guidance.needs_null else Unguided()
         return replace(self.guidance, worse=replace(worse, reverse=self._reverse_at(earlier)))

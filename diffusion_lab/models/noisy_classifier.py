@@ -16,7 +16,7 @@ from torchmetrics.functional.classification import multiclass_accuracy
 from diffusion_lab.diffusion import ForwardProcess, GaussianDiffusion, SampleNoise, Schedule, TimestepSampler
 from diffusion_lab.diffusion.parts import classes_in
 from diffusion_lab.diffusion.shapes import Conditions
-from diffusion_lab.models.means import by_quarter, quarters
+from diffusion_lab.diffusion.timesteps import by_quarter, quarters
 from diffusion_lab.models.optimization import Optimization
 from diffusion_lab.models.trainable import TrainableModel
 

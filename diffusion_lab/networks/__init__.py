@@ -2,15 +2,17 @@
 
 A denoiser's network.classifier() turns a fresh one into a classifier of x_t: (x_t, timesteps) -> (B, out_channels) logits.
 
-unet             the U-Net of guided diffusion (ADM)
-encoder          the encoder of the U-Net, shared with classifiers of noisy images
-blocks           convolution, residual block, attention, resampling
-norm             group norm, modulation and SiLU in one operation
-embeddings       embeddings of timestep, class and vector; fields beside x_t
+unet             the U-Net of guided diffusion (ADM): encoder, decoder, activation checkpointing
+unet_layout      its levels: sides, channels, where there is attention; their checks
+input_channels   what the network sees beside x_t: Fourier features, and fields (conditions that are images)
+embeddings       embeddings of timestep, class (the null class is the last) and vector
+blocks           convolution, residual block, attention, resampling, patches
+norm             group norm, its modulation (adaptive group norm) and SiLU in one operation
+classifier       a classifier of noisy images: the U-Net's encoder and attention pooling
 mlp              a residual multilayer perceptron, for points
 dropout          dropout keyed by seed, step, sample and layer
 sizes            checks of sizes, and sizes that follow from the image
-flops            parameters and operations of one evaluation
+flops            number of parameters, and operations (FLOPs) of one evaluation
 other_packages   diffusers' U-Net, for published checkpoints
 grouped_unet     diffusers' U-Net with other numbers of groups, exported with a model
 """

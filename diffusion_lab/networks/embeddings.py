@@ -1,4 +1,4 @@
-"""The inputs of a network: features of x_t, embeddings of the timestep, of classes and vectors, and fields beside x_t.
+"""Embeddings of the timestep, of classes and of vectors. (Fields lie beside x_t, see `input_channels`.)
 
     e = MLP(sinusoid(t)) + table[class] + MLP(vector)
 
@@ -49,6 +49,13 @@ def class_vectors(table: nn.Embedding | None, y: Conditions) -> Tensor | None:
     return None if table is None else table(y)
 
 
+def parts_of(y: Conditions, sizes: Sequence[Size], like: Tensor) -> tuple[Tensor, ...]:
+    """One tensor per condition; for y = None the nulls, for as many samples as `like` has."""
+    if not sizes:
+        return ()
+    return parts(nothing(sizes, len(like), like.device) if y is None else y)
+
+
 class Conditioning(nn.Module):
     """e = W_2 SiLU(W_1 sinusoid(t)) + table[y], the vector used by every block of a network.
 
@@ -58,7 +65,7 @@ class Conditioning(nn.Module):
     if y is given to a network without classes, or missing in one without a null class.
 
     conditions: in place of num_classes, the sizes of the parts of y: K of classes, (D,) of a vector, (C, …) of a field. Each set of
-    classes has a table, each vector a `VectorEmbedding`, and fields are `field_channels` channels beside those of x_t.
+    classes has a table, each vector a `VectorEmbedding`; fields are left to `input_channels`.
     """
 
     def __init__(
@@ -77,7 +84,6 @@ class Conditioning(nn.Module):
         self.classes = nn.Embedding(num_classes + null_class, dim) if num_classes is not None else None
         self.sizes = tuple(conditions)
         self.parts = nn.ModuleList(_embedding(size, dim) for size in self.sizes if not has_field(size))
-        self.field_channels = sum(size[0] + 1 for size in self.sizes if has_field(size))
 
     def forward(self, timesteps: Tensor, y: Conditions) -> Tensor:
         sinusoid = sinusoidal_embedding(timesteps * self.timestep_scale, self.sinusoid_dim)
@@ -86,29 +92,13 @@ class Conditioning(nn.Module):
             y = torch.full_like(timesteps, self.classes.num_embeddings - 1, dtype=torch.int64)
         if self.sizes:
             known = [
-                part for part, size in zip(self._parts_of(y, timesteps), self.sizes, strict=True) if not has_field(size)
+                part
+                for part, size in zip(parts_of(y, self.sizes, timesteps), self.sizes, strict=True)
+                if not has_field(size)
             ]
             return sum((embed(value) for embed, value in zip(self.parts, known, strict=True)), embedding)
         of_class = class_vectors(self.classes, y)
         return embedding if of_class is None else embedding + of_class
-
-    def beside_fields(self, x_t: Tensor, y: Conditions) -> Tensor:
-        """x_t (B, C, *spatial) and, at its resolution, the channels of each field and a mask, 1 where the field is known.
-
-        A field is averaged where it has more pixels and interpolated where it has fewer. Where it is NaN, field and mask are 0.
-        """
-        channels = [x_t]
-        for field, size in zip(self._parts_of(y, x_t), self.sizes, strict=True):
-            if has_field(size):
-                known = ~field.isnan().any(1, keepdim=True)
-                seen = torch.cat([torch.where(known, field, 0), known.to(field.dtype)], dim=1)
-                channels.append(_resized(seen, x_t.shape[2:]).to(x_t.dtype))
-        return torch.cat(channels, dim=1) if len(channels) > 1 else x_t
-
-    def _parts_of(self, y: Conditions, like: Tensor) -> tuple[Tensor, ...]:
-        if not self.sizes:
-            return ()
-        return parts(nothing(self.sizes, len(like), like.device) if y is None else y)
 
 
 class VectorEmbedding(nn.Module):
@@ -127,39 +117,3 @@ class VectorEmbedding(nn.Module):
 
 def _embedding(size: Size, dim: int) -> nn.Module:
     return nn.Embedding(size + 1, dim) if isinstance(size, int) else VectorEmbedding(size[0], dim)
-
-
-def _resized(field: Tensor, sides: Sequence[int]) -> Tensor:
-    """(B, C, *spatial) -> (B, C, *sides): means along an axis that becomes shorter, linear along one that becomes longer."""
-    smaller = tuple(min(pair) for pair in zip(field.shape[2:], sides, strict=True))
-    if smaller != tuple(field.shape[2:]):
-        field = nn.functional.interpolate(field, smaller, mode="area")
-    mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(sides)]
-    return field if smaller == tuple(sides) else nn.functional.interpolate(field, tuple(sides), mode=mode)
-
-
-class FourierFeatures(nn.Module):
-    """x -> [x, sin(2π(x + 1)/p), cos(2π(x + 1)/p) for every period p]: x (B, C, …) -> (B, C·(1 + 2·len(periods)), …).
-
-    periods: in bins of the data, whose levels lie 2/(num_levels − 1) apart from −1 to 1. At period 1 every level has the same
-    phase, so a network can resolve the distance from the grid of levels, which a smooth function of x cannot. Float32,
-    because a phase needs all digits. Source: Kingma et al. 2021 (VDM), whose sin(2ⁿπx), n = 7 and 8, have periods of 2 and 1 bins.
-    Raises ValueError for periods without levels, or a period that is not positive.
-    """
-
-    def __init__(self, periods: Sequence[float], num_levels: int | None):
-        super().__init__()
-        if periods and num_levels is None:
-            raise ValueError(
-                f"network.fourier_periods={list(periods)} are counted in bins, but continuous data have none; use "
-                "network.fourier_periods=[]"
-            )
-        if any(period <= 0 for period in periods):
-            raise ValueError(f"network.fourier_periods={list(periods)}: every period must be greater than 0")
-        self.num_features = 1 + 2 * len(periods)
-        self.frequencies = [] if num_levels is None else [math.pi * (num_levels - 1) / period for period in periods]
-
-    def forward(self, x: Tensor) -> Tensor:
-        phases = [(x.float() + 1) * frequency for frequency in self.frequencies]
-        waves = [wave(phase).to(x.dtype) for phase in phases for wave in (torch.sin, torch.cos)]
-        return torch.cat([x, *waves], dim=1) if waves else x

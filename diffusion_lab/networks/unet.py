@@ -1,6 +1,6 @@
 """The U-Net of guided diffusion (ADM): residual blocks with adaptive group norm, attention, skips by concatenation.
 
-    x_t -> conv -> [level 0] -> down -> [level 1] -> … -> [middle] -> … -> up -> [level 0] -> norm, SiLU, conv
+    x_t, fields -> conv -> [level 0] -> down -> [level 1] -> … -> [middle] -> … -> up -> [level 0] -> norm, SiLU, conv
 
 Level l has base_channels · channel_multipliers[l] channels and ⌈n / 2^l⌉ pixels along an axis of n. The output of every encoder
 block, and the input of every level, is concatenated to the input of a decoder block. Source: Dhariwal & Nichol 2021; Ho et
@@ -12,12 +12,28 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from diffusion_lab.conditions.condition import Size
 from diffusion_lab.diffusion.shapes import Conditions
-from diffusion_lab.networks.blocks import Conv, Upsample, channels_last, cropped, from_patches, held_back, nested, zero
-from diffusion_lab.networks.embeddings import Conditioning, FourierFeatures
-from diffusion_lab.networks.encoder import AttentionPool, Encoder, EncoderClassifier, Layout, run
+from diffusion_lab.networks.blocks import (
+    Conv,
+    Downsample,
+    ResidualBlock,
+    Upsample,
+    channels_last,
+    cropped,
+    from_patches,
+    held_back,
+    memory_format,
+    nested,
+    to_patches,
+    zero,
+)
+from diffusion_lab.networks.classifier import AttentionPool, EncoderClassifier
+from diffusion_lab.networks.embeddings import Conditioning
+from diffusion_lab.networks.input_channels import FourierFeatures, field_channels, with_fields
 from diffusion_lab.networks.norm import GroupNorm
 from diffusion_lab.networks.sizes import (
     Padding,
@@ -29,6 +45,7 @@ from diffusion_lab.networks.sizes import (
     multipliers_for,
     patch_for,
 )
+from diffusion_lab.networks.unet_layout import Layout
 
 
 class UNet(nn.Module):
@@ -185,3 +202,69 @@ class UNet(nn.Module):
             return EncoderClassifier(self.encoder, pool, None)
         pool = AttentionPool(channels, layout.head_channels, num_groups=layout.num_groups)
         return EncoderClassifier(self.encoder, pool, nn.Linear(channels, num_logits))
+
+
+class Encoder(nn.Module):
+    """(x_t (B, in_channels, *spatial), timesteps, y) -> (h, skips, e).
+
+    h: the middle, (B, out_channels, ⌈H/2^L⌉, …); skips: the input of every level and the output of every block, in order;
+    e: SiLU of the embedding of (t, y), used by every residual block. conditioning: computes that embedding.
+
+    `skip_channels`: of the skips, in order. `out_channels`: of the middle.
+    """
+
+    def __init__(self, in_channels: int, layout: Layout, conditioning: Conditioning, features: FourierFeatures):
+        super().__init__()
+        self.activation_checkpointing = layout.activation_checkpointing
+        self.conditioning, self.features = conditioning, features
+        channels, self.skip_channels = layout.base_channels, [layout.base_channels]
+        self.patch_size = layout.patch_size
+        in_channels = in_channels * features.num_features + field_channels(conditioning.sizes, len(layout.paddings))
+        self.input = Conv(in_channels * self.patch_size ** len(layout.paddings), channels, layout.paddings)
+        self.down, self.downsamples = nn.ModuleList(), nn.ModuleList()
+        pool = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)[len(layout.paddings) - 1]
+        for level, (width, attends) in enumerate(zip(layout.widths, layout.attending, strict=True)):
+            if level > 0:
+                halve = pool(2, ceil_mode=True)
+                residual = layout.residual_resampling
+                self.downsamples.append(
+                    layout.residual(channels, channels, halve) if residual else Downsample(channels, layout.paddings)
+                )
+                self.skip_channels.append(channels)
+            blocks = nn.ModuleList()
+            for _ in range(layout.num_res_blocks):
+                blocks.append(layout.block(channels, width, attends))
+                channels = width
+                self.skip_channels.append(channels)
+            self.down.append(blocks)
+        first = layout.block(channels, channels, attends=True)
+        self.middle = nn.ModuleList([*first, *layout.block(channels, channels, attends=False)])
+        self.out_channels = channels
+
+    def forward(self, x_t: Tensor, timesteps: Tensor, y: Conditions) -> tuple[Tensor, list[Tensor], Tensor]:
+        # Every block needs SiLU(e), so it is computed once.
+        e = functional.silu(self.conditioning(timesteps, y))
+        seen = to_patches(with_fields(self.features(x_t), y, self.conditioning.sizes), self.patch_size)
+        h = self.input(seen.contiguous(memory_format=memory_format(x_t.ndim - 2)))
+        skips = [h]
+        for level, blocks in enumerate(nested(self.down)):
+            if level > 0:
+                h = run(self.downsamples[level - 1], h, e, self.activation_checkpointing)
+                skips.append(h)
+            for part in blocks:
+                h = run(part, h, e, self.activation_checkpointing)
+                skips.append(h)
+        return run(self.middle, h, e, self.activation_checkpointing), skips, e
+
+
+def run(block: nn.Module, h: Tensor, e: Tensor, recompute: bool) -> Tensor:
+    """Apply a block, or a list of blocks in turn. recompute: recompute activations in the backward pass instead of storing them."""
+    if recompute and torch.is_grad_enabled():
+        return checkpoint(_run_parts, block, h, e, use_reentrant=False)
+    return _run_parts(block, h, e)
+
+
+def _run_parts(block: nn.Module, h: Tensor, e: Tensor) -> Tensor:
+    for part in block if isinstance(block, nn.ModuleList) else [block]:
+        h = part(h, e) if isinstance(part, ResidualBlock) else part(h)
+    return h

@@ -1,18 +1,20 @@
 """Sampling: the times that are visited, the rule of each step, and guidance.
 
-spacings      the times to visit
-sampler       the loop, and what a step rule is given
-steps         step rules of first order: ancestral, DDIM, analytic DDIM
-solvers       step rules of higher order: Heun, Heun with churn, DPM-Solver++, improved pseudo-numerical methods
-guidance      reverse processes guided towards a class, or away from a weaker model
-rounding      from a finished sample to the data's levels
-editing       denoising, interpolation and inpainting with a trained model
+spacings              the times to visit: even, quadratic, even in log SNR, Karras
+sampler               the loop, and what a step rule is given
+steps                 step rules of first order: ancestral (DDPM), DDIM, analytic DDIM
+solvers               step rules of higher order: Heun, Heun with churn, DPM-Solver++, improved pseudo-numerical methods
+guidance              classifier-free guidance, autoguidance (away from a worse model), both in an interval or everywhere
+classifier_guidance   guidance by the gradient of a classifier of noisy images
+rounding              from a finished sample to the data's levels
+editing               denoising, interpolation and inpainting with a trained model
 """
 
 from diffusion_lab.diffusion import DataMoments, MomentsStart, NoiseStart, Start
 
+from .classifier_guidance import ClassifierGuidance
 from .editing import denoise_from, inpaint, slerp
-from .guidance import Autoguidance, ClassifierFree, ClassifierGuidance, Guidance, GuidedReverse, Unguided, Worse
+from .guidance import Autoguidance, ClassifierFree, Guidance, GuidedReverse, Unguided, Worse
 from .rounding import EndLevels, NearestLevel, Rounding
 from .sampler import Sampler, Walk
 from .solvers import ChurnSampler, DPMSolverSampler, HeunSampler, IPNDMSampler

@@ -6,7 +6,7 @@ from itertools import combinations
 import pytest
 import torch
 
-from diffusion_lab.analysis import OptimalSpacing, advise, possible_ends
+from diffusion_lab.analysis import advise, possible_ends
 from diffusion_lab.diffusion import (
     CosineSchedule,
     FixedLarge,
@@ -94,18 +94,3 @@ def test_the_best_times_leave_nothing_to_advise():
     again, _ = advice_of(problem, FixedSmall(), first.times)
     assert again.gain == pytest.approx(0, abs=1e-9)
     assert again.fewest == 6
-
-
-def test_optimal_spacing_may_end_early():
-    problem = problem_of(40)
-    costs = problem.costs(FixedSmall())
-    end = 14
-    spacing = OptimalSpacing(5, log_snr_min=float(problem.process.log_snr(torch.tensor([end])))).measured(costs)
-    times = spacing(problem.process)
-    assert times[-1] == end
-    assert len(times) == 5
-    others = [costs.bits(torch.tensor([*inner, end])) for inner in combinations(range(1, end), 4)]
-    assert costs.bits(times) <= min(others) + 1e-12
-    assert OptimalSpacing(5, log_snr_min=-100)(problem.process)[-1] == 40
-    with pytest.raises(ValueError, match="log_snr_min"):
-        spacing(40)

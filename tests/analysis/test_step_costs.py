@@ -155,14 +155,6 @@ def test_a_variance_that_the_network_says_is_refused():
         problem.costs(LearnedRange())
 
 
-def test_steps_are_even_until_something_was_measured():
-    """Steps are even until something was measured and are as many as there are."""
-    assert torch.equal(OptimalSpacing(7)(50), EvenSpacing(7)(50))
-    with pytest.raises(ValueError, match="num_steps=51"):
-        OptimalSpacing(51)(50)
-    assert "bits/dim" in " ".join(OptimalSpacing.__doc__.lower().split())
-
-
 def test_smoothing_leaves_lines_alone_and_takes_noise_away():
     line = torch.linspace(-3, 5, 200, dtype=torch.float64)
     torch.testing.assert_close(smoothed(line, 8), line)

@@ -206,18 +206,6 @@ def test_what_is_computed_of_an_image_is_of_the_image_upright():
         assert same.all()
 
 
-@pytest.mark.parametrize("sides", [(28, 28), (5, 9), (14, 30)])
-def test_a_field_of_any_resolution_has_its_mean(sides):
-    """Averages and interpolation keep a constant, and a mask says where the field is known."""
-    network = UNet(1, 1, 14, conditions=[[2, *sides]], **SMALL)
-    field = torch.ones(3, 2, *sides) * torch.tensor([1.0, 2.0])[:, None, None]
-    field[1] = torch.nan
-    seen = network.encoder.conditioning.beside_fields(torch.zeros(3, 1, 14, 14), field)
-    assert seen.shape == (3, 4, 14, 14)
-    torch.testing.assert_close(seen[0], torch.tensor([0.0, 1, 2, 1])[:, None, None].expand(4, 14, 14))
-    assert not seen[1].any()
-
-
 def test_a_field_needs_the_axes_of_x():
     with pytest.raises(ValueError, match="points have no pixels"):
         MLP(2, 2, conditions=[[1, 4]])

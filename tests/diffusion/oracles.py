@@ -7,7 +7,17 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from diffusion_lab.diffusion import GaussianDiffusion, Prediction, SampleNoise, Schedule, Variance
+from diffusion_lab.analysis import NetworkStatistics, network_statistics
+from diffusion_lab.diffusion import (
+    FixedSmall,
+    GaussianDiffusion,
+    Prediction,
+    PredictNoise,
+    ReverseProcess,
+    SampleNoise,
+    Schedule,
+    Variance,
+)
 from diffusion_lab.diffusion.forward import per_sample
 
 
@@ -122,3 +132,21 @@ class SigmaPoints(SampleNoise):
 
 def steps(t: int, batch: int) -> Tensor:
     return torch.full((batch,), t)
+
+
+def posterior_mean(x_t, signal, sigma, x):
+    """E[x_0|x_t] (B, D) where x_0 is one of the rows of x (N, D), each as likely."""
+    return (-(x_t[:, None] - signal * x).square().sum(dim=-1) / (2 * sigma**2)).softmax(dim=1) @ x
+
+
+OFF_CENTRE = GaussianData(0.2, 0.5)
+
+
+def exact_reverse(process, variance=FixedSmall(), data=OFF_CENTRE):  # noqa: B008 - frozen
+    return ReverseProcess(ExactNetwork(data, process, PredictNoise()), PredictNoise(), variance, clip_x_0=False)
+
+
+def exact_statistics(process, data=OFF_CENTRE) -> NetworkStatistics:
+    """Exact: every statistic is quadratic in (x_0, ε)."""
+    rows = network_statistics(process, exact_reverse(process, data=data), SigmaPoints.x_0(data), None, SigmaPoints())
+    return NetworkStatistics(**{name: values.mean(dim=0) for name, values in rows.items()})

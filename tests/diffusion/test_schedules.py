@@ -150,33 +150,6 @@ def test_impossible_cuts_are_named():
         EDMSchedule(100, sigma_min=0.0)
 
 
-def test_log_snr_is_a_line_and_its_variance_is_one():
-    process, t = GaussianDiffusion(LogSNRSchedule(101, log_snr_max=8.0, log_snr_min=-2.0)), torch.arange(1, 102)
-    torch.testing.assert_close(process.log_snr(t), torch.linspace(8, -2, 101, dtype=torch.float64))
-    assert process.has_unit_variance
-
-
-def test_rectified_is_the_straight_path():
-    """Rectified is the straight path to where there is still a log snr."""
-    process, t = GaussianDiffusion(RectifiedSchedule(100)), torch.arange(0, 101)
-    torch.testing.assert_close(process.signal(t) + process.sigma(t), torch.ones(101, dtype=torch.float64))
-    torch.testing.assert_close(process.sigma(t).diff(), process.sigma(t)[1].expand(100))
-    assert float(process.log_snr(t)[-1]) == pytest.approx(-10)
-    assert not process.has_unit_variance
-    cut = GaussianDiffusion(RectifiedSchedule(100, log_snr_max=6.0)).log_snr(t)
-    assert float(cut[1]) == pytest.approx(6)
-
-
-def test_edm_keeps_the_signal_and_its_noise_levels():
-    """Edm keeps the signal and its noise levels are the papers."""
-    process = GaussianDiffusion(EDMSchedule(18))
-    noise = process.sigma(torch.arange(1, 19))
-    i = torch.arange(18, dtype=torch.float64)
-    papers = (80 ** (1 / 7) + i / 17 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7  # Karras et al. 2022, eq. 5
-    torch.testing.assert_close(noise.flip(0), papers)
-    assert (process.signal(torch.arange(0, 19)) == 1).all()
-
-
 @pytest.mark.parametrize(("num_levels", "log_snr"), [(17, 5.545), (256, 11.083)])
 def test_the_clean_end_of_data_with_levels_has_a_noise(num_levels, log_snr):
     """The clean end of data with levels has a noise of a share of a level.
@@ -249,3 +222,12 @@ def test_a_table_at_real_t(schedule):
     middle = schedule.signal(whole[:-1].double() + 0.5)
     torch.testing.assert_close(middle.square(), signal[:-1] * signal[1:])
     assert bool((schedule.log_snr(torch.linspace(1, 50, 999, dtype=torch.float64)).diff() < 0).all())
+
+
+@pytest.mark.parametrize("schedule", [*REAL, *TABLES], ids=str)
+def test_the_slope_of_log_snr_is_its_difference_quotient(schedule):
+    t, h = torch.linspace(1.1, schedule.num_timesteps - 0.1, 9).double(), 1e-4
+    with torch.inference_mode():  # as in validation
+        slope = schedule.log_snr_slope(t.clone())
+    expected = (schedule.log_snr(t + h) - schedule.log_snr(t - h)) / (2 * h)
+    torch.testing.assert_close(slope, expected, rtol=1e-6, atol=1e-8)

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -7,11 +9,13 @@ from diffusion_lab.diffusion import (
     GaussianDiffusion,
     LogSNRSchedule,
     LossAwareTimesteps,
+    LowDiscrepancyTimesteps,
     NormalTimesteps,
     RectifiedSchedule,
     StratifiedTimesteps,
     UniformTimesteps,
 )
+from diffusion_lab.diffusion.timesteps import by_quarter
 
 SAMPLERS = [UniformTimesteps, StratifiedTimesteps, LossAwareTimesteps]
 
@@ -198,3 +202,31 @@ def test_even_shares_are_spread_as_t_is_drawn():
     for sampler in (NormalTimesteps(EDMSchedule(1000), -1.2, 1.2), UniformTimesteps(1000, real=True)):
         drawn, _ = sampler(20_000, generator())
         torch.testing.assert_close(sampler.spread(share).quantile(SHARES), drawn.quantile(SHARES), rtol=0, atol=15)
+
+
+def test_a_loss_that_is_no_number_is_in_its_own_quarter():
+    loss = torch.tensor([1.0, math.nan, 3.0, 5.0])
+    found = by_quarter("loss", torch.tensor([1, 3, 5, 6]), 8, torch.ones(4).double(), loss)
+    means = [float((w * value).sum() / w.sum()) for value, w in found.values()]
+    assert means[0] == 1
+    assert means[2] == 4
+    assert math.isnan(means[1])
+    assert float(found["loss_quarter_4"][1].sum()) == 0
+
+
+def test_a_batch_of_low_discrepancy_is_an_even_grid():
+    """A batch of low discrepancy is an even grid with one random number."""
+    generator = torch.Generator().manual_seed(0)
+    sampler = LowDiscrepancyTimesteps(101, real=True)
+    shifts = []
+    for _ in range(3):
+        t, w = sampler(8, generator)
+        assert bool((w == 1).all())
+        ordered = t.sort().values
+        torch.testing.assert_close(ordered.diff(), torch.full((7,), 12.5, dtype=torch.float64))
+        assert not torch.equal(ordered, t)
+        shifts.append(float(ordered[0]))
+    assert len(set(shifts)) == 3
+    assert all(1 <= shift < 13.5 for shift in shifts)
+    whole, _ = LowDiscrepancyTimesteps(8)(8, generator)
+    assert sorted(whole.tolist()) == list(range(1, 9))

@@ -117,3 +117,10 @@ def test_a_penalty_on_the_slope_reaches_the_weights(kind):
     loss = squared_slope(discriminator, x).sum()
     gradients = torch.autograd.grad(loss, list(discriminator.parameters()), allow_unused=True)
     assert sum(gradient is not None and bool(gradient.any()) for gradient in gradients) >= 4
+
+
+def test_generator_and_discriminator_take_a_height():
+    """Generator and discriminator take a height and a width."""
+    x = Generator(2, [12, 20], **SMALL)(torch.randn(3, 64))
+    assert x.shape == (3, 2, 12, 20)
+    assert Discriminator(2, [12, 20], **SMALL)(x).shape == (3,)

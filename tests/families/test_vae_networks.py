@@ -79,3 +79,9 @@ def test_numbers_are_float32_under_autocast():
     network, (x_0, eps) = woken(conv()), inputs(conv)
     with torch.autocast("cpu", torch.bfloat16):
         assert {part.dtype for part in network(x_0, eps)} == {torch.float32}
+
+
+def test_the_autoencoder_takes_a_height_and_a_width():
+    network = conv([12, 20], in_channels=2)
+    mean, _ = network.encode(torch.randn(3, 2, 12, 20))
+    assert network.decode(mean).shape == (3, 8, 12, 20)

@@ -4,11 +4,12 @@ import pytest
 import torch
 
 from diffusion_lab.metrics.distance_by_log_snr import _share
-from diffusion_lab.metrics.error_by_log_snr import errors_by_log_snr, posterior_mean
+from diffusion_lab.metrics.error_by_log_snr import errors_by_log_snr
 from diffusion_lab.metrics.metric import Subject
 from diffusion_lab.metrics.settings import Evaluation
 from diffusion_lab.metrics.shards import silent
 from diffusion_lab.models.diffusion_generator import Denoised
+from tests.diffusion.oracles import posterior_mean
 
 from .stand_ins import GaussianModel, TinyImages
 
@@ -19,24 +20,6 @@ def pair(log_snr):
     """α and σ with α² + σ² = 1."""
     share = torch.tensor(log_snr, dtype=torch.float64).sigmoid()
     return float(share.sqrt()), float((1 - share).sqrt())
-
-
-def by_hand(x_t, signal, noise, x):
-    return (-(x_t[:, None] - signal * x).square().sum(dim=-1) / (2 * noise**2)).softmax(dim=1) @ x
-
-
-@pytest.mark.parametrize("by_class", [False, True])
-def test_the_best_denoiser_weighs_all_images_by_their_likelihood_in_one_pass(by_class):
-    generator = torch.Generator().manual_seed(0)
-    x, y = torch.rand(50, 6, generator=generator).double() * 2 - 1, torch.arange(50) % 3
-    pairs = [pair(log_snr) for log_snr in LOG_SNRS]
-    x_t = torch.stack([a * x[:7] + s * torch.randn(7, 6, generator=generator) for a, s in pairs])
-    signal, noise = (torch.tensor(column).double() for column in zip(*pairs, strict=True))
-    found = posterior_mean(x_t, signal, noise, y[:7] if by_class else None, zip(x.split(8), y.split(8), strict=True))
-    for row, a, s, got in zip(x_t, signal, noise, found, strict=True):
-        for i in range(7):
-            among = x[y == y[i]] if by_class else x
-            torch.testing.assert_close(got[i], by_hand(row[i : i + 1], a, s, among)[0])
 
 
 class Denoiser(GaussianModel):
@@ -54,7 +37,7 @@ class Denoiser(GaussianModel):
         rows = []
         for i, row in enumerate(x_t.flatten(1).double()):
             among = images.flatten(1).double()[slice(None) if y is None else labels == y[i]]
-            rows.append(by_hand(row[None], signal, noise, among)[0])
+            rows.append(posterior_mean(row[None], signal, noise, among)[0])
         return Denoised(x_t, signal, noise, torch.stack(rows).view_as(x_0) + self.more, y)
 
 

@@ -1,10 +1,13 @@
 """What models are built from and trained with where no command runs: configs, small models and data, a Trainer at a batch."""
 
+from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 
 import torch
 from hydra import compose, initialize_config_dir
 from lightning import Trainer
+from torch import nn
 
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.diffusion import (
@@ -18,8 +21,10 @@ from diffusion_lab.diffusion import (
     StratifiedTimesteps,
 )
 from diffusion_lab.models.diffusion import DiffusionModel
+from diffusion_lab.models.generator import Generator
 from diffusion_lab.models.optimization import Constant, Optimization
-from diffusion_lab.networks import UNet
+from diffusion_lab.models.trainable import GenerativeModel
+from diffusion_lab.networks import MLP, UNet
 from diffusion_lab.sampling import AncestralSampler, DDIMSampler, EvenSpacing, Unguided
 
 SHAPE = (1, 8, 8)  # of the digits
@@ -155,3 +160,52 @@ def woken(network, std=0.1):
             if not parameter.any():
                 parameter.normal_(std=std)
     return network
+
+
+class Line(GenerativeModel):
+    """Two parameters, and images that are their values at 1."""
+
+    shape, num_levels, num_classes = (1,), None, None
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(1, 1)
+
+    def generator(self, weights="raw"):
+        facts = {name: getattr(self, name) for name in ("shape", "num_levels", "num_classes")}
+        return LineGenerator(**facts, net=self.frozen(self.net, weights))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LineGenerator(Generator):
+    net: nn.Module
+
+    @property
+    def networks(self):
+        return {"network": self.net}
+
+    def latents(self, indices, seed):
+        return indices.float()[:, None]
+
+    def decode(self, z, y=None):
+        return self.net(z)
+
+    def protocol(self):
+        return {}
+
+
+def line_with_an_average():
+    line = Line()
+    nn.init.constant_(line.net.weight, 1.0)
+    nn.init.constant_(line.net.bias, 0.0)
+    line.averages["ema_0.9"] = {"net.weight": torch.full((1, 1), 2.0), "net.bias": torch.full((1,), 0.5)}
+    return line
+
+
+def guided_points(guidance, num_classes=None, hidden=16):
+    """A diffusion model of points whose first outputs are not zero."""
+    network = partial(MLP, in_channels=2, hidden=hidden, num_layers=1)
+    made = of_points(num_classes, network, guidance=guidance, condition_dropout=0.1)
+    for number, parameter in enumerate(made.parameters()):
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number))
+    return made.requires_grad_(False)

@@ -23,9 +23,12 @@ from diffusion_lab.diffusion import (
 )
 from diffusion_lab.sampling import (
     AncestralSampler,
+    Autoguidance,
+    ClassifierFree,
     EvenSpacing,
+    Worse,
 )
-from tests.models.stand_ins import digits, inputs_of, of_digits, step
+from tests.models.stand_ins import digits, guided_points, inputs_of, of_digits, step
 
 
 def trained(diffusion):
@@ -159,3 +162,49 @@ def test_a_learned_schedule_is_trained_averaged_saved(tmp_path):
     torch.testing.assert_close(loaded.generator("ema_0.9").process.log_snr(torch.tensor([1, 30])), before)
     both = diffusion.generator(), loaded.generator()
     assert torch.equal(*(one.likelihood(digits(2), None, 0, torch.arange(2), None).bits_per_dim for one in both))
+
+
+EARLY = Worse(moment=0.2)
+
+
+def sampled(diffusion, weights="raw"):
+    return diffusion.generator(weights).sample(torch.arange(5), 0, torch.tensor([0, 1, 2, 0, 1]))
+
+
+def by_hand(snapshots, guidance, weights="raw"):
+    """With the earlier moment as another model's reverse process."""
+    earlier = guided_points(ClassifierFree(1.0), num_classes=3)
+    earlier.load_weights(snapshots)
+    worse = Worse(reverse=earlier.generator("at_0.2").reverse)
+    other = guided_points(guidance(worse), num_classes=3)
+    other.load_weights(snapshots)
+    return sampled(other, weights)
+
+
+@pytest.mark.parametrize(
+    "guidance", [lambda worse: Autoguidance(worse, 2.0), lambda worse: ClassifierFree(3.0, worse=worse)]
+)
+def test_the_earlier_weights_stay_whichever_are_sampled(snapshots, guidance):
+    diffusion = guided_points(guidance(EARLY), num_classes=3)
+    assert diffusion.guiding_snapshots == (0.2,)
+    diffusion.load_weights(snapshots)
+    for weights in ("raw", "ema_0.9"):
+        assert torch.equal(sampled(diffusion, weights), by_hand(snapshots, guidance, weights))
+    assert not torch.equal(sampled(diffusion), sampled(diffusion, "ema_0.9"))
+
+
+def test_an_earlier_moment_is_no_part_of_the_model(snapshots):
+    diffusion, plain = guided_points(Autoguidance(EARLY), 3), guided_points(ClassifierFree(1.0), 3)
+    diffusion.load_weights(snapshots)
+    assert diffusion.state_dict().keys() == plain.state_dict().keys()
+    assert diffusion.cost() == plain.cost()
+    assert not any(parameter.requires_grad for parameter in diffusion.parameters())
+
+
+def test_before_the_moment_pictures_are_drawn_without(snapshots):
+    both = guided_points(ClassifierFree(3.0, worse=EARLY), 3), guided_points(ClassifierFree(3.0), 3)
+    assert torch.equal(*map(sampled, both))
+    training, plain = guided_points(Autoguidance(EARLY, 2.0), 3), guided_points(ClassifierFree(1.0), 3)
+    assert torch.equal(sampled(training), sampled(plain))
+    training.load_weights({name: path for name, path in snapshots.items() if name == "at_0.2"})
+    assert not torch.equal(sampled(training), sampled(plain))

@@ -17,6 +17,7 @@ from diffusion_lab.diffusion import (
 )
 from diffusion_lab.sampling import (
     AncestralSampler,
+    Autoguidance,
     ClassifierFree,
     ClassifierGuidance,
     DDIMSampler,
@@ -24,8 +25,9 @@ from diffusion_lab.sampling import (
     EvenSpacing,
     LogSNRSpacing,
     Unguided,
+    Worse,
 )
-from tests.models.stand_ins import SHAPE, digits, inputs_of, of_digits, woken
+from tests.models.stand_ins import SHAPE, digits, guided_points, inputs_of, of_digits, woken
 
 
 def generator(*parts, **more):
@@ -218,3 +220,49 @@ def test_an_image_that_is_hardly_noised_is_drawn_as_it_is():
     assert (near - x_0).abs().mean() < 0.1 < (far - x_0).abs().mean()
     assert look.signal**2 / look.sigma**2 == pytest.approx(torch.tensor(high).exp().item(), rel=0.2)
     assert (look.x_t - look.signal * x_0).std() == pytest.approx(look.sigma, rel=0.2)
+
+
+@pytest.mark.parametrize(("where", "nfe"), [({}, 8), ({"interval": [1, 14]}, 6), ({"log_snr_interval": [-100, 0]}, 6)])
+def test_evaluations_of_autoguidance_are_counted(snapshots, where, nfe):
+    """Four steps, at t = 1, 14, 27 and 40; log SNR is 0 at t = 20."""
+    diffusion = guided_points(Autoguidance(Worse(moment=0.2), 2.0, **where), 3)
+    diffusion.load_weights(snapshots)
+    generator = diffusion.generator()
+    assert generator.nfe == nfe
+    own, worse = inputs_of(generator.reverse.network), inputs_of(generator.guidance.worse.reverse.network)
+    generator.sample(torch.arange(5), 0, torch.tensor([0, 1, 2, 0, 1]))
+    assert len(own) == 4
+    assert 4 + len(worse) == nfe
+
+
+@pytest.mark.parametrize(("interval", "guided"), [(None, 4), ([1, 14], 2)])
+def test_operations_are_those_of_both_networks(interval, guided):
+    small = guided_points(ClassifierFree(1.0), 3, hidden=8)
+    diffusion = guided_points(Autoguidance(Worse(reverse=small.reverse), 2.0, interval=interval), 3)
+    one, other = diffusion.cost().forward_flops, small.cost().forward_flops
+    assert 0 < other < one
+    assert diffusion.generator().sampling_flops() == 4 * one + guided * other
+    twice = guided_points(ClassifierFree(3.0, interval=interval), 3).generator()
+    assert twice.sampling_flops() == twice.nfe * one
+
+
+def test_the_bound_of_autoguidance_is_labelled(snapshots):
+    x_0, y = 0.5 * torch.randn(4, 2), torch.tensor([0, 1, 2, 0])
+    bounds = []
+    for guidance in (Autoguidance(Worse(moment=0.2), 2.0), ClassifierFree(1.0)):
+        diffusion = guided_points(guidance, 3)
+        diffusion.load_weights(snapshots)
+        ancestral = replace(diffusion.generator(), sampler=AncestralSampler(EvenSpacing(4)))
+        bounds.append(ancestral.likelihood(x_0, y, 0, torch.arange(4), None))
+    guided, plain = bounds
+    assert "guided" in guided.kind
+    assert not torch.equal(plain.bits_per_dim, guided.bits_per_dim)
+
+
+def test_the_weights_that_guide_are_those_of_the_snapshot(snapshots):
+    diffusion = guided_points(Autoguidance(Worse(moment=0.2)), 3)
+    assert diffusion.generator().guiding_weights() == {}
+    diffusion.load_weights(snapshots)
+    guiding, early = diffusion.generator().guiding_weights(), diffusion.averages["at_0.2"]
+    assert {f"network.{name}" for name in guiding} == early.keys()
+    assert all(torch.equal(value, early[f"network.{name}"]) for name, value in guiding.items())

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from diffusion_lab.models.means import Mean, by_quarter
+from diffusion_lab.models.means import Mean
 
 
 def mean(*updates):
@@ -25,16 +25,6 @@ def test_weights_count_whatever_their_type():
 
 def test_a_value_that_is_no_number_stays_in_the_mean():
     assert math.isnan(mean((torch.tensor(1.0),), (torch.tensor(math.nan),)))
-
-
-def test_a_loss_that_is_no_number_is_in_its_own_quarter():
-    loss = torch.tensor([1.0, math.nan, 3.0, 5.0])
-    found = by_quarter("loss", torch.tensor([1, 3, 5, 6]), 8, torch.ones(4).double(), loss)
-    means = [mean(pair) for pair in found.values()]
-    assert means[0] == 1
-    assert means[2] == 4
-    assert math.isnan(means[1])
-    assert float(found["loss_quarter_4"][1].sum()) == 0
 
 
 def test_its_state_is_resumed_to_the_bit():

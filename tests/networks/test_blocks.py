@@ -4,7 +4,16 @@ import pytest
 import torch
 from torch.nn import functional
 
-from diffusion_lab.networks.blocks import AttentionBlock, Downsample, PixelLinear, ResidualBlock, Upsample, attend
+from diffusion_lab.networks.blocks import (
+    AttentionBlock,
+    Downsample,
+    PixelLinear,
+    ResidualBlock,
+    Upsample,
+    attend,
+    from_patches,
+    to_patches,
+)
 
 
 def image(channels, size, batch=2):
@@ -90,3 +99,13 @@ def test_attention_in_bfloat16_is_that_in_float32_rounded(pixels):
     rounded = attend(query.bfloat16(), key.bfloat16(), value.bfloat16())
     assert rounded.dtype == torch.bfloat16
     torch.testing.assert_close(rounded.float(), precise, rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize("sides", [(6,), (4, 6), (2, 4, 6)])
+def test_patches_hold_the_values_of_their_places(sides):
+    x = torch.arange(2 * 3 * torch.tensor(sides).prod()).view(2, 3, *sides)
+    patches = to_patches(x, 2)
+    assert patches.shape == (2, 3 * 2 ** len(sides), *(side // 2 for side in sides))
+    assert torch.equal(from_patches(patches, 2), x)
+    corner = x[(slice(None), slice(None), *[slice(2)] * len(sides))].flatten(1)
+    assert torch.equal(patches[(..., *[0] * len(sides))], corner)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from diffusion_lab.networks.embeddings import Conditioning, FourierFeatures, class_vectors, sinusoidal_embedding
+from diffusion_lab.networks.embeddings import Conditioning, class_vectors, sinusoidal_embedding
 
 
 def test_sinusoids_are_those_of_the_papers():
@@ -54,27 +54,3 @@ def test_labels_and_classes_go_together():
     for network in (Conditioning(8, 16, 3, null_class=False), lambda t, y: class_vectors(torch.nn.Embedding(3, 2), y)):
         with pytest.raises(ValueError, match="no class was given"):
             network(t, None)
-
-
-def test_fourier_features_put_every_level_at_one_phase():
-    """Fourier features put every level at one phase and tell what lies between."""
-    features = FourierFeatures([1, 2], num_levels=17)
-    levels = torch.linspace(-1, 1, 17)[None, :, None, None]
-    seen = features(levels)
-    assert seen.shape == (1, 5 * 17, 1, 1)
-    x, sin_1, cos_1, sin_2, cos_2 = seen.unflatten(1, (5, 17))[0, ..., 0, 0]
-    torch.testing.assert_close(x, levels.flatten())
-    ones = torch.ones(17)
-    for wave, expected in ((sin_1, 0 * ones), (cos_1, ones), (sin_2, 0 * ones), (cos_2, (-1.0) ** torch.arange(17))):
-        torch.testing.assert_close(wave, expected, atol=1e-4, rtol=0)
-    quarter = features(torch.full((1, 1), -1 + 0.25 * 2 / 16))[0]
-    torch.testing.assert_close(quarter[1:3], torch.tensor([1.0, 0.0]), atol=1e-5, rtol=0)
-
-
-def test_fourier_features_need_levels_and_positive_periods():
-    with pytest.raises(ValueError, match=r"network\.fourier_periods=\[1\].*continuous data have none"):
-        FourierFeatures([1], None)
-    with pytest.raises(ValueError, match=r"network\.fourier_periods=\[0\].*greater than 0"):
-        FourierFeatures([0], 256)
-    x = torch.randn(2, 3, 4, 4)
-    assert FourierFeatures([], None)(x) is x

@@ -47,3 +47,8 @@ def test_held_channels_are_the_same_outputs():
     }
     assert trained == {"output.weight", "output.bias"}
     assert not network.output.weight.grad[:2].any()
+
+
+def test_a_perceptron_of_points_is_its_own_classifier():
+    network = MLP(2, 3, hidden=8)
+    assert network.classifier()(torch.zeros(4, 2), torch.zeros(4, dtype=torch.int64)).shape == (4, 3)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 from diffusion_lab.networks import UNet
 from diffusion_lab.networks.dropout import keyed, set_keys
@@ -176,3 +177,74 @@ def test_fourier_features_let_the_first_layer_see_less():
         network = woken(small_unet(num_levels=256, fourier_periods=periods))
         by_network.append((network(x_t + 1 / 255, timesteps) - network(x_t, timesteps)).abs().mean())
     assert by_network[1] > 20 * by_network[0]
+
+
+SMALL = {"base_channels": 8, "channel_multipliers": [1, 2]}
+
+
+@pytest.mark.parametrize("resampling", [False, True])
+@pytest.mark.parametrize("sides", [(4, 16), (16, 4), (7, 10), (1, 12), (12,), (7,), (4, 4, 4), (3, 6, 5)])
+def test_the_unet_takes_one_to_three_axes(sides, resampling):
+    attended = [-(-max(sides) // 2)]
+    network = UNet(
+        *(2, 4, list(sides)),
+        attention_resolutions=attended,
+        head_channels=8,
+        residual_resampling=resampling,
+        **SMALL,
+    )
+    assert sum(len(block) == 2 for blocks in network.encoder.down for block in blocks) == 2  # attention at one level
+    nn.init.normal_(network.output.weight)
+    out = network(torch.randn(3, 2, *sides), torch.arange(3))
+    assert out.shape == (3, 4, *sides)
+    assert out.isfinite().all()
+    assert network.classifier()(torch.randn(3, 2, *sides), torch.arange(3)).shape == (3, 4)
+
+
+@pytest.mark.parametrize("resampling", [False, True])
+@pytest.mark.parametrize(
+    ("sides", "padding"),
+    [
+        ((8,), "circular"),
+        ((4, 8), "circular"),
+        ((4, 8), ["zeros", "circular"]),
+        ((4, 4, 8), ["circular", "zeros", "circular"]),
+    ],
+)
+def test_a_circular_unet_commutes_with_shifts(sides, padding, resampling):
+    """Shifts by 2, the stride of two levels, along a circular axis, and not along an axis with edges."""
+    torch.manual_seed(0)
+    network = UNet(
+        *(1, 1, list(sides)),
+        attention_resolutions=[],
+        head_channels=8,
+        padding=padding,
+        residual_resampling=resampling,
+        **SMALL,
+    ).double()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        x, t = torch.randn(2, 1, *sides, dtype=torch.float64), torch.arange(2)
+        for axis, kind in enumerate([padding] * len(sides) if padding == "circular" else padding, start=2):
+            shifted, expected = network(x.roll(2, axis), t), network(x, t).roll(2, axis)
+            assert torch.allclose(shifted, expected, atol=1e-5) == (kind == "circular")
+
+
+def test_a_square_is_a_height_and_a_width_that_are_equal():
+    x, t = torch.randn(2, 1, 8, 8), torch.arange(2)
+    outputs = []
+    for size in (8, [8, 8]):
+        torch.manual_seed(0)
+        network = UNet(1, 1, size, attention_resolutions=[4], head_channels=8, **SMALL)
+        nn.init.ones_(network.output.weight)
+        outputs.append(network(x, t))
+    assert torch.equal(*outputs)
+
+
+def test_held_outputs_in_patches_teach_the_last_layer_only():
+    network = UNet(1, 2, 8, held_channels=1, patch_size=2, attention_resolutions=[], head_channels=8, **SMALL)
+    nn.init.normal_(network.output.weight)
+    network(torch.randn(1, 1, 8, 8), torch.zeros(1).long())[:, 1].sum().backward()
+    assert network.output.weight.grad.abs().sum() > 0
+    assert not network.encoder.input.weight.grad.any()

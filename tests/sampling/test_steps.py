@@ -1,11 +1,13 @@
 """Step rules of first order: the spread of what they generate, the last step, and DDIM in both directions."""
 
+import dataclasses
 import math
 from itertools import pairwise
 
 import pytest
 import torch
 
+from diffusion_lab.analysis import Analytic
 from diffusion_lab.diffusion import (
     CosineSchedule,
     FixedLarge,
@@ -18,9 +20,17 @@ from diffusion_lab.diffusion import (
     ReverseProcess,
     SampleNoise,
 )
-from diffusion_lab.sampling import AllSteps, AncestralSampler, DDIMSampler, EvenSpacing, Walk
+from diffusion_lab.sampling import AllSteps, AnalyticDDIMSampler, AncestralSampler, DDIMSampler, EvenSpacing, Walk
 
-from ..diffusion.oracles import ExactNetwork, GaussianData, OptimalVariance
+from ..diffusion.oracles import (
+    OFF_CENTRE,
+    ExactNetwork,
+    GaussianData,
+    OptimalVariance,
+    exact_reverse,
+    exact_statistics,
+    steps,
+)
 
 DATA = GaussianData(0.0, 0.5)
 
@@ -145,3 +155,59 @@ def test_an_eta_beyond_0_and_1_is_refused(eta):
     """Above 1 the root in DDIM's equation 12 may be of a negative number; below 0 only η² would count."""
     with pytest.raises(ValueError, match="eta = "):
         DDIMSampler(eta=eta)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
+def test_analytic_ddim_draws_what_the_paper_says(eta):
+    """One step, against the theorem at λ² = η²·β̃."""
+    process = GaussianDiffusion(CosineSchedule(100))
+    statistics = exact_statistics(process)
+    reverse = exact_reverse(process, Analytic(statistics))
+    chain = process.respace(torch.tensor([1, 30, 80]))
+    x_t = torch.full((4, 1), 0.3, dtype=torch.float64)
+    eps = torch.tensor([[1.0], [-1.0], [2.0], [0.0]], dtype=torch.float64)
+    x_s = AnalyticDDIMSampler(eta=eta).step(Walk(chain, reverse, lambda key, like: eps), x_t, 3)
+    now, before = chain.numbers(3), chain.numbers(2)
+    lambda_2 = eta**2 * now.beta_tilde
+    bracket = now.sigma * before.signal / now.signal - (before.sigma**2 - lambda_2) ** 0.5
+    variance = lambda_2 + bracket**2 * (1 - float(statistics.eps_square[79]))
+    torch.testing.assert_close(x_s - x_s[3], variance**0.5 * eps)
+    look = reverse(chain, x_t, steps(3, 4))
+    mean = before.signal * look.x_0 + (before.sigma**2 - lambda_2) ** 0.5 * look.eps
+    torch.testing.assert_close(x_s[3], mean[3])
+
+
+def test_analytic_ddim_with_the_lower_bound_is_ddim():
+    """Analytic ddim with the lower bound is ddim and with eta 1 ancestral."""
+    process = GaussianDiffusion(CosineSchedule(100))
+    x_T, noise = SampleNoise(0, torch.arange(5)).initial((2,)), SampleNoise(1, torch.arange(5))
+    small, analytic = exact_reverse(process), exact_reverse(process, Analytic(exact_statistics(process)))
+    for eta in (0.0, 0.5):
+        ddim = DDIMSampler(EvenSpacing(6), eta)
+        wider = AnalyticDDIMSampler(EvenSpacing(6), eta)
+        torch.testing.assert_close(wider(process, small, x_T, noise=noise), ddim(process, small, x_T, noise=noise))
+        assert not torch.allclose(wider(process, analytic, x_T, noise=noise), ddim(process, small, x_T, noise=noise))
+    ancestral = AncestralSampler(EvenSpacing(6))(process, analytic, x_T, noise=noise)
+    eta_1 = AnalyticDDIMSampler(EvenSpacing(6), 1.0)(process, analytic, x_T, noise=noise)
+    torch.testing.assert_close(eta_1, ancestral, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="only the deterministic sampler"):
+        AnalyticDDIMSampler().encode(process, small, x_T)
+
+
+@pytest.mark.parametrize("sampler", [AncestralSampler, AnalyticDDIMSampler])
+def test_few_steps_give_gaussian_data_their_width_back(sampler):
+    """Fixed small and DDIM lose variance when steps are few; with the optimal one, four steps give the data's."""
+    process = GaussianDiffusion(CosineSchedule(200))
+    indices = torch.arange(20_000)
+    noise = SampleNoise(0, indices)
+    chain = sampler(EvenSpacing(4))
+    reverse = exact_reverse(process, Analytic(exact_statistics(process)))
+    x_0 = chain(process, reverse, noise.initial((1,)).double(), noise=noise)
+    last = OFF_CENTRE.variance_of_x_0_given_x_t(
+        *process.pair(steps(1, 1))
+    )  # what the last step, which shows the mean, leaves out
+    assert float(x_0.var() + last) == pytest.approx(OFF_CENTRE.std**2, rel=0.03)
+    small = dataclasses.replace(reverse, variance=FixedSmall())
+    assert float(AncestralSampler(EvenSpacing(4))(process, small, noise.initial((1,)).double(), noise=noise).var()) < (
+        0.8 * OFF_CENTRE.std**2
+    )

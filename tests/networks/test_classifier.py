@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from diffusion_lab.networks import MLP, UNet
+from diffusion_lab.networks import UNet
 from diffusion_lab.networks.blocks import zero
-from diffusion_lab.networks.encoder import AttentionPool
+from diffusion_lab.networks.classifier import AttentionPool
 from tests.models.stand_ins import woken
 
 
@@ -67,6 +67,7 @@ def test_recomputation_changes_no_gradient_of_the_encoder():
     assert torch.equal(*gradients)
 
 
-def test_a_perceptron_of_points_is_its_own_classifier():
-    network = MLP(2, 3, hidden=8)
-    assert network.classifier()(torch.zeros(4, 2), torch.zeros(4, dtype=torch.int64)).shape == (4, 3)
+def test_a_classifier_of_patches_has_as_many_logits():
+    network = unet(4, patch_size=2)
+    assert network.classifier()(torch.randn(3, 1, 8, 8), torch.arange(3)).shape == (3, 4)
+    assert network(torch.randn(3, 1, 8, 8), torch.arange(3)).shape == (3, 4, 8, 8)
