@@ -93,6 +93,9 @@ def test_every_package_has_its_place():
 
 
 MAPPED = [
+    "diffusion",
+    "sampling",
+    "analysis",
     "models",
     "report",
     "sweeps",

@@ -8,7 +8,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from diffusion_lab.data.module import DataModule
 from diffusion_lab.diffusion import SampleNoise
-from diffusion_lab.diffusion.parts import classes_in
+from diffusion_lab.diffusion.condition_parts import classes_in
 from diffusion_lab.models.noisy_classifier import NoisyClassifier
 from diffusion_lab.store import ModelDirectory, read_json, write_json
 from diffusion_lab.terminal import Terminal

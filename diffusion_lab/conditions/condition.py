@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeGuard
 import torch
 from torch import Tensor
 
-from diffusion_lab.diffusion.parts import as_conditions, parts
+from diffusion_lab.diffusion.condition_parts import as_conditions, parts
 from diffusion_lab.diffusion.shapes import Conditions
 
 MOST_VALUES = 2**25  # of all examined images: 256 MB of float64

@@ -15,8 +15,8 @@ from diffusion_lab.config.loading import trained_data
 from diffusion_lab.config.mistakes import MistakeError
 from diffusion_lab.data.read_image import read_image
 from diffusion_lab.diffusion import SampleNoise
+from diffusion_lab.diffusion.condition_parts import rows
 from diffusion_lab.diffusion.levels import from_levels
-from diffusion_lab.diffusion.parts import rows
 from diffusion_lab.diffusion.shapes import Conditions
 from diffusion_lab.metrics.reference import quantise
 from diffusion_lab.models.diffusion_generator import DiffusionGenerator

@@ -23,8 +23,8 @@ from diffusion_lab.config.measured_variance import measurements
 from diffusion_lab.config.mistakes import MistakeError, users_mistakes
 from diffusion_lab.config.weight_files import last_weights
 from diffusion_lab.data.module import images_at_once
+from diffusion_lab.diffusion.condition_parts import rows
 from diffusion_lab.diffusion.noise import check_seed
-from diffusion_lab.diffusion.parts import rows
 from diffusion_lab.diffusion.shapes import Conditions
 from diffusion_lab.models.diffusion_generator import DiffusionGenerator
 from diffusion_lab.models.generator import Generator

@@ -86,7 +86,7 @@ def build_average(directory: ModelDirectory, weights: str, own: Mapping[str, Ten
 
     MistakeError if the built profile differs too much; RunError for files of other weights.
     """
-    from diffusion_lab.models.weight_files import check_weights
+    from diffusion_lab.models.weights import check_weights
 
     files, coefficients, error = plan_of_average(directory, weights)
     if error > _LARGEST_ERROR:

@@ -16,8 +16,8 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from diffusion_lab.data.checks import one_of, require
+from diffusion_lab.diffusion.condition_parts import as_conditions, each, parts, rows, where
 from diffusion_lab.diffusion.levels import from_levels, to_levels
-from diffusion_lab.diffusion.parts import as_conditions, each, parts, rows, where
 from diffusion_lab.diffusion.shapes import Conditions
 
 Batch = tuple[Tensor, Conditions]

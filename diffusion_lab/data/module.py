@@ -30,7 +30,7 @@ from diffusion_lab.data.order import (
     without_validation,
 )
 from diffusion_lab.diffusion import SampleNoise
-from diffusion_lab.diffusion.parts import as_conditions, moved
+from diffusion_lab.diffusion.condition_parts import as_conditions, moved
 from diffusion_lab.diffusion.shapes import Conditions
 
 if TYPE_CHECKING:

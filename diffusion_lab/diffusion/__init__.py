@@ -1,17 +1,26 @@
 """The theory of denoising diffusion, part by part.
 
-schedules    the signal and the noise at each real t             α_t, σ_t (real_schedules: by formula; learned_schedule: trained)
-forward      the forward process: marginals, steps, posterior    q(x_t|x_0), q(x_t|x_s), q(x_s|x_t, x_0)
-chain        the table of a chain of steps, and its respacing    ᾱ_t, β_t, β̃_t
-predictions  what the network's output stands for                a·x_0 + b·ε
-variances    the variance of a reverse step                      Σ_θ
-reverse      the reverse process                                 p_θ(x_s|x_t)
-decoders     the distribution of the data given x_1              p(x_0|x_1)
-bound        the variational bound, term by term                 L_T, L_{t−1}, L_0
-objectives   the losses                                          L_simple, L_hybrid, L_vlb, L_∞
-weightings   weights of the steps in L_simple (min-SNR, …)       w(t)
-timesteps    the times that training draws; quarters of t        (t, w)
-starts       the distribution of x_T                             p(x_T)
+forward               the forward process: q(x_t|x_0), q(x_t|x_s), q(x_s|x_t, x_0)
+chain                 GaussianDiffusion: the table of a chain of steps, ᾱ_t, β_t, β̃_t, and its respacing
+schedules             α_t and σ_t at each t: linear, cosine, sigmoid, a table; the ends of a schedule
+continuous_schedules  α_t and σ_t by a formula in real t: linear log SNR (VDM), rectified flow, EDM
+learned_schedule      a schedule that is trained with the network (VDM)
+predictions           what the network's output a·x_0 + b·ε stands for: noise, x_0, velocity, flow, EDM
+variances             Σ_θ of a reverse step: fixed, learned range
+clipping              x̂_0 in the range of the data; dynamic thresholding
+reverse               the reverse process p_θ(x_s|x_t)
+gaussian              N(μ, σ²): its KL, its density, its mass in a bin of discretized data
+decoders              p(x_0|x_1), the term L_0 of the bound
+bound                 the variational bound, term by term: L_T, L_{t−1}, L_0
+objectives            the losses: L_simple, L_hybrid, L_vlb, L_∞
+weightings            the weights w(t) of L_simple: min-SNR, sigmoid, EDM
+timesteps             the t that training draws: uniform, stratified, log-normal, importance-sampled; quarters of t
+starts                p(x_T)
+noise                 noise as a function of seed, sample and t
+streams               the keys of independent random streams
+levels                data on L levels, as values in [−1, 1]
+condition_parts       functions on y, the conditions of samples: one, several or none
+shapes                types of tensors
 
 `diffusion_lab.sampling` samples from a model, `diffusion_lab.analysis` measures a trained model.
 
@@ -42,6 +51,7 @@ One sampling step (algorithm 2; `sampling/sampler.py`, `walk`):
 from .bound import Bound, bound_term, variational_bound
 from .chain import GaussianDiffusion
 from .clipping import Clamp, Clipping, DynamicThreshold, NoClipping
+from .continuous_schedules import EDMSchedule, LogSNRSchedule, RealSchedule, RectifiedSchedule
 from .decoders import Decoder, EndLevelDecoder, GaussianDecoder, LevelDecoder
 from .forward import ForwardProcess
 from .gaussian import Gaussian
@@ -49,7 +59,6 @@ from .learned_schedule import LearnedSchedule
 from .noise import SampleNoise, derive_seed
 from .objectives import ContinuousBound, Hybrid, Objective, Simple, VariationalBound
 from .predictions import PredictEDM, PredictFlow, Prediction, PredictNoise, PredictStart, PredictVelocity
-from .real_schedules import EDMSchedule, LogSNRSchedule, RealSchedule, RectifiedSchedule
 from .reverse import ReverseProcess, ReverseStep
 from .schedules import CleanEnd, CosineSchedule, LinearSchedule, Schedule, SigmoidSchedule, TableSchedule
 from .starts import DataMoments, MomentsStart, NoiseStart, Start

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor, nn
 
-from .real_schedules import LogSNRSchedule, of_log_snr
+from .continuous_schedules import LogSNRSchedule, of_log_snr
 from .shapes import PerSample, Times
 
 _UNIFORM = 0.01  # this share of the time is divided evenly, so that every bin has some

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from .chain import GaussianDiffusion
 from .clipping import Clipping, as_clipping
+from .condition_parts import Null
 from .forward import ForwardProcess
 from .gaussian import Gaussian
-from .parts import Null
 from .predictions import Prediction, eps_from_x_0
 from .shapes import Conditions, Images, Steps, Times
 from .variances import Variance

@@ -3,7 +3,7 @@
     log SNR(t) = 2·log(α_t/σ_t) falls with t; t = 0 is clean data, α_0 = 1 and σ_0 = 0, and t = T is almost pure noise.
 
 DDPM gives the pair as a table, ᾱ_t = ∏_{s=1}^{t} (1 − β_s) for whole t: α_t = √ᾱ_t and σ_t = √(1 − ᾱ_t). Between whole t log ᾱ is
-interpolated linearly, so the signal decays at a constant rate. Schedules with a formula for every real t are in `real_schedules`.
+interpolated linearly, so the signal decays at a constant rate. Schedules with a formula in real t: `continuous_schedules`.
 All values are float64: in float32 the first 1 − ᾱ of a cosine schedule with T = 4000 is already 0.29 % off.
 
 Both ends may be cut. At the clean end, noise far below the spacing of the data's levels leaves nothing to learn; at the noisy

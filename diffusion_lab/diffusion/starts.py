@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .chain import GaussianDiffusion
-from .parts import classes_in
+from .condition_parts import classes_in
 from .shapes import Conditions, Images, PerSample
 
 

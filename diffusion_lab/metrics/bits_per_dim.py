@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.data.module import DataModule
+from diffusion_lab.diffusion.condition_parts import parts
 from diffusion_lab.diffusion.noise import derive_seed
-from diffusion_lab.diffusion.parts import parts
 from diffusion_lab.diffusion.shapes import Conditions
 from diffusion_lab.metrics.metric import Metric, Naming, Need, Scores, Subject
 from diffusion_lab.models.generator import Likelihood

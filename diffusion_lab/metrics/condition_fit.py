@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from diffusion_lab.diffusion.parts import parts
+from diffusion_lab.diffusion.condition_parts import parts
 from diffusion_lab.metrics.metric import Metric, Naming, Need, Scores, Subject
 from diffusion_lab.metrics.reference import UnmeasurableError
 from diffusion_lab.store.measures import HIGH, Measure

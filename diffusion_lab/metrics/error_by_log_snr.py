@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diffusion_lab.analysis import ideal_denoiser
 from diffusion_lab.data.module import DataModule
-from diffusion_lab.diffusion.parts import classes_in
+from diffusion_lab.diffusion.condition_parts import classes_in
 from diffusion_lab.diffusion.shapes import Conditions
 from diffusion_lab.metrics.metric import Metric, Naming, Need, Scores, Subject
 from diffusion_lab.metrics.reference import UnmeasurableError

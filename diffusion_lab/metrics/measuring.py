@@ -17,7 +17,7 @@ from torch import Tensor
 from diffusion_lab.analysis import NetworkStatistics
 from diffusion_lab.data.module import DataModule, images_at_once
 from diffusion_lab.diffusion import DataMoments, Variance
-from diffusion_lab.diffusion.parts import moved
+from diffusion_lab.diffusion.condition_parts import moved
 from diffusion_lab.diffusion.shapes import Conditions
 from diffusion_lab.metrics.features import Pixels
 from diffusion_lab.metrics.reference import Reference, UnmeasurableError

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
-from diffusion_lab.diffusion.parts import each
+from diffusion_lab.diffusion.condition_parts import each
 from diffusion_lab.metrics.metric import Metric, Naming, Need, Scores, Subject
 from diffusion_lab.metrics.reference import quantise
 from diffusion_lab.store.measures import HIGH, LOW, STANDARD_ERROR, Measure

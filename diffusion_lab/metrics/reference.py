@@ -28,8 +28,8 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.data.module import DataModule
+from diffusion_lab.diffusion.condition_parts import classes_in
 from diffusion_lab.diffusion.levels import from_levels, to_levels
-from diffusion_lab.diffusion.parts import classes_in
 from diffusion_lab.diffusion.shapes import Conditions
 from diffusion_lab.metrics.features import Features
 from diffusion_lab.metrics.shards import Progress, read_tensors, silent, write_tensors

@@ -20,7 +20,7 @@ from torch import Tensor
 from diffusion_lab.conditions.condition import has_classes
 from diffusion_lab.data.module import DataModule
 from diffusion_lab.diffusion import SampleNoise
-from diffusion_lab.diffusion.parts import classes_in
+from diffusion_lab.diffusion.condition_parts import classes_in
 from diffusion_lab.diffusion.shapes import Conditions
 from diffusion_lab.diffusion.streams import CLASS
 from diffusion_lab.metrics.effort import Effort, device_name, now, peak_memory

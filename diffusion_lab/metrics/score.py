@@ -26,7 +26,7 @@ from torch.nn.functional import interpolate
 
 from diffusion_lab.conditions.condition import has_field
 from diffusion_lab.data.module import DataModule, images_at_once
-from diffusion_lab.diffusion.parts import each, parts
+from diffusion_lab.diffusion.condition_parts import each, parts
 from diffusion_lab.metrics.features import Features
 from diffusion_lab.metrics.measuring import batches_of
 from diffusion_lab.metrics.metric import Metric, Naming, Scores, Subject, View

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from diffusion_lab.diffusion.parts import Null, left_out, parts, where
+from diffusion_lab.diffusion.condition_parts import Null, left_out, parts, where
 from diffusion_lab.diffusion.shapes import Conditions
 from diffusion_lab.diffusion.streams import CONDITION_DROP
 from diffusion_lab.models.trainable import TrainableModel

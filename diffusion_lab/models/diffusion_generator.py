@@ -27,7 +27,7 @@ from diffusion_lab.diffusion import (
     derive_seed,
     variational_bound,
 )
-from diffusion_lab.diffusion.parts import classes_in, parts
+from diffusion_lab.diffusion.condition_parts import classes_in, parts
 from diffusion_lab.diffusion.shapes import Conditions
 from diffusion_lab.diffusion.streams import BOUND, START, STATISTICS
 from diffusion_lab.models.generator import Generator, Likelihood

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusion_lab.conditions.condition import Size, nothing
-from diffusion_lab.diffusion.parts import as_conditions, classes_in, parts
+from diffusion_lab.diffusion.condition_parts import as_conditions, classes_in, parts
 from diffusion_lab.diffusion.shapes import Conditions
 from diffusion_lab.networks.flops import NetworkCost, count_flops
 

@@ -14,7 +14,7 @@ from torch.nn import functional
 from torchmetrics.functional.classification import multiclass_accuracy
 
 from diffusion_lab.diffusion import ForwardProcess, GaussianDiffusion, SampleNoise, Schedule, TimestepSampler
-from diffusion_lab.diffusion.parts import classes_in
+from diffusion_lab.diffusion.condition_parts import classes_in
 from diffusion_lab.diffusion.shapes import Conditions
 from diffusion_lab.diffusion.timesteps import by_quarter, quarters
 from diffusion_lab.models.optimization import Optimization

@@ -21,13 +21,13 @@ from torch.optim import Optimizer
 from diffusion_lab.conditions.condition import Size
 from diffusion_lab.data.order import batches_trained, parts_trained
 from diffusion_lab.diffusion import SampleNoise, TimestepSampler, derive_seed
-from diffusion_lab.diffusion.parts import classes_in
+from diffusion_lab.diffusion.condition_parts import classes_in
 from diffusion_lab.diffusion.shapes import Conditions
 from diffusion_lab.diffusion.streams import DROPOUT, TRAINING
 from diffusion_lab.models.generator import Generator
 from diffusion_lab.models.means import Mean
 from diffusion_lab.models.optimization import Optimization, parameters_of
-from diffusion_lab.models.weight_files import frozen, read_weights, write_weights
+from diffusion_lab.models.weights import frozen, read_weights, write_weights
 from diffusion_lab.networks.dropout import KeyedDropout, keyed, set_keys
 from diffusion_lab.networks.flops import NetworkCost, network_cost
 

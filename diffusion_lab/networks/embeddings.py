@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusion_lab.conditions.condition import Size, has_field, nothing
-from diffusion_lab.diffusion.parts import parts
+from diffusion_lab.diffusion.condition_parts import parts
 from diffusion_lab.diffusion.shapes import Conditions
 
 MAX_PERIOD = 10_000.0

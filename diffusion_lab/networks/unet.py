@@ -258,7 +258,7 @@ class Encoder(nn.Module):
 
 
 def run(block: nn.Module, h: Tensor, e: Tensor, recompute: bool) -> Tensor:
-    """Apply a block, or a list of blocks in turn. recompute: recompute activations in the backward pass instead of storing them."""
+    """Apply a block, or a list of blocks in turn. recompute: activation checkpointing, which stores no activations inside."""
     if recompute and torch.is_grad_enabled():
         return checkpoint(_run_parts, block, h, e, use_reentrant=False)
     return _run_parts(block, h, e)

@@ -11,9 +11,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from diffusion_lab.diffusion.chain import GaussianDiffusion
+from diffusion_lab.diffusion.condition_parts import classes_in
 from diffusion_lab.diffusion.forward import per_sample
 from diffusion_lab.diffusion.gaussian import Gaussian
-from diffusion_lab.diffusion.parts import classes_in
 from diffusion_lab.diffusion.predictions import eps_from_x_0, x_0_from_eps
 from diffusion_lab.diffusion.reverse import ReverseProcess, ReverseStep
 from diffusion_lab.diffusion.shapes import Conditions, Images, Number, Steps

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.diffusion.chain import GaussianDiffusion
-from diffusion_lab.diffusion.parts import joined, left_out
+from diffusion_lab.diffusion.condition_parts import joined, left_out
 from diffusion_lab.diffusion.reverse import ReverseProcess, ReverseStep
 from diffusion_lab.diffusion.shapes import Conditions, Images, Number, Steps
 
@@ -108,7 +108,7 @@ class Guidance(ABC):
         return GuidedReverse(reverse, self)
 
 
-def _check(name: str, interval: Interval, least: float) -> None:
+def _check(name: str, interval: Interval, least: Number) -> None:
     if interval is not None and not (len(interval) == 2 and least <= interval[0] <= interval[1]):
         raise ValueError(f"guidance.{name}={list(interval)} must be [lo, hi] with {least} ≤ lo ≤ hi")
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from diffusion_lab.analysis import ideal_denoiser
-from diffusion_lab.diffusion.real_schedules import of_log_snr
+from diffusion_lab.diffusion.continuous_schedules import of_log_snr
 from tests.diffusion.oracles import posterior_mean
 
 

@@ -16,7 +16,7 @@ from diffusion_lab.config.build import fill_in_facts
 from diffusion_lab.config.drawn_conditions import DrawnConditions, One
 from diffusion_lab.data.in_memory import InMemoryDataModule, Split
 from diffusion_lab.diffusion import CosineSchedule, FixedSmall, PredictNoise, Simple, UniformTimesteps
-from diffusion_lab.diffusion.parts import as_conditions, left_out, parts
+from diffusion_lab.diffusion.condition_parts import as_conditions, left_out, parts
 from diffusion_lab.metrics.bits_per_dim import BitsPerDim
 from diffusion_lab.metrics.metric import Subject
 from diffusion_lab.metrics.shards import silent

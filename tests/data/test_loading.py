@@ -17,7 +17,7 @@ from diffusion_lab.data.arrays import Arrays
 from diffusion_lab.data.digits import Digits
 from diffusion_lab.data.image_folder import ImageFolder
 from diffusion_lab.data.loading import Held, ahead
-from diffusion_lab.diffusion.parts import parts
+from diffusion_lab.diffusion.condition_parts import parts
 
 CPU = torch.device("cpu")
 KINDS = {"levels": np.uint8, "many levels": np.uint16, "reals": np.float32}

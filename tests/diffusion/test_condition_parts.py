@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from diffusion_lab.diffusion.parts import as_conditions, classes_in, joined, left_out, parts, rows, where
+from diffusion_lab.diffusion.condition_parts import as_conditions, classes_in, joined, left_out, parts, rows, where
 
 CLASSES, VECTORS = torch.tensor([0, 1, 2]), torch.arange(6.0).reshape(3, 2)
 
