@@ -62,7 +62,7 @@ def given_score(cfg: DictConfig, request: Request) -> PlannedScore:
     features, published = build_features(kept), None
     if "data" in kept:
         data: DataModule = build_data(kept)
-        images = read_images(Path(cfg.samples), lambda: data.shape)
+        images = read_images(Path(cfg.samples), data.shape)
     else:
         images = read_images(Path(cfg.samples))
         data, published = _reference(kept, images)
