@@ -33,10 +33,6 @@ from diffusion_lab.report.drawing import may_fail
 from diffusion_lab.store.measures import Measure
 from diffusion_lab.versions import versions
 
-PATHS, PATH_IMAGES = 4, 8  # paths between samples, images on each
-PAIRS = 32  # real images, each beside its reconstruction
-FIELDS, DRAWS = 8, 4  # conditions that are fields, samples for each
-
 
 @dataclass(frozen=True)
 class ScorePlan:

@@ -112,7 +112,7 @@ def join(request: Request) -> Ranks:
     """Connect this process with the others of its command, if there are any, until it ends."""
     environment, device = _environment(), device_of(request)
     gpus = usable_gpus() if request.on_gpu else ()
-    if request.on_gpu:
+    if device != "cpu":
         torch.cuda.set_device(device)
     # The processes of a sweep's job stay connected between cells.
     if environment is not None and not distributed.is_initialized():
