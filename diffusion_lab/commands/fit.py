@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,23 +47,23 @@ def fit(training: Training, built: Built, here: Ranks) -> None:
     model, trainer, interruption = built.model, built.trainer, built.interruption
     console = Terminal(quiet=not here.is_first)
     with interruption.forwarding_signals(), ExitStack() as stack:
+        with users_mistakes():
+            trackers = build_trackers(cfg, place) if here.is_first else []
+        begun = broadcast_from_rank_zero(_begin(training) if here.is_first else None)
+        about = described(cfg, place, training.choices)
+        trainer.loggers += [stack.enter_context(tracker.training(about)) for tracker in trackers]
         if here.is_first:
-            _prepare(training)
-            with users_mistakes():
-                trackers = build_trackers(cfg, place)
-            about = described(cfg, place, training.choices)
-            trainer.loggers += [stack.enter_context(tracker.training(about)) for tracker in trackers]
             stack.enter_context(built.announcement)
-        checkpoint, begun_by, wrong = broadcast_from_rank_zero(_resumable(training) if here.is_first else None)
-        made = _made_by(built, begun_by)
+        made = _made_by(built, begun)
         _measure_share_of_peak(training, built, here)
-        notes = [f"{sentence}; skipping it" for sentence in wrong] + [*_about(training, built)]
-        for note in (*notes, *_beginning(training, built, checkpoint, begun_by)):
+        notice = compile_model(model, cfg.compile) if cfg.compile else None
+        for note in filter(None, [*_plan(training, built), notice, *_start(training, built, begun)]):
             console.print(note)
         # Before training, so that test data that cannot be read cost no training.
         conditions = records(data.conditions, lambda i: data.y_of("test", i), data.num_test) if here.is_first else {}
+        resumed = begun.checkpoint
         with interruption.listening(), _mistakes_while_training(cfg), tf32(here.device != "cpu"):
-            trainer.fit(model, train_dataloaders=data, ckpt_path=checkpoint, weights_only=True if checkpoint else None)
+            trainer.fit(model, train_dataloaders=data, ckpt_path=resumed, weights_only=True if resumed else None)
         if interruption.signum is not None:
             when = f"{signal.Signals(interruption.signum).name} at step {trainer.global_step}"
             said = f"{when}; everything is saved in {place.resume}; run the same command again to resume"
@@ -77,34 +78,37 @@ def fit(training: Training, built: Built, here: Ranks) -> None:
     wait_for_all()
 
 
-def _prepare(training: Training) -> None:
-    """Make the folder, with the config and the choices."""
+@dataclass(frozen=True)
+class _Begun:
+    """The checkpoint to resume from, or None; what made it; a sentence on each that cannot be used."""
+
+    checkpoint: Path | None
+    made_by: Mapping[str, Any]
+    wrong: Sequence[str]
+
+
+def _begin(training: Training) -> _Begun:
+    """Make the folder, with the config and the choices, and without weights of a training that is not resumed."""
     place = training.place
     make_folders(place.path)
     for folder in (place.path, place.samples):
         remove_staged(folder)  # by a process that was killed
     write_whole(place.config, OmegaConf.to_yaml(OmegaConf.create(plain_config(training.cfg))).encode())
     write_json(place.choices, training.choices)
-
-
-def _resumable(training: Training) -> tuple[Path | None, dict[str, Any], list[str]]:
-    """The checkpoint to resume from, what made it, and a sentence on each that is damaged; without one no old weights are left."""
-    place = training.place
-    checkpoint, begun_by, wrong = newest_good(place.resume, str(training.name))
-    if training.cfg.retrain and made_by(begun_by, code_now()):
-        checkpoint, begun_by = None, {}  # other code began it: this one starts anew
-    if checkpoint is None:
+    begun = _Begun(*newest_good(place.resume, str(training.name)))
+    if training.cfg.retrain and made_by(begun.made_by, code_now()):
+        begun = _Begun(None, {}, begun.wrong)  # other code began it: this one starts anew
+    if begun.checkpoint is None:
         for old in (*place.snapshots, *place.kept_averages):
             old.unlink()
-    return checkpoint, begun_by, wrong
+    return begun
 
 
-def _made_by(built: Built, begun_by: Mapping[str, Any]) -> dict[str, Any]:
+def _made_by(built: Built, begun: _Begun) -> dict[str, Any]:
     """What trains, for the record: code, versions and precision; of what was begun by other code, both."""
     code = code_now()
-    made = {"code": code, "versions": versions(), "precision": str(built.trainer.precision)}
-    if begun_by:
-        made["code"] = both(begun_by.get("code") or code, code)
+    both_codes = both(begun.made_by.get("code") or code, code)
+    made = {"code": both_codes, "versions": versions(), "precision": str(built.trainer.precision)}
     saving = callback_of(built.trainer, Saving)
     if saving is not None:
         saving.made_by = made
@@ -120,33 +124,31 @@ def _measure_share_of_peak(training: Training, built: Built, here: Ranks) -> Non
         monitor.seconds_per_image = flops / (peak * trainer.world_size)
 
 
-def _about(training: Training, built: Built) -> Iterator[str]:
+def _plan(training: Training, built: Built) -> Iterator[str | None]:
     """What is trained, on what."""
     data, cost = training.data, built.model.cost()
-    if data.how_read is not None:
-        yield data.how_read
+    yield data.how_read
     yield (
         f"{data.name}: {data.num_trained_on} training images {tuple(data.shape)}; "
         f"{training.choices['model']} with {cost.parameters:,} parameters, "
         f"{cost.forward_flops / 1e6:.1f} MFLOP per image and evaluation; into {training.place.path}"
     )
-    notice = compile_model(built.model, training.cfg.compile) if training.cfg.compile else None
-    yield from filter(None, [*data.notes(), *training.notes, notice])
+    yield from (*data.notes(), *training.notes)
 
 
-def _beginning(training: Training, built: Built, checkpoint: Path | None, begun_by: Mapping[str, Any]) -> Iterator[str]:
+def _start(training: Training, built: Built, begun: _Begun) -> Iterator[str]:
     """Where the weights come from."""
-    cfg, precision = training.cfg, str(built.trainer.precision)
-    if checkpoint is None:
-        if cfg.init_from is not None:
-            yield f"starting from the weights {cfg.init_weights} of {cfg.init_from}"
-        return
-    yield f"resuming from {checkpoint}"
-    if by := made_by(begun_by, code_now()):
-        ways = "retrain=true starts anew, variant=WORD trains beside it"
-        yield f"{training.place.path} was begun by {by}, and this code goes on: {ways}"
-    if begun_by.get("precision") not in (None, precision):
-        yield f"it began with precision {begun_by['precision']}, and goes on with {precision}"
+    cfg, before, precision = training.cfg, begun.made_by.get("precision"), str(built.trainer.precision)
+    yield from (f"{sentence}; skipping it" for sentence in begun.wrong)
+    if begun.checkpoint is not None:
+        yield f"resuming from {begun.checkpoint}"
+        if by := made_by(begun.made_by, code_now()):
+            ways = "retrain=true starts anew, variant=WORD trains beside it"
+            yield f"{training.place.path} was begun by {by}, and this code goes on: {ways}"
+        if before not in (None, precision):
+            yield f"it began with precision {before}, and goes on with {precision}"
+    elif cfg.init_from is not None:
+        yield f"starting from the weights {cfg.init_weights} of {cfg.init_from}"
 
 
 def _finish(training: Training, built: Built, **more: Any) -> None:
