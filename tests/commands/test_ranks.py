@@ -286,6 +286,7 @@ def test_all_gpus_that_are_visible_score_and_draw_unless_the_cpu_is_asked_for(la
     assert lab("sample", "devices=9")[2] == "diffusion-lab sample: devices=9: 8 GPUs are visible here\n"
     for command in ("evaluate", "sample"):
         assert "on CPU, " in lab.done(command, "accelerator=cpu")
+    assert "already scored" in lab.done("evaluate")
     assert len(started) == 4
 
 
