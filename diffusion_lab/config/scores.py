@@ -100,7 +100,7 @@ def planned_scores(
     data, scores = trained_data(saved, data), requested_scores(saved)
     module = load(directory, saved, *(score.evaluation.weights for score in scores))
     for score in scores:
-        check_scoring(score, data, module.weight_names, f"{directory.path} has")
+        _check_weights(score.evaluation.weights, module.weight_names, f"{directory.path} has")
     check_compile(cfg.compile, request.on_gpu, None, module)
     since = time.time() if cfg.rescore else 0.0  # of all scores, which share the values of real images
     module.to(device_of(request))
@@ -211,12 +211,9 @@ def scored_choices(trained: Mapping[str, str | None]) -> dict[str, str | None]:
     return {**trained, **made}
 
 
-def check_scoring(cfg: DictConfig, data: DataModule, weights: Sequence[str], whose: str) -> None:
-    """MistakeError or ValueError for scoring options that would fail later. whose: the start of the message, "… has"."""
-    check_measures(list(build_features(cfg).values()), build_metrics(cfg), data)
-    settings = instantiate(cfg.evaluation)
-    settings.check(data)
-    chosen, known = settings.weights, ["auto", *weights]
+def _check_weights(chosen: str, weights: Sequence[str], whose: str) -> None:
+    """MistakeError for evaluation.weights that are not among `weights`. whose: the start of the message, "… has"."""
+    known = [_AUTO, *weights]
     if chosen not in known:
         if is_snapshot(chosen):
             check_moments([chosen], weights, whose)
@@ -235,10 +232,13 @@ def check_planned_score(cfg: DictConfig, data: DataModule, module: GenerativeMod
     if wanted_length(chosen) is not None:
         check_buildable(chosen, len(directory.kept_averages) if there else cfg.snapshots.averages, whose)
         weights = [*weights, chosen]
-    check_scoring(cfg, data, weights, whose)
+    _check_weights(chosen, weights, whose)
+    instantiate(cfg.evaluation).check(data)
+    metrics = _metrics_by_name(cfg)
+    check_measures([*build_features(cfg).values()], [*metrics.values()], data)
     if cfg.score:
         if all(map(has_classes, module.conditions)):
-            for name, metric in _metrics_by_name(cfg).items():
+            for name, metric in metrics.items():
                 if Need.TRUTH in metric.needs:
                     raise MistakeError(f"metrics.{name} {NO_TRUTH}")
         if isinstance(module, DiffusionModel) and module.start.needs_data_moments and module.num_classes is not None:
