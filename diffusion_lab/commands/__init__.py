@@ -1,7 +1,7 @@
 """The commands: `diffusion-lab NAME` runs `NAME.py`; further files are what they share.
 
 train         train, then score
-evaluate      score a trained model, or given images
+evaluate      score a trained model, or given images; `score_once` finds or computes a score, writes and shows it
 sample        draw images
 report        tables and figures of a sweep
 status        progress of a sweep
@@ -19,7 +19,6 @@ main          the entry point and --help
 app           a Hydra app per command
 next_steps    `diffusion-lab` alone
 fit           a training in its folder
-scoring       a score, found or computed, written and shown
 score_table   the table of a score
 sweeping      `train -m`
 accuracy      the accuracy of a noisy classifier

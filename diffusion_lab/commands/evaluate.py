@@ -2,31 +2,49 @@
 
 from __future__ import annotations
 
+import math
 import time
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 
-from omegaconf import DictConfig
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.progress import Progress
 
-from diffusion_lab.config.composing import with_trained_choices
+from diffusion_lab.commands.score_table import score_table
+from diffusion_lab.config.composing import TRAINED, with_trained_choices
 from diffusion_lab.config.given import CONFIG, are_given, given_score
-from diffusion_lab.config.loading import (
-    Load,
-    load_module,
-    trained_config,
-    trained_data,
-)
-from diffusion_lab.config.mistakes import lost_process, users_mistakes
+from diffusion_lab.config.identity import plain_config
+from diffusion_lab.config.mistakes import MistakeError, lost_process, out_of_memory, users_mistakes
 from diffusion_lab.config.overrides import options_of_this_job
-from diffusion_lab.config.scores import check_scoring, planned_score, requested_scores
-from diffusion_lab.store import ModelDirectory
-from diffusion_lab.store.identity import SCORING_GROUPS, said_of_model
+from diffusion_lab.config.scores import PlannedScore, planned_scores
+from diffusion_lab.config.tracking import tracked_score
+from diffusion_lab.metrics.copying import SHOWN
+from diffusion_lab.metrics.metric import Scores
+from diffusion_lab.metrics.pictures import DRAWS, PATH_IMAGES
+from diffusion_lab.metrics.score import score as measured
+from diffusion_lab.report.drawing import may_fail, picture, png
+from diffusion_lab.store.files import remove_staged, write_whole
+from diffusion_lab.store.identity import SCORING_GROUPS, SCORING_ROOMS, code_now, said_of_model
+from diffusion_lab.store.status_file import Announcement
 from diffusion_lab.terminal import Terminal
-from diffusion_lab.training.ranks import must_start_ranks, ranks, request_of, start_ranks, where
+from diffusion_lab.training.interruption import ending
+from diffusion_lab.training.ranks import (
+    broadcast_from_rank_zero,
+    hold_together,
+    join,
+    must_start_ranks,
+    rank,
+    request_of,
+    start_ranks,
+    where,
+)
+from diffusion_lab.training.speed import compile_network
+from diffusion_lab.versions import versions
 
-if TYPE_CHECKING:
-    from diffusion_lab.data.module import DataModule
-    from diffusion_lab.models.trainable import GenerativeModel
+_SECONDS_OF_A_LINE = 30.0  # between two lines on progress, where there is no terminal
+_SMALLER = "use a smaller evaluation.batch_size, or that of a metric: the scores stay the same"
 
 
 def completed(options: list[str]) -> list[str]:
@@ -37,56 +55,110 @@ def completed(options: list[str]) -> list[str]:
 
 
 def run(cfg: DictConfig) -> None:
-    """Load, plan, score, show."""
-    from diffusion_lab.commands.scoring import score_once
-    from diffusion_lab.training.speed import check_compile, compile_network  # imports torch
-
-    outputs = Path(cfg.outputs)
-    if cfg.samples is not None:
-        with users_mistakes():
-            request = request_of({"accelerator": cfg.accelerator, "devices": 1}, prefix="")
-        with ranks(request) as here:
-            planned = given_score(cfg, outputs, here.device)
-            if not planned.is_scored:
-                Terminal().print(where(here, cfg))
-            score_once(planned)
-        return
+    """Plan, compute what is not there, show."""
     with users_mistakes():
-        request = request_of(cfg, prefix="")
-        directory, data, module, configs = to_score(cfg)
-        check_compile(cfg.compile, request.on_gpu, None, module)
-        since = time.time() if cfg.rescore else 0.0  # of all scores, which share the values of real images
-        done = [planned_score(module, data, one, directory, outputs, since).is_scored for one in configs]
-    said = said_of_model(directory.path, directory.read_training())
-    new = not all(done)
-    if new and must_start_ranks(request):
+        request = request_of({"accelerator": cfg.accelerator, "devices": cfg.get("devices", 1)}, prefix="")
+        scores = planned_scores(cfg, request) if cfg.samples is None else [given_score(cfg, request)]
+    new, model = not all(score.is_scored for score in scores), scores[0].model
+    if new and model is not None and must_start_ranks(request):
         with users_mistakes():
-            start_ranks("evaluate", options_of_this_job(model_dir=str(directory.path)), request)
+            start_ranks("evaluate", options_of_this_job(model_dir=str(model.path)), request)
         return
-    with ranks(request) as here, lost_process():
-        console = Terminal(quiet=not (new and here.is_first))
+    here = join(request)
+    console = Terminal(quiet=not here.is_first)
+    if new:
         console.print(where(here, cfg))
-        if said:
-            Terminal(quiet=not here.is_first).print(said)
-        module.to(here.device)
-        for number, one in enumerate(configs):
-            with users_mistakes():
-                planned = planned_score(module, data, one, directory, outputs, since)
-            if (notice := compile_network(planned.network, cfg.compile)) and number == 0:
-                console.print(notice)
-            score_once(planned)
+    if model is not None and (said := said_of_model(model.path, model.read_training())):
+        console.print(said)
+    with lost_process():
+        for score in scores:
+            score_once(score, cfg.get("compile", False))
 
 
-def to_score(
-    cfg: DictConfig, load: Load = load_module, data: DataModule | None = None
-) -> tuple[ModelDirectory, DataModule, GenerativeModel, list[DictConfig]]:
-    """(directory, data, module on the CPU, one config per score). MistakeError or ValueError if scoring is impossible.
+def score_once(score: PlannedScore, compile: bool | str = False, quiet: bool = False) -> None:
+    """Compute the score and write it, unless it is there; then print its table and its folder, unless `quiet`.
 
-    load: as in `drawing_of`. data: as in `trained_data`.
+    If several ranks call it, they share the sampling; rank 0 takes the lock, writes the files and prints.
     """
-    directory, saved = trained_config(cfg)
-    data, scores = trained_data(saved, data), requested_scores(saved)
-    module = load(directory, saved, *(score.evaluation.weights for score in scores))
-    for score in scores:
-        check_scoring(score, data, module.weight_names, f"{directory.path} has")
-    return directory, data, module, scores
+    run, console = score.run, Terminal(quiet=quiet or rank() > 0)
+    kept = f"while scoring {run.path}; finished batches are kept: run the same command again to go on"
+    is_there = broadcast_from_rank_zero(score.is_scored)
+    if not is_there:
+        with (
+            nullcontext() if quiet else ending(lambda name: f"{name} {kept}" if rank() == 0 else ""),
+            hold_together(run.path, lambda holder: console.print(f"{run.path} is being scored by {holder}; waiting")),
+        ):
+            is_there = broadcast_from_rank_zero(score.is_scored)  # by another process meanwhile
+            if not is_there:
+                _compute(score, compile, console)
+    if console.quiet:
+        return
+    if is_there:
+        console.print(score.other_code or f"already scored: {run.path} (rescore=true scores again)")
+    typed = [option for option in HydraConfig.get().overrides.task if not option.endswith(f"={TRAINED}")]
+    chosen = any(option.startswith("metrics=") for option in typed)
+    console.print(score_table(run.read_metrics(), everything=chosen), soft_wrap=False)
+    for line in [score.about, f"score  {run.path}  (samples.png, metrics.json)"]:
+        console.print(line)
+
+
+def _compute(score: PlannedScore, compile: bool | str, console: Console) -> None:
+    run, generator = score.run, score.plan.source.generator
+    if generator is not None and (notice := compile_network(generator.networks["network"], compile)):
+        console.print(notice)
+    with ExitStack() as stack:
+        if rank() == 0:
+            remove_staged(run.path)
+            stack.enter_context(Announcement(run.path))
+            show = stack.enter_context(tracked_score(score.cfg, run, score.choices))
+        with progress_bar(console) as progress, users_mistakes(), out_of_memory("scoring", _SMALLER):
+            scores = measured(score.plan, progress)
+        if scores is not None:  # None on other ranks
+            _write(scores, score)
+            show(run.read_metrics())
+
+
+@contextmanager
+def progress_bar(console: Console) -> Iterator[Callable[[str, int, int], None]]:
+    """A function of (task, images done, all images) that shows progress while the block runs: bars in a terminal, else lines."""
+    with Progress(transient=True, console=console, disable=not console.is_terminal) as bar:
+        tasks, said = {}, time.monotonic()
+
+        def progress(stage: str, done: int, total: int) -> None:
+            nonlocal said
+            if stage not in tasks:
+                tasks[stage] = bar.add_task(stage, total=total)
+            bar.update(tasks[stage], completed=done, total=total)
+            if not console.is_terminal and time.monotonic() > said + _SECONDS_OF_A_LINE:
+                said = time.monotonic()
+                console.print(f"{stage}: {done} of {total}")
+
+        yield progress
+
+
+def _write(scores: Scores, score: PlannedScore) -> None:
+    """Write pictures, config and, last, the numbers. MistakeError if a number is not finite."""
+    run, data = score.run, score.plan.data
+    columns = {f"{name}.{key}": column for name, curve in scores.curves.items() for key, column in curve.items()}
+    numbers = {name: [value] for name, value in scores.values.items()} | columns
+    lost = [name for name, found in numbers.items() if not all(map(math.isfinite, found))]
+    if lost:
+        model = scores.protocol["model_directory"]
+        raise MistakeError(f"{model} cannot be scored, because {lost[0]} is not finite: try a smaller optimizer.lr")
+    for path, x, columns_of_grid in (
+        (run.samples_png, scores.samples[:64], None),
+        (run.interpolation_png, scores.interpolation, PATH_IMAGES),
+        (run.reconstructions_png, scores.reconstructions, 8),
+        (run.conditions_png, scores.conditions, 2 + DRAWS),
+        (run.nearest_png, scores.nearest, min(SHOWN, len(scores.samples))),
+    ):
+        drawn = None
+        with may_fail(path.name):
+            if x is not None:
+                shown, names = (x, None) if data.units is None else (data.units.restored(x), data.units.names)
+                drawn = png(picture(shown, data.num_levels, columns_of_grid, names))
+        if drawn is not None:
+            write_whole(path, drawn)
+    write_whole(run.config, OmegaConf.to_yaml(plain_config(score.cfg)).encode())
+    made = {"code": code_now(SCORING_ROOMS), "versions": versions()}
+    run.write_metrics({**scores.content(), "choices": dict(score.choices), **made})

@@ -5,9 +5,9 @@ The calls do what the commands `sample` and `evaluate` do, in this process, on o
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, Unpack
 
@@ -18,8 +18,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 from torch import Tensor
 
-from diffusion_lab.commands.evaluate import to_score
-from diffusion_lab.commands.scoring import score_once
+from diffusion_lab.commands.evaluate import score_once
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.composing import model_dir_of, with_trained_choices
 from diffusion_lab.config.loading import (
@@ -32,10 +31,11 @@ from diffusion_lab.config.mistakes import MistakeError, mistake_in_job, mistake_
 from diffusion_lab.config.options import check_options
 from diffusion_lab.config.overrides import ALL, as_options, as_value, in_full, quoted
 from diffusion_lab.config.sample_options import Drawn, drawing_of
-from diffusion_lab.config.scores import planned_score
+from diffusion_lab.config.scores import planned_scores
 from diffusion_lab.config.working_directory import add_to_path, check_outputs, with_own_choices
 from diffusion_lab.store.identity import SCORING_GROUPS
-from diffusion_lab.training.ranks import request_of
+from diffusion_lab.training.devices import Request
+from diffusion_lab.training.ranks import device_of, request_of
 
 if TYPE_CHECKING:
     from diffusion_lab.data.module import DataModule
@@ -200,14 +200,11 @@ class Model:
             if cfg.get("logger") is not None:
                 cfg.logger = None
             with users_mistakes():
-                directory, data, module, (one, *more) = to_score(cfg, self._load, data)
+                planned, *more = planned_scores(cfg, self._request_of(cfg), self._load, data)
                 if more:
                     raise MistakeError("evaluation.at: one call computes one score: choose one, as weights='at_1m'")
-                if _NOTEBOOK in str(one):
+                if _NOTEBOOK in str(planned.cfg):
                     raise MistakeError("a score is identified by its code: put your class into a file and import it")
-                module.to(self._device_of(cfg))
-                since = time.time() if cfg.rescore else 0.0
-                planned = planned_score(module, data, one, directory, Path(cfg.outputs), since)
             score_once(planned, quiet=True)
         content = planned.run.read_metrics()
         return Score(content["values"], content["protocol"], planned.run.path)
@@ -238,7 +235,7 @@ class Model:
             option, arrays = _conditions(given.get("condition"))
             options = _options({name: value for name, value in given.items() if name != "condition"}, overrides)
             drawing = drawing_of(self.config("sample", [*option, *options]), self._load, x_T, arrays)
-            with drawing.on(self._device_of(drawing.cfg)) as drawn:
+            with drawing.on(device_of(self._request_of(drawing.cfg))) as drawn:
                 yield drawn
 
     def config(self, command: str, options: Sequence[str] = ()) -> DictConfig:
@@ -261,12 +258,12 @@ class Model:
             self._built = saved, weights
         return self.module
 
-    def _device_of(self, cfg: DictConfig) -> str:
+    def _request_of(self, cfg: DictConfig) -> Request:
         with users_mistakes():
             request = request_of(cfg, prefix="")
         if request.size > 1 and cfg.devices is not None:
             raise MistakeError(f"devices={cfg.devices}: a call from Python uses one device; use the command")
-        return f"cuda:{request.index(0)}" if request.on_gpu else "cpu"
+        return replace(request, size=1)
 
     def __repr__(self) -> str:
         return f"Model({str(self.path)!r})"

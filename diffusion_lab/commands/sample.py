@@ -23,7 +23,6 @@ from diffusion_lab.config.mistakes import MistakeError, lost_process, users_mist
 from diffusion_lab.config.overrides import in_full, options_of_this_job
 from diffusion_lab.store.files import begin_folder, check_folder, write_whole
 from diffusion_lab.terminal import Terminal
-from diffusion_lab.training.ranks import must_start_ranks, ranks, request_of, start_ranks
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,6 +44,7 @@ def run(cfg: DictConfig) -> None:
     """Draw samples 0 … num_images − 1 of the seed and write them to the folder `to`."""
     from diffusion_lab.config.sample_options import drawing_of  # imports torch
     from diffusion_lab.report.drawing import check_images
+    from diffusion_lab.training.ranks import join, must_start_ranks, request_of, start_ranks
     from diffusion_lab.training.speed import check_compile, compile_network
 
     if cfg.format not in FORMATS:
@@ -66,7 +66,8 @@ def run(cfg: DictConfig) -> None:
         with users_mistakes():
             start_ranks("sample", options_of_this_job(model_dir=str(directory.path)), request)
         return
-    with ranks(request) as here, lost_process(), drawing.on(here.device) as drawn:
+    here = join(request)
+    with lost_process(), drawing.on(here.device) as drawn:
         if notice := compile_network(drawn.generator.networks["network"], cfg.compile):
             Terminal(quiet=not here.is_first).print(notice)
         x = drawn.images(progress_bar=True)

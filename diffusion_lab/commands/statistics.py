@@ -12,12 +12,10 @@ from omegaconf import DictConfig
 
 from diffusion_lab.config.build import build_data
 from diffusion_lab.config.mistakes import MistakeError, users_mistakes
-from diffusion_lab.config.scores import build_features
 from diffusion_lab.store import CacheDirectory, cache_directory
 from diffusion_lab.store.files import check_file, write_whole
 from diffusion_lab.store.option_names import check_at_least
 from diffusion_lab.terminal import Terminal
-from diffusion_lab.training.ranks import ranks, request_of
 
 if TYPE_CHECKING:
     from diffusion_lab.data.module import DataModule
@@ -35,7 +33,9 @@ def run(cfg: DictConfig) -> None:
         raise MistakeError(f"to={to}: the name must end in .npz, or in .pt for torch-fidelity")
     if to.suffix == ".pt" and not cfg.moments:
         raise MistakeError(f"to={to} holds only mu and sigma: remove moments=false, or write an .npz")
-    from diffusion_lab.interop.given_statistics import MOST_BYTES  # imports torch
+    from diffusion_lab.config.scores import build_features  # imports torch, as the others
+    from diffusion_lab.interop.given_statistics import MOST_BYTES
+    from diffusion_lab.training.ranks import join, request_of
 
     check_file(to)
     with users_mistakes():
@@ -61,8 +61,8 @@ def run(cfg: DictConfig) -> None:
     arrays = {"arr_0": _images(data, cfg.split, cfg.num_images)} if to.suffix == ".npz" else {}
     parts = [f"arr_0: {len(images)} {cfg.split} images" for images in arrays.values()]
     for part in chosen:
-        with ranks(request) as here, users_mistakes():
-            found = _moments(data, part, cfg.split, cache_directory(Path(cfg.outputs)), here.device)
+        with users_mistakes():
+            found = _moments(data, part, cfg.split, cache_directory(Path(cfg.outputs)), join(request).device)
         arrays |= found
         images = data.num_train if cfg.split == "train" else data.num_test
         parts.append(f"{', '.join(found)}: {part.dim} features of {images} {cfg.split} images, features={part.name}")
@@ -80,7 +80,7 @@ def _moments(
     data: DataModule, features: Features, split: str, cache: CacheDirectory, device: str
 ) -> dict[str, np.ndarray]:
     """Mean and unbiased covariance of the features of all images of a split, float64."""
-    from diffusion_lab.commands.scoring import progress_bar
+    from diffusion_lab.commands.evaluate import progress_bar
     from diffusion_lab.metrics.reference import references_of
 
     with progress_bar(Terminal()) as progress:

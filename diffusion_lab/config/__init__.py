@@ -17,7 +17,6 @@ weight_files        weights by name; averages built after training
 identity            digests that identify trainings and scores
 scores              the plan of a score from a config
 given               the plan of a score of given images
-measured_variance   what must be measured before a generator draws
 guiding_models      guidance by another model
 sample_options      options of `sample`
 drawn_conditions    conditions of samples

@@ -21,7 +21,7 @@ from diffusion_lab.data.array_files import read_npy
 from diffusion_lab.data.arrays import MOST_BYTES
 from diffusion_lab.diffusion.condition_parts import as_conditions, parts
 from diffusion_lab.diffusion.shapes import Conditions
-from diffusion_lab.metrics.samples import labels
+from diffusion_lab.metrics.drawer import labels
 from diffusion_lab.models.generator import Generator
 from diffusion_lab.store import ModelDirectory
 from diffusion_lab.store.records import RunError

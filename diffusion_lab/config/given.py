@@ -6,27 +6,30 @@ import hashlib
 import re
 import time
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion_lab.config.build import build_data
 from diffusion_lab.config.identity import features_by_content, plain_config
-from diffusion_lab.config.mistakes import MistakeError, users_mistakes
+from diffusion_lab.config.mistakes import MistakeError
 from diffusion_lab.config.overrides import as_plain, named, unquoted
 from diffusion_lab.config.scores import PlannedScore, build_features, build_metrics, scored_choices
+from diffusion_lab.data.in_memory import OneSet
+from diffusion_lab.data.module import DataModule
+from diffusion_lab.interop.given_images import Images, differences, levels, read_images
+from diffusion_lab.interop.given_statistics import read_reference
+from diffusion_lab.metrics.features import Features
+from diffusion_lab.metrics.given import GivenImages
+from diffusion_lab.metrics.reference import Moments
+from diffusion_lab.metrics.score import ScorePlan
 from diffusion_lab.store import FINGERPRINT_LENGTH, RunDirectory, cache_directory, run_directory
 from diffusion_lab.store.identity import SCORED_GROUPS, name_of, users_files
-
-if TYPE_CHECKING:
-    from diffusion_lab.data.in_memory import OneSet
-    from diffusion_lab.data.module import DataModule
-    from diffusion_lab.interop.given_images import Images
-    from diffusion_lab.metrics.features import Features
-    from diffusion_lab.metrics.reference import Moments
+from diffusion_lab.training.devices import Request
+from diffusion_lab.training.ranks import device_of
 
 CONFIG = "evaluate_samples"  # the config that such a score is composed from
 _RECORDED = ("samples", "reference", "data", "features", "metrics", "evaluation", "logger", "seed")
@@ -47,13 +50,8 @@ def are_given(options: Sequence[str]) -> bool:
     return True
 
 
-def given_score(cfg: DictConfig, outputs: Path, device: str) -> PlannedScore:
-    """The score of given images. MistakeError, in one sentence, for what cannot be scored."""
-    from diffusion_lab.data.in_memory import OneSet
-    from diffusion_lab.interop.given_images import differences, levels, read_images
-    from diffusion_lab.metrics.given import GivenImages
-    from diffusion_lab.metrics.score import ScorePlan
-
+def given_score(cfg: DictConfig, request: Request) -> PlannedScore:
+    """The score of given images. MistakeError or ValueError, in one sentence, for what cannot be scored."""
     kept = OmegaConf.masked_copy(cfg, [key for key in _RECORDED if cfg.get(key) is not None])
     if "_target_" not in kept.data:
         if kept.data.get("validation"):
@@ -61,30 +59,28 @@ def given_score(cfg: DictConfig, outputs: Path, device: str) -> PlannedScore:
         del kept["data"]
     if ("data" in kept) == ("reference" in kept):
         raise MistakeError("samples=…: set data=… or reference=… (a file or a folder), to compare them with")
-    with users_mistakes():
-        features: dict[str, Features] = build_features(kept)
-        published: Mapping[str, Moments] | None = None
-        if "data" in kept:
-            built = cache(lambda: build_data(kept))  # called after the samples have been found
-            images = read_images(Path(cfg.samples), lambda: built().shape)
-            data = built()
-        else:
-            images = read_images(Path(cfg.samples))
-            data, published = _reference(kept, images)
-        if len(data.shape) != 3 or data.num_levels is None:
-            raise MistakeError(f"samples=…: {data.name} has no images of grey levels to compare them with")
-        if published:
-            _check_dimensions(features, published, data.shape, kept.reference)
-        fitted = levels(images, data.shape, data.num_levels, data.name)
-        shown = OneSet(_name(images.name), fitted, data.num_levels, images.digest)
-        about = {"name": shown.name, "digest": images.digest, "shape": list(images.shape)}
-        said = differences(images, fitted, data.num_levels, data.name)
-        store = cache_directory(outputs, since=time.time() if cfg.rescore else 0.0)
-        source = GivenImages(shown, images.labels, about, store, device, said, published)
-        source.check(data)
-        read = {"samples": images.digest, "reference": data.identity}
-        settings, recorded = instantiate(kept.evaluation), {"read": read}
-        plan = ScorePlan(source, data, [*features.values()], build_metrics(kept), settings, recorded)
+    features, published = build_features(kept), None
+    if "data" in kept:
+        data: DataModule = build_data(kept)
+        images = read_images(Path(cfg.samples), data.shape)
+    else:
+        images = read_images(Path(cfg.samples))
+        data, published = _reference(kept, images)
+    if len(data.shape) != 3 or data.num_levels is None:
+        raise MistakeError(f"samples=…: {data.name} has no images of grey levels to compare them with")
+    if published:
+        _check_dimensions(features, published, data.shape, kept.reference)
+    fitted = levels(images, data.shape, data.num_levels, data.name)
+    shown = OneSet(_name(images.name), fitted, data.num_levels, images.digest)
+    about = {"name": shown.name, "digest": images.digest, "shape": list(images.shape)}
+    said = differences(images, fitted, data.num_levels, data.name)
+    outputs, store = Path(cfg.outputs), cache_directory(Path(cfg.outputs), since=time.time() if cfg.rescore else 0.0)
+    source = GivenImages(shown, images.labels, about, store, device_of(request), said, published)
+    source.check(data)
+    read = {"samples": images.digest, "reference": data.identity}
+    plan = ScorePlan(
+        source, data, [*features.values()], build_metrics(kept), instantiate(kept.evaluation), {"read": read}
+    )
     read_as = f"; {images.read_as}" if images.read_as else ""
     line = f"samples  {cfg.samples}  ({source.count} images{read_as})"
     run, choices = _run(kept, data, images, outputs), scored_choices({"model": "given images"})
@@ -93,13 +89,6 @@ def given_score(cfg: DictConfig, outputs: Path, device: str) -> PlannedScore:
 
 def _reference(cfg: DictConfig, samples: Images) -> tuple[OneSet, Mapping[str, Moments]]:
     """The images (None where only statistics were published), and the statistics by the suffix of their names."""
-    import torch
-
-    from diffusion_lab.data.in_memory import OneSet
-    from diffusion_lab.interop.given_images import levels
-    from diffusion_lab.interop.given_statistics import read_reference
-    from diffusion_lab.metrics.reference import Moments
-
     if cfg.evaluation.reference != "train":
         raise MistakeError("evaluation.reference has no effect with reference=…, which has no splits: remove it")
     found = read_reference(Path(cfg.reference))

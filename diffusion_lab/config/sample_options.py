@@ -19,8 +19,8 @@ from diffusion_lab.conditions.units import Units
 from diffusion_lab.config.drawn_conditions import DrawnConditions, drawn_conditions
 from diffusion_lab.config.editing import Edit, wanted_edit
 from diffusion_lab.config.loading import Load, load_module, trained_config, trained_data
-from diffusion_lab.config.measured_variance import measurements
 from diffusion_lab.config.mistakes import MistakeError, users_mistakes
+from diffusion_lab.config.scores import measurements
 from diffusion_lab.config.weight_files import last_weights
 from diffusion_lab.data.module import images_at_once
 from diffusion_lab.diffusion.condition_parts import rows
@@ -151,12 +151,11 @@ def measured(
     generator: Generator, cfg: DictConfig, saved: DictConfig, directory: ModelDirectory, weights: str
 ) -> Generator:
     """The generator with what `saved` asks to be measured before it draws, which needs the data of its training."""
-    if not isinstance(generator, DiffusionGenerator):
-        return generator
     needed = measurements(generator, saved, directory, weights)
-    return (
-        needed.applied(generator, trained_data(saved), cache_directory(Path(cfg.outputs))) if needed.any else generator
-    )
+    if needed is None:
+        return generator
+    assert isinstance(generator, DiffusionGenerator)
+    return needed.applied(generator, trained_data(saved), cache_directory(Path(cfg.outputs)))
 
 
 def chosen_module(

@@ -1,22 +1,25 @@
-"""Scores of a config: their plans, their folders, and whether they can be computed."""
+"""Scores of a config: whether they can be computed, their folders, and their plans."""
 
 from __future__ import annotations
 
 import copy
+import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torchmetrics
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, open_dict
 
+from diffusion_lab.conditions.condition import has_classes
 from diffusion_lab.config.build import build_each, choices_made
 from diffusion_lab.config.composing import TRAINED
-from diffusion_lab.config.identity import name_of_score, sampling_identity
-from diffusion_lab.config.measured_variance import measurements
+from diffusion_lab.config.identity import measuring_identity, name_of_score, sampling_identity
+from diffusion_lab.config.loading import Load, load_module, trained_config, trained_data
 from diffusion_lab.config.mistakes import MistakeError
 from diffusion_lab.config.overrides import as_plain
 from diffusion_lab.config.weight_files import (
@@ -26,19 +29,27 @@ from diffusion_lab.config.weight_files import (
     plan_of_average,
     read_training_progress,
 )
+from diffusion_lab.data.module import DataModule
+from diffusion_lab.metrics.drawer import Generated
+from diffusion_lab.metrics.features import Features
+from diffusion_lab.metrics.measuring import Measurements, check_classes
+from diffusion_lab.metrics.metric import Metric
+from diffusion_lab.metrics.reference import Need
+from diffusion_lab.metrics.samples import NO_TRUTH
+from diffusion_lab.metrics.score import ScorePlan, check_measures
+from diffusion_lab.metrics.torch_metric import column
+from diffusion_lab.models.diffusion import DiffusionModel
+from diffusion_lab.models.diffusion_generator import DiffusionGenerator
+from diffusion_lab.models.generator import Generator
+from diffusion_lab.models.trainable import GenerativeModel
 from diffusion_lab.store import FINGERPRINT_LENGTH, ModelDirectory, RunDirectory, cache_directory, run_directory
 from diffusion_lab.store.identity import SCORING_ROOMS, code_now, made_by, sha256_of
-from diffusion_lab.store.weight_names import IMAGES, SECONDS, STEPS, Moment, is_snapshot, read_moments, snapshot_name
+from diffusion_lab.store.option_names import check_at_least
+from diffusion_lab.store.weight_names import Moment, is_snapshot, read_moments, snapshot_name
+from diffusion_lab.training.devices import Request
 from diffusion_lab.training.profiles import wanted_length
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from diffusion_lab.data.module import DataModule
-    from diffusion_lab.metrics.features import Features
-    from diffusion_lab.metrics.metric import Metric
-    from diffusion_lab.metrics.score import ScorePlan
-    from diffusion_lab.models.trainable import GenerativeModel
+from diffusion_lab.training.ranks import device_of
+from diffusion_lab.training.speed import check_compile
 
 END = "end"  # the finished model
 _AUTO = "auto"
@@ -49,7 +60,8 @@ class PlannedScore:
     """A score, planned: what is measured, the folder for it, and what is recorded beside the numbers.
 
     cfg: its config. choices: the option of each group. read: the files that decide it, by name, with their digests. anew: it is
-    computed although it is there. about: the last line but one in the terminal.
+    computed although it is there. about: the last line but one in the terminal. model: the folder of what is scored; None for
+    given images.
     """
 
     plan: ScorePlan
@@ -59,6 +71,7 @@ class PlannedScore:
     read: Mapping[str, str]
     anew: bool
     about: str
+    model: ModelDirectory | None = None
 
     @property
     def other_code(self) -> str | None:
@@ -75,11 +88,23 @@ class PlannedScore:
             and self.run.read_metrics()["protocol"].get("read") == self.read
         )
 
-    @property
-    def network(self) -> nn.Module:
-        """The network of the generator; given images have none."""
-        assert self.plan.source.generator is not None
-        return self.plan.source.generator.networks["network"]
+
+def planned_scores(
+    cfg: DictConfig, request: Request, load: Load = load_module, data: DataModule | None = None
+) -> list[PlannedScore]:
+    """The scores that a config of `evaluate` asks for, one per moment. MistakeError or ValueError if one cannot be computed.
+
+    load: as in `drawing_of`. data: as in `trained_data`.
+    """
+    directory, saved = trained_config(cfg)
+    data, scores = trained_data(saved, data), requested_scores(saved)
+    module = load(directory, saved, *(score.evaluation.weights for score in scores))
+    for score in scores:
+        _check_weights(score.evaluation.weights, module.weight_names, f"{directory.path} has")
+    check_compile(cfg.compile, request.on_gpu, None, module)
+    since = time.time() if cfg.rescore else 0.0  # of all scores, which share the values of real images
+    module.to(device_of(request))
+    return [planned_score(module, data, score, directory, Path(cfg.outputs), since) for score in scores]
 
 
 def planned_score(
@@ -89,47 +114,54 @@ def planned_score(
 
     MistakeError or ValueError if it cannot be computed. since: as in `CacheDirectory`; 0 unless the score is computed anew.
     """
-    from diffusion_lab.metrics.reference import Need
-    from diffusion_lab.metrics.samples import Generated
-    from diffusion_lab.metrics.score import ScorePlan
-    from diffusion_lab.models.diffusion_generator import DiffusionGenerator
-
     training, wanted = directory.read_training(), cfg.evaluation.weights
-    run = run_of(directory, cfg, outputs)
     weights = last_weights(directory) if wanted == _AUTO else wanted
     cost, of_weights = _cost(directory, training, wanted, module.guiding_snapshots)
-    generator, metrics = module.generator(weights), build_metrics(cfg)
-    measured = None
-    if isinstance(generator, DiffusionGenerator):
-        and_costs = any(Need.STEP_COSTS in metric.needs for metric in metrics)
-        measured = measurements(generator, cfg, directory, weights, and_costs)
+    generator, metrics, features = module.generator(weights), build_metrics(cfg), build_features(cfg)
+    and_costs = any(Need.STEP_COSTS in metric.needs for metric in metrics)
+    measured = measurements(generator, cfg, directory, weights, and_costs)
     unread = generator.protocol().keys() - generator.sampling_protocol().keys()
     unread |= {"measured_variance"} if "variance" in unread else set()
-    features = build_features(cfg)
     source = Generated(
         generator=generator,
         weights=weights,
         identities=[sampling_identity(cfg, unread, name) for name in features],
         cache=cache_directory(outputs, since),
         training=cost,
-        measurements=measured,
+        measure=None if measured is None else measured.applied,
     )
     read = digests(directory, weights, *map(snapshot_name, module.guiding_snapshots))
-    recorded = {
-        "model_directory": directory.path.name,
-        "fingerprint": training["fingerprint"],
-        "read": read,
-        **of_weights,
-    }
+    identity = {"model_directory": directory.path.name, "fingerprint": training["fingerprint"]}
+    recorded = {**identity, "read": read, **of_weights}
     return PlannedScore(
         ScorePlan(source, data, [*features.values()], metrics, instantiate(cfg.evaluation), recorded),
-        run,
+        run_of(directory, cfg, outputs),
         cfg,
         scored_choices(directory.read_choices()),
         read,
         since > 0,
         f"model  {directory.path}  (weights, config{', metrics.csv' if directory.metrics_csv.is_file() else ''})",
+        directory,
     )
+
+
+def measurements(
+    generator: Generator, cfg: DictConfig, directory: ModelDirectory, weights: str, and_costs: bool = False
+) -> Measurements | None:
+    """What must be measured before `generator` draws as `cfg` says; None if nothing must. and_costs: for a metric."""
+    check_at_least(1, cfg, "evaluation.statistics_images")
+    if not isinstance(generator, DiffusionGenerator):
+        return None
+    variance = cfg.get("measured_variance")
+    found = Measurements(
+        data_moments=generator.start.needs_data_moments,
+        variance=None if variance is None else instantiate(variance),
+        step_costs=and_costs or generator.sampler.spacing.needs_costs,
+        num_images=cfg.evaluation.statistics_images,
+        identity=measuring_identity(cfg),
+        about=f"{directory.path.name}-{weights}",
+    )
+    return found if found.any else None
 
 
 def digests(directory: ModelDirectory, *weights: str) -> dict[str, str]:
@@ -179,14 +211,9 @@ def scored_choices(trained: Mapping[str, str | None]) -> dict[str, str | None]:
     return {**trained, **made}
 
 
-def check_scoring(cfg: DictConfig, data: DataModule, weights: Sequence[str], whose: str) -> None:
-    """MistakeError or ValueError for scoring options that would fail later. whose: the start of the message, "… has"."""
-    from diffusion_lab.metrics.score import check_measures
-
-    check_measures(list(build_features(cfg).values()), build_metrics(cfg), data)
-    settings = instantiate(cfg.evaluation)
-    settings.check(data)
-    chosen, known = settings.weights, ["auto", *weights]
+def _check_weights(chosen: str, weights: Sequence[str], whose: str) -> None:
+    """MistakeError for evaluation.weights that are not among `weights`. whose: the start of the message, "… has"."""
+    known = [_AUTO, *weights]
     if chosen not in known:
         if is_snapshot(chosen):
             check_moments([chosen], weights, whose)
@@ -195,12 +222,6 @@ def check_scoring(cfg: DictConfig, data: DataModule, weights: Sequence[str], who
 
 def check_planned_score(cfg: DictConfig, data: DataModule, module: GenerativeModel, directory: ModelDirectory) -> None:
     """MistakeError or ValueError for scoring options that would fail after training."""
-    from diffusion_lab.conditions.condition import has_classes
-    from diffusion_lab.metrics.measuring import check_classes
-    from diffusion_lab.metrics.reference import Need
-    from diffusion_lab.metrics.samples import NO_TRUTH
-    from diffusion_lab.models.diffusion import DiffusionModel
-
     if cfg.objective_metric is not None and not cfg.score:
         raise MistakeError(f"objective_metric={cfg.objective_metric} is a value of the score: remove score=false")
     there = directory.weight_names if directory.finished and not cfg.retrain else []
@@ -211,10 +232,13 @@ def check_planned_score(cfg: DictConfig, data: DataModule, module: GenerativeMod
     if wanted_length(chosen) is not None:
         check_buildable(chosen, len(directory.kept_averages) if there else cfg.snapshots.averages, whose)
         weights = [*weights, chosen]
-    check_scoring(cfg, data, weights, whose)
+    _check_weights(chosen, weights, whose)
+    instantiate(cfg.evaluation).check(data)
+    metrics = _metrics_by_name(cfg)
+    check_measures([*build_features(cfg).values()], [*metrics.values()], data)
     if cfg.score:
         if all(map(has_classes, module.conditions)):
-            for name, metric in _metrics_by_name(cfg).items():
+            for name, metric in metrics.items():
                 if Need.TRUTH in metric.needs:
                     raise MistakeError(f"metrics.{name} {NO_TRUTH}")
         if isinstance(module, DiffusionModel) and module.start.needs_data_moments and module.num_classes is not None:
@@ -223,8 +247,6 @@ def check_planned_score(cfg: DictConfig, data: DataModule, module: GenerativeMod
 
 
 def build_features(cfg: DictConfig) -> dict[str, Features]:
-    from diffusion_lab.metrics.features import Features
-
     return build_each(cfg, "features", Features)
 
 
@@ -234,11 +256,6 @@ def build_metrics(cfg: DictConfig) -> list[Metric]:
 
 def _metrics_by_name(cfg: DictConfig) -> dict[str, Metric]:
     """The metrics of cfg.metrics; those of torchmetrics as columns, with their arguments for the record."""
-    import torchmetrics
-
-    from diffusion_lab.metrics.metric import Metric
-    from diffusion_lab.metrics.torch_metric import column
-
     found: dict[str, Metric] = {}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Metric `.*` will save all", category=UserWarning)
@@ -261,28 +278,12 @@ def requested_scores(cfg: DictConfig) -> list[DictConfig]:
     return [_with_weights(cfg, name) for name in ([weights] if weights != _AUTO else wanted or [_AUTO])]
 
 
-def add_scored_moments(cfg: DictConfig) -> None:
-    """Add the moments of evaluation.at to snapshots.at. ValueError for a moment after the end of training."""
-    at = {
-        "snapshots.at": read_moments("snapshots.at", cfg.snapshots.at),
-        "evaluation.at": _scored_moments(cfg.evaluation.get("at")),
-    }
-    for option, moments in at.items():
-        for moment in moments:
-            ends = _end(cfg, moment)
-            if ends is not None:
-                raise ValueError(f"{option}: training ends before {moment} ({ends}); remove it, or train for longer")
-    new = [moment for moment in at["evaluation.at"] if moment not in at["snapshots.at"]]
-    with open_dict(cfg):
-        cfg.snapshots.at = [*cfg.snapshots.at, *map(_written, new)]
-
-
 def requested_weights(at: Sequence[Any] | None) -> list[str]:
     """[1m, end] -> ["at_1m", "end"]. ValueError for an invalid moment or a repeated one."""
-    return [*map(snapshot_name, _scored_moments(at)), *([END] if END in (at or ()) else [])]
+    return [*map(snapshot_name, scored_moments(at)), *([END] if END in (at or ()) else [])]
 
 
-def _scored_moments(at: Sequence[Any] | None) -> list[Moment]:
+def scored_moments(at: Sequence[Any] | None) -> list[Moment]:
     """The moments before the end of training."""
     return read_moments("evaluation.at", [written for written in at or () if written != END])
 
@@ -293,18 +294,3 @@ def _with_weights(cfg: DictConfig, name: str) -> DictConfig:
         one.evaluation.at = None
         one.evaluation.weights = _AUTO if name == END else name
     return one
-
-
-def _written(moment: Moment) -> float | str:
-    return str(moment) if moment.unit in (SECONDS, STEPS, IMAGES) else moment.amount
-
-
-def _end(cfg: DictConfig, moment: Moment) -> str | None:
-    """The option that ends training before a moment, if this is known in advance."""
-    from diffusion_lab.models.budget import seconds_of
-
-    steps, time = cfg.trainer.max_steps, cfg.trainer.get("max_time")
-    if time is not None and moment.unit == SECONDS and moment.amount > seconds_of(time):
-        return f"trainer.max_time={time}"
-    needed = {STEPS: moment.amount, IMAGES: moment.amount / max(cfg.data.batch_size, 1)}.get(moment.unit, 0)
-    return f"trainer.max_steps={steps}" if 0 < steps < needed else None

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from hydra.utils import instantiate
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import LambdaCallback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 
 from diffusion_lab.config.build import (
     build_model,
     build_training_data,
     check_budget,
+    choices_made,
     entries,
     fill_in_facts,
     settle_budget,
@@ -26,34 +27,24 @@ from diffusion_lab.config.identity import name_of_training, start_files
 from diffusion_lab.config.loading import check_worse
 from diffusion_lab.config.mistakes import MistakeError
 from diffusion_lab.config.overrides import as_plain
-from diffusion_lab.config.picking import Picked, fill_in, for_gpu, pick
-from diffusion_lab.config.scores import (
-    add_scored_moments,
-    check_planned_score,
-    requested_scores,
-)
+from diffusion_lab.config.picking import fill_in, for_gpu, pick
+from diffusion_lab.config.scores import check_planned_score, requested_scores, scored_moments
 from diffusion_lab.config.tracking import build_trackers
 from diffusion_lab.data.checks import check_shares, require
+from diffusion_lab.data.module import DataModule
 from diffusion_lab.models.budget import TimeBudget, seconds_of
-from diffusion_lab.models.trainable import GenerativeModel
+from diffusion_lab.models.trainable import GenerativeModel, TrainableModel
 from diffusion_lab.store import ModelDirectory, model_directory
-from diffusion_lab.store.identity import OUR_CALLBACKS, Name
+from diffusion_lab.store.identity import OUR_CALLBACKS, Name, of_earlier_version, why_anew
+from diffusion_lab.store.places import models_in
 from diffusion_lab.store.status_file import Announcement
+from diffusion_lab.store.weight_names import IMAGES, SECONDS, STEPS, Moment, read_moments
 from diffusion_lab.training.devices import Request
 from diffusion_lab.training.ema import PowerAverages
 from diffusion_lab.training.interruption import Interruption
 from diffusion_lab.training.snapshots import Snapshots
 from diffusion_lab.training.speed import check_compile
-from diffusion_lab.training.trainer import (
-    check_callbacks,
-    checked_precision,
-    quiet_lightning,
-    trainer_options,
-)
-
-if TYPE_CHECKING:
-    from diffusion_lab.data.module import DataModule
-    from diffusion_lab.models.trainable import TrainableModel
+from diffusion_lab.training.trainer import check_callbacks, quiet_lightning, trainer_options
 
 _VARIANT = re.compile(r"[\w-]+", re.ASCII)
 _NEEDED = ("finite", "monitor", "checkpoint")
@@ -74,18 +65,50 @@ class Built:
 class Training:
     """The training of `cfg`, whose facts are filled in, and the configs of the scores that follow.
 
-    directory: its folder. place: the folder that is trained into, another one while a finished model is trained again.
-    more: a sentence on options that a GPU has time for.
+    directory: its folder. earlier: the record of the model that lies there already, or None. notes: sentences on options that were
+    picked for the data, and on those that a GPU has time for.
     """
 
     cfg: DictConfig
     data: DataModule
     name: Name
     directory: ModelDirectory
-    place: ModelDirectory
+    earlier: Mapping[str, Any] | None
     scores: list[DictConfig]
-    picked: Picked
-    more: str | None
+    notes: Sequence[str]
+
+    @property
+    def place(self) -> ModelDirectory:
+        """The folder that is trained into, another one while a finished model is trained again."""
+        return self.directory.beside if self.cfg.retrain and self.earlier is not None else self.directory
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the model is there; with retrain=true, whether another process has trained it since this one began."""
+        found = _record(self.directory)
+        return found is not None and not (self.cfg.retrain and found == self.earlier)
+
+    @property
+    def choices(self) -> dict[str, str | None]:
+        """The option of each group; of a list of conditions Hydra records only one."""
+        several = {"condition": "-".join(self.cfg.condition)} if len(self.cfg.condition) > 1 else {}
+        return choices_made() | several
+
+    def why_anew(self) -> str | None:
+        """A sentence before a new training that the user may have expected to be there."""
+        if self.directory.path.exists():
+            return None
+        kind = self.directory.path.name.rpartition("-")[0]
+        alike = [m for m in models_in(self.directory.outputs) if m.path.name.rpartition("-")[0] == kind and m.finished]
+        earlier = {str(model.path): model.read_training() for model in alike}
+        of_0_1 = [path for path, record in earlier.items() if of_earlier_version(record)]
+        said = why_anew(self.name, earlier)
+        return said or (
+            f"the names of models have changed with 0.2, so what 0.1 trained, such as {of_0_1[0]}, is not found by the same "
+            "command, which trains anew; sample and evaluate read it with model_dir=…"
+            if of_0_1
+            else None
+        )
 
     def build(self, request: Request | None) -> Built:
         """The model with the initial weights, and its Trainer. Mistakes in the options are raised before anything is written.
@@ -93,31 +116,37 @@ class Training:
         request: the devices; None for a job that may run on another machine, where device-dependent options are not checked.
         """
         quiet_lightning()
-        cfg, directory, interruption = self.cfg, self.directory, Interruption()
+        cfg, interruption = self.cfg, Interruption()
         check_worse(cfg)
         model = build_model(cfg)
         _start(model, cfg)
+        announcement = Announcement(self.directory.path, cfg.trainer.max_steps if cfg.trainer.max_steps > 0 else None)
+        callbacks = build_callbacks(cfg, self.place, str(self.name), interruption)
+        trainer = _build_trainer(cfg, self.place, request, callbacks, announcement)
+        added = {name: part for name, part in callbacks.items() if name not in OUR_CALLBACKS}
+        self._check(model, trainer, added, request)
+        return Built(model, trainer, added, interruption, announcement)
+
+    def _check(
+        self, model: TrainableModel, trainer: Trainer, added: Mapping[str, Callback], request: Request | None
+    ) -> None:
+        """ValueError or MistakeError for parts that do not fit together, and for scores that would fail after training."""
+        cfg, on_gpu = self.cfg, None if request is None else request.on_gpu
         processes = 1 if request is None else request.size * cfg.trainer.get("num_nodes", 1)
         check_shares(self.data.batch_size, processes, cfg.trainer.accumulate_grad_batches)
-        on_gpu = None if request is None else request.on_gpu
         require(
             on_gpu is not False or cfg.data.get("on_device") is not True, "data.on_device=true needs a GPU; use auto."
         )
-        announcement = Announcement(directory.path, cfg.trainer.max_steps if cfg.trainer.max_steps > 0 else None)
-        callbacks = build_callbacks(cfg, self.place, str(self.name), interruption)
-        trainer = _build_trainer(cfg, self.place, request, callbacks, announcement)
         model.check_trainer(trainer)
         check_compile(cfg.compile, on_gpu, cfg.trainer.accumulate_grad_batches, model)
         model.optimization.check(model.named_parameters())
-        added = {name: part for name, part in callbacks.items() if name not in OUR_CALLBACKS}
         check_callbacks(added, trainer, cfg.val.every_n_steps, model)
         self.data.hold_out(cfg.val.num_images, cfg.val.batch_size, cfg.val.seed)
-        if request is not None or not directory.finished:  # a sweep of finished models needs no trackers of trainings
+        if request is not None or self.earlier is None:  # a sweep of finished models needs no trackers of trainings
             build_trackers(cfg)
         if isinstance(model, GenerativeModel):
             for score in self.scores:
-                check_planned_score(score, self.data, model, directory)
-        return Built(model, trainer, added, interruption, announcement)
+                check_planned_score(score, self.data, model, self.directory)
 
 
 def training_of(
@@ -140,10 +169,39 @@ def training_of(
     fill_in(cfg, picked.options)
     name = name_of_training(cfg)
     directory = model_directory(Path(cfg.outputs), data.name, family, str(name))
-    place = directory.beside if cfg.retrain and directory.finished else directory
     data.batch_size = cfg.data.batch_size
-    add_scored_moments(cfg)
-    return Training(cfg, data, name, directory, place, requested_scores(cfg), picked, more)
+    _keep_scored_moments(cfg)
+    notes = [*filter(None, [str(picked), more])]
+    return Training(cfg, data, name, directory, _record(directory), requested_scores(cfg), notes)
+
+
+def _record(directory: ModelDirectory) -> Mapping[str, Any] | None:
+    """What a finished training has recorded, its duration among it; None without any."""
+    return directory.read_training() if directory.finished else None
+
+
+def _keep_scored_moments(cfg: DictConfig) -> None:
+    """Add the moments of evaluation.at to snapshots.at. ValueError for a moment after the end of training."""
+    kept, scored = read_moments("snapshots.at", cfg.snapshots.at), scored_moments(cfg.evaluation.get("at"))
+    for option, moments in (("snapshots.at", kept), ("evaluation.at", scored)):
+        for moment in moments:
+            if (ends := _end(cfg, moment)) is not None:
+                raise ValueError(f"{option}: training ends before {moment} ({ends}); remove it, or train for longer")
+    new = [moment for moment in scored if moment not in kept]
+    with open_dict(cfg):
+        cfg.snapshots.at = [
+            *cfg.snapshots.at,
+            *(str(moment) if moment.unit in (SECONDS, STEPS, IMAGES) else moment.amount for moment in new),
+        ]
+
+
+def _end(cfg: DictConfig, moment: Moment) -> str | None:
+    """The option that ends training before a moment, if this is known in advance."""
+    steps, time = cfg.trainer.max_steps, cfg.trainer.get("max_time")
+    if time is not None and moment.unit == SECONDS and moment.amount > seconds_of(time):
+        return f"trainer.max_time={time}"
+    needed = {STEPS: moment.amount, IMAGES: moment.amount / max(cfg.data.batch_size, 1)}.get(moment.unit, 0)
+    return f"trainer.max_steps={steps}" if 0 < steps < needed else None
 
 
 def _start(model: TrainableModel, cfg: DictConfig) -> None:
@@ -196,7 +254,6 @@ def _build_trainer(
     announcement: Announcement,
 ) -> Trainer:
     """Lightning's Trainer with the callbacks of every training, those of the config, and the announcement of our record."""
-    checked_precision(cfg.trainer.precision, None if request is None else request.on_gpu)
     averages = [PowerAverages(cfg.snapshots.averages, directory.weights)] if cfg.snapshots.averages else []
     max_time = cfg.trainer.get("max_time")
 

@@ -67,7 +67,7 @@ class Images:
         return content.hexdigest()
 
 
-def read_images(path: Path, data_shape: Callable[[], Sequence[int]] | None = None) -> Images:
+def read_images(path: Path, data_shape: Sequence[int] | None = None) -> Images:
     """The images of a folder (at any depth) or of a zip, sorted by name, or of an npz.
 
     data_shape: (C, H, W) of the data of the comparison, which determines the channel axis of an array. DataError, in one sentence,
@@ -139,7 +139,7 @@ def _check_size(path: Path, count: int, numbers: int, itemsize: int) -> None:
     )
 
 
-def _of_npz(path: Path, data_shape: Callable[[], Sequence[int]] | None) -> Images:
+def _of_npz(path: Path, data_shape: Sequence[int] | None) -> Images:
     with one_sentence(path, "npz of images"), zipfile.ZipFile(path) as archive:
         there = members(archive)
         array = "arr_0" if "arr_0" in there else _only_images(path, archive)
@@ -177,11 +177,11 @@ def _only_images(path: Path, archive: zipfile.ZipFile) -> str:
     return found[0] if found else "arr_0"
 
 
-def _axes(shaped: str, name: str, shape: tuple[int, ...], data_shape: Callable[[], Sequence[int]] | None) -> str:
+def _axes(shaped: str, name: str, shape: tuple[int, ...], data_shape: Sequence[int] | None) -> str:
     """NHW, NHWC or NCHW: the order with the sides of the data; else NCHW if only axis 1 is small enough for channels."""
     if len(shape) == 3:
         return "NHW"
-    sides = None if data_shape is None else tuple(data_shape())[1:]
+    sides = None if data_shape is None else tuple(data_shape)[1:]
     in_doubt = sides == shape[1:3] == shape[2:4] and name != "arr_0"
     require(not in_doubt, f"{shaped} any axis may be the channels: save it as (N, H, W, C) named arr_0.")
     if sides in (shape[1:3], shape[2:4]):

@@ -2,12 +2,14 @@
 
 score                 a plan -> samples -> features -> metrics -> scores
 metric                the interface of a metric, its view of the samples, and scores
-samples               samples of a generator, drawn once and seen by each set of features
+samples               samples, and what they come from
+drawer                samples of a generator, drawn once, kept in files, and shared among ranks
 given                 given images as samples or reference
 reference             real images as each set of features sees them
 measuring             statistics of a network and of its data, before samples are drawn
 settings              number of samples, split, batch size, precision
-shards                results in files, resumed and shared among ranks
+stored                results in files of the cache
+pictures              interpolations, reconstructions, samples for fields
 effort                seconds and memory of drawing samples
 torch_metric          image metrics of torchmetrics, a column each by their yaml
 features/             sets of features: images -> vectors

@@ -14,7 +14,7 @@ from diffusion_lab.diffusion.condition_parts import classes_in
 from diffusion_lab.diffusion.shapes import Conditions
 from diffusion_lab.metrics.metric import Metric, Naming, Need, Scores, Subject
 from diffusion_lab.metrics.reference import UnmeasurableError
-from diffusion_lab.metrics.shards import Progress
+from diffusion_lab.metrics.stored import Progress
 from diffusion_lab.store.measures import Measure
 
 _BLOCK = 4096  # training images at a time

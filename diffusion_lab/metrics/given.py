@@ -16,7 +16,7 @@ from diffusion_lab.metrics.features import Features
 from diffusion_lab.metrics.reference import Moments, Need, Reference, references_of
 from diffusion_lab.metrics.samples import Samples, Source, num_kept
 from diffusion_lab.metrics.settings import Evaluation
-from diffusion_lab.metrics.shards import Progress
+from diffusion_lab.metrics.stored import Progress
 from diffusion_lab.store import CacheDirectory
 
 _MODEL = "needs a model, but these samples are images"
@@ -29,14 +29,14 @@ class GivenImages(Source):
 
     labels: int64 (N,), the class of each; None if unknown. about: facts for the protocol. differences: properties of the files
     that increase a distance, in words. published: they are compared with all images of the data, or with these published
-    statistics, by the suffix of their names; None: with a split of the data.
+    statistics, by the suffix of their names; None: with a split of the data. on: the device of the features.
     """
 
     images: OneSet
     labels: Tensor | None
     about: dict[str, Any]
     cache: CacheDirectory
-    device: torch.device | str
+    on: torch.device | str
     differences: Sequence[str] = ()
     published: Mapping[str, Moments] | None = None
     training: Mapping[str, float | None] = field(default_factory=dict)
@@ -44,6 +44,10 @@ class GivenImages(Source):
     def __post_init__(self) -> None:
         self.images.prepare()
         self.count = self.images.num_train
+
+    @property
+    def device(self) -> torch.device | str:
+        return self.on
 
     @property
     def lacks(self) -> Mapping[Need, str]:

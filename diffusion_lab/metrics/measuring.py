@@ -19,9 +19,10 @@ from diffusion_lab.data.module import DataModule, images_at_once
 from diffusion_lab.diffusion import DataMoments, Variance
 from diffusion_lab.diffusion.condition_parts import moved
 from diffusion_lab.diffusion.shapes import Conditions
+from diffusion_lab.metrics.drawer import Shard, ShardStore, complete
 from diffusion_lab.metrics.features import Pixels
 from diffusion_lab.metrics.reference import Reference, UnmeasurableError
-from diffusion_lab.metrics.shards import Progress, Shard, ShardStore, complete, digest, silent
+from diffusion_lab.metrics.stored import Progress, digest, silent
 from diffusion_lab.models.diffusion_generator import DiffusionGenerator
 from diffusion_lab.models.generator import Generator
 from diffusion_lab.models.measured import (

@@ -24,7 +24,7 @@ from diffusion_lab.metrics.measuring import IndexedBatch, batches_of
 from diffusion_lab.metrics.reference import BATCH_SIZE, MOST_VALUES, Moments, Need, Reference, UnmeasurableError
 from diffusion_lab.metrics.samples import Samples, Source
 from diffusion_lab.metrics.settings import Evaluation
-from diffusion_lab.metrics.shards import Progress
+from diffusion_lab.metrics.stored import Progress
 from diffusion_lab.models.diffusion_generator import DiffusionGenerator
 from diffusion_lab.models.generator import Generator
 from diffusion_lab.store.measures import IMAGES, REAL_IMAGES, SAMPLES, Measure, ends, interval_of_share

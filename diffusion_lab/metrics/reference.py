@@ -32,7 +32,7 @@ from diffusion_lab.diffusion.condition_parts import classes_in
 from diffusion_lab.diffusion.levels import from_levels, to_levels
 from diffusion_lab.diffusion.shapes import Conditions
 from diffusion_lab.metrics.features import Features
-from diffusion_lab.metrics.shards import Progress, read_tensors, silent, write_tensors
+from diffusion_lab.metrics.stored import Progress, read_tensors, silent, write_tensors
 from diffusion_lab.store import CacheDirectory
 
 BATCH_SIZE = 256

@@ -11,23 +11,33 @@ import atexit
 import logging
 import os
 import sys
-import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins.environments import (
+    ClusterEnvironment,
+    LightningEnvironment,
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
+from torch import distributed
+from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher import api
 
 from diffusion_lab.store.lock import hold
 from diffusion_lab.store.processes import PARENT
 from diffusion_lab.training.devices import Place, Request, num_cores, requested, usable_gpus, visible_gpus
 from diffusion_lab.training.interruption import SIGNALS, Interrupted, restoring
 
-if TYPE_CHECKING:
-    from types import ModuleType
-
-    from lightning.pytorch.plugins.environments import ClusterEnvironment
+_LONGEST_WAIT = timedelta(days=30)  # for another command
 
 
 @dataclass(frozen=True)
@@ -41,10 +51,6 @@ class Ranks:
     def is_first(self) -> bool:
         """Whether this is rank 0, which holds the lock, prints and writes."""
         return rank() == 0
-
-    def agree(self, value: Any) -> Any:
-        """The value of rank 0, on all ranks."""
-        return broadcast_from_rank_zero(value)
 
 
 def request_of(options: Mapping[str, Any], prefix: str = "trainer.") -> Request:
@@ -61,20 +67,23 @@ def must_start_ranks(request: Request, num_nodes: int = 1) -> bool:
     return request.size * num_nodes > 1 and _environment() is None
 
 
+def device_of(request: Request) -> str:
+    """The device of this process; the CPU for one that only starts others."""
+    environment = _environment()
+    local_rank = 0 if environment is None else environment.local_rank()
+    return f"cuda:{request.index(local_rank)}" if request.on_gpu and not must_start_ranks(request) else "cpu"
+
+
 def start_ranks(command: str, options: Sequence[str], request: Request, num_nodes: int = 1) -> None:
-    """Run a command with these options, but not its multirun, in one process per device.
+    """Run a command with these options, but not its multirun, in one process per device, which share the cores.
 
     ValueError, in one sentence, if a process fails.
     """
-    from torch.distributed.elastic.multiprocessing import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
     if num_nodes > 1:
         raise ValueError(
             "trainer.num_nodes: start several machines with Slurm (hydra/launcher=slurm) or torchrun, not from one of them"
         )
-    config = LaunchConfig(
+    config = api.LaunchConfig(
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=request.size,
@@ -87,9 +96,11 @@ def start_ranks(command: str, options: Sequence[str], request: Request, num_node
     log = logging.getLogger("torch.distributed.elastic")  # our own message is shorter
     log.propagate, log.handlers = False, [logging.NullHandler()]
     os.environ.pop("HYDRA_FULL_ERROR", None)  # set for this process only; ranks also report mistakes in one sentence
+    threads = os.environ.get("OMP_NUM_THREADS", max(1, num_cores() // request.size))
+    of_ranks = (f"{PARENT}={os.getpid()}", f"OMP_NUM_THREADS={threads}")
     try:
-        with _variables_of_ranks(request.size), restoring():  # torchrun leaves its handlers installed
-            elastic_launch(config, sys.executable)("-m", "diffusion_lab", command, *options)
+        with restoring():  # torchrun leaves its handlers installed
+            api.elastic_launch(config, "env")(*of_ranks, sys.executable, "-m", "diffusion_lab", command, *options)
     except SignalException as error:
         raise Interrupted(error.sigval, f"ended by {error.sigval.name}") from None
     except ChildFailedError as error:
@@ -97,46 +108,24 @@ def start_ranks(command: str, options: Sequence[str], request: Request, num_node
         raise ValueError(f"rank {number} ended with exit code {failure.exitcode}; its message is above") from None
 
 
-@contextmanager
-def _variables_of_ranks(processes: int) -> Iterator[None]:
-    """Variables for processes started in the block: they end with this one, and share the cores unless OMP_NUM_THREADS is set."""
-    variables = {PARENT: str(os.getpid())}
-    if "OMP_NUM_THREADS" not in os.environ:
-        variables["OMP_NUM_THREADS"] = str(max(1, num_cores() // processes))
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name in variables:
-            del os.environ[name]
-
-
-@contextmanager
-def ranks(request: Request) -> Iterator[Ranks]:
-    """The connected processes of a command, for the duration of the block; possibly only this one."""
-    import torch
-
-    environment = _environment()
-    local_rank = 0 if environment is None else environment.local_rank()
-    device = f"cuda:{request.index(local_rank)}" if request.on_gpu else "cpu"
-    if request.on_gpu:
-        torch.cuda.set_device(device)
+def join(request: Request) -> Ranks:
+    """Connect this process with the others of its command, if there are any, until it ends."""
+    environment, device = _environment(), device_of(request)
     gpus = usable_gpus() if request.on_gpu else ()
-    place = Place(
-        tuple(gpus[request.index(number)] for number in range(request.size) if gpus),
-        request.size,
-        torch.get_num_threads(),
-    )
+    if device != "cpu":
+        torch.cuda.set_device(device)
     # The processes of a sweep's job stay connected between cells.
-    if environment is not None and not torch.distributed.is_initialized():
-        torch.distributed.init_process_group(
+    if environment is not None and not distributed.is_initialized():
+        distributed.init_process_group(
             "cpu:gloo,cuda:nccl" if request.on_gpu else "gloo",
             init_method=f"tcp://{environment.main_address}:{environment.main_port}",
             rank=environment.global_rank(),
             world_size=environment.world_size(),
         )
-        atexit.register(torch.distributed.destroy_process_group)
-    yield Ranks(device, place)
+        atexit.register(distributed.destroy_process_group)
+        broadcast_from_rank_zero(None)  # while all are there
+    names = tuple(gpus[request.index(number)] for number in range(request.size) if gpus)
+    return Ranks(device, Place(names, request.size, torch.get_num_threads()))
 
 
 def where(here: Ranks, options: Mapping[str, Any]) -> str:
@@ -152,13 +141,9 @@ def cluster_environment() -> ClusterEnvironment:
     Not Lightning's own detection: it takes a shell inside an allocation for a process started by srun, requeues jobs that
     submitit requeues already, and warns wherever Slurm is installed but not used.
     """
-    from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
-
     if TorchElasticEnvironment.detect():
         return TorchElasticEnvironment()
-    if "SLURM_STEP_ID" in os.environ:
-        return SLURMEnvironment(auto_requeue=False)
-    return LightningEnvironment()
+    return SLURMEnvironment(auto_requeue=False) if "SLURM_STEP_ID" in os.environ else LightningEnvironment()
 
 
 def _environment() -> ClusterEnvironment | None:
@@ -167,66 +152,48 @@ def _environment() -> ClusterEnvironment | None:
     return environment if environment.creates_processes_externally and environment.world_size() > 1 else None
 
 
+# ---- communication: torch's, of all ranks, which all must call; a single process is rank 0 of 1
+
+
 def rank() -> int:
-    group = _connected()
-    return 0 if group is None else group.get_rank()
+    return distributed.get_rank() if distributed.is_initialized() else 0
 
 
 def num_ranks() -> int:
-    group = _connected()
-    return 1 if group is None else group.get_world_size()
+    return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
 def broadcast_from_rank_zero(value: Any) -> Any:
-    """The value passed by rank 0, on every rank; all must call it."""
-    group = _connected()
-    if group is None:
-        return value
+    """The value passed by rank 0, on every rank."""
     box = [value]
-    group.broadcast_object_list(box, src=0)
+    if distributed.is_initialized():
+        distributed.broadcast_object_list(box, src=0, group=_patient(distributed.group.WORLD))
     return box[0]
 
 
 def gather_to_rank_zero(value: Any) -> list[Any] | None:
-    """The values passed by all ranks, in order, on rank 0; None on the others. All must call it."""
-    group = _connected()
-    if group is None:
-        return [value]
-    values = [None] * num_ranks() if rank() == 0 else None
-    group.gather_object(value, values, dst=0)
+    """The values passed by all ranks, in order, on rank 0; None on the others."""
+    values = [value] * num_ranks() if rank() == 0 else None
+    if distributed.is_initialized():
+        distributed.gather_object(value, values, dst=0, group=_patient(distributed.group.WORLD))
     return values
 
 
 def wait_for_all() -> None:
     """Wait until every rank has called it."""
-    group = _connected()
-    if group is not None:
-        group.barrier()
+    gather_to_rank_zero(None)
+    broadcast_from_rank_zero(None)
 
 
 @contextmanager
 def hold_together(folder: Path, waiting: Callable[[str], None]) -> Iterator[None]:
-    """`lock.hold` by rank 0 for all ranks; all must call it.
-
-    While rank 0 waits, it signals the other ranks regularly, because collectives have a time limit.
-    """
-
-    def pause(seconds: float) -> None:
-        broadcast_from_rank_zero(False)
-        time.sleep(seconds)
-
-    if rank() > 0:
-        while not broadcast_from_rank_zero(None):
-            pass
-        yield
-        return
-    with hold(folder, waiting, sleep=pause):
-        broadcast_from_rank_zero(True)
+    """`lock.hold` by rank 0 for all ranks."""
+    with hold(folder, waiting) if rank() == 0 else nullcontext():
+        broadcast_from_rank_zero(None)
         yield
 
 
-def _connected() -> ModuleType | None:
-    """torch.distributed, if this process is connected with others; else None."""
-    from torch import distributed
-
-    return distributed if distributed.is_available() and distributed.is_initialized() else None
+@lru_cache(maxsize=1)
+def _patient(world: object) -> distributed.ProcessGroup:
+    """All ranks, for what may wait for another command: that of training gives up after minutes, so that no GPU hangs for long."""
+    return distributed.new_group(backend="gloo", timeout=_LONGEST_WAIT)

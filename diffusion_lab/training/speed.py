@@ -107,10 +107,6 @@ _PEAKS = (
 )  # fmt: skip
 
 
-# Of the peak, in training: assumed where no step has been timed yet, and not measured on any GPU.
-GPU_SHARE = 0.1
-
-
 def peak_flops(device: torch.device) -> float | None:
     """The maker's peak operations per second of a GPU for bf16 without sparsity; None if it is not in the table."""
     return peak_of(torch.cuda.get_device_name(device)) if device.type == "cuda" else None

@@ -19,6 +19,7 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.callbacks import ProgressBar as LightningBar
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
+from diffusion_lab.models.budget import TimeBudget, callback_of
 from diffusion_lab.models.trainable import TrainableModel
 from diffusion_lab.training.checkpoints import WholeCheckpoints
 from diffusion_lab.training.devices import Request, auto_precision
@@ -77,6 +78,7 @@ def trainer_options(
     for key, why in NOT_SUPPORTED.items():
         if key in options:
             raise ValueError(f"trainer.{key}={options[key]} is not supported: {why}")
+    precision = checked_precision(given["precision"], None if request is None else request.on_gpu)
     if given["max_steps"] < 1 and given.get("max_time") is None:
         raise ValueError("set trainer.max_steps or trainer.max_time, so that training ends")
     accumulated = options["accumulate_grad_batches"]
@@ -100,7 +102,7 @@ def trainer_options(
         # Not Lightning's "auto", which may choose a device without float64, which the theory's tables need.
         options["accelerator"] = "cuda" if request.on_gpu else "cpu"
         options["devices"] = list(request.indices) if request.on_gpu and request.indices else request.size
-        options["precision"] = checked_precision(given["precision"], request.on_gpu)
+        options["precision"] = precision
         if request.on_gpu and not options.get("deterministic"):
             options.setdefault("benchmark", True)  # equal shapes of batches: cuDNN times its kernels once
     fixed = {
@@ -151,8 +153,13 @@ def check_callbacks(added: Mapping[str, Callback], trainer: Trainer, every: int,
             raise ValueError(f"{where} runs after each validation, but val.every_n_steps={every} turns validation off")
 
 
-def stopping_callbacks(added: Mapping[str, Callback]) -> str:
-    """The added callback that ended training, as a key of the config; if none reports it, all candidates."""
+def ended_by(trainer: Trainer, added: Mapping[str, Callback]) -> str:
+    """The option that ended training: a limit, or the added callback that reports it, else all that may have."""
+    if 0 < trainer.max_steps <= trainer.global_step:
+        return "trainer.max_steps"
+    time = callback_of(trainer, TimeBudget)
+    if time is not None and time.used >= 1:
+        return "trainer.max_time"
     reasons = {name: getattr(part, "stopping_reason", None) for name, part in added.items()}
     known = [name for name, reason in reasons.items() if reason not in (None, EarlyStoppingReason.NOT_STOPPED)]
     return " or ".join(f"callbacks.{name}" for name in known or added)

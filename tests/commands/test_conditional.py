@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffusion_lab.metrics.samples import labels
+from diffusion_lab.metrics.drawer import labels
 from diffusion_lab.store import newest_model
 
 from .conftest import STRIDED, TINY, scored

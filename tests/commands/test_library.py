@@ -16,11 +16,11 @@ import torch
 from PIL import Image
 
 from diffusion_lab import load
-from diffusion_lab.commands.evaluate import to_score
 from diffusion_lab.config.sample_options import Drawn
-from diffusion_lab.config.scores import planned_score
+from diffusion_lab.config.scores import planned_scores
 from diffusion_lab.data.densities import TwoMoons
 from diffusion_lab.sampling import ClassifierFree, ClassifierGuidance, DDIMSampler, EvenSpacing, LogSNRSpacing
+from diffusion_lab.training.ranks import request_of
 
 ROOT = Path(__file__).parent.parent.parent
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "library.md").read_text(), flags=re.DOTALL)
@@ -187,8 +187,8 @@ def test_another_sampler_makes_another_generator(model):
     """It draws as that of `evaluate sampler=…` does, and the first one draws as before."""
     options = ["sampler=ddim", "sampler.spacing.num_steps=2", "sampler.eta=0.5"]
     cfg = model.config("evaluate", options)
-    directory, data, module, (one,) = to_score(cfg)
-    scored = planned_score(module, data, one, directory, Path(cfg.outputs), 0.0).plan.source.generator
+    (planned,) = planned_scores(cfg, request_of(cfg, prefix=""))
+    scored = planned.plan.source.generator
     model.sample(1)
     first, indices, y = model.module.generator("ema_0.9"), torch.arange(3), torch.tensor([0, 1, 2])
     drawn, protocol = first.sample(indices, 5, y), first.protocol()

@@ -19,7 +19,7 @@ from diffusion_lab.store import ModelDirectory, lock, newest_model
 from diffusion_lab.store.status_file import INTERRUPTED, read_status
 from diffusion_lab.training.checkpoints import load_state
 
-from .cluster import STOP, assert_same_training, assert_same_weights, rows
+from .cluster import STOP, assert_same_training, assert_same_weights, rows, wait_until
 from .conftest import STRIDED, TINY
 from .zygote import Fork
 
@@ -248,6 +248,17 @@ def test_two_commands_on_one_model_train_and_score_it_once(tmp_path, zygote, mor
     assert sorted("already trained" in text for text in out) == [False, True]
     assert len(list((outputs / "runs").glob("[!.]*/"))) == 1
     assert not list(outputs.rglob("*.lock"))
+
+
+def test_nothing_is_looked_at_before_the_lock_is_taken(tmp_path, zygote):
+    """A model that lies there finished may be about to be replaced by the process that holds its folder."""
+    training = Training(zygote.start, tmp_path, *TINY, *STRIDED, "score=false")
+    training.finish()
+    with lock.hold(training.directory.path, print):
+        process = training.start()
+        wait_until(lambda: f"is being trained by process {os.getpid()} on" in (tmp_path / "out.log").read_text())
+    out, _ = process.communicate()
+    assert "already trained" in out
 
 
 # ---- retrain=true trains beside the old model, goes on where it was stopped, and puts the new one in its place at the end ----

@@ -11,7 +11,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from diffusion_lab.metrics.shards import write_tensors
+from diffusion_lab.metrics.stored import write_tensors
 from diffusion_lab.store import newest_model
 from diffusion_lab.training import speed
 

@@ -81,7 +81,7 @@ def test_it_is_said_how_an_array_was_read(lab):
 
 
 @pytest.mark.parametrize(
-    "where", ["diffusion_lab.commands.scoring.picture", "diffusion_lab.metrics.score.latent_pictures"]
+    "where", ["diffusion_lab.commands.evaluate.picture", "diffusion_lab.metrics.score.latent_pictures"]
 )
 def test_a_picture_that_fails_costs_a_sentence(lab, monkeypatch, caplog, where):
     def fail(*_, **__):

@@ -1,4 +1,4 @@
-from diffusion_lab.commands.scoring import score_table
+from diffusion_lab.commands.score_table import score_table
 from diffusion_lab.terminal import Terminal
 from tests.metrics.stand_ins import described
 

@@ -88,7 +88,7 @@ class Zygote:
 
 
 def serve() -> None:
-    from diffusion_lab.commands import app, evaluate, sample, scoring, train  # noqa: F401 - what a fork would import
+    from diffusion_lab.commands import app, evaluate, sample, train  # noqa: F401 - what a fork would import
     from diffusion_lab.commands.fit import fit  # noqa: F401
     from diffusion_lab.commands.main import main
     from diffusion_lab.metrics.score import score  # noqa: F401

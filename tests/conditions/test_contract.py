@@ -19,7 +19,7 @@ from diffusion_lab.diffusion import CosineSchedule, FixedSmall, PredictNoise, Si
 from diffusion_lab.diffusion.condition_parts import as_conditions, left_out, parts
 from diffusion_lab.metrics.bits_per_dim import BitsPerDim
 from diffusion_lab.metrics.metric import Subject
-from diffusion_lab.metrics.shards import silent
+from diffusion_lab.metrics.stored import silent
 from diffusion_lab.models.condition_dropout import with_dropped_conditions
 from diffusion_lab.models.diffusion import DiffusionModel
 from diffusion_lab.models.optimization import Constant, Optimization

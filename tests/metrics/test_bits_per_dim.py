@@ -8,7 +8,7 @@ import torch
 from diffusion_lab.metrics.bits_per_dim import BitsPerDim, joined
 from diffusion_lab.metrics.metric import Scores, Subject
 from diffusion_lab.metrics.settings import Evaluation
-from diffusion_lab.metrics.shards import silent
+from diffusion_lab.metrics.stored import silent
 from diffusion_lab.models.generator import Likelihood
 from tests.metrics.stand_ins import GaussianModel, TinyImages
 

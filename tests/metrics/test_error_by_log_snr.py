@@ -7,7 +7,7 @@ from diffusion_lab.metrics.distance_by_log_snr import _share
 from diffusion_lab.metrics.error_by_log_snr import errors_by_log_snr
 from diffusion_lab.metrics.metric import Subject
 from diffusion_lab.metrics.settings import Evaluation
-from diffusion_lab.metrics.shards import silent
+from diffusion_lab.metrics.stored import silent
 from diffusion_lab.models.diffusion_generator import Denoised
 from tests.diffusion.oracles import posterior_mean
 

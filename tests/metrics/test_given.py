@@ -9,7 +9,7 @@ from diffusion_lab.diffusion.levels import to_levels
 from diffusion_lab.metrics.features import Pixels
 from diffusion_lab.metrics.given import GivenImages
 from diffusion_lab.metrics.settings import Evaluation
-from diffusion_lab.metrics.shards import silent
+from diffusion_lab.metrics.stored import silent
 from diffusion_lab.store import CacheDirectory
 
 N = 900

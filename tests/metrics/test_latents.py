@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from diffusion_lab.metrics.score import PAIRS, PATH_IMAGES, PATHS, latent_pictures
+from diffusion_lab.metrics.pictures import PAIRS, PATH_IMAGES, PATHS, latent_pictures
 
 from .stand_ins import GaussianModel, TinyImages
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from diffusion_lab.metrics.measuring import SHARD_IMAGES, Measurements
-from diffusion_lab.metrics.shards import silent
+from diffusion_lab.metrics.stored import silent
 from diffusion_lab.store import CacheDirectory
 
 from .stand_ins import GaussianModel, TinyImages

@@ -10,7 +10,7 @@ from diffusion_lab.metrics.precision_recall import PrecisionRecall
 from diffusion_lab.metrics.reference import UnmeasurableError
 from diffusion_lab.store.measures import LOW, Measure, merged, read_measures
 from tests.metrics.stand_ins import METRICS, RawPixels
-from tests.metrics.test_samples import Counting
+from tests.metrics.test_drawer import Counting
 from tests.metrics.test_score import scored
 
 

@@ -9,9 +9,9 @@ from diffusion_lab.conditions.computed import LowResolution
 from diffusion_lab.conditions.units import Units
 from diffusion_lab.data.order import fixed_subset
 from diffusion_lab.diffusion import SampleNoise
+from diffusion_lab.metrics.pictures import DRAWS, FIELDS
 from diffusion_lab.metrics.reconstruction import Reconstruction, ensemble_errors, psnr
 from diffusion_lab.metrics.reference import quantise
-from diffusion_lab.metrics.score import DRAWS, FIELDS
 from tests.metrics.stand_ins import GaussianModel, TinyImages
 from tests.metrics.test_score import scored
 

@@ -8,12 +8,14 @@ from diffusion_lab.diffusion.levels import from_levels
 from diffusion_lab.metrics.bits_per_dim import BitsPerDim
 from diffusion_lab.metrics.copying import Copying
 from diffusion_lab.metrics.cost import Cost
+from diffusion_lab.metrics.drawer import Generated
 from diffusion_lab.metrics.frechet_distance import frechet_distance
-from diffusion_lab.metrics.samples import KEPT_IMAGES, Generated
-from diffusion_lab.metrics.score import PAIRS, ScorePlan, score
+from diffusion_lab.metrics.pictures import PAIRS
+from diffusion_lab.metrics.samples import KEPT_IMAGES
+from diffusion_lab.metrics.score import ScorePlan, score
 from diffusion_lab.metrics.settings import Evaluation
-from diffusion_lab.metrics.shards import digest, silent
 from diffusion_lab.metrics.sliced_wasserstein import SlicedWasserstein
+from diffusion_lab.metrics.stored import digest, silent
 from diffusion_lab.store import CacheDirectory
 from diffusion_lab.store.measures import read_measures
 from diffusion_lab.versions import versions

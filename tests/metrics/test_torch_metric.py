@@ -21,7 +21,7 @@ from diffusion_lab.metrics.torch_metric import column
 from diffusion_lab.store.measures import HIGH, LOW
 from tests.metrics.random_inception import RandomFeatures
 from tests.metrics.stand_ins import Broken, GaussianModel, RawPixels, TinyImages
-from tests.metrics.test_samples import Counting
+from tests.metrics.test_drawer import Counting
 from tests.metrics.test_score import scored
 
 pytestmark = pytest.mark.filterwarnings("ignore:Metric `.*` will save all:UserWarning")

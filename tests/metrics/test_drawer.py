@@ -1,6 +1,7 @@
 """What is drawn once stays drawn, whoever draws it and however often it is stopped."""
 
 import json
+import os
 import time
 from dataclasses import asdict
 from datetime import timedelta
@@ -11,13 +12,16 @@ import torch
 from torch import distributed
 
 from diffusion_lab.diffusion.levels import from_levels
-from diffusion_lab.metrics import samples as drawing
+from diffusion_lab.metrics import drawer
+from diffusion_lab.metrics import samples as kinds
+from diffusion_lab.metrics.drawer import Shard, ShardStore, Stream, labels, ranges
 from diffusion_lab.metrics.effort import Effort, peak_memory, seconds_per_1000, timed
 from diffusion_lab.metrics.reference import UnmeasurableError, quantise
-from diffusion_lab.metrics.samples import KEPT_IMAGES, Samples, Stream, labels, ranges
-from diffusion_lab.metrics.shards import ShardStore, silent
+from diffusion_lab.metrics.samples import KEPT_IMAGES, Samples
+from diffusion_lab.metrics.stored import silent
 from diffusion_lab.store import CacheDirectory
 from diffusion_lab.store.lock import hold
+from diffusion_lab.training.ranks import broadcast_from_rank_zero
 from tests.metrics.stand_ins import GaussianModel, RawPixels
 from tests.metrics.test_score import scored
 
@@ -44,8 +48,8 @@ def draw(
     folder: Path, model=None, n: int = 300, stream: Stream = STREAM, progress=silent, since=0.0, kept=None
 ) -> Samples:
     store, model = ShardStore(CacheDirectory(folder, since), folder, "mine"), model or GaussianModel()
-    kept = drawing.num_kept(model.shape) if kept is None else kept
-    drawn = drawing.Drawer(model, stream, [RawPixels()], [store], kept).samples(n, progress)
+    kept = kinds.num_kept(model.shape) if kept is None else kept
+    drawn = drawer.Drawer(model, stream, [RawPixels()], [store], kept).samples(n, progress)
     return drawn and drawn[0]
 
 
@@ -64,7 +68,7 @@ def test_features_see_all_samples_and_pictures_are_the_first(tmp_path, monkeypat
     assert torch.equal(drawn.images, expected)  # small ones are all kept
     assert drawn.moments(CPU).n == 300
     assert {effort.nfe for effort in drawn.efforts} == {5}
-    monkeypatch.setattr(drawing, "KEPT_VALUES", 0)
+    monkeypatch.setattr(kinds, "KEPT_VALUES", 0)
     assert torch.equal(draw(tmp_path / "b").images, expected[:KEPT_IMAGES])
     assert torch.equal(draw(tmp_path / "c", kept=300).images, expected)
 
@@ -108,7 +112,7 @@ def test_anew_forgets_what_is_there(tmp_path):
 def test_times_on_different_machines_are_no_time(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         draw(tmp_path, Counting(stop_at=200))
-    monkeypatch.setattr(drawing, "device_name", lambda device: "another card")
+    monkeypatch.setattr(drawer, "device_name", lambda device: "another card")
     efforts = draw(tmp_path).efforts
     with pytest.raises(UnmeasurableError, match=r"some samples were drawn on another card .*, others on cpu"):
         seconds_per_1000(efforts)
@@ -221,7 +225,7 @@ def in_ranks(number: str, where: str) -> None:
     """Draw from a store that somebody else holds, without patience; then score."""
     rank, folder = int(number), Path(where)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/impatient", rank=rank, world_size=2)
-    distributed.barrier()
+    broadcast_from_rank_zero(None)  # as every command does when it joins the others
     distributed.distributed_c10d._set_pg_timeout(timedelta(seconds=LIMIT))
     drawn = draw(folder / "held", progress=lambda what, *_: (folder / what.partition(" ")[0]).touch())
     assert (drawn is None) == (rank == 1)
@@ -262,3 +266,45 @@ def test_two_ranks_outwait_another_command_share_the_shards_out_and_score_what_o
     for name in ("seconds_per_1000_samples", "peak_memory_mib"):
         del alone[name], scores[name]
     assert scores == alone
+
+
+# ---- shards ----
+
+
+def some(n: int) -> Shard:
+    return {"features": torch.randn(n, 4)}, {"seconds": 0.1 + 0.2}
+
+
+@pytest.fixture
+def store(tmp_path) -> ShardStore:
+    return ShardStore(CacheDirectory(tmp_path), tmp_path / "0", "seed 0")
+
+
+def test_what_is_written_is_read(store):
+    (tensors, facts) = shard = some(8)
+    store.write(range(8, 16), shard)
+    assert store.read(range(8)) is None
+    for part in (range(8, 16), range(8, 12)):
+        found, about = store.read(part)
+        assert torch.equal(found["features"], tensors["features"])
+        assert about == facts
+    assert store.read(range(8, 20)) is None, "it has too few images"
+
+
+def test_a_broken_shard_is_as_good_as_none(store):
+    """Cut off, one bit flipped, and with other facts."""
+    store.write(range(8), some(8))
+    path = store.path(range(8))
+    whole = path.read_bytes()
+    flipped = whole[:-10] + bytes([whole[-10] ^ 1]) + whole[-9:]
+    for content in (b"", b"garbage", whole[:-10], flipped, whole.replace(b"seconds", b"Seconds")):
+        path.write_bytes(content)
+        assert store.read(range(8)) is None
+
+
+def test_a_shard_of_another_stream_is_not_believed(store, tmp_path):
+    other = ShardStore(CacheDirectory(tmp_path), tmp_path / "1", "seed 1")
+    for each in (other, store):
+        each.write(range(8), some(8))
+    os.replace(other.path(range(8)), store.path(range(8)))
+    assert store.read(range(8)) is None
