@@ -141,10 +141,9 @@ class DiffusionModel(GenerativeModel):
         t, w, eps = self.times_and_noise(x_0, self.timesteps)
         known_y = with_dropped_conditions(self, y, self.condition_dropout, self.reverse.null)
         terms = self._terms(self.forward_process, self.reverse, x_0, t, eps, known_y, *known)
-        losses = terms["loss"].detach()
         if self.timesteps.learns_from_losses:
-            self._learn(self.of_all_ranks(t).flatten(), self.of_all_ranks(losses).flatten())
-        return step_outputs(terms, t, w, self.schedule.num_timesteps) | {"t": t, "losses": losses}
+            self._learn(self.of_all_ranks(t).flatten(), self.of_all_ranks(terms["loss"].detach()).flatten())
+        return step_outputs(terms, t, w, self.schedule.num_timesteps)
 
     def compile_step(self, compiled: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
         """The objective, with the process and the network in it; a schedule that is trained is another chain at every step."""
