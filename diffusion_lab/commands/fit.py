@@ -20,7 +20,7 @@ from diffusion_lab.config.mistakes import MistakeError, lost_process, out_of_mem
 from diffusion_lab.config.tracking import build_trackers, described
 from diffusion_lab.config.training import Built, Training
 from diffusion_lab.data.checks import DataError
-from diffusion_lab.models.budget import TimeBudget, callback_of
+from diffusion_lab.models.budget import Clock, callback_of, seconds_trained
 from diffusion_lab.store import write_json
 from diffusion_lab.store.files import make_folders, remove_staged, write_whole
 from diffusion_lab.store.identity import both, code_now, made_by
@@ -122,7 +122,7 @@ def fit(training: Training, built: Built, here: Ranks) -> None:
             model.save_weights({name: directory.weights(name) for name in model.weight_names})
             directory.finish(
                 steps=trainer.global_step,
-                seconds=0.0 if monitor is None else monitor.seconds,
+                seconds=seconds_trained(trainer),
                 images=model.batches_trained * data.batch_size,
                 ended_by=ended_by,
                 conditions=conditions,
@@ -160,5 +160,5 @@ def _ended_by(trainer: Trainer, others: Mapping[str, Callback]) -> str:
     """The option that ended a training."""
     if 0 < trainer.max_steps <= trainer.global_step:
         return "trainer.max_steps"
-    time = callback_of(trainer, TimeBudget)
-    return "trainer.max_time" if time is not None and time.used >= 1 else stopping_callbacks(others)
+    clock = callback_of(trainer, Clock)
+    return "trainer.max_time" if clock is not None and clock.used >= 1 else stopping_callbacks(others)

@@ -34,7 +34,7 @@ from diffusion_lab.config.scores import (
 )
 from diffusion_lab.config.tracking import build_trackers
 from diffusion_lab.data.checks import check_shares, require
-from diffusion_lab.models.budget import TimeBudget, seconds_of
+from diffusion_lab.models.budget import Clock, seconds_of
 from diffusion_lab.models.trainable import GenerativeModel
 from diffusion_lab.store import ModelDirectory, model_directory
 from diffusion_lab.store.identity import OUR_CALLBACKS, Name
@@ -205,7 +205,7 @@ def _build_trainer(
             announcement.step(trainer.global_step)
 
     always = [  # this order: weights written at a step contain the averages of that step, and its time
-        *([] if max_time is None else [TimeBudget(seconds_of(max_time))]),
+        Clock() if max_time is None else Clock(seconds_of(max_time)),
         instantiate(cfg.ema),
         *averages,
         Snapshots(cfg.snapshots.at, directory.weights),

@@ -14,5 +14,4 @@ interruption   signals: save and end
 ranks          processes that train or sample together
 devices        devices of this machine, and how many a job requests
 speed          torch.compile, TF32, reuse of memory
-step_times     a profile of a training step
 """
