@@ -41,7 +41,7 @@ def fit(training: Training, built: Built, here: Ranks) -> None:
 
     Interrupted after a signal; MistakeError for a mistake of the user.
     """
-    cfg, data, fingerprint, directory = training.cfg, training.data, str(training.name), training.place
+    cfg, data, directory = training.cfg, training.data, training.place
     model, trainer, interruption = built.model, built.trainer, built.interruption
     choices = choices_made()
     if len(cfg.condition) > 1:  # for a list of choices Hydra records only one
@@ -60,7 +60,7 @@ def fit(training: Training, built: Built, here: Ranks) -> None:
             about = described(cfg, directory, choices)
             trainer.loggers += [stack.enter_context(tracker.training(about)) for tracker in trackers]
             stack.enter_context(built.announcement)
-        resumed, begun_by, wrong = here.agree(newest_good(directory.resume, fingerprint) if here.is_first else None)
+        resumed, begun_by, wrong = here.agree(newest_good(directory.resume) if here.is_first else None)
         code = code_now()
         if cfg.retrain and made_by(begun_by, code):
             resumed, begun_by = None, {}  # other code began it: this one starts anew
@@ -127,7 +127,7 @@ def fit(training: Training, built: Built, here: Ranks) -> None:
                 ended_by=ended_by,
                 conditions=conditions,
                 weights=model.weight_names,
-                fingerprint=fingerprint,
+                fingerprint=str(training.name),
                 asked=training.name.asked,
                 files=training.name.files,
                 parameters=cost.parameters,

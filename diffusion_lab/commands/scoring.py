@@ -17,7 +17,7 @@ from diffusion_lab.config.composing import TRAINED
 from diffusion_lab.config.identity import plain_config
 from diffusion_lab.config.mistakes import MistakeError, lost_process, out_of_memory, users_mistakes
 from diffusion_lab.config.scores import PlannedScore
-from diffusion_lab.config.tracking import tracked_score
+from diffusion_lab.config.tracking import build_trackers, described
 from diffusion_lab.metrics.copying import SHOWN
 from diffusion_lab.metrics.metric import Scores
 from diffusion_lab.metrics.score import DRAWS, PATH_IMAGES, score
@@ -62,7 +62,8 @@ def score_once(planned: PlannedScore, quiet: bool = False) -> None:
                 if rank() == 0:
                     remove_staged(run.path)
                     stack.enter_context(Announcement(run.path))
-                    show = stack.enter_context(tracked_score(planned.cfg, run, planned.choices))
+                    with users_mistakes():
+                        trackers = build_trackers(planned.cfg, run)
                 with (
                     progress_bar(console) as progress,
                     users_mistakes(),
@@ -72,7 +73,9 @@ def score_once(planned: PlannedScore, quiet: bool = False) -> None:
                     scores = score(planned.plan, progress)
                 if scores is not None:  # None on other ranks
                     _write(scores, planned)
-                    show(run.read_metrics())
+                    about = described(planned.cfg, run, planned.choices)
+                    for tracker in trackers:
+                        tracker.score(about, run.read_metrics(), run.samples_png)
     if console.quiet:
         return
     typed = [option for option in HydraConfig.get().overrides.task if not option.endswith(f"={TRAINED}")]

@@ -104,7 +104,7 @@ class Training:
             on_gpu is not False or cfg.data.get("on_device") is not True, "data.on_device=true needs a GPU; use auto."
         )
         announcement = Announcement(directory.path, cfg.trainer.max_steps if cfg.trainer.max_steps > 0 else None)
-        callbacks = build_callbacks(cfg, self.place, str(self.name), interruption)
+        callbacks = build_callbacks(cfg, self.place, interruption)
         trainer = _build_trainer(cfg, self.place, request, callbacks, announcement)
         model.check_trainer(trainer)
         check_compile(cfg.compile, on_gpu, cfg.trainer.accumulate_grad_batches, model)
@@ -157,20 +157,13 @@ def _start(model: TrainableModel, cfg: DictConfig) -> None:
         raise ValueError(f"init_from={cfg.init_from}: {error}; {fix}") from error
 
 
-def build_callbacks(
-    cfg: DictConfig, directory: ModelDirectory, fingerprint: str, interruption: Interruption
-) -> dict[str, Callback]:
+def build_callbacks(cfg: DictConfig, directory: ModelDirectory, interruption: Interruption) -> dict[str, Callback]:
     """The callbacks of the config by name: ours, the user's, and the one that saves.
 
     A callback with `_partial_: true` is given those of the following that it has a parameter for. MistakeError for what is not a
     callback, or if a callback that training needs is missing.
     """
-    given = {
-        "folder": directory.samples,
-        "path": directory.resume,
-        "fingerprint": fingerprint,
-        "interruption": interruption,
-    }
+    given = {"folder": directory.samples, "path": directory.resume, "interruption": interruption}
     nodes = dict(entries(cfg, "callbacks"))
     if cfg.trainer.get("enable_progress_bar") is False:
         nodes.pop("progress", None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from datetime import timedelta
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -76,7 +77,8 @@ def seconds_trained(trainer: Trainer) -> float:
 def seconds_of(max_time: str | Mapping[str, float]) -> float:
     """Seconds from "00:00:10:00" or {"minutes": 10} (600.0); ValueError for anything else, and for no time at all."""
     try:
-        seconds = Timer(max_time if isinstance(max_time, str) else dict(max_time)).time_remaining() or 0.0
+        limit = max_time if isinstance(max_time, str) else timedelta(**max_time)
+        seconds = Timer(limit).time_remaining() or 0.0
     except (MisconfigurationException, TypeError, ValueError):
         seconds = 0.0
     if seconds <= 0:

@@ -17,8 +17,8 @@ _ALL = ("auto", -1, "-1", None)
 def visible_gpus() -> tuple[str, ...]:
     """The GPUs that this process may use, in the notation of CUDA_VISIBLE_DEVICES: indices, UUIDs or names of MIG slices.
 
-    With CUDA_VISIBLE_DEVICES these are the first of its names, as many as CUDA finds. One that is split into MIG slices counts once:
-    name the slices there.
+    With CUDA_VISIBLE_DEVICES these are the first of its names, as many as CUDA finds. Without it, a GPU that is split into MIG
+    slices counts once.
     """
     import torch
 
@@ -87,12 +87,10 @@ def requested(
     if size < 1 or (indices and (size < len(indices) or not all(str(index).isdecimal() for index in indices))):
         raise ValueError(f"{prefix}devices={devices}: give a number of devices, or auto for all")
     if on_gpu and max(indices or (size - 1,)) >= len(gpus):
-        visible = "1 GPU is" if len(gpus) == 1 else f"{len(gpus)} GPUs are"
-        raise ValueError(f"{prefix}devices={devices}: {visible} visible here{_restriction()}")
+        raise ValueError(f"{prefix}devices={devices}: the number of GPUs visible here is {len(gpus)}{_restriction()}")
     if not on_gpu and cores is not None and size > cores:
-        available = "1 CPU core is" if cores == 1 else f"{cores} CPU cores are"
         raise ValueError(
-            f"{prefix}devices={devices}: each process needs a core of its own, and {available} available here"
+            f"{prefix}devices={devices}: each process needs a core of its own; the number of CPU cores here is {cores}"
         )
     return Request(on_gpu, size, indices)
 

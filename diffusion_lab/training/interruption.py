@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -28,10 +27,7 @@ class Interrupted(BaseException):
 
 @contextmanager
 def restoring(signals: Collection[signal.Signals] = SIGNALS) -> Iterator[dict[int, Any]]:
-    """Restores the signal handlers after the block. Yields the earlier ones; none outside the main thread."""
-    if threading.current_thread() is not threading.main_thread():
-        yield {}
-        return
+    """Restores the signal handlers after the block. Yields the earlier ones."""
     before: dict[int, Any] = {signum: signal.getsignal(signum) for signum in signals}
     try:
         yield before

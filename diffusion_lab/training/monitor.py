@@ -118,8 +118,8 @@ class ProgressBar(Callback):
     """A progress bar of trainer.max_steps or trainer.max_time, whichever ends first, with the time left. Rank 0 only.
 
     Our own, because Lightning's bars count batches of an epoch, and our epoch does not end. Speed and time left are those of the
-    steps so far, except the first, which allocates memory, compiles and chooses kernels; a line states the time left after one
-    second of steps. Without a terminal there is a line for each tenth of the budget.
+    steps so far, except the first, which allocates memory, compiles and chooses kernels. Without a terminal there is a line after
+    one second of steps and for each tenth of the budget.
     """
 
     def __init__(self) -> None:
@@ -144,10 +144,13 @@ class ProgressBar(Callback):
             return
         now, used, step = perf_counter(), budget_used(trainer, trainer.global_step), trainer.global_step
         self._images += len(batch[0]) * trainer.world_size
-        left = self._time_left(now, used)
-        if not self._progress.disable or int(10 * used) != self._tenths:
-            self._show(trainer, outputs, now, used, left)
-        if step > self._step and self._clock == self._began:  # the first step is over
+        is_first, done = self._clock == self._began, used - self._used
+        left = "" if is_first or done <= 0 or used == 1 else in_words((now - self._clock) * (1 - used) / done)
+        early = bool(left) and not self._stated and now - self._clock >= 1
+        self._stated = self._stated or early
+        if early or not self._progress.disable or int(10 * used) != self._tenths:
+            self._show(trainer, outputs, now, used, f"  {left} left" if left else "")
+        if is_first and step > self._step:
             self._clock, self._used, self._images = now, used, 0
 
     def _show(self, trainer: Trainer, outputs: Any, now: float, used: float, left: str) -> None:
@@ -162,17 +165,6 @@ class ProgressBar(Callback):
         if hidden:
             self._tenths = int(10 * used)
             self._console.print(f"training {100 * used:3.0f} %  {line}  {now - self._began:.0f} s{left}")
-
-    def _time_left(self, now: float, used: float) -> str:
-        """In words, with two spaces before them; nothing in the first step and at the end. Stated in a line of its own once."""
-        taken, done = now - self._clock, used - self._used
-        if self._clock == self._began or done <= 0 or used == 1:
-            return ""
-        left = in_words(taken * (1 - used) / done)
-        if not self._stated and taken >= 1:
-            self._stated = True
-            self._console.print(f"about {left} of training left on this machine")
-        return f"  {left} left"
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._progress.stop()

@@ -94,7 +94,7 @@ def test_the_users_number_of_threads_is_obeyed(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("devices", "accelerator", "said"),
     [
-        (9, "auto", "trainer.devices=9: 8 GPUs are visible here"),
+        (9, "auto", "trainer.devices=9: the number of GPUs visible here is 8"),
         ([4, 5], "auto", "trainer.devices=[4, 5]: jobs take turns on the devices, so give a number of devices"),
         (1, "tpu", "trainer.accelerator=tpu: choose auto, gpu or cpu"),
     ],

@@ -51,7 +51,7 @@ def test_a_list_says_which():
     ("accelerator", "devices", "num_gpus", "said"),
     [
         ("gpu", 1, 0, r"trainer\.accelerator=gpu: there is no GPU here that PyTorch can use \(CUDA_VISIBLE_DEVICES=\)"),
-        ("auto", 9, 8, r"trainer\.devices=9: 8 GPUs are visible here \(CUDA_VISIBLE_DEVICES=\)"),
+        ("auto", 9, 8, r"trainer\.devices=9: the number of GPUs visible here is 8 \(CUDA_VISIBLE_DEVICES=\)"),
         *(("cpu", wrong, 0, r"give a number of devices") for wrong in (0, -2, "many", "0,1", 1.5, [], [0, 0], [-1])),
     ],
 )
@@ -64,5 +64,5 @@ def test_what_there_is_not_is_refused(monkeypatch, accelerator, devices, num_gpu
 def test_more_processes_than_cores_are_refused():
     assert requested("cpu", 2, [], cores=2).size == 2
     assert requested("auto", 8, list("01234567"), cores=2).size == 8, "a process of a GPU shares the cores"
-    with pytest.raises(ValueError, match=r"^devices=99: each process needs a core of its own, and 2 CPU cores are av"):
+    with pytest.raises(ValueError, match=r"^devices=99: each process needs a core of its own; .* is 2"):
         requested("cpu", 99, [], cores=2, prefix="")
