@@ -105,7 +105,7 @@ class Saving(Checkpoint):
 
 def newest_good(path: Path) -> tuple[Path | None, dict[str, Any], list[str]]:
     """The newest intact checkpoint, either `path` or the one before it, what made it, and a sentence on each that was skipped."""
-    wrong = []
+    wrong: list[str] = []
     for candidate in filter(Path.exists, (path, previous_of(path))):
         try:
             return candidate, load_state(candidate).get("made_by", {}), wrong

@@ -23,7 +23,7 @@ class CSVRecord(Logger):
     The first row of a process removes all later rows, which an earlier process wrote after its last checkpoint.
     """
 
-    name = version = ""  # type: ignore[assignment]  # properties there, parts of the paths of other files
+    name = version = ""  # properties there, parts of the paths of other files
 
     def __init__(self, path: Path) -> None:
         super().__init__()
