@@ -19,7 +19,7 @@ from diffusion_lab.config.identity import plain_config
 from diffusion_lab.config.mistakes import MistakeError, lost_process, out_of_memory, users_mistakes
 from diffusion_lab.config.overrides import options_of_this_job
 from diffusion_lab.config.scores import PlannedScore, planned_scores
-from diffusion_lab.config.tracking import tracked_score
+from diffusion_lab.config.tracking import build_trackers, described
 from diffusion_lab.metrics.copying import SHOWN
 from diffusion_lab.metrics.metric import Scores
 from diffusion_lab.metrics.pictures import DRAWS, PATH_IMAGES
@@ -110,12 +110,15 @@ def _compute(score: PlannedScore, compile: bool | str, console: Console) -> None
         if rank() == 0:
             remove_staged(run.path)
             stack.enter_context(Announcement(run.path))
-            show = stack.enter_context(tracked_score(score.cfg, run, score.choices))
+            with users_mistakes():
+                trackers = build_trackers(score.cfg, run)
         with progress_bar(console) as progress, users_mistakes(), out_of_memory("scoring", _SMALLER):
             scores = measured(score.plan, progress)
         if scores is not None:  # None on other ranks
             _write(scores, score)
-            show(run.read_metrics())
+            about = described(score.cfg, run, score.choices)
+            for tracker in trackers:
+                tracker.score(about, run.read_metrics(), run.samples_png)
 
 
 @contextmanager

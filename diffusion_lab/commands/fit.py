@@ -20,7 +20,7 @@ from diffusion_lab.config.mistakes import MistakeError, lost_process, out_of_mem
 from diffusion_lab.config.tracking import build_trackers, described
 from diffusion_lab.config.training import Built, Training
 from diffusion_lab.data.checks import DataError
-from diffusion_lab.models.budget import callback_of
+from diffusion_lab.models.budget import callback_of, seconds_trained
 from diffusion_lab.store import write_json
 from diffusion_lab.store.files import make_folders, remove_staged, write_whole
 from diffusion_lab.store.identity import both, code_now, made_by
@@ -95,7 +95,7 @@ def _begin(training: Training) -> _Begun:
         remove_staged(folder)  # by a process that was killed
     write_whole(place.config, OmegaConf.to_yaml(OmegaConf.create(plain_config(training.cfg))).encode())
     write_json(place.choices, training.choices)
-    begun = _Begun(*newest_good(place.resume, str(training.name)))
+    begun = _Begun(*newest_good(place.resume))
     if training.cfg.retrain and made_by(begun.made_by, code_now()):
         begun = _Begun(None, {}, begun.wrong)  # other code began it: this one starts anew
     if begun.checkpoint is None:
@@ -154,14 +154,14 @@ def _start(training: Training, built: Built, begun: _Begun) -> Iterator[str]:
 def _finish(training: Training, built: Built, **more: Any) -> None:
     """Write the weights and, last, the record of the training."""
     place, model, trainer = training.place, built.model, built.trainer
-    averages, monitor = callback_of(trainer, PowerAverages), callback_of(trainer, Monitor)
+    averages = callback_of(trainer, PowerAverages)
     if averages is not None:
         averages.finish()
     model.save_weights({name: place.weights(name) for name in model.weight_names})
     cost = model.cost()
     place.finish(
         steps=trainer.global_step,
-        seconds=0.0 if monitor is None else monitor.seconds,
+        seconds=seconds_trained(trainer),
         images=model.batches_trained * training.data.batch_size,
         weights=model.weight_names,
         fingerprint=str(training.name),

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
 from inspect import signature
 from pathlib import Path
-from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -19,10 +16,8 @@ from diffusion_lab.config.build import entries
 from diffusion_lab.config.identity import plain_config
 from diffusion_lab.config.mistakes import MistakeError, mistake_in_job
 from diffusion_lab.report.panels import SERIES, series
-from diffusion_lab.store import Directory, RunDirectory, SweepDirectory
-from diffusion_lab.store.files import files_written
-from diffusion_lab.store.measures import read_measures
-from diffusion_lab.training.trackers import About, OfLightning, Score, Tracker
+from diffusion_lab.store import Directory, SweepDirectory
+from diffusion_lab.training.trackers import About, OfLightning, Tracker
 
 
 def build_trackers(cfg: DictConfig, place: Directory | None = None) -> list[Tracker]:
@@ -30,9 +25,6 @@ def build_trackers(cfg: DictConfig, place: Directory | None = None) -> list[Trac
 
     place: of a training or a score; Lightning's loggers write there and are named after it. None: those are checked, but not built.
     """
-    # MLflow reads these on import: the lab sends nobody anything unasked, and the making of a database is no news.
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     trackers: list[Tracker] = []
     for name, node in entries(cfg, "logger"):
         kind = instantiate(node, _partial_=True).func
@@ -50,32 +42,13 @@ def build_trackers(cfg: DictConfig, place: Directory | None = None) -> list[Trac
     return trackers
 
 
-@contextmanager
-def tracked_score(
-    cfg: DictConfig, run: RunDirectory, choices: Mapping[str, str | None]
-) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """A function that sends the content of metrics.json to the trackers. choices: of the score's groups."""
-    trackers = build_trackers(cfg, run)
-    with ExitStack() as stack:
-        shows = [stack.enter_context(tracker.scoring(described(cfg, run, choices))) for tracker in trackers]
-
-        def show_metrics(metrics: Mapping[str, Any]) -> None:
-            labels = {measure.name: measure.axis for measure in read_measures(metrics) if measure.column}
-            score = Score(metrics["values"], labels, metrics["curves"].get("bits_per_dim", {}), run.samples_png)
-            for show in shows:
-                show(score)
-
-        yield show_metrics
-
-
 def track_report(cfg: DictConfig, sweep: SweepDirectory, folder: Path) -> None:
     """Send a sweep's report to the trackers. The report is already written, so any failure is only a warning."""
     try:
-        trackers = build_trackers(cfg)
         about = {key: value for key, value in sweep.read_sweep().items() if key != "cells"}
         name = sweep.path.name
-        for tracker in trackers:
-            tracker.report(About(name, sweep.logs, sweep.tracked_as, name, (), about), files_written(folder))
+        for tracker in build_trackers(cfg):
+            tracker.report(About(name, sweep.logs, sweep.tracked_as, name, (), about), folder)
     except Exception as error:
         message = mistake_in_job(error) or " ".join(f"{type(error).__name__}: {error}".split())
         print(f"warning: the report was written to {folder}, but not sent to the loggers: {message}", file=sys.stderr)

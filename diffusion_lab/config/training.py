@@ -32,7 +32,7 @@ from diffusion_lab.config.scores import check_planned_score, requested_scores, s
 from diffusion_lab.config.tracking import build_trackers
 from diffusion_lab.data.checks import check_shares, require
 from diffusion_lab.data.module import DataModule
-from diffusion_lab.models.budget import TimeBudget, seconds_of
+from diffusion_lab.models.budget import Clock, seconds_of
 from diffusion_lab.models.trainable import GenerativeModel, TrainableModel
 from diffusion_lab.store import ModelDirectory, model_directory
 from diffusion_lab.store.identity import OUR_CALLBACKS, Name, of_earlier_version, why_anew
@@ -121,7 +121,7 @@ class Training:
         model = build_model(cfg)
         _start(model, cfg)
         announcement = Announcement(self.directory.path, cfg.trainer.max_steps if cfg.trainer.max_steps > 0 else None)
-        callbacks = build_callbacks(cfg, self.place, str(self.name), interruption)
+        callbacks = build_callbacks(cfg, self.place, interruption)
         trainer = _build_trainer(cfg, self.place, request, callbacks, announcement)
         added = {name: part for name, part in callbacks.items() if name not in OUR_CALLBACKS}
         self._check(model, trainer, added, request)
@@ -215,20 +215,13 @@ def _start(model: TrainableModel, cfg: DictConfig) -> None:
         raise ValueError(f"init_from={cfg.init_from}: {error}; {fix}") from error
 
 
-def build_callbacks(
-    cfg: DictConfig, directory: ModelDirectory, fingerprint: str, interruption: Interruption
-) -> dict[str, Callback]:
+def build_callbacks(cfg: DictConfig, directory: ModelDirectory, interruption: Interruption) -> dict[str, Callback]:
     """The callbacks of the config by name: ours, the user's, and the one that saves.
 
     A callback with `_partial_: true` is given those of the following that it has a parameter for. MistakeError for what is not a
     callback, or if a callback that training needs is missing.
     """
-    given = {
-        "folder": directory.samples,
-        "path": directory.resume,
-        "fingerprint": fingerprint,
-        "interruption": interruption,
-    }
+    given = {"folder": directory.samples, "path": directory.resume, "interruption": interruption}
     nodes = dict(entries(cfg, "callbacks"))
     if cfg.trainer.get("enable_progress_bar") is False:
         nodes.pop("progress", None)
@@ -262,7 +255,7 @@ def _build_trainer(
             announcement.step(trainer.global_step)
 
     always = [  # this order: weights written at a step contain the averages of that step, and its time
-        *([] if max_time is None else [TimeBudget(seconds_of(max_time))]),
+        Clock() if max_time is None else Clock(seconds_of(max_time)),
         instantiate(cfg.ema),
         *averages,
         Snapshots(cfg.snapshots.at, directory.weights),

@@ -84,7 +84,6 @@ class ImageFiles(DataModule):
         self.root, self.shape, self.num_levels = root, shape, num_levels
         self.num_workers, self.on_error, self.max_pixels = num_workers, on_error, max_pixels
         self.fit, self.background = fit, colour_of(alpha)
-        self.faster = f"decode images in more processes with data.num_workers={2 * max(num_workers, 1)}"
 
     def _usable(self, paths: list[Path]) -> dict[Path, str]:
         """The SHA-256 of each file that is a whole image, in the same order; DataError for one that is not, unless skipped."""

@@ -64,10 +64,6 @@ class InMemoryDataModule(DataModule):
         self.num_train, self.num_test = len(train), len(test)
         self.identity = self._identify(train, test)
         self.on_disk = any(isinstance(part, Rows) for part in (train.values, *train.beside.values()))
-        if self.on_disk:
-            self.faster = (
-                "copy the file to a faster disk, or set data.on_device=true on a GPU that has room for the data"
-            )
 
     def _identify(self, train: Split, test: Split) -> str:
         """The SHA-256 of what is in memory: equal wherever the same images came from."""

@@ -132,14 +132,13 @@ class LoadingDataModule(LightningDataModule):
     """A data module that makes batches for the device that trains.
 
     holdable: a GPU may hold its images, because none is decoded each time that it is shown. on_disk: they are read from a file as
-    they are needed. faster: what makes batches come sooner, in words.
+    they are needed.
     """
 
     name: str
     num_levels: int | None
     holdable: ClassVar[bool] = False
     on_disk: bool = False
-    faster: str | None = None
 
     def __init__(self) -> None:
         super().__init__()

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import count
-from time import perf_counter
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -144,19 +143,10 @@ class Batches(Generic[T]):
     """An iterable without length, opened again for each of Lightning's loops: a training stream starts at the current step.
 
     Not a torch DataLoader: Lightning would warn about too few workers, which a set in memory does not need.
-    `waited`: seconds that batches took, but for those that a GPU still computed in when the batch was there.
     """
 
     def __init__(self, open_batches: Callable[[], Iterator[T]]) -> None:
-        self._open_batches, self.waited = open_batches, 0.0
+        self._open_batches = open_batches
 
     def __iter__(self) -> Iterator[T]:
-        return self._timed(self._open_batches())
-
-    def _timed(self, batches: Iterator[T]) -> Iterator[T]:
-        began = perf_counter()
-        for batch in batches:
-            if not torch.cuda.is_initialized() or torch.cuda.current_stream().query():
-                self.waited += perf_counter() - began
-            yield batch
-            began = perf_counter()
+        return self._open_batches()

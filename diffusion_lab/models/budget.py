@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-import re
+import math
 from collections.abc import Mapping
 from datetime import timedelta
 from time import monotonic
 from typing import Any, TypeVar
 
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 Part = TypeVar("Part", bound=Callback)
 
 
-class TimeBudget(Callback):
-    """Limits training to `seconds`, over all resumes, by the clock of rank 0.
+class Clock(Callback):
+    """The duration of training over all resumes, `elapsed` seconds, which is measured once per batch; training ends at `limit`.
 
-    `elapsed` is measured once per batch, is equal on all ranks, and is part of the checkpoint. It alone determines the end
-    and the learning rate, so replicas stay equal although clocks differ, and a resumed run continues from the used time.
+    With a limit it is rank 0's on all ranks. It alone determines the end and the learning rate, so replicas stay equal although
+    clocks differ, and a resumed run continues from the used time. Lightning's Timer asks the clock whenever it is read.
     """
 
-    def __init__(self, seconds: float) -> None:
-        self.seconds, self.elapsed = seconds, 0.0
+    def __init__(self, limit: float = math.inf) -> None:
+        self.limit, self.elapsed = limit, 0.0
         self._started = monotonic()
 
     @property
     def used(self) -> float:
-        return self.elapsed / self.seconds
+        return self.elapsed / self.limit
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._started = monotonic() - self.elapsed
@@ -34,7 +36,8 @@ class TimeBudget(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.elapsed = trainer.strategy.broadcast(monotonic() - self._started)
+        elapsed = monotonic() - self._started
+        self.elapsed = elapsed if math.isinf(self.limit) else trainer.strategy.broadcast(elapsed)
         if self.used >= 1:
             trainer.should_stop = True
 
@@ -59,22 +62,27 @@ def logging_interval(trainer: Trainer) -> int:
 def budget_used(trainer: Trainer, step: int) -> float:
     """The larger of the used shares of steps and of time, in [0, 1], equal on all ranks."""
     shares = [step / trainer.max_steps] if trainer.max_steps > 0 else []
-    time = callback_of(trainer, TimeBudget)
-    if time is not None:
-        shares.append(time.used)
+    clock = callback_of(trainer, Clock)
+    if clock is not None:
+        shares.append(clock.used)
     return min(1.0, max(shares, default=0.0))
+
+
+def seconds_trained(trainer: Trainer) -> float:
+    """The duration of training over all resumes."""
+    clock = callback_of(trainer, Clock)
+    return 0.0 if clock is None else clock.elapsed
 
 
 def seconds_of(max_time: str | Mapping[str, float]) -> float:
     """Seconds from "00:00:10:00" or {"minutes": 10} (600.0); ValueError for anything else, and for no time at all."""
-    if isinstance(max_time, Mapping) and set(max_time) <= {"weeks", "days", "hours", "minutes", "seconds"}:
-        seconds = timedelta(**max_time).total_seconds()
-    else:
-        parts = re.fullmatch(r"(\d+):(\d\d):(\d\d):(\d\d)", str(max_time))
-        days, hours, minutes, seconds = map(int, parts.groups()) if parts else (0, 0, 0, 0)
-        seconds += 60 * (minutes + 60 * (hours + 24 * days))
+    try:
+        limit = max_time if isinstance(max_time, str) else timedelta(**max_time)
+        seconds = Timer(limit).time_remaining() or 0.0
+    except (MisconfigurationException, TypeError, ValueError):
+        seconds = 0.0
     if seconds <= 0:
         raise ValueError(
             f"trainer.max_time={max_time}: write days:hours:minutes:seconds, as 00:00:10:00 for ten minutes"
         )
-    return float(seconds)
+    return seconds

@@ -148,8 +148,6 @@ class DiffusionModel(GenerativeModel):
             "loss": (w * terms["loss"]).mean(),
             "terms": {name: (w * term).mean().detach() for name, term in terms.items()},
             "weighted": by_quarter("loss", t, self.schedule.num_timesteps, w, losses),
-            "t": t,
-            "losses": losses,
         }
 
     def compile_step(self, compiled: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:

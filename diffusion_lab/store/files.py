@@ -127,13 +127,8 @@ def begin_folder(folder: Path, command: str, names: Collection[str], stale: str 
     for name in removed:
         with suppress(OSError):  # the user has put a folder there, or removed the file
             (folder / name).unlink()
-    content = {"command": command, "files": sorted({*names} | earlier - removed), "latest": sorted(names)}
+    content = {"command": command, "files": sorted({*names} | earlier - removed)}
     write_whole(folder / MARKER, json.dumps(content, indent=1, ensure_ascii=False).encode())
-
-
-def files_written(folder: Path) -> dict[str, Path]:
-    """The files of the last command that wrote into a folder, by name."""
-    return {name: folder / name for name in sorted(_read_marker(folder, "latest")[1]) if (folder / name).is_file()}
 
 
 def check_file(path: Path) -> None:
@@ -142,11 +137,11 @@ def check_file(path: Path) -> None:
         raise PlaceError(f"{path} already exists and is not overwritten: choose another to=…, or move it")
 
 
-def _read_marker(folder: Path, which: str = "files") -> tuple[str | None, set[str]]:
-    """The command and the names of its files, or of its latest ones; none without a marker of ours."""
+def _read_marker(folder: Path) -> tuple[str | None, set[str]]:
+    """The command and the names of its files; none without a marker of ours."""
     try:
         content: Mapping[str, object] = json.loads((folder / MARKER).read_bytes())
-        command, names = content["command"], content[which]
+        command, names = content["command"], content["files"]
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None, set()
     if not (isinstance(command, str) and isinstance(names, list) and all(isinstance(name, str) for name in names)):

@@ -9,10 +9,10 @@ finite         skips steps with non-finite gradients
 monitor        running means of the losses, gradient norm, speed
 sample_grid    pictures of samples during training
 record         metrics.csv
-trackers       TensorBoard, Weights & Biases and others
+trackers       Weights & Biases, and Lightning's loggers
+tensorboard    Lightning's logger for TensorBoard, with pictures
 interruption   signals: save and end
 ranks          processes that train or sample together
 devices        devices of this machine, and how many a job requests
 speed          torch.compile, TF32, reuse of memory
-step_times     a profile of a training step
 """

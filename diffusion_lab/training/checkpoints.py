@@ -7,7 +7,6 @@ a copy that a crash or a full disk can truncate; and our own callback, because M
 from __future__ import annotations
 
 import io
-import zipfile
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -41,19 +40,12 @@ class Saving(Checkpoint):
     It must come last, to save the state after a completed step. Lightning moves a `Checkpoint` behind all other callbacks.
     If something ends training at the step of a checkpoint, the checkpoint also ends a training that loads it.
 
-    every_n_steps, every_minutes: whichever comes first; 0 turns one off. fingerprint: of the training, stored in the file, as is
-    `made_by`, what trains: code, versions and precision.
+    every_n_steps, every_minutes: whichever comes first; 0 turns one off. `made_by`, what trains (code, versions and precision), is
+    stored in the file.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        fingerprint: str,
-        interruption: Interruption,
-        every_n_steps: int,
-        every_minutes: float,
-    ) -> None:
-        self.path, self.fingerprint, self.interruption = path, fingerprint, interruption
+    def __init__(self, path: Path, interruption: Interruption, every_n_steps: int, every_minutes: float) -> None:
+        self.path, self.interruption = path, interruption
         self.every_n_steps, self.every_seconds = every_n_steps, 60 * every_minutes
         self.made_by: dict[str, Any] = {}
         self._step, self._saved_at = 0, monotonic()
@@ -98,8 +90,7 @@ class Saving(Checkpoint):
             trainer.fit_loop.epoch_loop.min_steps = None  # a signal overrides it
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint["fingerprint"], checkpoint["made_by"] = self.fingerprint, self.made_by
-        checkpoint["ended"] = self._ended
+        checkpoint["made_by"], checkpoint["ended"] = self.made_by, self._ended
         checkpoint["parts"] = trainer.accumulate_grad_batches
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -112,41 +103,26 @@ class Saving(Checkpoint):
             count["completed"] = count["processed"] - running
 
 
-def newest_good(path: Path, fingerprint: str) -> tuple[Path | None, dict[str, Any], list[str]]:
-    """The newest intact checkpoint of this training, either `path` or the one before it, what made it, and a sentence on each that
-    was skipped."""
-    wrong = []
-    for candidate in (path, previous_of(path)):
-        if not candidate.exists():
-            continue
+def newest_good(path: Path) -> tuple[Path | None, dict[str, Any], list[str]]:
+    """The newest intact checkpoint, either `path` or the one before it, what made it, and a sentence on each that was skipped."""
+    wrong: list[str] = []
+    for candidate in filter(Path.exists, (path, previous_of(path))):
         try:
-            state = load_state(candidate)
+            return candidate, load_state(candidate).get("made_by", {}), wrong
         except ValueError as error:
             wrong.append(str(error))
-            continue
-        if state.get("fingerprint") == fingerprint:
-            return candidate, state.get("made_by") or {}, wrong
-        wrong.append(f"{candidate} belongs to another training")
     return None, {}, wrong
 
 
 def load_state(path: Path) -> dict[str, Any]:
     """The plain containers and tensors of a checkpoint, on the CPU. ValueError, naming the file, if it is damaged or holds code."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()  # torch ignores wrong checksums
-        if damaged is None:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            if isinstance(state, dict):
-                return state
-    except (zipfile.BadZipFile, EOFError):
-        pass
-    except Exception as error:  # torch has no common class for unreadable files
-        if isinstance(error, OSError | MemoryError):
-            raise
-        if "weights_only" in str(error) or "Unsupported" in str(error):
-            raise ValueError(f"{path} holds more than tensors and plain values and is not loaded") from None
-    raise ValueError(f"{path} is damaged")
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        return state
+    except (OSError, MemoryError):
+        raise
+    except Exception:  # torch has no common class for unreadable files
+        raise ValueError(f"{path} is damaged, or holds more than tensors and plain values") from None
 
 
 def _validates_next(trainer: Trainer) -> bool:

@@ -6,54 +6,31 @@ GPUs are found without initialising CUDA: a process that has done so cannot fork
 from __future__ import annotations
 
 import os
-import re
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
-_ANSWER_SECONDS = 60
 AUTO_PRECISIONS = ("bf16-mixed", "32-true")  # possible values of trainer.precision=auto
 _ALL = ("auto", -1, "-1", None)
 
 
 def visible_gpus() -> tuple[str, ...]:
-    """The GPUs that this process may use: indices, UUIDs or MIG names, in the notation of CUDA_VISIBLE_DEVICES.
+    """The GPUs that this process may use, in the notation of CUDA_VISIBLE_DEVICES: indices, UUIDs or names of MIG slices.
 
-    Without CUDA_VISIBLE_DEVICES these are all GPUs of the machine; a partitioned GPU is listed by its MIG slices, which PyTorch
-    does not list. With it, these are the first of its names, as many as CUDA finds.
+    With CUDA_VISIBLE_DEVICES these are the first of its names, as many as CUDA finds. Without it, a GPU that is split into MIG
+    slices counts once.
     """
-    named = os.environ.get(_VISIBLE)
-    return (_listed() if named is None else None) or _named(named)
+    import torch
+
+    named, count = os.environ.get(_VISIBLE), torch.cuda.device_count()
+    return tuple(map(str, range(count)) if named is None else [name.strip() for name in named.split(",")][:count])
 
 
 def usable_gpus() -> tuple[str, ...]:
     """The visible GPUs that PyTorch can use, in its order: number k is torch.device("cuda", k)."""
     import torch
 
-    return _named(os.environ.get(_VISIBLE)) if torch.cuda.is_available() else ()
-
-
-def _named(names: str | None) -> tuple[str, ...]:
-    import torch
-
-    count = torch.cuda.device_count()
-    return tuple(map(str, range(count)) if names is None else [name.strip() for name in names.split(",")][:count])
-
-
-def _listed() -> tuple[str, ...] | None:
-    """All GPUs of the machine, as `nvidia-smi -L` lists them; None if it fails (an AMD GPU, a container without it, no GPU)."""
-    try:
-        said = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=_ANSWER_SECONDS, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    gpus: list[list[str]] = []
-    for kind, uuid in re.findall(r"^\s*(GPU|MIG)\b.*\(UUID: (\S+)\)", said.stdout, flags=re.MULTILINE):
-        if kind == "GPU":
-            gpus.append([])
-        else:
-            gpus[-1].append(uuid)
-    return tuple(name for index, slices in enumerate(gpus) for name in slices or [str(index)])
+    return visible_gpus() if torch.cuda.is_available() else ()
 
 
 def num_cores() -> int:
@@ -110,12 +87,10 @@ def requested(
     if size < 1 or (indices and (size < len(indices) or not all(str(index).isdecimal() for index in indices))):
         raise ValueError(f"{prefix}devices={devices}: give a number of devices, or auto for all")
     if on_gpu and max(indices or (size - 1,)) >= len(gpus):
-        visible = "1 GPU is" if len(gpus) == 1 else f"{len(gpus)} GPUs are"
-        raise ValueError(f"{prefix}devices={devices}: {visible} visible here{_restriction()}")
+        raise ValueError(f"{prefix}devices={devices}: the number of GPUs visible here is {len(gpus)}{_restriction()}")
     if not on_gpu and cores is not None and size > cores:
-        available = "1 CPU core is" if cores == 1 else f"{cores} CPU cores are"
         raise ValueError(
-            f"{prefix}devices={devices}: each process needs a core of its own, and {available} available here"
+            f"{prefix}devices={devices}: each process needs a core of its own; the number of CPU cores here is {cores}"
         )
     return Request(on_gpu, size, indices)
 

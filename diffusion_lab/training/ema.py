@@ -41,11 +41,9 @@ class EMA(Callback):
             raise ValueError(f"ema.decays={list(decays)}: remove the repeated decay")
         self.decays = {average_name(decay): decay for decay in decays}
         self.num_updates = 0
-        self._restored: Averages = {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
-        pl_module.averages |= _started(self.decays, self._restored, pl_module)
-        self._restored = {}
+        pl_module.averages |= _started(self.decays, pl_module.averages, pl_module)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if trainer.global_step <= self.num_updates:  # gradients are still being accumulated
@@ -59,7 +57,7 @@ class EMA(Callback):
         checkpoint["averages_num_updates"] = self.num_updates
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        self._restored = checkpoint["averages"]
+        pl_module.averages = checkpoint["averages"]
         self.num_updates = checkpoint["averages_num_updates"]
 
 
@@ -129,19 +127,16 @@ class PowerAverages(Callback):
         self.file_of = file_of
         self._profiles = {str(sigma): Profile(1, sigma) for sigma in TRACKED}
         self.averages: Averages = {}
-        self.num_updates, self.complete = 0, True
-        self._used, self._written = 0.0, 0
-
-    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
-        if self.complete:
-            self.averages = _started(self._profiles, self.averages, pl_module)
+        self.num_updates, self._used, self._written = 0, 0.0, 0
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        if trainer.global_step == 0 or self.averages:
+            self.averages = _started(self._profiles, self.averages, pl_module)
         self._used = budget_used(trainer, trainer.global_step)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         step = trainer.global_step
-        if not self.complete or step <= self.num_updates:  # gradients are still being accumulated
+        if not self.averages or step <= self.num_updates:  # gradients are still being accumulated
             return
         self.num_updates = step
         _update(self.averages, {sigma: profile.decay(step) for sigma, profile in self._profiles.items()}, pl_module)
@@ -152,7 +147,7 @@ class PowerAverages(Callback):
 
     def finish(self) -> None:
         """Write the last file of a training that ended before its budget was used."""
-        if self.complete and self._written < self.num_updates:
+        if self.averages and self._written < self.num_updates:
             self._write(self.shares[-1])
 
     def _write(self, share: float) -> None:
@@ -165,11 +160,8 @@ class PowerAverages(Callback):
         write_whole(self.file_of(kept_average_name(share)), save(tensors, {"step": str(self.num_updates)}))
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        if self.complete:
-            checkpoint[_STATE] = {"averages": self.averages, "num_updates": self.num_updates, "written": self._written}
+        checkpoint[_STATE] = {"averages": self.averages, "num_updates": self.num_updates, "written": self._written}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        state = checkpoint.get(_STATE)
-        self.complete = state is not None
-        if state is not None:
+        if state := checkpoint.get(_STATE):
             self.averages, self.num_updates, self._written = state["averages"], state["num_updates"], state["written"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from lightning import Callback, Trainer
@@ -18,16 +18,6 @@ class NotFiniteError(RuntimeError):
     """Training stopped because too many steps in a row had non-finite gradients."""
 
 
-class _Step(NamedTuple):
-    """A step that is not yet checked. finite: bool, on the device. t, losses: of each sample, if the model returns them."""
-
-    finite: Tensor
-    step: int
-    batch: int
-    t: Tensor | None
-    losses: Tensor | None
-
-
 class SkipNotFinite(Callback):
     """Skips steps whose gradients are not all finite, and counts them in `model.skipped_steps`.
 
@@ -35,8 +25,8 @@ class SkipNotFinite(Callback):
     ranks they are already summed, so all ranks decide alike, and a finite loss may have non-finite gradients. A gradient scaler
     (16-mixed) skips such steps itself.
 
-    On a GPU the host does not wait for the result: the step is taken, and undone on the device if necessary. It is counted, and
-    training ended, at the next multiple of `trainer.log_every_n_steps`.
+    On a GPU the host does not wait for the result: the step is taken, and undone on the device if necessary. The counts are read
+    at each multiple of `trainer.log_every_n_steps`.
 
     It precedes `Monitor` and clipping, which use the norm that it stores in `model.gradient_norm`.
     """
@@ -44,13 +34,11 @@ class SkipNotFinite(Callback):
     def __init__(self, stop_after: int = 20) -> None:
         self.stop_after = stop_after
         check_at_least(1, self, "stop_after", prefix="callbacks.finite.")
-        self._skipped_steps, self._in_a_row = 0, 0
+        self._skipped, self._in_a_row = torch.tensor(0), torch.tensor(0)
         self._finite: list[Tensor] = []  # of this batch, one per optimizer of the model
-        self._unread: list[_Step] = []
-        self._failure: str | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        pl_module.skipped_steps = self._skipped_steps
+        self._skipped, self._in_a_row = self._skipped.to(pl_module.device), self._in_a_row.to(pl_module.device)
         for optimizer in trainer.optimizers:
             keep_state_on_device(optimizer, fused=getattr(trainer.precision_plugin, "scaler", None) is None)
 
@@ -72,52 +60,29 @@ class SkipNotFinite(Callback):
         if not self._finite:  # gradients are being accumulated, or checked by a scaler
             return
         finite, self._finite = torch.stack(self._finite).all(), []
-        where = outputs.get("t"), outputs.get("losses")
-        self._unread.append(_Step(finite, trainer.global_step, pl_module.batches_trained - 1, *where))
+        self._skipped = self._skipped + ~finite
+        self._in_a_row = torch.where(finite, 0, self._in_a_row + 1)
         if is_on_host(finite) or trainer.global_step % logging_interval(trainer) == 0:
-            self._end(pl_module)
+            self._read(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
-        self._end(pl_module)
+        self._read(trainer, pl_module)
 
-    def _end(self, pl_module: Any) -> None:
-        self._read()
-        pl_module.skipped_steps = self._skipped_steps
-        if self._failure is not None:
-            raise NotFiniteError(self._failure)
-
-    def _read(self) -> None:
-        """Count the steps since the last call, in order. Only here does the host wait for a GPU."""
-        unread, self._unread = self._unread, []
-        if not unread or self._failure is not None:
-            return
-        for step, finite in zip(unread, torch.stack([step.finite for step in unread]).tolist(), strict=True):
-            self._in_a_row = 0 if finite else self._in_a_row + 1
-            self._skipped_steps += not finite
-            if self._in_a_row >= self.stop_after:
-                self._failure = (
-                    f"the gradients were not finite for {self._in_a_row} steps in a row, the last one step {step.step}, batch "
-                    f"{step.batch}{_where(step)}; none of them changed the weights; try a lower optimizer.lr, a longer "
-                    "lr_scheduler.warmup_steps, or trainer.precision=32-true"
-                )
-                return
+    def _read(self, trainer: Trainer, pl_module: Any) -> None:
+        """Read the counts, and end training after too many steps. Only here does the host wait for a GPU."""
+        pl_module.skipped_steps, in_a_row = int(self._skipped), int(self._in_a_row)
+        if in_a_row >= self.stop_after:
+            raise NotFiniteError(
+                f"the gradients were not finite for {in_a_row} steps in a row, the last one step {trainer.global_step}, batch "
+                f"{pl_module.batches_trained - 1}; none of them changed the weights; try a lower optimizer.lr, a longer "
+                "lr_scheduler.warmup_steps, or trainer.precision=32-true"
+            )
 
     def state_dict(self) -> dict[str, Any]:
-        self._read()
-        return {"skipped_steps": self._skipped_steps, "in_a_row": self._in_a_row}
+        return {"skipped_steps": int(self._skipped), "in_a_row": int(self._in_a_row)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._skipped_steps, self._in_a_row = state["skipped_steps"], state["in_a_row"]
-
-
-def _where(step: _Step) -> str:
-    """For example ", t = …" for a diffusion model, whose training step returns t and the loss of each sample."""
-    if step.t is None or step.losses is None:
-        return ""
-    t = step.t[~torch.isfinite(step.losses)].unique().tolist()
-    if not t:
-        return ", although the losses on this rank were finite"
-    return f", t = {', '.join(f'{value:.6g}' for value in t[:8])}{', …' if len(t) > 8 else ''}"
+        self._skipped, self._in_a_row = torch.tensor(state["skipped_steps"]), torch.tensor(state["in_a_row"])
 
 
 def undo_step_unless(finite: Tensor, optimizer: Optimizer) -> None:

@@ -1,4 +1,4 @@
-"""Signals: SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 make training save and end; a second signal ends it immediately. In other
+"""Signals: SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 make training save and end; the same signal again ends it immediately. In other
 commands, SIGINT and SIGTERM end the command with one line.
 
 Lightning's handlers are not used: Lightning 2.6 ends with exit code 0 on SIGTERM without saving, can deadlock when ranks
@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
-import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -29,10 +27,7 @@ class Interrupted(BaseException):
 
 @contextmanager
 def restoring(signals: Collection[signal.Signals] = SIGNALS) -> Iterator[dict[int, Any]]:
-    """Restores the signal handlers after the block. Yields the earlier ones; none outside the main thread."""
-    if threading.current_thread() is not threading.main_thread():
-        yield {}
-        return
+    """Restores the signal handlers after the block. Yields the earlier ones."""
     before: dict[int, Any] = {signum: signal.getsignal(signum) for signum in signals}
     try:
         yield before
@@ -46,7 +41,6 @@ class Interruption:
 
     def __init__(self) -> None:
         self.signum: int | None = None
-        self._pid = os.getpid()
         self._previous: dict[int, Any] = {}
 
     @contextmanager
@@ -58,9 +52,8 @@ class Interruption:
 
     def listen(self) -> None:
         """Install our handlers, also over those installed since the block began."""
-        if self._previous:
-            for signum in SIGNALS:
-                signal.signal(signum, self._on_signal)
+        for signum in self._previous:
+            signal.signal(signum, self._on_signal)
 
     @contextmanager
     def forwarding_signals(self) -> Iterator[None]:
@@ -78,66 +71,23 @@ class Interruption:
             raise
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._pid:
-            _end_fork(signum)
-        elif self.signum is not None:
-            _default(signum)
-        else:
-            self.signum = signum
+        # A process that loads data inherits the handler, and is ended by its parent, which may still need batches.
+        self.signum = self.signum or signum
+        signal.signal(signum, signal.SIG_DFL)
 
 
 @contextmanager
 def ending(say: Callable[[str], str] = "ended by {}".format) -> Iterator[None]:
-    """Inside the block SIGINT and SIGTERM, unless ignored, raise Interrupted. say: name of the signal -> message.
-
-    Where Python or a library would swallow the exception (during an import, in a finalizer), the handler prints the
-    line and ends the process immediately.
-    """
-    pid, hook = os.getpid(), sys.unraisablehook
+    """Inside the block SIGINT and SIGTERM, unless ignored, raise Interrupted. say: name of the signal -> message."""
+    pid = os.getpid()
 
     def end(signum: int, frame: FrameType | None) -> None:
-        if os.getpid() != pid:
-            _end_fork(signum)
-            return
-        stop = Interrupted(signum, say(signal.Signals(signum).name))
-        if _is_importing(frame):
-            _exit(stop)
-        raise stop
+        if os.getpid() != pid:  # a forked process that loads data
+            os._exit(128 + signum)
+        raise Interrupted(signum, say(signal.Signals(signum).name))
 
     with restoring((signal.SIGINT, signal.SIGTERM)) as before:
         for signum in before:
             if before[signum] != signal.SIG_IGN:
                 signal.signal(signum, end)
-        sys.unraisablehook = lambda lost: (
-            _exit(lost.exc_value) if isinstance(lost.exc_value, Interrupted) else hook(lost)
-        )
-        try:
-            yield
-        finally:
-            sys.unraisablehook = hook
-
-
-def _is_importing(frame: FrameType | None) -> bool:
-    while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
-        frame = frame.f_back
-    return frame is not None
-
-
-def _exit(stop: Interrupted) -> NoReturn:
-    os.write(2, f"diffusion-lab: {stop}\n".encode() if str(stop) else b"")
-    os._exit(128 + stop.signum)
-
-
-def _end_fork(signum: int) -> None:
-    """End a forked data-loading process, which inherited its parent's handler.
-
-    SIGINT is ignored: a terminal sends it to all processes, and the parent, which may still need batches, ends its workers.
-    """
-    if signum != signal.SIGINT:
-        _default(signum)
-
-
-def _default(signum: int) -> None:
-    """End this process by the signal."""
-    signal.signal(signum, signal.SIG_DFL)
-    os.kill(os.getpid(), signum)
+        yield

@@ -16,27 +16,19 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from diffusion_lab.store.files import write_whole
 
-_DIGITS = 18  # most digits in the number of a step
-
 
 class CSVRecord(Logger):
-    """One row per logged step, in order, and one column per metric, "step" first. Logging at a step again replaces its values.
+    """One row per logged step, in order, and one column per metric, "step" first. Logging at a step again adds to its row.
 
     The first row of a process removes all later rows, which an earlier process wrote after its last checkpoint.
     """
 
+    name = version = ""  # properties there, parts of the paths of other files
+
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.path = path
-        self._begun = False
-
-    @property
-    def name(self) -> str:
-        return ""  # part of the path of other files
-
-    @property
-    def version(self) -> str:
-        return ""
+        self._rows: dict[int, dict[str, str]] | None = None  # by step
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
@@ -45,39 +37,20 @@ class CSVRecord(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         step = step or 0  # Lightning always passes it
+        if self._rows is None:
+            self._rows = {n: row for n, row in _read(self.path).items() if n <= step}
         # Lightning adds the epoch, but training has only one.
-        row = {"step": str(step)} | {name: repr(float(value)) for name, value in metrics.items() if name != "epoch"}
-        content = self.path.read_bytes() if self.path.is_file() else b""
-        columns, rows = _read(content)
-        later = [kept for kept in rows if int(kept["step"]) > step] if self._begun else []
-        self._begun = True
-        earlier = [kept for kept in rows if int(kept["step"]) < step]
-        same = next((kept for kept in rows if int(kept["step"]) == step), {})
-        columns = list(dict.fromkeys([*columns, *row]))
-        write_whole(self.path, _written(columns, [*earlier, same | row, *later]))
+        row = {name: repr(float(value)) for name, value in metrics.items() if name != "epoch"}
+        self._rows[step] = {"step": str(step)} | self._rows.get(step, {}) | row
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, list(dict.fromkeys(name for row in self._rows.values() for name in row)))
+        writer.writeheader()
+        writer.writerows(self._rows.values())
+        write_whole(self.path, text.getvalue().encode())
 
 
-def _read(content: bytes) -> tuple[list[str], list[dict[str, str]]]:
-    """(columns, rows). Truncated or damaged rows are omitted."""
-    lines = content.decode(errors="replace").splitlines(keepends=True)
-    parsed = [_cells(line) for line in lines if line.endswith("\n")]
-    columns = parsed[0] if parsed else []
-    if "step" not in columns or len({*columns}) < len(columns):
-        return [], []
-    rows = [dict(zip(columns, cells, strict=True)) for cells in parsed[1:] if len(cells) == len(columns)]
-    return columns, [row for row in rows if row["step"].isdecimal() and len(row["step"]) < _DIGITS]
-
-
-def _cells(line: str) -> list[str]:
-    try:
-        return next(csv.reader([line]), [])
-    except csv.Error:
-        return []
-
-
-def _written(columns: list[str], rows: list[dict[str, str]]) -> bytes:
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns)
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().encode()
+def _read(path: Path) -> dict[int, dict[str, str]]:
+    """Step -> row of an earlier process. Rows without a step, as a spreadsheet program may leave them, are omitted."""
+    lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
+    rows = [{name: value for name, value in row.items() if name and value} for row in csv.DictReader(lines)]
+    return {int(row["step"]): row for row in rows if row.get("step", "").isdecimal()}

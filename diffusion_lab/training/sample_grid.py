@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from lightning import Callback, Trainer
 
+from diffusion_lab.models.budget import seconds_trained
 from diffusion_lab.models.trainable import GenerativeModel
 from diffusion_lab.report.drawing import columns_of, may_fail, picture, png
 from diffusion_lab.store.directories import grid_file
 from diffusion_lab.store.files import write_whole
 from diffusion_lab.store.option_names import check_at_least
 from diffusion_lab.training.ema import default_weights
-from diffusion_lab.training.monitor import seconds_trained
 from diffusion_lab.training.trackers import SAMPLES
 
 

@@ -8,11 +8,10 @@ from typing import Any
 
 from lightning import Callback, Trainer
 
-from diffusion_lab.models.budget import budget_used
+from diffusion_lab.models.budget import budget_used, seconds_trained
 from diffusion_lab.models.trainable import TrainableModel
 from diffusion_lab.store.weight_names import IMAGES, SECONDS, SHARE, STEPS, read_moments, snapshot_name
 from diffusion_lab.training.ema import default_weights
-from diffusion_lab.training.monitor import seconds_trained
 
 
 class Snapshots(Callback):

@@ -19,7 +19,7 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.callbacks import ProgressBar as LightningBar
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
-from diffusion_lab.models.budget import TimeBudget, callback_of
+from diffusion_lab.models.budget import Clock, callback_of
 from diffusion_lab.models.trainable import TrainableModel
 from diffusion_lab.training.checkpoints import WholeCheckpoints
 from diffusion_lab.training.devices import Request, auto_precision
@@ -157,8 +157,8 @@ def ended_by(trainer: Trainer, added: Mapping[str, Callback]) -> str:
     """The option that ended training: a limit, or the added callback that reports it, else all that may have."""
     if 0 < trainer.max_steps <= trainer.global_step:
         return "trainer.max_steps"
-    time = callback_of(trainer, TimeBudget)
-    if time is not None and time.used >= 1:
+    clock = callback_of(trainer, Clock)
+    if clock is not None and clock.used >= 1:
         return "trainer.max_time"
     reasons = {name: getattr(part, "stopping_reason", None) for name, part in added.items()}
     known = [name for name, reason in reasons.items() if reason not in (None, EarlyStoppingReason.NOT_STOPPED)]

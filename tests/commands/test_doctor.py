@@ -7,7 +7,7 @@ import pytest
 
 from diffusion_lab.commands import doctor
 
-from ..machine import EIGHT, pretend
+from ..machine import pretend
 from .conftest import files
 
 
@@ -61,11 +61,11 @@ def test_every_extra_is_checked(monkeypatch):
     assert doctor.extra("optuna")[1] == ""
 
 
-def test_a_gpu_that_pytorch_cannot_use_counts_as_none(monkeypatch, tmp_path):
+def test_a_gpu_that_pytorch_cannot_use_counts_as_none(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    pretend(monkeypatch, tmp_path, EIGHT)
+    pretend(monkeypatch, 8)
     assert doctor.gpus()[0].startswith("8 visible, but PyTorch can use none of them")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    pretend(monkeypatch, 8, "")
     monkeypatch.setattr("torch.get_num_threads", lambda: 3)  # as OMP_NUM_THREADS=3 sets it
     assert doctor.gpus()[0].startswith("none; training runs on CPU, 3 threads")
 

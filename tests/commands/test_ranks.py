@@ -261,7 +261,11 @@ def test_more_processes_than_cores_start_none(lab, monkeypatch, trained_model, c
     monkeypatch.setattr(ranks, "num_cores", lambda: 2)
     at = "trainer." if command[0] == "train" else ""
     options = [f"{at}devices=3", f"{at}accelerator=cpu", *([*TINY, *STRIDED] if at else [])]
-    lab.refused(*command, *options, said=f"{at}devices=3: each process needs a core of its own, and 2 CPU")
+    lab.refused(
+        *command,
+        *options,
+        said=f"{at}devices=3: each process needs a core of its own; the number of CPU cores here is 2",
+    )
     for name, value in {"TORCHELASTIC_RUN_ID": "theirs", "WORLD_SIZE": "3", "RANK": "0", "LOCAL_RANK": "0"}.items():
         monkeypatch.setenv(name, value)
     assert ranks.request_of(OmegaConf.create({"accelerator": "cpu", "devices": 3})).size == 3
@@ -283,7 +287,7 @@ def test_all_gpus_that_are_visible_score_and_draw_unless_the_cpu_is_asked_for(la
     assert lab("sample", "num_images=640")[0] == 0  # five batches
     assert [request.size for request in started] == [8, 8, 2, 5]
     assert all(request.on_gpu for request in started)
-    assert lab("sample", "devices=9")[2] == "diffusion-lab sample: devices=9: 8 GPUs are visible here\n"
+    assert lab("sample", "devices=9")[2] == "diffusion-lab sample: devices=9: the number of GPUs visible here is 8\n"
     for command in ("evaluate", "sample"):
         assert "on CPU, " in lab.done(command, "accelerator=cpu")
     assert "already scored" in lab.done("evaluate")

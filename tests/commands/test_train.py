@@ -301,7 +301,7 @@ def test_sixteen_bit_grey_files_stay_so(lab):
 
 
 SAYS = {"default": "Params", "fdr": "1 step", "overfit": ": 16 training", "limit": ": 72 training images"}
-SAYS |= {"profiler": "backward "}
+SAYS |= {"profiler": "run_training_batch"}
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import pytest
 
 from diffusion_lab.models import budget
-from diffusion_lab.models.budget import TimeBudget, budget_used, seconds_of
+from diffusion_lab.models.budget import Clock, budget_used, seconds_of, seconds_trained
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def trainer_of(*callbacks, max_steps=-1, rank_zero_says=None):
 
 
 def test_the_budget_is_steps_or_time_whichever_ends_first(clock):
-    time = TimeBudget(120.0)
+    time = Clock(120.0)
     timed, both = trainer_of(time), trainer_of(time, max_steps=20)
     time.on_train_start(timed, None)
     clock.seconds += 30
@@ -34,7 +34,7 @@ def test_the_budget_is_steps_or_time_whichever_ends_first(clock):
 
 
 def test_every_rank_goes_by_the_clock_of_rank_zero(clock):
-    time, trainer = TimeBudget(120.0), None
+    time, trainer = Clock(120.0), None
     trainer = trainer_of(time, rank_zero_says=60.0)
     time.on_train_start(trainer, None)
     clock.seconds += 500
@@ -42,8 +42,17 @@ def test_every_rank_goes_by_the_clock_of_rank_zero(clock):
     assert (budget_used(trainer, 1), trainer.should_stop) == (0.5, False)
 
 
+def test_without_a_limit_time_is_no_budget(clock):
+    time = Clock()
+    trainer = trainer_of(time, max_steps=10)
+    time.on_train_start(trainer, None)
+    clock.seconds += 1000
+    time.on_train_batch_end(trainer, None, None, None, 0)
+    assert (seconds_trained(trainer), budget_used(trainer, 1), trainer.should_stop) == (1000, 0.1, False)
+
+
 def test_a_resumed_run_goes_on_from_the_time_that_was_used(clock):
-    first, second = TimeBudget(100.0), TimeBudget(100.0)
+    first, second = Clock(100.0), Clock(100.0)
     first.on_train_start(trainer_of(first), None)
     clock.seconds += 40
     first.on_train_batch_end(trainer_of(first), None, None, None, 0)
@@ -62,3 +71,9 @@ def test_a_resumed_run_goes_on_from_the_time_that_was_used(clock):
 )
 def test_times(written, seconds):
     assert seconds_of(written) == seconds
+
+
+@pytest.mark.parametrize("wrong", ["10", "00:00:00:00", {"minuets": 1}, {"minutes": -1}])
+def test_times_that_are_none_are_refused(wrong):
+    with pytest.raises(ValueError, match="write days:hours:minutes:seconds"):
+        seconds_of(wrong)

@@ -10,7 +10,7 @@ from diffusion_lab.sweeps import jobs
 from diffusion_lab.sweeps.jobs import JobError, run_jobs
 from diffusion_lab.sweeps.queues import LocalQueue
 from diffusion_lab.training.devices import visible_gpus
-from tests.machine import EIGHT, UUIDS, pretend
+from tests.machine import UUIDS, pretend
 
 from .reporting import Report
 
@@ -34,7 +34,7 @@ def run(folder, calls, gpus=(), num_cores=2, parallel=None):
 
 
 def test_one_job_a_gpu_of_those_that_are_visible(tmp_path, monkeypatch):
-    pretend(monkeypatch, tmp_path, EIGHT, "4,6,7")
+    pretend(monkeypatch, 8, "4,6,7")
     calls = [Report(tmp_path, name, together=3) for name in "abc"] + [Report(tmp_path, "d")]
     saw, said = run(tmp_path, calls, visible_gpus(), num_cores=8)
     assert [saw[name]["gpus"] for name in "abc"] == ["4", "6", "7"]
@@ -46,7 +46,7 @@ def test_one_job_a_gpu_of_those_that_are_visible(tmp_path, monkeypatch):
 
 
 def test_jobs_of_four_gpus_run_two_at_a_time_on_eight_and_one_that_takes_all_alone(tmp_path, monkeypatch):
-    pretend(monkeypatch, tmp_path, EIGHT, ",".join(UUIDS))
+    pretend(monkeypatch, 8, ",".join(UUIDS))
     calls = [Report(tmp_path, name, devices=4, together=2) for name in "ab"]
     calls += [Report(tmp_path, "c", devices="auto"), Report(tmp_path, "d", accelerator="cpu")]
     saw, said = run(tmp_path, calls, visible_gpus())
@@ -94,7 +94,7 @@ def test_the_users_number_of_threads_is_obeyed(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("devices", "accelerator", "said"),
     [
-        (9, "auto", "trainer.devices=9: 8 GPUs are visible here"),
+        (9, "auto", "trainer.devices=9: the number of GPUs visible here is 8"),
         ([4, 5], "auto", "trainer.devices=[4, 5]: jobs take turns on the devices, so give a number of devices"),
         (1, "tpu", "trainer.accelerator=tpu: choose auto, gpu or cpu"),
     ],

@@ -1,19 +1,15 @@
 """Through a real Trainer, on made-up numbers."""
 
 import csv
-import logging
 import os
 import re
 import socket
-import time
 from pathlib import Path
 
 import pytest
 import torch
-from lightning import LightningDataModule, LightningModule
+from lightning import LightningModule
 
-from diffusion_lab.data import order
-from diffusion_lab.data.order import Batches
 from diffusion_lab.training import monitor
 from diffusion_lab.training.finite import SkipNotFinite
 from diffusion_lab.training.monitor import Monitor, ProgressBar
@@ -91,65 +87,6 @@ def test_mfu_is_the_share_of_the_peak(tmp_path):
         assert float(row["train/mfu"]) == pytest.approx(1e-5 * float(row["train/images_per_second"]))
 
 
-class Slow(LightningDataModule):
-    def __init__(self, faster):
-        super().__init__()
-        self.faster, self.batches = faster, Batches(self.slow)
-
-    def slow(self):
-        for batch in torch.zeros(9, 2, 1):
-            time.sleep(0.01)
-            yield batch
-
-    def train_dataloader(self):
-        return self.batches
-
-
-def test_a_slow_loader_is_named_once(tmp_path, caplog):
-    """Where batches take more than a fifth of the time, with what would help; not where nothing would."""
-    with caplog.at_level(logging.WARNING):
-        for faster in (None, "use more processes"):
-            data = Slow(faster)
-            train(tmp_path, Counted(), max_steps=8, batches=data)
-            assert data.batches.waited > 0.08
-    (said,) = [record.getMessage() for record in caplog.records if "training waits" in record.getMessage()]
-    assert said.endswith("% of the time: use more processes")
-
-
-def test_the_start_of_a_loader_is_not_slowness(tmp_path, monkeypatch, caplog):
-    """The first batch takes 9 s, as where processes start; the others, and all steps, take 0.1 s and 1 s."""
-    clock = [0.0]
-    for module in (monitor, order):
-        monkeypatch.setattr(module, "perf_counter", lambda: clock[0])
-
-    class Timed(Counted):
-        def training_step(self, batch, batch_idx):
-            clock[0] += 1
-            return super().training_step(batch, batch_idx)
-
-    class Starting(Slow):
-        def slow(self):
-            for seconds in (9, *[0.1] * 8):
-                clock[0] += seconds
-                yield torch.zeros(2, 1)
-
-    with caplog.at_level(logging.WARNING):
-        train(tmp_path, Timed(), max_steps=8, batches=Starting("use more processes"))
-    assert not [record for record in caplog.records if "training waits" in record.getMessage()]
-
-
-def test_warm_up_is_no_part_of_the_speed(monkeypatch):
-    """Three steps of 10 s, which compile, then steps of 1 s."""
-    now = [0.0]
-    monkeypatch.setattr(monitor, "perf_counter", lambda: now[0])
-    speed = monitor.Speed(5)
-    for step, seconds in enumerate((10, 10, 10, 1, 1), start=6):
-        now[0] += seconds
-        assert speed.add(8, step) == seconds
-        assert speed.images_per_second == pytest.approx(0.8 if step <= 8 else 8)
-    assert (speed.warm_up, speed.clock - speed.began) == (30, 32)
-
-
 def test_where_gradients_are_accumulated_a_mean_is_over_all_batches_of_its_steps(tmp_path):
     _, said = trained(tmp_path, accumulate_grad_batches=2)
     assert [(row["step"], float(row["train/loss"])) for row in said] == [("2", 1.5), ("4", 5.5)]
@@ -168,7 +105,6 @@ def test_the_time_left_is_stated_early_and_corrected(tmp_path, monkeypatch, caps
     train(tmp_path, Timed(), max_steps=41, monitor=ProgressBar())
     first, *tenths = capsys.readouterr().out.strip().splitlines()
     assert "78 seconds" in first
-    assert "39 more steps of 1 image" in first
     left = [int(found[1]) for line in tenths if (found := re.search(r"(\d+) seconds left", line))]
     assert left == sorted(left, reverse=True)
     assert left[-1] == round(4 * (60 + 6 * 4) / 36), "the mean of the steps so far"

@@ -6,11 +6,10 @@ import torch
 from safetensors import safe_open
 
 from diffusion_lab.config.weight_files import read_training_progress
-from diffusion_lab.models.budget import TimeBudget
+from diffusion_lab.models.budget import Clock
 from diffusion_lab.models.trainable import TrainableModel
 from diffusion_lab.store import ModelDirectory
 from diffusion_lab.training.ema import EMA
-from diffusion_lab.training.monitor import Monitor
 from diffusion_lab.training.snapshots import Snapshots
 
 BATCH = 64
@@ -44,7 +43,7 @@ def trained(folder, at, steps, decays=(0.5,), from_step=0, is_global_zero=True, 
         model.w.data.fill_(step)
         trainer.global_step = step
         if used is not None:
-            callbacks[0].elapsed = callbacks[0].seconds * used(step)
+            callbacks[0].elapsed = callbacks[0].limit * used(step)
         ema.on_train_batch_end(trainer, model, {}, None, 0)
         for _ in range(2):  # gradients are accumulated over two batches
             model.batches_trained = 2 * step
@@ -77,7 +76,7 @@ def test_what_is_kept_is_what_would_have_been_scored_then(tmp_path):
 
 
 def test_a_share_of_time_counts_where_it_is_the_larger_one(tmp_path):
-    time = TimeBudget(100.0)
+    time = Clock(100.0)
     trained(tmp_path, [0.5], steps=4, decays=(), callbacks=(time,), used=lambda step: step * 0.2)
     assert kept(tmp_path)["at_0.5"][0] == 3
 
@@ -97,25 +96,22 @@ def test_it_is_read_as_an_average(tmp_path):
 
 
 def test_a_moment_of_steps_of_images_and_of_time_is_the_first_step_that_reaches_it(tmp_path):
-    time = TimeBudget(100.0)
+    time = Clock(100.0)
     at = ["3steps", f"{8 * BATCH + 1}images", "0.5m"]  # a step is two batches, and ten seconds
     trained(tmp_path, at, steps=10, decays=(), callbacks=(time,), used=lambda step: step / 10)
     steps = {name: step for name, (step, _, _) in kept(tmp_path).items()}
     assert steps == {"at_3steps": 3, f"at_{8 * BATCH + 1}images": 5, "at_0.5m": 3}
 
 
-def test_time_without_a_budget_is_that_of_the_monitor(tmp_path):
-    monitor = Monitor()
-    monitor.seconds = 119.0
-    trained(tmp_path, ["2m"], steps=2, decays=(), callbacks=(monitor,))
-    assert kept(tmp_path) == {}
-    monitor.seconds = 121.0
-    trained(tmp_path, ["2m"], steps=2, decays=(), callbacks=(monitor,))
-    assert kept(tmp_path) == {}, "the moment was before this process began"
+def test_time_without_a_limit(tmp_path):
+    clock = Clock()
+    clock.elapsed = 121.0
+    trained(tmp_path, ["2m", "3m"], steps=4, decays=(), callbacks=(clock,))
+    assert kept(tmp_path) == {}, "one moment was before this process began, the other did not come"
 
 
 def test_a_file_says_what_training_had_taken(tmp_path):
-    time = TimeBudget(100.0)
+    time = Clock(100.0)
     trained(tmp_path, ["4steps"], steps=5, decays=(), callbacks=(time,), used=lambda step: step / 10)
     found = read_training_progress(ModelDirectory(tmp_path), "at_4steps")
     assert found == {"step": 4, "seconds": 40, "images": 8 * BATCH}
