@@ -19,7 +19,8 @@ from diffusion_lab.config.mistakes import MistakeError, users_mistakes
 from diffusion_lab.config.overrides import as_plain, named, unquoted
 from diffusion_lab.config.scores import PlannedScore, build_features, build_metrics, scored_choices
 from diffusion_lab.store import FINGERPRINT_LENGTH, RunDirectory, cache_directory, run_directory
-from diffusion_lab.store.identity import SCORED_GROUPS, name_of, users_files
+from diffusion_lab.store.identity import SCORED_GROUPS, name_of
+from diffusion_lab.store.own_files import users_files
 
 if TYPE_CHECKING:
     from diffusion_lab.data.in_memory import OneSet

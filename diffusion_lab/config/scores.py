@@ -27,7 +27,8 @@ from diffusion_lab.config.weight_files import (
     read_training_progress,
 )
 from diffusion_lab.store import FINGERPRINT_LENGTH, ModelDirectory, RunDirectory, cache_directory, run_directory
-from diffusion_lab.store.identity import SCORING_ROOMS, code_now, made_by, sha256_of
+from diffusion_lab.store.identity import SCORING_ROOMS, code_now, made_by
+from diffusion_lab.store.own_files import sha256_of
 from diffusion_lab.store.weight_names import IMAGES, SECONDS, STEPS, Moment, is_snapshot, read_moments, snapshot_name
 from diffusion_lab.training.profiles import wanted_length
 
