@@ -23,7 +23,8 @@ from diffusion_lab.config.overrides import named, quoted, unquoted
 from diffusion_lab.config.untrusted import no_larger_than
 from diffusion_lab.store import model_directory, write_json
 from diffusion_lab.store.files import remove_staged, write_whole
-from diffusion_lab.store.identity import code_now, sha256_of
+from diffusion_lab.store.identity import code_now
+from diffusion_lab.store.own_files import sha256_of
 from diffusion_lab.terminal import Terminal
 from diffusion_lab.versions import versions
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from diffusion_lab.store import newest_model, newest_sweep
+from diffusion_lab.store import named_sweep, newest_model
 from diffusion_lab.store.places import models_in, runs_folder, scored_runs, sweeps_in
 from diffusion_lab.store.status_file import FAILED, INTERRUPTED, RUNNING
 from diffusion_lab.sweeps.watch import JobProgress, is_over, job_progress, other_trainings, summary
@@ -43,7 +43,7 @@ def next_steps(outputs: Path) -> list[str]:
         }
         commands |= {f"diffusion-lab report runs={runs_folder(outputs)}": "all scores on one page"} if runs else {}
     if sweeps_in(outputs):
-        sweep = newest_sweep(outputs)
+        sweep = named_sweep(outputs, None)
         progress, name = job_progress(sweep), shlex.quote(sweep.path.name)
         pages = sorted(sweep.report.glob("*.html"), key=lambda page: -page.stat().st_mtime_ns)
         found += [f"Sweep {sweep.path}: {summary(progress)}", *(f"Report: {page}" for page in pages[:1])]

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from diffusion_lab.config.mistakes import MistakeError
 from diffusion_lab.store import ModelDirectory, cache_directory, named_model, run_directory
-from diffusion_lab.store.directories import to_trash, trash
+from diffusion_lab.store.directories import previous_of, to_trash, trash
 from diffusion_lab.store.files import PlaceError
 from diffusion_lab.store.lock import hold
 from diffusion_lab.store.places import has_outcome, models_in, runs_in, sweeps_in
@@ -92,7 +92,7 @@ def _named(outputs: Path, names: list[str]) -> Iterator[Unused]:
 
 def _resume(outputs: Path, cfg: DictConfig) -> Iterator[Unused]:
     for model in models_in(outputs):
-        for file in (model.resume, model.previous_resume):
+        for file in (model.resume, previous_of(model.resume)):
             if model.finished and file.is_file():
                 yield Unused(file, model.path, "its training has finished")
 

@@ -15,7 +15,7 @@ from diffusion_lab.config.identity import content_of_start
 from diffusion_lab.config.mistakes import MistakeError
 from diffusion_lab.config.overrides import as_plain
 from diffusion_lab.store.option_names import check_at_least, flat
-from diffusion_lab.store.records import FACTS, wrong_in
+from diffusion_lab.store.records import FactsRecord, wrong_in
 
 if TYPE_CHECKING:
     from diffusion_lab.conditions.condition import Size
@@ -70,7 +70,7 @@ def fill_in_facts(cfg: DictConfig, data: DataModule) -> None:
     with open_dict(cfg):
         cfg.facts.units = None if data.units is None else asdict(data.units)
         cfg.facts.missing = data.masks_missing
-    if wrong := wrong_in({"facts": as_plain(cfg.facts)}, FACTS):
+    if wrong := wrong_in({"facts": as_plain(cfg.facts)}, FactsRecord):
         raise ValueError(f"{data.name}: {wrong}")
     options = flat(as_plain(cfg.network)) if "network" in cfg else {}
     if len(data.shape) == 1 and any(name.endswith("image_size") for name in options):

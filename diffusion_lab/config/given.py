@@ -27,7 +27,8 @@ from diffusion_lab.metrics.given import GivenImages
 from diffusion_lab.metrics.reference import Moments
 from diffusion_lab.metrics.score import ScorePlan
 from diffusion_lab.store import FINGERPRINT_LENGTH, RunDirectory, cache_directory, run_directory
-from diffusion_lab.store.identity import SCORED_GROUPS, name_of, users_files
+from diffusion_lab.store.identity import SCORED_GROUPS, name_of
+from diffusion_lab.store.own_files import users_files
 from diffusion_lab.training.devices import Request
 from diffusion_lab.training.ranks import device_of
 

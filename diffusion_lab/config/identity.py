@@ -24,12 +24,10 @@ from diffusion_lab.store.identity import (
     asked_of_score,
     asked_of_training,
     code_now,
-    digests_of,
     name_of,
-    sha256_of,
-    users_files,
 )
 from diffusion_lab.store.option_names import canonical_json
+from diffusion_lab.store.own_files import digests_of, sha256_of, users_files
 from diffusion_lab.store.weight_names import snapshot_name
 
 RAW = "raw"

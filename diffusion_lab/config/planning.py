@@ -24,8 +24,9 @@ from diffusion_lab.config.mistakes import MistakeError, refused_option, users_mi
 from diffusion_lab.config.options import check_options
 from diffusion_lab.config.overrides import as_plain
 from diffusion_lab.config.scores import requested_weights, run_of
-from diffusion_lab.store.identity import said_of_model, users_files
+from diffusion_lab.store.identity import said_of_model
 from diffusion_lab.store.option_names import canonical_json
+from diffusion_lab.store.own_files import users_files
 from diffusion_lab.sweeps.axes import Axis, Combination, MissingOptionError, combinations
 from diffusion_lab.sweeps.plan import Plan, PlannedCell, plan
 from diffusion_lab.training import ranks

@@ -43,8 +43,9 @@ from diffusion_lab.models.diffusion_generator import DiffusionGenerator
 from diffusion_lab.models.generator import Generator
 from diffusion_lab.models.trainable import GenerativeModel
 from diffusion_lab.store import FINGERPRINT_LENGTH, ModelDirectory, RunDirectory, cache_directory, run_directory
-from diffusion_lab.store.identity import SCORING_ROOMS, code_now, made_by, sha256_of
+from diffusion_lab.store.identity import SCORING_ROOMS, code_now, made_by
 from diffusion_lab.store.option_names import check_at_least
+from diffusion_lab.store.own_files import sha256_of
 from diffusion_lab.store.weight_names import Moment, is_snapshot, read_moments, snapshot_name
 from diffusion_lab.training.devices import Request
 from diffusion_lab.training.profiles import wanted_length

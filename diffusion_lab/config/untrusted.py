@@ -20,7 +20,7 @@ from hydra.utils import get_object
 from omegaconf import MISSING
 
 from diffusion_lab.conf_dir import CONF
-from diffusion_lab.store.records import FACTS, RunError, printable, wrong_in
+from diffusion_lab.store.records import FactsRecord, RunError, printable, wrong_in
 
 VARIABLE = "DIFFUSION_LAB_TARGETS"  # packages, separated by commas
 REFERENCE = re.compile(r"\$\{(?!model\b)\w+(\.\w+)*\}")  # from `model` to another group
@@ -59,7 +59,7 @@ def check_plain(config: dict[str, Any], file: Path) -> None:
             total += sum(1 for _ in leaves(node))
     if total > _MOST_VALUES:
         raise RunError(f"{file} is not a config: its references expand to more than {_MOST_VALUES:,} values")
-    if wrong := wrong_in({"facts": config.get("facts") or {}}, FACTS):
+    if wrong := wrong_in({"facts": config.get("facts") or {}}, FactsRecord):
         raise RunError(f"{file}: {wrong}")
 
 

@@ -31,8 +31,9 @@ from diffusion_lab.interop.checkpoints import (
     written,
 )
 from diffusion_lab.networks.other_packages import GROUPED, STATED, network_class, unet_2d_model
-from diffusion_lab.store.records import LARGEST_CONFIG, LARGEST_NUMBER, printable, read_json
+from diffusion_lab.store.records import LARGEST_CONFIG, printable, read_json
 
+_LARGEST_NUMBER = 2**26  # for options
 _INSIDE = "unet."  # names of its parameters in our network begin so
 TAKES = frozenset(("image_size", "null_class"))  # options of the command
 _UNET, _OWN_PIPELINE = "UNet2DModel", "DiffusionLabPipeline"
@@ -203,7 +204,7 @@ def _is_plain(value: Any, deep: int = 2) -> bool:
     if isinstance(value, list | tuple):
         return deep > 0 and len(value) <= 64 and all(_is_plain(part, deep - 1) for part in value)
     if isinstance(value, int | float):
-        return abs(value) <= LARGEST_NUMBER  # false for nan and inf
+        return abs(value) <= _LARGEST_NUMBER  # false for nan and inf
     return value is None or (isinstance(value, str) and bool(_WORD.fullmatch(value)))
 
 

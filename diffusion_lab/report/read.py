@@ -5,10 +5,11 @@ A damaged or foreign folder is named in `skipped` and left out; no single folder
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, Field, model_validator
 
 from diffusion_lab.report.choices import read_choices
 from diffusion_lab.report.table import Cell, Gathered
@@ -16,14 +17,13 @@ from diffusion_lab.store import ModelDirectory, RunDirectory, RunError, SweepDir
 from diffusion_lab.store.identity import of_earlier_version
 from diffusion_lab.store.measures import read_measures, samples_key
 from diffusion_lab.store.option_names import grouped
-from diffusion_lab.store.records import FACTS, OBJECT, TEXT, TEXTS, Kinds, inside, is_folder_name, is_number, wrong_in
+from diffusion_lab.store.records import Shape, inner_folder, inside, wrong_in
 from diffusion_lab.store.status_file import DONE, FAILED, read_status
 
 MISSING = "missing"
 MODEL_DIR = "model_dir"  # the axis of models that differ in no option
 _LARGEST = 1e100  # of a value, whose square must be finite
 _MOST_VALUES = 1000
-_PARTS = ("data", "samples", "reference", "features", "bound", "floor", "cost", "model", "absent")  # of a protocol
 
 
 def read_sweep(sweep: SweepDirectory) -> Gathered:
@@ -110,61 +110,75 @@ def read_score(run: RunDirectory) -> dict[str, Any]:
     """The content of metrics.json with its measures. RunError, naming the file, if it is not a valid score."""
     inside(run.path.parent, run.path)
     content = run.read_metrics()
-    wrong = wrong_in(content, _SCORE) or _wrong_in_curves(content.get("curves", {}))
     try:
-        if wrong:
+        if wrong := wrong_in(content, _Score):
             raise ValueError(wrong)
         return {**content, "measures": read_measures(content)}
     except ValueError as error:
         raise RunError(f"{run.metrics} is not a valid score: {error}") from None
 
 
-def _is_choice(value: Any) -> bool:
-    return isinstance(value, str) and re.fullmatch(r"[\w /.-]{1,200}", value) is not None
+Part = dict[str, Any]
+_Value = Annotated[float, Field(ge=-_LARGEST, le=_LARGEST)]
+_Word = Annotated[str, Field(pattern=r"^\w+$")]  # of a column and of a figure
+_Choice = Annotated[str, Field(pattern=r"^[\w /.-]{1,200}$")]
 
 
-def _are_values(value: Any) -> bool:
-    """Whether names can be used for columns and figures."""
-    fits = isinstance(value, dict) and 0 < len(value) <= _MOST_VALUES
-    return fits and all(re.fullmatch(r"\w+", name) for name in value)
+class _Given(BaseModel):
+    name: str = ""
+    digest: str = ""
 
 
-def _are_numbers(value: Any) -> bool:
-    return isinstance(value, list) and all(is_number(number, _LARGEST) for number in value)
+class _Samples(BaseModel):
+    given: _Given = _Given()
 
 
-def _wrong_in_curves(curves: Mapping[str, Mapping[str, list[float]]]) -> str | None:
-    for name, curve in curves.items():
-        if len({len(column) for column in curve.values()}) > 1:
-            return f"curves.{name} has lists of several lengths"
-    bound = curves.get("bits_per_dim")
-    lacks = bound and not {"t", "bits_per_dim"} <= bound.keys()
-    return "curves.bits_per_dim has no t or no bits_per_dim" if lacks else None
+class _Data(BaseModel):
+    name: str
+    shape: Shape = [1]
 
 
-# The fields that the report needs.
-_SCORE: Kinds = {
-    "values": (_are_values, f"an object of 1 to {_MOST_VALUES:,} values by their names"),
-    "values.*": (lambda value: is_number(value, _LARGEST), "a number"),
-    "choices?": OBJECT,
-    "choices?.*": (lambda value: value is None or _is_choice(value), "the name of a choice"),
-    "protocol": (lambda value: isinstance(value, dict) and bool(value), "an object of what was measured"),
-    **{f"protocol.{part}?": OBJECT for part in _PARTS},
-    "protocol.data?.name": TEXT,
-    "protocol.bound?.kind": TEXT,
-    "protocol.model?.family": TEXT,
-    "protocol.data?.shape?": FACTS["facts.shape?"],
-    "protocol.absent?.*": TEXT,
-    "protocol.remarks?": TEXTS,
-    "protocol.weights?": (lambda value: isinstance(value, str | None), "a string"),
-    **{f"protocol.samples?.given?{of}": kind for of, kind in (("", OBJECT), (".name?", TEXT), (".digest?", TEXT))},
-    "protocol.model_directory?": (lambda value: value == "" or is_folder_name(value), "the name of a folder"),
-    "code?": OBJECT,
-    "code?.*": TEXT,
-    "curves?": OBJECT,
-    "curves?.*": OBJECT,
-    "curves?.*.*": (_are_numbers, "a list of numbers"),
-    "sources?": OBJECT,
-    "sources?.*": OBJECT,
-    "sources?.*.*": (lambda value: _are_numbers(value) and 1 < len(value) <= _MOST_VALUES, "a list of numbers"),
-}
+class _Bound(BaseModel):
+    kind: str
+
+
+class _Model(BaseModel):
+    family: str
+
+
+class _Protocol(BaseModel):
+    data: _Data = _Data(name="")
+    samples: _Samples = _Samples()
+    bound: _Bound = _Bound(kind="")
+    model: _Model = _Model(family="")
+    reference: Part = {}
+    features: Part = {}
+    floor: Part = {}
+    cost: Part = {}
+    absent: dict[str, str] = {}
+    remarks: list[str] = []
+    weights: str | None = None
+    model_directory: Annotated[str, AfterValidator(lambda name: name and inner_folder(name))] = (
+        ""  # "": of given images
+    )
+
+
+class _Score(BaseModel):
+    """The fields of metrics.json that the report needs."""
+
+    values: dict[_Word, _Value] = Field(min_length=1, max_length=_MOST_VALUES)
+    choices: dict[str, _Choice | None] = {}
+    protocol: _Protocol
+    code: dict[str, str] = {}
+    curves: dict[str, dict[str, list[_Value]]] = {}
+    sources: dict[str, dict[str, Annotated[list[_Value], Field(min_length=2, max_length=_MOST_VALUES)]]] = {}
+
+    @model_validator(mode="after")
+    def _fits(self) -> _Score:
+        for name, curve in self.curves.items():
+            if len({len(column) for column in curve.values()}) > 1:
+                raise ValueError(f"curves.{name} has lists of several lengths")
+        bound = self.curves.get("bits_per_dim")
+        if bound and not {"t", "bits_per_dim"} <= bound.keys():
+            raise ValueError("curves.bits_per_dim has no t or no bits_per_dim")
+        return self

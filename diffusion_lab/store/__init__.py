@@ -8,7 +8,7 @@
     outputs/features/                         features trained on a user's own images
     outputs/trash/                            what `prune` and retrain=true have put aside
 
-identity      what names a run, and what is said of one that other code made
+identity      what names a run, and what is said of one that other code made; own_files: the user's own files in a name
 files         whole files, and the folders that a user names with to=
 lock          one writer of a folder
 directories   what lies in the folder of a model, a score, a sweep; places: where these are; cache: what lies in the cache
@@ -29,7 +29,6 @@ from diffusion_lab.store.places import (
     named_model,
     named_sweep,
     newest_model,
-    newest_sweep,
     run_directory,
     runs_folder,
     scored_runs,
@@ -41,5 +40,5 @@ from diffusion_lab.store.records import RunError, read_json, write_json
 __all__ = [
     "FINGERPRINT_LENGTH", "CacheDirectory", "Directory", "ModelDirectory", "RunDirectory", "RunError", "SweepDirectory",
     "cache_directory", "features_file", "job_log", "model_directory", "named_model", "named_sweep", "newest_model",
-    "newest_sweep", "read_json", "run_directory", "runs_folder", "scored_runs", "sweep_directory", "write_json",
+    "read_json", "run_directory", "runs_folder", "scored_runs", "sweep_directory", "write_json",
 ]

@@ -34,11 +34,7 @@ class CacheDirectory:
 
     def statistics(self, about: str, key: str) -> Path:
         """The folder of measurements of one network. about: in words, for people who list the folder."""
-        return self._statistics / f"{about}-{_digest(key)[:_STREAM_DIGITS]}"
-
-    @property
-    def _statistics(self) -> Path:
-        return self.path / "statistics"
+        return self.path / "statistics" / f"{about}-{_digest(key)[:_STREAM_DIGITS]}"
 
     def reference(self, about: str, key: str) -> Path:
         """The file of a result from real images. about: in words, for people who list the folder."""
@@ -47,7 +43,7 @@ class CacheDirectory:
     @property
     def entries(self) -> list[Path]:
         """Files of results from real images; folders of samples and of statistics."""
-        folders = [folder for above in (self.samples, self._statistics) for folder in above.glob("[!.]*/")]
+        folders = [folder for above in (self.samples, self.path / "statistics") for folder in above.glob("[!.]*/")]
         return sorted([*self.path.glob("[!.]*.safetensors"), *folders])
 
 

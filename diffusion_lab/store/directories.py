@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_lab.store.records import (
-    CHOICES,
-    SWEEP,
-    TRAINING,
+    ChoicesRecord,
     RunError,
+    SweepRecord,
+    TrainingRecord,
     inside,
     read_json,
     read_record,
@@ -23,7 +23,7 @@ from diffusion_lab.store.records import (
 from diffusion_lab.store.status_file import FILE as STATUS
 from diffusion_lab.store.weight_names import is_kept_average, is_snapshot, is_weights
 
-_CONFIG, _AGAIN, _TRASH = "config.yaml", ".again-", "trash"
+_CONFIG, AGAIN, _TRASH = "config.yaml", ".again-", "trash"
 
 
 @dataclass(frozen=True)
@@ -76,19 +76,18 @@ class ModelDirectory(Directory):
     training = _In("training.json")  # steps, seconds and images of the finished training
     metrics_csv = _In("metrics.csv")  # losses and rates while training
     resume = _In("resume.ckpt")  # the checkpoint for resuming
-    previous_resume = _In("resume.previous.ckpt")
     accuracy = _In("accuracy.json")  # of a noisy classifier by t, in place of a score
     samples = _In("samples")  # grids drawn during training
 
     @property
     def home(self) -> Path:
         """The folder that readers find, which is held while training: this one, unless the model is trained again in it."""
-        return self.path.with_name(self.path.name.removeprefix(_AGAIN))
+        return self.path.with_name(self.path.name.removeprefix(AGAIN))
 
     @property
     def beside(self) -> ModelDirectory:
         """The folder in which this model is trained again."""
-        return ModelDirectory(self.path.with_name(f"{_AGAIN}{self.path.name}"))
+        return ModelDirectory(self.path.with_name(f"{AGAIN}{self.path.name}"))
 
     def swap(self) -> None:
         """Put a new, finished training in the place of the old one, which goes to the trash.
@@ -98,8 +97,8 @@ class ModelDirectory(Directory):
         if not self.beside.finished:
             return
         if self.path.exists():
-            with suppress(FileNotFoundError):  # as this training ended
-                os.replace(self.path / STATUS, self.beside.path / STATUS)
+            with suppress(FileNotFoundError):
+                os.replace(self.path / STATUS, self.beside.path / STATUS)  # how this training ended
             to_trash(self.outputs, self.path)
         self.beside.path.rename(self.path)
 
@@ -148,11 +147,6 @@ class ModelDirectory(Directory):
         with suppress(OSError):  # a folder of others, which may only be read
             os.utime(self.training, follow_symlinks=False)
 
-    @property
-    def begun(self) -> bool:
-        """Whether there is something from which training can continue."""
-        return self.config.is_file() or self.resume.is_file() or bool(self.weight_names)
-
     def finish(self, steps: int | None, seconds: float | None, images: int | None, **more: Any) -> None:
         """Mark training as finished, after everything else has been written. None: the training was not recorded."""
         write_json(self.training, {"steps": steps, "seconds": seconds, "images": images, **more})
@@ -161,11 +155,11 @@ class ModelDirectory(Directory):
         """The content written by `finish`; RunError if training has not finished."""
         if not self.finished:
             raise RunError(f"{self.path} holds no finished model: {self.training.name} is missing")
-        return read_record(self.path, self.training, TRAINING, "a training")
+        return read_record(self.training, TrainingRecord)
 
     def read_choices(self) -> dict[str, str | None]:
         """The option of each group in training. RunError if the file holds anything but names."""
-        return read_record(self.path, self.choices, CHOICES, "a training")
+        return read_record(self.choices, ChoicesRecord)
 
 
 class RunDirectory(Directory):
@@ -199,20 +193,7 @@ class SweepDirectory(Directory):
 
     def read_sweep(self) -> dict[str, Any]:
         """The content written by `write_sweep`. RunError if it is not valid."""
-        content = read_record(self.path, self.sweep, SWEEP, "a sweep")
-        axes = {axis: {None, *values} for axis, values in content["axes"].items()}
-        for number, cell in enumerate(content["cells"]):
-            chosen = cell["choices"]
-            if chosen.keys() != axes.keys() or any(chosen[axis] not in axes[axis] for axis in axes):
-                wrong = f"cells.{number}.choices are not values of the axes"
-                raise RunError(f"{self.sweep} is not what a sweep writes: {wrong}")
-        return content
-
-
-def unfinished_swaps(models: Path) -> list[ModelDirectory]:
-    """Models in a folder whose new training has finished and is not in its place."""
-    news = [path for path in models.glob(f"{_AGAIN}*") if ModelDirectory(path).finished]
-    return [ModelDirectory(path.with_name(path.name.removeprefix(_AGAIN))) for path in news]
+        return read_record(self.sweep, SweepRecord)
 
 
 def to_trash(outputs: Path, path: Path) -> Path:

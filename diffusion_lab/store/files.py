@@ -12,12 +12,12 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-MARKER = ".diffusion-lab"  # in a folder chosen with to=: the command that writes there, and the names of its files
+MARKER = ".diffusion-lab"  # in a folder chosen with to=: the command that wrote there last, and the names of its files
 
 
 class PlaceError(Exception):
@@ -74,12 +74,9 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     """
     staged = _beside(folder)
     try:
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
-        if os.path.lexists(folder):
+        if os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
             raise FileExistsError(errno.EEXIST, "it already exists", str(folder))
-        make_folders(folder.parent)
-        staged.mkdir()
+        make_folders(staged)
         yield staged
         os.rename(staged, folder)
     except OSError as error:
@@ -120,14 +117,14 @@ def check_folder(folder: Path, command: str) -> None:
 def begin_folder(folder: Path, command: str, names: Collection[str], stale: str = "") -> None:
     """Mark a folder as written by a command, which is about to write these names.
 
-    Of its earlier files those of other names that match `stale`, a regular expression, are removed: they must not mix with these.
+    Of the files that it wrote before, others that match `stale`, a regular expression, are removed: they must not mix with these.
     """
-    _, earlier = _read_marker(folder)
-    removed = {name for name in earlier - {*names} if re.fullmatch(stale, name)}
-    for name in removed:
-        with suppress(OSError):  # the user has put a folder there, or removed the file
-            (folder / name).unlink()
-    content = {"command": command, "files": sorted({*names} | earlier - removed)}
+    earlier = _read_marker(folder)[1]
+    for name in earlier - {*names}:
+        if re.fullmatch(stale, name):
+            with suppress(OSError):  # the user has put a folder there, or removed the file
+                (folder / name).unlink()
+    content = {"command": command, "files": sorted({*names} | earlier)}
     write_whole(folder / MARKER, json.dumps(content, indent=1, ensure_ascii=False).encode())
 
 
@@ -138,12 +135,10 @@ def check_file(path: Path) -> None:
 
 
 def _read_marker(folder: Path) -> tuple[str | None, set[str]]:
-    """The command and the names of its files; none without a marker of ours."""
+    """The command that wrote into a folder, and the names of its files below it; none without a marker of ours."""
     try:
-        content: Mapping[str, object] = json.loads((folder / MARKER).read_bytes())
-        command, names = content["command"], content["files"]
+        content = json.loads((folder / MARKER).read_bytes())
+        names = {name for name in content["files"] if not (Path(name).is_absolute() or ".." in Path(name).parts)}
+        return content["command"], names
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None, set()
-    if not (isinstance(command, str) and isinstance(names, list) and all(isinstance(name, str) for name in names)):
-        return None, set()
-    return command, {name for name in names if name and not Path(name).is_absolute() and ".." not in Path(name).parts}

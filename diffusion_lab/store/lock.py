@@ -7,7 +7,6 @@ for LEASE_SECONDS. A process that was stopped that long and has lost its folder 
 from __future__ import annotations
 
 import os
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -17,11 +16,9 @@ from pathlib import Path
 from filelock import SoftFileLease, Timeout
 
 from diffusion_lab.store.files import make_folders
-from diffusion_lab.store.processes import is_running
 
 LEASE_SECONDS = 120.0
 _HEARTBEAT_SECONDS = 15.0
-_CLOCKS_DIFFER_SECONDS = 180.0  # of machines that share files
 _POLL_SECONDS = 0.5
 
 
@@ -38,19 +35,7 @@ def hold(folder: Path, waiting: Callable[[str], None], sleep: Callable[[float], 
     OSError if the folder above it cannot be written.
     """
     make_folders(folder.parent)
-
-    def lost(_: object) -> None:
-        print(f"another process has taken over {folder}: this one ends", file=sys.stderr, flush=True)
-        os._exit(1)  # whatever it is doing, it writes nothing more
-
-    lease = SoftFileLease(
-        lock_of(folder),
-        lease_duration=LEASE_SECONDS,
-        heartbeat_interval=_HEARTBEAT_SECONDS,
-        on_compromise=lost,
-        thread_local=False,
-    )
-    said = False
+    lease, said = _lease(folder), False
     while True:
         with suppress(Timeout):
             lease.acquire(blocking=False)
@@ -67,20 +52,28 @@ def hold(folder: Path, waiting: Callable[[str], None], sleep: Callable[[float], 
 
 
 def is_held(folder: Path) -> bool:
-    """Whether a living process holds `folder`: it has not ended on this machine, and has renewed its lease recently."""
-    file = lock_of(folder)
-    owner = SoftFileLease(file).owner if file.is_file() else None
-    if owner is None or (owner.hostname == _host() and not is_running(owner.pid)):
+    """Whether a living process holds `folder`: it has renewed its lease recently, and has not ended on this machine."""
+    lease = _lease(folder)
+    try:
+        if time.time() - lock_of(folder).stat().st_mtime < 2 * LEASE_SECONDS:
+            lease.acquire(blocking=False)
+            lease.release()
+    except (FileNotFoundError, NotADirectoryError):
         return False
-    with suppress(OSError):
-        return abs(time.time() - file.stat().st_mtime) < LEASE_SECONDS + _CLOCKS_DIFFER_SECONDS
+    except OSError:  # Timeout, or a folder that may only be read
+        return True
     return False
 
 
-def _host() -> str:
-    """This machine as the library records it; in a container with its namespace of process ids."""
-    try:
-        namespace = os.stat("/proc/self/ns/pid").st_ino
-    except OSError:
-        namespace = 0xEFFFFFFC  # the initial one of Linux
-    return socket.gethostname() + ("" if namespace == 0xEFFFFFFC else f"?pidns-{namespace:x}")
+def _lease(folder: Path) -> SoftFileLease:
+    def lost(_: object) -> None:
+        print(f"another process has taken over {folder}: this one ends", file=sys.stderr, flush=True)
+        os._exit(1)  # whatever it is doing, it writes nothing more
+
+    return SoftFileLease(
+        lock_of(folder),
+        lease_duration=LEASE_SECONDS,
+        heartbeat_interval=_HEARTBEAT_SECONDS,
+        on_compromise=lost,
+        thread_local=False,
+    )

@@ -10,12 +10,13 @@ weights) is a choice and may differ.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
-from diffusion_lab.store.records import LIST, SWITCH, TEXT, TEXTS, Kinds, or_none, whole_number, wrong_in
+from pydantic import Field, TypeAdapter, ValidationError
+
+from diffusion_lab.store.records import first_error
 
 LOW, HIGH = "lower", "higher"
 
@@ -45,10 +46,10 @@ class Measure:
     detail    a note on this particular value, in place of the meaning
     """
 
-    name: str
+    name: Annotated[str, Field(pattern=r"^\w+$")]
     label: str
     unit: str = ""
-    better: str | None = None
+    better: Annotated[str, Field(pattern=f"^({LOW}|{HIGH})$")] | None = None
     meaning: str = ""
     agrees: tuple[str, ...] = ()
     floor_of: str | None = None
@@ -56,7 +57,7 @@ class Measure:
     column: bool = True
     brief: bool = True
     headline: bool = False
-    decimals: int = 3
+    decimals: Annotated[int, Field(ge=0, le=_MOST_DECIMALS)] = 3
     detail: str = ""
 
     @property
@@ -94,26 +95,23 @@ def samples_key(protocol: Mapping[str, Any]) -> str:
     return json.dumps({part: _how(part, protocol.get(part)) for part in IMAGES}, sort_keys=True)
 
 
+_MEASURES = TypeAdapter(list[Measure])
+
+
 def read_measures(metrics: Mapping[str, Any]) -> list[Measure]:
     """The measures in metrics.json. ValueError for invalid content; unknown entries, from newer versions, are ignored."""
-    if wrong := wrong_in(metrics, _MEASURES):
-        raise ValueError(wrong)
-    known = {field.name for field in fields(Measure)}
-    entries = [{key: value for key, value in entry.items() if key in known} for entry in metrics["measures"]]
-    return [Measure(**entry | {"agrees": tuple(entry.get("agrees", ()))}) for entry in entries]
+    try:
+        return _MEASURES.validate_python(metrics.get("measures"))
+    except ValidationError as error:
+        raise ValueError(first_error(error, "measures")) from None
 
 
 def merged(lists: Iterable[list[Measure]]) -> list[Measure]:
-    """The measures of several scores in one list; one that only a later score has follows its neighbour there."""
-    order: list[Measure] = []
-    for measures in lists:
-        place = 0
-        for measure in measures:
-            known = next((i for i, other in enumerate(order) if other.name == measure.name), None)
-            if known is None:
-                order.insert(place, measure)
-            place = (place if known is None else known) + 1
-    return order
+    """The measures of several scores in one list, each where it occurs first."""
+    found: dict[str, Measure] = {}
+    for measure in (measure for measures in lists for measure in measures):
+        found.setdefault(measure.name, measure)
+    return [*found.values()]
 
 
 def _how(part: str, content: Any) -> Any:
@@ -122,18 +120,6 @@ def _how(part: str, content: Any) -> Any:
     return content
 
 
-_MEASURES: Kinds = {
-    "measures": LIST,
-    # used as the name of a column and of a figure
-    "measures.*.name": (lambda value: isinstance(value, str) and bool(re.fullmatch(r"\w+", value)), "a name"),
-    "measures.*.label": TEXT,
-    **{f"measures.*.{part}?": TEXT for part in ("unit", "meaning", "detail")},
-    **{f"measures.*.{part}?": SWITCH for part in ("logs", "column", "brief", "headline")},
-    "measures.*.better?": (lambda value: value in (LOW, HIGH, None), f"{LOW}, {HIGH} or null"),
-    "measures.*.agrees?": TEXTS,
-    "measures.*.floor_of?": or_none(TEXT),
-    "measures.*.decimals?": whole_number(0, _MOST_DECIMALS),
-}
 # Entries of the protocol that follow from the choices or only change rounding.
 _CHOSEN = {
     "bound": ("num_terms", "batch_size"),

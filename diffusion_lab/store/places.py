@@ -13,8 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from diffusion_lab.store.cache import CacheDirectory
-from diffusion_lab.store.directories import ModelDirectory, RunDirectory, SweepDirectory, unfinished_swaps
-from diffusion_lab.store.lock import hold, is_held
+from diffusion_lab.store.directories import AGAIN, ModelDirectory, RunDirectory, SweepDirectory
+from diffusion_lab.store.lock import hold
 from diffusion_lab.store.records import RunError
 
 FINGERPRINT_LENGTH = 12  # hex digits in a folder's name
@@ -41,23 +41,16 @@ def sweep_directory(outputs: Path, name: str) -> SweepDirectory:
 
 def finish_swaps(outputs: Path) -> None:
     """Put trainings of `retrain=true` that have finished in their places, where a process was killed before it did."""
-    for model in unfinished_swaps(outputs / _MODELS):
-        if not is_held(model.path):
-            with (
-                suppress(OSError),
-                hold(model.path, _not_now),
-            ):  # a folder that is held, or read-only: the old model stays valid
+    for path in (outputs / _MODELS).glob(f"{AGAIN}*"):
+        model = ModelDirectory(ModelDirectory(path).home)
+        if model.beside.finished:
+            with suppress(OSError), hold(model.path, _not_now):  # held, or read-only: the old model stays valid
                 model.swap()
 
 
 def models_in(outputs: Path) -> list[ModelDirectory]:
     """All model directories, finished or not, by name."""
     return [ModelDirectory(path) for path in _folders(outputs / _MODELS)]
-
-
-def folders_of(outputs: Path) -> list[Path]:
-    """The folders of models, runs, sweeps and the cache."""
-    return [outputs / _MODELS, outputs / _RUNS, outputs / _SWEEPS, outputs / _CACHE]
 
 
 def runs_folder(outputs: Path) -> Path:
@@ -82,22 +75,16 @@ def sweeps_in(outputs: Path) -> list[SweepDirectory]:
 
 def named_sweep(outputs: Path, named: str | None) -> SweepDirectory:
     """The sweep in the folder `named`, or with that name in outputs/sweeps; None: the newest. RunError if there is none."""
+    sweeps, folder = sweeps_in(outputs), outputs / _SWEEPS
+    if named is None and sweeps:
+        return max(sweeps, key=lambda sweep: sweep.sweep.stat().st_mtime_ns)
     if named is None:
-        return newest_sweep(outputs)
+        raise RunError(f"there is no sweep in {folder}; run `diffusion-lab train -m …` first")
     for sweep in (SweepDirectory(Path(named)), sweep_directory(outputs, named)):
         if sweep.sweep.is_file():
             return sweep
-    known = [sweep.path.name for sweep in sweeps_in(outputs)]
-    there = f"there are {', '.join(known)}" if known else f"there is none in {sweep.path.parent}"
+    there = f"there are {', '.join(sweep.path.name for sweep in sweeps)}" if sweeps else f"there is none in {folder}"
     raise RunError(f"sweep={named}: there is no such sweep; {there}")
-
-
-def newest_sweep(outputs: Path) -> SweepDirectory:
-    """The sweep that started last. RunError if there is none."""
-    sweeps = sweeps_in(outputs)
-    if not sweeps:
-        raise RunError(f"there is no sweep in {outputs / _SWEEPS}; run `diffusion-lab train -m …` first")
-    return max(sweeps, key=lambda sweep: sweep.sweep.stat().st_mtime_ns)
 
 
 def _not_now(holder: str) -> None:
@@ -112,24 +99,6 @@ def cache_directory(outputs: Path, since: float = 0.0) -> CacheDirectory:
 def features_file(outputs: Path, data: str, digest: str) -> Path:
     """The file of features trained on these data with this SHA-256."""
     return outputs / "features" / f"{data}-{digest[:FINGERPRINT_LENGTH]}.safetensors"
-
-
-def is_in_outputs(folder: Path) -> bool:
-    """Whether a path is, or lies in, the folder of a model, a score, a sweep, or `outputs`."""
-
-    def holds_results(above: Path) -> bool:
-        model = ModelDirectory(above)
-        results = (model.choices, model.training, RunDirectory(above).metrics)
-        return model.config.is_file() and any(file.is_file() for file in results)
-
-    for above in (folder, *folder.parents):
-        if holds_results(above) or SweepDirectory(above).sweep.is_file():
-            return True
-        places = folders_of(above)
-        inside = folder == above or any(folder.is_relative_to(place) for place in places)
-        if inside and any(holds_results(path) for place in places for path in place.glob("*")):
-            return True
-    return False
 
 
 def newest_model(outputs: Path) -> ModelDirectory:

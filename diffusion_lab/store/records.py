@@ -8,18 +8,18 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, RootModel, ValidationError
 
 from diffusion_lab.store.files import write_whole
 
 LARGEST_CONFIG = 2**18  # bytes; ours have a few thousand
-LARGEST_NUMBER = 2**26  # for options of a model or a score, except seeds
 _LARGEST_JSON = 2**26
+_MOST_NUMBERS = 2**24  # of an image
 
 
 class RunError(RuntimeError):
@@ -104,164 +104,129 @@ def inside(folder: Path, path: Path) -> Path:
 
 
 def _printable(node: Any) -> Any:
-    match node:
-        case str():
-            return printable(node)
-        case dict():
-            return {printable(key): _printable(child) for key, child in node.items()}
-        case list():
-            return [_printable(child) for child in node]
-    return node
+    if isinstance(node, dict):
+        return {printable(key): _printable(child) for key, child in node.items()}
+    if isinstance(node, list):
+        return [_printable(child) for child in node]
+    return printable(node) if isinstance(node, str) else node
 
 
-# ---- types of the entries of records
-
-Kind = tuple[Callable[[Any], bool], str]  # a predicate and its description
-# By entry: a.b is b in the object a, a.* each entry of a; b? may be missing, with everything in it.
-Kinds = Mapping[str, Kind]
-_CHOICE = re.compile(r"\w[\w-]*(/\w[\w-]*)*")  # a name, or a path of names below the group's folder
-_MOST_NUMBERS = 2**24  # of an image
+# ---- the entries of records that the lab computes with, or takes for the name of a folder; others are not checked
 
 
-def is_number(value: Any, below: float = 2**63) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= below
+def inner_folder(name: str) -> str:
+    """`name`. ValueError if it is not the name of a folder inside a given one."""
+    if not is_folder_name(name):
+        raise ValueError("it is not the name of a folder")
+    return name
 
 
-def is_texts(value: Any) -> bool:
-    return isinstance(value, list | tuple) and all(isinstance(text, str) for text in value)
+def _small(shape: list[int]) -> list[int]:
+    if math.prod(shape) > _MOST_NUMBERS:
+        raise ValueError(f"it has more than {_MOST_NUMBERS:,} numbers")
+    return shape
 
 
-def _are_choices(value: Any) -> bool:
-    names = [*value, *(option for option in value.values() if option is not None)]
-    return all(isinstance(name, str) and _CHOICE.fullmatch(name) for name in names)
+def _shares(shares: list[float]) -> list[float]:
+    if abs(sum(shares) - 1) > 1e-6:
+        raise ValueError("they do not sum to 1")
+    return shares
 
 
-def _is_shape(value: Any, lengths: Collection[int] = (1, 2, 3, 4)) -> bool:
-    sides = isinstance(value, list) and len(value) in lengths and all(type(side) is int and side > 0 for side in value)
-    return sides and math.prod(value) <= _MOST_NUMBERS
+Whole = Annotated[int, Field(ge=0, lt=2**63)]
+Amount = Annotated[float, Field(ge=0, le=2**63)]
+_Scale = Annotated[float, Field(gt=0, le=2**63)]
+_Side = Annotated[int, Field(gt=0, le=_MOST_NUMBERS)]
+Shape = Annotated[list[_Side], Field(min_length=1, max_length=4), AfterValidator(_small)]  # (C, *spatial), or (D,)
+# A number of classes counts as a shape of one side.
+_Size = Annotated[Shape, BeforeValidator(lambda size: size if isinstance(size, list) else [size])]
+FolderName = Annotated[str, AfterValidator(inner_folder)]
+_Choice = Annotated[
+    str, Field(pattern=r"^\w[\w-]*(/\w[\w-]*)*$")
+]  # a name, or a path of names below the group's folder
 
 
-def _are_units(value: Any) -> bool:
-    """Whether shift and scale are lists with one number per channel, with optional names."""
-    if not (isinstance(value, dict) and value.keys() == {"shift", "scale", "names"} and _is_condition(value)):
-        return False
-    names = value["names"]
-    return names is None or (is_texts(names) and len(names) == len(value["shift"]))
+class _Condition(BaseModel):
+    names: list[str] = []
+    shift: list[float] = []
+    scale: list[_Scale] = []
+    shares: Annotated[list[Amount], AfterValidator(_shares)] = [1.0]
 
 
-def _are_conditions(value: Any) -> bool:
-    return isinstance(value, list) and all(
-        _is_shape(size if isinstance(size, list) else [size], range(1, 5)) for size in value
-    )
+class TrainingRecord(BaseModel):
+    """training.json. None: not recorded, as for an imported checkpoint."""
+
+    steps: Whole | None
+    seconds: Amount | None
+    images: Whole | None
+    flops: Amount = 0.0
+    conditions: dict[str, _Condition] = {}
+    code: dict[str, Any] = {}
+    files: dict[str, Any] = {}
+    versions: dict[str, Any] = {}
 
 
-def _are_shares(value: Any) -> bool:
-    numbers = isinstance(value, list) and all(is_number(share) and share >= 0 for share in value)
-    return numbers and abs(sum(value) - 1) < 1e-6
+class ChoicesRecord(RootModel[dict[_Choice, _Choice | None]]):
+    """choices.json: group -> option."""
 
 
-def _is_condition(value: Any) -> bool:
-    """Whether a condition's record is valid: shift and scale, if present, have equal length, and scales are positive."""
-    if not isinstance(value, dict):
-        return False
-    shift, scale = value.get("shift", []), value.get("scale", [])
-    numbers = all(isinstance(part, list) and all(map(is_number, part)) for part in (shift, scale))
-    return numbers and len(shift) == len(scale) and all(number > 0 for number in scale)
+class _Units(BaseModel):
+    shift: list[float]
+    scale: list[_Scale]
+    names: list[str] | None
 
 
-def or_none(kind: Kind) -> Kind:
-    return lambda value: value is None or kind[0](value), kind[1]
+class _Facts(BaseModel):
+    shape: Shape = [1]
+    num_levels: Annotated[int, Field(ge=2, le=2**16)] | None = None
+    num_classes: _Side | None = None
+    units: _Units | None = None
+    conditions: list[_Size] = []
 
 
-def whole_number(least: int, most: int) -> Kind:
-    return lambda value: type(value) is int and least <= value <= most, f"a number from {least} to {most:,}"
+class FactsRecord(BaseModel):
+    """What a config says of its data."""
+
+    facts: _Facts
 
 
-TEXT: Kind = (lambda value: isinstance(value, str), "a string")
-TEXTS: Kind = (is_texts, "a list of strings")
-OBJECT: Kind = (lambda value: isinstance(value, dict), "an object")
-LIST: Kind = (lambda value: isinstance(value, list), "a list")
-SWITCH: Kind = (lambda value: isinstance(value, bool), "true or false")
-FOLDER: Kind = (is_folder_name, "the name of a folder")
-COUNT: Kind = (lambda value: is_number(value) and value >= 0, "a number")
-WHOLE: Kind = (lambda value: is_number(value) and value >= 0 and isinstance(value, int), "a whole number")
-TRAINING: Kinds = {
-    # None: not recorded, as for an imported checkpoint
-    "steps": or_none(WHOLE),
-    "seconds": or_none(COUNT),
-    "images": or_none(WHOLE),
-    "flops?": COUNT,
-    "fingerprint?": TEXT,
-    "conditions?": OBJECT,
-    "conditions?.*": (_is_condition, "an object whose shift and scale are as many numbers, each scale above 0"),
-    "conditions?.*.names?": TEXTS,
-    "code?": OBJECT,
-    "files?": OBJECT,
-    "versions?.diffusion_lab": TEXT,
-    "conditions?.*.shares?": (_are_shares, "a list of shares that sum to 1"),
-}
-CHOICES: Kinds = {"": (_are_choices, "an object of groups and options by their names")}
-FACTS: Kinds = {
-    "facts.shape?": (
-        _is_shape,
-        f"that of data (C, *spatial) or points (D,), of at most {_MOST_NUMBERS:,} numbers each",
-    ),
-    "facts.num_levels?": or_none(whole_number(2, 2**16)),
-    "facts.num_classes?": or_none(whole_number(1, _MOST_NUMBERS)),
-    "facts.units?": or_none((_are_units, "shift, scale and names of channels")),
-    "facts.conditions?": (
-        _are_conditions,
-        f"a list of numbers of classes, and of shapes of at most {_MOST_NUMBERS:,} numbers",
-    ),
-}
-SWEEP: Kinds = {
-    "axes": OBJECT,
-    "axes.*": TEXTS,
-    "command?": TEXTS,
-    "cells": LIST,
-    "score?": SWITCH,
-    "cells.*.overrides?": TEXTS,
-    "cells.*.choices": OBJECT,
-    "cells.*.choices.*": or_none(TEXT),
-    "cells.*.model": FOLDER,
-    "cells.*.run": FOLDER,
-}
+class _Cell(BaseModel):
+    overrides: list[str] = []
+    choices: dict[str, str | None]
+    model: FolderName
+    run: FolderName
 
 
-def wrong_in(content: Any, kinds: Kinds) -> str | None:
+class SweepRecord(BaseModel):
+    """sweep.json."""
+
+    axes: dict[str, list[str]]
+    command: list[str] = []
+    score: bool = True
+    cells: list[_Cell]
+
+
+def wrong_in(content: Any, kind: type[BaseModel]) -> str | None:
     """The first invalid entry, in half a sentence; None if all are valid."""
-    for place, (fits, what) in kinds.items():
-        for name, values in _entries(content, place.split(".") if place else []):
-            if not values:
-                return f"{name} is missing"
-            if not fits(values[0]):
-                return f"{name}={_shown(values[0])} is not {what}" if name else f"it is not {what}"
+    try:
+        kind.model_validate(content, strict=True)
+    except ValidationError as error:
+        return first_error(error)
     return None
 
 
-def read_record(folder: Path, file: Path, kinds: Kinds, writer: str) -> dict[str, Any]:
-    """The content of a file in `folder`. RunError if it is not as `writer` writes it, because it may be a stranger's."""
-    content = read_json(inside(folder, file))
-    if wrong := wrong_in(content, kinds):
-        raise RunError(f"{file} is not what {writer} writes: {wrong}")
+def first_error(error: ValidationError, *above: str) -> str:
+    """The first of pydantic's errors in half a sentence. above: the names of the entries around what was checked."""
+    first = error.errors(include_url=False)[0]
+    place, said = ".".join(map(str, (*above, *first["loc"]))), first["msg"].removeprefix("Value error, ")
+    if first["type"] == "missing":
+        return f"{place} is missing"
+    return printable(f"{place}={first['input']!r:.50}: {said}" if place else said)
+
+
+def read_record(file: Path, kind: type[BaseModel]) -> dict[str, Any]:
+    """The content of a file that may be a stranger's. RunError if it is not of this kind."""
+    content = read_json(inside(file.parent, file))
+    if wrong := wrong_in(content, kind):
+        raise RunError(f"{file} is not valid: {wrong}")
     return content
-
-
-def _entries(node: Any, keys: list[str], name: str = "") -> Iterator[tuple[str, list[Any]]]:
-    """(dotted name, [value]) of each entry; (name, []) for a missing one."""
-    if not keys:
-        yield name, [node]
-        return
-    children = node if isinstance(node, dict) else dict(enumerate(node)) if isinstance(node, list) else None
-    key, optional = keys[0].removesuffix("?"), keys[0].endswith("?")
-    if children is None or (key != "*" and key not in children):
-        if children is None or not optional:
-            yield f"{name}.{key}".strip("."), []
-        return
-    for one in children if key == "*" else [key]:
-        yield from _entries(children[one], keys[1:], f"{name}.{one}".strip("."))
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) < 60 else f"{text[:50]}…"

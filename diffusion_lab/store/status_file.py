@@ -13,20 +13,17 @@ import socket
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from diffusion_lab.store.files import PlaceError, write_whole
 from diffusion_lab.store.lock import is_held
-from diffusion_lab.store.records import COUNT, TEXT, WHOLE, Kinds, RunError, or_none, read_record
+from diffusion_lab.store.records import RunError, Whole, inside, read_json
 
 FILE = "status.json"
 SECONDS_BETWEEN_STEPS = 3.0
 RUNNING, DONE, FAILED, INTERRUPTED = "running", "done", "failed", "interrupted"
-_STATUS: Kinds = {
-    "state": (lambda value: value in (RUNNING, DONE, FAILED, INTERRUPTED), "a state"),
-    **{f"{part}?": or_none(WHOLE) for part in ("step", "steps")},
-    **{f"{part}?": COUNT for part in ("started", "updated")},
-    "reason?": or_none(TEXT),
-}
 
 
 @dataclass(frozen=True)
@@ -37,9 +34,9 @@ class Status:
     started, updated: seconds since 1970.
     """
 
-    state: str
-    step: int | None = None
-    steps: int | None = None
+    state: Annotated[str, Field(pattern=f"^({RUNNING}|{DONE}|{FAILED}|{INTERRUPTED})$")]
+    step: Whole | None = None
+    steps: Whole | None = None
     reason: str | None = None
     host: str = ""
     pid: int = 0
@@ -61,6 +58,9 @@ class Status:
         write_whole(folder / FILE, json.dumps(asdict(self), indent=2).encode())
 
 
+_STATUS = TypeAdapter(Status)
+
+
 def read_status(folder: Path) -> Status | None:
     """The state of the work in `folder`; None without any. If the process of running work has ended, the state is failed."""
     status = written_status(folder)
@@ -76,8 +76,8 @@ def read_status(folder: Path) -> Status | None:
 def written_status(folder: Path) -> Status | None:
     """The last recorded state, whether or not its process still runs; None if the file is missing or invalid."""
     try:
-        return Status(**read_record(folder.parent, folder / FILE, _STATUS, "work"))
-    except (OSError, RunError, TypeError):
+        return _STATUS.validate_python(read_json(inside(folder.parent, folder / FILE)))
+    except (OSError, RunError, ValidationError):
         return None
 
 

@@ -24,8 +24,8 @@ from typing import NoReturn
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.store.files import whole_folder
 from diffusion_lab.store.identity import PACKAGE as _PACKAGE
-from diffusion_lab.store.identity import Files
 from diffusion_lab.store.lock import hold, is_held
+from diffusion_lab.store.own_files import Files
 from diffusion_lab.store.places import has_outcome
 from diffusion_lab.store.records import RunError
 from diffusion_lab.sweeps.jobs import submitted

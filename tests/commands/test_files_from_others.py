@@ -149,7 +149,7 @@ CONFIG = {
     "aliases that unfold to more than memory": (file("config.yaml", BOMB.encode()), "it has YAML aliases"),
     "a config without end": (lambda f: os.truncate(f / "config.yaml", 2**40), "config.yaml is larger than 0.25 MiB"),
     "a number that is not finite": (config("sampler.eta", float("nan")), "is not a string, a finite number"),
-    "a shape of more than memory": (config("facts.shape", [1, 2**20, 2**20]), "is not that of data"),
+    "a shape of more than memory": (config("facts.shape", [1, 2**20, 2**20]), "it has more than 16,777,216 numbers"),
 }
 # the same with the command `sample`: the ways that a config takes to the user, and the other files
 SAMPLE = {
@@ -168,7 +168,7 @@ SAMPLE = {
     # ---- training.json
     "training.json with a word for a number": (
         file("training.json", b'{"steps": "many", "seconds": 1, "images": 1}'),
-        "steps='many' is not a whole number",
+        "steps='many': ",
     ),
     # ---- the folder of the classifier that guides
     "a classifier whose config runs": (guided, "schedule._target_=os.mkdir is not built"),
@@ -249,7 +249,7 @@ def test_a_model_directory_is_refused_in_one_sentence(lab, stranger, command, do
 def test_choices_are_names_in_a_file_of_the_folder(stranger):
     file = stranger / "choices.json"
     file.write_text('{"sampler": "../../secret/sampler"}')
-    with pytest.raises(RunError, match="is not an object of groups and options"):
+    with pytest.raises(RunError, match=r"sampler='\.\./\.\./secret/sampler'"):
         ModelDirectory(stranger).read_choices()
     link("choices.json", "../secret/choices.json")(stranger)
     with pytest.raises(RunError, match=ELSEWHERE):
@@ -347,7 +347,7 @@ def metrics(*keys: object, to: object):
     return lambda folder: changed(folder / "runs" / RUN / "metrics.json", *keys, to=to)
 
 
-NOT_A_FOLDER = "is not the name of a folder"
+NOT_A_FOLDER = "it is not the name of a folder"
 SWEEP = {
     "a run by a path": (sweep_json("cells", 0, "run", to="../../secret"), NOT_A_FOLDER),
     "sweep.json as a link": (
@@ -356,7 +356,7 @@ SWEEP = {
     ),
 }
 SCORE = {
-    "a value whose name is a path": (metrics("values", "fd_/../../../harm", to=1.0), "1,000 values by their names"),
+    "a value whose name is a path": (metrics("values", "fd_/../../../harm", to=1.0), "values.fd_/../../../harm"),
     "the model of a run by a path": (metrics("protocol", "model_directory", to="../../secret"), NOT_A_FOLDER),
     "a curve of several lengths": (metrics("curves", "bits_per_dim", "t", to=[1.0]), "lists of several lengths"),
     "a run as a link": (lambda f: [shutil.rmtree(f / "runs" / RUN), link(f"runs/{RUN}", "../../secret")(f)], ELSEWHERE),

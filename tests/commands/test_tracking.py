@@ -10,7 +10,7 @@ import pytest
 from wandb.util import get_core_path
 
 from diffusion_lab.models.diffusion import DiffusionModel
-from diffusion_lab.store import newest_model, newest_sweep
+from diffusion_lab.store import named_sweep, newest_model
 
 from ..report.synthetic import write_sweep
 from .conftest import STRIDED, TINY, files, scored
@@ -98,7 +98,7 @@ def test_runs_of_a_sweep_are_a_group_and_its_report_is_an_artifact(lab):
     (artifact,) = report["artifacts"]
     assert (artifact["name"], artifact["type"], artifact["aliases"]) == ("mine", "report", ["latest"])
     kept = {entry["path"]: Path(entry["local_path"]) for entry in artifact["manifest"]["contents"]}
-    assert kept.keys() == {*files(newest_sweep(lab.folder / "outputs").report)}
+    assert kept.keys() == {*files(named_sweep(lab.folder / "outputs", None).report)}
     # W&B has copied them, so that another report may be written over this one.
     assert not any(lab.folder in file.parents for file in kept.values())
 

@@ -96,11 +96,9 @@ def test_the_state_of_work_whose_process_was_killed(tmp_path, start):
 
 
 def test_a_holder_elsewhere_lives_while_it_renews(tmp_path):
-    """Its clock may be wrong by minutes."""
     folder = tmp_path / "folder"
     content = f"filelock/2\npid=7\nhost=elsewhere\nmode=lease\ntoken=its own\nduration={lock.LEASE_SECONDS!r}\n"
     lock_of(folder).write_text(content)
     assert is_held(folder)
-    for age in (200, 3600):
-        os.utime(lock_of(folder), (time.time() - age, time.time() - age))
-        assert is_held(folder) == (age < 300)
+    os.utime(lock_of(folder), (time.time() - 3600,) * 2)
+    assert not is_held(folder)
