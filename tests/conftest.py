@@ -16,9 +16,7 @@ from tests.commands.zygote import Zygote
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything imports torch; processes that tests start inherit it
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell's background job; Ctrl-C has to reach what tests start
     signal.signal(signal.SIGINT, signal.default_int_handler)
-gc.set_threshold(
-    50_000, 20, 20
-)  # torch and Hydra are a large heap: to search it as often as usual is a tenth of the time
+gc.disable()  # torch and Hydra are a large heap: to search it as often as usual is a sixth of the time; see below
 
 # The kind of a test, by its place: the first that fits.
 KINDS = {
@@ -57,6 +55,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.hookimpl(tryfirst=True)  # before fixtures
 def pytest_runtest_setup() -> None:
     checked.begin_test()
+
+
+def pytest_runtest_logfinish() -> None:
+    """Garbage is collected now and then, and what is left, such as imported modules, is not searched again."""
+    if gc.get_count()[0] > 200_000:
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from diffusion_lab.data.densities import GaussianDensity, RingMixture
+from diffusion_lab.data.densities import RingMixture
 
 from ..families.test_families import FAMILIES
 from .conftest import STRIDED, TINY, scored
@@ -23,7 +23,6 @@ SMALL = {
 EVERYTHING = {
     ("gan",): ["regularizer.every=3", "model.spectral_norm=true", "model.max_grad_norm=1.0"],
     ("vae",): ["network.dropout=0.2", "model.beta=2.0"],
-    ("vae", "prior=standard_normal"): ["network.dropout=0.2", "model.free_bits=0.1"],
     ("flow",): ["network.dropout=0.2"],
 }
 EVERYTHING |= {(name,): [] for name in FAMILIES if name not in SMALL}
@@ -79,20 +78,15 @@ LEARNS = {
     "vae": ["network.hidden=32", "network.num_layers=1", "prior.network.num_steps=2", "prior.network.hidden=16"],
     "flow": ["network.hidden=32", "network.num_layers=1", "network.num_steps=2"],
 }
-KNOWN = {
-    "gaussian": (GaussianDensity(8, 0), []),
-    "mixture": (RingMixture(8, 0, num_components=2, std=0.3), ["data.num_components=2", "data.std=0.3"]),
-}
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("data", KNOWN)
 @pytest.mark.parametrize("stated", LEARNS)
-def test_no_family_has_fewer_bits_than_the_entropy(lab, stated, data):
-    """Of densities whose entropy is known; trained until the bound is near, so that a wrong sign or factor would show."""
-    density, options = KNOWN[data]
+def test_no_family_has_fewer_bits_than_the_entropy(lab, stated):
+    """Of a density whose entropy is known; trained until the bound is near, so that a wrong sign or factor would show."""
+    density = RingMixture(8, 0, num_components=2, std=0.3)
     lab.done(
-        *("train", f"model={stated}", f"data={data}", *options, "trainer.max_steps=130"),
+        *("train", f"model={stated}", "data=mixture", "data.num_components=2", "data.std=0.3", "trainer.max_steps=130"),
         *("data.batch_size=128", "optimizer.lr=5e-3", "lr_scheduler.warmup_steps=10", "ema.decays=[0.9]"),
         *("evaluation.num_samples=64", "metrics.bits_per_dim.num_images=500", "metrics.bits_per_dim.batch_size=500"),
         *("callbacks.sample_grid.every_n_steps=0", *LEARNS[stated]),

@@ -192,6 +192,7 @@ EVALUATE = {
 }
 
 
+@pytest.mark.thorough
 def test_a_stranger_takes_little_memory(stranger):
     """A network of 4,096 channels is compared with its weights before it takes memory."""
     edit(stranger, "network.base_channels", 2**12)

@@ -114,7 +114,7 @@ def test_a_training_goes_on_with_the_precision_of_another_machine(lab, monkeypat
     assert only_model(lab.folder).read_training()["precision"] == "32-true"
 
 
-@pytest.mark.parametrize("sweep", [[], ["-m", "seed=1"]])
+@pytest.mark.parametrize("sweep", [[], pytest.param(["-m", "seed=1"], marks=pytest.mark.thorough)])
 def test_an_edit_of_ones_own_files_retrains(lab, sweep):
     """A helper imported in a function, and a callback's; an edited metric only scores again."""
     files = {"mine.py": MINE, "steepness.py": "POWER = 1.5\n", "watcher/__init__.py": "", "watcher/watch.py": WATCHER}

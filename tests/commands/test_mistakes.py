@@ -31,11 +31,9 @@ train model=noisy_classifier timesteps=loss_aware
 train --config-dir=nowhere
 train trainer.max_time=abc
 train trainer.profiler=foo
-train ema.decays=[0.9,0.9]
 train tags=abc
 train schedule.max_beta=2
 train schedule=sigmoid schedule.start=3 schedule.end=-3
-train sampler.order=0
 train sampler/spacing=karras sampler.spacing.rho=0
 train objective.vlb_weight=-1
 train network.base_channels=0
@@ -49,8 +47,6 @@ train model.condition_dropout=2
 train lr_scheduler.warmup_steps=-1
 train timesteps=loss_aware timesteps.uniform_probability=2
 train prediction=edm prediction.data_std=0
-train guidance=classifier_free guidance.interval=[3]
-train guidance=autoguidance guidance.moment=2
 train evaluation.seed=-1
 train evaluation.weights=foo
 train init_from=nowhere
@@ -60,7 +56,6 @@ train data=image_folder data.root=. data.test_fraction=2
 train data=arrays data.train=no.npy
 train model=vae model.beta=-1
 train model=flow network.margin=0.6
-train rounding=ends rounding.error=-1
 evaluate model_dir=a,b
 evaluate samples=nowhere data=digits
 evaluate variance=learned_jointly
@@ -95,14 +90,12 @@ train schedule
 train schedule=linear schedule.num_timesteps=20
 train sampler.spacing.num_steps=500
 train variance=learned objective=simple
-train evaluation.num_samples=1
 train data=image_folder data.root=nowhere data.image_size=8
 train train_images=0
 train network._target_=nowhere.Net
 train network.nonsense=1
 train callbacks.sample_grid.num_images=0
 train guidance=autoguidance guidance.scale=-1
-train guidance=autoguidance guidance.log_snr_interval=[3,-3]
 train condition=classes data=gaussian
 train guidance=classifier_free
 train condition=clusters condition.clusters.num_clusters=1
@@ -113,7 +106,6 @@ train model=vae network.channel_multipliers=[1,1,1,1,1]
 train model=gan trainer.gradient_clip_val=1.0
 train model=gan trainer.accumulate_grad_batches=2
 train model=gan adversarial_loss=wasserstein_gp regularizer=r1
-train model=gan regularizer.gamma=0
 train model=gan network.channel_multipliers=[1,1,1,1]
 train decoder_likelihood=gaussian
 train schedule@x=linear
@@ -134,13 +126,10 @@ train evaluation.at=[2steps,end] evaluation.weights=raw
 train evaluation.weights=ema_rel_0.05 snapshots.averages=0
 train evaluation.weights=ema_rel_0.4
 train snapshots.averages=-1
-train evaluation.reference=validation
-train evaluation.reference=held_out
 train data.validation=1437
 train data.on_device=true
 train data.on_device=maybe
 train compile=graphs
-train metrics.bits_per_dim.num_images=0
 train +metrics.mine._target_=torch.nn.Identity
 train -m +trainer.barebones=true
 train -m +trainer.min_steps=x seed=1,2
@@ -320,6 +309,7 @@ def test_a_real_process_ends_with_the_sentence_and_a_code(process):
     assert files(process.folder) == []
 
 
+@pytest.mark.thorough
 def test_streams_may_be_closed(tmp_path):
     command = f"{Path(sys.executable).parent / 'diffusion-lab'} status --help <&- >&-"
     done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, check=False)

@@ -26,7 +26,8 @@ def test_choices_here_and_on_the_users_searchpath_are_found(lab):
     assert OmegaConf.create(lab.done("train", "optimizer=mine", "--cfg", "job")).optimizer.lr == 1e-7
 
 
-def test_a_password_of_the_environment_is_in_no_file(lab, monkeypatch):
+def test_tags_are_recorded_and_no_password_is(lab, monkeypatch):
+    """Other tags are the same model and the same score."""
     monkeypatch.setenv("LAB_PASSWORD", PASSWORD)
     (lab.folder / "mine.py").write_text(
         "from lightning.pytorch.loggers import CSVLogger\n"
@@ -37,7 +38,7 @@ def test_a_password_of_the_environment_is_in_no_file(lab, monkeypatch):
     )
     options = ["+logger.own._target_=mine.Locked", "+logger.own.address='https://me:${oc.env:LAB_PASSWORD}@host'"]
     options += ["+logger.own.copy='${logger.own.address}'", "logger=[csv,tensorboard]"]
-    code, out, err = lab("train", *TINY, *STRIDED, *options)
+    code, out, err = lab("train", *TINY, *STRIDED, *options, "tags=[baseline,for the paper]")
     assert code == 0, err
     model = newest_model(lab.folder / "outputs")
     assert OmegaConf.load(model.config).logger.own.address == "https://me:{oc.env:LAB_PASSWORD}@host"
@@ -45,14 +46,10 @@ def test_a_password_of_the_environment_is_in_no_file(lab, monkeypatch):
     for name in files(lab.folder / "outputs"):
         assert PASSWORD.encode() not in (lab.folder / "outputs" / name).read_bytes(), name
 
-
-def test_tags_are_recorded_and_change_nothing(lab):
-    lab.given("train", *TINY, *STRIDED, "logger=csv", "tags=[baseline,for the paper]")
-    model = newest_model(lab.folder / "outputs")
     (run,) = (lab.folder / "outputs" / "runs").glob("[!.]*/")
     for file in (model.config, run / "config.yaml"):
         assert OmegaConf.load(file).tags == ["baseline", "for the paper"]
-    assert "baseline" in next(model.logs.rglob("hparams.yaml")).read_text()
+    assert any("baseline" in file.read_text() for file in model.logs.rglob("hparams.yaml"))
     assert "already scored" in lab.done("train", *TINY, *STRIDED, "tags=[other]")
 
 

@@ -44,7 +44,7 @@ def built(*options: str) -> DiffusionModel:
     cfg = OmegaConf.create(
         plain() | {group: plain(f"{group}={choice}")[group] for group, choice in chosen if "." not in group}
     )
-    cfg.schedule.num_timesteps = 40
+    cfg.schedule.num_timesteps = 24
     if "num_steps" in cfg.sampler.spacing:
         cfg.sampler.spacing.num_steps = 4
     for name, value in chosen:
@@ -106,11 +106,11 @@ CELLS = [cell for cell in product(SCHEDULES, PREDICTIONS, VARIANCES, SAMPLERS) i
 
 @pytest.mark.parametrize(("schedule", "prediction", "variance", "sampler"), pairs(CELLS))
 def test_a_pair_trains_samples_and_scores(schedule, prediction, variance, sampler):
-    x_0 = 0.5 * torch.randn(32, 2)
+    x_0 = 0.5 * torch.randn(8, 2)
     model = trained(built(schedule, prediction, variance, sampler, *bound_of(schedule)), x_0).generator()
-    samples = model.sample(torch.arange(6), seed=0)
+    samples = model.sample(torch.arange(3), seed=0)
     likelihood = model.likelihood(x_0[:4], None, 0, torch.arange(4), None)
-    assert samples.shape == (6, 2)
+    assert samples.shape == (3, 2)
     assert samples.isfinite().all()
     assert likelihood.bits_per_dim.isfinite().all()
     num_steps = len(model.sampler.spacing(model.process))
@@ -135,7 +135,7 @@ def test_a_pair_of_what_shapes_training_trains(schedule, prediction, timesteps, 
     elif objective == "objective=vlb" and (real or density):
         refusal = r"^objective VariationalBound holds a sum over the steps of the chain, and .*; use timesteps=strat.*$"
     else:
-        trained(built(*options), 0.5 * torch.randn(32, 2))
+        trained(built(*options), 0.5 * torch.randn(8, 2))
         return
     with pytest.raises(ValueError, match=refusal):
         built(*options)

@@ -212,6 +212,7 @@ def train_with_a_short_lease(*options: str) -> None:
     main()
 
 
+@pytest.mark.thorough
 def test_a_training_stopped_past_its_lease_is_taken_over(tmp_path, zygote):
     """Another process finishes it. When it is continued, it ends with one sentence; the weights are as if nothing had happened."""
     options = [*EVERYTHING, "trainer.max_steps=20"]
@@ -232,7 +233,7 @@ def test_a_training_stopped_past_its_lease_is_taken_over(tmp_path, zygote):
     assert_same_training(whole.directory, torn.directory)
 
 
-@pytest.mark.parametrize("more", [(), ("retrain=true",)])
+@pytest.mark.parametrize("more", [(), pytest.param(("retrain=true",), marks=pytest.mark.thorough)])
 def test_two_commands_on_one_model_train_and_score_it_once(tmp_path, zygote, more):
     """The other one waits, says for whom, and takes what it finds."""
     outputs = tmp_path / "outputs"

@@ -27,7 +27,7 @@ METRICS = "[frechet_distance,kernel_distance,precision_recall,sliced_wasserstein
 
 @pytest.mark.parametrize(
     "shape",
-    [*(pytest.param(shape, marks=pytest.mark.thorough) for shape in ((1, 12), (2, 8, 12))), (1, 8, 7, 8)],
+    [pytest.param((2, 8, 12), marks=pytest.mark.thorough), (1, 8, 7, 8)],
     ids=str,
 )
 def test_every_command_takes_every_shape(lab, shape):
@@ -54,8 +54,8 @@ def test_every_command_takes_every_shape(lab, shape):
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("shape", [(1, 12), (1, 4, 4, 4)], ids=str)
-def test_a_program_draws_every_shape(lab, shape):
+def test_a_program_draws_every_shape(lab):
+    shape = (1, 12)
     of = f"[{','.join(map(str, shape))}]"
     lab.done("train", *FIELD, *STRIDED, f"data.shape={of}", "score=false")
     lab.done("export", "format=program", "batch_size=2", "sampler=ddim", "sampler.spacing.num_steps=2")

@@ -114,7 +114,6 @@ def test_a_model_is_trained_once_and_every_cell_scored(lab):
 @pytest.mark.parametrize(
     ("axes", "num_models"),
     [
-        ([*TINY, *STRIDED, "seed=range(1,4)"], 3),
         ([*TINY, *STRIDED, "condition=none,clusters", "condition.clusters.num_clusters=3,5"], 3),
         (["trainer.max_steps=1", "network=diffusion/8x8,diffusion/small"], 2),  # a group that holds folders alone
     ],

@@ -41,7 +41,7 @@ def test_a_density_states_what_its_units_add(lab, points):
     assert run["protocol"]["bound"]["log2_scale"] == pytest.approx(np.log2([5, 0.01]).mean(), abs=0.4)
 
 
-@pytest.mark.parametrize("family", ["diffusion", "gan", "vae", "flow"])
+@pytest.mark.parametrize("family", ["diffusion", "gan"])
 def test_points_need_a_network_of_points(lab, points, family):
     options = ["data=arrays", "data.train=a.npy", f"model={family}", "seed=3"]
     lab.refused("train", *options, said="use network=…/points")

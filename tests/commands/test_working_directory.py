@@ -26,9 +26,8 @@ def write(lab):
     return write
 
 
-@pytest.mark.parametrize("command", ["train schedule=none", pytest.param("doctor", marks=pytest.mark.thorough)])
-def test_the_working_directory_shadows_nothing(process, command):
-    """Plugins of Hydra, and files that are called like modules that are installed."""
+def test_the_working_directory_shadows_and_breaks_nothing(process):
+    """Plugins of Hydra, files that are called like installed modules, and others that libraries import if they are there."""
     names = (
         "hydra_plugins/evil/__init__.py",
         "hydra_plugins/evil.py",
@@ -41,16 +40,11 @@ def test_the_working_directory_shadows_nothing(process, command):
         file = process.folder / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(HARM)
-    process(*command.split())
-    assert not [*process.folder.rglob("harm")]
-
-
-def test_files_called_like_packages_break_nothing(process):
-    """Others import these lazily, if they are there."""
     for name in ("datasets", "pandas", "models", "utils", "train", "data", "metrics", "hydra", "lightning"):
         (process.folder / f"{name}.py").write_text("LOADED = True\n")
     done = process("train", *TINY, *STRIDED, "score=false")
     assert done.returncode == 0, done.stderr
+    assert not [*process.folder.rglob("harm")]
 
 
 def test_a_folder_is_no_optional_package(lab, monkeypatch):
@@ -60,16 +54,18 @@ def test_a_folder_is_no_optional_package(lab, monkeypatch):
         optional_package("nowhere_installed", "x", "data=x")
 
 
-@pytest.mark.parametrize("option", ["schedule=mine", "schedule._target_=mine.Mine", "+callbacks.own._target_=mine.Own"])
+@pytest.mark.parametrize(
+    "option", ["schedule=mine", "schedule._target_=mine.Found", "+callbacks.own._target_=mine.Own"]
+)
 def test_the_users_own_code_is_found(lab, write, option):
     write(
         "mine.py",
-        "import helped\nfrom lightning import Callback\nfrom diffusion_lab.diffusion import CosineSchedule as Mine\n"
+        "import helped\nfrom lightning import Callback\nfrom diffusion_lab.diffusion import CosineSchedule as Found\n"
         "class Own(Callback):\n    def on_fit_start(self, *_):\n        helped.late()\n",
     )
     write("helped.py", "def late():\n    import later\n")
     write("later.py", "")
-    write("conf/schedule/mine.yaml", "defaults: [cosine]\n_target_: mine.Mine\n")
+    write("conf/schedule/mine.yaml", "defaults: [cosine]\n_target_: mine.Found\n")
     lab.done("train", *TINY, *STRIDED, option, "score=false")
 
 

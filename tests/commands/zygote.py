@@ -8,6 +8,7 @@ Each fork is a process of its own: it has its session, files and signals, and ki
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import json
 import os
@@ -98,6 +99,7 @@ def serve() -> None:
     os.fsync = lambda file: None  # no test of a process turns the machine off
     with less_composing():
         _train_once(app)
+        gc.freeze()  # the forks share this heap, and search none of it for garbage
         _serve(main)
 
 

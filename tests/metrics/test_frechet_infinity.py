@@ -139,12 +139,10 @@ def test_the_interval_covers_in_few_dimensions(floors):
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("floors", [0, 1, 10])
-@pytest.mark.parametrize(
-    ("kind", "n", "m", "trials"),
-    [*((kind, 500, 2000, 300) for kind in ("normal", "skewed", "clusters")), ("clusters", 2000, 8000, 100)],
-)
-def test_the_interval_covers_the_true_distance(kind, floors, n, m, trials):
+@pytest.mark.parametrize("floors", [0, 10])
+@pytest.mark.parametrize("kind", ["skewed", "clusters"])
+def test_the_interval_covers_the_true_distance(kind, floors):
+    n, m, trials = 500, 2000, 300
     share, found = truth(kind, 32, floors, n, m).covered(trials, n, m)
     # docs/numbers.md: 0.94 to 0.98 of 1,000 trials.
     assert share == pytest.approx(0.955, abs=0.025 + 2 * (0.05 / trials) ** 0.5)
