@@ -37,6 +37,7 @@ WAYS = {  # on points, whose networks are small
     "free bits": ["vae", "model.free_bits=0.1", "prior=standard_normal"],
     "a learned prior": ["vae", "prior=spline_flow"],
 }
+QUICK = "all that a table offers", "a penalty", "ddpm", "heun"
 T = {"diffusion": ["schedule.num_timesteps=60"], "noisy_classifier": ["schedule.num_timesteps=60"]}
 SMALL = {  # fewer of the same layers
     "diffusion": ["network.channel_multipliers=[1]", "network.attention_resolutions=[8]", "network.head_channels=32"],
@@ -127,7 +128,9 @@ def test_a_training_step_of_a_family_waits_for_nothing(monkeypatch, family):
         train(monkeypatch, built(family, *SMALL.get(family, [])))
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "way", [way if way in QUICK else pytest.param(way, marks=pytest.mark.thorough) for way in WAYS]
+)
 def test_a_training_step_waits_for_nothing(monkeypatch, way):
     family, *options = WAYS[way]
     with pytest.raises(EnoughError):
@@ -187,7 +190,10 @@ def walk(monkeypatch, model, guide=None):
     assert number > 2
 
 
-@pytest.mark.parametrize("sampler", choices("sampler"))
+@pytest.mark.parametrize(
+    "sampler",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.thorough) for name in choices("sampler")],
+)
 def test_a_step_of_a_sampler_waits_for_nothing(monkeypatch, sampler):
     steps = ["schedule.num_timesteps=4"] if sampler == "ddpm" else ["sampler.spacing.num_steps=4"]
     walk(monkeypatch, built("diffusion", f"sampler={sampler}", *steps, data="mixture"))

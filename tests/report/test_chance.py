@@ -42,7 +42,7 @@ def at_most_a_twentieth(claims):
     return np.mean(claims) <= 0.05 + 3 * (0.05 * 0.95 / len(claims)) ** 0.5
 
 
-@pytest.mark.parametrize(("rows", "seeds"), [(2, 1), (20, 1), (2, 2), (2, 3), (2, 5), (5, 3), (20, 3)])
+@pytest.mark.parametrize(("rows", "seeds"), [(20, 1), (2, 2), (2, 5), (20, 3)])
 def test_equal_cells_have_no_best(rows, seeds):
     random, claims = np.random.default_rng(rows + 100 * seeds), []
     for _ in range(200 if rows < 20 else 60):
@@ -75,10 +75,10 @@ def on_rows(gathered):
     return axis_findings(table, table.groups[0])[0]
 
 
-@pytest.mark.parametrize(("rows", "settings", "seeds", "training"), [
-    (2, 1, 2, "each"), (2, 4, 2, "each"), (3, 4, 3, "each"), (5, 2, 3, "each"), (2, 4, 1, "each"), (3, 1, 1, "one"),
-    (2, 4, 1, "one"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("rows", "settings", "seeds", "training"),
+    [(2, 1, 2, "each"), (5, 2, 3, "each"), (2, 4, 1, "each"), (2, 4, 1, "one")],
+)
 def test_axes_without_an_effect_have_no_winner(rows, settings, seeds, training):
     random = np.random.default_rng(rows + 10 * settings + 100 * seeds)
     claims = [on_rows(grid(random, rows, settings, seeds, training)).sure for _ in range(150)]
@@ -132,7 +132,7 @@ BY_COST = [("trainer.max_steps", "training_seconds"), ("sampler.spacing.num_step
 
 
 @pytest.mark.parametrize(("axis", "cost"), BY_COST)
-@pytest.mark.parametrize(("lines", "seeds"), [(2, 1), (4, 2), (2, 3), (4, 3), (2, 6)])
+@pytest.mark.parametrize(("lines", "seeds"), [(4, 2), (2, 3), (4, 3)])
 def test_equal_curves_have_no_leader(axis, cost, lines, seeds):
     random = np.random.default_rng(lines + 100 * seeds)
     reports = [curves(random, lines, seeds, axis, cost) for _ in range(150)]

@@ -108,6 +108,7 @@ def test_graphs_need_a_gpu_and_whole_batches(how, on_gpu, parts, said):
             check_compile(how, on_gpu, parts, SimpleNamespace(compiles_step=False))
 
 
+@pytest.mark.thorough
 @pytest.mark.needs("glibc")
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc only")
 def test_a_freed_tensor_costs_no_page_faults():
