@@ -79,6 +79,13 @@ FEW = {
 }
 NETWORK = [option for option in TINY if option.startswith("network.")]
 SHORT = [option for option in TINY if not option.startswith(("metrics.", "schedule.", "features=", "network."))]
+# Where a page does not choose the metrics itself, and neither does FEW.
+BRIEF = [
+    "metrics.bits_per_dim.num_images=4",
+    "metrics.bits_per_dim.max_terms=8",
+    "metrics.kernel_distance.num_subsets=2",
+]
+OWN_METRICS = re.compile(r"metrics=|regression_fashion|experiment=volume")
 OWN_NETWORKS = re.compile(r"model=|network=|data=two_moons|experiment=(vdm|edm)")
 
 
@@ -131,7 +138,7 @@ def shrunk(command: str, *options: str, swept: int) -> list[str]:
         "sample": ["num_images=10"],
     }.get(command, [])
     if command == "train":
-        less = [*([] if OWN_NETWORKS.search(line) else NETWORK), *SHORT]
+        less = [*([] if OWN_NETWORKS.search(line) else NETWORK), *SHORT, *([] if OWN_METRICS.search(line) else BRIEF)]
     if command != "sample":
         less = [*less, *(option for pattern, more in FEW.items() if re.search(pattern, line) for option in more)]
     fewer = []
@@ -195,7 +202,7 @@ def test_a_page_works_as_written(page, lab, monkeypatch):
         return
     write_files(lab.folder, monkeypatch)
     if todo[0][1][:1] not in (["train"], []):
-        lab.given("train", *NETWORK, *SHORT)
+        lab.given("train", *NETWORK, *SHORT, *BRIEF)
     namespace, wrong = {}, []
     for code, command in todo:
         if code:

@@ -29,6 +29,7 @@ def whole_and_divided(
             root.data.root = str(write(tmp_path_factory.mktemp(request.param.stem) / "own", patch))
             if OmegaConf.is_missing(root.data, "train"):
                 root.data.train = "train.npz"
+        root.data.update({name: 40 for name in ("num_train", "num_test") if name in root.data})
         whole, divided = instantiate(root.data), instantiate(root.data)
         divided.hold_back(VALIDATION)
         whole.prepare()
