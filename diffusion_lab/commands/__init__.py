@@ -22,5 +22,6 @@ fit           a training in its folder
 scoring       a score, found or computed, written and shown
 score_table   the table of a score
 sweeping      `train -m`
+job           one job of a sweep or of another multirun
 accuracy      the accuracy of a noisy classifier
 """

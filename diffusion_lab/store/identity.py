@@ -49,7 +49,7 @@ _DIGITS = 16  # of a recorded digest
 _INSTALLED = {Path(sysconfig.get_path(key)).resolve() for key in ("stdlib", "platstdlib", "purelib", "platlib")}
 # Beside a single module: files that change without anything being computed in another way (notes, notebooks, redirected output).
 _NO_PART = frozenset((".pyc", ".ipynb", ".md", ".log", ".out", ".err"))
-_COPY = "DIFFUSION_LAB_CODE"  # of `sweeps.frozen`
+COPY = "DIFFUSION_LAB_CODE"  # the copy that a job of a cluster runs from, see `sweeps.frozen`
 _NO_FOLDER = frozenset(("__pycache__", "site-packages", "dist-packages", "node_modules", "outputs"))
 _OF_RESULTS = ("training.json", "metrics.json", "sweep.json")
 # Of a clone of the lab, in which a user may put his files.
@@ -203,9 +203,10 @@ def _is_installed(path: Path) -> bool:
 def _files_below(folder: Path, left_out: Collection[Path], package: bool = False) -> Iterator[Path]:
     """The files in a folder and in plain folders below it, without hidden, large and empty ones, results, and the lab's own.
 
-    Of a package all folders count, also conf/ and outputs/. In the copy that a sweep runs from, links lead to what does not count.
+    Of a package all folders count, also conf/ and outputs/. In the copy that a job of a cluster runs from, links lead to what does
+    not count.
     """
-    copied = Path(os.environ.get(_COPY) or os.devnull) in folder.parents
+    copied = Path(os.environ.get(COPY) or os.devnull) in folder.parents
     no_part = frozenset((".pyc",)) if package else _NO_PART
     for above, folders, names in os.walk(folder):
         here = Path(above)
