@@ -125,7 +125,7 @@ def _submit(launcher: Any, calls: Sequence[Call], directory: SweepDirectory) -> 
         if any(job.state == "" for job in jobs.values()):
             raise JobError("squeue does not answer, so it is unknown which jobs are still there: try again later")
         new = [call for call in calls if call.name not in jobs or jobs[call.name].state is None]
-        forget_failures(work for call in new for work in call.job.work)
+        forget_failures(work for call in new if call.job for work in call.job.work)
         if new:
             launcher.submit(new, directory)
     left = f"{len(calls) - len(new)} jobs are in the queue already. " if len(new) < len(calls) else ""
