@@ -178,9 +178,7 @@ def layout_in(path: Path) -> list[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             name = node.value.rpartition("/")[2]
-            if name in LAYOUT_FILES or re.search(
-                r"\.(safetensors|ckpt)$|_(job|process|outcome)\.json$|_log\.out$", node.value
-            ):
+            if name in LAYOUT_FILES or re.search(r"\.(safetensors|ckpt)$", node.value):
                 found.append(node.value)
         elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) and isinstance(node.right, ast.Constant):
             found += {node.right.value} & LAYOUT_FOLDERS

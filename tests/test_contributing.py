@@ -21,12 +21,6 @@ EXTEND = ROOT / "docs" / "extend"
 PAGES = {path.stem: path.read_text() for path in sorted(EXTEND.glob("*.md"))}
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 COPIED = ("diffusion_lab", "conf", "hydra_plugins", "tests", "pyproject.toml", "docs", "README.md", "CONTRIBUTING.md")
-# What stands in for PBS: jobs run at once, one after the other, and none is left when qsub returns.
-QSUB = """\
-while [ $# -gt 1 ]; do [ "$1" = -o ] && log=$2; shift; done
-sh > "$log" 2>&1
-echo 1.server
-"""
 
 
 @dataclass(frozen=True)
@@ -84,14 +78,8 @@ class Clone:
         shutil.copy2(ROOT / "outputs" / "README.md", self.folder / "outputs")
         for section in SECTIONS.values():
             section.write(self.folder)
-        programs = folder / "programs"
-        programs.mkdir()
-        for name, script in {"qsub": QSUB, "qselect": ""}.items():
-            (programs / name).write_text(f"#!/bin/sh\n{script}\n")
-            (programs / name).chmod(0o755)
         self.environment = {
             "PYTHONPATH": str(self.folder),
-            "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
             "COLUMNS": "120",
             "OMP_NUM_THREADS": "1",
             "HYDRA_FULL_ERROR": "0",
@@ -147,7 +135,6 @@ SHOWS = {
     "condition": "runs/.*/conditions.png",
     "command": r"diffusion-\w+  1 steps  0\.0 minutes",
     "callback": "train/weight_norm",
-    "launcher": r"submitted as d\w{11}, d\w{11}; logs in ",
     "outputs": r"runs/.*/values\.csv",
 }
 

@@ -31,7 +31,6 @@ from diffusion_lab.config.options import check_options
 from diffusion_lab.config.overrides import flags_and_words
 from diffusion_lab.config.working_directory import add_to_path, check_outputs, with_own_choices
 from diffusion_lab.store.records import printable
-from diffusion_lab.sweeps.frozen import StartAgain
 from diffusion_lab.training.interruption import Interrupted
 
 _MULTIRUN = {"-m", "--multirun"}
@@ -65,9 +64,6 @@ def run(command: str, options: list[str]) -> int:
         _start(command, completed(with_own_choices(options)), task)
         if failed:
             raise failed[0]
-    except StartAgain as again:
-        os.environ["HYDRA_FULL_ERROR"] = "1" if traceback_wanted else "0"
-        again.start(command, options)
     except Interrupted as stop:
         if str(stop):
             print(f"diffusion-lab {command}: {stop}", file=sys.stderr)

@@ -23,7 +23,7 @@ from rich.text import Text
 
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.mistakes import MistakeError
-from diffusion_lab.sweeps.jobs import ask
+from diffusion_lab.sweeps.slurm import ask
 from diffusion_lab.terminal import Terminal
 from diffusion_lab.training.devices import Place, auto_precision, num_cores, usable_gpus, visible_gpus
 from diffusion_lab.training.trackers import WeightsAndBiases

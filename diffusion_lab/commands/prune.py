@@ -19,10 +19,9 @@ from diffusion_lab.store import ModelDirectory, cache_directory, named_model, ru
 from diffusion_lab.store.directories import previous_of, to_trash, trash
 from diffusion_lab.store.files import PlaceError
 from diffusion_lab.store.lock import hold
-from diffusion_lab.store.places import has_outcome, models_in, runs_in, sweeps_in
+from diffusion_lab.store.places import models_in, runs_in, sweeps_in
 from diffusion_lab.store.records import is_folder_name
-from diffusion_lab.sweeps.frozen import unused_copies
-from diffusion_lab.sweeps.jobs import submitted
+from diffusion_lab.sweeps.slurm import jobs_of
 from diffusion_lab.terminal import Terminal
 
 KINDS = ("resume", "cache", "code", "partial")
@@ -105,14 +104,16 @@ def _cache(outputs: Path, cfg: DictConfig) -> Iterator[Unused]:
 def _code(outputs: Path, cfg: DictConfig) -> Iterator[Unused]:
     for sweep in sweeps_in(outputs):
         runs = [run_directory(outputs, cell["run"]) for cell in sweep.read_sweep()["cells"]]
-        if all(run.metrics.is_file() for run in runs):
-            for copy in unused_copies(sweep.code, Path(cfg.jobs)):
-                yield Unused(copy, copy, "every cell of its sweep has its score")
+        in_queue = any(job.state is not None for job in jobs_of(sweep).values())
+        if sweep.code.is_dir() and not in_queue and all(run.metrics.is_file() for run in runs):
+            yield Unused(sweep.code, sweep.path, "every cell of its sweep has its score")
 
 
 def _partial(outputs: Path, cfg: DictConfig) -> Iterator[Unused]:
-    jobs, before = Path(cfg.jobs), time.time() - 86400 * cfg.days
-    waiting = {name for job, one in submitted(jobs).items() if not has_outcome(jobs, job) for name in one.makes}
+    before = time.time() - 86400 * cfg.days
+    sweeps = {sweep: jobs_of(sweep) for sweep in sweeps_in(outputs)}
+    waiting = {model for jobs in sweeps.values() for model, job in jobs.items() if job.state is not None}
+    waiting |= {cell["run"] for sweep in sweeps for cell in sweep.read_sweep()["cells"] if cell["model"] in waiting}
     partial = [model.path for model in models_in(outputs) if not model.finished]
     partial += [run.path for run in runs_in(outputs) if not run.metrics.is_file()]
     partial += [model.beside.path for model in models_in(outputs) if model.beside.path.is_dir()]

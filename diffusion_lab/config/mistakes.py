@@ -71,9 +71,6 @@ def refuse_words(options: Iterable[str], command: str) -> None:
 def refuse_outside_sweeps() -> None:
     """MistakeError for an option of sweeps, launchers or sweepers without -m: training would run here, not on the cluster."""
     hydra = HydraConfig.get()
-    for override in hydra.overrides.task:
-        if override.startswith("sweep.jobs_per_model="):  # not an option of a single training
-            raise MistakeError(f"{override} works only in a sweep of train -m: add -m, or remove it")
     for override in hydra.overrides.hydra if hydra.mode is RunMode.RUN else ():
         if override.lstrip("+~").startswith(("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper")):
             raise MistakeError(f"{override} works only with -m: add -m to run it as a sweep, or remove {override}")

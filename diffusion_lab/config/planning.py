@@ -15,7 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import ConfigCompositionException
 from hydra.utils import get_class
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
 from diffusion_lab.config.build import build_training_data
@@ -26,7 +26,6 @@ from diffusion_lab.config.overrides import as_plain
 from diffusion_lab.config.scores import requested_weights, run_of
 from diffusion_lab.store.identity import said_of_model
 from diffusion_lab.store.option_names import canonical_json
-from diffusion_lab.store.own_files import users_files
 from diffusion_lab.sweeps.axes import Axis, Combination, MissingOptionError, combinations
 from diffusion_lab.sweeps.plan import Plan, PlannedCell, plan
 from diffusion_lab.training import ranks
@@ -37,16 +36,16 @@ if TYPE_CHECKING:
     from diffusion_lab.data.module import DataModule
     from diffusion_lab.models.trainable import TrainableModel
 
-_AT, _WEIGHTS, _SHARES = "evaluation.at", "evaluation.weights", "sweep.jobs_per_model"
-ASKED_ONCE = ("outputs", "score", "retrain", "rescore", "tags", "debug", _AT, _SHARES)  # of the whole sweep
+_AT, _WEIGHTS = "evaluation.at", "evaluation.weights"
+ASKED_ONCE = ("outputs", "score", "retrain", "rescore", "tags", "debug", _AT)  # of the whole sweep
 
 
 @dataclass(frozen=True)
 class Composed:
-    """A cell's config without Hydra's own part, and its model family."""
+    """A cell's config without Hydra's own part, and that part."""
 
     cfg: DictConfig
-    family: str
+    hydra: DictConfig
 
 
 def read_axes(arguments: Sequence[str], loader: ConfigLoader) -> list[Axis]:
@@ -70,7 +69,6 @@ def read_axes(arguments: Sequence[str], loader: ConfigLoader) -> list[Axis]:
         if len(values) < len(listed):
             raise MistakeError(f"{argument}: remove the repeated value")
         axes[key] = Axis(key, values, swept=len(values) > 1)
-    axes.pop(_SHARES, None)  # not an option of a cell
     return list(axes.values())
 
 
@@ -86,34 +84,30 @@ def with_moments(axes: Sequence[Axis], master: DictConfig) -> list[Axis]:
 
 
 def make_plan(
-    axes: Sequence[Axis], loader: ConfigLoader, master: DictConfig, check: bool
-) -> tuple[Plan, list[str], dict[Path, set[Path]]]:
-    """The plan, notes, and the user's own files that its jobs need.
+    axes: Sequence[Axis], loader: ConfigLoader, master: DictConfig
+) -> tuple[Plan, list[str], Callable[[Sequence[str]], DictConfig]]:
+    """The plan, notes, and a function from the overrides of a part of a job to its config. Every model is built.
 
     master: the command's config without the swept options.
-    check: build every model, so that invalid values are reported before the first job.
     """
     from diffusion_lab.config.duration import in_a_sentence  # imports torch
 
-    found, count = combinations(axes, _Composer(loader, master))
-    data_of = _data_sets()
-    gpus = _gpus(master)
-    cells, built, files = [], None, dict[Path, set[Path]]()
+    composer = _Composer(loader, master)
+    found, count = combinations(axes, composer)
+    data_of, gpus = _data_sets(), _gpus(master)
+    cells, built = [], None
     for combination in found:
-        cell, trained = _cell(combination, data_of, Path(master.outputs), check, gpus)
+        cell, trained = _cell(combination, data_of, Path(master.outputs), gpus)
         cells.append(cell)
         built = built or trained
-        config = as_plain(combination.config.cfg, resolve=True)
-        for folder, own in users_files(config, config).items():
-            files.setdefault(folder, set()).update(own)
-    planned = plan(cells, count, master.retrain, master.rescore, master.score, master.sweep.jobs_per_model)
+    planned = plan(cells, count, master.retrain, master.rescore, master.score)
     takes = None if built is None else in_a_sentence(planned, *built)
-    return planned, [*filter(None, [takes]), *_of_other_code(planned), *_notes(axes, found)], files
+    return planned, [*filter(None, [takes]), *_of_other_code(planned), *_notes(axes, found)], composer.with_hydra
 
 
 def _of_other_code(planned: Plan) -> list[str]:
     """A sentence if other code trained models that are reused."""
-    new = {work.folder for work in planned.to_train}
+    new = {work.folder for work in planned.work}
     models = dict.fromkeys(cell.model for cell in planned.cells if cell.model.path not in new)
     said = [text for model in models if (text := said_of_model(model.path, model.read_training()))]
     return [said[0] + (f" (and {len(said) - 1} more of these models)" if len(said) > 1 else "")] if said else []
@@ -132,9 +126,7 @@ def _notes(axes: Sequence[Axis], found: Sequence[Combination[Composed]]) -> list
 
 def _gpus(master: DictConfig) -> tuple[str, ...] | None:
     """The GPUs of this machine if the jobs run here; None if they run on a cluster."""
-    queue = master.hydra.launcher.get("queue")
-    is_elsewhere = queue is not None and getattr(get_class(queue), "may_be_left", True)
-    return None if is_elsewhere else visible_gpus()
+    return None if getattr(get_class(master.hydra.launcher._target_), "on_cluster", False) else visible_gpus()
 
 
 def _on_gpu(trainer: DictConfig, gpus: tuple[str, ...] | None) -> bool:
@@ -171,7 +163,16 @@ class _Composer:
             except (ConfigAttributeError, ConfigKeyError):
                 raise MissingOptionError(_key(override)) from None
         self._check_references(cfg, {_key(self._parsed(line)) for line in overrides})
-        return Composed(cfg, base.family)
+        return Composed(cfg, base.hydra)
+
+    def with_hydra(self, overrides: Sequence[str]) -> DictConfig:
+        """The config of a job with Hydra's part, as Hydra would compose it from these overrides."""
+        found = self(overrides)
+        with open_dict(found.cfg):
+            found.cfg.hydra = copy.deepcopy(found.hydra)
+        with read_write(found.cfg.hydra):
+            found.cfg.hydra.overrides.task = [*overrides]
+        return found.cfg
 
     def _check_references(self, cfg: DictConfig, chosen: Collection[str]) -> None:
         """MissingOptionError if the choice lacks an option that the model needs: sampling=draws does not fit a flow."""
@@ -197,12 +198,12 @@ class _Composer:
             if refused is None or refused not in map(_key, parsed):
                 raise
             raise MissingOptionError(refused) from None
-        choices = cfg.hydra.runtime.choices
-        if choices.get("experiment"):
+        hydra = cfg.hydra
+        if hydra.runtime.choices.get("experiment"):
             drop_leftovers(cfg, parsed)
         with open_dict(cfg):
             del cfg["hydra"]
-        return Composed(cfg, choices.model)
+        return Composed(cfg, hydra)
 
 
 def _key(override: Override) -> str:
@@ -227,10 +228,9 @@ def _cell(
     combination: Combination[Composed],
     data_of: Callable[[DictConfig], DataModule],
     outputs: Path,
-    check: bool,
     gpus: tuple[str, ...] | None,
 ) -> tuple[PlannedCell, tuple[Training, TrainableModel] | None]:
-    """The places of a cell's model and score, and the model itself if this CPU trains it. check: build the model.
+    """The places of a cell's model and score, and the model itself if this CPU trains it.
 
     MistakeError for options that would fail.
     """
@@ -238,17 +238,17 @@ def _cell(
     from diffusion_lab.config.training import training_of  # imports torch
     from diffusion_lab.models.trainable import GenerativeModel
 
-    cfg, family = combination.config.cfg, combination.config.family
+    cfg, family = combination.config.cfg, combination.config.hydra.runtime.choices.model
     check_options(cfg)
     overrides = combination.overrides
     with users_mistakes():
         on_gpu = _on_gpu(cfg.trainer, gpus)
         training = training_of(cfg, family, on_gpu, data_of)
-        model = training.build(request=None).model if check else None
-        if model is not None and not isinstance(model, GenerativeModel) and cfg.score:
+        model = training.build(request=None).model
+        if not isinstance(model, GenerativeModel) and cfg.score:
             raise MistakeError(f"model={family} generates no samples, so it cannot be scored; add score=false")
         (score,) = training.scores  # evaluation.at was split into cells
         run = run_of(training.directory, score, outputs)
-        here = None if model is None or gpus is None or on_gpu else (training, model)
+        here = None if gpus is None or on_gpu else (training, model)
     counted = None if here is None else operations(*here)
     return PlannedCell(combination.choices, overrides, training.directory, run, counted), here

@@ -14,7 +14,6 @@ from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.overrides import quoted
 from diffusion_lab.store.places import finish_swaps
 from diffusion_lab.store.records import RunError
-from diffusion_lab.sweeps.frozen import copied
 
 _SEARCHPATH = "hydra.searchpath"
 
@@ -27,8 +26,8 @@ def add_to_path() -> None:
 
 
 def with_own_choices(options: Sequence[str]) -> list[str]:
-    """`options`, with the folder conf/ here at the end of the search path. A sweep reads it in its copy of the code."""
-    own = copied(Path.cwd() / "conf")
+    """`options`, with the folder conf/ here at the end of the search path."""
+    own = Path.cwd() / "conf"
     if not own.is_dir() or own.samefile(CONF):
         return [*options]
     parser, typed = OverridesParser.create(), [o for o in options if o.lstrip("+").startswith(f"{_SEARCHPATH}=")]

@@ -3,7 +3,6 @@
     outputs/models/<data>-<model>-<digest>/   one trained model   (ModelDirectory)
     outputs/runs/<model>-<digest>/            one scored cell     (RunDirectory)
     outputs/sweeps/<name>/                    many of them        (SweepDirectory)
-    outputs/jobs/                             files of queued jobs   (`places`)
     outputs/cache/                            reference statistics; samples/, statistics/   (CacheDirectory)
     outputs/features/                         features trained on a user's own images
     outputs/trash/                            what `prune` and retrain=true have put aside
@@ -14,7 +13,7 @@ lock          one writer of a folder
 directories   what lies in the folder of a model, a score, a sweep; places: where these are; cache: what lies in the cache
 records       JSON and YAML that may be a stranger's; status_file: how far work is; measures: what the numbers of a score mean
 weight_names, option_names   names of weights and of options
-processes     processes of this machine
+processes     processes of this machine, and those that end with their parent
 
 Nothing here makes a folder before something is written into it.
 """

@@ -184,8 +184,10 @@ class SweepDirectory(Directory):
     """A sweep: its command, and the report on its cells, which lie in outputs/runs."""
 
     sweep = _In("sweep.json")  # the axes, and each cell's model and run directory; written before anything starts
-    code = _In("code")  # copies of code and configs that its jobs run from
     jobs = _In("jobs")  # the jobs' logs, one folder each
+    code = _In("code")  # copies of code that jobs of a cluster run from
+    slurm = _In("slurm")  # submitit's scripts, calls and logs
+    submitted = _In("slurm/jobs.json")  # model -> the job that was last submitted for it
     report = _In("report")  # report.html, the tables and the figures
 
     def write_sweep(self, content: Mapping[str, Any]) -> None:

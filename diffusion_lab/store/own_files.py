@@ -25,7 +25,7 @@ from diffusion_lab.conf_dir import CONF
 from diffusion_lab.store.files import MARKER
 from diffusion_lab.store.option_names import flat
 
-COPY = "DIFFUSION_LAB_CODE"  # of `sweeps.frozen`
+COPY = "DIFFUSION_LAB_CODE"  # the copy that a job of a cluster runs from, see `sweeps.frozen`
 DIGITS = 16  # of a recorded digest
 LISTS: dict[str, list[str]] = yaml.safe_load((CONF / "not_in_the_name.yaml").read_text(encoding="utf-8"))
 
@@ -122,7 +122,8 @@ def _is_installed(path: Path) -> bool:
 def _files_below(folder: Path, left_out: Collection[Path], package: bool = False, top: bool = True) -> Iterator[Path]:
     """The files in a folder and in plain folders below it, without hidden, large and empty ones, results, and the lab's own.
 
-    Of a package all folders count, also conf/ and outputs/. In the copy that a sweep runs from, links lead to what does not count.
+    Of a package all folders count, also conf/ and outputs/. In the copy that a job of a cluster runs from, links lead to what does
+    not count.
     """
     copied = Path(os.environ.get(COPY) or os.devnull) in folder.parents
     others = {"__pycache__"} if package else _NO_FOLDER | ({"conf"} if top else set())

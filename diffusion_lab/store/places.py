@@ -1,14 +1,7 @@
-"""Paths in outputs/: models, runs, sweeps and the files of jobs. Nothing here makes a folder.
-
-jobs/<id>_job.json              the description of a job, written at submission
-jobs/<id>_process.json          for a job of this machine: its process and its place
-jobs/<id>_<rank>_outcome.json   the outcome of each of its processes
-jobs/<id>_<rank>_log.out        their output; the name is submitit's
-"""
+"""Paths in outputs/: models, runs and sweeps. Nothing here makes a folder."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -116,36 +109,3 @@ def newest_model(outputs: Path) -> ModelDirectory:
 
 def _folders(above: Path) -> list[Path]:
     return sorted(path for path in above.glob("[!.]*") if path.is_dir())
-
-
-def jobs_folder(outputs: Path) -> Path:
-    """The default folder for the launchers' files of jobs."""
-    return outputs / "jobs"
-
-
-def job_file(folder: Path, job: str) -> Path:
-    return folder / f"{job}_job.json"
-
-
-def process_file(folder: Path, job: str) -> Path:
-    return folder / f"{job}_process.json"
-
-
-def by_job(folder: Path, file: Callable[[Path, str], Path]) -> dict[str, Path]:
-    """Name -> file, for all jobs submitted from a folder. file: `job_file` or `process_file`."""
-    ending = file(folder, "").name
-    return {path.name.removesuffix(ending): path for path in folder.glob(f"*{ending}")}
-
-
-def outcome_file(folder: Path, job: str, rank: int) -> Path:
-    return folder / f"{job}_{rank}_outcome.json"
-
-
-def has_outcome(folder: Path, job: str) -> bool:
-    """Whether any process of a job has written its outcome."""
-    return any(folder.glob(f"{job}_*_outcome.json"))
-
-
-def log_file(folder: Path, job: str) -> Path:
-    """The output of the first process of a job."""
-    return folder / f"{job}_0_log.out"

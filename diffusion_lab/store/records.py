@@ -53,16 +53,15 @@ def read_json(
     path: Path,
     most: int = _LARGEST_JSON,
     constant: Callable[[str], float | None] = _finite,
-    is_own: bool = False,
 ) -> dict[str, Any]:
     """A JSON object of finite numbers; characters that could control a terminal or end a table's line are replaced by �.
 
     RunError if the file is missing, is anything else, or is nested too deeply.
-    constant: the value for NaN and infinity as Python writes them. is_own: keep text unchanged, such as the paths in a job's file.
+    constant: the value for NaN and infinity as Python writes them.
     """
     try:
         content = json.loads(read_bytes(path, most), parse_constant=constant, parse_float=_finite)
-        shown = content if is_own else _printable(content)
+        shown = _printable(content)
     except (ValueError, RecursionError) as error:  # also for invalid UTF-8
         raise RunError(f"{path} is not JSON: {error}") from None
     if not isinstance(shown, dict):

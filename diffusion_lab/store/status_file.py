@@ -30,7 +30,8 @@ RUNNING, DONE, FAILED, INTERRUPTED = "running", "done", "failed", "interrupted"
 class Status:
     """state: running, done, failed, or interrupted (it resumes when started again); no file: never started.
 
-    step of steps: progress; None if nothing is counted. reason: of a failure or interruption, in one sentence.
+    step of steps: progress; None if nothing is counted. first: the step that this process counted first.
+    reason: of a failure or interruption, in one sentence.
     started, updated: seconds since 1970.
     """
 
@@ -42,6 +43,7 @@ class Status:
     pid: int = 0
     started: float = 0.0
     updated: float = 0.0
+    first: Whole | None = None
 
     @classmethod
     def begin(cls, steps: int | None = None) -> Status:
@@ -52,7 +54,8 @@ class Status:
     def now(self, state: str, step: int | None = None, reason: str | None = None) -> Status:
         """The status of the same work now; `step` None keeps the last one."""
         step = self.step if step is None else step
-        return replace(self, state=state, step=step, reason=reason, updated=time.time())
+        first = step if self.first is None else self.first
+        return replace(self, state=state, step=step, first=first, reason=reason, updated=time.time())
 
     def write(self, folder: Path) -> None:
         write_whole(folder / FILE, json.dumps(asdict(self), indent=2).encode())
@@ -102,7 +105,8 @@ class Announcement:
             self._status = self._status.now(RUNNING, step)
             self._status.write(self._folder)
         else:
-            self._status = replace(self._status, step=step)
+            first = step if self._status.first is None else self._status.first
+            self._status = replace(self._status, step=step, first=first)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if error is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -24,6 +24,7 @@ from diffusion_lab.store.measures import SECONDS, read_measures
 from diffusion_lab.store.places import models_in, runs_in
 from diffusion_lab.store.status_file import DONE, FAILED, INTERRUPTED, RUNNING, Status, read_status, written_status
 from diffusion_lab.sweeps.plan import CELL, MODEL, PlannedCell, Work, plan
+from diffusion_lab.sweeps.slurm import Queued
 from diffusion_lab.terminal import MOST_LINES, and_more
 
 _POLL_SECONDS = 0.5
@@ -35,53 +36,36 @@ _STYLES = {  # in order of display
 
 
 @contextmanager
-def watching(all_work: Sequence[Work], console: Console) -> Iterator[Watch]:
-    """Report progress on models and cells while the block runs."""
-    watch = Watch(all_work, console)
-    stop = threading.Event()
+def watching(all_work: Sequence[Work], console: Console) -> Iterator[Callable[[], None]]:
+    """Print a line for each model and cell when it ends, while the block runs; yields a function that does so at once.
+
+    Interrupted work, which may go on, is reported at the end.
+    """
+    waiting, num_of, stop = [*all_work], Counter(work.what for work in all_work), threading.Event()
+
+    def report(ends: Sequence[str] = (FAILED,)) -> None:
+        for work in [*waiting]:
+            status = written_status(work.folder)
+            ended = f"{status.state}: {status.reason}" if status is not None and status.state in ends else None
+            if how := result_line(work) if work.done else ended:
+                waiting.remove(work)
+                of = num_of[work.what]
+                number = of - sum(other.what == work.what for other in waiting)
+                place = f"{work.what} {number:>{len(str(of))}} of {of}"
+                console.print(Text(f"{place}  {work.label}  → {how}"), soft_wrap=True)
 
     def poll() -> None:
         while not stop.wait(_POLL_SECONDS):
-            watch.update()
+            report()
 
     thread = threading.Thread(target=poll, daemon=True, name="watch")
     thread.start()
     try:
-        yield watch
+        yield report
     finally:
         stop.set()
         thread.join()
-        watch.update(last=True)
-
-
-class Watch:
-    """Watches folders, and prints the outcome of each once."""
-
-    def __init__(self, all_work: Sequence[Work], console: Console) -> None:
-        self._waiting, self._num_of = list(all_work), Counter(work.what for work in all_work)
-        self._reported: Counter[str] = Counter()
-        self._console = console
-
-    def update(self, last: bool = False) -> None:
-        """Report everything that has ended since the last update.
-
-        A killed job counts as ended only once this is recorded, because it may be retried; an interrupted one may be
-        requeued.
-        """
-        ends = (FAILED, INTERRUPTED) if last else (FAILED,)
-        for work in list(self._waiting):
-            status = written_status(work.folder)
-            if work.done:
-                self._report(work, result_line(work))
-            elif status is not None and status.state in ends:
-                self._report(work, f"{status.state}: {status.reason}")
-
-    def _report(self, work: Work, how: str) -> None:
-        self._waiting.remove(work)
-        self._reported[work.what] += 1
-        number, of = self._reported[work.what], self._num_of[work.what]
-        place = f"{work.what} {number:>{len(str(of))}} of {of}"
-        self._console.print(Text(f"{place}  {work.label}  → {how}"), soft_wrap=True)
+        report((FAILED, INTERRUPTED))
 
 
 def result_line(work: Work) -> str:
@@ -109,10 +93,10 @@ class JobProgress:
     reason: str = ""
 
 
-def job_progress(sweep: SweepDirectory, in_queue: Mapping[str, str] = MappingProxyType({})) -> list[JobProgress]:
+def job_progress(sweep: SweepDirectory, jobs: Mapping[str, Queued] = MappingProxyType({})) -> list[JobProgress]:
     """Models and cells, running first, finished last. RunError if the sweep cannot be read.
 
-    in_queue: name of a model or a cell -> the state of its job in a cluster.
+    jobs: of a cluster, by model.
     """
     content = sweep.read_sweep()
     cells = [
@@ -124,16 +108,11 @@ def job_progress(sweep: SweepDirectory, in_queue: Mapping[str, str] = MappingPro
         )
         for cell in content["cells"]
     ]
-    all_of_it = plan(cells, len(cells), retrain=True, score=content.get("score", True))
-    stopped: dict[str, JobProgress] = {}
-    models = {cell["run"]: cell["model"] for cell in content["cells"]}
     found = []
-    for work in all_of_it.work:
-        name = work.folder.name
-        found.append(_progress_of(work, in_queue.get(name), stopped.get(models.get(name, ""))))
-        if found[-1].state in (FAILED, INTERRUPTED):
-            stopped[name] = found[-1]
-    return sorted(found, key=lambda standing: list(_STYLES).index(standing.state))
+    for job in plan(cells, len(cells), retrain=True, score=content.get("score", True)).jobs:
+        model = _progress_of(job.work[0], jobs.get(job.name), None)
+        found += [model, *(_progress_of(work, jobs.get(job.name), model) for work in job.work[1:])]
+    return _in_order(found)
 
 
 def other_trainings(outputs: Path, found: Sequence[JobProgress], finished: bool) -> list[JobProgress]:
@@ -147,7 +126,12 @@ def other_trainings(outputs: Path, found: Sequence[JobProgress], finished: bool)
         and (status := read_status(path)) is not None
         and (status.state == RUNNING or (finished and what == MODEL))
     ]
-    return sorted(others, key=lambda standing: list(_STYLES).index(standing.state))
+    return _in_order(others)
+
+
+def _in_order(found: Sequence[JobProgress]) -> list[JobProgress]:
+    """Running first, finished last; of one state models before cells."""
+    return sorted(found, key=lambda standing: (list(_STYLES).index(standing.state), standing.what == CELL))
 
 
 def is_over(found: Sequence[JobProgress]) -> bool:
@@ -155,24 +139,16 @@ def is_over(found: Sequence[JobProgress]) -> bool:
     return all(standing.state in (DONE, FAILED) for standing in found)
 
 
-def seconds_left(status: Status, earlier: Status | None) -> float | None:
-    """Seconds left at the pace since `earlier`, a status of the same process, or since the start; None without a step count."""
-    if status.step is None or status.steps is None:
+def seconds_left(status: Status) -> float | None:
+    """Seconds left at the pace of this process so far; None without a step count."""
+    if status.step is None or status.steps is None or status.first is None or status.step <= status.first:
         return None
-    if earlier is not None and earlier.pid == status.pid and earlier.step is not None and earlier.step < status.step:
-        pace = (status.updated - earlier.updated) / (status.step - earlier.step)
-    elif status.step > 0:
-        pace = (status.updated - status.started) / status.step
-    else:
-        return None
+    pace = (status.updated - status.started) / (status.step - status.first)
     return max(0.0, (status.steps - status.step) * pace - (time.time() - status.updated))
 
 
-def table(found: Sequence[JobProgress], earlier: Mapping[Path, Status]) -> Table:
-    """Up to MOST_LINES lines, one per model or cell, below totals by state.
-
-    earlier: a previous status of the same folders, for the pace.
-    """
+def table(found: Sequence[JobProgress]) -> Table:
+    """Up to MOST_LINES lines, one per model or cell, below totals by state."""
     shown = Table(
         box=None, pad_edge=False, header_style="dim", title=summary(found), title_justify="left", title_style=""
     )
@@ -181,7 +157,7 @@ def table(found: Sequence[JobProgress], earlier: Mapping[Path, Status]) -> Table
     shown.add_column("why", overflow="fold")
     for standing in found[:MOST_LINES]:
         status = standing.status if standing.state == RUNNING else None
-        left = None if status is None else seconds_left(status, earlier.get(standing.folder))
+        left = None if status is None else seconds_left(status)
         shown.add_row(
             standing.what,
             Text(standing.label or standing.folder.name),
@@ -195,25 +171,25 @@ def table(found: Sequence[JobProgress], earlier: Mapping[Path, Status]) -> Table
     return shown
 
 
-def _progress_of(work: Work, in_queue: str | None, model: JobProgress | None) -> JobProgress:
-    """The progress of one job. in_queue: its state in a cluster. model: the cell's model, if it failed or was interrupted."""
-    status = read_status(work.folder)
-    state = QUEUED if status is None else status.state
+def _progress_of(work: Work, job: Queued | None, model: JobProgress | None) -> JobProgress:
+    """The progress of a model, or of a cell of `model`. job: the cluster's."""
+    status, has_result = read_status(work.folder), work.result.is_file()
+    state = (DONE if has_result else QUEUED) if status is None else status.state
     reason = (status.reason or "") if status is not None else ""
-    if state == RUNNING or (state == DONE and work.result.is_file()):
-        pass
-    elif in_queue in _WAITS:
-        state = REQUEUED if state in (INTERRUPTED, FAILED) else QUEUED
-    elif state in (FAILED, INTERRUPTED) and work.what == MODEL and work.result.is_file():
-        reason = f"training again: {reason}; the earlier model is still there"
-    elif work.result.is_file():
-        state, reason = DONE, ""
-    elif in_queue is not None:
-        state = REQUEUED if state == INTERRUPTED and in_queue != _ENDS else state
-    elif state == QUEUED and model is not None and model.state == FAILED:
-        state, reason = FAILED, f"its model failed: {model.reason}"
-    elif state == QUEUED and model is not None:
-        state, reason = INTERRUPTED, "its model was interrupted"
+    if state == DONE and not has_result:  # it was removed
+        state = QUEUED
+    in_queue = None if job is None else job.state
+    if in_queue in _WAITS and (status is None or state in (INTERRUPTED, FAILED)):
+        state = QUEUED if status is None else REQUEUED
+    elif state == INTERRUPTED and in_queue and in_queue != _ENDS:
+        state = REQUEUED
+    elif state == QUEUED and not in_queue and model is not None and model.state in (FAILED, INTERRUPTED):
+        state, reason = (
+            model.state,
+            f"its model {'failed' if model.state == FAILED else 'was interrupted'}: {model.reason}",
+        )
+    elif job is not None and in_queue is None and state in (QUEUED, FAILED):
+        state, reason = FAILED, f"{reason or f'job {job.name} has left the queue'}; its log is {job.log}"
     return JobProgress(work.what, work.label, work.folder, state, status, reason)
 
 

@@ -10,10 +10,10 @@ from omegaconf import DictConfig
 
 
 class TrainOnceSweeper(Sweeper):
-    """name, dry_run, wait: see conf/hydra/sweeper/train_once.yaml."""
+    """name, dry_run: see conf/hydra/sweeper/train_once.yaml."""
 
-    def __init__(self, name: str | None, dry_run: bool, wait: bool) -> None:
-        self.name, self.dry_run, self.wait = name, dry_run, wait
+    def __init__(self, name: str | None, dry_run: bool) -> None:
+        self.name, self.dry_run = name, dry_run
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
@@ -21,4 +21,4 @@ class TrainOnceSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> Any:
         from diffusion_lab.commands.sweeping import sweep
 
-        return sweep(arguments, self.config, self.hydra_context, self.task_function, self.name, self.dry_run, self.wait)
+        return sweep(arguments, self.config, self.hydra_context, self.task_function, self.name, self.dry_run)

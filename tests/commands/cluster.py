@@ -11,8 +11,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from diffusion_lab.store import ModelDirectory
+from diffusion_lab.store import ModelDirectory, SweepDirectory
 from diffusion_lab.store.status_file import Status, read_status
+from diffusion_lab.sweeps.slurm import submitted
 
 SLURM = ["-m", "hydra/launcher=slurm"]
 OF_THE_MACHINE = ("seconds", "memory")  # in the names of measures that no two runs share
@@ -75,16 +76,16 @@ def status(model: ModelDirectory) -> Status:
     return found
 
 
-def jobs(folder: Path) -> list[str]:
-    """Names of the jobs that were submitted from `folder`, in their order."""
-    files = sorted((folder / "outputs" / "jobs").glob("*_job.json"), key=lambda file: file.stat().st_mtime)
-    return [file.name.removesuffix("_job.json") for file in files]
+def jobs(folder: Path) -> dict[str, str]:
+    """Model -> name of the job that was last submitted for it, in the only sweep of `folder`."""
+    (sweep,) = (folder / "outputs" / "sweeps").glob("[!.]*/")
+    return submitted(SweepDirectory(sweep))
 
 
 def log(folder: Path, job: str) -> str:
     """What a job printed; nothing if it never began."""
-    file = folder / "outputs" / "jobs" / f"{job}_0_log.out"
-    return file.read_text() if file.is_file() else ""
+    (file,) = (folder / "outputs" / "sweeps").glob(f"*/slurm/{job}_0_log.out")
+    return file.read_text()
 
 
 def rows(model: ModelDirectory) -> list[dict[str, str]]:

@@ -21,7 +21,6 @@ from hydra.core.global_hydra import GlobalHydra
 from diffusion_lab.commands import app
 from diffusion_lab.store import ModelDirectory, named_model
 from diffusion_lab.store.files import MARKER
-from diffusion_lab.sweeps import frozen
 
 from .cluster import slurm_answers
 
@@ -79,7 +78,6 @@ def lab(tmp_path, tmp_path_factory, monkeypatch, capfd, given_before):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     monkeypatch.setenv("COLUMNS", "120")
-    monkeypatch.setenv(frozen.VARIABLE, "")  # a sweep cannot start again in this process
     monkeypatch.setattr(sys, "argv", ["diffusion-lab"])
     monkeypatch.setattr(sys, "path", [*sys.path])  # a command looks for modules in its working directory
 

@@ -83,7 +83,6 @@ prune what=foo
 import checkpoint=nowhere.pt
 train ~data.batch_size
 train val.every_n_steps=-1
-train -m sweep.jobs_per_model=0 seed=1,2
 sample inpaint.repeats=0
 demo port=65536
 train schedule
@@ -118,7 +117,6 @@ train +logger.wandb.project=mine
 train +logger.a._target_=torch.nn.Identity
 train +logger.a._target_=nowhere.Logger
 train logger=csv +logger.csv.fold=x
-train sweep.jobs_per_model=2
 train hydra/launcher=slurm
 train hydra.sweeper.name=x
 train evaluation.at=[7steps]
@@ -135,8 +133,6 @@ train -m +trainer.barebones=true
 train -m +trainer.min_steps=x seed=1,2
 train -m sampler=ddpm,strided sampler.eta=0,1
 train -m objective=simple,hybrid variance=learned
-train -m sweep.jobs_per_model=2 retrain=true
-train -m sweep.jobs_per_model=1,2
 train -m schedule=linear,cosin
 train -m optimizer.weight_decay=interval(0,1)
 train -m seed=1,2 hydra.sweeper.name=a/b
@@ -145,7 +141,6 @@ train -m model=noisy_classifier seed=1,2 score=true
 train -m hydra/launcher=slurm trainer.devices=auto
 train -m hydra/launcher=slurm hydra.launcher.time={gann:60,default:90}
 train -m hydra/launcher=slurm hydra.launcher.time={gan:60}
-train -m hydra/launcher=local hydra.sweeper.wait=false
 train lr_scheduler=warmup_stable_decay lr_scheduler.decay_share=1.5
 train model=gan model.max_grad_norm=0
 train data=image_folder data.root=. data.image_size=0

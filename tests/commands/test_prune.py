@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_lab.store import named_model, run_directory
+from diffusion_lab.store import named_model, run_directory, sweep_directory, write_json
 from diffusion_lab.store.files import write_whole
 from diffusion_lab.store.lock import hold
-from diffusion_lab.sweeps.jobs import Submitted
+from diffusion_lab.sweeps import slurm
 
 from .conftest import files
+from .test_status import write_sweep
 
 OUTPUTS = Path("outputs")
 
@@ -66,8 +67,10 @@ def test_it_moves_what_can_be_made_again(lab, filled):
     ).is_file()
 
 
-def test_what_somebody_works_with_stays(lab, filled):
-    Submitted(("abandoned",), "", "", 1).write(OUTPUTS / "jobs", "7")
+def test_what_somebody_works_with_stays(lab, filled, monkeypatch):
+    write_sweep(lab.folder, "mine")
+    write_json(sweep_directory(OUTPUTS, "mine").submitted, {"abandoned": "7"})
+    monkeypatch.setattr(slurm, "ask", lambda *command: "7 PENDING\n")
     with hold(filled.path, print), hold(OUTPUTS / "cache" / "samples" / "0123", print):
         out = lab.done("prune")
     assert out.count("kept: ") == 2
@@ -91,3 +94,18 @@ def test_a_file_is_moved_as_it_is(lab, filled):
     lab.done("prune", "what=resume")
     assert (lab.folder / "there.ckpt").is_file()
     assert not filled.resume.is_symlink()
+
+
+def test_copies_of_code_go_when_every_cell_is_scored(lab, monkeypatch):
+    write_sweep(lab.folder, "mine")
+    sweep = sweep_directory(OUTPUTS, "mine")
+    (sweep.code / "0123").mkdir(parents=True)
+    assert "nothing to prune" in lab.done("prune")
+    for run in ("r1", "r2"):
+        run_directory(OUTPUTS, run).write_metrics({})
+    write_json(sweep.submitted, {"m1": "7"})
+    monkeypatch.setattr(slurm, "ask", lambda *command: "7 RUNNING\n")
+    assert "nothing to prune" in lab.done("prune")
+    monkeypatch.setattr(slurm, "ask", lambda *command: "")
+    lab.done("prune")
+    assert not sweep.code.exists()

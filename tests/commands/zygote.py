@@ -22,8 +22,6 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
-from diffusion_lab.sweeps.frozen import VARIABLE
-
 ROOT = Path(__file__).parent.parent.parent
 
 
@@ -63,7 +61,7 @@ class Zygote:
             cwd=root,
             # A service of W&B in the process that asks would be shared; a command that a test called forbids to import from here.
             env={key: value for key, value in os.environ.items() if key not in ("WANDB_SERVICE", "PYTHONSAFEPATH")}
-            | {"OMP_NUM_THREADS": "1", VARIABLE: "", **environment},  # a sweep from a copy imports everything anew
+            | {"OMP_NUM_THREADS": "1", **environment},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

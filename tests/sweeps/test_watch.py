@@ -4,6 +4,7 @@ import io
 import os
 import time
 from itertools import product
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -11,7 +12,9 @@ from rich.console import Console
 from diffusion_lab.store import sweep_directory, write_json
 from diffusion_lab.store.lock import hold
 from diffusion_lab.store.status_file import DONE, FAILED, INTERRUPTED, RUNNING, Status
+from diffusion_lab.sweeps import watch
 from diffusion_lab.sweeps.plan import CELL, Work
+from diffusion_lab.sweeps.slurm import Queued
 from diffusion_lab.sweeps.watch import is_over, job_progress, seconds_left, table, watching
 from tests.metrics.stand_ins import described
 
@@ -23,16 +26,17 @@ SCORE["measures"] = described(SCORE)
 
 
 @pytest.fixture
-def jobs(tmp_path):
+def jobs(tmp_path, monkeypatch):
+    monkeypatch.setattr(watch, "_POLL_SECONDS", 60)
     return [Work(CELL, tmp_path / name, tmp_path / name / "result.json", (), f"x=[{name}]") for name in "abc"]
 
 
 def lines_of(jobs, events):
     console = Console(file=io.StringIO(), width=120)
-    with watching(jobs, console) as watch:
+    with watching(jobs, console) as report:
         for event in events:
             event()
-            watch.update()
+            report()
     return console.file.getvalue().splitlines()
 
 
@@ -80,12 +84,14 @@ def sweep(tmp_path):
 
 
 def states(sweep, **in_queue):
-    return {standing.folder.name: standing.state for standing in job_progress(sweep, in_queue)}
+    """in_queue: model -> the state of its job in a cluster; None: it has left the queue."""
+    jobs = {model: Queued("7", state, Path("7_0_log.out")) for model, state in in_queue.items()}
+    return {standing.folder.name: standing.state for standing in job_progress(sweep, jobs)}
 
 
 def shown(sweep):
     console = Console(file=io.StringIO(), width=150)
-    console.print(table(job_progress(sweep), {}))
+    console.print(table(job_progress(sweep)))
     return console.file.getvalue()
 
 
@@ -107,7 +113,7 @@ def test_each_state_is_told_with_its_reason(sweep, tmp_path):
     assert states(sweep) == {
         "m1": DONE, "m2": INTERRUPTED, "r1ddpm": DONE, "r1ddim": FAILED, "r2ddpm": INTERRUPTED, "r2ddim": INTERRUPTED,
     }  # fmt: skip
-    assert states(sweep, r2ddim="PENDING")["r2ddim"] == "queued"
+    assert states(sweep, m2="PENDING")["r2ddim"] == "queued"
     lines = shown(sweep).splitlines()
     assert any("seed=1 sampler=ddim" in line and "out of memory" in line for line in lines)
     assert any("seed=2" in line and "SIGTERM" in line for line in lines)
@@ -126,8 +132,7 @@ def test_what_a_cluster_has_in_its_queue_is_queued_or_requeued(sweep, tmp_path):
     Status.begin().now(INTERRUPTED, reason="SIGTERM").write(models / "m1")
     Status.begin().write(models / "m2")  # its node is gone
     write_json(runs / "r1ddpm" / "metrics.json", {})  # to be scored anew
-    queue = {"m1": "PENDING", "m2": "PENDING", "r1ddpm": "PENDING", "r1ddim": "RUNNING"}
-    assert states(sweep, **queue) == {
+    assert states(sweep, m1="PENDING", m2="PENDING") == {
         "m1": "requeued", "m2": "requeued", "r1ddpm": "queued", "r1ddim": "queued", "r2ddpm": "queued", "r2ddim": "queued",
     }  # fmt: skip
     with hold(models / "m1", refuse):
@@ -136,11 +141,19 @@ def test_what_a_cluster_has_in_its_queue_is_queued_or_requeued(sweep, tmp_path):
     assert states(sweep, m1="RUNNING")["m1"] == FAILED
 
 
+def test_what_has_left_the_queue_undone_has_failed(sweep, tmp_path):
+    assert set(states(sweep, m1=None).values()) == {"failed", "queued"}
+    (model, *_) = job_progress(sweep, {"m1": Queued("7", None, Path("7_0_log.out"))})
+    assert model.reason == "job 7 has left the queue; its log is 7_0_log.out"
+    write_json(tmp_path / "models" / "m1" / "training.json", {})
+    assert states(sweep, m1=None)["m1"] == DONE
+
+
 def test_the_cells_of_a_model_that_failed_have_failed(sweep, tmp_path):
     Status.begin().now(FAILED, reason="out of memory").write(tmp_path / "models" / "m1")
     assert states(sweep)["r1ddim"] == FAILED
     assert "its model failed: out of memory" in shown(sweep)
-    assert states(sweep, r1ddim="PENDING")["r1ddim"] == "queued"
+    assert states(sweep, m1="PENDING")["r1ddim"] == "queued"
     assert states(sweep)["r2ddim"] == "queued"
 
 
@@ -148,7 +161,7 @@ def test_a_running_one_is_running_as_long_as_its_process_lives(sweep, tmp_path):
     folder = tmp_path / "models" / "m1"
     with hold(folder, refuse):
         now = time.time()
-        Status(RUNNING, 25, 100, None, "here", os.getpid(), now - 50, now).write(folder)
+        Status(RUNNING, 25, 100, None, "here", os.getpid(), now - 50, now, first=0).write(folder)
         assert states(sweep)["m1"] == RUNNING
         (line,) = [line for line in shown(sweep).splitlines() if "running" in line and "models:" not in line]
         assert "25/100" in line
@@ -159,11 +172,11 @@ def test_a_running_one_is_running_as_long_as_its_process_lives(sweep, tmp_path):
 
 def test_the_pace_of_a_resumed_training_is_that_of_this_process():
     now = time.time()
-    earlier = Status(RUNNING, 900, 1000, None, "here", 1, now - 20, now - 10)
-    status = Status(RUNNING, 910, 1000, None, "here", 1, now - 20, now)
-    assert seconds_left(status, earlier) == pytest.approx(90, abs=1)
-    assert seconds_left(status, None) < 2
-    assert seconds_left(Status(RUNNING, None, None), None) is None
+    resumed = Status(RUNNING, 910, 1000, None, "here", 1, now - 10, now, first=900)
+    assert seconds_left(resumed) == pytest.approx(90, abs=1)
+    assert seconds_left(Status(RUNNING, None, None)) is None
+    begun = Status.begin(1000).now(RUNNING, 900)
+    assert (begun.now(RUNNING, 910).first, seconds_left(begun)) == (900, None)
 
 
 def test_it_is_over_when_all_is_done_or_failed(sweep, tmp_path):
