@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from diffusion_lab.config.composing import with_trained_choices
-from diffusion_lab.config.given import CONFIG, are_given, given_score
+from diffusion_lab.config.given import given_score
 from diffusion_lab.config.loading import (
     Load,
     load_module,
@@ -20,20 +19,13 @@ from diffusion_lab.config.mistakes import lost_process, users_mistakes
 from diffusion_lab.config.overrides import options_of_this_job
 from diffusion_lab.config.scores import check_scoring, planned_score, requested_scores
 from diffusion_lab.store import ModelDirectory
-from diffusion_lab.store.identity import SCORING_GROUPS, said_of_model
+from diffusion_lab.store.identity import said_of_model
 from diffusion_lab.terminal import Terminal
 from diffusion_lab.training.ranks import must_start_ranks, ranks, request_of, start_ranks, where
 
 if TYPE_CHECKING:
     from diffusion_lab.data.module import DataModule
     from diffusion_lab.models.trainable import GenerativeModel
-
-
-def completed(options: list[str]) -> list[str]:
-    """Scoring options default to those of training; images given by the user have none."""
-    if are_given(options):
-        return [f"--config-name={CONFIG}", *options]
-    return with_trained_choices(options, SCORING_GROUPS)
 
 
 def run(cfg: DictConfig) -> None:
