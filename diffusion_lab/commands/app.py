@@ -1,4 +1,7 @@
-"""Running one Hydra app per command, with one sentence for every mistake of the user."""
+"""Running one Hydra app per command, with one sentence for every mistake of the user.
+
+The module of a command is imported when its job begins: Hydra's help and a mistake in the options wait for no import of torch.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from types import ModuleType
 from typing import Any
 
 import hydra
@@ -19,7 +21,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from diffusion_lab.conf_dir import CONF
-from diffusion_lab.config.composing import drop_leftovers
+from diffusion_lab.config.composing import completed, drop_leftovers
 from diffusion_lab.config.mistakes import (
     mistake_in_job,
     mistake_in_options,
@@ -33,26 +35,22 @@ from diffusion_lab.config.working_directory import add_to_path, check_outputs, w
 from diffusion_lab.store.records import printable
 from diffusion_lab.training.interruption import Interrupted
 
-_MULTIRUN = {"-m", "--multirun"}
-
 
 def run(command: str, options: list[str]) -> int:
     """Run `diffusion-lab <command>` with Hydra's overrides; returns the exit code. Mistakes end in one sentence on stderr.
 
     HYDRA_FULL_ERROR=1 also shows their tracebacks.
     """
-    traceback_wanted = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    # Without it Hydra prints errors in its own way and exits.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
+    wanted = os.environ.get("HYDRA_FULL_ERROR", "0")
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # without it Hydra prints errors in its own way and exits
     failed: list[Exception] = []
     add_to_path()
-    module = import_module(f"diffusion_lab.commands.{command}")
 
     def task(cfg: DictConfig) -> Any:
         """One job. In a sweep Hydra handles an error: it names the job and continues with the next."""
         add_to_path()  # repeated here, because a launcher may start the job in another process
         try:
-            return _job(module, cfg)
+            return _job(command, cfg)
         except Exception as error:
             if HydraConfig.get().mode is RunMode.MULTIRUN:
                 raise
@@ -60,8 +58,7 @@ def run(command: str, options: list[str]) -> int:
 
     try:
         refuse_words(options, command)
-        completed = getattr(module, "completed", list)  # for commands that start from a model or a file
-        _start(command, completed(with_own_choices(options)), task)
+        _start(command, completed(command, with_own_choices(options)), task)
         if failed:
             raise failed[0]
     except Interrupted as stop:
@@ -78,28 +75,28 @@ def run(command: str, options: list[str]) -> int:
         message = mistake_in_job(error)
         if message is None and (error not in failed or isinstance(error, OmegaConfBaseException)):
             message = mistake_in_options(error, command)
-        if traceback_wanted or message is None:
+        if wanted == "1" or message is None:
             raise
         # One line without control characters, which may occur in values of a stranger's file.
         print(printable(f"diffusion-lab {command}: {' '.join(message.splitlines())}"), file=sys.stderr)
         return 1
     finally:
         GlobalHydra.instance().clear()
-        os.environ["HYDRA_FULL_ERROR"] = "1" if traceback_wanted else "0"
+        os.environ["HYDRA_FULL_ERROR"] = wanted
     return 0
 
 
-def _job(module: ModuleType, cfg: DictConfig) -> Any:
+def _job(command: str, cfg: DictConfig) -> Any:
     """Check a composed config and run the command."""
     refuse_outside_sweeps()
-    typed = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
-    experiment = HydraConfig.get().runtime.choices.get("experiment")
-    dropped = drop_leftovers(cfg, typed) if experiment else []
-    if dropped:
-        print(f"ignoring {', '.join(dropped)}: experiment={experiment} sets it for a different choice than yours")
-    check_options(cfg, HydraConfig.get().job.config_name)  # type: ignore[arg-type]  # Hydra sets it before a job
+    hydra_cfg = HydraConfig.get()
+    if experiment := hydra_cfg.runtime.choices.get("experiment"):
+        typed = OverridesParser.create().parse_overrides(list(hydra_cfg.overrides.task))
+        if dropped := drop_leftovers(cfg, typed):
+            print(f"ignoring {', '.join(dropped)}: experiment={experiment} sets it for a different choice than yours")
+    check_options(cfg, str(hydra_cfg.job.config_name))
     check_outputs(cfg)
-    return module.run(cfg)
+    return import_module(f"diffusion_lab.commands.{command}").run(cfg)
 
 
 def _start(command: str, options: Sequence[str], task: Callable[[DictConfig], Any]) -> None:
@@ -112,11 +109,9 @@ def _start(command: str, options: Sequence[str], task: Callable[[DictConfig], An
     except ConfigCompositionException as error:
         # Hydra composes the fixed options of a sweep before the swept ones, so network.latent_dim=8 fails despite model=vae,flow.
         # As an axis with one value it is applied in the cells.
-        refused = f"{refused_option(error)}="
-        if not _MULTIRUN & {*options} or refused.startswith("hydra"):
-            raise
-        axes = [f"{refused}choice({o.removeprefix(refused)})" if o.startswith(refused) else o for o in options]
-        if axes == [*options] or f"{refused}choice(" in " ".join(options):
+        key = f"{refused_option(error)}="
+        axes = [f"{key}choice({o.removeprefix(key)})" if o.startswith(key) else o for o in options]
+        if not {"-m", "--multirun"} & {*options} or key.startswith("hydra") or axes == [*options]:
             raise
         GlobalHydra.instance().clear()
         _start(command, axes, task)

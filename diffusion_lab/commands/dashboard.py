@@ -11,10 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import wandb
 from omegaconf import DictConfig
 
 from diffusion_lab.config.mistakes import MistakeError
 from diffusion_lab.report import panels
+from diffusion_lab.report.model_plots import losses_of
+from diffusion_lab.report.read import read_runs
+from diffusion_lab.report.table import Gathered
 from diffusion_lab.store import runs_folder, scored_runs
 from diffusion_lab.store.measures import SECONDS, Measure, merged
 from diffusion_lab.terminal import Terminal
@@ -24,8 +28,6 @@ from diffusion_lab.versions import is_installed
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Section, Workspace
 
-    from diffusion_lab.report.table import Gathered
-
 _PATIENCE_SECONDS = 30
 _MOST_RUNS = 1000  # shown in a panel
 
@@ -34,10 +36,6 @@ def run(cfg: DictConfig) -> None:
     """Build the workspace from the runs in `outputs`, and send it."""
     if not is_installed("wandb-workspaces"):
         raise MistakeError("install wandb-workspaces first: pip install 'diffusion-lab[dashboard]'")
-    import wandb
-
-    from diffusion_lab.report.read import read_runs
-
     folder = runs_folder(Path(cfg.outputs))
     gathered = read_runs([run.path for run in scored_runs(folder)], "dashboard")
     if not gathered.cells:
@@ -54,28 +52,14 @@ def run(cfg: DictConfig) -> None:
 
 
 def workspace(entity: str, project: str, name: str, gathered: Gathered) -> Workspace:
-    """The workspace: a section for each heading of the report; runs are grouped by sweep in the list, but not in the panels.
-
-    A plot grouped by sweep would show one point per sweep, the mean of its runs.
-    """
+    """The workspace: a section for each heading of the report."""
     from wandb_workspaces import workspaces as ws
-
-    from diffusion_lab.report.model_plots import losses_of
-
-    class RunByRun(ws.Workspace):
-        def _to_model(self) -> Any:
-            view = super()._to_model()
-            spec: Any = view.spec.section
-            for settings in (spec.settings, *(part.local_panel_settings for part in spec.panel_bank_config.sections)):
-                settings.use_runs_table_grouping_in_panels = False
-            return view
 
     there = {name for cell in gathered.done for name in cell.values}
     measures = [m for m in merged(cell.measures for cell in gathered.done) if m.column and m.name in there]
     losses = losses_of({cell.model.path: cell.model for cell in gathered.cells}.values())
-    by_sweep = ws.RunsetSettings(groupby=[ws.Metric("Group")])
     settings = ws.WorkspaceSettings(max_runs=_MOST_RUNS)
-    return RunByRun(entity, project, name, _sections(measures, losses), settings, by_sweep)
+    return ws.Workspace(entity, project, name, _sections(measures, losses), settings)
 
 
 def _sections(measures: Sequence[Measure], losses: Sequence[str]) -> list[Section]:
@@ -124,8 +108,6 @@ def _sections(measures: Sequence[Measure], losses: Sequence[str]) -> list[Sectio
 @contextmanager
 def _asking_wandb() -> Iterator[None]:
     """Turn an error of W&B, whose errors share no base class, into one sentence."""
-    import wandb
-
     try:
         yield
     except wandb.errors.UsageError as error:

@@ -1,8 +1,7 @@
 """diffusion-lab demo: a local page that draws samples from a trained model and shows their way from noise to image.
 
 Controls set class, sampler, steps, guidance and seed. The page uses gradio (the extra demo) without its telemetry and public
-links. It serves only browsers on this machine, refuses requests from pages of other sites, and accepts no files. The model
-runs in this process, on one device, one drawing at a time.
+links, and serves only browsers on this machine. The model runs in this process, on one device, one drawing at a time.
 """
 
 from __future__ import annotations
@@ -22,9 +21,12 @@ from typing import TYPE_CHECKING, Any
 from urllib.request import getproxies
 
 from omegaconf import DictConfig
+from PIL.Image import Image
 
+from diffusion_lab.commands.library import Model, load
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.mistakes import MistakeError, users_mistakes
+from diffusion_lab.report.drawing import frames, picture
 from diffusion_lab.terminal import Terminal
 from diffusion_lab.training.interruption import Interrupted
 from diffusion_lab.versions import is_installed
@@ -32,10 +34,6 @@ from diffusion_lab.versions import is_installed
 if TYPE_CHECKING:
     from gradio import Blocks
     from gradio.components import Component
-    from PIL.Image import Image
-    from starlette.types import ASGIApp, Receive, Scope, Send
-
-    from diffusion_lab.commands.library import Model
 
 _HOST, _MOST_SEED = "127.0.0.1", 2**31 - 1
 _STATES = 25  # about this many pictures show a chain of any length
@@ -47,8 +45,6 @@ _CSS = """
 
 def run(cfg: DictConfig) -> None:
     """Serve the page until Ctrl-C."""
-    from diffusion_lab.commands.library import load
-
     if not 0 <= cfg.port <= 65535:
         raise MistakeError(f"port={cfg.port}: choose a port from 0 to 65535")
     if not is_installed("gradio"):
@@ -70,35 +66,15 @@ def run(cfg: DictConfig) -> None:
 def launched(page: Blocks, port: int, in_browser: bool = False) -> str:
     """Serve the page and return its address; `close` stops it. MistakeError if the port is taken; 0 is a free one."""
     import gradio
-    from starlette.middleware import Middleware
-    from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-    hosts = Middleware(
-        TrustedHostMiddleware, allowed_hosts=[_HOST, "localhost"]
-    )  # another name may be rebound to _HOST
     # Installed fonts, so that the page downloads none.
     theme = gradio.themes.Default(font=("system-ui", "sans-serif"), font_mono=("monospace",))
-    shown = {"theme": theme, "css": _CSS, "footer_links": [], "quiet": True, "inbrowser": in_browser}
-    # gradio has an address for uploads, which this page does not use.
-    guarded = {"share": False, "max_file_size": 0, "app_kwargs": {"middleware": [hosts, Middleware(_same_origin)]}}
-    options: dict[str, Any] = {**shown, **guarded, "ssr_mode": False, "prevent_thread_lock": True}
+    shown: dict[str, Any] = {"theme": theme, "css": _CSS, "footer_links": [], "quiet": True, "inbrowser": in_browser}
+    shown |= {"share": False, "ssr_mode": False, "prevent_thread_lock": True}
     try:
-        return page.launch(server_name=_HOST, server_port=port or None, **options)[1]
+        return page.launch(server_name=_HOST, server_port=port or None, **shown)[1]
     except OSError as error:
         raise MistakeError(f"port={port} on {_HOST} is taken; choose another port, or port=0 for a free one") from error
-
-
-def _same_origin(app: ASGIApp) -> ASGIApp:
-    """Middleware that refuses requests from pages of other sites, which gradio would carry out without showing the reply."""
-    from starlette.datastructures import Headers
-    from starlette.responses import PlainTextResponse
-
-    async def answered(scope: Scope, receive: Receive, send: Send) -> None:
-        headers = Headers(raw=scope.get("headers", []))
-        own = headers.get("origin") in (None, f"http://{headers.get('host')}")
-        await (app if own else PlainTextResponse("open the demo at its own address", 403))(scope, receive, send)
-
-    return answered
 
 
 def page_of(model: Model) -> Blocks:
@@ -106,7 +82,9 @@ def page_of(model: Model) -> Blocks:
     import gradio
 
     def answer(*values: Any) -> tuple[Any, ...]:
-        options = _options(dict(zip(controls, values, strict=True)))
+        options = {name: value for name, value in zip(controls, values, strict=True) if value not in ("", None)}
+        if options.get("guidance", "none") == "none":
+            options.pop("guidance.scale", None)
         try:
             found, said = drawn(model, options)
         except ValueError as error:
@@ -142,7 +120,7 @@ def _controls(model: Model) -> dict[str, Component]:
     import gradio
 
     with model.drawing({"num_images": 1}) as ready:
-        classes, saved = ready.options.conditions.classes, ready.options.saved
+        classes, saved = ready.conditions.classes, ready.saved
     controls: dict[str, Component] = {}
     if classes is not None:
         every, label = ("all in turn", "class") if classes.shares is None else ("as often as in the data", "cluster")
@@ -169,12 +147,9 @@ def _controls(model: Model) -> dict[str, Component]:
 
 def _samplers(model: Model) -> dict[str, int]:
     """Samplers with a number of steps -> its default; "" is the sampler of training."""
-    found = {}
-    for name in ("", *sorted(file.stem for file in (CONF / "sampler").glob("*.yaml"))):
-        spacing = model.config("sample", [f"sampler={name}"] if name else []).sampler.spacing
-        if "num_steps" in spacing:
-            found[name] = spacing.num_steps
-    return found
+    names = ["", *sorted(file.stem for file in (CONF / "sampler").glob("*.yaml"))]
+    spacings = {name: model.config("sample", [f"sampler={name}"] if name else []).sampler.spacing for name in names}
+    return {name: spacing.num_steps for name, spacing in spacings.items() if "num_steps" in spacing}
 
 
 def _guidances(model: Model) -> list[str]:
@@ -186,18 +161,8 @@ def _guidances(model: Model) -> list[str]:
     return found
 
 
-def _options(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of `sample` for the values of the controls, except those that are unset or have no effect."""
-    found = {name: value for name, value in given.items() if value not in ("", None)}
-    if found.get("guidance", "none") == "none":
-        found.pop("guidance.scale", None)
-    return found
-
-
 def drawn(model: Model, options: Mapping[str, Any]) -> tuple[list[Image], str]:
     """Pictures of the states from noise to samples, and a line on their cost. ValueError, in one sentence, for a mistake."""
-    from diffusion_lab.report.drawing import frames, picture
-
     began, states = time.perf_counter(), []
     with model.drawing(options) as ready:
         x: Any = None  # the samples; families without intermediate states draw them directly

@@ -1,7 +1,7 @@
 """diffusion-lab doctor: check what this machine has and lacks for the lab, with the fix for each problem.
 
-A check is a function that returns what it found and the fix, empty if nothing is wrong. It uses no network and
-changes nothing.
+A check is a function that returns what it found and the fix, empty if nothing is wrong. It uses no network and changes nothing.
+torch is imported in the checks, so that one that cannot be imported is reported.
 """
 
 from __future__ import annotations
@@ -29,19 +29,9 @@ from diffusion_lab.training.devices import Place, auto_precision, num_cores, usa
 from diffusion_lab.training.trackers import WeightsAndBiases
 
 NEEDED = ("packages", "PyTorch", "disk", "data=digits")  # by `diffusion-lab train`
-EXTRAS = {  # extra in pyproject.toml -> the options that need it
-    "slurm": "hydra/launcher=slurm and hydra/launcher=local",
-    "optuna": "hydra/sweeper=optuna",
-    "mlflow": "logger=mlflow",
-    "dashboard": "diffusion-lab dashboard",
-    "demo": "diffusion-lab demo",
-    "huggingface": "data=hf_dataset",
-    "zarr": "data=arrays with .zarr",
-    "hdf5": "data=arrays with HDF5 and netCDF 4",
-    "diffusers": "diffusion-lab export format=diffusers, and diffusion-lab import of such folders",
-}
+_OF_DEVELOPERS = {"test", "dev", "docs"}  # extras
 _PACKAGE = "diffusion-lab"
-_LEAST_DISK, _LITTLE_DISK = 0.2, 5  # GiB; the default command writes about 0.02, a sweep of larger models more
+_LEAST_DISK = 0.2  # GiB; the default command writes about 0.02
 
 Answer = tuple[str, str]
 
@@ -52,16 +42,14 @@ def run(cfg: DictConfig) -> None:
     width = 1 + max(map(len, every))
     for name, look in every.items():
         try:
-            found, to_do = look()
+            found, fix = look()
         except ImportError as error:
-            found, to_do = "not checked", f"repair the installation: {' '.join(str(error).split())}"
-        state, style = ("ok", "green") if not to_do else ("missing", "yellow")
-        if to_do and name in NEEDED:
-            state, style = "broken", "red"
-            broken.append(name)
+            found, fix = "not checked", f"repair the installation: {' '.join(str(error).split())}"
+        state, style = ("ok", "green") if not fix else ("broken", "red") if name in NEEDED else ("missing", "yellow")
         console.print(Text.assemble((f"{state:<8}", style), name.ljust(width), found))
-        if to_do:
-            console.print(Text(f"{'':<{8 + width}}→ {to_do}", style="dim"))
+        if fix:
+            console.print(Text(f"{'':<{8 + width}}→ {fix}", style="dim"))
+        broken += [name] if state == "broken" else []
     if broken:
         raise MistakeError(f"`diffusion-lab train` does not work here; fix {', '.join(broken)} first (see above)")
     console.print("\n`diffusion-lab train` works here.")
@@ -69,31 +57,24 @@ def run(cfg: DictConfig) -> None:
 
 def checks(outputs: Path) -> dict[str, Callable[[], Answer]]:
     """All checks by name: first what most need, last the data sets."""
-    machine: dict[str, Callable[[], Answer]] = {
-        "PyTorch": pytorch,
-        "GPU": gpus,
-        "disk": partial(disk, outputs),
-        "Slurm": slurm,
-        "W&B": wandb,
-    }
-    extras = {f"extra {name}": partial(extra, name) for name in EXTRAS}
-    data = {f"data={file.stem}": partial(data_set, file) for file in sorted((CONF / "data").glob("*.yaml"))}
-    return {"packages": packages, **machine, **extras, **data, "features=inception": inception_weights}
+    names = [name for name in metadata(_PACKAGE).get_all("Provides-Extra", []) if name not in _OF_DEVELOPERS]
+    found: dict[str, Callable[[], Answer]] = {"packages": packages, "PyTorch": pytorch, "GPU": gpus}
+    found |= {"disk": partial(disk, outputs), "Slurm": slurm, "W&B": wandb}
+    found |= {f"extra {name}": partial(extra, name) for name in names}
+    found |= {f"data={file.stem}": partial(data_set, file) for file in sorted((CONF / "data").glob("*.yaml"))}
+    return found | {"features=inception": inception_weights}
 
 
 def packages() -> Answer:
     unmet = "; ".join(_unmet(""))
     python = f"Python {platform.python_version()} ({metadata(_PACKAGE)['Requires-Python']} is needed)"
-    to_do = "pip install -e . (or pip install -U diffusion-lab)" if unmet else ""
-    return f"{python}; {unmet or 'all packages that are required are installed'}", to_do
+    fix = "pip install -e . (or pip install -U diffusion-lab)" if unmet else ""
+    return f"{python}; {unmet or 'all packages that are required are installed'}", fix
 
 
 def extra(name: str) -> Answer:
     unmet = "; ".join(one for one in _unmet(name) if one not in _unmet(""))
-    return (
-        f"{unmet} (for {EXTRAS[name]})" if unmet else f"for {EXTRAS[name]}",
-        unmet and f"pip install '{_PACKAGE}[{name}]'",
-    )
+    return unmet or "installed", f"pip install '{_PACKAGE}[{name}]'" if unmet else ""
 
 
 def _unmet(extra: str) -> list[str]:
@@ -126,8 +107,8 @@ def gpus() -> Answer:
         return f"{count} ({names}), CPU cores: {num_cores()}; {precision}", ""
     here = f"training runs on {Place((), 1, torch.get_num_threads())}; {precision}"
     if visible:
-        to_do = "install a PyTorch that was built for your driver (pytorch.org/get-started)"
-        return f"{visible} visible, but PyTorch can use none of them; {here}", to_do
+        fix = "install a PyTorch that was built for your driver (pytorch.org/get-started)"
+        return f"{visible} visible, but PyTorch can use none of them; {here}", fix
     return f"none; {here}", "use a machine with a GPU for images of 32×32 and larger; smaller ones train on a CPU"
 
 
@@ -137,18 +118,19 @@ def disk(outputs: Path) -> Answer:
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         return f"{folder} cannot be written", "work in a folder that you may write to, or set outputs=FOLDER"
     free = shutil.disk_usage(folder).free / 2**30
-    to_do = "free some space, or set outputs=FOLDER on another disk" if free < _LEAST_DISK else ""
-    return f"{free:,.1f} GiB free for {outputs}{', little for a sweep' if free < _LITTLE_DISK else ''}", to_do
+    fix = "free some space, or set outputs=FOLDER on another disk" if free < _LEAST_DISK else ""
+    return f"{free:,.1f} GiB free for {outputs}", fix
 
 
 def slurm() -> Answer:
     if shutil.which("sbatch") is None:
-        to_do = "log in to a node of your cluster that has sbatch; without a cluster use hydra/launcher=local"
-        return "sbatch is not installed here", to_do
+        return "sbatch is not installed here", "work on a node of your cluster that has it, or use hydra/launcher=local"
     partitions = ask("sinfo", "--noheader", "--format=%R", seconds=10)
     if partitions is None:
-        to_do = "run `scontrol ping`, and show its output to your administrator"
-        return "sbatch is installed, but Slurm's controller does not respond", to_do
+        return (
+            "sbatch is installed, but Slurm's controller does not respond",
+            "show `scontrol ping` to your administrator",
+        )
     return f"partitions: {', '.join(dict.fromkeys(partitions.split())) or 'none'}", ""
 
 

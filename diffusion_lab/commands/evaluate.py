@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from diffusion_lab.commands.score_table import score_table
-from diffusion_lab.config.composing import TRAINED, with_trained_choices
-from diffusion_lab.config.given import CONFIG, are_given, given_score
+from diffusion_lab.config.composing import TRAINED
+from diffusion_lab.config.given import given_score
 from diffusion_lab.config.identity import plain_config
 from diffusion_lab.config.mistakes import MistakeError, lost_process, out_of_memory, users_mistakes
 from diffusion_lab.config.overrides import options_of_this_job
@@ -26,7 +26,7 @@ from diffusion_lab.metrics.pictures import DRAWS, PATH_IMAGES
 from diffusion_lab.metrics.score import score as measured
 from diffusion_lab.report.drawing import may_fail, picture, png
 from diffusion_lab.store.files import remove_staged, write_whole
-from diffusion_lab.store.identity import SCORING_GROUPS, SCORING_ROOMS, code_now, said_of_model
+from diffusion_lab.store.identity import SCORING_ROOMS, code_now, said_of_model
 from diffusion_lab.store.status_file import Announcement
 from diffusion_lab.terminal import Terminal
 from diffusion_lab.training.interruption import ending
@@ -45,13 +45,6 @@ from diffusion_lab.versions import versions
 
 _SECONDS_OF_A_LINE = 30.0  # between two lines on progress, where there is no terminal
 _SMALLER = "use a smaller evaluation.batch_size, or that of a metric: the scores stay the same"
-
-
-def completed(options: list[str]) -> list[str]:
-    """Scoring options default to those of training; images given by the user have none."""
-    if are_given(options):
-        return [f"--config-name={CONFIG}", *options]
-    return with_trained_choices(options, SCORING_GROUPS)
 
 
 def run(cfg: DictConfig) -> None:

@@ -9,36 +9,29 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
 from omegaconf import DictConfig
 
-from diffusion_lab.config.composing import with_trained_choices
-from diffusion_lab.config.loading import DRAWING_GROUPS
+from diffusion_lab.conditions.units import Units
 from diffusion_lab.config.mistakes import MistakeError, users_mistakes
+from diffusion_lab.config.sample_options import chosen_module, measured
 from diffusion_lab.interop.card import card
+from diffusion_lab.interop.program import to_program
+from diffusion_lab.interop.to_diffusers import to_diffusers
+from diffusion_lab.models.generator import Generator
+from diffusion_lab.report.read import read_score
 from diffusion_lab.store import RunError, runs_folder, scored_runs
 from diffusion_lab.store.files import begin_folder, whole_folder
 from diffusion_lab.store.option_names import check_at_least
 from diffusion_lab.terminal import Terminal
 
-if TYPE_CHECKING:
-    from diffusion_lab.models.generator import Generator
-
 Exported = tuple[dict[str, bytes], str, str]  # files; how to use them; the library that reads them
-
-
-def completed(options: list[str]) -> list[str]:
-    """Export defaults to the sampler and the guidance of training."""
-    return with_trained_choices(options, DRAWING_GROUPS)
 
 
 def run(cfg: DictConfig) -> None:
     """Write the folder `to`, and print its files."""
-    import torch
-
-    from diffusion_lab.config.sample_options import chosen_module, measured
-
     if cfg.format not in _FORMATS:
         raise MistakeError(f"format={cfg.format}: unknown format; choose one of {', '.join(_FORMATS)}")
     with users_mistakes():
@@ -76,8 +69,6 @@ def run(cfg: DictConfig) -> None:
 
 def _scores(outputs: Path) -> Iterator[Mapping[str, Any]]:
     """The content of each metrics.json; invalid ones are reported and skipped."""
-    from diffusion_lab.report.read import read_score
-
     for run in scored_runs(runs_folder(outputs)):
         try:
             yield read_score(run)
@@ -98,8 +89,6 @@ def _about_clusters(conditions: Mapping[str, Any]) -> str:
 
 
 def _about_units(facts: Mapping[str, Any]) -> str:
-    from diffusion_lab.conditions.units import Units
-
     if (units := Units.of(facts)) is None:
         return ""
     channels = "\n".join(
@@ -110,8 +99,6 @@ def _about_units(facts: Mapping[str, Any]) -> str:
 
 
 def _diffusers(generator: Generator, batch_size: int) -> Exported:
-    from diffusion_lab.interop.to_diffusers import to_diffusers
-
     labels = "" if generator.num_classes is None else "class_labels=3, guidance_scale=2.0, "
     use = f"""```python
 from diffusers import DiffusionPipeline
@@ -125,8 +112,6 @@ The pipeline samples with DDIM. The network alone is `pipeline.unet`."""
 
 
 def _program(generator: Generator, batch_size: int) -> Exported:
-    from diffusion_lab.interop.program import to_program
-
     program = to_program(generator, batch_size)
     made = "\n".join(
         f"y = torch.zeros({', '.join(map(str, shape))}, dtype=torch.int64)"

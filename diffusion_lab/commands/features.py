@@ -10,6 +10,7 @@ from rich.progress import Progress
 
 from diffusion_lab.config.build import build_data
 from diffusion_lab.config.mistakes import MistakeError, users_mistakes
+from diffusion_lab.metrics.features.self_supervised import train_encoder, written
 from diffusion_lab.store import features_file
 from diffusion_lab.store.files import check_file, write_whole
 from diffusion_lab.store.option_names import check_at_least
@@ -20,8 +21,6 @@ def run(cfg: DictConfig) -> None:
     """Train the features, write their weights, and print the options that use them."""
     if cfg.get("data") is None:
         raise MistakeError("set the data set, such as data=image_folder data.root=FOLDER")
-    from diffusion_lab.metrics.features.self_supervised import train_encoder, written
-
     if cfg.to is not None:
         check_file(Path(cfg.to))
     with users_mistakes(), Progress(transient=True) as bar:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -16,49 +15,24 @@ from diffusion_lab.config.build import (
     fill_in_facts,
     state_shape,
 )
-from diffusion_lab.config.composing import NEEDS_NO_MODEL
 from diffusion_lab.config.identity import name_of_training, plain_config
 from diffusion_lab.config.mistakes import MistakeError, users_mistakes
-from diffusion_lab.config.overrides import named, quoted, unquoted
 from diffusion_lab.config.untrusted import no_larger_than
+from diffusion_lab.interop.opening import OPTIONS, opened
+from diffusion_lab.models.trainable import TrainableModel
+from diffusion_lab.networks.flops import NetworkCost
 from diffusion_lab.store import model_directory, write_json
 from diffusion_lab.store.files import remove_staged, write_whole
 from diffusion_lab.store.identity import code_now
 from diffusion_lab.store.own_files import sha256_of
 from diffusion_lab.terminal import Terminal
+from diffusion_lab.training.ranks import hold_together
+from diffusion_lab.training.trainer import quiet_lightning
 from diffusion_lab.versions import versions
-
-if TYPE_CHECKING:
-    from diffusion_lab.models.trainable import TrainableModel
-    from diffusion_lab.networks.flops import NetworkCost
-
-
-_CHECKPOINT = "checkpoint"
-
-
-def completed(options: list[str]) -> list[str]:
-    """The checkpoint, or its flags, determine the parts of the model before Hydra composes it; the user's choices win."""
-    from diffusion_lab.interop.opening import OPTIONS, opened
-
-    if NEEDS_NO_MODEL & {*options}:
-        return options
-    given = {key: unquoted(value) for key, value in named(options).items()}
-    own = {key: given[key] for key in (_CHECKPOINT, *OPTIONS) if key in given}
-    if _CHECKPOINT not in own:
-        raise MistakeError("set the file or the folder, such as checkpoint=cifar10_uncond_50M_500K.pt")
-    with users_mistakes():
-        found = opened(Path(own[_CHECKPOINT]), {key: given[key] for key in OPTIONS if key in given})
-    kept = [option for option in options if not option.startswith(tuple(f"{key}=" for key in own))]
-    # Quoted, because flags hold commas and spaces.
-    return [*found.options, *(f"{key}={quoted(value)}" for key, value in own.items()), *kept]
 
 
 def run(cfg: DictConfig) -> None:
     """Read and check everything, then write a directory like that of a training."""
-    from diffusion_lab.interop.opening import OPTIONS, opened
-    from diffusion_lab.training.ranks import hold_together
-    from diffusion_lab.training.trainer import quiet_lightning
-
     quiet_lightning()
     path, choices = Path(cfg.checkpoint), choices_made()
     with users_mistakes():

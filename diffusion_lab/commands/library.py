@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, Unpack
+from typing import Any, Literal, NamedTuple, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -20,28 +20,21 @@ from torch import Tensor
 
 from diffusion_lab.commands.evaluate import score_once
 from diffusion_lab.conf_dir import CONF
-from diffusion_lab.config.composing import model_dir_of, with_trained_choices
-from diffusion_lab.config.loading import (
-    DRAWING_GROUPS,
-    load_module,
-    trained_config,
-    trained_data,
-)
+from diffusion_lab.config.composing import completed, model_dir_of
+from diffusion_lab.config.loading import load_module, trained_config, trained_data
 from diffusion_lab.config.mistakes import MistakeError, mistake_in_job, mistake_in_options, users_mistakes
 from diffusion_lab.config.options import check_options
-from diffusion_lab.config.overrides import ALL, as_options, as_value, in_full, quoted
-from diffusion_lab.config.sample_options import Drawn, drawing_of
+from diffusion_lab.config.overrides import ALL, as_options, as_value, quoted
+from diffusion_lab.config.sample_options import Drawing, drawing_of
 from diffusion_lab.config.scores import planned_scores
 from diffusion_lab.config.working_directory import add_to_path, check_outputs, with_own_choices
-from diffusion_lab.store.identity import SCORING_GROUPS
+from diffusion_lab.data.module import DataModule
+from diffusion_lab.models.trainable import GenerativeModel
+from diffusion_lab.report import drawing
+from diffusion_lab.sampling import Guidance, Sampler
+from diffusion_lab.store import ModelDirectory
 from diffusion_lab.training.devices import Request
 from diffusion_lab.training.ranks import device_of, request_of
-
-if TYPE_CHECKING:
-    from diffusion_lab.data.module import DataModule
-    from diffusion_lab.models.trainable import GenerativeModel
-    from diffusion_lab.sampling import Guidance, Sampler
-    from diffusion_lab.store import ModelDirectory
 
 Image = int | str | Path  # the number of a test image, or a file
 # A class or several, FILE.npy, or an array of vectors or fields; for several conditions, a value per name.
@@ -173,7 +166,7 @@ class Model:
         """x_T, …, x_0 of samples 0 … num_images − 1: float32 (B, *shape) each, on the CPU."""
         given = {"num_images": num_images, "condition": condition, "trajectory": True} | _named(choices)
         with self.drawing(given, choices.get("overrides", ()), x_T) as drawn:
-            drawn.options.check_trajectory("trajectory")
+            drawn.check_trajectory("trajectory")
             return iter([x.cpu() for x in drawn.trajectory()])
 
     def score(
@@ -210,12 +203,10 @@ class Model:
         return Score(content["values"], content["protocol"], planned.run.path)
 
     def _draw(self, format: str, given: Mapping[str, Any], choices: Choices, x_T: Tensor | None = None) -> Any:
-        from diffusion_lab.report import drawing
-
         if format not in ("tensor", "numpy", "pil", "grid"):
             raise ValueError(f"format={format}: choose one of tensor, numpy, pil, grid")
         with self.drawing(given, choices.get("overrides", ()), x_T) as drawn:
-            levels, shape, units = drawn.generator.num_levels, drawn.generator.shape, drawn.options.units
+            levels, shape, units = drawn.generator.num_levels, drawn.generator.shape, drawn.units
             if format == "pil":
                 drawing.check_images(shape, levels)
             x: Any = drawn.images(progress_bar=False)
@@ -229,23 +220,21 @@ class Model:
     @contextmanager
     def drawing(
         self, given: Mapping[str, Any], overrides: Sequence[str] = (), x_T: Tensor | None = None
-    ) -> Iterator[Drawn]:
+    ) -> Iterator[Drawing]:
         """What `sample` draws with these options; see `Drawing.on`."""
         with _call_of("sample"):
             option, arrays = _conditions(given.get("condition"))
             options = _options({name: value for name, value in given.items() if name != "condition"}, overrides)
-            drawing = drawing_of(self.config("sample", [*option, *options]), self._load, x_T, arrays)
-            with drawing.on(device_of(self._request_of(drawing.cfg))) as drawn:
+            planned = drawing_of(self.config("sample", [*option, *options]), self._load, x_T, arrays)
+            with planned.on(device_of(self._request_of(planned.cfg))) as drawn:
                 yield drawn
 
     def config(self, command: str, options: Sequence[str] = ()) -> DictConfig:
         """The config of a command for this model."""
         add_to_path()
-        options = with_own_choices([*self._options, *map(in_full, options)])
+        options = with_own_choices([*self._options, *options])
         with _own_hydra(), initialize_config_dir(str(CONF), version_base="1.3"):
-            cfg = compose(
-                command, with_trained_choices(options, DRAWING_GROUPS if command == "sample" else SCORING_GROUPS)
-            )
+            cfg = compose(command, completed(command, options))
         check_options(cfg, command)
         check_outputs(cfg)
         return cfg

@@ -1,4 +1,4 @@
-"""The entry point: diffusion-lab <command> [option=value …]. Imports nothing heavy, so --help is fast."""
+"""The entry point: diffusion-lab <command> [option=value …]. Imports neither torch nor lightning, so --help is fast."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ from contextlib import nullcontext
 from io import TextIOWrapper
 from pathlib import Path
 
+from diffusion_lab.commands.app import run
+from diffusion_lab.commands.next_steps import next_steps
 from diffusion_lab.conf_dir import CONF
+from diffusion_lab.config.mistakes import mistake_in_job
+from diffusion_lab.config.overrides import flags_and_words
 from diffusion_lab.store.processes import end_with_parent
 from diffusion_lab.store.records import RunError
 from diffusion_lab.training.interruption import Interrupted, ending
-from diffusion_lab.versions import __version__
+from diffusion_lab.versions import __version__, versions
 
 _FIRST = ("train", "sample", "evaluate")  # first in the list of commands; the others are sorted by name
 
 
 def _commands() -> dict[str, str]:
     """Name -> description. A command is a module here with conf/NAME.yaml; its first line describes it."""
-    found = {}
-    for config in CONF.glob("*.yaml"):
-        module = Path(__file__).with_name(f"{config.stem}.py")
-        if module.is_file():
-            with module.open(encoding="utf-8") as lines:
-                found[config.stem] = next(lines, "").strip().removesuffix('"""').partition(": ")[2].rstrip(".")
+    modules = [Path(__file__).with_name(f"{config.stem}.py") for config in CONF.glob("*.yaml")]
+    first_lines = {file.stem: file.read_text("utf-8").partition("\n")[0] for file in modules if file.is_file()}
+    found = {name: line.removesuffix('"""').partition(": ")[2].rstrip(".") for name, line in first_lines.items()}
     return {name: found[name] for name in [*_FIRST, *sorted(found.keys() - set(_FIRST))]}
 
 
@@ -59,31 +60,25 @@ def main() -> None:
     141 if its output is closed early, as in `diffusion-lab train --help | head`; 130 after SIGINT, 143 after SIGTERM.
     """
     is_rank = end_with_parent()
-    _open_streams()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # ? for characters that the encoding lacks
     try:
         try:
             with nullcontext() if is_rank else ending():
-                _main()
+                code = _main(sys.argv[1:])
         finally:
-            sys.stdout.flush()
+            if sys.stdout is not None:  # it was closed by the shell
+                sys.stdout.flush()
     except Interrupted as stop:
         print(f"diffusion-lab: {stop}", file=sys.stderr)
-        sys.exit(128 + stop.signum)
+        code = 128 + stop.signum
     except BrokenPipeError:
         if not _nobody_reads():
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would complain when closing it
-        sys.exit(128 + signal.SIGPIPE)
-
-
-def _open_streams() -> None:
-    """Replace closed streams, whose numbers new files would get, and print ? for characters that the encoding lacks."""
-    for name in ("stdin", "stdout", "stderr"):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "r+"))  # noqa: SIM115 - open for the whole process
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="replace")
+        code = 128 + signal.SIGPIPE
+    sys.exit(code)
 
 
 def _nobody_reads() -> bool:
@@ -93,58 +88,46 @@ def _nobody_reads() -> bool:
     return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
-def _main() -> None:
-    try:
-        os.getcwd()
-    except FileNotFoundError:
-        sys.exit("diffusion-lab: the working directory was removed: change to another one")
-    arguments = sys.argv[1:]
-    if not arguments:
-        from diffusion_lab.commands.next_steps import next_steps
+def _main(arguments: list[str]) -> int:
+    match arguments[:1]:
+        case []:
+            try:
+                print("\n".join(next_steps(Path("outputs"))))
+            except (RunError, OSError) as error:
+                sys.exit(f"diffusion-lab: {mistake_in_job(error) or error}")
+        case ["-h" | "--help" | "help"]:
+            print(HELP, end="")
+        case ["--version"]:
+            print("\n".join(f"{name} {version}" for name, version in versions().items()))
+        case ["-sc" | "--shell-completion"]:
+            return _complete(arguments)
+        case _:
+            return _run(arguments)
+    return 0
 
-        try:
-            lines = next_steps(Path("outputs"))
-        except (RunError, OSError) as error:
-            from diffusion_lab.config.mistakes import mistake_in_job
 
-            sys.exit(f"diffusion-lab: {mistake_in_job(error) or error}")
-        print("\n".join(lines))
-        return
-    if arguments[0] in ("-h", "--help", "help"):
-        print(HELP, end="")
-        return
-    if arguments[0] == "--version":
-        from diffusion_lab.versions import versions
-
-        print("\n".join(f"{name} {version}" for name, version in versions().items()))
-        return
-    if arguments[0] in ("-sc", "--shell-completion"):
-        sys.exit(_complete(arguments))
-    from diffusion_lab.config.overrides import flags_and_words
-
+def _run(arguments: list[str]) -> int:
     command = next(iter(flags_and_words(arguments)[1]), arguments[0])
     if command not in COMMANDS:
         close = difflib.get_close_matches(command, COMMANDS, n=1)
         hint = f"did you mean {close[0]}?" if close else f"the commands are {', '.join(COMMANDS)}."
         print(f"diffusion-lab: there is no command {command!r}; {hint}", file=sys.stderr)
-        sys.exit(2)
-
-    from diffusion_lab.commands.app import run
-
-    # Ranks and jobs, started with `python -m`, look into the working directory last, too.
-    os.environ["PYTHONSAFEPATH"] = "1"
+        return 2
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        sys.exit("diffusion-lab: the working directory was removed: change to another one")
+    os.environ["PYTHONSAFEPATH"] = (
+        "1"  # ranks and jobs, started with `python -m`, look into the working directory last, too
+    )
     arguments.remove(command)
-    sys.exit(run(command, arguments))
+    return run(command, arguments)
 
 
 def _complete(arguments: list[str]) -> int:
     """Hydra's completion, which knows no commands: they are completed here, and left out of the line that Hydra completes."""
-    what, _, shell = " ".join(arguments[1:]).partition("=")
-    if what not in ("install", "uninstall", "query") or shell not in ("bash", "zsh", "fish"):
-        print("usage: diffusion-lab -sc install=bash (or zsh, fish)", file=sys.stderr)
-        return 1
     command = _FIRST[0]  # any one prints the code to evaluate
-    if what == "query":
+    if "query" in " ".join(arguments[1:]):
         line = os.environ.get("COMP_LINE", "")
         _, command, options = [*line.split(maxsplit=2), "", "", ""][:3]
         if command not in COMMANDS or not (options or line.endswith(" ")):
@@ -152,6 +135,4 @@ def _complete(arguments: list[str]) -> int:
             return 0
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - what is wrong with the line would be printed into it
         os.environ["COMP_LINE"] = f"diffusion-lab {options}"
-    from diffusion_lab.commands.app import run
-
     return run(command, arguments)

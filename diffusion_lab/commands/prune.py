@@ -24,8 +24,6 @@ from diffusion_lab.store.records import is_folder_name
 from diffusion_lab.sweeps.slurm import jobs_of
 from diffusion_lab.terminal import Terminal
 
-KINDS = ("resume", "cache", "code", "partial")
-
 
 @dataclass(frozen=True)
 class Unused:
@@ -50,13 +48,10 @@ def run(cfg: DictConfig) -> None:
     wanted, named = (
         list(map(str, each if isinstance(each, ListConfig) else [each])) for each in (cfg.what, cfg.models)
     )
-    unknown = [kind for kind in wanted if kind not in KINDS]
-    if unknown:
-        raise MistakeError(f"what={unknown[0]}: choose from {', '.join(KINDS)}")
+    if unknown := [kind for kind in wanted if kind not in _FIND]:
+        raise MistakeError(f"what={unknown[0]}: choose from {', '.join(_FIND)}")
     outputs, console = Path(cfg.outputs), Terminal()
-    found = [*_named(outputs, named)]
-    for kind in wanted:
-        found += _FIND[kind](outputs, cfg)
+    found = [*_named(outputs, named), *(one for kind in wanted for one in _FIND[kind](outputs, cfg))]
     rows = [(decimal(one.size), str(one.path.relative_to(outputs)), one.why) for one in found]
     widths = [max((len(row[column]) for row in rows), default=0) for column in (0, 1)]
     for size, path, why in rows:
@@ -64,20 +59,23 @@ def run(cfg: DictConfig) -> None:
     if not found:
         console.print(f"nothing to prune in {outputs}")
     elif cfg.dry_run:
-        console.print(
-            f"{decimal(sum(one.size for one in found))} in all; without dry_run=true it goes to {trash(outputs)}"
-        )
+        total = decimal(sum(one.size for one in found))
+        console.print(f"{total} in all; without dry_run=true it goes to {trash(outputs)}")
     else:
-        moved = 0
-        for one in found:
-            freed = one.size
-            try:
-                with hold(one.held, _refuse):
-                    to_trash(outputs, one.path)
-                moved += freed
-            except (OSError, PlaceError) as error:
-                console.print(Text(f"kept: {one.path}: {error}", style="yellow"))
-        console.print(f"moved {decimal(moved)}; to remove it for good: rm -r {shlex.quote(str(trash(outputs)))}")
+        moved = decimal(sum(_moved(outputs, one, console) for one in found))
+        console.print(f"moved {moved}; to remove it for good: rm -r {shlex.quote(str(trash(outputs)))}")
+
+
+def _moved(outputs: Path, one: Unused, console: Terminal) -> int:
+    """Move it to the trash; its bytes, or 0 if it is in use."""
+    size = one.size
+    try:
+        with hold(one.held, _refuse):
+            to_trash(outputs, one.path)
+    except (OSError, PlaceError) as error:
+        console.print(Text(f"kept: {one.path}: {error}", style="yellow"))
+        return 0
+    return size
 
 
 def _named(outputs: Path, names: list[str]) -> Iterator[Unused]:

@@ -10,19 +10,15 @@ from pathlib import Path
 
 from omegaconf import DictConfig, ListConfig
 
-from diffusion_lab.commands.status import completed
 from diffusion_lab.config.mistakes import MistakeError
 from diffusion_lab.config.tracking import build_trackers, track_report
+from diffusion_lab.report.make import make_report, report_on_runs
 from diffusion_lab.store import RunDirectory, named_sweep, runs_folder, scored_runs
 from diffusion_lab.terminal import Terminal
-
-__all__ = ["completed", "run"]
 
 
 def run(cfg: DictConfig) -> None:
     """Show the tables and write the report."""
-    from diffusion_lab.report.make import make_report, report_on_runs
-
     if cfg.runs is not None and cfg.sweep is not None:
         raise MistakeError("give sweep=… or runs=…, not both")
     trackers = build_trackers(cfg)  # reports mistakes before anything is written
@@ -38,7 +34,7 @@ def run(cfg: DictConfig) -> None:
         page = make_report(sweep, Path(cfg.to) if cfg.to else None, show=True)
         track_report(cfg, sweep, page.parent)
     Terminal().print(
-        f"report  {page}  (with table.csv, cells.csv, table.md, table.tex and figures/ in the same folder)",
+        f"report  {page}  (with table.csv, cells.csv, table.md, table.tex and figures/ in the same folder)"
     )
 
 

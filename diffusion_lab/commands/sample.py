@@ -12,22 +12,21 @@ from collections.abc import Iterator
 from dataclasses import replace
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from omegaconf import DictConfig
+from torch import Tensor
 
-from diffusion_lab.config.composing import with_trained_choices
-from diffusion_lab.config.loading import DRAWING_GROUPS
 from diffusion_lab.config.mistakes import MistakeError, lost_process, users_mistakes
-from diffusion_lab.config.overrides import in_full, options_of_this_job
+from diffusion_lab.config.overrides import options_of_this_job
+from diffusion_lab.config.sample_options import Drawing, drawing_of
+from diffusion_lab.data.array_files import NAMES
+from diffusion_lab.report.drawing import animation, check_images, frames, images, numbers, picture, png
 from diffusion_lab.store.files import begin_folder, check_folder, write_whole
 from diffusion_lab.terminal import Terminal
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from diffusion_lab.config.sample_options import Drawn
+from diffusion_lab.training.ranks import join, must_start_ranks, request_of, start_ranks
+from diffusion_lab.training.speed import check_compile, compile_network
 
 FORMATS = ("grid", "png", "npz", "npy")
 _NUMBERED = "{:06d}.png"
@@ -35,18 +34,8 @@ _ANIMATED = 64  # samples of an animation
 FRAMES = 60  # of an animation, approximately; the last is x_0
 
 
-def completed(options: list[str]) -> list[str]:
-    """Sampling defaults to the sampler and the guidance of training."""
-    return with_trained_choices([*map(in_full, options)], DRAWING_GROUPS)
-
-
 def run(cfg: DictConfig) -> None:
     """Draw samples 0 … num_images − 1 of the seed and write them to the folder `to`."""
-    from diffusion_lab.config.sample_options import drawing_of  # imports torch
-    from diffusion_lab.report.drawing import check_images
-    from diffusion_lab.training.ranks import join, must_start_ranks, request_of, start_ranks
-    from diffusion_lab.training.speed import check_compile, compile_network
-
     if cfg.format not in FORMATS:
         raise MistakeError(f"format={cfg.format}: unknown format; choose one of {', '.join(FORMATS)}")
     with users_mistakes():
@@ -89,12 +78,9 @@ def _places(cfg: DictConfig) -> list[Path]:
     return [Path(cfg.to) / name for name in (*names, *(["trajectory.gif"] if cfg.trajectory else []))]
 
 
-def _write(x: Tensor, drawn: Drawn, places: list[Path]) -> None:
-    from diffusion_lab.data.array_files import NAMES
-    from diffusion_lab.report.drawing import images, numbers, picture, png
-
+def _write(x: Tensor, drawn: Drawing, places: list[Path]) -> None:
     begin_folder(places[0].parent, "sample", [path.name for path in places], stale=r"\d{6,}\.png")
-    levels, form, units = drawn.generator.num_levels, drawn.options.cfg.format, drawn.options.units
+    levels, form, units = drawn.generator.num_levels, drawn.cfg.format, drawn.units
     names = None if units is None else units.names
     if form == "grid":
         write_whole(places[0], png(picture(x, levels, drawn.columns, names)))
@@ -108,7 +94,7 @@ def _write(x: Tensor, drawn: Drawn, places: list[Path]) -> None:
         else:
             # Published evaluators read only arr_0. Ours reads classes of the data, not clusters, from arr_1.
             arrays: dict[str, Any] = {
-                name: part.cpu().numpy() for name, part in drawn.options.conditions.by_name(drawn.y).items()
+                name: part.cpu().numpy() for name, part in drawn.conditions.by_name(drawn.y).items()
             }
             arrays |= {"arr_1": arrays.pop("classes")} if "classes" in arrays else {}
             arrays |= {} if names is None else {NAMES: np.array(names)}
@@ -118,8 +104,6 @@ def _write(x: Tensor, drawn: Drawn, places: list[Path]) -> None:
 
 def _animate(trajectory: Iterator[Tensor], num_levels: int | None, columns: int | None, path: Path) -> None:
     """Frames from x_T to x_0 of some samples, side by side."""
-    from diffusion_lab.report.drawing import animation, frames
-
     states = [x.cpu() for x in trajectory]
     stride = max(1, len(states) // FRAMES)
     write_whole(path, animation(frames(states[(len(states) - 1) % stride :: stride], num_levels, columns)))

@@ -5,23 +5,23 @@ from __future__ import annotations
 import io
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import torch
 from hydra.utils import instantiate
+from matplotlib.figure import Figure
 from omegaconf import DictConfig
+from PIL.Image import Image
 from rich.table import Table
+from torch import Tensor
 
 from diffusion_lab.config.build import build_data, fill_in_facts
 from diffusion_lab.config.mistakes import MistakeError, users_mistakes
+from diffusion_lab.diffusion import GaussianDiffusion, SampleNoise
+from diffusion_lab.diffusion.bound import bits_per_dim
+from diffusion_lab.report.drawing import frames, headed, png, rows_of
 from diffusion_lab.store.files import begin_folder, check_folder, write_whole
 from diffusion_lab.store.option_names import check_at_least
 from diffusion_lab.terminal import Terminal
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-    from torch import Tensor
-
-    from diffusion_lab.diffusion import GaussianDiffusion
 
 ROWS = 10  # values of t that are shown
 SIGNAL_LEFT = 2e-2  # √ᾱ_T above which sampling starts from noise unlike that of training; EDM leaves 0.0125 of its σ_T
@@ -29,11 +29,6 @@ SIGNAL_LEFT = 2e-2  # √ᾱ_T above which sampling starts from noise unlike tha
 
 def run(cfg: DictConfig) -> None:
     """Print the table and warnings, write schedule.png and forward.png into the folder `to`."""
-    import torch
-
-    from diffusion_lab.diffusion import GaussianDiffusion
-    from diffusion_lab.report.drawing import png
-
     if "schedule" not in cfg:
         raise MistakeError("this model has no noise schedule; use model=diffusion")
     places = [Path(cfg.to) / name for name in ("schedule.png", "forward.png")]
@@ -52,7 +47,7 @@ def run(cfg: DictConfig) -> None:
     console.print(
         f"L_T = {prior_bits(process, x_0):.3g} bits/dim on these data; the sampler visits {chain.num_timesteps} of "
         f"{process.num_timesteps} steps, β̃/β from {float(_ratio(chain)[1:].min() if len(kept) > 1 else 0):.2g} to "
-        f"{float(_ratio(chain).max()):.2g}",
+        f"{float(_ratio(chain).max()):.2g}"
     )
     signal = float(process.signal(torch.tensor([process.num_timesteps]))) / process.prior_std
     if signal > SIGNAL_LEFT:
@@ -67,15 +62,11 @@ def run(cfg: DictConfig) -> None:
 
 def prior_bits(process: GaussianDiffusion, x_0: Tensor) -> float:
     """L_T = KL(q(x_T|x_0) ‖ p(x_T)) of these images in bits per dimension."""
-    from diffusion_lab.diffusion.bound import bits_per_dim
-
     return float(bits_per_dim(process.prior_kl(x_0.double())).mean())
 
 
 def _ratio(process: GaussianDiffusion) -> Tensor:
     """β̃_t/β_t for every t of a chain."""
-    import torch
-
     t = torch.arange(1, process.num_timesteps + 1)
     return process.beta_tilde(t) / process.beta(t)
 
@@ -93,9 +84,6 @@ def _table(process: GaussianDiffusion, shown: Tensor, title: str) -> Table:
 
 def _plot(process: GaussianDiffusion, chain: GaussianDiffusion) -> bytes:
     """Figure of α_t, σ_t, log-SNR and β̃/β against t/T, with dots at the sampler's steps."""
-    import torch
-    from matplotlib.figure import Figure
-
     t = torch.arange(1, process.num_timesteps + 1)
     visited = chain.timesteps + 1
     time, dots = t / process.num_timesteps, visited / process.num_timesteps
@@ -127,11 +115,6 @@ def _plot(process: GaussianDiffusion, chain: GaussianDiffusion) -> bytes:
 
 def _forward(process: GaussianDiffusion, x_0: Tensor, shown: Tensor, num_levels: int | None) -> Image:
     """Images on their way to noise, one per row: x_0, then x_t at the t of the table, which are above, with the same ε."""
-    import torch
-
-    from diffusion_lab.diffusion import SampleNoise
-    from diffusion_lab.report.drawing import frames, headed, rows_of
-
     eps = SampleNoise(0, torch.arange(len(x_0)))(1, x_0)
     states = [x_0, *[process.q_sample(x_0, torch.full((len(x_0),), int(t)), eps) for t in shown]]
     (image,) = frames([rows_of(states) if x_0.ndim > 2 else torch.cat(states)], num_levels, columns=len(states))

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from diffusion_lab.commands.evaluate import progress_bar
 from diffusion_lab.config.build import build_data
 from diffusion_lab.config.mistakes import MistakeError, users_mistakes
+from diffusion_lab.config.scores import build_features
+from diffusion_lab.data.module import DataModule
+from diffusion_lab.interop.given_statistics import MOST_BYTES
+from diffusion_lab.metrics.features import Features
+from diffusion_lab.metrics.reference import references_of
+from diffusion_lab.report.drawing import to_uint8
 from diffusion_lab.store import CacheDirectory, cache_directory
 from diffusion_lab.store.files import check_file, write_whole
 from diffusion_lab.store.option_names import check_at_least
 from diffusion_lab.terminal import Terminal
-
-if TYPE_CHECKING:
-    from diffusion_lab.data.module import DataModule
-    from diffusion_lab.metrics.features import Features
+from diffusion_lab.training.ranks import join, request_of
 
 
 def run(cfg: DictConfig) -> None:
@@ -33,10 +37,6 @@ def run(cfg: DictConfig) -> None:
         raise MistakeError(f"to={to}: the name must end in .npz, or in .pt for torch-fidelity")
     if to.suffix == ".pt" and not cfg.moments:
         raise MistakeError(f"to={to} holds only mu and sigma: remove moments=false, or write an .npz")
-    from diffusion_lab.config.scores import build_features  # imports torch, as the others
-    from diffusion_lab.interop.given_statistics import MOST_BYTES
-    from diffusion_lab.training.ranks import join, request_of
-
     check_file(to)
     with users_mistakes():
         check_at_least(1, cfg, "num_images")
@@ -80,9 +80,6 @@ def _moments(
     data: DataModule, features: Features, split: str, cache: CacheDirectory, device: str
 ) -> dict[str, np.ndarray]:
     """Mean and unbiased covariance of the features of all images of a split, float64."""
-    from diffusion_lab.commands.evaluate import progress_bar
-    from diffusion_lab.metrics.reference import references_of
-
     with progress_bar(Terminal()) as progress:
         (reference,) = references_of(data, [features], cache, device, progress)
         moments = reference.moments(split)
@@ -92,8 +89,6 @@ def _moments(
 
 def _written(suffix: str, arrays: dict[str, np.ndarray]) -> bytes:
     """An npz; or a .pt for torch-fidelity, with mu in float32, because it compares only means of equal types."""
-    import torch
-
     content = io.BytesIO()
     if suffix == ".npz":
         np.savez(content, **arrays)  # type: ignore[arg-type]  # np.savez has options, too
@@ -105,9 +100,5 @@ def _written(suffix: str, arrays: dict[str, np.ndarray]) -> bytes:
 
 def _images(data: DataModule, split: str, count: int) -> np.ndarray:
     """uint8 (n, H, W, 3): a fixed random choice of the split, or all of it."""
-    import torch
-
-    from diffusion_lab.report.drawing import to_uint8
-
     shown = [to_uint8(x, data.num_levels) for x, _ in data.batches(split, 256, limit=count)]
     return torch.cat(shown).expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()

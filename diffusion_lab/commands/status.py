@@ -18,13 +18,6 @@ _REFRESH_SECONDS = 2.0
 _ASK_SECONDS = 15.0  # a cluster's controller is shared by all users
 
 
-def completed(options: list[str]) -> list[str]:
-    """`status NAME` means `status sweep=NAME`, as in the other commands on sweeps."""
-    if options and "=" not in options[0] and not options[0].startswith(("-", "+", "~")):
-        return [f"sweep={options[0]}", *options[1:]]
-    return options
-
-
 def run(cfg: DictConfig) -> None:
     """Show the table; on a terminal, update it until everything is done or failed."""
     outputs, console = Path(cfg.outputs), Terminal()

@@ -2,7 +2,7 @@
 
 Only this package and `commands` see a cfg.
 
-composing           options that a trained model adds
+composing           options that a command adds before its config is composed
 overrides           config values as text and back
 options             options against the annotations of the classes that receive them
 mistakes            the user's mistakes in one sentence each

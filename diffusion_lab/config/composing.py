@@ -1,7 +1,10 @@
-"""Options added to a command's config by the trained model, and options dropped when an experiment's choices are replaced."""
+"""Options that a command adds before Hydra composes its config, from a trained model, a checkpoint or the name of a sweep; options
+that are dropped when an experiment's choices are replaced. Imports no torch.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,15 +14,62 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from diffusion_lab.conf_dir import CONF
-from diffusion_lab.config.loading import load_config
-from diffusion_lab.config.mistakes import MistakeError
+from diffusion_lab.config.loading import DRAWING_GROUPS, load_config
+from diffusion_lab.config.mistakes import MistakeError, users_mistakes
 from diffusion_lab.config.options import OF_EVERY_CLASS, parameters_of
-from diffusion_lab.config.overrides import as_plain, named, unquoted
+from diffusion_lab.config.overrides import as_plain, in_full, named, quoted, unquoted
 from diffusion_lab.store import ModelDirectory, newest_model
+from diffusion_lab.store.identity import SCORED_GROUPS, SCORING_GROUPS
 
 TRAINED = "trained"  # sampler=trained: the choice that the model was trained with
-NEEDS_NO_MODEL = {"-h", "--help", "--hydra-help", "-sc", "--shell-completion"}
+_ASKS = {"-h", "--help", "--hydra-help", "-sc", "--shell-completion"}  # flags that need neither model nor checkpoint
 _CHOSEN_WITH = {"measured_variance": "variance"}  # a group without its own folder -> the group that sets it
+_OF_A_MODEL = {"model_dir", "devices", "model", "network", "ema", "objective", *SCORED_GROUPS}
+_OF_A_MODEL -= {"evaluation", "features", "metrics"}
+_OF_A_MODEL |= {f"evaluation.{name}" for name in ("weights", "batch_size", "precision", "statistics_images")}
+
+
+def completed(command: str, options: Sequence[str]) -> list[str]:
+    """The options of a command with those that they stand for."""
+    asks = bool(_ASKS & {*options})
+    match command:
+        case "evaluate" if _are_given(options):
+            return ["--config-name=evaluate_samples", *options]
+        case "evaluate" if not asks:
+            return with_trained_choices(options, SCORING_GROUPS)
+        case "sample" | "export":
+            written = [*map(in_full, options)]
+            return written if asks else with_trained_choices(written, DRAWING_GROUPS)
+        case "import" if not asks:
+            return _of_checkpoint(options)
+        case "status" | "report" if options and re.match(r"[^-+~=][^=]*$", options[0]):
+            return [f"sweep={options[0]}", *options[1:]]  # `status NAME`
+    return [*options]
+
+
+def _are_given(options: Sequence[str]) -> bool:
+    """Whether images are given, to be scored in place of a model's. MistakeError for options that need a model."""
+    keys = named(options)
+    if unquoted(keys.get("samples", "null")) == "null":
+        return False
+    for key in keys:
+        if {key, *re.split("[/.]", key)[:1], ".".join(key.split(".")[:2])} & _OF_A_MODEL:
+            raise MistakeError(f"{key} has no effect with samples=…: remove it")
+    return True
+
+
+def _of_checkpoint(options: Sequence[str]) -> list[str]:
+    """A checkpoint, or its flags, determine the parts of the model; the user's choices win."""
+    from diffusion_lab.interop.opening import OPTIONS, opened  # imports torch
+
+    own = {key: unquoted(value) for key, value in named(options).items() if key in ("checkpoint", *OPTIONS)}
+    if "checkpoint" not in own:
+        raise MistakeError("set the file or the folder, such as checkpoint=cifar10_uncond_50M_500K.pt")
+    with users_mistakes():
+        found = opened(Path(own["checkpoint"]), {key: value for key, value in own.items() if key in OPTIONS})
+    kept = [option for option in options if option.partition("=")[0] not in own]
+    # Quoted, because flags hold commas and spaces.
+    return [*found.options, *(f"{key}={quoted(value)}" for key, value in own.items()), *kept]
 
 
 def model_dir_of(options: Sequence[str]) -> ModelDirectory:
@@ -39,8 +89,6 @@ def with_trained_choices(options: Sequence[str], groups: Sequence[str]) -> list[
 
     With them `evaluate sampler.spacing.num_steps=25` changes the number of steps of the sampler used in training.
     """
-    if NEEDS_NO_MODEL & {*options}:
-        return [*options]
     directory = model_dir_of(options)
     saved = load_config(directory)
     again = {f"{group}={TRAINED}" for group in groups}  # a rank already has them

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
@@ -19,15 +18,13 @@ from diffusion_lab.config.mistakes import MistakeError
 from diffusion_lab.config.overrides import ALL, as_plain
 from diffusion_lab.data.array_files import read_npy
 from diffusion_lab.data.arrays import MOST_BYTES
+from diffusion_lab.data.module import DataModule
 from diffusion_lab.diffusion.condition_parts import as_conditions, parts
 from diffusion_lab.diffusion.shapes import Conditions
 from diffusion_lab.metrics.drawer import labels
 from diffusion_lab.models.generator import Generator
 from diffusion_lab.store import ModelDirectory
 from diffusion_lab.store.records import RunError
-
-if TYPE_CHECKING:
-    from diffusion_lab.data.module import DataModule
 
 
 @dataclass(frozen=True)
@@ -104,82 +101,44 @@ def drawn_conditions(
 ) -> DrawnConditions:
     """The conditions that the options choose. MistakeError for values that do not fit the model. arrays: values by name."""
     sizes = generator.conditions or (() if generator.num_classes is None else (generator.num_classes,))
-    names = [*(saved.get("condition") or {})] or ["classes"]  # conditions of a guiding classifier
-    names = names if sizes else []
+    names = ([*(saved.get("condition") or {})] or ["classes"]) if sizes else []  # "classes": of a guiding classifier
     if len(names) != len(sizes):
         raise RunError(f"{directory.config}: condition must have an entry for each of the {len(sizes)} conditions")
-    given: dict[str, Any] = {**(as_plain(cfg.condition) if cfg.condition is not None else {}), **arrays}
-    given = {name: value for name, value in given.items() if value is not None}
+    options = as_plain(cfg.condition) if cfg.condition is not None else {}
+    given = {name: value for name, value in {**options, **arrays}.items() if value is not None}
     if ALL in given and len(sizes) == 1:
         given = {names[0]: given[ALL]}
-    for name, value in given.items():
-        if not sizes:
-            raise MistakeError(f"condition={value}: {directory.path} has no condition to choose a value of")
-        if name not in names:
-            known = " and ".join(names)
-            raise MistakeError(f"condition: {directory.path} is conditioned on {known}; give a value for each, by name")
-    training = directory.read_training()
-    records = training.get("conditions", {})
-    lacking = [name for name in saved.get("condition") or {} if name not in records]
-    if lacking and "imported" not in training:
-        raise RunError(f"{directory.training} has no record of the condition {lacking[0]}")
-    return DrawnConditions(
-        [
-            _one(name, size, records.get(name, {}), given.get(name), cfg.num_images, directory)
-            for name, size in zip(names, sizes, strict=True)
-        ],
-        data,
-    )
+    if given and not sizes:
+        value = next(iter(given.values()))
+        raise MistakeError(f"condition={value}: {directory.path} has no condition to choose a value of")
+    if given.keys() - {*names}:
+        known = " and ".join(names)
+        raise MistakeError(f"condition: {directory.path} is conditioned on {known}; give a value for each, by name")
+    records = directory.read_training().get("conditions", {})
+    each = [
+        _one(name, size, records.get(name, {}), given.get(name), cfg.num_images, directory)
+        for name, size in zip(names, sizes, strict=True)
+    ]
+    return DrawnConditions(each, data)
 
 
 def _one(name: str, size: Size, record: Mapping[str, Any], value: Any, most: int, directory: ModelDirectory) -> One:
     """A condition with its record and the value that the user chose, or None."""
-    count = size if isinstance(size, int) else size[0]
-    for fact in ("shares", "shift", "scale"):
-        if len(record.get(fact, range(count))) != count:
-            raise RunError(
-                f"{directory.training}: conditions.{name}.{fact} has {len(record[fact])} entries, not {count}"
-            )
-    held_out = _held_out(record, name, size, directory)
+    kind = torch.int64 if isinstance(size, int) else torch.float32
+    held_out = torch.tensor(record["held_out"], dtype=kind) if "held_out" in record else None
     if not isinstance(size, int):
         units = Units.of_condition(record)
-        rows = None if value is None else _rows(value, name, tuple(size))
-        rows = None if rows is None else rows.float() if units is None else units.normalised(rows)
-        if rows is not None and (
-            rows.isinf().any() or (rows.ndim == 2 and (rows.isnan().any(1) ^ rows.isnan().all(1)).any())
-        ):
-            raise MistakeError(f"condition: a {name} has an infinite value, or NaN in a part of it")
+        rows = None if value is None else _rows(value, name, tuple(size), units)
         return One(name, size, [], None, rows, units, held_out)
-    numbers, named = [str(number) for number in range(size)], record.get("names", [])
+    named = record.get("names", [])
     names = named if len(named) == size else []
     shares = torch.tensor(record["shares"], dtype=torch.float64) if "shares" in record else None
     chosen = None if value is None else _classes(value, size, names, most, directory)
-    return One(name, size, names or numbers, shares, chosen, held_out=held_out)
+    return One(name, size, names or [*map(str, range(size))], shares, chosen, held_out=held_out)
 
 
-def _held_out(record: Mapping[str, Any], name: str, size: Size, directory: ModelDirectory) -> Tensor | None:
-    """The values of test images in the record of a condition. RunError where they are none of this size."""
-    if "held_out" not in record:
-        return None
-    with suppress(OverflowError, RuntimeError, TypeError, ValueError):
-        found = torch.tensor(record["held_out"], dtype=torch.int64 if isinstance(size, int) else torch.float32)
-        allowed = (found >= 0) & (found < size) if isinstance(size, int) else found.isfinite()
-        if len(found) > 0 and found.shape[1:] == (() if isinstance(size, int) else tuple(size)) and allowed.all():
-            return found
-    raise RunError(f"{directory.training}: conditions.{name}.held_out must hold values of the size {size}")
-
-
-def _classes(value: Any, num_classes: int, names: Sequence[str], most: int, directory: ModelDirectory) -> Tensor:
-    """Class numbers from an option or from a Python array: (N,)."""
-    plain = value.tolist() if isinstance(value, Tensor) else value
-    chosen = plain if isinstance(plain, list) else [plain]
-    if not 1 <= len(chosen) <= most:
-        raise MistakeError(f"condition={value}: give from one to num_images={most} classes")
-    return torch.tensor([_class(each, num_classes, names, directory) for each in chosen])
-
-
-def _rows(value: Any, name: str, shape: tuple[int, ...]) -> Tensor:
-    """Values of a condition from a file, an option or a Python array: (N, D) vectors, (N, C, …) fields."""
+def _rows(value: Any, name: str, shape: tuple[int, ...], units: Units | None) -> Tensor:
+    """Values of a condition from a file, an option or a Python array, normalised: (N, D) vectors, (N, C, …) fields."""
     if isinstance(value, str):
         if not Path(value).is_file():
             raise MistakeError(f"condition={value}: there is no such file; give FILE.npy with a {name} for each image")
@@ -191,7 +150,19 @@ def _rows(value: Any, name: str, shape: tuple[int, ...]) -> Tensor:
     rows = rows[None] if tuple(rows.shape) == shape else rows
     if tuple(rows.shape[1:]) != shape or len(rows) == 0:
         raise MistakeError(f"condition: shape {tuple(rows.shape)}, but each {name} must have the shape {shape}")
+    rows = rows.float() if units is None else units.normalised(rows)
+    if rows.isinf().any() or (rows.ndim == 2 and (rows.isnan().any(1) ^ rows.isnan().all(1)).any()):
+        raise MistakeError(f"condition: a {name} has an infinite value, or NaN in a part of it")
     return rows
+
+
+def _classes(value: Any, num_classes: int, names: Sequence[str], most: int, directory: ModelDirectory) -> Tensor:
+    """Class numbers from an option or from a Python array: (N,)."""
+    plain = value.tolist() if isinstance(value, Tensor) else value
+    chosen = plain if isinstance(plain, list) else [plain]
+    if not 1 <= len(chosen) <= most:
+        raise MistakeError(f"condition={value}: give from one to num_images={most} classes")
+    return torch.tensor([_class(each, num_classes, names, directory) for each in chosen])
 
 
 def _class(given: Any, num_classes: int, names: Sequence[str], directory: ModelDirectory) -> int:
@@ -203,9 +174,8 @@ def _class(given: Any, num_classes: int, names: Sequence[str], directory: ModelD
         return names.index(given)
     if isinstance(given, str) and folded.count(given.casefold()) == 1:
         return folded.index(given.casefold())
-    if str(given) in names:
-        raise MistakeError(f"condition={given} is a number: for the class of this name write condition=\"'{given}'\"")
     near = difflib.get_close_matches(str(given).casefold(), folded, n=3, cutoff=0.5)
     such = ", ".join([names[folded.index(name)] for name in near] or names[:10])
-    named = f", such as {such}" if names else ", without names" if isinstance(given, str) else ""
-    raise MistakeError(f"condition={given}: {directory.path} has the classes 0 … {num_classes - 1}{named}")
+    raise MistakeError(
+        f"condition={given}: {directory.path} has the classes 0 … {num_classes - 1}{f', such as {such}' if such else ''}"
+    )

@@ -35,12 +35,15 @@ def operations(training: Training, model: TrainableModel) -> Operations | None:
         return None
     # An earlier snapshot that guides is not there yet, but its evaluations count.
     generator = replace(model.generator(), guidance=model.guidance)
-    bound = score.metrics.get("bits_per_dim") or {}
-    forward, steps = generator.cost().forward_flops, generator.bound_steps
-    num_samples = instantiate(score.evaluation, at=None).resolve_num_samples(training.data)
+    bound, forward, steps = (
+        score.metrics.get("bits_per_dim") or {},
+        generator.cost().forward_flops,
+        generator.bound_steps,
+    )
     terms = bound.get("num_images", 0) * min(bound.get("max_terms") or steps, steps)
+    samples = instantiate(score.evaluation, at=None).resolve_num_samples(training.data)
     shown = cfg.trainer.max_steps * cfg.data.batch_size
-    return Operations(shown * model.training_evaluations * forward, (num_samples * generator.nfe + terms) * forward)
+    return Operations(shown * model.training_evaluations * forward, (samples * generator.nfe + terms) * forward)
 
 
 def in_a_sentence(plan: Plan, training: Training, model: TrainableModel) -> str | None:
@@ -49,29 +52,28 @@ def in_a_sentence(plan: Plan, training: Training, model: TrainableModel) -> str 
     training, model: of one cell, for the measurement. Its optimizer changes the weights, so the model is of no use afterwards.
     """
     missing = {work.folder for work in plan.work}
-    in_training = {cell.model.path: cell.operations for cell in plan.cells if cell.model.path in missing}
-    in_scores = [cell.operations for cell in plan.cells if cell.run.path in missing]
-    if not isinstance(model, DiffusionModel) or None in (*in_training.values(), *in_scores):
+    trained = {cell.model.path: cell.operations for cell in plan.cells if cell.model.path in missing}
+    scored = [cell.operations for cell in plan.cells if cell.run.path in missing]
+    if not isinstance(model, DiffusionModel) or None in (*trained.values(), *scored):
         return None
-    to_train = sum(count.training for count in in_training.values() if count)
-    to_score = sum(count.score for count in in_scores if count)
+    to_train = sum(count.training for count in trained.values() if count)
+    to_score = sum(count.score for count in scored if count)
     if to_train + to_score < _LEAST:
         return None
     size = min(training.data.batch_size, _MOST_AT_ONCE)
     step, evaluation = measured(model, size, checked_precision(training.cfg.trainer.precision, on_gpu=False))
     forward = size * model.cost().forward_flops
-    seconds = to_train * step / (3 * forward), to_score * evaluation / forward
-    trained, scored = map(in_words, seconds)
-    return f"about {in_words(sum(seconds))} on this machine, estimated: {trained} of training and {scored} of scoring"
+    train, score = to_train * step / (3 * forward), to_score * evaluation / forward
+    parts = f"{in_words(train)} of training and {in_words(score)} of scoring"
+    return f"about {in_words(train + score)} on this machine, estimated: {parts}"
 
 
 def measured(
     model: DiffusionModel, size: int, precision: str, clock: Callable[[], float] = perf_counter
 ) -> tuple[float, float]:
     """Seconds of a training step and of an evaluation of the network for `size` images."""
-    optimizer = model.optimization.optimizer(model.named_parameters())
+    optimizer, generator = model.optimization.optimizer(model.named_parameters()), model.generator()
     x, t = torch.zeros(size, *model.shape), model.timesteps.spread(torch.linspace(0, 1, size + 2)[1:-1])
-    generator = model.generator()
     y = generator.own_conditions(generator.conditions_in_turn(torch.arange(size)))
 
     def step() -> None:
@@ -85,10 +87,9 @@ def measured(
     def evaluate() -> None:
         model.reverse.evaluate(model.forward_process, x, t, y)
 
-    threads = torch.get_num_threads()
+    def seconds(work: Callable[[], None]) -> float:
+        timer = Timer("work()", globals={"work": work}, timer=clock, num_threads=torch.get_num_threads())
+        return float(timer.blocked_autorange(min_run_time=_SECONDS).mean)
+
     with torch.random.fork_rng([]):
-        timers = [
-            Timer("work()", globals={"work": work}, timer=clock, num_threads=threads) for work in (step, evaluate)
-        ]
-        trained, drawn = (timer.blocked_autorange(min_run_time=_SECONDS).mean for timer in timers)
-    return _BESIDE * trained, drawn
+        return _BESIDE * seconds(step), seconds(evaluate)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from diffusion_lab.config.drawn_conditions import DrawnConditions
@@ -43,25 +43,18 @@ def wanted_edit(cfg: DictConfig, generator: Generator, saved: DictConfig, condit
 
     An interpolation computes the latents of its images immediately.
     """
-    edits = {
-        "inpaint.image": (cfg.inpaint.image, inpainting),
-        "interpolate.images": (cfg.interpolate.images, interpolation),
-        "denoise.image": (cfg.denoise.image, denoising),
-    }
-    wanted = {name: edit for name, (image, edit) in edits.items() if image is not None}
-    for option, value, image in (
-        ("inpaint.mask", cfg.inpaint.mask, "inpaint.image"),
-        ("denoise.t", cfg.denoise.t, "denoise.image"),
-    ):
-        if value is not None and image not in wanted:
+    edits = {"inpaint.image": inpainting, "interpolate.images": interpolation, "denoise.image": denoising}
+    wanted = [name for name in edits if OmegaConf.select(cfg, name) is not None]
+    for option, image in (("inpaint.mask", "inpaint.image"), ("denoise.t", "denoise.image")):
+        if image not in wanted and (value := OmegaConf.select(cfg, option)) is not None:
             raise MistakeError(f"{option}={value} has no effect without {image}: set {image}=…, or remove {option}")
     if not wanted:
         return None
     if len(wanted) > 1:
         raise MistakeError(f"{' and '.join(wanted)}: give only one of them")
     if cfg.trajectory:
-        raise MistakeError(f"trajectory=true needs samples that start from noise: remove it, or {next(iter(wanted))}")
-    return next(iter(wanted.values()))(cfg, generator, saved, conditions)
+        raise MistakeError(f"trajectory=true needs samples that start from noise: remove it, or {wanted[0]}")
+    return edits[wanted[0]](cfg, generator, saved, conditions)
 
 
 def inpainting(cfg: DictConfig, generator: Generator, saved: DictConfig, conditions: DrawnConditions) -> Edit:
@@ -104,9 +97,8 @@ def interpolation(cfg: DictConfig, generator: Generator, saved: DictConfig, cond
         own = None if clusters is None else clusters.of(ends.cpu(), {}).to(generator.device)
     latents = generator.encode(ends, own)
     if latents is None:
-        raise MistakeError(
-            f"interpolate.images: model={generator.protocol()['family']} cannot compute the latents of given images"
-        )
+        family = generator.protocol()["family"]
+        raise MistakeError(f"interpolate.images: model={family} cannot compute the latents of given images")
 
     def draw(indices: Tensor, seed: int, y: Conditions) -> Tensor:
         first, second = (z.expand(len(indices), *z.shape) for z in latents)
@@ -150,9 +142,7 @@ def _input_image(image: str | int, generator: Generator, saved: DictConfig) -> T
         x, _ = next(data.batches("test", 1, start=image))
         return x.to(generator.device)
     if len(generator.shape) != 3 or generator.num_levels is None or generator.shape[0] not in (1, 3):
-        raise MistakeError(
-            f"{image}: this model draws no images that a file can hold; give the number of a test sample"
-        )
+        raise MistakeError(f"{image}: this model draws no images that a file can hold; give a test sample's number")
     x = from_levels(_read(image, generator.shape[1:], generator.shape[0]), 256)[None]
     return quantise(x, generator.num_levels).to(generator.device)
 

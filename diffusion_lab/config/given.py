@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from diffusion_lab.config.build import build_data
 from diffusion_lab.config.identity import features_by_content, plain_config
 from diffusion_lab.config.mistakes import MistakeError
-from diffusion_lab.config.overrides import as_plain, named, unquoted
+from diffusion_lab.config.overrides import as_plain
 from diffusion_lab.config.scores import PlannedScore, build_features, build_metrics, scored_choices
 from diffusion_lab.data.in_memory import OneSet
 from diffusion_lab.data.module import DataModule
@@ -27,28 +27,13 @@ from diffusion_lab.metrics.given import GivenImages
 from diffusion_lab.metrics.reference import Moments
 from diffusion_lab.metrics.score import ScorePlan
 from diffusion_lab.store import FINGERPRINT_LENGTH, RunDirectory, cache_directory, run_directory
-from diffusion_lab.store.identity import SCORED_GROUPS, name_of
+from diffusion_lab.store.identity import name_of
 from diffusion_lab.store.own_files import users_files
 from diffusion_lab.training.devices import Request
 from diffusion_lab.training.ranks import device_of
 
-CONFIG = "evaluate_samples"  # the config that such a score is composed from
 _RECORDED = ("samples", "reference", "data", "features", "metrics", "evaluation", "logger", "seed")
-_OF_A_MODEL = {"model_dir", "devices", "model", "network", "ema", "objective", *SCORED_GROUPS}
-_OF_A_MODEL -= {"evaluation", "features", "metrics"}
-_OF_A_MODEL |= {f"evaluation.{name}" for name in ("weights", "batch_size", "precision", "statistics_images")}
 _LONGEST_NAME = 60
-
-
-def are_given(options: Sequence[str]) -> bool:
-    """Whether the options give samples. MistakeError for options that need a model."""
-    keys = named(options)
-    if unquoted(keys.get("samples", "null")) == "null":
-        return False
-    for key in keys:
-        if {key, *re.split("[/.]", key)[:1], ".".join(key.split(".")[:2])} & _OF_A_MODEL:
-            raise MistakeError(f"{key} has no effect with samples=…: remove it")
-    return True
 
 
 def given_score(cfg: DictConfig, request: Request) -> PlannedScore:

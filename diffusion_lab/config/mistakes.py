@@ -1,4 +1,4 @@
-"""The user's mistakes in one sentence, with the option or the file and the fix; None for errors of the lab itself.
+"""The user's mistakes in one sentence each, with the option or the file and the fix; None for errors of the lab itself.
 
 Sentences of Hydra and OmegaConf are shown as they are, on one line, except where they advise what the lab refuses.
 """
@@ -14,9 +14,16 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+)
 from hydra.types import RunMode
 from omegaconf.errors import (
+    ConfigAttributeError,
     InterpolationKeyError,
     InterpolationResolutionError,
     MissingMandatoryValue,
@@ -32,15 +39,19 @@ from diffusion_lab.store.identity import SCORING_GROUPS
 from diffusion_lab.store.option_names import above_and_itself, flat
 from diffusion_lab.sweeps.axes import MissingOptionError
 
+_RESUMING = ("ckpt_path", "resume", "resume_from_checkpoint")  # habits from other programs
 _RESUME = "the same command resumes by itself, and init_from=FOLDER starts from the weights of another model"
-_INSTEAD = {"ckpt_path": _RESUME, "resume": _RESUME, "resume_from_checkpoint": _RESUME}  # habits from other programs
 _DASHES = tuple("\u2010\u2011\u2012\u2013\u2014\u2015\u2212")  # as word processors make them of - and --
 _OF_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _OF_PLACES = {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.EROFS}
+_ONLY_IN_SWEEPS = ("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper")
 
 
 class MistakeError(Exception):
     """A mistake of the user; the message is one sentence on what is wrong."""
+
+
+# ---- before a config is composed, and around what is built from it
 
 
 def refuse_words(options: Iterable[str], command: str) -> None:
@@ -48,32 +59,26 @@ def refuse_words(options: Iterable[str], command: str) -> None:
     options = [*options]
     if (flag := unknown_flag(options)) is not None:
         name, known = flag.lstrip("-").replace("-", "_"), _all_options(command)
-        meant = name if name in known else unknown_option(name, known).partition("; did you mean ")[2].removesuffix("?")
-        such = f", such as {meant}=…" if meant else ""
-        raise MistakeError(
-            f"there is no flag {flag}: options are written option=value, without dashes before them{such}"
-        )
+        such = "".join(f", such as {meant}=…" for meant in ([name] if name in known else _closest(name, known))[:1])
+        raise MistakeError(f"there is no flag {flag}: options are written option=value, without dashes{such}")
     for word in flags_and_words(options)[1]:
-        group, is_set, value = word.partition("=")
+        option, is_set, value = word.partition("=")
         if word.startswith(_DASHES) or value.startswith(_DASHES):
             raise MistakeError(f"{word} has a dash that is not the keyboard's: type - or --")
-        if is_set and value in ("", "''", '""') and re.fullmatch(r"\+*[\w./@]+", group):  # such as an unset variable
+        if option and is_set and value in ("", "''", '""'):  # such as an unset variable
             raise MistakeError(f"{word} is empty: give a value, or remove it")
-        is_value = command == "sample" and group == "condition"  # condition=3 is a class there
-        if (
-            (CONF / group).is_dir()
-            and not is_value
-            and re.fullmatch(r"null|true|false|[-+]?[\d.]+", value, re.IGNORECASE)
-        ):
-            raise MistakeError(f"{word}: {group} takes the name of a choice; diffusion-lab {command} --help lists them")
+        if (CONF / option).is_dir() and option != "condition" and re.fullmatch(r"null|[-+]?[\d.]+", value):
+            raise MistakeError(
+                f"{word}: {option} takes the name of a choice; diffusion-lab {command} --help lists them"
+            )
 
 
 def refuse_outside_sweeps() -> None:
     """MistakeError for an option of sweeps, launchers or sweepers without -m: training would run here, not on the cluster."""
     hydra = HydraConfig.get()
-    for override in hydra.overrides.hydra if hydra.mode is RunMode.RUN else ():
-        if override.lstrip("+~").startswith(("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper")):
-            raise MistakeError(f"{override} works only with -m: add -m to run it as a sweep, or remove {override}")
+    for override in (*hydra.overrides.task, *hydra.overrides.hydra) if hydra.mode is RunMode.RUN else ():
+        if override.lstrip("+~").startswith(_ONLY_IN_SWEEPS):
+            raise MistakeError(f"{override} works only in a sweep: add -m, or remove {override}")
 
 
 @contextmanager
@@ -120,6 +125,9 @@ def lost_process() -> Iterator[None]:
         raise MistakeError("another process of this command ended; its own log says why") from error
 
 
+# ---- sentences for errors
+
+
 def mistake_in_job(error: BaseException) -> str | None:
     """One sentence for an error in a job's options, or None."""
     match error:
@@ -128,9 +136,7 @@ def mistake_in_job(error: BaseException) -> str | None:
         case _ if _is_out_of_memory(error):
             return f"{_place(error)}out of memory: choose smaller sizes, batches or numbers"
         case InterpolationKeyError():
-            found = re.search(r"Interpolation key '(\S+)\.(\w+)'", str(error))
-            needs = f"{found[1]}: this model needs {found[2]}, which your choice lacks" if found else _one_line(error)
-            return f"{needs}: choose parts of one family"
+            return f"{_one_line(error)}: your choices do not fit together; choose parts of one family"
         case InterpolationResolutionError():  # ${oc.env:NAME} of an unset variable, or a reference to itself
             return _one_line(error)
         case InstantiationException():
@@ -138,17 +144,12 @@ def mistake_in_job(error: BaseException) -> str | None:
         case MissingMandatoryValue():
             key = (error.full_key or "").removeprefix("model.")  # the parts of `model` are references to groups
             return f"{key} has no value; set {key}=…"
-        case OSError():
-            return _of_a_file(error)
+        case OSError() if error.errno in _OF_WRITING:
+            fix = "earlier files are intact: free some space, or raise its limit, and run the same command again"
+            return f"cannot write {error.filename or 'the outputs'} ({error.strerror}); {fix}"
+        case OSError() if error.filename and error.errno in _OF_PLACES:
+            return f"{error.filename}: {error.strerror}; choose another place"
     return None
-
-
-def _of_a_file(error: OSError) -> str | None:
-    name = error.filename
-    if error.errno in _OF_WRITING:
-        fix = "earlier files are intact: free some space, or raise its limit, and run the same command again"
-        return f"cannot write {name or 'the outputs'} ({error.strerror}); {fix}"
-    return f"{name}: {error.strerror}; choose another place" if name and error.errno in _OF_PLACES else None
 
 
 def _instantiation(error: InstantiationException) -> str | None:
@@ -171,14 +172,11 @@ def mistake_in_options(error: BaseException, command: str) -> str | None:
         case MissingConfigException():
             return _missing_choice(error)
         case OverrideParseException():
-            fix = "write option=value, with quotes around spaces, commas and brackets"
-            return f"cannot read {error.override!r}: {fix}"
+            return f"cannot read {error.override!r}: write option=value, with quotes around spaces, commas and brackets"
         case MissingOptionError() | HydraException() | OmegaConfBaseException():
             key = refused_option(error)
             return (
-                _one_line(error)
-                if key is None
-                else unknown_option(key.partition("@")[0], _all_options(command), command)
+                _one_line(error) if key is None or "@" in key else unknown_option(key, _all_options(command), command)
             )
         case ValueError() | YAMLError():
             return _one_line(error)
@@ -186,63 +184,55 @@ def mistake_in_options(error: BaseException, command: str) -> str | None:
 
 
 def refused_option(error: BaseException) -> str | None:
-    """The key of an option that the config lacks; for a group's choice with its package, as group@package."""
+    """The option that a config lacks, which Hydra can neither set nor delete, or which the user deleted; None for other errors."""
     if isinstance(error, MissingOptionError):
         return error.key
-    cause = error.__cause__ or error
-    if isinstance(cause, OmegaConfBaseException) and cause.full_key and isinstance(cause, AttributeError | KeyError):
-        return cause.full_key
-    found = re.match(
-        r"Could not (?:override|delete) '([^']+)'", str(error)
-    )  # of a group Hydra says it only in the text
-    return None if found is None else found[1]
+    if isinstance(error, ConfigAttributeError):
+        return error.full_key
+    is_refusal = isinstance(error, ConfigCompositionException) and str(error).startswith("Could not ")
+    return str(error).split("'")[1] if is_refusal else None  # Hydra names it only in the text
 
 
 def _missing_choice(error: MissingConfigException) -> str:
-    """One sentence for a choice that a group does not have."""
-    wanted = error.missing_cfg_file or ""
-    if wanted == "hydra/sweeper/optuna":
+    """One sentence for a choice that a group does not have; Hydra does not list those in folders, such as network=diffusion/…."""
+    group, _, option = (error.missing_cfg_file or "").rpartition("/")
+    if (group, option) == ("hydra/sweeper", "optuna"):
         return "hydra/sweeper=optuna is not installed: pip install 'diffusion-lab[optuna]'"
-    group, _, option = wanted.rpartition("/")
-    # Hydra lists the choices of a group, not those of a folder in it, as network=diffusion/….
-    files = (file.relative_to(CONF / group) for file in (CONF / group).rglob("*.yaml"))
-    choices = sorted(error.options or [str(file.with_suffix("")) for file in files])
+    files = (file.relative_to(CONF / group).with_suffix("") for file in (CONF / group).rglob("*.yaml"))
+    choices = sorted(error.options or map(str, files))
     if not group or not choices:
         return _one_line(error)
-    typed = f"{group}={option}" if error.options else wanted.replace("/", "=", 1)
-    close = difflib.get_close_matches(option, choices, n=1)
-    meant = f"; did you mean {close[0]}?" if close else ""
-    return f"{typed}: there is no such choice; choose one of {', '.join(choices)}{meant}"
+    meant = "".join(f"; did you mean {close}?" for close in difflib.get_close_matches(option, choices, n=1))
+    return f"{group}={option}: there is no such choice; choose one of {', '.join(choices)}{meant}"
 
 
 def unknown_option(key: str, known: Iterable[str], command: str = "") -> str:
     """One sentence for an option that does not exist, with those of `known` that may be meant."""
-    said, name = f"there is no option {key!r}", key.rpartition(".")[2]
-    if name in _INSTEAD:
-        return f"{said}: {_INSTEAD[name]}"
-    if command in ("train", "schedule") and (CONF / key).is_dir():
-        models = sorted(file.stem for file in (CONF / "model").glob("*.yaml") if f"  - /{key}: " in file.read_text())
-        if models:
-            fix = f"remove {key}=…, or choose model={' or '.join(models)}"
-            return f"{key} is not a part of the model that you chose: {fix}"
-    elif command and key not in SCORING_GROUPS and (CONF / key).is_dir():
+    if key.rpartition(".")[2] in _RESUMING:
+        return f"there is no option {key!r}: {_RESUME}"
+    trains, is_group = command in ("train", "schedule"), (CONF / key).is_dir()
+    models = sorted(file.stem for file in (CONF / "model").glob("*.yaml") if f"  - /{key}: " in file.read_text())
+    if trains and is_group and models:
+        fix = f"remove {key}=…, or choose model={' or '.join(models)}"
+        return f"{key} is not a part of the model that you chose: {fix}"
+    if command and not trains and is_group and key not in SCORING_GROUPS:
         other = "; model_dir=… names a trained model" if key == "model" else ""
         return f"{key} is chosen in training (diffusion-lab train {key}=…), not in {command}{other}"
+    fix = f"; see diffusion-lab {command} --help" if command else ""
+    if meant := _closest(key, known):
+        fix = f"; did you mean {' or '.join(meant)}?"
+    return f"there is no option {key!r}{fix}"
+
+
+def _closest(key: str, known: Iterable[str]) -> list[str]:
+    """At most three options that may be meant: nearly the same name, or the same last word, else the nearest."""
     related = {*above_and_itself(key)}  # as + has added them
     paths = [path for path in dict.fromkeys(known) if path not in related and not path.startswith(f"{key}.")]
-    same = sorted(
-        (path for path in paths if path.rpartition(".")[2] == name), key=lambda path: not path.startswith("data.")
+    same = [path for path in paths if path.rpartition(".")[2] == key.rpartition(".")[2]]
+    likely = dict.fromkeys([*difflib.get_close_matches(key, paths, n=1, cutoff=0.8), *same])
+    return sorted(likely, key=lambda path: not path.startswith("data."))[:3] or difflib.get_close_matches(
+        key, paths, n=1
     )
-    close = difflib.get_close_matches(key, paths, n=1, cutoff=0.8)
-    meant = (close or same if "." in key else same or close) or difflib.get_close_matches(key, paths, n=1)
-    hint = (
-        f"; did you mean {' or '.join(meant[:3])}?"
-        if meant
-        else f"; see diffusion-lab {command} --help"
-        if command
-        else ""
-    )
-    return said + hint
 
 
 def paths_of(config: Mapping[str, Any]) -> list[str]:
@@ -257,8 +247,8 @@ def _all_options(command: str) -> list[str]:
 
 def _place(error: BaseException) -> str:
     """The key that an error is about, as in "network.dropout: "; empty if there is none. Hydra says it only in the text."""
-    found = re.search(r"full_key: (\S+)", str(error))
-    return "" if found is None else f"{found[1]}: "
+    key = str(error).partition("full_key: ")[2].split()
+    return f"{key[0]}: " if key else ""
 
 
 def _one_line(error: BaseException) -> str:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from functools import cache, reduce
 from inspect import Parameter
@@ -28,30 +28,26 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.mistakes import MistakeError, paths_of, unknown_option
-from diffusion_lab.config.overrides import as_plain
+from diffusion_lab.config.overrides import as_plain, leaves
 from diffusion_lab.store.option_names import flat
 
 BY_NAME = ("callbacks", "logger", "features", "metrics", "condition")  # groups of objects by name
 OF_EVERY_CLASS = ("data.validation", "data.on_device", "trainer.peak_flops")  # but not a parameter of the classes
 # What options of commands take beside the type of their default, or if it is null.
+_TEXTS = (
+    "model_dir samples reference root to mask flags code entity objective_metric init_from jobs checkpoint project init"
+)
 _UNSET: dict[str, Any] = {
-    **dict.fromkeys(("model_dir", "samples", "reference", "root", "to", "mask", "flags", "code", "entity"), str),
-    **dict.fromkeys(("objective_metric", "init_from", "jobs", "checkpoint", "project"), str),
+    **dict.fromkeys(_TEXTS.split(), str),
     **dict.fromkeys(("batch_size", "default_steps", "t"), int | None),
     **dict.fromkeys(("compile", "on_device"), bool | str),
     **dict.fromkeys(("download", "null_class"), bool),
-    "train_images": int | float,
-    "devices": int | str | list,
-    "sweep": int | str,
-    "image": int | str,
+    **dict.fromkeys(("train_images", "days"), int | float),
+    **dict.fromkeys(("sweep", "image"), int | str),
+    **dict.fromkeys(("runs", "what", "models"), str | list),
+    **dict.fromkeys(("devices", "image_size"), int | str | list),
     "images": list,
-    "days": int | float,
-    "runs": str | list,
-    "what": str | list,
-    "models": str | list,
-    "image_size": int | str | list,
     "condition": dict,
-    "init": str,
 }
 _PLAIN = (int, float, bool, str, NoneType, list, tuple, dict, Path, timedelta, Any)
 _CONTAINERS = (list, tuple, dict, Sequence, Mapping)
@@ -69,8 +65,8 @@ def check_options(cfg: DictConfig, command: str = "train") -> None:
     plain = as_plain(cfg)
     plain.pop("hydra", None)
     declared, groups = _declared(command)
-    groups |= _of_models().get(str((plain.get("model") or {}).get("_target_")), frozenset()) | {"measured_variance"}
-    referenced = {name for text in _texts(plain) for name in re.findall(r"\$\{\.*([\w.]+)", text)}
+    groups |= _of_model(str((plain.get("model") or {}).get("_target_"))) | {"measured_variance"}
+    referenced = {name for _, value in leaves(plain) for name in re.findall(r"\$\{\.*([\w.]+)", str(value))}
 
     def is_read(key: str) -> bool:
         """Whether the option, one in it or one that it lies in is referred to, or a choice of a group sets it."""
@@ -100,10 +96,8 @@ def check_options(cfg: DictConfig, command: str = "train") -> None:
             else:
                 kind = Any
             check_type(key, value, kind)
-            parts = {key: value} | {
-                f"{key}.{i}": part for i, part in enumerate(value if isinstance(value, list) else ())
-            }
-            for place, part in parts.items():
+            inside = enumerate(value) if isinstance(value, list) else ()
+            for place, part in ((key, value), *((f"{key}.{index}", part) for index, part in inside)):
                 if isinstance(part, dict):
                     default = defaults.get(name, {})
                     is_value = "_target_" in node or default is None  # a dict that an object or a command takes
@@ -121,14 +115,6 @@ def _is_reference(value: Any) -> bool:
     return isinstance(value, str) and ("${" in value or value == MISSING)
 
 
-def _texts(node: Any) -> Iterator[str]:
-    if isinstance(node, dict | list):
-        for child in node.values() if isinstance(node, dict) else node:
-            yield from _texts(child)
-    elif isinstance(node, str):
-        yield node
-
-
 @cache
 def _declared(command: str) -> tuple[dict[str, Any], frozenset[str]]:
     """The options in a command's yaml with their defaults, and the groups in its list of defaults."""
@@ -144,11 +130,11 @@ def _declared(command: str) -> tuple[dict[str, Any], frozenset[str]]:
 
 
 @cache
-def _of_models() -> dict[str, frozenset[str]]:
-    """The groups that each of our models has, by its class; an objective may leave one of them unread."""
+def _of_model(target: str) -> frozenset[str]:
+    """The groups that our model of this class has; an objective may leave one of them unread."""
     texts = [file.read_text() for file in (CONF / "model").glob("*.yaml")]
-    found = {re.search(r"_target_: (\S+)", text)[1]: re.findall(r"^  - /(\w+):", text, re.MULTILINE) for text in texts}  # type: ignore[index]
-    return {target: frozenset(groups) for target, groups in found.items()}
+    mine = [text for text in texts if f"_target_: {target}\n" in text]
+    return frozenset(re.findall(r"^  - /(\w+):", "".join(mine), re.MULTILINE))
 
 
 @cache
@@ -204,15 +190,13 @@ def _type_of_parameter(target: str, name: str, value: Any) -> Any:
 def _in_yaml(annotation: Any, is_ours: bool) -> Any:
     """The annotation of the value in yaml: an object to be built is a dict there."""
     origin, parts = get_origin(annotation), get_args(annotation)
-    if origin is Literal:
-        return annotation if is_ours else Any  # Lightning's precisions are not all of ours
+    if origin in (Literal, dict, Mapping) and not is_ours:
+        return Any  # Lightning's precisions are not all of ours, and its max_time takes fractions of a second, too
     if origin in (Union, UnionType):
         return reduce(or_, (_in_yaml(part, is_ours) for part in parts))
-    if origin in (dict, Mapping) and not is_ours:
-        return dict  # Lightning's max_time takes fractions of a second, too
     if origin in _CONTAINERS:
         return origin[tuple(part if part is Ellipsis else _in_yaml(part, is_ours) for part in parts)]
-    if annotation in _PLAIN or annotation in _CONTAINERS:
+    if origin is Literal or annotation in _PLAIN or annotation in _CONTAINERS:
         return annotation
     package = getattr(annotation, "__module__", "").partition(".")[0]
     is_object = package in ("torch", "lightning", "diffusion_lab") and annotation.__name__ not in ("device", "dtype")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -27,6 +27,15 @@ def as_plain(cfg: DictConfig, resolve: bool = False) -> dict[str, Any]:
     """A config, or a group of it, in plain containers. resolve: replace interpolations by their values."""
     found: Any = OmegaConf.to_container(cfg, resolve=resolve)
     return found
+
+
+def leaves(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    """(path of names and indices, value) for each leaf of plain containers; an empty container is a leaf."""
+    if isinstance(node, dict | list) and node:
+        for name, child in node.items() if isinstance(node, dict) else enumerate(node):
+            yield from leaves(child, (*path, name))
+    else:
+        yield path, node
 
 
 def quoted(value: Any) -> str:

@@ -14,16 +14,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion_lab.config.overrides import as_options
 from diffusion_lab.data.image_folder import usual_batch
+from diffusion_lab.data.module import DataModule
 from diffusion_lab.networks.sizes import base_for, lengths, multipliers_for, patch_for
-
-if TYPE_CHECKING:
-    from diffusion_lab.data.module import DataModule
 
 MOST_EPOCHS = 100
 _EPOCHS, _FEWEST, _MOST, _MOST_ON_GPU = 10, 100_000, 400_000, 20_000_000  # in images shown, except the first
@@ -51,9 +49,7 @@ def images_shown(num_images: int, on_gpu: bool = False) -> int:
 def for_gpu(cfg: DictConfig, data: DataModule) -> str | None:
     """A sentence on the options that a GPU has time for, in place of those that `pick` picks; None if they are the same."""
     more = pick(cfg, data, on_gpu=True).options
-    if more == pick(cfg, data).options:
-        return None
-    return f"a GPU has time for more: {' '.join(as_options(more))}"
+    return None if more == pick(cfg, data).options else f"a GPU has time for more: {' '.join(as_options(more))}"
 
 
 def pick(cfg: DictConfig, data: DataModule, on_gpu: bool = False) -> Picked:
@@ -63,19 +59,17 @@ def pick(cfg: DictConfig, data: DataModule, on_gpu: bool = False) -> Picked:
     """
     options: dict[str, Any] = {}
     num_images, network, batch = data.num_trained_on, cfg.get("network") or {}, data.batch_size
-    large = on_gpu and num_images >= _MANY
+    large, is_open = on_gpu and num_images >= _MANY, cfg.get("default_steps", 0) is None
     if cfg.data.get("batch_size", 0) is None:
         options["data.batch_size"] = batch = min(usual_batch(data.shape, large), 2 ** int(math.log2(num_images)))
     channels = [network.get(name, 0) for name in ("base_channels", "channel_multipliers")]
-    if cfg.get("default_steps", 0) is None:
-        if large and channels == [None, None]:
-            sides = lengths(data.shape[1:])
-            patch = network.get("patch_size") or patch_for(sides)
-            patches = [max(1, side // patch) for side in sides]
-            options["network.base_channels"] = 2 * base_for(patches)
-            options["network.channel_multipliers"] = multipliers_for(patches, base_for(patches))
-        if cfg.trainer.get("max_steps") is None and cfg.trainer.get("max_time") is None:
-            options["trainer.max_steps"] = max(1, images_shown(num_images, on_gpu) // batch)
+    if is_open and large and channels == [None, None]:
+        sides = lengths(data.shape[1:])
+        patches = [max(1, side // (network.get("patch_size") or patch_for(sides))) for side in sides]
+        options["network.base_channels"] = 2 * base_for(patches)
+        options["network.channel_multipliers"] = multipliers_for(patches, base_for(patches))
+    if is_open and cfg.trainer.get("max_steps") is None and cfg.trainer.get("max_time") is None:
+        options["trainer.max_steps"] = max(1, images_shown(num_images, on_gpu) // batch)
     size = f" of {'x'.join(map(str, data.shape[1:]))} pixels" if len(data.shape) > 1 else ""
     return Picked(options, f"{num_images:,} images{size}")
 

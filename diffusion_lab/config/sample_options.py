@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from math import ceil
 from pathlib import Path
@@ -37,11 +37,10 @@ from diffusion_lab.training.ranks import gather_to_rank_zero, num_ranks, rank
 
 @dataclass(frozen=True)
 class Drawing:
-    """The module in `directory`, built from `saved`, and the options in `cfg`. weights: never "auto".
+    """Samples of the module in `directory`, which was built from `saved`, with the options in `cfg`. weights: never "auto".
 
-    generator: of the module with these weights, on the CPU, before anything is measured.
-
-    conditions: of its samples. x_T: the start of each sample, by row; None for noise.
+    generator: of the module with these weights; on the CPU, before anything is measured, except in the block of `on`.
+    conditions: of the samples; y: their values. x_T: the start of each sample, by row; None for noise. edit: of given images.
     """
 
     cfg: DictConfig
@@ -52,11 +51,25 @@ class Drawing:
     generator: Generator
     conditions: DrawnConditions
     x_T: Tensor | None = None
+    edit: Edit | None = None
+    y: Conditions = None
 
     @property
     def units(self) -> Units | None:
         """Units of the data; None for grey levels."""
         return Units.of(self.saved.facts)
+
+    @property
+    def indices(self) -> Tensor:
+        return torch.arange(self.cfg.num_images, device=self.generator.device)
+
+    @property
+    def columns(self) -> int | None:
+        """The columns of a grid: see `columns_of` where classes are drawn in turn, else nearly square."""
+        classes = self.conditions.classes
+        if self.y is None or classes is None or (classes.rows is None and classes.shares is not None):
+            return None
+        return columns_of(self.conditions.number or self.generator.num_classes)
 
     def check_trajectory(self, option: str) -> None:
         """MistakeError for a model that generates samples in one step. option: the option that needs a trajectory."""
@@ -64,62 +77,49 @@ class Drawing:
             raise MistakeError(f"{option}: {self.directory.path} has no steps between noise and image to show")
 
     @contextmanager
-    def on(self, device: str) -> Iterator[Drawn]:
+    def on(self, device: str) -> Iterator[Drawing]:
         """What draws on `device`. Inside the block no gradients are recorded."""
-        with torch.no_grad(), users_mistakes():
-            of_device = self.module.to(device).generator(self.weights)
-            generator = measured(of_device, self.cfg, self.saved, self.directory, self.weights)
-            edit = wanted_edit(self.cfg, generator, self.saved, self.conditions)
-        if edit is not None and self.x_T is not None:
-            raise MistakeError("x_T: an edit starts from an image; remove one of them")
-        indices = torch.arange(self.cfg.num_images, device=generator.device)
-        with users_mistakes():
-            y = self._conditions(indices, edit)
         with torch.no_grad():
-            yield Drawn(self, generator, edit, indices, y)
+            with users_mistakes():
+                generator = self.module.to(device).generator(self.weights)
+                generator = measured(generator, self.cfg, self.saved, self.directory, self.weights)
+                edit = wanted_edit(self.cfg, generator, self.saved, self.conditions)
+                if edit is not None and self.x_T is not None:
+                    raise MistakeError("x_T: an edit starts from an image; remove one of them")
+                drawing = replace(self, generator=generator, edit=edit)
+                drawing = replace(drawing, y=drawing._chosen_conditions())
+            yield drawing
 
-    def _conditions(self, indices: Tensor, edit: Edit | None) -> Conditions:
+    def _chosen_conditions(self) -> Conditions:
         """Conditions that the options choose; None for edits of given images whose conditions are not known."""
-        if edit is None or self.conditions.number:
-            return self.conditions.of(indices, self.cfg.seed)
-        if self.generator.needs_condition and not edit.has_conditions:
+        if self.edit is None or self.conditions.number:
+            return self.conditions.of(self.indices, self.cfg.seed)
+        if self.generator.needs_condition and not self.edit.has_conditions:
             raise MistakeError(f"condition: {self.directory.path} needs a class for every image: set condition=…")
         return None
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """Samples that are about to be drawn: what draws them, the edit that they are if they are one, their numbers and conditions."""
-
-    options: Drawing
-    generator: Generator
-    edit: Edit | None
-    indices: Tensor
-    y: Conditions
 
     def images(self, progress_bar: bool) -> Tensor | None:
         """All samples in the data's units, drawn by all ranks together: float32 on the CPU of rank 0, None on the others."""
         sample = self.edit.draw if self.edit else self._sample
-        size = min(self.options.cfg.batch_size, ceil(len(self.indices) / num_ranks()))
-        parts = [slice(start, start + size) for start in range(0, len(self.indices), size)]
-        batches = [(self.indices[part], rows(self.y, part)) for part in parts]
-        mine = batches[rank() :: num_ranks()]
+        size = min(self.cfg.batch_size, ceil(self.cfg.num_images / num_ranks()))
+        parts = [slice(start, start + size) for start in range(0, self.cfg.num_images, size)]
+        mine = [(self.indices[part], rows(self.y, part)) for part in parts][rank() :: num_ranks()]
         shown = track(mine, "drawing", transient=True, disable=rank() > 0) if progress_bar else mine
-        drawn = gather_to_rank_zero([sample(some, self.options.cfg.seed, known).cpu() for some, known in shown])
+        drawn = gather_to_rank_zero([sample(some, self.cfg.seed, known).cpu() for some, known in shown])
         if drawn is None:
             return None
-        return self._restored(
-            torch.cat([drawn[number % num_ranks()][number // num_ranks()] for number in range(len(batches))])
-        )
+        in_order = [drawn[number % num_ranks()][number // num_ranks()] for number in range(len(parts))]
+        return self._restored(torch.cat(in_order))
 
     def trajectory(self, most: int | None = None) -> Iterator[Tensor]:
         """x_T, …, x_0 of the first samples, or of all, for a model that passed `check_trajectory`."""
         assert isinstance(self.generator, DiffusionGenerator)
-        some = slice(most)
-        indices, y = self.indices[some], rows(self.y, some)
-        return map(
-            self._restored, self.generator.trajectory(indices, self.options.cfg.seed, y, self._start_of(indices))
-        )
+        indices, y = self.indices[:most], rows(self.y, slice(most))
+        return map(self._restored, self.generator.trajectory(indices, self.cfg.seed, y, self._start_of(indices)))
+
+    def in_grid(self, x: Tensor) -> Tensor:
+        """The samples, preceded by the images that they were made from."""
+        return x if self.edit is None else torch.cat([self._restored(self.edit.inputs.cpu()), x])
 
     def _sample(self, indices: Tensor, seed: int, y: Conditions) -> Tensor:
         if not isinstance(self.generator, DiffusionGenerator):
@@ -127,24 +127,10 @@ class Drawn:
         return self.generator.sample(indices, seed, y, self._start_of(indices))
 
     def _start_of(self, indices: Tensor) -> Tensor | None:
-        x_T = self.options.x_T
-        return None if x_T is None else x_T[indices.cpu()].to(indices.device)
-
-    def in_grid(self, x: Tensor) -> Tensor:
-        """The samples, preceded by the images that they were made from."""
-        return x if self.edit is None else torch.cat([self._restored(self.edit.inputs.cpu()), x])
+        return None if self.x_T is None else self.x_T[indices.cpu()].to(indices.device)
 
     def _restored(self, x: Tensor) -> Tensor:
-        return x if self.options.units is None else self.options.units.restored(x)
-
-    @property
-    def columns(self) -> int | None:
-        """The columns of a grid: see `columns_of` where classes are drawn in turn, else nearly square."""
-        conditions = self.options.conditions
-        classes = conditions.classes
-        if self.y is None or classes is None or (classes.rows is None and classes.shares is not None):
-            return None
-        return columns_of(conditions.number or self.generator.num_classes)
+        return x if self.units is None else self.units.restored(x)
 
 
 def measured(
@@ -191,17 +177,12 @@ def drawing_of(
     directory, saved, module, weights, generator = chosen_module(cfg, load)
     cfg = copy.deepcopy(cfg)
     cfg.batch_size = cfg.batch_size or images_at_once(generator.shape)
-    if x_T is not None:
-        _check_start(x_T, cfg, directory, generator)
-    data = cache(lambda: trained_data(saved))
+    shape = (cfg.num_images, *generator.shape)
+    if x_T is not None and not isinstance(generator, DiffusionGenerator):
+        raise MistakeError(f"x_T: {directory.path} has no chain that could start from it: remove x_T")
+    if x_T is not None and tuple(x_T.shape) != shape:
+        raise MistakeError(f"x_T has the shape {tuple(x_T.shape)}: for {cfg.num_images} images it must be {shape}")
     with users_mistakes():
+        data = cache(lambda: trained_data(saved))
         conditions = drawn_conditions(cfg, saved, directory, generator, data, arrays or {})
     return Drawing(cfg, directory, saved, module, weights, generator, conditions, x_T)
-
-
-def _check_start(x_T: Tensor, cfg: DictConfig, directory: ModelDirectory, generator: Generator) -> None:
-    shape = (cfg.num_images, *generator.shape)
-    if not isinstance(generator, DiffusionGenerator):
-        raise MistakeError(f"x_T: {directory.path} has no chain that could start from it: remove x_T")
-    if tuple(x_T.shape) != shape:
-        raise MistakeError(f"x_T has the shape {tuple(x_T.shape)}: for {cfg.num_images} images it must be {shape}")

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import pytest
@@ -76,41 +75,6 @@ def test_mistakes_are_one_sentence(lab, page_of, trained_model):
         port = taken.getsockname()[1]
         options = [f"model_dir={trained_model('gan')}", "open=false", f"port={port}"]
         lab.refused("demo", *options, said=f"port={port} on 127.0.0.1 is taken; choose another port")
-
-
-@needs_gradio
-def test_it_answers_no_other_site_and_takes_no_file(page_of, trained_model):
-    """Not even a site whose name was bound to this machine after its page was loaded."""
-    page = page_of(load(trained_model("gan")))
-    address = demo.launched(page, 0)
-
-    def status_of(path, content=None, kind="application/json", **headers):
-        headers = {"Content-Type": kind} | {name.capitalize(): value for name, value in headers.items()}
-        try:
-            with urlopen(Request(address + path, content, headers), timeout=20) as reply:
-                return reply.status, reply.read()
-        except HTTPError as error:
-            with error:
-                return error.code, error.read()
-
-    call = ("gradio_api/call/answer", b'{"data": [2, 0]}')
-    form = b'--b\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\nx\r\n--b--\r\n'
-    upload = ("gradio_api/upload", form, "multipart/form-data; boundary=b")
-    try:
-        for own in (address, address.replace("127.0.0.1", "localhost")):
-            host = own.removeprefix("http://").rstrip("/")
-            assert status_of("", host=host)[0] == 200
-            code, content = status_of(*call, host=host, origin=own.rstrip("/"))
-            assert code == 200
-            event = json.loads(content)["event_id"]
-            assert b"event: complete" in status_of(f"{call[0]}/{event}")[1]
-            assert status_of(*upload, host=host, origin=own.rstrip("/"))[0] == 413
-        for origin in ("http://evil.example", "http://127.0.0.1:1", "null"):
-            assert [status_of(*what, origin=origin)[0] for what in (call, upload)] == [403, 403]
-        evil = {"host": "evil.example", "origin": "http://evil.example"}
-        assert [status_of(*what, **evil)[0] for what in ([""], call, upload)] == [400, 400, 400]
-    finally:
-        page.close(verbose=False)
 
 
 @needs_gradio

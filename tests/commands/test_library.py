@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from diffusion_lab import load
-from diffusion_lab.config.sample_options import Drawn
+from diffusion_lab.config.sample_options import Drawing
 from diffusion_lab.config.scores import planned_scores
 from diffusion_lab.data.densities import TwoMoons
 from diffusion_lab.sampling import ClassifierFree, ClassifierGuidance, DDIMSampler, EvenSpacing, LogSNRSpacing
@@ -202,7 +202,7 @@ def test_another_sampler_makes_another_generator(model):
 
 def test_points_are_no_images_and_none_is_drawn(trained_model, monkeypatch):
     points = load(trained_model("diffusion_points"))
-    monkeypatch.setattr(Drawn, "images", None)
+    monkeypatch.setattr(Drawing, "images", None)
     with pytest.raises(ValueError, match="the samples are points"):
         points.sample(2, format="pil")
 

@@ -36,7 +36,7 @@ def test_a_model_its_samples_and_its_scores(shown):
     model = shown.put_model("diffusion_fixed")
     assert "1 trained model. The newest: outputs/models/diffusion_fixed" in shown()
     assert "  diffusion-lab sample  " in shown()
-    assert "diffusion-lab evaluate sampler.spacing.num_steps=10  " in shown()
+    assert "  diffusion-lab evaluate  " in shown()
     assert "report" not in shown()
     run = run_directory(shown.outputs, f"{model.path.name}-0123")
     run.write_metrics({"values": {}})
