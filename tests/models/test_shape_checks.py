@@ -5,7 +5,7 @@ from diffusion_lab.networks import MLP, UNet
 
 
 def test_a_network_of_points_takes_no_images():
-    points, images = MLP(2, 2, hidden=4), UNet(1, 1, 8, base_channels=4, channel_multipliers=[1], head_channels=4)
+    points, images = MLP(2, 2, hidden=4), UNet(1, 1, 8, attention_resolutions=[])
     check_network(points, (2,))
     check_network(images, (1, 8, 8))
     with pytest.raises(ValueError, match="remove network="):
