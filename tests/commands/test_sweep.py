@@ -20,7 +20,7 @@ from diffusion_lab.commands import sweeping
 from diffusion_lab.commands.sweeping import config_folders
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config import duration, picking, planning
-from diffusion_lab.config.loading import load_config
+from diffusion_lab.config.untrusted import load_config
 from diffusion_lab.store import ModelDirectory, SweepDirectory
 from diffusion_lab.store.lock import is_held
 from diffusion_lab.store.status_file import RUNNING, read_status
