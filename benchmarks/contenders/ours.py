@@ -13,8 +13,9 @@ from torch import Tensor
 
 from contenders.contender import END, Budget, Contender, Facts, Trained
 from diffusion_lab.commands import app
-from diffusion_lab.config.loading import load_config, load_module, trained_config, trained_data
+from diffusion_lab.config.loading import load_module, trained_config, trained_data
 from diffusion_lab.config.sample_options import measured
+from diffusion_lab.config.untrusted import load_config
 from diffusion_lab.metrics.drawer import labels
 from diffusion_lab.models import budget as lab_budget
 from diffusion_lab.models.diffusion_generator import DiffusionGenerator

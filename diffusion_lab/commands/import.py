@@ -16,8 +16,8 @@ from diffusion_lab.config.build import (
     state_shape,
 )
 from diffusion_lab.config.identity import name_of_training, plain_config
+from diffusion_lab.config.loading import no_larger_than
 from diffusion_lab.config.mistakes import MistakeError, users_mistakes
-from diffusion_lab.config.untrusted import no_larger_than
 from diffusion_lab.interop.opening import OPTIONS, opened
 from diffusion_lab.models.trainable import TrainableModel
 from diffusion_lab.networks.flops import NetworkCost

@@ -12,7 +12,7 @@ training            a training from a config
 planning            the plan of a multirun
 duration            how long a plan takes on this CPU
 loading             a trained model from its folder
-untrusted           limits of what a stranger's folder may ask for
+untrusted           the config in a model's folder, which may be a stranger's
 weight_files        weights by name; averages built after training
 identity            digests that identify trainings and scores
 scores              the plan of a score from a config

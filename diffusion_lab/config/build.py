@@ -5,22 +5,23 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, open_dict
 
+from diffusion_lab.conditions import Condition
+from diffusion_lab.conditions.condition import Size
 from diffusion_lab.config.identity import content_of_start
 from diffusion_lab.config.mistakes import MistakeError
 from diffusion_lab.config.overrides import as_plain
+from diffusion_lab.data.module import DataModule
+from diffusion_lab.models.trainable import TrainableModel
 from diffusion_lab.store.option_names import check_at_least, flat
 from diffusion_lab.store.records import FactsRecord, wrong_in
-
-if TYPE_CHECKING:
-    from diffusion_lab.conditions.condition import Size
-    from diffusion_lab.data.module import DataModule
-    from diffusion_lab.models.trainable import TrainableModel
+from diffusion_lab.training.speed import keep_freed_memory
 
 
 def choices_made() -> dict[str, str | None]:
@@ -41,8 +42,6 @@ def build_data(cfg: DictConfig) -> DataModule:
 
 def build_training_data(cfg: DictConfig) -> DataModule:
     """The data set as a model is trained on it, with the conditions of cfg.condition."""
-    from diffusion_lab.conditions import Condition
-
     return _prepared(cfg, build_each(cfg, "condition", Condition) if cfg.get("condition") else {})
 
 
@@ -125,10 +124,6 @@ def settle_budget(cfg: DictConfig) -> None:
 
 def build_model(cfg: DictConfig) -> TrainableModel:
     """The family's model with fresh weights, which depend only on cfg.seed."""
-    import torch
-
-    from diffusion_lab.training.speed import keep_freed_memory
-
     keep_freed_memory()
     torch.manual_seed(cfg.seed)
     return instantiate(cfg.model)

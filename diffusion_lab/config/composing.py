@@ -14,14 +14,21 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from diffusion_lab.conf_dir import CONF
-from diffusion_lab.config.loading import DRAWING_GROUPS, load_config
 from diffusion_lab.config.mistakes import MistakeError, users_mistakes
 from diffusion_lab.config.options import OF_EVERY_CLASS, parameters_of
 from diffusion_lab.config.overrides import as_plain, in_full, named, quoted, unquoted
+from diffusion_lab.config.untrusted import load_config
 from diffusion_lab.store import ModelDirectory, newest_model
 from diffusion_lab.store.identity import SCORED_GROUPS, SCORING_GROUPS
 
 TRAINED = "trained"  # sampler=trained: the choice that the model was trained with
+DRAWING_GROUPS = (
+    "sampler",
+    "guidance",
+    "sampling",
+    "rounding",
+    "start",
+)  # the choices of training that `sample` starts from
 _ASKS = {"-h", "--help", "--hydra-help", "-sc", "--shell-completion"}  # flags that need neither model nor checkpoint
 _CHOSEN_WITH = {"measured_variance": "variance"}  # a group without its own folder -> the group that sets it
 _OF_A_MODEL = {"model_dir", "devices", "model", "network", "ema", "objective", *SCORED_GROUPS}

@@ -3,83 +3,34 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.nn.parameter import is_lazy
 
+from diffusion_lab.conditions.condition import LacksConditionError
 from diffusion_lab.config.build import build_training_data
 from diffusion_lab.config.identity import variance_matters
 from diffusion_lab.config.mistakes import MistakeError, mistake_in_job, unknown_option
 from diffusion_lab.config.options import OF_EVERY_CLASS, parameters_of
 from diffusion_lab.config.overrides import as_plain
-from diffusion_lab.config.untrusted import (
-    check_plain,
-    check_targets,
-    leave_out,
-    no_larger_than,
-)
+from diffusion_lab.config.untrusted import load_config, settled
 from diffusion_lab.config.weight_files import load_weights, weight_file
-from diffusion_lab.store import ModelDirectory, RunDirectory, RunError, newest_model
+from diffusion_lab.data.module import DataModule
+from diffusion_lab.models.trainable import GenerativeModel, TrainableModel
+from diffusion_lab.store import ModelDirectory, RunError, newest_model
 from diffusion_lab.store.identity import SCORING_GROUPS
 from diffusion_lab.store.places import models_in
-from diffusion_lab.store.records import inside, read_yaml
+from diffusion_lab.training.speed import keep_freed_memory
 
-if TYPE_CHECKING:
-    from diffusion_lab.data.module import DataModule
-    from diffusion_lab.models.trainable import GenerativeModel, TrainableModel
-
-# the choices of training that `sample` starts from
-DRAWING_GROUPS = ("sampler", "guidance", "sampling", "rounding", "start")
-Load = Callable[..., "GenerativeModel"]  # like `load_module`
-
-
-def load_config(directory: ModelDirectory) -> DictConfig:
-    """The config that a model was trained with; `model` keeps its references to the other groups.
-
-    RunError if it is missing or holds what a file may not (see `untrusted`).
-    """
-    config = read_config(directory)
-    check_targets(_resolved(config, directory), directory.config)
-    return config
-
-
-def read_config(directory: ModelDirectory | RunDirectory) -> DictConfig:
-    """The config in a folder: plain values, references and targets. Its targets are not yet checked.
-
-    RunError if it is missing or holds anything else.
-    """
-    if not directory.config.is_file():
-        raise RunError(f"{directory.path} is not a model directory: it has no {directory.config.name}")
-    plain = read_yaml(inside(directory.path, directory.config))
-    try:
-        groups = ("facts", "model", "data", "condition", "callbacks", *SCORING_GROUPS)
-        wrong = [group for group in groups if not isinstance(plain.get(group), dict | None)]
-        if wrong or not {"model", "data", "facts"} <= plain.keys():
-            what = f"{wrong[0]} is not a group of options" if wrong else "it lacks model, data or facts"
-            raise RunError(f"{directory.config} is not the config of a model: {what}")
-        check_plain(plain, directory.config)
-        leave_out(plain)
-        return OmegaConf.create(plain)
-    except (OmegaConfBaseException, ValueError, RecursionError) as error:
-        raise RunError(f"{directory.config} is not a config: {' '.join(str(error).split())}") from None
-
-
-def _resolved(config: DictConfig, directory: ModelDirectory) -> dict[str, Any]:
-    try:
-        return as_plain(config, resolve=True)
-    except OmegaConfBaseException as error:
-        message = mistake_in_job(error) or " ".join(str(error).split())
-        raise RunError(f"{directory.config} is not a config: {message}") from None
-
-
-def settled(saved: DictConfig, directory: ModelDirectory) -> DictConfig:
-    """`saved`, resolved and ready to build."""
-    return OmegaConf.create(_resolved(saved, directory))
+Load = Callable[..., GenerativeModel]  # like `load_module`
+_left: list[float] = []  # remaining parameters allowed, for each nested model from the outer to the guiding one
 
 
 def trained_config(cfg: DictConfig) -> tuple[ModelDirectory, DictConfig]:
@@ -137,8 +88,6 @@ def trained_data(saved: DictConfig, given: DataModule | None = None) -> DataModu
 
     given: the data, if already loaded.
     """
-    from diffusion_lab.conditions.condition import LacksConditionError  # imports torch, which --help avoids
-
     _check_data_named(saved)
     try:
         data = build_training_data(saved) if given is None else given
@@ -169,9 +118,6 @@ def _check_data_named(saved: DictConfig) -> None:
 
 def load_module(directory: ModelDirectory, saved: DictConfig, *weights: str) -> GenerativeModel:
     """The module of a config with its saved weights, on the CPU. `weights`: the ones to be used."""
-    from diffusion_lab.models.trainable import GenerativeModel
-    from diffusion_lab.training.speed import keep_freed_memory
-
     keep_freed_memory()
     model = build_trained(directory, saved)
     if not isinstance(model, GenerativeModel):
@@ -191,6 +137,30 @@ def build_trained(directory: ModelDirectory, saved: DictConfig) -> TrainableMode
         if mistake_in_job(error) is not None:
             raise
         raise RunError(f"{directory.config} describes a model that cannot be built: {error.__cause__}") from error
+
+
+@contextmanager
+def no_larger_than(weights: Path) -> Iterator[None]:
+    """Around building a model: ValueError once it has many more parameters than its file of weights.
+
+    Parameters are registered before they are filled, so the reserved memory is not yet used. A build on the meta device would
+    need no hook, but the tables of a schedule are computed while it is built.
+    """
+    _left.append(weights.stat().st_size + 2**20)  # allows parameters that a layer registers twice
+    depth = len(_left)
+
+    def spend(module: object, name: str, parameter: Any) -> None:
+        if parameter is not None and not is_lazy(parameter) and len(_left) == depth:
+            _left[-1] -= parameter.numel()
+            if _left[-1] < 0:
+                raise ValueError(f"the model has many more parameters than {weights}")
+
+    handle = register_module_parameter_registration_hook(spend)
+    try:
+        yield
+    finally:
+        handle.remove()
+        _left.pop()
 
 
 def use_last_weights(model: TrainableModel, directory: ModelDirectory) -> Path:

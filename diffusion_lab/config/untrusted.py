@@ -1,34 +1,73 @@
-"""Limits on the config in a model's folder, because it may come from somebody else.
+"""The config in a model's folder, and its limits, because it may come from somebody else. Imports no torch.
 
 People download folders, or are given them, and then sample and score. Hydra calls whatever a `_target_` names, and resolves
 ${oc.env:…}. So a file holds plain values, and references ${a.b} from `model` to other groups; a `_target_` is one that a yaml of
-our conf/ names, or lies in a package that DIFFUSION_LAB_TARGETS allows; paths and downloads are left out; and the network has no
-more parameters than the file of its weights. What the user types, or writes in a conf/, is trusted and applied later.
+our conf/ names, or lies in a package that DIFFUSION_LAB_TARGETS allows; paths and downloads are left out. The network has no more
+parameters than the file of its weights (`loading`). What the user types, or writes in a conf/, is trusted and applied later.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from hydra.utils import get_object
-from omegaconf import MISSING
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from diffusion_lab.conf_dir import CONF
-from diffusion_lab.config.overrides import leaves
-from diffusion_lab.store.records import FactsRecord, RunError, printable, wrong_in
+from diffusion_lab.config.mistakes import mistake_in_job
+from diffusion_lab.config.overrides import as_plain, leaves
+from diffusion_lab.store import ModelDirectory
+from diffusion_lab.store.identity import SCORING_GROUPS
+from diffusion_lab.store.records import FactsRecord, RunError, inside, printable, read_yaml, wrong_in
 
 VARIABLE = "DIFFUSION_LAB_TARGETS"  # packages, separated by commas
 REFERENCE = re.compile(r"\$\{(?!model\b)\w+(\.\w+)*\}")  # from `model` to another group
 ONLY_TRAINED = ("trainer", "callbacks", "logger", "ema")  # not built from a file
 _NO_PARTS = {*ONLY_TRAINED, "hydra", "debug", "hparams_search"}  # folders of conf/ that name no part of a trained model
 _KEY = re.compile(r"[A-Za-z]\w*|_target_|_partial_")
-_left: list[float] = []  # remaining parameters allowed, for each nested model from the outer to the guiding one
+
+
+def load_config(directory: ModelDirectory) -> DictConfig:
+    """The config that a model was trained with; `model` keeps its references to the other groups.
+
+    RunError if it is missing or holds what a file may not.
+    """
+    file = directory.config
+    if not file.is_file():
+        raise RunError(f"{directory.path} is not a model directory: it has no {file.name}")
+    plain = read_yaml(inside(directory.path, file))
+    try:
+        groups = ("facts", "model", "data", "condition", "callbacks", *SCORING_GROUPS)
+        wrong = [group for group in groups if not isinstance(plain.get(group), dict | None)]
+        if wrong or not {"model", "data", "facts"} <= plain.keys():
+            what = f"{wrong[0]} is not a group of options" if wrong else "it lacks model, data or facts"
+            raise RunError(f"{file} is not the config of a model: {what}")
+        check_plain(plain, file)
+        leave_out(plain)
+        config = OmegaConf.create(plain)
+    except (OmegaConfBaseException, ValueError, RecursionError) as error:
+        raise RunError(f"{file} is not a config: {' '.join(str(error).split())}") from None
+    check_targets(_resolved(config, directory), file)
+    return config
+
+
+def _resolved(config: DictConfig, directory: ModelDirectory) -> dict[str, Any]:
+    try:
+        return as_plain(config, resolve=True)
+    except OmegaConfBaseException as error:
+        message = mistake_in_job(error) or " ".join(str(error).split())
+        raise RunError(f"{directory.config} is not a config: {message}") from None
+
+
+def settled(saved: DictConfig, directory: ModelDirectory) -> DictConfig:
+    """`saved`, resolved and ready to build."""
+    return OmegaConf.create(_resolved(saved, directory))
 
 
 def check_plain(config: dict[str, Any], file: Path) -> None:
@@ -87,30 +126,3 @@ def _is_allowed(target: Any) -> bool:
         return str(getattr(get_object(target), "__module__", "")).partition(".")[0] in allowed
     except Exception:  # any error of a module's import
         return False
-
-
-@contextmanager
-def no_larger_than(weights: Path) -> Iterator[None]:
-    """Around building a model: ValueError once it has many more parameters than its file of weights.
-
-    Parameters are registered before they are filled, so the reserved memory is not yet used. A build on the meta device would
-    need no hook, but the tables of a schedule are computed while it is built.
-    """
-    from torch.nn.modules.module import register_module_parameter_registration_hook
-    from torch.nn.parameter import is_lazy
-
-    _left.append(weights.stat().st_size + 2**20)  # allows parameters that a layer registers twice
-    depth = len(_left)
-
-    def spend(module: object, name: str, parameter: Any) -> None:
-        if parameter is not None and not is_lazy(parameter) and len(_left) == depth:
-            _left[-1] -= parameter.numel()
-            if _left[-1] < 0:
-                raise ValueError(f"the model has many more parameters than {weights}")
-
-    handle = register_module_parameter_registration_hook(spend)
-    try:
-        yield
-    finally:
-        handle.remove()
-        _left.pop()

@@ -18,8 +18,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import save_file
 
-from diffusion_lab.config.loading import load_config, settled
-from diffusion_lab.config.untrusted import leave_out
+from diffusion_lab.config.untrusted import leave_out, load_config, settled
 from diffusion_lab.store import ModelDirectory, newest_model
 from diffusion_lab.store.records import RunError, printable
 

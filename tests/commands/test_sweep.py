@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from diffusion_lab.config import duration, picking, planning
-from diffusion_lab.config.loading import load_config
+from diffusion_lab.config.untrusted import load_config
 from diffusion_lab.store import ModelDirectory
 from diffusion_lab.store.status_file import RUNNING, read_status
 
