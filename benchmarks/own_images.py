@@ -31,8 +31,8 @@ from diffusion_lab.config.build import build_model, settle_budget, state_shape
 from diffusion_lab.config.picking import fill_in, pick
 from diffusion_lab.models.diffusion import DiffusionModel
 from diffusion_lab.training.devices import auto_precision
-from diffusion_lab.training.speed import GPU_SHARE
 
+GPU_SHARE = 0.1  # of the card's peak in training: assumed, not measured
 CARD, PEAK = "RTX 4090", 1.652e14
 
 

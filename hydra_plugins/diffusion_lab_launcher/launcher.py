@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from diffusion_lab.commands.job import Call
 from diffusion_lab.config.overrides import as_plain
 from diffusion_lab.store import SweepDirectory, write_json
-from diffusion_lab.store.identity import users_files
+from diffusion_lab.store.own_files import users_files
 from diffusion_lab.sweeps import local, slurm
 from diffusion_lab.sweeps.frozen import make_copy, shell
 from diffusion_lab.sweeps.plan import JobError

@@ -15,7 +15,7 @@ from diffusion_lab.sweeps import local
 from diffusion_lab.sweeps.local import Machine, run
 from diffusion_lab.sweeps.plan import JobError
 from diffusion_lab.training.devices import visible_gpus
-from tests.machine import EIGHT, UUIDS, pretend
+from tests.machine import UUIDS, pretend
 
 ROOT = Path(__file__).parent.parent.parent
 SECONDS = 60  # to wait for others
@@ -73,7 +73,7 @@ def saw(folder, jobs, machine):
 
 @pytest.mark.needs("submitit")
 def test_one_job_a_gpu_of_those_that_are_visible(tmp_path, monkeypatch):
-    pretend(monkeypatch, tmp_path, EIGHT, "4,6,7")
+    pretend(monkeypatch, 8, "4,6,7")
     jobs = dict.fromkeys("abc", ("auto", 1, 3)) | {"d": ("auto", 1, 1)}
     found = saw(tmp_path, jobs, Machine(visible_gpus(), 8))
     assert [found[name]["gpus"] for name in "abc"] == ["4", "6", "7"]
@@ -84,7 +84,7 @@ def test_one_job_a_gpu_of_those_that_are_visible(tmp_path, monkeypatch):
 
 @pytest.mark.needs("submitit")
 def test_jobs_of_several_gpus_beside_each_other(tmp_path, monkeypatch):
-    pretend(monkeypatch, tmp_path, EIGHT, ",".join(UUIDS))
+    pretend(monkeypatch, 8, ",".join(UUIDS))
     jobs = dict.fromkeys("ab", ("auto", 4, 2)) | {"c": ("auto", "auto", 1), "d": ("cpu", 1, 1)}
     found = saw(tmp_path, jobs, Machine(visible_gpus(), 2))
     assert [found[name]["gpus"].split(",") for name in "abc"] == [UUIDS[:4], UUIDS[4:], UUIDS]
@@ -152,7 +152,7 @@ def test_the_users_number_of_threads_is_obeyed(monkeypatch):
 @pytest.mark.parametrize(
     ("devices", "accelerator", "said"),
     [
-        (9, "auto", "trainer.devices=9: 8 GPUs are visible here"),
+        (9, "auto", "trainer.devices=9: the number of GPUs visible here is 8"),
         ([4, 5], "auto", "trainer.devices=[4, 5]: jobs take turns on the devices, so give a number of devices"),
         (1, "tpu", "trainer.accelerator=tpu: choose auto, gpu or cpu"),
     ],
