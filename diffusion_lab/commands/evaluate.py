@@ -23,7 +23,7 @@ from diffusion_lab.config.tracking import build_trackers, described
 from diffusion_lab.metrics.copying import SHOWN
 from diffusion_lab.metrics.metric import Scores
 from diffusion_lab.metrics.pictures import DRAWS, PATH_IMAGES
-from diffusion_lab.metrics.score import score as measured
+from diffusion_lab.metrics.score import score as compute_score
 from diffusion_lab.report.drawing import may_fail, picture, png
 from diffusion_lab.store.files import remove_staged, write_whole
 from diffusion_lab.store.identity import SCORING_ROOMS, code_now, said_of_model
@@ -88,6 +88,7 @@ def score_once(score: PlannedScore, compile: bool | str = False, quiet: bool = F
         return
     if is_there:
         console.print(score.other_code or f"already scored: {run.path} (rescore=true scores again)")
+    # All measures where the user chose the metrics.
     typed = [option for option in HydraConfig.get().overrides.task if not option.endswith(f"={TRAINED}")]
     chosen = any(option.startswith("metrics=") for option in typed)
     console.print(score_table(run.read_metrics(), everything=chosen), soft_wrap=False)
@@ -106,7 +107,7 @@ def _compute(score: PlannedScore, compile: bool | str, console: Console) -> None
             with users_mistakes():
                 trackers = build_trackers(score.cfg, run)
         with progress_bar(console) as progress, users_mistakes(), out_of_memory("scoring", _SMALLER):
-            scores = measured(score.plan, progress)
+            scores = compute_score(score.plan, progress)
         if scores is not None:  # None on other ranks
             _write(scores, score)
             about = described(score.cfg, run, score.choices)

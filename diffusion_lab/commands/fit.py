@@ -32,14 +32,14 @@ from diffusion_lab.training.interruption import Interrupted
 from diffusion_lab.training.monitor import Monitor
 from diffusion_lab.training.ranks import Ranks, broadcast_from_rank_zero, wait_for_all
 from diffusion_lab.training.speed import compile_model, peak_flops, tf32
-from diffusion_lab.training.trainer import ended_by
+from diffusion_lab.training.trainer_options import ended_by
 from diffusion_lab.versions import versions
 
 _NOT_LOGGED = "conditioned on metric|monitor=.*could not find the monitored key"  # what a callback monitors
 
 
 def fit(training: Training, built: Built, here: Ranks) -> None:
-    """Train in `training.place` while holding the model's folder, and put the model in its place.
+    """Train in `training.place`, and put the finished model into its folder, whose lock the caller holds.
 
     Interrupted after a signal; MistakeError for a mistake of the user.
     """
@@ -54,12 +54,12 @@ def fit(training: Training, built: Built, here: Ranks) -> None:
         trainer.loggers += [stack.enter_context(tracker.training(about)) for tracker in trackers]
         if here.is_first:
             stack.enter_context(built.announcement)
-        made = _made_by(built, begun)
+        made = _what_trains(built, begun)
         _measure_share_of_peak(training, built, here)
         notice = compile_model(model, cfg.compile) if cfg.compile else None
-        for note in filter(None, [*_plan(training, built), notice, *_start(training, built, begun)]):
+        for note in filter(None, [*_lines_on_model(training, built), notice, *_lines_on_start(training, built, begun)]):
             console.print(note)
-        # Before training, so that test data that cannot be read cost no training.
+        # Before training, so that unreadable test data fail first.
         conditions = records(data.conditions, lambda i: data.y_of("test", i), data.num_test) if here.is_first else {}
         resumed = begun.checkpoint
         with interruption.listening(), _mistakes_while_training(cfg), tf32(here.device != "cpu"):
@@ -104,8 +104,8 @@ def _begin(training: Training) -> _Begun:
     return begun
 
 
-def _made_by(built: Built, begun: _Begun) -> dict[str, Any]:
-    """What trains, for the record: code, versions and precision; of what was begun by other code, both."""
+def _what_trains(built: Built, begun: _Begun) -> dict[str, Any]:
+    """Code, versions and precision, which checkpoints record too; of a training that other code began, both codes."""
     code = code_now()
     both_codes = both(begun.made_by.get("code") or code, code)
     made = {"code": both_codes, "versions": versions(), "precision": str(built.trainer.precision)}
@@ -124,8 +124,8 @@ def _measure_share_of_peak(training: Training, built: Built, here: Ranks) -> Non
         monitor.seconds_per_image = flops / (peak * trainer.world_size)
 
 
-def _plan(training: Training, built: Built) -> Iterator[str | None]:
-    """What is trained, on what."""
+def _lines_on_model(training: Training, built: Built) -> Iterator[str | None]:
+    """Lines to print on the model and its data."""
     data, cost = training.data, built.model.cost()
     yield data.how_read
     yield (
@@ -136,8 +136,8 @@ def _plan(training: Training, built: Built) -> Iterator[str | None]:
     yield from (*data.notes(), *training.notes)
 
 
-def _start(training: Training, built: Built, begun: _Begun) -> Iterator[str]:
-    """Where the weights come from."""
+def _lines_on_start(training: Training, built: Built, begun: _Begun) -> Iterator[str]:
+    """Lines to print on where the weights come from."""
     cfg, before, precision = training.cfg, begun.made_by.get("precision"), str(built.trainer.precision)
     yield from (f"{sentence}; skipping it" for sentence in begun.wrong)
     if begun.checkpoint is not None:

@@ -27,7 +27,7 @@ from diffusion_lab.store.identity import code_now
 from diffusion_lab.store.own_files import sha256_of
 from diffusion_lab.terminal import Terminal
 from diffusion_lab.training.ranks import hold_together
-from diffusion_lab.training.trainer import quiet_lightning
+from diffusion_lab.training.trainer_options import quiet_lightning
 from diffusion_lab.versions import versions
 
 

@@ -20,7 +20,7 @@ from diffusion_lab.commands.job import Call
 from diffusion_lab.config.mistakes import MistakeError
 from diffusion_lab.config.options import check_options
 from diffusion_lab.config.overrides import quoted
-from diffusion_lab.config.planning import make_plan, read_axes, with_moments
+from diffusion_lab.config.sweeps import make_plan, read_axes, with_moments
 from diffusion_lab.config.tracking import track_report
 from diffusion_lab.config.working_directory import check_outputs
 from diffusion_lab.store import RunError, SweepDirectory, job_log, sweep_directory

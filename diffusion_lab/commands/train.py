@@ -53,8 +53,9 @@ def run(cfg: DictConfig) -> float | None:
         with lost_process():
             _train(training, built, here)
             _score(training, built, here)
-    run = run_of(training.directory, training.scores[-1], Path(cfg.outputs))
-    return None if cfg.objective_metric is None or rank() > 0 else _value(run, cfg.objective_metric)
+    if cfg.objective_metric is None or rank() > 0:
+        return None
+    return _value(run_of(training.directory, training.scores[-1], Path(cfg.outputs)), cfg.objective_metric)
 
 
 def _train(training: Training, built: Built, here: Ranks) -> None:
@@ -76,7 +77,7 @@ def _train(training: Training, built: Built, here: Ranks) -> None:
 
 
 def _score(training: Training, built: Built, here: Ranks) -> None:
-    """Score the trained model, at each moment that is asked for; of a classifier, measure its accuracy."""
+    """Score the trained model, at each moment that is asked for; measure the accuracy of a classifier."""
     cfg, model, directory = training.cfg, built.model, training.directory
     if isinstance(model, NoisyClassifier) and here.is_first:
         report_accuracy(model, training.data, directory, here.device)

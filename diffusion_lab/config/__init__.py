@@ -9,7 +9,7 @@ mistakes            the user's mistakes in one sentence each
 build               objects from a config
 picking             batch, width and steps for your own images
 training            a training from a config
-planning            the plan of a multirun
+sweeps              the plan of a sweep from the command line of a multirun
 duration            how long a plan takes on this CPU
 loading             a trained model from its folder
 untrusted           the config in a model's folder, which may be a stranger's

@@ -20,7 +20,7 @@ from diffusion_lab.models.diffusion import DiffusionModel
 from diffusion_lab.models.trainable import TrainableModel
 from diffusion_lab.sweeps.plan import Operations, Plan
 from diffusion_lab.terminal import in_words
-from diffusion_lab.training.trainer import checked_precision
+from diffusion_lab.training.trainer_options import checked_precision
 
 _LEAST = 5e12  # operations, about a minute; shorter plans are not mentioned
 _SECONDS = 0.4  # minimal duration of each of the two measurements

@@ -32,8 +32,8 @@ from diffusion_lab.config.weight_files import (
 from diffusion_lab.data.module import DataModule
 from diffusion_lab.metrics.drawer import Generated
 from diffusion_lab.metrics.features import Features
-from diffusion_lab.metrics.measuring import Measurements, check_classes
 from diffusion_lab.metrics.metric import Metric
+from diffusion_lab.metrics.network_measurements import Measurements, check_classes
 from diffusion_lab.metrics.reference import Need
 from diffusion_lab.metrics.samples import NO_TRUTH
 from diffusion_lab.metrics.score import ScorePlan, check_measures
@@ -61,8 +61,8 @@ class PlannedScore:
     """A score, planned: what is measured, the folder for it, and what is recorded beside the numbers.
 
     cfg: its config. choices: the option of each group. read: the files that decide it, by name, with their digests. anew: it is
-    computed although it is there. about: the last line but one in the terminal. model: the folder of what is scored; None for
-    given images.
+    computed although it is there. about: the line of the terminal that names the model. model: the folder of what is scored; None for given
+    images.
     """
 
     plan: ScorePlan

@@ -44,7 +44,7 @@ from diffusion_lab.training.ema import PowerAverages
 from diffusion_lab.training.interruption import Interruption
 from diffusion_lab.training.snapshots import Snapshots
 from diffusion_lab.training.speed import check_compile
-from diffusion_lab.training.trainer import check_callbacks, quiet_lightning, trainer_options
+from diffusion_lab.training.trainer_options import check_callbacks, quiet_lightning, trainer_options
 
 _VARIANT = re.compile(r"[\w-]+", re.ASCII)
 _NEEDED = ("finite", "monitor", "checkpoint")
@@ -52,7 +52,7 @@ _NEEDED = ("finite", "monitor", "checkpoint")
 
 @dataclass(frozen=True)
 class Built:
-    """A model and its Trainer. added: the user's callbacks. announcement: what to record in the model's folder."""
+    """A model and its Trainer. added: the user's callbacks. announcement: keeps status.json up to date."""
 
     model: TrainableModel
     trainer: Trainer
@@ -124,6 +124,7 @@ class Training:
         callbacks = build_callbacks(cfg, self.place, interruption)
         trainer = _build_trainer(cfg, self.place, request, callbacks, announcement)
         added = {name: part for name, part in callbacks.items() if name not in OUR_CALLBACKS}
+        self.data.hold_out(cfg.val.num_images, cfg.val.batch_size, cfg.val.seed)
         self._check(model, trainer, added, request)
         return Built(model, trainer, added, interruption, announcement)
 
@@ -141,12 +142,15 @@ class Training:
         check_compile(cfg.compile, on_gpu, cfg.trainer.accumulate_grad_batches, model)
         model.optimization.check(model.named_parameters())
         check_callbacks(added, trainer, cfg.val.every_n_steps, model)
-        self.data.hold_out(cfg.val.num_images, cfg.val.batch_size, cfg.val.seed)
         if request is not None or self.earlier is None:  # a sweep of finished models needs no trackers of trainings
             build_trackers(cfg)
         if isinstance(model, GenerativeModel):
             for score in self.scores:
                 check_planned_score(score, self.data, model, self.directory)
+        elif cfg.objective_metric is not None:
+            raise MistakeError(
+                f"objective_metric={cfg.objective_metric}: this model generates no samples, so it has no score"
+            )
 
 
 def training_of(
@@ -157,13 +161,14 @@ def training_of(
 ) -> Training:
     """The training of a config of `train`; fills in its facts. ValueError or MistakeError for invalid options.
 
-    family: of the model. on_gpu: where it trains, which decides nothing but a proposal. data_of: loads the config's data.
+    family: of the model. on_gpu: where it trains, for a suggestion only. data_of: loads the config's data.
     """
     check_budget(cfg)
     if not (cfg.variant is None or _VARIANT.fullmatch(str(cfg.variant))):
         raise MistakeError(f"variant={cfg.variant}: use a word of letters, digits, - and _")
     data = data_of(cfg)
-    picked, more = pick(cfg, data), for_gpu(cfg, data) if on_gpu else None
+    picked = pick(cfg, data)
+    suggestion = for_gpu(cfg, data) if on_gpu else None
     settle_budget(cfg)
     fill_in_facts(cfg, data)
     fill_in(cfg, picked.options)
@@ -171,7 +176,7 @@ def training_of(
     directory = model_directory(Path(cfg.outputs), data.name, family, str(name))
     data.batch_size = cfg.data.batch_size
     _keep_scored_moments(cfg)
-    notes = [*filter(None, [str(picked), more])]
+    notes = [*filter(None, [str(picked), suggestion])]
     return Training(cfg, data, name, directory, _record(directory), requested_scores(cfg), notes)
 
 
@@ -246,7 +251,7 @@ def _build_trainer(
     callbacks: dict[str, Callback],
     announcement: Announcement,
 ) -> Trainer:
-    """Lightning's Trainer with the callbacks of every training, those of the config, and the announcement of our record."""
+    """Lightning's Trainer with the callbacks of every training, those of the config, and one that keeps status.json up to date."""
     averages = [PowerAverages(cfg.snapshots.averages, directory.weights)] if cfg.snapshots.averages else []
     max_time = cfg.trainer.get("max_time")
 

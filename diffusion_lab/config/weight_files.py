@@ -1,4 +1,4 @@
-"""Weight files of a model: loading by name, dates, and averages that are built after training from kept ones."""
+"""Weight files of a model: loading by name, when each was written, and averages that are built after training from kept ones."""
 
 from __future__ import annotations
 

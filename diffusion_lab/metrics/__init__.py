@@ -6,7 +6,7 @@ samples               samples, and what they come from
 drawer                samples of a generator, drawn once, kept in files, and shared among ranks
 given                 given images as samples or reference
 reference             real images as each set of features sees them
-measuring             statistics of a network and of its data, before samples are drawn
+network_measurements  statistics of a network and of its data, before samples are drawn
 settings              number of samples, split, batch size, precision
 stored                results in files of the cache
 pictures              interpolations, reconstructions, samples for fields

@@ -39,7 +39,7 @@ from diffusion_lab.store import CacheDirectory
 from diffusion_lab.store.cache import shard_file, stream
 from diffusion_lab.training.ranks import broadcast_from_rank_zero, hold_together, num_ranks, rank, wait_for_all
 
-SHARD_IMAGES = 128  # about as many as may be lost
+SHARD_IMAGES = 128  # about as many images are lost if drawing is interrupted
 RECIPE = 2  # raise it when the same key would give other numbers
 Shard = tuple[Mapping[str, Tensor], Mapping[str, Any]]  # tensors on the CPU, and facts about them as plain JSON
 

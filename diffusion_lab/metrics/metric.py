@@ -20,7 +20,7 @@ from torch import Tensor
 from diffusion_lab.data.checks import IncompleteError
 from diffusion_lab.data.module import DataModule
 from diffusion_lab.metrics.features import Features
-from diffusion_lab.metrics.measuring import IndexedBatch, batches_of
+from diffusion_lab.metrics.network_measurements import IndexedBatch, batches_of
 from diffusion_lab.metrics.reference import BATCH_SIZE, MOST_VALUES, Moments, Need, Reference, UnmeasurableError
 from diffusion_lab.metrics.samples import Samples, Source
 from diffusion_lab.metrics.settings import Evaluation

@@ -9,7 +9,7 @@ from torch.nn.functional import interpolate
 from diffusion_lab.conditions.condition import has_field
 from diffusion_lab.data.module import DataModule
 from diffusion_lab.diffusion.condition_parts import each, parts
-from diffusion_lab.metrics.measuring import batches_of
+from diffusion_lab.metrics.network_measurements import batches_of
 from diffusion_lab.models.generator import Generator
 from diffusion_lab.sampling import slerp
 

@@ -69,8 +69,8 @@ class Source(ABC):
     """What samples come from.
 
     device: where features are computed. cache: results kept between calls. generator: what draws them; None for given images.
-    training: steps, seconds and images of its training, as far as they are known. lacks: what these samples have not, of all that a
-    metric may need, and why, in words for a table.
+    training: steps, seconds and images of its training, as far as they are known. lacks: what a metric may need and these samples
+    lack, with the reason, in words for a table.
     """
 
     cache: CacheDirectory

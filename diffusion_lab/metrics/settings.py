@@ -15,7 +15,7 @@ REFERENCES = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Evaluation:
-    """ValueError, naming the option, for an impossible number."""
+    """How a score is made: the options `evaluation.…`. ValueError, naming the option, for an impossible number."""
 
     num_samples: int | None = None
     batch_size: int | None = None

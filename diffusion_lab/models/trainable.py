@@ -32,7 +32,7 @@ from diffusion_lab.networks.dropout import KeyedDropout, keyed, set_keys
 from diffusion_lab.networks.flops import NetworkCost, network_cost
 
 _OF_ONE_TRAINING = "timesteps."  # prefix of state about the losses of a training, which is not part of the model
-RAW = "raw"  # weights for resuming
+RAW = "raw"  # the weights themselves, of which no average was taken
 Part = TypeVar("Part")
 
 

@@ -25,7 +25,7 @@ class PlaceError(Exception):
 
 
 def make_folders(path: Path) -> None:
-    """Make `path` and its missing parents. OSError, naming a folder, on failure; PlaceError where nothing can be, as in /proc."""
+    """Make `path` and its missing parents. OSError, naming a folder, on failure; PlaceError where none can be made, as in /proc."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except FileNotFoundError:

@@ -1,6 +1,6 @@
 """Lightning's Trainer, its callbacks, and what happens around a training.
 
-trainer        Lightning's Trainer for every training
+trainer_options   options of Lightning's Trainer, and checks of callbacks that the user adds
 ema            exponential and power-law moving averages of the weights
 profiles       averages of any length as combinations of a few
 snapshots      weights kept during training, for evaluation

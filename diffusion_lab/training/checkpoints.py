@@ -38,7 +38,7 @@ class Saving(Checkpoint):
     """Saves at intervals of steps and of minutes, and after a signal, which also ends training.
 
     It must come last, to save the state after a completed step. Lightning moves a `Checkpoint` behind all other callbacks.
-    If something ends training at the step of a checkpoint, the checkpoint also ends a training that loads it.
+    If training ends at the step of a checkpoint, a training that resumes from it stops at once.
 
     every_n_steps, every_minutes: whichever comes first; 0 turns one off. `made_by`, what trains (code, versions and precision), is
     stored in the file.

@@ -67,7 +67,7 @@ def average_name(decay: float) -> str:
 
 
 def default_weights(names: Sequence[str], num_steps: int | None) -> str:
-    """The default weights for scoring after `steps` steps: the longest average that has warmed up.
+    """The default weights for scoring after `num_steps` steps: the longest average that has warmed up.
 
     An average of decay d is warm once (1 + n)/(10 + n) ≥ d, after about 9/(1 − d) steps. Before that all averages are equal, and
     the shortest is chosen. "raw" without averages, or if the number of steps is unknown.

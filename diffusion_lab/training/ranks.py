@@ -195,5 +195,5 @@ def hold_together(folder: Path, waiting: Callable[[str], None]) -> Iterator[None
 
 @lru_cache(maxsize=1)
 def _patient(world: object) -> distributed.ProcessGroup:
-    """All ranks, for what may wait for another command: that of training gives up after minutes, so that no GPU hangs for long."""
+    """All ranks, with a long time limit, for waiting on another command; the group of training gives up after minutes."""
     return distributed.new_group(backend="gloo", timeout=_LONGEST_WAIT)

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 import pytest
 from PIL import Image
 
-from diffusion_lab.config import duration, picking, planning
+from diffusion_lab.config import duration, picking, sweeps
 from diffusion_lab.config.untrusted import load_config
 from diffusion_lab.store import ModelDirectory
 from diffusion_lab.store.status_file import RUNNING, read_status
@@ -54,7 +54,7 @@ def test_what_is_picked_does_not_depend_on_the_device(lab, monkeypatch):
     ]
     small = [o for o in TINY if not o.startswith(("data.batch_size", "metrics"))]
     with monkeypatch.context() as patch:
-        patch.setattr(planning, "_on_gpu", lambda trainer, gpus: True)
+        patch.setattr(sweeps, "_on_gpu", lambda trainer, gpus: True)
         lab.done("train", "-m", *own, *small, *STRIDED, "seed=1")
     assert "already trained" in lab.done("train", *own, *small, *STRIDED)
     (model,) = (ModelDirectory(path) for path in (lab.folder / "outputs" / "models").glob("[!.]*/"))

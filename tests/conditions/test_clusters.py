@@ -12,7 +12,7 @@ from diffusion_lab.config.build import build_training_data
 from diffusion_lab.data.densities import RingMixture
 from diffusion_lab.data.digits import Digits
 from diffusion_lab.data.in_memory import InMemoryDataModule, Split
-from diffusion_lab.metrics.measuring import check_classes
+from diffusion_lab.metrics.network_measurements import check_classes
 
 GROUPS, EACH = 4, 50
 

@@ -10,7 +10,7 @@ from diffusion_lab.conditions import Clusters
 from diffusion_lab.data import DataError
 from diffusion_lab.data.digits import Digits
 from diffusion_lab.diffusion import CosineSchedule, FixedSmall, Simple
-from diffusion_lab.metrics.measuring import Measurements, data_moments
+from diffusion_lab.metrics.network_measurements import Measurements, data_moments
 from diffusion_lab.sampling import AncestralSampler
 from diffusion_lab.store import CacheDirectory
 from tests.models.stand_ins import of_digits

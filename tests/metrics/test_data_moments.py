@@ -5,7 +5,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from diffusion_lab.conditions import Clusters
-from diffusion_lab.metrics.measuring import LARGEST, data_moments
+from diffusion_lab.metrics.network_measurements import LARGEST, data_moments
 from diffusion_lab.metrics.reference import UnmeasurableError
 from diffusion_lab.store import CacheDirectory
 

@@ -131,7 +131,7 @@ def _gpus(master: DictConfig) -> tuple[str, ...] | None:
 
 def _on_gpu(trainer: DictConfig, gpus: tuple[str, ...] | None) -> bool:
     """Whether a job trains on a GPU. ValueError, in one sentence, if the jobs run here and cannot use cfg.trainer."""
-    from diffusion_lab.training.trainer import checked_precision
+    from diffusion_lab.training.trainer_options import checked_precision
 
     if gpus is None:
         return trainer.accelerator in ("gpu", "cuda")

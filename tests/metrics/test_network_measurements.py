@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from diffusion_lab.metrics.measuring import SHARD_IMAGES, Measurements
+from diffusion_lab.metrics.network_measurements import SHARD_IMAGES, Measurements
 from diffusion_lab.metrics.stored import silent
 from diffusion_lab.store import CacheDirectory
 

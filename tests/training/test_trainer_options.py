@@ -7,7 +7,7 @@ import pytest
 from lightning import Trainer
 
 from diffusion_lab.training.devices import Request
-from diffusion_lab.training.trainer import NOT_SUPPORTED, trainer_options
+from diffusion_lab.training.trainer_options import NOT_SUPPORTED, trainer_options
 
 GIVEN = {"max_steps": 2, "precision": "32-true", "accumulate_grad_batches": 2, "strategy": "auto"}
 
