@@ -19,7 +19,7 @@ from diffusion_lab.config.identity import plain_config
 from diffusion_lab.config.mistakes import MistakeError, lost_process, out_of_memory, users_mistakes
 from diffusion_lab.config.overrides import options_of_this_job
 from diffusion_lab.config.scores import PlannedScore, planned_scores
-from diffusion_lab.config.tracking import build_trackers, described
+from diffusion_lab.config.tracking import build_trackers, track_score
 from diffusion_lab.metrics.copying import SHOWN
 from diffusion_lab.metrics.metric import Scores
 from diffusion_lab.metrics.pictures import DRAWS, PATH_IMAGES
@@ -48,7 +48,7 @@ _SMALLER = "use a smaller evaluation.batch_size, or that of a metric: the scores
 
 
 def run(cfg: DictConfig) -> None:
-    """Plan, compute what is not there, show."""
+    """Compute the scores that are missing, then show all."""
     with users_mistakes():
         request = request_of({"accelerator": cfg.accelerator, "devices": cfg.get("devices", 1)}, prefix="")
         scores = planned_scores(cfg, request) if cfg.samples is None else [given_score(cfg, request)]
@@ -74,7 +74,8 @@ def score_once(score: PlannedScore, compile: bool | str = False, quiet: bool = F
     If several ranks call it, they share the sampling; rank 0 takes the lock, writes the files and prints.
     """
     run, console = score.run, Terminal(quiet=quiet or rank() > 0)
-    kept = f"while scoring {run.path}; finished batches are kept: run the same command again to go on"
+    again = "without retrain=true and rescore=true" if score.anew else "again"
+    kept = f"while scoring {run.path}; finished batches are kept: run the same command {again} to go on"
     is_there = broadcast_from_rank_zero(score.is_scored)
     if not is_there:
         with (
@@ -110,9 +111,8 @@ def _compute(score: PlannedScore, compile: bool | str, console: Console) -> None
             scores = compute_score(score.plan, progress)
         if scores is not None:  # None on other ranks
             _write(scores, score)
-            about = described(score.cfg, run, score.choices)
-            for tracker in trackers:
-                tracker.score(about, run.read_metrics(), run.samples_png)
+    if scores is not None:
+        track_score(trackers, score.cfg, run, score.choices)
 
 
 @contextmanager

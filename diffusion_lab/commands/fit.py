@@ -28,7 +28,7 @@ from diffusion_lab.terminal import Terminal
 from diffusion_lab.training.checkpoints import Saving, newest_good, previous_of
 from diffusion_lab.training.ema import PowerAverages
 from diffusion_lab.training.finite import NotFiniteError
-from diffusion_lab.training.interruption import Interrupted
+from diffusion_lab.training.interruption import Interrupted, Interruption
 from diffusion_lab.training.monitor import Monitor
 from diffusion_lab.training.ranks import Ranks, broadcast_from_rank_zero, wait_for_all
 from diffusion_lab.training.speed import compile_model, peak_flops, tf32
@@ -45,37 +45,50 @@ def fit(training: Training, built: Built, here: Ranks) -> None:
     """
     cfg, data, place = training.cfg, training.data, training.place
     model, trainer, interruption = built.model, built.trainer, built.interruption
-    console = Terminal(quiet=not here.is_first)
-    with interruption.forwarding_signals(), ExitStack() as stack:
-        with users_mistakes():
-            trackers = build_trackers(cfg, place) if here.is_first else []
-        begun = broadcast_from_rank_zero(_begin(training) if here.is_first else None)
-        about = described(cfg, place, training.choices)
-        trainer.loggers += [stack.enter_context(tracker.training(about)) for tracker in trackers]
+    console, saving = Terminal(quiet=not here.is_first), callback_of(trainer, Saving)
+    with interruption.forwarding_signals():
+        with ExitStack() as stack:
+            with users_mistakes():
+                trackers = build_trackers(cfg, place) if here.is_first else []
+            begun = broadcast_from_rank_zero(_begin(training) if here.is_first else None)
+            about = described(cfg, place, training.choices)
+            trainer.loggers += [stack.enter_context(tracker.training(about)) for tracker in trackers]
+            if here.is_first:
+                stack.enter_context(built.announcement)
+            made = _what_trains(built, begun)
+            _measure_share_of_peak(training, built, here)
+            notice = compile_model(model, cfg.compile) if cfg.compile else None
+            for note in filter(
+                None, [*_lines_on_model(training, built), notice, *_lines_on_start(training, built, begun)]
+            ):
+                console.print(note)
+            # Before training, so that unreadable test data fail first.
+            conditions = (
+                records(data.conditions, lambda i: data.y_of("test", i), data.num_test) if here.is_first else {}
+            )
+            resumed = begun.checkpoint
+            with interruption.listening(), _mistakes_while_training(cfg), tf32(here.device != "cpu"):
+                trainer.fit(model, train_dataloaders=data, ckpt_path=resumed, weights_only=True if resumed else None)
+            if saving is not None and saving.has_stopped_training:
+                how = f"at step {trainer.global_step}; everything is saved in {place.resume}; run the same command again to resume"
+                raise _interrupted(interruption, how, here)
+            limit = ended_by(trainer, built.added)
+            value = f"={OmegaConf.select(cfg, limit)}" if limit.startswith("trainer.") else ""
+            console.print(f"training ended by {limit}{value} after {trainer.global_step:,} steps")
+            if here.is_first:
+                _finish(training, built, ended_by=limit, conditions=conditions, **made)
         if here.is_first:
-            stack.enter_context(built.announcement)
-        made = _what_trains(built, begun)
-        _measure_share_of_peak(training, built, here)
-        notice = compile_model(model, cfg.compile) if cfg.compile else None
-        for note in filter(None, [*_lines_on_model(training, built), notice, *_lines_on_start(training, built, begun)]):
-            console.print(note)
-        # Before training, so that unreadable test data fail first.
-        conditions = records(data.conditions, lambda i: data.y_of("test", i), data.num_test) if here.is_first else {}
-        resumed = begun.checkpoint
-        with interruption.listening(), _mistakes_while_training(cfg), tf32(here.device != "cpu"):
-            trainer.fit(model, train_dataloaders=data, ckpt_path=resumed, weights_only=True if resumed else None)
-        if interruption.signum is not None:
-            when = f"{signal.Signals(interruption.signum).name} at step {trainer.global_step}"
-            said = f"{when}; everything is saved in {place.resume}; run the same command again to resume"
-            raise Interrupted(interruption.signum, said if here.is_first else "")
-        limit = ended_by(trainer, built.added)
-        value = f"={OmegaConf.select(cfg, limit)}" if limit.startswith("trainer.") else ""
-        console.print(f"training ended by {limit}{value} after {trainer.global_step:,} steps")
-        if here.is_first:
-            _finish(training, built, ended_by=limit, conditions=conditions, **made)
-    if here.is_first:
-        training.directory.swap()
-    wait_for_all()
+            training.directory.swap()
+        wait_for_all()
+        if interruption.signum is not None:  # it came too late to stop the training
+            raise _interrupted(interruption, "after the end of training; run the same command to score the model", here)
+
+
+def _interrupted(interruption: Interruption, how: str, here: Ranks) -> Interrupted:
+    assert interruption.signum is not None
+    return Interrupted(
+        interruption.signum, f"{signal.Signals(interruption.signum).name} {how}" if here.is_first else ""
+    )
 
 
 @dataclass(frozen=True)
@@ -143,10 +156,10 @@ def _lines_on_start(training: Training, built: Built, begun: _Begun) -> Iterator
     if begun.checkpoint is not None:
         yield f"resuming from {begun.checkpoint}"
         if by := made_by(begun.made_by, code_now()):
-            ways = "retrain=true starts anew, variant=WORD trains beside it"
-            yield f"{training.place.path} was begun by {by}, and this code goes on: {ways}"
+            ways = "retrain=true starts over, variant=WORD trains a separate model"
+            yield f"{training.place.path} was started by {by}; continuing with the code as it is now: {ways}"
         if before not in (None, precision):
-            yield f"it began with precision {before}, and goes on with {precision}"
+            yield f"it was started with precision {before}, and continues with {precision}"
     elif cfg.init_from is not None:
         yield f"starting from the weights {cfg.init_weights} of {cfg.init_from}"
 

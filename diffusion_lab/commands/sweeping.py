@@ -29,7 +29,7 @@ from diffusion_lab.store.records import is_folder_name, printable
 from diffusion_lab.store.status_file import DONE
 from diffusion_lab.sweeps import slurm
 from diffusion_lab.sweeps.axes import sweep_name
-from diffusion_lab.sweeps.plan import MODEL, JobError, forget_failures, sweep_content
+from diffusion_lab.sweeps.plan import MODEL, JobError, fail, forget_failures, sweep_content
 from diffusion_lab.sweeps.watch import job_progress, summary, watching
 from diffusion_lab.terminal import Terminal
 from diffusion_lab.training.interruption import Interrupted
@@ -82,7 +82,7 @@ def sweep(
     forget_failures(plan.work)
     with watching(plan.work, console):
         if calls and launcher:
-            launcher.run(calls)
+            _record_failures(calls, launcher.run(calls))
         else:
             _run_here(calls)
     if config.score:
@@ -90,13 +90,11 @@ def sweep(
 
         console.print(f"report {make_report(directory, show=True)}")
         track_report(config, directory, directory.report)
-    progress = job_progress(directory)
-    if not all(each.state == DONE for each in progress):
-        lines = [
-            f"  {each.label}: {each.reason}" for each in progress if each.state != DONE and each.status is not None
-        ]
-        first = f"{summary(progress)}; run the same command to go on with the rest (logs in {directory.jobs})"
-        raise RunError("\n".join([first, *lines]))
+    progress, planned = job_progress(directory), {work.folder for work in plan.work}
+    if left := [each for each in progress if each.state != DONE and each.folder in planned]:
+        reasons = [f"{each.label}: {each.reason}" for each in left if each.status is not None]
+        again = "run the same command (without retrain, rescore) to continue with the rest"
+        raise RunError("; ".join([summary(progress), *reasons, f"{again} (logs in {directory.jobs})"]))
 
 
 def _launcher(config: DictConfig, context: HydraContext, task: TaskFunction) -> Any:
@@ -112,6 +110,14 @@ def _launcher(config: DictConfig, context: HydraContext, task: TaskFunction) -> 
     return found
 
 
+def _record_failures(calls: Sequence[Call], results: Sequence[float | JobError | None]) -> None:
+    """Record why jobs ended that could not do so themselves, such as one that was killed before it began."""
+    for call, result in zip(calls, results, strict=True):
+        missing = [work for work in call.job.work if not work.done] if call.job else []
+        if isinstance(result, JobError) and missing:
+            fail(missing[0].folder, str(result))
+
+
 def _run_here(calls: Sequence[Call]) -> None:
     for call in calls:
         with suppress(JobError):  # recorded in the folder of what failed
@@ -120,7 +126,7 @@ def _run_here(calls: Sequence[Call]) -> None:
 
 def _submit(launcher: Any, calls: Sequence[Call], directory: SweepDirectory) -> list[str]:
     """Submit the jobs that the cluster does not have yet; returns lines of text."""
-    with hold(directory.path, waiting=lambda holder: print(f"{holder} submits this sweep; waiting until it has")):
+    with hold(directory.path, waiting=lambda holder: print(f"{holder} is submitting this sweep; waiting for it")):
         jobs = slurm.jobs_of(directory)
         if any(job.state == "" for job in jobs.values()):
             raise JobError("squeue does not answer, so it is unknown which jobs are still there: try again later")
@@ -128,10 +134,10 @@ def _submit(launcher: Any, calls: Sequence[Call], directory: SweepDirectory) -> 
         forget_failures(work for call in new if call.job for work in call.job.work)
         if new:
             launcher.submit(new, directory)
-    left = f"{len(calls) - len(new)} jobs are in the queue already. " if len(new) < len(calls) else ""
+    left = f"in the queue already: {len(calls) - len(new)} of {len(calls)} jobs. " if len(new) < len(calls) else ""
     return [
         f"{left}diffusion-lab status {directory.path.name} shows the progress and how to end the jobs",
-        "when all are done, the same command (without retrain, rescore) writes the report",
+        "when all are done, the same command (without retrain, rescore) writes the report; diffusion-lab report does at any time",
     ]
 
 

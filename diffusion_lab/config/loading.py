@@ -66,12 +66,12 @@ def _newest_model(outputs: Path) -> ModelDirectory:
     since = found.training.stat().st_mtime_ns
     unfinished = [model for model in models_in(outputs) if not model.finished and model.config.is_file()]
     if later := [model.path for model in unfinished if model.config.stat().st_mtime_ns > since]:
-        logging.getLogger(__name__).warning(f"{later[0]} is not finished: this takes {found.path}, the newest that is")
+        logging.getLogger(__name__).warning(f"{later[0]} is not finished: using {found.path}, the newest finished model")
     return found
 
 
 def check_worse(cfg: DictConfig) -> None:
-    """MistakeError where guidance leads away from a model of other conditions; one without any leads away from having none."""
+    """MistakeError if the weaker model of a guidance was trained with other conditions; a model without conditions may guide any."""
     for option in ("guidance.model", "guidance.worse.model"):
         if (folder := OmegaConf.select(cfg, option)) is None:
             continue

@@ -61,8 +61,8 @@ class PlannedScore:
     """A score, planned: what is measured, the folder for it, and what is recorded beside the numbers.
 
     cfg: its config. choices: the option of each group. read: the files that decide it, by name, with their digests. anew: it is
-    computed although it is there. about: the line of the terminal that names the model. model: the folder of what is scored; None for given
-    images.
+    computed although it is there. about: the line that names the model in the terminal. model: the folder of what is scored; None
+    for given images.
     """
 
     plan: ScorePlan
@@ -86,7 +86,7 @@ class PlannedScore:
         return (
             not self.anew
             and self.run.metrics.is_file()
-            and self.run.read_metrics()["protocol"].get("read") == self.read
+            and self.run.read_metrics().get("protocol", {}).get("read") == self.read
         )
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from inspect import signature
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from diffusion_lab.config.build import entries
 from diffusion_lab.config.identity import plain_config
 from diffusion_lab.config.mistakes import MistakeError, mistake_in_job
 from diffusion_lab.report.panels import SERIES, series
-from diffusion_lab.store import Directory, SweepDirectory
+from diffusion_lab.store import Directory, RunDirectory, SweepDirectory
 from diffusion_lab.training.trackers import About, OfLightning, Tracker
 
 
@@ -43,15 +44,32 @@ def build_trackers(cfg: DictConfig, place: Directory | None = None) -> list[Trac
 
 
 def track_report(cfg: DictConfig, sweep: SweepDirectory, folder: Path) -> None:
-    """Send a sweep's report to the trackers. The report is already written, so any failure is only a warning."""
-    try:
+    """Send a sweep's report to the trackers."""
+    with _only_warned(f"the report was written to {folder}"):
         about = {key: value for key, value in sweep.read_sweep().items() if key != "cells"}
         name = sweep.path.name
         for tracker in build_trackers(cfg):
             tracker.report(About(name, sweep.logs, sweep.tracked_as, name, (), about), folder)
+
+
+def track_score(
+    trackers: Iterable[Tracker], cfg: DictConfig, run: RunDirectory, choices: Mapping[str, str | None]
+) -> None:
+    """Send a score to the trackers. choices: of the groups."""
+    with _only_warned(f"the score was written to {run.path}"):
+        about = described(cfg, run, choices)
+        for tracker in trackers:
+            tracker.score(about, run.read_metrics(), run.samples_png)
+
+
+@contextmanager
+def _only_warned(written: str) -> Iterator[None]:
+    """Any failure of a tracker is only a warning, because what it is sent is already written."""
+    try:
+        yield
     except Exception as error:
         message = mistake_in_job(error) or " ".join(f"{type(error).__name__}: {error}".split())
-        print(f"warning: the report was written to {folder}, but not sent to the loggers: {message}", file=sys.stderr)
+        print(f"warning: {written}, but not sent to the loggers: {message}", file=sys.stderr)
 
 
 def described(cfg: DictConfig, place: Directory, choices: Mapping[str, str | None]) -> About:

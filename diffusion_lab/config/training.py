@@ -105,7 +105,7 @@ class Training:
         said = why_anew(self.name, earlier)
         return said or (
             f"the names of models have changed with 0.2, so what 0.1 trained, such as {of_0_1[0]}, is not found by the same "
-            "command, which trains anew; sample and evaluate read it with model_dir=…"
+            "command, so it will be trained again; sample and evaluate read it with model_dir=…"
             if of_0_1
             else None
         )

@@ -120,7 +120,7 @@ def changed(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 def said_of_model(path: Path, training: Mapping[str, Any]) -> str | None:
     """A sentence on a finished training if other code made it, with the ways on; None if this code did."""
     made = None if "imported" in training else made_by(training, code_now())
-    ways = "train with retrain=true to replace it, or with variant=WORD to train beside it"
+    ways = "train with retrain=true to replace it, or with variant=WORD to keep both"
     return made and f"{path} was trained by {made}: {ways}"
 
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from socket import gethostname
 
 from filelock import SoftFileLease, Timeout
 
@@ -53,16 +54,23 @@ def hold(folder: Path, waiting: Callable[[str], None], sleep: Callable[[float], 
 
 def is_held(folder: Path) -> bool:
     """Whether a living process holds `folder`: it has renewed its lease recently, and has not ended on this machine."""
-    lease = _lease(folder)
     try:
-        if time.time() - lock_of(folder).stat().st_mtime < 2 * LEASE_SECONDS:
-            lease.acquire(blocking=False)
-            lease.release()
-    except (FileNotFoundError, NotADirectoryError):
+        recent = time.time() - lock_of(folder).stat().st_mtime < 2 * LEASE_SECONDS
+    except OSError:
         return False
-    except OSError:  # Timeout, or a folder that may only be read
-        return True
-    return False
+    owner = _lease(folder).owner
+    is_here = owner is not None and owner.hostname.partition("?")[0] == gethostname()
+    return recent and not (owner is not None and is_here and not _exists(owner.pid))
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True  # of another user
+    return True
 
 
 def _lease(folder: Path) -> SoftFileLease:

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from diffusion_lab.conf_dir import CONF
-from diffusion_lab.store.files import whole_folder
+from diffusion_lab.store.files import remove_staged, whole_folder
 from diffusion_lab.store.identity import PACKAGE
 from diffusion_lab.store.option_names import canonical_json
 from diffusion_lab.store.own_files import COPY, Files, sha256_of
@@ -36,6 +36,7 @@ def make_copy(folder: Path, users: Files) -> Path:
         files |= {Path(_USERS, f"{number:03d}") / path.relative_to(root): path for path in users[root]}
     digests = {str(place): sha256_of(path) for place, path in files.items()}
     copy = folder.absolute() / hashlib.sha256(canonical_json(digests).encode()).hexdigest()[:12]
+    remove_staged(folder)  # by a command that was killed
     if not copy.is_dir():
         with whole_folder(copy) as staged:
             for place, path in files.items():

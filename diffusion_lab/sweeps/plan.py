@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 from diffusion_lab.store import ModelDirectory, RunDirectory, RunError
 from diffusion_lab.store.lock import is_held
 from diffusion_lab.store.option_names import grouped, short_names
-from diffusion_lab.store.status_file import FAILED, FILE, INTERRUPTED, Status, written_status
+from diffusion_lab.store.own_files import sha256_of
+from diffusion_lab.store.status_file import DONE, FAILED, FILE, INTERRUPTED, Status, written_status
 
 MODEL, CELL = "model", "cell"
 
@@ -49,11 +50,11 @@ class Work:
     result: Path
     overrides: tuple[str, ...]
     label: str
-    found: int | None = field(default=None, compare=False)  # an earlier result to be replaced
+    found: str | None = field(default=None, compare=False)  # the digest of an earlier result to be replaced
 
     @property
     def done(self) -> bool:
-        return _stamp(self.result) not in (None, self.found)
+        return _digest(self.result) not in (None, self.found)
 
 
 @dataclass(frozen=True)
@@ -112,10 +113,10 @@ def plan(
         work = []
         if retrain or not model.finished:
             overrides = (*same[0].overrides, "score=false")
-            found = _stamp(model.training)
+            found = _digest(model.training)
             work.append(Work(MODEL, model.path, model.training, overrides, _label(same, values), found))
         for cell in same if score else ():
-            found = _stamp(cell.run.metrics)
+            found = _digest(cell.run.metrics)
             if retrain or rescore or found is None:
                 # Models to train again have been trained by then.
                 overrides = (*cell.overrides, "retrain=false", f"rescore={str(found is not None).lower()}")
@@ -165,9 +166,9 @@ def forget_failures(all_work: Iterable[Work]) -> None:
 
 
 def fail(folder: Path, reason: str) -> None:
-    """Record why the work in `folder` failed, unless a reason is recorded already or another process works there."""
+    """Record why the work in `folder` failed, unless it has recorded how it ended or another process works there."""
     status = written_status(folder)
-    if not is_held(folder) and (status is None or status.state not in (FAILED, INTERRUPTED)):
+    if not is_held(folder) and (status is None or status.state not in (FAILED, INTERRUPTED, DONE)):
         (status or Status.begin()).now(FAILED, reason=reason).write(folder)
 
 
@@ -189,8 +190,8 @@ def _count(number: int, thing: str) -> str:
     return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
-def _stamp(file: Path) -> int | None:
+def _digest(file: Path) -> str | None:
     try:
-        return file.stat().st_mtime_ns
+        return sha256_of(file)
     except OSError:
         return None

@@ -6,6 +6,7 @@ cannot show what it would submit. Their files lie in the folder `slurm` of a swe
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import signal
@@ -45,7 +46,8 @@ def request(options: Mapping[str, Any], accelerator: str) -> Request:
         raise JobError(f"there is no hydra.launcher.{name}: for an option of sbatch, +hydra.launcher.more.{name}=…")
     for name in ("nodes", "ntasks_per_node"):
         if not isinstance(found[name], int) or found[name] < 1:
-            raise JobError(f"{name}={found[name]}: Slurm needs a number (trainer.num_nodes, trainer.devices)")
+            option = {"nodes": "trainer.num_nodes", "ntasks_per_node": "trainer.devices"}[name]
+            raise JobError(f"{option}={found[name]}: Slurm needs a number")
     if found["gpus_per_node"] == "auto":
         on_gpus = accelerator in ("gpu", "cuda") and "gpu" not in (found["gres"] or "")
         found["gpus_per_node"] = found["ntasks_per_node"] if on_gpus else None
@@ -54,11 +56,7 @@ def request(options: Mapping[str, Any], accelerator: str) -> Request:
 
 def in_words(request: Request) -> str:
     """For example: nodes 1, tasks_per_node 2, gpus_per_node 2, time 240, partition gpu"""
-    none = (
-        {}
-        if {"gres", "gpus_per_node"} & request.keys()
-        else {"no GPU": "(trainer.accelerator=gpu requests trainer.devices)"}
-    )
+    none = {} if {"gres", "gpus_per_node"} & request.keys() else {"no GPU": "(trainer.accelerator=gpu requests them)"}
     return ", ".join(f"{name} {value}" for name, value in {**request, **none}.items() if name in (*_SHOWN, *none))
 
 
@@ -168,7 +166,7 @@ class Queued(NamedTuple):
 def jobs_of(sweep: SweepDirectory) -> dict[str, Queued]:
     """Model -> the job that was last submitted for it and its cells."""
     names = submitted(sweep)
-    states = _states() if names else {}
+    states = _states(sweep.submitted.stat().st_uid) if names else {}
     return {
         model: Queued(name, "" if states is None else states.get(name), _log(sweep.slurm, name))
         for model, name in names.items()
@@ -185,7 +183,7 @@ def results(jobs: Sequence[str], folder: Path) -> list[float | JobError | None]:
     gone = 0
     while gone < 2:  # twice, because files may be delayed on a network
         time.sleep(_POLL_SECONDS)
-        states = _states()
+        states = _states(os.getuid())
         gone = 0 if states is None or states.keys() & jobs else gone + 1
     return [_result(job, folder) for job in jobs]
 
@@ -197,7 +195,10 @@ def _result(job: str, folder: Path) -> Any:
     if not file.is_file():
         return JobError(f"job {job} left Slurm's queue without a result; its log is {_log(folder, job)}")
     kind, value = pickle_load(file)
-    return value if kind == "success" else JobError(value.strip().splitlines()[-1].partition(": ")[2])
+    if kind == "success":
+        return value
+    last = value.strip().splitlines()[-1]  # of a traceback: the class of the error, and its message
+    return JobError(last.partition(": ")[2] or last)
 
 
 def _log(folder: Path, job: str) -> Path:
@@ -205,9 +206,9 @@ def _log(folder: Path, job: str) -> Path:
     return folder / f"{job}_0_log.out"
 
 
-def _states() -> dict[str, str] | None:
-    """Job -> state, for the jobs of this user that Slurm still has; None if it does not answer."""
-    answer = ask("squeue", "--me", "--array", "--noheader", "--format=%i %T")
+def _states(user: int) -> dict[str, str] | None:
+    """Job -> state, for the jobs of a user that Slurm still has; None if it does not answer."""
+    answer = ask("squeue", f"--user={user}", "--array", "--noheader", "--format=%i %T")
     return None if answer is None else dict(line.split(maxsplit=1) for line in answer.splitlines())
 
 

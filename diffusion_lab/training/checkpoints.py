@@ -51,6 +51,11 @@ class Saving(Checkpoint):
         self._step, self._saved_at = 0, monotonic()
         self._ended, self._asked_to_stop, self._after_validation = False, False, False
 
+    @property
+    def has_stopped_training(self) -> bool:
+        """Whether training ended early after a signal, with everything saved."""
+        return self._asked_to_stop
+
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         trainer.should_stop = trainer.should_stop or self._ended
         self.interruption.listen()  # over those that Lightning has installed

@@ -82,7 +82,7 @@ def test_a_training_that_other_code_began_says_so(lab, package):
     edit(package / "models" / "diffusion.py")
     out = " ".join(lab.done("train", *command).split())
     assert "resuming from" in out
-    assert "was begun by other code (models/diffusion.py), and this code goes on: " in out
+    assert "was started by other code (models/diffusion.py); continuing with the code as it is now: " in out
     digests = only_model(lab.folder).read_training()["code"]["models/diffusion.py"]
     assert len(digests.split()) == 2
     assert "other code (models/diffusion.py)" in lab.done("train", *command), "neither code made all of it"
@@ -110,7 +110,7 @@ def test_a_training_goes_on_with_the_precision_of_another_machine(lab, monkeypat
     monkeypatch.setattr(devices, "_has_bf16", lambda on_gpu: True)
     assert lab("train", *command)[0] != 0
     monkeypatch.setattr(devices, "_has_bf16", lambda on_gpu: False)
-    assert "it began with precision bf16-mixed, and goes on with 32-true" in lab.done("train", *command)
+    assert "it was started with precision bf16-mixed, and continues with 32-true" in lab.done("train", *command)
     assert only_model(lab.folder).read_training()["precision"] == "32-true"
 
 
