@@ -71,7 +71,7 @@ def _newest_model(outputs: Path) -> ModelDirectory:
 
 
 def check_worse(cfg: DictConfig) -> None:
-    """MistakeError if the weaker model of a guidance was trained with other conditions; a model without conditions may guide any."""
+    """MistakeError if the weaker model of a guidance was trained with other conditions; one without any may guide all models."""
     for option in ("guidance.model", "guidance.worse.model"):
         if (folder := OmegaConf.select(cfg, option)) is None:
             continue

@@ -1,4 +1,4 @@
-"""What is picked for one's own images: a function of their size and their number; a GPU has time for more, which is proposed."""
+"""What is picked for one's own images: a function of their size and their number; larger settings for a GPU are proposed."""
 
 from types import SimpleNamespace
 
@@ -86,5 +86,5 @@ def test_a_gpu_is_proposed_more(composed):
     """What the user can type: on this machine and on any other, the same command is the same training."""
     images = SimpleNamespace(shape=(3, 32, 32), num_trained_on=3000, batch_size=None)
     said = for_gpu(composed["image_folder"], images)
-    assert said.startswith("a GPU has time for more: data.batch_size=128 network.base_channels=")
+    assert said.startswith("on a GPU, larger settings are practical: data.batch_size=128 network.base_channels=")
     assert for_gpu(composed["digits"], images) is None
