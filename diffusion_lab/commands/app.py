@@ -26,6 +26,7 @@ from diffusion_lab.config.mistakes import (
     mistake_in_job,
     mistake_in_options,
     refuse_outside_sweeps,
+    refuse_several_values,
     refuse_words,
     refused_option,
 )
@@ -58,7 +59,9 @@ def run(command: str, options: list[str]) -> int:
 
     try:
         refuse_words(options, command)
-        _start(command, completed(command, with_own_choices(options)), task)
+        options = completed(command, with_own_choices(options))
+        refuse_several_values(options, command)
+        _start(command, options, task)
         if failed:
             raise failed[0]
     except Interrupted as stop:
