@@ -26,7 +26,6 @@ from diffusion_lab.config.mistakes import (
     mistake_in_job,
     mistake_in_options,
     refuse_outside_sweeps,
-    refuse_several_values,
     refuse_words,
     refused_option,
 )
@@ -60,7 +59,6 @@ def run(command: str, options: list[str]) -> int:
     try:
         refuse_words(options, command)
         options = completed(command, with_own_choices(options))
-        refuse_several_values(options, command)
         _start(command, options, task)
         if failed:
             raise failed[0]
@@ -77,7 +75,7 @@ def run(command: str, options: list[str]) -> int:
         GlobalHydra.instance().clear()  # a hint may need to compose the config again
         message = mistake_in_job(error)
         if message is None and (error not in failed or isinstance(error, OmegaConfBaseException)):
-            message = mistake_in_options(error, command)
+            message = mistake_in_options(error, command, options)
         if wanted == "1" or message is None:
             raise
         # One line without control characters, which may occur in values of a stranger's file.

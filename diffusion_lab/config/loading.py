@@ -21,7 +21,7 @@ from diffusion_lab.config.mistakes import MistakeError, mistake_in_job, out_of_m
 from diffusion_lab.config.options import OF_EVERY_CLASS, parameters_of
 from diffusion_lab.config.overrides import as_plain
 from diffusion_lab.config.untrusted import load_config, settled
-from diffusion_lab.config.weight_files import load_weights, weight_file
+from diffusion_lab.config.weight_files import load_weights, opened, weight_file
 from diffusion_lab.data.module import DataModule
 from diffusion_lab.models.trainable import GenerativeModel, TrainableModel
 from diffusion_lab.store import ModelDirectory, RunError, newest_model
@@ -134,7 +134,7 @@ def build_trained(directory: ModelDirectory, saved: DictConfig) -> TrainableMode
     """The model of a config from `settled`. RunError if its parts do not fit together, whatever the error."""
     weights = directory.weight_files()["raw"]
     try:
-        with no_larger_than(weights):
+        with opened(weights), no_larger_than(weights):  # a file that is longer than its tensors would allow more
             return instantiate(saved.model)
     except InstantiationException as error:
         if mistake_in_job(error) is not None:

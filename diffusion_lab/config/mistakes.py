@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import errno
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -73,10 +73,7 @@ def refuse_words(options: Iterable[str], command: str) -> None:
         raise MistakeError(f"there is no flag {flag}: options are written option=value, without dashes{such}")
     folder = get_args_parser().parse_known_args(options)[0].config_dir
     if folder is not None and not Path(folder).is_dir():
-        raise MistakeError(
-            f"--config-dir {folder}: {'this is a file' if Path(folder).exists() else 'there is no such folder'}"
-            "; name the folder of your choices, such as conf"
-        )
+        raise MistakeError(f"--config-dir {folder}: this is not a folder")
     for word in flags_and_words(options)[1]:
         option, is_set, value = word.partition("=")
         if word.startswith(_DASHES) or value.startswith(_DASHES):
@@ -89,18 +86,6 @@ def refuse_words(options: Iterable[str], command: str) -> None:
             raise MistakeError(
                 f"{word}: {option} takes the name of a choice; diffusion-lab {command} --help lists them"
             )
-
-
-def refuse_several_values(options: Iterable[str], command: str) -> None:
-    """MistakeError for the first option with several values, without -m."""
-    flags, words = flags_and_words([*options])
-    for word in words if not {"-m", "--multirun"} & {*flags} else ():
-        try:
-            is_several = OverridesParser.create().parse_override(word).is_sweep_override()
-        except HydraException:  # Hydra reports this when it composes the config
-            continue
-        if is_several:
-            raise MistakeError(f"{word}: several values need -m (diffusion-lab {command} -m …)")
 
 
 def refuse_outside_sweeps() -> None:
@@ -212,7 +197,7 @@ def _instantiation(error: InstantiationException) -> str | None:
     return None if cause is not None else _one_line(error)
 
 
-def mistake_in_options(error: BaseException, command: str) -> str | None:
+def mistake_in_options(error: BaseException, command: str, options: Sequence[str] = ()) -> str | None:
     """One sentence for options that cannot be composed into a config, or None."""
     match error:
         case MissingConfigException():
@@ -222,10 +207,19 @@ def mistake_in_options(error: BaseException, command: str) -> str | None:
         case MissingOptionError() | HydraException() | OmegaConfBaseException():
             key = refused_option(error)
             if key is None or "@" in key:
-                return _one_line(error)
+                return _several_values(str(error), command, options) or _one_line(error)
             return unknown_option(key, _all_options(command, key.startswith("hydra.")), command)
         case ValueError() | YAMLError():
             return _one_line(error)
+    return None
+
+
+def _several_values(said: str, command: str, options: Sequence[str]) -> str | None:
+    """One sentence for an option with several values that Hydra refuses without -m."""
+    flags, words = flags_and_words(options)
+    for word in words if not {"-m", "--multirun"} & {*flags} else ():
+        if word in said and OverridesParser.create().parse_override(word).is_sweep_override():
+            return f"{word}: several values need -m (diffusion-lab {command} -m …)"
     return None
 
 
