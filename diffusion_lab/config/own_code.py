@@ -9,7 +9,7 @@ from pathlib import Path
 from traceback import extract_tb
 from typing import Any
 
-_NOT_OWN = ("<", sysconfig.get_path("stdlib"), str(Path(__file__).parents[1]))
+_NOT_OWN = ("<", f"{sysconfig.get_path('stdlib')}/", f"{Path(__file__).parents[1]}/")
 
 
 def own_line(error: BaseException) -> str | None:
