@@ -58,7 +58,8 @@ def run(command: str, options: list[str]) -> int:
 
     try:
         refuse_words(options, command)
-        _start(command, completed(command, with_own_choices(options)), task)
+        options = completed(command, with_own_choices(options))
+        _start(command, options, task)
         if failed:
             raise failed[0]
     except Interrupted as stop:
@@ -74,7 +75,7 @@ def run(command: str, options: list[str]) -> int:
         GlobalHydra.instance().clear()  # a hint may need to compose the config again
         message = mistake_in_job(error)
         if message is None and (error not in failed or isinstance(error, OmegaConfBaseException)):
-            message = mistake_in_options(error, command)
+            message = mistake_in_options(error, command, options)
         if wanted == "1" or message is None:
             raise
         # One line without control characters, which may occur in values of a stranger's file.

@@ -6,6 +6,7 @@ composing           options that a command adds before its config is composed
 overrides           config values as text and back
 options             options against the annotations of the classes that receive them
 mistakes            the user's mistakes in one sentence each
+own_code            what is wrong in the user's own code
 build               objects from a config
 picking             batch, width and steps for your own images
 training            a training from a config

@@ -105,10 +105,10 @@ def state_shape(cfg: DictConfig, shape: Sequence[int], num_levels: int | None, c
 
 
 def check_budget(cfg: DictConfig) -> None:
-    """ValueError for invalid numbers of steps, batches and averages."""
+    """ValueError for an invalid seed or invalid numbers of steps, batches and averages."""
     counts = ("num_nodes", "accumulate_grad_batches", "log_every_n_steps", "peak_flops")
     check_at_least(1, cfg.trainer, *counts, prefix="trainer.")
-    check_at_least(0, cfg, "trainer.gradient_clip_val", "val.every_n_steps", "snapshots.averages")
+    check_at_least(0, cfg, "seed", "trainer.gradient_clip_val", "val.every_n_steps", "snapshots.averages")
 
 
 def settle_budget(cfg: DictConfig) -> None:

@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from diffusion_lab.config.overrides import as_plain
 from diffusion_lab.config.untrusted import REFERENCE
 from diffusion_lab.config.weight_files import weight_file
-from diffusion_lab.store import ModelDirectory
+from diffusion_lab.store import ModelDirectory, RunError
 from diffusion_lab.store.identity import (
     SCORED_GROUPS,
     SCORING_ROOMS,
@@ -168,5 +168,8 @@ def start_files(cfg: DictConfig) -> list[Path]:
     if cfg.get("init_from") is None:
         return []
     directory = ModelDirectory(Path(cfg.init_from))
+    if not directory.path.is_dir():
+        what = "is a file" if directory.path.exists() else "does not exist"
+        raise RunError(f"init_from={cfg.init_from} {what}: name the folder of a trained model")
     files = [weight_file(directory, name, "init_weights") for name in (RAW, cfg.init_weights)]
     return list(dict.fromkeys(files))

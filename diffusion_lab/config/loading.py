@@ -17,11 +17,11 @@ from torch.nn.parameter import is_lazy
 from diffusion_lab.conditions.condition import LacksConditionError
 from diffusion_lab.config.build import build_training_data
 from diffusion_lab.config.identity import variance_matters
-from diffusion_lab.config.mistakes import MistakeError, mistake_in_job, unknown_option
+from diffusion_lab.config.mistakes import MistakeError, mistake_in_job, out_of_memory, unknown_option
 from diffusion_lab.config.options import OF_EVERY_CLASS, parameters_of
 from diffusion_lab.config.overrides import as_plain
 from diffusion_lab.config.untrusted import load_config, settled
-from diffusion_lab.config.weight_files import load_weights, weight_file
+from diffusion_lab.config.weight_files import load_weights, opened, weight_file
 from diffusion_lab.data.module import DataModule
 from diffusion_lab.models.trainable import GenerativeModel, TrainableModel
 from diffusion_lab.store import ModelDirectory, RunError, newest_model
@@ -30,6 +30,7 @@ from diffusion_lab.store.places import models_in
 from diffusion_lab.training.speed import keep_freed_memory
 
 Load = Callable[..., GenerativeModel]  # like `load_module`
+_TOO_LARGE = "its config.yaml describes a larger model than its weights, or its weights are larger than memory"
 _left: list[float] = []  # remaining parameters allowed, for each nested model from the outer to the guiding one
 
 
@@ -119,11 +120,13 @@ def _check_data_named(saved: DictConfig) -> None:
 def load_module(directory: ModelDirectory, saved: DictConfig, *weights: str) -> GenerativeModel:
     """The module of a config with its saved weights, on the CPU. `weights`: the ones to be used."""
     keep_freed_memory()
-    model = build_trained(directory, saved)
+    with out_of_memory(str(directory.path), _TOO_LARGE):
+        model = build_trained(directory, saved)
     if not isinstance(model, GenerativeModel):
         fix = "choose another model_dir"
         raise MistakeError(f"{directory.path} holds a {type(model).__name__}, which generates no samples; {fix}")
-    load_weights(model, directory, *weights)
+    with out_of_memory(str(directory.path), _TOO_LARGE):
+        load_weights(model, directory, *weights)
     return model.eval()
 
 
@@ -131,7 +134,7 @@ def build_trained(directory: ModelDirectory, saved: DictConfig) -> TrainableMode
     """The model of a config from `settled`. RunError if its parts do not fit together, whatever the error."""
     weights = directory.weight_files()["raw"]
     try:
-        with no_larger_than(weights):
+        with opened(weights), no_larger_than(weights):  # a file that is longer than its tensors would allow more
             return instantiate(saved.model)
     except InstantiationException as error:
         if mistake_in_job(error) is not None:

@@ -8,12 +8,14 @@ from __future__ import annotations
 import difflib
 import errno
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import (
     ConfigCompositionException,
     HydraException,
@@ -21,6 +23,7 @@ from hydra.errors import (
     MissingConfigException,
     OverrideParseException,
 )
+from hydra.main import get_args_parser
 from hydra.types import RunMode
 from omegaconf.errors import (
     ConfigAttributeError,
@@ -33,6 +36,7 @@ from yaml import YAMLError
 
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.overrides import as_plain, flags_and_words, unknown_flag
+from diffusion_lab.config.own_code import own_line
 from diffusion_lab.store import RunError
 from diffusion_lab.store.files import PlaceError
 from diffusion_lab.store.identity import SCORING_GROUPS
@@ -41,6 +45,12 @@ from diffusion_lab.sweeps.axes import MissingOptionError
 
 _RESUMING = ("ckpt_path", "resume", "resume_from_checkpoint")  # habits from other programs
 _RESUME = "the same command resumes by itself, and init_from=FOLDER starts from the weights of another model"
+_USUAL_NAMES = {
+    "fid": "frechet_distance",
+    "kid": "kernel_distance",
+    "is": "inception_score",
+    "num_images": "evaluation.num_samples",
+}
 _DASHES = tuple("\u2010\u2011\u2012\u2013\u2014\u2015\u2212")  # as word processors make them of - and --
 _OF_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _OF_PLACES = {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.EROFS}
@@ -61,12 +71,17 @@ def refuse_words(options: Iterable[str], command: str) -> None:
         name, known = flag.lstrip("-").replace("-", "_"), _all_options(command)
         such = "".join(f", such as {meant}=…" for meant in ([name] if name in known else _closest(name, known))[:1])
         raise MistakeError(f"there is no flag {flag}: options are written option=value, without dashes{such}")
+    folder = get_args_parser().parse_known_args(options)[0].config_dir
+    if folder is not None and not Path(folder).is_dir():
+        raise MistakeError(f"--config-dir {folder}: this is not a folder")
     for word in flags_and_words(options)[1]:
         option, is_set, value = word.partition("=")
         if word.startswith(_DASHES) or value.startswith(_DASHES):
             raise MistakeError(f"{word} has a dash that is not the keyboard's: type - or --")
         if option and is_set and value in ("", "''", '""'):  # such as an unset variable
             raise MistakeError(f"{word} is empty: give a value, or remove it")
+        if word.startswith("+") and (CONF / option.lstrip("+")).is_dir():
+            raise MistakeError(f"{word}: write {word.lstrip('+')}, without +")
         if (CONF / option).is_dir() and option != "condition" and re.fullmatch(r"null|[-+]?[\d.]+", value):
             raise MistakeError(
                 f"{word}: {option} takes the name of a choice; diffusion-lab {command} --help lists them"
@@ -97,7 +112,7 @@ def out_of_memory(at: str, fix: str) -> Iterator[None]:
     """Around code whose memory grows with the options in `at`: out of memory becomes a sentence with a fix."""
     try:
         yield
-    except (MemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError, InstantiationException) as error:
         if not _is_out_of_memory(error):
             raise
         raise MistakeError(f"out of memory at {at}: {fix}") from error
@@ -136,13 +151,13 @@ def mistake_in_job(error: BaseException) -> str | None:
         case _ if _is_out_of_memory(error):
             return f"{_place(error)}out of memory: choose smaller sizes, batches or numbers"
         case InterpolationKeyError():
-            return f"{_one_line(error)}: your choices do not fit together; choose parts of one family"
+            return _lacking(error)
         case InterpolationResolutionError():  # ${oc.env:NAME} of an unset variable, or a reference to itself
             return _one_line(error)
         case InstantiationException():
             return _instantiation(error)
         case MissingMandatoryValue():
-            key = (error.full_key or "").removeprefix("model.")  # the parts of `model` are references to groups
+            key = (error.full_key or "").removeprefix("model.")
             return f"{key} has no value; set {key}=…"
         case OSError() if error.errno in _OF_WRITING:
             fix = "earlier files are intact: free some space, or raise its limit, and run the same command again"
@@ -152,6 +167,14 @@ def mistake_in_job(error: BaseException) -> str | None:
     return None
 
 
+def _lacking(error: InterpolationKeyError) -> str:
+    """One sentence for a reference to an option that does not exist, such as the model's ${sampling.temperature}."""
+    group, _, option = str(error).split("'")[1].rpartition(".")  # OmegaConf names it only in the text
+    if not (group and (error.full_key or "").startswith("model.")):
+        return f"{_one_line(error)}: your choices do not fit together; choose parts of one family"
+    return f"{group}: this model needs {option}, which your choice lacks: choose parts of one family"
+
+
 def _instantiation(error: InstantiationException) -> str | None:
     """The sentence of the object that refuses its options, after their place."""
     place, cause = _place(error), error.__cause__
@@ -159,14 +182,22 @@ def _instantiation(error: InstantiationException) -> str | None:
         cause = cause.__cause__
     said = " ".join(str(cause).split())
     of_lightning = type(cause).__name__ == "MisconfigurationException"  # slow to import
+    if isinstance(cause, InterpolationKeyError):
+        return _lacking(cause)
     if isinstance(cause, ValueError | RunError | OmegaConfBaseException | ImportError) or of_lightning:
+        if place and (its_own := re.match(r"(\w+) = ([^\s:,]+)", said)):
+            return f"{place.removesuffix(': ')}.{its_own[1]}={its_own[2]}{said[its_own.end() :]}"
         return said if re.match(r"\w+\.[\w.]+=", said) else place + said  # the message may name the option already
+    if cause is not None and (line := own_line(cause)):
+        return line
+    if missing := re.search(r"missing 1 required .*argument: '(\w+)'", said):
+        return f"{place}set +{place.removesuffix(': ')}.{missing[1]}=…"
     if isinstance(cause, ArithmeticError | RuntimeError | TypeError):
         return f"{place}these values do not work ({said})"
     return None if cause is not None else _one_line(error)
 
 
-def mistake_in_options(error: BaseException, command: str) -> str | None:
+def mistake_in_options(error: BaseException, command: str, options: Sequence[str] = ()) -> str | None:
     """One sentence for options that cannot be composed into a config, or None."""
     match error:
         case MissingConfigException():
@@ -175,11 +206,20 @@ def mistake_in_options(error: BaseException, command: str) -> str | None:
             return f"cannot read {error.override!r}: write option=value, with quotes around spaces, commas and brackets"
         case MissingOptionError() | HydraException() | OmegaConfBaseException():
             key = refused_option(error)
-            return (
-                _one_line(error) if key is None or "@" in key else unknown_option(key, _all_options(command), command)
-            )
+            if key is None or "@" in key:
+                return _several_values(str(error), command, options) or _one_line(error)
+            return unknown_option(key, _all_options(command, key.startswith("hydra.")), command)
         case ValueError() | YAMLError():
             return _one_line(error)
+    return None
+
+
+def _several_values(said: str, command: str, options: Sequence[str]) -> str | None:
+    """One sentence for an option with several values that Hydra refuses without -m."""
+    flags, words = flags_and_words(options)
+    for word in words if not {"-m", "--multirun"} & {*flags} else ():
+        if word in said and OverridesParser.create().parse_override(word).is_sweep_override():
+            return f"{word}: several values need -m (diffusion-lab {command} -m …)"
     return None
 
 
@@ -201,8 +241,11 @@ def _missing_choice(error: MissingConfigException) -> str:
     files = (file.relative_to(CONF / group).with_suffix("") for file in (CONF / group).rglob("*.yaml"))
     choices = sorted(error.options or map(str, files))
     if not group or not choices:
-        return _one_line(error)
-    meant = "".join(f"; did you mean {close}?" for close in difflib.get_close_matches(option, choices, n=1))
+        is_flag = "primary config" in str(error)
+        return f"{_one_line(error)}{' Remove --config-name: each command has its own.' if is_flag else ''}"
+    likely = [name for name in choices if name == _USUAL_NAMES.get(option)]
+    likely = likely or difflib.get_close_matches(option, choices, n=1)
+    meant = "".join(f"; did you mean {close}?" for close in likely)
     return f"{group}={option}: there is no such choice; choose one of {', '.join(choices)}{meant}"
 
 
@@ -226,6 +269,9 @@ def unknown_option(key: str, known: Iterable[str], command: str = "") -> str:
 
 def _closest(key: str, known: Iterable[str]) -> list[str]:
     """At most three options that may be meant: nearly the same name, or the same last word, else the nearest."""
+    known = [*known]
+    if (usual := _USUAL_NAMES.get(key)) in known:
+        return [usual]
     related = {*above_and_itself(key)}  # as + has added them
     paths = [path for path in dict.fromkeys(known) if path not in related and not path.startswith(f"{key}.")]
     same = [path for path in paths if path.rpartition(".")[2] == key.rpartition(".")[2]]
@@ -240,15 +286,15 @@ def paths_of(config: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys([*config, *(above for leaf in flat(config) for above in above_and_itself(leaf))]))
 
 
-def _all_options(command: str) -> list[str]:
+def _all_options(command: str, of_hydra: bool = False) -> list[str]:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return paths_of(as_plain(compose(command)))
+        return paths_of(as_plain(compose(command, return_hydra_config=of_hydra)))
 
 
 def _place(error: BaseException) -> str:
-    """The key that an error is about, as in "network.dropout: "; empty if there is none. Hydra says it only in the text."""
+    """The option that an error is about, as in "network.dropout: "; empty if there is none. Hydra says it only in the text."""
     key = str(error).partition("full_key: ")[2].split()
-    return f"{key[0]}: " if key else ""
+    return f"{key[0].removeprefix('model.')}: " if key and key[0] != "model" else ""  # parts of `model` refer to groups
 
 
 def _one_line(error: BaseException) -> str:

@@ -29,6 +29,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.mistakes import MistakeError, paths_of, unknown_option
 from diffusion_lab.config.overrides import as_plain, leaves
+from diffusion_lab.config.own_code import why_not_found
 from diffusion_lab.store.option_names import flat
 
 BY_NAME = ("callbacks", "logger", "features", "metrics", "condition")  # groups of objects by name
@@ -75,7 +76,10 @@ def check_options(cfg: DictConfig, command: str = "train") -> None:
         return is_referred_to or name in _of_choices(group)
 
     def check(node: Mapping[str, Any], prefix: str, defaults: Mapping[str, Any], is_free: bool = False) -> None:
-        parameters = parameters_of(node["_target_"]) if isinstance(node.get("_target_"), str) else {}
+        target = node.get("_target_")
+        if isinstance(target, str) and not _is_reference(target) and (why := why_not_found(target)):
+            raise MistakeError(f"{prefix}_target_={target}: {why}")
+        parameters = parameters_of(target) if isinstance(target, str) else {}
         for name, value in node.items():
             key = f"{prefix}{name}"
             if name in _OF_HYDRA or key.startswith("facts."):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -67,7 +68,7 @@ def _resolved(config: DictConfig, directory: ModelDirectory) -> dict[str, Any]:
 
 def settled(saved: DictConfig, directory: ModelDirectory) -> DictConfig:
     """`saved`, resolved and ready to build."""
-    return OmegaConf.create(_resolved(saved, directory))
+    return OmegaConf.create(as_plain(saved, resolve=True))
 
 
 def check_plain(config: dict[str, Any], file: Path) -> None:
@@ -105,7 +106,8 @@ def check_targets(config: Mapping[str, Any], file: Path) -> None:
     for path, target in leaves({group: node for group, node in config.items() if group not in ONLY_TRAINED}):
         if "_target_" in path and str(target) not in _ours() and not _is_allowed(target):
             package = str(target).partition(".")[0]
-            fix = f"; if it is a class of your own, {VARIABLE}={package} in the environment allows it"
+            is_own = package not in {*sys.stdlib_module_names, "hydra"}
+            fix = f"; if it is a class of your own, {VARIABLE}={package} in the environment allows it" if is_own else ""
             named = f"{'.'.join(map(str, path))}={printable(str(target))}"
             raise RunError(f"{file}: {named} is not built, because the lab's choices do not name it{fix}")
 

@@ -96,7 +96,7 @@ def build_average(directory: ModelDirectory, weights: str, own: Mapping[str, Ten
         )
     built: dict[str, Tensor] = {}
     for number, file in enumerate(files):
-        with _opened(file, "pt") as content:
+        with opened(file, "pt") as content:
             for place, sigma in enumerate(map(str, TRACKED)):
                 factor = float(coefficients[len(TRACKED) * number + place])
                 names = [key for key in content.keys() if key.startswith(f"{sigma}/")]  # noqa: SIM118
@@ -129,7 +129,7 @@ def read_training_progress(
     RunError if the file is damaged or lacks one of these facts.
     """
     file = inside(directory.path, directory.weights(weights))
-    with _opened(file) as content:
+    with opened(file) as content:
         metadata = content.metadata() or {}
     try:
         found = {name: float(metadata.get(name, "nan")) for name in facts}
@@ -140,7 +140,8 @@ def read_training_progress(
     return found
 
 
-def _opened(file: Path, framework: str = "np") -> safe_open:
+def opened(file: Path, framework: str = "np") -> safe_open:
+    """A file of weights, of which nothing is read yet. RunError if its size is not that of its tensors."""
     try:
         return safe_open(file, framework)
     except (OSError, SafetensorError) as error:

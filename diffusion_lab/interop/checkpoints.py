@@ -5,6 +5,7 @@ Only tensors and plain containers are unpickled.
 
 from __future__ import annotations
 
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -60,7 +61,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             if file.read(9)[8:] == b"{":  # the length of the header, then JSON
                 found: object = load_file(path)
             else:
-                found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+                with warnings.catch_warnings(action="ignore"):  # of torch, on pickles that it then refuses
+                    found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except MemoryError:
         raise
     except Exception:  # damaged files raise RuntimeError, EOFError, BadZipFile, KeyError, ValueError, …

@@ -10,6 +10,7 @@ The formats do not state the features, the number of images, or how these were r
 from __future__ import annotations
 
 import hashlib
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -82,7 +83,8 @@ def _of_torch(path: Path) -> Mapping[str, np.ndarray]:
     rebuild: Any = np.zeros(1).__reduce__()[0]
     allowed: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [rebuild, np.ndarray, np.dtype]
     allowed += [type(np.dtype(kind)) for kind in ("f4", "f8")]
-    with one_sentence(path, "file of statistics"), torch.serialization.safe_globals(allowed):
+    is_quiet = warnings.catch_warnings(action="ignore")  # of torch, on pickles that it then refuses
+    with is_quiet, one_sentence(path, "file of statistics"), torch.serialization.safe_globals(allowed):
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
         except (UnpicklingError, MemoryError):

@@ -72,7 +72,9 @@ def named_sweep(outputs: Path, named: str | None) -> SweepDirectory:
     if named is None and sweeps:
         return max(sweeps, key=lambda sweep: sweep.sweep.stat().st_mtime_ns)
     if named is None:
-        raise RunError(f"there is no sweep in {folder}; run `diffusion-lab train -m …` first")
+        runs = outputs / _RUNS
+        scores = f", or name the scores with runs={runs}" if scored_runs(runs) else ""
+        raise RunError(f"there is no sweep in {folder}; run `diffusion-lab train -m …` first{scores}")
     for sweep in (SweepDirectory(Path(named)), sweep_directory(outputs, named)):
         if sweep.sweep.is_file():
             return sweep
@@ -103,7 +105,11 @@ def newest_model(outputs: Path) -> ModelDirectory:
     finished = [model for model in models if model.finished]
     if not finished:
         others = f" ({len(models)} unfinished)" if models else ""
-        raise RunError(f"there is no trained model in {outputs / _MODELS}{others}; run `diffusion-lab train` first")
+        quick = outputs / "debug"
+        there = f", or set outputs={quick}" if any(model.finished for model in models_in(quick)) else ""
+        raise RunError(
+            f"there is no trained model in {outputs / _MODELS}{others}; run `diffusion-lab train` first{there}"
+        )
     return max(finished, key=lambda model: (model.is_generative, model.training.stat().st_mtime_ns))
 
 

@@ -14,7 +14,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import redirect_stderr
 from functools import partial
+from io import StringIO
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple, NoReturn
@@ -78,10 +80,15 @@ def submit(calls: Sequence[Task], requests: Sequence[Request], folder: Path) -> 
         asked = requests[array[0]]
         executor = SlurmExecutor(folder, asked["max_num_timeout"], python=asked.get("python"))
         executor.update_parameters(**_parameters(asked))
+        before = {*folder.iterdir()}
         try:
-            jobs = executor.submit_array([InSlurm(calls[index]) for index in array])
+            with redirect_stderr(StringIO()):  # submitit prints what it raises
+                jobs = executor.submit_array([InSlurm(calls[index]) for index in array])
         except (FailedJobError, FailedSubmissionError) as error:
-            raise JobError(f"Slurm rejected the job: {' '.join(str(error).split())}") from error
+            for file in {*folder.iterdir()} - before:  # for a job that does not exist
+                file.unlink()
+            last = str(error).strip().rpartition("\n")[2]
+            raise JobError(f"Slurm rejected the job: {last}") from error
         yield from zip(array, (job.job_id for job in jobs), strict=True)
 
 

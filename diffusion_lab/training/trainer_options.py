@@ -80,7 +80,9 @@ def trainer_options(
             raise ValueError(f"trainer.{key}={options[key]} is not supported: {why}")
     precision = checked_precision(given["precision"], None if request is None else request.on_gpu)
     if given["max_steps"] < 1 and given.get("max_time") is None:
-        raise ValueError("set trainer.max_steps or trainer.max_time, so that training ends")
+        raise ValueError(
+            f"trainer.max_steps={given['max_steps']}: set 1 or more, or trainer.max_time, so that training ends"
+        )
     accumulated = options["accumulate_grad_batches"]
     for key in _COUNTS:
         value, least = options.get(key), int(key == "limit_train_batches")

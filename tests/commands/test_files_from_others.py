@@ -106,7 +106,7 @@ def at(key: str, target: object, **options: object):
 # door -> (how it is opened, what is said): what a config may not hold
 CONFIG = {
     # ---- a target that is no part of a model
-    "a function of the system": (at("sampler", "os.system", command="touch harm"), "sampler._target_=os.system is not"),
+    "a function of the system": (at("sampler", "os.system", command="touch harm"), "the lab's choices do not name it"),
     "a module in the working folder": (at("sampler", "harmful.Sampler"), "DIFFUSION_LAB_TARGETS=harmful in the"),
     "a target that is not a text": (at("sampler", ["os.system"]), NOT_BUILT),
     "what a module of ours imports": (
@@ -132,11 +132,23 @@ CONFIG = {
 SAMPLE = {
     "a function of the system": CONFIG["a function of the system"],
     "a network of more than memory": (config("network.base_channels", 2**12), "many more parameters than stranger/raw"),
+    "a network of more than any memory": (
+        config("network.base_channels", 2**24),
+        "stranger: its config.yaml describes",
+    ),
+    "a schedule of more than any memory": (
+        config("schedule.num_timesteps", 10**15),
+        "stranger: its config.yaml describes",
+    ),
     # ---- links that lead out of the folder
     "a link as the config": (link("config.yaml", "../secret/config.yaml"), ELSEWHERE),
     "a link as the weights": (link("raw.safetensors", "../secret/raw.safetensors"), ELSEWHERE),
     # ---- weights
     "weights that are a pickle": (file("ema_0.9.safetensors", pickle.dumps(Harm())), "does not hold the weights"),
+    "weights longer than their tensors": (
+        lambda f: os.truncate(f / "raw.safetensors", 2**30),
+        "raw.safetensors is not a file of weights",
+    ),
     "weights of another model": (foreign, "does not hold the weights"),
     "no weights": (lambda f: [w.unlink() for w in f.glob("*.safetensors")], "holds no weights"),
     # ---- training.json
@@ -202,6 +214,7 @@ def test_a_config_is_refused_in_one_sentence(stranger, door):
     print(f"{door:48} -> {refused.value}")
     assert expected in str(refused.value)
     assert "stranger" in str(refused.value)
+    assert "DIFFUSION_LAB_TARGETS=os" not in str(refused.value)
     assert printable(str(refused.value)) == str(refused.value)
     assert files(stranger.parent) == before
 

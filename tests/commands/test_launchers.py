@@ -87,6 +87,19 @@ def test_without_slurm_one_sentence(lab, monkeypatch):
 
 
 @pytest.mark.needs("submitit")
+def test_a_queue_that_rejects_a_job_is_one_sentence_and_no_job_is_left(lab, monkeypatch):
+    for name in ("sbatch", "srun"):
+        (lab.folder / name).write_text(
+            "#!/bin/sh\necho 'sbatch: error: no\nsbatch: error: Invalid partition' >&2; exit 1\n"
+        )
+        (lab.folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(lab.folder), prepend=":")
+    code, _, err = lab("train", *SLURM, "seed=1,2", *TINY, *STRIDED)
+    assert (code, err) == (1, "diffusion-lab train: Slurm rejected the job: sbatch: error: Invalid partition\n")
+    assert [*lab.folder.glob("outputs/sweeps/*/slurm/*")] == []
+
+
+@pytest.mark.needs("submitit")
 @pytest.mark.parametrize(
     ("options", "said"),
     [

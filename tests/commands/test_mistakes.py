@@ -144,6 +144,15 @@ def test_a_wrong_value_is_one_sentence(lab, line):
     assert files(lab.folder) == before
 
 
+OWN_MODULES = {
+    "mine": """from diffusion_lab.diffusion import LinearSchedule
+class Gentle(LinearSchedule):
+    def alpha_bar(self):
+        return undefined_name
+""",
+    "broken": "def f(:",
+    "imports": "import nomodule",
+}
 # Mistakes of somebody who has not read the code: what is typed -> words of the one sentence.
 TYPED = {
     "train +lr=0.1": "did you mean optimizer.lr?",
@@ -169,14 +178,23 @@ TYPED = {
     "train schedule": "cannot read 'schedule'",
     "train schedule linear": "cannot read 'schedule'",
     "train trainer.max_steps = 3": "trainer.max_steps",
-    "train seed=1,2": "--multirun",
+    "train seed=1,2": "seed=1,2: several values need -m (diffusion-lab train -m …)",
+    "train optimizer.lr=0,1": "optimizer.lr=0,1: several values need -m",
+    "train experiment=a,b": "experiment=a,b: several values need -m",
+    "train +schedule=cosine": "write schedule=cosine, without +",
+    "train ++schedule=lineal": "write schedule=lineal, without +",
+    "train -m seed=1,2 hydra.sweeper.dry_rum=true": "did you mean hydra.sweeper.dry_run?",
+    "train --config-name foo": "Remove --config-name",
+    "train --config-dir file.txt": "--config-dir file.txt: this is not a folder",
     "train seed=": "is empty",
     "train network=foo": "diffusion/28x28",
     "train schedule=cosin": "did you mean cosine?",
     "train schedule=3": "takes the name of a choice",
     "train model=ddpm": "diffusion, flow, gan",
     "train data=mnist_fashion": "fashion_mnist",
-    "train trainer.max_steps=-5": "trainer.max_steps",
+    "train trainer.max_steps=-5": "trainer.max_steps=-5: set 1 or more, or trainer.max_time",
+    "train seed=-1": "train: seed=-1 must",
+    "train schedule.num_timesteps=-10": "train: schedule.num_timesteps=-10 must",
     "train data.batch_size=-8": "batch_size",
     "train data.batch_size=0": "batch_size",
     "train data.batch_size=many": "must be a valid integer",
@@ -184,7 +202,10 @@ TYPED = {
     "train network.channel_multipliers=3": "must be a list",
     "train data=image_folder data.root=file.txt": "file.txt",
     "train data=arrays data.train=folder": "folder",
-    "train init_from=file.txt": "file.txt",
+    "train init_from=file.txt": "init_from=file.txt is a file",
+    "train init_from=nowhere": "init_from=nowhere does not exist",
+    "train guidance=classifier_free": "train: guidance ClassifierFree",
+    "train metrics=fid": "did you mean frechet_distance?",
     "train outputs=file.txt": "outputs=file.txt is a file",
     "sample model_dir=file.txt": "file.txt",
     "sample model_dir=folder": "folder",
@@ -193,9 +214,21 @@ TYPED = {
     "sample --num_images 3": "such as num_images=…",
     "sample +num_workers=3": "there is no option 'num_workers'",
     "sample +data.num_worker=3": "there is no option 'data.num_worker'",
+    "evaluate num_images=4": "did you mean evaluation.num_samples?",
     "evaluate sampler.num_steps=3": "did you mean sampler.spacing.num_steps?",
     "evaluate schedule=linear": "chosen in training",
     "report runs=folder": "folder",
+    "train schedule._target_=diffusion_lab.diffusion.LinearShedule": (
+        "schedule._target_=diffusion_lab.diffusion.LinearShedule: diffusion_lab.diffusion has no LinearShedule; "
+        "did you mean LinearSchedule?"
+    ),
+    "train schedule._target_=mine.Gentl": "mine has no Gentl; did you mean Gentle?",
+    "train schedule=linear schedule._target_=mine.Gentle": "mine.py, line 4: NameError: name 'undefined_name' is not defined",
+    "train schedule._target_=broken.Gentle": "schedule._target_=broken.Gentle: broken.py, line 1: invalid syntax",
+    "train schedule._target_=imports.Gentle": "imports.py, line 1: ModuleNotFoundError: No module named 'nomodule'",
+    "train +metrics.mine._target_=nomodule.Mine": "metrics.mine._target_=nomodule.Mine: there is no module nomodule",
+    "train +callbacks.a._target_=lightning.pytorch.callbacks.EarlyStoping": "did you mean EarlyStopping?",
+    "train +callbacks.a._target_=lightning.pytorch.callbacks.EarlyStopping": "set +callbacks.a.monitor=…",
     "status sweep=nowhere": "nowhere",
 }
 
@@ -204,6 +237,8 @@ TYPED = {
 def test_a_mistake_is_one_clear_sentence(lab, line):
     (lab.folder / "folder").mkdir()
     (lab.folder / "file.txt").write_text("mine")
+    for module, code in OWN_MODULES.items():
+        (lab.folder / f"{module}.py").write_text(code)
     command, *options = line.split()
     if command in ("evaluate", "sample"):
         lab.given("train", *TINY, *STRIDED)
@@ -233,6 +268,13 @@ def test_a_number_larger_than_the_data_is_noted(lab):
 def test_a_model_is_needed(lab, command):
     lab.refused(command, said="there is no trained model in outputs/models")
     lab.refused(command, "model_dir=elsewhere", said="elsewhere")
+    lab.given("train", *TINY, *STRIDED, "outputs=outputs/debug")
+    lab.refused(command, said="or set outputs=outputs/debug")
+
+
+def test_a_report_on_scores_without_a_sweep_names_them(lab):
+    lab.given("train", *TINY, *STRIDED)
+    lab.refused("report", said="or name the scores with runs=outputs/runs")
 
 
 def test_a_real_process_ends_with_the_sentence_and_a_code(process):

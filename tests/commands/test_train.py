@@ -223,7 +223,7 @@ def test_a_model_of_another_network_is_one_sentence(lab):
         ),
         (tiny("vae", "score=false"), "is missing in the file and "),
         ([*tiny("diffusion", "score=false"), "init_weights=ema_0.5"], "init_weights=ema_0.5"),
-        ([*tiny("diffusion", "score=false"), "init_from=nowhere"], "nowhere holds no weights"),
+        ([*tiny("diffusion", "score=false"), "init_from=nowhere"], "init_from=nowhere does not exist"),
     ):
         lab.refused("train", f"init_from={source.path}", *options, said=said)
 

@@ -26,7 +26,7 @@ def test_tensors_come_back(tmp_path, form):
 
 
 @pytest.mark.parametrize("form", ["torch", "pickle"])
-def test_code_in_a_file_does_not_run(tmp_path, monkeypatch, form):
+def test_code_in_a_file_does_not_run(tmp_path, monkeypatch, recwarn, form):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "file.pt"
     if form == "torch":
@@ -36,6 +36,7 @@ def test_code_in_a_file_does_not_run(tmp_path, monkeypatch, form):
     with pytest.raises(CheckpointError, match=r"file\.pt (holds more than tensors|is damaged)"):
         read_tensors(path)
     assert not (tmp_path / "harm").exists()
+    assert not recwarn.list
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
