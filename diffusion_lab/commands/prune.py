@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import time
 from collections.abc import Iterator
@@ -14,11 +15,12 @@ from omegaconf import DictConfig, ListConfig
 from rich.filesize import decimal
 from rich.text import Text
 
-from diffusion_lab.config.mistakes import MistakeError
+from diffusion_lab.config.mistakes import MistakeError, users_mistakes
 from diffusion_lab.store import ModelDirectory, cache_directory, named_model, run_directory
 from diffusion_lab.store.directories import previous_of, to_trash, trash
 from diffusion_lab.store.files import PlaceError
 from diffusion_lab.store.lock import hold
+from diffusion_lab.store.option_names import check_at_least
 from diffusion_lab.store.places import models_in, runs_in, sweeps_in
 from diffusion_lab.store.records import is_folder_name
 from diffusion_lab.sweeps.slurm import jobs_of
@@ -48,6 +50,8 @@ def run(cfg: DictConfig) -> None:
     wanted, named = (
         list(map(str, each if isinstance(each, ListConfig) else [each])) for each in (cfg.what, cfg.models)
     )
+    with users_mistakes():
+        check_at_least(0, cfg, "days")
     if unknown := [kind for kind in wanted if kind not in _FIND]:
         raise MistakeError(f"what={unknown[0]}: choose from {', '.join(_FIND)}")
     outputs, console = Path(cfg.outputs), Terminal()
@@ -116,7 +120,7 @@ def _partial(outputs: Path, cfg: DictConfig) -> Iterator[Unused]:
     partial += [run.path for run in runs_in(outputs) if not run.metrics.is_file()]
     partial += [model.beside.path for model in models_in(outputs) if model.beside.path.is_dir()]
     for path in partial:
-        newest = max(file.lstat().st_mtime for file in (path, *path.rglob("*")))
+        newest = max((file.lstat().st_mtime for file in (path, *path.rglob("*")) if os.path.lexists(file)), default=0.0)
         if newest < before and ModelDirectory(path).home.name not in waiting:
             yield Unused(path, ModelDirectory(path).home, f"not finished, and nothing was written for {cfg.days} days")
 

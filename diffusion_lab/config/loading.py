@@ -67,7 +67,9 @@ def _newest_model(outputs: Path) -> ModelDirectory:
     since = found.training.stat().st_mtime_ns
     unfinished = [model for model in models_in(outputs) if not model.finished and model.config.is_file()]
     if later := [model.path for model in unfinished if model.config.stat().st_mtime_ns > since]:
-        logging.getLogger(__name__).warning(f"{later[0]} is not finished: using {found.path}, the newest finished model")
+        logging.getLogger(__name__).warning(
+            f"{later[0]} is not finished: using {found.path}, the newest finished model"
+        )
     return found
 
 

@@ -49,7 +49,11 @@ def images_shown(num_images: int, on_gpu: bool = False) -> int:
 def for_gpu(cfg: DictConfig, data: DataModule) -> str | None:
     """A sentence on the options that a GPU has time for, in place of those that `pick` picks; None if they are the same."""
     more = pick(cfg, data, on_gpu=True).options
-    return None if more == pick(cfg, data).options else f"on a GPU, larger settings are practical: {' '.join(as_options(more))}"
+    return (
+        None
+        if more == pick(cfg, data).options
+        else f"on a GPU, larger settings are practical: {' '.join(as_options(more))}"
+    )
 
 
 def pick(cfg: DictConfig, data: DataModule, on_gpu: bool = False) -> Picked:

@@ -296,7 +296,7 @@ def complete(
                 found[i][part] = shard
 
     with ExitStack() as held:
-        for folder in sorted(store.folder for store in stores):  # all commands hold them in this order
+        for folder in sorted({store.folder for store in stores}):  # all commands hold them in this order
             held.enter_context(hold_together(folder, lambda holder: progress(f"waiting for {holder}", 0, 1)))
         # Rank 0 decides what is missing, because ranks that look at different times would divide the work differently.
         lacking = broadcast_from_rank_zero(missing() if rank() == 0 else None)

@@ -34,6 +34,7 @@ from diffusion_lab.diffusion.shapes import Conditions
 from diffusion_lab.metrics.features import Features
 from diffusion_lab.metrics.stored import Progress, read_tensors, silent, write_tensors
 from diffusion_lab.store import CacheDirectory
+from diffusion_lab.store.own_files import digests_of, users_files
 
 BATCH_SIZE = 256
 MOST_VALUES = 2**27  # of features in memory individually: 1 GiB of float64
@@ -186,9 +187,11 @@ class Reference:
         self, kind: str, split: str, num_images: int | None, compute: Callable[[], dict[str, Tensor]]
     ) -> dict[str, Tensor]:
         num_images = num_images if num_images is not None and num_images < self.size(split) else None
+        kind_of = type(self.features)
         key = {
             "data": self.data.identity,
             "features": self.features.identity,
+            "files": digests_of(users_files({"class": f"{kind_of.__module__}.{kind_of.__qualname__}"}, {})),
             "kind": kind,
             "num_images": num_images,
             "num_levels": self.data.num_levels,

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from socket import gethostname
 
-from filelock import SoftFileLease, Timeout
+from filelock import LeaseCompromise, SoftFileLease, Timeout
 
 from diffusion_lab.store.files import make_folders
 
@@ -32,7 +32,7 @@ def lock_of(folder: Path) -> Path:
 def hold(folder: Path, waiting: Callable[[str], None], sleep: Callable[[float], None] = time.sleep) -> Iterator[None]:
     """Hold `folder`, which need not exist, during the block, so that no other process does.
 
-    If another process holds it, `waiting` is called once with its name, then this waits until it ends; `waiting` may raise instead.
+    If a living process holds it, `waiting`, which may raise, is called once with its name; then this waits for it to end.
     OSError if the folder above it cannot be written.
     """
     make_folders(folder.parent)
@@ -41,7 +41,7 @@ def hold(folder: Path, waiting: Callable[[str], None], sleep: Callable[[float], 
         with suppress(Timeout):
             lease.acquire(blocking=False)
             break
-        if not said and (owner := lease.owner) is not None:
+        if not said and is_held(folder) and (owner := lease.owner) is not None:
             waiting(f"process {owner.pid} on {owner.hostname.partition('?')[0]}")
             said = True
         sleep(_POLL_SECONDS)
@@ -74,8 +74,8 @@ def _exists(pid: int) -> bool:
 
 
 def _lease(folder: Path) -> SoftFileLease:
-    def lost(_: object) -> None:
-        print(f"another process has taken over {folder}: this one ends", file=sys.stderr, flush=True)
+    def lost(compromise: LeaseCompromise) -> None:
+        print(f"{folder} is no longer held ({compromise.reason}): this process ends", file=sys.stderr, flush=True)
         os._exit(1)  # whatever it is doing, it writes nothing more
 
     return SoftFileLease(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -117,13 +118,19 @@ def plan(
             work.append(Work(MODEL, model.path, model.training, overrides, _label(same, values), found))
         for cell in same if score else ():
             found = _digest(cell.run.metrics)
-            if retrain or rescore or found is None:
-                # Models to train again have been trained by then.
-                overrides = (*cell.overrides, "retrain=false", f"rescore={str(found is not None).lower()}")
+            if retrain or rescore or found is None or not _is_of(model, cell.run):
+                # Models to train again have been trained by then, and are scored anew because their files are others.
+                overrides = (*cell.overrides, "retrain=false", f"rescore={str(rescore).lower()}")
                 work.append(Work(CELL, cell.run.path, cell.run.metrics, overrides, _label([cell], values), found))
         if work:
             jobs.append(Job(model.path.name, tuple(work)))
     return Plan(num_combinations, tuple(different), tuple(jobs))
+
+
+def _is_of(model: ModelDirectory, run: RunDirectory) -> bool:
+    """Whether a score read the files of the model as they are now."""
+    read = run.read_metrics().get("protocol", {}).get("read", {})
+    return bool(read) and all(_digest(model.path / name) == digest for name, digest in read.items())
 
 
 def sweep_content(plan: Plan, **asked: Any) -> dict[str, Any]:
@@ -192,6 +199,13 @@ def _count(number: int, thing: str) -> str:
 
 def _digest(file: Path) -> str | None:
     try:
-        return sha256_of(file)
+        found = file.stat()
+        return _digest_of(file, found.st_mtime_ns, found.st_size)
     except OSError:
         return None
+
+
+@cache
+def _digest_of(file: Path, changed: int, size: int) -> str:
+    """Weights are large, and many cells read the same ones."""
+    return sha256_of(file)

@@ -7,6 +7,7 @@ a copy that a crash or a full disk can truncate; and our own callback, because M
 from __future__ import annotations
 
 import io
+import zipfile
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -122,6 +123,9 @@ def newest_good(path: Path) -> tuple[Path | None, dict[str, Any], list[str]]:
 def load_state(path: Path) -> dict[str, Any]:
     """The plain containers and tensors of a checkpoint, on the CPU. ValueError, naming the file, if it is damaged or holds code."""
     try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:  # torch ignores wrong checksums
+                raise ValueError("wrong checksum")
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         return state
     except (OSError, MemoryError):

@@ -229,7 +229,7 @@ def test_a_training_stopped_past_its_lease_is_taken_over(tmp_path, zygote):
     os.kill(first.pid, signal.SIGCONT)
     _, err = first.communicate(timeout=60)
     assert first.returncode == 1
-    assert re.fullmatch(r"another process has taken over \S+: this one ends\n", err)
+    assert re.fullmatch(r"\S+ is no longer held \(owner-changed\): this process ends\n", err)
     assert_same_training(whole.directory, torn.directory)
 
 

@@ -16,6 +16,7 @@ def test_other_code_is_named_by_its_files(tmp_path, monkeypatch):
         (tmp_path / file).parent.mkdir()
         (tmp_path / file).write_text("x = 1\n")
     monkeypatch.setattr(identity, "PACKAGE", tmp_path)
+    monkeypatch.setattr(identity, "_code", identity._code.__wrapped__)  # not once for the process
     record = {"code": code_now()}
     (tmp_path / "commands" / "c.py").write_text("x = 2\n")
     assert made_by(record, code_now()) is None, "this room trains nothing"

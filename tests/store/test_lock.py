@@ -82,7 +82,7 @@ def test_a_holder_that_does_not_answer_is_replaced_and_told(tmp_path, start, mon
         holder.send_signal(signal.SIGCONT)
         out, err = holder.communicate(timeout=20)
         assert out == "", "it does nothing more"
-        assert err == f"another process has taken over {tmp_path / 'folder'}: this one ends\n"
+        assert err == f"{tmp_path / 'folder'} is no longer held (owner-changed): this process ends\n"
         assert is_held(tmp_path / "folder")
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from diffusion_lab.store import model_directory, run_directory
 from diffusion_lab.store.lock import hold
+from diffusion_lab.store.own_files import sha256_of
 from diffusion_lab.store.status_file import FAILED, INTERRUPTED, Announcement, Status, read_status
 from diffusion_lab.sweeps.plan import (
     CELL,
@@ -35,6 +36,13 @@ def cells(tmp_path):
     return made
 
 
+def score_of(cell, text="a: 1\n"):
+    """Write a score that has read a config of the model."""
+    cell.model.path.mkdir(parents=True, exist_ok=True)
+    cell.model.config.write_text(text)
+    cell.run.write_metrics({"protocol": {"read": {"config.yaml": sha256_of(cell.model.config)}}})
+
+
 def test_each_model_is_trained_once_with_the_options_of_one_of_its_cells(cells):
     planned = plan(cells, len(cells))
     trained, scored = planned.work[:2], planned.work[2:]
@@ -49,7 +57,7 @@ def test_each_model_is_trained_once_with_the_options_of_one_of_its_cells(cells):
 
 def test_what_is_there_is_left_alone(cells):
     cells[0].model.finish(1, 1.0, 1)
-    cells[0].run.write_metrics({})
+    score_of(cells[0])
     planned = plan(cells, len(cells))
     assert planned.work[0].label == "schedule=cosine"
     assert [len(job.work) for job in planned.jobs] == [3, 5]
@@ -59,8 +67,26 @@ def test_what_is_there_is_left_alone(cells):
     assert unscored.summary()[1] == "8 cells: 0 to score, 1 scored already"
 
 
+def test_a_score_of_other_weights_is_made_anew(cells):
+    cells[0].model.finish(1, 1.0, 1)
+    score_of(cells[0])
+    assert not plan(cells[:1], 1).work
+    cells[0].model.config.write_text("a: 2\n")
+    (work,) = plan(cells[:1], 1).work
+    assert work.what == CELL
+    assert work.overrides[-1] == "rescore=false", "its files decide, so that what was drawn after a requeue is kept"
+
+
+def test_a_model_that_is_only_used_counts_as_it_was(cells):
+    """Another command may take it while a job that trains it again waits."""
+    cells[0].model.finish(1, 1.0, 1)
+    (work,) = plan(cells[:1], 1, retrain=True, score=False).work
+    cells[0].model.make_newest()
+    assert not work.done
+
+
 def test_what_is_to_be_made_anew_is_done_when_it_has_changed(cells):
-    cells[0].run.write_metrics({})
+    score_of(cells[0])
     cells[0].model.finish(1, 1.0, 1)
     again = plan(cells[:1], 1, rescore=True).work
     assert not again[0].done
