@@ -57,9 +57,8 @@ def track_score(
 ) -> None:
     """Send a score to the trackers. choices: of the groups."""
     with _only_warned(f"the score was written to {run.path}"):
-        about = described(cfg, run, choices)
         for tracker in trackers:
-            tracker.score(about, run.read_metrics(), run.samples_png)
+            tracker.score(described(cfg, run, choices), run.read_metrics(), run.samples_png)
 
 
 @contextmanager

@@ -28,7 +28,7 @@ class CSVRecord(Logger):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.path = path
-        self._rows: dict[int, dict[str, str]] | None = None  # by step
+        self._begun = False
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
@@ -37,15 +37,16 @@ class CSVRecord(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         step = step or 0  # Lightning always passes it
-        if self._rows is None:
-            self._rows = {n: row for n, row in _read(self.path).items() if n <= step}
+        # Read each time: a process that has lost its folder must not write back what it remembers.
+        rows = {n: row for n, row in _read(self.path).items() if self._begun or n <= step}
+        self._begun = True
         # Lightning adds the epoch, but training has only one.
         row = {name: repr(float(value)) for name, value in metrics.items() if name != "epoch"}
-        self._rows[step] = {"step": str(step)} | self._rows.get(step, {}) | row
+        rows[step] = {"step": str(step)} | rows.get(step, {}) | row
         text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, list(dict.fromkeys(name for row in self._rows.values() for name in row)))
+        writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows.values() for name in row)))
         writer.writeheader()
-        writer.writerows(self._rows.values())
+        writer.writerows(rows[n] for n in sorted(rows))
         write_whole(self.path, text.getvalue().encode())
 
 

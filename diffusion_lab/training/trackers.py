@@ -123,7 +123,7 @@ class WeightsAndBiases(Tracker):
         import wandb
 
         artifact = wandb.Artifact(re.sub(r"[^A-Za-z0-9_.-]", "-", about.name), type="report")
-        for file in filter(Path.is_file, sorted(folder.rglob("*"))):
+        for file in sorted(file for file in folder.rglob("[!.]*") if file.is_file()):
             artifact.add_file(str(file), name=str(file.relative_to(folder)))
         with self._run(about, "report") as run:
             run.log_artifact(artifact)

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 from torch.distributed.launcher import api
 
-from diffusion_lab.commands import evaluate, train
+from diffusion_lab.commands import evaluate, sample, train
 from diffusion_lab.store import ModelDirectory, newest_model
 from diffusion_lab.training import ranks
 from diffusion_lab.training.devices import num_cores
@@ -231,7 +231,7 @@ def started(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     requests = []
-    for module in (train, evaluate, ranks):
+    for module in (train, evaluate, sample):
         monkeypatch.setattr(module, "start_ranks", lambda command, options, request, *_: requests.append(request))
     return requests
 
