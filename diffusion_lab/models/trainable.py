@@ -54,7 +54,6 @@ class TrainableModel(LightningModule):
     needs_whole_batches: str | None = None  # why gradients cannot be accumulated over parts of a batch
     # Evaluations of `network` per image in a training step, with the backward pass as two; None if others are evaluated too.
     training_evaluations: ClassVar[int | None] = None
-    compiles_step: ClassVar[bool] = False  # more of a training step than `network` can be compiled
 
     # Names of the values under "terms" of `training_step` (and `held_out_terms`), and under "weighted".
     term_names: tuple[str, ...] = ("loss",)
@@ -70,6 +69,15 @@ class TrainableModel(LightningModule):
 
     def compile_step(self, compiled: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
         """Compile the function that a training step evaluates, where that is more than `network`."""
+
+    def check_compile(self, how: bool | str, trained: bool) -> None:
+        """ValueError for a value of compile=… that this family cannot use. trained: it is not trained further."""
+        if how and trained:
+            raise ValueError(
+                f"compile={how}: of trained models only those of model=diffusion are compiled; use compile=false"
+            )
+        if how == "graphs":
+            raise ValueError("compile=graphs: only model=diffusion has a step that a GPU can repeat; use compile=true")
 
     @property
     def batches_trained(self) -> int:

@@ -63,12 +63,7 @@ def check_compile(how: bool | str, on_gpu: bool | None, num_parts: int | None, m
         raise ValueError(f"compile={how}: choose true, graphs or false")
     if how == "graphs" and on_gpu is False:
         raise ValueError("compile=graphs needs a GPU: use compile=true")
-    if how and num_parts is None and not model.compiles_step:
-        raise ValueError(
-            f"compile={how}: of trained models only those of model=diffusion are compiled; use compile=false"
-        )
-    if how == "graphs" and not model.compiles_step:
-        raise ValueError("compile=graphs: only model=diffusion has a step that a GPU can repeat; use compile=true")
+    model.check_compile(how, trained=num_parts is None)
     if how == "graphs" and num_parts not in (None, 1):
         raise ValueError("compile=graphs needs whole batches: use trainer.accumulate_grad_batches=1 or compile=true")
 

@@ -56,7 +56,7 @@ def test_a_dry_run_shows_the_script_and_submits_nothing(lab):
     ("options", "asked", "said"),
     [
         (["trainer.accelerator=gpu"], "gpus-per-node=2", "gpus_per_node 2"),
-        (["trainer.accelerator=cpu"], None, "no GPU (trainer.accelerator=gpu requests trainer.devices)"),
+        (["trainer.accelerator=cpu"], None, "no GPU (trainer.accelerator=gpu requests them)"),
         (["trainer.accelerator=gpu", "hydra.launcher.gres=gpu:a100:2"], "gres=gpu:a100:2", "gres gpu:a100:2"),
     ],
 )

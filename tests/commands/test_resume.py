@@ -266,6 +266,33 @@ def test_nothing_is_looked_at_before_the_lock_is_taken(tmp_path, zygote):
 
 
 OPTIONS = [*TINY, *STRIDED, "trainer.max_steps=6", "callbacks.checkpoint.every_n_steps=1"]
+LATE = """
+import os
+import signal
+
+from lightning import Callback
+
+
+class Late(Callback):
+    def on_train_end(self, trainer, pl_module):
+        os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+def test_a_signal_after_the_last_step_loses_nothing(tmp_path, zygote):
+    (tmp_path / "late.py").write_text(LATE)
+    late = "+callbacks.late._target_=late.Late"
+    process = zygote.start(tmp_path, "train", *OPTIONS, late)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert err.startswith("diffusion-lab train: SIGTERM after the end of training; run the same command")
+    assert newest_model(tmp_path / "outputs").finished
+    process = zygote.start(tmp_path, "train", *OPTIONS, late)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert "already trained" in out
+
+
 UNSCORED = [*OPTIONS, "score=false", "+callbacks.stop._target_=stops.StopOnce"]
 
 

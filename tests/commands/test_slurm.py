@@ -151,7 +151,7 @@ def test_submission_returns_and_nothing_is_submitted_twice(tmp_path, zygote, und
     assert len(submitted) == 2
     code, out, err = sweep.run()
     assert (code, jobs(sweep.folder)) == (0, submitted), err
-    assert "2 jobs are in the queue already" in out
+    assert "in the queue already: 2 of " in out
     assert "submitted as" not in out
 
     begun(sweep, number=2, step=1)

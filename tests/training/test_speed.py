@@ -5,12 +5,14 @@ import platform
 import subprocess
 import sys
 import sysconfig
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from diffusion_lab.models.trainable import TrainableModel
 from diffusion_lab.networks import MLP
 from diffusion_lab.training.speed import check_compile, compile_network, keep_freed_memory, missing_for
 
@@ -100,12 +102,14 @@ def test_a_compiled_step_has_the_same_gradients():
     ],
 )
 def test_graphs_need_a_gpu_and_whole_batches(how, on_gpu, parts, said):
-    model = SimpleNamespace(compiles_step=True)
+    model = SimpleNamespace(check_compile=lambda how, trained: None)
     with pytest.raises(ValueError, match=said) if said else contextlib.nullcontext():
         check_compile(how, on_gpu, parts, model)
     if how == "graphs" or parts is None:
         with pytest.raises(ValueError, match="compile="):
-            check_compile(how, on_gpu, parts, SimpleNamespace(compiles_step=False))
+            check_compile(
+                how, on_gpu, parts, SimpleNamespace(check_compile=partial(TrainableModel.check_compile, None))
+            )
 
 
 @pytest.mark.thorough
