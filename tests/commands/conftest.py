@@ -19,7 +19,7 @@ from fontTools.subset import Options
 from hydra.core.global_hydra import GlobalHydra
 
 from diffusion_lab.commands import app
-from diffusion_lab.store import ModelDirectory, named_model
+from diffusion_lab.store import ModelDirectory, identity, named_model
 from diffusion_lab.store.files import MARKER
 
 from .cluster import slurm_answers
@@ -84,6 +84,7 @@ def lab(tmp_path, tmp_path_factory, monkeypatch, capfd, given_before):
     def run(command: str, *options: str) -> tuple[int, str, str]:
         GlobalHydra.instance().clear()
         monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+        identity._code.cache_clear()  # as in a process of its own
         capfd.readouterr()
         code = app.run(command, list(options))
         out, err = capfd.readouterr()
@@ -207,8 +208,9 @@ def cluster():
 
 
 def files(folder: Path) -> list[str]:
-    """All files in a folder except our markers."""
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.name != MARKER)
+    """All files in a folder except our markers, and what Python compiles."""
+    found = (path for path in folder.rglob("*") if path.is_file() and path.name != MARKER)
+    return sorted(str(path.relative_to(folder)) for path in found if path.parent.name != "__pycache__")
 
 
 def scored(folder: Path) -> list[dict]:
