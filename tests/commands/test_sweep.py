@@ -7,14 +7,17 @@ import signal
 import time
 from contextlib import suppress
 from importlib.util import find_spec
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
+from diffusion_lab.commands import sweeping
 from diffusion_lab.config import duration, picking, sweeps
 from diffusion_lab.config.untrusted import load_config
 from diffusion_lab.store import ModelDirectory
-from diffusion_lab.store.status_file import RUNNING, read_status
+from diffusion_lab.store.status_file import FAILED, RUNNING, read_status
+from diffusion_lab.sweeps.plan import MODEL, Job, JobError, Work
 
 from .cluster import PACED, models, scored_cells, wait_until
 from .conftest import STRIDED, TINY, files, scored
@@ -214,3 +217,11 @@ def test_a_sweep_killed_at_random_moments_goes_on(tmp_path, zygote):
         running.communicate()
     assert len(done(whole)) == 4
     assert done(torn) == scored_cells(whole)
+
+
+def test_a_job_that_died_before_it_began_says_why(tmp_path):
+    work = Work(MODEL, tmp_path / "model", tmp_path / "model" / "training.json", (), "seed=1")
+    call = SimpleNamespace(job=Job("model", (work,)))
+    sweeping._record_failures([call], [JobError("its process ended with exit code -9; its log is output.txt")])
+    status = read_status(work.folder)
+    assert (status.state, status.reason) == (FAILED, "its process ended with exit code -9; its log is output.txt")

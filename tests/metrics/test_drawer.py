@@ -308,3 +308,12 @@ def test_a_shard_of_another_stream_is_not_believed(store, tmp_path):
         each.write(range(8), some(8))
     os.replace(other.path(range(8)), store.path(range(8)))
     assert store.read(range(8)) is None
+
+
+def test_two_sets_of_the_same_features_share_a_folder(tmp_path):
+    """It is held once, or the process would wait for itself."""
+    stores = [ShardStore(CacheDirectory(tmp_path), tmp_path / "0", "mine")] * 2
+    model = GaussianModel()
+    found = drawer.Drawer(model, STREAM, [RawPixels(), RawPixels()], stores, kinds.num_kept(model.shape))
+    one, other = found.samples(20, silent)
+    assert same(one, other)

@@ -95,10 +95,14 @@ def test_the_state_of_work_whose_process_was_killed(tmp_path, start):
     assert read_status(folder).state == FAILED
 
 
-def test_a_holder_elsewhere_lives_while_it_renews(tmp_path):
+def test_a_holder_elsewhere_lives_while_it_renews(tmp_path, monkeypatch):
+    """One that has died is not waited for in its name, and replaced."""
+    monkeypatch.setattr(lock, "LEASE_SECONDS", 1.0)
+    monkeypatch.setattr(lock, "_HEARTBEAT_SECONDS", 0.2)
     folder = tmp_path / "folder"
-    content = f"filelock/2\npid=7\nhost=elsewhere\nmode=lease\ntoken=its own\nduration={lock.LEASE_SECONDS!r}\n"
-    lock_of(folder).write_text(content)
+    lock_of(folder).write_text("filelock/2\npid=7\nhost=elsewhere\nmode=lease\ntoken=its own\nduration=1.0\n")
     assert is_held(folder)
     os.utime(lock_of(folder), (time.time() - 3600,) * 2)
     assert not is_held(folder)
+    with hold(folder, refuse):
+        assert is_held(folder)
