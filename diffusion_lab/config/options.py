@@ -222,5 +222,6 @@ def check_type(key: str, value: Any, kind: Any) -> None:
     try:
         _adapter(kind).validate_json(json.dumps(value))
     except ValidationError as error:
-        texts = dict.fromkeys(one["msg"].removeprefix("Input should be ") for one in error.errors())
+        # Sorted, because Python may give int | float as the equal float | int that it has seen before.
+        texts = sorted({one["msg"].removeprefix("Input should be ") for one in error.errors()})
         raise MistakeError(f"{shown}: this must be {' or '.join(_WORDS.get(text, text) for text in texts)}") from None
