@@ -77,7 +77,7 @@ def _train(training: Training, built: Built, here: Ranks) -> None:
 
 
 def _score(training: Training, built: Built, here: Ranks) -> None:
-    """Score the trained model, at each moment that is asked for; measure the accuracy of a classifier."""
+    """Score a generative model at each requested moment; measure the accuracy of a classifier."""
     cfg, model, directory = training.cfg, built.model, training.directory
     if isinstance(model, NoisyClassifier) and here.is_first:
         report_accuracy(model, training.data, directory, here.device)

@@ -37,7 +37,7 @@ _OF_A_MODEL |= {f"evaluation.{name}" for name in ("weights", "batch_size", "prec
 
 
 def completed(command: str, options: Sequence[str]) -> list[str]:
-    """The options of a command with those that they stand for."""
+    """The options of a command, completed by those that they imply."""
     asks = bool(_ASKS & {*options})
     match command:
         case "evaluate" if _are_given(options):

@@ -49,7 +49,7 @@ def _not_in(found: Any, above: str, part: str) -> str:
 
 
 def _not_imported(error: Exception) -> str:
-    """An error while a module is imported, of which an ImportError may tell what to install."""
+    """One sentence for an error raised while a module is imported; an ImportError may say what to install."""
     if (line := own_line(error)) is None and not isinstance(error, ImportError):
         raise error
     return line or " ".join(str(error).split())

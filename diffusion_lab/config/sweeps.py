@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -20,21 +19,21 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
 from diffusion_lab.config.build import build_training_data
 from diffusion_lab.config.composing import drop_leftovers
+from diffusion_lab.config.duration import in_a_sentence, operations
 from diffusion_lab.config.mistakes import MistakeError, refused_option, users_mistakes
 from diffusion_lab.config.options import check_options
 from diffusion_lab.config.overrides import as_plain
 from diffusion_lab.config.scores import requested_weights, run_of
+from diffusion_lab.config.training import Training, training_of
+from diffusion_lab.data.module import DataModule
+from diffusion_lab.models.trainable import GenerativeModel, TrainableModel
 from diffusion_lab.store.identity import said_of_model
 from diffusion_lab.store.option_names import canonical_json
 from diffusion_lab.sweeps.axes import Axis, Combination, MissingOptionError, combinations
 from diffusion_lab.sweeps.plan import Plan, PlannedCell, plan
 from diffusion_lab.training import ranks
 from diffusion_lab.training.devices import requested, visible_gpus
-
-if TYPE_CHECKING:
-    from diffusion_lab.config.training import Training
-    from diffusion_lab.data.module import DataModule
-    from diffusion_lab.models.trainable import TrainableModel
+from diffusion_lab.training.trainer_options import checked_precision
 
 _AT, _WEIGHTS = "evaluation.at", "evaluation.weights"
 ASKED_ONCE = ("outputs", "score", "retrain", "rescore", "tags", "debug", _AT)  # of the whole sweep
@@ -90,8 +89,6 @@ def make_plan(
 
     master: the command's config without the swept options.
     """
-    from diffusion_lab.config.duration import in_a_sentence  # imports torch
-
     composer = _Composer(loader, master)
     found, count = combinations(axes, composer)
     data_of, gpus = _data_sets(), _gpus(master)
@@ -131,8 +128,6 @@ def _gpus(master: DictConfig) -> tuple[str, ...] | None:
 
 def _on_gpu(trainer: DictConfig, gpus: tuple[str, ...] | None) -> bool:
     """Whether a job trains on a GPU. ValueError, in one sentence, if the jobs run here and cannot use cfg.trainer."""
-    from diffusion_lab.training.trainer_options import checked_precision
-
     if gpus is None:
         return trainer.accelerator in ("gpu", "cuda")
     on_gpu = requested(trainer.accelerator, trainer.devices, gpus, ranks.num_cores()).on_gpu
@@ -234,10 +229,6 @@ def _cell(
 
     MistakeError for options that would fail.
     """
-    from diffusion_lab.config.duration import operations
-    from diffusion_lab.config.training import training_of  # imports torch
-    from diffusion_lab.models.trainable import GenerativeModel
-
     cfg, family = combination.config.cfg, combination.config.hydra.runtime.choices.model
     check_options(cfg)
     overrides = combination.overrides

@@ -63,7 +63,7 @@ def track_score(
 
 @contextmanager
 def _only_warned(written: str) -> Iterator[None]:
-    """Any failure of a tracker is only a warning, because what it is sent is already written."""
+    """A failure of a tracker is only a warning, because the files are already written."""
     try:
         yield
     except Exception as error:

@@ -65,7 +65,7 @@ class Built:
 class Training:
     """The training of `cfg`, whose facts are filled in, and the configs of the scores that follow.
 
-    directory: its folder. earlier: the record of the model that lies there already, or None. notes: sentences on options that were
+    directory: its folder. earlier: the record of a finished training there, or None. notes: sentences on options that were
     picked for the data, and on those that a GPU has time for.
     """
 

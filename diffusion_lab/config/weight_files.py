@@ -141,7 +141,7 @@ def read_training_progress(
 
 
 def opened(file: Path, framework: str = "np") -> safe_open:
-    """A file of weights, of which nothing is read yet. RunError if its size is not that of its tensors."""
+    """A weights file, opened; its tensors are read later. RunError if its size is not that of its tensors."""
     try:
         return safe_open(file, framework)
     except (OSError, SafetensorError) as error:

@@ -1,6 +1,6 @@
 """Samples of a generator: drawn once, batch by batch, rounded to the data's levels, and seen by each set of features.
 
-`Stream` says what decides them, which is the key that they are stored under; `Drawer` draws what is missing.
+`Stream` holds everything that decides them, and so their key in the store; `Drawer` draws what is missing.
 
 They are stored in shards, files of a fixed range of images, which are used only if they are intact and have the right key. A shard
 is the same whoever computes it and when, because row i depends only on (weights, seed, i). So interrupted work continues at the

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -199,13 +198,6 @@ def _count(number: int, thing: str) -> str:
 
 def _digest(file: Path) -> str | None:
     try:
-        found = file.stat()
-        return _digest_of(file, found.st_mtime_ns, found.st_size)
+        return sha256_of(file)
     except OSError:
         return None
-
-
-@cache
-def _digest_of(file: Path, changed: int, size: int) -> str:
-    """Weights are large, and many cells read the same ones."""
-    return sha256_of(file)
