@@ -69,7 +69,8 @@ def users_files(asked: Mapping[str, Any], config: Mapping[str, Any]) -> dict[Pat
                 modules = {path}
                 files = modules | ({*_files_below(path.parent, left_out)} if name in named else set())
             found.setdefault(path.parent, set()).update(files)
-            waiting += sorted({other for file in modules if file.suffix == ".py" for other in _imported(file)} - known)
+            sources = (file for file in modules if file.suffix == ".py")
+            waiting += sorted({other for file in sources for other in _imported(file, *_state(file))} - known)
     return found
 
 
@@ -80,9 +81,14 @@ def digests_of(files: Files) -> dict[str, str]:
 
 
 def sha256_of(file: Path) -> str:
-    """SHA-256 of a file, kept until it changes: no program can set the time of a change of its status."""
+    """SHA-256 of a file, kept until it changes."""
+    return _sha256(file.absolute(), *_state(file))
+
+
+def _state(file: Path) -> tuple[int, ...]:
+    """What tells one content of a file from another: no program can set the time of a change of its status."""
     state = file.stat()
-    return _sha256(file.absolute(), state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+    return state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns
 
 
 @lru_cache(maxsize=4096)
@@ -156,11 +162,14 @@ def _is_made(folder: Path) -> bool:
     return any((folder / name).is_file() for name in _OF_RESULTS) or any(folder.glob("models/*/choices.json"))
 
 
-def _imported(file: Path) -> Iterator[str]:
+@lru_cache(maxsize=4096)
+def _imported(file: Path, *_: int) -> frozenset[str]:
     """The first parts of the names of the modules that a file imports from elsewhere than its package."""
+    found = set[str]()
     with suppress(OSError, SyntaxError, ValueError, RecursionError):  # reported by Python on import
         for node in ast.walk(ast.parse(file.read_bytes())):
             if isinstance(node, ast.Import):
-                yield from (alias.name.partition(".")[0] for alias in node.names)
+                found |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-                yield node.module.partition(".")[0]
+                found.add(node.module.partition(".")[0])
+    return frozenset(found)
