@@ -63,7 +63,7 @@ class SlicedWasserstein(Metric):
             raise UnmeasurableError("points have no patches")
         view, settings = subject.views[0], subject.settings
         samples, floor = view.drawn.images, f"{_NAME}_floor"
-        view.drawn.vectors()  # says so if samples are not finite
+        view.drawn.vectors()  # raises if samples are not finite
         size = min(self.num_images, len(samples), subject.data.size(settings.reference))
         real, as_many = subject.images(settings.reference, size), min(size, view.num_held_out)
         scores.protocol[_NAME] = {"num_images": size, "patches": self.patches}
@@ -103,7 +103,7 @@ def sliced_wasserstein(x: Tensor, y: Tensor, patches: int, seed: int) -> dict[st
 
 
 def laplacian_pyramid(x: Tensor) -> list[Tensor]:
-    """Bands of x (n, C, *spatial), the finest first; their sum, each brought up to the size of the one before, is x again."""
+    """Bands of x (n, C, *spatial), the finest first. Enlarging each to the size of the one before and adding them up gives x."""
     bands = []
     while min(x.shape[2:]) >= 2 * SMALLEST:
         smaller = _filtered(x)[_every_second(x)]
