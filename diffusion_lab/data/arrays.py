@@ -124,7 +124,7 @@ class Arrays(InMemoryDataModule):
         return Split(values, classes, beside)
 
     def _vectors_or_fields(self, option: str, file: str, count: int) -> Rows:
-        """The vectors (N, D) or fields (N, C, *spatial) of a file."""
+        """The vectors (N, D) or fields (N, C, *spatial) in `file`, for `count` images."""
         array = open_array(option, file, self.root, self.max_bytes)
         vectors = option.endswith("vectors")
         fits = len(array.shape) == 2 if vectors else 3 <= len(array.shape) <= 5
