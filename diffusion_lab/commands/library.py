@@ -144,8 +144,8 @@ class Model:
     ) -> Any:
         """Edits of given images, in the formats of `sample`. An image is a file, or the number of a test image.
 
-        Give one of: inpaint, an image and a mask that is white where the model paints; denoise, an image and the step t up to which
-        noise is added; interpolate, the first and the last image.
+        num_images, condition, format: as in `sample`. Give one of: inpaint, an image and a mask that is white where the model
+        paints; denoise, an image and the step t up to which noise is added; interpolate, the first and the last image.
         """
         pairs = [pair for pair in (inpaint, denoise, interpolate) if pair is not None]
         if not pairs or any(not isinstance(pair, tuple | list) or len(pair) != 2 for pair in pairs):

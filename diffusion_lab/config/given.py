@@ -1,4 +1,4 @@
-"""Scores of given images: the images, and the data or statistics that they are compared with."""
+"""Scores of given images: the images, and the data or statistics to compare them with."""
 
 from __future__ import annotations
 

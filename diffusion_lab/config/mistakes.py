@@ -61,11 +61,11 @@ class MistakeError(Exception):
     """A mistake of the user; the message is one sentence on what is wrong."""
 
 
-# ---- before a config is composed, and around what is built from it
+# ---- checks before a config is composed, and around building objects
 
 
 def refuse_words(options: Iterable[str], command: str) -> None:
-    """MistakeError for a word of the command line that cannot be an option, whatever the command has."""
+    """MistakeError for a word of the command line that cannot be an option of any command."""
     options = [*options]
     if (flag := unknown_flag(options)) is not None:
         name, known = flag.lstrip("-").replace("-", "_"), _all_options(command)
@@ -77,7 +77,7 @@ def refuse_words(options: Iterable[str], command: str) -> None:
     for word in flags_and_words(options)[1]:
         option, is_set, value = word.partition("=")
         if word.startswith(_DASHES) or value.startswith(_DASHES):
-            raise MistakeError(f"{word} has a dash that is not the keyboard's: type - or --")
+            raise MistakeError(f"{word} contains a typographic dash: type - or --")
         if option and is_set and value in ("", "''", '""'):  # such as an unset variable
             raise MistakeError(f"{word} is empty: give a value, or remove it")
         if word.startswith("+") and (CONF / option.lstrip("+")).is_dir():

@@ -1,4 +1,4 @@
-"""What is wrong in the user's own code, in one sentence: a `_target_` that cannot be imported, the line that raised an error."""
+"""Errors in the user's own code, in one sentence: a `_target_` that cannot be imported, the line that raised an error."""
 
 from __future__ import annotations
 

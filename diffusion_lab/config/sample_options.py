@@ -78,7 +78,7 @@ class Drawing:
 
     @contextmanager
     def on(self, device: str) -> Iterator[Drawing]:
-        """What draws on `device`. Inside the block no gradients are recorded."""
+        """This drawing on `device`, with all measurements; inside the block no gradients are recorded."""
         with torch.no_grad():
             with users_mistakes():
                 generator = self.module.to(device).generator(self.weights)
@@ -136,7 +136,10 @@ class Drawing:
 def measured(
     generator: Generator, cfg: DictConfig, saved: DictConfig, directory: ModelDirectory, weights: str
 ) -> Generator:
-    """The generator with what `saved` asks to be measured before it draws, which needs the data of its training."""
+    """The generator with the measurements that `saved` requires before it draws; they need the data of its training.
+
+    cfg: of the command, with `outputs`. directory, weights: the model's folder, and the name of its weights.
+    """
     needed = measurements(generator, saved, directory, weights)
     if needed is None:
         return generator

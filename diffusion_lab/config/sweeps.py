@@ -1,4 +1,4 @@
-"""From the command line of a multirun to its plan: every cell composed, with the places of its model and score."""
+"""From the command line of a multirun to its plan: every cell composed, with the folders of its model and score."""
 
 from __future__ import annotations
 
@@ -225,7 +225,7 @@ def _cell(
     outputs: Path,
     gpus: tuple[str, ...] | None,
 ) -> tuple[PlannedCell, tuple[Training, TrainableModel] | None]:
-    """The places of a cell's model and score, and the model itself if this CPU trains it.
+    """The folders of a cell's model and score, and the model itself if this CPU trains it.
 
     MistakeError for options that would fail.
     """

@@ -91,7 +91,7 @@ def check_plain(config: dict[str, Any], file: Path) -> None:
 
 
 def leave_out(node: Any) -> None:
-    """Unset what a file may not choose: downloads, files of published weights, and other models that guide."""
+    """Unset options that a file may not choose: downloads, files of published weights, and other models that guide."""
     for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
         leave_out(child)
     if isinstance(node, dict) and "_target_" in node:

@@ -21,7 +21,7 @@ MARKER = ".diffusion-lab"  # in a folder chosen with to=: the command that wrote
 
 
 class PlaceError(Exception):
-    """A path that cannot be written; the message is one sentence."""
+    """A path cannot be written; the message is one sentence."""
 
 
 def make_folders(path: Path) -> None:

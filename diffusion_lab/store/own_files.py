@@ -74,13 +74,13 @@ def users_files(asked: Mapping[str, Any], config: Mapping[str, Any]) -> dict[Pat
 
 
 def digests_of(files: Files) -> dict[str, str]:
-    """Place -> digest of each file, sorted."""
+    """Path below its root -> digest of each file, sorted."""
     found = {f.relative_to(root).as_posix(): sha256_of(f)[:DIGITS] for root in sorted(files) for f in files[root]}
     return dict(sorted(found.items()))
 
 
 def sha256_of(file: Path) -> str:
-    """SHA-256 of a file, kept until it changes: no program can set the time of a change of its status."""
+    """SHA-256 of a file, cached until its status changes; no program can set the time of that change."""
     state = file.stat()
     return _sha256(file.absolute(), state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
 

@@ -1,4 +1,4 @@
-"""Strict JSON, written whole; JSON and plain YAML, read from folders that may come from somebody else.
+"""Strict JSON, written whole; JSON and plain YAML, read from folders that may be untrusted.
 
 Every error in such a file is reported in one sentence. Links that lead out of a folder are not followed.
 """
@@ -110,7 +110,7 @@ def _printable(node: Any) -> Any:
     return printable(node) if isinstance(node, str) else node
 
 
-# ---- the entries of records that the lab computes with, or takes for the name of a folder; others are not checked
+# ---- entries of records that are used in computations or as names of folders; others are not checked
 
 
 def inner_folder(name: str) -> str:
@@ -184,7 +184,7 @@ class _Facts(BaseModel):
 
 
 class FactsRecord(BaseModel):
-    """What a config says of its data."""
+    """The facts of the data in a config."""
 
     facts: _Facts
 
@@ -224,7 +224,7 @@ def first_error(error: ValidationError, *above: str) -> str:
 
 
 def read_record(file: Path, kind: type[BaseModel]) -> dict[str, Any]:
-    """The content of a file that may be a stranger's. RunError if it is not of this kind."""
+    """The content of a file that may be untrusted. RunError if it is not of this kind."""
     content = read_json(inside(file.parent, file))
     if wrong := wrong_in(content, kind):
         raise RunError(f"{file} is not valid: {wrong}")

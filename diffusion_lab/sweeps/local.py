@@ -57,7 +57,7 @@ class Machine:
         return request
 
     def place(self, request: Request, taken: Sequence[Place]) -> Place | None:
-        """A place beside those that are taken, or None."""
+        """Free devices for a job beside the `taken` ones, or None."""
         if request.on_gpu:
             jobs = Counter(gpu for place in taken for gpu in place.gpus)
             gpus = tuple(sorted(self.gpus, key=lambda gpu: jobs[gpu])[: request.size])
@@ -80,9 +80,10 @@ def run(
     machine: Machine,
     say: Callable[[str], None],
 ) -> list[float | JobError | None]:
-    """Run each call in a process as soon as its devices are free; returns their values, or why they failed.
+    """Run each of `calls` in a process as soon as its devices are free; returns their values, or the errors of those that failed.
 
-    logs: files for their output. If a signal ends the block, the jobs get SIGTERM, save and end.
+    requests: the devices of each call. logs: files for their output. machine: the devices to share. say: prints a line.
+    If a signal ends the block, the jobs get SIGTERM, save and end.
     """
     results: dict[int, float | JobError | None] = {}
     running: dict[int, tuple[subprocess.Popen[bytes], Place]] = {}

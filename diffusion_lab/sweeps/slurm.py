@@ -159,7 +159,7 @@ def _requeue(requeue: Callable[[int, FrameType | None], Any], signum: int, frame
     requeue(signum, frame)
 
 
-# ---- what became of jobs
+# ---- states and results of jobs
 
 
 class Queued(NamedTuple):
@@ -186,7 +186,7 @@ def submitted(sweep: SweepDirectory) -> dict[str, str]:
 
 
 def results(jobs: Sequence[str], folder: Path) -> list[float | JobError | None]:
-    """Wait until Slurm has none of these jobs; returns their values, or why they failed."""
+    """Wait until Slurm has none of these jobs; returns their values, or the errors of those that failed."""
     gone = 0
     while gone < 2:  # twice, because files may be delayed on a network
         time.sleep(_POLL_SECONDS)
