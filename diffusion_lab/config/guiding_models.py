@@ -75,7 +75,7 @@ def autoguidance(
 ) -> Autoguidance:
     """Guidance away from the weaker model that `worse_model` loads; by default an earlier moment of the same training.
 
-    scale: of the extrapolation; 1 is none. moment, model: as in `worse_model`. schedule, identity: the schedule of the guided
+    scale: s of `Autoguidance`; 1: no guidance. moment, model: as in `worse_model`. schedule, identity: the schedule of the guided
     model, and the identity of its data. interval, log_snr_interval: the times t, or the log SNRs, at which it guides; None: all.
     """
     when = USUAL_MOMENT if moment is None and model is None else moment

@@ -34,7 +34,7 @@ from diffusion_lab.store.option_names import flat
 
 BY_NAME = ("callbacks", "logger", "features", "metrics", "condition")  # groups of objects by name
 OF_EVERY_CLASS = ("data.validation", "data.on_device", "trainer.peak_flops")  # but not a parameter of the classes
-# Types of options of commands, in addition to that of their default, or if the default is null.
+# What options of commands take beside the type of their default, or if it is null.
 _TEXTS = "model_dir samples reference root to mask flags code entity objective_metric init_from checkpoint project init"
 _UNSET: dict[str, Any] = {
     **dict.fromkeys(_TEXTS.split(), str),

@@ -80,7 +80,7 @@ def digests_of(files: Files) -> dict[str, str]:
 
 
 def sha256_of(file: Path) -> str:
-    """SHA-256 of a file, cached until its status changes; no program can set the time of that change."""
+    """SHA-256 of a file, kept until it changes: no program can set the time of a change of its status."""
     state = file.stat()
     return _sha256(file.absolute(), state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
 

@@ -80,7 +80,7 @@ def run(
     machine: Machine,
     say: Callable[[str], None],
 ) -> list[float | JobError | None]:
-    """Run each of `calls` in a process as soon as its devices are free; returns their values, or the errors of those that failed.
+    """Run each call in a process as soon as its devices are free; returns their values, or why they failed.
 
     requests: the devices of each call. logs: files for their output. machine: the devices to share. say: prints a line.
     If a signal ends the block, the jobs get SIGTERM, save and end.

@@ -186,7 +186,7 @@ def submitted(sweep: SweepDirectory) -> dict[str, str]:
 
 
 def results(jobs: Sequence[str], folder: Path) -> list[float | JobError | None]:
-    """Wait until Slurm has none of these jobs; returns their values, or the errors of those that failed."""
+    """Wait until Slurm has none of these jobs; returns their values, or why they failed."""
     gone = 0
     while gone < 2:  # twice, because files may be delayed on a network
         time.sleep(_POLL_SECONDS)
