@@ -82,7 +82,7 @@ class Drawing:
         with torch.no_grad():
             with users_mistakes():
                 generator = self.module.to(device).generator(self.weights)
-                generator = measured(generator, self.cfg, self.saved, self.directory, self.weights)
+                generator = with_measurements(generator, self.cfg, self.saved, self.directory, self.weights)
                 edit = wanted_edit(self.cfg, generator, self.saved, self.conditions)
                 if edit is not None and self.x_T is not None:
                     raise MistakeError("x_T: an edit starts from an image; remove one of them")
@@ -133,7 +133,7 @@ class Drawing:
         return x if self.units is None else self.units.restored(x)
 
 
-def measured(
+def with_measurements(
     generator: Generator, cfg: DictConfig, saved: DictConfig, directory: ModelDirectory, weights: str
 ) -> Generator:
     """The generator with the measurements that `saved` requires before it draws; they need the data of its training.

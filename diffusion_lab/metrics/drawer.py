@@ -73,7 +73,7 @@ class Generated(Source):
             found[Need.LABELS] = "the model is conditioned on vectors or fields, not on classes"
         return found | ({Need.TRUTH: NO_TRUTH} if all(map(has_classes, self.generator.conditions)) else {})
 
-    def measured(self, data: DataModule, progress: Progress) -> Generated:
+    def with_measurements(self, data: DataModule, progress: Progress) -> Generated:
         if self.measure is None:
             return self
         return replace(self, generator=self.measure(self.generator, data, self.cache, progress), measure=None)

@@ -37,7 +37,7 @@ from diffusion_lab.store import CacheDirectory
 from diffusion_lab.training.ranks import broadcast_from_rank_zero
 
 # (generator, x_0, y, seed, indices) -> (B, …) by name
-Measure = Callable[[DiffusionGenerator, Tensor, Conditions, int, Tensor], Mapping[str, Tensor]]
+Statistic = Callable[[DiffusionGenerator, Tensor, Conditions, int, Tensor], Mapping[str, Tensor]]
 IndexedBatch = tuple[Tensor, Conditions, Tensor]  # x_0, y, indices
 SHARD_IMAGES = 32  # images at a time
 SEED = 0  # of the noise
@@ -62,8 +62,8 @@ def batches_of(
 
 
 @dataclass(frozen=True)
-class Measured:
-    """means: name -> float64, over images and noise. about: a description of the images and the pass, for the record."""
+class Means:
+    """Means over images and noise, float64 by name. about: the images, in words, for the record."""
 
     means: Mapping[str, Tensor]
     about: str
@@ -114,15 +114,15 @@ class Measurements:
 
     def _means(
         self,
-        measure: Measure,
+        statistic: Statistic,
         facts: Mapping[str, Any],
         generator: DiffusionGenerator,
         data: DataModule,
         cache: CacheDirectory,
         progress: Progress,
         split: str,
-    ) -> Measured:
-        """The mean of `measure` over images of `split`. facts: what it depends on besides the generator, as plain JSON."""
+    ) -> Means:
+        """The mean of `statistic` over images of `split`. facts: what it depends on besides the generator, as plain JSON."""
         data.prepare()
         total = min(self.num_images, data.size(split))
         parts = [range(start, min(start + SHARD_IMAGES, total)) for start in range(0, total, SHARD_IMAGES)]
@@ -130,9 +130,9 @@ class Measurements:
         @torch.no_grad()
         def sums(part: range, of: Sequence[int], report: Callable[[int], None]) -> list[Shard]:
             x_0, y, indices = next(batches_of(generator, data, split, len(part), total, part.start))
-            measured = measure(generator, x_0, y, SEED, indices)
+            values = statistic(generator, x_0, y, SEED, indices)
             report(len(part))
-            return [({name: values.sum(dim=0).cpu() for name, values in measured.items()}, {})]
+            return [({name: rows.sum(dim=0).cpu() for name, rows in values.items()}, {})]
 
         decisive = {
             **facts,
@@ -152,7 +152,7 @@ class Measurements:
             shards = [tensors for tensors, _ in found[0]]
             means = {name: sum((shard[name] for shard in shards), torch.zeros(())) / total for name in shards[0]}
         means = broadcast_from_rank_zero(means)
-        return Measured(means, f"{total} {'training' if split == 'train' else split} images, {digest(means)[:12]}")
+        return Means(means, f"{total} {'training' if split == 'train' else split} images, {digest(means)[:12]}")
 
 
 def data_moments(data: DataModule, by_class: bool, cache: CacheDirectory, progress: Progress = silent) -> DataMoments:

@@ -85,7 +85,7 @@ class Source(ABC):
     @abstractmethod
     def lacks(self) -> Mapping[Need, str]: ...
 
-    def measured(self, data: DataModule, progress: Progress) -> Source:
+    def with_measurements(self, data: DataModule, progress: Progress) -> Source:
         """The source with what must be measured before samples are drawn. All ranks must call it."""
         return self
 

@@ -63,7 +63,7 @@ def score(plan: ScorePlan, progress: Progress = silent) -> Scores | None:
     data, features, metrics = plan.data, plan.features, plan.metrics
     data.prepare()
     measures, namings = check_measures(features, metrics, data), _namings(features)
-    source = plan.source.measured(data, progress)
+    source = plan.source.with_measurements(data, progress)
     references = source.references(data, features, progress)
     scores = Scores()
     settings = replace(plan.settings, batch_size=plan.settings.batch_size or images_at_once(data.shape))
