@@ -33,7 +33,7 @@ from diffusion_lab.models.trainable import GenerativeModel
 from diffusion_lab.report import drawing
 from diffusion_lab.sampling import Guidance, Sampler
 from diffusion_lab.store import ModelDirectory
-from diffusion_lab.training.devices import Request
+from diffusion_lab.training.devices import DeviceRequest
 from diffusion_lab.training.ranks import device_of, request_of
 
 Image = int | str | Path  # the number of a test image, or a file
@@ -247,7 +247,7 @@ class Model:
             self._built = saved, weights
         return self.module
 
-    def _request_of(self, cfg: DictConfig) -> Request:
+    def _request_of(self, cfg: DictConfig) -> DeviceRequest:
         with users_mistakes():
             request = request_of(cfg, prefix="")
         if request.size > 1 and cfg.devices is not None:

@@ -47,7 +47,7 @@ from diffusion_lab.store.identity import SCORING_ROOMS, code_now, made_by
 from diffusion_lab.store.option_names import check_at_least
 from diffusion_lab.store.own_files import sha256_of
 from diffusion_lab.store.weight_names import Moment, is_snapshot, read_moments, snapshot_name
-from diffusion_lab.training.devices import Request
+from diffusion_lab.training.devices import DeviceRequest
 from diffusion_lab.training.profiles import wanted_length
 from diffusion_lab.training.ranks import device_of
 from diffusion_lab.training.speed import check_compile
@@ -91,7 +91,7 @@ class PlannedScore:
 
 
 def planned_scores(
-    cfg: DictConfig, request: Request, load: Load = load_module, data: DataModule | None = None
+    cfg: DictConfig, request: DeviceRequest, load: Load = load_module, data: DataModule | None = None
 ) -> list[PlannedScore]:
     """The scores that a config of `evaluate` requests, one per moment. MistakeError or ValueError if one cannot be computed.
 

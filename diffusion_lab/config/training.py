@@ -39,7 +39,7 @@ from diffusion_lab.store.identity import OUR_CALLBACKS, Name, of_earlier_version
 from diffusion_lab.store.places import models_in
 from diffusion_lab.store.status_file import Announcement
 from diffusion_lab.store.weight_names import IMAGES, SECONDS, STEPS, Moment, read_moments
-from diffusion_lab.training.devices import Request
+from diffusion_lab.training.devices import DeviceRequest
 from diffusion_lab.training.ema import PowerAverages
 from diffusion_lab.training.interruption import Interruption
 from diffusion_lab.training.snapshots import Snapshots
@@ -114,7 +114,7 @@ class Training:
             else None
         )
 
-    def build(self, request: Request | None) -> Built:
+    def build(self, request: DeviceRequest | None) -> Built:
         """The model with the initial weights, and its Trainer. Mistakes in the options are raised before anything is written.
 
         request: the devices; None for a job that may run on another machine, where device-dependent options are not checked.
@@ -133,7 +133,7 @@ class Training:
         return Built(model, trainer, added, interruption, announcement)
 
     def _check(
-        self, model: TrainableModel, trainer: Trainer, added: Mapping[str, Callback], request: Request | None
+        self, model: TrainableModel, trainer: Trainer, added: Mapping[str, Callback], request: DeviceRequest | None
     ) -> None:
         """ValueError or MistakeError for parts that do not fit together, and for scores that would fail after training."""
         cfg, on_gpu = self.cfg, None if request is None else request.on_gpu
@@ -251,7 +251,7 @@ def build_callbacks(cfg: DictConfig, directory: ModelDirectory, interruption: In
 def _build_trainer(
     cfg: DictConfig,
     directory: ModelDirectory,
-    request: Request | None,
+    request: DeviceRequest | None,
     callbacks: dict[str, Callback],
     announcement: Announcement,
 ) -> Trainer:

@@ -44,7 +44,7 @@ def auto_precision(on_gpu: bool) -> str:
 
 
 @dataclass(frozen=True)
-class Request:
+class DeviceRequest:
     """The devices that trainer.accelerator and trainer.devices request: GPUs, or processes on the CPU, one per device.
 
     on_gpu: whether they are GPUs. size: their number. indices: of the visible GPUs, if the option lists them. everything: whether
@@ -67,7 +67,7 @@ def requested(
     gpus: Sequence[str],
     cores: int | None = None,
     prefix: str = "trainer.",
-) -> Request:
+) -> DeviceRequest:
     """The devices that the two options request on a machine with these GPUs. ValueError, in one sentence, if they are missing.
 
     accelerator: auto (a GPU if there is one), gpu (or cuda), cpu. devices: a number; auto, -1 or None for all GPUs, or one
@@ -82,7 +82,7 @@ def requested(
             f"{prefix}accelerator={accelerator}: there is no GPU here that PyTorch can use{_restriction()}; use auto or cpu"
         )
     if devices in _ALL:
-        return Request(on_gpu, len(gpus) if on_gpu else 1, everything=True)
+        return DeviceRequest(on_gpu, len(gpus) if on_gpu else 1, everything=True)
     indices = tuple(devices) if isinstance(devices, Sequence) and not isinstance(devices, str) else None
     size = len(set(indices)) if indices else int(str(devices)) if str(devices).isdecimal() else 0
     if size < 1 or (indices and (size < len(indices) or not all(str(index).isdecimal() for index in indices))):
@@ -93,11 +93,11 @@ def requested(
         raise ValueError(
             f"{prefix}devices={devices}: each process needs a core of its own; the number of CPU cores here is {cores}"
         )
-    return Request(on_gpu, size, indices)
+    return DeviceRequest(on_gpu, size, indices)
 
 
 @dataclass(frozen=True)
-class Place:
+class JobDevices:
     """The devices of a job. gpus: one per process, empty for the CPU. processes: their number. threads: of each process."""
 
     gpus: tuple[str, ...]

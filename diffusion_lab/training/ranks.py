@@ -34,7 +34,7 @@ from torch.distributed.launcher import api
 
 from diffusion_lab.store.lock import hold
 from diffusion_lab.store.processes import PARENT
-from diffusion_lab.training.devices import Place, Request, num_cores, requested, usable_gpus, visible_gpus
+from diffusion_lab.training.devices import DeviceRequest, JobDevices, num_cores, requested, usable_gpus, visible_gpus
 from diffusion_lab.training.interruption import SIGNALS, Interrupted, restoring
 
 _LONGEST_WAIT = timedelta(days=30)  # for another command
@@ -42,10 +42,10 @@ _LONGEST_WAIT = timedelta(days=30)  # for another command
 
 @dataclass(frozen=True)
 class Ranks:
-    """The ranks of a command, as seen by this process. device: of this process. place: the devices of all ranks on this machine."""
+    """The ranks of a command, as seen by this process. device: of this process. devices: of all ranks on this machine."""
 
     device: str
-    place: Place
+    devices: JobDevices
 
     @property
     def is_first(self) -> bool:
@@ -53,7 +53,7 @@ class Ranks:
         return rank() == 0
 
 
-def request_of(options: Mapping[str, Any], prefix: str = "trainer.") -> Request:
+def request_of(options: Mapping[str, Any], prefix: str = "trainer.") -> DeviceRequest:
     """The devices that the options accelerator and devices request here. ValueError, in one sentence, if they are missing.
 
     options: a mapping with both. prefix: of their names on the command line. Processes started by Slurm or torchrun may outnumber
@@ -63,19 +63,19 @@ def request_of(options: Mapping[str, Any], prefix: str = "trainer.") -> Request:
     return requested(options["accelerator"], options["devices"], usable_gpus(), cores, prefix)
 
 
-def must_start_ranks(request: Request, num_nodes: int = 1) -> bool:
+def must_start_ranks(request: DeviceRequest, num_nodes: int = 1) -> bool:
     """Whether this process must start further processes."""
     return request.size * num_nodes > 1 and _environment() is None
 
 
-def device_of(request: Request) -> str:
+def device_of(request: DeviceRequest) -> str:
     """The device of this process; the CPU for a process that only starts others."""
     environment = _environment()
     local_rank = 0 if environment is None else environment.local_rank()
     return f"cuda:{request.index(local_rank)}" if request.on_gpu and not must_start_ranks(request) else "cpu"
 
 
-def start_ranks(command: str, options: Sequence[str], request: Request, num_nodes: int = 1) -> None:
+def start_ranks(command: str, options: Sequence[str], request: DeviceRequest, num_nodes: int = 1) -> None:
     """Run a command with these options, but not its multirun, in one process per device; the processes share the cores.
 
     ValueError, in one sentence, if a process fails.
@@ -109,7 +109,7 @@ def start_ranks(command: str, options: Sequence[str], request: Request, num_node
         raise ValueError(f"rank {number} ended with exit code {failure.exitcode}; its message is above") from None
 
 
-def join(request: Request) -> Ranks:
+def join(request: DeviceRequest) -> Ranks:
     """Connect this process with the others of its command, if there are any, until it ends."""
     environment, device = _environment(), device_of(request)
     gpus = usable_gpus() if request.on_gpu else ()
@@ -126,14 +126,14 @@ def join(request: Request) -> Ranks:
         atexit.register(distributed.destroy_process_group)
         broadcast_from_rank_zero(None)  # while all are there
     names = tuple(gpus[request.index(number)] for number in range(request.size) if gpus)
-    return Ranks(device, Place(names, request.size, torch.get_num_threads()))
+    return Ranks(device, JobDevices(names, request.size, torch.get_num_threads()))
 
 
 def where(here: Ranks, options: Mapping[str, Any]) -> str:
     """A description of the devices of this command, with a note if PyTorch cannot use a visible GPU."""
     unused = visible_gpus() if here.device == "cpu" and options["accelerator"] == "auto" else ()
-    but = f"; this PyTorch cannot use {Place(unused, len(unused), 1)}" if unused else ""
-    return f"runs on {here.place}{but}"
+    but = f"; this PyTorch cannot use {JobDevices(unused, len(unused), 1)}" if unused else ""
+    return f"runs on {here.devices}{but}"
 
 
 def cluster_environment() -> ClusterEnvironment:

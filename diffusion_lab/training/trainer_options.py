@@ -22,7 +22,7 @@ from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from diffusion_lab.models.budget import Clock, callback_of
 from diffusion_lab.models.trainable import TrainableModel
 from diffusion_lab.training.checkpoints import WholeCheckpoints
-from diffusion_lab.training.devices import Request, auto_precision
+from diffusion_lab.training.devices import DeviceRequest, auto_precision
 from diffusion_lab.training.monitor import MEASURED
 from diffusion_lab.training.ranks import cluster_environment
 from diffusion_lab.training.record import CSVRecord
@@ -65,7 +65,12 @@ def checked_precision(option: str | int, on_gpu: bool | None) -> str:
 
 
 def trainer_options(
-    given: Mapping[str, Any], request: Request | None, folder: Path, record: Path, callbacks: list[Callback], every: int
+    given: Mapping[str, Any],
+    request: DeviceRequest | None,
+    folder: Path,
+    record: Path,
+    callbacks: list[Callback],
+    every: int,
 ) -> dict[str, Any]:
     """Lightning's options from the options `trainer.…`. ValueError, in one sentence, for an option that cannot work.
 

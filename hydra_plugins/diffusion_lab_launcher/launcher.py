@@ -77,7 +77,7 @@ class LocalLauncher(JobLauncher):
         self._requested(calls)
         return []
 
-    def _requested(self, calls: Sequence[Call]) -> tuple[local.Machine, list[local.Request]]:
+    def _requested(self, calls: Sequence[Call]) -> tuple[local.Machine, list[local.DeviceRequest]]:
         machine = local.Machine(visible_gpus(), num_cores(), self.config.hydra.launcher.parallel)
         return machine, [machine.request(*_devices(call.configs[0])) for call in calls]
 
