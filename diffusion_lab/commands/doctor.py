@@ -56,7 +56,7 @@ def run(cfg: DictConfig) -> None:
 
 
 def checks(outputs: Path) -> dict[str, Callable[[], Answer]]:
-    """All checks by name: first what most need, last the data sets."""
+    """All checks by name: the most needed first, data sets last."""
     names = [name for name in metadata(_PACKAGE).get_all("Provides-Extra", []) if name not in _OF_DEVELOPERS]
     found: dict[str, Callable[[], Answer]] = {"packages": packages, "PyTorch": pytorch, "GPU": gpus}
     found |= {"disk": partial(disk, outputs), "Slurm": slurm, "W&B": wandb}

@@ -54,7 +54,7 @@ class Score(NamedTuple):
 
 
 class Choices(TypedDict, total=False):
-    """How samples are drawn, for all methods of a model; None keeps the choice of training.
+    """The choices of sampling, for all methods of a model; None keeps the choice of training.
 
     sampler, guidance: the name of a choice, such as "ddim", or an object, such as `DDIMSampler(EvenSpacing(20))`. num_steps: of the
     sampler. scale: of the guidance. weights: "raw", an average such as "ema_0.999", or None for the default ones.

@@ -47,7 +47,7 @@ def operations(training: Training, model: TrainableModel) -> Operations | None:
 
 
 def in_a_sentence(plan: Plan, training: Training, model: TrainableModel) -> str | None:
-    """The duration of a plan, in words; None if it is unknown or short.
+    """One sentence on the duration of a plan; None if it is unknown or short.
 
     training, model: of one cell, for the measurement. Its optimizer changes the weights, so the model is of no use afterwards.
     """

@@ -86,7 +86,7 @@ def name_of_score(cfg: DictConfig) -> Name:
 
 
 def sampling_identity(cfg: DictConfig, unread: Iterable[str], features: str) -> str:
-    """A digest of what determines a model's samples and their features besides weights and sampler.
+    """A digest of everything besides weights and sampler that determines a model's samples and their features.
 
     These are the parts of the model, the code, and the user's files. unread: groups of `cfg` that do not affect the samples.
     features: the name of the features.
@@ -100,7 +100,7 @@ def sampling_identity(cfg: DictConfig, unread: Iterable[str], features: str) -> 
 
 
 def measuring_identity(cfg: DictConfig) -> str:
-    """A digest of what determines a network's statistics besides its weights: parts of the model, code, the user's files."""
+    """A digest of everything besides its weights that determines a network's statistics: parts, code, the user's files."""
     return f"{_how_built(cfg)} {_code()} {_digest_of_files(cfg, asked_of_training(as_plain(cfg, resolve=True)))}"
 
 

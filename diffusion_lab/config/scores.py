@@ -76,7 +76,7 @@ class PlannedScore:
 
     @property
     def other_code(self) -> str | None:
-        """A sentence if the score is there and other code computed it."""
+        """One sentence if the score exists and other code computed it."""
         made = made_by(self.run.read_metrics(), code_now(SCORING_ROOMS))
         return made and f"{self.run.path} was scored by {made}: rescore=true scores again"
 

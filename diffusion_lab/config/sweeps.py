@@ -41,7 +41,7 @@ ASKED_ONCE = ("outputs", "score", "retrain", "rescore", "tags", "debug", _AT)  #
 
 @dataclass(frozen=True)
 class Composed:
-    """A cell's config without Hydra's own part, and that part."""
+    """A cell's config. cfg: without Hydra's part. hydra: that part."""
 
     cfg: DictConfig
     hydra: DictConfig

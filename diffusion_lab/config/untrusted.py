@@ -1,4 +1,4 @@
-"""The config in a model's folder, and its limits, because it may come from somebody else. Imports no torch.
+"""The config in a model's folder, and its limits, because the folder may be untrusted. Imports no torch.
 
 People download folders, or are given them, and then sample and score. Hydra calls whatever a `_target_` names, and resolves
 ${oc.env:…}. So a file holds plain values, and references ${a.b} from `model` to other groups; a `_target_` is one that a yaml of

@@ -104,14 +104,14 @@ def fixed_subset(size: int, limit: int | None) -> Tensor:
 
 
 def held_out(size: int, share: float) -> Tensor:
-    """Which of `size` ≥ 2 images are held out, bool (size,): a fixed random `share`, at least one image and not all."""
+    """A mask of the held-out images among `size` ≥ 2, bool (size,): a fixed random `share`, at least one image and not all."""
     found = torch.zeros(size, dtype=torch.bool)
     found[fixed_subset(size, min(max(round(share * size), 1), size - 1))] = True
     return found
 
 
 def held_out_groups(groups: Tensor, labels: Tensor, share: float) -> Tensor:
-    """Which images are held out, bool (n,), in whole groups: a fixed `share` of the groups of each class and size.
+    """A mask of the held-out images, bool (n,), in whole groups: a fixed `share` of the groups of each class and size.
 
     groups: the group of each image, whole numbers from 0; labels: its class, equal within a group.
     """

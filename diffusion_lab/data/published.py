@@ -27,7 +27,7 @@ class Published(DataModule):
 
     @abstractmethod
     def _wrong(self) -> str | None:
-        """What is missing, or differs from the published files; None if all is well. Nothing is parsed."""
+        """A phrase on a file that is missing or differs from the published one; None if all are right. Nothing is parsed."""
 
     @abstractmethod
     def _fetch(self, root: str) -> object:
@@ -43,14 +43,14 @@ class Published(DataModule):
         return wrong and f"{self.title}: {wrong}: set data.download=true, or {self._by_hand}."
 
     def _find(self) -> None:
-        """DataError unless the files are there, or can be downloaded."""
+        """DataError unless the files exist or can be downloaded."""
         if self.download and self._wrong():
             self._download()
         if missing := self.missing():
             raise DataError(missing)
 
     def _download(self) -> None:
-        """Download; files are moved into `folder` one by one when all are there, so two processes may download at the same time."""
+        """Download; complete files are moved into `folder` one by one, so two processes may download at the same time."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=self.folder) as staging:

@@ -58,7 +58,7 @@ class ClassAccuracy(FeatureMetric):
 
 
 def classified_as_label(features: Features, vectors: Tensor, y: Tensor) -> Tensor:
-    """Which samples, as feature vectors (n, D), the features' classifier assigns to their class y (n,): bool (n,).
+    """Whether the features' classifier assigns each sample, as feature vectors (n, D), to its class y (n,): bool (n,).
 
     Raises UnmeasurableError for features that have no classes.
     """

@@ -291,7 +291,7 @@ class Metric(ABC):
     least: ClassVar[tuple[tuple[str, int], ...]] = ()
 
     def __post_init__(self) -> None:
-        """For a dataclass: ValueError, naming the option, if one is too small."""
+        """Check the options of a subclass that is a dataclass: ValueError, naming the option, if one is too small."""
         for option, least in self.least:
             check_at_least(least, self, option)
 

@@ -70,6 +70,6 @@ def in_manifolds(samples: Tensor, reference: Tensor, neighbours: int) -> tuple[T
 
 
 def _among(points: Tensor, others: Tensor, neighbours: int) -> Tensor:
-    """Which points lie in one of the balls around the others; computed for 1000 rows at a time."""
+    """Whether each point lies in one of the balls around the others, bool (n,); computed for 1000 rows at a time."""
     radii = torch.cat([torch.cdist(rows, others).kthvalue(neighbours + 1).values for rows in others.split(1000)])
     return torch.cat([(torch.cdist(rows, others) <= radii).any(dim=1) for rows in points.split(1000)])

@@ -86,7 +86,7 @@ class Source(ABC):
     def lacks(self) -> Mapping[Need, str]: ...
 
     def with_measurements(self, data: DataModule, progress: Progress) -> Source:
-        """The source with what must be measured before samples are drawn. All ranks must call it."""
+        """The source with the measurements that it needs before samples are drawn. All ranks must call it."""
         return self
 
     def references(self, data: DataModule, features: Sequence[Features], progress: Progress) -> list[Reference]:

@@ -1,4 +1,4 @@
-"""How samples are drawn and what they are compared with (see conf/evaluation); metrics have their own options."""
+"""The options of drawing samples and of their reference (see conf/evaluation); metrics have their own options."""
 
 from __future__ import annotations
 

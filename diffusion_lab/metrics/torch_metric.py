@@ -1,4 +1,4 @@
-"""Image metrics of torchmetrics, each a column by its yaml alone. The signature of `update` decides what one is given.
+"""Image metrics of torchmetrics, each a column by its yaml alone. The signature of `update` determines the input of each.
 
     update(imgs, real)       two sets of images: all samples, and all real images of the reference         FID, KID, MiFID
     update(imgs)             all samples                                                                    Inception score

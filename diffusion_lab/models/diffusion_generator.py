@@ -296,7 +296,7 @@ def as_likelihood(bound: Bound, chain: GaussianDiffusion, kind: str) -> Likeliho
 
 
 def bound_kind(own: bool, chain: GaussianDiffusion, y: Conditions, guided: bool) -> str:
-    """The chain of a bound, in words. own: it is the sampler's."""
+    """A description of the chain of a bound. own: whether it is the sampler's chain."""
     alone = classes_in(y) is not None and len(parts(y)) == 1
     given = "" if y is None else " given the class" if alone else " given the conditions"
     num_steps = chain.num_timesteps

@@ -145,7 +145,7 @@ class Generator(ABC):
 
     @abstractmethod
     def protocol(self) -> dict[str, Any]:
-        """What affects samples and likelihood besides the weights (sampler, spacing, variance, clipping), as plain JSON."""
+        """Settings that affect samples and likelihood besides the weights (sampler, spacing, variance, clipping), as plain JSON."""
 
     def sampling_protocol(self) -> dict[str, Any]:
         """The part of `protocol` that affects samples: generators with equal weights and equal values here draw the same images."""

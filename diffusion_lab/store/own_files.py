@@ -101,7 +101,7 @@ def _dotted(node: Any) -> Iterator[str]:
 
 
 def _where(module: str) -> list[Path]:
-    """The folders of a user's package, or the file of his module; nothing for what is installed."""
+    """The folders of a user's package, or the file of a user's module; nothing for installed modules."""
     try:
         spec = None if module in (_LAB, _PLUGINS) else find_spec(module)
     except (ImportError, ValueError):  # ValueError for a module without a file, such as __main__ in a notebook

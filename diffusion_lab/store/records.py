@@ -206,7 +206,7 @@ class SweepRecord(BaseModel):
 
 
 def wrong_in(content: Any, kind: type[BaseModel]) -> str | None:
-    """The first invalid entry, in half a sentence; None if all are valid."""
+    """A phrase on the first invalid entry; None if all are valid."""
     try:
         kind.model_validate(content, strict=True)
     except ValidationError as error:
@@ -215,7 +215,7 @@ def wrong_in(content: Any, kind: type[BaseModel]) -> str | None:
 
 
 def first_error(error: ValidationError, *above: str) -> str:
-    """The first of pydantic's errors in half a sentence. above: the names of the entries around what was checked."""
+    """A phrase on the first of pydantic's errors. above: the names of the entries around the checked one."""
     first = error.errors(include_url=False)[0]
     place, said = ".".join(map(str, (*above, *first["loc"]))), first["msg"].removeprefix("Value error, ")
     if first["type"] == "missing":

@@ -57,7 +57,7 @@ def request(options: Mapping[str, Any], accelerator: str) -> Request:
 
 
 def in_words(request: Request) -> str:
-    """For example: nodes 1, tasks_per_node 2, gpus_per_node 2, time 240, partition gpu"""
+    """The request in one line, for example: nodes 1, tasks_per_node 2, gpus_per_node 2, time 240, partition gpu"""
     none = {} if {"gres", "gpus_per_node"} & request.keys() else {"no GPU": "(trainer.accelerator=gpu requests them)"}
     return ", ".join(f"{name} {value}" for name, value in {**request, **none}.items() if name in (*_SHOWN, *none))
 

@@ -87,7 +87,7 @@ def _decay(name: str) -> float:
 
 
 def _warm_up(num_updates: int) -> float:
-    """The largest decay allowed after so many updates."""
+    """The largest decay allowed after `num_updates` updates."""
     return (1 + num_updates) / (10 + num_updates)
 
 
