@@ -71,7 +71,7 @@ class SlicedWasserstein(Metric):
         scores.record(_NAME, _mean(bands))
         by_band = ", ".join(f"{band} {value:.1f}" for band, value in bands.items())
         scores.details[_NAME] = f"n = {size} vs as many, bands {by_band}"
-        if len(subject.data.shape) == 3 and subject.data.num_levels is not None:  # what these networks take
+        if len(subject.data.shape) == 3 and subject.data.num_levels is not None:  # the data that these networks accept
             scores.details[_NAME] += f"; {_NOTE}"
         if as_many < 2:
             scores.record(floor, None, view.no_floor)

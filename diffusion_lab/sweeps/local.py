@@ -73,7 +73,7 @@ class Machine:
         return JobDevices(gpus, request.size, max(1, threads))
 
 
-def run(
+def run_jobs(
     calls: Sequence[Call],
     requests: Sequence[DeviceRequest],
     logs: Sequence[Path],

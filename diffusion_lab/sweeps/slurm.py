@@ -82,7 +82,7 @@ def submit(calls: Sequence[Task], requests: Sequence[Request], folder: Path) -> 
         executor.update_parameters(**_parameters(asked))
         before = {*folder.iterdir()}
         try:
-            with redirect_stderr(StringIO()):  # submitit prints what it raises
+            with redirect_stderr(StringIO()):  # submitit prints its errors
                 jobs = executor.submit_array([InSlurm(calls[index]) for index in array])
         except (FailedJobError, FailedSubmissionError) as error:
             for file in {*folder.iterdir()} - before:  # for a job that does not exist

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from diffusion_lab.sweeps import local
-from diffusion_lab.sweeps.local import Machine, run
+from diffusion_lab.sweeps.local import Machine, run_jobs
 from diffusion_lab.sweeps.plan import JobError
 from diffusion_lab.training.devices import visible_gpus
 from tests.machine import UUIDS, pretend
@@ -61,7 +61,7 @@ def run_all(folder, calls, machine, requests=None):
     """The results of calls, each with one device unless requested otherwise."""
     requests = requests or [("auto", 1)] * len(calls)
     logs = [folder / "jobs" / str(index) / "output.txt" for index in range(len(calls))]
-    return run(calls, [machine.request(*request) for request in requests], logs, machine, print)
+    return run_jobs(calls, [machine.request(*request) for request in requests], logs, machine, print)
 
 
 def saw(folder, jobs, machine):
