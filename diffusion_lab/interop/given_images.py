@@ -38,7 +38,7 @@ class Images:
     """Images of other programs. pixels: uint8 or uint16 (N, C, H, W), C = 1 if all are grey.
 
     labels: int64 (N,), the class of each; None if unknown. name: of the file or folder. lossy: whether some are in a format that
-    changes pixels. read_as: a sentence on the interpretation of an array.
+    changes pixels. read_as: the interpretation of an array, in words.
     """
 
     name: str

@@ -71,7 +71,9 @@ class LocalLauncher(JobLauncher):
 
     def run(self, calls: Sequence[Call]) -> list[float | JobError | None]:
         machine, requests = self._requested(calls)
-        return local.run_jobs(calls, requests, [call.folder / call.name / "output.txt" for call in calls], machine, print)
+        return local.run_jobs(
+            calls, requests, [call.folder / call.name / "output.txt" for call in calls], machine, print
+        )
 
     def summary(self, calls: Sequence[Call]) -> list[str]:
         self._requested(calls)
