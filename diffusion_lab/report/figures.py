@@ -68,16 +68,25 @@ _SIGNS = {
 
 
 def figure_files(plot: Plot) -> Iterator[tuple[str, bytes]]:
-    """(file name, content) of a plot as png and pdf."""
+    """(file name, content) of a plot for a paper, as png and pdf."""
+    return _files(plot, "", ("png", "pdf"), _DPI)
+
+
+def poster_files(plot: Plot) -> Iterator[tuple[str, bytes]]:
+    """(file name, content) of a plot with its note below it, as png, pdf and svg, which stay sharp at any size."""
+    return _files(plot, plot.note, ("png", "pdf", "svg"), 3 * _DPI)
+
+
+def _files(plot: Plot, note: str, suffixes: Sequence[str], dpi: int) -> Iterator[tuple[str, bytes]]:
     with rc_context(_STYLE):
-        canvas = FigureCanvasAgg(_figure(plot))
-        for suffix in ("png", "pdf"):
+        canvas = FigureCanvasAgg(_figure(plot, note))
+        for suffix in suffixes:
             buffer = io.BytesIO()
-            canvas.print_figure(buffer, format=suffix, dpi=_DPI)
+            canvas.print_figure(buffer, format=suffix, dpi=dpi)
             yield f"{plot.key}.{suffix}", buffer.getvalue()
 
 
-def _figure(plot: Plot) -> Figure:
+def _figure(plot: Plot, note: str = "") -> Figure:
     """A figure with margins set in inches; measuring them with a layout engine would take longer than drawing."""
     columns = 2 if len(plot.panels) in (2, 4) else min(len(plot.panels), 3)
     rows = math.ceil(len(plot.panels) / columns)
@@ -86,7 +95,9 @@ def _figure(plot: Plot) -> Figure:
     texts = [fill(name, int((width - _KEY) / _LETTER)) for name in names]
     per_row = max(1, int(width / (_KEY + _LETTER * max(map(len, names), default=1))))
     text_lines = max((text.count("\n") + 1 for text in texts), default=0)
-    below = _BOTTOM + _LEGEND_LINE * text_lines * math.ceil(len(names) / per_row)
+    note = fill(note, int(width / _LETTER))
+    note_lines = note.count("\n") + 1 if note else 0
+    below = _BOTTOM + _LEGEND_LINE * (text_lines * math.ceil(len(names) / per_row) + note_lines)
     height = rows * _HEIGHT + below + _TOP
     figure = Figure(figsize=(width, height))
     figure.subplots_adjust(
@@ -106,7 +117,10 @@ def _figure(plot: Plot) -> Figure:
     for axes in grid[:, 0]:
         axes.set_ylabel(plot.y_label)
     longest = max((len(tick.get_text()) for axes in grid[:, 0] for tick in axes.get_yticklabels()), default=0)
-    figure.subplots_adjust(left=max(_LEFT, _LABEL + _SIGN * longest) / width)
+    label = _LABEL + _LEGEND_LINE * plot.y_label.count("\n")
+    figure.subplots_adjust(left=max(_LEFT, label + _SIGN * longest) / width)
+    if note:
+        figure.text(0.5, 0.05 / height, note, ha="center", va="bottom", size=7)
     if names:
         # Not matplotlib's own list, which omits names that begin with an underscore.
         figure.legend(

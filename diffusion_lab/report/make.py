@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from diffusion_lab.report.exports import cell_csv, latex, markdown, print_tables, row_csv
-from diffusion_lab.report.figures import figure_files
+from diffusion_lab.report.figures import figure_files, poster_files
 from diffusion_lab.report.model_plots import model_plots
 from diffusion_lab.report.page import page
-from diffusion_lab.report.plots import plots_of
+from diffusion_lab.report.plots import plots_of, poster
 from diffusion_lab.report.read import read_runs, read_sweep
 from diffusion_lab.report.table import Gathered, build_table
 from diffusion_lab.store import RunError, SweepDirectory
@@ -37,6 +37,19 @@ def report_on_runs(folders: Iterable[Path], to: Path, command: str, show: bool =
     if not gathered.cells:
         raise RunError("; ".join(gathered.skipped) or "there are no runs to report on")
     return _write(gathered, to, command, show)
+
+
+def write_poster(gathered: Gathered, to: Path) -> None:
+    """Write figures of the largest group of rows for a poster or slides. RunError if no axis varies in it."""
+    check_folder(to, COMMAND)
+    table = build_table(gathered)
+    plots = [plot for group in table.groups[:1] for plot in poster(table, group)]
+    if not plots:
+        raise RunError("there is nothing to draw: no scored runs differ in one option alone")
+    contents = {name: content for plot in plots for name, content in poster_files(plot)}
+    begin_folder(to, COMMAND, contents, stale=".*")
+    for name, content in contents.items():
+        write_whole(to / name, content)
 
 
 def _write(gathered: Gathered, to: Path, command: str, show: bool) -> Path:
