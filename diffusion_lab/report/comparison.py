@@ -239,6 +239,7 @@ class Ranking:
 
     best      those with the best mean; several if they are equal, or are written as equal and their order is uncertain
     others    the rest, better ones first; `leads` are their differences to the best, None where the uncertainty is unknown
+    tie       one of `best` that is not exactly the same as the first, with its difference
     p         the largest p of the differences between the best and the others; None if one of these is unknown
     """
 
@@ -246,11 +247,15 @@ class Ranking:
     others: list[int]
     leads: list[Difference | None]
     p: float | None
+    tie: tuple[int, Difference | None] | None = None
 
     def rival(self, sure: bool) -> tuple[int, Difference | None] | None:
-        """The next value and its difference from the best; if the best is uncertain, the one with the least certain difference."""
+        """The next value and its difference from the best; if the best is uncertain, the one with the least certain difference.
+
+        If all are best, one that is not exactly the same; None if there is none.
+        """
         if not self.others:
-            return None
+            return self.tie
         doubts = [2.0 if lead is None else lead.p for lead in self.leads]
         place = 0 if sure else doubts.index(max(doubts))
         return self.others[place], self.leads[place]
@@ -268,7 +273,8 @@ def ranking(values: Sequence[Measured], lower_is_better: bool, decimals: int) ->
     leads = [difference(values[i], values[j]) for i in best for j in others]
     known = [lead.p for lead in leads if lead is not None and sign * lead.mean < 0]
     p = max(known) if leads and len(known) == len(leads) else None
-    return Ranking(best, others, leads[: len(others)], p)
+    ties = ((i, difference(values[best[0]], values[i])) for i in best if not same(values[best[0]], values[i]))
+    return Ranking(best, others, leads[: len(others)], p, next(ties, None))
 
 
 def _no_lead(best: Measured, other: Measured, decimals: int) -> bool:

@@ -30,7 +30,7 @@ _MARKERS = {None: "none", "circle": "o", "circle-open": "o", "square": "s", "tri
 _MARKERS |= {"triangle-down": "v", "x": "X", "cross": "P"}
 _INK = "0.25"
 _COLUMN, _PAGE = 3.4, 7.0  # inches: the usual widths of a journal's column and page
-_HEIGHT, _DPI = 2.0, 200  # inches, of one panel without its margins
+_HEIGHT = 2.0  # inches, of one panel without its margins
 _LEFT, _TOP, _BOTTOM, _LEGEND_LINE = 0.55, 0.22, 0.42, 0.155  # inches
 _LABEL, _SIGN = 0.32, 0.062  # inches of the y label and of each sign of its ticks
 _KEY, _LETTER = 0.45, 0.058  # inches of an entry of the legend without its text, and of each letter
@@ -67,17 +67,10 @@ _SIGNS = {
 }
 
 
-def figure_files(plot: Plot) -> Iterator[tuple[str, bytes]]:
-    """(file name, content) of a plot for a paper, as png and pdf."""
-    return _files(plot, "", ("png", "pdf"), _DPI)
-
-
-def poster_files(plot: Plot) -> Iterator[tuple[str, bytes]]:
-    """(file name, content) of a plot with its note below it, as png, pdf and svg, which stay sharp at any size."""
-    return _files(plot, plot.note, ("png", "pdf", "svg"), 3 * _DPI)
-
-
-def _files(plot: Plot, note: str, suffixes: Sequence[str], dpi: int) -> Iterator[tuple[str, bytes]]:
+def figure_files(
+    plot: Plot, suffixes: Sequence[str] = ("png", "pdf"), note: str = "", dpi: int = 200
+) -> Iterator[tuple[str, bytes]]:
+    """(file name, content) of a plot. note: written below it. dpi: of png."""
     with rc_context(_STYLE):
         canvas = FigureCanvasAgg(_figure(plot, note))
         for suffix in suffixes:

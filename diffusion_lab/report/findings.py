@@ -10,20 +10,16 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from statistics import fmean
 
 from diffusion_lab.report.comparison import (
     LEVEL,
     MOST_SEEDS,
-    Difference,
     Measured,
     Ranking,
     decimals_of,
-    difference,
     holm,
     listed,
     ranking,
-    same,
 )
 from diffusion_lab.report.curves import SAMPLING, TRAINING, sentences
 from diffusion_lab.report.numbers import MOST_NAMED, label
@@ -58,18 +54,18 @@ class Conclusions:
 def conclusions(table: Table, group: Group) -> Conclusions:
     """What is known about a group of rows, what is not, and what to do next; of curves only what is certain."""
     compared = comparisons(table, group)
-    certain = [one for one in curve_findings(table, group) if one.sure]
+    known = [*axis_findings(table, group, compared), *curve_findings(table, group)]
     doubts = [line for one in compared if (line := one.doubt) is not None]
-    return Conclusions([*axis_findings(table, group, compared), *certain], doubts, next_step(compared, table.seeds))
+    return Conclusions(known, doubts, next_step(compared, table.seeds))
 
 
 def curve_findings(table: Table, group: Group) -> list[Finding]:
-    """Sentences on curves against cost."""
+    """What is certain about curves against cost."""
     return [
-        Finding(f"{measure.label} against {cost.title}", said, sure)
+        Finding(f"{measure.label} against {cost.title}", said, True)
         for measure in headlines(group)
         for cost in (TRAINING, SAMPLING)
-        for said, sure in sentences(table, group, measure, cost)
+        for said in sentences(table, group, measure, cost)
     ]
 
 
@@ -80,13 +76,11 @@ def curve_findings(table: Table, group: Group) -> list[Finding]:
 class Effect:
     """The effect of one axis, averaged over the others: from sets of cells that were measured alike and differ only in that axis.
 
-    values: of the axis, in order. means: one per value, by seed. sets: for each set of cells, its numbers by value, averaged over
-    seeds if there are other axes. left_out: values without such a set.
+    values: of the axis, in order. means: one per value, by seed. left_out: values without such a set. settings: of the others.
     """
 
     values: list[str | None]
     means: list[Measured]
-    sets: list[list[float]]
     left_out: list[str | None]
     settings: int
 
@@ -102,19 +96,12 @@ def effect_of(table: Table, group: Group, measure: Measure, axis: str) -> Effect
     if len(kept) < 2:
         return None
     whole = {key: [one[value] for value in kept] for key, one in sets.items() if one.keys() >= {*kept}}
-    alike: dict[object, list[list[Cell]]] = {}
-    for (key, _), cells in whole.items():
-        alike.setdefault(key if len(table.axes) > 1 else len(alike), []).append(cells)
     seeds = dict.fromkeys(seed for _, seed in whole)
     return Effect(
         kept,
         [
             measured(measure.name, {seed: [cells[i] for (_, s), cells in whole.items() if s == seed] for seed in seeds})
             for i in range(len(kept))
-        ],
-        [
-            [fmean(cell.values[measure.name] for cell in of_value) for of_value in zip(*one, strict=True)]
-            for one in alike.values()
         ],
         [value for value in order if value not in kept],
         len({others for others, _ in whole}),
@@ -152,12 +139,16 @@ class Comparison:
     def clause(self) -> tuple[str, str]:
         """(statement, its number); equal statements about several measures are written once."""
         rank, name = self.ranking, self.measure.label
-        if self.rival is None:
+        rival = rank.rival(self.sure)
+        if rival is None:
             return f"{_several(self.names)} are the same in", name
-        other, lead = self.rival
+        other, lead = rival
         mean = self.means[rank.best[0]]
         if lead is None:
-            return f"{_NO_ERRORS if _of_one_training(mean, self.means[other]) else _ONE_SEED}:", name
+            return (
+                f"{_NO_ERRORS if mean.trainings and mean.trainings == self.means[other].trainings else _ONE_SEED}:",
+                name,
+            )
         if not self.sure:
             return f"undecided between {_several(self.names)}{self._over} in", name
         leaders = [self.names[i] for i in rank.best]
@@ -169,9 +160,10 @@ class Comparison:
     @property
     def doubt(self) -> tuple[str, ...] | None:
         """The columns UNDECIDED; None if the comparison is decided or has no errors."""
-        if self.sure or self.rival is None or self.rival[1] is None:
+        rival, best = self.ranking.rival(self.sure), self.ranking.best[0]
+        if self.sure or rival is None or rival[1] is None:
             return None
-        (other, lead), best = self.rival, self.ranking.best[0]
+        other, lead = rival
         base = self.means[best]
         pair = "" if len(self.names) == 2 else f", {self.names[min(best, other)]} and {self.names[max(best, other)]}"
         needed, enough = lead.margin_at(self.level), self.seeds_to_show
@@ -183,16 +175,10 @@ class Comparison:
         )
 
     @cached_property
-    def rival(self) -> tuple[int, Difference | None] | None:
-        """As `Ranking.rival`; for several best that only look equal, the second of them. None if all are the same."""
-        first, *ties = (self.means[i] for i in self.ranking.best)
-        tie = next((i for i, mean in zip(self.ranking.best[1:], ties, strict=True) if not same(first, mean)), None)
-        return self.ranking.rival(self.sure) or (None if tie is None else (tie, difference(first, self.means[tie])))
-
-    @cached_property
     def seeds_to_show(self) -> int | None:
         """See `Difference.seeds_to_show`; of the best and its rival."""
-        return self.rival[1].seeds_to_show(self.level) if self.rival and self.rival[1] else None
+        rival = self.ranking.rival(self.sure)
+        return rival[1].seeds_to_show(self.level) if rival and rival[1] else None
 
     @property
     def needs_seeds(self) -> bool:
@@ -266,7 +252,7 @@ def next_step(compared: Sequence[Comparison], seeds: Sequence[str]) -> str:
     if steps:
         new = f" ({_new_seeds(len(seeds), seeds)})" if seeds else ""
         steps.append(f"before you publish a difference, repeat it once with new seeds{new}")
-    undecided = [one for one in compared if not one.sure and one.rival]
+    undecided = [one for one in compared if not one.sure and one.ranking.rival(False)]
     if any(one.needs_seeds for one in undecided):
         steps.append("run the same sweep with seed=1,2,3")
     elif enough := [(n, one) for one in undecided if (n := one.seeds_to_show)]:
@@ -307,10 +293,6 @@ def _costs(table: Table, group: Group, axis: str, sure: bool) -> list[str]:
 
 def _axes(table: Table, group: Group) -> list[str]:
     return [axis for axis in table.axes if len(values_of(table, group, axis)) > 1]
-
-
-def _of_one_training(a: Measured, b: Measured) -> bool:
-    return bool(a.trainings) and list(a.trainings.values()) == list(b.trainings.values())
 
 
 def _several(names: Sequence[str]) -> str:

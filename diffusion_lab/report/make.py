@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from diffusion_lab.report.exports import cell_csv, latex, markdown, print_tables, row_csv
-from diffusion_lab.report.figures import figure_files, poster_files
+from diffusion_lab.report.figures import figure_files
 from diffusion_lab.report.model_plots import model_plots
 from diffusion_lab.report.page import page
 from diffusion_lab.report.plots import plots_of, poster
@@ -46,10 +46,8 @@ def write_poster(gathered: Gathered, to: Path) -> None:
     plots = [plot for group in table.groups[:1] for plot in poster(table, group)]
     if not plots:
         raise RunError("there is nothing to draw: no scored runs differ in one option alone")
-    contents = {name: content for plot in plots for name, content in poster_files(plot)}
-    begin_folder(to, COMMAND, contents, stale=".*")
-    for name, content in contents.items():
-        write_whole(to / name, content)
+    forms = ("png", "pdf", "svg")
+    _write_files(to, {name: file for plot in plots for name, file in figure_files(plot, forms, plot.note, dpi=600)})
 
 
 def _write(gathered: Gathered, to: Path, command: str, show: bool) -> Path:
@@ -73,7 +71,11 @@ def _write(gathered: Gathered, to: Path, command: str, show: bool) -> Path:
         for plot in some:
             if plot.paper:
                 contents |= {f"{folder}/{name}": content for name, content in figure_files(plot)}
+    _write_files(to, contents)
+    return to / _PAGE
+
+
+def _write_files(to: Path, contents: Mapping[str, bytes]) -> None:
     begin_folder(to, COMMAND, contents, stale=".*")
     for name, content in contents.items():
         write_whole(to / name, content)
-    return to / _PAGE

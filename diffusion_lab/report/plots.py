@@ -33,16 +33,13 @@ from diffusion_lab.report.panels import (
     Series,
 )
 from diffusion_lab.report.table import Choice, Group, Row, Table, sets_steps, values_of
-from diffusion_lab.store.measures import LOW, SECONDS, SEEDS, Measure
+from diffusion_lab.store.measures import LOW, SECONDS, Measure
 from diffusion_lab.store.option_names import grouped
 
 _MOST_PANELS = 6
 _BITS, _COUNTS = "bits_by_steps", "num_steps"  # the curve of a score
-_EFFECTS_NOTE = (
-    "Averaged over cells (faint) that were measured alike and differ only in this axis: "
-    "all its values have the same other choices."
-)
-_POSTER_NOTE = "Thin: single seeds. Bold: mean, with its 95 % interval after each seed's own level is removed."
+_THIN_AND_BOLD = "Thin: single seeds. Bold: mean, with its 95 % interval after each seed's own level is removed."
+_EFFECTS_NOTE = f"{_THIN_AND_BOLD} Averaged over cells that were measured alike and differ only in this axis."
 _LETTERS = 34  # in a line of a poster's y label
 _BETWEEN = "Between two points, curves are interpolated linearly, as drawn."
 _BEFORE_THE_END = (
@@ -66,7 +63,7 @@ def against_training(table: Table, group: Group) -> Iterator[Plot]:
             continue
         series = [_series(rows, measure, TRAINING, name, i, i) for i, (name, rows) in enumerate(lines.items())]
         panels = [Panel("", series, levels=_floor(group, measure))]
-        said = [f"{text[0].upper()}{text[1:]}." for text, _ in sentences(table, group, measure, TRAINING)]
+        said = [f"{text[0].upper()}{text[1:]}." for text in sentences(table, group, measure, TRAINING)]
         has_snapshots = any("moment" in cell.protocol for rows in lines.values() for row in rows for cell in row.done)
         note = " ".join([*said, *([_BETWEEN] if said else []), *([_BEFORE_THE_END] if has_snapshots else [])])
         yield _plot("training_cost", TRAINING_COST, measure, MINUTES_LABEL, panels, note)
@@ -86,12 +83,12 @@ def against_sampling(table: Table, group: Group) -> Iterator[Plot]:
         kinds = dict.fromkeys(cell.bound_kind for row in rows for cell in row.cells_with(measure.name).values())
         note = [f"Each point is the {' or the '.join(filter(None, kinds))}."] if bound else []
         crossings = sentences(table, group, measure, SAMPLING)
-        note += [f"Where the order changes: {'; '.join(said for said, _ in crossings)}."] if crossings else []
+        note += [f"Where the order changes: {'; '.join(crossings)}."] if crossings else []
         yield _plot("steps", LIKELIHOOD if bound else SAMPLES, measure, STEPS_LABEL, panels, " ".join(note))
 
 
 def effects(table: Table, group: Group) -> Iterator[Plot]:
-    """Each measure by the values of an axis, averaged over the other axes; one panel per axis."""
+    """Each measure by the values of an axis, averaged over the other axes: seeds, and means with their intervals `within_seeds`."""
     for measure in (measure for measure in group.measures if measure.better is not None):
         panels, left_out = [], []
         for colour, axis in enumerate(table.axes):
@@ -100,12 +97,14 @@ def effects(table: Table, group: Group) -> Iterator[Plot]:
                 continue
             left_out += [f"{table.names[axis]} {value or 'none'}" for value in effect.left_out]
             x = [float(i) for i in range(len(effect.values))]
-            each = [point for one in effect.sets for point in zip(x, one, strict=True)]
-            dots = Series("cells", [i for i, _ in each], [y for _, y in each], dots=True, faint=True, colour=colour)
-            means, errors = [one.mean for one in effect.means], [one.parts.get(SEEDS) for one in effect.means]
-            mean = Series(table.names[axis], x, means, errors, colour=colour)
+            each = {seed: [one.by_seed[seed] for one in effect.means] for seed in effect.means[0].by_seed}
+            seeds = [
+                Series(f"seed {seed}", x, y, faint=True, colour=colour) for seed, y in each.items() if len(each) > 1
+            ]
+            means = [one.mean for one in effect.means]
+            mean = Series(table.names[axis], x, means, within_seeds([*each.values()]), colour=colour)
             categories = [value or "none" for value in effect.values]
-            panels.append(Panel(table.names[axis], [dots, mean], categories=categories))
+            panels.append(Panel(table.names[axis], [*seeds, mean], categories=categories))
         if panels:
             note = f" Left out, because there are no such cells: {', '.join(left_out)}." if left_out else ""
             plot = _plot("effects", EFFECTS, measure, "", panels, _EFFECTS_NOTE + note)
@@ -113,30 +112,13 @@ def effects(table: Table, group: Group) -> Iterator[Plot]:
 
 
 def poster(table: Table, group: Group) -> Iterator[Plot]:
-    """Each main measure by every axis: a thin line for each seed, and the means with their intervals `within_seeds`."""
-    for measure in headlines(group):
-        panels = []
-        for axis in table.axes:
-            effect = effect_of(table, group, measure, axis)
-            if effect is None:
-                continue
-            x = [float(i) for i in range(len(effect.values))]
-            levels = [[one.by_seed[seed] for one in effect.means] for seed in effect.means[0].by_seed]
-            seeds = [Series(f"seed {i}", x, line, faint=True) for i, line in enumerate(levels)]
-            mean = Series("mean", x, [one.mean for one in effect.means], within_seeds(levels))
-            categories = [value or "none" for value in effect.values]
-            panels.append(
-                Panel(table.names[axis], [*seeds, mean] if len(levels) > 1 else [mean], categories=categories)
-            )
-        if panels:
-            yield Plot(
-                f"figure_{measure.name}", EFFECTS, measure.label, "", _spelled(measure), panels, note=_POSTER_NOTE
-            )
-
-
-def _spelled(measure: Measure) -> str:
-    meaning = measure.meaning or measure.label
-    return fill(f"{meaning[0].upper()}{meaning[1:]} ({measure.axis}), {measure.better} is better", _LETTERS)
+    """The effect of every axis on each main measure, with the measure spelled out."""
+    shown = {measure.label: measure for measure in headlines(group)}
+    for plot in effects(table, group):
+        if (measure := shown.get(plot.name)) is not None:
+            meaning = measure.meaning or measure.label
+            spelled = f"{meaning[0].upper()}{meaning[1:]} ({measure.axis}), {measure.better} is better"
+            yield replace(plot, key=measure.name, y_label=fill(spelled, _LETTERS), note=_THIN_AND_BOLD)
 
 
 def against_seconds(table: Table, group: Group) -> Iterator[Plot]:
