@@ -145,10 +145,8 @@ class Comparison:
         other, lead = rival
         mean = self.means[rank.best[0]]
         if lead is None:
-            return (
-                f"{_NO_ERRORS if mean.trainings and mean.trainings == self.means[other].trainings else _ONE_SEED}:",
-                name,
-            )
+            one_training = bool(mean.trainings) and mean.trainings == self.means[other].trainings
+            return f"{_NO_ERRORS if one_training else _ONE_SEED}:", name
         if not self.sure:
             return f"undecided between {_several(self.names)}{self._over} in", name
         leaders = [self.names[i] for i in rank.best]
@@ -182,8 +180,9 @@ class Comparison:
 
     @property
     def needs_seeds(self) -> bool:
-        """Whether it compares trainings with one seed each."""
-        return self.clause()[0] == f"{_ONE_SEED}:"
+        """Whether it is undecided and not paired over seeds."""
+        rival = self.ranking.rival(self.sure)
+        return not self.sure and rival is not None and (rival[1] is None or not rival[1].seeds)
 
     @property
     def _over(self) -> str:
@@ -229,15 +228,17 @@ def axis_findings(table: Table, group: Group, compared: Sequence[Comparison]) ->
     found = []
     for what, some in grouped(compared, lambda one: one.what).items():
         sure = any(one.sure for one in some)
-        clauses = grouped(
-            (one.clause() for one in sorted(some, key=lambda one: not one.sure)), lambda clause: clause[0]
-        )
+        sure_first = sorted(some, key=lambda one: not one.sure)
+        clauses = grouped((one.clause() for one in sure_first), lambda clause: clause[0])
         parts = [f"{statement} {listed([number for _, number in each])}" for statement, each in clauses.items()]
         axis = next((axis for axis, name in table.names.items() if name == what), None)
         parts += _costs(table, group, axis, sure) if axis is not None else []
         left_out = dict.fromkeys(name for one in some for name in one.left_out)
         parts += [f"{listed(list(left_out))} left out, because more than {what} differs"] if left_out else []
         found.append(Finding(what, "; ".join(parts), sure))
+    alone = [name for axis in _axes(table, group) if (name := table.names[axis]) not in {one.what for one in compared}]
+    if alone and len(alone) < len(_axes(table, group)):
+        found.append(Finding(listed(alone), "not compared, because more differs wherever this does", False))
     return found
 
 
@@ -245,15 +246,13 @@ def next_step(compared: Sequence[Comparison], seeds: Sequence[str]) -> str:
     """What to do after this comparison; "" if nothing was compared. seeds: that were used."""
     steps = []
     for what, some in grouped((one for one in compared if one.sure), lambda one: one.what).items():
-        best = {one.names[one.ranking.best[0]] for one in some}
-        steps.append(
-            f"go on with {what} {best.pop()}" if len(best) == 1 else f"choose {what} by the measure that counts"
-        )
+        best, *others = {one.names[one.ranking.best[0]] for one in some}
+        steps.append(f"choose {what} by the measure that counts" if others else f"go on with {what} {best}")
     if steps:
         new = f" ({_new_seeds(len(seeds), seeds)})" if seeds else ""
         steps.append(f"before you publish a difference, repeat it once with new seeds{new}")
     undecided = [one for one in compared if not one.sure and one.ranking.rival(False)]
-    if any(one.needs_seeds for one in undecided):
+    if any(one.needs_seeds for one in compared):
         steps.append("run the same sweep with seed=1,2,3")
     elif enough := [(n, one) for one in undecided if (n := one.seeds_to_show)]:
         n, one = min(enough, key=lambda pair: pair[0])
@@ -263,7 +262,7 @@ def next_step(compared: Sequence[Comparison], seeds: Sequence[str]) -> str:
             "what is cheaper or simpler"
         )
     elif undecided:
-        steps.append("take what is cheaper or simpler, because seeds would not settle what is undecided")
+        steps.append(f"take what is cheaper or simpler: {MOST_SEEDS} new seeds would not settle what is undecided")
     return "; ".join(steps)
 
 
@@ -284,11 +283,9 @@ def _costs(table: Table, group: Group, axis: str, sure: bool) -> list[str]:
             equal.append(title)
         elif any(value != cost for value, cost in costs[:MOST_NAMED]):
             differing.append(f"{listed([f'{value} {cost}' for value, cost in costs[:MOST_NAMED]])} {title}")
-    return (
-        [f"unequal cost: {', '.join(differing)}"]
-        if differing
-        else ([f"equal {listed(equal)}"] if equal and sure else [])
-    )
+    if differing:
+        return [f"unequal cost: {', '.join(differing)}"]
+    return [f"equal {listed(equal)}"] if equal and sure else []
 
 
 def _axes(table: Table, group: Group) -> list[str]:
@@ -312,8 +309,7 @@ def _percent(part: float, whole: Measured) -> str:
 
 
 def _count(value: float) -> str:
-    unit, name = next(((unit, name) for unit, name in ((1e6, " M"), (1e4, " k")) if value >= unit), (1, ""))
-    return f"{value / (1e3 if name == ' k' else unit):.3g}{name}"
+    return f"{value:,.0f}" if value >= 1e4 else f"{value:.0f}"
 
 
 def headlines(group: Group) -> list[Measure]:

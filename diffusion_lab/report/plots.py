@@ -90,12 +90,11 @@ def against_sampling(table: Table, group: Group) -> Iterator[Plot]:
 def effects(table: Table, group: Group) -> Iterator[Plot]:
     """Each measure by the values of an axis, averaged over the other axes: seeds, and means with their intervals `within_seeds`."""
     for measure in (measure for measure in group.measures if measure.better is not None):
-        panels, left_out = [], []
+        panels = []
         for colour, axis in enumerate(table.axes):
             effect = effect_of(table, group, measure, axis)
             if effect is None:
                 continue
-            left_out += [f"{table.names[axis]} {value or 'none'}" for value in effect.left_out]
             x = [float(i) for i in range(len(effect.values))]
             each = {seed: [one.by_seed[seed] for one in effect.means] for seed in effect.means[0].by_seed}
             seeds = [
@@ -106,8 +105,7 @@ def effects(table: Table, group: Group) -> Iterator[Plot]:
             categories = [value or "none" for value in effect.values]
             panels.append(Panel(table.names[axis], [*seeds, mean], categories=categories))
         if panels:
-            note = f" Left out, because there are no such cells: {', '.join(left_out)}." if left_out else ""
-            plot = _plot("effects", EFFECTS, measure, "", panels, _EFFECTS_NOTE + note)
+            plot = _plot("effects", EFFECTS, measure, "", panels, _EFFECTS_NOTE)
             yield replace(plot, log_x=False, log_y=_spans_decades(panels))
 
 

@@ -27,7 +27,8 @@ def test_figures_for_a_poster(lab, swept):
     assert (lab.folder / "talk" / "bits_per_dim.svg").is_file()
 
 
-def test_figures_go_to_no_tracker(lab, swept):
+def test_figures_go_to_no_tracker(lab, swept, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
     lab.refused("report", "format=figure", "logger=wandb", said="logger has no effect")
     lab.refused("report", "format=pdf", said=("page", "figure"))
 
