@@ -158,10 +158,10 @@ class Comparison:
     @property
     def doubt(self) -> tuple[str, ...] | None:
         """The columns UNDECIDED; None if the comparison is decided or has no errors."""
-        rival, best = self.ranking.rival(self.sure), self.ranking.best[0]
-        if self.sure or rival is None or rival[1] is None:
+        best = self.ranking.best[0]
+        other, lead = self.ranking.rival(self.sure) or (best, None)
+        if self.sure or lead is None:
             return None
-        other, lead = rival
         base = self.means[best]
         pair = "" if len(self.names) == 2 else f", {self.names[min(best, other)]} and {self.names[max(best, other)]}"
         needed, enough = lead.margin_at(self.level), self.seeds_to_show
@@ -175,8 +175,8 @@ class Comparison:
     @cached_property
     def seeds_to_show(self) -> int | None:
         """See `Difference.seeds_to_show`; of the best and its rival."""
-        rival = self.ranking.rival(self.sure)
-        return rival[1].seeds_to_show(self.level) if rival and rival[1] else None
+        _, lead = self.ranking.rival(self.sure) or (None, None)
+        return lead.seeds_to_show(self.level) if lead else None
 
     @property
     def needs_seeds(self) -> bool:
