@@ -150,8 +150,8 @@ def print_tables(gathered: Gathered, table: Table) -> None:
             console.print(Text(f"{sign} {found.what}: {found.text}", style=style))
         if said_of.undecided:
             console.print(_plain_table(UNDECIDED, said_of.undecided), soft_wrap=False)
-        if said_of.next:
-            console.print(Text(f"next: {said_of.next}", style="bold"))
+        for step in said_of.next:
+            console.print(Text(f"next: {step}", style="bold"))
     missing = [
         f"{cell.state}: {' · '.join(filter(None, cell.choices.values()))}: {cell.reason}"
         for cell in gathered.cells

@@ -44,11 +44,11 @@ class Finding:
 
 @dataclass(frozen=True)
 class Conclusions:
-    """undecided: one line per comparison, of the columns UNDECIDED. next: what to do, "" if nothing was compared."""
+    """undecided: one line per comparison, of the columns UNDECIDED. next: what to do, one sentence each."""
 
     findings: list[Finding]
     undecided: list[tuple[str, ...]]
-    next: str
+    next: list[str]
 
 
 def conclusions(table: Table, group: Group) -> Conclusions:
@@ -56,7 +56,7 @@ def conclusions(table: Table, group: Group) -> Conclusions:
     compared = comparisons(table, group)
     known = [*axis_findings(table, group, compared), *curve_findings(table, group)]
     doubts = [line for one in compared if (line := one.doubt) is not None]
-    return Conclusions(known, doubts, next_step(compared, table.seeds))
+    return Conclusions(known, doubts, next_steps(compared, table.seeds))
 
 
 def curve_findings(table: Table, group: Group) -> list[Finding]:
@@ -158,10 +158,10 @@ class Comparison:
     @property
     def doubt(self) -> tuple[str, ...] | None:
         """The columns UNDECIDED; None if the comparison is decided or has no errors."""
-        rival, best = self.ranking.rival(self.sure), self.ranking.best[0]
-        if self.sure or rival is None or rival[1] is None:
+        best = self.ranking.best[0]
+        other, lead = self.ranking.rival(self.sure) or (best, None)
+        if self.sure or lead is None:
             return None
-        other, lead = rival
         base = self.means[best]
         pair = "" if len(self.names) == 2 else f", {self.names[min(best, other)]} and {self.names[max(best, other)]}"
         needed, enough = lead.margin_at(self.level), self.seeds_to_show
@@ -175,8 +175,8 @@ class Comparison:
     @cached_property
     def seeds_to_show(self) -> int | None:
         """See `Difference.seeds_to_show`; of the best and its rival."""
-        rival = self.ranking.rival(self.sure)
-        return rival[1].seeds_to_show(self.level) if rival and rival[1] else None
+        _, lead = self.ranking.rival(self.sure) or (None, None)
+        return lead.seeds_to_show(self.level) if lead else None
 
     @property
     def needs_seeds(self) -> bool:
@@ -242,28 +242,28 @@ def axis_findings(table: Table, group: Group, compared: Sequence[Comparison]) ->
     return found
 
 
-def next_step(compared: Sequence[Comparison], seeds: Sequence[str]) -> str:
-    """What to do after this comparison; "" if nothing was compared. seeds: that were used."""
-    steps = []
+def next_steps(compared: Sequence[Comparison], seeds: Sequence[str]) -> list[str]:
+    """What to do after this comparison. seeds: that were used."""
+    steps, chosen = [], []
     for what, some in grouped((one for one in compared if one.sure), lambda one: one.what).items():
         best, *others = {one.names[one.ranking.best[0]] for one in some}
-        steps.append(f"choose {what} by the measure that counts" if others else f"go on with {what} {best}")
-    if steps:
+        chosen.append(f"{what} by the measure that counts" if others else f"{what} {best}")
+    if chosen:
         new = f" ({_new_seeds(len(seeds), seeds)})" if seeds else ""
-        steps.append(f"before you publish a difference, repeat it once with new seeds{new}")
+        steps.append(f"go on with {listed(chosen)}; before you publish it, repeat the sweep once with new seeds{new}")
     undecided = [one for one in compared if not one.sure and one.ranking.rival(False)]
     if any(one.needs_seeds for one in compared):
         steps.append("run the same sweep with seed=1,2,3")
     elif enough := [(n, one) for one in undecided if (n := one.seeds_to_show)]:
         n, one = min(enough, key=lambda pair: pair[0])
         steps.append(
-            f"cheapest to settle is {one.what} in {one.measure.label}: run the same sweep with {_new_seeds(n, seeds)} and compare "
-            "these new seeds alone, once (adding seeds until a difference shows finds differences that are not there); or take "
-            "what is cheaper or simpler"
+            f"cheapest to settle is {one.what} in {one.measure.label}: run the same sweep once with {_new_seeds(n, seeds)} and "
+            "compare these new seeds alone (adding seeds until a difference shows finds differences that are not there); or "
+            "take what is cheaper or simpler"
         )
     elif undecided:
         steps.append(f"take what is cheaper or simpler: {MOST_SEEDS} new seeds would not settle what is undecided")
-    return "; ".join(steps)
+    return steps
 
 
 def _new_seeds(n: int, seeds: Sequence[str]) -> str:
@@ -281,8 +281,9 @@ def _costs(table: Table, group: Group, axis: str, sure: bool) -> list[str]:
         costs = [(value or NONE, _count(one.mean)) for value, one in zip(effect.values, effect.means, strict=True)]
         if len({cost for _, cost in costs}) == 1:
             equal.append(title)
-        elif any(value != cost for value, cost in costs[:MOST_NAMED]):
-            differing.append(f"{listed([f'{value} {cost}' for value, cost in costs[:MOST_NAMED]])} {title}")
+        else:
+            each = [cost if value == cost else f"{value} {cost}" for value, cost in costs[:MOST_NAMED]]
+            differing.append(f"{listed(each)} {title}")
     if differing:
         return [f"unequal cost: {', '.join(differing)}"]
     return [f"equal {listed(equal)}"] if equal and sure else []

@@ -106,7 +106,7 @@ def test_without_certainty_there_is_no_winner(tmp_path, axes, other):
     known = conclusions(table, table.groups[0])
     (said,) = known.findings
     assert not said.sure
-    assert "better" not in said.text + known.next
+    assert "better" not in said.text + " ".join(known.next)
 
 
 def test_an_undecided_axis_names_what_would_have_counted_and_how_many_seeds(tmp_path):
@@ -128,8 +128,8 @@ def test_an_undecided_axis_names_what_would_have_counted_and_how_many_seeds(tmp_
     assert counted.startswith(f"{lead.margin_at(LEVEL / 2):.2g}")
     n = lead.seeds_to_show(LEVEL / 2)
     assert str(n) in seeds
-    assert f"'seed=range(4,{4 + n})'" in known.next
-    assert "alone, once" in known.next
+    assert f"'seed=range(4,{4 + n})'" in known.next[0]
+    assert "seeds alone" in known.next[0]
 
 
 def test_a_decided_axis_names_lead_interval_and_cost(tmp_path):
@@ -143,7 +143,7 @@ def test_a_decided_axis_names_lead_interval_and_cost(tmp_path):
     assert said.sure
     assert "ddim is better than strided over 3 seeds by 1.02 ± 0.02" in said.text
     assert "strided 25 and ddim 50 network evaluations" in said.text
-    assert "sampler ddim" in known.next
+    assert "sampler ddim" in known.next[0]
 
 
 def test_rows_are_compared_where_no_axis_differs_alone(tmp_path):
