@@ -17,7 +17,6 @@ from diffusion_lab.networks.embeddings import MAX_PERIOD
 
 # diffusers spaces the frequencies of t by 1/127 instead of 1/128, which is this period with ours.
 DIFFUSERS_PERIOD = MAX_PERIOD ** (128 / 127)
-JIT_STEPS = 1000  # of the chain on which an imported JiT runs
 
 _EMBEDDER = "norm1.emb"  # in every block of diffusers' DiT, all with equal weights as DiT has one
 _DIT = {
@@ -80,11 +79,12 @@ def from_dit(published: Mapping[str, Tensor], network: nn.Module, what: str) -> 
     return _fitting(found, network, what)
 
 
-def from_jit(published: Mapping[str, Tensor], network: nn.Module, what: str) -> dict[str, Tensor]:
+def from_jit(published: Mapping[str, Tensor], network: nn.Module, what: str, step: float) -> dict[str, Tensor]:
     """The state dict of `network` from JiT, float32. CheckpointError if it does not fit. what: the file, for messages.
 
-    JiT has t = 1 for the image and t = 0 for noise, so on a chain of T steps ours is t = 1 − (τ + 1)/T of the network's τ = 0..T−1.
-    By cos(a − b) and sin(a − b) this is another first matrix on the sinusoids of τ/T.
+    JiT's time is 1 for the image and 0 for noise. Ours, which the network multiplies by its timestep_scale `step`, is 0 at the
+    first of steps of this length from the image, so JiT's is 1 − step − ours. By the formulas for cos(a − b) and sin(a − b) that
+    is another first matrix on our sinusoids.
     """
     found = _renamed({name: tensor for name, tensor in published.items() if name != "pos_embed"}, _JIT, _JIT_BLOCK)
     if "in_context_posemb" in found:
@@ -94,7 +94,7 @@ def from_jit(published: Mapping[str, Tensor], network: nn.Module, what: str) -> 
         cos, sin = found[first].chunk(2, dim=1)
         half = cos.shape[1]
         frequencies = torch.exp(-math.log(MAX_PERIOD) * torch.arange(half, dtype=torch.float64) / half)
-        shift = frequencies * (1 - 1 / JIT_STEPS)
+        shift = frequencies * (1 - step)
         turned = cos * shift.cos() + sin * shift.sin(), cos * shift.sin() - sin * shift.cos()
         found[first] = torch.cat(turned, dim=1).float()
     return _fitting(found, network, what)
