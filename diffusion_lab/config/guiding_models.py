@@ -21,7 +21,7 @@ from diffusion_lab.config.loading import (
 )
 from diffusion_lab.config.weight_files import last_weights, load_weights
 from diffusion_lab.diffusion import Schedule
-from diffusion_lab.diffusion.schedules import AlphaBar, as_schedule
+from diffusion_lab.diffusion.given_schedules import AlphaBar, as_schedule
 from diffusion_lab.models.diffusion import DiffusionModel
 from diffusion_lab.models.noisy_classifier import NoisyClassifier
 from diffusion_lab.models.trainable import TrainableModel

@@ -12,7 +12,8 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from .forward import ForwardProcess, Stride, Value, stride_between
-from .schedules import AlphaBar, DeviceTable, Schedule, as_schedule
+from .given_schedules import AlphaBar, as_schedule
+from .schedules import DeviceTable, Schedule
 from .shapes import Number, PerSample, Steps
 
 

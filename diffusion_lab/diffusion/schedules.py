@@ -15,7 +15,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float64
@@ -114,32 +114,6 @@ class Schedule(ForwardProcess):
     def is_real(self, real: bool | None) -> bool:
         """Whether t is real with this choice; None: it is, unless the schedule is a table."""
         return not self.tabulated if real is None else real
-
-
-@runtime_checkable
-class AlphaBar(Protocol):
-    """A schedule that need not derive from `Schedule`: alpha_bar() gives the table ᾱ_0 = 1, …, ᾱ_T."""
-
-    def alpha_bar(self) -> Table: ...
-
-
-@dataclass(frozen=True, repr=False)
-class OfAlphaBar(Schedule):
-    """The `Schedule` with the table of another object."""
-
-    given: AlphaBar
-
-    def alpha_bar(self) -> Table:
-        return torch.as_tensor(self.given.alpha_bar(), dtype=torch.float64)
-
-    def __repr__(self) -> str:
-        """That of the object, without an address in memory."""
-        return repr(self.given).partition(" object at ")[0].lstrip("<")
-
-
-def as_schedule(given: Schedule | AlphaBar) -> Schedule:
-    """A `Schedule` itself, or the one with the table of an object that has only alpha_bar()."""
-    return given if isinstance(given, Schedule) else OfAlphaBar(len(given.alpha_bar()) - 1, given)
 
 
 _SHOWN = 4  # numbers of a table that are shown in its name

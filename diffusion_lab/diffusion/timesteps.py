@@ -14,7 +14,7 @@ from jaxtyping import Float, Float64, Int64
 from torch import Generator, Tensor, nn
 
 from .chain import GaussianDiffusion
-from .schedules import AlphaBar, Schedule, as_schedule
+from .given_schedules import AlphaBar, as_schedule
 from .shapes import Number, PerSample, Steps, Times
 
 

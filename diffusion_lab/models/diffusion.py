@@ -31,7 +31,7 @@ from diffusion_lab.diffusion import (
     TimestepSampler,
     Variance,
 )
-from diffusion_lab.diffusion.schedules import AlphaBar, as_schedule
+from diffusion_lab.diffusion.given_schedules import AlphaBar, as_schedule
 from diffusion_lab.diffusion.shapes import Conditions
 from diffusion_lab.diffusion.timesteps import by_quarter, quarters
 from diffusion_lab.models.compatibility import can_hold_back, check_guidance, check_parts, conditions_for

@@ -15,7 +15,7 @@ from torchmetrics.functional.classification import multiclass_accuracy
 
 from diffusion_lab.diffusion import ForwardProcess, GaussianDiffusion, SampleNoise, Schedule, TimestepSampler
 from diffusion_lab.diffusion.condition_parts import classes_in
-from diffusion_lab.diffusion.schedules import AlphaBar, as_schedule
+from diffusion_lab.diffusion.given_schedules import AlphaBar, as_schedule
 from diffusion_lab.diffusion.shapes import Conditions
 from diffusion_lab.diffusion.timesteps import by_quarter, quarters
 from diffusion_lab.models.optimization import Optimization

@@ -18,6 +18,8 @@ from diffusion_lab.store.status_file import DONE, FAILED, FILE, INTERRUPTED, Sta
 
 MODEL, CELL = "model", "cell"
 
+Value = float | Sequence[float] | None  # what a command returns to a sweeper that searches
+
 
 class JobError(RunError):
     """A job failed, or cannot be started; the message is the reason."""

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple, NoReturn
 from diffusion_lab.store import SweepDirectory, read_json
 from diffusion_lab.store.files import make_folders
 from diffusion_lab.store.option_names import canonical_json, grouped
-from diffusion_lab.sweeps.plan import JobError
+from diffusion_lab.sweeps.plan import JobError, Value
 from diffusion_lab.training.interruption import Interrupted
 
 _NAMES = {"tasks_per_node": "ntasks_per_node", "more": "additional_parameters"}  # our options -> submitit's
@@ -116,7 +116,7 @@ def _parameters(request: Request) -> dict[str, Any]:
 # ---- in a job
 
 
-Task = Callable[[bool], float | None]  # is_alone: whether the job has one process. JobError if it fails
+Task = Callable[[bool], Value]  # is_alone: whether the job has one process. JobError if it fails
 
 
 class InSlurm:
@@ -125,7 +125,7 @@ class InSlurm:
     def __init__(self, call: Task) -> None:
         self.call = call
 
-    def __call__(self) -> float | None:
+    def __call__(self) -> Value:
         from submitit import JobEnvironment
 
         environment = JobEnvironment()
@@ -185,7 +185,7 @@ def submitted(sweep: SweepDirectory) -> dict[str, str]:
     return read_json(sweep.submitted) if sweep.submitted.is_file() else {}
 
 
-def results(jobs: Sequence[str], folder: Path) -> list[float | JobError | None]:
+def results(jobs: Sequence[str], folder: Path) -> list[JobError | Value]:
     """Wait until Slurm has none of these jobs; returns their values, or why they failed."""
     gone = 0
     while gone < 2:  # twice, because files may be delayed on a network

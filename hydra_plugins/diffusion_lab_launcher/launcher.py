@@ -20,7 +20,7 @@ from diffusion_lab.store import SweepDirectory, write_json
 from diffusion_lab.store.own_files import users_files
 from diffusion_lab.sweeps import local, slurm
 from diffusion_lab.sweeps.frozen import make_copy, shell
-from diffusion_lab.sweeps.plan import JobError
+from diffusion_lab.sweeps.plan import JobError, Value
 from diffusion_lab.training.devices import num_cores, visible_gpus
 
 
@@ -58,7 +58,7 @@ class JobLauncher(Launcher):
         ]
 
     @abstractmethod
-    def run(self, calls: Sequence[Call]) -> list[float | JobError | None]:
+    def run(self, calls: Sequence[Call]) -> list[JobError | Value]:
         """The values of the calls, or why they failed."""
 
     @abstractmethod
@@ -69,7 +69,7 @@ class JobLauncher(Launcher):
 class LocalLauncher(JobLauncher):
     """This machine; see conf/hydra/launcher/local.yaml."""
 
-    def run(self, calls: Sequence[Call]) -> list[float | JobError | None]:
+    def run(self, calls: Sequence[Call]) -> list[JobError | Value]:
         machine, requests = self._requested(calls)
         return local.run(calls, requests, [call.folder / call.name / "output.txt" for call in calls], machine, print)
 
@@ -87,7 +87,7 @@ class SlurmLauncher(JobLauncher):
 
     on_cluster = True
 
-    def run(self, calls: Sequence[Call]) -> list[float | JobError | None]:
+    def run(self, calls: Sequence[Call]) -> list[JobError | Value]:
         folder = SweepDirectory(calls[0].folder.absolute())
         if self.config.hydra.launcher.dry_run:
             self.show(calls, folder)
