@@ -15,6 +15,7 @@ from torch import Generator, Tensor, nn
 
 from .chain import GaussianDiffusion
 from .given_schedules import AlphaBar, as_schedule
+from .schedules import Schedule
 from .shapes import Number, PerSample, Steps, Times
 
 
