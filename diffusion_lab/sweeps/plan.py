@@ -66,14 +66,24 @@ class Job:
     name: str
     work: tuple[Work, ...]
 
+    @property
+    def purpose(self) -> str:
+        """In words, for a plan: train, score, or both."""
+        what = {work.what for work in self.work}
+        return " and ".join(verb for kind, verb in ((MODEL, "train"), (CELL, "score")) if kind in what)
+
 
 @dataclass(frozen=True)
 class Plan:
-    """num_combinations: those of the command. cells: the distinct ones. jobs: a job for each model that lacks something."""
+    """num_combinations: those of the command. cells: the distinct ones. jobs: a job for each model that lacks something.
+
+    score: whether cells are scored, or models only trained.
+    """
 
     num_combinations: int
     cells: tuple[PlannedCell, ...]
     jobs: tuple[Job, ...]
+    score: bool = True
 
     @property
     def work(self) -> tuple[Work, ...]:
@@ -90,7 +100,9 @@ class Plan:
             cells += f" from {self.num_combinations} combinations, some of them equal"
         return [
             f"{_count(len(models), 'model')}: {train} to train, {len(models) - train} reused",
-            f"{cells}: {score} to score, {scored} scored already",
+            f"{cells}: {score} to score, {scored} scored already"
+            if self.score
+            else f"{cells}: not scored (score=false)",
         ]
 
 
@@ -125,7 +137,7 @@ def plan(
                 work.append(Work(CELL, cell.run.path, cell.run.metrics, overrides, _label([cell], values), found))
         if work:
             jobs.append(Job(model.path.name, tuple(work)))
-    return Plan(num_combinations, tuple(different), tuple(jobs))
+    return Plan(num_combinations, tuple(different), tuple(jobs), score)
 
 
 def _is_of(model: ModelDirectory, run: RunDirectory) -> bool:

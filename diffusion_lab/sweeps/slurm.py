@@ -53,6 +53,8 @@ def request(options: Mapping[str, Any], accelerator: str) -> Request:
     if found["gpus_per_node"] == "auto":
         on_gpus = accelerator in ("gpu", "cuda") and "gpu" not in (found["gres"] or "")
         found["gpus_per_node"] = found["ntasks_per_node"] if on_gpus else None
+    more = found["additional_parameters"] or {}
+    found["additional_parameters"] = {name: value for name, value in more.items() if value is not None}
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -109,8 +111,11 @@ def arrays(requests: Sequence[Request]) -> Iterable[Sequence[int]]:
 
 def _parameters(request: Request) -> dict[str, Any]:
     asked = {name: value for name, value in request.items() if name not in _OF_EXECUTOR}
-    # If one process fails, the job ends; otherwise the others would wait for it.
-    return {"job_name": "diffusion-lab", "stderr_to_stdout": True, "srun_args": ["--kill-on-bad-exit=1"], **asked}
+    # If one process fails, the job ends; otherwise the others would wait for it. srun does not read sbatch's cpus-per-task.
+    srun = ["--kill-on-bad-exit=1", *(f"--cpus-per-task={asked[name]}" for name in ("cpus_per_task",) if name in asked)]
+    # submitit's default wckey, "submitit", may be refused.
+    ours = {"job_name": "diffusion-lab", "stderr_to_stdout": True, "srun_args": srun, "wckey": None}
+    return {**ours, **asked}
 
 
 # ---- in a job

@@ -114,14 +114,14 @@ class SlurmLauncher(JobLauncher):
         """Print what would be submitted."""
         requests = self._requests(calls)
         for array in slurm.arrays(requests):
-            names = ", ".join(calls[index].name for index in array)
-            print(
-                f"{len(array)} jobs would be submitted: {names}\n{slurm.script(requests[array[0]], len(array), sweep.slurm)}"
-            )
+            names, several = ", ".join(calls[index].name for index in array), "s" * (len(array) > 1)
+            print(f"{len(array)} job{several} would be submitted: {names}")
+            print(slurm.script(requests[array[0]], len(array), sweep.slurm))
 
     def summary(self, calls: Sequence[Call]) -> list[str]:
-        counts = Counter(map(slurm.in_words, self._requests(calls)))
-        return [f"Slurm: {number} job{'s' * (number > 1)} of {request}" for request, number in counts.items()]
+        purposes = [f" to {call.job.purpose}" if call.job else "" for call in calls]
+        kinds = Counter(zip(purposes, map(slurm.in_words, self._requests(calls)), strict=True))
+        return [f"Slurm: {number} job{'s' * (number > 1)}{to}: {request}" for (to, request), number in kinds.items()]
 
     def _requests(self, calls: Sequence[Call]) -> list[slurm.Request]:
         families = self.hydra_context.config_loader.get_group_options("model")
