@@ -112,9 +112,14 @@ def arrays(requests: Sequence[Request]) -> Iterable[Sequence[int]]:
 def _parameters(request: Request) -> dict[str, Any]:
     asked = {name: value for name, value in request.items() if name not in _OF_EXECUTOR}
     # If one process fails, the job ends; otherwise the others would wait for it. srun does not read sbatch's cpus-per-task.
-    srun = ["--kill-on-bad-exit=1", *(f"--cpus-per-task={asked[name]}" for name in ("cpus_per_task",) if name in asked)]
+    cpus = [f"--cpus-per-task={asked['cpus_per_task']}"] if "cpus_per_task" in asked else []
     # submitit's default wckey, "submitit", may be refused.
-    ours = {"job_name": "diffusion-lab", "stderr_to_stdout": True, "srun_args": srun, "wckey": None}
+    ours = {
+        "job_name": "diffusion-lab",
+        "stderr_to_stdout": True,
+        "srun_args": ["--kill-on-bad-exit=1", *cpus],
+        "wckey": None,
+    }
     return {**ours, **asked}
 
 
