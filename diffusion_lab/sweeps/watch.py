@@ -152,7 +152,7 @@ def seconds_left(status: Status) -> float | None:
     return max(0.0, (status.steps - status.step) * pace - (time.time() - status.updated))
 
 
-def table(of_sweep: Sequence[JobProgress], others: Sequence[JobProgress]) -> Table:
+def table(of_sweep: Sequence[JobProgress], others: Sequence[JobProgress] = ()) -> Table:
     """Up to MOST_LINES lines, one per model or cell, below totals by state: of the sweep, then of what runs outside it."""
     found = [*others, *of_sweep]
     totals = [summary(of_sweep), summary(others)] if of_sweep else [summary(others)]
