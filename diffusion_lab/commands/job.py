@@ -17,7 +17,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict, read_write
 
 from diffusion_lab.config.mistakes import mistake_in_job
-from diffusion_lab.sweeps.plan import Job, JobError, do
+from diffusion_lab.sweeps.plan import Job, JobError, Value, do
 
 
 @dataclass
@@ -43,7 +43,7 @@ class Call:
                 config.hydra.job.id = self.name
                 config.hydra.sweep.update(dir=str(self.folder), subdir=self.name)
 
-    def __call__(self, is_alone: bool = True) -> float | None:
+    def __call__(self, is_alone: bool = True) -> Value:
         """The value of the command. JobError, in one sentence, if something fails. is_alone: as in `plan.do`."""
         Singleton.set_state(self.singletons)
         setup_globals()
@@ -53,7 +53,7 @@ class Call:
         do(self.job, lambda work: self._run(config_of[work]), is_alone)
         return None
 
-    def _run(self, config: DictConfig) -> float | None:
+    def _run(self, config: DictConfig) -> Value:
         done = run_job(
             hydra_context=self.context,
             task_function=self.task,
@@ -63,7 +63,7 @@ class Call:
         )
         returned = done._return_value  # the property would raise the error of a failed job
         if done.status is JobStatus.COMPLETED:
-            return None if returned is None else float(returned)
+            return returned
         message = mistake_in_job(returned)
         if message is None and self.job is None:  # the parts of a job write it to their log
             traceback.print_exception(returned, file=sys.stderr)

@@ -112,6 +112,11 @@ class Model:
         with _call_of("evaluate"):
             return trained_data(trained_config(self.config("evaluate"))[1])
 
+    def images(self, split: str = "test", num_images: int = 64) -> Tensor:
+        """The first images of "train", "validation" or "test" of `data`, as the model sees them: float32 (B, *shape)."""
+        with _call_of("evaluate"), users_mistakes():
+            return next(self.data.batches(split, num_images))[0]
+
     def sample(
         self,
         num_images: int = 64,

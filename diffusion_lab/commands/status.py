@@ -11,15 +11,16 @@ from rich.live import Live
 from diffusion_lab.store import RunError, named_sweep
 from diffusion_lab.store.places import sweeps_in
 from diffusion_lab.sweeps.slurm import jobs_of
-from diffusion_lab.sweeps.watch import JobProgress, is_over, job_progress, other_trainings, table
+from diffusion_lab.sweeps.watch import JobProgress, is_alive, is_over, job_progress, other_trainings, table
 from diffusion_lab.terminal import Terminal
 
 _REFRESH_SECONDS = 2.0
+_QUIET_SECONDS = 60.0  # without a process at work, as between two jobs: a sweep that was stopped is not watched longer
 _ASK_SECONDS = 15.0  # a cluster's controller is shared by all users
 
 
 def run(cfg: DictConfig) -> None:
-    """Show the table; on a terminal, update it until everything is done or failed."""
+    """Show the table; on a terminal, update it until everything is done or failed, or nothing has been at work for a while."""
     outputs, console = Path(cfg.outputs), Terminal()
     alone = cfg.sweep is None and not sweeps_in(outputs)
     sweep = None if alone else named_sweep(outputs, None if cfg.sweep is None else str(cfg.sweep))
@@ -29,21 +30,23 @@ def run(cfg: DictConfig) -> None:
         if names := sorted({job.name.partition("_")[0] for job in jobs.values() if job.state}):  # of arrays
             console.print(f"to stop its jobs, which save first: scancel {' '.join(names)}")
 
-    def progress() -> list[JobProgress]:
+    def progress() -> tuple[list[JobProgress], list[JobProgress]]:
         of_sweep = [] if sweep is None else job_progress(sweep, jobs)
         others = [] if cfg.sweep is not None else other_trainings(outputs, of_sweep, finished=sweep is None)
-        return [*others, *of_sweep]
+        return of_sweep, others
 
     found = progress()
-    if not found:
+    if not any(found):
         raise RunError(f"there is no training in {outputs}; run `diffusion-lab train` first")
     if not (cfg.watch and console.is_terminal):
-        console.print(table(found), soft_wrap=False)
+        console.print(table(*found), soft_wrap=False)
         return
-    with Live(table(found), console=console, auto_refresh=False) as live:
-        while not is_over(found):
+    alive = time.monotonic()
+    with Live(table(*found), console=console, auto_refresh=False) as live:
+        while not is_over([*found[0], *found[1]]) and time.monotonic() - alive < _QUIET_SECONDS:
             time.sleep(_REFRESH_SECONDS)
             if sweep is not None and time.monotonic() - asked > _ASK_SECONDS:
                 jobs, asked = jobs_of(sweep), time.monotonic()
             found = progress()
-            live.update(table(found), refresh=True)
+            alive = time.monotonic() if is_alive([*found[0], *found[1]], jobs) else alive
+            live.update(table(*found), refresh=True)

@@ -29,7 +29,7 @@ from diffusion_lab.store.records import is_folder_name, printable
 from diffusion_lab.store.status_file import DONE
 from diffusion_lab.sweeps import slurm
 from diffusion_lab.sweeps.axes import sweep_name
-from diffusion_lab.sweeps.plan import MODEL, JobError, fail, forget_failures, sweep_content
+from diffusion_lab.sweeps.plan import MODEL, JobError, Value, fail, forget_failures, sweep_content
 from diffusion_lab.sweeps.watch import job_progress, summary, watching
 from diffusion_lab.terminal import Terminal
 from diffusion_lab.training.interruption import Interrupted
@@ -114,7 +114,7 @@ def _launcher(config: DictConfig, context: HydraContext, task: TaskFunction) -> 
     return found
 
 
-def _record_failures(calls: Sequence[Call], results: Sequence[float | JobError | None]) -> None:
+def _record_failures(calls: Sequence[Call], results: Sequence[JobError | Value]) -> None:
     """Record why jobs ended that could not do so themselves, such as one that was killed before it began."""
     for call, result in zip(calls, results, strict=True):
         missing = [work for work in call.job.work if not work.done] if call.job else []

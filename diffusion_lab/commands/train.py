@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from diffusion_lab.commands.accuracy import report_accuracy
 from diffusion_lab.commands.evaluate import score_once
@@ -23,6 +23,7 @@ from diffusion_lab.models.noisy_classifier import NoisyClassifier
 from diffusion_lab.models.trainable import GenerativeModel
 from diffusion_lab.store import RunDirectory
 from diffusion_lab.store.identity import said_of_model
+from diffusion_lab.sweeps.plan import Value
 from diffusion_lab.terminal import Terminal
 from diffusion_lab.training.ranks import (
     Ranks,
@@ -37,8 +38,8 @@ from diffusion_lab.training.ranks import (
 )
 
 
-def run(cfg: DictConfig) -> float | None:
-    """Train unless the model exists, then score unless the scores exist; the value that cfg.objective_metric names."""
+def run(cfg: DictConfig) -> Value:
+    """Train unless the model exists, then score unless the scores exist; the values that cfg.objective_metric names."""
     num_nodes = cfg.trainer.get("num_nodes", 1)
     with users_mistakes():  # every mistake in the options is raised here
         request = request_of(cfg.trainer)
@@ -55,7 +56,11 @@ def run(cfg: DictConfig) -> float | None:
             _score(training, built, here)
     if cfg.objective_metric is None or rank() > 0:
         return None
-    return _value(run_of(training.directory, training.scores[-1], Path(cfg.outputs)), cfg.objective_metric)
+    run, several = (
+        run_of(training.directory, training.scores[-1], Path(cfg.outputs)),
+        OmegaConf.is_list(cfg.objective_metric),
+    )
+    return [_value(run, name) for name in cfg.objective_metric] if several else _value(run, cfg.objective_metric)
 
 
 def _train(training: Training, built: Built, here: Ranks) -> None:

@@ -16,6 +16,7 @@ from diffusion_lab.conditions import Condition
 from diffusion_lab.conditions.condition import Size
 from diffusion_lab.config.identity import content_of_start
 from diffusion_lab.config.mistakes import MistakeError
+from diffusion_lab.config.options import check_kind
 from diffusion_lab.config.overrides import as_plain
 from diffusion_lab.data.module import DataModule
 from diffusion_lab.models.trainable import TrainableModel
@@ -50,6 +51,7 @@ def _prepared(cfg: DictConfig, conditions: dict[str, Any]) -> DataModule:
     with open_dict(options):
         # Options of every data set, but not parameters of its class.
         num_validation, on_device = options.pop("validation", 0), options.pop("on_device", "auto")
+    check_kind("data", options.get("_target_"), DataModule)
     data = instantiate(options)
     data.hold_back(num_validation)
     data.hold_on_device(on_device)

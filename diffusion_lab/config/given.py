@@ -32,7 +32,7 @@ from diffusion_lab.store.own_files import users_files
 from diffusion_lab.training.devices import DeviceRequest
 from diffusion_lab.training.ranks import device_of
 
-_RECORDED = ("samples", "reference", "data", "features", "metrics", "evaluation", "logger", "seed")
+_RECORDED = ("samples", "reference", "image_size", "data", "features", "metrics", "evaluation", "logger", "seed")
 _LONGEST_NAME = 60
 
 
@@ -44,21 +44,24 @@ def given_score(cfg: DictConfig, request: DeviceRequest) -> PlannedScore:
             raise MistakeError("data.validation has no effect without data=…: remove it")
         del kept["data"]
     if ("data" in kept) == ("reference" in kept):
-        raise MistakeError("samples=…: set data=… or reference=… (a file or a folder), to compare them with")
-    features, published = build_features(kept), None
+        raise MistakeError("samples=…: set reference=… (a file, or a folder) or data=…, to compare them with")
+    features, published, size = build_features(kept), None, as_plain(kept).get("image_size")
     if "data" in kept:
         data: DataModule = build_data(kept)
-        images = read_images(Path(cfg.samples), data.shape)
+        images = read_images(Path(cfg.samples), data.shape, size)
     else:
-        images = read_images(Path(cfg.samples))
+        images = read_images(Path(cfg.samples), size=size)
         data, published = _reference(kept, images)
     if len(data.shape) != 3 or data.num_levels is None:
         raise MistakeError(f"samples=…: {data.name} has no images of grey levels to compare them with")
     if published:
         _check_dimensions(features, published, data.shape, kept.reference)
     fitted = levels(images, data.shape, data.num_levels, data.name)
-    shown = OneSet(_name(images.name), fitted, data.num_levels, images.digest)
+    shown = OneSet(
+        _name(images.name), fitted, data.num_levels, f"{images.digest} {tuple(data.shape)} {data.num_levels}"
+    )
     about = {"name": shown.name, "digest": images.digest, "shape": list(images.shape)}
+    about |= {} if size is None else {"read_as": images.read_as}
     said = differences(images, fitted, data.num_levels, data.name)
     outputs, store = Path(cfg.outputs), cache_directory(Path(cfg.outputs), since=time.time() if cfg.rescore else 0.0)
     source = GivenImages(shown, images.labels, about, store, device_of(request), said, published)
@@ -69,6 +72,8 @@ def given_score(cfg: DictConfig, request: DeviceRequest) -> PlannedScore:
     )
     read_as = f"; {images.read_as}" if images.read_as else ""
     line = f"samples  {cfg.samples}  ({source.count} images{read_as})"
+    if "test_fraction" in kept.get("data", {}) and kept.evaluation.reference == "train":
+        line += f"\nreference={kept.data.root} compares with all its images; data=… leaves some out, as for a model trained on them"
     run, choices = _run(kept, data, images, outputs), scored_choices({"model": "given images"})
     return PlannedScore(plan, run, kept, choices, read, cfg.rescore, line)
 
@@ -77,7 +82,7 @@ def _reference(cfg: DictConfig, samples: Images) -> tuple[OneSet, Mapping[str, M
     """The images (None where only statistics were published), and the statistics by the suffix of their names."""
     if cfg.evaluation.reference != "train":
         raise MistakeError("evaluation.reference has no effect with reference=…, which has no splits: remove it")
-    found = read_reference(Path(cfg.reference))
+    found = read_reference(Path(cfg.reference), as_plain(cfg).get("image_size"))
     like = samples if found.images is None else found.images
     pixels = torch.empty((0, *like.shape), dtype=torch.uint8)
     if found.images is not None:

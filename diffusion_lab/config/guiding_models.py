@@ -21,6 +21,7 @@ from diffusion_lab.config.loading import (
 )
 from diffusion_lab.config.weight_files import last_weights, load_weights
 from diffusion_lab.diffusion import Schedule
+from diffusion_lab.diffusion.given_schedules import AlphaBar, as_schedule
 from diffusion_lab.models.diffusion import DiffusionModel
 from diffusion_lab.models.noisy_classifier import NoisyClassifier
 from diffusion_lab.models.trainable import TrainableModel
@@ -36,7 +37,7 @@ USUAL_MOMENT = 0.2  # one of snapshots.at; conf/guidance/autoguidance.yaml has m
 def classifier_guidance(
     classifier: str,
     scale: float | int,
-    schedule: Schedule,
+    schedule: Schedule | AlphaBar,
     identity: str,
     interval: Interval = None,
     log_snr_interval: Interval = None,
@@ -68,7 +69,7 @@ def autoguidance(
     scale: float | int,
     moment: float | int | str | None,
     model: Path | None,
-    schedule: Schedule,
+    schedule: Schedule | AlphaBar,
     identity: str,
     interval: Interval = None,
     log_snr_interval: Interval = None,
@@ -85,7 +86,7 @@ def autoguidance(
 
 
 def worse_model(
-    moment: float | int | str | None, model: Path | None, schedule: Schedule, identity: str
+    moment: float | int | str | None, model: Path | None, schedule: Schedule | AlphaBar, identity: str
 ) -> Worse | None:
     """The model in the folder `model` (None: the guided model itself) at a moment of its training (None: the end).
 
@@ -132,8 +133,8 @@ def _other_model(
     return model
 
 
-def _check_schedule(trained: Schedule, schedule: Schedule, option: str) -> None:
-    if trained != schedule:
+def _check_schedule(trained: Schedule, schedule: Schedule | AlphaBar, option: str) -> None:
+    if trained != as_schedule(schedule):
         raise ValueError(
             f"{option}: it was trained under {trained}, but the model to be guided under {schedule}; train it with "
             "the model's schedule"

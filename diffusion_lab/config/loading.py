@@ -18,7 +18,7 @@ from diffusion_lab.conditions.condition import LacksConditionError
 from diffusion_lab.config.build import build_training_data
 from diffusion_lab.config.identity import variance_matters
 from diffusion_lab.config.mistakes import MistakeError, mistake_in_job, out_of_memory, unknown_option
-from diffusion_lab.config.options import OF_EVERY_CLASS, parameters_of
+from diffusion_lab.config.options import OF_EVERY_CLASS, check_kinds, parameters_of
 from diffusion_lab.config.overrides import as_plain
 from diffusion_lab.config.untrusted import load_config, settled
 from diffusion_lab.config.weight_files import load_weights, opened, weight_file
@@ -58,6 +58,7 @@ def trained_config(cfg: DictConfig) -> tuple[ModelDirectory, DictConfig]:
                 raise MistakeError(unknown_option(f"data.{option}", [f"data.{name}" for name in saved.data]))
             saved.data[option] = value
     check_worse(saved)
+    check_kinds(as_plain(saved))
     return directory, settled(saved, directory)
 
 

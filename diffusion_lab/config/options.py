@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from functools import cache, reduce
 from inspect import Parameter
-from operator import or_
+from operator import getitem, or_
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -35,7 +35,7 @@ from diffusion_lab.store.option_names import flat
 BY_NAME = ("callbacks", "logger", "features", "metrics", "condition")  # groups of objects by name
 OF_EVERY_CLASS = ("data.validation", "data.on_device", "trainer.peak_flops")  # but not a parameter of the classes
 # What options of commands take beside the type of their default, or if it is null.
-_TEXTS = "model_dir samples reference root to mask flags code entity objective_metric init_from checkpoint project init"
+_TEXTS = "model_dir samples reference root to mask flags code entity init_from checkpoint project init"
 _UNSET: dict[str, Any] = {
     **dict.fromkeys(_TEXTS.split(), str),
     **dict.fromkeys(("batch_size", "default_steps", "t"), int | None),
@@ -43,7 +43,7 @@ _UNSET: dict[str, Any] = {
     **dict.fromkeys(("download", "null_class"), bool),
     **dict.fromkeys(("train_images", "days"), int | float),
     **dict.fromkeys(("sweep", "image"), int | str),
-    **dict.fromkeys(("runs", "what", "models"), str | list),
+    **dict.fromkeys(("runs", "what", "models", "objective_metric"), str | list),
     **dict.fromkeys(("devices", "image_size"), int | str | list),
     "images": list,
     "condition": dict,
@@ -106,6 +106,43 @@ def check_options(cfg: DictConfig, command: str = "train") -> None:
                     check(part, f"{place}.", default if isinstance(default, dict) else {}, is_free or is_value)
 
     check(plain, "", declared)
+    check_kinds(plain)
+
+
+def check_kinds(config: Mapping[str, Any]) -> None:
+    """MistakeError for a part whose class is not one that the annotation of what receives it names.
+
+    config: unresolved, so that parts are found where they are chosen: `model` refers to them, as ${schedule}.
+    """
+    receivers = [(path[:-1], target) for path, target in leaves(config) if path[-1] == "_target_"]
+    for place, receiver in receivers:
+        for name, annotation in _annotations(str(receiver)).items():
+            value = reduce(getitem, place, config).get(name)
+            is_reference = re.fullmatch(r"\$\{(\w+)\}", str(value))
+            option, part = (
+                (is_reference[1], config.get(is_reference[1]))
+                if is_reference
+                else (".".join(map(str, (*place, name))), value)
+            )
+            if isinstance(part, dict) and not part.get("_partial_") and (wanted := _classes(annotation)):
+                check_kind(option, part.get("_target_"), *wanted)
+
+
+def check_kind(option: str, target: Any, *wanted: type) -> None:
+    """MistakeError if the class, or the annotated result of the function, of a `_target_` is none of `wanted`."""
+    if not isinstance(target, str) or _is_reference(target) or why_not_found(target):
+        return
+    found: Any = get_object(target)
+    made = found if isinstance(found, type) else _annotations(target).get("return")
+    if isinstance(made, type) and not issubclass(made, wanted):
+        kinds = " or ".join(f"{kind.__module__}.{kind.__name__}" for kind in wanted)
+        raise MistakeError(f"{option}._target_={target}: this makes a {made.__name__}, but {option} must be a {kinds}")
+
+
+def _classes(annotation: Any) -> tuple[type, ...]:
+    """The classes of an annotation; none if it also takes what has no class to compare, such as any callable."""
+    parts = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    return parts if all(isinstance(part, type) and get_origin(part) is None for part in parts) else ()
 
 
 def _first_leaf(key: str, value: Any) -> str:

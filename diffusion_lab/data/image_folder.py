@@ -26,6 +26,7 @@ from diffusion_lab.data.read_image import (
     RememberedDigests,
     check_image,
     colour_of,
+    lost_edges,
     read_image,
     sides_of,
 )
@@ -140,6 +141,10 @@ class ImageFiles(DataModule):
                 beside = f"{label}" if vector is None else f"{label} {vector}"
                 identity.update(f"{split} {path.relative_to(self.root).as_posix()} {beside} {digests[path]}\n".encode())
         self.identity = identity.hexdigest()
+
+    def notes(self) -> list[str]:
+        paths = self._images["train"].paths if self.fit == "crop" else []
+        return [*super().notes(), *lost_edges(paths, self.shape[1:], self.max_pixels)]
 
     def _classes(self, split: str) -> Tensor | None:
         return self._images[split].given.get("classes")

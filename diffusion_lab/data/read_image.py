@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageColor, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageColor, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.io import decode_png
 
@@ -24,6 +24,7 @@ from diffusion_lab.store.files import write_whole
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
 # The content determines how a file is read, not its name. Only these formats: for some others, Pillow runs programs.
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+_LOOKED_AT = 100  # images whose size is read before training
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 FITS = ("crop", "pad", "stretch")
 WHITE = (255, 255, 255)
@@ -91,7 +92,7 @@ def read_image(
     scales = image.height / height, image.width / width
     if fit == "crop":
         # Cropped first, because resize(box=…), as in ImageOps.fit, would blend pixels from outside into the edges.
-        image = _middle(image, max(round(min(scales) * width), 1), max(round(min(scales) * height), 1))
+        image = _middle(image, *kept_by_cropping(image.size, (height, width)))
     inner = (width, height)
     if fit == "pad":
         inner = max(round(image.width / max(scales)), 1), max(round(image.height / max(scales)), 1)
@@ -108,6 +109,24 @@ def read_image(
     if deep:
         pixels = pixels.round().clip(0, 65535).astype(np.uint16)
     return torch.from_numpy(pixels.reshape(height, width, channels)).permute(2, 0, 1)
+
+
+def kept_by_cropping(size: tuple[int, int], sides: Sequence[int]) -> tuple[int, int]:
+    """Width and height of the largest part of an image of this width and height with the proportions of `sides` (H, W)."""
+    scale = min(size[1] / sides[0], size[0] / sides[1])
+    return max(round(scale * sides[1]), 1), max(round(scale * sides[0]), 1)
+
+
+def lost_edges(paths: Sequence[Path], sides: Sequence[int], max_pixels: int) -> list[str]:
+    """A sentence on the first image that is cropped to the proportions of `sides`, of up to 100 spread over all."""
+    for path in paths[:: -(-len(paths) // _LOOKED_AT)] if paths else ():
+        with _opened(path, path, max_pixels) as image:
+            size = image.size[::-1] if image.getexif().get(ExifTags.Base.Orientation, 1) >= 5 else image.size
+        if (kept := kept_by_cropping(size, sides)) != size:
+            whole, middle = ("×".join(map(str, shown)) for shown in (size, kept))
+            said = f"images are cropped, such as {path} of {whole} pixels to its middle {middle}"
+            return [f"{said}: data.fit=pad or stretch shows them whole"]
+    return []
 
 
 def _middle(image: Image.Image, width: int, height: int) -> Image.Image:

@@ -3,6 +3,7 @@
 forward               the forward process: q(x_t|x_0), q(x_t|x_s), q(x_s|x_t, x_0)
 chain                 GaussianDiffusion: the table of a chain of steps, ᾱ_t, β_t, β̃_t, and its respacing
 schedules             α_t and σ_t at each t: linear, cosine, sigmoid, a table; the ends of a schedule
+given_schedules       an object with alpha_bar() alone as a schedule
 continuous_schedules  α_t and σ_t by a formula in real t: linear log SNR (VDM), rectified flow, EDM
 learned_schedule      a schedule that is trained with the network (VDM)
 predictions           what the network's output a·x_0 + b·ε stands for: noise, x_0, velocity, flow, EDM

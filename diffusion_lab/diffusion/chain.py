@@ -12,6 +12,7 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from .forward import ForwardProcess, Stride, Value, stride_between
+from .given_schedules import AlphaBar, as_schedule
 from .schedules import DeviceTable, Schedule
 from .shapes import Number, PerSample, Steps
 
@@ -42,10 +43,10 @@ class GaussianDiffusion(ForwardProcess):
     time_dtype = torch.int64
 
     def __init__(
-        self, schedule: Schedule, times: Int64[Tensor, "*b K"] | Float64[Tensor, "*b K"] | None = None
+        self, schedule: Schedule | AlphaBar, times: Int64[Tensor, "*b K"] | Float64[Tensor, "*b K"] | None = None
     ) -> None:
         """The chain over 1 … T, or over strictly increasing `times` in 1 … T; (B, K) times are one chain for each sample."""
-        self.schedule = schedule
+        self.schedule = schedule = as_schedule(schedule)
         self.times = torch.arange(1, schedule.num_timesteps + 1) if times is None else times
         self.num_timesteps, self.timesteps = self.times.shape[-1], self.times - 1
         with torch.no_grad():

@@ -71,7 +71,13 @@ class Schedule(ForwardProcess):
 
     @cached_property
     def _alpha_bars(self) -> DeviceTable:
-        return DeviceTable(self.alpha_bar())
+        table = torch.as_tensor(self.alpha_bar(), dtype=torch.float64)
+        if table.shape != (self.num_timesteps + 1,) or table[0] != 1:
+            given = f"shape {tuple(table.shape)}, starting with {table.flatten()[:1].tolist()}"
+            raise ValueError(
+                f"{self}: alpha_bar() must be ᾱ_0 = 1, ᾱ_1, …, ᾱ_T for T = {self.num_timesteps}, not {given}"
+            )
+        return DeviceTable(table)
 
     def time_at(self, log_snr: PerSample) -> PerSample:
         """The real t at which the pair has a given log SNR, between those of the ends."""

@@ -14,6 +14,7 @@ from jaxtyping import Float, Float64, Int64
 from torch import Generator, Tensor, nn
 
 from .chain import GaussianDiffusion
+from .given_schedules import AlphaBar, as_schedule
 from .schedules import Schedule
 from .shapes import Number, PerSample, Steps, Times
 
@@ -100,7 +101,8 @@ class NormalTimesteps(TimestepSampler):
 
     weighs_by_density = True
 
-    def __init__(self, schedule: Schedule, mean: Number, std: Number, real: bool | None = None) -> None:
+    def __init__(self, schedule: Schedule | AlphaBar, mean: Number, std: Number, real: bool | None = None) -> None:
+        schedule = as_schedule(schedule)
         super().__init__(schedule.num_timesteps, real=schedule.is_real(real))
         if not std > 0:
             raise ValueError(f"timesteps.std={std} must be a standard deviation above 0")

@@ -9,6 +9,7 @@ Nothing is unpickled or written to the disk, and the limits below bound the deco
 from __future__ import annotations
 
 import hashlib
+import io
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +25,7 @@ from torch import Tensor
 from diffusion_lab.data.array_files import header, members, one_sentence, read_array
 from diffusion_lab.data.arrays import as_labels
 from diffusion_lab.data.checks import require
-from diffusion_lab.data.read_image import SUFFIXES, read_as_it_is
+from diffusion_lab.data.read_image import SUFFIXES, read_as_it_is, read_image
 from diffusion_lab.diffusion.levels import from_levels, to_levels
 from diffusion_lab.store.records import printable
 
@@ -38,7 +39,7 @@ class Images:
     """Images of other programs. pixels: uint8 or uint16 (N, C, H, W), C = 1 if all are grey.
 
     labels: int64 (N,), the class of each; None if unknown. name: of the file or folder. lossy: whether some are in a format that
-    changes pixels. read_as: the interpretation of an array, in words.
+    changes pixels. read_as: in words, how an array was read, or how the images were resized.
     """
 
     name: str
@@ -67,26 +68,30 @@ class Images:
         return content.hexdigest()
 
 
-def read_images(path: Path, data_shape: Sequence[int] | None = None) -> Images:
+def read_images(path: Path, data_shape: Sequence[int] | None = None, size: int | Sequence[int] | None = None) -> Images:
     """The images of a folder (at any depth) or of a zip, sorted by name, or of an npz.
 
-    data_shape: (C, H, W) of the data of the comparison, which determines the channel axis of an array. DataError, in one sentence,
+    data_shape: (C, H, W) of the data of the comparison, which determines the channel axis of an array. size: of files, which are
+    cropped to the middle and resized, with 8 bits; None: they have one size. DataError, in one sentence,
     if `path` is anything else.
     """
     suffix = path.suffix.lower()
     if path.is_dir():
         files = {file.relative_to(path).as_posix(): file for file in path.rglob("*") if file.is_file()}
-        return _decoded(path, {name: file.read_bytes for name, file in files.items() if _is_image(name)})
+        return _decoded(path, {name: file.read_bytes for name, file in files.items() if _is_image(name)}, size)
     known = f"{path} is not a folder, an .npz or a .zip: give the images in one of these forms."
     require(suffix in (".npz", ".zip"), known)
     require(path.is_file(), f"There is no {path}.")  # also excludes pipes, which may have no writer
     if suffix == ".npz":
+        require(
+            size is None, f"image_size={size}: the arrays of {path} are not resized: give a folder or a zip of images."
+        )
         return _of_npz(path, data_shape)
     with one_sentence(path, "zip of images"), zipfile.ZipFile(path) as archive:
         images = [info for info in archive.infolist() if _is_image(info.filename)]
         contents = {info.filename: partial(archive.read, info) for info in images}
         require(len(contents) == len(images), f"{path} has two files of one name: give each its own name.")
-        return _decoded(path, contents)
+        return _decoded(path, contents, size)
 
 
 def _is_image(name: str) -> bool:
@@ -94,8 +99,8 @@ def _is_image(name: str) -> bool:
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and "__MACOSX" not in path.parts
 
 
-def _decoded(path: Path, contents: Mapping[str, Callable[[], bytes]]) -> Images:
-    """All files decoded, sorted by name; sizes and channels must equal those of the first, but grey and colour may be mixed."""
+def _decoded(path: Path, contents: Mapping[str, Callable[[], bytes]], size: int | Sequence[int] | None) -> Images:
+    """All files decoded, sorted by name; sizes must equal that of the first, or are made to; grey and colour may be mixed."""
     names = sorted(contents)
     require(
         len(names) > 1,
@@ -104,7 +109,10 @@ def _decoded(path: Path, contents: Mapping[str, Callable[[], bytes]]) -> Images:
     )
 
     def decode(name: str) -> np.ndarray:
-        return read_as_it_is(f"{printable(name)} in {path}", contents[name](), MOST_NUMBERS)
+        shown, content = f"{printable(name)} in {path}", contents[name]()
+        if size is None:
+            return read_as_it_is(shown, content, MOST_NUMBERS)
+        return read_image(shown, size, 3, MOST_NUMBERS, content=io.BytesIO(content)).permute(1, 2, 0).numpy()
 
     first = decode(names[0])
     height, width, _ = first.shape
@@ -115,10 +123,11 @@ def _decoded(path: Path, contents: Mapping[str, Callable[[], bytes]]) -> Images:
             track(readers.map(decode, names), f"reading {path.name}", len(names), transient=True)
         ):
             said = f"{printable(names[i])} in {path} has {_size_of(image)}, {printable(names[0])} {_size_of(first)}"
-            require(_size_of(image) == _size_of(first), f"{said}: the samples of a score must have one size and depth.")
+            require(_size_of(image) == _size_of(first), f"{said}: choose one with image_size=…")
             pixels[i] = image.transpose(2, 0, 1)
     lossy = any(PurePosixPath(name).suffix.lower() in _LOSSY for name in names)
-    return Images(path.name, _grey(torch.from_numpy(pixels)), lossy=lossy)
+    read_as = "" if size is None else f"cropped to the middle and resized to {width}×{height}"
+    return Images(path.name, _grey(torch.from_numpy(pixels)), lossy=lossy, read_as=read_as)
 
 
 def _size_of(image: np.ndarray) -> str:
@@ -198,9 +207,8 @@ def levels(images: Images, shape: Sequence[int], num_levels: int, of: str) -> Te
     pixels, (channels, height, width) = images.pixels, images.shape
     require(
         (height, width) == tuple(shape[1:]),
-        f"{images.name} has images of {width}×{height} pixels, {of} of {shape[2]}×{shape[1]}, and images are not resized here: "
-        f"resize them, for example by Pillow's image.resize(({shape[2]}, {shape[1]}), Image.Resampling.BICUBIC), and report that "
-        "with the score.",
+        f"{images.name} has images of {width}×{height} pixels, {of} of {shape[2]}×{shape[1]}: "
+        f"image_size=[{shape[1]},{shape[2]}] crops files to the middle and resizes them.",
     )
     said = f'{images.name} has coloured images, {of} grey ones: convert them (Pillow: image.convert("L")).'
     require((channels, shape[0]) != (3, 1), said)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -58,8 +58,8 @@ class Published:
         return content.hexdigest()
 
 
-def read_reference(path: Path) -> Published:
-    """A reference from statistics, images, or both. DataError, in one sentence, for a file with neither."""
+def read_reference(path: Path, size: int | Sequence[int] | None = None) -> Published:
+    """A reference from statistics, images, or both. size: as in `read_images`. DataError for a file with neither."""
     if path.suffix.lower() in (".pt", ".pth") and path.is_file():
         return Published(path.name, {"": _moments(path, _of_torch(path))}, None)
     moments = {}
@@ -75,7 +75,7 @@ def read_reference(path: Path) -> Published:
                     moments[suffix] = _moments(path, found, suffix)
             if moments and "arr_0" not in there:
                 return Published(path.name, moments, None)
-    return Published(path.name, moments, read_images(path))
+    return Published(path.name, moments, read_images(path, size=size))
 
 
 def _of_torch(path: Path) -> Mapping[str, np.ndarray]:

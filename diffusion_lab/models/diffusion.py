@@ -31,6 +31,7 @@ from diffusion_lab.diffusion import (
     TimestepSampler,
     Variance,
 )
+from diffusion_lab.diffusion.given_schedules import AlphaBar, as_schedule
 from diffusion_lab.diffusion.shapes import Conditions
 from diffusion_lab.diffusion.timesteps import by_quarter, quarters
 from diffusion_lab.models.compatibility import can_hold_back, check_guidance, check_parts, conditions_for
@@ -77,7 +78,7 @@ class DiffusionModel(GenerativeModel):
         shape: tuple[int, ...],
         num_levels: int | None,
         num_classes: int | None,
-        schedule: Schedule,
+        schedule: Schedule | AlphaBar,
         network: Callable[..., nn.Module],
         prediction: Prediction,
         variance: Variance,
@@ -102,6 +103,7 @@ class DiffusionModel(GenerativeModel):
         self.conditions = tuple(size if isinstance(size, int) else tuple(size) for size in conditions)
         sizes = self.conditions or (() if num_classes is None else (num_classes,))
         check_counts("bound", num_steps=bound_steps)
+        schedule = as_schedule(schedule)
         check_parts(schedule, variance, objective, timesteps)
         check_guidance(guidance, sizes, condition_dropout)
         self.shape, self.num_levels = tuple(shape), num_levels

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusion_lab.conditions.condition import Size, nothing
-from diffusion_lab.diffusion.condition_parts import as_conditions, classes_in, parts
+from diffusion_lab.diffusion.condition_parts import as_conditions, classes_in, moved, parts
 from diffusion_lab.diffusion.shapes import Conditions
 from diffusion_lab.networks.flops import NetworkCost, count_flops
 
@@ -122,6 +122,25 @@ class Generator(ABC):
         estimated without bias from max_terms of them; None: all terms.
         """
         return None
+
+    def bits_per_dim(self, x_0: Tensor, condition: int | Conditions = None, seed: int = 0) -> Tensor:
+        """Bits per dimension of images of your own, float64 (B,): `likelihood` with the noise of images 0 … B − 1 of the seed.
+
+        x_0: (B, *shape) in [−1, 1], or in the normalised units of data without levels. condition: y of the images, or the
+        number of a class for all. ValueError for x_0 of another shape, and for a family without a likelihood.
+        """
+        x_0 = x_0.to(self.device, torch.float32)
+        if tuple(x_0.shape[1:]) != self.shape:
+            raise ValueError(f"x_0 has the shape {tuple(x_0.shape)}: it must be (B, {', '.join(map(str, self.shape))})")
+        y = torch.full((len(x_0),), condition, device=self.device) if isinstance(condition, int) else condition
+        if y is None and self.needs_condition:
+            raise ValueError("this model has no likelihood without a condition: give condition=…")
+        indices = torch.arange(len(x_0), device=self.device)
+        with torch.no_grad():
+            found = self.likelihood(x_0, moved(y, self.device), seed, indices, max_terms=None)
+        if found is None:
+            raise ValueError(f"{type(self).__name__} has no likelihood, so no bits per dimension")
+        return found.bits_per_dim
 
     @property
     def nfe(self) -> int:

@@ -15,6 +15,7 @@ from torchmetrics.functional.classification import multiclass_accuracy
 
 from diffusion_lab.diffusion import ForwardProcess, GaussianDiffusion, SampleNoise, Schedule, TimestepSampler
 from diffusion_lab.diffusion.condition_parts import classes_in
+from diffusion_lab.diffusion.given_schedules import AlphaBar, as_schedule
 from diffusion_lab.diffusion.shapes import Conditions
 from diffusion_lab.diffusion.timesteps import by_quarter, quarters
 from diffusion_lab.models.optimization import Optimization
@@ -46,13 +47,14 @@ class NoisyClassifier(TrainableModel):
         self,
         shape: tuple[int, ...],
         num_classes: int | None,
-        schedule: Schedule,
+        schedule: Schedule | AlphaBar,
         network: Callable[..., Denoiser],
         timesteps: TimestepSampler,
         optimization: Optimization,
         seed: int,
     ) -> None:
         super().__init__()
+        schedule = as_schedule(schedule)
         if num_classes is None:
             raise ValueError("a classifier needs classes: use condition=classes")
         if schedule.trained is not None:

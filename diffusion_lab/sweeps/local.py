@@ -19,12 +19,12 @@ from typing import Any
 
 from diffusion_lab.store.files import make_folders
 from diffusion_lab.store.processes import PARENT, end_with_parent
-from diffusion_lab.sweeps.plan import JobError
+from diffusion_lab.sweeps.plan import JobError, Value
 from diffusion_lab.training.devices import DeviceRequest, JobDevices, requested
 from diffusion_lab.training.interruption import Interrupted
 
 _POLL_SECONDS = 0.2
-Call = Callable[[], float | None]  # JobError if it fails
+Call = Callable[[], Value]  # JobError if it fails
 
 
 @dataclass(frozen=True)
@@ -79,13 +79,13 @@ def run_jobs(
     logs: Sequence[Path],
     machine: Machine,
     say: Callable[[str], None],
-) -> list[float | JobError | None]:
+) -> list[JobError | Value]:
     """Run each call in a process as soon as its devices are free; returns their values, or why they failed.
 
     requests: the devices of each call. logs: files for their output. machine: the devices to share. say: prints a line.
     If a signal ends the block, the jobs get SIGTERM, save and end.
     """
-    results: dict[int, float | JobError | None] = {}
+    results: dict[int, JobError | Value] = {}
     running: dict[int, tuple[subprocess.Popen[bytes], JobDevices]] = {}
     waiting = list(range(len(calls)))
     with tempfile.TemporaryDirectory() as folder:
@@ -137,7 +137,7 @@ def _result(process: subprocess.Popen[bytes], file: Path, log: Path) -> Any:
 def _main(file: str, result: str) -> None:
     end_with_parent()
     call = pickle.loads(Path(file).read_bytes())
-    value: float | JobError | None
+    value: JobError | Value
     try:
         value = call()
     except JobError as error:

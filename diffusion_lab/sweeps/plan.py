@@ -18,6 +18,8 @@ from diffusion_lab.store.status_file import DONE, FAILED, FILE, INTERRUPTED, Sta
 
 MODEL, CELL = "model", "cell"
 
+Value = float | Sequence[float] | None  # what a command returns to a sweeper that searches
+
 
 class JobError(RunError):
     """A job failed, or cannot be started; the message is the reason."""
@@ -71,17 +73,25 @@ class Job:
     name: str
     work: tuple[Work, ...]
 
+    @property
+    def purpose(self) -> str:
+        """In words, for a plan: train, score, or both."""
+        what = {work.what for work in self.work}
+        return " and ".join(verb for kind, verb in ((MODEL, "train"), (CELL, "score")) if kind in what)
+
 
 @dataclass(frozen=True)
 class Plan:
     """The plan of a sweep.
 
     num_combinations: combinations of the command. cells: the distinct ones. jobs: one per model that lacks something.
+    score: whether cells are scored, or models only trained.
     """
 
     num_combinations: int
     cells: tuple[PlannedCell, ...]
     jobs: tuple[Job, ...]
+    score: bool = True
 
     @property
     def work(self) -> tuple[Work, ...]:
@@ -98,7 +108,9 @@ class Plan:
             cells += f" from {self.num_combinations} combinations, some of them equal"
         return [
             f"{_count(len(models), 'model')}: {train} to train, {len(models) - train} reused",
-            f"{cells}: {score} to score, {scored} scored already",
+            f"{cells}: {score} to score, {scored} scored already"
+            if self.score
+            else f"{cells}: not scored (score=false)",
         ]
 
 
@@ -133,7 +145,7 @@ def plan(
                 work.append(Work(CELL, cell.run.path, cell.run.metrics, overrides, _label([cell], values), found))
         if work:
             jobs.append(Job(model.path.name, tuple(work)))
-    return Plan(num_combinations, tuple(different), tuple(jobs))
+    return Plan(num_combinations, tuple(different), tuple(jobs), score)
 
 
 def _is_of(model: ModelDirectory, run: RunDirectory) -> bool:

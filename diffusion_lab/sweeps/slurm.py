@@ -24,7 +24,7 @@ from typing import Any, NamedTuple, NoReturn
 from diffusion_lab.store import SweepDirectory, read_json
 from diffusion_lab.store.files import make_folders
 from diffusion_lab.store.option_names import canonical_json, grouped
-from diffusion_lab.sweeps.plan import JobError
+from diffusion_lab.sweeps.plan import JobError, Value
 from diffusion_lab.training.interruption import Interrupted
 
 _NAMES = {"tasks_per_node": "ntasks_per_node", "more": "additional_parameters"}  # our options -> submitit's
@@ -53,6 +53,8 @@ def request(options: Mapping[str, Any], accelerator: str) -> Request:
     if found["gpus_per_node"] == "auto":
         on_gpus = accelerator in ("gpu", "cuda") and "gpu" not in (found["gres"] or "")
         found["gpus_per_node"] = found["ntasks_per_node"] if on_gpus else None
+    more = found["additional_parameters"] or {}
+    found["additional_parameters"] = {name: value for name, value in more.items() if value is not None}
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -109,14 +111,22 @@ def arrays(requests: Sequence[Request]) -> Iterable[Sequence[int]]:
 
 def _parameters(request: Request) -> dict[str, Any]:
     asked = {name: value for name, value in request.items() if name not in _OF_EXECUTOR}
-    # If one process fails, the job ends; otherwise the others would wait for it.
-    return {"job_name": "diffusion-lab", "stderr_to_stdout": True, "srun_args": ["--kill-on-bad-exit=1"], **asked}
+    # If one process fails, the job ends; otherwise the others would wait for it. srun does not read sbatch's cpus-per-task.
+    cpus = [f"--cpus-per-task={asked['cpus_per_task']}"] if "cpus_per_task" in asked else []
+    # submitit's default wckey, "submitit", may be refused.
+    ours = {
+        "job_name": "diffusion-lab",
+        "stderr_to_stdout": True,
+        "srun_args": ["--kill-on-bad-exit=1", *cpus],
+        "wckey": None,
+    }
+    return {**ours, **asked}
 
 
 # ---- in a job
 
 
-Task = Callable[[bool], float | None]  # is_alone: whether the job has one process. JobError if it fails
+Task = Callable[[bool], Value]  # is_alone: whether the job has one process. JobError if it fails
 
 
 class InSlurm:
@@ -125,7 +135,7 @@ class InSlurm:
     def __init__(self, call: Task) -> None:
         self.call = call
 
-    def __call__(self) -> float | None:
+    def __call__(self) -> Value:
         from submitit import JobEnvironment
 
         environment = JobEnvironment()
@@ -185,7 +195,7 @@ def submitted(sweep: SweepDirectory) -> dict[str, str]:
     return read_json(sweep.submitted) if sweep.submitted.is_file() else {}
 
 
-def results(jobs: Sequence[str], folder: Path) -> list[float | JobError | None]:
+def results(jobs: Sequence[str], folder: Path) -> list[JobError | Value]:
     """Wait until Slurm has none of these jobs; returns their values, or why they failed."""
     gone = 0
     while gone < 2:  # twice, because files may be delayed on a network

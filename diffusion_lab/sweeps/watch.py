@@ -139,8 +139,13 @@ def _in_order(found: Sequence[JobProgress]) -> list[JobProgress]:
 
 
 def is_over(found: Sequence[JobProgress]) -> bool:
-    """Whether no job is running or pending."""
+    """Whether everything is done or failed."""
     return all(standing.state in (DONE, FAILED) for standing in found)
+
+
+def is_alive(found: Sequence[JobProgress], jobs: Mapping[str, Queued]) -> bool:
+    """Whether a process works on something, or the cluster has a job of the sweep."""
+    return any(standing.state == RUNNING for standing in found) or any(job.state is not None for job in jobs.values())
 
 
 def seconds_left(status: Status) -> float | None:
@@ -151,11 +156,12 @@ def seconds_left(status: Status) -> float | None:
     return max(0.0, (status.steps - status.step) * pace - (time.time() - status.updated))
 
 
-def table(found: Sequence[JobProgress]) -> Table:
-    """Up to MOST_LINES lines, one per model or cell, below totals by state."""
-    shown = Table(
-        box=None, pad_edge=False, header_style="dim", title=summary(found), title_justify="left", title_style=""
-    )
+def table(of_sweep: Sequence[JobProgress], others: Sequence[JobProgress] = ()) -> Table:
+    """Up to MOST_LINES lines, one per model or cell, below totals by state: of the sweep, then of what runs outside it."""
+    found = [*others, *of_sweep]
+    totals = [summary(of_sweep), summary(others)] if of_sweep else [summary(others)]
+    title = "; outside the sweep: ".join(filter(None, totals))
+    shown = Table(box=None, pad_edge=False, header_style="dim", title=title, title_justify="left", title_style="")
     for column in ("", "choices", "state", "step", "left"):
         shown.add_column(column, justify="right" if column in ("step", "left") else "left", no_wrap=column != "choices")
     shown.add_column("why", overflow="fold")

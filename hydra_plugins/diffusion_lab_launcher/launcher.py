@@ -20,7 +20,7 @@ from diffusion_lab.store import SweepDirectory, write_json
 from diffusion_lab.store.own_files import users_files
 from diffusion_lab.sweeps import local, slurm
 from diffusion_lab.sweeps.frozen import make_copy, shell
-from diffusion_lab.sweeps.plan import JobError
+from diffusion_lab.sweeps.plan import JobError, Value
 from diffusion_lab.training.devices import num_cores, visible_gpus
 
 
@@ -58,7 +58,7 @@ class JobLauncher(Launcher):
         ]
 
     @abstractmethod
-    def run(self, calls: Sequence[Call]) -> list[float | JobError | None]:
+    def run(self, calls: Sequence[Call]) -> list[JobError | Value]:
         """The values of the calls, or why they failed."""
 
     @abstractmethod
@@ -69,7 +69,7 @@ class JobLauncher(Launcher):
 class LocalLauncher(JobLauncher):
     """This machine; see conf/hydra/launcher/local.yaml."""
 
-    def run(self, calls: Sequence[Call]) -> list[float | JobError | None]:
+    def run(self, calls: Sequence[Call]) -> list[JobError | Value]:
         machine, requests = self._requested(calls)
         return local.run_jobs(
             calls, requests, [call.folder / call.name / "output.txt" for call in calls], machine, print
@@ -89,7 +89,7 @@ class SlurmLauncher(JobLauncher):
 
     on_cluster = True
 
-    def run(self, calls: Sequence[Call]) -> list[float | JobError | None]:
+    def run(self, calls: Sequence[Call]) -> list[JobError | Value]:
         folder = SweepDirectory(calls[0].folder.absolute())
         if self.config.hydra.launcher.dry_run:
             self.show(calls, folder)
@@ -116,14 +116,14 @@ class SlurmLauncher(JobLauncher):
         """Print what would be submitted."""
         requests = self._requests(calls)
         for array in slurm.arrays(requests):
-            names = ", ".join(calls[index].name for index in array)
-            print(
-                f"{len(array)} jobs would be submitted: {names}\n{slurm.script(requests[array[0]], len(array), sweep.slurm)}"
-            )
+            names, several = ", ".join(calls[index].name for index in array), "s" * (len(array) > 1)
+            print(f"{len(array)} job{several} would be submitted: {names}")
+            print(slurm.script(requests[array[0]], len(array), sweep.slurm))
 
     def summary(self, calls: Sequence[Call]) -> list[str]:
-        counts = Counter(map(slurm.in_words, self._requests(calls)))
-        return [f"Slurm: {number} job{'s' * (number > 1)} of {request}" for request, number in counts.items()]
+        purposes = [f" to {call.job.purpose}" if call.job else "" for call in calls]
+        kinds = Counter(zip(purposes, map(slurm.in_words, self._requests(calls)), strict=True))
+        return [f"Slurm: {number} job{'s' * (number > 1)}{to}: {request}" for (to, request), number in kinds.items()]
 
     def _requests(self, calls: Sequence[Call]) -> list[slurm.Request]:
         families = self.hydra_context.config_loader.get_group_options("model")

@@ -15,7 +15,7 @@ from diffusion_lab.store import ModelDirectory, SweepDirectory
 from diffusion_lab.store.status_file import Status, read_status
 from diffusion_lab.sweeps.slurm import submitted
 
-SLURM = ["-m", "hydra/launcher=slurm"]
+SLURM = ["-m", "hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.mem=null"]
 OF_THE_MACHINE = ("seconds", "memory")  # in the names of measures that no two runs share
 # A training that takes its time as long as a file says how much, because a signal must find it at work.
 PACED = """\

@@ -63,7 +63,7 @@ def test_a_dry_run_shows_the_script_and_submits_nothing(lab):
 def test_a_gpu_is_asked_for_where_training_is_on_one_and_the_plan_says_so(lab, options, asked, said):
     out = lab.done("train", *SLURM, "hydra.launcher.dry_run=true", *TINY, *STRIDED, "trainer=ddp", *options)
     assert re.findall("^#SBATCH --(g.*)$", out, re.MULTILINE) == ([asked] if asked else [])
-    (line,) = [line for line in out.splitlines() if line.startswith("Slurm: 1 job of ")]
+    (line,) = [line for line in out.splitlines() if line.startswith("Slurm: 1 job to train and score: ")]
     assert said in line
     assert "ntasks_per_node 2, time 240" in line or "time 240, nodes 1, ntasks_per_node 2" in line
 
@@ -77,6 +77,10 @@ def test_what_is_asked_for_may_differ_by_family_and_a_dry_run_records_nothing(la
     out = lab.done("train", *SLURM, "hydra.launcher.dry_run=true", "model=diffusion,gan", "score=false", *sizes)
     asked = re.findall(r"^#SBATCH --(mem|time)=(\S+)$", out, re.MULTILINE)
     assert asked == [("mem", "32GB"), ("time", "240"), ("mem", "8GB"), ("time", "60")]
+    assert "2 cells: not scored (score=false)" in out
+    assert out.count("Slurm: 1 job to train: ") == 2
+    assert out.count("#SBATCH --cpus-per-task=4\n") == out.count(" --cpus-per-task=4 ") == 2
+    assert "wckey" not in out
     assert out.count("#SBATCH --nodes=2\n") == 2
     assert not list(tmp_path.rglob("sweep.json"))
 

@@ -91,6 +91,22 @@ def test_a_class_of_a_notebook_may_change(model, monkeypatch):
         model.score(sampler=own(EvenSpacing(2)), metrics="quick", features="pixels", num_samples=4)
 
 
+def test_images_are_noised_and_their_bits_are_counted(model):
+    x_0, generator = model.images("test", 4), model.module.generator("raw")
+    assert torch.equal(x_0, next(model.data.batches("test", 4))[0])
+    process, eps = generator.process, torch.randn_like(x_0)
+    noised = process.q_sample(x_0, process.full(process.num_timesteps, x_0), eps)
+    assert (noised - eps).square().mean() < 0.2
+    given = generator.bits_per_dim(x_0, condition=torch.full((4,), 3))
+    assert torch.equal(generator.bits_per_dim(x_0, condition=3), given)
+    assert not torch.equal(generator.bits_per_dim(x_0), given)
+    torch.testing.assert_close(generator.bits_per_dim(x_0[:2], 3), given[:2])
+    with pytest.raises(ValueError, match=r"x_0 has the shape \(8, 8\): it must be \(B, 1, 8, 8\)"):
+        generator.bits_per_dim(x_0[0, 0])
+    with pytest.raises(ValueError, match="There is no split 'all'"):
+        model.images("all")
+
+
 def test_edits_are_those_of_the_command(lab, model):
     Image.fromarray(np.eye(8, dtype=np.uint8) * 255).save("mask.png")
     for edit, options in (

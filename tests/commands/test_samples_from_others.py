@@ -92,7 +92,7 @@ SAMPLES = {
     "labels of other data": (npz(arr_0=PIXELS, arr_1=np.arange(6) * 9), "has classes up to 45, but digits has 10"),
     "another size": (
         npz(arr_0=np.repeat(PIXELS, 4, axis=1)),
-        "images of 8×32 pixels, digits of 8×8, and images are not resized",
+        "images of 8×32 pixels, digits of 8×8: image_size=[8,8] crops",
     ),
     "a folder of two sizes": (two_sizes, "b.png in bad has 9×9 pixels of 8 bits, a.png 8×8 pixels of 8 bits"),
     "a name that steers the terminal": (
@@ -106,6 +106,27 @@ SAMPLES = {
 def test_bad_samples_are_refused_in_one_sentence_and_run_nothing(lab, door):
     write, said = SAMPLES[door]
     lab.refused("evaluate", f"samples={write(lab.folder)}", "data=digits", "features=pixels", said=said)
+
+
+def test_two_folders_are_compared_with_all_their_images(lab):
+    """Of several sizes too, once `image_size` chooses one."""
+    (lab.folder / "good").mkdir()
+    for value in range(10):
+        (lab.folder / "good" / f"{value}.png").write_bytes(png(9, 20 * value))
+    folders = (
+        "evaluate",
+        f"samples={two_sizes(lab.folder)}",
+        "reference=good",
+        "features=pixels",
+        "metrics=frechet_distance",
+    )
+    lab.refused(*folders, said="choose one with image_size=…")
+    out = lab.done(*folders, "image_size=8")
+    assert "n = 2 vs 10 images of good" in " ".join(out.split())
+    assert "(2 images; cropped to the middle and resized to 8×8)" in out
+    assert "reference=good compares with all" in lab.done(
+        *folders[:2], *folders[3:], "data=image_folder", "data.root=good", "data.image_size=8", "image_size=8"
+    )
 
 
 def test_a_file_not_named_in_utf8_is_named(lab):

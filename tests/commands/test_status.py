@@ -1,5 +1,6 @@
 import time
 
+from diffusion_lab.commands import status
 from diffusion_lab.store import sweep_directory
 from diffusion_lab.store.lock import hold
 from diffusion_lab.store.status_file import Status
@@ -36,5 +37,14 @@ def test_trainings_outside_a_sweep(lab):
     assert "ended without giving a reason" in out
     write_sweep(lab.folder, "mine")
     with hold(lab.folder / "outputs" / "models" / "a", print):
-        assert "models: 2 queued, 1 running; cells: 2 queued" in " ".join(lab.done("status").split())
+        out = " ".join(lab.done("status").split())
+        assert "models: 2 queued; cells: 2 queued; outside the sweep: models: 1 running" in out
         assert "models: 2 queued;" in lab.done("status", "mine")
+
+
+def test_a_terminal_does_not_watch_a_stopped_sweep_for_ever(lab, monkeypatch):
+    write_sweep(lab.folder, "mine")
+    monkeypatch.setattr(status, "_QUIET_SECONDS", 0.2)
+    monkeypatch.setattr(status, "_REFRESH_SECONDS", 0.05)
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes the output for a terminal
+    assert "queued" in lab.done("status")

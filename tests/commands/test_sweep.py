@@ -155,8 +155,9 @@ def test_a_search_is_told_the_metric_it_asks_for(tmp_path, zygote):
     tiny = [option for option in TINY if not option.startswith("network.base_channels")]
     search = ["hparams_search=diffusion_optuna", "hydra.sweeper.n_trials=2", "objective_metric=bits_per_dim"]
     searching = zygote.start(tmp_path, "train", "-m", *tiny, *STRIDED, *search, "network.base_channels=choice(8,16)")
-    _, err = searching.communicate()
+    out, err = searching.communicate()
     assert searching.returncode == 0, err
+    assert out.splitlines()[-1].startswith("best trial: network.base_channels=")
     outputs = tmp_path / "outputs"
     (result,) = (outputs / "sweeps").rglob("optimization_results.yaml")
     values = [json.loads(path.read_text())["values"] for path in (outputs / "runs").glob("*/metrics.json")]

@@ -133,3 +133,15 @@ def test_a_value_is_checked_against_the_users_class(option, right, wrong):
     check_options(OmegaConf.create({"sampler": {**node, option: right}}), "evaluate")
     with pytest.raises(MistakeError, match=rf"^sampler\.{option}="):
         check_options(OmegaConf.create({"sampler": {**node, option: wrong}}), "evaluate")
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("schedule._target_=builtins.dict", "this makes a dict, but schedule must be a .*Schedule"),
+        ("guidance._target_=diffusion_lab.diffusion.NoiseStart", "a NoiseStart, but guidance must be a .*Guidance"),
+    ],
+)
+def test_a_target_makes_what_its_receiver_takes(option, said):
+    with pytest.raises(MistakeError, match=said):
+        check_options(composed("train", option))

@@ -344,3 +344,17 @@ def test_a_table_that_does_not_fit_is_refused(image_root: Path, options, rows, s
     (image_root / "twice.csv").write_text("file,kind,kind\nants/00.png,a,b")
     with pytest.raises(DataError, match=said):
         folder(image_root, **{"table": "t.csv", "label_column": "kind"} | options).prepare()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [({}, ["96×64 pixels to its middle 64×64"]), ({"fit": "pad"}, []), ({"image_size": [2, 3]}, [])],
+)
+def test_it_says_that_images_are_cropped(tmp_path, options, said):
+    for name in "ab":
+        save(tmp_path / f"{name}.png", np.zeros((64, 96, 3), np.uint8))
+    data = folder(tmp_path, batch_size=1, **options)
+    data.prepare()
+    notes = data.notes()
+    assert len(notes) == len(said)
+    assert all(words in note for words, note in zip(said, notes, strict=True))

@@ -1,5 +1,6 @@
 import math
 import re
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -231,3 +232,27 @@ def test_the_slope_of_log_snr_is_its_difference_quotient(schedule):
         slope = schedule.log_snr_slope(t.clone())
     expected = (schedule.log_snr(t + h) - schedule.log_snr(t - h)) / (2 * h)
     torch.testing.assert_close(slope, expected, rtol=1e-6, atol=1e-8)
+
+
+@dataclass(frozen=True)
+class Table:
+    num_timesteps: int
+
+    def alpha_bar(self):
+        return CosineSchedule(self.num_timesteps).alpha_bar().tolist()
+
+
+def test_alpha_bar_alone_is_a_schedule():
+    """Also of a class that derives from nothing; a table of another length is refused."""
+    t = torch.arange(1, 51)
+    own, ours = GaussianDiffusion(Table(50)), GaussianDiffusion(CosineSchedule(50))
+    torch.testing.assert_close(own.beta_tilde(t), ours.beta_tilde(t))
+    assert str(own.schedule) == "Table(num_timesteps=50)"
+    assert GaussianDiffusion(Table(50)).schedule == own.schedule
+
+    class Short(CosineSchedule):
+        def alpha_bar(self):
+            return super().alpha_bar()[1:]
+
+    with pytest.raises(ValueError, match=r"alpha_bar\(\) must be ᾱ_0 = 1, .* for T = 50"):
+        GaussianDiffusion(Short(50))

@@ -133,6 +133,8 @@ def test_a_likelihood_is_the_sum_of_its_parts(family, data):
     stated = model.likelihood(x_0, None, 3, indices, max_terms=10)
     if stated is None:
         assert model.encode(x_0) is None, "what looks back can say how likely an image is"
+        with pytest.raises(ValueError, match="has no likelihood"):
+            model.bits_per_dim(x_0)
         return
     assert stated.kind
     assert stated.bits_per_dim.shape == (2,)

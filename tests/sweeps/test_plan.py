@@ -64,7 +64,7 @@ def test_what_is_there_is_left_alone(cells):
     assert planned.summary() == ["2 models: 1 to train, 1 reused", "8 cells: 7 to score, 1 scored already"]
     unscored = plan(cells, len(cells), score=False)
     assert [work.label for work in unscored.work] == ["schedule=cosine"]
-    assert unscored.summary()[1] == "8 cells: 0 to score, 1 scored already"
+    assert unscored.summary()[1] == "8 cells: not scored (score=false)"
 
 
 def test_a_score_of_other_weights_is_made_anew(cells):
