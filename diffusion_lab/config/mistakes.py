@@ -35,7 +35,7 @@ from omegaconf.errors import (
 from yaml import YAMLError
 
 from diffusion_lab.conf_dir import CONF
-from diffusion_lab.config.overrides import as_plain, flags_and_words, unknown_flag
+from diffusion_lab.config.overrides import as_plain, flags_and_words, named, unknown_flag
 from diffusion_lab.config.own_code import own_line
 from diffusion_lab.store import RunError
 from diffusion_lab.store.files import PlaceError
@@ -201,7 +201,7 @@ def mistake_in_options(error: BaseException, command: str, options: Sequence[str
     """One sentence for options that cannot be composed into a config, or None."""
     match error:
         case MissingConfigException():
-            return _missing_choice(error)
+            return _missing_choice(error, options)
         case OverrideParseException():
             return f"cannot read {error.override!r}: write option=value, with quotes around spaces, commas and brackets"
         case MissingOptionError() | HydraException() | OmegaConfBaseException():
@@ -233,9 +233,11 @@ def refused_option(error: BaseException) -> str | None:
     return str(error).split("'")[1] if is_refusal else None  # Hydra names it only in the text
 
 
-def _missing_choice(error: MissingConfigException) -> str:
+def _missing_choice(error: MissingConfigException, options: Sequence[str]) -> str:
     """One sentence for a choice that a group does not have; Hydra does not list those in folders, such as network=diffusion/…."""
-    group, _, option = (error.missing_cfg_file or "").rpartition("/")
+    file = error.missing_cfg_file or ""
+    group, _, option = file.rpartition("/")
+    written = next((word for word in options if word.replace("=", "/", 1) == file), f"{group}={option}")
     if (group, option) == ("hydra/sweeper", "optuna"):
         return "hydra/sweeper=optuna is not installed: pip install 'diffusion-lab[optuna]'"
     files = (file.relative_to(CONF / group).with_suffix("") for file in (CONF / group).rglob("*.yaml"))
@@ -243,10 +245,12 @@ def _missing_choice(error: MissingConfigException) -> str:
     if not group or not choices:
         is_flag = "primary config" in str(error)
         return f"{_one_line(error)}{' Remove --config-name: each command has its own.' if is_flag else ''}"
-    likely = [name for name in choices if name == _USUAL_NAMES.get(option)]
+    of_family = [name for name in choices if name.startswith(f"{named(options).get('model', 'diffusion')}/")]
+    choices = of_family or choices  # of networks, those of the model
+    likely = [name for name in choices if name == _USUAL_NAMES.get(option) or name.endswith(f"/{option}")]
     likely = likely or difflib.get_close_matches(option, choices, n=1)
     meant = "".join(f"; did you mean {close}?" for close in likely)
-    return f"{group}={option}: there is no such choice; choose one of {', '.join(choices)}{meant}"
+    return f"{written}: there is no such choice; choose one of {', '.join(choices)}{meant}"
 
 
 def unknown_option(key: str, known: Iterable[str], command: str = "") -> str:
