@@ -17,8 +17,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from diffusion_lab.config.comments import first_comment, groups_of, is_global, options_of
-from diffusion_lab.config.mistakes import MistakeError, unknown_option
+from diffusion_lab.config.mistakes import MistakeError
 from diffusion_lab.config.overrides import as_plain
+from diffusion_lab.config.unknown_names import unknown_option
 from diffusion_lab.store.option_names import flat
 
 _OFTEN_SET = (  # options of groups that are shown without their group being named
