@@ -47,7 +47,7 @@ class _Help:
         self.command, hydra = command, HydraConfig.get()
         self.header, self.footer = hydra.help.header, hydra.help.footer
         self.folders = [Path(source.path) for source in hydra.runtime.config_sources if source.schema == "file"]
-        self.primary = self._text(hydra.job.config_name)
+        self.primary = self._text(str(hydra.job.config_name))
         plain = as_plain(cfg)
         made = {group: choice for group, choice in hydra.runtime.choices.items() if not group.startswith("hydra")}
         listed = {
