@@ -3,7 +3,7 @@
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
-__version__ = "0.1.0"  # defined only here; hatchling reads it
+__version__ = "0.2.0"  # defined only here; hatchling reads it
 PACKAGES = ("torch", "lightning", "hydra-core", "torchmetrics", "torch-fidelity")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -72,6 +73,14 @@ def lab(installed: Path, folder: Path, *arguments: str, **environment: str) -> s
 def _environment() -> dict[str, str]:
     """Ours without what would lead Python back to this repository."""
     return {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+
+
+def test_the_container_gets_what_a_wheel_is_built_of():
+    copied = re.findall(r"^COPY (.+) \S+$", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE)
+    files = {file for files in copied for file in files.split()}
+    assert files == {*PLACES, "pyproject.toml", "README.md", "LICENSE"}
+    sent = re.findall(r"^!(.+)$", (ROOT / ".dockerignore").read_text(), flags=re.MULTILINE)
+    assert {*sent} == files
 
 
 @pytest.mark.thorough

@@ -17,6 +17,7 @@ prune         files that nothing uses
 library       `diffusion_lab.load`
 main          the entry point and --help
 app           a Hydra app per command
+help          --help of a command, of a group of choices, of an option
 next_steps    `diffusion-lab` alone
 fit           a training in its folder
 score_table   the table of a score

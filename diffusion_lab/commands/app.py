@@ -20,6 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from diffusion_lab.commands.help import show
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.composing import completed, drop_leftovers
 from diffusion_lab.config.mistakes import (
@@ -34,6 +35,8 @@ from diffusion_lab.config.overrides import flags_and_words
 from diffusion_lab.config.working_directory import add_to_path, check_outputs, with_own_choices
 from diffusion_lab.store.records import printable
 from diffusion_lab.training.interruption import Interrupted
+
+_HELP, _SWEEPS = {"-h", "--help"}, {"-m", "--multirun"}
 
 
 def run(command: str, options: list[str]) -> int:
@@ -50,7 +53,7 @@ def run(command: str, options: list[str]) -> int:
         """One job. In a sweep Hydra handles an error: it names the job and continues with the next."""
         add_to_path()  # repeated here, because a launcher may start the job in another process
         try:
-            return _job(command, cfg)
+            return _job(command, cfg) if names is None else show(command, cfg, names)
         except Exception as error:
             if HydraConfig.get().mode is RunMode.MULTIRUN:
                 raise
@@ -58,7 +61,7 @@ def run(command: str, options: list[str]) -> int:
 
     try:
         refuse_words(options, command)
-        options = completed(command, with_own_choices(options))
+        options, names = _names_for_help(completed(command, with_own_choices(options)))
         _start(command, options, task)
         if failed:
             raise failed[0]
@@ -87,6 +90,15 @@ def run(command: str, options: list[str]) -> int:
     return 0
 
 
+def _names_for_help(options: list[str]) -> tuple[list[str], list[str] | None]:
+    """(options without --help and what it is asked about, these names); None without --help."""
+    flags, words = flags_and_words(options)
+    if not _HELP & {*flags}:
+        return options, None
+    kept = [word for word in (*flags, *words) if word not in _HELP | _SWEEPS and (word in flags or "=" in word)]
+    return kept, [word for word in words if "=" not in word]
+
+
 def _job(command: str, cfg: DictConfig) -> Any:
     """Check a composed config and run the command."""
     refuse_outside_sweeps()
@@ -112,7 +124,7 @@ def _start(command: str, options: Sequence[str], task: Callable[[DictConfig], An
         # As an axis with one value it is applied in the cells.
         key = f"{refused_option(error)}="
         axes = [f"{key}choice({o.removeprefix(key)})" if o.startswith(key) else o for o in options]
-        if not {"-m", "--multirun"} & {*options} or key.startswith("hydra") or axes == [*options]:
+        if not _SWEEPS & {*options} or key.startswith("hydra") or axes == [*options]:
             raise
         GlobalHydra.instance().clear()
         _start(command, axes, task)

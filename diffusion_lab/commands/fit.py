@@ -23,7 +23,7 @@ from diffusion_lab.data.checks import DataError
 from diffusion_lab.models.budget import callback_of, seconds_trained
 from diffusion_lab.store import write_json
 from diffusion_lab.store.files import make_folders, remove_staged, write_whole
-from diffusion_lab.store.identity import both, code_now, made_by
+from diffusion_lab.store.identity import SCORING_GROUPS, both, code_now, made_by
 from diffusion_lab.terminal import Terminal
 from diffusion_lab.training.checkpoints import Saving, newest_good, previous_of
 from diffusion_lab.training.ema import PowerAverages
@@ -36,6 +36,8 @@ from diffusion_lab.training.trainer_options import ended_by
 from diffusion_lab.versions import versions
 
 _NOT_LOGGED = "conditioned on metric|monitor=.*could not find the monitored key"  # what a callback monitors
+# Groups in the line on the data, or without effect on the weights.
+_NOT_NAMED = {"model", "data", "logger", "debug", *SCORING_GROUPS}
 
 
 def fit(training: Training, built: Built, here: Ranks) -> None:
@@ -146,6 +148,10 @@ def _lines_on_model(training: Training, built: Built) -> Iterator[str | None]:
         f"{training.choices['model']} with {cost.parameters:,} parameters, "
         f"{cost.forward_flops / 1e6:.1f} MFLOP per image and evaluation; into {training.place.path}"
     )
+    named = reversed([*training.choices.items()])  # in the order of the config
+    shaping = {group: choice for group, choice in named if group.partition("/")[0] not in _NOT_NAMED}
+    chosen = (f"{group}={choice}" for group, choice in shaping.items() if choice not in (None, "default", "none"))
+    yield f"{' '.join(chosen)} (all options: --cfg job, and config.yaml there)"
     yield from (*data.notes(), *training.notes)
 
 

@@ -47,7 +47,7 @@ first steps
   diffusion-lab train schedule=linear variance=fixed     the same with other choices
   diffusion-lab evaluate sampler.spacing.num_steps=10    score the newest model with ten sampling steps
 
-  diffusion-lab <command> --help       its options and their values
+  diffusion-lab <command> --help       its choices and options; --help sampler: those of a group
   diffusion-lab <command> --cfg job    the whole config that would be used
   diffusion-lab --version              versions of this package, Python, torch, …
   eval "$(diffusion-lab -sc install=bash)"               tab completion by Hydra (also zsh, fish)

@@ -4,8 +4,10 @@ Only this package and `commands` see a cfg.
 
 composing           options that a command adds before its config is composed
 overrides           config values as text and back
+comments            what the comments of a yaml file say
 options             options against the annotations of the classes that receive them
 mistakes            the user's mistakes in one sentence each
+unknown_names       options and choices that do not exist, and which may be meant
 own_code            what is wrong in the user's own code
 build               objects from a config
 picking             batch, width and steps for your own images

@@ -17,9 +17,10 @@ from torch.nn.parameter import is_lazy
 from diffusion_lab.conditions.condition import LacksConditionError
 from diffusion_lab.config.build import build_training_data
 from diffusion_lab.config.identity import variance_matters
-from diffusion_lab.config.mistakes import MistakeError, mistake_in_job, out_of_memory, unknown_option
+from diffusion_lab.config.mistakes import MistakeError, mistake_in_job, out_of_memory
 from diffusion_lab.config.options import OF_EVERY_CLASS, check_kinds, parameters_of
 from diffusion_lab.config.overrides import as_plain
+from diffusion_lab.config.unknown_names import unknown_option
 from diffusion_lab.config.untrusted import load_config, settled
 from diffusion_lab.config.weight_files import load_weights, opened, weight_file
 from diffusion_lab.data.module import DataModule

@@ -5,15 +5,12 @@ Sentences of Hydra and OmegaConf are shown as they are, on one line, except wher
 
 from __future__ import annotations
 
-import difflib
 import errno
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import (
@@ -35,22 +32,13 @@ from omegaconf.errors import (
 from yaml import YAMLError
 
 from diffusion_lab.conf_dir import CONF
-from diffusion_lab.config.overrides import as_plain, flags_and_words, unknown_flag
+from diffusion_lab.config.overrides import flags_and_words, unknown_flag
 from diffusion_lab.config.own_code import own_line
+from diffusion_lab.config.unknown_names import all_options, closest, missing_choice, unknown_option
 from diffusion_lab.store import RunError
 from diffusion_lab.store.files import PlaceError
-from diffusion_lab.store.identity import SCORING_GROUPS
-from diffusion_lab.store.option_names import above_and_itself, flat
 from diffusion_lab.sweeps.axes import MissingOptionError
 
-_RESUMING = ("ckpt_path", "resume", "resume_from_checkpoint")  # habits from other programs
-_RESUME = "the same command resumes by itself, and init_from=FOLDER starts from the weights of another model"
-_USUAL_NAMES = {
-    "fid": "frechet_distance",
-    "kid": "kernel_distance",
-    "is": "inception_score",
-    "num_images": "evaluation.num_samples",
-}
 _DASHES = tuple("\u2010\u2011\u2012\u2013\u2014\u2015\u2212")  # as word processors make them of - and --
 _OF_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _OF_PLACES = {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.EROFS}
@@ -68,8 +56,8 @@ def refuse_words(options: Iterable[str], command: str) -> None:
     """MistakeError for a word of the command line that cannot be an option of any command."""
     options = [*options]
     if (flag := unknown_flag(options)) is not None:
-        name, known = flag.lstrip("-").replace("-", "_"), _all_options(command)
-        such = "".join(f", such as {meant}=…" for meant in ([name] if name in known else _closest(name, known))[:1])
+        name, known = flag.lstrip("-").replace("-", "_"), all_options(command)
+        such = "".join(f", such as {meant}=…" for meant in ([name] if name in known else closest(name, known))[:1])
         raise MistakeError(f"there is no flag {flag}: options are written option=value, without dashes{such}")
     folder = get_args_parser().parse_known_args(options)[0].config_dir
     if folder is not None and not Path(folder).is_dir():
@@ -201,14 +189,14 @@ def mistake_in_options(error: BaseException, command: str, options: Sequence[str
     """One sentence for options that cannot be composed into a config, or None."""
     match error:
         case MissingConfigException():
-            return _missing_choice(error)
+            return missing_choice(error, options)
         case OverrideParseException():
             return f"cannot read {error.override!r}: write option=value, with quotes around spaces, commas and brackets"
         case MissingOptionError() | HydraException() | OmegaConfBaseException():
             key = refused_option(error)
             if key is None or "@" in key:
                 return _several_values(str(error), command, options) or _one_line(error)
-            return unknown_option(key, _all_options(command, key.startswith("hydra.")), command)
+            return unknown_option(key, all_options(command, key.startswith("hydra.")), command)
         case ValueError() | YAMLError():
             return _one_line(error)
     return None
@@ -231,64 +219,6 @@ def refused_option(error: BaseException) -> str | None:
         return error.full_key
     is_refusal = isinstance(error, ConfigCompositionException) and str(error).startswith("Could not ")
     return str(error).split("'")[1] if is_refusal else None  # Hydra names it only in the text
-
-
-def _missing_choice(error: MissingConfigException) -> str:
-    """One sentence for a choice that a group does not have; Hydra does not list those in folders, such as network=diffusion/…."""
-    group, _, option = (error.missing_cfg_file or "").rpartition("/")
-    if (group, option) == ("hydra/sweeper", "optuna"):
-        return "hydra/sweeper=optuna is not installed: pip install 'diffusion-lab[optuna]'"
-    files = (file.relative_to(CONF / group).with_suffix("") for file in (CONF / group).rglob("*.yaml"))
-    choices = sorted(error.options or map(str, files))
-    if not group or not choices:
-        is_flag = "primary config" in str(error)
-        return f"{_one_line(error)}{' Remove --config-name: each command has its own.' if is_flag else ''}"
-    likely = [name for name in choices if name == _USUAL_NAMES.get(option)]
-    likely = likely or difflib.get_close_matches(option, choices, n=1)
-    meant = "".join(f"; did you mean {close}?" for close in likely)
-    return f"{group}={option}: there is no such choice; choose one of {', '.join(choices)}{meant}"
-
-
-def unknown_option(key: str, known: Iterable[str], command: str = "") -> str:
-    """One sentence for an option that does not exist, with those of `known` that may be meant."""
-    if key.rpartition(".")[2] in _RESUMING:
-        return f"there is no option {key!r}: {_RESUME}"
-    trains, is_group = command in ("train", "schedule"), (CONF / key).is_dir()
-    models = sorted(file.stem for file in (CONF / "model").glob("*.yaml") if f"  - /{key}: " in file.read_text())
-    if trains and is_group and models:
-        fix = f"remove {key}=…, or choose model={' or '.join(models)}"
-        return f"{key} is not a part of the model that you chose: {fix}"
-    if command and not trains and is_group and key not in SCORING_GROUPS:
-        other = "; model_dir=… names a trained model" if key == "model" else ""
-        return f"{key} is chosen in training (diffusion-lab train {key}=…), not in {command}{other}"
-    fix = f"; see diffusion-lab {command} --help" if command else ""
-    if meant := _closest(key, known):
-        fix = f"; did you mean {' or '.join(meant)}?"
-    return f"there is no option {key!r}{fix}"
-
-
-def _closest(key: str, known: Iterable[str]) -> list[str]:
-    """At most three options that may be meant: nearly the same name, or the same last word, else the nearest."""
-    known = [*known]
-    if (usual := _USUAL_NAMES.get(key)) in known:
-        return [usual]
-    related = {*above_and_itself(key)}  # as + has added them
-    paths = [path for path in dict.fromkeys(known) if path not in related and not path.startswith(f"{key}.")]
-    same = [path for path in paths if path.rpartition(".")[2] == key.rpartition(".")[2]]
-    likely = dict.fromkeys([*difflib.get_close_matches(key, paths, n=1, cutoff=0.8), *same])
-    return sorted(likely, key=lambda path: not path.startswith("data."))[:3] or difflib.get_close_matches(
-        key, paths, n=1
-    )
-
-
-def paths_of(config: Mapping[str, Any]) -> list[str]:
-    """The names of all options and groups of options."""
-    return list(dict.fromkeys([*config, *(above for leaf in flat(config) for above in above_and_itself(leaf))]))
-
-
-def _all_options(command: str, of_hydra: bool = False) -> list[str]:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return paths_of(as_plain(compose(command, return_hydra_config=of_hydra)))
 
 
 def _place(error: BaseException) -> str:

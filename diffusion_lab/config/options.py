@@ -27,9 +27,10 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from diffusion_lab.conf_dir import CONF
-from diffusion_lab.config.mistakes import MistakeError, paths_of, unknown_option
+from diffusion_lab.config.mistakes import MistakeError
 from diffusion_lab.config.overrides import as_plain, leaves
 from diffusion_lab.config.own_code import why_not_found
+from diffusion_lab.config.unknown_names import paths_of, unknown_option
 from diffusion_lab.store.option_names import flat
 
 BY_NAME = ("callbacks", "logger", "features", "metrics", "condition")  # groups of objects by name

@@ -21,7 +21,7 @@ def commands(conf: Path) -> str:
     parts = [
         "# Commands",
         "",
-        "`diffusion-lab <command> --help` prints the choices and options of a command with their values. Options are written",
+        "`diffusion-lab <command> --help` prints choices and main options, `--help sampler` those of a group. Options are written",
         "`option=value`. `--cfg job` prints the whole config. This page lists the options that belong to the command itself.",
         "",
     ]

@@ -1,7 +1,10 @@
+import logging
 import subprocess
 import sys
 
 import pytest
+
+from diffusion_lab.commands import prune
 
 
 def test_what_hydra_refuses_waits_for_no_import_of_torch():
@@ -29,3 +32,15 @@ def test_flags_may_stand_between_options(lab):
 def test_outputs_that_are_a_file_are_named(lab):
     (lab.folder / "notes").write_text("mine")
     lab.refused("prune", "outputs=notes", said="outputs=notes is a file")
+
+
+def test_a_log_level_is_hydras(lab, monkeypatch):
+    """hydra.verbose, which shows nothing without a handler."""
+    log = logging.getLogger("somebody")
+    monkeypatch.setattr(prune, "run", lambda cfg: log.debug("in detail"))
+    handlers, level = [*logging.root.handlers], logging.root.level
+    try:
+        assert "in detail" not in lab.done("prune", "hydra.verbose=true")
+        assert "in detail" in lab.done("prune", "hydra/job_logging=stdout", "hydra.verbose=true")
+    finally:
+        logging.root.handlers, logging.root.level = handlers, level

@@ -358,6 +358,14 @@ def test_a_trainer_says_how_training_is_carried_out(name):
         assert trainer.accelerator == ("gpu" if name == "gpu" else "cpu")
 
 
+@pytest.mark.parametrize("name", [name for name in choices("callbacks") if name != "default"])
+def test_a_callback_beside_ours_is_in_the_name(name):
+    asked = [composed("model=gan", f"callbacks=[{names}]") for names in ("default", f"default,{name}")]
+    without, with_it = (asked_of_training(OmegaConf.to_container(cfg, resolve=True)) for cfg in asked)
+    assert with_it["callbacks"][name]["monitor"] == "val/loss"
+    assert "callbacks" not in without
+
+
 @pytest.mark.parametrize("name", choices("debug"))
 def test_debug_trains_little_into_a_folder(name):
     cfg = composed("experiment=improved_ddpm_digits", f"debug={name}")

@@ -1,5 +1,4 @@
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from .test_conf import choices
 QUICK = {
     "": ("commands.next_steps", ["There is no trained model in outputs yet.", "  diffusion-lab train  "]),
     "--help": ("commands.main", [f"  {command} " for command in COMMANDS]),
+    "train --help": ("commands.help", ["schedule=cosine ", "seed=1 "]),
     "--version": ("versions", [f"{name} {version}" for name, version in versions().items()]),
     "status": ("sweeps.watch", ["there is no training"]),
 }
@@ -34,16 +34,40 @@ def test_it_answers_without_torch(process, line):
 
 
 @pytest.mark.parametrize("command", ["train", "sample"])
-def test_help_of_a_command(lab, command):
+def test_help_of_a_command_is_two_screens(lab, command):
+    """The choices of each group, and options with their comments."""
     out = lab.done(command, "--help")
     assert out.startswith(f"diffusion-lab {command}: ")
-    assert "powered by Hydra" not in out
-    for group in ("schedule", "sampler"):
-        listed = re.search(rf"\b{group}: ([\w, ]+)", " ".join(out.split()))[1]  # a terminal breaks lines
-        assert all(f" {choice}," in f" {listed}," or f" {choice} " in f" {listed} " for choice in choices(group))
-    for words in ("num_steps: 25", "--cfg job"):
-        assert words in out
+    assert out.count("\n") <= 100
+    said = " ".join(out.split())  # a terminal breaks lines
+    for group, default in (("sampler", "dpm_solver_sde"), ("sampler/spacing", "log_snr"), ("guidance", "none")):
+        assert f" {group}={default} {' '.join(name for name in choices(group) if name != default)} " in said
+    assert " outputs=outputs where " in said
+    assert "--cfg job" in said
     assert files(lab.folder) == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    {
+        "sampler": [
+            "heun Heun's second-order rule (",
+            "sampler.stochastic=true true: the reverse process with its noise",
+        ],
+        "data=image_folder data": ["digits Handwritten digits, 1x8x8", "data.root=… folder with your images;"],
+        "network=diffusion/28x28 network": ["network.base_channels=16 channels of the finest level"],  # said by 8x8
+        "val": ["val.every_n_steps=200 0: never"],
+        "schedule=mine schedule": ["mine The user's own", "schedule.num_timesteps=7 T of mine"],
+    }.items(),
+)
+def test_help_of_a_group_has_a_line_for_each_choice_and_option(lab, asked, expected):
+    """The comments of the yaml files, also of the user's own and of those that a choice begins with."""
+    (lab.folder / "conf" / "schedule").mkdir(parents=True)
+    own = "# The user's own. And more.\n_target_: mine.Mine\nnum_timesteps: 7 # T of mine\n"
+    (lab.folder / "conf" / "schedule" / "mine.yaml").write_text(own)
+    said = " ".join(lab.done("train", *asked.split(), "--help").split())
+    assert all(f" {words}" in said for words in expected), said
+    lab.refused("train", "--help", "optimzer", said="did you mean optimizer?")
 
 
 def test_output_that_is_not_read_to_its_end_is_no_error(tmp_path):

@@ -43,10 +43,10 @@ COMPOSED = {
     "…|MODEL|\\$": "a name that only the reader has",
     "hydra/launcher=|trainer.devices=|accelerator=gpu|num_nodes=": "other devices",
     "data.download=": "a network",
-    "logger=wandb": "an account, or a folder of W&B's",
+    "logger=(wandb|mlflow)": "an account, a folder of W&B's, another package",
     "^(demo|dashboard|import)\\b": "a page that stays open, an account, a checkpoint of another program",
     "inception|VIRTUAL_|data=imagenet64|data=hf_dataset": "files of others",
-    "--help": "Hydra's own",
+    "--help": "tests/commands/test_help.py",
     "hparams_search=": "twenty trainings",
     "ema_rel_": "averages of a whole training",
 }

@@ -37,6 +37,7 @@ def test_one_command_trains_samples_scores_and_says_where(lab):
     (run,) = (lab.folder / "outputs" / "runs").iterdir()
     for words in ("fd_pixels", "bits/dim", *(str(path.relative_to(lab.folder)) for path in (directory.path, run))):
         assert words in out
+    assert "schedule=cosine prediction=velocity timesteps=stratified objective=hybrid variance=learned" in out
     assert set(directory.weight_names) == {"raw", "ema_0.999", "ema_0.9999", "at_0.1", "at_0.2", "at_0.4"}
     assert directory.config.is_file()
     assert directory.read_training()["versions"] == versions()

@@ -16,10 +16,9 @@ from .test_resume import EVERYTHING, assert_survives, same
 TRAIN = [*TINY, *STRIDED, "score=false"]
 VALIDATED = ["val.every_n_steps=2", "val.num_images=16"]
 EARLY = [  # no improvement is as large as min_delta, so it ends after `patience` more validations
-    "+callbacks.early_stopping._target_=lightning.pytorch.callbacks.EarlyStopping",
-    "+callbacks.early_stopping.monitor=val/loss",
-    "+callbacks.early_stopping.min_delta=100",
-    "+callbacks.early_stopping.patience=2",
+    "callbacks=[default,early_stopping]",
+    "callbacks.early_stopping.min_delta=100",
+    "callbacks.early_stopping.patience=2",
 ]
 
 
@@ -106,7 +105,7 @@ def test_a_family_of_its_own_optimizers_has_a_held_out_loss(lab):
 
 @pytest.mark.thorough
 def test_a_run_with_early_stopping_that_is_killed_is_the_run(tmp_path, zygote):
-    early = [*EARLY[:-1], "+callbacks.early_stopping.patience=7", *VALIDATED]
+    early = [*EARLY[:-1], "callbacks.early_stopping.patience=7", *VALIDATED]
     options = [*EVERYTHING, *early, "trainer.max_steps=60"]  # ends at step 16
     assert_survives(zygote.start, tmp_path, *options, kills=4, steps=15)
     whole, torn = (newest_model(tmp_path / name / "outputs") for name in ("whole", "torn"))

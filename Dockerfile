@@ -1,0 +1,25 @@
+# diffusion_lab in a container. On a CPU:
+#   docker build -t diffusion-lab . && docker run --rm -v "$PWD:/work" --user "$(id -u):$(id -g)" diffusion-lab train
+# With CUDA, whose libraries PyTorch's wheels bring (the machine needs NVIDIA's driver and container toolkit):
+#   docker build -t diffusion-lab:cuda --build-arg TORCH=cu128 . && docker run --rm --gpus all --shm-size 2g … diffusion-lab:cuda train
+FROM python:3.12-slim
+
+# The name of a build at https://download.pytorch.org/whl: cpu, or cu126, cu128, … for a version of CUDA.
+ARG TORCH=cpu
+# Extras of pyproject.toml, such as [demo,mlflow].
+ARG EXTRAS=
+
+RUN pip install --no-cache-dir torch torchvision --index-url https://download.pytorch.org/whl/${TORCH}
+COPY pyproject.toml README.md LICENSE /src/
+COPY diffusion_lab /src/diffusion_lab
+COPY hydra_plugins /src/hydra_plugins
+COPY conf /src/conf
+RUN pip install --no-cache-dir "/src${EXTRAS}" && rm -rf /src
+
+# Data, results and your own conf/ lie in the folder that is mounted here. Any --user may write its caches.
+RUN useradd --create-home lab && mkdir /work && chown lab /work && chmod 1777 /home/lab
+ENV HOME=/home/lab
+USER lab
+WORKDIR /work
+ENTRYPOINT ["diffusion-lab"]
+CMD ["--help"]
