@@ -27,7 +27,8 @@ def less_composing() -> Iterator[None]:
 
     Otherwise it does so for every config, and composes each config first to look for hydra.mode, which no test gives.
     Which choices are known it writes down for each name in a list of defaults; here only for a name that refers to them.
-    Most of a copy of a config are the types of its values, which `copy` takes apart and puts together again.
+    Most of a copy of a config are the types of its values, which `copy` takes apart and puts together again. After each merge every
+    value is told its parent; here only one that has another.
     """
     Plugins.instance()  # it executes the modules of its sources anew: classes imported from them before are not those it uses
     load, loaded = ConfigRepository.load_config, {}
@@ -67,6 +68,14 @@ def less_composing() -> Iterator[None]:
         twin.flags, twin.resolver_cache = types.flags and {**types.flags}, copy.deepcopy(types.resolver_cache, memo)
         return twin
 
+    def correct_parents(box: base.Box) -> None:
+        content = box.__dict__["_content"]
+        for child in content.values() if isinstance(content, dict) else content if isinstance(content, list) else ():
+            if child is not None and child.__dict__["_parent"] is not box:
+                child._set_parent(box)
+            if isinstance(child, base.Box):
+                child._re_parent()
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ConfigRepository, "load_config", load_once)
         patch.setattr(ConfigRepository, "__deepcopy__", lambda repository, _: copy.copy(repository), raising=False)
@@ -74,6 +83,7 @@ def less_composing() -> Iterator[None]:
         patch.setattr(defaults_list, "_create_interpolation_map", lambda *known: partial(map_choices, *known))
         patch.setattr(InputDefault, "_resolve_interpolation_impl", resolve_a_reference)
         patch.setattr(base, "parse", cache(base.parse))
+        patch.setattr(base.Container, "_re_parent", correct_parents, raising=False)
         patch.setattr(base.Metadata, "__deepcopy__", copy_types, raising=False)
         patch.setattr(version, "_get_version", cache(version._get_version))
         patch.setattr(Hydra, "get_mode", lambda *_, **__: None)
