@@ -55,7 +55,9 @@ def row(side: int, count: int, measured: dict[int, float]) -> list[str]:
     batch, steps = cfg.data.batch_size, cfg.trainer.max_steps
     if side not in measured:
         # In CPU time.
-        measured[side] = duration.measured(model, batch, auto_precision(on_gpu=False), time.process_time)[0]
+        measured[side] = duration.time_step_and_evaluation(
+            model, batch, auto_precision(on_gpu=False), time.process_time
+        )[0]
     gpu, wide = picked(side, count, on_gpu=True)
     shown = gpu.data.batch_size * gpu.trainer.max_steps
     seconds = shown * model.training_evaluations * wide.cost().forward_flops / (GPU_SHARE * PEAK)
@@ -84,7 +86,7 @@ def side_by_side(side: int, numbers: list[int], seconds: int) -> list[list[str]]
     """Estimated and measured minutes of each number of images."""
     trainings = [picked(side, count, on_gpu=False) for count in numbers]
     cfg, model = trainings[0]
-    estimate = duration.measured(model, cfg.data.batch_size, auto_precision(on_gpu=False))[0]
+    estimate = duration.time_step_and_evaluation(model, cfg.data.batch_size, auto_precision(on_gpu=False))[0]
     step = trained(side, seconds)
     return [
         [

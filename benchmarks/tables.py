@@ -1,6 +1,6 @@
 """The numbers that pages quote, from the scores in results/*.csv.
 
-    python benchmarks/tables.py            # rewrites them in README.md, docs/ and benchmarks/README.md
+    python benchmarks/tables.py            # rewrites them in README.md and docs/
     python benchmarks/tables.py --check    # fails where a page disagrees with its table
 
 A comment names the scores of the table or the paragraph below it; only numbers change, the words around them are the author's:
@@ -10,20 +10,17 @@ A comment names the scores of the table or the paragraph below it; only numbers 
     one_commit with_labels/gan
     -->
 
-Above a table: a line for each row, with a study and a recipe (`-`: no scores). A column is the metric of its head, or of a first
-line `columns - fd_digits_cnn precision+recall row`: `-` is left alone, `+` joins the metrics of one cell, and with `row` the metric
-stands at the end of the row's line. Braces hold one text for each column: `hour gan_{660,1660}_steps`.
+Above a table: a line for each row, with a study and a recipe. A column is the metric of its head, or of a first line
+`columns fd_digits_cnn - recall`, where `-` is left alone. Braces hold one text for each column: `hour gan_{660,1660}_steps`.
 
-Above a paragraph: a line for each `a ± b` in it, with the metric behind the recipe.
+Above a paragraph: a line for each `a ± b` and `a [b, c]` in it, with the metric behind the recipe.
 
     0.49            the mean over seeds
-    0.49 ± 0.03     … and its standard error over seeds; with the word `blocks` over samples and images too
-    0.49 (0.45, …)  … and each seed, or with the word `draws` each evaluation seed
-    0.49 (0.45–…)   … and the lowest and the highest seed
+    0.49 ± 0.03     … and its standard error over seeds
     0.4 [0.1, 0.7]  … and the 95 % interval that the score states
 
-`floor` behind a recipe reads the floors, `column=value` selects rows (`samples_seed=0`), `a | b` takes the first with the metric.
-`a minus b` is a difference with its 95 % interval: Welch's, for seeds, or `paired` by seeds, samples and images.
+`floor` behind a recipe reads the floors. `a minus b` is a difference with its 95 % interval, as `d ± half` or `d [low, high]`:
+Welch's, over seeds, or with `paired` behind it paired by seeds, samples and images.
 """
 
 from __future__ import annotations
@@ -35,14 +32,14 @@ import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import groupby
 from pathlib import Path
 from statistics import mean, stdev
 
 from scipy.special import stdtrit
 
-from diffusion_lab.report.comparison import Blocks, Difference, Measured, difference
+from diffusion_lab.report.comparison import Difference, Measured, difference
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -93,78 +90,64 @@ class Scores:
     """The scores of one recipe: of several seeds, and of several draws of each."""
 
     rows: Sequence[Row]
-    floor: bool = False
-    draws: bool = False
-    blocks: bool = False
+    floor: bool
 
-    def means(self, metric: str, by: str = "seed") -> dict[str, float]:
-        """The mean of each seed, or of each draw, in order."""
+    def means(self, metric: str) -> dict[str, float]:
+        """The mean of each seed, in order."""
         name = f"{metric}_floor" if self.floor else metric
-        rows = sorted((row for row in self.rows if row.get(name)), key=lambda row: row[by])
+        rows = sorted((row for row in self.rows if row.get(name)), key=_seed)
         if not rows:
             raise ValueError(f"{self.rows[0]['study']} {self.rows[0]['recipe']} has no {name}")
-        return {key: mean(float(row[name]) for row in group) for key, group in groupby(rows, lambda row: row[by])}
+        return {seed: mean(float(row[name]) for row in group) for seed, group in groupby(rows, _seed)}
 
     def measured(self, metric: str) -> Measured:
         """With the blocks of its samples and images, of one draw a seed."""
         rows = {row["seed"]: row for row in self.rows}
         return Measured(
             self.means(metric),
-            {seed: sources_of(row, metric) for seed, row in rows.items()},
+            {seed: blocks().get((*key(row), metric), {}) for seed, row in rows.items()},
             {seed: seed for seed in rows},  # of one seed each, a difference is over samples and images alone
         )
 
-    def error(self, metric: str) -> float:
-        """The standard error of the mean: over seeds; of one seed, or with `blocks`, over samples and images."""
+    def variance_of_mean(self, metric: str) -> tuple[float, int]:
+        """The square of the standard error over seeds, and its degrees of freedom."""
         values = list(self.means(metric).values())
-        if not self.blocks and len(values) > 1:
-            return stdev(values) / len(values) ** 0.5
-        found = self.measured(metric).error
-        return next(iter(self.means(f"{metric}_standard_error").values())) if found is None else found
+        if len(values) < 2:
+            raise ValueError(f"{self.rows[0]['study']} {self.rows[0]['recipe']} has one seed, so no error over seeds")
+        return stdev(values) ** 2 / len(values), len(values) - 1
 
 
-def sources_of(row: Row, metric: str) -> Blocks:
-    return blocks().get((*key(row), metric), {})
+def _seed(row: Row) -> str:
+    return row["seed"]
 
 
-def apart(a: Scores, b: Scores, metric: str, paired: bool) -> tuple[float, float]:
-    """(a − b, half the width of its 95 % interval): Welch's, over seeds, or paired by seeds, samples and images."""
-    if paired:
+def apart(words: str, metric: str) -> tuple[float, float]:
+    """Of `a minus b` (a − b, half the width of its 95 % interval): Welch's, over seeds, or paired by seeds, samples and images."""
+    a, b = (selected(each) for each in words.removesuffix(" paired").split(" minus "))
+    if words.endswith(" paired"):
         found: Difference | None = difference(a.measured(metric), b.measured(metric))
         if found is None:
-            raise ValueError(f"{metric} of {a.rows[0]['recipe']} and {b.rows[0]['recipe']} has no paired interval")
+            raise ValueError(f"{metric} of {words} has no paired interval")
         return found.mean, found.margin
-    seeds = [list(each.means(metric).values()) for each in (a, b)]
-    parts = [(stdev(values) ** 2 / len(values), len(values) - 1) for values in seeds]
+    parts = [each.variance_of_mean(metric) for each in (a, b)]
     total = sum(square for square, _ in parts)
     freedom = total**2 / sum(square**2 / n for square, n in parts)
-    return mean(seeds[0]) - mean(seeds[1]), float(stdtrit(freedom, 0.975)) * total**0.5
-
-
-def having(words: str, metric: str) -> Scores:
-    """The first of `scores | others` that has the metric."""
-    found = [selected(each) for each in words.split(" | ")]
-    return next((each for each in found if any(row.get(metric) for row in each.rows)), found[-1])
+    means = [mean(each.means(metric).values()) for each in (a, b)]
+    return means[0] - means[1], float(stdtrit(freedom, 0.975)) * total**0.5
 
 
 def selected(words: str) -> Scores:
-    """`study recipe`, and what may follow it."""
+    """`study recipe`, and `floor` behind it."""
     study, recipe, *more = words.split()
-    flags = {word for word in more if "=" not in word}
-    if flags - {"floor", "draws", "blocks"} or (study, recipe) not in scores():
+    if more not in ([], ["floor"]) or (study, recipe) not in scores():
         raise ValueError(f"no score in results/*.csv is called {words!r}")
-    wanted = [word.split("=", 1) for word in more if "=" in word]
-    rows = [row for row in scores()[study, recipe] if all(row[column] == value for column, value in wanted)]
-    if not rows:
-        raise ValueError(f"no score of {study} {recipe} has {', '.join('='.join(pair) for pair in wanted)}")
-    return Scores(rows, **dict.fromkeys(flags, True))
+    return Scores(scores()[study, recipe], floor=bool(more))
 
 
-# A number with what belongs to it: ± error, (seeds), (lowest–highest), [low, high]. Not one inside a word, or of `code`.
+# A number with what belongs to it: ± error, or [low, high]. Not one inside a word, or of `code`.
 _NUMBER = r"[−-]?\d+(?:,\d{3})*(?:\.\d+)?"
 _QUANTITY = re.compile(
-    rf"(?<![\w.`/])(?P<value>{_NUMBER})(?P<error> ± {_NUMBER})?(?P<extra>\*{{0,2}} (?:\({_NUMBER}(?:, {_NUMBER})+\)"
-    rf"|\({_NUMBER}(?:–| to ){_NUMBER}\)|\[{_NUMBER}, {_NUMBER}\]))?(?![\w`]|\.\d)"
+    rf"(?<![\w.`/]){_NUMBER}(?:(?P<error>\s±\s{_NUMBER})|(?P<interval>\s\[{_NUMBER},\s{_NUMBER}\]))?(?![\w`]|\.\d)"
 )
 
 
@@ -181,25 +164,17 @@ def as_written(old: str, *values: float) -> str:
 
 
 def quantity(match: re.Match[str], words: str, metric: str) -> str:
-    """The quantity of the same form: of the first of `scores | others` that has the metric, or of `a minus b`."""
+    """The quantity of the same form, of the scores or of `a minus b`."""
     if " minus " in words:
-        a, b = (having(each, metric) for each in words.removesuffix(" paired").split(" minus "))
-        return as_written(match[0], *apart(a, b, metric, words.endswith(" paired")))
-    found = having(words, metric)
-    seeds = list(found.means(metric).values())
-    text = as_written(match["value"], mean(seeds))
+        middle, half = apart(words, metric)
+        return as_written(match[0], middle, *([half] if match["error"] else [middle - half, middle + half]))
+    found = selected(words)
+    values = [mean(found.means(metric).values())]
     if match["error"]:
-        text += as_written(match["error"], found.error(metric))
-    if not (extra := match["extra"]):
-        return text
-    if "[" in extra:
-        return text + as_written(extra, *(mean(found.means(f"{metric}_{end}").values()) for end in ("low", "high")))
-    if "–" in extra or " to " in extra:
-        return text + as_written(extra, min(seeds), max(seeds))
-    each = list(found.means(metric, "samples_seed" if found.draws else "seed").values())
-    if len(each) != len(re.findall(_NUMBER, extra)):
-        raise ValueError(f"{match[0]!r} is of {len(each)} {'draws' if found.draws else 'seeds'}")
-    return text + as_written(extra, *each)
+        values.append(found.variance_of_mean(metric)[0] ** 0.5)
+    if match["interval"]:
+        values += [mean(found.means(f"{metric}_{end}").values()) for end in ("low", "high")]
+    return as_written(match[0], *values)
 
 
 def table(lines: Sequence[str], text: str) -> str:
@@ -208,9 +183,9 @@ def table(lines: Sequence[str], text: str) -> str:
     columns = [HEADS.get(name, name) for name in (cell.strip(" `*") for cell in _cells(head))]
     if lines and lines[0].startswith("columns "):
         columns, lines = [columns[0], *lines[0].split()[1:]], lines[1:]
-        if unknown := {name for column in columns[1:] for name in column.split("+")} - {"-", "row", *metrics()}:
+        if unknown := set(columns[1:]) - {"-", *metrics()}:
             raise ValueError(f"no score has {', '.join(sorted(unknown))}")
-    places = [i for i, name in enumerate(columns) if i and (metrics() | {"row"}).issuperset(name.split("+"))]
+    places = [i for i, name in enumerate(columns) if i and name in metrics()]
     if len(lines) != len(rows):
         raise ValueError(f"a table of {len(rows)} rows has {len(lines)} lines of scores: {lines}")
     written = [_row(line, row, columns, places) for line, row in zip(lines, rows, strict=True)]
@@ -219,9 +194,10 @@ def table(lines: Sequence[str], text: str) -> str:
 
 def _row(line: str, row: str, columns: Sequence[str], places: Sequence[int]) -> str:
     cells = _cells(row)
-    for number, place in enumerate(places if line != "-" else ()):
+    for number, place in enumerate(places):
         if place < len(cells) and re.search(r"\d", cells[place]):
-            cells[place] = _cell(cells[place], _in_column(line, number), columns[place])
+            words, metric = _in_column(line, number), columns[place]
+            cells[place] = _QUANTITY.sub(partial(quantity, words=words, metric=metric), cells[place], count=1)
     return f"{row[: row.index('|')]}|{'|'.join(cells)}|"
 
 
@@ -237,38 +213,25 @@ def _in_column(line: str, number: int) -> str:
     return re.sub(r"\{([^}]*)\}", text, line)
 
 
-def _cell(text: str, words: str, metric: str) -> str:
-    """The cell with its first number, or with as many as metrics are joined; others, as in "3.09, 50 steps", stay."""
-    if (last := words.rpartition(" "))[2] in metrics():
-        words, metric = last[0], last[2]
-    wanted = iter(metric.split("+"))
-
-    def replaced(match: re.Match[str]) -> str:
-        name = next(wanted, None)
-        return quantity(match, words, name) if name else match[0]
-
-    return _QUANTITY.sub(replaced, text)
-
-
 def _cells(row: str) -> list[str]:
     return row.strip().removeprefix("|").removesuffix("|").split("|")
 
 
 def paragraph(lines: Sequence[str], text: str) -> str:
-    """The paragraph with each `a ± b` from the scores."""
+    """The paragraph with each `a ± b` and `a [b, c]` from the scores."""
     wanted = iter(lines)
 
     def replaced(match: re.Match[str]) -> str:
-        if not match["error"]:
+        if not match["error"] and not match["interval"]:
             return match[0]
         if (line := next(wanted, None)) is None:
             raise ValueError(f"nothing says where {match[0]!r} comes from")
         words, _, metric = line.rpartition(" ")
-        return match[0] if line == "-" else quantity(match, words, metric)
+        return quantity(match, words, metric)
 
     new = _QUANTITY.sub(replaced, text)
     if left := list(wanted):
-        raise ValueError(f"no `a ± b` is left for {left}")
+        raise ValueError(f"no `a ± b` or `a [b, c]` is left for {left}")
     return new
 
 
@@ -293,7 +256,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     wrong = []
-    for file in [ROOT / "README.md", ROOT / "benchmarks" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+    for file in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
         old = file.read_text()
         try:
             new = written(old)

@@ -14,7 +14,7 @@ from torch import Tensor
 from contenders.contender import END, Budget, Contender, Facts, Trained
 from diffusion_lab.commands import app
 from diffusion_lab.config.loading import load_module, trained_config, trained_data
-from diffusion_lab.config.sample_options import measured
+from diffusion_lab.config.sample_options import with_measurements
 from diffusion_lab.config.untrusted import load_config
 from diffusion_lab.metrics.drawer import labels
 from diffusion_lab.models import budget as lab_budget
@@ -69,7 +69,7 @@ class Ours(Contender):
         if weights == "auto":
             weights = default_weights(module.weight_names, directory.read_training()["steps"])
         with torch.no_grad():
-            generator = measured(
+            generator = with_measurements(
                 module.generator(weights), OmegaConf.create({"outputs": str(folder)}), saved, directory, weights
             )
         assert isinstance(generator, DiffusionGenerator)

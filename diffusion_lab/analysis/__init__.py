@@ -1,10 +1,10 @@
-"""Measurements of a trained model's steps, and what follows from them.
+"""Measurements of a trained model's steps, and their use for spacings, variances and advice.
 
 network_statistics  moments of the network's output and error: E‖ε̂‖², E‖x_0 − x̂_0‖²
 optimal_variance    the variance of a reverse step with the least bound, from these (Analytic-DPM)
 step_costs          the bits of each stride: L(t, s), L_0(t)
 optimal_spacing     the times with the least sum of costs
-advice              what other times, or more of them, would gain
+advice              the gain of other times, or of more of them
 chain_bounds        the bounds of many chains, from one pass
 ideal_denoiser      the best possible denoiser of a finite data set, E[x_0|x_t]
 """

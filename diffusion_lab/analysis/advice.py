@@ -72,8 +72,9 @@ def advise(
 ) -> ScheduleAdvice:
     """The gain of the best chains over the times `own`, among the steps of a full chain.
 
-    costs: the table for the bounds. choosing: the smoothed table by which steps are chosen, so that noise does not decide.
-    ends, prior: candidates for the last t, including T and that of `own`, and L_T there, in bits/dim.
+    process: the full chain. costs: the table for the bounds. choosing: the smoothed table by which steps are chosen, so that noise
+    does not decide. own: times of the sampler. ends: candidates for the last t, int64 (E,), including T and that of `own`. prior:
+    L_T there, float64 (E,), in bits/dim.
     """
     l_t = dict(zip(ends.tolist(), prior.tolist(), strict=True))
     found: dict[int, Tensor] = {}

@@ -32,12 +32,13 @@ def chain_bounds(
     decoder: Decoder = GAUSSIAN,
     start: Start = NOISE,
 ) -> Float64[Tensor, "b c"]:
-    """The bound of each image for the chains over each of `times`, steps of `process`, in bits per dimension.
+    """The bound of each image x_0 (B, *shape) for the chains over each of `times`, steps of `process`, in bits per dimension.
 
     This equals the first draw of `variational_bound` for each chain with all its terms, with one evaluation of the network per
     distinct t. It works for any variance, also a learned one, and for a reverse process without guidance.
 
-    y: the classes, for the start, and for a network that uses them.
+    y: the classes, for the start, and for a network that uses them. noise: keyed by t. num_levels: of the data; None: a density.
+    decoder: p(x_0|x_1). start: the distribution of x_T.
     """
     known = None if reverse.null is None else y
     noise, chains = noise.fork(0), [process.respace(kept) for kept in times]

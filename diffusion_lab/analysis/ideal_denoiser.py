@@ -30,8 +30,8 @@ def ideal_denoiser(
     classes = None if y is None else y.repeat(len(x_t))
     most = torch.full((len(rows), 1), -torch.inf, dtype=torch.float64)
     total, mean = torch.zeros_like(most), torch.zeros_like(rows)
-    for x, told in images:
-        labels = classes_in(told)
+    for x, conditions in images:
+        labels = classes_in(conditions)
         log_weight = scale * (rows @ x.T) - half * x.square().sum(dim=1)
         if classes is not None and labels is not None:
             log_weight = log_weight.masked_fill(classes[:, None] != labels[None, :], -torch.inf)

@@ -62,6 +62,7 @@ def network_statistics(
 ) -> dict[str, Float64[Tensor, "b T"]]:
     """`eps_square` and `x_0_mse` of each image at each whole t of a full chain, with the noise keyed by t.
 
+    process: a full chain. reverse: the unguided reverse process. x_0: (B, *shape). y: conditions, or None.
     Their means over images are the tables of `NetworkStatistics`. The excess of ‖ε‖²/D over its expectation 1 is subtracted
     from ‖ε̂‖²/D: this preserves the mean, and reduces the variance where the network predicts the noise well.
     """
@@ -75,7 +76,10 @@ def network_statistics(
 def dimension_statistics(
     process: GaussianDiffusion, reverse: Callable[..., ReverseStep], x_0: Images, y: Conditions, noise: Noise
 ) -> dict[str, Float64[Tensor, "1 T *shape"]]:
-    """`eps_square_by_dimension` as a sum over images, with the noise and the variance reduction of `network_statistics`."""
+    """`eps_square_by_dimension` as a sum over images, with the noise and the variance reduction of `network_statistics`.
+
+    process: a full chain. reverse: the unguided reverse process. x_0: (B, *shape). y: conditions, or None.
+    """
     predictions = _predictions(process, reverse, x_0, y, noise)
     sums = [(predicted.eps.double().square() - eps.double().square() + 1).sum(dim=0) for eps, predicted in predictions]
     return {"eps_square_by_dimension": torch.stack(sums)[None]}

@@ -108,7 +108,11 @@ def last_step_bits(
     decoder: Decoder,
     num_levels: int | None,
 ) -> Float64[Tensor, "b f g"]:
-    """L_0 of each image, in bits/dim, at each t of `first_steps` and each log Σ of its nodes, with the noise keyed by t."""
+    """L_0 of each image, in bits/dim, at each t of `first_steps` and each log Σ of its nodes, with the noise keyed by t.
+
+    process: a full chain. reverse: the unguided reverse process. x_0: (B, *shape). y: conditions, or None.
+    decoder: p(x_0|x_t). num_levels: of the data; None: a density.
+    """
     first, ones = first_steps(process.num_timesteps), process.full(1, x_0)
 
     def bits(chain: GaussianDiffusion, x_t: Images, mean: Images, node: float) -> PerSample:

@@ -42,10 +42,11 @@ def report_accuracy(model: NoisyClassifier, data: DataModule, directory: ModelDi
 def accuracy_by_timestep(
     model: NoisyClassifier, data: DataModule, weights: str, num_timesteps: int = 9, num_images: int = 1000
 ) -> dict[str, list[float]]:
-    """{"t", "accuracy"} at evenly spaced t from 1 to T, over (at most) num_images images of `data.validation_split`, with the
-    averaged `weights`.
+    """{"t", "accuracy"} of a noisy classifier at evenly spaced t from 1 to T, on validation images.
 
-    The noise of image i at t is a function of (i, t): every classifier sees the same noisy images.
+    model: the classifier. data: its data set; the images are of `data.validation_split`. weights: the name of the averaged weights.
+    num_timesteps: how many t. num_images: at most this many images.
+    The noise of image i at t is a function of (i, t), so every classifier gets the same noisy images.
     """
     ts = torch.linspace(1, model.process.num_timesteps, num_timesteps).round().long().unique().tolist()
     # Only rank 0 may be here, so there is nothing to synchronise.

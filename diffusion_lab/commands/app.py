@@ -78,7 +78,7 @@ def run(command: str, options: list[str]) -> int:
             message = mistake_in_options(error, command, options)
         if wanted == "1" or message is None:
             raise
-        # One line without control characters, which may occur in values of a stranger's file.
+        # One line without control characters, which may occur in values of an untrusted file.
         print(printable(f"diffusion-lab {command}: {' '.join(message.splitlines())}"), file=sys.stderr)
         return 1
     finally:

@@ -25,7 +25,7 @@ from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.mistakes import MistakeError
 from diffusion_lab.sweeps.slurm import ask
 from diffusion_lab.terminal import Terminal
-from diffusion_lab.training.devices import Place, auto_precision, num_cores, usable_gpus, visible_gpus
+from diffusion_lab.training.devices import JobDevices, auto_precision, num_cores, usable_gpus, visible_gpus
 from diffusion_lab.training.trackers import WeightsAndBiases
 
 NEEDED = ("packages", "PyTorch", "disk", "data=digits")  # by `diffusion-lab train`
@@ -56,7 +56,7 @@ def run(cfg: DictConfig) -> None:
 
 
 def checks(outputs: Path) -> dict[str, Callable[[], Answer]]:
-    """All checks by name: first what most need, last the data sets."""
+    """All checks by name: the most needed first, data sets last."""
     names = [name for name in metadata(_PACKAGE).get_all("Provides-Extra", []) if name not in _OF_DEVELOPERS]
     found: dict[str, Callable[[], Answer]] = {"packages": packages, "PyTorch": pytorch, "GPU": gpus}
     found |= {"disk": partial(disk, outputs), "Slurm": slurm, "W&B": wandb}
@@ -105,7 +105,7 @@ def gpus() -> Answer:
     if count:
         names = ", ".join(sorted({torch.cuda.get_device_name(index) for index in range(count)}))
         return f"{count} ({names}), CPU cores: {num_cores()}; {precision}", ""
-    here = f"training runs on {Place((), 1, torch.get_num_threads())}; {precision}"
+    here = f"training runs on {JobDevices((), 1, torch.get_num_threads())}; {precision}"
     if visible:
         fix = "install a PyTorch that was built for your driver (pytorch.org/get-started)"
         return f"{visible} visible, but PyTorch can use none of them; {here}", fix

@@ -69,7 +69,7 @@ def run(cfg: DictConfig) -> None:
 
 
 def score_once(score: PlannedScore, compile: bool | str = False, quiet: bool = False) -> None:
-    """Compute the score and write it, unless it is there; then print its table and its folder, unless `quiet`.
+    """Compute and write the score, unless it exists; then print its table and its folder, unless `quiet`.
 
     If several ranks call it, they share the sampling; rank 0 takes the lock, writes the files and prints.
     """

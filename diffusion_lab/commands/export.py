@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 
 from diffusion_lab.conditions.units import Units
 from diffusion_lab.config.mistakes import MistakeError, users_mistakes
-from diffusion_lab.config.sample_options import chosen_module, measured
+from diffusion_lab.config.sample_options import chosen_module, with_measurements
 from diffusion_lab.interop.card import card
 from diffusion_lab.interop.program import to_program
 from diffusion_lab.interop.to_diffusers import to_diffusers
@@ -41,7 +41,7 @@ def run(cfg: DictConfig) -> None:
         raise MistakeError(f"to={to} already exists and is not overwritten; choose another folder")
     directory, saved, _, weights, generator = chosen_module(cfg)
     with torch.no_grad(), users_mistakes():
-        generator = measured(generator, cfg, saved, directory, weights)
+        generator = with_measurements(generator, cfg, saved, directory, weights)
         files, use, library = _FORMATS[cfg.format](generator, cfg.batch_size)
         training, choices = directory.read_training(), directory.read_choices()
         files["README.md"] = card(

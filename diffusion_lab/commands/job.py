@@ -22,7 +22,11 @@ from diffusion_lab.sweeps.plan import Job, JobError, do
 
 @dataclass
 class Call:
-    """name, folder: its log lies in folder/name. configs: of the parts of `job`, or of the only command."""
+    """One job of a multirun, which can be pickled.
+
+    context, task: Hydra's, for every command. folder, name: its log is in folder/name. configs: of the parts of `job`, or of the
+    only command. job: of a sweep; None for another sweeper.
+    """
 
     context: HydraContext
     task: TaskFunction

@@ -33,7 +33,7 @@ from diffusion_lab.models.trainable import GenerativeModel
 from diffusion_lab.report import drawing
 from diffusion_lab.sampling import Guidance, Sampler
 from diffusion_lab.store import ModelDirectory
-from diffusion_lab.training.devices import Request
+from diffusion_lab.training.devices import DeviceRequest
 from diffusion_lab.training.ranks import device_of, request_of
 
 Image = int | str | Path  # the number of a test image, or a file
@@ -54,7 +54,7 @@ class Score(NamedTuple):
 
 
 class Choices(TypedDict, total=False):
-    """How samples are drawn, for all methods of a model; None keeps the choice of training.
+    """The choices of sampling, for all methods of a model; None keeps the choice of training.
 
     sampler, guidance: the name of a choice, such as "ddim", or an object, such as `DDIMSampler(EvenSpacing(20))`. num_steps: of the
     sampler. scale: of the guidance. weights: "raw", an average such as "ema_0.999", or None for the default ones.
@@ -144,8 +144,8 @@ class Model:
     ) -> Any:
         """Edits of given images, in the formats of `sample`. An image is a file, or the number of a test image.
 
-        Give one of: inpaint, an image and a mask that is white where the model paints; denoise, an image and the step t up to which
-        noise is added; interpolate, the first and the last image.
+        num_images, condition, format: as in `sample`. Give one of: inpaint, an image and a mask that is white where the model
+        paints; denoise, an image and the step t up to which noise is added; interpolate, the first and the last image.
         """
         pairs = [pair for pair in (inpaint, denoise, interpolate) if pair is not None]
         if not pairs or any(not isinstance(pair, tuple | list) or len(pair) != 2 for pair in pairs):
@@ -247,7 +247,7 @@ class Model:
             self._built = saved, weights
         return self.module
 
-    def _request_of(self, cfg: DictConfig) -> Request:
+    def _request_of(self, cfg: DictConfig) -> DeviceRequest:
         with users_mistakes():
             request = request_of(cfg, prefix="")
         if request.size > 1 and cfg.devices is not None:

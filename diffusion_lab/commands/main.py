@@ -82,7 +82,7 @@ def main() -> None:
 
 
 def _nobody_reads() -> bool:
-    """Whether our own output is the broken pipe."""
+    """Whether the broken pipe is our own output."""
     poll = select.poll()
     poll.register(sys.stdout.fileno(), 0)
     return any(event & select.POLLERR for _, event in poll.poll(0))

@@ -29,7 +29,7 @@ from diffusion_lab.terminal import Terminal
 
 @dataclass(frozen=True)
 class Unused:
-    """A file or a folder to move, the folder that is held meanwhile, and half a sentence on why it is not needed."""
+    """A file or a folder to move to the trash. held: the folder to lock meanwhile. why: a phrase on why it is not needed."""
 
     path: Path
     held: Path
@@ -37,7 +37,7 @@ class Unused:
 
     @property
     def size(self) -> int:
-        """Bytes, without what lies behind links."""
+        """The size in bytes, without the targets of links."""
         found = 0
         for file in self.path.rglob("*") if self.path.is_dir() else [self.path]:
             with suppress(FileNotFoundError):  # written beside its place, and renamed meanwhile

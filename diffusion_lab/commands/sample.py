@@ -66,7 +66,7 @@ def run(cfg: DictConfig) -> None:
         if cfg.trajectory:
             _animate(drawn.trajectory(_ANIMATED), drawn.generator.num_levels, drawn.columns, places[-1])
     names = f"{places[0]} … {places[-1].name}" if len(places) > 2 else "  ".join(map(str, places))
-    message = f"{len(x)} samples of {directory.path} ({drawing.weights}), drawn on {here.place}: {names}"
+    message = f"{len(x)} samples of {directory.path} ({drawing.weights}), drawn on {here.devices}: {names}"
     Terminal().print(message)
 
 

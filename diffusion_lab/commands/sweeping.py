@@ -43,10 +43,14 @@ def sweep(
     name: str | None,
     dry_run: bool,
 ) -> None:
-    """Make the plan, print it, and run it; jobs of a cluster are only submitted. RunError with what failed, if anything did."""
+    """Make the plan, print it, and run it; jobs of a cluster are only submitted. RunError with the failures, if there are any.
+
+    arguments: the overrides of the command line. config: the command's config. context, task: Hydra's, for its jobs. name: of the
+    sweep; None: from its axes. dry_run: print the plan only.
+    """
     check_options(config)
     check_outputs(config)
-    console = Terminal(file=sys.stdout)  # the output of jobs in this process goes elsewhere
+    console = Terminal(file=sys.stdout)  # jobs in this process write elsewhere
     axes = with_moments(read_axes(arguments, context.config_loader), config)
     name = sweep_name(axes) if name is None else str(name)
     if not is_folder_name(name) or name.startswith((".", "-")):

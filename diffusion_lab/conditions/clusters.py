@@ -43,9 +43,9 @@ class Clusters(Condition):
         return min(self.num_images, max(MOST_VALUES // dim, self.num_clusters))
 
     def find(self, x: Tensor) -> None:
-        """Find the clusters of these images (N, …): `identity` is their digest, `counts` their sizes.
+        """Find the clusters of these images x (N, …): sets `identity`, their digest, and `counts`, their sizes.
 
-        ValueError for fewer images with different features than clusters.
+        ValueError if fewer images than clusters have different features.
         """
         # Imported here, because it takes a second and most trainings do not need it.
         from sklearn.cluster import KMeans

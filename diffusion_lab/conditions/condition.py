@@ -14,14 +14,14 @@ from torch import Tensor
 from diffusion_lab.diffusion.condition_parts import as_conditions, parts
 from diffusion_lab.diffusion.shapes import Conditions
 
-MOST_VALUES = 2**25  # of all examined images: 256 MB of float64
+MOST_VALUES = 2**25  # values of all examined images: 256 MB of float64
 MOST_IMAGES = 10_000
-_HELD_OUT, _KEPT_NUMBERS = 1000, 10_000  # test images and numbers in the record of a model
+_HELD_OUT, _KEPT_NUMBERS = 1000, 10_000  # most test images, and most numbers, in the record of a model
 Size = int | Sequence[int]  # K of classes; (D,) of a vector; (C, *spatial) of a field
 
 
 class Source(Protocol):
-    """The data during preparation of a condition. num_classes, class_names: their own. num_trained_on: images."""
+    """The data while a condition is prepared. name: of the data set. num_classes, class_names: its own."""
 
     name: str
     num_classes: int | None
@@ -31,10 +31,10 @@ class Source(Protocol):
     def num_trained_on(self) -> int: ...
 
     def shown(self, count: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """(x, given) of this many training images, never mirrored."""
+        """(x, attributes) of `count` training images, never mirrored."""
 
     def vectors(self) -> Tensor:
-        """The vectors beside all training images, (N, D)."""
+        """The vectors of all training images, (N, D)."""
 
 
 class LacksConditionError(ValueError):
@@ -42,14 +42,14 @@ class LacksConditionError(ValueError):
 
 
 class Condition(ABC):
-    """A function of an image x, and of what the data set gives with it, that is an input of the network.
+    """A condition: a function of an image x and of its attributes in the data set, whose value is an input of the network.
 
     A value is a class, int64 (), or float32: a vector (D,) or a field (C, *spatial), of any resolution. Fields are mirrored with x.
     For a condition of your own write a subclass with `of` and, for classes, their number `size`, and a yaml in conf/condition.
 
-    After `prepare`: `size`, the number of classes or the shape of a value. For classes: `names`, if any, and, if they
-    are found in the images rather than given by the data, `identity`, the digest of what was found, `counts` (K,) of the examined
-    images, and `description`. Such classes are drawn as often as they occur, others in turn.
+    After `prepare`: `size`, the number of classes or the shape of a value. For classes: `names`, if any, and, if they are found in
+    the images rather than given by the data, `identity`, the digest of the clusters, `counts` (K,) of the examined images, and
+    `description`. Such classes are drawn as often as they occur, others in turn.
     """
 
     size: Size
@@ -67,7 +67,7 @@ class Condition(ABC):
             self.count(self.of(*self.looked_at(data)))
 
     def looked_at(self, data: Source) -> tuple[Tensor, dict[str, Tensor]]:
-        """(x, given) of the training images, or of `most_images`."""
+        """(x, attributes) of the training images, of at most `most_images`."""
         return data.shown(min(self.most_images(data.shown(1)[0].numel()), data.num_trained_on))
 
     def most_images(self, dim: int) -> int:
@@ -87,7 +87,7 @@ class Condition(ABC):
 
     @abstractmethod
     def of(self, x: Tensor, given: Mapping[str, Tensor]) -> Tensor:
-        """(B, …), from images x (B, …), not mirrored, as a model sees them, and what the data give: classes, vector, field."""
+        """The values (B, …) for images x (B, …), not mirrored. given: their attributes by name: "classes", "vector", "field"."""
 
     @property
     def shares(self) -> Tensor | None:
@@ -133,8 +133,8 @@ def records(
 ) -> dict[str, dict[str, Any]]:
     """The record of each condition for the model's folder, which allows sampling without the data.
 
-    With vectors, these are also the values of up to 1,000 of the `count` test images, if that is few numbers. held_out: y of test
-    images with these indices.
+    For vectors it includes the values of up to 1,000 of the `count` test images, if these are few numbers. held_out: indices -> y
+    of test images.
     """
     found = {name: condition.record() for name, condition in conditions.items()}
     sizes, count = [condition.size for condition in conditions.values()], min(_HELD_OUT, count)

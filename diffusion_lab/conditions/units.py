@@ -13,7 +13,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Units:
-    """shift, scale: one number per channel (per dimension of points), scale > 0. names: of the channels, if any."""
+    """Shift and scale of real-valued data: one number per channel (per dimension of points), scale > 0.
+
+    names: of the channels, if any.
+    """
 
     shift: Sequence[float]
     scale: Sequence[float]

@@ -28,4 +28,4 @@ working_directory   what a command reads from the working directory
 
 import logging
 
-logging.getLogger("hydra.utils").addHandler(logging.NullHandler())  # get_object logs what it raises
+logging.getLogger("hydra.utils").addHandler(logging.NullHandler())  # get_object logs its errors

@@ -55,7 +55,7 @@ def completed(command: str, options: Sequence[str]) -> list[str]:
 
 
 def _are_given(options: Sequence[str]) -> bool:
-    """Whether images are given, to be scored in place of a model's. MistakeError for options that need a model."""
+    """Whether images of files are scored in place of a model's. MistakeError for options that need a model."""
     keys = named(options)
     if unquoted(keys.get("samples", "null")) == "null":
         return False

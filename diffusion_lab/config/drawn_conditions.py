@@ -29,8 +29,12 @@ from diffusion_lab.store.records import RunError
 
 @dataclass(frozen=True)
 class One:
-    """One condition of a model. names: of its classes, or their numbers. shares: frequencies of clusters. rows: the values that
-    the user chose, used in turn. units: of numeric values. held_out: values of test images, if the model's folder has them."""
+    """One condition of a model.
+
+    name: of the condition. size: the number of classes, or the shape of a value. names: of its classes, or their numbers. shares:
+    frequencies of clusters, float64 (K,); None for other conditions. rows: the values that the user chose, used in turn; None if
+    none. units: of numeric values. held_out: values of test images, if the model's folder has them.
+    """
 
     name: str
     size: Size
@@ -43,8 +47,11 @@ class One:
 
 @dataclass(frozen=True)
 class DrawnConditions:
-    """Conditions y of samples: the user's values if given; otherwise classes in turn, clusters by frequency, and all other
-    conditions in the order of the test images, from its folder if it has them, else from `data`, which it was trained on."""
+    """Conditions y of samples: the values that the user chose, or default values.
+
+    By default classes are used in turn, clusters by frequency, and all other conditions in the order of the test images, from
+    `each` if the model's folder has them, otherwise from `data`, the data set of its training.
+    """
 
     each: Sequence[One]
     data: Callable[[], DataModule]
@@ -99,7 +106,11 @@ def drawn_conditions(
     data: Callable[[], DataModule],
     arrays: Mapping[str, Tensor],
 ) -> DrawnConditions:
-    """The conditions that the options choose. MistakeError for values that do not fit the model. arrays: values by name."""
+    """The conditions of samples that the options choose. MistakeError for values that do not fit the model.
+
+    cfg: of `sample`. saved: the model's config. directory: its folder. generator: the model. data: loads its data set, if needed.
+    arrays: values of conditions by name, in addition to `cfg`.
+    """
     sizes = generator.conditions or (() if generator.num_classes is None else (generator.num_classes,))
     names = ([*(saved.get("condition") or {})] or ["classes"]) if sizes else []  # "classes": of a guiding classifier
     if len(names) != len(sizes):

@@ -47,7 +47,7 @@ def operations(training: Training, model: TrainableModel) -> Operations | None:
 
 
 def in_a_sentence(plan: Plan, training: Training, model: TrainableModel) -> str | None:
-    """The duration of a plan, in words; None if it is unknown or short.
+    """One sentence on the duration of a plan; None if it is unknown or short.
 
     training, model: of one cell, for the measurement. Its optimizer changes the weights, so the model is of no use afterwards.
     """
@@ -61,14 +61,16 @@ def in_a_sentence(plan: Plan, training: Training, model: TrainableModel) -> str 
     if to_train + to_score < _LEAST:
         return None
     size = min(training.data.batch_size, _MOST_AT_ONCE)
-    step, evaluation = measured(model, size, checked_precision(training.cfg.trainer.precision, on_gpu=False))
+    step, evaluation = time_step_and_evaluation(
+        model, size, checked_precision(training.cfg.trainer.precision, on_gpu=False)
+    )
     forward = size * model.cost().forward_flops
     train, score = to_train * step / (3 * forward), to_score * evaluation / forward
     parts = f"{in_words(train)} of training and {in_words(score)} of scoring"
     return f"about {in_words(train + score)} on this machine, estimated: {parts}"
 
 
-def measured(
+def time_step_and_evaluation(
     model: DiffusionModel, size: int, precision: str, clock: Callable[[], float] = perf_counter
 ) -> tuple[float, float]:
     """Seconds of a training step and of an evaluation of the network for `size` images."""

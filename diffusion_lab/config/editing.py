@@ -28,7 +28,7 @@ WHITE = 128  # mask values from here up are white
 
 @dataclass(frozen=True)
 class Edit:
-    """inputs: the images that are edited, (n, *shape). draw: (indices, seed, y) -> images, like a model's `sample`.
+    """An edit of given images. inputs: these images, (n, *shape). draw: (indices, seed, y) -> images, like a model's `sample`.
 
     has_conditions: if y is None, `draw` uses the conditions of the images.
     """

@@ -1,4 +1,4 @@
-"""Scores of given images: the images, and the data or statistics that they are compared with."""
+"""Scores of given images: the images, and the data or statistics to compare them with."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from diffusion_lab.metrics.score import ScorePlan
 from diffusion_lab.store import FINGERPRINT_LENGTH, RunDirectory, cache_directory, run_directory
 from diffusion_lab.store.identity import name_of
 from diffusion_lab.store.own_files import users_files
-from diffusion_lab.training.devices import Request
+from diffusion_lab.training.devices import DeviceRequest
 from diffusion_lab.training.ranks import device_of
 
 _RECORDED = ("samples", "reference", "data", "features", "metrics", "evaluation", "logger", "seed")
 _LONGEST_NAME = 60
 
 
-def given_score(cfg: DictConfig, request: Request) -> PlannedScore:
+def given_score(cfg: DictConfig, request: DeviceRequest) -> PlannedScore:
     """The score of given images. MistakeError or ValueError, in one sentence, for what cannot be scored."""
     kept = OmegaConf.masked_copy(cfg, [key for key in _RECORDED if cfg.get(key) is not None])
     if "_target_" not in kept.data:

@@ -30,7 +30,7 @@ from diffusion_lab.store import ModelDirectory
 from diffusion_lab.store.weight_names import read_moments, snapshot_name
 
 Model = TypeVar("Model", bound=TrainableModel)
-USUAL_MOMENT = 0.2  # one of snapshots.at; conf/guidance/autoguidance.yaml says what was best where
+USUAL_MOMENT = 0.2  # one of snapshots.at; conf/guidance/autoguidance.yaml has measured results
 
 
 def classifier_guidance(
@@ -41,7 +41,11 @@ def classifier_guidance(
     interval: Interval = None,
     log_snr_interval: Interval = None,
 ) -> ClassifierGuidance:
-    """Guidance by the classifier in the folder `classifier`. ValueError if it does not fit the guided model."""
+    """Guidance by the classifier in the folder `classifier`. ValueError if it does not fit the guided model.
+
+    scale: of the gradient. schedule, identity: the schedule of the guided model, and the identity of its data. interval,
+    log_snr_interval: the times t, or the log SNRs, at which it guides; None: all.
+    """
     directory = ModelDirectory(Path(classifier))
     kind = "a noisy classifier; train one with `diffusion-lab train model=noisy_classifier`"
     fix = (
@@ -69,7 +73,11 @@ def autoguidance(
     interval: Interval = None,
     log_snr_interval: Interval = None,
 ) -> Autoguidance:
-    """Guidance away from the weaker model that `worse_model` loads; by default an earlier moment of the same training."""
+    """Guidance away from the weaker model that `worse_model` loads; by default an earlier moment of the same training.
+
+    scale: s of `Autoguidance`; 1: no guidance. moment, model: as in `worse_model`. schedule, identity: the schedule of the guided
+    model, and the identity of its data. interval, log_snr_interval: the times t, or the log SNRs, at which it guides; None: all.
+    """
     when = USUAL_MOMENT if moment is None and model is None else moment
     worse = worse_model(when, model, schedule, identity)
     assert worse is not None
@@ -108,7 +116,8 @@ def _other_model(
 ) -> Model:
     """The unguided model in a folder, with fresh weights. ValueError for another kind of model or other training data.
 
-    is_a: the kind in words. identity: of the data. option: the folder as the user gave it. than: whose data these are, and the fix.
+    is_a: a description of the kind. identity: of the data. option: the folder as the user gave it. than: the end of the message,
+    with the fix.
     """
     saved = load_config(directory)
     found = get_class(saved.model._target_)

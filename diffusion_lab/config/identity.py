@@ -1,6 +1,6 @@
-"""From a config to the names of a training and of a score (`store.identity`). Builds nothing but a variance and an objective.
+"""The names of a training and of a score from their config (`store.identity`). Builds only a variance and an objective.
 
-Other models, such as a guiding one, are identified by content, so a score stays the same when their folder is moved.
+Other models, such as a guiding one, are identified by content, so a score keeps its name when their folder is moved.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _recorded(written: Any, resolved: Any, secret: bool) -> Any:
 
 
 def name_of_training(cfg: DictConfig) -> Name:
-    """What was asked of a training. Facts must be filled in.
+    """The name of a training: a digest of its options, its data and the files that it reads. Facts must be filled in.
 
     A variance that the objective does not read counts only by its width: under L_simple, fixed small and fixed large are one model.
     """
@@ -86,9 +86,10 @@ def name_of_score(cfg: DictConfig) -> Name:
 
 
 def sampling_identity(cfg: DictConfig, unread: Iterable[str], features: str) -> str:
-    """What decides a model's samples and their features beside weights and sampler: how it is built, the code, the user's files.
+    """A digest of everything besides weights and sampler that determines a model's samples and their features.
 
-    unread: groups of `cfg` that do not affect the samples. features: the name of the features.
+    These are the parts of the model, the code, and the user's files. unread: groups of `cfg` that do not affect the samples.
+    features: the name of the features.
     """
     read = {
         key: part for key, part in _choices_of_scoring(cfg).items() if key not in {*unread, "metrics", "evaluation"}
@@ -99,12 +100,12 @@ def sampling_identity(cfg: DictConfig, unread: Iterable[str], features: str) -> 
 
 
 def measuring_identity(cfg: DictConfig) -> str:
-    """What decides a network's statistics beside its weights: how it is built, the code, the user's files."""
+    """A digest of everything besides its weights that determines a network's statistics: parts, code, the user's files."""
     return f"{_how_built(cfg)} {_code()} {_digest_of_files(cfg, asked_of_training(as_plain(cfg, resolve=True)))}"
 
 
 def _code() -> str:
-    """A digest of the package's code that draws and scores: what is kept in the cache is of this code only."""
+    """A digest of the package's code that draws and scores; results in the cache are valid for one such digest."""
     return hashlib.sha256(canonical_json(code_now(SCORING_ROOMS)).encode()).hexdigest()
 
 

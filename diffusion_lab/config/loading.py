@@ -62,7 +62,7 @@ def trained_config(cfg: DictConfig) -> tuple[ModelDirectory, DictConfig]:
 
 
 def _newest_model(outputs: Path) -> ModelDirectory:
-    """As `newest_model`, with a warning where a training that was begun after it is not finished."""
+    """`newest_model`, with a warning if a later training is not finished."""
     found = newest_model(outputs)
     since = found.training.stat().st_mtime_ns
     unfinished = [model for model in models_in(outputs) if not model.finished and model.config.is_file()]
@@ -74,7 +74,7 @@ def _newest_model(outputs: Path) -> ModelDirectory:
 
 
 def check_worse(cfg: DictConfig) -> None:
-    """MistakeError if the weaker model of a guidance was trained with other conditions; one without any may guide all models."""
+    """MistakeError if the weaker model of a guidance was trained with other conditions. An unconditional one may guide any."""
     for option in ("guidance.model", "guidance.worse.model"):
         if (folder := OmegaConf.select(cfg, option)) is None:
             continue
@@ -146,7 +146,7 @@ def build_trained(directory: ModelDirectory, saved: DictConfig) -> TrainableMode
 
 @contextmanager
 def no_larger_than(weights: Path) -> Iterator[None]:
-    """Around building a model: ValueError once it has many more parameters than its file of weights.
+    """Around building a model: ValueError as soon as it has many more parameters than its file of weights.
 
     Parameters are registered before they are filled, so the reserved memory is not yet used. A build on the meta device would
     need no hook, but the tables of a schedule are computed while it is built.

@@ -58,14 +58,14 @@ _ONLY_IN_SWEEPS = ("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.s
 
 
 class MistakeError(Exception):
-    """A mistake of the user; the message is one sentence on what is wrong."""
+    """A mistake of the user; the message is one sentence with the option or the file and the fix."""
 
 
-# ---- before a config is composed, and around what is built from it
+# ---- checks before a config is composed, and around building objects
 
 
 def refuse_words(options: Iterable[str], command: str) -> None:
-    """MistakeError for a word of the command line that cannot be an option, whatever the command has."""
+    """MistakeError for a word of the command line that cannot be an option of any command."""
     options = [*options]
     if (flag := unknown_flag(options)) is not None:
         name, known = flag.lstrip("-").replace("-", "_"), _all_options(command)
@@ -77,7 +77,7 @@ def refuse_words(options: Iterable[str], command: str) -> None:
     for word in flags_and_words(options)[1]:
         option, is_set, value = word.partition("=")
         if word.startswith(_DASHES) or value.startswith(_DASHES):
-            raise MistakeError(f"{word} has a dash that is not the keyboard's: type - or --")
+            raise MistakeError(f"{word} contains a typographic dash: type - or --")
         if option and is_set and value in ("", "''", '""'):  # such as an unset variable
             raise MistakeError(f"{word} is empty: give a value, or remove it")
         if word.startswith("+") and (CONF / option.lstrip("+")).is_dir():
@@ -98,7 +98,7 @@ def refuse_outside_sweeps() -> None:
 
 @contextmanager
 def users_mistakes() -> Iterator[None]:
-    """Around code that builds objects from options: a ValueError inside is a mistake in the options."""
+    """Turn a ValueError of building objects from options into a mistake in the options."""
     try:
         yield
     except InterpolationKeyError:  # is a ValueError too, but has its own sentence below
@@ -109,7 +109,7 @@ def users_mistakes() -> Iterator[None]:
 
 @contextmanager
 def out_of_memory(at: str, fix: str) -> Iterator[None]:
-    """Around code whose memory grows with the options in `at`: out of memory becomes a sentence with a fix."""
+    """Turn running out of memory, in code whose memory grows with the options in `at`, into a sentence with a fix."""
     try:
         yield
     except (MemoryError, RuntimeError, InstantiationException) as error:
@@ -131,7 +131,7 @@ def _is_out_of_memory(error: BaseException | None) -> bool:
 
 @contextmanager
 def lost_process() -> Iterator[None]:
-    """Around work of several processes: if one of them dies, the others report that."""
+    """Turn the errors of processes whose peer has died into one sentence."""
     try:
         yield
     except RuntimeError as error:  # from gloo or NCCL

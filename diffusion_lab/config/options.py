@@ -1,11 +1,11 @@
-"""Each option is one that exists and has a value of its type, checked before anything is built.
+"""Checks that each option exists and has a value of its type, before anything is built.
 
 The options of an object are the parameters of the class or function that its `_target_` names, with their annotations. Those of a
 command are in its yaml in conf/, and have the types of their defaults; `_UNSET` has the types of those whose default is null.
 Ranges and choices are checked by the classes themselves.
 
-pydantic compares values and annotations: unlike beartype and typeguard it tells true from 1, takes a list for a tuple, and says
-in words what is expected.
+pydantic compares values and annotations: unlike beartype and typeguard it distinguishes true from 1, accepts a list for a tuple,
+and describes the expected type in words.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def check_options(cfg: DictConfig, command: str = "train") -> None:
     referenced = {name for _, value in leaves(plain) for name in re.findall(r"\$\{\.*([\w.]+)", str(value))}
 
     def is_read(key: str) -> bool:
-        """Whether the option, one in it or one that it lies in is referred to, or a choice of a group sets it."""
+        """Whether another option refers to this one, to a part of it or to a group around it, or a choice of a group sets it."""
         group, _, name = key.partition(".")
         is_referred_to = any(f"{one}.".startswith(f"{key}.") or f"{key}.".startswith(f"{one}.") for one in referenced)
         return is_referred_to or name in _of_choices(group)

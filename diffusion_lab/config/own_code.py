@@ -1,4 +1,4 @@
-"""What is wrong in the user's own code, in one sentence: a `_target_` that cannot be imported, the line that raised an error."""
+"""Errors in the user's own code, in one sentence: a `_target_` that cannot be imported, the line that raised an error."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _NOT_OWN = ("<", f"{sysconfig.get_path('stdlib')}/", f"{Path(__file__).parents[1
 
 
 def own_line(error: BaseException) -> str | None:
-    """As in "mine.py, line 7: NameError: …": the last line of the user's own code that raised or passed the error."""
+    """A phrase on the last line of the user's own code that raised or passed the error: "mine.py, line 7: NameError: …"."""
     if isinstance(error, SyntaxError):
         passed, said = [(error.filename or "<", error.lineno)], error.msg
     else:
@@ -27,7 +27,7 @@ def own_line(error: BaseException) -> str | None:
 
 
 def why_not_found(target: str) -> str | None:
-    """Why the object that a `_target_` names is not found; None if it is. An error in the lab's own code is raised."""
+    """The reason why the object that a `_target_` names is not found; None if it is. An error in the lab's own code is raised."""
     found, above = None, ""
     for part in target.split("."):
         path = f"{above}.{part}" if above else part

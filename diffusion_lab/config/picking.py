@@ -31,7 +31,7 @@ _MANY = 1000
 
 @dataclass(frozen=True)
 class Picked:
-    """Option -> value, as they could have been typed, and a description of the data."""
+    """Values picked for the data. options: option -> value, as on the command line. what_for: a description of the data."""
 
     options: dict[str, Any]
     what_for: str

@@ -78,11 +78,11 @@ class Drawing:
 
     @contextmanager
     def on(self, device: str) -> Iterator[Drawing]:
-        """What draws on `device`. Inside the block no gradients are recorded."""
+        """This drawing on `device`, with all measurements; inside the block no gradients are recorded."""
         with torch.no_grad():
             with users_mistakes():
                 generator = self.module.to(device).generator(self.weights)
-                generator = measured(generator, self.cfg, self.saved, self.directory, self.weights)
+                generator = with_measurements(generator, self.cfg, self.saved, self.directory, self.weights)
                 edit = wanted_edit(self.cfg, generator, self.saved, self.conditions)
                 if edit is not None and self.x_T is not None:
                     raise MistakeError("x_T: an edit starts from an image; remove one of them")
@@ -133,10 +133,13 @@ class Drawing:
         return x if self.units is None else self.units.restored(x)
 
 
-def measured(
+def with_measurements(
     generator: Generator, cfg: DictConfig, saved: DictConfig, directory: ModelDirectory, weights: str
 ) -> Generator:
-    """The generator with what `saved` asks to be measured before it draws, which needs the data of its training."""
+    """The generator with the measurements that `saved` requires before it draws; they need the data of its training.
+
+    cfg: of the command, with `outputs`. directory, weights: the model's folder, and the name of its weights.
+    """
     needed = measurements(generator, saved, directory, weights)
     if needed is None:
         return generator

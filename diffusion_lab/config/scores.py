@@ -47,7 +47,7 @@ from diffusion_lab.store.identity import SCORING_ROOMS, code_now, made_by
 from diffusion_lab.store.option_names import check_at_least
 from diffusion_lab.store.own_files import sha256_of
 from diffusion_lab.store.weight_names import Moment, is_snapshot, read_moments, snapshot_name
-from diffusion_lab.training.devices import Request
+from diffusion_lab.training.devices import DeviceRequest
 from diffusion_lab.training.profiles import wanted_length
 from diffusion_lab.training.ranks import device_of
 from diffusion_lab.training.speed import check_compile
@@ -58,11 +58,11 @@ _AUTO = "auto"
 
 @dataclass(frozen=True)
 class PlannedScore:
-    """A score, planned: what is measured, the folder for it, and what is recorded beside the numbers.
+    """A planned score: plan, folder, and record.
 
-    cfg: its config. choices: the option of each group. read: the files that decide it, by name, with their digests. anew: it is
-    computed although it is there. about: the line that names the model in the terminal. model: the folder of what is scored; None
-    for given images.
+    plan: the computation. run: the folder of the score. cfg: its config. choices: the option of each group. read: the files that
+    determine it, by name, with their digests. anew: whether an existing score is computed again. about: the line that names the
+    model in the terminal. model: the folder of the scored model; None for given images.
     """
 
     plan: ScorePlan
@@ -76,13 +76,13 @@ class PlannedScore:
 
     @property
     def other_code(self) -> str | None:
-        """A sentence if the score is there and other code computed it."""
+        """One sentence if the score exists and other code computed it."""
         made = made_by(self.run.read_metrics(), code_now(SCORING_ROOMS))
         return made and f"{self.run.path} was scored by {made}: rescore=true scores again"
 
     @property
     def is_scored(self) -> bool:
-        """Whether the score is there, was computed from the files as they are, and is not to be computed anew."""
+        """Whether the score exists, was computed from the files as they are now, and is not to be computed again."""
         return (
             not self.anew
             and self.run.metrics.is_file()
@@ -91,9 +91,9 @@ class PlannedScore:
 
 
 def planned_scores(
-    cfg: DictConfig, request: Request, load: Load = load_module, data: DataModule | None = None
+    cfg: DictConfig, request: DeviceRequest, load: Load = load_module, data: DataModule | None = None
 ) -> list[PlannedScore]:
-    """The scores that a config of `evaluate` asks for, one per moment. MistakeError or ValueError if one cannot be computed.
+    """The scores that a config of `evaluate` requests, one per moment. MistakeError or ValueError if one cannot be computed.
 
     load: as in `drawing_of`. data: as in `trained_data`.
     """
@@ -113,7 +113,8 @@ def planned_score(
 ) -> PlannedScore:
     """The score that `cfg` describes of a trained module, which has its weights and is on its device.
 
-    MistakeError or ValueError if it cannot be computed. since: as in `CacheDirectory`; 0 unless the score is computed anew.
+    data: the data set of its training. directory: the model's folder. outputs: where the score is written. since: as in
+    `CacheDirectory`; 0 unless the score is computed again. MistakeError or ValueError if it cannot be computed.
     """
     training, wanted = directory.read_training(), cfg.evaluation.weights
     weights = last_weights(directory) if wanted == _AUTO else wanted
@@ -149,7 +150,10 @@ def planned_score(
 def measurements(
     generator: Generator, cfg: DictConfig, directory: ModelDirectory, weights: str, and_costs: bool = False
 ) -> Measurements | None:
-    """What must be measured before `generator` draws as `cfg` says; None if nothing must. and_costs: for a metric."""
+    """The measurements that `generator` needs before it draws with the options `cfg`; None if it needs none.
+
+    directory, weights: the model's folder, and the name of its weights. and_costs: whether a metric needs the costs of steps.
+    """
     check_at_least(1, cfg, "evaluation.statistics_images")
     if not isinstance(generator, DiffusionGenerator):
         return None

@@ -1,4 +1,4 @@
-"""From the command line of a multirun to its plan: every cell composed, with the places of its model and score."""
+"""From the command line of a multirun to its plan: every cell composed, with the folders of its model and score."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ ASKED_ONCE = ("outputs", "score", "retrain", "rescore", "tags", "debug", _AT)  #
 
 @dataclass(frozen=True)
 class Composed:
-    """A cell's config without Hydra's own part, and that part."""
+    """A cell's config. cfg: without Hydra's part. hydra: that part."""
 
     cfg: DictConfig
     hydra: DictConfig
@@ -225,7 +225,7 @@ def _cell(
     outputs: Path,
     gpus: tuple[str, ...] | None,
 ) -> tuple[PlannedCell, tuple[Training, TrainableModel] | None]:
-    """The places of a cell's model and score, and the model itself if this CPU trains it.
+    """The folders of a cell's model and score, and the model itself if this CPU trains it.
 
     MistakeError for options that would fail.
     """

@@ -24,7 +24,8 @@ from diffusion_lab.training.trackers import About, OfLightning, Tracker
 def build_trackers(cfg: DictConfig, place: Directory | None = None) -> list[Tracker]:
     """The trackers that `logger` chooses, in order; MistakeError for a class that is not a logger.
 
-    place: of a training or a score; Lightning's loggers write there and are named after it. None: those are checked, but not built.
+    place: the folder of a training or a score, where Lightning's loggers write; their runs have its name. None: these loggers are
+    checked, but not built.
     """
     trackers: list[Tracker] = []
     for name, node in entries(cfg, "logger"):

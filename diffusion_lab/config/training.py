@@ -39,7 +39,7 @@ from diffusion_lab.store.identity import OUR_CALLBACKS, Name, of_earlier_version
 from diffusion_lab.store.places import models_in
 from diffusion_lab.store.status_file import Announcement
 from diffusion_lab.store.weight_names import IMAGES, SECONDS, STEPS, Moment, read_moments
-from diffusion_lab.training.devices import Request
+from diffusion_lab.training.devices import DeviceRequest
 from diffusion_lab.training.ema import PowerAverages
 from diffusion_lab.training.interruption import Interruption
 from diffusion_lab.training.snapshots import Snapshots
@@ -52,7 +52,11 @@ _NEEDED = ("finite", "monitor", "checkpoint")
 
 @dataclass(frozen=True)
 class Built:
-    """A model and its Trainer. added: the user's callbacks. announcement: keeps status.json up to date."""
+    """A model and Lightning's Trainer for it.
+
+    trainer: with all callbacks. added: the user's callbacks by name. interruption: the signals of this process. announcement: keeps
+    status.json up to date.
+    """
 
     model: TrainableModel
     trainer: Trainer
@@ -63,10 +67,10 @@ class Built:
 
 @dataclass(frozen=True)
 class Training:
-    """The training of `cfg`, whose facts are filled in, and the configs of the scores that follow.
+    """The training of `cfg`, whose facts are filled in.
 
-    directory: its folder. earlier: the record of a finished training there, or None. notes: sentences on options that were
-    picked for the data, and on those that a GPU has time for.
+    data: its data set. name: its digests. directory: its folder. earlier: the record of a finished training there, or None. scores:
+    the configs of the scores that follow. notes: sentences on options that were picked for the data, and on those for a GPU.
     """
 
     cfg: DictConfig
@@ -79,12 +83,12 @@ class Training:
 
     @property
     def place(self) -> ModelDirectory:
-        """The folder that is trained into, another one while a finished model is trained again."""
+        """The folder that training writes to: `directory`, or one beside it while a finished model is trained again."""
         return self.directory.beside if self.cfg.retrain and self.earlier is not None else self.directory
 
     @property
     def is_done(self) -> bool:
-        """Whether the model is there; with retrain=true, whether another process has trained it since this one began."""
+        """Whether the model exists; with retrain=true, whether another process has trained it since this one began."""
         found = _record(self.directory)
         return found is not None and not (self.cfg.retrain and found == self.earlier)
 
@@ -95,7 +99,7 @@ class Training:
         return choices_made() | several
 
     def why_anew(self) -> str | None:
-        """A sentence before a new training that the user may have expected to be there."""
+        """One sentence on a new training that the user may have expected to exist; None without a reason."""
         if self.directory.path.exists():
             return None
         kind = self.directory.path.name.rpartition("-")[0]
@@ -110,7 +114,7 @@ class Training:
             else None
         )
 
-    def build(self, request: Request | None) -> Built:
+    def build(self, request: DeviceRequest | None) -> Built:
         """The model with the initial weights, and its Trainer. Mistakes in the options are raised before anything is written.
 
         request: the devices; None for a job that may run on another machine, where device-dependent options are not checked.
@@ -129,7 +133,7 @@ class Training:
         return Built(model, trainer, added, interruption, announcement)
 
     def _check(
-        self, model: TrainableModel, trainer: Trainer, added: Mapping[str, Callback], request: Request | None
+        self, model: TrainableModel, trainer: Trainer, added: Mapping[str, Callback], request: DeviceRequest | None
     ) -> None:
         """ValueError or MistakeError for parts that do not fit together, and for scores that would fail after training."""
         cfg, on_gpu = self.cfg, None if request is None else request.on_gpu
@@ -181,7 +185,7 @@ def training_of(
 
 
 def _record(directory: ModelDirectory) -> Mapping[str, Any] | None:
-    """What a finished training has recorded, its duration among it; None without any."""
+    """The record of a finished training, with its duration; None if there is none."""
     return directory.read_training() if directory.finished else None
 
 
@@ -201,7 +205,7 @@ def _keep_scored_moments(cfg: DictConfig) -> None:
 
 
 def _end(cfg: DictConfig, moment: Moment) -> str | None:
-    """The option that ends training before a moment, if this is known in advance."""
+    """The option that ends training before a moment, if that is known in advance; else None."""
     steps, time = cfg.trainer.max_steps, cfg.trainer.get("max_time")
     if time is not None and moment.unit == SECONDS and moment.amount > seconds_of(time):
         return f"trainer.max_time={time}"
@@ -223,8 +227,8 @@ def _start(model: TrainableModel, cfg: DictConfig) -> None:
 def build_callbacks(cfg: DictConfig, directory: ModelDirectory, interruption: Interruption) -> dict[str, Callback]:
     """The callbacks of the config by name: ours, the user's, and the one that saves.
 
-    A callback with `_partial_: true` is given those of the following that it has a parameter for. MistakeError for what is not a
-    callback, or if a callback that training needs is missing.
+    A callback with `_partial_: true` gets those of the following arguments that are parameters of it. MistakeError for an object
+    that is not a callback, or if a callback that training needs is missing.
     """
     given = {"folder": directory.samples, "path": directory.resume, "interruption": interruption}
     nodes = dict(entries(cfg, "callbacks"))
@@ -247,7 +251,7 @@ def build_callbacks(cfg: DictConfig, directory: ModelDirectory, interruption: In
 def _build_trainer(
     cfg: DictConfig,
     directory: ModelDirectory,
-    request: Request | None,
+    request: DeviceRequest | None,
     callbacks: dict[str, Callback],
     announcement: Announcement,
 ) -> Trainer:

@@ -1,4 +1,4 @@
-"""The config in a model's folder, and its limits, because it may come from somebody else. Imports no torch.
+"""The config in a model's folder, and its limits, because the folder may be untrusted. Imports no torch.
 
 People download folders, or are given them, and then sample and score. Hydra calls whatever a `_target_` names, and resolves
 ${oc.env:…}. So a file holds plain values, and references ${a.b} from `model` to other groups; a `_target_` is one that a yaml of
@@ -91,7 +91,7 @@ def check_plain(config: dict[str, Any], file: Path) -> None:
 
 
 def leave_out(node: Any) -> None:
-    """Unset what a file may not choose: downloads, files of published weights, and other models that guide."""
+    """Unset options that a file may not choose: downloads, files of published weights, and other models that guide."""
     for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
         leave_out(child)
     if isinstance(node, dict) and "_target_" in node:

@@ -1,4 +1,4 @@
-"""Weight files of a model: loading by name, when each was written, and averages that are built after training from kept ones."""
+"""Weight files of a model: loading by name, the moment of each, and averages that are built after training from kept ones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from diffusion_lab.models.trainable import GenerativeModel
 
 _LARGEST = 2**63
-_LARGEST_ERROR = 0.15  # relative, of the averaging profile
+_LARGEST_ERROR = 0.15  # of the averaging profile, relative
 
 
 def last_weights(directory: ModelDirectory) -> str:

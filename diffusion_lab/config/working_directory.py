@@ -38,7 +38,7 @@ def with_own_choices(options: Sequence[str]) -> list[str]:
 
 
 def check_outputs(cfg: Mapping[str, Any]) -> None:
-    """RunError if `outputs` is a file. Finishes what a killed `retrain=true` left half done there."""
+    """RunError if `outputs` is a file. Finishes swaps of `retrain=true` that a killed process has left."""
     if cfg.get("outputs") and Path(str(cfg["outputs"])).is_file():
         raise RunError(f"outputs={cfg['outputs']} is a file: choose a folder")
     if cfg.get("outputs"):

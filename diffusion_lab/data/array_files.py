@@ -1,6 +1,6 @@
 """Arrays in files: .npy, .npz, .zarr and HDF5, whose rows are read on demand.
 
-Files may come from strangers: nothing is unpickled or unpacked to the disk, the size in the header of an array is checked
+Files may be untrusted: nothing is unpickled or unpacked to the disk, the size in the header of an array is checked
 before memory is allocated, and an HDF5 file cannot show the content of other files.
 """
 
@@ -22,9 +22,9 @@ from diffusion_lab.store.records import printable
 from diffusion_lab.versions import is_installed
 
 KNOWN = {"arr_0": "arr_1", "images": "labels", "x": "y"}  # names of images in an npz, and of their labels
-NAMES = "channel_names"  # an array of an npz, an attribute of the others
+NAMES = "channel_names"  # of an array in an npz, of an attribute in other files
 _FILE = re.compile(r"(?P<file>.+?\.(npz|zarr|h5|hdf5|nc)):(?P<name>.+)")
-_NUMBERS = "biuf"  # numpy's kinds
+_NUMBERS = "biuf"  # numpy's kinds of numbers: bool, int, unsigned, float
 _SUFFIXES = (".npy", ".npz", ".zarr", ".h5", ".hdf5", ".nc")
 
 
@@ -32,8 +32,8 @@ _SUFFIXES = (".npy", ".npz", ".zarr", ".h5", ".hdf5", ".nc")
 class Stored:
     """An array in a file.
 
-    where: its name in messages. rows: reads those of a slice, or of ascending indices. names: of its channels, if the file has
-    them. labels: the array of labels in the same file, if any.
+    where: its name in messages. shape, dtype: of the array. rows: a slice, or ascending indices -> these rows. names: of its
+    channels, if the file has them. labels: the array of labels in the same file, if any.
     """
 
     where: str
@@ -45,7 +45,7 @@ class Stored:
 
     @property
     def size(self) -> int:
-        """In bytes."""
+        """The size in bytes."""
         return int(np.prod(self.shape, dtype=object)) * self.dtype.itemsize
 
     def whole(self, most: int) -> np.ndarray:
@@ -57,8 +57,8 @@ class Stored:
 def open_array(option: str, text: str, root: Path, most: int) -> Stored:
     """The array that `data.<option>=text` names. DataError if it does not exist, holds objects, or is truncated.
 
-    text: FILE.npy, or a FILE of several arrays, or FILE:NAME. most: the largest size in bytes, for files read by
-    rows that of a row.
+    text: FILE.npy, or a FILE of several arrays, or FILE:NAME, below `root`. most: the largest size in bytes; of a row, for files
+    that are read by rows.
     """
     named = _FILE.fullmatch(text)
     path, name = Path(root, named["file"] if named else text), named["name"] if named else ""
@@ -78,7 +78,7 @@ def open_array(option: str, text: str, root: Path, most: int) -> Stored:
 
 
 def _npy(path: Path, where: str) -> Stored:
-    """Memory-mapped, but unmapped after each read, so that memory does not grow with the amount read."""
+    """The array of a .npy file, memory-mapped for each read, so that memory does not grow with the amount read."""
 
     def mapped() -> np.ndarray:
         return np.load(path, mmap_mode="r", allow_pickle=False)
@@ -171,7 +171,10 @@ def _chosen(name: str, there: Sequence[str], where: str) -> str:
 
 
 def read_array(path: Path, archive: zipfile.ZipFile, name: str, most: int, kinds: str = _NUMBERS) -> np.ndarray:
-    """One array of numbers of an npz. DataError if it does not exist, holds objects, or has more than `most` bytes."""
+    """The array `name` of an npz. DataError if it does not exist, holds objects, or has more than `most` bytes.
+
+    path: of the file, for messages. archive: the opened file. kinds: the accepted kinds of numpy's dtypes; default: numbers.
+    """
     if name not in members(archive):
         there = ", ".join(map(printable, members(archive)[:8])) or "nothing"
         raise DataError(f"{path} has no {name}: it holds {there}.")
@@ -199,7 +202,10 @@ def members(archive: zipfile.ZipFile) -> list[str]:
 
 @contextmanager
 def one_sentence(path: Path | str, what: str) -> Iterator[None]:
-    """Around reading a file: damaged ones raise BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError and others."""
+    """Turn any error of reading a damaged file in the block into a DataError. what: the kind of file, for the message.
+
+    The errors are BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError and others.
+    """
     try:
         yield
     except (DataError, MemoryError):

@@ -31,23 +31,22 @@ _POSSIBLE = {3: "ncl, nlc, or nhw", 4: "nchw, nhwc, or ndhw", 5: "ncdhw or ndhwc
 
 
 class Arrays(InMemoryDataModule):
-    """Images of whole levels, (N, H, W), (N, H, W, C) or (N, C, H, W), or real numbers (N, D) or (N, C, *spatial); optional labels
-    (N,) for classes.
+    """Images of whole levels, (N, H, W), (N, H, W, C) or (N, C, H, W), or real numbers (N, D) or (N, C, *spatial).
 
-    train, test: FILE, or FILE:NAME where a file has several arrays, below `root`; so are train_labels, and train_vectors and
-    train_fields, which condition=vector and condition=field take, (N, D) and (N, C, *spatial). test=None: a fixed random share of
-    `test_fraction` is held out. layout: the order of the axes; None: nhw or nhwc for levels, nd or channels first for real numbers,
-    and a shape in doubt is refused.
-    num_levels: None: 256 for uint8, 65,536 for uint16, 2 for bool. max_bytes: what an array may take in memory. A
-    larger one is read by rows; one in an npz is refused.
+    batch_size, seed, flip: as in `DataModule`. train, test: FILE, or FILE:NAME where a file has several arrays, below `root`.
+    test=None: a fixed random share of `test_fraction` is held out. train_labels, test_labels: such files of classes, (N,); None:
+    unlabelled. train_vectors, test_vectors: of vectors (N, D) for condition=vector. train_fields, test_fields: of fields (N, C,
+    *spatial) for condition=field. layout: the order of the axes; None: nhw or nhwc for levels, nd or channels first for real
+    numbers, and an ambiguous shape is refused. num_levels: None: 256 for uint8, 65,536 for uint16, 2 for bool. max_bytes: the
+    largest array kept in memory. A larger one is read by rows; one in an npz is refused.
 
-    Real numbers are normalised, and `units` undoes it. normalize: per_channel (None means it too), by mean and spread of what is
-    trained on; none; or [shift, scale], each a number or one for each channel. channel_names: None: those in the file.
-    missing: mask: values may be NaN, and stay so in a batch; None: these are refused.
+    Real numbers are normalised; `units` restores them. normalize: per_channel (also None), by mean and standard deviation of the
+    training images; none; or [shift, scale], each a number or one for each channel. channel_names: None: those in the file.
+    missing: "mask": values may be NaN, and stay NaN in a batch; None: these are refused.
     """
 
     name = "arrays"
-    _by_rows = False  # whether levels are too many for memory
+    _by_rows = False  # whether the levels are read by rows, because they exceed max_bytes
 
     def __init__(
         self,
@@ -117,15 +116,15 @@ class Arrays(InMemoryDataModule):
         own = self._labels[split]
         labels = array.labels if own is None else open_array(f"{split}_labels", own, self.root, self.max_bytes)
         beside: dict[str, Tensor | Rows] = {
-            name: self._lent(f"{split}_{name}s", path, len(values))
+            name: self._vectors_or_fields(f"{split}_{name}s", path, len(values))
             for name, files in self._beside.items()
             if (path := files[split]) is not None
         }
         classes = None if labels is None else as_labels(labels.whole(self.max_bytes), len(values), labels.where)
         return Split(values, classes, beside)
 
-    def _lent(self, option: str, file: str, count: int) -> Rows:
-        """The vectors (N, D) or fields (N, C, *spatial) of a file."""
+    def _vectors_or_fields(self, option: str, file: str, count: int) -> Rows:
+        """The vectors (N, D) or fields (N, C, *spatial) in `file`, for `count` images."""
         array = open_array(option, file, self.root, self.max_bytes)
         vectors = option.endswith("vectors")
         fits = len(array.shape) == 2 if vectors else 3 <= len(array.shape) <= 5
@@ -165,7 +164,7 @@ class Arrays(InMemoryDataModule):
                 self._splits[split] = replace(here, values=replace(here.values, units=self.units))
 
     def _identify(self, train: Split, test: Split) -> str:
-        """The SHA-256 of the content in memory, of files of real numbers, and of the options that determine what a model sees."""
+        """The SHA-256 of the content in memory, of files of real numbers, and of the options that affect the images."""
         pairs = {
             "x": (train.values, test.values),
             **{name: (train.beside[name], test.beside[name]) for name in train.beside},
@@ -190,7 +189,7 @@ class Arrays(InMemoryDataModule):
         return hashlib.sha256(json.dumps(definition).encode()).hexdigest()
 
     def _summarised(self, name: str, train: Rows, test: Rows) -> list[str]:
-        """Hashes of the files of x, or of vectors or fields, read once. For x it also computes the units."""
+        """Digests of the files of x, or of vectors or fields, each read once; for x, also set the units."""
         places = torch.arange(len(train)) if train.places is None else torch.from_numpy(train.places)
         if self.num_validation:
             places = places[without_validation(len(places), self.num_validation)[0]]
@@ -262,7 +261,10 @@ class Arrays(InMemoryDataModule):
 
 
 def channel_axis(shape: Sequence[int], layout: str | None, where: str, real: bool) -> int | None:
-    """The position of the channel axis; None without one. DataError for a shape that does not fit, or an ambiguous one."""
+    """The index of the channel axis; None without one. DataError for a shape that does not fit, or an ambiguous one.
+
+    where: the array's name in messages. real: whether it holds real numbers, not levels.
+    """
     shape, count = tuple(shape), len(shape)
     if layout in (None, "nhwc", "nchw") and count == 3 and not real:
         layout = "nhw"
@@ -289,7 +291,11 @@ def channels_first(array: np.ndarray, layout: str | None, where: str) -> np.ndar
 
 
 def how_read(where: str, shape: Sequence[int], dtype: np.dtype, read: Sequence[int], levels: int | None) -> str:
-    """One sentence on the interpretation of an array, so that the user notices a wrong one. read: (N, C, *spatial) or (N, D)."""
+    """One sentence on the interpretation of an array, so that the user notices a wrong one.
+
+    where: its name. shape, dtype: as stored. read: (N, C, *spatial) or (N, D), as interpreted. levels: their number; None: real
+    numbers.
+    """
     count, *sample = read
     axes = ("D", "channels, length", "channels, height, width", "channels, depth, height, width")[len(sample) - 1]
     values = "real numbers" if levels is None else f"{levels:,} levels"
@@ -299,7 +305,8 @@ def how_read(where: str, shape: Sequence[int], dtype: np.dtype, read: Sequence[i
 def levels_of(dtype: np.dtype, chosen: int | None, earlier: int | None, where: str) -> int:
     """The number of levels: the user's choice, or that of the type.
 
-    DataError for a type without one, and if the split read earlier has another number.
+    chosen: data.num_levels, if set. earlier: the number of the training split, if it was read before. where: the array's name in
+    messages. DataError for a type without a number of levels, and if the splits have different numbers.
     """
     levels = chosen or {"bool": 2, "uint8": 256, "uint16": 65536}.get(dtype.name)
     if levels is None:

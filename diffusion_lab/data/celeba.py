@@ -15,11 +15,12 @@ _IMAGES = "img_align_celeba"
 
 
 class CelebA(Published, ImageFiles):
-    """162,770 faces to train on and 19,962 to test, the split of the authors; their 19,867 for validation are not used.
+    """162,770 faces for training and 19,962 for testing, the authors' split; their 19,867 for validation are not used.
 
-    A face is the central square of 178 pixels, resized. `attribute`, such as Smiling: two classes, 1 if present.
-    `root` holds celeba/img_align_celeba/ and the lists beside it; null: the user's cache folder. `download`
-    fetches them, which needs the package gdown. The images are checked and hashed one by one.
+    A face is the central square of 178 pixels, resized to image_size. batch_size, seed, flip: as in `DataModule`. attribute, such
+    as Smiling: two classes, 1 if present; None: no classes. root: the folder with celeba/img_align_celeba/ and the lists beside it;
+    None: the user's cache folder. download: fetch them, which needs the package gdown. num_workers, on_error, max_pixels: as in
+    `ImageFiles`. The images are checked and hashed one by one.
     """
 
     name = "celeba"

@@ -47,7 +47,7 @@ def check_fraction(test_fraction: float) -> None:
 
 
 def check_range(low: int, high: int, num_levels: int, where: str) -> None:
-    """DataError for values from `low` to `high` that are no levels."""
+    """DataError unless all values, `low` to `high`, are levels below num_levels. where: the array's name in messages."""
     said = (
         f"{where} has values from {low} to {high}, but data.num_levels={num_levels} allows only 0 to {num_levels - 1}."
     )

@@ -13,7 +13,11 @@ from diffusion_lab.data.published import Published, first_wrong
 
 
 class CIFAR(Published, InMemoryDataModule):
-    """Colour photographs. `root` holds the unpacked archive; null: the user's cache folder. `download` fetches it."""
+    """Colour photographs, 3×32×32.
+
+    batch_size, seed, flip: as in `DataModule`. root: the folder with the unpacked archive; None: the user's cache folder.
+    download: fetch and unpack it if it is missing.
+    """
 
     published: type[datasets.CIFAR10]  # lists the files and their MD5s
     num_levels = 256

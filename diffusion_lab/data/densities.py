@@ -1,6 +1,6 @@
 """Densities of points and of random fields, with which a model can be compared exactly.
 
-Points are drawn once, by `data_seed`, into a training and a test split that do not depend on the seed of a run.
+Samples are drawn once, by `data_seed`, into a training and a test split that do not depend on the seed of a run.
 """
 
 import hashlib
@@ -21,8 +21,11 @@ from diffusion_lab.diffusion.bound import in_bits
 
 
 class Density(InMemoryDataModule):
-    """Points x float32 (N, D), or fields (N, C, *spatial), drawn from a density. A subclass implements the draw, and log density
-    and entropy if known."""
+    """Points x float32 (N, D), or fields (N, C, *spatial), drawn from a density.
+
+    A subclass implements the draw, and log density and entropy if they are known. batch_size, seed: as in `DataModule`. num_train,
+    num_test: sizes of the splits. data_seed: of the draw of both.
+    """
 
     num_levels = None
 
@@ -37,7 +40,7 @@ class Density(InMemoryDataModule):
         """`size` points, float64 (size, D), or fields, and their classes, int64 (size,), or None."""
 
     def _parameters(self) -> dict[str, Any]:
-        """Everything that determines the density: the options that only this class has, kept under their names."""
+        """Everything that determines the density: the options that only this class has, by name."""
         own = inspect.signature(type(self)).parameters.keys() - inspect.signature(Density).parameters.keys()
         return {name: getattr(self, name) for name in own}
 
@@ -60,7 +63,10 @@ class Density(InMemoryDataModule):
 
 
 class GaussianDensity(Density):
-    """x ~ N(m, s²) in each of `dim` dimensions: everything about its diffusion is known in closed form."""
+    """x ~ N(m, s²) in each of `dim` dimensions: everything about its diffusion is known in closed form.
+
+    mean, std: m and s. batch_size, seed, num_train, num_test, data_seed: as in `Density`.
+    """
 
     name = "gaussian"
     num_classes = None
@@ -98,8 +104,8 @@ class GaussianField(Density):
 
         E|x̂_ω|² = λ(ω) ∝ (1 + (ℓ|ω|)²)^(−a/2),    ω the angular frequency per pixel, x̂ the orthonormal Fourier transform of x
 
-    A power law with exponent a beyond the frequency 1/ℓ, flat below it: the Matérn covariance. ℓ: `length`, in pixels; a:
-    `exponent`; `std`: of every pixel. Channels are independent.
+    A power law with exponent a beyond the frequency 1/ℓ, flat below it: the Matérn covariance. Channels are independent.
+    length: ℓ, in pixels. exponent: a. std: of every pixel. batch_size, seed, num_train, num_test, data_seed: as in `Density`.
     """
 
     name = "gaussian_field"
@@ -153,7 +159,10 @@ class GaussianField(Density):
 
 
 class RingMixture(Density):
-    """K equal Gaussians N(μ_k, s²) in the plane, their means evenly spaced on a circle around 0; the class is the component."""
+    """K equal Gaussians N(μ_k, s²) in the plane, their means evenly spaced on a circle around 0; the class is the component.
+
+    num_components: K. radius: of the circle. std: s. batch_size, seed, num_train, num_test, data_seed: as in `Density`.
+    """
 
     name = "mixture"
 
@@ -206,7 +215,8 @@ class TwoMoons(Density):
     """Two interleaving half circles in the plane with Gaussian noise; the class is the moon. The density has no closed form.
 
     The half circles of scikit-learn's `make_moons`, (cos θ, sin θ) and (1 − cos θ, 1/2 − sin θ) with θ ~ U(0, π),
-    centred and divided by 1.75, so that nearly all of them lies in [-1, 1]².
+    centred and divided by 1.75, so that nearly all of them lies in [-1, 1]². noise: its standard deviation, before this division.
+    batch_size, seed, num_train, num_test, data_seed: as in `Density`.
     """
 
     name = "two_moons"

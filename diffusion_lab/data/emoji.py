@@ -28,7 +28,7 @@ class Emoji(InMemoryDataModule):
 
     They are shown on the colour `alpha`, and resized from `side` to `image_size` pixels. Drawings of one group (an emoji by both
     artists, in all skin tones, directions and genders) are in the same split: a fixed `test_fraction` of the groups is held out.
-    root: the folder with emoji.npz; null: the user's cache folder.
+    root: the folder with emoji.npz; None: the user's cache folder. batch_size, seed, flip: as in `DataModule`.
     """
 
     name = "emoji"

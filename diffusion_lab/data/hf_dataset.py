@@ -30,10 +30,12 @@ _AT_A_TIME = 256  # rows read at a time
 class HFDataset(InMemoryDataModule):
     """A folder `root` written by `Dataset.save_to_disk` or `DatasetDict.save_to_disk`; nothing is fetched, and no code is run.
 
-    train, test: names of splits. test=None: the split `test` if there is one; else a fixed random share of `test_fraction` is held
-    out, as of a single split. image: the column of images (PNG, JPEG, …) or of arrays; None: the only one. label: the column of
-    classes; None: the only ClassLabel, if there is one. image_size: images are cropped and resized to it; None: all have one size.
-    channels, num_levels: None: those of the first image, or of the type of the array.
+    batch_size, seed, flip: as in `DataModule`. train, test: names of splits. test=None: the split `test` if there is one; otherwise
+    a fixed random share of `test_fraction` is held out, also of a single split. image: the column of images (PNG, JPEG, …) or of
+    arrays; None: the only one. label: the column of classes; None: the only ClassLabel, if there is one. image_size: images are
+    cropped and resized to it; None: all have one size. channels, num_levels: None: those of the first image, or of the type of the
+    array. layout: the order of the axes of arrays, as in `Arrays`. max_bytes: the most memory for all images. max_pixels: of one
+    image file.
     """
 
     name = "hf_dataset"

@@ -1,4 +1,4 @@
-"""Images in files of their own: checked and hashed when they are listed, decoded by worker processes when they are shown."""
+"""Images in separate files: checked and hashed when they are listed, decoded by worker processes when they are shown."""
 
 import hashlib
 import logging
@@ -37,17 +37,18 @@ _AT_A_TIME = 4096  # files given to the threads that read them, so that a millio
 
 
 def usual_batch(shape: Sequence[int], large: bool = False) -> int:
-    """The default of how many images a training step has: 32, 16 of more than 128×128 pixels in colour; 128 if large."""
+    """The default number of images per training step: 32, 16 of more than 128×128 pixels in colour; 128 if large."""
     return 128 if large else max(16, min(32, images_at_once(shape)))
 
 
 class ImageFiles(DataModule):
-    """Files below `root`, each shown in `image_size`, a side or H and W. A subclass lists them: `_usable`, then `_hold`.
+    """Image files below `root`, cropped and resized. A subclass lists them: `_usable`, then `_hold`.
 
-    on_error: what to do with a file that is not a whole image when the set is listed: "raise" names it and stops;
-    "skip" leaves it out, so that neither the number of images nor the identity counts it. A file that breaks later
-    stops the run in either case. `max_pixels` is what a file may unfold to. num_levels: 256, or 65,536 for 16-bit grey. fit, alpha:
-    as `fit` and `background` of `read_image`.
+    batch_size: as in `DataModule`; None: chosen by size. seed, flip: as there. image_size: a side, or H and W. channels: 1 is grey,
+    3 is RGB, 4 is RGB and opacity. num_workers: processes that decode. on_error: what to do with a file that is not a whole image
+    when the set is listed: "raise" names it and stops; "skip" leaves it out of the number of images and of the identity. A file
+    that breaks later stops the run in either case. max_pixels: the largest number of pixels of a file. num_levels: 256, or 65,536
+    for 16-bit grey. fit, alpha: as `fit` and `background` of `read_image`.
     """
 
     num_levels: int
@@ -87,7 +88,7 @@ class ImageFiles(DataModule):
 
     def _usable(self, paths: list[Path]) -> dict[Path, str]:
         """The SHA-256 of each file that is a whole image, in the same order; DataError for one that is not, unless skipped."""
-        # Everything that the verdict on a file depends on.
+        # Everything that decides whether a file is usable.
         code = hashlib.sha256(Path(reading.__file__).read_bytes()).hexdigest()
         remembered = RememberedDigests(self.root, f"{code} {PIL.__version__} {self.max_pixels}")
 
@@ -113,7 +114,7 @@ class ImageFiles(DataModule):
         if broken and not digests:
             raise DataError(f"None of the {len(paths)} files in {self.root} is an image that can be used: {broken[0]}")
         if broken:
-            named = "; ".join(str(error).rpartition(": ")[0] for error in broken)  # the remedy is to skip it
+            named = "; ".join(str(error).rpartition(": ")[0] for error in broken)  # the fix is to skip it
             left_out = f"{len(broken)} of {len(paths)} files in {self.root} are left out: {named}"
             rank_zero_only(logging.getLogger(__name__).warning)(f"data.on_error=skip: {left_out}.")
         return digests
@@ -121,7 +122,7 @@ class ImageFiles(DataModule):
     def _hold(
         self, paths: dict[str, list[Path]], given: dict[str, dict[str, Tensor]], digests: dict[Path, str]
     ) -> None:
-        """These files are the splits, with what is given of each, "classes" or "vector": set the facts that follow from them."""
+        """Make these files the splits, and set the facts that follow. given: the "classes" or the "vector" of each image."""
         for split in ("train", "test"):
             said = f"{self.root} holds no {split} images that can be used: add some, or repair the broken ones."
             require(paths[split], said)
@@ -166,7 +167,7 @@ class ImageFiles(DataModule):
 
 @dataclass(frozen=True)
 class _Images(Dataset):
-    """images[indices] is a batch: uint8 or uint16 (B, C, H, W), and what is given of each. deep: 16-bit grey."""
+    """A dataset whose item `indices` is a batch: uint8 or uint16 (B, C, H, W), and labels or vectors of each. deep: 16-bit grey."""
 
     paths: list[Path]
     given: dict[str, Tensor]
@@ -180,8 +181,8 @@ class _Images(Dataset):
         try:
             levels = torch.stack([self._levels(self.paths[i]) for i in indices.tolist()])
         except DataError as error:
-            # Raised in a worker it would reach the user wrapped in the worker's traceback; handed over, it stays
-            # one sentence.
+            # Returned, because an error raised in a worker would reach the user inside the worker's traceback,
+            # not as one sentence.
             return error
         return levels, {name: rows[indices] for name, rows in self.given.items()}
 
@@ -211,12 +212,13 @@ def _checked_digest(path: Path, max_pixels: int, remembered: RememberedDigests) 
 
 
 class ImageFolder(ImageFiles):
-    """All images under `root`, however deep, shown in `image_size`. channels: 1 is grey, 3 is RGB, 4 is RGB and opacity.
+    """All images under `root`, at any depth, cropped and resized to `image_size`.
 
-    If `root` holds train/ and test/, they are the splits; else a fixed random share of `test_fraction` is held out.
-    classes="subfolders": the class of an image is the folder it is in, directly below `root` (or below train/ and
-    test/), in alphabetical order. table: a CSV with a row for each image, below `root` or the working
-    directory; label_column, vector_columns: which of its columns are the class and the entries of the vector of an image.
+    batch_size, seed, flip, channels, num_workers, on_error, max_pixels, num_levels, fit, alpha: as in `ImageFiles`.
+    If `root` holds train/ and test/, they are the splits; otherwise a fixed random share of `test_fraction` is held out.
+    classes="subfolders": the class of an image is the folder that it is in, directly below `root` (or below train/ and
+    test/), in alphabetical order. table: a CSV with a row for each image, below `root` or the working directory. label_column: its
+    column with the classes. vector_columns: its columns with the entries of each vector.
     """
 
     name = "image_folder"
@@ -303,7 +305,7 @@ class ImageFolder(ImageFiles):
         return path.relative_to(self.root).as_posix()
 
     def _split_folders(self) -> dict[str, Path] | None:
-        """The folders of the splits, if any of them is there."""
+        """The folders of the splits, if any of them exists."""
         said = f"data.root={self.root} is not a folder: name the folder that holds your images."
         require(self.root.is_dir(), said)
         folders = {split: self.root / split for split in ("train", "test")}
@@ -319,7 +321,7 @@ class ImageFolder(ImageFiles):
 
 
 def _image_paths(folder: Path) -> list[Path]:
-    """All images in the folder, however deep, sorted by name: the same on every machine."""
+    """All images in the folder, at any depth, sorted by name, so that the order is the same on every machine."""
     require(folder.is_dir(), f"{folder} is missing: give both train/ and test/, or neither.")
     paths = sorted(
         path

@@ -9,7 +9,7 @@ _LAYOUTS = ({"train": "train_64x64", "test": "valid_64x64"}, {"train": "train", 
 
 
 class ImageNet64(ImageFolder):
-    """The first of these forms in `root`, with validation images as test images:
+    """ImageNet at 64×64, in the first of these forms found in `root`, with validation images as test images:
 
     - train_64x64/ and valid_64x64/: 1,281,149 + 49,999 PNG files without classes (A. van den Oord, N. Kalchbrenner,
       K. Kavukcuoglu, Pixel recurrent neural networks, 2016), which Nichol & Dhariwal 2021 report likelihoods on;

@@ -1,5 +1,4 @@
-"""A data set in memory: images as uint8 or uint16 levels, points as float32, or real numbers that are read when needed. No worker
-processes."""
+"""Data sets in memory: images as uint8 or uint16 levels, points as float32, or real numbers read on demand. No worker processes."""
 
 from __future__ import annotations
 
@@ -19,8 +18,11 @@ from diffusion_lab.diffusion.levels import from_levels
 
 @dataclass(frozen=True)
 class Split:
-    """values: uint8 or uint16 levels (N, C, H, W), or float32 points (N, D), or rows of real numbers. labels: int64 (N,), or None
-    without classes. beside: what else lies beside the images, by name: "vector" (N, D); "field" (N, C, *spatial)."""
+    """One split of a data set.
+
+    values: uint8 or uint16 levels (N, C, H, W), or float32 points (N, D), or rows of real numbers. labels: int64 (N,), or None
+    without classes. beside: further attributes of the images, by name: "vector" (N, D); "field" (N, C, *spatial).
+    """
 
     values: Tensor | Rows
     labels: Tensor | None
@@ -35,7 +37,7 @@ class Split:
         return None if self.labels is None else int(self.labels.max()) + 1
 
     def parted(self, share: float) -> tuple[Split, Split]:
-        """(what trains, what tests): a fixed random share is held out."""
+        """(training split, test split), of which the second is a fixed random `share`."""
         is_test = held_out(len(self), share)
         train, test = (self._only(of.nonzero().flatten()) for of in (~is_test, is_test))
         return train, test
@@ -49,7 +51,7 @@ class Split:
 
 
 class InMemoryDataModule(DataModule):
-    """A data module that is two tensors. A subclass states name, num_classes and num_levels, and reads the splits."""
+    """A data module with both splits in memory. A subclass states name, num_classes and num_levels, and reads the splits."""
 
     holdable = True
 
@@ -66,7 +68,7 @@ class InMemoryDataModule(DataModule):
         self.on_disk = any(isinstance(part, Rows) for part in (train.values, *train.beside.values()))
 
     def _identify(self, train: Split, test: Split) -> str:
-        """The SHA-256 of what is in memory: equal wherever the same images came from."""
+        """The SHA-256 of the content in memory, so that equal images from different files have equal digests."""
         parts = [(split.values, split.labels, *split.beside.values()) for split in (train, test)]
         return hash_of(tensor for part in parts for tensor in part if isinstance(tensor, Tensor))
 
@@ -95,9 +97,9 @@ def hash_of(tensors: Iterable[Tensor]) -> str:
 
 
 class OneSet(InMemoryDataModule):
-    """The images, perhaps none, are the split `train`; nothing is held out, and they have no classes.
+    """Images, possibly none, as the split `train`; nothing is held out, and they have no classes.
 
-    levels: uint8 or uint16 (N, C, H, W), from 0 to num_levels − 1. identity: the SHA-256 of what they are.
+    name: of the set. levels: uint8 or uint16 (N, C, H, W), from 0 to num_levels − 1. identity: the SHA-256 of the content.
     """
 
     num_classes = None

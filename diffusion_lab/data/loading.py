@@ -1,4 +1,4 @@
-"""How batches reach the device that trains: gathered there from images that it holds, or made by a thread, ahead of training."""
+"""Batches for the training device: gathered there from images in its memory, or prepared ahead by a thread."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from diffusion_lab.diffusion.levels import from_levels, to_levels
 from diffusion_lab.diffusion.shapes import Conditions
 
 Batch = tuple[Tensor, Conditions]
-Pick = tuple[Tensor, Tensor]  # which images, int64 (B,), and whether each is mirrored, bool (B,)
+Pick = tuple[Tensor, Tensor]  # indices of images, int64 (B,), and whether each is mirrored, bool (B,)
 
 Show = Callable[[Iterable[Tensor]], Iterator[Batch]]  # one batch for each tensor of indices
 
-_SHARE = 0.25  # of a GPU's free memory, which images take without being told to
+_SHARE = 0.25  # of a GPU's free memory, the most that images take with "auto"
 _AT_ONCE = 2**22  # bytes of images that are read at a time
-_AHEAD = 2  # batches that wait
+_AHEAD = 2  # batches prepared in advance
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """On the device, from pinned memory, so that the host does not wait for the copy."""
+    """The tensor on the device, copied from pinned memory, so that the host does not wait."""
     return tensor if tensor.device == device else tensor.pin_memory().to(device, non_blocking=True)
 
 
 def mirrored(batch: Batch, chosen: Tensor) -> Batch:
-    """(x, y) with the images that are chosen, bool (B,) on the host, mirrored, and their fields with them."""
+    """(x, y) with some images and their fields mirrored. chosen: which of them, bool (B,) on the host."""
     x, y = batch
     if not chosen.any():
         return batch
@@ -46,7 +46,7 @@ def mirrored(batch: Batch, chosen: Tensor) -> Batch:
 
 
 def from_host(show: Show, picks: Iterable[Pick]) -> Generator[Batch]:
-    """(x, y) of each pick, as the host reads them."""
+    """(x, y) of each pick, read by the host. show: one batch for each tensor of indices."""
     picks, again = tee(picks)
     batches = show(indices for indices, _ in picks)
     return (mirrored(batch, chosen) for batch, (_, chosen) in zip(batches, again, strict=True))
@@ -54,7 +54,10 @@ def from_host(show: Show, picks: Iterable[Pick]) -> Generator[Batch]:
 
 @dataclass(frozen=True)
 class Held:
-    """Images on one device. x: uint8 levels (N, …) where there are at most 256, else float32. y: of each."""
+    """Images in the memory of one device.
+
+    x: uint8 levels (N, …) if there are at most 256, else float32. y: the conditions of each. num_levels: of the data; None without.
+    """
 
     x: Tensor
     y: Conditions
@@ -62,7 +65,10 @@ class Held:
 
     @classmethod
     def of(cls, show: Show, images: Tensor, num_levels: int | None, device: torch.device, at_once: int = 1) -> Held:
-        """The images with these indices, int64 (N,), read so many at a time."""
+        """The images with these indices, int64 (N,), read `at_once` at a time.
+
+        show: one batch for each tensor of indices. num_levels: of the data; None without levels. device: where they are held.
+        """
         num_levels = num_levels if num_levels is not None and num_levels <= 256 else None
         held, first = list[Tensor](), 0
         for x, y in show(images.split(at_once)):
@@ -77,9 +83,10 @@ class Held:
     def wanted(
         cls, option: str | bool, show: Show, images: Tensor, num_levels: int | None, device: torch.device
     ) -> Held | None:
-        """Those, if the device is to hold them. DataError where they are to be there and there is no room.
+        """The images with these indices, int64 (N,), on the device, or None. DataError if they are requested but do not fit.
 
-        option: True, False, or "auto", which is True for a GPU where a quarter of its free memory suffices.
+        option: True, False, or "auto", which is True for a GPU if a quarter of its free memory suffices.
+        show, num_levels, device: as in `of`.
         """
         if option is False or (option == "auto" and device.type != "cuda"):
             return None
@@ -96,11 +103,11 @@ class Held:
 
     @property
     def size(self) -> int:
-        """In bytes."""
+        """The size in bytes."""
         return sum(part.numel() * part.element_size() for part in (self.x, *parts(self.y)))
 
     def batch(self, indices: Tensor, chosen: Tensor) -> Batch:
-        """(x, y) of the images of a pick, gathered where they are."""
+        """(x, y) of the images of a pick, gathered on the device."""
         indices = sent(indices, self.x.device)
         x = self.x[indices]
         x = x if self.num_levels is None else from_levels(x, self.num_levels)
@@ -108,9 +115,9 @@ class Held:
 
 
 def ahead(made: Generator[Batch], device: torch.device) -> Iterator[Batch]:
-    """An endless stream, made by a thread that is two batches ahead, in pinned memory for a GPU.
+    """An endless stream of batches, prepared by a thread that is two batches ahead, in pinned memory for a GPU.
 
-    The first is made by the caller: it may start processes.
+    The caller makes the first one, because it may start processes.
     """
     on_gpu = device.type == "cuda"
     start: dict[str, Any] = {"initializer": torch.cuda.set_device, "initargs": (device,)} if on_gpu else {}
@@ -129,10 +136,10 @@ def ahead(made: Generator[Batch], device: torch.device) -> Iterator[Batch]:
 
 
 class LoadingDataModule(LightningDataModule):
-    """A data module that makes batches for the device that trains.
+    """A data module that prepares batches for the training device.
 
-    holdable: a GPU may hold its images, because none is decoded each time that it is shown. on_disk: they are read from a file as
-    they are needed.
+    holdable: whether a GPU may hold its images, because none is decoded each time it is shown. on_disk: whether they are read from
+    a file on demand.
     """
 
     name: str
@@ -146,14 +153,14 @@ class LoadingDataModule(LightningDataModule):
         self._held: Held | None = None
 
     def hold_on_device(self, option: str | bool) -> None:
-        """Whether the GPU that trains holds the training images: as in `Held.wanted`."""
+        """Set whether the training GPU holds the training images: `option` of `Held.wanted`."""
         one_of(("auto", True, False), on_device=option)
         said = f"data.on_device=true: {self.name} decodes its images as they are needed; use auto."
         require(option is not True or self.holdable, said)
         self._on_device = option
 
     def made(self, show: Show, images: Tensor, picks: Iterable[Pick]) -> Iterator[Batch]:
-        """The batches of an endless stream of picks, which count the training images with these indices."""
+        """The batches of an endless stream of picks, whose indices count the training images in `images`."""
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         if self.holdable and self._held is None:
             self._held = Held.wanted(self._on_device, show, images, self.num_levels, device)

@@ -1,6 +1,6 @@
 """MNIST, and Fashion-MNIST in its format, through torchvision: 1×28×28, 60,000 + 10,000 images, ten classes.
 
-torchvision reads the four idx files as they are in FOLDER/MNIST/raw, without checking their shape and their labels, which is done
+torchvision reads the four idx files in FOLDER/MNIST/raw without checking their shape and their labels; they are checked
 here. Debian's package has them gzipped; they are unpacked once, into the user's cache folder.
 """
 
@@ -22,7 +22,11 @@ _NAMES = [f"{part}-{kind}-ubyte" for part in _SIZES for kind in ("images-idx3", 
 
 
 class IdxImages(Published, InMemoryDataModule):
-    """Grey images. `root` is the folder of torchvision's data set; null: the user's cache folder. `download` fetches them."""
+    """Grey images, 1×28×28.
+
+    batch_size, seed, flip: as in `DataModule`. root: the folder of torchvision's data set; None: the user's cache folder.
+    download: fetch the files if they are missing.
+    """
 
     source: type[datasets.MNIST]
     package: str | None = None  # Debian's

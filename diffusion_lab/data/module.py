@@ -1,6 +1,6 @@
 """The interface of every data set: facts, endless training batches, ordered batches for scoring, a density if known.
 
-A data module is where the images come from; `BatchOrder` chooses those of training batch k. Scoring uses no trainer.
+A data module provides the images; `BatchOrder` chooses those of training batch k. Scoring uses no trainer.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ if TYPE_CHECKING:
     from diffusion_lab.data.reals import Rows
 
 HeldOutBatch = tuple[Tensor, Conditions, SampleNoise]
-Item = tuple[Tensor, dict[str, Tensor]]  # x of a batch, and what the data give with it: "classes", "vector", "field"
+Item = tuple[Tensor, dict[str, Tensor]]  # x of a batch, and its attributes in the data: "classes", "vector", "field"
 
-_LOOKED_AT = 1000  # images of which the shares of the levels are taken, and vectors that no table holds
-_VALUES_AT_ONCE = 2**21  # of images, in memory a hundred times or so: as float64, in networks
-_AT_ONCE = 500  # images that are read at a time where no batch size is given
+_LOOKED_AT = 1000  # images examined for the shares of levels, and for vectors that are stored in image files only
+_VALUES_AT_ONCE = 2**21  # values of images at a time; networks need about a hundred times this memory
+_AT_ONCE = 500  # images read at a time without a given batch size
 
 
 def images_at_once(shape: Sequence[int]) -> int:
-    """The default of how many images are worked on at a time: 128, fewer of more than 64×64 pixels in colour, a power of two."""
+    """The default number of images to process at a time: 128, fewer of more than 64×64 pixels in colour, a power of two."""
     return 2 ** int(math.log2(max(1, min(128, _VALUES_AT_ONCE // math.prod(shape)))))
 
 
@@ -53,22 +53,22 @@ class DataModule(LoadingDataModule, ABC):
     """A data set with its facts.
 
     A batch is (x, y). Images: x float32 (B, C, H, W) in [-1, 1]; points: x float32 (B, D). y: the values of the condition, a tuple
-    where there are several, or None; by default the classes, int64 (B,), if the data have classes.
+    of several, or None; by default the classes, int64 (B,), if the data have classes.
 
-    Facts, true once `prepare()` has returned: `name`; `shape` (C, H, W) or (D,); `num_classes` (None: no classes);
+    Facts, available after `prepare()`: `name`; `shape` (C, H, W) or (D,); `num_classes` (None: no classes);
     `num_levels` (None: continuous; else x = 2·level/(num_levels − 1) − 1 exactly); `num_train`, `num_test`;
-    `identity`, the SHA-256 of the content (of the definition, where the data are drawn from a density).
+    `identity`, the SHA-256 of the content (of the definition, for data drawn from a density).
 
     If `hold_back` sets `num_validation` above 0, that many training images form the split "validation" and are not in "train",
     and `num_train` is the number of the others. Subclasses implement the splits "train" and "test" only.
 
-    `class_names`: a name for each class, if the data have names. `conditions`: what y is, by name; classes are then those of y.
-    `how_read`: one sentence on how arrays were read. `units`: of real data, which x is without, so that each channel has mean 0 and
-    spread 1. `masks_missing`: x may be NaN where a value is missing. `groups`: of each training image of the whole, int64, where
-    some belong together and are held back together.
+    `class_names`: a name for each class, if the data have names. `conditions`: the parts of y by name; classes are then those of y.
+    `how_read`: one sentence on how arrays were read. `units`: of real data; in x they are removed, so each channel has mean 0 and
+    standard deviation 1. `masks_missing`: whether x may be NaN where a value is missing. `groups`: the group of each training
+    image, int64, before validation images are held back; a group is held back as a whole.
 
-    `batch_size` is what one optimizer step sees, divided among the ranks and, where gradients are accumulated, into parts.
-    `seed` keys the order of the training images and their mirroring.
+    batch_size: images of one optimizer step, divided among the ranks and, if gradients are accumulated, into parts.
+    seed: of the order of the training images and of their mirroring, 0 … 2⁶⁴ − 1. flip: whether training mirrors half of them.
     """
 
     name: str
@@ -97,7 +97,7 @@ class DataModule(LoadingDataModule, ABC):
         self.conditions: dict[str, Condition] = {}
 
     def prepare(self) -> None:
-        """After this the facts can be read; DataError if data are missing, empty or broken. Does its work once."""
+        """Load the data and set the facts; DataError if data are missing, empty or broken. Further calls do nothing."""
         if not self._prepared:
             self._load()
             self._divide()
@@ -115,23 +115,23 @@ class DataModule(LoadingDataModule, ABC):
             self._prepared = True
 
     def missing(self) -> str | None:
-        """What `prepare` would not find on this machine, and how to get it, in one sentence; None: nothing. Decodes no image."""
+        """One sentence on files that are missing on this machine, and how to get them; None if all exist. Decodes no image."""
         return None
 
     @abstractmethod
     def _load(self) -> None:
-        """Find, check and, where it is small, read the data; set every fact."""
+        """Find and check the data, read them if they are small, and set every fact."""
 
     @abstractmethod
     def _show(self, split: str, picks: Iterable[Tensor]) -> Iterator[Item]:
-        """One batch for each pick: the images of `split` with these indices, int64 (B,), and what the data give with them."""
+        """One batch for each pick: the images of `split` with these indices, int64 (B,), and their attributes."""
 
     @abstractmethod
     def _classes(self, split: str) -> Tensor | None:
-        """The class of each image of `split` as the data have it, int64 (N,); None without classes. Decodes no image."""
+        """The class of each image of `split` in the data, int64 (N,); None without classes. Decodes no image."""
 
     def _vectors(self, split: str) -> Tensor | Rows | None:
-        """The vector of each image of `split`, float64 (N, D); None where only showing an image tells it."""
+        """The vector of each image of `split`, float64 (N, D); None if it is known only by reading the image."""
         return None
 
     def setup(self, stage: str | None = None) -> None:
@@ -153,9 +153,9 @@ class DataModule(LoadingDataModule, ABC):
         return Batches(stream)
 
     def train_on(self, images: int | float | None) -> None:
-        """Of which training images batches are made: so many, or a share of them, of a fixed random order; None: of all.
+        """Train on some of the training images only: this number or share of a fixed random order; None: on all.
 
-        Only training is so limited: samples are compared with all of them.
+        Samples are still compared with all of them.
         """
         fits = images is None or (images >= 1 if isinstance(images, int) else 0 < images <= 1)
         require(fits, f"train_images={images}: give a number of images, a share between 0 and 1, or null for all.")
@@ -172,13 +172,13 @@ class DataModule(LoadingDataModule, ABC):
 
     @property
     def num_trained_on(self) -> int:
-        """How many images training is shown."""
+        """The number of images that training shows."""
         if isinstance(self._trained_on, float):
             return max(1, round(self._trained_on * self.num_train))
         return self._trained_on or self.num_train
 
     def condition_on(self, conditions: Mapping[str, Condition]) -> None:
-        """Before `prepare`: what y is, by name. None given: the classes, if the data have classes."""
+        """Set the conditions that form y, by name, before `prepare`. By default the classes, if the data have classes."""
         self.conditions = dict(conditions)
 
     @property
@@ -188,7 +188,7 @@ class DataModule(LoadingDataModule, ABC):
 
     @property
     def clusters(self) -> Condition | None:
-        """The same, where its classes were found in the images and are not those of the data."""
+        """The class condition, if its classes were found in the images and are not those of the data; else None."""
         return None if (known := self.class_condition) is None or known.identity is None else known
 
     def hold_back(self, num_images: int) -> None:
@@ -209,12 +209,12 @@ class DataModule(LoadingDataModule, ABC):
 
     @property
     def validation_split(self) -> str:
-        """The split that training is monitored on: "validation", or "test" if no images are held back."""
+        """The split that monitors training: "validation", or "test" if no images are held back."""
         return "validation" if self.num_validation else "test"
 
     @property
     def choosing_split(self) -> str:
-        """The split that steps are chosen on: "validation", or "train" if no images are held back."""
+        """The split by which steps are chosen: "validation", or "train" if no images are held back."""
         return "validation" if self.num_validation else "train"
 
     def size(self, split: str) -> int:
@@ -222,23 +222,23 @@ class DataModule(LoadingDataModule, ABC):
         return {"train": self.num_train, "validation": self.num_validation, "test": self.num_test}[split]
 
     def named(self, split: str) -> str:
-        """The name of a split in cache keys. It has the number of validation images, on which the images of "train" depend."""
+        """The name of a split in cache keys, with the number of validation images, on which the images of "train" depend."""
         return f"{split}, {self.num_validation} for validation" if split in self._places else split
 
     def shown(self, count: int) -> Item:
-        """(x, given) of `count` of the images that training shows, a random choice, not mirrored."""
+        """(x, attributes) of a random choice of `count` training images, not mirrored."""
         x, given = zip(*self._of("train", fixed_subset(self.num_train, count).split(_AT_ONCE)), strict=True)
         return torch.cat(x), {name: torch.cat([some[name] for some in given]) for name in given[0]}
 
     def vectors(self) -> Tensor:
-        """The vectors beside all images that training shows, (N, D); beside 1,000 of them where images are decoded for it."""
+        """The vectors of all training images, (N, D); of 1,000 of them if images must be decoded for it."""
         found, places = self._vectors("train"), fixed_subset(self.num_train, self.num_trained_on)
         if found is None:
             return self.shown(min(_LOOKED_AT, len(places)))[1]["vector"]
         return found[self._places["train"][places] if "train" in self._places else places]
 
     def _of(self, split: str, picks: Iterable[Tensor]) -> Iterator[Item]:
-        """`_show`, for "validation" too."""
+        """`_show`, also for "validation"."""
         places = self._places.get(split)
         return self._show(split, picks) if places is None else self._show("train", (places[pick] for pick in picks))
 
@@ -259,17 +259,17 @@ class DataModule(LoadingDataModule, ABC):
         return low, high
 
     def hold_out(self, num_images: int, batch_size: int | None, seed: int) -> None:
-        """Which images the held-out loss is taken of, how many at a time, and what keys their noise. Before this: none."""
+        """Choose the images of the held-out loss: how many, how many at a time, and the seed of their noise. Before this: none."""
         batch_size = images_at_once(self.shape) if batch_size is None else batch_size
         at_least(1, "val", num_images=num_images, batch_size=batch_size)
         at_least(0, "val", seed=seed)
         self._held_out = (num_images, batch_size, seed)
 
     def val_dataloader(self) -> Batches[HeldOutBatch]:
-        """(x, y, noise) of images of `validation_split`, never mirrored; of each batch a rank takes its rows.
+        """(x, y, noise) of images of `validation_split`, never mirrored; each rank takes its rows of a batch.
 
-        The noise of an image depends on its index and the seed. Of a batch that cannot be divided evenly the last images are
-        left out, so that every rank has as many batches and as many rows.
+        The noise of an image depends on its index and the seed. If a batch cannot be divided evenly, its last images are left out,
+        so that every rank has as many batches and as many rows.
         """
         self.prepare()
         if self._held_out is None:
@@ -288,7 +288,7 @@ class DataModule(LoadingDataModule, ABC):
 
     @property
     def _ranks(self) -> tuple[int, int]:
-        """This process's number and how many there are."""
+        """(the number of this process, the number of processes)."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def batches(self, split: str, batch_size: int, limit: int | None = None, start: int = 0) -> Iterator[Batch]:
@@ -304,7 +304,7 @@ class DataModule(LoadingDataModule, ABC):
         return self._conditioned(split, (some for some in order[start:].split(batch_size) if len(some)))
 
     def y_of(self, split: str, indices: Tensor) -> Conditions:
-        """y of images of a split, int64 (B,), which begins again after its last image."""
+        """y of images of a split, indices int64 (B,), modulo its size."""
         self.prepare()
         _, y = next(self._conditioned(split, [indices.cpu() % self.size(split)]))
         return moved(y, indices.device)
@@ -316,13 +316,13 @@ class DataModule(LoadingDataModule, ABC):
 
     @property
     def training_identity(self) -> str:
-        """SHA-256 of the images that a model is trained on, without those for validation, and of the clusters that it is told."""
+        """SHA-256 of the images that a model is trained on, without those for validation, and of its clusters."""
         parts = [f"without {self.num_validation}"] if self.num_validation else []
         parts += [condition.identity for condition in self.conditions.values() if condition.identity is not None]
         return hashlib.sha256(" ".join([self.identity, *parts]).encode()).hexdigest() if parts else self.identity
 
     def class_shares(self, split: str) -> Tensor | None:
-        """(num_classes,) float64: how often each class occurs in `split`; of clusters, where they were found. None: no classes."""
+        """The share of each class in `split`, float64 (num_classes,); of clusters, in the examined images. None without classes."""
         self.prepare()
         if self.clusters is not None or self.class_condition is None:
             return None if self.clusters is None else self.clusters.shares
@@ -332,9 +332,9 @@ class DataModule(LoadingDataModule, ABC):
         return labels.bincount(minlength=self.num_classes or 0).double() / len(labels)
 
     def log_prob(self, x: Tensor) -> Tensor | None:
-        """log p(x) in nats, float64 (B,), where the density is known; else None."""
+        """log p(x) in nats, float64 (B,); None if the density is unknown."""
         return None
 
     def entropy_bits(self) -> float | None:
-        """The differential entropy H(x) in bits per dimension, where it is known; else None."""
+        """The differential entropy H(x) in bits per dimension; None if it is unknown."""
         return None

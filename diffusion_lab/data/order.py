@@ -7,7 +7,7 @@ of it. If gradients are accumulated over m parts of a batch, part j is the j-th 
 takes its rows of that. No state is carried from batch to batch, so a run that resumes at batch k, or runs on other devices,
 sees the same images.
 
-Also fixed choices of images, which do not depend on the seed of a run, because scores are compared between runs.
+Fixed choices of images do not depend on the seed of a run, because scores are compared between runs.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,7 +26,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class BatchOrder:
-    """The rows of each global batch that one rank shows. `batch_size` is B, of all ranks; `world_size` divides it."""
+    """The rows of each global batch for one rank.
+
+    num_train: training images n. batch_size: B, of all ranks. seed: of the permutations and coins. flip: whether images are
+    mirrored. rank, world_size: r and W; W divides B.
+    """
 
     num_train: int
     batch_size: int
@@ -53,12 +57,12 @@ class BatchOrder:
         return torch.from_numpy(indices), torch.from_numpy(mirrored)
 
     def batches_from(self, start: int, cycle: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """`batch(start)`, `batch(start + 1)`, … without end; cycle: repeat this many first batches."""
+        """`batch(start)`, `batch(start + 1)`, … without end. cycle: repeat the first so many batches; 0: no repetition."""
         return (self.batch(k % cycle if cycle else k) for k in count(start))
 
 
 def batches_trained(trainer: Trainer) -> int:
-    """k during training on batch k, counted over all resumes: the batch of an optimizer step, in one part or in several."""
+    """k during training on batch k, counted over all resumes: the batch of one optimizer step, of one or several parts."""
     return parts_trained(trainer) // trainer.accumulate_grad_batches
 
 
@@ -71,7 +75,7 @@ def parts_trained(trainer: Trainer) -> int:
 
 
 def parts_repeated(trainer: Trainer) -> int:
-    """The number of parts of batches that trainer.overfit_batches repeats; 0: no repetition."""
+    """The number of parts of batches that trainer.overfit_batches repeats; 0 without repetition."""
     return trainer.overfit_batches  # type: ignore[attr-defined]  # a connector of Lightning sets it
 
 
@@ -100,16 +104,16 @@ def fixed_subset(size: int, limit: int | None) -> Tensor:
 
 
 def held_out(size: int, share: float) -> Tensor:
-    """Which of `size` ≥ 2 images are held out, bool (size,): a fixed random `share`, at least one and not all."""
+    """A mask of the held-out images among `size` ≥ 2, bool (size,): a fixed random `share`, at least one image and not all."""
     found = torch.zeros(size, dtype=torch.bool)
     found[fixed_subset(size, min(max(round(share * size), 1), size - 1))] = True
     return found
 
 
 def held_out_groups(groups: Tensor, labels: Tensor, share: float) -> Tensor:
-    """Which images are held out, bool (n,), in whole groups: a fixed `share` of the groups of each class and size.
+    """A mask of the held-out images, bool (n,), in whole groups: a fixed `share` of the groups of each class and size.
 
-    groups: of each image, whole numbers from 0; labels: its class, equal within a group.
+    groups: the group of each image, whole numbers from 0; labels: its class, equal within a group.
     """
     sizes = groups.bincount()
     kinds = torch.zeros_like(sizes).index_put((groups,), labels)
@@ -120,14 +124,14 @@ def held_out_groups(groups: Tensor, labels: Tensor, share: float) -> Tensor:
 
 
 def fixed_rest(size: int, limit: int) -> Tensor:
-    """`limit` indices below `size`, or all: the opposite end of the sequence that `fixed_subset` begins, int64."""
+    """`limit` indices below `size`, or all, int64: the end of the sequence whose beginning `fixed_subset` takes."""
     return _sequence(size).flip(0)[:limit]
 
 
 def without_validation(size: int, num_images: int, groups: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Indices of the images to train on and of `num_images` for validation, out of `size`, int64, both in ascending order.
 
-    groups: of each image; all groups except one are then entirely for training or for validation.
+    groups: the group of each image; at most one group is divided between training and validation.
     """
     chosen = torch.zeros(size, dtype=torch.bool)
     order = _sequence(size).flip(0) if groups is None else _sequence(int(groups.max()) + 1)[groups].argsort(stable=True)
@@ -140,9 +144,9 @@ def _sequence(size: int) -> Tensor:
 
 
 class Batches(Generic[T]):
-    """An iterable without length, opened again for each of Lightning's loops: a training stream starts at the current step.
+    """An iterable without length that starts anew in each of Lightning's loops: a training stream starts at the current step.
 
-    Not a torch DataLoader: Lightning would warn about too few workers, which a set in memory does not need.
+    Not a torch DataLoader: Lightning would warn about too few workers, which a data set in memory does not need.
     """
 
     def __init__(self, open_batches: Callable[[], Iterator[T]]) -> None:

@@ -1,4 +1,4 @@
-"""Published data sets: where files are searched, how they are checked, and downloads with torchvision."""
+"""Published data sets: the search for files, their checks, and downloads with torchvision."""
 
 import os
 import tempfile
@@ -13,21 +13,21 @@ from diffusion_lab.data.module import DataModule
 
 
 def cache_folder(name: str) -> Path:
-    """The user's cache folder for the data set, or anything else, with this name."""
+    """The folder `name` in the user's cache folder, for a data set or anything else."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "diffusion_lab" / name
 
 
 class Published(DataModule):
     """Files in `folder`: the option `root`, or the user's cache folder. The option `download` fetches them if they are missing."""
 
-    title: str  # the name in sentences
+    title: str  # the name in messages
 
     def _look_in(self, root: str | None, download: bool) -> None:
         self.folder, self.download = Path(root) if root else cache_folder(self.name), download
 
     @abstractmethod
     def _wrong(self) -> str | None:
-        """What is missing, or differs from the published files; None if all is well. Nothing is parsed."""
+        """A phrase on a file that is missing or differs from the published one; None if all are right. Nothing is parsed."""
 
     @abstractmethod
     def _fetch(self, root: str) -> object:
@@ -43,14 +43,14 @@ class Published(DataModule):
         return wrong and f"{self.title}: {wrong}: set data.download=true, or {self._by_hand}."
 
     def _find(self) -> None:
-        """DataError unless the files are there, or can be downloaded."""
+        """DataError unless the files exist or can be downloaded."""
         if self.download and self._wrong():
             self._download()
         if missing := self.missing():
             raise DataError(missing)
 
     def _download(self) -> None:
-        """Download; files are moved into `folder` one by one when all are there, so two processes may download at the same time."""
+        """Download; complete files are moved into `folder` one by one, so two processes may download at the same time."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=self.folder) as staging:
@@ -66,7 +66,7 @@ class Published(DataModule):
 
 
 def first_wrong(files: Iterable[tuple[Path, str]]) -> str | None:
-    """The first of (path, MD5) that is missing or differs, in words, or None."""
+    """A phrase on the first file of (path, MD5) that is missing or differs, or None."""
     for path, md5 in files:
         if not check_integrity(path, md5):
             return f"{path} is {f'not the published file (its MD5 is not {md5})' if path.is_file() else 'missing'}"

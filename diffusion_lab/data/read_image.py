@@ -1,6 +1,6 @@
 """Reading an image file of any size and kind as levels: upright, cropped, padded or stretched, resized with antialiasing.
 
-Also the SHA-256 of checked files, cached between starts.
+The SHA-256 of checked files is cached between starts.
 """
 
 import hashlib
@@ -46,7 +46,7 @@ def sides_of(image_size: int | Sequence[int]) -> list[int]:
 
 
 def colour_of(alpha: str | Sequence[int]) -> tuple[int, ...]:
-    """(r, g, b), from itself or from a name. DataError for an invalid colour."""
+    """(r, g, b) of a colour given by these or by a name. DataError for an invalid colour."""
     try:
         found = ImageColor.getrgb(alpha) if isinstance(alpha, str) else tuple(alpha)
     except ValueError:
@@ -61,7 +61,7 @@ def check_image(path: Path, content: bytes, max_pixels: int = MAX_PIXELS) -> Non
     with _opened(path, io.BytesIO(content), max_pixels) as image:
         image.verify()  # checksums of PNG chunks, which decoding ignores
     with _opened(path, io.BytesIO(content), max_pixels) as image:
-        image.draft(None, (1, 1))  # an eighth of a JPEG's resolution; the whole file is read anyway
+        image.draft(None, (1, 1))  # a JPEG at an eighth of its resolution; the whole file is read all the same
         _upright(image).convert("RGB")
 
 
@@ -75,14 +75,14 @@ def read_image(
     fit: str = "crop",
     background: Sequence[int] = WHITE,
 ) -> Tensor:
-    """uint8 (channels, H, W): the largest central part with these proportions, resized. channels: 1 is grey, 3 is RGB, and 4
-    RGB and opacity.
+    """An image as uint8 (channels, H, W): the largest central part with these proportions, resized.
 
-    image_size: the side of a square, or H and W; None: unchanged. Rotated as its metadata say; 16-bit grey scaled to 8 bits;
-    transparent parts are shown on `background`; the first picture of an animation. fit: "pad": the whole image, between bars of
-    that colour, or transparent ones; "stretch": the whole image in other proportions. deep: uint16 instead, for grey only; 8 bits
-    are scaled to 16. content: of the file, if it lies elsewhere. DataError if it is damaged, has more than `max_pixels`, or levels
-    of unknown range.
+    path: of the file, for messages and, without `content`, to be read. image_size: the side of a square, or H and W; None:
+    unchanged. channels: 1 is grey, 3 is RGB, and 4 RGB and opacity. max_pixels: the most pixels that are decoded. deep: uint16
+    instead, for grey only; 8 bits are scaled to 16. content: of the file, if it is not at `path`. fit: "crop"; "pad": the whole
+    image, between bars of the colour `background`, or transparent ones; "stretch": the whole image in other proportions.
+    background: (r, g, b), shown through transparent parts. Rotated as the metadata say; 16-bit grey is scaled to 8 bits; the first
+    picture of an animation. DataError if the file is damaged, has more than `max_pixels`, or levels of unknown range.
     """
     with _opened(path, content or path, max_pixels, options=content is None) as opened:
         shown = _deep_grey(opened, background) if deep else _upright(opened, background, keep_alpha=channels == 4)
@@ -145,7 +145,7 @@ def read_as_it_is(name: str, content: bytes, max_pixels: int) -> np.ndarray:
 def _opened(
     path: Path | str, content: Path | str | io.BytesIO, max_pixels: int, options: bool = True
 ) -> Iterator[ImageFile.ImageFile]:
-    """The image, not decoded yet. Any error in the block becomes one sentence that names it.
+    """The image, not decoded yet. Any error in the block becomes one sentence that names the file.
 
     options: whether it belongs to a data set, whose options the message may mention.
     """
@@ -179,7 +179,7 @@ def _is_sixteen_bit(image: Image.Image) -> bool:
 
 
 def _deep_grey(image: Image.Image, background: Sequence[int]) -> Image.Image:
-    """Decoded and rotated as its metadata say, as float32 in 0 … 65535, which Pillow resizes without reduction to 8 bits."""
+    """A decoded image, rotated as its metadata say, as float32 in 0 … 65535, which Pillow resizes without reduction to 8 bits."""
     if _is_sixteen_bit(image):
         return Image.fromarray(np.asarray(ImageOps.exif_transpose(image)).astype(np.float32))
     return Image.fromarray(np.asarray(_upright(image, background).convert("L"), np.float32) * 257)
@@ -196,7 +196,7 @@ def _deep_colours(name: str, content: bytes, form: str | None) -> np.ndarray:
 
 
 def _upright(image: Image.Image, background: Sequence[int] = WHITE, keep_alpha: bool = False) -> Image.Image:
-    """Decoded, rotated as its metadata say, in 8 bits, on this colour, or with its transparency."""
+    """A decoded image, rotated as its metadata say, in 8 bits, on this colour, or with its transparency."""
     sixteen_bit = _is_sixteen_bit(image)
     image = ImageOps.exif_transpose(image)
     if sixteen_bit:  # Pillow's own conversion clips at 255
@@ -241,7 +241,7 @@ class RememberedDigests:
         return digest
 
     def save(self) -> None:
-        """Save the cache. If the folder cannot be written, the next start is slower."""
+        """Save the cache. If the folder cannot be written, the next start reads all files."""
         if self._fresh:
             with suppress(OSError):
                 write_whole(self._file, json.dumps({**self._known, **self._fresh}).encode())

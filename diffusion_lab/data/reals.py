@@ -15,13 +15,16 @@ from diffusion_lab.conditions.units import Units
 from diffusion_lab.data.array_files import Stored, one_sentence
 
 _AT_ONCE = 2**24  # bytes of a block of the pass
-_DIGITS = 12  # of shift and scale: the last ones differ between machines
+_DIGITS = 12  # significant digits of shift and scale, because the last ones differ between machines
 
 
 @dataclass(frozen=True)
 class Rows:
-    """(n, C, *spatial) of a stored array. axis: of its channels; None without one. places: the selected rows; None: all.
-    units: removed from the values; None: values are as stored."""
+    """Rows (n, C, *spatial) of a stored array.
+
+    axis: of its channels; None without one. places: indices of the selected rows; None: all. units: removed from the values; None:
+    values are as stored.
+    """
 
     stored: Stored
     axis: int | None
@@ -38,7 +41,7 @@ class Rows:
         return (len(self), channels, *sides)
 
     def only(self, places: Tensor) -> Rows:
-        """These rows of the stored array."""
+        """These rows of the stored array, indices int64 (n,)."""
         return replace(self, places=places.numpy())
 
     def __getitem__(self, indices: Tensor) -> Tensor:
@@ -59,8 +62,12 @@ class Rows:
 
 @dataclass(frozen=True)
 class Summary:
-    """missing: bool (N,), the rows with missing values; num_missing, num_infinite: such values. like_levels: an expression that
-    turns the first rows into whole levels, or None if they are none. low, high: the smallest and largest of whole numbers."""
+    """The results of one pass over a stored array.
+
+    sha256: of its content. missing: bool (N,), the rows with missing values; num_missing, num_infinite: the number of such values.
+    mean, std: float64 (C,), of the fitted rows. like_levels: an expression that turns the first rows into whole levels; None if
+    they are not scaled levels. low, high: the smallest and largest of whole numbers.
+    """
 
     sha256: str
     missing: Tensor
@@ -127,7 +134,7 @@ def fitted_units(found: Summary, names: list[str] | None) -> Units:
 
 
 def _like_levels(x: np.ndarray) -> str | None:
-    """How to save x as whole levels, if its values are 256 levels scaled to 0 … 1, to −1 … 1 or not at all."""
+    """An expression that saves x as levels, if its values are 256 levels scaled to 0 … 1, to −1 … 1 or not at all; else None."""
     if not len(x) or not np.isfinite(x).all():
         return None
     low, high = x.min(), x.max()

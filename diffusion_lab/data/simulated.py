@@ -17,6 +17,8 @@ class Oscillators(Density):
     γ = damping/length. A cos φ is normal, with variance `together` for s and 1 − together for a; so, for any frequency,
 
         E x = 0,    Var x_i(t) = e^{−2γt},    Corr(x_1, x_2) = 2·together − 1
+
+    batch_size, seed, num_train, num_test, data_seed: as in `Density`.
     """
 
     name = "series"
@@ -55,8 +57,8 @@ class Oscillators(Density):
 class Ellipsoids(Density):
     """One ellipsoid in each volume (1, side, side, side): 1 inside, −1 outside, with an edge of about a voxel.
 
-    Half-axes uniform between radii[0] and radii[1], a random rotation, a centre uniform where the whole fits. The expected
-    share of voxels above 0 is 4π/3·E[r]³/side³.
+    Half-axes uniform between radii[0] and radii[1] voxels, a random rotation, a centre uniform where the whole fits. The expected
+    share of voxels above 0 is 4π/3·E[r]³/side³. batch_size, seed, num_train, num_test, data_seed: as in `Density`.
     """
 
     name = "volume"

@@ -16,14 +16,14 @@ from diffusion_lab.data.checks import DataError, require
 
 @dataclass(frozen=True)
 class Table:
-    """Class ("" without a column of labels) and vector of each file, by its posix path below the folder."""
+    """Class ("" without a column of labels) and vector of each file, by its posix path below the folder. path: of the CSV."""
 
     path: Path
     classes: dict[str, str]
     vectors: dict[str, list[float]]
 
     def check(self, names: Iterable[str]) -> None:
-        """DataError unless these are the files with a row."""
+        """DataError unless exactly these files have a row."""
         there = set(names)
         for lacking, fix in (
             (sorted(there - self.classes.keys()), "has no row for {}: add one, or move the image elsewhere"),
@@ -36,12 +36,15 @@ class Table:
             require(not lacking, f"{self.path} {fix.format(f'{lacking[0]}{more}' if lacking else '')}.")
 
     def vectors_of(self, names: Iterable[str]) -> Tensor:
-        """float64 (N, D)."""
+        """The vectors of these files, float64 (N, D)."""
         return torch.tensor([self.vectors[name] for name in names], dtype=torch.float64)
 
 
 def read_table(path: Path, label_column: str | None, vector_columns: Sequence[str]) -> Table:
-    """Read the table. DataError, in one sentence, for any other file."""
+    """The table in a CSV file. DataError, in one sentence, for any other file.
+
+    label_column: the column of classes; None: no classes. vector_columns: the columns of the vectors.
+    """
     with (
         one_sentence(f"data.table={path}", "CSV file in UTF-8 with a header"),
         path.open(newline="", encoding="utf-8-sig") as file,

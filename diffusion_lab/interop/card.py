@@ -34,7 +34,8 @@ def card(
     """README.md of an exported model.
 
     name: of its folder. data: name, shape, identity. choices: of each group. training: the content of training.json. weights: their
-    name. protocol: of the model. runs: its scores, as `read_score` returns them. use: instructions in Markdown.
+    name. protocol: of the model. runs: its scores, as from `read_score`. use: instructions in Markdown. library: the library that
+    reads the export.
     """
     shape, source = "×".join(map(str, data["shape"])), data["name"]
     origin, left = training.get("imported"), len(runs) - _MOST_RUNS

@@ -36,7 +36,9 @@ def require(fits: object, sentence: str) -> None:
 
 @dataclass(frozen=True)
 class Imported:
-    """options: Hydra overrides for the model. shape: (C, H, W) of its images. num_classes: None without classes.
+    """The description of an imported model.
+
+    options: Hydra overrides for the model. shape: (C, H, W) of its images. num_classes: None without classes.
     tensors: as in the file. weights: the state dict of our network from `tensors`; CheckpointError if it does not fit.
     file: the file with the tensors. origin: recorded with the model.
     """
@@ -61,7 +63,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             if file.read(9)[8:] == b"{":  # the length of the header, then JSON
                 found: object = load_file(path)
             else:
-                with warnings.catch_warnings(action="ignore"):  # of torch, on pickles that it then refuses
+                with warnings.catch_warnings(action="ignore"):  # torch warns about pickles before it refuses them
                     found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except MemoryError:
         raise

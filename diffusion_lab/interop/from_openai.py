@@ -108,7 +108,7 @@ def _num_classes(tensors: Mapping[str, Any]) -> int:
 
 @dataclass(frozen=True)
 class Described:
-    """The meaning of the flags. options: Hydra overrides for the model. legacy_heads: the order of rows of qkv."""
+    """The model that the flags describe. options: Hydra overrides. legacy_heads: whether rows of qkv are grouped by head."""
 
     options: tuple[str, ...]
     image_size: int
@@ -241,7 +241,7 @@ def _widths(levels: list[int | float], channels: int) -> dict[str, Any]:
 
 
 def _attending(flag: str, values: Mapping[str, Any], num_levels: int) -> list[int]:
-    """Sides in pixels with attention; as in the published code, resolutions that the network lacks are ignored."""
+    """Sides in pixels with attention; resolutions that the network lacks are ignored, as in the published code."""
     size = values["image_size"]
     strides = {size // side for side in _numbers(flag, values[flag])}
     return [size // 2**level for level in range(num_levels) if 2**level in strides]

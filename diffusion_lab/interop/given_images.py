@@ -3,7 +3,7 @@
 An npz holds `arr_0`, uint8 (N, H, W, C), and may hold `arr_1`, the class of each (openai/guided-diffusion, `image_sample.py`).
 An array may also be uint16, with any number of channels or no channel axis, with channels first, and, if it is the only array
 of images, with another name.
-Nothing is unpickled or written to the disk, and the limits below bound what is decoded.
+Nothing is unpickled or written to the disk, and the limits below bound the decoded size.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _LOSSY = frozenset({".jpg", ".jpeg", ".webp"})
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """pixels: uint8 or uint16 (N, C, H, W), C = 1 if all are grey.
+    """Images of other programs. pixels: uint8 or uint16 (N, C, H, W), C = 1 if all are grey.
 
     labels: int64 (N,), the class of each; None if unknown. name: of the file or folder. lossy: whether some are in a format that
     changes pixels. read_as: the interpretation of an array, in words.
@@ -132,7 +132,7 @@ def _grey(pixels: Tensor) -> Tensor:
 
 
 def _check_size(path: Path, count: int, numbers: int, itemsize: int) -> None:
-    """numbers: of one image, each of itemsize bytes."""
+    """DataError if `count` images of `numbers` values of `itemsize` bytes exceed the limits."""
     require(
         numbers <= MOST_NUMBERS and count * numbers * itemsize <= MOST_BYTES,
         f"{path} unpacks to {count:,} images of {numbers:,} numbers, more than {MOST_BYTES / 2**30:g} GiB: score fewer of them.",
@@ -220,7 +220,7 @@ def levels(images: Images, shape: Sequence[int], num_levels: int, of: str) -> Te
 
 
 def differences(images: Images, fitted: Tensor, num_levels: int, of: str) -> list[str]:
-    """Properties of these files that increase a distance, in words. fitted: the result of `levels`."""
+    """Sentences on properties of these files that increase a distance. fitted: the result of `levels`."""
     found = ["some are JPEG or WebP, whose compression artefacts count as differences"] if images.lossy else []
     if images.num_levels < num_levels:
         found.append(f"they have {images.num_levels} levels and {of} has {num_levels}: this counts as a difference")

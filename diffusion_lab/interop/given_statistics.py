@@ -83,7 +83,7 @@ def _of_torch(path: Path) -> Mapping[str, np.ndarray]:
     rebuild: Any = np.zeros(1).__reduce__()[0]
     allowed: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [rebuild, np.ndarray, np.dtype]
     allowed += [type(np.dtype(kind)) for kind in ("f4", "f8")]
-    is_quiet = warnings.catch_warnings(action="ignore")  # of torch, on pickles that it then refuses
+    is_quiet = warnings.catch_warnings(action="ignore")  # torch warns about pickles before it refuses them
     with is_quiet, one_sentence(path, "file of statistics"), torch.serialization.safe_globals(allowed):
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)

@@ -1,6 +1,6 @@
 """Names of our U-Net's layers in OpenAI's code and in diffusers.
 
-The networks are equal functions; each names its blocks by their place in its own way (`place`).
+The networks are equal functions; each code names its blocks in its own way (`place`).
 """
 
 from __future__ import annotations

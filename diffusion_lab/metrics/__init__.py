@@ -1,17 +1,17 @@
 """Metrics of models, one file each, and the path from samples to numbers.
 
-score                 a plan -> samples -> features -> metrics -> scores
+score                 a score from a plan: samples -> features -> metrics -> values
 metric                the interface of a metric, its view of the samples, and scores
-samples               samples, and what they come from
-drawer                samples of a generator, drawn once, kept in files, and shared among ranks
+samples               samples, and the interface of their sources
+drawer                samples of a generator, drawn once, cached, and shared among ranks
 given                 given images as samples or reference
-reference             real images as each set of features sees them
-network_measurements  statistics of a network and of its data, before samples are drawn
+reference             features and moments of real images
+network_measurements  statistics of a network and of its data, computed before samples are drawn
 settings              number of samples, split, batch size, precision
-stored                results in files of the cache
+stored                tensors in files of the cache; progress callbacks
 pictures              interpolations, reconstructions, samples for fields
 effort                seconds and memory of drawing samples
-torch_metric          image metrics of torchmetrics, a column each by their yaml
+torch_metric          image metrics of torchmetrics, one column per yaml
 features/             sets of features: images -> vectors
 frechet_distance      Fréchet distance (fid, fd_<features>)
 frechet_infinity      Fréchet distance at n = ∞
@@ -19,9 +19,9 @@ kernel_distance       kernel distance (KID)
 precision_recall      precision and recall
 inception_score       Inception score
 sliced_wasserstein    sliced Wasserstein distance of Laplacian pyramids
-class_accuracy        samples of the requested class
+class_accuracy        share of samples classified as the requested class
 class_coverage        classes among the samples
-condition_fit         samples with the requested vector
+condition_fit         regression of the samples' vectors on the requested ones
 reconstruction        samples for held-out conditions against the truth
 copying               copies of training images
 power_spectrum        radially averaged power spectrum

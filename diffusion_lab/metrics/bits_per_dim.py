@@ -26,7 +26,7 @@ class BitsPerDim(Metric):
     For real-valued data it is the density of the normalised data z = (x − shift)/scale, which may be negative; that of x is higher
     by the mean of log2 scale, which is part of the score.
 
-    batch_size: images at a time. max_terms: at most this many terms of a chain. num_draws: independent repetitions.
+    batch_size: images at a time. max_terms: at most this many terms of a chain. num_draws: repetitions with other noise.
     """
 
     needs = (Need.GENERATOR,)
@@ -117,7 +117,10 @@ def label_bits(data: DataModule, y: Conditions) -> Tensor:
 
 
 def _with_label(likelihood: Likelihood, bits: Tensor) -> Likelihood:
-    """−log p(x_0, y) in place of −log p(x_0|y); values that do not depend on y are unchanged."""
+    """The likelihood with −log p(x_0, y) in place of −log p(x_0|y); values that do not depend on y are unchanged.
+
+    bits: float64 (B,), as from `label_bits`.
+    """
     kind = likelihood.kind.replace(" given the class", ", for an image and its cluster")
     kind = kind.replace(" given the conditions", ", for an image and its clusters given the other conditions")
     if not bits.any() or kind == likelihood.kind:
@@ -132,7 +135,10 @@ def _with_label(likelihood: Likelihood, bits: Tensor) -> Likelihood:
 
 
 def joined(batches: list[Likelihood]) -> Likelihood:
-    """The combination of batches, float64 on the CPU. Curve entries (B, K) are averaged over images; entries (K,) label terms."""
+    """The likelihood of all images from those of batches, float64 on the CPU.
+
+    Curve entries (B, K) are averaged over images; entries (K,) are labels of terms and equal in all batches.
+    """
 
     def whole(parts: Sequence[Tensor]) -> Tensor:
         return torch.cat([part.cpu().double() for part in parts])

@@ -1,4 +1,4 @@
-"""Share of samples that a classifier assigns to the class that was asked for, and the distance of each class."""
+"""Share of samples that a classifier assigns to the requested class, and the Fréchet distance of each class."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAX_VALUES = 2**26  # numbers in the covariances of all classes: half a gigabyte
 
 @dataclass(frozen=True)
 class ClassAccuracy(FeatureMetric):
-    """Share of samples that are classified as the class that was asked for, and the Fréchet distance of each class as a curve."""
+    """Share of samples that are classified as the requested class, and the Fréchet distance of each class as a curve."""
 
     needs = (Need.SAMPLES, Need.LABELS)
 
@@ -32,7 +32,7 @@ class ClassAccuracy(FeatureMetric):
         yield Measure(name, name, better=HIGH, meaning=meaning, agrees=naming.agrees())
 
     def score(self, subject: Subject) -> Scores:
-        """Features without classes have a reason only where no others have classes."""
+        """As `FeatureMetric.score`, without the reasons of features that have no classes, if other features have classes."""
         scores = super().score(subject)
         names = [self._name(view.naming) for view in subject.views]
         if scores.values.keys() & names:
@@ -58,7 +58,7 @@ class ClassAccuracy(FeatureMetric):
 
 
 def classified_as_label(features: Features, vectors: Tensor, y: Tensor) -> Tensor:
-    """Which samples, as feature vectors (n, D), the features' classifier assigns to their class y (n,): bool (n,).
+    """Whether the features' classifier assigns each sample, as feature vectors (n, D), to its class y (n,): bool (n,).
 
     Raises UnmeasurableError for features that have no classes.
     """

@@ -1,7 +1,8 @@
-"""Whether samples have the requested vector: the condition is computed from each sample and regressed on the requested one.
+"""Agreement of samples with the requested vector: the vector of each sample is regressed on the requested one.
 
-For each entry of the vector, with a the requested value and c the sample's: slope = cov(a, c) / var(a), and the correlation
-of both. Both are 1 if every sample matches; a slope below 1 with a high correlation means that extremes are avoided.
+The sample's vector c is computed from the image as the condition is. For each entry, with a the requested value:
+slope = cov(a, c) / var(a), and the correlation of a and c. Both are 1 if every sample matches; a slope below 1 with a high
+correlation means that extremes are avoided.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ _SLOPE, _CORRELATION = "condition_slope", "condition_correlation"
 
 @dataclass(frozen=True)
 class ConditionFit(Metric):
-    """Slope and correlation for each entry of vectors that are computed from images, and of all entries the worst."""
+    """Slope and correlation of the samples' vectors on the requested ones: the worst entry, and all entries as curves."""
 
     needs = (Need.SAMPLES, Need.GENERATOR)
 
     def measures(self, namings: Sequence[Naming]) -> Iterable[Measure]:
-        slope = "of what samples have on what was asked for, of the entry furthest from 1"
+        slope = "slope of the samples' values on the requested ones; the entry furthest from 1"
         yield Measure(_SLOPE, "slope", meaning=slope, agrees=_AGREES)
-        correlation = "of what samples have with what was asked for, of the worst entry"
+        correlation = "correlation of the samples' values with the requested ones; the worst entry"
         yield Measure(_CORRELATION, "correlation", better=HIGH, meaning=correlation, agrees=_AGREES)
 
     def score(self, subject: Subject) -> Scores:
@@ -61,7 +62,7 @@ class ConditionFit(Metric):
 
 
 def fits(asked: Tensor, found: Tensor) -> tuple[Tensor, Tensor]:
-    """(n, D) each -> slope of found on asked (D,), correlation (D,), float64."""
+    """Slope of found on asked, and their correlation: (n, D) each -> (D,) and (D,), float64."""
     a, c = (part.cpu().double() - part.cpu().double().mean(0) for part in (asked, found))
     covariance, of_asked, of_found = (a * c).mean(0), a.square().mean(0), c.square().mean(0)
     return covariance / of_asked, covariance / (of_asked * of_found).sqrt()

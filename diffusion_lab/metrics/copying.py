@@ -44,9 +44,9 @@ _ROWS = 1024  # compared with a block of training images at a time
 
 @dataclass(frozen=True)
 class Copying(Metric):
-    """How often a sample is nearer to a training image than a held-out image is, in pixels and in all features.
+    """The probability that a sample is nearer to a training image than a held-out image is, in pixels and in all features.
 
-    Mirrored training images count if training uses them. num_images: most held-out images, and no more than samples.
+    Mirrored training images count if training uses them. num_images: at most this many held-out images, and no more than samples.
     """
 
     needs = (Need.SAMPLES, Need.REAL_IMAGES)

@@ -64,6 +64,6 @@ class Cost(Metric):
 
 
 def _parameters(generator: Generator) -> Iterator[Tensor]:
-    """Those of all networks that draw: of a GAN not the discriminator's."""
+    """Parameters of all networks that draw samples; a GAN's discriminator is left out."""
     for network in generator.networks.values():
         yield from network.parameters()

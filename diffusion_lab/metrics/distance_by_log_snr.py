@@ -18,9 +18,10 @@ _LITTLE = 0.05  # share of the distance that may arise beyond either end of the 
 
 @dataclass(frozen=True)
 class DistanceByLogSNR(Metric):
-    """The Fréchet distance of held-out images that are noised to a log SNR and sampled from there, at num_points of them.
+    """The Fréchet distance of held-out images that are noised to a log SNR and sampled from there, at num_points log SNRs.
 
-    The rise between two points is the error added by the steps between them. num_images: most held-out images.
+    The rise between two points is the error added by the steps between them. num_images: at most this many held-out images.
+    batch_size: images at a time.
     """
 
     needs = (Need.CHAIN, Need.REAL_IMAGES)
@@ -57,9 +58,10 @@ class DistanceByLogSNR(Metric):
 def distances_by_log_snr(
     subject: Subject, log_snrs: Sequence[float], num_images: int, batch_size: int
 ) -> dict[str, list[float]]:
-    """Name of a distance -> its values by log SNR, for held-out images noised to that log SNR and sampled from there.
+    """Fréchet distances by log SNR, by name, of held-out images noised to that log SNR and sampled from there.
 
-    At the clean end it is the floor of real images, at the noisy end the distance of samples.
+    At the clean end it is the floor of real images, at the noisy end the distance of samples. num_images: held-out images;
+    batch_size: of them at a time.
     """
     generator, split = subject.diffusion, subject.settings.held_out_split
     curves: dict[str, list[float]] = {view.naming.distance: [] for view in subject.views}
@@ -76,7 +78,7 @@ def distances_by_log_snr(
 
 
 def _share(log_snrs: Sequence[float], curve: Sequence[float], at: float) -> float | None:
-    """The part of a curve's rise from the clean end to the noisy one above a log SNR; None without a rise."""
+    """The share of a curve's rise from the clean end to the noisy one that lies above the log SNR `at`; None without a rise."""
     rise = curve[-1] - curve[0]
     if rise <= 0 or not log_snrs[-1] <= at <= log_snrs[0]:
         return None

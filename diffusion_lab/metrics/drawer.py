@@ -1,11 +1,11 @@
-"""Samples of a generator: drawn once, batch by batch, rounded to the data's levels, and seen by each set of features.
+"""Drawing the samples of a generator: each once, in batches, rounded to the data's levels, and encoded by each set of features.
 
-`Stream` holds everything that decides them, and so their key in the store; `Drawer` draws what is missing.
+`Stream` holds everything that determines the samples, and therefore their key in the cache; `Drawer` draws those that are missing.
 
-They are stored in shards, files of a fixed range of images, which are used only if they are intact and have the right key. A shard
-is the same whoever computes it and when, because row i depends only on (weights, seed, i). So interrupted work continues at the
-first missing shard, more samples extend existing ones, processes of torch.distributed (ranks) divide the shards, and cells with
-equal samples draw once.
+Samples are stored in shards, files of a fixed range of images, which are used only if they are intact and have the right key. A
+shard does not depend on which process computes it or when, because row i depends only on (weights, seed, i). So interrupted work
+continues at the first missing shard, more samples extend existing ones, processes of torch.distributed (ranks) divide the shards,
+and cells with equal samples draw once.
 """
 
 from __future__ import annotations
@@ -39,18 +39,20 @@ from diffusion_lab.store import CacheDirectory
 from diffusion_lab.store.cache import shard_file, stream
 from diffusion_lab.training.ranks import broadcast_from_rank_zero, hold_together, num_ranks, rank, wait_for_all
 
-SHARD_IMAGES = 128  # about as many images are lost if drawing is interrupted
-RECIPE = 2  # raise it when the same key would give other numbers
-Shard = tuple[Mapping[str, Tensor], Mapping[str, Any]]  # tensors on the CPU, and facts about them as plain JSON
+SHARD_IMAGES = 128  # images in a shard; about this many are lost if drawing is interrupted
+RECIPE = 2  # increase it when the same key would give other numbers
+Shard = tuple[Mapping[str, Tensor], Mapping[str, Any]]  # tensors on the CPU, and metadata as plain JSON
 
 
 @dataclass(frozen=True, kw_only=True)
 class Generated(Source):
     """Samples of a generator.
 
-    weights: their name, for the record. identities: for each set of features, what decides the samples and their features beside
-    the weights and `generator.sampling_protocol()`: the network's architecture, the code. training: its steps, seconds and images.
-    measure: (generator, data, cache, progress) -> the generator with what is measured before it draws; None: nothing is.
+    generator: draws them, with the weights to be scored. weights: the name of these weights, for the protocol.
+    identities: for each set of features, a text that determines samples and features together with the weights and
+    `generator.sampling_protocol()`: the network's architecture and the code. cache: where samples and features are kept.
+    training: optimizer steps, seconds and images of its training. measure: (generator, data, cache, progress) -> the generator with
+    the measurements that it needs before it draws; None if it needs none.
     """
 
     generator: Generator
@@ -71,7 +73,7 @@ class Generated(Source):
             found[Need.LABELS] = "the model is conditioned on vectors or fields, not on classes"
         return found | ({Need.TRUTH: NO_TRUTH} if all(map(has_classes, self.generator.conditions)) else {})
 
-    def measured(self, data: DataModule, progress: Progress) -> Generated:
+    def with_measurements(self, data: DataModule, progress: Progress) -> Generated:
         if self.measure is None:
             return self
         return replace(self, generator=self.measure(self.generator, data, self.cache, progress), measure=None)
@@ -115,12 +117,12 @@ class Generated(Source):
 
 @dataclass(frozen=True)
 class Stream:
-    """Samples 0, 1, 2, … of a seed, as the data would have stored them.
+    """Samples 0, 1, 2, … of a seed, rounded as the data are stored.
 
-    num_levels: what they are rounded to; None: continuous. class_prior: what classes are drawn from. images: of indices, y of
-    images in place of such classes. Neither: y is None.
-    batch_size: images at a time, which decides rounding and cost, not the images.
-    precision: of the network, 32-true or bf16-mixed (convolutions and matrix products in bfloat16).
+    batch_size: images at a time, which affects rounding and cost, not the images. num_levels: the levels that they are rounded to;
+    None: continuous. class_prior: float64 (num_classes,), the distribution of their classes. precision: of the network, 32-true or
+    bf16-mixed (convolutions and matrix products in bfloat16). images: indices -> y, the conditions of images of the data, in place
+    of random classes. Without class_prior and images, y is None.
     """
 
     seed: int
@@ -138,8 +140,9 @@ class Stream:
     def batches(
         self, generator: Generator, part: range, laps: list[tuple[int, float]] | None = None
     ) -> Iterator[Tensor]:
-        """Batches of the samples `part`, on the generator's device. laps gets (images, seconds) of each, of drawing only.
+        """Batches of the samples with the indices in `part`, on the generator's device.
 
+        laps: a list to which (images, seconds) of drawing each batch are appended.
         A batch with a value that is not finite comes unrounded, since NaN has no nearest level.
         """
         bfloat16 = torch.autocast(generator.device.type, torch.bfloat16, enabled=self.precision == "bf16-mixed")
@@ -178,7 +181,8 @@ def ranges(num_samples: int, batch_size: int) -> list[range]:
 class Drawer:
     """Draws the samples of a stream, kept in the cache and shared among ranks.
 
-    features: what samples are seen by, each with a store of its own. kept: this many samples are kept as images.
+    generator: draws them. stream: the samples. features: the sets of features that encode them. stores: the shards of each set of
+    features, in the same order. kept: the number of first samples that are kept as images.
     """
 
     generator: Generator
@@ -188,12 +192,12 @@ class Drawer:
     kept: int
 
     def samples(self, num_samples: int, progress: Progress) -> list[Samples] | None:
-        """Samples 0 … num_samples − 1, as each set of features sees them.
+        """Samples 0 … num_samples − 1 for each set of features. Rank 0 returns them, the other ranks None.
 
-        What a store lacks is drawn, once for all that lack it, by all ranks together. Rank 0 returns the samples, others None.
+        Samples that a store lacks are drawn by all ranks together, once for all stores.
         """
         device, parts = self.generator.device, ranges(num_samples, self.stream.batch_size)
-        laps: list[tuple[int, float]] = []  # of this process
+        laps: list[tuple[int, float]] = []  # of the batches drawn by this process
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
 
@@ -219,7 +223,7 @@ class Drawer:
         return None if found is None else [self._joined(parts, shards) for shards in found]
 
     def _joined(self, parts: Sequence[range], shards: Sequence[Shard]) -> Samples:
-        """A stored shard may hold more samples than its range, as the last shard of a smaller number asks for."""
+        """The samples of all shards. A stored shard may be longer than its part, the last one of a smaller number of samples."""
         pairs = list(zip(parts, shards, strict=True))
         features, finite, images = (
             torch.cat([tensors[name][: len(part)] for part, (tensors, _) in pairs])
@@ -236,7 +240,7 @@ class Drawer:
 
 @dataclass(frozen=True)
 class ShardStore:
-    """The shards of one computation. key: a text that contains everything that affects them."""
+    """The shards of one computation, in `folder`. key: a text that contains everything that affects them."""
 
     cache: CacheDirectory
     folder: Path
@@ -246,7 +250,7 @@ class ShardStore:
         return shard_file(self.folder, part.start)
 
     def read(self, part: range) -> Shard | None:
-        """The shard, or None if it is missing, damaged, or has too few images, like the last shard of a smaller number."""
+        """The shard, or None if it is missing, damaged or too short, as the last shard of a smaller number of samples."""
         found = read_tensors(self.path(part), self.key) if self.cache.has(self.path(part)) else None
         if found is None:
             return None
@@ -270,7 +274,7 @@ def complete(
 
     Missing shards are made by all ranks together, while no other command works in these folders, and written as soon as they
     are complete. make(part, of, report): shards of a part for the stores numbered `of`; it calls report(n) after n more images.
-    stage: the task, in words.
+    stage: the name of the task for `progress`, which is called with (stage, images done, all images).
     """
     found: list[dict[range, Shard]] = [{} for _ in stores]
 

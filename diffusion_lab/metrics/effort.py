@@ -1,4 +1,4 @@
-"""What drawing samples takes: seconds of each batch, memory, and the machine."""
+"""The cost of drawing samples: seconds of each batch, memory, and the machine."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from diffusion_lab.metrics.reference import UnmeasurableError
 
 @dataclass(frozen=True)
 class Effort:
-    """What drawing some samples took, and on what: times on different machines are not one number.
+    """The cost of drawing some samples, with the machine, because times on different machines must not be combined.
 
-    laps: (images, seconds) of each batch. cold: the first of them is the first of its process, which also pays for memory, kernels
-    and compilation.
+    laps: (images, seconds) of each batch. cold: whether the first of them is the first of its process, which also pays for memory,
+    kernels and compilation. device: the GPU's name, or "cpu". threads: of torch on the CPU. nfe: network evaluations per sample.
+    peak_memory_mib: in MiB; peak_memory_of: a description of the measured memory.
     """
 
     laps: list[tuple[int, float]]
@@ -46,12 +47,12 @@ def seconds_per_1000(efforts: Sequence[Effort]) -> float:
 
 
 def device_name(device: torch.device) -> str:
-    """What times depend on: the GPU's name, or "cpu"."""
+    """The GPU's name, or "cpu": times depend on it."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def peak_memory(device: torch.device) -> tuple[float, str]:
-    """(MiB, what was measured): a GPU's allocations while drawing, else the largest this process has been."""
+    """(MiB, a description of it): a GPU's largest allocation while drawing, or the largest size of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20, "largest GPU allocation while drawing samples"
     unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, KiB elsewhere
@@ -60,7 +61,7 @@ def peak_memory(device: torch.device) -> tuple[float, str]:
 
 
 def now(device: torch.device) -> float:
-    """Seconds, after all work on the device has ended."""
+    """The time in seconds, after all work on the device has ended."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return perf_counter()

@@ -25,7 +25,7 @@ class ErrorByLogSNR(Metric):
     """The mean square error of the velocity at num_points log SNRs, and that of the best possible denoiser of the training images.
 
     The difference of the two can still be learned. At the clean end the best possible denoiser recalls the training images, so
-    no excess error there means memorisation. num_images: training images that are noised.
+    no excess error there means memorisation. num_images: training images that are noised. batch_size: of these at a time.
     """
 
     needs = (Need.CHAIN, Need.REAL_IMAGES)
@@ -88,7 +88,7 @@ def errors_by_log_snr(
 
 
 def _training_images(data: DataModule, progress: Progress) -> Iterator[tuple[Tensor, Conditions]]:
-    """Blocks of the images used in training."""
+    """Blocks (x, y) of the images used in training, mirrored ones too if training mirrors; x float64 (B, D)."""
     done = 0
     for x, y in data.batches("train", _BLOCK, limit=data.num_trained_on):
         flat = x.double().flatten(1)

@@ -25,11 +25,12 @@ _LABELS = "the samples have no class labels (an npz may have them as arr_1)"
 
 @dataclass(eq=False)
 class GivenImages(Source):
-    """All `count` images, or a fixed random choice of evaluation.num_samples, in a fixed random order.
+    """Images from files: all of them, or a fixed random choice of evaluation.num_samples, in a fixed random order.
 
-    labels: int64 (N,), the class of each; None if unknown. about: facts for the protocol. differences: properties of the files
-    that increase a distance, in words. published: they are compared with all images of the data, or with these published
-    statistics, by the suffix of their names; None: with a split of the data. on: the device of the features.
+    images: as levels. labels: int64 (N,), the class of each; None if unknown. about: entries of the protocol.
+    cache: where features are kept. on: the device that computes features. differences: sentences on properties of the files that
+    increase a distance. published: published statistics by the suffix of their names, empty to compare with all images of the data;
+    None: the images are compared with a split of the data. training: the cost of a training; unknown here.
     """
 
     images: OneSet
@@ -97,7 +98,7 @@ class GivenImages(Source):
 class GivenReference(Reference):
     """Given images used entirely as the reference, or published mean and covariance.
 
-    data: the images, perhaps none beside statistics. published: the statistics, for these features; their images are
+    data: the images, possibly none beside statistics. published: the statistics, for these features; their images are
     unknown. None: computed from the images.
     """
 

@@ -19,7 +19,7 @@ from diffusion_lab.store.measures import HIGH, Measure
 
 @dataclass(frozen=True)
 class InceptionScore(FeatureMetric):
-    """How confidently a classifier recognises each sample, and over how many classes samples spread; for features with logits."""
+    """The Inception score of the samples in num_parts parts, for features with logits."""
 
     least = (("num_parts", 1),)
 

@@ -57,7 +57,7 @@ class KernelDistance(FeatureMetric):
         x, y = few_columns(view.drawn.vectors(), view.some_real, 3 * self.num_subsets * size**2)
         scores.record(name, kernel_distance(x, y, self.num_subsets, size, view.settings.seed))
         scores.details[name] = f"mean over {self.num_subsets} pairs of subsets of {size} images"
-        # Its standard error and the sources of it. For many images it is computed on some and scaled by √n.
+        # The standard error and its sources. For many images it is computed on some and scaled by √n.
         some = y[evenly_spaced(len(y), min(len(y), _MOST_ROWS))]
         of_samples, of_real, error = kernel_influences(x[:_MOST_ROWS], some)
         fewer = (len(of_samples) / len(x)) ** 0.5, (len(some) / len(y)) ** 0.5
@@ -88,6 +88,7 @@ def few_columns(x: Tensor, y: Tensor, num_products: int) -> tuple[Tensor, Tensor
 def kernel_distance(samples: Tensor, reference: Tensor, num_subsets: int, subset_size: int, seed: int) -> float:
     """The kernel distance of samples (N, D) to reference (M, D): mean over `num_subsets` pairs of subsets.
 
+    subset_size: vectors of each subset, from each side. seed: of the random subsets.
     Raises UnmeasurableError unless 2 ≤ subset_size ≤ N, M.
     """
     if not 2 <= subset_size <= min(len(samples), len(reference)):

@@ -1,7 +1,7 @@
 """A metric: the computation, names, meanings and protocol of its numbers, in one class.
 
-Not functions beside a table of meanings, because one of the two is forgotten. Not torchmetrics.Metric, which is given
-batches of one kind, unlike a bound, a time or a number of parameters, and has no names.
+Not functions beside a table of meanings, because the two would drift apart. Not torchmetrics.Metric, which takes batches of one
+kind, while a bound, a time or a number of parameters has no batches, and which has no names.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ MOST_BLOCKS = 50
 class Naming:
     """Names of the numbers of one set of features: plain for the first set, and with the set's name for the others.
 
-    features: its name. distance: the name of a Fréchet distance of these features, which is unique. kind: what they are, and
-    whether they were trained with labels, in words.
+    features: the name of the set. distance: the name of the Fréchet distance of these features, which is unique. first: whether it
+    is the first set. kind: a description of the features, including whether they were trained with labels.
     """
 
     features: str
@@ -51,11 +51,11 @@ class Naming:
         return name if self.first else f"{name}_{self.features}"
 
     def agrees(self, *more: str) -> tuple[str, ...]:
-        """The parts of the protocol that affect a number of these features, and `more`."""
+        """The entries of the protocol on which two numbers of these features must agree, and `more`."""
         return (*(self(part) if part == "features" else part for part in IMAGES), *more)
 
     def measure(self, name: str, label: str = "", more: Sequence[str] = (), **facts: Any) -> Measure:
-        """A measure with the features added to its name. more: further parts of the protocol that must agree."""
+        """A measure under the name of these features. more: further entries of the protocol on which two values must agree."""
         label = label or name
         label = label if self.first else f"{label} ({self.features})"
         return Measure(self(name), label, agrees=self.agrees(*more), **facts)
@@ -63,7 +63,10 @@ class Naming:
 
 @dataclass(frozen=True)
 class View:
-    """Samples and real images as vectors of one set of features. naming: names of its numbers."""
+    """Samples and real images as vectors of one set of features.
+
+    naming: names of the numbers of these features. drawn: the samples. reference: the real images. settings: options of the score.
+    """
 
     naming: Naming
     drawn: Samples
@@ -80,17 +83,17 @@ class View:
 
     @property
     def split(self) -> str:
-        """The real images of the reference, in words."""
+        """The split of the reference."""
         return self.settings.reference
 
     @property
     def num_held_out(self) -> int:
-        """How many images the other split has."""
+        """The number of images in the split of the floor."""
         return self.reference.data.size(self.settings.held_out_split)
 
     @property
     def compared(self) -> str:
-        """What the samples are compared with, in words."""
+        """A description of the real images that the samples are compared with."""
         return self.reference.described(self.split)
 
     @property
@@ -110,19 +113,23 @@ class View:
 
     @cached_property
     def some_real(self) -> Tensor:
-        """(n, D) float32: the features of some images of the reference, settings.reference_features at most, and not too large."""
+        """(n, D) float32: features of some images of the reference, at most settings.reference_features and MOST_VALUES numbers."""
         most = min(self.settings.reference_features, max(2, MOST_VALUES // self.features.dim))
         return self.reference.vectors(self.split, most)
 
     @cached_property
     def on_device(self) -> Tensor:
-        """(n, D) float32: the features of all samples, where the features compute. Samples that are not finite are among them."""
+        """(n, D) float32: the features of all samples, also those that are not finite, on the device that computes features."""
         return self.drawn.features.to(self.device)
 
 
 @dataclass(frozen=True)
 class Subject:
-    """The scored samples, and the data. views: at least one; all of the same samples."""
+    """The scored samples and the data, as given to a metric.
+
+    source: the source of the samples. data: the data set. views: the same samples as vectors of each set of features, at least one.
+    settings: options of the score. progress: called with (task, images done, all images).
+    """
 
     source: Source
     data: DataModule
@@ -132,23 +139,23 @@ class Subject:
 
     @property
     def drawn(self) -> Samples:
-        """The samples; of a generator with the cost of drawing them."""
+        """The samples; those of a generator with the cost of drawing them."""
         return self.views[0].drawn
 
     @property
     def generator(self) -> Generator:
-        """What drew the samples, for a metric that needs it."""
+        """The generator of the samples, for a metric with Need.GENERATOR."""
         assert self.source.generator is not None
         return self.source.generator
 
     @property
     def diffusion(self) -> DiffusionGenerator:
-        """The same, for a metric that needs a noisy chain."""
+        """The generator, for a metric with Need.CHAIN."""
         assert isinstance(self.generator, DiffusionGenerator)
         return self.generator
 
     def batches(self, split: str, batch_size: int | None, limit: int, task: str = "") -> Iterator[IndexedBatch]:
-        """(x_0, y, indices) of the first `limit` images of a split, as `batches_of` has them. task: for the progress, in words."""
+        """(x_0, y, indices) of the first `limit` images of a split, as from `batches_of`. task: its name, if progress is shown."""
         done, limit = 0, min(limit, self.data.size(split))
         for batch in batches_of(self.generator, self.data, split, batch_size, limit):
             yield batch
@@ -157,14 +164,17 @@ class Subject:
                 self.progress(task, done, limit)
 
     def images(self, split: str, count: int) -> Tensor:
-        """(n, C, *spatial): a fixed choice of `count` images of a split, or all of fewer."""
+        """(n, C, *spatial): a fixed choice of `count` images of a split, or all of them if there are fewer."""
         none = torch.empty(0, *self.data.shape)
         return torch.cat([none, *(x for x, _ in self.data.batches(split, BATCH_SIZE, limit=count))]) if count else none
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its 95 % interval, and what each sample (n,) and each real image (m,) adds to its error."""
+    """A value with its 95 % interval [low, high].
+
+    of_samples (n,), of_real (m,): the contribution of each sample and of each real image to the value's error.
+    """
 
     value: float
     low: float
@@ -175,14 +185,17 @@ class Estimate:
 
 @dataclass
 class Scores:
-    """values: finite numbers by name. protocol, curves: plain JSON. samples: the first ones drawn, float32 on the CPU.
+    """The numbers of a score by name, their protocol, and pictures.
+
+    values: finite numbers by name. protocol, curves: plain JSON. samples: the first ones drawn, float32 on the CPU.
     sources: of a value, by name, its sources of uncertainty, each with the means of `MOST_BLOCKS` blocks of contributions to the
     value's error: the standard error of their mean is the error, and blocks of two scores with the same images are paired.
     measures: descriptions of the values; details: notes on single values, by name.
     interpolation: PATHS paths of PATH_IMAGES images from one sample to another, one after the other; for images only.
-    reconstructions: real images, each before its reconstruction; for images and families with encoders.
-    conditions: fields of held-out data, each before its image and samples for it; for images with fields.
-    nearest: the picture of `copying.nearest_picture`; for images, if it was measured."""
+    reconstructions: real images, each followed by its reconstruction; for images and families with encoders.
+    conditions: fields of held-out data, each followed by its image and samples for it; for images with fields.
+    nearest: the picture of `copying.nearest_picture`, if it was measured; for images.
+    """
 
     values: dict[str, float] = field(default_factory=dict)
     protocol: dict[str, Any] = field(default_factory=lambda: {"absent": {}})
@@ -197,7 +210,7 @@ class Scores:
     sources: dict[str, dict[str, list[float]]] = field(default_factory=dict)
 
     def add(self, more: Scores) -> None:
-        """Everything that a metric has found."""
+        """Add the results of another metric."""
         self.values |= more.values
         absent = self.protocol["absent"] | more.protocol["absent"]
         self.protocol |= more.protocol | {"absent": absent}
@@ -208,7 +221,7 @@ class Scores:
         self.nearest = self.nearest if more.nearest is None else more.nearest
 
     def record(self, name: str, value: float | None, reason: str = "not measured") -> None:
-        """A finite value is kept; any other is replaced by the reason."""
+        """Store a finite value; for any other, store the reason instead."""
         if value is not None and isfinite(value):
             self.values[name] = value
         else:
@@ -216,8 +229,9 @@ class Scores:
 
     @contextmanager
     def attempt(self, names: Iterable[str]) -> Iterator[None]:
-        """Record values in the block; those that could not be measured get the reason if the block raises UnmeasurableError, or if
-        the data have missing values."""
+        """Run a block that records values; if it raises UnmeasurableError, or IncompleteError because data have missing values,
+        record its message as the reason for those of `names` that are still absent.
+        """
         names = list(names)
         try:
             yield
@@ -244,7 +258,7 @@ class Scores:
         self.spread(name, source, hits.double())
 
     def describe(self, measures: Iterable[Measure]) -> None:
-        """Store the descriptions of values that exist, or that are absent for a reason."""
+        """Store the descriptions of values that exist or are absent for a reason."""
         known = self.values.keys() | self.protocol["absent"].keys()
         self.measures += [
             replace(measure, detail=self.details.get(measure.name, "")) for measure in measures if measure.name in known
@@ -269,7 +283,7 @@ def blocks(influence: Tensor) -> list[float]:
 class Metric(ABC):
     """A measurement of a model or of samples: a subclass with its options, and a yaml in conf/metrics or an override.
 
-    needs: what it reads. If one is lacking, `score` is not called, and the reason is recorded for all its numbers.
+    needs: its requirements. If one is not met, `score` is not called, and the reason is recorded for all its numbers.
     least: options with their smallest allowed values; None is allowed too.
     """
 
@@ -277,7 +291,7 @@ class Metric(ABC):
     least: ClassVar[tuple[tuple[str, int], ...]] = ()
 
     def __post_init__(self) -> None:
-        """For a dataclass: ValueError, naming the option, if one is too small."""
+        """Check the options of a subclass that is a dataclass: ValueError, naming the option, if one is too small."""
         for option, least in self.least:
             check_at_least(least, self, option)
 

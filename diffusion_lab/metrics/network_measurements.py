@@ -1,7 +1,7 @@
 """Measurements made before sampling: statistics of a network, and the mean and covariance of training images.
 
-One pass over images records a network's output and its error at each t. It is stored in shards, so an interrupted pass resumes,
-ranks divide it, and a process that finds the same pass running waits for it.
+One pass over images records a network's output and its error at each t. The results are stored in shards, so an interrupted pass
+resumes, ranks divide it, and a process that finds the same pass running waits for it.
 """
 
 from __future__ import annotations
@@ -37,18 +37,22 @@ from diffusion_lab.store import CacheDirectory
 from diffusion_lab.training.ranks import broadcast_from_rank_zero
 
 # (generator, x_0, y, seed, indices) -> (B, …) by name
-Measure = Callable[[DiffusionGenerator, Tensor, Conditions, int, Tensor], Mapping[str, Tensor]]
+Statistic = Callable[[DiffusionGenerator, Tensor, Conditions, int, Tensor], Mapping[str, Tensor]]
 IndexedBatch = tuple[Tensor, Conditions, Tensor]  # x_0, y, indices
 SHARD_IMAGES = 32  # images at a time
-SEED = 0  # of the noise, always the same
+SEED = 0  # of the noise
 RECIPE = 3  # increase it when the same key would give other numbers
-LARGEST = 4096  # values an image, whose covariance takes 128 MB
+LARGEST = 4096  # values of an image; their covariance takes 128 MB
 
 
 def batches_of(
     generator: Generator, data: DataModule, split: str, batch_size: int | None, limit: int, start: int = 0
 ) -> Iterator[IndexedBatch]:
-    """(x_0, y, indices) of the first images of a split, on the device of the generator; y None for an unconditional one."""
+    """(x_0, y, indices) of the first `limit` images of a split, on the generator's device.
+
+    x_0 (B, *shape) float32 and y come from `data`; y is None for an unconditional generator. batch_size: images at a time; None: as
+    many as `images_at_once` allows. start: the index of the first image.
+    """
     batch_size = images_at_once(data.shape) if batch_size is None else batch_size
     for x_0, y in data.batches(split, batch_size, limit=limit, start=start):
         indices = torch.arange(start, start + len(x_0), device=generator.device)
@@ -58,8 +62,8 @@ def batches_of(
 
 
 @dataclass(frozen=True)
-class Measured:
-    """means: name -> float64, over images and noise. about: a description of the images and the pass, for the record."""
+class Means:
+    """Means over images and noise, float64 by name. about: the images, in words, for the record."""
 
     means: Mapping[str, Tensor]
     about: str
@@ -67,12 +71,12 @@ class Measured:
 
 @dataclass(frozen=True)
 class Measurements:
-    """What is measured of a diffusion generator, and of its data, before it draws.
+    """The measurements that a diffusion generator needs before it draws.
 
-    data_moments: mean and covariance of the training images, for its start. variance: a function of statistics of its network.
-    step_costs: the costs of the steps of its chain, for its spacing or a metric. num_images: at most, for the latter two.
-    identity: what the statistics depend on besides weights and images: how the model was built, and its code. about: model and
-    weights, in words.
+    data_moments: whether its start needs mean and covariance of the training images. variance: a function of statistics of its
+    network; None if the variance needs none. step_costs: whether its spacing or a metric needs the costs of its steps. num_images:
+    at most this many images for the latter two. identity: a text that determines the statistics together with weights and images:
+    how the model was built, and its code. about: model and weights, for the name of a folder.
     """
 
     data_moments: bool
@@ -89,7 +93,7 @@ class Measurements:
     def applied(
         self, generator: DiffusionGenerator, data: DataModule, cache: CacheDirectory, progress: Progress = silent
     ) -> DiffusionGenerator:
-        """The generator with these measurements. If several ranks call it, they share the work, and all return it."""
+        """The generator with these measurements. All ranks must call it; they share the work, and each returns it."""
         new = generator
         if self.data_moments:
             new = with_data_moments(new, data_moments(data, generator.num_classes is not None, cache, progress))
@@ -110,15 +114,15 @@ class Measurements:
 
     def _means(
         self,
-        measure: Measure,
+        statistic: Statistic,
         facts: Mapping[str, Any],
         generator: DiffusionGenerator,
         data: DataModule,
         cache: CacheDirectory,
         progress: Progress,
         split: str,
-    ) -> Measured:
-        """The mean of `measure` over images of `split`. facts: what it depends on besides the generator, as plain JSON."""
+    ) -> Means:
+        """The mean of `statistic` over images of `split`. facts: what it depends on besides the generator, as plain JSON."""
         data.prepare()
         total = min(self.num_images, data.size(split))
         parts = [range(start, min(start + SHARD_IMAGES, total)) for start in range(0, total, SHARD_IMAGES)]
@@ -126,9 +130,9 @@ class Measurements:
         @torch.no_grad()
         def sums(part: range, of: Sequence[int], report: Callable[[int], None]) -> list[Shard]:
             x_0, y, indices = next(batches_of(generator, data, split, len(part), total, part.start))
-            measured = measure(generator, x_0, y, SEED, indices)
+            values = statistic(generator, x_0, y, SEED, indices)
             report(len(part))
-            return [({name: values.sum(dim=0).cpu() for name, values in measured.items()}, {})]
+            return [({name: rows.sum(dim=0).cpu() for name, rows in values.items()}, {})]
 
         decisive = {
             **facts,
@@ -148,7 +152,7 @@ class Measurements:
             shards = [tensors for tensors, _ in found[0]]
             means = {name: sum((shard[name] for shard in shards), torch.zeros(())) / total for name in shards[0]}
         means = broadcast_from_rank_zero(means)
-        return Measured(means, f"{total} {'training' if split == 'train' else split} images, {digest(means)[:12]}")
+        return Means(means, f"{total} {'training' if split == 'train' else split} images, {digest(means)[:12]}")
 
 
 def data_moments(data: DataModule, by_class: bool, cache: CacheDirectory, progress: Progress = silent) -> DataMoments:
@@ -179,7 +183,7 @@ def data_moments(data: DataModule, by_class: bool, cache: CacheDirectory, progre
 
 
 def check_classes(data: DataModule) -> None:
-    """UnmeasurableError if a class has fewer than two training images, or a cluster fewer than two of those examined."""
+    """UnmeasurableError if a class has fewer than two training images, or a cluster fewer than two examined images."""
     shares = data.class_shares("train")
     assert shares is not None
     found = None if data.clusters is None else data.clusters.counts

@@ -1,4 +1,4 @@
-"""Pictures that a score shows beside its numbers: paths between samples, reconstructions, and samples for fields."""
+"""Pictures of a score: paths between samples, reconstructions, and samples for fields."""
 
 from __future__ import annotations
 

@@ -27,9 +27,9 @@ _FINE = 0.25  # cycles per pixel, the lower end of fine structures: half the hig
 
 @dataclass(frozen=True)
 class PowerSpectrum(Metric):
-    """The log-spectral distance of samples to held-out data, its floor, and the power of fine structures beside theirs.
+    """The log-spectral distance of samples to held-out data, its floor, and the ratio of their power at high frequencies.
 
-    Of at most num_images samples and as many test or validation images; the floor is that of as many training images.
+    num_images: at most this many samples and as many test or validation images; the floor is that of as many training images.
     """
 
     needs = (Need.SAMPLES, Need.REAL_IMAGES)
@@ -82,10 +82,10 @@ def power_spectrum(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def decibels(power: Tensor, beside: Tensor) -> Tensor:
-    """10 log10 of the ratio."""
+    """10 log10 (power / beside), in decibels."""
     return 10 * (power / beside).log10()
 
 
 def log_spectral_distance(power: Tensor, beside: Tensor) -> float:
-    """√ of the mean squared ratio in decibels; inf if one has a band without power."""
+    """The root mean square, over channels and bands, of the ratio in decibels; inf if one spectrum has a band without power."""
     return float(decibels(power, beside).square().mean().sqrt())

@@ -1,7 +1,7 @@
 """Precision and recall of features (Kynkäänniemi et al. 2019, eq. 1 and 2).
 
 The share of samples inside the manifold of the reference, and the reverse; a manifold is the union of the balls around its points
-that reach to the k-th nearest neighbour. float64: distances go through x·y.
+that reach to the k-th nearest neighbour. float64, because distances are computed from inner products.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ _MANIFOLDS = {
 
 @dataclass(frozen=True)
 class PrecisionRecall(FeatureMetric):
-    """Precision, the share of samples among real images, and recall, the share of real images among samples."""
+    """Precision, the share of samples among real images, and recall, the share of real images among samples.
+
+    neighbours: k, of the balls.
+    """
 
     needs = (Need.SAMPLES, Need.REAL_IMAGES)
     least = (("neighbours", 1),)
@@ -67,6 +70,6 @@ def in_manifolds(samples: Tensor, reference: Tensor, neighbours: int) -> tuple[T
 
 
 def _among(points: Tensor, others: Tensor, neighbours: int) -> Tensor:
-    """Which points lie in one of the balls around the others; computed for 1000 rows at a time."""
+    """Whether each point lies in one of the balls around the others, bool (n,); computed for 1000 rows at a time."""
     radii = torch.cat([torch.cdist(rows, others).kthvalue(neighbours + 1).values for rows in others.split(1000)])
     return torch.cat([(torch.cdist(rows, others) <= radii).any(dim=1) for rows in points.split(1000)])

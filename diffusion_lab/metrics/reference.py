@@ -42,20 +42,20 @@ RECIPE = 1  # increase it when the same key would give other numbers
 
 
 class Need(Enum):
-    """What a metric reads. Some samples, models or references lack one of these, for a reason."""
+    """A requirement of a metric, with a description. Samples, models or references may fail to meet one."""
 
-    SAMPLES = "all samples, as features; without it only those of the picture are drawn"
+    SAMPLES = "all samples, as features; otherwise only those of the picture are drawn"
     IMAGES = "all samples, as images"
     LABELS = "the class that each sample shows"
     REAL_IMAGES = "real images one by one"
-    GENERATOR = "what drew the samples"
+    GENERATOR = "the generator of the samples"
     CHAIN = "a generator with a noisy chain"
-    STEP_COSTS = "the costs of the steps of that chain, which are measured before"
+    STEP_COSTS = "the measured costs of the steps of that chain"
     TRUTH = "held-out images, each with a condition that the generator draws for"
 
 
 class UnmeasurableError(ValueError):
-    """A number does not exist for these images; the message is the reason, in one sentence for a table."""
+    """A number that does not exist for these images; the message is the reason, in one sentence for a table."""
 
 
 def quantise(x: Tensor, num_levels: int | None) -> Tensor:
@@ -71,7 +71,7 @@ class Reference:
     """Real images of `data` as vectors of `features`, computed on `device` and cached in `cache`.
 
     A cache file that is damaged, or has another key, is computed again. OSError if the cache cannot be
-    written.
+    written. progress: called with (task, images done, all images).
     """
 
     data: DataModule
@@ -82,22 +82,22 @@ class Reference:
 
     @property
     def lacks(self) -> Mapping[Need, str]:
-        """Properties that metrics may need and these images lack, with reasons, in words for a table."""
+        """Requirements of metrics that these images do not meet, with a reason for each."""
         if self.data.clusters is None:
             return {}
         return {Need.LABELS: "the labels are clusters, which these features cannot recognise"}
 
     @property
     def remarks(self) -> Sequence[str]:
-        """Notes on comparing a distance with others."""
+        """Sentences on comparing a distance to this reference with others."""
         return ()
 
     def described(self, split: str) -> str:
-        """The images of a split, in words."""
+        """A description of the images of a split."""
         return f"{self.size(split)} {split} images"
 
     def protocol(self, split: str) -> dict[str, Any]:
-        """The images of a split, as plain JSON."""
+        """The images of a split as entries of the protocol, plain JSON."""
         return {"split": split, "num_images": self.size(split)}
 
     def moments(self, split: str, num_images: int | None = None) -> Moments:
@@ -218,7 +218,10 @@ def references_of(
     device: torch.device | str,
     progress: Progress = silent,
 ) -> list[Reference]:
-    """Real images of `data` as vectors of each set of features, computed on `device`."""
+    """Real images of `data` as vectors of each set of features, computed on `device`, cached in `cache`.
+
+    progress: called with (task, images done, all images).
+    """
     data.prepare()
     return [Reference(data, part.to(device).eval(), cache, device, progress) for part in features]
 

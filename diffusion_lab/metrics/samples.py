@@ -1,4 +1,4 @@
-"""The samples of a score, and what they come from: a generator that draws them (drawer.py), or files (given.py)."""
+"""The samples of a score, and the interface of their sources: a generator that draws them (drawer.py), or files (given.py)."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ from diffusion_lab.models.generator import Generator
 from diffusion_lab.store import CacheDirectory
 
 NO_TRUTH = "compares samples with the images that they are drawn for, so it needs condition=vector or field"
-KEPT_VALUES = 2**22  # samples kept for pictures: 16 MiB of float32,
-KEPT_IMAGES = 64  # but no fewer images than this
+KEPT_VALUES = 2**22  # values of the samples kept for pictures: 16 MiB of float32,
+KEPT_IMAGES = 64  # but at least this many images
 
 
 @dataclass(frozen=True)
 class Samples:
-    """n samples: the first few or all as images (float32, CPU), all as one set of features (n, D), and the class of each.
+    """n samples as images and as vectors of one set of features.
 
-    y: int64 (n,), the class that each was asked for, or is labelled with. None where there is none.
-    efforts: what drawing them took, by shard; of given images there is none. asked: what the images were drawn for, where that is
-    more than a class: a vector, a field, or several conditions.
+    images: the first few or all, float32 on the CPU. features: (n, D). num_not_finite: samples with a value that is not finite. y:
+    int64 (n,), the requested class of each, or its label; None without classes. efforts: the cost of drawing each shard; empty for
+    given images. asked: the requested conditions of the images, if they are more than a class: a vector, a field, or several.
     """
 
     images: Tensor
@@ -50,27 +50,27 @@ class Samples:
     asked: Conditions = None
 
     def finite(self, rows: Tensor) -> Tensor:
-        """Rows that were computed from the samples, as they are; UnmeasurableError if a sample is not finite."""
+        """`rows`, which were computed from the samples, unchanged; UnmeasurableError if a sample is not finite."""
         if self.num_not_finite > 0:
             raise UnmeasurableError(f"{self.num_not_finite} of {len(self.features)} samples are not finite")
         return rows
 
     def vectors(self) -> Tensor:
-        """(n, D) float32 on the CPU; UnmeasurableError if a sample is not finite."""
+        """The features, (n, D) float32 on the CPU; UnmeasurableError if a sample is not finite."""
         return self.finite(self.features)
 
     def moments(self, device: torch.device | str) -> Moments:
-        """Of the features, computed on `device`; UnmeasurableError if a sample is not finite."""
+        """The moments of the features, computed on `device`; UnmeasurableError if a sample is not finite."""
         batches = (rows.to(device) for rows in self.vectors().split(1024))
         return FeatureStatistics(self.features.shape[1], batches).compute()
 
 
 class Source(ABC):
-    """What samples come from.
+    """A source of samples.
 
-    device: where features are computed. cache: results kept between calls. generator: what draws them; None for given images.
-    training: steps, seconds and images of its training, as far as they are known. lacks: what a metric may need and these samples
-    lack, with the reason, in words for a table.
+    device: the device that computes features. cache: results kept between calls. generator: draws the samples; None for given
+    images. training: optimizer steps, seconds and images of its training, as far as they are known. lacks: requirements of metrics
+    that these samples do not meet, with a reason for each.
     """
 
     cache: CacheDirectory
@@ -85,32 +85,32 @@ class Source(ABC):
     @abstractmethod
     def lacks(self) -> Mapping[Need, str]: ...
 
-    def measured(self, data: DataModule, progress: Progress) -> Source:
-        """The source with what must be measured before samples are drawn. All ranks must call it."""
+    def with_measurements(self, data: DataModule, progress: Progress) -> Source:
+        """The source with the measurements that it needs before samples are drawn. All ranks must call it."""
         return self
 
     def references(self, data: DataModule, features: Sequence[Features], progress: Progress) -> list[Reference]:
-        """What the samples are compared with, as each of the features sees it."""
+        """The real images that the samples are compared with, as vectors of each set of features."""
         return references_of(data, features, self.cache, self.device, progress)
 
     @abstractmethod
     def samples(
         self, references: Sequence[Reference], settings: Evaluation, whole: bool, progress: Progress
     ) -> list[Samples] | None:
-        """The samples, as the features of each reference see them. whole: all of them as images too, not only the first few.
+        """The samples, as vectors of the features of each reference; with several ranks on rank 0, None on the others.
 
-        Of several ranks, rank 0 has them and the others None.
+        whole: keep all of them as images, not only the first few.
         """
 
     @abstractmethod
     def protocol(self, settings: Evaluation) -> dict[str, Any]:
-        """Plain JSON: "model", what drew the samples; "samples", where they come from; and whatever else decides them."""
+        """Entries of the protocol, plain JSON: "model", "samples" (their origin), and everything else that determines them."""
 
     def remarks(self, data: DataModule, settings: Evaluation) -> list[str]:
-        """What makes distances of these samples differ from those of others that are compared with these data, in words."""
+        """Sentences on why distances of these samples may differ from others on the same data."""
         return []
 
 
 def num_kept(shape: Sequence[int]) -> int:
-    """How many samples of this shape are kept as images, unless all are."""
+    """The number of samples of this shape that are kept as images, unless all are."""
     return max(KEPT_IMAGES, KEPT_VALUES // prod(shape))

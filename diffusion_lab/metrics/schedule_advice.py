@@ -18,7 +18,7 @@ from diffusion_lab.store.measures import Measure
 
 @dataclass(frozen=True)
 class StepAdvice(Metric):
-    """The gain in bits/dim of optimal times with equally many steps, and the fewest that reach the bound of the sampler's steps.
+    """The gain in bits/dim of the best times with equally many steps, and the fewest steps that reach the sampler's bound.
 
     Both are for the unguided chain and the images of the measurement (evaluation.statistics_images): validation images or,
     if training held none out, training images.

@@ -1,16 +1,16 @@
 """The path of a score: samples -> features, of samples and real images -> metrics -> numbers with protocol and meaning.
 
-    plan        everything that decides a score                         here
-    source      a generator that draws samples, or files of them        samples.py
-    drawer      draws what the cache lacks, shared among ranks          drawer.py (of files: given.py)
-    features    images -> vectors                                       features/
-    references  real images as vectors of each set of features          reference.py
-    view        samples and real images as vectors, for a metric        metric.py
-    metrics     measure                                                 a file each
-    scores      numbers, protocol, curves, pictures                     metric.py
+plan        everything that determines a score                      here
+source      a generator that draws samples, or files of them        samples.py
+drawer      draws the samples missing in the cache, on all ranks    drawer.py (of files: given.py)
+features    images -> vectors                                       features/
+references  real images as vectors of each set of features          reference.py
+view        samples and real images as vectors, for a metric        metric.py
+metrics     compute the numbers                                     a file each
+scores      numbers, protocol, curves, pictures                     metric.py
 
 A number that does not exist (no likelihood, too few images, samples that are not finite) is omitted from `values`, and
-`protocol["absent"]` holds the reason. Numbers measured differently are not compared silently: the floor states its own n.
+`protocol["absent"]` holds the reason. Numbers measured differently are not compared silently: the floor has its own n.
 """
 
 from __future__ import annotations
@@ -36,9 +36,10 @@ from diffusion_lab.versions import versions
 
 @dataclass(frozen=True)
 class ScorePlan:
-    """Everything that decides a score. The numbers of the first features have plain names.
+    """Everything that determines a score. ValueError if the data, the features and the metrics do not fit together.
 
-    recorded: further entries of the protocol. ValueError if the data, the features and the metrics do not fit together.
+    source: the samples. data: the data set of the reference and of held-out images. features: the numbers of the first have plain
+    names. metrics: in the order of their columns. settings: the options `evaluation.…`. recorded: further entries of the protocol.
     """
 
     source: Source
@@ -55,14 +56,14 @@ class ScorePlan:
 
 @torch.no_grad()
 def score(plan: ScorePlan, progress: Progress = silent) -> Scores | None:
-    """Measure the metrics on the samples, against the real images of the data.
+    """The scores of the metrics on the samples, against the real images of the data.
 
     If several ranks call it, rank 0 returns the scores, the others None.
     """
     data, features, metrics = plan.data, plan.features, plan.metrics
     data.prepare()
     measures, namings = check_measures(features, metrics, data), _namings(features)
-    source = plan.source.measured(data, progress)
+    source = plan.source.with_measurements(data, progress)
     references = source.references(data, features, progress)
     scores = Scores()
     settings = replace(plan.settings, batch_size=plan.settings.batch_size or images_at_once(data.shape))

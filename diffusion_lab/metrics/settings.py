@@ -1,4 +1,4 @@
-"""How samples are drawn and what they are compared with (see conf/evaluation); metrics have their own options."""
+"""The options of drawing samples and of their reference (see conf/evaluation); metrics have their own options."""
 
 from __future__ import annotations
 
@@ -15,7 +15,14 @@ REFERENCES = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How a score is made: the options `evaluation.…`. ValueError, naming the option, for an impossible number."""
+    """The options `evaluation.…` of a score. ValueError, naming the option, for an impossible number.
+
+    num_samples: samples to draw; None: see `resolve_num_samples`. batch_size: images at a time; None: 128, fewer of more than
+    64×64 pixels. precision: of the network while drawing, one of PRECISIONS. seed: of the samples, in 0 … 2⁶⁴ − 1. weights: "raw",
+    "ema_<decay>", "at_<moment>", or "auto" for the default ones. reference: the split that samples are compared with, one of
+    REFERENCES. reference_features: at most this many images of it are kept one by one. statistics_images: images on which the
+    network's statistics are measured. at: None here; the commands make one score of each moment in it.
+    """
 
     num_samples: int | None = None
     batch_size: int | None = None
@@ -30,7 +37,7 @@ class Evaluation:
     def __post_init__(self) -> None:
         if self.at is not None:  # the commands make one score per moment
             raise ValueError(
-                f"evaluation.at={list(self.at)}: one score is of one moment; set evaluation.weights, such as at_1m"
+                f"evaluation.at={list(self.at)}: a single score has one moment; set evaluation.weights, such as at_1m"
             )
         check_at_least(2, self, "num_samples", prefix="evaluation.")  # one image has no covariance
         if not 0 <= self.seed < 2**64:
@@ -42,7 +49,7 @@ class Evaluation:
             raise ValueError(f"evaluation.reference must be train, validation or test, got {self.reference}")
 
     def check(self, data: DataModule) -> None:
-        """ValueError for a reference that the data do not have."""
+        """ValueError for a split of the reference that the data do not have."""
         if self.reference == "validation" and not data.num_validation:
             raise ValueError(
                 f"evaluation.reference=validation: no images of {data.name} were held out of training; train with "

@@ -63,7 +63,7 @@ class SlicedWasserstein(Metric):
             raise UnmeasurableError("points have no patches")
         view, settings = subject.views[0], subject.settings
         samples, floor = view.drawn.images, f"{_NAME}_floor"
-        view.drawn.vectors()  # says so if samples are not finite
+        view.drawn.vectors()  # raises if samples are not finite
         size = min(self.num_images, len(samples), subject.data.size(settings.reference))
         real, as_many = subject.images(settings.reference, size), min(size, view.num_held_out)
         scores.protocol[_NAME] = {"num_images": size, "patches": self.patches}
@@ -71,7 +71,7 @@ class SlicedWasserstein(Metric):
         scores.record(_NAME, _mean(bands))
         by_band = ", ".join(f"{band} {value:.1f}" for band, value in bands.items())
         scores.details[_NAME] = f"n = {size} vs as many, bands {by_band}"
-        if len(subject.data.shape) == 3 and subject.data.num_levels is not None:  # what these networks take
+        if len(subject.data.shape) == 3 and subject.data.num_levels is not None:  # the data that these networks accept
             scores.details[_NAME] += f"; {_NOTE}"
         if as_many < 2:
             scores.record(floor, None, view.no_floor)
@@ -103,7 +103,7 @@ def sliced_wasserstein(x: Tensor, y: Tensor, patches: int, seed: int) -> dict[st
 
 
 def laplacian_pyramid(x: Tensor) -> list[Tensor]:
-    """Bands of x (n, C, *spatial), the finest first; their sum, each brought up to the size of the one before, is x again."""
+    """Bands of x (n, C, *spatial), the finest first. Enlarging each to the size of the one before and adding them up gives x."""
     bands = []
     while min(x.shape[2:]) >= 2 * SMALLEST:
         smaller = _filtered(x)[_every_second(x)]

@@ -1,4 +1,4 @@
-"""Results in files of the cache, each with the key of its computation and a digest of its content; and how far work is."""
+"""Tensors in files of the cache, each with the key of its computation and a digest of its content; progress callbacks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Progress = Callable[[str, int, int], None]  # task, images done, all images
 
 
 def silent(stage: str, done: int, total: int) -> None:
-    """Progress that is not shown."""
+    """A progress callback that shows nothing."""
 
 
 def write_tensors(path: Path, key: str, tensors: Mapping[str, Tensor], facts: str = "") -> None:
@@ -40,7 +40,7 @@ def read_tensors(path: Path, key: str) -> tuple[dict[str, Tensor], str] | None:
 
 
 def digest(tensors: Mapping[str, Tensor], facts: str = "") -> str:
-    """SHA-256 of names, types, shapes and values, for tensors on any device.
+    """SHA-256 of names, types, shapes and values, for tensors on any device, and of the text `facts`.
 
     safetensors checks lengths, not content: a flipped bit would cause a wrong score permanently.
     """

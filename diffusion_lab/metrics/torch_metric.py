@@ -1,4 +1,4 @@
-"""Image metrics of torchmetrics, each a column by its yaml alone. The signature of `update` decides what one is given.
+"""Image metrics of torchmetrics, each a column by its yaml alone. The signature of `update` determines the input of each.
 
     update(imgs, real)       two sets of images: all samples, and all real images of the reference         FID, KID, MiFID
     update(imgs)             all samples                                                                    Inception score
@@ -29,7 +29,10 @@ from diffusion_lab.store.measures import HIGH, LOW, Measure
 
 
 def column(name: str, metric: torchmetrics.Metric, arguments: Mapping[str, Any]) -> TorchMetric:
-    """`metric` as the column `name`. arguments: of its class, for the record. ValueError if `update` takes anything but images."""
+    """`metric` as the column `name`. ValueError if `update` takes anything but images.
+
+    arguments: of its class, for the protocol.
+    """
     update = type(metric).update
     parameters = [*inspect.signature(update).parameters.values()][1:]
     needed = [part.name for part in parameters if part.default is part.empty and part.kind is not part.VAR_KEYWORD]
@@ -46,7 +49,7 @@ def column(name: str, metric: torchmetrics.Metric, arguments: Mapping[str, Any])
 
 @dataclass(frozen=True, eq=False)
 class TorchMetric(Metric):
-    """The value of `compute`; of two values, the second as `name`_std, the standard deviation of the first."""
+    """The value of torchmetrics' `compute` as the column `name`; of two values, the second as `name`_std, a standard deviation."""
 
     agrees: ClassVar[tuple[str, ...]]
 
@@ -56,7 +59,7 @@ class TorchMetric(Metric):
 
     @abstractmethod
     def feed(self, metric: torchmetrics.Metric, subject: Subject) -> dict[str, Any]:
-        """Update `metric` in batches; what it was given, as entries of the protocol."""
+        """Update `metric` in batches; returns entries of the protocol on the images used."""
 
     def measures(self, namings: Sequence[Naming]) -> Iterable[Measure]:
         better = {True: HIGH, False: LOW, None: None}[self.metric.higher_is_better]
@@ -93,7 +96,7 @@ class TorchMetric(Metric):
         return scores
 
     def shown(self, x: Tensor) -> Tensor:
-        """Samples or real images x in [−1, 1], as one of a set."""
+        """Samples or real images x (B, C, H, W) in [−1, 1] in the form of a set of images."""
         levels = _coloured(to_levels(x, 256))
         return levels if self._raw else levels / 255
 
@@ -157,5 +160,5 @@ class OfPairs(TorchMetric):
 
 
 def _coloured(x: Tensor) -> Tensor:
-    """(B, C, H, W) with three channels for one."""
+    """(B, C, H, W) with three channels; grey images are repeated in each."""
     return x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x

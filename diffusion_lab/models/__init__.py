@@ -1,4 +1,4 @@
-"""LightningModules, which train, and the generators that they hand out, which draw, encode and bound.
+"""LightningModules, which train, and the generators that they return, which draw, encode and bound.
 
 generator             the frozen object that draws, encodes and bounds; a likelihood
 diffusion_generator   the generator of a diffusion: samples, latents of images, the variational bound
@@ -7,7 +7,7 @@ trainable             base classes of the modules: keyed randomness and dropout,
 diffusion             denoising diffusion as a LightningModule
 noisy_classifier      p(y|x_t), for classifier guidance
 condition_dropout     training samples that lose their conditions to the null class, for classifier-free guidance
-means                 running means of what training and validation log
+means                 running means for the logs of training and validation
 compatibility         checks of the parts of a diffusion that cannot train together
 shape_checks          checks of the shape of the data, for every family
 weights               weights in safetensors files, and frozen copies of networks

@@ -16,10 +16,10 @@ Part = TypeVar("Part", bound=Callback)
 
 
 class Clock(Callback):
-    """The duration of training over all resumes, `elapsed` seconds, which is measured once per batch; training ends at `limit`.
+    """The duration of training over all resumes, `elapsed` seconds, updated once per batch; training ends at `limit` seconds.
 
     With a limit it is rank 0's on all ranks. It alone determines the end and the learning rate, so replicas stay equal although
-    clocks differ, and a resumed run continues from the used time. Lightning's Timer asks the clock whenever it is read.
+    clocks differ, and a resumed run continues from the used time. Lightning's Timer reads this clock.
     """
 
     def __init__(self, limit: float = math.inf) -> None:

@@ -1,4 +1,4 @@
-"""Condition dropout: a share of training samples loses its conditions, which also trains an unconditional model."""
+"""Condition dropout: some training samples lose their conditions, which also trains an unconditional model."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Denoising diffusion: the five parts of the theory in one LightningModule.
 
-Training is Ho et al. 2020, algorithm 1: x_0 -> (t, w), ε -> objective -> (w·loss).mean(). The `DiffusionGenerator` that this module
-hands out draws samples.
+Training is Ho et al. 2020, algorithm 1: x_0 -> (t, w), ε -> objective -> (w·loss).mean(). Samples are drawn by the
+`DiffusionGenerator` that this module returns.
 """
 
 from __future__ import annotations
@@ -54,15 +54,18 @@ class DiffusionModel(GenerativeModel):
     shape: (C, H, W) of images, or (D,) of points. num_levels: the data's levels; None for continuous data.
     num_classes: of the condition; None without classes, or with further conditions.
     conditions: the sizes of several or other conditions: K of classes, (D,) of a vector, (C, …) of a field.
-    network: given out_channels and num_classes, or conditions, builds the network. If it has an option held_channels, this is set
-        for a variance that stops gradients; without that option variance and mean are trained jointly.
+    schedule: (α_t, σ_t). prediction: the quantity that the network predicts. variance: Σ_θ. objective: the training loss.
+    timesteps: draws t and its weight. optimization: optimizer and learning rate.
+    network: called with out_channels and num_classes, or conditions, builds the network. An option held_channels of it is set for a
+    variance that stops gradients; without that option variance and mean are trained jointly.
+    sampler, guidance: of the generator.
     condition_dropout: the probability that a sample loses its conditions in training, which also trains an unconditional
-        model.
+    model.
     clip_x_0: clipping of x̂_0 in sampling and scoring; True clamps it to [−1, 1], for data in that range.
     decoder: p(x_0|x_1) of the reported bound; None: the reverse process itself.
-    rounding: of the last x̂_0. start: the start of the sampler's chain, and of its bound.
+    rounding: of the last x̂_0. start: the distribution at the start of the sampler's chain, and of its bound.
     bound_steps: steps of the bound for a sampler without its own, or T if that is fewer.
-    missing: x_0 is NaN for missing values, which are 0 in the input and left out of the loss.
+    missing: whether x_0 is NaN for missing values, which are 0 in the input and left out of the loss.
     seed: training's t, ε and dropped conditions at batch k are functions of (seed, k).
     """
 
@@ -129,7 +132,7 @@ class DiffusionModel(GenerativeModel):
         self._terms: Callable[..., dict[str, Tensor]] = objective  # of a training step, perhaps compiled
         self.rounding, self.bound_steps, self.start = rounding, bound_steps, start
         self.timesteps, self.missing = timesteps, missing
-        self._seen = list[tuple[Tensor, Tensor]]()  # t and losses of parts of a batch
+        self._seen = list[tuple[Tensor, Tensor]]()  # t and losses of the parts of a batch so far
         self.sampler = sampler
         sampler.spacing(self.process)  # fails here if the chain is too short for it
 
@@ -150,7 +153,7 @@ class DiffusionModel(GenerativeModel):
         }
 
     def check_compile(self, how: bool | str, trained: bool) -> None:
-        """Every value works."""
+        """Accept every value."""
 
     def compile_step(self, compiled: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
         """The objective, with the process and the network in it; a schedule that is trained is another chain at every step."""
@@ -228,7 +231,7 @@ class DiffusionModel(GenerativeModel):
         return replace(self.reverse, network=self.frozen(self.network, weights))
 
     def _own_guidance(self) -> Guidance:
-        """The guidance, with the earlier snapshot that it names; while this training has not kept it, what remains without it."""
+        """The guidance with the earlier snapshot that it names; until this training has kept it, the guidance without it."""
         worse = self.guidance.worse
         if worse is None or worse.moment is None:
             return self.guidance

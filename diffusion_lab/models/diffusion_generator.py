@@ -71,9 +71,10 @@ class MeasuredSteps(NamedTuple):
 class DiffusionGenerator(Generator):
     """q(x_t|x_0), p_θ(x_s|x_t), and the choices of sampling and of the bound.
 
-    reverse: p_θ; its network has the chosen weights. guidance: around `reverse`, for samples and for their bound.
+    process: q, the full chain. reverse: p_θ; its network has the chosen weights. sampler: spacing and step rule. guidance: around
+    `reverse`, for samples and for their bound. start: the distribution of x_T. rounding: of the last x̂_0.
     decoder: p(x_0|x_1) of the bound. bound_steps: steps of the bound for a sampler without its own, or T if that is fewer.
-    steps: measurements for metrics and spacings that need the costs of steps.
+    steps: measurements for metrics and spacings that need the costs of steps; None if not measured.
     """
 
     process: GaussianDiffusion
@@ -129,7 +130,10 @@ class DiffusionGenerator(Generator):
         return self.rounding(self.reverse.clipping.in_range(x_0))  # a classifier may push the last mean out of range
 
     def redraw(self, x_0: Tensor, y: Conditions, seed: int, indices: Tensor, log_snr: float) -> Tensor:
-        """Images noised to a log SNR, and sampled from there."""
+        """Images x_0 (B, *shape) noised to a log SNR, and sampled from there, given y.
+
+        seed, indices: key the noise of row i by (seed, indices[i]), indices int64 (B,). log_snr: the nearest of the chain is used.
+        """
         noise, time = SampleNoise(seed, indices), self._time(log_snr)
         visited = self.sampler.spacing(self.process)
         chain = self.process.respace(torch.cat([visited[visited < time], time]))
@@ -138,7 +142,10 @@ class DiffusionGenerator(Generator):
         return self._finished(last(self.sampler.walk(chain, self.guided, x_t, y, noise)))
 
     def denoise(self, x_0: Tensor, y: Conditions, seed: int, indices: Tensor, log_snr: float) -> Denoised:
-        """Images noised to a log SNR, and their estimates from one unguided network evaluation."""
+        """Images x_0 (B, *shape) noised to a log SNR, and their estimates from one unguided network evaluation, given y.
+
+        seed, indices: key the noise of row i by (seed, indices[i]), indices int64 (B,). log_snr: the nearest of the chain is used.
+        """
         chain = self.process.respace(self._time(log_snr))
         row, noise = chain.numbers(1), SampleNoise(derive_seed(seed, STATISTICS), indices)
         x_t = row.signal * x_0 + row.sigma * noise.initial(self.shape).to(x_0)
@@ -192,6 +199,7 @@ class DiffusionGenerator(Generator):
     def likelihood(self, x_0: Tensor, y: Conditions, seed: int, indices: Tensor, max_terms: int | None) -> Likelihood:
         """The variational bound of the sampler's own chain, with its variance and its guidance; given the class, with y.
 
+        x_0, y, seed, indices, max_terms: as in `Generator.likelihood`.
         For a sampler that does not draw from p_θ(x_s|x_t) it is the bound of `bound_steps` unguided ancestral steps.
         """
         own = self.sampler.draws_from_reverse_process
@@ -288,7 +296,7 @@ def as_likelihood(bound: Bound, chain: GaussianDiffusion, kind: str) -> Likeliho
 
 
 def bound_kind(own: bool, chain: GaussianDiffusion, y: Conditions, guided: bool) -> str:
-    """The chain of a bound, in words. own: it is the sampler's."""
+    """A description of the chain of a bound. own: whether it is the sampler's chain."""
     alone = classes_in(y) is not None and len(parts(y)) == 1
     given = "" if y is None else " given the class" if alone else " given the conditions"
     num_steps = chain.num_timesteps

@@ -1,6 +1,6 @@
-"""The frozen object that draws, encodes and bounds: what sampling, scores, export and reports know of a trained model.
+"""The frozen object that draws, encodes and bounds: the interface of a trained model for sampling, scores, export and reports.
 
-A LightningModule trains and hands out a generator, `module.generator(weights)`. Nothing changes a generator: another sampler,
+A LightningModule trains and returns a generator, `module.generator(weights)`. Nothing changes a generator: another sampler,
 variance, start or guidance is `dataclasses.replace`. Randomness is keyed, not carried: row i of a sample depends on
 (weights, seed, indices[i], y[i]) and on nothing else, so neither the batch size nor the number of devices changes an image.
 """
@@ -73,7 +73,7 @@ class Generator(ABC):
     @property
     @abstractmethod
     def networks(self) -> Mapping[str, nn.Module]:
-        """The modules whose weights decide samples and likelihoods, by name. The first is "network", in evaluation mode."""
+        """The modules whose weights determine samples and likelihoods, by name. The first is "network", in evaluation mode."""
 
     @property
     def device(self) -> torch.device:
@@ -116,10 +116,10 @@ class Generator(ABC):
     def likelihood(
         self, x_0: Tensor, y: Conditions, seed: int, indices: Tensor, max_terms: int | None
     ) -> Likelihood | None:
-        """The likelihood of the images x_0 (B, *shape), or None for a family that has none.
+        """The likelihood of the images x_0 (B, *shape) given y, or None for a family that has none.
 
-        Row i depends on (weights, seed, indices[i], x_0[i], y[i]) only. A sum of more than max_terms terms is estimated
-        without bias from max_terms of them; None: all terms.
+        Row i depends on (weights, seed, indices[i], x_0[i], y[i]) only; indices int64 (B,). A sum of more than max_terms terms is
+        estimated without bias from max_terms of them; None: all terms.
         """
         return None
 
@@ -145,7 +145,7 @@ class Generator(ABC):
 
     @abstractmethod
     def protocol(self) -> dict[str, Any]:
-        """What affects samples and likelihood besides the weights (sampler, spacing, variance, clipping), as plain JSON."""
+        """Settings that affect samples and likelihood besides the weights (sampler, spacing, variance, clipping), as plain JSON."""
 
     def sampling_protocol(self) -> dict[str, Any]:
         """The part of `protocol` that affects samples: generators with equal weights and equal values here draw the same images."""

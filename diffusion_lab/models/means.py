@@ -8,9 +8,9 @@ from torchmetrics import MeanMetric
 
 
 class Mean(MeanMetric):
-    """Σ w·value / Σ w over all updates and ranks; NaN without one that has a weight.
+    """Σ w·value / Σ w over all updates and ranks; NaN without positive weights.
 
-    `update` never waits for a GPU, so it does not look for NaN, which stays in the mean. With the nan_strategy "disable" of
+    `update` never waits for a GPU, so it does not check for NaN, which stays in the mean. With the nan_strategy "disable" of
     torchmetrics 1.9 itself, weights would be dropped.
     """
 
@@ -18,7 +18,7 @@ class Mean(MeanMetric):
         super().__init__(nan_strategy="disable")
 
     def update(self, value: float | Tensor, weight: float | Tensor | None = None) -> None:
-        """value: of any shape. weight: of the same shape, or one for all; None: 1."""
+        """Add value, of any shape. weight: of the same shape, or one for all; None: 1."""
         value = torch.as_tensor(value)
         weight = torch.ones_like(value) if weight is None else torch.as_tensor(weight).expand_as(value)
         self.mean_value += (value * weight).sum()

@@ -1,10 +1,10 @@
-"""Measurements of a diffusion generator, and generators with what was measured.
+"""Measurements of a diffusion generator, and generators that use them.
 
-    network_means, dimension_means, last_step_means     (generator, x_0, y, seed, indices) -> statistics, to be averaged over images
-    with_variance, with_step_costs, with_data_moments   (generator, averages) -> a generator that uses them
+network_means, dimension_means, last_step_means     (generator, x_0, y, seed, indices) -> statistics, to be averaged over images
+with_variance, with_step_costs, with_data_moments   (generator, averages) -> a generator that uses them
 
-Row i of a statistic depends on (weights, seed, indices[i], x_0[i], y[i]) only. Networks are evaluated unguided; given the class,
-with y.
+x_0 (B, *shape); y: conditions of each, or None. Row i of a statistic depends on (weights, seed, indices[i], x_0[i], y[i]) only,
+with indices int64 (B,). Networks are evaluated without guidance; given the class, with y.
 """
 
 from __future__ import annotations
@@ -46,7 +46,11 @@ _MOST_NUMBERS = 2**25  # T·D of statistics by dimension: 256 MiB
 def network_means(
     generator: DiffusionGenerator, x_0: Tensor, y: Conditions, seed: int, indices: Tensor
 ) -> dict[str, Tensor]:
-    """Statistics of the network's output and of its error at each t of the full chain: name -> (B, T) float64."""
+    """Statistics of the network's output and of its error at each t of the full chain: name -> (B, T) float64.
+
+    Of the generator on images x_0 (B, *shape) with conditions y. seed, indices: key the noise of row i by (seed, indices[i]),
+    indices int64 (B,).
+    """
     known, noise = generator.own_conditions(y), _first_draw(seed, indices)
     return network_statistics(generator.process, generator.reverse, x_0, known, noise)
 
@@ -55,7 +59,11 @@ def network_means(
 def dimension_means(
     generator: DiffusionGenerator, x_0: Tensor, y: Conditions, seed: int, indices: Tensor
 ) -> dict[str, Tensor]:
-    """The same by dimension: name -> (1, T, *shape) float64, sums over the images. ValueError if they are too many."""
+    """Statistics of the network's output by dimension: name -> (1, T, *shape) float64, sums over the images.
+
+    Of the generator on images x_0 (B, *shape) with conditions y. seed, indices: key the noise of row i by (seed, indices[i]),
+    indices int64 (B,). ValueError if there are too many.
+    """
     size = generator.process.num_timesteps * x_0[0].numel()
     if size > _MOST_NUMBERS:
         raise ValueError(
@@ -69,7 +77,10 @@ def dimension_means(
 def last_step_means(
     generator: DiffusionGenerator, x_0: Tensor, y: Conditions, seed: int, indices: Tensor
 ) -> dict[str, Tensor]:
-    """For the decoder: "bits" (B, F, G), see `last_step_bits`."""
+    """L_0 with the generator's decoder: "bits" (B, F, G), see `last_step_bits`.
+
+    Of images x_0 (B, *shape) with conditions y. seed, indices: key the noise of row i by (seed, indices[i]), indices int64 (B,).
+    """
     known, noise = generator.own_conditions(y), _first_draw(seed, indices)
     process, reverse, decoder = generator.process, generator.reverse, generator.decoder
     return {"bits": last_step_bits(process, reverse, x_0, known, noise, decoder, generator.num_levels)}
@@ -84,9 +95,10 @@ def chain_bits(
     indices: Tensor,
     spacings: Sequence[Spacing],
 ) -> Tensor:
-    """Bounds of the unguided ancestral chain over the whole steps of each spacing, by image: (B, C), bits per dimension.
+    """Bounds of the generator's unguided ancestral chain over the whole steps of each of `spacings`: (B, C), bits per dimension.
 
-    With the noise of `likelihood`. Spacings that need costs require measured steps.
+    Of images x_0 (B, *shape) with conditions y. seed, indices: key the noise of row i by (seed, indices[i]), indices int64 (B,).
+    The noise is that of `likelihood`. Spacings that need costs require measured steps.
     """
     process = generator.process
     times = [whole_times(process, _with_costs(generator, spacing)(process)) for spacing in spacings]
@@ -137,7 +149,7 @@ def with_step_costs(
 
 
 def _with_costs(generator: DiffusionGenerator, spacing: Spacing) -> Spacing:
-    """For a variance that is not a function of t, the steps that are best for the optimal one that is."""
+    """The spacing with its costs. For a variance that is not a function of t, the costs are those of the optimal one that is."""
     if not spacing.needs_costs:
         return spacing
     assert generator.steps is not None
@@ -147,7 +159,10 @@ def _with_costs(generator: DiffusionGenerator, spacing: Spacing) -> Spacing:
 
 
 def _costs(generator: DiffusionGenerator, variance: Variance, steady: bool) -> StepCosts:
-    """steady: average errors over neighbouring t, except L_0, which near the data changes from one t to the next."""
+    """The costs of the steps.
+
+    steady: average errors over neighbouring t, except L_0, which near the data changes from one t to the next.
+    """
     assert generator.steps is not None
     statistics, last_steps = generator.steps
     return step_costs(generator.process, statistics.smoothed() if steady else statistics, last_steps, variance)

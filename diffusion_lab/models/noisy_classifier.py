@@ -1,4 +1,4 @@
-"""p(y|x_t): a classifier of noisy images, for guidance=classifier. It is trained like a family, but generates nothing.
+"""p(y|x_t): a classifier of noisy images, for guidance=classifier. It is trained as generative models are.
 
 L = −E_t log p_φ(y|x_t),   x_t ~ q(x_t|x_0)                     Dhariwal & Nichol 2021, section 4
 """
@@ -34,7 +34,8 @@ class NoisyClassifier(TrainableModel):
     Parameters
     ----------
     shape: (C, H, W) of images, or (D,) of points. num_classes: of the data.
-    network: given out_channels, builds a denoiser's network, whose `classifier()` is trained here.
+    network: called with out_channels, builds a denoiser's network, whose `classifier()` is trained here.
+    timesteps: draws t and its weight. optimization: optimizer and learning rate.
     seed: training's t and ε at batch k are functions of (seed, k).
     """
 

@@ -81,7 +81,7 @@ def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:
 
 @dataclass(frozen=True)
 class Optimization:
-    """An optimizer, which is still to be given its parameters by name, and its learning rate.
+    """An optimizer, called with its parameters by name, and its learning rate.
 
     torch's schedulers count steps only; with trainer.max_time the number of steps is unknown, so the learning rate
     follows the used share of the budget, whichever budget ends first.
@@ -91,7 +91,7 @@ class Optimization:
     learning_rate: LearningRate
 
     def check(self, parameters: Iterable[tuple[str, nn.Parameter]]) -> None:
-        """The optimizer. ValueError for options that it does not accept."""
+        """ValueError for options that the optimizer does not accept."""
         try:
             groups = self.optimizer(parameters).param_groups
         except (TypeError, IndexError, ValueError) as error:

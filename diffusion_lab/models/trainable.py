@@ -1,7 +1,7 @@
 """The base of all trained models, generative or not: keyed randomness, an optimizer, weights and their averages.
 
 Randomness in training is a function of (seed, batch number) for the *global* batch of one optimizer step. Each rank, and
-each part when gradients are accumulated, takes its rows, so no random state needs to be saved, and neither a resume nor the number
+each part if gradients are accumulated, takes its rows, so no random state needs to be saved, and neither a resume nor the number
 of devices or of parts changes a draw.
 """
 
@@ -32,7 +32,7 @@ from diffusion_lab.networks.dropout import KeyedDropout, keyed, set_keys
 from diffusion_lab.networks.flops import NetworkCost, network_cost
 
 _OF_ONE_TRAINING = "timesteps."  # prefix of state about the losses of a training, which is not part of the model
-RAW = "raw"  # the weights themselves, of which no average was taken
+RAW = "raw"  # the name of the weights without averaging
 Part = TypeVar("Part")
 
 
@@ -42,7 +42,7 @@ class TrainableModel(LightningModule):
     # The network used after training. It is compiled (a GAN's discriminator is not, because its penalty is
     # differentiated twice, which torch.compile does not support), and its cost is reported.
     network: nn.Module
-    shape: tuple[int, ...]  # of one sample of the data: (C, H, W) or (D,)
+    shape: tuple[int, ...]  # (C, H, W) or (D,), of one sample of the data
     num_classes: int | None  # of y; None: y holds no classes
     conditions: tuple[Size, ...] = ()  # sizes of the parts of y, other than classes alone
 
@@ -186,7 +186,7 @@ class TrainableModel(LightningModule):
             write_weights(path, self.state_dict() if name == RAW else self.averages[name])
 
     def save_snapshot(self, name: str, path: Path, **facts: str) -> None:
-        """Write an average, or the raw weights instead, in the form that `load_weights` reads; `facts` are stored in the file."""
+        """Write an average, or the raw weights, in the form that `load_weights` reads; `facts` are stored in the file."""
         write_weights(path, self.averages.get(name) or self.averaged_parameters(), {"weights": name, **facts})
 
     def load_weights(self, files: Mapping[str, Path]) -> None:
@@ -249,7 +249,7 @@ class TrainableModel(LightningModule):
 
 
 class GenerativeModel(TrainableModel, ABC):
-    """The LightningModule of a family, which trains, and hands out a generator."""
+    """The LightningModule of a family, which trains, and returns a generator."""
 
     num_levels: int | None  # of the data; None: continuous data
 
@@ -257,7 +257,7 @@ class GenerativeModel(TrainableModel, ABC):
     def generator(self, weights: str = RAW) -> Generator:
         """The object that draws with these weights: "raw", an average or an earlier snapshot that was loaded.
 
-        ValueError if there are no such weights. It holds copies, which neither further training nor another file changes.
+        ValueError if there are no such weights. It holds copies, so neither further training nor another file changes it.
         """
 
     def cost(self) -> NetworkCost:
@@ -266,5 +266,5 @@ class GenerativeModel(TrainableModel, ABC):
 
     @property
     def guiding_snapshots(self) -> tuple[float | str, ...]:
-        """Earlier snapshots of this training that guide the samples, which are drawn without this guidance before they are kept."""
+        """Earlier snapshots of this training that guide the samples; samples drawn before one exists lack this guidance."""
         return ()

@@ -50,7 +50,7 @@ def read_weights(path: Path, own: Mapping[str, Tensor], without: str | None = No
 
 
 def check_weights(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
-    """ValueError, naming the tensor, unless every tensor of `own` is there with its shape and kind, and all values are finite."""
+    """ValueError, naming the tensor, unless `tensors` has each tensor of `own` with its shape and kind, and finite values."""
     for key in (*(key for key in own if key not in tensors), *tensors):
         here, there = (tuple(part[key].shape) if key in part else "missing" for part in (own, tensors))
         if here != there:

@@ -219,7 +219,7 @@ class Upsample(Conv):
     def __init__(self, channels: int, out_channels: int | None = None, padding: Sequence[str] = ZEROS):
         super().__init__(channels, out_channels or channels, padding)
 
-    def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:  # type: ignore[override]  # a convolution that is told the size
+    def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:  # type: ignore[override]  # a convolution that takes the size
         axes = tuple(range(2, x.ndim))  # Dynamo unpacks a range incorrectly
         kernel = functional.pad(self.weight.transpose(0, 1).flip(axes), (1, 1) * len(axes))
         for axis in axes:

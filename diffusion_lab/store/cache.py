@@ -24,7 +24,7 @@ class CacheDirectory:
     since: float = 0.0
 
     def has(self, file: Path) -> bool:
-        """Whether this file of the cache is there, and new enough."""
+        """Whether this file of the cache exists and was written after `since`."""
         return file.is_file() and file.stat().st_mtime >= self.since
 
     @property
@@ -33,11 +33,11 @@ class CacheDirectory:
         return self.path / "samples"
 
     def statistics(self, about: str, key: str) -> Path:
-        """The folder of measurements of one network. about: in words, for people who list the folder."""
+        """The folder of statistics of one network. about: a description for the name of the folder."""
         return self.path / "statistics" / f"{about}-{_digest(key)[:_STREAM_DIGITS]}"
 
     def reference(self, about: str, key: str) -> Path:
-        """The file of a result from real images. about: in words, for people who list the folder."""
+        """The file of a result from real images. about: a description for its name."""
         return self.path / f"{about}-{_digest(key)[:_REFERENCE_DIGITS]}.safetensors"
 
     @property

@@ -46,7 +46,7 @@ class Directory:
 
     @property
     def home(self) -> Path:
-        """The folder that is held while somebody works here; its name identifies the work."""
+        """The folder that is locked during work here; its name identifies the work."""
         return self.path
 
     @property
@@ -81,7 +81,7 @@ class ModelDirectory(Directory):
 
     @property
     def home(self) -> Path:
-        """The folder that readers find, which is held while training: this one, unless the model is trained again in it."""
+        """The folder that commands read, locked during training: this one, or the one beside which a model is trained again."""
         return self.path.with_name(self.path.name.removeprefix(AGAIN))
 
     @property
@@ -90,9 +90,9 @@ class ModelDirectory(Directory):
         return ModelDirectory(self.path.with_name(f"{AGAIN}{self.path.name}"))
 
     def swap(self) -> None:
-        """Put a new, finished training in the place of the old one, which goes to the trash.
+        """Replace the old training by the new, finished one; the old one goes to the trash.
 
-        Only the process that holds the folder may call it; the next one goes on where one was killed.
+        Only the process that holds the folder may call it; the next process completes a swap that was killed.
         """
         if not self.beside.finished:
             return
@@ -139,16 +139,16 @@ class ModelDirectory(Directory):
 
     @property
     def is_generative(self) -> bool:
-        """Whether it is trained and draws samples: no classifier."""
+        """Whether the model has been trained and draws samples; False for a classifier."""
         return self.finished and not self.accuracy.is_file()
 
     def make_newest(self) -> None:
-        """Let commands that name no model take this one, as if its training had just finished."""
-        with suppress(OSError):  # a folder of others, which may only be read
+        """Make this the default model of commands that name none, as after its training."""
+        with suppress(OSError):  # the folder may be read-only
             os.utime(self.training, follow_symlinks=False)
 
     def finish(self, steps: int | None, seconds: float | None, images: int | None, **more: Any) -> None:
-        """Mark training as finished, after everything else has been written. None: the training was not recorded."""
+        """Mark training as finished, after everything else has been written. None: not recorded."""
         write_json(self.training, {"steps": steps, "seconds": seconds, "images": images, **more})
 
     def read_training(self) -> dict[str, Any]:
@@ -209,7 +209,7 @@ def to_trash(outputs: Path, path: Path) -> Path:
 
 
 def trash(outputs: Path) -> Path:
-    """The folder of what may be removed."""
+    """The folder of files that may be deleted."""
     return outputs / _TRASH
 
 

@@ -21,7 +21,7 @@ MARKER = ".diffusion-lab"  # in a folder chosen with to=: the command that wrote
 
 
 class PlaceError(Exception):
-    """A path that cannot be written; the message is one sentence."""
+    """A path cannot be written; the message is one sentence."""
 
 
 def make_folders(path: Path) -> None:
@@ -92,7 +92,7 @@ def _beside(path: Path) -> Path:
 
 
 def remove_staged(folder: Path) -> None:
-    """Remove what killed processes have left in a folder that this process holds."""
+    """Remove the staged files of killed processes from a folder that this process holds."""
     for staged in folder.glob(".*.staged"):
         if staged.is_dir() and not staged.is_symlink():
             shutil.rmtree(staged, ignore_errors=True)

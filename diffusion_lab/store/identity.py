@@ -1,7 +1,7 @@
-"""The name of a run: a digest of what was asked, of the data, and of the user's own files; and what made a run.
+"""The name of a run: a digest of its options, of the data, and of the user's own files; and the record of the code that made it.
 
 Not in the name: the code and the versions of this package, the device, and what follows from them. These are recorded with a run
-(`code_now`), and a command that uses a run of other code says so (`made_by`). Does not import torch.
+(`code_now`), and a command that uses a run of other code reports it (`made_by`). Does not import torch.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _MOST_NAMED = 3  # changed files in a sentence
 
 
 def asked_of_training(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The resolved config (plain containers) without what cannot change the weights."""
+    """The resolved config (plain containers) without options that cannot change the weights."""
     callbacks = config.get("callbacks") or {}
     added = {name for name, node in callbacks.items() if node is not None and not _is_ours(name, node)}
     without = NOT_IN_THE_NAME | {f"callbacks.{name}" for name in callbacks if name not in added}
@@ -48,13 +48,13 @@ def asked_of_training(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def asked_of_score(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The choices of scoring in a resolved config."""
+    """The options of scoring in a resolved config (plain containers)."""
     return {key: config[key] for key in SCORED_GROUPS if config.get(key) is not None}
 
 
 @dataclass(frozen=True)
 class Name:
-    """What identifies a run. asked: a digest of options and data. files: place -> digest of the user's own files."""
+    """The name of a run. asked: a digest of options and data. files: path -> digest of the user's own files."""
 
     asked: str
     files: Mapping[str, str]
@@ -65,7 +65,10 @@ class Name:
 
 
 def name_of(asked: Mapping[str, Any], data: str, files: Files) -> Name:
-    """data: a digest of the data. TypeError or ValueError for values that JSON cannot represent."""
+    """The name of a run. asked: its options. data: a digest of the data. files: the user's own files.
+
+    TypeError or ValueError for values that JSON cannot represent.
+    """
     return Name(_digest([by_content(asked), data]), digests_of(files))
 
 
@@ -88,7 +91,7 @@ def by_content(node: Any) -> Any:
 def _is_file(text: str) -> bool:
     try:
         return Path(text).is_file()
-    except (OSError, ValueError):  # no name of a file
+    except (OSError, ValueError):  # not the name of a file
         return False
 
 
@@ -96,7 +99,7 @@ def _is_ours(name: str, callback: Mapping[str, Any]) -> bool:
     return name in OUR_CALLBACKS and str(callback.get("_target_", "diffusion_lab.")).startswith("diffusion_lab.")
 
 
-# ---- what made a run
+# ---- the code that made a run
 
 
 def code_now(rooms: Sequence[str] = TRAINING_ROOMS) -> dict[str, str]:
@@ -106,13 +109,13 @@ def code_now(rooms: Sequence[str] = TRAINING_ROOMS) -> dict[str, str]:
 
 @cache
 def _code() -> dict[str, str]:
-    """Read once, because a long process keeps running the code that it has loaded, whatever is edited meanwhile."""
+    """File -> its digest, read once, because a long process keeps running the code that it has loaded."""
     files = sorted(file for room in SCORING_ROOMS for file in (PACKAGE / room).rglob("*.py"))
     return {file.relative_to(PACKAGE).as_posix(): sha256_of(file)[:DIGITS] for file in files}
 
 
 def both(earlier: Mapping[str, Any], now: Mapping[str, str]) -> dict[str, str]:
-    """The code of work that was begun by one code and ended by another: with both digests of a file where they differ."""
+    """The code of work that one code began and another one ended: both digests of a file if they differ."""
     return {
         file: " ".join(dict.fromkeys([*str(earlier.get(file, "none")).split(), now.get(file, "none")]))
         for file in sorted({*earlier, *now})
@@ -125,14 +128,14 @@ def changed(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def said_of_model(path: Path, training: Mapping[str, Any]) -> str | None:
-    """A sentence on a finished training if other code made it, with the ways on; None if this code did."""
+    """One sentence on a finished training if other code made it, with the options; None if it was this code."""
     made = None if "imported" in training else made_by(training, code_now())
     ways = "train with retrain=true to replace it, or with variant=WORD to keep both"
     return made and f"{path} was trained by {made}: {ways}"
 
 
 def why_anew(name: Name, earlier: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """A sentence on a new training that differs from an earlier one in nothing but the user's own files.
+    """One sentence on a new training that differs from an earlier one only in the user's own files; None if there is no such one.
 
     earlier: path -> content of training.json.
     """
@@ -144,18 +147,18 @@ def why_anew(name: Name, earlier: Mapping[str, Mapping[str, Any]]) -> str | None
 
 
 def some_of(files: Sequence[str]) -> str:
-    """The first few of these files, and how many more."""
+    """The first few of these files, and the number of the others."""
     more = f" and {len(files) - _MOST_NAMED} more" if len(files) > _MOST_NAMED else ""
     return ", ".join(files[:_MOST_NAMED]) + more
 
 
 def of_earlier_version(record: Mapping[str, Any]) -> bool:
-    """Whether 0.1 made what a record is about: it recorded no files of code."""
+    """Whether version 0.1 wrote the record: it has no digests of code."""
     return "names" in record.get("code", {"names"})
 
 
 def made_by(record: Mapping[str, Any], now: Mapping[str, str]) -> str | None:
-    """Half a sentence if other code made what a record is about, which has `code` and `versions`; None if this code did."""
+    """A phrase on the code and versions in a record if they differ from `now` and these versions; None otherwise."""
     if of_earlier_version(record):
         version = (record.get("versions") or {}).get("diffusion_lab")
         return f"diffusion_lab {version or 'of an earlier version'}, which recorded no code"

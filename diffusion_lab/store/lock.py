@@ -1,7 +1,7 @@
 """One writer of a folder: filelock's lease `<folder>.lock` beside it (`SoftFileLease`), which needs no locks of the file system.
 
-The library renews the lease, replaces one whose process has ended on this machine at once, and any other that nobody has renewed
-for LEASE_SECONDS. A process that was stopped that long and has lost its folder says so and ends (`on_compromise`).
+The library renews the lease, replaces at once one whose process has ended on this machine, and any other that was not renewed
+for LEASE_SECONDS. A process that was stopped that long and has lost its folder reports it and ends (`on_compromise`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _POLL_SECONDS = 0.5
 
 
 def lock_of(folder: Path) -> Path:
-    """The file that shows who works in a folder."""
+    """The lock file of a folder."""
     return folder.with_name(f"{folder.name}.lock")
 
 
@@ -32,8 +32,8 @@ def lock_of(folder: Path) -> Path:
 def hold(folder: Path, waiting: Callable[[str], None], sleep: Callable[[float], None] = time.sleep) -> Iterator[None]:
     """Hold `folder`, which need not exist, during the block, so that no other process does.
 
-    If a living process holds it, `waiting`, which may raise, is called once with its name; then this waits for it to end.
-    OSError if the folder above it cannot be written.
+    If a living process holds it, `waiting`, which may raise, is called once with the name of the holder; then this waits for it to
+    end. OSError if the folder above it cannot be written.
     """
     make_folders(folder.parent)
     lease, said = _lease(folder), False

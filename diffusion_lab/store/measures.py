@@ -35,13 +35,17 @@ _MOST_DECIMALS = 12
 class Measure:
     """One number of a score, and a column in comparisons.
 
+    name      of the value in metrics.json
+    label     the heading of its column
+    unit      of the value; "" without one
     better    LOW, HIGH, or None for a choice or a fact, which has no best value
+    meaning   a short description
     agrees    parts of the protocol that must be equal before two values are ranked
-    floor_of  the value of real images, shown beside this one
-    logs      plots show it on a logarithmic axis
+    floor_of  the name of the value of real images, shown beside this one
+    logs      whether plots show it on a logarithmic axis
     column    False: shown only in the table of its own score
-    brief     shown in narrow tables
-    headline  the report states in words which row is best
+    brief     whether narrow tables show it
+    headline  whether the report names the best row
     decimals  in the table of its own score
     detail    a note on this particular value, in place of the meaning
     """

@@ -1,6 +1,6 @@
 """Options by name: a nested config as dotted names, the shortest distinct names, the options in which two configs differ.
 
-`grouped` puts together what has the same options, or any other key.
+`grouped` groups items with equal options, or any other key.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ def users_files(asked: Mapping[str, Any], config: Mapping[str, Any]) -> dict[Pat
 
 
 def digests_of(files: Files) -> dict[str, str]:
-    """Place -> digest of each file, sorted."""
+    """Path below its root -> digest of each file, sorted."""
     found = {f.relative_to(root).as_posix(): sha256_of(f)[:DIGITS] for root in sorted(files) for f in files[root]}
     return dict(sorted(found.items()))
 
@@ -107,7 +107,7 @@ def _dotted(node: Any) -> Iterator[str]:
 
 
 def _where(module: str) -> list[Path]:
-    """The folders of a user's package, or the file of his module; nothing for what is installed."""
+    """The folders of a user's package, or the file of a user's module; nothing for installed modules."""
     try:
         spec = None if module in (_LAB, _PLUGINS) else find_spec(module)
     except (ImportError, ValueError):  # ValueError for a module without a file, such as __main__ in a notebook

@@ -15,7 +15,7 @@ _MODELS, _RUNS, _SWEEPS, _CACHE = "models", "runs", "sweeps", "cache"
 
 
 def model_directory(outputs: Path, data: str, model: str, fingerprint: str) -> ModelDirectory:
-    """The directory of the model with this fingerprint, existing or not."""
+    """The directory of a model, existing or not. fingerprint: the hex digest of its training."""
     return ModelDirectory(outputs / _MODELS / f"{data}-{model}-{fingerprint[:FINGERPRINT_LENGTH]}")
 
 
@@ -37,7 +37,7 @@ def finish_swaps(outputs: Path) -> None:
     for path in (outputs / _MODELS).glob(f"{AGAIN}*"):
         model = ModelDirectory(ModelDirectory(path).home)
         if model.beside.finished:
-            with suppress(OSError), hold(model.path, _not_now):  # held, or read-only: the old model stays valid
+            with suppress(OSError), hold(model.path, _not_now):  # in use, or read-only: the old model stays valid
                 model.swap()
 
 
@@ -83,7 +83,7 @@ def named_sweep(outputs: Path, named: str | None) -> SweepDirectory:
 
 
 def _not_now(holder: str) -> None:
-    """Refuse to wait, for `lock.hold`."""
+    """Refuse to wait, as the argument `waiting` of `lock.hold`."""
     raise BlockingIOError(f"held by {holder}")
 
 

@@ -29,5 +29,5 @@ def _outlast(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(_LOOK_SECONDS)
     with suppress(ProcessLookupError):
-        os.killpg(os.getpid(), signal.SIGKILL)  # each rank and each job is the leader of a group
+        os.killpg(os.getpid(), signal.SIGKILL)  # each rank and each job leads a process group
     os._exit(1)

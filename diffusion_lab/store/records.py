@@ -1,4 +1,4 @@
-"""Strict JSON, written whole; JSON and plain YAML, read from folders that may come from somebody else.
+"""Strict JSON, written whole; JSON and plain YAML, read from folders that may be untrusted.
 
 Every error in such a file is reported in one sentence. Links that lead out of a folder are not followed.
 """
@@ -110,7 +110,7 @@ def _printable(node: Any) -> Any:
     return printable(node) if isinstance(node, str) else node
 
 
-# ---- the entries of records that the lab computes with, or takes for the name of a folder; others are not checked
+# ---- entries of records that are used in computations or as names of folders; others are not checked
 
 
 def inner_folder(name: str) -> str:
@@ -184,7 +184,7 @@ class _Facts(BaseModel):
 
 
 class FactsRecord(BaseModel):
-    """What a config says of its data."""
+    """The facts of the data in a config."""
 
     facts: _Facts
 
@@ -206,7 +206,7 @@ class SweepRecord(BaseModel):
 
 
 def wrong_in(content: Any, kind: type[BaseModel]) -> str | None:
-    """The first invalid entry, in half a sentence; None if all are valid."""
+    """A phrase on the first invalid entry; None if all are valid."""
     try:
         kind.model_validate(content, strict=True)
     except ValidationError as error:
@@ -215,7 +215,7 @@ def wrong_in(content: Any, kind: type[BaseModel]) -> str | None:
 
 
 def first_error(error: ValidationError, *above: str) -> str:
-    """The first of pydantic's errors in half a sentence. above: the names of the entries around what was checked."""
+    """A phrase on the first of pydantic's errors. above: the names of the entries around the checked one."""
     first = error.errors(include_url=False)[0]
     place, said = ".".join(map(str, (*above, *first["loc"]))), first["msg"].removeprefix("Value error, ")
     if first["type"] == "missing":
@@ -224,7 +224,7 @@ def first_error(error: ValidationError, *above: str) -> str:
 
 
 def read_record(file: Path, kind: type[BaseModel]) -> dict[str, Any]:
-    """The content of a file that may be a stranger's. RunError if it is not of this kind."""
+    """The content of a file that may be untrusted. RunError if it is not of this kind."""
     content = read_json(inside(file.parent, file))
     if wrong := wrong_in(content, kind):
         raise RunError(f"{file} is not valid: {wrong}")

@@ -1,7 +1,7 @@
 """status.json: the state and progress of the work in a folder, and how it ended. Does not import torch.
 
-Slurm reports a job that failed inside Hydra as COMPLETED, and a killed process reports nothing. So the work records its own state,
-and a reader of "running" checks the lock to see whether the process is alive.
+Slurm reports a job that failed inside Hydra as COMPLETED, and a killed process reports nothing. So each process records its own
+state, and a reader of "running" checks the lock for a living process.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ RUNNING, DONE, FAILED, INTERRUPTED = "running", "done", "failed", "interrupted"
 
 @dataclass(frozen=True)
 class Status:
-    """state: running, done, failed, or interrupted (it resumes when started again); no file: never started.
+    """The state and progress of work in a folder.
 
-    step of steps: progress; None if nothing is counted. first: the step that this process counted first.
-    reason: of a failure or interruption, in one sentence.
+    state: running, done, failed, or interrupted (it resumes when started again); no file: never started.
+    step of steps: progress; None if nothing is counted. first: the first step that this process counted.
+    reason: of a failure or interruption, in one sentence. host, pid: of the process.
     started, updated: seconds since 1970.
     """
 
@@ -85,7 +86,7 @@ def written_status(folder: Path) -> Status | None:
 
 
 class Announcement:
-    """Keep status.json of `folder` up to date while the block runs: running, then done, failed or interrupted.
+    """Keeps status.json of `folder` up to date while the block runs: running, then done, failed or interrupted.
 
     KeyboardInterrupt, SystemExit and signals interrupt it; running the same command again resumes it.
     """

@@ -20,13 +20,13 @@ _SNAPSHOT, _KEPT_AVERAGE = "at_", "power_"
 
 @dataclass(frozen=True)
 class Moment:
-    """unit: SHARE, SECONDS, STEPS or IMAGES. amount: in that unit."""
+    """A moment of training. unit: SHARE, SECONDS, STEPS or IMAGES. amount: in that unit."""
 
     unit: str
     amount: float
 
     def __str__(self) -> str:
-        """The moment as a user may write it, in a unique form: 1h, 60m and 3600s are 60m."""
+        """The moment in the grammar of options, in a unique form: 1h, 60m and 3600s are 60m."""
         if self.unit == SHARE:
             return repr(self.amount)
         if self.unit != SECONDS:

@@ -40,7 +40,10 @@ class Axis:
 
 @dataclass(frozen=True)
 class Combination(Generic[Config]):
-    """choices: the value of every swept axis, None if the config lacks the option. overrides: those that apply to the config."""
+    """A combination of values. choices: the value of every swept axis, None if the config lacks the option.
+
+    overrides: those that apply to the config.
+    """
 
     choices: dict[str, str | None]
     overrides: tuple[str, ...]

@@ -25,7 +25,7 @@ _LAB, _PLUGINS, _USERS = "diffusion_lab", "hydra_plugins", "users"
 
 
 def make_copy(folder: Path, users: Files) -> Path:
-    """The copy in `folder` of the package and the user's own files as they are now, made as a whole or not at all."""
+    """The copy in `folder` of the package and the user's own files in their current state, made as a whole or not at all."""
     files = {Path(_LAB) / path.relative_to(PACKAGE): path for path in _below(PACKAGE)}
     files |= {Path(_LAB) / "conf" / path.relative_to(CONF): path for path in _below(CONF)}
     spec = find_spec(_PLUGINS)
@@ -78,7 +78,7 @@ def _order(root: Path) -> int:
 
 
 def _link_others(source: Path, copied: Path, without: Path) -> None:
-    """Link what lies beside the user's files and is not copied, such as a large table, except the folder of the copy."""
+    """Link the files beside the user's files that are not copied, such as a large table, except the folder of the copy."""
     for entry in source.iterdir():
         hides = entry.name.startswith(".") or entry.name in (_LAB, _PLUGINS, "__pycache__")
         if not (hides or os.path.lexists(copied / entry.name) or without.is_relative_to(entry.absolute())):

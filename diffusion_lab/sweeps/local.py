@@ -20,7 +20,7 @@ from typing import Any
 from diffusion_lab.store.files import make_folders
 from diffusion_lab.store.processes import PARENT, end_with_parent
 from diffusion_lab.sweeps.plan import JobError
-from diffusion_lab.training.devices import Place, Request, requested
+from diffusion_lab.training.devices import DeviceRequest, JobDevices, requested
 from diffusion_lab.training.interruption import Interrupted
 
 _POLL_SECONDS = 0.2
@@ -43,7 +43,7 @@ class Machine:
         if self.parallel is not None and (not isinstance(self.parallel, int) or self.parallel < 1):
             raise JobError(f"hydra.launcher.parallel={self.parallel} must be a whole number of at least 1")
 
-    def request(self, accelerator: str, devices: int | str | Sequence[int] | None) -> Request:
+    def request(self, accelerator: str, devices: int | str | Sequence[int] | None) -> DeviceRequest:
         """The devices of trainer.accelerator and trainer.devices here; JobError, in one sentence, if this machine lacks them."""
         try:
             request = requested(accelerator, 1 if devices is None else devices, self.gpus, self.cores)
@@ -56,45 +56,48 @@ class Machine:
             )
         return request
 
-    def place(self, request: Request, taken: Sequence[Place]) -> Place | None:
-        """A place beside those that are taken, or None."""
+    def free_devices(self, request: DeviceRequest, taken: Sequence[JobDevices]) -> JobDevices | None:
+        """Free devices for a job beside the `taken` ones, or None."""
         if request.on_gpu:
-            jobs = Counter(gpu for place in taken for gpu in place.gpus)
+            jobs = Counter(gpu for devices in taken for gpu in devices.gpus)
             gpus = tuple(sorted(self.gpus, key=lambda gpu: jobs[gpu])[: request.size])
             share, full = len(self.gpus) // request.size, any(jobs[gpu] for gpu in gpus)
         else:
-            busy = sum(place.processes * place.threads for place in taken if not place.gpus)
+            busy = sum(devices.processes * devices.threads for devices in taken if not devices.gpus)
             cores = self.cores if request.everything else request.size
             gpus, share, full = (), self.cores // cores, busy + cores > self.cores
         if full if self.parallel is None else len(taken) >= self.parallel:
             return None
         chosen = os.environ.get("OMP_NUM_THREADS", "")  # by the user
         threads = int(chosen) if chosen.isdecimal() else self.cores // ((self.parallel or share) * request.size)
-        return Place(gpus, request.size, max(1, threads))
+        return JobDevices(gpus, request.size, max(1, threads))
 
 
-def run(
+def run_jobs(
     calls: Sequence[Call],
-    requests: Sequence[Request],
+    requests: Sequence[DeviceRequest],
     logs: Sequence[Path],
     machine: Machine,
     say: Callable[[str], None],
 ) -> list[float | JobError | None]:
     """Run each call in a process as soon as its devices are free; returns their values, or why they failed.
 
-    logs: files for their output. If a signal ends the block, the jobs get SIGTERM, save and end.
+    requests: the devices of each call. logs: files for their output. machine: the devices to share. say: prints a line.
+    If a signal ends the block, the jobs get SIGTERM, save and end.
     """
     results: dict[int, float | JobError | None] = {}
-    running: dict[int, tuple[subprocess.Popen[bytes], Place]] = {}
+    running: dict[int, tuple[subprocess.Popen[bytes], JobDevices]] = {}
     waiting = list(range(len(calls)))
     with tempfile.TemporaryDirectory() as folder:
         files = [(Path(folder, f"{index}_call"), Path(folder, f"{index}_result")) for index in waiting]
         try:
             while waiting or running:
-                while waiting and (place := machine.place(requests[waiting[0]], [at for _, at in running.values()])):
+                while waiting and (
+                    devices := machine.free_devices(requests[waiting[0]], [at for _, at in running.values()])
+                ):
                     index = waiting.pop(0)
-                    running[index] = _start(calls[index], place, *files[index], logs[index]), place
-                    say(f"job {logs[index].parent.name} runs on {place}")
+                    running[index] = _start(calls[index], devices, *files[index], logs[index]), devices
+                    say(f"job {logs[index].parent.name} runs on {devices}")
                 time.sleep(_POLL_SECONDS)
                 for index in [index for index, (process, _) in running.items() if process.poll() is not None]:
                     process, _ = running.pop(index)
@@ -107,12 +110,12 @@ def run(
     return [results[index] for index in range(len(calls))]
 
 
-def _start(call: Call, place: Place, file: Path, result: Path, log: Path) -> subprocess.Popen[bytes]:
+def _start(call: Call, devices: JobDevices, file: Path, result: Path, log: Path) -> subprocess.Popen[bytes]:
     import cloudpickle  # of submitit, which is optional
 
     file.write_bytes(cloudpickle.dumps(call))
-    environment = {"OMP_NUM_THREADS": str(place.threads), **os.environ}
-    environment |= {"CUDA_VISIBLE_DEVICES": ",".join(place.gpus), PARENT: str(os.getpid())}
+    environment = {"OMP_NUM_THREADS": str(devices.threads), **os.environ}
+    environment |= {"CUDA_VISIBLE_DEVICES": ",".join(devices.gpus), PARENT: str(os.getpid())}
     make_folders(log.parent)
     with log.open("ab") as output:
         # In a session of its own, because a second signal from the terminal would end a training that is saving.

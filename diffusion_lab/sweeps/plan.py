@@ -1,4 +1,4 @@
-"""The plan of a sweep, which trains missing models and then scores missing cells, and what a job does with its part.
+"""The plan of a sweep, which trains missing models and then scores missing cells, and the execution of a job.
 
 status.json in the folder of a model or a cell holds the reason of a failure.
 """
@@ -32,7 +32,10 @@ class Operations(NamedTuple):
 
 @dataclass(frozen=True)
 class PlannedCell:
-    """A model scored in one way. choices, overrides: as in axes.Combination. operations: None if unknown."""
+    """A model scored in one way.
+
+    choices, overrides: as in axes.Combination. model, run: folders of the model and of the score. operations: None if unknown.
+    """
 
     choices: dict[str, str | None]
     overrides: tuple[str, ...]
@@ -43,14 +46,18 @@ class PlannedCell:
 
 @dataclass(frozen=True)
 class Work:
-    """A model to train or a cell to score. folder: its folder, held while working. result: the file there that is written last."""
+    """A model to train or a cell to score.
+
+    what: MODEL or CELL. folder: its folder, locked during the work. result: the file there that is written last. overrides: of its
+    config. label: its name in lines of text. found: the digest of an earlier result to be replaced.
+    """
 
     what: str
     folder: Path
     result: Path
     overrides: tuple[str, ...]
     label: str
-    found: str | None = field(default=None, compare=False)  # the digest of an earlier result to be replaced
+    found: str | None = field(default=None, compare=False)
 
     @property
     def done(self) -> bool:
@@ -67,7 +74,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """num_combinations: those of the command. cells: the distinct ones. jobs: a job for each model that lacks something."""
+    """The plan of a sweep.
+
+    num_combinations: combinations of the command. cells: the distinct ones. jobs: one per model that lacks something.
+    """
 
     num_combinations: int
     cells: tuple[PlannedCell, ...]
@@ -101,7 +111,7 @@ def plan(
 ) -> Plan:
     """The plan for these cells; cells with the same run are merged.
 
-    retrain, rescore: ignore existing results. score=False: only train.
+    num_combinations: combinations of the command. retrain, rescore: ignore existing results. score=False: only train.
     """
     different = [same[0] for same in grouped(cells, lambda cell: cell.run).values()]
     values = {
@@ -118,7 +128,7 @@ def plan(
         for cell in same if score else ():
             found = _digest(cell.run.metrics)
             if retrain or rescore or found is None or not _is_of(model, cell.run):
-                # Models to train again have been trained by then, and are scored anew because their files are others.
+                # Models to train again will have other files by then, so their cells are scored again.
                 overrides = (*cell.overrides, "retrain=false", f"rescore={str(rescore).lower()}")
                 work.append(Work(CELL, cell.run.path, cell.run.metrics, overrides, _label([cell], values), found))
         if work:
@@ -127,13 +137,13 @@ def plan(
 
 
 def _is_of(model: ModelDirectory, run: RunDirectory) -> bool:
-    """Whether a score read the files of the model as they are now."""
+    """Whether a score was computed from the current files of the model."""
     read = run.read_metrics().get("protocol", {}).get("read", {})
     return bool(read) and all(_digest(model.path / name) == digest for name, digest in read.items())
 
 
 def sweep_content(plan: Plan, **asked: Any) -> dict[str, Any]:
-    """The content of sweep.json: the request, and the places of the cells.
+    """The content of sweep.json: the command, and the folders of the cells.
 
     asked: name, command, axes, created; score: whether cells are scored or models only trained.
     """

@@ -57,7 +57,7 @@ def request(options: Mapping[str, Any], accelerator: str) -> Request:
 
 
 def in_words(request: Request) -> str:
-    """For example: nodes 1, tasks_per_node 2, gpus_per_node 2, time 240, partition gpu"""
+    """The request in one line, for example: nodes 1, tasks_per_node 2, gpus_per_node 2, time 240, partition gpu"""
     none = {} if {"gres", "gpus_per_node"} & request.keys() else {"no GPU": "(trainer.accelerator=gpu requests them)"}
     return ", ".join(f"{name} {value}" for name, value in {**request, **none}.items() if name in (*_SHOWN, *none))
 
@@ -82,7 +82,7 @@ def submit(calls: Sequence[Task], requests: Sequence[Request], folder: Path) -> 
         executor.update_parameters(**_parameters(asked))
         before = {*folder.iterdir()}
         try:
-            with redirect_stderr(StringIO()):  # submitit prints what it raises
+            with redirect_stderr(StringIO()):  # submitit prints its errors
                 jobs = executor.submit_array([InSlurm(calls[index]) for index in array])
         except (FailedJobError, FailedSubmissionError) as error:
             for file in {*folder.iterdir()} - before:  # for a job that does not exist
@@ -159,7 +159,7 @@ def _requeue(requeue: Callable[[int, FrameType | None], Any], signum: int, frame
     requeue(signum, frame)
 
 
-# ---- what became of jobs
+# ---- states and results of jobs
 
 
 class Queued(NamedTuple):

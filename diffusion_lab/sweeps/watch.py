@@ -83,7 +83,11 @@ def result_line(work: Work) -> str:
 
 @dataclass(frozen=True)
 class JobProgress:
-    """One model or cell. state: a key of _STYLES. status: its status file, if any. reason: why it is not done."""
+    """The progress of one model or cell.
+
+    what: MODEL or CELL. label: its name in lines of text. folder: its folder. state: a key of _STYLES. status: its status file, if
+    any. reason: why it is not done.
+    """
 
     what: str
     label: str
@@ -116,7 +120,7 @@ def job_progress(sweep: SweepDirectory, jobs: Mapping[str, Queued] = MappingProx
 
 
 def other_trainings(outputs: Path, found: Sequence[JobProgress], finished: bool) -> list[JobProgress]:
-    """Trainings other than `found` and scores that are computed now, running first. finished: include finished trainings."""
+    """Trainings other than `found`, and scores that are being computed, running first. finished: include finished trainings."""
     listed = {standing.folder for standing in found}
     folders = [(MODEL, model.path) for model in models_in(outputs)] + [(CELL, run.path) for run in runs_in(outputs)]
     others = [
@@ -176,7 +180,7 @@ def _progress_of(work: Work, job: Queued | None, model: JobProgress | None) -> J
     status, has_result = read_status(work.folder), work.result.is_file()
     state = (DONE if has_result else QUEUED) if status is None else status.state
     reason = (status.reason or "") if status is not None else ""
-    if state == DONE and not has_result:  # it was removed
+    if state == DONE and not has_result:  # the folder was removed
         state = QUEUED
     in_queue = None if job is None else job.state
     if in_queue in _WAITS and (status is None or state in (INTERRUPTED, FAILED)):

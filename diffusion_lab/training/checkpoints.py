@@ -1,4 +1,4 @@
-"""resume.ckpt, from which training resumes: when it is written, how, and which checkpoint is intact.
+"""resume.ckpt, from which training resumes: when and how it is written, and the choice of an intact one.
 
 Our own writer, because Lightning 2.6 stages a checkpoint in the temporary folder and moves it, which across file systems is
 a copy that a crash or a full disk can truncate; and our own callback, because ModelCheckpoint does not handle signals.
@@ -23,7 +23,7 @@ from diffusion_lab.training.interruption import Interruption
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Writes a checkpoint as a whole or not at all; the previous one is kept as `previous_of(path)`. Nothing is unpickled."""
+    """Writes a checkpoint as a whole or not at all, and keeps the previous one as `previous_of(path)`. Nothing is unpickled."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         content = io.BytesIO()  # torch.save hides errors of a full disk
@@ -41,8 +41,8 @@ class Saving(Checkpoint):
     It must come last, to save the state after a completed step. Lightning moves a `Checkpoint` behind all other callbacks.
     If training ends at the step of a checkpoint, a training that resumes from it stops at once.
 
-    every_n_steps, every_minutes: whichever comes first; 0 turns one off. `made_by`, what trains (code, versions and precision), is
-    stored in the file.
+    path: of the checkpoint. interruption: the signals of this process. every_n_steps, every_minutes: whichever comes first; 0 turns
+    one off. The attribute `made_by`, a record of code, versions and precision, is stored in the file.
     """
 
     def __init__(self, path: Path, interruption: Interruption, every_n_steps: int, every_minutes: float) -> None:
@@ -59,7 +59,7 @@ class Saving(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         trainer.should_stop = trainer.should_stop or self._ended
-        self.interruption.listen()  # over those that Lightning has installed
+        self.interruption.listen()  # replaces the handlers that Lightning has installed
         self._step, self._saved_at = trainer.global_step, monotonic()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -93,7 +93,7 @@ class Saving(Checkpoint):
         self._saved_at = monotonic()
         if self._asked_to_stop:
             trainer.should_stop = True
-            trainer.fit_loop.epoch_loop.min_steps = None  # a signal overrides it
+            trainer.fit_loop.epoch_loop.min_steps = None  # a signal ends training before min_steps, too
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["made_by"], checkpoint["ended"] = self.made_by, self._ended
@@ -104,13 +104,16 @@ class Saving(Checkpoint):
         # Lightning counts parts of batches; the resumed training may split batches differently.
         counts = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         for count in (counts["total"], counts["current"]):
-            running = count["processed"] - count["completed"]  # 1 where it was saved at the end of a part
+            running = count["processed"] - count["completed"]  # 1 if it was saved at the end of a part
             count.update({key: n * trainer.accumulate_grad_batches // checkpoint["parts"] for key, n in count.items()})
             count["completed"] = count["processed"] - running
 
 
 def newest_good(path: Path) -> tuple[Path | None, dict[str, Any], list[str]]:
-    """The newest intact checkpoint, either `path` or the one before it, what made it, and a sentence on each that was skipped."""
+    """(path, `made_by`, messages) of the newest intact checkpoint: `path` or the one before it; (None, {}, …) if there is none.
+
+    messages: one sentence on each file that was skipped.
+    """
     wrong: list[str] = []
     for candidate in filter(Path.exists, (path, previous_of(path))):
         try:
@@ -143,7 +146,7 @@ def _validates_next(trainer: Trainer) -> bool:
 
 
 def _agreed(trainer: Trainer, late: bool, signum: int) -> tuple[bool, int]:
-    """Make all ranks save if one of them must: clocks differ, and a signal may reach only one rank."""
+    """The same (late, signum) on all ranks, if one of them must save: clocks differ, and a signal may reach only one rank."""
     if trainer.world_size == 1:
         return late, signum
     flags = torch.tensor([int(late), signum], device=trainer.strategy.root_device)

@@ -17,7 +17,7 @@ _ALL = ("auto", -1, "-1", None)
 def visible_gpus() -> tuple[str, ...]:
     """The GPUs that this process may use, in the notation of CUDA_VISIBLE_DEVICES: indices, UUIDs or names of MIG slices.
 
-    With CUDA_VISIBLE_DEVICES these are the first of its names, as many as CUDA finds. Without it, a GPU that is split into MIG
+    With CUDA_VISIBLE_DEVICES set these are the first of its names, as many as CUDA finds. Otherwise a GPU that is split into MIG
     slices counts once.
     """
     import torch
@@ -39,15 +39,16 @@ def num_cores() -> int:
 
 
 def auto_precision(on_gpu: bool) -> str:
-    """The meaning of trainer.precision=auto here: bf16-mixed if the device computes bf16 in hardware, else 32-true."""
+    """The precision for trainer.precision=auto: bf16-mixed if the device computes bf16 in hardware, else 32-true."""
     return AUTO_PRECISIONS[0 if _has_bf16(on_gpu) else 1]
 
 
 @dataclass(frozen=True)
-class Request:
+class DeviceRequest:
     """The devices that trainer.accelerator and trainer.devices request: GPUs, or processes on the CPU, one per device.
 
-    indices: of the visible GPUs, if the option lists them. everything: all devices are requested.
+    on_gpu: whether they are GPUs. size: their number. indices: of the visible GPUs, if the option lists them. everything: whether
+    all devices are requested.
     """
 
     on_gpu: bool
@@ -66,12 +67,12 @@ def requested(
     gpus: Sequence[str],
     cores: int | None = None,
     prefix: str = "trainer.",
-) -> Request:
-    """The devices that the two options request on a machine with these GPUs. ValueError, in one sentence, if it lacks them.
+) -> DeviceRequest:
+    """The devices that the two options request on a machine with these GPUs. ValueError, in one sentence, if they are missing.
 
     accelerator: auto (a GPU if there is one), gpu (or cuda), cpu. devices: a number; auto, -1 or None for all GPUs, or one
-    process on a CPU; or a list of indices. cores: the most processes on a CPU; None: any number. `prefix` precedes
-    both names on the command line.
+    process on a CPU; or a list of indices. gpus: the visible GPUs. cores: the most processes on a CPU; None: any number.
+    prefix: of both names on the command line.
     """
     if accelerator not in ("auto", "gpu", "cuda", "cpu"):
         raise ValueError(f"{prefix}accelerator={accelerator}: choose auto, gpu or cpu")
@@ -81,7 +82,7 @@ def requested(
             f"{prefix}accelerator={accelerator}: there is no GPU here that PyTorch can use{_restriction()}; use auto or cpu"
         )
     if devices in _ALL:
-        return Request(on_gpu, len(gpus) if on_gpu else 1, everything=True)
+        return DeviceRequest(on_gpu, len(gpus) if on_gpu else 1, everything=True)
     indices = tuple(devices) if isinstance(devices, Sequence) and not isinstance(devices, str) else None
     size = len(set(indices)) if indices else int(str(devices)) if str(devices).isdecimal() else 0
     if size < 1 or (indices and (size < len(indices) or not all(str(index).isdecimal() for index in indices))):
@@ -92,19 +93,19 @@ def requested(
         raise ValueError(
             f"{prefix}devices={devices}: each process needs a core of its own; the number of CPU cores here is {cores}"
         )
-    return Request(on_gpu, size, indices)
+    return DeviceRequest(on_gpu, size, indices)
 
 
 @dataclass(frozen=True)
-class Place:
-    """The place of a job: these GPUs, one per process, or the CPU. threads: of each process."""
+class JobDevices:
+    """The devices of a job. gpus: one per process, empty for the CPU. processes: their number. threads: of each process."""
 
     gpus: tuple[str, ...]
     processes: int
     threads: int
 
     def __str__(self) -> str:
-        """As text: "GPU 5", "GPUs 4, 5", "CPU, 1 thread", "CPU, 2 processes of 1 thread"."""
+        """A description: "GPU 5", "GPUs 4, 5", "CPU, 1 thread", "CPU, 2 processes of 1 thread"."""
         if self.gpus:
             names = ", ".join(self.gpus)
             return names if "-" in names else f"GPU{'s' if len(self.gpus) > 1 else ''} {names}"

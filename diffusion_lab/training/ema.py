@@ -87,7 +87,7 @@ def _decay(name: str) -> float:
 
 
 def _warm_up(num_updates: int) -> float:
-    """The largest decay allowed after so many updates."""
+    """The largest decay allowed after `num_updates` updates."""
     return (1 + num_updates) / (10 + num_updates)
 
 
@@ -116,10 +116,10 @@ def _update(averages: Averages, decays: Mapping[str, float], model: TrainableMod
 class PowerAverages(Callback):
     """Tracks power-law averages with σ_rel in TRACKED, and writes them to one file at each of `moments` moments.
 
-    The moments are even shares of the budget, the last at its end, so there are at most `moments` float16 files, together
+    The moments divide the budget evenly, the last is its end, so there are at most `moments` float16 files, together
     as large as `moments` copies of the float32 weights. A file is written before any checkpoint of its step or a later one.
     Averages are float32 and part of the checkpoint. A training resumed from a checkpoint without them keeps none.
-    It must precede callbacks that save. file_of: the file for a name.
+    It must precede callbacks that save. file_of: name of the weights -> path of their file.
     """
 
     def __init__(self, moments: int, file_of: Callable[[str], Path]) -> None:
@@ -146,7 +146,7 @@ class PowerAverages(Callback):
             self._write(reached[-1])
 
     def finish(self) -> None:
-        """Write the last file of a training that ended before its budget was used."""
+        """Write the last file of a training that ended before its budget was used up."""
         if self.averages and self._written < self.num_updates:
             self._write(self.shares[-1])
 

@@ -1,4 +1,4 @@
-"""Skipping optimizer steps with non-finite gradients. Lightning has had no such function since it removed `terminate_on_nan`."""
+"""Skipping optimizer steps with non-finite gradients, which Lightning lacks since it removed `terminate_on_nan`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from diffusion_lab.store.option_names import check_at_least
 
 
 class NotFiniteError(RuntimeError):
-    """Training stopped because too many steps in a row had non-finite gradients."""
+    """Training has ended because too many steps in a row had non-finite gradients."""
 
 
 class SkipNotFinite(Callback):

@@ -1,8 +1,10 @@
-"""Signals: SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 make training save and end; the same signal again ends it immediately. In other
-commands, SIGINT and SIGTERM end the command with one line.
+"""Signals: SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 make training save and end; the same signal again ends it immediately.
+
+In other commands, SIGINT and SIGTERM end the command with one line.
 
 Lightning's handlers are not used: Lightning 2.6 ends with exit code 0 on SIGTERM without saving, can deadlock when ranks
-communicate in its handler, and under Slurm ignores signals that already have a handler, as with submitit. Ours only set a flag.
+communicate in its handler, and under Slurm ignores signals that already have a handler, as with submitit. Our handlers only set a
+flag.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Interrupted(BaseException):
-    """A signal ended the work. The message, empty on all ranks except the first, says what is saved and how to resume."""
+    """A signal ended the work. message: the saved files and how to resume, for rank 0; empty on the other ranks."""
 
     def __init__(self, signum: int, message: str) -> None:
         super().__init__(message)
@@ -27,7 +29,7 @@ class Interrupted(BaseException):
 
 @contextmanager
 def restoring(signals: Collection[signal.Signals] = SIGNALS) -> Iterator[dict[int, Any]]:
-    """Restores the signal handlers after the block. Yields the earlier ones."""
+    """Restores the signal handlers after the block. Yields the earlier handlers, by signal."""
     before: dict[int, Any] = {signum: signal.getsignal(signum) for signum in signals}
     try:
         yield before
@@ -37,7 +39,7 @@ def restoring(signals: Collection[signal.Signals] = SIGNALS) -> Iterator[dict[in
 
 
 class Interruption:
-    """`signum`: the signal that ended training, or None. It may have reached another rank; `Saving` makes all ranks agree."""
+    """The signals of a training. `signum`: the signal that ended it, or None; `Saving` makes all ranks agree on it."""
 
     def __init__(self) -> None:
         self.signum: int | None = None
@@ -45,13 +47,13 @@ class Interruption:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Inside the block our handlers receive the signals; afterwards the earlier ones are restored."""
+        """Handle the signals inside the block; afterwards the earlier handlers are restored."""
         with restoring() as self._previous:
             self.listen()
             yield
 
     def listen(self) -> None:
-        """Install our handlers, also over those installed since the block began."""
+        """Install the handlers, also over handlers installed since the block began."""
         for signum in self._previous:
             signal.signal(signum, self._on_signal)
 
@@ -66,12 +68,12 @@ class Interruption:
         except Interrupted as stop:
             handler = self._previous.get(stop.signum)
             if callable(handler) and handler is not signal.default_int_handler:
-                with suppress(SystemExit, Interrupted):  # this process ends with its own message
+                with suppress(SystemExit, Interrupted):  # this process prints its own message
                     handler(stop.signum, None)
             raise
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
-        # A process that loads data inherits the handler, and is ended by its parent, which may still need batches.
+        # A process that loads data inherits this handler. It does not end, because its parent may still need batches.
         self.signum = self.signum or signum
         signal.signal(signum, signal.SIG_DFL)
 

@@ -25,7 +25,7 @@ class Monitor(Callback):
     A model's `training_step` returns "terms" (name -> mean over the batch) and optionally "weighted" (name -> values and their
     weights, both (B,)) for values that only some images or batches have, such as a quarter of t or a lazy penalty. The names are
     the same on all ranks.
-    Means are over all ranks and part of the checkpoint, so a resumed run logs what an uninterrupted one would have logged.
+    Means are over all ranks and part of the checkpoint, so a resumed run logs the same values as an uninterrupted one.
     Later callbacks find the latest values under the same names in `trainer.callback_metrics`.
     The held-out loss is computed with the default weights for scoring.
     `seconds_per_image`: the duration of a training step at the peak speed of all devices; if it is known, "train/mfu" is the
@@ -35,7 +35,7 @@ class Monitor(Callback):
     seconds_per_image: float | None = None
 
     def __init__(self) -> None:
-        self._means: dict[str, Mean] = {}  # since the last time, as are _images and _clock
+        self._means: dict[str, Mean] = {}  # since the last logged step, like _images and _clock
         self._last: dict[str, float] = {}
         self._images, self._clock = 0, perf_counter()
         self._logged = 0  # last logged step; while gradients accumulate, several batches share one global_step
@@ -52,7 +52,7 @@ class Monitor(Callback):
         if optimizer is not trainer.optimizers[0]:
             return  # the discriminator of a GAN
         norm = pl_module.gradient_norm
-        counts = norm.isfinite()  # else the step is skipped
+        counts = norm.isfinite()  # otherwise the step is skipped
         self._add("grad_norm", torch.where(counts, norm, 0.0), counts)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -157,7 +157,7 @@ class ProgressBar(Callback):
         step, hidden = trainer.global_step, self._progress.disable
         if hidden or step % 10 == 0 or math.isnan(self._loss):
             loss = float(outputs["terms"]["loss"])  # waits for the device, so not at every step
-            if math.isfinite(loss):  # else the step was skipped
+            if math.isfinite(loss):  # otherwise the step was skipped
                 self._loss = loss if math.isnan(self._loss) else 0.9 * self._loss + 0.1 * loss
         of = f"/{trainer.max_steps}" if trainer.max_steps > 0 else ""
         line = f"step {step}{of}  loss {self._loss:.4f}  {self._images / max(now - self._clock, 1e-9):.0f} img/s"

@@ -15,13 +15,13 @@ from functools import cached_property
 import numpy as np
 
 TRACKED = (0.05, 0.10)  # σ_rel of the averages that training keeps
-LONGEST = 12**-0.5  # σ_rel of γ = 0, the uniform average
+LONGEST = 12**-0.5  # σ_rel of the uniform average, γ = 0
 _NAME = re.compile(r"ema_rel_(\d+\.?\d*)")
 
 
 @dataclass(frozen=True)
 class Profile:
-    """The profile p of an average over `steps` steps with σ_rel. ValueError if no profile has this σ_rel."""
+    """The profile p of a power-law average over `steps` steps with width `sigma_rel`. ValueError if no profile has this width."""
 
     steps: float
     sigma_rel: float
@@ -64,6 +64,6 @@ def combination(kept: Sequence[Profile], wanted: Profile) -> tuple[np.ndarray, f
 
 
 def wanted_length(weights: str) -> float | None:
-    """σ_rel of an average that is built from kept ones: "ema_rel_0.07" -> 0.07; None for other names."""
+    """σ_rel of an average that is combined from kept ones: "ema_rel_0.07" -> 0.07; None for other names."""
     found = _NAME.fullmatch(weights)
     return None if found is None else float(found[1])

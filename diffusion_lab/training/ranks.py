@@ -1,7 +1,7 @@
 """Processes that train one model together, or sample from it: starting them, their devices, and their communication.
 
 torchrun starts them on one machine, and ends all when one dies; each ends when this command dies (store/processes.py).
-Not Lightning's own launcher: it runs the whole command line again in each rank, even of a multirun, and when a rank dies
+Lightning's own launcher is not used: it runs the whole command line again in each rank, even of a multirun, and when a rank dies
 the others wait forever.
 """
 
@@ -34,7 +34,7 @@ from torch.distributed.launcher import api
 
 from diffusion_lab.store.lock import hold
 from diffusion_lab.store.processes import PARENT
-from diffusion_lab.training.devices import Place, Request, num_cores, requested, usable_gpus, visible_gpus
+from diffusion_lab.training.devices import DeviceRequest, JobDevices, num_cores, requested, usable_gpus, visible_gpus
 from diffusion_lab.training.interruption import SIGNALS, Interrupted, restoring
 
 _LONGEST_WAIT = timedelta(days=30)  # for another command
@@ -42,10 +42,10 @@ _LONGEST_WAIT = timedelta(days=30)  # for another command
 
 @dataclass(frozen=True)
 class Ranks:
-    """The ranks of a command, as seen by this process. device: of this process. place: of all ranks on this machine."""
+    """The ranks of a command, as seen by this process. device: of this process. devices: of all ranks on this machine."""
 
     device: str
-    place: Place
+    devices: JobDevices
 
     @property
     def is_first(self) -> bool:
@@ -53,29 +53,30 @@ class Ranks:
         return rank() == 0
 
 
-def request_of(options: Mapping[str, Any], prefix: str = "trainer.") -> Request:
-    """The devices that the options accelerator and devices request here. ValueError, in one sentence, if this machine lacks them.
+def request_of(options: Mapping[str, Any], prefix: str = "trainer.") -> DeviceRequest:
+    """The devices that the options accelerator and devices request here. ValueError, in one sentence, if they are missing.
 
-    Processes started by Slurm or torchrun may outnumber the cores.
+    options: a mapping with both. prefix: of their names on the command line. Processes started by Slurm or torchrun may outnumber
+    the cores.
     """
     cores = num_cores() if _environment() is None else None
     return requested(options["accelerator"], options["devices"], usable_gpus(), cores, prefix)
 
 
-def must_start_ranks(request: Request, num_nodes: int = 1) -> bool:
-    """Whether this process must start others to work with."""
+def must_start_ranks(request: DeviceRequest, num_nodes: int = 1) -> bool:
+    """Whether this process must start further processes."""
     return request.size * num_nodes > 1 and _environment() is None
 
 
-def device_of(request: Request) -> str:
-    """The device of this process; the CPU for one that only starts others."""
+def device_of(request: DeviceRequest) -> str:
+    """The device of this process; the CPU for a process that only starts others."""
     environment = _environment()
     local_rank = 0 if environment is None else environment.local_rank()
     return f"cuda:{request.index(local_rank)}" if request.on_gpu and not must_start_ranks(request) else "cpu"
 
 
-def start_ranks(command: str, options: Sequence[str], request: Request, num_nodes: int = 1) -> None:
-    """Run a command with these options, but not its multirun, in one process per device, which share the cores.
+def start_ranks(command: str, options: Sequence[str], request: DeviceRequest, num_nodes: int = 1) -> None:
+    """Run a command with these options, but not its multirun, in one process per device; the processes share the cores.
 
     ValueError, in one sentence, if a process fails.
     """
@@ -108,7 +109,7 @@ def start_ranks(command: str, options: Sequence[str], request: Request, num_node
         raise ValueError(f"rank {number} ended with exit code {failure.exitcode}; its message is above") from None
 
 
-def join(request: Request) -> Ranks:
+def join(request: DeviceRequest) -> Ranks:
     """Connect this process with the others of its command, if there are any, until it ends."""
     environment, device = _environment(), device_of(request)
     gpus = usable_gpus() if request.on_gpu else ()
@@ -125,20 +126,20 @@ def join(request: Request) -> Ranks:
         atexit.register(distributed.destroy_process_group)
         broadcast_from_rank_zero(None)  # while all are there
     names = tuple(gpus[request.index(number)] for number in range(request.size) if gpus)
-    return Ranks(device, Place(names, request.size, torch.get_num_threads()))
+    return Ranks(device, JobDevices(names, request.size, torch.get_num_threads()))
 
 
 def where(here: Ranks, options: Mapping[str, Any]) -> str:
-    """The place where this command runs, with a note if PyTorch cannot use a visible GPU."""
+    """A description of the devices of this command, with a note if PyTorch cannot use a visible GPU."""
     unused = visible_gpus() if here.device == "cpu" and options["accelerator"] == "auto" else ()
-    but = f"; this PyTorch cannot use {Place(unused, len(unused), 1)}" if unused else ""
-    return f"runs on {here.place}{but}"
+    but = f"; this PyTorch cannot use {JobDevices(unused, len(unused), 1)}" if unused else ""
+    return f"runs on {here.devices}{but}"
 
 
 def cluster_environment() -> ClusterEnvironment:
     """Lightning's description of the process's launcher: torchrun, Slurm's srun, or none.
 
-    Not Lightning's own detection: it takes a shell inside an allocation for a process started by srun, requeues jobs that
+    Lightning's own detection is not used: it takes a shell inside an allocation for a process started by srun, requeues jobs that
     submitit requeues already, and warns wherever Slurm is installed but not used.
     """
     if TorchElasticEnvironment.detect():
@@ -187,7 +188,7 @@ def wait_for_all() -> None:
 
 @contextmanager
 def hold_together(folder: Path, waiting: Callable[[str], None]) -> Iterator[None]:
-    """`lock.hold` by rank 0 for all ranks."""
+    """`lock.hold` by rank 0 for all ranks. waiting: called with the holder of the lock while another command holds it."""
     with hold(folder, waiting) if rank() == 0 else nullcontext():
         broadcast_from_rank_zero(None)
         yield

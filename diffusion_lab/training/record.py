@@ -18,12 +18,12 @@ from diffusion_lab.store.files import write_whole
 
 
 class CSVRecord(Logger):
-    """One row per logged step, in order, and one column per metric, "step" first. Logging at a step again adds to its row.
+    """One row per logged step, in order, and one column per metric, "step" first. Logging at a step again extends its row.
 
     The first row of a process removes all later rows, which an earlier process wrote after its last checkpoint.
     """
 
-    name = version = ""  # properties there, parts of the paths of other files
+    name = version = ""  # properties in the base class, used in the paths of other files
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class CSVRecord(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         step = step or 0  # Lightning always passes it
-        # Read each time: a process that has lost its folder must not write back what it remembers.
+        # Read each time, so that a process that has lost its folder does not write old rows into it.
         rows = {n: row for n, row in _read(self.path).items() if self._begun or n <= step}
         self._begun = True
         # Lightning adds the epoch, but training has only one.
@@ -51,7 +51,7 @@ class CSVRecord(Logger):
 
 
 def _read(path: Path) -> dict[int, dict[str, str]]:
-    """Step -> row of an earlier process. Rows without a step, as a spreadsheet program may leave them, are omitted."""
+    """The rows of an earlier process by step. Rows without a step, as a spreadsheet program may leave them, are omitted."""
     lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
     rows = [{name: value for name, value in row.items() if name and value} for row in csv.DictReader(lines)]
     return {int(row["step"]): row for row in rows if row.get("step", "").isdecimal()}

@@ -23,12 +23,10 @@ class SampleGrid(Callback):
 
     Models that generate no samples are skipped.
 
-    Parameters
-    ----------
-    every_n_steps: 0 turns it off. first_after: minutes of training until an early grid, repeated at 3, 9, … times as many minutes;
-        0: none. num_images: images of latents 0, 1, … of stream `seed`, drawn with the default weights; a conditional model draws
-        its classes in turn, or images for the conditions of held-out images. Diffusion takes at most 50 deterministic, unguided
-        steps.
+    Parameters ---------- every_n_steps: steps between grids; 0: none. first_after: minutes of training until an early grid,
+    repeated at 3, 9, … times as many minutes; 0: none. num_images: images of latents 0, 1, … of stream `seed`, drawn with the
+    default weights; a conditional model draws its classes in turn, or images for the conditions of held-out images. Diffusion takes
+    at most 50 deterministic, unguided steps.
     """
 
     def __init__(self, folder: Path, every_n_steps: int, num_images: int, seed: int, first_after: float = 0) -> None:
@@ -39,7 +37,7 @@ class SampleGrid(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         self._due = 60.0 * self.first_after  # seconds of training
-        self._is_due(trainer)  # those before a resume
+        self._is_due(trainer)  # seconds before a resume
 
     def _is_due(self, trainer: Trainer) -> bool:
         """Whether an early grid is due; if so, schedules the next one."""
@@ -59,7 +57,7 @@ class SampleGrid(Callback):
         with may_fail(path.name), torch.no_grad(), trainer.precision_plugin.forward_context():
             generator = pl_module.generator(default_weights(pl_module.weight_names, step))
             indices = torch.arange(self.num_images, device=generator.device)
-            # Decoded, not sampled: a sampler with many steps would use up a budget of minutes.
+            # By `decode` with few steps, because the sampler may take many, and so much of a budget of minutes.
             z = generator.latents(indices, self.seed)
             data: Any = trainer.datamodule  # type: ignore[attr-defined]  # set by fit
             y = generator.conditions_of_pictures(data, data.validation_split, indices)

@@ -15,14 +15,14 @@ from diffusion_lab.training.ema import default_weights
 
 
 class Snapshots(Callback):
-    """Writes the default weights for scoring at these moments of training, one file per moment.
+    """Writes the default weights for scoring at given moments of training, one file per moment.
 
-    A moment is the first step at which that much of a budget of time, steps or images is used. The file is written before
+    A moment is the first step at which a given part of a budget of time, steps or images is used. The file is written before
     any checkpoint of that step or a later one, so a training that is killed and resumed either has it or reaches the moment
     again, with the same bits if neither the budget nor the moment is a time.
     It must follow the averages and precede callbacks that save.
 
-    at: moments, as `read_moment` reads them. file_of: the file of the weights with a name.
+    at: moments, in the grammar of `read_moment`. file_of: name of the weights -> path of their file.
     """
 
     def __init__(self, at: Sequence[float | str], file_of: Callable[[str], Path]) -> None:
@@ -51,7 +51,7 @@ class Snapshots(Callback):
 
 
 def used_by(trainer: Any, model: TrainableModel) -> dict[str, float]:
-    """Unit of a moment -> how much of it training has used."""
+    """The used part of the budget of training, by unit of a moment."""
     return {
         SHARE: budget_used(trainer, trainer.global_step),
         SECONDS: seconds_trained(trainer),

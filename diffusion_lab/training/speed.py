@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def compile_model(model: TrainableModel, how: bool | str) -> str | None:
-    """Compile what a training step evaluates, and `model.network` for all else that uses it. As `compile_network`."""
+    """Compile the functions that a training step evaluates, and `model.network`. Arguments and result as in `compile_network`."""
     notice = compile_network(model.network, how)
     if notice is None:
         model.compile_step(partial(_compiled, how=how))
@@ -34,8 +34,8 @@ def compile_network(network: nn.Module, how: bool | str = True) -> str | None:
     """Compile `network` in place. Returns None, or one line if this machine has no compiler and nothing was done.
 
     Compiling in place keeps parameters, state_dict keys and the class. Compilation happens in the first call and takes a minute or
-    two for a U-Net: worthwhile for long runs only. how: False: nothing is done; "graphs": a GPU repeats recorded kernels, which the
-    host does not launch singly.
+    two for a U-Net: worthwhile for long runs only. how: True; False: do nothing; "graphs": a GPU replays recorded kernels, which
+    the host does not launch one by one.
     """
     if not how:
         return None
@@ -50,12 +50,12 @@ def _compiled(function: Callable[..., Any], how: bool | str) -> Callable[..., An
     if how != "graphs":
         return torch.compile(function)
     recorded = torch.compile(function, mode="reduce-overhead", dynamic=False)
-    # The next call writes over what a graph returns.
+    # The next call overwrites the output of a graph.
     return lambda *args: tree_map(torch.clone, recorded(*args))
 
 
 def check_compile(how: bool | str, on_gpu: bool | None, num_parts: int | None, model: TrainableModel) -> None:
-    """ValueError for a value of compile=… that cannot work. on_gpu: None, if the device is not known yet.
+    """ValueError for a value of compile=… that cannot work. how: the value. on_gpu: None if the device is not known yet.
 
     num_parts: of a batch in training; None for a trained model.
     """
@@ -69,7 +69,10 @@ def check_compile(how: bool | str, on_gpu: bool | None, num_parts: int | None, m
 
 
 def missing_for(device: torch.device) -> str | None:
-    """What torch.compile lacks for `device`, or None: Triton for a GPU, a compiler and Python's headers for a CPU."""
+    """A phrase on the part of torch.compile that is missing for `device`, or None.
+
+    A GPU needs Triton, a CPU a compiler and Python's headers.
+    """
     if device.type != "cpu":
         from torch.utils._triton import has_triton
 
@@ -108,7 +111,7 @@ def peak_flops(device: torch.device) -> float | None:
 
 
 def peak_of(name: str) -> float | None:
-    """The same, by a name that holds that of the card."""
+    """`peak_flops` by the name of a GPU."""
     return next((peak for part, peak in _PEAKS if part in name), None)
 
 

@@ -1,5 +1,4 @@
-"""Trackers that show trainings, scores and reports besides our own files, which are the record: Weights & Biases, and any logger of
-Lightning's.
+"""Trackers of trainings, scores and reports: Weights & Biases, or any Lightning logger. Our own files are the record.
 
 Whatever trackers lose (a connection, the last records before a kill) is still in metrics.csv and metrics.json. Lightning is
 imported only for training, because reports do not need it.
@@ -34,9 +33,8 @@ SAMPLES, BOUND_BY_T, STEP = "samples", "L_t", "trainer/global_step"
 class About:
     """The description of a training, a score or a report for a tracker.
 
-    name: of its directory. folder: for the tracker's files. id_file: for the id of its run.
-    group: its sweep, if any. tags: the user's, and choices such as schedule=cosine. config: the whole
-    config, nested.
+    name: of its directory. folder: for the tracker's files. id_file: the file with the id of its run. group: its sweep, if any.
+    tags: those of the user, and choices such as schedule=cosine. config: the whole config, nested.
     """
 
     name: str
@@ -48,11 +46,14 @@ class About:
 
 
 class Tracker(ABC):
-    """One of the entries of `logger`. It shows trainings; subclasses may also show scores and reports."""
+    """An entry of `logger`. It records trainings; subclasses may also record scores and reports."""
 
     @abstractmethod
     def training(self, about: About) -> AbstractContextManager[Logger]:
-        """Lightning's logger of a training; the context is told how training ended. Sample grids go to its `log_image`, if any."""
+        """A context with Lightning's logger of a training; an exception in it marks the run as failed.
+
+        Sample grids go to the logger's `log_image`, if it has one.
+        """
 
     def score(self, about: About, metrics: Mapping[str, Any], samples_png: Path) -> None:  # noqa: B027 - does nothing by default
         """Show a finished score. metrics: the content of metrics.json. samples_png: a file that may not exist."""
@@ -130,7 +131,7 @@ class WeightsAndBiases(Tracker):
 
     @contextmanager
     def _run(self, about: About, job_type: str) -> Iterator[Run]:
-        """A run that ends with the block, finished or failed."""
+        """A run that ends with the block, as finished or failed."""
         import wandb
 
         make_folders(about.folder)

@@ -22,7 +22,7 @@ from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from diffusion_lab.models.budget import Clock, callback_of
 from diffusion_lab.models.trainable import TrainableModel
 from diffusion_lab.training.checkpoints import WholeCheckpoints
-from diffusion_lab.training.devices import Request, auto_precision
+from diffusion_lab.training.devices import DeviceRequest, auto_precision
 from diffusion_lab.training.monitor import MEASURED
 from diffusion_lab.training.ranks import cluster_environment
 from diffusion_lab.training.record import CSVRecord
@@ -65,12 +65,17 @@ def checked_precision(option: str | int, on_gpu: bool | None) -> str:
 
 
 def trainer_options(
-    given: Mapping[str, Any], request: Request | None, folder: Path, record: Path, callbacks: list[Callback], every: int
+    given: Mapping[str, Any],
+    request: DeviceRequest | None,
+    folder: Path,
+    record: Path,
+    callbacks: list[Callback],
+    every: int,
 ) -> dict[str, Any]:
     """Lightning's options from the options `trainer.…`. ValueError, in one sentence, for an option that cannot work.
 
-    request: the devices; None: a check on a machine that may have other devices. folder, record: of the model, and its metrics.csv.
-    every: steps between validations; 0: no validation.
+    given: the options by name. request: the devices; None: a check on a machine that may have other devices. folder: of the model.
+    record: the path of its metrics.csv. callbacks: all callbacks, in order. every: steps between validations; 0: no validation.
     """
     options = {
         key: value for key, value in given.items() if key not in ("_target_", "max_time", "precision", "peak_flops")
@@ -92,7 +97,7 @@ def trainer_options(
             options[key] = value * accumulated  # Lightning counts the parts of a batch
     strategy = options.get("strategy", "auto")
     strategy = strategy.get("_target_") if isinstance(strategy, Mapping) else strategy
-    # Not those of Lightning that start processes by pickling or forking this one.
+    # Without those strategies of Lightning that start processes by pickling or forking this one.
     known = ("auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false")
     if strategy not in known and not str(strategy).endswith(".DDPStrategy"):
         raise ValueError(
@@ -101,7 +106,7 @@ def trainer_options(
     if request is None:
         options |= {"accelerator": "cpu", "devices": 1, "strategy": "auto", "num_nodes": 1}
     else:
-        # Not Lightning's "auto", which may choose a device without float64, which the theory's tables need.
+        # Lightning's "auto" may choose a device without float64, which the tables of the theory need.
         options["accelerator"] = "cuda" if request.on_gpu else "cpu"
         options["devices"] = list(request.indices) if request.on_gpu and request.indices else request.size
         options["precision"] = precision
@@ -127,12 +132,12 @@ def trainer_options(
 def check_callbacks(added: Mapping[str, Callback], trainer: Trainer, every: int, model: TrainableModel) -> None:
     """ValueError, in one sentence, for a callback that can never act, because of the value it monitors or the time it checks.
 
-    added: the user's callbacks by name. every: steps between validations.
+    added: the user's callbacks by name. every: steps between validations; 0: no validation.
     """
     logged = [f"val/{name}" for name in model.term_names] if every > 0 else []
     logged += [f"train/{name}" for name in (*model.term_names, *model.weighted_names, *MEASURED)]
     endless = not isinstance(trainer.limit_train_batches, int)
-    # A user's callback may log any value, and another may monitor it.
+    # One added callback may log any value, and another may monitor it.
     known_alone = all(type(part).__module__.partition(".")[0] == "lightning" for part in added.values())
     for name, part in added.items():
         where, at_end = f"callbacks.{name}", bool(getattr(part, "_check_on_train_epoch_end", False))
@@ -156,7 +161,7 @@ def check_callbacks(added: Mapping[str, Callback], trainer: Trainer, every: int,
 
 
 def ended_by(trainer: Trainer, added: Mapping[str, Callback]) -> str:
-    """The option that ended training: a limit, or the added callback that reports it, else all that may have."""
+    """The option that ended training: a limit, or the added callback that reports it, or all that may have."""
     if 0 < trainer.max_steps <= trainer.global_step:
         return "trainer.max_steps"
     clock = callback_of(trainer, Clock)
@@ -168,7 +173,7 @@ def ended_by(trainer: Trainer, added: Mapping[str, Callback]) -> str:
 
 
 class _PrintHandler(logging.Handler):
-    """Print to the terminal, or to the output of the job."""
+    """Prints records to the terminal, or to the output of the job."""
 
     def emit(self, record: logging.LogRecord) -> None:
         print(record.getMessage())
@@ -180,7 +185,7 @@ def quiet_lightning() -> None:
     logger.handlers.clear()
     logger.setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    profiles = logging.getLogger("lightning.pytorch.profilers")  # the user requests these: trainer.profiler
+    profiles = logging.getLogger("lightning.pytorch.profilers")  # requested by the option trainer.profiler
     profiles.setLevel(logging.INFO)
     profiles.handlers, profiles.propagate = [_PrintHandler()], False
     # Lightning 2.6 still uses features deprecated in torch 2.13; users cannot change that.

@@ -71,13 +71,15 @@ class LocalLauncher(JobLauncher):
 
     def run(self, calls: Sequence[Call]) -> list[float | JobError | None]:
         machine, requests = self._requested(calls)
-        return local.run(calls, requests, [call.folder / call.name / "output.txt" for call in calls], machine, print)
+        return local.run_jobs(
+            calls, requests, [call.folder / call.name / "output.txt" for call in calls], machine, print
+        )
 
     def summary(self, calls: Sequence[Call]) -> list[str]:
         self._requested(calls)
         return []
 
-    def _requested(self, calls: Sequence[Call]) -> tuple[local.Machine, list[local.Request]]:
+    def _requested(self, calls: Sequence[Call]) -> tuple[local.Machine, list[local.DeviceRequest]]:
         machine = local.Machine(visible_gpus(), num_cores(), self.config.hydra.launcher.parallel)
         return machine, [machine.request(*_devices(call.configs[0])) for call in calls]
 

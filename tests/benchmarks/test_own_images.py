@@ -18,7 +18,7 @@ def own_images(monkeypatch):
 def test_a_row_multiplies_steps_by_the_time_of_one(own_images, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["own_images", "--sides", "8", "--numbers", "20"])
     monkeypatch.setattr(own_images.torch, "set_num_threads", lambda count: None)
-    monkeypatch.setattr(own_images.duration, "measured", lambda *_: (60.0, 0.0))
+    monkeypatch.setattr(own_images.duration, "time_step_and_evaluation", lambda *_: (60.0, 0.0))
     own_images.main()
     *_, row = capsys.readouterr().out.splitlines()
     cells = [cell.strip() for cell in row.strip("|").split("|")]
@@ -28,7 +28,7 @@ def test_a_row_multiplies_steps_by_the_time_of_one(own_images, monkeypatch, caps
 
 def test_the_estimate_stands_beside_what_training_took(own_images, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["own_images", "--sides", "8", "--numbers", "20", "40", "--train", "1"])
-    monkeypatch.setattr(own_images.duration, "measured", lambda *_: (60.0, 0.0))
+    monkeypatch.setattr(own_images.duration, "time_step_and_evaluation", lambda *_: (60.0, 0.0))
     monkeypatch.setattr(own_images, "trained", lambda side, seconds: 90.0)
     own_images.main()
     rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]

@@ -36,7 +36,7 @@ def names(lab, kind):
 
 def test_a_plan_says_how_long_it_takes(lab, monkeypatch):
     """Each different training and score once, by the measured time of a step; nothing where that is less than a minute."""
-    monkeypatch.setattr(duration, "measured", lambda model, size, precision: (size / 64, 0.0))
+    monkeypatch.setattr(duration, "time_step_and_evaluation", lambda model, size, precision: (size / 64, 0.0))
     sweep = ["train", "-m", "seed=1,2", "sampler.spacing.num_steps=10,20", "hydra.sweeper.dry_run=true"]
     assert "about 43 minutes" in lab.done(*sweep), "2 trainings of 1300 steps of 64 images"
     assert "estimated" not in lab.done(*sweep, *TINY)

@@ -67,7 +67,7 @@ def trainer(steps, folder=None):
 
 def test_each_step_moves_one_network():
     model, changes = gan(), []
-    move = model._move
+    move = model._take_step
 
     def watched(network, loss, step):
         before = copied(model.network), copied(model.discriminator)
@@ -76,7 +76,7 @@ def test_each_step_moves_one_network():
         changes.append("".join(name for name, b, a in zip("GD", before, after, strict=True) if not same(b, a)))
         assert all(parameter.grad is None for parameter in model.parameters()), "a gradient was left behind"
 
-    model._move = watched
+    model._take_step = watched
     trainer(3).fit(model, digits(12))
     assert changes == ["D", "G"] * 3
 
@@ -115,7 +115,7 @@ def test_what_is_logged(tmp_path):
 @pytest.mark.parametrize("broken", ["discriminator", "generator"])
 def test_a_gradient_that_is_not_finite_skips_one_step(broken):
     model = gan()
-    move, moves = model._move, []
+    move, moves = model._take_step, []
 
     def poisoned(network, loss, step):
         moves.append(network)
@@ -123,7 +123,7 @@ def test_a_gradient_that_is_not_finite_skips_one_step(broken):
         wanted = network is (model.discriminator if broken == "discriminator" else model.network)
         move(network, loss * torch.nan if second and wanted else loss, step)
 
-    model._move = poisoned
+    model._take_step = poisoned
     states, networks = [], (model.network, model.discriminator)
     model.on_train_batch_start = lambda batch, batch_idx: states.append([*map(copied, networks)])
     fit = trainer(3)
@@ -181,7 +181,7 @@ def alone(model, k, rank=0, ranks=1, x=None, y=None):
     def move(network, loss, step):
         found[network] = torch.autograd.grad(loss, list(network.parameters()), retain_graph=True)
 
-    model._move = move
+    model._take_step = move
     stub = SimpleNamespace(optimizer=None, step=None)
     model.optimizers, model.lr_schedulers = lambda: (stub, stub), list
     step(model, x, k, rank, ranks, y, strategy=SimpleNamespace(optimizer_step=lambda optimizer, closure: None))

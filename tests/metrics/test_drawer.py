@@ -15,8 +15,7 @@ from diffusion_lab.diffusion.levels import from_levels
 from diffusion_lab.metrics import drawer
 from diffusion_lab.metrics import samples as kinds
 from diffusion_lab.metrics.drawer import Shard, ShardStore, Stream, labels, ranges
-from diffusion_lab.metrics.effort import Effort, peak_memory, seconds_per_1000, timed
-from diffusion_lab.metrics.reference import UnmeasurableError, quantise
+from diffusion_lab.metrics.reference import quantise
 from diffusion_lab.metrics.samples import KEPT_IMAGES, Samples
 from diffusion_lab.metrics.stored import silent
 from diffusion_lab.store import CacheDirectory
@@ -107,40 +106,6 @@ def test_anew_forgets_what_is_there(tmp_path):
     model = Counting()
     draw(tmp_path, model, since=time.time())
     assert model.asked == list(range(300))
-
-
-def test_times_on_different_machines_are_no_time(tmp_path, monkeypatch):
-    with pytest.raises(KeyboardInterrupt):
-        draw(tmp_path, Counting(stop_at=200))
-    monkeypatch.setattr(drawer, "device_name", lambda device: "another card")
-    efforts = draw(tmp_path).efforts
-    with pytest.raises(UnmeasurableError, match=r"some samples were drawn on another card .*, others on cpu"):
-        seconds_per_1000(efforts)
-    assert sum(images for images, _ in timed(efforts)) == 300 - 2 * 16, "nor the first batch of each process"
-
-
-def test_the_first_batch_of_a_process_does_not_count(monkeypatch):
-    def effort(*laps, cold=True):
-        return Effort(list(laps), cold, "cpu", 1, 5, None, "unknown")
-
-    four = [effort((10, 0.3), (10, 0.01)), effort((10, 0.5), (10, 0.02))]
-    assert timed(four) == [(10, 0.01), (10, 0.02)]
-    assert seconds_per_1000(four) == pytest.approx(1.5)
-    assert timed([effort((10, 0.3)), effort((5, 0.2), cold=False)]) == [(5, 0.2)]
-    assert seconds_per_1000([effort((10, 0.01))]) == pytest.approx(1), "an only batch counts"
-
-    clock, laps = iter([1.0, 3.0, 10.0, 10.5]), []
-    monkeypatch.setattr("diffusion_lab.metrics.effort.perf_counter", lambda: next(clock))
-    list(STREAM.batches(GaussianModel(), range(20), laps))
-    assert laps == [(16, 2.0), (4, 0.5)]
-
-
-@pytest.mark.needs("Unix")
-def test_peak_memory_is_that_of_the_kernel_in_mib():
-    pytest.importorskip("resource")
-    peak, what = peak_memory(CPU)
-    assert "process" in what
-    assert 100 < peak < 100_000  # torch alone takes more than 100
 
 
 def test_progress_counts_to_the_end_from_what_is_there(tmp_path):
@@ -289,17 +254,6 @@ def test_what_is_written_is_read(store):
         assert torch.equal(found["features"], tensors["features"])
         assert about == facts
     assert store.read(range(8, 20)) is None, "it has too few images"
-
-
-def test_a_broken_shard_is_as_good_as_none(store):
-    """Cut off, one bit flipped, and with other facts."""
-    store.write(range(8), some(8))
-    path = store.path(range(8))
-    whole = path.read_bytes()
-    flipped = whole[:-10] + bytes([whole[-10] ^ 1]) + whole[-9:]
-    for content in (b"", b"garbage", whole[:-10], flipped, whole.replace(b"seconds", b"Seconds")):
-        path.write_bytes(content)
-        assert store.read(range(8)) is None
 
 
 def test_a_shard_of_another_stream_is_not_believed(store, tmp_path):

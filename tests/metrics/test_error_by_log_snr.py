@@ -3,7 +3,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from diffusion_lab.metrics.distance_by_log_snr import _share
 from diffusion_lab.metrics.error_by_log_snr import errors_by_log_snr
 from diffusion_lab.metrics.metric import Subject
 from diffusion_lab.metrics.settings import Evaluation
@@ -62,10 +61,3 @@ def test_the_best_denoiser_has_no_excess_and_another_has_what_it_adds(num_classe
     for log_snr, a, b in zip(LOG_SNRS, worse, same, strict=True):
         snr = torch.tensor(log_snr).exp()
         assert a - b == pytest.approx(float((1 + snr) * 100), rel=0.05)
-
-
-def test_the_share_above_a_log_snr_is_read_off_the_line_between_two_points():
-    assert _share([2.0, -2.0], [1.0, 3.0], 0.0) == 0.5
-    assert _share([4.0, 1.0, -1.0, -4.0], [1.0, 2.0, 4.0, 5.0], 0.0) == 0.5
-    assert _share([4.0, -4.0], [2.0, 2.0], 0.0) is None
-    assert _share([8.0, 2.0], [1.0, 2.0], 0.0) is None  # the chain ends above it

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from diffusion_lab.sweeps import local
-from diffusion_lab.sweeps.local import Machine, run
+from diffusion_lab.sweeps.local import Machine, run_jobs
 from diffusion_lab.sweeps.plan import JobError
 from diffusion_lab.training.devices import visible_gpus
 from tests.machine import UUIDS, pretend
@@ -61,7 +61,7 @@ def run_all(folder, calls, machine, requests=None):
     """The results of calls, each with one device unless requested otherwise."""
     requests = requests or [("auto", 1)] * len(calls)
     logs = [folder / "jobs" / str(index) / "output.txt" for index in range(len(calls))]
-    return run(calls, [machine.request(*request) for request in requests], logs, machine, print)
+    return run_jobs(calls, [machine.request(*request) for request in requests], logs, machine, print)
 
 
 def saw(folder, jobs, machine):
@@ -135,18 +135,18 @@ def test_jobs_end_with_their_command(tmp_path):
 def test_as_many_at_a_time_as_the_devices_allow(gpus, cores, parallel, devices, at_a_time):
     machine, taken = Machine(tuple(gpus), cores, parallel), []
     for number in devices:
-        place = machine.place(machine.request("auto", number), taken)
-        if place is None:
+        found = machine.free_devices(machine.request("auto", number), taken)
+        if found is None:
             break
-        taken.append(place)
+        taken.append(found)
     assert len(taken) == at_a_time
 
 
 def test_the_users_number_of_threads_is_obeyed(monkeypatch):
     machine = Machine((), 6, parallel=2)
-    assert machine.place(machine.request("auto", 1), []).threads == 3
+    assert machine.free_devices(machine.request("auto", 1), []).threads == 3
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    assert machine.place(machine.request("auto", 1), []).threads == 2
+    assert machine.free_devices(machine.request("auto", 1), []).threads == 2
 
 
 @pytest.mark.parametrize(

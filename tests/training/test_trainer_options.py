@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from lightning import Trainer
 
-from diffusion_lab.training.devices import Request
+from diffusion_lab.training.devices import DeviceRequest
 from diffusion_lab.training.trainer_options import NOT_SUPPORTED, trainer_options
 
 GIVEN = {"max_steps": 2, "precision": "32-true", "accumulate_grad_batches": 2, "strategy": "auto"}
@@ -27,26 +27,26 @@ def test_a_refused_option_says_why_as_the_docs_do(tmp_path, option):
 
 
 def test_half_precision_needs_a_gpu(tmp_path):
-    assert options(tmp_path, Request(True, 1), precision="16-mixed")["precision"] == "16-mixed"
+    assert options(tmp_path, DeviceRequest(True, 1), precision="16-mixed")["precision"] == "16-mixed"
     with pytest.raises(ValueError, match=r"trainer\.precision=16-mixed needs a GPU"):
-        options(tmp_path, Request(False, 1), precision="16-mixed")
+        options(tmp_path, DeviceRequest(False, 1), precision="16-mixed")
 
 
 @pytest.mark.parametrize("given", [{}, {"deterministic": True}, {"benchmark": False}])
 def test_a_gpu_times_its_kernels_unless_told_otherwise(tmp_path, given):
-    assert options(tmp_path, Request(on_gpu=True, size=1), **given).get("benchmark", False) == (not given)
-    assert "benchmark" not in options(tmp_path, Request(on_gpu=False, size=1))
+    assert options(tmp_path, DeviceRequest(on_gpu=True, size=1), **given).get("benchmark", False) == (not given)
+    assert "benchmark" not in options(tmp_path, DeviceRequest(on_gpu=False, size=1))
 
 
 @pytest.mark.parametrize(
     "strategy", ["ddp_spawn", "fsdp", {"_target_": "lightning.pytorch.strategies.ModelParallelStrategy"}], ids=str
 )
 def test_strategies_that_cannot_work_are_refused(tmp_path, strategy):
-    for request in (None, Request(on_gpu=True, size=2)):
+    for request in (None, DeviceRequest(on_gpu=True, size=2)):
         with pytest.raises(ValueError, match=r"trainer\.strategy=.*: choose one of auto, ddp"):
             options(tmp_path, request, strategy=strategy)
     for known in ("ddp", {"_target_": "lightning.pytorch.strategies.DDPStrategy", "gradient_as_bucket_view": True}):
-        assert options(tmp_path, Request(on_gpu=True, size=2), strategy=known)["strategy"] == known
+        assert options(tmp_path, DeviceRequest(on_gpu=True, size=2), strategy=known)["strategy"] == known
 
 
 def test_what_lightning_takes_reaches_it(tmp_path):

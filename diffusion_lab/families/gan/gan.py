@@ -97,10 +97,10 @@ class GAN(GenerativeModel):
         penalty = self.regularizer(partial(self.discriminator, y=y), x_0, fake, u, self.batches_trained)
         # Lightning counts each optimizer step as a training step, so only the generator's step is made through it.
         step = partial(self.trainer.strategy.optimizer_step, by_discriminator.optimizer, lambda: None)
-        self._move(self.discriminator, loss if penalty is None else loss + penalty.mean(), step)
+        self._take_step(self.discriminator, loss if penalty is None else loss + penalty.mean(), step)
 
         loss_generator = self.loss.generator(self.discriminator(drawn, y)).mean()
-        self._move(self.network, loss_generator, by_generator.step)
+        self._take_step(self.network, loss_generator, by_generator.step)
         for scheduler in self.lr_schedulers():  # type: ignore[union-attr]  # likewise
             scheduler.step()
 
@@ -121,8 +121,8 @@ class GAN(GenerativeModel):
         losses = self.loss.generator(on_fake), self.loss.discriminator(on_real, on_fake)
         return dict(zip(self.term_names, (*losses, real, unreal), strict=True))
 
-    def _move(self, network: nn.Module, loss: Tensor, step: Callable[[], Any]) -> None:
-        """One step of `network` along its gradient of `loss`, averaged over all ranks.
+    def _take_step(self, network: nn.Module, loss: Tensor, step: Callable[[], Any]) -> None:
+        """Take one optimizer step of `network` along its gradient of `loss`, averaged over all ranks.
 
         Uses autograd.grad: `backward` would also fill the other network's gradients, and trigger DDP's hooks, which expect a
         gradient of every parameter.

@@ -24,10 +24,10 @@ class WeightsError(ValueError):
 
 
 class Features(nn.Module, ABC):
-    """x float32 in [-1, 1], already rounded to the data's levels -> feature vectors, float32 (B, dim).
+    """Feature vectors, float32 (B, dim), of images x float32 in [-1, 1] that are rounded to the data's levels.
 
-    `name`; `identity`, a SHA-256 of everything that affects the values; `dim`, known after `check`. Features have no training mode
-    and no gradient, and row i depends on image i alone.
+    name: of the features. identity: a SHA-256 of everything that affects the values. dim: known after `check`. Features have no
+    training mode and no gradient, and row i depends on image i alone.
     """
 
     name: str
@@ -102,9 +102,9 @@ class ShapedFeatures(Features):
 class PublishedFeatures(Features):
     """A published network in evaluation mode. Images of any size are converted to uint8, grey ones to three channels.
 
-    float32, also under autocast. path: the weights, published at `url`; None: `file_name` in the checkpoint folder of torch hub.
-    download: fetch a missing file. sha256: its digest. build: makes the network from the content, and returns
-    the length of its vectors. Raises WeightsError, in one sentence.
+    float32, also under autocast. Raises WeightsError, in one sentence. name: of the features. url: where the weights are published.
+    build: content of the file -> (network, length of its vectors). path: the file; None: `file_name`, or the last part of `url`, in
+    the checkpoint folder of torch hub. download: fetch a missing file. sha256: the digest of the file.
     """
 
     reads_levels = True
@@ -138,7 +138,7 @@ class PublishedFeatures(Features):
             )
 
     def train(self, mode: bool = True) -> "PublishedFeatures":
-        """Batch normalisation always uses the stored moments."""
+        """Stay in evaluation mode: batch normalisation always uses the stored moments."""
         return super().train(False)
 
     @torch.no_grad()
@@ -153,14 +153,16 @@ class PublishedFeatures(Features):
 
 
 def usual_place(file_name: str) -> Path:
-    """The checkpoint folder of torch hub, which other toolkits use too."""
+    """The path of a file in the checkpoint folder of torch hub, which other toolkits use too."""
     return Path(torch.hub.get_dir(), "checkpoints", file_name)
 
 
 def read_weights(file: Path, features: str, url: str, sha256: str, download: bool) -> bytes:
-    """The content of a file with this SHA-256. download: fetch it first if it is missing.
+    """The content of a file of weights, whose SHA-256 is checked.
 
-    WeightsError, in one sentence, if the file is missing, cannot be fetched, or has another digest. features: their name.
+    file: its path. features: the name of the features, for messages. url: where it is published. sha256: of its content, hex.
+    download: fetch a missing file first.
+    WeightsError, in one sentence, if the file is missing, cannot be fetched, or has another digest.
     """
     if download and not file.is_file():
         try:  # torch hub writes beside the target and checks the digest before it puts the file in place

@@ -24,9 +24,10 @@ FOLDER = Path(__file__).parents[1] / "weights"
 
 
 class ShippedClassifier(nn.Module, ABC):
-    """x float32 (B, C, H, W) in [-1, 1] -> logits (B, num_classes), through a hidden layer that serves as features.
+    """A classifier of images with a hidden layer that serves as features.
 
-    Its output depends neither on a mode nor on the rest of the batch. shape: (C, H, W) of the images.
+    x float32 (B, C, H, W) in [-1, 1] -> logits (B, num_classes), independent of training mode and of the rest of the batch.
+    shape: (C, H, W) of the images.
     """
 
     hidden: nn.Linear
@@ -49,7 +50,7 @@ class ShippedClassifier(nn.Module, ABC):
         return self.logits_of(self.features(x))
 
     def logits_of(self, features: Tensor) -> Tensor:
-        """(B, num_features), as `features` gives them -> logits (B, num_classes)."""
+        """Features (B, num_features), as from `features` -> logits (B, num_classes)."""
         return self.output(F.relu(features))
 
 
@@ -102,7 +103,7 @@ class PreActivationBlock(nn.Module):
 class ResidualClassifier(ShippedClassifier):
     """Residual blocks with group norms, stages of falling resolution, the mean over pixels, one hidden layer, logits.
 
-    stages: (channels, number of blocks), stage by stage; each but the first begins with a step of two pixels.
+    stages: (channels, number of blocks), stage by stage; each but the first begins with a stride of two pixels.
     """
 
     def __init__(
@@ -124,11 +125,14 @@ class ResidualClassifier(ShippedClassifier):
         return F.silu(self.norm(self.blocks(self.input(x))))
 
 
-NETWORKS = {"convolutional": Classifier, "residual": ResidualClassifier}  # what a card may call its network
+NETWORKS = {"convolutional": Classifier, "residual": ResidualClassifier}  # by their name in a card
 
 
 def load_classifier(name: str, folder: Path = FOLDER) -> tuple[ShippedClassifier, str]:
-    """The classifier `name`, frozen, float32, channels-last, and its weights' SHA-256; WeightsError if it is not the card's."""
+    """The classifier `name`, frozen, float32, channels-last, and the SHA-256 of its weights.
+
+    WeightsError if they do not match the card.
+    """
     weights, card = read_shipped(name, folder)
     classifier = NETWORKS[card.get("network", "convolutional")](**card["architecture"])
     classifier.load_state_dict({key: value.float() for key, value in load(weights).items()})
@@ -136,9 +140,9 @@ def load_classifier(name: str, folder: Path = FOLDER) -> tuple[ShippedClassifier
 
 
 def read_shipped(name: str, folder: Path = FOLDER) -> tuple[bytes, dict[str, Any]]:
-    """The weights of shipped features and their card; WeightsError if these are not the card's weights."""
+    """The weights of shipped features and their card; WeightsError if the two do not match."""
     shipped = sorted(path.stem for path in folder.glob("*.json"))
-    if name not in shipped:  # so it is no path either
+    if name not in shipped:  # also excludes paths
         raise WeightsError(f"There are no features {name!r}: choose one of {', '.join(shipped)}.")
     path = folder / f"{name}.safetensors"
     weights, card = path.read_bytes(), json.loads(path.with_suffix(".json").read_text())

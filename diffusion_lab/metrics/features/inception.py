@@ -17,7 +17,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, Featu
 from diffusion_lab.metrics.features import Features, PublishedFeatures, read_weights, usual_place
 
 FILE_NAME = URL_INCEPTION_V3.rsplit("/", 1)[1]
-# Its first eight digits end the file's name; all of them are as several users of the file have published them.
+# Of the published file, whose name ends in its first eight digits; other users of the file publish the same.
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 
 
@@ -34,7 +34,7 @@ class _OfInception(PublishedFeatures):
         self.identity = hashlib.sha256(f"{sha256} {self.layer}".encode()).hexdigest() if self.layer else sha256
 
     def _build(self, content: bytes) -> tuple[nn.Module, int]:
-        # torch-fidelity unpickles any file that it is given, so it is given the safely loaded content.
+        # torch-fidelity would unpickle the file without a check, so it gets tensors that were loaded safely.
         safe = io.BytesIO()
         torch.save(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True), safe)
         safe.seek(0)
@@ -60,7 +60,7 @@ class InceptionFeatures(_OfInception):
 
     @torch.no_grad()
     def class_logits(self, vectors: Tensor) -> Tensor:
-        """Without the bias, as the published Inception scores have it (Salimans et al. 2016)."""
+        """Logits without the bias, as in the published Inception scores (Salimans et al. 2016)."""
         return vectors @ self.network.fc.weight.T.to(vectors)
 
 
@@ -89,10 +89,10 @@ class InceptionSpatialFeatures(_OfInception):
 
 
 def usual_file() -> Path:
-    """Where torch hub keeps the weights."""
+    """The path of the weights in the checkpoint folder of torch hub."""
     return usual_place(FILE_NAME)
 
 
 def check_file(file: Path) -> None:
-    """WeightsError if the file is missing or is not the published one."""
+    """WeightsError if the file is missing or differs from the published one."""
     read_weights(file, InceptionFeatures.name, URL_INCEPTION_V3, SHA256, download=False)

@@ -36,10 +36,11 @@ MOST_BYTES = 16_000_000  # of a file of weights
 
 
 class Encoder(nn.Module):
-    """x float32 (B, C, H, W) in [-1, 1] -> (B, num_features): the means over pixels of every stage, and a linear layer.
+    """A convolutional encoder of images: x float32 (B, C, H, W) in [-1, 1] -> (B, num_features).
 
-    A stage is a 3×3 convolution; before each but the first the maximum of 2×2 pixels is taken, until a side would fall below
-    two pixels. The coarsest stage has 128 channels, each finer one half as many, but at least 16.
+    The means over pixels of every stage, and a linear layer. A stage is a 3×3 convolution; before each but the first the maximum of
+    2×2 pixels is taken, until a side would fall below two pixels. The coarsest stage has 128 channels, each finer one half as many,
+    but at least 16.
     """
 
     shape: Tensor  # (C, H, W), stored in the file of weights; the rest of the network follows from both
@@ -104,10 +105,10 @@ def train_encoder(
     seed: int,
     progress: Callable[[int, float], None] = lambda step, loss: None,
 ) -> Encoder:
-    """An encoder trained on batches of training images, in eval mode; their labels are not read. ValueError for points.
+    """An encoder trained on batches of training images for `num_steps` steps, in eval mode; labels are not read.
 
     progress: called with the number of steps taken and the last loss. The same data, seed, machine and number of threads give the
-    same weights.
+    same weights. ValueError for data that are not images.
     """
     data.prepare()
     if len(data.shape) != 3:
@@ -146,7 +147,7 @@ def train_encoder(
 
 
 def written(encoder: Encoder) -> bytes:
-    """The content of a file of weights, in half precision."""
+    """The content of a file with the encoder's weights, in half precision."""
     return save(
         {
             name: (value.half() if value.is_floating_point() else value).contiguous()
@@ -156,13 +157,16 @@ def written(encoder: Encoder) -> bytes:
 
 
 def read_encoder(content: bytes, path: Path) -> tuple[Encoder, str]:
-    """The encoder, frozen, float32, channels-last, and its weights' SHA-256; WeightsError if `written` did not write them."""
+    """The encoder of a file's content, frozen, float32, channels-last, and the SHA-256 of the content.
+
+    path: of the file, for messages. WeightsError if the content is not from `written`.
+    """
     try:
         state = {
             name: value.float() if value.is_floating_point() else value
             for name, value in (load(content) if len(content) <= MOST_BYTES else {}).items()
         }
-        with torch.device("meta"):  # uses no memory until the file is known to contain everything
+        with torch.device("meta"):  # takes no memory before the file has been checked
             encoder = Encoder(state["shape"].tolist(), len(state["hidden.bias"]))
         encoder.load_state_dict(state, assign=True)
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -172,10 +176,10 @@ def read_encoder(content: bytes, path: Path) -> tuple[Encoder, str]:
 
 
 class SelfSupervisedFeatures(ShapedFeatures):
-    """Features trained without labels, for images of one shape: "digits_ssl" (1×8×8), "fashion_ssl" (1×28×28), "emoji_ssl"
-    (3×32×32), or a user's own.
+    """Features trained without labels, for images of one shape.
 
-    name: of shipped features, or "own": `weights` is then a file that `diffusion-lab features` wrote, else WeightsError.
+    name: "digits_ssl" (1×8×8), "fashion_ssl" (1×28×28) or "emoji_ssl" (3×32×32), which are shipped, or "own". weights: for "own", a
+    file that `diffusion-lab features` wrote. WeightsError if it cannot be read.
     """
 
     kind = "features trained on images without labels"

@@ -40,7 +40,7 @@ SHA256 = {
 
 
 class VisionFeatures(PublishedFeatures):
-    """The output of a transformer for images of 224×224. sha256: None: that of the published file."""
+    """The output of a transformer for images of 224×224. sha256=None: the digest of the published file."""
 
     @property
     def metric_name(self) -> str:
@@ -50,7 +50,7 @@ class VisionFeatures(PublishedFeatures):
 class DINOv2Features(VisionFeatures):
     """The class token of DINOv2's last layer: 384 numbers (s), 768 (b), 1024 (l), 1536 (g).
 
-    name: dinov2_s, dinov2_b, dinov2_l or dinov2_g.
+    name: dinov2_s, dinov2_b, dinov2_l or dinov2_g. path, download, sha256: as in `PublishedFeatures`.
     """
 
     kind = "features of DINOv2, trained on images without labels"
@@ -97,9 +97,10 @@ def _clip(content: bytes) -> tuple[nn.Module, int]:
 
 
 class DINOv2(nn.Module):
-    """network(x (B, 3, H, W), standardised, H and W multiples of 14) -> the class token (B, dim).
+    """The vision transformer of DINOv2: x (B, 3, H, W), standardised, H and W multiples of 14 -> the class token (B, dim).
 
-    side: patches along a side at which the positions were trained; others are interpolated. gated: the mlp of the largest.
+    dim: channels of a token. depth: number of blocks. side: patches along a side at which the positions were trained; others are
+    interpolated. hidden: channels of the hidden layer of an mlp. gated: whether the mlp is gated, as in the largest model.
     """
 
     def __init__(self, dim: int, depth: int, side: int, hidden: int, gated: bool):
@@ -133,7 +134,7 @@ class DINOv2(nn.Module):
         return self.norm(tokens[:, 0])
 
     def _positions(self, height: int, width: int) -> Tensor:
-        """Bicubic interpolation by factors 0.1 patches too large, as in the published models."""
+        """Positions of the tokens, interpolated bicubically by factors 0.1 patches too large, as in the published models."""
         side = round((self.pos_embed.shape[1] - 1) ** 0.5)
         if (height, width) == (side, side):
             return self.pos_embed
@@ -144,7 +145,7 @@ class DINOv2(nn.Module):
 
 
 class _Block(nn.Module):
-    """(B, tokens, dim) -> the same shape."""
+    """A block of the transformer: tokens (B, tokens, dim) -> the same shape."""
 
     def __init__(self, dim: int, hidden: int, gated: bool):
         super().__init__()

@@ -1,10 +1,8 @@
 import numpy as np
 import pytest
 import torch
-from torch_fidelity.metric_prc import prc_features_to_metric
 
 from diffusion_lab.metrics.kernel_distance import few_columns, kernel_distance, kernel_influences
-from diffusion_lab.metrics.precision_recall import in_manifolds
 from diffusion_lab.metrics.reference import UnmeasurableError
 
 
@@ -51,10 +49,6 @@ def test_of_many_features_only_products_count(monkeypatch):
     assert few_columns(x, y, 1000)[0] is x
 
 
-def precision_recall(samples, reference, neighbours):
-    return tuple(float(hits.double().mean()) for hits in in_manifolds(samples, reference, neighbours))
-
-
 def all_pairs(x, y):
     return kernel_distance(x, y, num_subsets=1, subset_size=len(x), seed=0)
 
@@ -82,16 +76,6 @@ def test_what_a_sample_adds_to_a_kernel_distance_is_what_the_distance_loses_with
     assert torch.allclose(added - added.mean(), lost - lost.mean(), rtol=0.06, atol=1e-3)
 
 
-def test_precision_and_recall_are_those_of_torch_fidelity():
-    x, y = cloud(5, 90, 0.4), cloud(6, 70)
-    peer = prc_features_to_metric(
-        x.double(), y.double(), prc_neighborhood=3, prc_batch_size=1000, save_cpu_ram=False, verbose=False
-    )
-    assert precision_recall(x, y, 3) == pytest.approx((peer["precision"], peer["recall"]), abs=1e-6)
-
-
 def test_too_few_images_have_a_reason():
-    with pytest.raises(UnmeasurableError, match="3 neighbours"):
-        precision_recall(cloud(0, 3), cloud(1, 80), 3)
     with pytest.raises(UnmeasurableError, match="subsets of 30 images"):
         kernel_distance(cloud(0, 20), cloud(1, 80), 5, 30, seed=0)

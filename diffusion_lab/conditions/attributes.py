@@ -1,4 +1,4 @@
-"""Conditions that the data set lends: the classes of its images, or a vector or a field beside each."""
+"""Conditions that are attributes of the images in the data set: the class of each, or a vector or a field beside it."""
 
 from __future__ import annotations
 
@@ -27,8 +27,9 @@ class Classes(Condition):
 
 
 class Vector(Condition):
-    """(v − shift)/scale of the vector v beside an image, such as measured quantities: each entry has mean 0 and spread 1 in the
-    training images. `record` has shift and scale, so that vectors can be given in their own units."""
+    """(v − shift)/scale of the vector v beside an image, such as measured quantities: mean 0 and standard deviation 1 in the
+    training images. `record` has shift and scale, so that vectors can be given in their own units.
+    """
 
     name = "vector"
     also = ", or data=image_folder with data.vector_columns"
@@ -47,7 +48,7 @@ class Vector(Condition):
         self.units = Units(values.mean(axes).tolist(), scale.tolist())
 
     def values(self, data: Source) -> Tensor:
-        """Those that shift and scale are taken of."""
+        """The vectors or fields that determine shift and scale, (N, D) or (N, C, *spatial)."""
         return data.vectors()
 
     def of(self, x: Tensor, given: Mapping[str, Tensor]) -> Tensor:
@@ -58,7 +59,7 @@ class Vector(Condition):
 
 
 class Field(Vector):
-    """The field beside an image: another image of it, of any resolution and number of channels, each normalised by 1,000 fields."""
+    """The field beside an image: any number of channels and any resolution, each channel normalised by 1,000 fields."""
 
     name = "field"
     also = ""
@@ -67,4 +68,4 @@ class Field(Vector):
         return self.looked_at(data)[1][self.name]
 
     def most_images(self, dim: int) -> int:
-        return min(1000, super().most_images(dim))  # which are read for it
+        return min(1000, super().most_images(dim))  # read from the data for this
