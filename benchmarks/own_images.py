@@ -1,4 +1,4 @@
-"""What `diffusion-lab train data=image_folder` picks and how long it takes: the table of docs/howto/own_images.md.
+"""What `diffusion-lab train data=image_folder` picks and how long it takes: the table of docs/start/own_images.md.
 
     python benchmarks/own_images.py [--sides 32 64 128 256] [--numbers 300 3000 30000]
     python benchmarks/own_images.py --train 60

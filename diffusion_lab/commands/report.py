@@ -12,25 +12,37 @@ from omegaconf import DictConfig, ListConfig
 
 from diffusion_lab.config.mistakes import MistakeError
 from diffusion_lab.config.tracking import build_trackers, track_report
-from diffusion_lab.report.make import make_report, report_on_runs
+from diffusion_lab.report.make import make_report, report_on_runs, write_poster
+from diffusion_lab.report.read import read_runs, read_sweep
 from diffusion_lab.store import RunDirectory, named_sweep, runs_folder, scored_runs
 from diffusion_lab.terminal import Terminal
 
+FORMATS = ("page", "figure")
+
 
 def run(cfg: DictConfig) -> None:
-    """Show the tables and write the report."""
+    """Show the tables and write the report, or write figures for a poster."""
     if cfg.runs is not None and cfg.sweep is not None:
         raise MistakeError("give sweep=… or runs=…, not both")
+    if cfg.format not in FORMATS:
+        raise MistakeError(f"format={cfg.format}: unknown format; choose one of {', '.join(FORMATS)}")
     trackers = build_trackers(cfg)  # reports mistakes before anything is written
-    if cfg.runs is not None:
-        if trackers:
-            raise MistakeError("logger has no effect with runs=…: remove it, or give sweep=… instead")
-        patterns = [str(p) for p in cfg.runs] if isinstance(cfg.runs, ListConfig) else [str(cfg.runs)]
+    if trackers and (cfg.runs is not None or cfg.format == "figure"):
+        raise MistakeError("logger has no effect with runs=… or format=figure: remove it, or give sweep=… instead")
+    outputs = Path(cfg.outputs)
+    patterns = [str(p) for p in cfg.runs] if isinstance(cfg.runs, ListConfig) else [str(cfg.runs)]
+    folders = [] if cfg.runs is None else _run_folders(patterns, outputs)
+    sweep = None if folders else named_sweep(outputs, None if cfg.sweep is None else str(cfg.sweep))
+    if cfg.format == "figure":
+        to = Path(cfg.to or (sweep.path / "figure" if sweep else "figure"))
+        write_poster(read_sweep(sweep) if sweep else read_runs(folders, to.name), to)
+        Terminal().print(f"figures  {to}  (pdf, svg and png, one of each main measure)")
+        return
+    if sweep is None:
         to = Path(cfg.to or "report")
         command = f"diffusion-lab report 'runs=[{','.join(patterns)}]' to={to}"
-        page = report_on_runs(_run_folders(patterns, Path(cfg.outputs)), to, command, show=True)
+        page = report_on_runs(folders, to, command, show=True)
     else:
-        sweep = named_sweep(Path(cfg.outputs), None if cfg.sweep is None else str(cfg.sweep))
         page = make_report(sweep, Path(cfg.to) if cfg.to else None, show=True)
         track_report(cfg, sweep, page.parent)
     Terminal().print(
@@ -49,8 +61,7 @@ def _run_folders(patterns: list[str], outputs: Path) -> list[Path]:
         for match in matches:
             scored = [match] if RunDirectory(match).metrics.is_file() else [run.path for run in scored_runs(match)]
             if not scored:
-                raise MistakeError(
-                    f"runs={pattern}: {match} holds no score: name scored runs, as in {runs_folder(outputs)}"
-                )
+                scores = runs_folder(outputs)
+                raise MistakeError(f"runs={pattern}: {match} holds no score; scores are in runs={scores}")
             folders += scored
     return folders

@@ -69,7 +69,7 @@ class Drawing:
         classes = self.conditions.classes
         if self.y is None or classes is None or (classes.rows is None and classes.shares is not None):
             return None
-        return columns_of(self.conditions.number or self.generator.num_classes)
+        return columns_of(self.conditions.number or self.generator.num_classes, self.cfg.num_images)
 
     def check_trajectory(self, option: str) -> None:
         """MistakeError for a model that generates samples in one step. option: the option that needs a trajectory."""

@@ -21,6 +21,7 @@ from diffusion_lab.store.records import printable
 
 MOST_STEPS = 8000  # of a chain whose β are listed one by one in a config
 _LEAST_SIGNAL = 2.0**-24  # replaces ᾱ_T = 0, which has no log SNR, as in diffusers' DPM-Solver
+_AVERAGES = ("model_ema1",)  # of the weights, in files of JiT
 _SAME = 1e-3  # of a log SNR; rounding β to float32 changes it by less
 
 
@@ -55,7 +56,8 @@ class Imported:
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Name -> tensor, of a state dict, a safetensors file or a file of torch.save.
 
-    Tensors of torch.save stay on the disk until they are used. CheckpointError, in one sentence, for anything else.
+    Of a training's file with several state dicts the first of `_AVERAGES` is read. Tensors of torch.save stay on the disk until
+    they are used. CheckpointError, in one sentence, for anything else.
     """
     require(path.is_file(), f"checkpoint={path}: there is no such file")  # excludes pipes
     try:
@@ -72,6 +74,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             f"checkpoint={path} is damaged, or holds more than tensors in the format of safetensors or torch.save; only tensors "
             "are read, because unpickling anything else can run code"
         ) from None
+    if isinstance(found, dict):
+        found = next((found[name] for name in _AVERAGES if name in found), found)
     if not isinstance(found, dict) or not found:
         raise CheckpointError(f"checkpoint={path} is not a state dict: a mapping of names to tensors is needed")
     for name, value in found.items():

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
+from torch import Tensor
 
-from diffusion_lab.interop.checkpoints import CheckpointError, Imported, read_tensors, require, written
+from diffusion_lab.interop.checkpoints import CheckpointError, Imported, require, written
 from diffusion_lab.interop.openai_weights import to_our_network
 
 TAKES = frozenset(("flags", "code"))  # options of the command
@@ -61,12 +62,11 @@ _STEPS = 50  # number of sampling steps if the flags have none
 _LOGITS, _LABELS = "out.2.c_proj.bias", "label_emb.weight"  # their length is the number of classes
 
 
-def opened(file: Path, given: Mapping[str, str]) -> Imported:
-    """The model in `file`. given: the user's options of `TAKES`.
+def opened(file: Path, tensors: Mapping[str, Tensor], given: Mapping[str, str]) -> Imported:
+    """The model in `file`, which holds `tensors`. given: the user's options of `TAKES`.
 
     CheckpointError, in one sentence, if it cannot be imported.
     """
-    tensors = read_tensors(file)
     code, flags = _code_and_flags(file, given.get("code"), given.get("flags"))
     found = described(code, flags, classifier=_LOGITS in tensors)
     return Imported(

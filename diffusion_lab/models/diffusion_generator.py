@@ -301,6 +301,6 @@ def bound_kind(own: bool, chain: GaussianDiffusion, y: Conditions, guided: bool)
     given = "" if y is None else " given the class" if alone else " given the conditions"
     num_steps = chain.num_timesteps
     if not own:
-        return f"bound of {num_steps} ancestral steps even in log SNR{given}; this sampler has no bound of its own"
+        return f"bound of {num_steps} ancestral steps{given}"
     kind = "bound of the full chain" if num_steps == chain.schedule.num_timesteps else "bound of a strided chain"
     return kind + given + (", guided" if guided else "")

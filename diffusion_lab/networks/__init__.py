@@ -9,6 +9,8 @@ embeddings       embeddings of timestep, class (the null class is the last) and 
 blocks           convolution, residual block, attention, resampling, patches
 norm             group norm, its modulation (adaptive group norm) and SiLU in one operation
 classifier       a classifier of noisy images: the U-Net's encoder and attention pooling
+transformer      DiT and JiT: transformers on patches; transformer_blocks: attention and MLP with adaLN-zero
+positions        positions of patches: sinusoids, and rotations of queries and keys
 mlp              a residual multilayer perceptron, for points
 dropout          dropout keyed by seed, step, sample and layer
 sizes            checks of sizes, and sizes that follow from the image
@@ -18,6 +20,7 @@ grouped_unet     diffusers' U-Net with other numbers of groups, exported with a 
 """
 
 from diffusion_lab.networks.mlp import MLP
+from diffusion_lab.networks.transformer import Transformer
 from diffusion_lab.networks.unet import UNet
 
-__all__ = ["MLP", "UNet"]
+__all__ = ["MLP", "Transformer", "UNet"]

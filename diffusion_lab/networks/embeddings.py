@@ -20,8 +20,8 @@ from diffusion_lab.diffusion.shapes import Conditions
 MAX_PERIOD = 10_000.0
 
 
-def sinusoidal_embedding(timesteps: Tensor, dim: int) -> Tensor:
-    """[cos(t·ω_0), …, cos(t·ω_{d/2−1}), sin(t·ω_0), …], ω_i = 10000^{−2i/d}.
+def sinusoidal_embedding(timesteps: Tensor, dim: int, max_period: float = MAX_PERIOD) -> Tensor:
+    """[cos(t·ω_0), …, cos(t·ω_{d/2−1}), sin(t·ω_0), …], ω_i = P^{−2i/d}, P = `max_period`.
 
     timesteps: int64 or float (B,), values 0..T−1. Returns float32 (B, dim), in [−1, 1]; an odd dim ends in a zero column. The
     sinusoids are float32 under any autocast and for any parameter dtype: bfloat16 has eight bits and could not distinguish t =
@@ -30,7 +30,7 @@ def sinusoidal_embedding(timesteps: Tensor, dim: int) -> Tensor:
     """
     half = dim // 2
     exponents = torch.arange(half, dtype=torch.float32, device=timesteps.device) / half
-    angles = timesteps.to(torch.float32)[:, None] * torch.exp(-math.log(MAX_PERIOD) * exponents)
+    angles = timesteps.to(torch.float32)[:, None] * torch.exp(-math.log(max_period) * exponents)
     embedding = torch.cat([angles.cos(), angles.sin()], dim=1)
     return nn.functional.pad(embedding, (0, dim % 2))
 
@@ -61,8 +61,8 @@ class Conditioning(nn.Module):
 
     timesteps int64 or float (B,), y int64 (B,) in 0..num_classes or None -> (B, dim). The table has num_classes + 1 rows: the
     last row is the null class, "no label", used in label dropping, guidance and for y = None. With
-    null_class=False that row is missing, and every sample needs a label. timestep_scale: multiplies t. ValueError
-    if y is given to a network without classes, or missing in one without a null class.
+    null_class=False that row is missing, and every sample needs a label. timestep_scale: multiplies t; max_period: of the
+    sinusoids. ValueError if y is given to a network without classes, or missing in one without a null class.
 
     conditions: in place of num_classes, the sizes of the parts of y: K of classes, (D,) of a vector, (C, …) of a field. Each set of
     classes has a table, each vector a `VectorEmbedding`; fields are left to `input_channels`.
@@ -76,9 +76,10 @@ class Conditioning(nn.Module):
         timestep_scale: float = 1.0,
         null_class: bool = True,
         conditions: Sequence[Size] = (),
+        max_period: float = MAX_PERIOD,
     ):
         super().__init__()
-        self.sinusoid_dim = sinusoid_dim
+        self.sinusoid_dim, self.max_period = sinusoid_dim, max_period
         self.timestep_scale, self.null_class = timestep_scale, null_class
         self.time = nn.Sequential(nn.Linear(sinusoid_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.classes = nn.Embedding(num_classes + null_class, dim) if num_classes is not None else None
@@ -86,7 +87,12 @@ class Conditioning(nn.Module):
         self.parts = nn.ModuleList(_embedding(size, dim) for size in self.sizes if not has_field(size))
 
     def forward(self, timesteps: Tensor, y: Conditions) -> Tensor:
-        sinusoid = sinusoidal_embedding(timesteps * self.timestep_scale, self.sinusoid_dim)
+        of_time, of_condition = self.of_time_and_condition(timesteps, y)
+        return of_time if of_condition is None else of_time + of_condition
+
+    def of_time_and_condition(self, timesteps: Tensor, y: Conditions) -> tuple[Tensor, Tensor | None]:
+        """The two terms of e, (B, dim); None without a condition, or where all of them are fields."""
+        sinusoid = sinusoidal_embedding(timesteps * self.timestep_scale, self.sinusoid_dim, self.max_period)
         embedding = self.time(sinusoid.to(self.time[0].weight.dtype))  # type: ignore[arg-type]  # of a Linear
         if self.classes is not None and self.null_class and y is None:
             y = torch.full_like(timesteps, self.classes.num_embeddings - 1, dtype=torch.int64)
@@ -96,9 +102,9 @@ class Conditioning(nn.Module):
                 for part, size in zip(parts_of(y, self.sizes, timesteps), self.sizes, strict=True)
                 if not has_field(size)
             ]
-            return sum((embed(value) for embed, value in zip(self.parts, known, strict=True)), embedding)
-        of_class = class_vectors(self.classes, y)
-        return embedding if of_class is None else embedding + of_class
+            embedded = [embed(value) for embed, value in zip(self.parts, known, strict=True)]
+            return embedding, sum(embedded[1:], embedded[0]) if embedded else None
+        return embedding, class_vectors(self.classes, y)
 
 
 class VectorEmbedding(nn.Module):

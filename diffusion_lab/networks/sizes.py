@@ -55,6 +55,11 @@ def patch_for(sides: Sequence[int]) -> int:
     return max(fine, default=1)
 
 
+def patch_of_tokens(sides: Sequence[int], most: int = 256) -> int:
+    """The smallest power of two that gives at most `most` patches, the last ones padded."""
+    return next(size for size in (2**k for k in range(32)) if math.prod(-(-side // size) for side in sides) <= most)
+
+
 def base_for(sides: Sequence[int]) -> int:
     """Channels of the finest level: a power of two from 4 to 32, 1024/√positions at most, so that a convolution costs the same
     at 32×32 as at 64×64."""

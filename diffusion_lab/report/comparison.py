@@ -27,11 +27,13 @@ from math import isclose
 
 import numpy as np
 from scipy.optimize import bisect
-from scipy.special import stdtrit
+from scipy.special import gammaincinv, ndtr, stdtrit
 
 from diffusion_lab.store.measures import SEEDS
 
 LEVEL = 1 - 0.95
+POWER = 0.8  # of a comparison with enough seeds
+MOST_SEEDS = 100  # that are worth naming
 FEWEST_SEEDS = 3  # needed for a claim about curves
 _ROUNDING = 1e-6  # relative; sums in another order differ by less
 
@@ -86,16 +88,16 @@ class Measured:
 
 @dataclass(frozen=True)
 class Difference:
-    """a − b. parts: (standard error, degrees of freedom) of each source. how: the sources in words."""
+    """a − b. parts: (standard error, degrees of freedom) of each source. seeds: the pairs behind the first; 0: not paired."""
 
     mean: float
     parts: Sequence[tuple[float, float]]
-    how: str
+    seeds: int = 0
 
     @property
     def margin(self) -> float:
         """Half the width of the 95 % interval."""
-        return self._margin(LEVEL)
+        return self.margin_at(LEVEL)
 
     @property
     def beyond_its_uncertainty(self) -> bool:
@@ -104,15 +106,48 @@ class Difference:
     @cached_property
     def p(self) -> float:
         """The p-value: one minus the level of the interval that ends at 0."""
-        if self._margin(_SMALLEST) <= abs(self.mean):
+        if self.margin_at(_SMALLEST) <= abs(self.mean):
             return _SMALLEST if self.mean else 1.0
-        return float(np.exp(bisect(lambda log: self._margin(np.exp(log)) - abs(self.mean), np.log(_SMALLEST), 0)))
+        return float(np.exp(bisect(lambda log: self.margin_at(np.exp(log)) - abs(self.mean), np.log(_SMALLEST), 0)))
 
-    def _margin(self, level: float) -> float:
-        return float(np.sqrt(sum((stdtrit(freedom, 1 - level / 2) * error) ** 2 for error, freedom in self.parts)))
+    def margin_at(self, level: float) -> float:
+        """The smallest difference that a test at this level finds: half the width of the interval that misses 0 with it."""
+        return _margin(self.parts, level)
+
+    def seeds_to_show(self, level: float) -> int | None:
+        """The number of new seeds that show a true difference of this size and spread over seeds with probability `POWER`.
+
+        Sources that all seeds share stay as they are. None if not paired over seeds, or if more than `MOST_SEEDS` are needed.
+        """
+        if not self.seeds:
+            return None
+        spread, shared = self.parts[0][0] * self.seeds**0.5, _margin(self.parts[1:], level)
+
+        def enough(n: int) -> bool:
+            return power(n, self.mean, spread, level, shared) >= POWER
+
+        return next((n for n in range(2, MOST_SEEDS + 1) if enough(n)), None)
+
+
+def power(n: int, mean: float, spread: float, level: float, shared: float = 0.0) -> float:
+    """The probability that a paired t-test of n differences ~ N(mean, spread²) rejects 0 at `level`, two-sided.
+
+    |d̄| must exceed √((t·s/√n)² + shared²), where shared is the margin of sources that all n share. The integral over s², which is
+    spread²·χ²/(n − 1), is a mean over its quantiles. For shared = 0 this is the noncentral t distribution.
+    """
+    freedom = n - 1
+    s = spread * np.sqrt(2 * gammaincinv(freedom / 2, _QUANTILES) / freedom)
+    needed = np.hypot(stdtrit(freedom, 1 - level / 2) * s / n**0.5, shared)
+    error = max(spread / n**0.5, 1e-9 * (abs(mean) + shared)) or 1.0
+    return float(np.mean(ndtr((mean - needed) / error) + ndtr((-mean - needed) / error)))
+
+
+def _margin(parts: Sequence[tuple[float, float]], level: float) -> float:
+    return float(np.sqrt(sum((stdtrit(freedom, 1 - level / 2) * error) ** 2 for error, freedom in parts)))
 
 
 _SMALLEST = 1e-12  # lower bound of p
+_QUANTILES = (np.arange(1000) + 0.5) / 1000
 
 
 def holm(ps: Sequence[float | None]) -> list[bool]:
@@ -131,7 +166,7 @@ def paired_p(differences: Sequence[float]) -> float:
     d = np.asarray(differences, dtype=np.float64)
     if len(d) < FEWEST_SEEDS or not d.any():
         return 1.0
-    return Difference(float(d.mean()), [(_error(d), len(d) - 1)], "").p
+    return Difference(float(d.mean()), [(_error(d), len(d) - 1)]).p
 
 
 def same(a: Measured, b: Measured) -> bool:
@@ -152,15 +187,26 @@ def difference(a: Measured, b: Measured) -> Difference | None:
     if len(shared) > 1:
         d = np.array([a.by_seed[seed] - b.by_seed[seed] for seed in shared])
         paired = _paired(a.blocks(shared), b.blocks(shared))
-        over = listed([f"{len(d)} seeds", *paired])
-        return Difference(float(d.mean()), [(_error(d), len(d) - 1), *paired.values()], f"paired over {over}")
+        return Difference(float(d.mean()), [(_error(d), len(d) - 1), *paired.values()], len(d))
     mean, paired = a.mean - b.mean, _paired(a.blocks(a.by_seed), b.blocks(b.by_seed))
     if a.n > 1 and b.n > 1:
-        over = listed([f"{a.n} and {b.n} other seeds", *paired])
-        return Difference(mean, [_welch(a, b), *paired.values()], f"over {over}")
+        return Difference(mean, [_welch(a, b), *paired.values()])
     if not paired or a.n + b.n > 2 or list(a.trainings.values()) != list(b.trainings.values()):
         return None
-    return Difference(mean, list(paired.values()), f"paired over {listed(list(paired))}, one training")
+    return Difference(mean, list(paired.values()))
+
+
+def within_seeds(levels: Sequence[Sequence[float]]) -> list[float | None]:
+    """Half the 95 % interval of the mean of each of k choices, after each seed's own level is removed (Cousineau 2005, Morey 2008).
+
+    levels: for each seed, the values of the choices. For k = 2 both are the half interval of the paired difference, over √2.
+    """
+    values = np.asarray(levels, dtype=np.float64)
+    n, k = values.shape
+    if n < 2 or k < 2:
+        return [None] * k
+    spread = (values - values.mean(1, keepdims=True)).std(0, ddof=1) * (k / (k - 1)) ** 0.5
+    return (stdtrit(n - 1, 1 - LEVEL / 2) * spread / n**0.5).tolist()
 
 
 def listed(parts: list[str]) -> str:
@@ -193,6 +239,7 @@ class Ranking:
 
     best      those with the best mean; several if they are equal, or are written as equal and their order is uncertain
     others    the rest, better ones first; `leads` are their differences to the best, None where the uncertainty is unknown
+    tie       one of `best` that is not exactly the same as the first, with its difference
     p         the largest p of the differences between the best and the others; None if one of these is unknown
     """
 
@@ -200,11 +247,15 @@ class Ranking:
     others: list[int]
     leads: list[Difference | None]
     p: float | None
+    tie: tuple[int, Difference | None] | None = None
 
     def rival(self, sure: bool) -> tuple[int, Difference | None] | None:
-        """The next value and its difference from the best; if the best is uncertain, the one with the least certain difference."""
+        """The next value and its difference from the best; if the best is uncertain, the one with the least certain difference.
+
+        If all are best, one that is not exactly the same; None if there is none.
+        """
         if not self.others:
-            return None
+            return self.tie
         doubts = [2.0 if lead is None else lead.p for lead in self.leads]
         place = 0 if sure else doubts.index(max(doubts))
         return self.others[place], self.leads[place]
@@ -222,7 +273,8 @@ def ranking(values: Sequence[Measured], lower_is_better: bool, decimals: int) ->
     leads = [difference(values[i], values[j]) for i in best for j in others]
     known = [lead.p for lead in leads if lead is not None and sign * lead.mean < 0]
     p = max(known) if leads and len(known) == len(leads) else None
-    return Ranking(best, others, leads[: len(others)], p)
+    ties = ((i, difference(values[best[0]], values[i])) for i in best if not same(values[best[0]], values[i]))
+    return Ranking(best, others, leads[: len(others)], p, next(ties, None))
 
 
 def _no_lead(best: Measured, other: Measured, decimals: int) -> bool:

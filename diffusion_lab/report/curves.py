@@ -1,15 +1,14 @@
-"""Curves of a measure against a cost: which rows form a curve, where two curves cross for each seed, and sentences on them.
+"""Curves of a measure against a cost: which rows form a curve, where two curves cross for each seed, and what is certain of them.
 
-"a is better than b all the way" claims a difference at every cost; "a is better than b above …, worse below" claims differences
-of opposite sign at the first and at the last cost. Each claim needs three seeds with the same outcome and a paired t-test at those
-costs, at a level divided by the number of pairs of curves and of measures (Bonferroni). So for equal curves at most 5 % of reports
-contain such a sentence.
+"a is better than b above …, worse below" claims differences of opposite sign at the first and at the last cost. It needs three
+seeds with one change of order each, in the same direction, and a paired t-test at both costs, at a level divided by the number of
+pairs of curves and of measures (Bonferroni). So for equal curves at most 5 % of reports contain such a sentence.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations
 
@@ -19,14 +18,11 @@ from diffusion_lab.report.choices import with_axis
 from diffusion_lab.report.comparison import LEVEL, paired_p
 from diffusion_lab.report.table import Choice, Group, Row, Table, sets_steps
 from diffusion_lab.store.measures import LOW, SECONDS, TRAINING_SECONDS, Measure
-from diffusion_lab.store.option_names import grouped
 from diffusion_lab.store.weight_names import is_snapshot
 
 Curve = Sequence[tuple[float, float]]  # (cost, value), by increasing cost
 Names = tuple[str, str]
 _ROUNDING = 1e-6  # relative, for values on a logarithmic axis
-_PLACES = 9  # number of costs at which curves are compared, evenly spaced on a logarithmic axis
-_MOST_PAIRS = 4  # named in a sentence
 _MOST_SENTENCES = 12
 _WEIGHTS = "evaluation.weights"
 _BUDGETS = ("trainer.max_steps", "trainer.max_time", "default_steps")  # axes that set the length of training
@@ -50,20 +46,13 @@ SAMPLING = Cost("sampling cost", "nfe", "network evaluations")
 class Race:
     """A comparison of two curves over the range of costs that both cover.
 
-    better: 0 or 1, the curve that is better at the end. crossings: costs at which the order changes. low, high: the first and the
-    last cost. by: the advantage of the first curve at evenly spaced costs.
+    better: 0 or 1, the curve that is better at the end. crossings: costs at which the order changes. ends: the advantage of the
+    first curve at the first and at the last cost.
     """
 
     better: int
     crossings: tuple[float, ...]
-    low: float
-    high: float
-    by: tuple[float, ...] = ()
-
-    @property
-    def outcome(self) -> tuple[int | None, int]:
-        """(the curve that is better at the end, the number of changes of order); (None, 2) for several changes."""
-        return (self.better, len(self.crossings)) if len(self.crossings) < 2 else (None, 2)
+    ends: tuple[float, float]
 
 
 def race(first: Curve, second: Curve, lower_is_better: bool) -> Race | None:
@@ -90,8 +79,7 @@ def race(first: Curve, second: Curve, lower_is_better: bool) -> Race | None:
     (change,) = np.nonzero((a[:-1] > 0) != (a[1:] > 0))
     share = a[change] / (a[change] - a[change + 1])
     crossings = np.exp(x[change] + (x[change + 1] - x[change]) * share)
-    at_places = gain(np.geomspace(low, high, _PLACES))
-    return Race(0 if a[-1] > 0 else 1, tuple(crossings.tolist()), low, high, tuple(at_places.tolist()))
+    return Race(0 if a[-1] > 0 else 1, tuple(crossings.tolist()), (float(by[0]), float(by[-1])))
 
 
 def ranked_measures(group: Group) -> list[Measure]:
@@ -99,69 +87,28 @@ def ranked_measures(group: Group) -> list[Measure]:
     return [measure for measure in group.measures if measure.better is not None and measure.name != SECONDS]
 
 
-def races(some: Sequence[Row], others: Sequence[Row], measure: Measure, cost: Cost) -> dict[str, Race]:
+def races(some: Sequence[Row], others: Sequence[Row], measure: Measure, cost: Cost) -> list[Race]:
     """The comparison for each shared seed; empty if the two were measured differently or cannot be compared."""
     if {row.protocol_key(measure) for row in some} != {row.protocol_key(measure) for row in others}:
-        return {}
+        return []
     a, b = _by_seed(some, measure, cost), _by_seed(others, measure, cost)
-    found = {seed: race(a[seed], b[seed], measure.better == LOW) for seed in sorted(a.keys() & b.keys())}
-    return {seed: one for seed, one in found.items() if one is not None}
+    found = (race(a[seed], b[seed], measure.better == LOW) for seed in sorted(a.keys() & b.keys()))
+    return [one for one in found if one is not None]
 
 
-def is_certain(races: Mapping[str, Race], level: float) -> bool:
-    """Whether one sentence holds for two curves at this level. races: by seed."""
-    outcomes = {one.outcome for one in races.values()}
-    if len(outcomes) > 1 or None in next(iter(outcomes)):
-        return False
-    by_cost = list(zip(*(one.by for one in races.values()), strict=True))
-    if next(iter(outcomes))[1] == 1:
-        by_cost = [by_cost[0], by_cost[-1]]
-    return max(map(paired_p, by_cost)) <= level
+def is_certain(races: Sequence[Race], level: float) -> bool:
+    """Whether the order of two curves changes once, for all seeds in the same direction, at this level. races: one per seed."""
+    same = len({(one.better, len(one.crossings)) for one in races}) == 1 == len(races[0].crossings)
+    return same and max(map(paired_p, zip(*(one.ends for one in races), strict=True))) <= level
 
 
-def in_sentences(
-    compared: Sequence[tuple[Names, Mapping[str, Race]]], cost: Cost, num_measures: int
-) -> list[tuple[str, bool]]:
-    """(sentence, whether it is certain) for each pair of curves whose order changes or, against training cost, is certain;
-    then one sentence on the pairs without a certain difference.
-
-    compared: (names of two curves, their races by seed), for one of `num_measures` measures.
-    """
-    said, uncertain = [], []
-    for names, found in compared:
-        sure = is_certain(found, LEVEL / (len(compared) * num_measures))
-        if any(one.crossings for one in found.values()) or (sure and cost is TRAINING):
-            said.append((in_words(names, found, cost, sure), sure))
-        elif cost is TRAINING:
-            uncertain.append(f"{names[0]} and {names[1]}")
-    if uncertain:
-        more = f" and {len(uncertain) - _MOST_PAIRS} more pairs" if len(uncertain) > _MOST_PAIRS else ""
-        said.append((f"no certain difference between {'; between '.join(uncertain[:_MOST_PAIRS])}{more}", False))
-    return said[:_MOST_SENTENCES]
-
-
-def in_words(names: tuple[str, str], races: Mapping[str, Race], cost: Cost, sure: bool) -> str:
-    """One sentence on two curves. races: by seed, at least one. sure: the result of `is_certain`."""
-    parts = []
-    for some in sorted(grouped(races.values(), lambda one: one.outcome).values(), key=len, reverse=True):
-        seeds = "one seed" if len(races) == 1 else f"{len(some)} of {len(races)} seeds"
-        parts.append(f"{_alike(names, some, cost)} ({seeds})")
-    return parts[0] if sure else f"{names[0]} and {names[1]}, not certain: {'; '.join(parts)}"
-
-
-def _alike(names: tuple[str, str], races: Sequence[Race], cost: Cost) -> str:
-    """The statement on races with one outcome."""
-    at_end, changes = races[0].outcome
-    if at_end is None:
-        return "the order changes several times"
-    better, other = names[at_end], names[1 - at_end]
-    if changes == 0:
-        low, high = min(one.low for one in races), max(one.high for one in races)
-        return f"{better} is better than {other} all the way from {_short(low)} to {_short(high)} {cost.unit}"
+def in_words(names: Names, races: Sequence[Race], cost: Cost) -> str:
+    """The statement on two curves whose order changes once. races: one per seed."""
     times = sorted(one.crossings[0] for one in races)
     middle = math.exp(sum(map(math.log, times)) / len(times))
     first, last = _short(times[0]), _short(times[-1])
     spread = f" ({first} to {last} by seed)" if first != last else ""
+    better, other = names[races[0].better], names[1 - races[0].better]
     return f"{better} is better than {other} above {_short(middle)} {cost.unit}{spread}, worse below"
 
 
@@ -182,8 +129,8 @@ def _short(cost: float) -> str:
 # ---- which rows form a curve
 
 
-def sentences(table: Table, group: Group, measure: Measure, cost: Cost) -> list[tuple[str, bool]]:
-    """(sentence, whether it is certain) on curves measured alike with the same seeds.
+def sentences(table: Table, group: Group, measure: Measure, cost: Cost) -> list[str]:
+    """A sentence for each pair of curves, measured alike with the same seeds, whose order certainly changes.
 
     Against training time all pairs are compared; against network evaluations only pairs that differ in one axis.
     """
@@ -192,8 +139,9 @@ def sentences(table: Table, group: Group, measure: Measure, cost: Cost) -> list[
         pairs = [((a, b), lines[a], lines[b]) for a, b in combinations(lines, 2)]
     else:
         pairs = list(_sampling_pairs(table, group, measure))
-    compared = [(names, found) for names, some, others in pairs if (found := races(some, others, measure, cost))]
-    return in_sentences(compared, cost, len(ranked_measures(group)))
+    compared = [(names, found) for names, a, b in pairs if (found := races(a, b, measure, cost))]
+    level = LEVEL / max(1, len(compared) * len(ranked_measures(group)))
+    return [in_words(names, found, cost) for names, found in compared if is_certain(found, level)][:_MOST_SENTENCES]
 
 
 def rows_along(group: Group, measure: Measure, cost: Cost) -> list[Row]:

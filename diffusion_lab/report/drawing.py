@@ -47,7 +47,7 @@ def picture(
     names: Sequence[str] | None = None,
     spans: Sequence[Span] | None = None,
 ) -> Image.Image:
-    """Samples (B, C, *spatial) float32 as a nearly square grid, read row by row; points (B, D) as a scatter.
+    """Samples (B, C, *spatial) float32 as a nearly square grid (`nearly_square`), read row by row; points (B, D) as a scatter.
 
     One axis: lines, a colour for each channel. Two: images. Three: the middle slices across each axis, side by side.
     num_levels: of data in [−1, 1], which are shown in grey or in the colours of `shown_channels`; None: real numbers, whose
@@ -56,7 +56,7 @@ def picture(
     """
     if x.ndim == 2:
         return scatter(x)
-    columns = columns or math.ceil(math.sqrt(len(x)))
+    columns = columns or nearly_square(len(x))
     span, *others = [(-1.0, 1.0)] if num_levels else spans or _spans([x])
     if any(other != span for other in others):  # each channel has its own scale, from 0 to 1
         several = [span, *others]
@@ -74,9 +74,18 @@ def picture(
     )
 
 
-def columns_of(num_classes: int | None) -> int | None:
-    """The columns of a grid of classes in turn: one per class if these are few; None for a nearly square grid."""
-    return num_classes if 1 < (num_classes or 0) <= _MOST_COLUMNS else None
+def columns_of(num_classes: int | None, number: int) -> int | None:
+    """The columns of a grid of `number` samples of classes in turn: one per class if these are few and fill every row; None for a
+    nearly square grid."""
+    classes = num_classes or 0
+    return classes if 1 < classes <= _MOST_COLUMNS and number % classes == 0 else None
+
+
+def nearly_square(number: int) -> int:
+    """The columns of a grid without empty places that is at most four times as wide as high, or of the smallest square that holds
+    them."""
+    root = math.ceil(math.sqrt(number))
+    return next((columns for columns in range(root, 2 * root) if number % columns == 0), root)
 
 
 def frames(states: Sequence[Tensor], num_levels: int | None, columns: int | None = None) -> list[Image.Image]:

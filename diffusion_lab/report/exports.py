@@ -11,7 +11,7 @@ from rich.table import Table as TerminalTable
 from rich.text import Text
 
 from diffusion_lab.report.choices import reads_as_number
-from diffusion_lab.report.findings import findings
+from diffusion_lab.report.findings import UNDECIDED, conclusions
 from diffusion_lab.report.numbers import Entry, alike, columns, distinguishing, footnotes, has_floor, notes, seeds_of
 from diffusion_lab.report.table import NONE, Gathered, Group, Table
 from diffusion_lab.store.measures import Measure
@@ -144,8 +144,14 @@ def print_tables(gathered: Gathered, table: Table) -> None:
             *(note for c in columns(group) if c.measure in measures for note in footnotes(c)),
         ]
         console.print(Text("\n".join(said), style="dim"))
-        for found in findings(table, group):
-            console.print(Text(f"{found.what}: {found.text}", style="green" if found.sure else ""))
+        said_of = conclusions(table, group)
+        for found in said_of.findings:
+            sign, style = ("●", "green") if found.sure else ("○", "")
+            console.print(Text(f"{sign} {found.what}: {found.text}", style=style))
+        if said_of.undecided:
+            console.print(_plain_table(UNDECIDED, said_of.undecided), soft_wrap=False)
+        for step in said_of.next:
+            console.print(Text(f"next: {step}", style="bold"))
     missing = [
         f"{cell.state}: {' · '.join(filter(None, cell.choices.values()))}: {cell.reason}"
         for cell in gathered.cells
@@ -157,8 +163,11 @@ def print_tables(gathered: Gathered, table: Table) -> None:
 
 
 def terminal(table: Table, group: Group, width: int) -> tuple[TerminalTable, list[Measure]]:
-    """The table with its columns. If `width` is too small: the headlines, or where there are none the first columns that fit."""
+    """The table with its columns. If `width` is too small: the headlines, or where there are none the first columns that fit,
+    and network evaluations if rows differ in them."""
     some, headlines = brief(group), [measure for measure in group.measures if measure.headline]
+    if headlines and len({row.values["nfe"].mean for row in group.rows if "nfe" in row.values}) > 1:
+        headlines += [measure for measure in group.measures if measure.name == "nfe"]
     shown = _terminal_table(table, group, some)
     while Terminal(width=1000).measure(shown).maximum > width and len(some) > max(1, len(headlines)):
         some = headlines or some[:-1]
@@ -185,6 +194,13 @@ def _terminal_table(table: Table, group: Group, measures: Sequence[Measure]) -> 
         shown.add_column(name, justify="left" if i < names else "right", no_wrap=True)
     for line in body:
         shown.add_row(*line)
+    return shown
+
+
+def _plain_table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> TerminalTable:
+    shown = TerminalTable(*head, box=None, pad_edge=False, header_style="dim")
+    for line in lines:
+        shown.add_row(*map(Text, line))
     return shown
 
 

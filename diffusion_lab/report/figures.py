@@ -30,7 +30,7 @@ _MARKERS = {None: "none", "circle": "o", "circle-open": "o", "square": "s", "tri
 _MARKERS |= {"triangle-down": "v", "x": "X", "cross": "P"}
 _INK = "0.25"
 _COLUMN, _PAGE = 3.4, 7.0  # inches: the usual widths of a journal's column and page
-_HEIGHT, _DPI = 2.0, 200  # inches, of one panel without its margins
+_HEIGHT = 2.0  # inches, of one panel without its margins
 _LEFT, _TOP, _BOTTOM, _LEGEND_LINE = 0.55, 0.22, 0.42, 0.155  # inches
 _LABEL, _SIGN = 0.32, 0.062  # inches of the y label and of each sign of its ticks
 _KEY, _LETTER = 0.45, 0.058  # inches of an entry of the legend without its text, and of each letter
@@ -67,17 +67,19 @@ _SIGNS = {
 }
 
 
-def figure_files(plot: Plot) -> Iterator[tuple[str, bytes]]:
-    """(file name, content) of a plot as png and pdf."""
+def figure_files(
+    plot: Plot, suffixes: Sequence[str] = ("png", "pdf"), note: str = "", dpi: int = 200
+) -> Iterator[tuple[str, bytes]]:
+    """(file name, content) of a plot. note: written below it. dpi: of png."""
     with rc_context(_STYLE):
-        canvas = FigureCanvasAgg(_figure(plot))
-        for suffix in ("png", "pdf"):
+        canvas = FigureCanvasAgg(_figure(plot, note))
+        for suffix in suffixes:
             buffer = io.BytesIO()
-            canvas.print_figure(buffer, format=suffix, dpi=_DPI)
+            canvas.print_figure(buffer, format=suffix, dpi=dpi)
             yield f"{plot.key}.{suffix}", buffer.getvalue()
 
 
-def _figure(plot: Plot) -> Figure:
+def _figure(plot: Plot, note: str = "") -> Figure:
     """A figure with margins set in inches; measuring them with a layout engine would take longer than drawing."""
     columns = 2 if len(plot.panels) in (2, 4) else min(len(plot.panels), 3)
     rows = math.ceil(len(plot.panels) / columns)
@@ -86,7 +88,9 @@ def _figure(plot: Plot) -> Figure:
     texts = [fill(name, int((width - _KEY) / _LETTER)) for name in names]
     per_row = max(1, int(width / (_KEY + _LETTER * max(map(len, names), default=1))))
     text_lines = max((text.count("\n") + 1 for text in texts), default=0)
-    below = _BOTTOM + _LEGEND_LINE * text_lines * math.ceil(len(names) / per_row)
+    note = fill(note, int(width / _LETTER))
+    note_lines = note.count("\n") + 1 if note else 0
+    below = _BOTTOM + _LEGEND_LINE * (text_lines * math.ceil(len(names) / per_row) + note_lines)
     height = rows * _HEIGHT + below + _TOP
     figure = Figure(figsize=(width, height))
     figure.subplots_adjust(
@@ -106,7 +110,10 @@ def _figure(plot: Plot) -> Figure:
     for axes in grid[:, 0]:
         axes.set_ylabel(plot.y_label)
     longest = max((len(tick.get_text()) for axes in grid[:, 0] for tick in axes.get_yticklabels()), default=0)
-    figure.subplots_adjust(left=max(_LEFT, _LABEL + _SIGN * longest) / width)
+    label = _LABEL + _LEGEND_LINE * plot.y_label.count("\n")
+    figure.subplots_adjust(left=max(_LEFT, label + _SIGN * longest) / width)
+    if note:
+        figure.text(0.5, 0.05 / height, note, ha="center", va="bottom", size=7)
     if names:
         # Not matplotlib's own list, which omits names that begin with an underscore.
         figure.legend(

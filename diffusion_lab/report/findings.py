@@ -1,54 +1,71 @@
-"""A report's conclusions in sentences: one per axis, then the best cell by each main number, then the order of curves.
+"""A report's conclusions: one sentence per axis, curves whose order is certain, and what to do next.
 
-The sentences on axes are one family of hypotheses; the best cells, with all other marks in the table, are another. For equal
-cells, at most 5 % of reports claim a difference in either family (Holm). An uncertain sentence names no winner.
+The sentences on axes are one family of hypotheses; the marks in the table are another. For equal cells, at most 5 % of reports
+claim a difference in either family (Holm). An undecided sentence names no winner: it says how large a difference would have
+counted, which is half the interval at the level of Bonferroni, and roughly how many new seeds would show the one that was found.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from itertools import groupby
-from statistics import fmean
+from dataclasses import dataclass, replace
+from functools import cached_property
 
-from diffusion_lab.report.comparison import Difference, Measured, Ranking, decimals_of, holm, listed, ranking
+from diffusion_lab.report.comparison import (
+    LEVEL,
+    MOST_SEEDS,
+    Measured,
+    Ranking,
+    decimals_of,
+    holm,
+    listed,
+    ranking,
+)
 from diffusion_lab.report.curves import SAMPLING, TRAINING, sentences
-from diffusion_lab.report.numbers import Column, columns, distinguishing, label
-from diffusion_lab.report.table import NONE, Cell, Group, Row, Standing, Table, measured, values_of
+from diffusion_lab.report.numbers import MOST_NAMED, label
+from diffusion_lab.report.table import NONE, Cell, Group, Table, measured, values_of
 from diffusion_lab.store.measures import LOW, Measure
+from diffusion_lab.store.option_names import grouped
 
-TOO_LITTLE = "too little for so many comparisons"  # of an interval that excludes 0, after Holm's correction
-MORE_SEEDS = "run seed=1,2,3, because one seed does not rank"
-NO_ERRORS = "without errors, which metrics=frechet_infinity adds to Fréchet distances, nothing ranks"
+_COSTS = {"nfe": "network evaluations per sample", "parameters": "parameters", "training_images": "training images"}
+_ONE_SEED = "not ranked, because one seed of each does not tell a difference from chance"
+_NO_ERRORS = "not ranked, because these scores have no errors; metrics=frechet_infinity adds those of Fréchet distances"
+UNDECIDED = ("undecided", "found", "would have counted", "new seeds to show it")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A sentence of a report. what: the axis, the column or the curves. sure: whether it claims a difference."""
+    """A sentence of a report. what: the axis or the curves. sure: whether it claims a difference."""
 
     what: str
     text: str
     sure: bool
 
 
-def findings(table: Table, group: Group) -> list[Finding]:
-    """All sentences on a group of rows; for curves only the certain ones."""
-    named = {column.measure.name: column for column in columns(group)}
-    of_axes = axis_findings(table, group)
-    several = len(distinguishing(group.rows)) > 1  # of one axis the sentence on it names the best
-    ranked = _headlines(group) if several else []
-    main = [one for one in group.standings if one.measure in ranked and one.rival]
-    best = [best_cell(one, named[one.measure.name]) for one in main]
-    return [*of_axes, *best, *(one for one in curve_findings(table, group) if one.sure)]
+@dataclass(frozen=True)
+class Conclusions:
+    """undecided: one line per comparison, of the columns UNDECIDED. next: what to do, one sentence each."""
+
+    findings: list[Finding]
+    undecided: list[tuple[str, ...]]
+    next: list[str]
+
+
+def conclusions(table: Table, group: Group) -> Conclusions:
+    """What is known about a group of rows, what is not, and what to do next; of curves only what is certain."""
+    compared = comparisons(table, group)
+    known = [*axis_findings(table, group, compared), *curve_findings(table, group)]
+    doubts = [line for one in compared if (line := one.doubt) is not None]
+    return Conclusions(known, doubts, next_steps(compared, table.seeds))
 
 
 def curve_findings(table: Table, group: Group) -> list[Finding]:
-    """Sentences on curves against cost."""
+    """What is certain about curves against cost."""
     return [
-        Finding(f"{measure.label} against {cost.title}", said, sure)
-        for measure in _headlines(group)
+        Finding(f"{measure.label} against {cost.title}", said, True)
+        for measure in headlines(group)
         for cost in (TRAINING, SAMPLING)
-        for said, sure in sentences(table, group, measure, cost)
+        for said in sentences(table, group, measure, cost)
     ]
 
 
@@ -59,13 +76,11 @@ def curve_findings(table: Table, group: Group) -> list[Finding]:
 class Effect:
     """The effect of one axis, averaged over the others: from sets of cells that were measured alike and differ only in that axis.
 
-    values: of the axis, in order. means: one per value, by seed. sets: for each set of cells, its numbers by value, averaged over
-    seeds if there are other axes. left_out: values without such a set.
+    values: of the axis, in order. means: one per value, by seed. left_out: values without such a set. settings: of the others.
     """
 
     values: list[str | None]
     means: list[Measured]
-    sets: list[list[float]]
     left_out: list[str | None]
     settings: int
 
@@ -81,19 +96,12 @@ def effect_of(table: Table, group: Group, measure: Measure, axis: str) -> Effect
     if len(kept) < 2:
         return None
     whole = {key: [one[value] for value in kept] for key, one in sets.items() if one.keys() >= {*kept}}
-    alike: dict[object, list[list[Cell]]] = {}
-    for (key, _), cells in whole.items():
-        alike.setdefault(key if len(table.axes) > 1 else len(alike), []).append(cells)
     seeds = dict.fromkeys(seed for _, seed in whole)
     return Effect(
         kept,
         [
             measured(measure.name, {seed: [cells[i] for (_, s), cells in whole.items() if s == seed] for seed in seeds})
             for i in range(len(kept))
-        ],
-        [
-            [fmean(cell.values[measure.name] for cell in of_value) for of_value in zip(*one, strict=True)]
-            for one in alike.values()
         ],
         [value for value in order if value not in kept],
         len({others for others, _ in whole}),
@@ -111,117 +119,201 @@ def _values_together(order: Sequence[str | None], sets: Collection[dict[str | No
 
 
 @dataclass(frozen=True)
-class _Comparison:
-    """A comparison of the values of an axis by one measure."""
+class Comparison:
+    """Choices compared by one measure: the values of an axis or, where none differs alone, rows.
 
+    what: the axis, or those in which the rows differ. settings: over which means are taken, besides seeds. left_out: values that
+    cannot be compared. level: of each comparison of the family, after Bonferroni. sure: whether the best is certain (Holm).
+    """
+
+    what: str
     measure: Measure
-    effect: Effect
+    names: list[str]
+    means: list[Measured]
     ranking: Ranking
+    settings: int = 1
+    left_out: tuple[str, ...] = ()
+    level: float = LEVEL
+    sure: bool = False
+
+    def clause(self) -> tuple[str, str]:
+        """(statement, its number); equal statements about several measures are written once."""
+        rank, name = self.ranking, self.measure.label
+        rival = rank.rival(self.sure)
+        if rival is None:
+            return f"{_several(self.names)} are the same in", name
+        other, lead = rival
+        mean = self.means[rank.best[0]]
+        if lead is None:
+            one_training = bool(mean.trainings) and mean.trainings == self.means[other].trainings
+            return f"{_NO_ERRORS if one_training else _ONE_SEED}:", name
+        if not self.sure:
+            return f"undecided between {_several(self.names)}{self._over} in", name
+        leaders = [self.names[i] for i in rank.best]
+        than = f"{self.names[other]}, the next," if len(self.names) > len(leaders) + 1 else self.names[other]
+        decimals = min(decimals_of(size, digits) for size, digits in ((lead.margin, 2), (abs(lead.mean), 3)) if size)
+        by = f"{abs(lead.mean):.{decimals}f} ± {lead.margin:.{decimals}f}{_percent(lead.mean, mean)} in {name}"
+        return f"{listed(leaders)} {'is' if len(leaders) == 1 else 'are'} better than {than}{self._over} by", by
 
     @property
-    def how(self) -> str:
-        seeds, settings = self.effect.means[0].n, self.effect.settings
-        over = [*([f"{seeds} seeds"] if seeds > 1 else []), *([f"{settings} settings"] if settings > 1 else [])]
-        return "" if self.ranking.p is None else f", paired over {listed(over)}" if over else ", of one training"
+    def doubt(self) -> tuple[str, ...] | None:
+        """The columns UNDECIDED; None if the comparison is decided or has no errors."""
+        best = self.ranking.best[0]
+        other, lead = self.ranking.rival(self.sure) or (best, None)
+        if self.sure or lead is None:
+            return None
+        base = self.means[best]
+        pair = "" if len(self.names) == 2 else f", {self.names[min(best, other)]} and {self.names[max(best, other)]}"
+        needed, enough = lead.margin_at(self.level), self.seeds_to_show
+        return (
+            f"{self.what} in {self.measure.label}{pair}",
+            f"{_number(abs(lead.mean))}{_percent(lead.mean, base)}",
+            f"{_number(needed)}{_percent(needed, base)}",
+            NONE if not lead.seeds else f"roughly {enough}" if enough else f"more than {MOST_SEEDS}",
+        )
 
-    def clause(self, sure: bool) -> tuple[str, str]:
-        """(statement, subject); equal statements about two measures are merged into one clause."""
-        names, label = [value or NONE for value in self.effect.values], self.measure.label
-        best, rival = [names[i] for i in self.ranking.best], self.ranking.rival(sure)
-        if rival is None:
-            return f"{listed(names)} are the same in", label
-        other, lead = rival
-        if lead is None:
-            return (
-                f"{unranked(self.effect.means[self.ranking.best[0]], self.effect.means[other])} {listed(names)} in",
-                label,
-            )
-        by = amount(lead) + ("*" if not sure and lead.beyond_its_uncertainty else "")
-        if sure:
-            than = f"{names[other]}, the next," if len(names) > len(best) + 1 else names[other]
-            return f"{listed(best)} {'is' if len(best) == 1 else 'are'} better than {than} by", f"{by} in {label}"
-        a, b = (names[i] for i in sorted((self.ranking.best[0], other)))
-        if len(names) > 2:
-            return "no certain best in", f"{label} ({a} and {b} differ by {by})"
-        return f"no certain difference between {a} and {b} in", f"{label} ({by})"
+    @cached_property
+    def seeds_to_show(self) -> int | None:
+        """See `Difference.seeds_to_show`; of the best and its rival."""
+        _, lead = self.ranking.rival(self.sure) or (None, None)
+        return lead.seeds_to_show(self.level) if lead else None
+
+    @property
+    def needs_seeds(self) -> bool:
+        """Whether it is undecided and not paired over seeds."""
+        rival = self.ranking.rival(self.sure)
+        return not self.sure and rival is not None and (rival[1] is None or not rival[1].seeds)
+
+    @property
+    def _over(self) -> str:
+        numbers = {"seeds": self.means[self.ranking.best[0]].n, "settings": self.settings}
+        over = [f"{number} {name}" for name, number in numbers.items() if number > 1]
+        return f" over {listed(over)}" if over else ""
 
 
-def axis_findings(table: Table, group: Group) -> list[Finding]:
-    """One sentence for each axis on which rows of the group differ; one for all that never differ alone."""
-    axes = [axis for axis in table.axes if len(values_of(table, group, axis)) > 1]
-    compared = [
-        (axis, _Comparison(measure, effect, ranking(effect.means, measure.better == LOW, group.decimals(measure))))
+def comparisons(table: Table, group: Group) -> list[Comparison]:
+    """Every axis by every main measure; rows if no axis differs alone."""
+    axes = _axes(table, group)
+    found = [
+        Comparison(
+            table.names[axis],
+            measure,
+            [value or NONE for value in effect.values],
+            effect.means,
+            ranking(effect.means, measure.better == LOW, group.decimals(measure)),
+            effect.settings,
+            tuple(value or NONE for value in effect.left_out),
+        )
         for axis in axes
-        for measure in _headlines(group)
+        for measure in headlines(group)
         if (effect := effect_of(table, group, measure, axis)) is not None
+    ] or [
+        Comparison(
+            _several([table.names[axis] for axis in axes]),
+            one.measure,
+            [label(row, group.rows) for row in one.rows],
+            [row.values[one.measure.name] for row in one.rows],
+            one.ranking,
+        )
+        for one in group.standings
+        if one.measure in headlines(group) and len(one.ranking.best) + len(one.ranking.others) > 1
     ]
-    certain = holm([one.ranking.p for _, one in compared])
-    found, never_alone = [], []
-    for axis in axes:
-        some = [(one, sure) for (of, one), sure in zip(compared, certain, strict=True) if of == axis]
-        parts = []
-        for how, alike in groupby(some, lambda pair: pair[0].how):
-            clauses = groupby((one.clause(sure) for one, sure in alike), lambda clause: clause[0])
-            parts.append("; ".join(f"{said} {listed([what for _, what in whats])}" for said, whats in clauses) + how)
-        left_out = dict.fromkeys(value or NONE for one, _ in some for value in one.effect.left_out)
-        if left_out:
-            parts.append(f"{listed(list(left_out))} left out, because more than {table.names[axis]} differs")
-        parts += [f"*{TOO_LITTLE}"] if any("*" in part for part in parts) else []
-        if parts:
-            found.append(Finding(table.names[axis], "; ".join(parts), any(sure for _, sure in some)))
-        else:
-            never_alone.append(table.names[axis])
-    if never_alone:
-        which = "it" if len(never_alone) == 1 else "one of them"
-        found.append(Finding(listed(never_alone), f"no two cells differ in {which} alone", False))
+    certain = holm([one.ranking.p for one in found])
+    level = LEVEL / max(1, sum(one.ranking.p is not None for one in found))
+    return [replace(one, level=level, sure=sure) for one, sure in zip(found, certain, strict=True)]
+
+
+def axis_findings(table: Table, group: Group, compared: Sequence[Comparison]) -> list[Finding]:
+    """One sentence for each axis on which rows of the group differ."""
+    found = []
+    for what, some in grouped(compared, lambda one: one.what).items():
+        sure = any(one.sure for one in some)
+        sure_first = sorted(some, key=lambda one: not one.sure)
+        clauses = grouped((one.clause() for one in sure_first), lambda clause: clause[0])
+        parts = [f"{statement} {listed([number for _, number in each])}" for statement, each in clauses.items()]
+        axis = next((axis for axis, name in table.names.items() if name == what), None)
+        parts += _costs(table, group, axis, sure) if axis is not None else []
+        left_out = dict.fromkeys(name for one in some for name in one.left_out)
+        parts += [f"{listed(list(left_out))} left out, because more than {what} differs"] if left_out else []
+        found.append(Finding(what, "; ".join(parts), sure))
+    alone = [name for axis in _axes(table, group) if (name := table.names[axis]) not in {one.what for one in compared}]
+    if alone and len(alone) < len(_axes(table, group)):
+        found.append(Finding(listed(alone), "not compared, because more differs wherever this does", False))
     return found
 
 
-# ---- rows
+def next_steps(compared: Sequence[Comparison], seeds: Sequence[str]) -> list[str]:
+    """What to do after this comparison. seeds: that were used."""
+    steps, chosen = [], []
+    for what, some in grouped((one for one in compared if one.sure), lambda one: one.what).items():
+        best, *others = {one.names[one.ranking.best[0]] for one in some}
+        chosen.append(f"{what} by the measure that counts" if others else f"{what} {best}")
+    if chosen:
+        new = f" ({_new_seeds(len(seeds), seeds)})" if seeds else ""
+        steps.append(f"go on with {listed(chosen)}; before you publish it, repeat the sweep once with new seeds{new}")
+    undecided = [one for one in compared if not one.sure and one.ranking.rival(False)]
+    if any(one.needs_seeds for one in compared):
+        steps.append("run the same sweep with seed=1,2,3")
+    elif enough := [(n, one) for one in undecided if (n := one.seeds_to_show)]:
+        n, one = min(enough, key=lambda pair: pair[0])
+        steps.append(
+            f"cheapest to settle is {one.what} in {one.measure.label}: run the same sweep once with {_new_seeds(n, seeds)} and "
+            "compare these new seeds alone (adding seeds until a difference shows finds differences that are not there); or "
+            "take what is cheaper or simpler"
+        )
+    elif undecided:
+        steps.append(f"take what is cheaper or simpler: {MOST_SEEDS} new seeds would not settle what is undecided")
+    return steps
 
 
-def best_cell(standing: Standing, column: Column) -> Finding:
-    """The best rows of a column, their lead, and whether it is certain."""
-    letter = column.letters.get(standing.best[0].protocol_key(standing.measure))
-    what = standing.measure.label + (f" ({column.notes[letter]})" if letter else "")
-
-    def named(row: Row) -> str:
-        return label(row, standing.rows)
-
-    def written(rows: Sequence[Row]) -> str:
-        more = [f"{len(rows) - 3} more of the same value"] if len(rows) > 3 else []
-        return f"{listed([*map(named, rows[:3]), *more])} ({column.entry(rows[0], set()).text})"
-
-    best, rival = written(standing.best), standing.rival
-    if rival is None:
-        return Finding(what, f"no row to compare with {best}", False)
-    other, lead = rival
-    if lead is None:
-        why = unranked(*(row.values[standing.measure.name] for row in (standing.best[0], other)))
-        return Finding(what, f"{why} {best} and {written([other])}", False)
-    by = f"{amount(lead)}, {lead.how}"
-    if standing.marked:
-        verb = "is the best cell" if len(standing.best) == 1 else "are the best cells"
-        return Finding(what, f"{best} {verb}, better than {named(other)}, the next, by {by}", True)
-    by += f"; {TOO_LITTLE}" if lead.beyond_its_uncertainty else ""
-    return Finding(what, f"no certain best cell: {best} and {written([other])} differ by {by}", False)
+def _new_seeds(n: int, seeds: Sequence[str]) -> str:
+    first = max((int(seed) for seed in seeds if seed.isdigit()), default=0) + 1
+    return f"seed={','.join(map(str, range(first, first + n)))}" if n < 5 else f"'seed=range({first},{first + n})'"
 
 
-def unranked(a: Measured, b: Measured) -> str:
-    """Why the error of a difference is not known: of two trainings with one seed each, or of scores without errors."""
-    of_one_training = bool(a.trainings) and list(a.trainings.values()) == list(b.trainings.values())
-    return NO_ERRORS if of_one_training else MORE_SEEDS
+def _costs(table: Table, group: Group, axis: str, sure: bool) -> list[str]:
+    """The costs in which the values of an axis differ; if they differ in none and one is better, what is equal."""
+    differing, equal = [], []
+    for name, title in _COSTS.items():
+        effect = effect_of(table, group, Measure(name, name), axis)
+        if effect is None:
+            continue
+        costs = [(value or NONE, _count(one.mean)) for value, one in zip(effect.values, effect.means, strict=True)]
+        if len({cost for _, cost in costs}) == 1:
+            equal.append(title)
+        else:
+            each = [cost if value == cost else f"{value} {cost}" for value, cost in costs[:MOST_NAMED]]
+            differing.append(f"{listed(each)} {title}")
+    if differing:
+        return [f"unequal cost: {', '.join(differing)}"]
+    return [f"equal {listed(equal)}"] if equal and sure else []
 
 
-def amount(lead: Difference) -> str:
-    """A difference and half its 95 % interval, with enough digits that a significant difference is not written as 0."""
-    decimals = min(
-        (decimals_of(size, digits) for size, digits in ((lead.margin, 2), (abs(lead.mean), 3)) if size), default=0
-    )
-    return f"{abs(lead.mean):.{decimals}f} ± {lead.margin:.{decimals}f}"
+def _axes(table: Table, group: Group) -> list[str]:
+    return [axis for axis in table.axes if len(values_of(table, group, axis)) > 1]
 
 
-def _headlines(group: Group) -> list[Measure]:
+def _several(names: Sequence[str]) -> str:
+    return listed(list(names)) if len(names) <= MOST_NAMED else f"{len(names)} choices"
+
+
+def _number(value: float) -> str:
+    """Two significant digits."""
+    return f"{value:.{decimals_of(value, 2)}f}" if value else "0"
+
+
+def _percent(part: float, whole: Measured) -> str:
+    if whole.mean <= 0:
+        return ""
+    share = abs(100 * part / whole.mean)
+    return f" ({share:.0f}\N{NO-BREAK SPACE}%)" if share >= 10 else f" ({share:.1g}\N{NO-BREAK SPACE}%)"
+
+
+def _count(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1e4 else f"{value:.0f}"
+
+
+def headlines(group: Group) -> list[Measure]:
     """The measures that sentences are about: the headlines or, if there are none, the first that has a better end."""
     ranked = [measure for measure in group.measures if measure.better is not None]
     return [measure for measure in ranked if measure.headline] or ranked[:1]

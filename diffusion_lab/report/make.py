@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from diffusion_lab.report.exports import cell_csv, latex, markdown, print_tables, row_csv
 from diffusion_lab.report.figures import figure_files
 from diffusion_lab.report.model_plots import model_plots
 from diffusion_lab.report.page import page
-from diffusion_lab.report.plots import plots_of
+from diffusion_lab.report.plots import plots_of, poster
 from diffusion_lab.report.read import read_runs, read_sweep
 from diffusion_lab.report.table import Gathered, build_table
 from diffusion_lab.store import RunError, SweepDirectory
@@ -39,6 +39,17 @@ def report_on_runs(folders: Iterable[Path], to: Path, command: str, show: bool =
     return _write(gathered, to, command, show)
 
 
+def write_poster(gathered: Gathered, to: Path) -> None:
+    """Write figures of the largest group of rows for a poster or slides. RunError if no axis varies in it."""
+    check_folder(to, COMMAND)
+    table = build_table(gathered)
+    plots = [plot for group in table.groups[:1] for plot in poster(table, group)]
+    if not plots:
+        raise RunError("there is nothing to draw: no scored runs differ in one option alone")
+    forms = ("png", "pdf", "svg")
+    _write_files(to, {name: file for plot in plots for name, file in figure_files(plot, forms, plot.note, dpi=600)})
+
+
 def _write(gathered: Gathered, to: Path, command: str, show: bool) -> Path:
     table = build_table(gathered)
     if show:
@@ -60,7 +71,11 @@ def _write(gathered: Gathered, to: Path, command: str, show: bool) -> Path:
         for plot in some:
             if plot.paper:
                 contents |= {f"{folder}/{name}": content for name, content in figure_files(plot)}
+    _write_files(to, contents)
+    return to / _PAGE
+
+
+def _write_files(to: Path, contents: Mapping[str, bytes]) -> None:
     begin_folder(to, COMMAND, contents, stale=".*")
     for name, content in contents.items():
         write_whole(to / name, content)
-    return to / _PAGE

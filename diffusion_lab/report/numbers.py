@@ -180,7 +180,7 @@ def notes(group: Group, measures: Sequence[Measure]) -> list[str]:
         _errors(group, measures)
         + ("" if seeds > 1 else " The spread between trainings with different seeds is not known.")
     )
-    if len(group.rows) > 1:
+    if group.marked:
         said.append(
             "Best (bold) only where the 95 % interval of its difference to every other row measured the same way "
             "excludes 0: an interval from all these sources, paired over shared seeds, noise and images."

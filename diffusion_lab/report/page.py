@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from diffusion_lab.report.figures import figure, swatch
-from diffusion_lab.report.findings import findings
+from diffusion_lab.report.findings import UNDECIDED, conclusions
 from diffusion_lab.report.numbers import alike, columns, distinguishing, has_floor, label, notes, question, seeds_of
 from diffusion_lab.report.panels import DARK, LIGHT, Plot, legend
 from diffusion_lab.report.sprites import Sprite, contenders, nearest_images, sprites
@@ -43,6 +43,7 @@ def page(
     ways = sprites([(one.cell.run.interpolation_png, one.cell.shape) for one in families])
     nearest = nearest_images(table)
     noise = {(cell.seed, cell.noise) for row in table.rows for cell in row.done if cell.given is None}
+    known = [conclusions(table, group) for group in table.groups]
     unfinished = [cell for cell in gathered.cells if not cell.done]
     environment = Environment(
         loader=FileSystemLoader(_FOLDER),
@@ -64,11 +65,8 @@ def page(
         label=label,
         seeds_of=seeds_of,
         many_seeds=len(table.seeds) > 1,
-        findings=[
-            (number if len(table.groups) > 1 else None, said)
-            for number, group in enumerate(table.groups, start=1)
-            for said in findings(table, group)
-        ],
+        conclusions=known,
+        undecided=UNDECIDED,
         groups=[_group(table, group) for group in table.groups],
         other_noise=", except where evaluation.seed differs" if len(noise) > len({seed for seed, _ in noise}) else "",
         contrast=families,
@@ -87,7 +85,7 @@ def page(
         data=_script_json(
             {
                 "rows": {number: data for group in table.groups for number, data in _rows_data(group, drawn)},
-                "shown": _shown_first(table),
+                "shown": _shown_first(table, any(said.sure for one in known for said in one.findings)),
                 "nearest": [one.sprite for one in nearest],
                 "contrast": [
                     {"samples": drawn.get(one.cell.run.path), "interpolation": way}
@@ -134,11 +132,12 @@ def _rows_data(group: Group, drawn: Mapping[Path, Sprite | None]) -> Iterator[tu
         yield row.number, {"label": label(row), "value": value, "pictures": shown}
 
 
-def _shown_first(table: Table) -> list[int]:
-    """Rows whose samples are shown initially: the best, the median and the worst by the first distance."""
+def _shown_first(table: Table, decided: bool) -> list[int]:
+    """Rows whose samples are shown initially: a single row; the best, the median and the worst by the first distance if a
+    comparison is decided; else none."""
     distance = table.groups[0].distance if table.groups else None
-    if distance is None:
-        return [row.number for row in table.rows[:2]]
+    if not decided or distance is None:
+        return [row.number for row in table.rows if len(table.rows) == 1]
     name = distance.name
     rows = sorted((r for r in table.groups[0].rows if name in r.values), key=lambda r: r.values[name].mean)
     return [row.number for row in dict.fromkeys([rows[0], rows[len(rows) // 2], rows[-1]])]

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from textwrap import fill
 
 from diffusion_lab.report.choices import reads_as_number, with_axis
+from diffusion_lab.report.comparison import within_seeds
 from diffusion_lab.report.curves import SAMPLING, TRAINING, Cost, ranked_measures, rows_along, sentences, training_lines
-from diffusion_lab.report.findings import effect_of
+from diffusion_lab.report.findings import effect_of, headlines
 from diffusion_lab.report.numbers import columns, label
 from diffusion_lab.report.panels import (
     COLOUR,
@@ -31,15 +33,14 @@ from diffusion_lab.report.panels import (
     Series,
 )
 from diffusion_lab.report.table import Choice, Group, Row, Table, sets_steps, values_of
-from diffusion_lab.store.measures import LOW, SECONDS, SEEDS, Measure
+from diffusion_lab.store.measures import LOW, SECONDS, Measure
 from diffusion_lab.store.option_names import grouped
 
 _MOST_PANELS = 6
 _BITS, _COUNTS = "bits_by_steps", "num_steps"  # the curve of a score
-_EFFECTS_NOTE = (
-    "Averaged over cells (faint) that were measured alike and differ only in this axis: "
-    "all its values have the same other choices."
-)
+_THIN_AND_BOLD = "Thin: single seeds. Bold: mean, with its 95 % interval after each seed's own level is removed."
+_EFFECTS_NOTE = f"{_THIN_AND_BOLD} Averaged over cells that were measured alike and differ only in this axis."
+_LETTERS = 34  # in a line of a poster's y label
 _BETWEEN = "Between two points, curves are interpolated linearly, as drawn."
 _BEFORE_THE_END = (
     "Points before the end are measured during one training: if its learning rate falls until the end, a training of only that "
@@ -62,54 +63,67 @@ def against_training(table: Table, group: Group) -> Iterator[Plot]:
             continue
         series = [_series(rows, measure, TRAINING, name, i, i) for i, (name, rows) in enumerate(lines.items())]
         panels = [Panel("", series, levels=_floor(group, measure))]
-        said = [f"{text[0].upper()}{text[1:]}." for text, _ in sentences(table, group, measure, TRAINING)]
+        said = [f"{text[0].upper()}{text[1:]}." for text in sentences(table, group, measure, TRAINING)]
         has_snapshots = any("moment" in cell.protocol for rows in lines.values() for row in rows for cell in row.done)
         note = " ".join([*said, *([_BETWEEN] if said else []), *([_BEFORE_THE_END] if has_snapshots else [])])
         yield _plot("training_cost", TRAINING_COST, measure, MINUTES_LABEL, panels, note)
 
 
 def against_sampling(table: Table, group: Group) -> Iterator[Plot]:
-    """Each measure against network evaluations, for rows that differ in them."""
+    """Each measure against network evaluations, if a line has two points or more."""
     for measure in ranked_measures(group):
         rows = rows_along(group, measure, SAMPLING)
-        if len({row.values[SAMPLING.name].mean for row in rows}) < 2:
-            continue
         panels = [
             Panel(title, _by_look(table, group, part, measure, SAMPLING), levels=_floor(group, measure))
             for title, part in _in_panels(table, group, rows)
         ]
+        if all(len(set(line.x)) < 2 for panel in panels for line in panel.series):
+            continue
         bound = "bound" in measure.agrees
         kinds = dict.fromkeys(cell.bound_kind for row in rows for cell in row.cells_with(measure.name).values())
         note = [f"Each point is the {' or the '.join(filter(None, kinds))}."] if bound else []
         crossings = sentences(table, group, measure, SAMPLING)
-        note += [f"Where the order changes: {'; '.join(said for said, _ in crossings)}."] if crossings else []
+        note += [f"Where the order changes: {'; '.join(crossings)}."] if crossings else []
         yield _plot("steps", LIKELIHOOD if bound else SAMPLES, measure, STEPS_LABEL, panels, " ".join(note))
 
 
 def effects(table: Table, group: Group) -> Iterator[Plot]:
-    """Each measure by the values of an axis, averaged over the other axes; one panel per axis."""
+    """Each measure by the values of an axis, averaged over the other axes: seeds, and means with their intervals `within_seeds`."""
     for measure in (measure for measure in group.measures if measure.better is not None):
-        panels, left_out = [], []
+        panels = []
         for colour, axis in enumerate(table.axes):
             effect = effect_of(table, group, measure, axis)
             if effect is None:
                 continue
-            left_out += [f"{table.names[axis]} {value or 'none'}" for value in effect.left_out]
             x = [float(i) for i in range(len(effect.values))]
-            each = [point for one in effect.sets for point in zip(x, one, strict=True)]
-            dots = Series("cells", [i for i, _ in each], [y for _, y in each], dots=True, faint=True, colour=colour)
-            means, errors = [one.mean for one in effect.means], [one.parts.get(SEEDS) for one in effect.means]
-            mean = Series(table.names[axis], x, means, errors, colour=colour)
+            each = {seed: [one.by_seed[seed] for one in effect.means] for seed in effect.means[0].by_seed}
+            seeds = [
+                Series(f"seed {seed}", x, y, faint=True, colour=colour) for seed, y in each.items() if len(each) > 1
+            ]
+            means = [one.mean for one in effect.means]
+            mean = Series(table.names[axis], x, means, within_seeds([*each.values()]), colour=colour)
             categories = [value or "none" for value in effect.values]
-            panels.append(Panel(table.names[axis], [dots, mean], categories=categories))
+            panels.append(Panel(table.names[axis], [*seeds, mean], categories=categories))
         if panels:
-            note = f" Left out, because there are no such cells: {', '.join(left_out)}." if left_out else ""
-            plot = _plot("effects", EFFECTS, measure, "", panels, _EFFECTS_NOTE + note)
+            plot = _plot("effects", EFFECTS, measure, "", panels, _EFFECTS_NOTE)
             yield replace(plot, log_x=False, log_y=_spans_decades(panels))
 
 
+def poster(table: Table, group: Group) -> Iterator[Plot]:
+    """The effect of every axis on each main measure, with the measure spelled out."""
+    shown = {measure.label: measure for measure in headlines(group)}
+    for plot in effects(table, group):
+        if (measure := shown.get(plot.name)) is not None:
+            meaning = measure.meaning or measure.label
+            spelled = f"{meaning[0].upper()}{meaning[1:]} ({measure.axis}), {measure.better} is better"
+            yield replace(plot, key=measure.name, y_label=fill(spelled, _LETTERS), note=_THIN_AND_BOLD)
+
+
 def against_seconds(table: Table, group: Group) -> Iterator[Plot]:
-    """Each distance against seconds of sampling, with the Pareto front; one panel per way of measuring."""
+    """Each distance against seconds of sampling, with the Pareto front, if rows differ in their arithmetic; one panel per way of
+    measuring."""
+    if not any(_differ(group, name) for name in ("nfe", "parameters", "flops_per_sample")):
+        return
     seconds = Cost("", SECONDS, "seconds")
     for measure in group.measures:
         if measure.better is None or measure.floor_of is None:
@@ -134,6 +148,10 @@ def against_seconds(table: Table, group: Group) -> Iterator[Plot]:
         note = f"The Pareto front holds the rows that no other row beats in both: {' / '.join(fronts)}."
         note += f" Left out, because no other row was measured alike: {'; '.join(alone)}." if alone else ""
         yield replace(_plot("seconds", TIME, measure, SECONDS_LABEL, panels, note), log_y=True, paper=True)
+
+
+def _differ(group: Group, name: str) -> bool:
+    return len({row.values[name].mean for row in group.rows if name in row.values}) > 1
 
 
 def pareto(rows: Iterable[Row], measure: Measure) -> list[Row]:
@@ -179,30 +197,22 @@ def _bits_by_steps(row: Row, spacing: str, name: str, colour: int, line: int) ->
 
 
 def trade_off(table: Table, group: Group) -> Iterator[Plot]:
-    """Precision against recall, for rows that have both.
-
-    Rows that differ only in one numeric option, such as the scale of guidance, form a line labelled with its values. Without such
-    an option rows are dots.
-    """
-    measures = {measure.name: measure for measure in group.measures}
-    if not measures.keys() >= {"precision", "recall"}:
+    """Precision against recall along a numeric option, such as the scale of guidance: lines labelled with its values."""
+    measures, knob = {measure.name: measure for measure in group.measures}, _knob(table, group)
+    if knob is None or not measures.keys() >= {"precision", "recall"}:
         return
     precision, recall = measures["precision"], measures["recall"]
     along = Cost("", recall.name, "")
-    rows = rows_along(group, precision, along)
-    if len(rows) < 2:
+    place, others, series = table.axes.index(knob), [axis for axis in table.axes if axis != knob], []
+    parts = _by_choice(table, rows_along(group, precision, along), others)
+    differ = [i for i, values in enumerate(zip(*parts, strict=True)) if len(set(values)) > 1]
+    for number, (choice, part) in enumerate(parts.items()):
+        part.sort(key=lambda row: float(row.choice[place] or "-inf"))
+        name = " · ".join(with_axis(table.names[others[i]], choice[i] or "none") for i in differ)
+        points = _series(part, precision, along, name, number, number)
+        series.append(replace(points, labels=[row.names[place] or "none" for row in part]))
+    if all(len(line.x) < 2 for line in series):
         return
-    knob = _knob(table, group)
-    series = [replace(one, dots=True) for one in _by_look(table, group, rows, precision, along)]
-    if knob is not None:
-        place, others, series = table.axes.index(knob), [axis for axis in table.axes if axis != knob], []
-        parts = _by_choice(table, rows, others)
-        differ = [i for i, values in enumerate(zip(*parts, strict=True)) if len(set(values)) > 1]
-        for number, (choice, part) in enumerate(parts.items()):
-            part.sort(key=lambda row: float(row.choice[place] or "-inf"))
-            name = " · ".join(with_axis(table.names[others[i]], choice[i] or "none") for i in differ)
-            points = _series(part, precision, along, name, number, number)
-            series.append(replace(points, labels=[row.names[place] or "none" for row in part]))
     yield Plot(
         key="precision_recall",
         heading=TRADE,
@@ -210,7 +220,7 @@ def trade_off(table: Table, group: Group) -> Iterator[Plot]:
         x_label=_ordinate(recall),
         y_label=_ordinate(precision),
         panels=[Panel("", series)],
-        note=(f"Numbers are the values of {table.names[knob]}. " if knob else "") + _BEST_CORNER,
+        note=f"Numbers are the values of {table.names[knob]}. {_BEST_CORNER}",
     )
 
 

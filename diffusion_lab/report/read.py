@@ -24,6 +24,7 @@ MISSING = "missing"
 MODEL_DIR = "model_dir"  # the axis of models that differ in no option
 _LARGEST = 1e100  # of a value, whose square must be finite
 _MOST_VALUES = 1000
+_OF_EARLIER = (" even in log SNR", "; this sampler has no bound of its own")  # in the kind of a bound that 0.1 wrote
 
 
 def read_sweep(sweep: SweepDirectory) -> Gathered:
@@ -113,6 +114,9 @@ def read_score(run: RunDirectory) -> dict[str, Any]:
     try:
         if wrong := wrong_in(content, _Score):
             raise ValueError(wrong)
+        bound = content["protocol"].get("bound") or {"kind": ""}
+        for words in _OF_EARLIER:
+            bound["kind"] = bound["kind"].replace(words, "")
         return {**content, "measures": read_measures(content)}
     except ValueError as error:
         raise RunError(f"{run.metrics} is not a valid score: {error}") from None

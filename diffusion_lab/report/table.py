@@ -13,7 +13,7 @@ from statistics import fmean
 from typing import Any
 
 from diffusion_lab.report.choices import natural, reads_as_number, with_axis
-from diffusion_lab.report.comparison import Difference, Measured, Ranking, decimals_of, equal, holm, ranking
+from diffusion_lab.report.comparison import Measured, Ranking, decimals_of, equal, holm, ranking
 from diffusion_lab.store import ModelDirectory, RunDirectory
 from diffusion_lab.store.measures import LOW, SAMPLES, Measure, merged, samples_key
 from diffusion_lab.store.option_names import grouped, short_names
@@ -191,12 +191,6 @@ class Standing:
     @property
     def best(self) -> list[Row]:
         return [self.rows[i] for i in self.ranking.best]
-
-    @property
-    def rival(self) -> tuple[Row, Difference | None] | None:
-        """As `Ranking.rival`."""
-        found = self.ranking.rival(self.marked)
-        return None if found is None else (self.rows[found[0]], found[1])
 
 
 @dataclass(frozen=True, eq=False)

@@ -63,7 +63,7 @@ class SampleGrid(Callback):
             y = generator.conditions_of_pictures(data, data.validation_split, indices)
             x = generator.decode(z, y)
             x, names = (x.cpu(), None) if data.units is None else (data.units.restored(x.cpu()), data.units.names)
-            image = picture(x, generator.num_levels, columns_of(generator.num_classes), names)
+            image = picture(x, generator.num_levels, columns_of(generator.num_classes, len(x)), names)
         if image is None:
             return
         write_whole(path, png(image))

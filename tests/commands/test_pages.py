@@ -74,7 +74,6 @@ FEW = {
     "schedule_advice": ["evaluation.statistics_images=8"],
     "experiment=superres_fashion(?!,)": ["sampler.spacing.num_steps=3"],
     "bits_by_steps|sampler=ddpm(?!,)": ["schedule.num_timesteps=30"],
-    "data=mnist|sequences.npy": ["network.base_channels=8"],
     "data=gaussian_field": ["data.num_train=60", "data.num_test=20"],
 }
 NETWORK = [option for option in TINY if option.startswith("network.")]
@@ -175,7 +174,6 @@ def write_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "weather": random.normal(size=(24, 1, 8, 8)),
         "points": random.normal(size=(24, 2)),
         "pulses": random.normal(size=(24, 2, 64)),
-        "sequences": random.normal(size=(64, 1, 32)),
     }
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array.astype(np.float32) if array.dtype == np.float64 else array)
@@ -259,7 +257,7 @@ def test_every_command_on_a_page_composes():
             composed += 1
     GlobalHydra.instance().clear()
     assert wrong == []
-    assert composed > 200
+    assert composed > 100
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)

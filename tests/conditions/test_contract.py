@@ -23,7 +23,7 @@ from diffusion_lab.metrics.stored import silent
 from diffusion_lab.models.condition_dropout import with_dropped_conditions
 from diffusion_lab.models.diffusion import DiffusionModel
 from diffusion_lab.models.optimization import Constant, Optimization
-from diffusion_lab.networks import MLP, UNet
+from diffusion_lab.networks import MLP, Transformer, UNet
 from diffusion_lab.sampling import ClassifierFree, DDIMSampler, EvenSpacing, Unguided
 from tests.models.stand_ins import woken
 
@@ -58,13 +58,23 @@ def data_of(*names, **options):
     return data
 
 
-def model_of(data, guidance=Unguided(), dropout=0.1):  # noqa: B008 - frozen
+def unet(out_channels, **more):
+    return UNet(1, out_channels, (8, 6), **SMALL, **more)
+
+
+def transformer(out_channels, **more):
+    """A JiT, which also has tokens with the condition."""
+    small = {"width": 16, "num_blocks": 3, "num_heads": 2, "patch_size": 2}
+    return Transformer(1, out_channels, (8, 6), **small, rotary=True, num_context=2, **more)
+
+
+def model_of(data, guidance=Unguided(), dropout=0.1, of_network=unet):  # noqa: B008 - frozen
     torch.manual_seed(0)
     sizes = [condition.size for condition in data.conditions.values()]
     alone = len(sizes) == 1 and isinstance(sizes[0], int)
 
     def network(out_channels, **more):
-        return woken(UNet(1, out_channels, (8, 6), **SMALL, **more))
+        return woken(of_network(out_channels, **more))
 
     return DiffusionModel(
         data.shape,
@@ -86,10 +96,11 @@ def model_of(data, guidance=Unguided(), dropout=0.1):  # noqa: B008 - frozen
     ).eval()
 
 
+@pytest.mark.parametrize("of_network", [unet, transformer])
 @pytest.mark.parametrize("names", [*([kind] for kind in KINDS if kind != "none"), SEVERAL], ids=str)
-def test_each_kind_is_told_and_left_out(names):
+def test_each_kind_is_told_and_left_out(names, of_network):
     data = data_of(*names)
-    model = model_of(data, ClassifierFree(2.0))
+    model = model_of(data, ClassifierFree(2.0), of_network=of_network)
     x_0, y = next(data.batches("train", 16))
     sizes = [condition.size for condition in data.conditions.values()]
     for part, size in zip(parts(y), sizes, strict=True):

@@ -194,7 +194,7 @@ def test_other_layouts_of_the_folder_are_read(tmp_path, form):
 INDEX, NETWORK, PROCESS = "model_index.json", "unet/config.json", "scheduler/scheduler_config.json"
 LATENT = {"_class_name": "StableDiffusionPipeline", "vae": ["diffusers", "AutoencoderKL"]}
 REFUSED = {
-    "latent diffusion": ({INDEX: LATENT}, "a StableDiffusionPipeline with vae needs more than its UNet"),
+    "latent diffusion": ({INDEX: LATENT}, "a StableDiffusionPipeline with vae needs more than its network"),
     "a text": ({INDEX: {"unet": ["diffusers", "UNet2DConditionModel"]}}, "a UNet2DConditionModel cannot be imported"),
     "another network": ({INDEX: {"unet": None}, NETWORK: {"_class_name": "UNet1DModel"}}, "a UNet1DModel cannot be"),
     "own code": ({INDEX: {"unet": ["my_unet", "UNet2DModel"]}}, "its unet is a custom class, which is not run"),

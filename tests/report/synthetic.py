@@ -125,7 +125,7 @@ def scored(choices: dict[str, Any], model: str) -> dict[str, Any]:
     full = steps == T
     kind = "bound of the full chain" if full else "bound of a strided chain"
     if sampler == "ddim":
-        kind = "bound of 50 ancestral steps even in log SNR; this sampler has no bound of its own"
+        kind = "bound of 50 ancestral steps"
     kept = min(steps, 100)
     t = np.linspace(1, T, kept).round()
     terms = bits / kept * (0.2 + 3 * np.exp(-t / 60)) * (T / steps if full else 1)

@@ -2,7 +2,17 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from diffusion_lab.report.comparison import Measured, difference, holm, same
+from diffusion_lab.report.comparison import (
+    LEVEL,
+    MOST_SEEDS,
+    POWER,
+    Difference,
+    Measured,
+    difference,
+    holm,
+    power,
+    same,
+)
 
 
 def seeds(values, first=1):
@@ -76,7 +86,6 @@ def test_what_the_same_noise_and_the_same_images_do_to_both_cancels():
     a, b = (of_blocks(value, list(each), list(shared)) for value, each in ((3.0, shared), (3.1, shared + own)))
     found = difference(a, b)
     assert found.margin == pytest.approx(stats.t.ppf(0.975, 49) * stats.sem(own), rel=1e-6)
-    assert found.how == "paired over samples and real images, one training"
     assert found.beyond_its_uncertainty
     unlike = of_blocks(3.1, list(np.random.default_rng(2).standard_normal(50)), list(shared))
     assert not difference(a, unlike).beyond_its_uncertainty
@@ -93,10 +102,40 @@ def test_seeds_and_what_all_seeds_share_are_added():
     mean = [np.mean([m.sources[s]["samples"] for s in "12"], axis=0) for m in (a, b)]
     images = stats.t.ppf(0.975, 19) * stats.sem(mean[0] - mean[1])
     assert found.margin == pytest.approx(np.hypot(seeds_alone.margin, images))
-    assert found.how == "paired over 2 seeds and samples"
+    assert (found.seeds, len(found.parts)) == (2, 2)
 
 
 def test_old_scores_without_blocks_are_compared_as_before():
     assert difference(of_blocks(3.0, [1.0, -1.0]), seeds([2.0])) is None
     both = difference(of_blocks(3.0, [1.0, -1.0]), of_blocks(2.0, [1.0, 0.0, -1.0]))
-    assert both.how == "paired over real images, one training", "another number of blocks is another number of samples"
+    assert len(both.parts) == 1, "another number of blocks is another number of samples"
+
+
+@pytest.mark.parametrize(("n", "mean"), [(2, 5.0), (3, 2.0), (5, 1.0), (12, 0.9), (12, -0.9), (60, 0.3)])
+@pytest.mark.parametrize("level", [LEVEL, LEVEL / 6])
+def test_power_is_that_of_the_noncentral_t(n, mean, level):
+    spread = 1.3
+    reach, shift = stats.t.ppf(1 - level / 2, n - 1), mean / spread * n**0.5
+    exact = stats.nct.sf(reach, n - 1, shift) + stats.nct.cdf(-reach, n - 1, shift)
+    assert power(n, mean, spread, level) == pytest.approx(exact, abs=2e-3)
+
+
+@pytest.mark.parametrize("shared", [0.0, 0.4])
+def test_as_many_seeds_as_are_named_show_the_difference(shared):
+    """By simulation, with and without an error that all seeds share; one seed fewer is too few."""
+    random, mean, spread, level = np.random.default_rng(0), 1.0, 1.2, LEVEL / 2
+    reach = stats.t.ppf(1 - level / 2, 19)
+    found = Difference(mean, [(spread / 2, 3), *([(shared / reach, 19)] if shared else [])], seeds=4)
+    n = found.seeds_to_show(level)
+    for count, enough in ((n, True), (n - 1, False)):
+        draws = mean + spread * random.standard_normal((40_000, count))
+        needed = stats.t.ppf(1 - level / 2, count - 1) * draws.std(1, ddof=1) / count**0.5
+        share = np.mean(abs(draws.mean(1)) > np.hypot(needed, shared))
+        assert (share >= POWER - 0.01) if enough else (share < POWER + 0.01)
+
+
+def test_seeds_are_named_only_where_seeds_can_show_it():
+    assert Difference(0.01, [(1.0, 2)], seeds=3).seeds_to_show(LEVEL) is None, f"more than {MOST_SEEDS}"
+    assert Difference(5.0, [(0.1, 2), (4.0, 19)], seeds=3).seeds_to_show(LEVEL) is None, "the shared error hides it"
+    assert Difference(5.0, [(0.1, 19)]).seeds_to_show(LEVEL) is None, "not paired over seeds"
+    assert Difference(5.0, [(0.0, 2)], seeds=3).seeds_to_show(LEVEL) == 2

@@ -5,7 +5,17 @@ import pytest
 import torch
 from PIL import Image
 
-from diffusion_lab.report.drawing import animation, frames, images, numbers, picture, png, rows_of
+from diffusion_lab.report.drawing import (
+    animation,
+    columns_of,
+    frames,
+    images,
+    nearly_square,
+    numbers,
+    picture,
+    png,
+    rows_of,
+)
 
 
 def test_a_grid_shows_images_in_reading_order_on_their_own_levels():
@@ -13,6 +23,14 @@ def test_a_grid_shows_images_in_reading_order_on_their_own_levels():
     image = picture(x, 17).convert("L")
     assert image.size == (2 + 2 * 50, 2 + 2 * 50)  # enlarged to 48 pixels, two a row, framed by 2
     assert [image.getpixel((26 + 50 * (i % 2), 26 + 50 * (i // 2))) for i in range(4)] == [0, 128, 255, 0]
+
+
+@pytest.mark.parametrize(("number", "classes", "columns"), [
+    (36, None, 6), (36, 10, 6), (40, 10, 10), (50, None, 10), (12, None, 4), (7, None, 3), (1, None, 1), (360, None, 20),
+])  # fmt: skip
+def test_a_grid_has_no_empty_places_where_it_can(number, classes, columns):
+    """Classes stand in columns of their own only where these are all full."""
+    assert (columns_of(classes, number) or nearly_square(number)) == columns
 
 
 @pytest.mark.parametrize(

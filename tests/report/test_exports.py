@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from diffusion_lab.report.exports import cell_csv, escape_tex, latex, markdown, row_csv, terminal
-from diffusion_lab.report.findings import findings
+from diffusion_lab.report.findings import conclusions
 from diffusion_lab.report.read import read_sweep
 from diffusion_lab.report.table import build_table
 
@@ -116,6 +116,15 @@ def test_what_is_alike_in_a_table_is_a_sentence_and_no_column(tmp_path):
         assert f"% In all rows: schedule {value}." in latex(table)
 
 
+def test_a_narrow_terminal_keeps_the_evaluations_that_differ(tmp_path):
+    def change(choices, metrics):
+        metrics["values"]["nfe"] = 50 if unequal and choices["sampler"] == "ddim" else 25
+
+    for unequal in (False, True):
+        table = table_of(tmp_path / str(unequal), {"sampler": ["ddim", "strided"]}, change)
+        assert ("nfe" in {measure.name for measure in terminal(table, table.groups[0], 60)[1]}) == unequal
+
+
 def test_a_narrow_terminal_has_the_columns_that_fit(tmp_path):
     """Also where no measure is a headline."""
 
@@ -128,5 +137,5 @@ def test_a_narrow_terminal_has_the_columns_that_fit(tmp_path):
     wide, narrow = (len(terminal(table, group, width)[1]) for width in (300, 30))
     assert 0 < narrow < wide
     ranked = next(measure for measure in group.measures if measure.better)
-    (found,) = findings(table, group)
+    (found,) = conclusions(table, group).findings
     assert ranked.label in found.text

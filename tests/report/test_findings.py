@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 
 from diffusion_lab.metrics.bits_per_dim import BitsPerDim
-from diffusion_lab.report.comparison import Measured, difference
-from diffusion_lab.report.findings import MORE_SEEDS, NO_ERRORS, axis_findings, best_cell, effect_of, findings, unranked
-from diffusion_lab.report.numbers import columns, label
+from diffusion_lab.report.comparison import LEVEL, Measured, difference, ranking
+from diffusion_lab.report.findings import Comparison, comparisons, conclusions, effect_of
+from diffusion_lab.report.numbers import label
 from diffusion_lab.report.read import read_sweep
 from diffusion_lab.report.table import build_table
 
@@ -56,7 +56,7 @@ def test_a_value_that_is_never_alone_in_differing_is_left_out(tmp_path):
 def test_errors_are_over_seeds(tmp_path):
     found = effect(write_sweep(tmp_path, axes=AXES, change=additive), "schedule")
     assert [one.parts["seeds"] for one in found.means] == pytest.approx([0.05, 0.05])  # of 0.1 and 0.2
-    assert found.settings == len(found.sets)
+    assert found.settings == 3 * 5
 
 
 @pytest.mark.parametrize("by_seed", [False, True])
@@ -70,13 +70,14 @@ def test_bounds_of_different_kinds_are_not_compared(tmp_path, by_seed):
 
     sweep = write_sweep(tmp_path, axes=axes, change=change)
     assert (effect(sweep, "sampler") is None) == (not by_seed)
-    sets = sorted(effect(sweep, "variance").sets)
-    assert sets == ([[2.0, 0.0], [2.0, 0.0], [7.0, 5.0], [7.0, 5.0]] if by_seed else [[2.0, 0.0], [7.0, 5.0]])
+    found = effect(sweep, "variance")
+    assert found.settings == (4 if by_seed else 2)
+    assert found.means[0].mean - found.means[1].mean == pytest.approx(2.0)
 
 
 def sentences(outputs, axes, change):
     table = table_of(outputs, axes, change)
-    return {one.what: one for one in findings(table, table.groups[0])}
+    return {one.what: one for one in conclusions(table, table.groups[0]).findings}
 
 
 def test_each_axis_is_one_sentence_with_its_difference(tmp_path):
@@ -87,11 +88,10 @@ def test_each_axis_is_one_sentence_with_its_difference(tmp_path):
 
     axes = AXES | {"sampler": ["strided"]}
     said = sentences(tmp_path, axes, change)
-    # A distance that is the same everywhere has no best cell.
-    assert [*said] == ["schedule", "variance", "num_steps", "bits/dim"]
+    assert [*said] == ["schedule", "variance", "num_steps"]
     assert said["schedule"].sure
     told = re.findall(r"linear|cosine|[\d.]+", said["schedule"].text)
-    assert told == ["linear", "cosine", "cosine", "linear", "1.03", "0.13", "2", "6"]
+    assert told[:6] == ["cosine", "linear", "2", "6", "1.03", "0.13"]
 
 
 @pytest.mark.parametrize(("axes", "other"), [(TWO_SEEDS, (0.1, -0.2)), (ONE_SEED, (5.0, 0.0)), (TWO_SEEDS, (0.0, 0.0))],
@@ -103,20 +103,73 @@ def test_without_certainty_there_is_no_winner(tmp_path, axes, other):
             metrics["values"][name] = 4.0 + int(choices["seed"]) + by
 
     table = table_of(tmp_path, axes, change)
-    (said,) = axis_findings(table, table.groups[0])
+    known = conclusions(table, table.groups[0])
+    (said,) = known.findings
     assert not said.sure
-    assert "better" not in said.text
-    for one in table.groups[0].standings:
-        column = next(column for column in columns(table.groups[0]) if column.measure == one.measure)
-        assert "best cell," not in best_cell(one, column).text
+    assert "better" not in said.text + " ".join(known.next)
+
+
+def test_an_undecided_axis_names_what_would_have_counted_and_how_many_seeds(tmp_path):
+    """At the level of all comparisons of the table; the new seeds are others than those that were used."""
+    apart = {"1": 0.3, "2": -0.1, "3": 0.2}
+
+    def change(choices, metrics):
+        noise = apart[choices["seed"]] if choices["schedule"] == "linear" else 0.0
+        metrics["values"] |= {"fd_digits_cnn": 4.0 + noise, "bits_per_dim": 2.0 - noise / 10}
+
+    table = table_of(tmp_path, {"schedule": ["linear", "cosine"], "seed": [*apart]}, change)
+    known, group = conclusions(table, table.groups[0]), table.groups[0]
+    assert len(known.undecided) == 2
+    one, _ = comparisons(table, group)
+    assert one.level == LEVEL / 2
+    lead = difference(*one.means)
+    what, found, counted, seeds = known.undecided[0]
+    assert (what, found) == ("schedule in fd_digits_cnn", "0.13 (3\N{NO-BREAK SPACE}%)")
+    assert counted.startswith(f"{lead.margin_at(LEVEL / 2):.2g}")
+    n = lead.seeds_to_show(LEVEL / 2)
+    assert str(n) in seeds
+    assert f"'seed=range(4,{4 + n})'" in known.next[0]
+    assert "seeds alone" in known.next[0]
+
+
+def test_a_decided_axis_names_lead_interval_and_cost(tmp_path):
+    def change(choices, metrics):
+        ahead = 1.0 + 0.01 * int(choices["seed"]) if choices["sampler"] == "ddim" else 0.0
+        metrics["values"] |= {"fd_digits_cnn": 4.0 - ahead, "nfe": 50 if choices["sampler"] == "ddim" else 25}
+
+    table = table_of(tmp_path, {"sampler": ["strided", "ddim"], "seed": ["1", "2", "3"]}, change)
+    known = conclusions(table, table.groups[0])
+    (said,) = known.findings
+    assert said.sure
+    assert "ddim is better than strided over 3 seeds by 1.02 ± 0.02" in said.text
+    assert "strided 25 and ddim 50 network evaluations" in said.text
+    assert "sampler ddim" in known.next[0]
+
+
+def test_rows_are_compared_where_no_axis_differs_alone(tmp_path):
+    def change(choices, metrics):
+        better = choices["schedule"] == "cosine"
+        metrics["values"]["fd_digits_cnn"] = 4.0 - better + 0.01 * int(choices["seed"]) * better
+
+    axes = {"schedule": ["linear", "cosine"], "objective": ["simple", "vlb"], "seed": ["1", "2", "3"]}
+    table = table_of(tmp_path, axes, change, lambda c: (c["schedule"] == "cosine") == (c["objective"] == "vlb"))
+    (said,) = conclusions(table, table.groups[0]).findings
+    assert (said.what, said.sure) == ("schedule and objective", True)
+    assert "cosine · vlb is better than linear · simple" in said.text
 
 
 def test_samplings_of_one_training_lack_errors_and_not_seeds():
     a, b = (Measured({"1": value}, trainings={"1": "one"}) for value in (1.0, 2.0))
     assert difference(a, b) is None
-    assert unranked(a, b) == NO_ERRORS
+
+    def of(*means):
+        return Comparison("axis", BITS, ["a", "b"], [*means], ranking(means, lower_is_better=True, decimals=3))
+
+    assert "frechet_infinity" in of(a, b).clause()[0]
     for trainings in ({"1": "another"}, {}):
-        assert unranked(replace(a, trainings=trainings), replace(b, trainings={})) == MORE_SEEDS
+        unranked = of(replace(a, trainings=trainings), replace(b, trainings={}))
+        assert "one seed" in unranked.clause()[0]
+        assert unranked.needs_seeds
 
 
 def test_a_winner_is_never_ahead_by_zero(tmp_path):

@@ -6,17 +6,21 @@ import re
 
 import pytest
 
+from diffusion_lab.metrics.bits_per_dim import BitsPerDim
 from diffusion_lab.report import figures
+from diffusion_lab.report.comparison import difference
 from diffusion_lab.report.curves import line_names
 from diffusion_lab.report.figures import figure
-from diffusion_lab.report.findings import curve_findings
+from diffusion_lab.report.findings import curve_findings, effect_of
 from diffusion_lab.report.model_plots import model_plots
 from diffusion_lab.report.panels import Panel, Plot, Series, legend, scales, stroke
-from diffusion_lab.report.plots import against_sampling, against_training, plots_of, trade_off
+from diffusion_lab.report.plots import against_sampling, against_training, plots_of, poster, trade_off
 from diffusion_lab.report.read import read_sweep
 from diffusion_lab.report.table import build_table
 
 from .synthetic import table_of
+
+BITS, _ = BitsPerDim().measures([])
 
 
 def distances(plots):
@@ -55,7 +59,7 @@ def test_a_crossing_is_said_of_lines_one_axis_apart(table):
         assert said.sure
         assert said.text in plot.note
         told = re.findall(r"fixed_\w+|linear|cosine|\d+", said.text)
-        assert told == ["fixed_large", schedule, "fixed_small", schedule, "25", "3", "3"]
+        assert told == ["fixed_large", schedule, "fixed_small", schedule, "25"]
     assert [line.x for panel in plot.panels for line in panel.series] == [[5, 20, 80]] * 4
 
 
@@ -79,6 +83,25 @@ def test_a_number_stands_beside_the_name_of_its_axis(tmp_path):
     table = table_of(tmp_path, axes, change)
     lines = [line.name for line in legend(distances(against_sampling(table, table.groups[0])))]
     assert sorted(lines) == [f"scale {scale} · {schedule}" for scale in "13" for schedule in ("cosine", "linear")]
+
+
+def test_a_poster_shows_every_seed_its_axes_and_what_is_decided(tmp_path):
+    """Two means are apart by √2 of the interval of the paired difference, whatever shifts both alike."""
+
+    def change(choices, metrics):
+        seed = int(choices["seed"])
+        metrics["values"]["bits_per_dim"] = 10.0 * seed + (1.0 + 0.1 * seed if choices["schedule"] == "linear" else 0.0)
+
+    axes = {"schedule": ["linear", "cosine"], "variance": ["fixed_small", "learned"], "seed": ["1", "2", "3"]}
+    table = table_of(tmp_path, axes, change)
+    (group,) = table.groups
+    (plot,) = [plot for plot in poster(table, group) if plot.key == "bits_per_dim"]
+    assert [panel.title for panel in plot.panels] == ["schedule", "variance"]
+    *seeds, mean = plot.panels[0].series
+    assert [line.y for line in seeds] == [pytest.approx([10 * s + 1 + 0.1 * s, 10 * s]) for s in (1, 2, 3)]
+    lead = difference(*effect_of(table, group, BITS, "schedule").means)
+    assert mean.error == pytest.approx([lead.margin / 2**0.5] * 2)
+    assert "bits/dim" in plot.y_label
 
 
 # ---- against training time
@@ -124,7 +147,7 @@ def test_a_line_ends_with_the_finished_model(both):
 def test_a_crossing_is_on_the_plot_and_a_finding(both):
     (said,) = [said for said in both[1] if said.what == "fd_digits_cnn against training time"]
     assert said.sure
-    assert re.findall(r"linear|cosine|\d+", said.text) == ["cosine", "linear", "14", "13", "16", "3", "3"]
+    assert re.findall(r"linear|cosine|\d+", said.text) == ["cosine", "linear", "14", "13", "16"]
     assert said.text[1:] in both[0]["fd_digits_cnn"].note
     assert "during one training" in both[0]["fd_digits_cnn"].note
 
@@ -193,9 +216,21 @@ def test_a_line_runs_along_the_scale(tmp_path):
 
 def test_steps_are_no_knob(tmp_path):
     axes = {"sampler": ["strided", "ddim"], "sampler.spacing.num_steps": ["10", "50"]}
-    (plot,) = trade_offs(tmp_path, axes, lambda choices, metrics: None)
-    assert all(series.dots and not series.labels for series in plot.panels[0].series)
-    assert sum(len(series.x) for series in plot.panels[0].series) == 4
+    assert trade_offs(tmp_path, axes, lambda choices, metrics: None) == []
+
+
+def test_only_what_varies_is_drawn(tmp_path):
+    """No steps where each sampler has its own number, no time where only its noise differs."""
+
+    def keys(nfe):
+        def change(choices, metrics):
+            metrics["values"] |= {"nfe": nfe[choices["sampler"]], "flops_per_sample": nfe[choices["sampler"]]}
+
+        table = table_of(tmp_path / str(nfe["ddim"]), {"sampler": ["strided", "ddim"], "seed": ["1", "2"]}, change)
+        return {plot.key.partition("_")[0] for plot in plots_of(table, table.groups[0])}
+
+    assert keys({"strided": 25, "ddim": 25}) == {"effects"}
+    assert keys({"strided": 25, "ddim": 50}) == {"effects", "seconds"}
 
 
 def test_what_was_not_measured_is_not_drawn(tmp_path):
@@ -212,7 +247,7 @@ def test_each_device_has_its_own_front(tmp_path):
         alone = choices == {"schedule": "cosine", "variance": "learned"}
         on_gpu = choices["schedule"] == "cosine"
         metrics["protocol"]["cost"]["device"] = "H200" if alone else "H100" if on_gpu else "cpu"
-        metrics["values"]["seconds_per_1000_samples"] = 1.0 if on_gpu else 10.0
+        metrics["values"] |= {"seconds_per_1000_samples": 1.0 if on_gpu else 10.0, "nfe": 10 if on_gpu else 20}
         metrics["values"]["fd_digits_cnn"] = ADDED[choices["variance"]] + (1.0 if on_gpu else 2.0)
 
     table = table_of(tmp_path, axes, change)

@@ -128,3 +128,17 @@ def test_foreign_and_broken_folders_are_named_and_left_out(tmp_path):
     assert len(gathered.cells) == 3
     for folder, sentence in zip((runs[0], foreign, runs[1]), gathered.skipped, strict=True):
         assert str(folder) in sentence
+
+
+def test_bounds_of_earlier_versions_are_called_as_today(tmp_path):
+    """So that their scores are ranked with those of today."""
+    earlier = "bound of 50 ancestral steps even in log SNR; this sampler has no bound of its own"
+
+    def change(choices, metrics):
+        metrics["protocol"]["bound"]["kind"] = (
+            earlier if choices["sampler"] == "ddim" else "bound of 50 ancestral steps"
+        )
+
+    axes = {"sampler": ["ddim", "strided"], "seed": ["1", "2"]}
+    table = build_table(read_sweep(write_sweep(tmp_path, axes=axes, change=change)))
+    assert [len(one.rows) for one in table.groups[0].standings if one.measure.name == "bits_per_dim"] == [2]

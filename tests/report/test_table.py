@@ -6,7 +6,6 @@ import shutil
 import pytest
 
 from diffusion_lab.report.exports import row_csv
-from diffusion_lab.report.findings import best_cell
 from diffusion_lab.report.numbers import columns, seeds_of
 from diffusion_lab.report.read import read_runs, read_sweep
 from diffusion_lab.report.table import build_table
@@ -59,13 +58,8 @@ def test_equal_rows_have_no_leader(tmp_path, other, variances):
     table = table_of(tmp_path, axes, change)
     found = standing(table, "fd_digits_cnn")
     assert {row.choice for row in found.best} == {("fixed_small",), ("learned",)}
-    assert (found.rival is None) == (variances == 2)
+    assert len(found.ranking.others) == variances - 2
     assert len([1 for _, name in table.groups[0].marked if name == "fd_digits_cnn"]) in (0, 2)
-    assert found.marked == best_cell(found, _column(table, found.measure)).sure
-
-
-def _column(table, measure):
-    return next(column for column in columns(table.groups[0]) if column.measure == measure)
 
 
 def test_another_number_of_samples_is_another_group_and_never_ranked_with_the_first(tmp_path):
@@ -106,7 +100,7 @@ def test_draws_from_other_noise_are_rows_of_their_own(tmp_path):
 def test_bounds_of_another_kind_are_ranked_apart(sweep):
     (group,) = build_table(read_sweep(sweep)).groups
     standings = [s for s in group.standings if s.measure.name == "bits_per_dim"]
-    samplers = [{row.choice[2] for row in (*s.best, s.rival[0])} for s in standings]
+    samplers = [{row.choice[2] for row in s.rows} for s in standings]
     assert samplers == [{"ddpm"}, {"strided"}, {"ddim"}]
 
 
@@ -128,7 +122,7 @@ def test_a_row_with_fewer_seeds_is_not_ranked(tmp_path, axis):
     (found,) = [s for s in group.standings if s.measure.name == axis]
     assert [row.choice for row in found.best] == [("linear",)]
     assert [len(row.done) for row in group.rows] == [2, 1]
-    assert found.rival is None
+    assert not found.ranking.others
 
 
 def test_rows_with_other_seeds_in_part_are_not_ranked(tmp_path):
@@ -144,7 +138,7 @@ def test_rows_with_other_seeds_in_part_are_not_ranked(tmp_path):
             cell.run.metrics.unlink()
     found = standing(build_table(read_sweep(sweep)), "fd_digits_cnn")
     assert not found.marked  # linear has the lower mean, and cosine is better for both shared seeds
-    assert found.rival is None
+    assert not found.ranking.others
 
 
 def test_rows_without_a_shared_seed_are_ranked(tmp_path):
@@ -176,7 +170,7 @@ def test_a_seed_that_was_scored_twice_counts_once(tmp_path):
     (group,) = table.groups
     assert [(len(row.done), seeds_of(row)) for row in group.rows] == [(1, "1"), (2, "1")]
     assert {line["seeds"] for line in csv.DictReader(io.StringIO(row_csv(table)))} == {"1"}
-    assert standing(table, "bits_per_dim").rival is not None
+    assert standing(table, "bits_per_dim").ranking.others
 
 
 def test_a_row_whose_seeds_were_measured_differently_is_ranked_with_no_other(tmp_path):

@@ -67,7 +67,7 @@ class Pixels(Features):
     """The values of x themselves: exact for points in a few dimensions, but a poor measure for images."""
 
     name = "pixels"
-    kind = "the values of x themselves"
+    kind = "raw values of pixels or coordinates"
     identity = hashlib.sha256(b"x, flattened").hexdigest()
 
     def check(self, shape: Sequence[int]) -> None:

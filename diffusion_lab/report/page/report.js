@@ -50,7 +50,7 @@ all("button.pill").forEach((pill) => pill.addEventListener("click", () => {
   const values = wanted.get(place) ?? new Set();
   if (on) values.add(pill.dataset.value); else values.delete(pill.dataset.value);
   if (values.size) wanted.set(place, values); else wanted.delete(place);
-  all("tbody tr").forEach((row) => {
+  all("tbody tr[data-row]").forEach((row) => {
     const choices = JSON.parse(row.dataset.choice);
     row.hidden = !choices.some((choice) => [...wanted].every(([axis, set]) => set.has(choice[axis])));
   });
