@@ -1,7 +1,7 @@
 """Contracts over every yaml of a group: a new choice is tested the moment it exists."""
 
-import copy
 import dataclasses
+import pickle
 from functools import cache
 
 import pytest
@@ -66,11 +66,11 @@ def composed_once(*overrides: str):
         cfg = compose("train", overrides=list(overrides))
     check_options(cfg)
     cfg.facts = FACTS
-    return cfg
+    return pickle.dumps(cfg)
 
 
 def composed(*overrides: str):
-    return copy.deepcopy(composed_once(*overrides))
+    return pickle.loads(composed_once(*overrides))  # in a fourth of the time of a copy
 
 
 def on_its_data(cfg, name: str, channels: int = 3) -> tuple[int, ...]:

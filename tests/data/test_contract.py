@@ -30,6 +30,8 @@ def whole_and_divided(
             if OmegaConf.is_missing(root.data, "train"):
                 root.data.train = "train.npz"
         root.data.update({name: 40 for name in ("num_train", "num_test") if name in root.data})
+        if "num_workers" in root.data and request.param.stem != "image_folder":  # one of them with processes
+            root.data.num_workers = 0
         whole, divided = instantiate(root.data), instantiate(root.data)
         divided.hold_back(VALIDATION)
         whole.prepare()
