@@ -11,7 +11,6 @@ The time steps of the scheduler's own sampling (timestep_spacing, steps_offset, 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +82,7 @@ def opened(folder: Path, given: Mapping[str, str]) -> Imported:
         shape=network.shape,
         num_classes=network.num_classes,
         tensors=tensors,
-        weights=partial(network.weights, tensors, what=f"checkpoint={weights}"),
+        weights=lambda ours: network.weights(tensors, ours, f"checkpoint={weights}"),
         file=weights,
         origin={"code": "diffusers", "version": shown(config.get("_diffusers_version"), 40)},
     )

@@ -28,8 +28,8 @@ def sinusoidal_positions(sides: Sequence[int], dim: int) -> Tensor:
     return torch.nn.functional.pad(torch.cat(columns, dim=1), (0, dim - 2 * m * len(sides)))
 
 
-def rotations(sides: Sequence[int], head_channels: int) -> tuple[Tensor, Tensor]:
-    """cos and sin, float32 (N, head_channels/2), of the rotation of each pair of channels of a query or key.
+def rotations(sides: Sequence[int], head_channels: int) -> Tensor:
+    """float32 (2, N, head_channels/2): cos and sin of the rotation of each pair of channels of a query or key.
 
     Each axis rotates ⌊head_channels/(2·axes)⌋ pairs; pairs that are left over are not rotated. Source: Su et al. 2021, "RoFormer",
     section 3.2; on images as in Li & He 2025 (JiT).
@@ -37,7 +37,7 @@ def rotations(sides: Sequence[int], head_channels: int) -> tuple[Tensor, Tensor]
     m = head_channels // (2 * len(sides))
     angles = torch.cat(_angles(sides, m), dim=1)
     angles = torch.nn.functional.pad(angles, (0, head_channels // 2 - angles.shape[1]))
-    return angles.cos(), angles.sin()
+    return torch.stack([angles.cos(), angles.sin()])
 
 
 def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -34,7 +34,6 @@ from diffusion_lab.networks.transformer_blocks import (
     LayerNorm,
     Modulated,
     RMSNorm,
-    Rotary,
     TransformerBlock,
 )
 
@@ -142,7 +141,6 @@ class Transformer(nn.Module):
         self.held_channels = held_channels * values
         self.apply(_start)
         self.trunk.start()
-        zero(self.output_norm.modulation)
         zero(self.output)
 
     def forward(self, x_t: Tensor, timesteps: Tensor, y: Conditions = None) -> Tensor:
@@ -173,13 +171,15 @@ class TransformerClassifier(nn.Module):
 class Trunk(nn.Module):
     """(x_t (B, C, *spatial), timesteps, y) -> (h (B, N, width) of the N patches after all blocks, e (B, width) through SiLU)."""
 
+    rotary: Tensor | None
+
     def __init__(
         self,
         conditioning: Conditioning,
         inputs: "Tokens",
         blocks: Sequence["TransformerBlock"],
         patch_size: int,
-        rotary: Rotary | None,
+        rotary: Tensor | None,
         activation_checkpointing: bool,
     ):
         super().__init__()
@@ -187,29 +187,26 @@ class Trunk(nn.Module):
         self.patch_size, self.activation_checkpointing = patch_size, activation_checkpointing
         self.context_block = len(blocks) // 3
         # Tokens in context are not rotated, like the first patch, whose position is 0.
-        tables = [torch.cat([part[:1].expand(inputs.num_context, -1), part]) for part in rotary or ()]
-        cos, sin = tables or (None, None)
-        self.register_buffer("cos", cos, persistent=False)
-        self.register_buffer("sin", sin, persistent=False)
+        if rotary is not None:
+            rotary = torch.cat([rotary[:, :1].expand(-1, inputs.num_context, -1), rotary], dim=1)
+        self.register_buffer("rotary", rotary, persistent=False)
 
     def start(self) -> None:
-        """The embeddings' first values, and modulations of zero."""
+        """The first values of embeddings."""
         for parameter in (*self.conditioning.parameters(), *self.inputs.embeddings()):
             if parameter.ndim > 1:
                 nn.init.normal_(parameter, std=_STD)
-        for block in self.blocks:
-            zero(block.modulation)  # type: ignore[arg-type]  # a Linear
 
     def forward(self, x_t: Tensor, timesteps: Tensor, y: Conditions) -> tuple[Tensor, Tensor]:
         e, condition = self.conditioning.of_time_and_condition(timesteps, y)
         e = functional.silu(e if condition is None else e + condition)
         h = self.inputs(to_patches(self.padded(with_fields(x_t, y, self.conditioning.sizes)), self.patch_size))
         num_context = self.inputs.num_context
-        rotary = None if self.cos is None else (self.cos[num_context:], self.sin[num_context:])
+        rotary = None if self.rotary is None else self.rotary[:, num_context:]
         for number, block in enumerate(self.blocks):
             if num_context and number == self.context_block:
                 h = torch.cat([self.inputs.in_context(h, condition), h], dim=1)
-                rotary = rotary and (self.cos, self.sin)
+                rotary = self.rotary
             if self.activation_checkpointing and torch.is_grad_enabled():
                 h = checkpoint(block, h, e, rotary, use_reentrant=False)
             else:
@@ -261,8 +258,10 @@ class Tokens(nn.Module):
 
 
 def _start(module: nn.Module) -> None:
-    """Glorot's uniform weights and no bias, as published."""
+    """Glorot's uniform weights and no bias, as published; modulations of zero. Parts of a module come before it."""
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+    if isinstance(module, TransformerBlock | Modulated):
+        zero(module.modulation)

@@ -12,7 +12,6 @@ from diffusion_lab.networks.blocks import attend
 from diffusion_lab.networks.positions import rotated
 
 EPS = 1e-6  # of all norms
-Rotary = tuple[Tensor, Tensor]  # cos and sin, see `positions.rotations`
 
 
 class Modulated(nn.Module):
@@ -28,7 +27,10 @@ class Modulated(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Attention among all tokens, then an MLP of each, with adaLN-zero: h (B, N, width), e (B, width) -> (B, N, width)."""
+    """Attention among all tokens, then an MLP of each, with adaLN-zero: h (B, N, width), e (B, width) -> (B, N, width).
+
+    rotary: (2, N, c/2), of the tokens' positions, see `positions.rotations`; None: queries and keys are not rotated.
+    """
 
     def __init__(
         self,
@@ -44,7 +46,7 @@ class TransformerBlock(nn.Module):
         self.norm_2, self.mlp = norm(width), mlp(width, dropout)
         self.modulation = nn.Linear(width, 6 * width)
 
-    def forward(self, h: Tensor, e: Tensor, rotary: Rotary | None = None) -> Tensor:
+    def forward(self, h: Tensor, e: Tensor, rotary: Tensor | None = None) -> Tensor:
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = self.modulation(e)[:, None].chunk(6, dim=-1)
         h = torch.addcmul(h, gate_1, self.attention(torch.addcmul(shift_1, 1 + scale_1, self.norm_1(h)), rotary))
         return torch.addcmul(h, gate_2, self.mlp(torch.addcmul(shift_2, 1 + scale_2, self.norm_2(h))))
@@ -61,7 +63,7 @@ class SelfAttention(nn.Module):
         self.norm_q, self.norm_k = norm(width // num_heads), norm(width // num_heads)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, h: Tensor, rotary: Rotary | None) -> Tensor:
+    def forward(self, h: Tensor, rotary: Tensor | None) -> Tensor:
         query, key, value = self.qkv(h).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         query, key = self.norm_q(query), self.norm_k(key)
         if rotary is not None:
