@@ -139,10 +139,10 @@ class DiffusionModel(GenerativeModel):
     def training_step(self, batch: tuple[Tensor, Conditions], batch_idx: int) -> dict[str, Any]:
         """The loss at one t per sample."""
         x_0, y = batch
-        x_0, *known = self._known(x_0)
+        x_0, known = self._known(x_0)
         t, w, eps = self.times_and_noise(x_0, self.timesteps)
-        known_y = with_dropped_conditions(self, y, self.condition_dropout, self.reverse.null)
-        terms = self._terms(self.forward_process, self.reverse, x_0, t, eps, known_y, *known)
+        given_y = with_dropped_conditions(self, y, self.condition_dropout, self.reverse.null)
+        terms = self._terms(self.forward_process, self.reverse, x_0, t, eps, given_y, known)
         losses = terms["loss"].detach()
         if self.timesteps.learns_from_losses:
             self._learn(self.of_all_ranks(t).flatten(), self.of_all_ranks(losses).flatten())
@@ -179,15 +179,15 @@ class DiffusionModel(GenerativeModel):
 
     def held_out_terms(self, x_0: Tensor, y: Conditions, noise: SampleNoise) -> dict[str, Tensor]:
         """Terms at one t per image, with t weighted as in the loss; given the class, with y."""
-        x_0, *known = self._known(x_0)
+        x_0, known = self._known(x_0)
         t = self.timesteps.spread(noise.uniform(0)).to(x_0.device)
         eps = noise.initial(self.shape).to(x_0)
-        known_y = None if self.reverse.null is None else y
-        return self.objective(self.forward_process, self.reverse, x_0, t, eps, known_y, *known)
+        given_y = None if self.reverse.null is None else y
+        return self.objective(self.forward_process, self.reverse, x_0, t, eps, given_y, known)
 
-    def _known(self, x_0: Tensor) -> tuple[Tensor, ...]:
-        """(x_0 with 0 for missing values, mask of known values); x_0 alone if none can be missing."""
-        return (x_0.nan_to_num(0), (~x_0.isnan()).to(x_0)) if self.missing else (x_0,)
+    def _known(self, x_0: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(x_0 with 0 for missing values, mask of known values); (x_0, None) if none can be missing."""
+        return (x_0.nan_to_num(0), (~x_0.isnan()).to(x_0)) if self.missing else (x_0, None)
 
     @property
     def process(self) -> GaussianDiffusion:
