@@ -109,7 +109,7 @@ class DiffusionModel(GenerativeModel):
         self.num_classes = next(filter(has_classes, sizes), guidance.num_classes)
         self.seed, self.optimization, self.condition_dropout = seed, optimization, condition_dropout
         self.schedule, self.trained_schedule = schedule, schedule.trained  # trained with the model
-        self._process, self._read_at = GaussianDiffusion(schedule), -_KEPT_FOR
+        self._process = GaussianDiffusion(schedule)
         mean_channels, variance_channels = self.shape[0], self.shape[0] * variance.outputs_per_channel
         self.network = network(
             out_channels=mean_channels + variance_channels,
@@ -135,6 +135,11 @@ class DiffusionModel(GenerativeModel):
         self._seen = list[tuple[Tensor, Tensor]]()  # t and losses of the parts of a batch so far
         self.sampler = sampler
         sampler.spacing(self.process)  # fails here if the chain is too short for it
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        super().on_train_batch_start(batch, batch_idx)
+        if self.timesteps.real and self.device.type != "cpu" and self.batches_trained % _KEPT_FOR == 0:
+            self.schedule.keep_first_std()  # reading it would make the host wait for the device at every batch
 
     def training_step(self, batch: tuple[Tensor, Conditions], batch_idx: int) -> dict[str, Any]:
         """The loss at one t per sample."""
@@ -197,13 +202,7 @@ class DiffusionModel(GenerativeModel):
     @property
     def forward_process(self) -> ForwardProcess:
         """The schedule if training draws real t, else the chain of all steps."""
-        if not self.timesteps.real:
-            return self.process
-        on_gpu = self.trained_schedule is not None and self.device.type != "cpu"
-        if on_gpu and not 0 <= self.batches_trained - self._read_at < _KEPT_FOR:
-            self.schedule.keep_first_std()
-            self._read_at = self.batches_trained
-        return self.schedule
+        return self.schedule if self.timesteps.real else self.process
 
     @property
     def guiding_snapshots(self) -> tuple[float | str, ...]:
