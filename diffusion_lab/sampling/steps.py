@@ -63,7 +63,8 @@ class DDIMSampler(Sampler):
         x = x_0
         for t in range(1, chain.num_timesteps + 1):
             here, before = chain.numbers(t), chain.numbers(t - 1)
-            x = here.alpha * x + (here.sigma - here.alpha * before.sigma) * reverse(chain, x, chain.full(t, x), y).eps
+            eps = reverse(chain, x, chain.full(t, x), y).eps
+            x = here.alpha_ts * x + (here.sigma - here.alpha_ts * before.sigma) * eps
         return x / chain.prior_std
 
 
