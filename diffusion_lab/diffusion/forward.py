@@ -7,6 +7,9 @@
 (Kingma et al. 2021, VDM, appendix A). With α_t = √ᾱ_t, σ_t = √(1 − ᾱ_t) and s = t − 1 this is DDPM: σ²_ts is its β_t, (1) to (3)
 are equations 4, 2 and 6 of Ho et al. 2020, and mean and variance in (3) are the μ̃_t and β̃_t of equation 7.
 
+The pair fixes (1) alone. (2) and (3) belong to the Markov chain with these marginals; other joint distributions have the same
+ones, such as those of DDIM (Song et al. 2020, section 3). L_simple needs (1) only; ancestral sampling and the bound need (3).
+
 A `Schedule` has the pair at real t, a `GaussianDiffusion` (in `chain`) at the whole steps of a chain, of which it keeps a table.
 Functions that need only the pair and the network's input for t (predictions, L_simple) accept either, with its t.
 """
