@@ -50,7 +50,8 @@ def heun(walk: Walk, x_t: Images, t: int, s: int) -> Images:
     if s == 0:
         return x_s
     there = walk.predict(x_s, s)
-    return x_s + (to.sigma - to.signal / at.signal * at.sigma) / 2 * (there.eps - here.eps)
+    r = to.signal / at.signal
+    return x_s + (to.sigma - r * at.sigma) / 2 * (there.eps - here.eps)  # Euler's ε̂ becomes the mean of the two
 
 
 @dataclass(frozen=True)
