@@ -54,8 +54,8 @@ class DDIMSampler(Sampler):
 
             x_t = α_ts·x_s + (σ_t − α_ts·σ_s)·ε̂(x_s, t)
 
-        ε̂ is taken at the start of the stride, so decoding recovers x_0 up to an error of first order in the stride. Use a
-        reverse process without clipping; η must be 0.
+        ε̂ is taken at x_s but with the numbers of t, because the network has no input for s = 0. So decoding recovers x_0 up to an
+        error of first order in the stride. Use a reverse process without clipping; η must be 0.
         """
         if self.eta != 0:
             raise ValueError(f"eta = {self.eta}: only the deterministic sampler, eta = 0, can encode")
