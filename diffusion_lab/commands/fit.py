@@ -43,6 +43,7 @@ _NOT_NAMED = {"model", "data", "logger", "debug", *SCORING_GROUPS}
 def fit(training: Training, built: Built, here: Ranks) -> None:
     """Train in `training.place`, and put the finished model into its folder, whose lock the caller holds.
 
+    In this order: folder and checkpoint; trackers; compilation; Trainer.fit; weights and record; the folder takes the model's name.
     Interrupted after a signal; MistakeError for a mistake of the user.
     """
     cfg, data, place = training.cfg, training.data, training.place
@@ -58,6 +59,8 @@ def fit(training: Training, built: Built, here: Ranks) -> None:
             if here.is_first:
                 stack.enter_context(built.announcement)
             made = _what_trains(built, begun)
+            if saving is not None:
+                saving.made_by = made
             _measure_share_of_peak(training, built, here)
             notice = compile_model(model, cfg.compile) if cfg.compile else None
             for note in filter(
@@ -74,9 +77,7 @@ def fit(training: Training, built: Built, here: Ranks) -> None:
             if saving is not None and saving.has_stopped_training:
                 how = f"at step {trainer.global_step}; everything is saved in {place.resume}; run the same command again to resume"
                 raise _interrupted(interruption, how, here)
-            limit = ended_by(trainer, built.added)
-            value = f"={OmegaConf.select(cfg, limit)}" if limit.startswith("trainer.") else ""
-            console.print(f"training ended by {limit}{value} after {trainer.global_step:,} steps")
+            limit = _say_what_ended_it(training, built, console)
             if here.is_first:
                 _finish(training, built, ended_by=limit, conditions=conditions, **made)
         if here.is_first:
@@ -123,11 +124,7 @@ def _what_trains(built: Built, begun: _Begun) -> dict[str, Any]:
     """Code, versions and precision, which checkpoints record too; of a training that other code began, both codes."""
     code = code_now()
     both_codes = both(begun.made_by.get("code") or code, code)
-    made = {"code": both_codes, "versions": versions(), "precision": str(built.trainer.precision)}
-    saving = callback_of(built.trainer, Saving)
-    if saving is not None:
-        saving.made_by = made
-    return made
+    return {"code": both_codes, "versions": versions(), "precision": str(built.trainer.precision)}
 
 
 def _measure_share_of_peak(training: Training, built: Built, here: Ranks) -> None:
@@ -168,6 +165,14 @@ def _lines_on_start(training: Training, built: Built, begun: _Begun) -> Iterator
             yield f"it was started with precision {before}, and continues with {precision}"
     elif cfg.init_from is not None:
         yield f"starting from the weights {cfg.init_weights} of {cfg.init_from}"
+
+
+def _say_what_ended_it(training: Training, built: Built, console: Terminal) -> str:
+    """Print the option that ended training, with its value, and return its name."""
+    limit = ended_by(built.trainer, built.added)
+    value = f"={OmegaConf.select(training.cfg, limit)}" if limit.startswith("trainer.") else ""
+    console.print(f"training ended by {limit}{value} after {built.trainer.global_step:,} steps")
+    return limit
 
 
 def _finish(training: Training, built: Built, **more: Any) -> None:

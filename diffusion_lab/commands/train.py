@@ -1,6 +1,13 @@
 """diffusion-lab train: train a model, then sample and score it, a whole experiment in one command.
 
-data -> model -> fit -> weights -> score. Running the same command again finds existing results.
+data -> model -> fit -> weights -> score. Running the same command again finds existing results. One run passes, in this order:
+
+    config/training       training_of      the options are checked; the data; the name of the training and its folder
+    config/training       Training.build   the model with its initial weights, the callbacks, Lightning's Trainer
+    training/ranks        start_ranks      for several devices one process each, which repeats the two lines above
+    commands/fit          fit              the training; the weights and the record are written
+    config/weight_files   load_weights     the weights to score
+    commands/evaluate     score_once       samples and scores, once for each requested moment
 """
 
 from __future__ import annotations

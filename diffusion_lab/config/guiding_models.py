@@ -74,7 +74,7 @@ def autoguidance(
     interval: Interval = None,
     log_snr_interval: Interval = None,
 ) -> Autoguidance:
-    """Guidance away from the weaker model that `worse_model` loads; by default an earlier moment of the same training.
+    """Guidance away from the weak model that `worse_model` loads; by default an earlier moment of the same training.
 
     scale: s of `Autoguidance`; 1: no guidance. moment, model: as in `worse_model`. schedule, identity: the schedule of the guided
     model, and the identity of its data. interval, log_snr_interval: the times t, or the log SNRs, at which it guides; None: all.

@@ -76,7 +76,7 @@ def _newest_model(outputs: Path) -> ModelDirectory:
 
 
 def check_worse(cfg: DictConfig) -> None:
-    """MistakeError if the weaker model of a guidance was trained with other conditions. An unconditional one may guide any."""
+    """MistakeError if the weak model of a guidance was trained with other conditions. An unconditional one may guide any."""
     for option in ("guidance.model", "guidance.worse.model"):
         if (folder := OmegaConf.select(cfg, option)) is None:
             continue

@@ -12,7 +12,6 @@ strided chain, whose L_0 belongs to that chain's first step.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 from jaxtyping import Float64, Int64
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from .chain import GaussianDiffusion
 from .decoders import GAUSSIAN, Decoder
+from .forward import Value
 from .gaussian import Gaussian
 from .noise import SampleNoise, fresh_noise
 from .reverse import ReverseStep
@@ -27,15 +27,14 @@ from .shapes import Conditions, Images, PerSample, Steps
 from .starts import NoiseStart, Start
 
 NOISE = NoiseStart()
-Number = TypeVar("Number", float, Tensor)
 
 
-def in_bits(nats: Number, num_dims: int = 1) -> Number:
+def in_bits(nats: Value, num_dims: int = 1) -> Value:
     """Nats of all of num_dims dimensions -> bits per dimension: 1 bit = log 2 nats."""
     return nats / (num_dims * math.log(2))
 
 
-def in_nats(bits: Number, num_dims: int = 1) -> Number:
+def in_nats(bits: Value, num_dims: int = 1) -> Value:
     """Bits per dimension -> nats of all of them."""
     return bits * (num_dims * math.log(2))
 

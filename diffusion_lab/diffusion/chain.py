@@ -171,6 +171,11 @@ class GaussianDiffusion(ForwardProcess):
     def _numbers(self) -> list[Row[float]]:
         return [Row(*row) for row in self._table.values.tolist()]
 
+    def copy_to(self, device: torch.device) -> None:
+        """Copy the table to a device now; otherwise the first look-up there does."""
+        self._table.on(device)
+        self._network_times.on(device)
+
     def _look_up(self, table: DeviceTable, t: Steps, first: int) -> Tensor:
         """The entries of step t (B,) of a table that begins with step `first`."""
         if t.is_floating_point():

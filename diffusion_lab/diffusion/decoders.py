@@ -63,8 +63,8 @@ class LevelDecoder(Decoder):
     def log_prob(
         self, process: ForwardProcess, reverse: Gaussian | None, x_0: Images, x_1: Images, num_levels: int | None
     ) -> Images:
-        signal, noise = process.pair(process.full(1, x_1))
-        guess, std = x_1 / per_sample(signal, x_1), per_sample(noise / signal, x_1)
+        signal, sigma = process.pair(process.full(1, x_1))
+        guess, std = x_1 / per_sample(signal, x_1), per_sample(sigma / signal, x_1)
         if num_levels is None:
             return Gaussian(guess, (2 * std.log()).expand_as(guess)).log_prob(x_0)
         own, nearest = nearest_level(x_0, num_levels), nearest_level(guess, num_levels)

@@ -7,6 +7,9 @@
 (Kingma et al. 2021, VDM, appendix A). With α_t = √ᾱ_t, σ_t = √(1 − ᾱ_t) and s = t − 1 this is DDPM: σ²_ts is its β_t, (1) to (3)
 are equations 4, 2 and 6 of Ho et al. 2020, and mean and variance in (3) are the μ̃_t and β̃_t of equation 7.
 
+The pair fixes (1) alone. (2) and (3) belong to the Markov chain with these marginals; other joint distributions have the same
+ones, such as those of DDIM (Song et al. 2020, section 3). L_simple needs (1) only; ancestral sampling and the bound need (3).
+
 A `Schedule` has the pair at real t, a `GaussianDiffusion` (in `chain`) at the whole steps of a chain, of which it keeps a table.
 Functions that need only the pair and the network's input for t (predictions, L_simple) accept either, with its t.
 """
@@ -33,7 +36,7 @@ def per_sample(values: PerSample, like: Images) -> Broadcast:
 class Stride(Generic[Value]):
     """Equations (2) and (3) from t to s."""
 
-    alpha: Value  # α_ts
+    alpha_ts: Value
     beta: Value  # σ²_ts
     log_beta: Value
     beta_tilde: Value  # the variance of (3)
@@ -45,16 +48,16 @@ class Stride(Generic[Value]):
 def stride_between(pair_t: tuple[Tensor, Tensor], pair_s: tuple[Tensor, Tensor]) -> Stride[Tensor]:
     """(2) and (3) from the (α, σ) of t and of s."""
     (signal, sigma), (signal_s, sigma_s) = pair_t, pair_s
-    alpha = signal / signal_s
-    beta = sigma.square() - (alpha * sigma_s).square()
+    alpha_ts = signal / signal_s
+    beta = sigma.square() - (alpha_ts * sigma_s).square()
     share = (sigma_s / sigma).square()
     return Stride(
-        alpha=alpha,
+        alpha_ts=alpha_ts,
         beta=beta,
         log_beta=beta.log(),
         beta_tilde=share * beta,
         log_beta_tilde=(share * beta).log(),
-        of_x_t=alpha * share,
+        of_x_t=alpha_ts * share,
         of_x_0=signal_s * beta / sigma.square(),
     )
 
@@ -114,7 +117,7 @@ class ForwardProcess(ABC):
     def q_step(self, x_prev: Images, t: Times, eps: Images, s: Times | None = None) -> Images:
         """x_t = α_ts·x_s + σ_ts·ε ~ q(x_t|x_s), equation (2); x_prev: x_s, by default that of s = t − 1."""
         stride = self.stride(t, s)
-        return per_sample(stride.alpha, x_prev) * x_prev + per_sample(stride.beta.sqrt(), x_prev) * eps
+        return per_sample(stride.alpha_ts, x_prev) * x_prev + per_sample(stride.beta.sqrt(), x_prev) * eps
 
     def q_posterior(self, x_0: Images, x_t: Images, t: Times, s: Times | None = None) -> Gaussian:
         """q(x_s|x_t, x_0), equation (3); None: s = t − 1."""

@@ -35,8 +35,8 @@ class Prediction(ABC):
 
     def to_x_0(self, process: ForwardProcess, output: Images, x_t: Images, t: Times) -> Images:
         """x̂_0 implied by an output at x_t."""
-        (_, b), (_, noise), scale = self._solved(process, t)
-        return per_sample(b / scale, x_t) * x_t - per_sample(noise / scale, x_t) * output
+        (_, b), (_, sigma), scale = self._solved(process, t)
+        return per_sample(b / scale, x_t) * x_t - per_sample(sigma / scale, x_t) * output
 
     def to_eps(self, process: ForwardProcess, output: Images, x_t: Images, t: Times) -> Images:
         """ε̂ implied by an output at x_t."""
@@ -45,13 +45,13 @@ class Prediction(ABC):
 
     def error_scale(self, process: ForwardProcess, t: Times) -> PerSample:
         """(squared error of the output) / (squared error of the x̂_0 it implies), at a given x_t: ((α·b − σ·a)/σ)²."""
-        _, (_, noise), scale = self._solved(process, t)
-        return (scale / noise).square()
+        _, (_, sigma), scale = self._solved(process, t)
+        return (scale / sigma).square()
 
     def _solved(self, process: ForwardProcess, t: Times) -> tuple[Coefficients, Coefficients, PerSample]:
         """(a, b), (α, σ) and α·b − σ·a."""
-        (a, b), (signal, noise) = self.coefficients(process, t), process.pair(t)
-        return (a, b), (signal, noise), signal * b - noise * a
+        (a, b), (signal, sigma) = self.coefficients(process, t), process.pair(t)
+        return (a, b), (signal, sigma), signal * b - sigma * a
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,8 @@ class PredictVelocity(Prediction):
     """
 
     def coefficients(self, process: ForwardProcess, t: Times) -> Coefficients:
-        signal, noise = process.pair(t)
-        return -noise, signal
+        signal, sigma = process.pair(t)
+        return -sigma, signal
 
 
 @dataclass(frozen=True)
@@ -114,18 +114,18 @@ class PredictEDM(Prediction):
             raise ValueError(f"prediction.data_std={self.data_std} must be the standard deviation of the data, above 0")
 
     def coefficients(self, process: ForwardProcess, t: Times) -> Coefficients:
-        signal, noise = process.pair(t)
-        std = self._std(signal, noise)
-        return noise / (self.data_std * std), -signal * self.data_std / std
+        signal, sigma = process.pair(t)
+        std = self._std(signal, sigma)
+        return sigma / (self.data_std * std), -signal * self.data_std / std
 
     def inputs(self, process: ForwardProcess, x_t: Images, t: Times) -> tuple[Images, Times]:
         process.network_time(t)  # fails if t has no reverse step
-        signal, noise = process.pair(t)
-        return x_t * per_sample(1 / self._std(signal, noise), x_t), (noise / signal).log() / 4
+        signal, sigma = process.pair(t)
+        return x_t * per_sample(1 / self._std(signal, sigma), x_t), (sigma / signal).log() / 4
 
-    def _std(self, signal: PerSample, noise: PerSample) -> PerSample:
+    def _std(self, signal: PerSample, sigma: PerSample) -> PerSample:
         """√v, of x_t."""
-        return (signal.square() * self.data_std**2 + noise.square()).sqrt()
+        return (signal.square() * self.data_std**2 + sigma.square()).sqrt()
 
 
 def x_0_from_eps(process: ForwardProcess, eps: Images, x_t: Images, t: Times) -> Images:

@@ -341,7 +341,8 @@ def _cumulative(beta: Float64[Tensor, " T"]) -> Table:
 
 def _time_at(log_alpha_bar: Table, log_snr: PerSample) -> PerSample:
     """The t at which the piecewise linear table has a log SNR; the last t below the last entry."""
-    wanted = torch.maximum(-torch.log1p(torch.exp(-log_snr)), log_alpha_bar[-1])
+    log = -torch.log1p(torch.exp(-log_snr))  # log ᾱ, as SNR = ᾱ/(1 − ᾱ)
+    wanted = torch.maximum(log, log_alpha_bar[-1])
     after = torch.searchsorted(-log_alpha_bar, -wanted).clamp(1, len(log_alpha_bar) - 1)
     low, high = log_alpha_bar[after - 1], log_alpha_bar[after]
     return after - 1 + (low - wanted) / (low - high)

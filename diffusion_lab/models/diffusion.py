@@ -111,7 +111,7 @@ class DiffusionModel(GenerativeModel):
         self.num_classes = next(filter(has_classes, sizes), guidance.num_classes)
         self.seed, self.optimization, self.condition_dropout = seed, optimization, condition_dropout
         self.schedule, self.trained_schedule = schedule, schedule.trained  # trained with the model
-        self._process, self._read_at = GaussianDiffusion(schedule), -_KEPT_FOR
+        self._process = GaussianDiffusion(schedule)
         mean_channels, variance_channels = self.shape[0], self.shape[0] * variance.outputs_per_channel
         self.network = network(
             out_channels=mean_channels + variance_channels,
@@ -138,13 +138,18 @@ class DiffusionModel(GenerativeModel):
         self.sampler = sampler
         sampler.spacing(self.process)  # fails here if the chain is too short for it
 
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        super().on_train_batch_start(batch, batch_idx)
+        if self.timesteps.real and self.device.type != "cpu" and self.batches_trained % _KEPT_FOR == 0:
+            self.schedule.keep_first_std()  # reading it would make the host wait for the device at every batch
+
     def training_step(self, batch: tuple[Tensor, Conditions], batch_idx: int) -> dict[str, Any]:
         """The loss at one t per sample."""
         x_0, y = batch
-        x_0, *known = self._known(x_0)
+        x_0, known = self._known(x_0)
         t, w, eps = self.times_and_noise(x_0, self.timesteps)
-        known_y = with_dropped_conditions(self, y, self.condition_dropout, self.reverse.null)
-        terms = self._terms(self.forward_process, self.reverse, x_0, t, eps, known_y, *known)
+        given_y = with_dropped_conditions(self, y, self.condition_dropout, self.reverse.null)
+        terms = self._terms(self.forward_process, self.reverse, x_0, t, eps, given_y, known)
         losses = terms["loss"].detach()
         if self.timesteps.learns_from_losses:
             self._learn(self.of_all_ranks(t).flatten(), self.of_all_ranks(losses).flatten())
@@ -181,15 +186,15 @@ class DiffusionModel(GenerativeModel):
 
     def held_out_terms(self, x_0: Tensor, y: Conditions, noise: SampleNoise) -> dict[str, Tensor]:
         """Terms at one t per image, with t weighted as in the loss; given the class, with y."""
-        x_0, *known = self._known(x_0)
+        x_0, known = self._known(x_0)
         t = self.timesteps.spread(noise.uniform(0)).to(x_0.device)
         eps = noise.initial(self.shape).to(x_0)
-        known_y = None if self.reverse.null is None else y
-        return self.objective(self.forward_process, self.reverse, x_0, t, eps, known_y, *known)
+        given_y = None if self.reverse.null is None else y
+        return self.objective(self.forward_process, self.reverse, x_0, t, eps, given_y, known)
 
-    def _known(self, x_0: Tensor) -> tuple[Tensor, ...]:
-        """(x_0 with 0 for missing values, mask of known values); x_0 alone if none can be missing."""
-        return (x_0.nan_to_num(0), (~x_0.isnan()).to(x_0)) if self.missing else (x_0,)
+    def _known(self, x_0: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(x_0 with 0 for missing values, mask of known values); (x_0, None) if none can be missing."""
+        return (x_0.nan_to_num(0), (~x_0.isnan()).to(x_0)) if self.missing else (x_0, None)
 
     @property
     def process(self) -> GaussianDiffusion:
@@ -199,13 +204,7 @@ class DiffusionModel(GenerativeModel):
     @property
     def forward_process(self) -> ForwardProcess:
         """The schedule if training draws real t, else the chain of all steps."""
-        if not self.timesteps.real:
-            return self.process
-        on_gpu = self.trained_schedule is not None and self.device.type != "cpu"
-        if on_gpu and not 0 <= self.batches_trained - self._read_at < _KEPT_FOR:
-            self.schedule.keep_first_std()
-            self._read_at = self.batches_trained
-        return self.schedule
+        return self.schedule if self.timesteps.real else self.process
 
     @property
     def guiding_snapshots(self) -> tuple[float | str, ...]:

@@ -1,12 +1,12 @@
-"""Guidance: reverse processes built from others, which move samples towards a class, or away from a weaker model.
+"""Guidance: reverse processes built from others, which move samples towards a class, or away from a weak model.
 
     x̂ = x̂_weak + s·(x̂_θ − x̂_weak)                                                                          (1)
 
     classifier-free   x̂_weak: the same network without its condition       Ho & Salimans 2022, eq. 6, with s = 1 + w
-    autoguidance      x̂_weak: a weaker network with the same condition     Karras et al. 2024, "Guiding a Diffusion Model with
+    autoguidance      x̂_weak: a weak network with the same condition     Karras et al. 2024, "Guiding a Diffusion Model with
                                                                            a Bad Version of Itself", section 3, with s = w
 
-(or both, a weaker network without a condition). At a given x_t every prediction (x̂_0, ε̂, v̂) is the same affine map of ε̂ in both
+(or both, a weak network without a condition). At a given x_t every prediction (x̂_0, ε̂, v̂) is the same affine map of ε̂ in both
 terms, and the weights s and 1 − s add up to 1: (1) on the network's outputs is (1) on each of them. Clipping comes after.
 
 A guided process is a reverse process too, so samplers and the bound do not depend on guidance. Outside its interval it is the
@@ -33,12 +33,12 @@ Interval = Sequence[float | int] | None  # [lo, hi]
 
 @dataclass(frozen=True, repr=False)
 class Worse:
-    """The weaker model: another one, or an earlier moment of the same training.
+    """The weak model: another one, or an earlier moment of the same training.
 
     Parameters
     ----------
     moment: a share of the training, or the name of a moment.
-    reverse: the weaker reverse process; None for a moment whose weights are not loaded yet.
+    reverse: the weak reverse process; None for a moment whose weights are not loaded yet.
     name: of another model, for the record.
     """
 
@@ -60,7 +60,7 @@ class Guidance(ABC):
     """A modification of p_θ(x_{t−1}|x_t) towards the conditions y, or towards better images.
 
     `guides`: it changes the prediction. `needs_null`: it evaluates a network with and without the condition, and thus needs one
-    trained for both. `num_classes`: of a guiding classifier; None if only the network has classes. `worse`: the weaker model.
+    trained for both. `num_classes`: of a guiding classifier; None if only the network has classes. `worse`: the weak model.
     `scale`: s; `neutral`: the s that leaves the model unchanged. `interval`, `log_snr_interval`: where it acts, [lo, hi] in t of
     the original chain or in log SNR; None: everywhere. Elsewhere s is the neutral one (Kynkäänniemi et al. 2024, "Applying
     Guidance in a Limited Interval").
@@ -163,21 +163,33 @@ class Extrapolation(Guidance):
         if weak is reverse and weak.null is None:
             raise ValueError("classifier-free guidance needs a network that was also trained without conditions")
         y_weak = None if weak.null is None else left_out(y, weak.null) if self.needs_null else y
-        if weak is not reverse:
-            output, v = reverse.evaluate(process, x_t, t, y)
-            predicted = weak.without_clipping()(process, x_t, t, y_weak)
-            output_weak = reverse.prediction.target(process, predicted.x_0, predicted.eps, t)
-        elif self.scale == 0:
+        if weak is reverse and self.scale == 0:
             return reverse(process, x_t, t, y_weak)
-        else:
-            both, v = reverse.evaluate(process, torch.cat([x_t, x_t]), torch.cat([t, t]), joined(y, y_weak))
-            output, output_weak = both.chunk(2)
-            v = None if v is None else v[: len(x_t)]
+        output, output_weak, v = _both(reverse, weak, process, x_t, t, y, y_weak)
         return reverse.from_output(process, output_weak + self.scale * (output - output_weak), v, x_t, t)
 
     def evaluations(self, process: GaussianDiffusion, t: int) -> int:
         one = (0, 1) if self.worse is None else (1,)
         return 2 if self.scale not in one and self.acts_at(process, t) else 1
+
+
+def _both(
+    reverse: ReverseProcess,
+    weak: ReverseProcess,
+    process: GaussianDiffusion,
+    x_t: Images,
+    t: Steps,
+    y: Conditions,
+    y_weak: Conditions,
+) -> tuple[Images, Images, Images | None]:
+    """(output, output_weak, v): one evaluation of a doubled batch, or of each network one, output_weak then converted."""
+    if weak is reverse:
+        both, v = reverse.evaluate(process, torch.cat([x_t, x_t]), torch.cat([t, t]), joined(y, y_weak))
+        output, output_weak = both.chunk(2)
+        return output, output_weak, None if v is None else v[: len(x_t)]
+    output, v = reverse.evaluate(process, x_t, t, y)
+    predicted = weak.without_clipping()(process, x_t, t, y_weak)
+    return output, reverse.prediction.target(process, predicted.x_0, predicted.eps, t), v
 
 
 @dataclass(frozen=True)
@@ -206,15 +218,15 @@ class ClassifierFree(Extrapolation):
 
 @dataclass(frozen=True)
 class Autoguidance(Extrapolation):
-    """output_worse + s·(output − output_worse), with the same conditions in both (Karras et al. 2024).
+    """output_weak + s·(output − output_weak), with the same conditions in both (Karras et al. 2024).
 
-    The weaker model, a smaller network or an earlier moment of the same training, makes the same errors, but larger ones, so
+    The weak model, a smaller network or an earlier moment of the same training, makes the same errors, but larger ones, so
     extrapolating from it through the model reduces them.
 
     Parameters
     ----------
-    worse: the weaker model. Its prediction is converted to the model's, so the two may predict different quantities.
-    scale: s ≥ 0. 1 is the model itself, with one evaluation instead of two; 0 gives the mean of the weaker model.
+    worse: the weak model. Its prediction is converted to the model's, so the two may predict different quantities.
+    scale: s ≥ 0. 1 is the model itself, with one evaluation instead of two; 0 gives the mean of the weak model.
     """
 
     worse: Worse

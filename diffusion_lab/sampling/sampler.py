@@ -140,6 +140,8 @@ class Sampler(ABC):
         walk = self.begin(chain, reverse, y, fresh_noise(len(x), x.device) if noise is None else noise)
         times = [0, *chain.times.tolist()]
         yield times[-1], x
+        for evaluated, _ in self.evaluated_at(chain):
+            evaluated.copy_to(x.device)  # before the first step: a copy waits for the device
         for t in range(chain.num_timesteps, 0, -1):
             x = self.step(walk, x, t)
             yield times[t - 1], x

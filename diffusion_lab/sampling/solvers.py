@@ -14,7 +14,6 @@ DPM-Solver++). The polynomial through known x̂_0 is integrated in closed form.
 import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import NamedTuple
 
 import torch
 
@@ -51,7 +50,8 @@ def heun(walk: Walk, x_t: Images, t: int, s: int) -> Images:
     if s == 0:
         return x_s
     there = walk.predict(x_s, s)
-    return x_s + (to.sigma - to.signal / at.signal * at.sigma) / 2 * (there.eps - here.eps)
+    r = to.signal / at.signal
+    return x_s + (to.sigma - r * at.sigma) / 2 * (there.eps - here.eps)  # Euler's ε̂ becomes the mean of the two
 
 
 @dataclass(frozen=True)
@@ -91,49 +91,35 @@ class ChurnSampler(HeunSampler):
             raise ValueError(f"sampler.s_noise={self.s_noise} must be at least 0; 1 keeps q(x_t|x_0)")
 
     def step(self, walk: Walk, x_t: Images, t: int) -> Images:
-        chain, place, raised = self._raised(walk.chain)
-        here, up = chain.numbers(place[t]), chain.numbers(raised[t])
-        if raised[t] > place[t]:
-            r, z = up.signal / here.signal, walk.source(walk.chain.keys[t - 1], x_t)  # z in the last step too
-            x_t = r * x_t + math.sqrt(up.sigma**2 - (r * here.sigma) ** 2) * self.s_noise * z
-        return heun(replace(walk, chain=chain), x_t, raised[t], place[t - 1])
+        stride = self._strides(walk.chain)[t - 1]
+        last = stride.num_timesteps  # t̂; last − 1 is s
+        here, up = walk.at(t), stride.numbers(last)
+        if up.time == here.time:
+            return heun(walk, x_t, t, t - 1)
+        r, z = up.signal / here.signal, walk.source(walk.chain.keys[t - 1], x_t)  # z in the last step too
+        x_t = r * x_t + math.sqrt(up.sigma**2 - (r * here.sigma) ** 2) * self.s_noise * z
+        return heun(replace(walk, chain=stride), x_t, last, last - 1)
 
     def evaluated_at(self, chain: GaussianDiffusion) -> list[tuple[GaussianDiffusion, int]]:
-        fine, place, raised = self._raised(chain)
-        steps = range(chain.num_timesteps, 0, -1)
-        return [(fine, t) for step in steps for t in (raised[step], place[step - 1]) if t > 0]
+        strides = reversed(self._strides(chain))
+        return [(stride, t) for stride in strides for t in range(stride.num_timesteps, 0, -1)]
 
-    def _raised(self, chain: GaussianDiffusion) -> "Raised":
+    def _strides(self, chain: GaussianDiffusion) -> list[GaussianDiffusion]:
         gamma = min(self.s_churn / chain.num_timesteps, math.sqrt(2) - 1)
-        return with_raised(chain, gamma, self.s_min, self.s_max)
-
-
-class Raised(NamedTuple):
-    """A chain over the steps of another one and their raised times. place[t], raised[t]: the steps of t and of t̂ in it."""
-
-    chain: GaussianDiffusion
-    place: list[int]
-    raised: list[int]
+        return raised_strides(chain, gamma, self.s_min, self.s_max)
 
 
 @lru_cache(maxsize=8)  # of the chains that are walked
-def with_raised(chain: GaussianDiffusion, gamma: Number, s_min: Number, s_max: Number) -> Raised:
-    """`chain` with the times at which σ/α is 1 + γ times that of a step with s_min ≤ σ/α ≤ s_max."""
+def raised_strides(chain: GaussianDiffusion, gamma: Number, s_min: Number, s_max: Number) -> list[GaussianDiffusion]:
+    """For t = 1 … K the chain over the times of s and t̂; of t̂ alone for t = 1. t̂: where σ/α is 1 + γ times that of t."""
     log_snr = chain.log_snr(torch.arange(1, chain.num_timesteps + 1))
     ratio = torch.exp(-log_snr / 2)
     acts = (ratio >= s_min) & (ratio <= s_max) & (gamma > 0)
-    every = GaussianDiffusion(chain.schedule)
-    times = every.times_at(log_snr - 2 * math.log1p(gamma), real=chain.times.is_floating_point())
-    gaps, nearest = (chain.schedule.log_snr(times.double())[:, None] - log_snr).abs().min(dim=1)
-    times = torch.where(gaps < _SAME, chain.times[nearest], times)  # a stride of length 0 is not Gaussian
-    times = torch.where(acts, times, chain.times).maximum(chain.times)
-    union = torch.cat([chain.times, times]).unique()
-    place, raised = (torch.searchsorted(union, part) + 1 for part in (chain.times, times))
-    fine = chain if len(union) == chain.num_timesteps else GaussianDiffusion(chain.schedule, union)
-    return Raised(fine, [0, *place.tolist()], [0, *raised.tolist()])
-
-
-_SAME = 1e-9  # difference in log SNR
+    real = chain.times.is_floating_point()
+    raised = GaussianDiffusion(chain.schedule).times_at(log_snr - 2 * math.log1p(gamma), real)
+    raised = torch.where(acts, raised, chain.times).maximum(chain.times)
+    ends = [raised[:1], *torch.stack([chain.times[:-1], raised[1:]], dim=1)]
+    return [GaussianDiffusion(chain.schedule, times) for times in ends]
 
 
 @dataclass(frozen=True)

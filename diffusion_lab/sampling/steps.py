@@ -54,8 +54,8 @@ class DDIMSampler(Sampler):
 
             x_t = α_ts·x_s + (σ_t − α_ts·σ_s)·ε̂(x_s, t)
 
-        ε̂ is taken at the start of the stride, so decoding recovers x_0 up to an error of first order in the stride. Use a
-        reverse process without clipping; η must be 0.
+        ε̂ is taken at x_s but with the numbers of t, because the network has no input for s = 0. So decoding recovers x_0 up to an
+        error of first order in the stride. Use a reverse process without clipping; η must be 0.
         """
         if self.eta != 0:
             raise ValueError(f"eta = {self.eta}: only the deterministic sampler, eta = 0, can encode")
@@ -63,7 +63,8 @@ class DDIMSampler(Sampler):
         x = x_0
         for t in range(1, chain.num_timesteps + 1):
             here, before = chain.numbers(t), chain.numbers(t - 1)
-            x = here.alpha * x + (here.sigma - here.alpha * before.sigma) * reverse(chain, x, chain.full(t, x), y).eps
+            eps = reverse(chain, x, chain.full(t, x), y).eps
+            x = here.alpha_ts * x + (here.sigma - here.alpha_ts * before.sigma) * eps
         return x / chain.prior_std
 
 

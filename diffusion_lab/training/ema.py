@@ -116,6 +116,7 @@ def _update(averages: Averages, decays: Mapping[str, float], model: TrainableMod
 class PowerAverages(Callback):
     """Tracks power-law averages with σ_rel in TRACKED, and writes them to one file at each of `moments` moments.
 
+    From these files `config.weight_files.build_average` builds others after training, such as ema_rel_0.07.
     The moments divide the budget evenly, the last is its end, so there are at most `moments` float16 files, together
     as large as `moments` copies of the float32 weights. A file is written before any checkpoint of its step or a later one.
     Averages are float32 and part of the checkpoint. A training resumed from a checkpoint without them keeps none.

@@ -3,6 +3,8 @@
 θ̄(t) = ∫₀ᵗ p(τ)·θ(τ) dτ with p(τ) = (γ + 1)·τ^γ/t^(γ + 1): an average over a fixed share of training, whatever its length.
 σ_rel is the standard deviation of p in units of t. Karras et al. 2024, "Analyzing and Improving the Training Dynamics of Diffusion
 Models", section 3.1 and appendix C.
+
+An average named ema_rel_0.07 (σ_rel = 0.07) is built from the kept ones, after training, in `config.weight_files.build_average`.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ def test_the_loss_of_a_quarter_is_its_mean():
             return t, torch.where(t % 2 == 1, 2 / 3, 2.0).double()
 
     class Square(Simple):
-        def __call__(self, process, reverse, x_0, t, eps, y=None):
+        def __call__(self, process, reverse, x_0, t, eps, y=None, known=None):
             return {"loss": t.double().square()}
 
     diffusion = of_digits(

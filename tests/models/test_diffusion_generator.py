@@ -56,7 +56,7 @@ def test_the_likelihood_is_of_the_samplers_chain():
     for sampler, kind, terms in (
         (AncestralSampler(), "bound of the full chain", 30),
         (AncestralSampler(EvenSpacing(5)), "bound of a strided chain", 5),
-        (DDIMSampler(EvenSpacing(5)), "bound of 7 ancestral steps even in log SNR", 7),
+        (DDIMSampler(EvenSpacing(5)), "bound of 7 ancestral steps", 7),
     ):
         likelihood = generator(sampler=sampler, bound_steps=7).likelihood(x_0, None, 0, torch.arange(4), None)
         assert likelihood.kind.startswith(kind)
