@@ -6,6 +6,7 @@ import contextlib
 import functools
 import hashlib
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -114,7 +115,9 @@ def lab(tmp_path, tmp_path_factory, monkeypatch, capfd, given_before):
 
     run.folder, run.given, run.done, run.refused = tmp_path, given, done, refused
     imported = {*sys.modules}
+    handlers, level = [*logging.root.handlers], logging.root.level
     yield run
+    logging.root.handlers, logging.root.level = handlers, level  # hydra.verbose changes them
     # Modules of this folder: the next test has its own, some under the same name.
     for name in sys.modules.keys() - imported:
         if (getattr(sys.modules[name], "__file__", None) or "").startswith(str(tmp_path)):

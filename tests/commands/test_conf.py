@@ -362,7 +362,7 @@ def test_a_trainer_says_how_training_is_carried_out(name):
 def test_a_callback_beside_ours_is_in_the_name(name):
     asked = [composed("model=gan", f"callbacks=[{names}]") for names in ("default", f"default,{name}")]
     without, with_it = (asked_of_training(OmegaConf.to_container(cfg, resolve=True)) for cfg in asked)
-    assert with_it["callbacks"][name]["monitor"] == "val/loss"
+    assert name in with_it["callbacks"]
     assert "callbacks" not in without
 
 
