@@ -63,7 +63,7 @@ def curve_findings(table: Table, group: Group) -> list[Finding]:
     """What is certain about curves against cost."""
     return [
         Finding(f"{measure.label} against {cost.title}", said, True)
-        for measure in headlines(group)
+        for measure in group.headlines
         for cost in (TRAINING, SAMPLING)
         for said in sentences(table, group, measure, cost)
     ]
@@ -205,7 +205,7 @@ def comparisons(table: Table, group: Group) -> list[Comparison]:
             tuple(value or NONE for value in effect.left_out),
         )
         for axis in axes
-        for measure in headlines(group)
+        for measure in group.headlines
         if (effect := effect_of(table, group, measure, axis)) is not None
     ] or [
         Comparison(
@@ -216,7 +216,7 @@ def comparisons(table: Table, group: Group) -> list[Comparison]:
             one.ranking,
         )
         for one in group.standings
-        if one.measure in headlines(group) and len(one.ranking.best) + len(one.ranking.others) > 1
+        if one.measure in group.headlines and len(one.ranking.best) + len(one.ranking.others) > 1
     ]
     certain = holm([one.ranking.p for one in found])
     level = LEVEL / max(1, sum(one.ranking.p is not None for one in found))
@@ -311,9 +311,3 @@ def _percent(part: float, whole: Measured) -> str:
 
 def _count(value: float) -> str:
     return f"{value:,.0f}" if value >= 1e4 else f"{value:.0f}"
-
-
-def headlines(group: Group) -> list[Measure]:
-    """The measures that sentences are about: the headlines or, if there are none, the first that has a better end."""
-    ranked = [measure for measure in group.measures if measure.better is not None]
-    return [measure for measure in ranked if measure.headline] or ranked[:1]

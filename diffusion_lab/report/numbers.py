@@ -182,8 +182,8 @@ def notes(group: Group, measures: Sequence[Measure]) -> list[str]:
     )
     if group.marked:
         said.append(
-            "Best (bold) only where the 95 % interval of its difference to every other row measured the same way "
-            "excludes 0: an interval from all these sources, paired over shared seeds, noise and images."
+            "Bold is best, decided by the rule of the sentences above: different from every other row measured the same way "
+            "after correction for the number of comparisons. Differences are paired over shared seeds, noise and images."
             + (" Its part over two seeds is ±12.7 standard errors, over three ±4.3." if seeds == 2 else "")
         )
     floor = next((cell.protocol["floor"] for cell in cells if cell.protocol.get("floor")), None)

@@ -13,7 +13,7 @@ from textwrap import fill
 from diffusion_lab.report.choices import reads_as_number, with_axis
 from diffusion_lab.report.comparison import within_seeds
 from diffusion_lab.report.curves import SAMPLING, TRAINING, Cost, ranked_measures, rows_along, sentences, training_lines
-from diffusion_lab.report.findings import effect_of, headlines
+from diffusion_lab.report.findings import effect_of
 from diffusion_lab.report.numbers import columns, label
 from diffusion_lab.report.panels import (
     COLOUR,
@@ -111,7 +111,7 @@ def effects(table: Table, group: Group) -> Iterator[Plot]:
 
 def poster(table: Table, group: Group) -> Iterator[Plot]:
     """The effect of every axis on each main measure, with the measure spelled out."""
-    shown = {measure.label: measure for measure in headlines(group)}
+    shown = {measure.label: measure for measure in group.headlines}
     for plot in effects(table, group):
         if (measure := shown.get(plot.name)) is not None:
             meaning = measure.meaning or measure.label
