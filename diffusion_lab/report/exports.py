@@ -151,7 +151,7 @@ def print_tables(gathered: Gathered, table: Table) -> None:
         if said_of.undecided:
             console.print(_plain_table(UNDECIDED, said_of.undecided), soft_wrap=False)
         for step in said_of.next:
-            console.print(Text(f"next: {step}", style="bold"))
+            console.print(Text(f"Next: {step}.", style="bold"))
     missing = [
         f"{cell.state}: {' · '.join(filter(None, cell.choices.values()))}: {cell.reason}"
         for cell in gathered.cells

@@ -50,12 +50,13 @@ class Series:
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes. categories: the names at x = 0, 1, …; levels: named horizontal lines."""
+    """One pair of axes. categories: the names at x = 0, 1, …; levels: named horizontal lines; verdict: a line below the title."""
 
     title: str
     series: list[Series]
     categories: list[str] = field(default_factory=list)
     levels: list[tuple[str, float]] = field(default_factory=list)
+    verdict: str = ""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from textwrap import fill
 from diffusion_lab.report.choices import reads_as_number, with_axis
 from diffusion_lab.report.comparison import within_seeds
 from diffusion_lab.report.curves import SAMPLING, TRAINING, Cost, ranked_measures, rows_along, sentences, training_lines
-from diffusion_lab.report.findings import effect_of
+from diffusion_lab.report.findings import comparisons, effect_of
 from diffusion_lab.report.numbers import columns, label
 from diffusion_lab.report.panels import (
     COLOUR,
@@ -38,8 +38,11 @@ from diffusion_lab.store.option_names import grouped
 
 _MOST_PANELS = 6
 _BITS, _COUNTS = "bits_by_steps", "num_steps"  # the curve of a score
-_THIN_AND_BOLD = "Thin: single seeds. Bold: mean, with its 95 % interval after each seed's own level is removed."
-_EFFECTS_NOTE = f"{_THIN_AND_BOLD} Averaged over cells that were measured alike and differ only in this axis."
+_THIN_AND_BOLD = "Thin: single seeds. Bold: mean. Error bars: 95 %, within seeds."
+_EFFECTS_NOTE = (
+    f"{_THIN_AND_BOLD} The intervals are not corrected for the number of comparisons, so where a difference is undecided they may "
+    "not overlap. Averaged over cells that were measured alike and differ only in this axis."
+)
 _LETTERS = 34  # in a line of a poster's y label
 _BETWEEN = "Between two points, curves are interpolated linearly, as drawn."
 _BEFORE_THE_END = (
@@ -89,6 +92,7 @@ def against_sampling(table: Table, group: Group) -> Iterator[Plot]:
 
 def effects(table: Table, group: Group) -> Iterator[Plot]:
     """Each measure by the values of an axis, averaged over the other axes: seeds, and means with their intervals `within_seeds`."""
+    verdicts = {(one.what, one.measure.name): one.verdict for one in comparisons(table, group)}
     for measure in (measure for measure in group.measures if measure.better is not None):
         panels = []
         for colour, axis in enumerate(table.axes):
@@ -103,7 +107,8 @@ def effects(table: Table, group: Group) -> Iterator[Plot]:
             means = [one.mean for one in effect.means]
             mean = Series(table.names[axis], x, means, within_seeds([*each.values()]), colour=colour)
             categories = [value or "none" for value in effect.values]
-            panels.append(Panel(table.names[axis], [*seeds, mean], categories=categories))
+            name = table.names[axis]
+            panels.append(Panel(name, [*seeds, mean], categories, verdict=verdicts.get((name, measure.name), "")))
         if panels:
             plot = _plot("effects", EFFECTS, measure, "", panels, _EFFECTS_NOTE)
             yield replace(plot, log_x=False, log_y=_spans_decades(panels))

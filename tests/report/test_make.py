@@ -130,4 +130,4 @@ def test_samples_are_shown_in_advance_only_of_what_is_decided(tmp_path, gap):
     page = make_report(write_sweep(tmp_path, axes=axes, change=change)).read_text()
     (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page)
     assert len(json.loads(data)["shown"]) == (2 if gap else 0)
-    assert ("would have counted" in page) == (not gap)
+    assert ("smallest that would count" in page) == (not gap)
