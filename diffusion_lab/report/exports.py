@@ -150,6 +150,8 @@ def print_tables(gathered: Gathered, table: Table) -> None:
             console.print(Text(f"{sign} {found.what}: {found.text}", style=style))
         if said_of.undecided:
             console.print(_plain_table(UNDECIDED, said_of.undecided), soft_wrap=False)
+        if said_of.warning:
+            console.print(Text(f"{said_of.warning}.", style="yellow"))
         for step in said_of.next:
             console.print(Text(f"Next: {step}.", style="bold"))
     missing = [

@@ -31,6 +31,7 @@ from diffusion_lab.store.option_names import grouped
 _COSTS = {"nfe": "network evaluations per sample", "parameters": "parameters", "training_images": "training images"}
 _ONE_SEED = "not ranked, because one seed of each does not tell a difference from chance"
 _NO_ERRORS = "not ranked, because these scores have no errors; metrics=frechet_infinity adds those of Fréchet distances"
+_FAR = 10  # times the distance of real images
 _TWO_SEEDS = "two seeds can decide only very large differences; use three or more"
 UNDECIDED = (
     "undecided",
@@ -51,10 +52,12 @@ class Finding:
 
 @dataclass(frozen=True)
 class Conclusions:
-    """undecided: one line per comparison, of the columns UNDECIDED. next: what to do, one sentence each."""
+    """undecided: one line per comparison, of the columns UNDECIDED. warning: what limits all of them, or empty. next: what to do,
+    one sentence each."""
 
     findings: list[Finding]
     undecided: list[tuple[str, ...]]
+    warning: str
     next: list[str]
 
 
@@ -63,7 +66,20 @@ def conclusions(table: Table, group: Group) -> Conclusions:
     compared = comparisons(table, group)
     known = [*axis_findings(table, group, compared), *curve_findings(table, group)]
     doubts = [line for one in compared if (line := one.doubt) is not None]
-    return Conclusions(known, doubts, next_steps(compared, table.seeds))
+    return Conclusions(known, doubts, _far_from_real(group), next_steps(compared, table.seeds))
+
+
+def _far_from_real(group: Group) -> str:
+    """A warning if even the best row is far from real images by the first distance; else empty."""
+    distance = group.distance
+    floor = group.fact(distance.floor_of) if distance else None
+    if distance is None or floor is None:
+        return ""
+    best = min((row.values[distance.name].mean for row in group.rows if distance.name in row.values), default=0.0)
+    if not 0 < _FAR * floor < best:
+        return ""
+    who = "All rows are" if len(group.rows) > 1 else "Samples are"
+    return f"{who} far from real images ({best:.3g} against {floor:.2g}): train longer before you compare"
 
 
 def curve_findings(table: Table, group: Group) -> list[Finding]:

@@ -225,3 +225,14 @@ def test_rows_that_only_look_equal_stay_two(tmp_path, part, entry, to):
 
     axes = DDIM | ({"variance": ["fixed_small", "learned"]} if entry == "model_directory" else {})
     assert len(table_of(tmp_path, axes, almost).rows) == 4
+
+
+@pytest.mark.parametrize(("best", "warned"), [(9.9 * 1.62, False), (10.1 * 1.62, True)])
+def test_rows_that_are_all_far_from_real_images_are_a_warning(tmp_path, best, warned):
+    """The distance of real images is 1.62."""
+
+    def change(choices, metrics):
+        metrics["values"]["fd_digits_cnn"] = best + 5.0 * (choices["schedule"] == "linear")
+
+    table = table_of(tmp_path, TWO_SEEDS, change)
+    assert bool(conclusions(table, table.groups[0]).warning) == warned
