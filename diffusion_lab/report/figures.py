@@ -193,7 +193,7 @@ def figure(plot: Plot, panel: Panel, rows: Mapping[int, str]) -> str:
     x, y = scales(plot, panel)
     verdict = f'<br><span style="font-size: 11px">{escape(panel.verdict)}</span>' if panel.verdict else ""
     layout = {
-        "title": {"text": escape(panel.title) + verdict},
+        "title": {"text": escape(panel.title) + verdict} | ({"y": 0.94} if verdict else {}),
         "margin": {"t": 42 if verdict else 26 if panel.title else 8},
         "xaxis": _axis(x, plot.x_label),
         "yaxis": _axis(y, plot.y_label),

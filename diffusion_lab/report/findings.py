@@ -31,6 +31,10 @@ from diffusion_lab.store.option_names import grouped
 _COSTS = {"nfe": "network evaluations per sample", "parameters": "parameters", "training_images": "training images"}
 _ONE_SEED = "not ranked, because one seed of each does not tell a difference from chance"
 _NO_ERRORS = "not ranked, because these scores have no errors; metrics=frechet_infinity adds those of Fréchet distances"
+KEY = (
+    "● decided, ○ undecided. If nothing differed, at most 5 % of sweeps would report any difference. "
+    "± after a value is its standard error; after a difference, half its 95 % interval."
+)
 _FAR = 10  # times the distance of real images
 _TWO_SEEDS = "two seeds can decide only very large differences; use three or more"
 UNDECIDED = (
