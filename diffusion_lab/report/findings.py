@@ -15,6 +15,7 @@ from diffusion_lab.report.comparison import (
     LEVEL,
     MOST_SEEDS,
     POWER,
+    Difference,
     Measured,
     Ranking,
     decimals_of,
@@ -199,9 +200,17 @@ class Comparison:
             return f"{self.verdict} between {_several(self.names)}{self._over} in", name
         leaders = [self.names[i] for i in rank.best]
         than = f"{self.names[other]}, the next," if len(self.names) > len(leaders) + 1 else self.names[other]
-        decimals = min(decimals_of(size, digits) for size, digits in ((lead.margin, 2), (abs(lead.mean), 3)) if size)
-        by = f"{abs(lead.mean):.{decimals}f} ± {lead.margin:.{decimals}f}{_percent(lead.mean, mean)} in {name}"
+        by = f"{_with_margin(lead)}{_percent(lead.mean, mean)} in {name}"
         return f"{listed(leaders)} {'is' if len(leaders) == 1 else 'are'} better than {than}{self._over} by", by
+
+    @property
+    def title(self) -> str:
+        """The comparison in one line, for a figure of this measure."""
+        _, lead = self.ranking.rival(self.sure) or (None, None)
+        if lead is None or not self.sure:
+            return ": ".join(filter(None, (self.what, self.verdict)))
+        leaders = [self.names[i] for i in self.ranking.best]
+        return f"{self.what}: {listed(leaders)} {'is' if len(leaders) == 1 else 'are'} better by {_with_margin(lead)}"
 
     @property
     def doubt(self) -> tuple[str, ...] | None:
@@ -367,6 +376,11 @@ def _axes(table: Table, group: Group) -> list[str]:
 
 def _several(names: Sequence[str]) -> str:
     return listed(list(names)) if len(names) <= MOST_NAMED else f"{len(names)} choices"
+
+
+def _with_margin(lead: Difference) -> str:
+    decimals = min(decimals_of(size, digits) for size, digits in ((lead.margin, 2), (abs(lead.mean), 3)) if size)
+    return f"{abs(lead.mean):.{decimals}f} ± {lead.margin:.{decimals}f}"
 
 
 def _number(value: float) -> str:
