@@ -34,7 +34,7 @@ class Cost(Metric):
 
     def measures(self, namings: Sequence[Naming]) -> Iterable[Measure]:
         meaning = "seconds for 1000 samples"
-        yield Measure(SECONDS, "s / 1000", "s", LOW, meaning, ("data", "cost"), logs=True, decimals=1)
+        yield Measure(SECONDS, "s per 1000 samples", "s", LOW, meaning, ("data", "cost"), logs=True, decimals=1)
         yield Measure("training_seconds", "training", "s", meaning="seconds of training", column=False, decimals=0)
 
     def score(self, subject: Subject) -> Scores:

@@ -11,7 +11,7 @@ from rich.table import Table as TerminalTable
 from rich.text import Text
 
 from diffusion_lab.report.choices import reads_as_number
-from diffusion_lab.report.findings import UNDECIDED, conclusions
+from diffusion_lab.report.findings import KEY, UNDECIDED, conclusions
 from diffusion_lab.report.numbers import Entry, alike, columns, distinguishing, footnotes, has_floor, notes, seeds_of
 from diffusion_lab.report.table import NONE, Gathered, Group, Table
 from diffusion_lab.store.measures import Measure
@@ -149,9 +149,13 @@ def print_tables(gathered: Gathered, table: Table) -> None:
             sign, style = ("●", "green") if found.sure else ("○", "")
             console.print(Text(f"{sign} {found.what}: {found.text}", style=style))
         if said_of.undecided:
-            console.print(_plain_table(UNDECIDED, said_of.undecided), soft_wrap=False)
+            console.print(_plain_table(UNDECIDED, said_of.undecided, console.width), soft_wrap=False)
+        if said_of.findings:
+            console.print(Text(KEY, style="dim"))
+        if said_of.warning:
+            console.print(Text(f"{said_of.warning}.", style="yellow"))
         for step in said_of.next:
-            console.print(Text(f"next: {step}", style="bold"))
+            console.print(Text(f"Next: {step}.", style="bold"))
     missing = [
         f"{cell.state}: {' · '.join(filter(None, cell.choices.values()))}: {cell.reason}"
         for cell in gathered.cells
@@ -197,8 +201,10 @@ def _terminal_table(table: Table, group: Group, measures: Sequence[Measure]) -> 
     return shown
 
 
-def _plain_table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> TerminalTable:
+def _plain_table(head: Sequence[str], lines: Sequence[Sequence[str]], width: int) -> TerminalTable:
+    """A table whose first column is broken into lines only if it takes more than half the width."""
     shown = TerminalTable(*head, box=None, pad_edge=False, header_style="dim")
+    shown.columns[0].no_wrap = max(len(first) for first, *_ in lines) <= width // 2
     for line in lines:
         shown.add_row(*map(Text, line))
     return shown

@@ -91,20 +91,27 @@ def _figure(plot: Plot, note: str = "") -> Figure:
     note = fill(note, int(width / _LETTER))
     note_lines = note.count("\n") + 1 if note else 0
     below = _BOTTOM + _LEGEND_LINE * (text_lines * math.ceil(len(names) / per_row) + note_lines)
-    height = rows * _HEIGHT + below + _TOP
+    titles = [
+        "\n".join(fill(text, int(width / columns / _LETTER)) for text in (panel.title, panel.verdict) if text)
+        for panel in plot.panels
+    ]
+    more_lines = max(title.count("\n") for title in titles) * _LEGEND_LINE
+    top = _TOP + more_lines
+    height = rows * _HEIGHT + (rows - 1) * more_lines + below + top
     figure = Figure(figsize=(width, height))
     figure.subplots_adjust(
         left=_LEFT / width,
         right=1 - 0.12 / width,
         bottom=below / height,
-        top=1 - _TOP / height,
+        top=1 - top / height,
         wspace=0.08,
-        hspace=0.34,
+        hspace=0.34 + more_lines / _HEIGHT,
     )
     grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
     lines: dict[str, Artist] = {}
-    for axes, panel in zip(grid.flat, plot.panels, strict=False):
+    for axes, panel, title in zip(grid.flat, plot.panels, titles, strict=False):
         lines = _draw(axes, panel, plot) | lines
+        axes.set_title(title)
     for axes in grid.flat[len(plot.panels) :]:
         axes.set_visible(False)
     for axes in grid[:, 0]:
@@ -132,7 +139,6 @@ def _draw(axes: Axes, panel: Panel, plot: Plot) -> dict[str, Artist]:
     drawn = [(series, _draw_series(axes, series)) for series in panel.series]
     for which, scale in zip("xy", scales(plot, panel), strict=True):
         _set(axes, which, scale)
-    axes.set_title(panel.title)
     axes.set_xlabel(plot.x_label)
     return {series.name: line for series, line in reversed(drawn) if not series.faint}
 
@@ -185,9 +191,10 @@ def _draw_series(axes: Axes, series: Series) -> Artist:
 def figure(plot: Plot, panel: Panel, rows: Mapping[int, str]) -> str:
     """plotly's data and layout as JSON. rows: the label of each row number. plotly reads text as HTML, so it is escaped."""
     x, y = scales(plot, panel)
+    verdict = f'<br><span style="font-size: 11px">{escape(panel.verdict)}</span>' if panel.verdict else ""
     layout = {
-        "title": {"text": escape(panel.title)},
-        "margin": {"t": 26 if panel.title else 8},
+        "title": {"text": escape(panel.title) + verdict} | ({"y": 0.94} if verdict else {}),
+        "margin": {"t": 42 if verdict else 26 if panel.title else 8},
         "xaxis": _axis(x, plot.x_label),
         "yaxis": _axis(y, plot.y_label),
         "shapes": [

@@ -14,6 +14,8 @@ from functools import cached_property
 from diffusion_lab.report.comparison import (
     LEVEL,
     MOST_SEEDS,
+    POWER,
+    Difference,
     Measured,
     Ranking,
     decimals_of,
@@ -30,7 +32,18 @@ from diffusion_lab.store.option_names import grouped
 _COSTS = {"nfe": "network evaluations per sample", "parameters": "parameters", "training_images": "training images"}
 _ONE_SEED = "not ranked, because one seed of each does not tell a difference from chance"
 _NO_ERRORS = "not ranked, because these scores have no errors; metrics=frechet_infinity adds those of Fréchet distances"
-UNDECIDED = ("undecided", "found", "would have counted", "new seeds to show it")
+KEY = (
+    "● decided, ○ undecided. If nothing differed, at most 5 % of sweeps would report any difference. "
+    "± after a value is its standard error; after a difference, half its 95 % interval."
+)
+_FAR = 10  # times the distance of real images
+_TWO_SEEDS = "two seeds can decide only very large differences; use three or more"
+UNDECIDED = (
+    "undecided",
+    "difference found",
+    "smallest that would count",
+    f"new seeds needed ({100 * POWER:.0f}\N{NO-BREAK SPACE}% power)",
+)
 
 
 @dataclass(frozen=True)
@@ -44,10 +57,12 @@ class Finding:
 
 @dataclass(frozen=True)
 class Conclusions:
-    """undecided: one line per comparison, of the columns UNDECIDED. next: what to do, one sentence each."""
+    """undecided: one line per comparison, of the columns UNDECIDED. warning: what limits all of them, or empty. next: what to do,
+    one sentence each."""
 
     findings: list[Finding]
     undecided: list[tuple[str, ...]]
+    warning: str
     next: list[str]
 
 
@@ -56,14 +71,27 @@ def conclusions(table: Table, group: Group) -> Conclusions:
     compared = comparisons(table, group)
     known = [*axis_findings(table, group, compared), *curve_findings(table, group)]
     doubts = [line for one in compared if (line := one.doubt) is not None]
-    return Conclusions(known, doubts, next_steps(compared, table.seeds))
+    return Conclusions(known, doubts, _far_from_real(group), next_steps(compared, table.seeds))
+
+
+def _far_from_real(group: Group) -> str:
+    """A warning if even the best row is far from real images by the first distance; else empty."""
+    distance = group.distance
+    floor = group.fact(distance.floor_of) if distance else None
+    if distance is None or floor is None:
+        return ""
+    best = min((row.values[distance.name].mean for row in group.rows if distance.name in row.values), default=0.0)
+    if not 0 < _FAR * floor < best:
+        return ""
+    who = "All rows are" if len(group.rows) > 1 else "Samples are"
+    return f"{who} far from real images ({best:.3g} against {floor:.2g}): train longer before you compare"
 
 
 def curve_findings(table: Table, group: Group) -> list[Finding]:
     """What is certain about curves against cost."""
     return [
         Finding(f"{measure.label} against {cost.title}", said, True)
-        for measure in headlines(group)
+        for measure in group.headlines
         for cost in (TRAINING, SAMPLING)
         for said in sentences(table, group, measure, cost)
     ]
@@ -76,20 +104,25 @@ def curve_findings(table: Table, group: Group) -> list[Finding]:
 class Effect:
     """The effect of one axis, averaged over the others: from sets of cells that were measured alike and differ only in that axis.
 
-    values: of the axis, in order. means: one per value, by seed. left_out: values without such a set. settings: of the others.
+    values: of the axis, in order. means: one per value, by seed. left_out: values without such a set. settings: the number of
+    those of the others, and `averaged`: those that vary.
     """
 
     values: list[str | None]
     means: list[Measured]
     left_out: list[str | None]
     settings: int
+    averaged: list[str]
 
 
 def effect_of(table: Table, group: Group, measure: Measure, axis: str) -> Effect | None:
     """The effect of `axis` on a measure; None if no two cells measured alike differ only in `axis`."""
-    sets: dict[tuple[object, str], dict[str | None, Cell]] = {}  # (all else, seed) -> value of the axis -> cell
+    sets: dict[
+        tuple[tuple[object, ...], str], dict[str | None, Cell]
+    ] = {}  # (all else, seed) -> value of the axis -> cell
+    other_axes = [other for other in table.axes if other != axis]
     for cell in (cell for row in group.rows for cell in row.done if measure.name in cell.values):
-        others = (*(cell.choices.get(a) for a in table.axes if a != axis), measure.protocol_key(cell.protocol))
+        others = (*(cell.choices.get(other) for other in other_axes), measure.protocol_key(cell.protocol))
         sets.setdefault((others, cell.seed), {})[cell.choices.get(axis)] = cell
     order = [value for value in (None, *table.values[axis]) if any(value in one for one in sets.values())]
     kept = _values_together(order, sets.values())
@@ -97,6 +130,7 @@ def effect_of(table: Table, group: Group, measure: Measure, axis: str) -> Effect
         return None
     whole = {key: [one[value] for value in kept] for key, one in sets.items() if one.keys() >= {*kept}}
     seeds = dict.fromkeys(seed for _, seed in whole)
+    settings = {others for others, _ in whole}
     return Effect(
         kept,
         [
@@ -104,7 +138,8 @@ def effect_of(table: Table, group: Group, measure: Measure, axis: str) -> Effect
             for i in range(len(kept))
         ],
         [value for value in order if value not in kept],
-        len({others for others, _ in whole}),
+        len(settings),
+        [other for i, other in enumerate(other_axes) if len({each[i] for each in settings}) > 1],
     )
 
 
@@ -122,8 +157,8 @@ def _values_together(order: Sequence[str | None], sets: Collection[dict[str | No
 class Comparison:
     """Choices compared by one measure: the values of an axis or, where none differs alone, rows.
 
-    what: the axis, or those in which the rows differ. settings: over which means are taken, besides seeds. left_out: values that
-    cannot be compared. level: of each comparison of the family, after Bonferroni. sure: whether the best is certain (Holm).
+    what: the axis, or those in which the rows differ. averaged: over what means are taken besides seeds, in words. left_out:
+    values that cannot be compared. family: the number of comparisons to correct for. sure: whether the best is certain (Holm).
     """
 
     what: str
@@ -131,10 +166,24 @@ class Comparison:
     names: list[str]
     means: list[Measured]
     ranking: Ranking
-    settings: int = 1
+    averaged: str = ""
     left_out: tuple[str, ...] = ()
-    level: float = LEVEL
+    family: int = 1
     sure: bool = False
+
+    @property
+    def level(self) -> float:
+        """Of each comparison of the family, after Bonferroni."""
+        return LEVEL / self.family
+
+    @property
+    def verdict(self) -> str:
+        """Whether it is decided; empty if nothing could be tested."""
+        rival = self.ranking.rival(self.sure)
+        if rival is None or rival[1] is None:
+            return ""
+        corrected = f" after correction for {self.family} comparisons" if self.family > 1 else ""
+        return "decided" if self.sure else f"undecided{corrected}"
 
     def clause(self) -> tuple[str, str]:
         """(statement, its number); equal statements about several measures are written once."""
@@ -148,12 +197,20 @@ class Comparison:
             one_training = bool(mean.trainings) and mean.trainings == self.means[other].trainings
             return f"{_NO_ERRORS if one_training else _ONE_SEED}:", name
         if not self.sure:
-            return f"undecided between {_several(self.names)}{self._over} in", name
+            return f"{self.verdict} between {_several(self.names)}{self._over} in", name
         leaders = [self.names[i] for i in rank.best]
         than = f"{self.names[other]}, the next," if len(self.names) > len(leaders) + 1 else self.names[other]
-        decimals = min(decimals_of(size, digits) for size, digits in ((lead.margin, 2), (abs(lead.mean), 3)) if size)
-        by = f"{abs(lead.mean):.{decimals}f} ± {lead.margin:.{decimals}f}{_percent(lead.mean, mean)} in {name}"
+        by = f"{_with_margin(lead)}{_percent(lead.mean, mean)} in {name}"
         return f"{listed(leaders)} {'is' if len(leaders) == 1 else 'are'} better than {than}{self._over} by", by
+
+    @property
+    def title(self) -> str:
+        """The comparison in one line, for a figure of this measure."""
+        _, lead = self.ranking.rival(self.sure) or (None, None)
+        if lead is None or not self.sure:
+            return ": ".join(filter(None, (self.what, self.verdict)))
+        leaders = [self.names[i] for i in self.ranking.best]
+        return f"{self.what}: {listed(leaders)} {'is' if len(leaders) == 1 else 'are'} better by {_with_margin(lead)}"
 
     @property
     def doubt(self) -> tuple[str, ...] | None:
@@ -167,9 +224,9 @@ class Comparison:
         needed, enough = lead.margin_at(self.level), self.seeds_to_show
         return (
             f"{self.what} in {self.measure.label}{pair}",
-            f"{_number(abs(lead.mean))}{_percent(lead.mean, base)}",
+            f"{self.names[best]} {'lower' if lead.mean < 0 else 'higher'} by {_number(abs(lead.mean))}{_percent(lead.mean, base)}",
             f"{_number(needed)}{_percent(needed, base)}",
-            NONE if not lead.seeds else f"roughly {enough}" if enough else f"more than {MOST_SEEDS}",
+            NONE if not lead.seeds else f"about {enough}" if enough else f"more than {MOST_SEEDS}",
         )
 
     @cached_property
@@ -185,10 +242,12 @@ class Comparison:
         return not self.sure and rival is not None and (rival[1] is None or not rival[1].seeds)
 
     @property
+    def seeds(self) -> int:
+        return self.means[self.ranking.best[0]].n
+
+    @property
     def _over(self) -> str:
-        numbers = {"seeds": self.means[self.ranking.best[0]].n, "settings": self.settings}
-        over = [f"{number} {name}" for name, number in numbers.items() if number > 1]
-        return f" over {listed(over)}" if over else ""
+        return f" over {self.seeds} seeds" if self.seeds > 1 else ""
 
 
 def comparisons(table: Table, group: Group) -> list[Comparison]:
@@ -201,11 +260,11 @@ def comparisons(table: Table, group: Group) -> list[Comparison]:
             [value or NONE for value in effect.values],
             effect.means,
             ranking(effect.means, measure.better == LOW, group.decimals(measure)),
-            effect.settings,
+            _averaged(table, effect),
             tuple(value or NONE for value in effect.left_out),
         )
         for axis in axes
-        for measure in headlines(group)
+        for measure in group.headlines
         if (effect := effect_of(table, group, measure, axis)) is not None
     ] or [
         Comparison(
@@ -216,11 +275,11 @@ def comparisons(table: Table, group: Group) -> list[Comparison]:
             one.ranking,
         )
         for one in group.standings
-        if one.measure in headlines(group) and len(one.ranking.best) + len(one.ranking.others) > 1
+        if one.measure in group.headlines and len(one.ranking.best) + len(one.ranking.others) > 1
     ]
     certain = holm([one.ranking.p for one in found])
-    level = LEVEL / max(1, sum(one.ranking.p is not None for one in found))
-    return [replace(one, level=level, sure=sure) for one, sure in zip(found, certain, strict=True)]
+    family = max(1, sum(one.ranking.p is not None for one in found))
+    return [replace(one, family=family, sure=sure) for one, sure in zip(found, certain, strict=True)]
 
 
 def axis_findings(table: Table, group: Group, compared: Sequence[Comparison]) -> list[Finding]:
@@ -232,9 +291,12 @@ def axis_findings(table: Table, group: Group, compared: Sequence[Comparison]) ->
         clauses = grouped((one.clause() for one in sure_first), lambda clause: clause[0])
         parts = [f"{statement} {listed([number for _, number in each])}" for statement, each in clauses.items()]
         axis = next((axis for axis, name in table.names.items() if name == what), None)
-        parts += _costs(table, group, axis, sure) if axis is not None else []
+        parts += list(filter(None, dict.fromkeys(one.averaged for one in some)))
+        parts += [] if axis is None else _costs(table, group, axis, sure)
+        parts += [] if axis is None else _not_compared(table, group, axis, {one.measure for one in some})
         left_out = dict.fromkeys(name for one in some for name in one.left_out)
         parts += [f"{listed(list(left_out))} left out, because more than {what} differs"] if left_out else []
+        parts += [_TWO_SEEDS] if any(one.seeds == 2 and one.verdict and not one.sure for one in some) else []
         found.append(Finding(what, "; ".join(parts), sure))
     alone = [name for axis in _axes(table, group) if (name := table.names[axis]) not in {one.what for one in compared}]
     if alone and len(alone) < len(_axes(table, group)):
@@ -250,25 +312,44 @@ def next_steps(compared: Sequence[Comparison], seeds: Sequence[str]) -> list[str
         chosen.append(f"{what} by the measure that counts" if others else f"{what} {best}")
     if chosen:
         new = f" ({_new_seeds(len(seeds), seeds)})" if seeds else ""
-        steps.append(f"go on with {listed(chosen)}; before you publish it, repeat the sweep once with new seeds{new}")
+        steps.append(f"keep {listed(chosen)}. Before you publish it, repeat the sweep once with new seeds{new}")
     undecided = [one for one in compared if not one.sure and one.ranking.rival(False)]
     if any(one.needs_seeds for one in compared):
         steps.append("run the same sweep with seed=1,2,3")
     elif enough := [(n, one) for one in undecided if (n := one.seeds_to_show)]:
         n, one = min(enough, key=lambda pair: pair[0])
         steps.append(
-            f"cheapest to settle is {one.what} in {one.measure.label}: run the same sweep once with {_new_seeds(n, seeds)} and "
-            "compare these new seeds alone (adding seeds until a difference shows finds differences that are not there); or "
-            "take what is cheaper or simpler"
+            f"{one.what} in {one.measure.label} is cheapest to settle. Run the same sweep once with {_new_seeds(n, seeds)} and "
+            "compare those seeds alone; adding seeds until something shows produces false positives. Or choose the cheaper or "
+            "simpler option"
         )
     elif undecided:
-        steps.append(f"take what is cheaper or simpler: {MOST_SEEDS} new seeds would not settle what is undecided")
+        steps.append(f"choose the cheaper or simpler option. {MOST_SEEDS} new seeds would not settle what is undecided")
     return steps
 
 
 def _new_seeds(n: int, seeds: Sequence[str]) -> str:
     first = max((int(seed) for seed in seeds if seed.isdigit()), default=0) + 1
     return f"seed={','.join(map(str, range(first, first + n)))}" if n < 5 else f"'seed=range({first},{first + n})'"
+
+
+def _averaged(table: Table, effect: Effect) -> str:
+    if effect.settings == 1:
+        return ""
+    number = "both" if effect.settings == 2 else effect.settings
+    of = [table.names[axis] for axis in effect.averaged] or ["the protocol"]
+    return f"averaged over {number} settings of {listed(of)}"
+
+
+def _not_compared(table: Table, group: Group, axis: str, compared: Collection[Measure]) -> list[str]:
+    """The main measures that several values of an axis have, but none measured alike."""
+    place, found = table.axes.index(axis), dict[str, list[str]]()
+    for measure in group.headlines:
+        having = {row.choice[place] for row in group.rows if measure.name in row.values}
+        if measure not in compared and len(having) > 1:
+            reason = "different bounds" if "bound" in measure.agrees else "measured differently"
+            found.setdefault(reason, []).append(measure.label)
+    return [f"{listed(labels)} not compared: {reason}" for reason, labels in found.items()]
 
 
 def _costs(table: Table, group: Group, axis: str, sure: bool) -> list[str]:
@@ -297,6 +378,11 @@ def _several(names: Sequence[str]) -> str:
     return listed(list(names)) if len(names) <= MOST_NAMED else f"{len(names)} choices"
 
 
+def _with_margin(lead: Difference) -> str:
+    decimals = min(decimals_of(size, digits) for size, digits in ((lead.margin, 2), (abs(lead.mean), 3)) if size)
+    return f"{abs(lead.mean):.{decimals}f} ± {lead.margin:.{decimals}f}"
+
+
 def _number(value: float) -> str:
     """Two significant digits."""
     return f"{value:.{decimals_of(value, 2)}f}" if value else "0"
@@ -311,9 +397,3 @@ def _percent(part: float, whole: Measured) -> str:
 
 def _count(value: float) -> str:
     return f"{value:,.0f}" if value >= 1e4 else f"{value:.0f}"
-
-
-def headlines(group: Group) -> list[Measure]:
-    """The measures that sentences are about: the headlines or, if there are none, the first that has a better end."""
-    ranked = [measure for measure in group.measures if measure.better is not None]
-    return [measure for measure in ranked if measure.headline] or ranked[:1]

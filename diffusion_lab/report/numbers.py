@@ -162,7 +162,7 @@ def notes(group: Group, measures: Sequence[Measure]) -> list[str]:
     noise = sorted({cell.noise for cell in cells if cell.given is None}, key=natural)
     seeded = f" of seed{'s' if len(noise) > 1 else ''} {listed(noise)}" if noise else ""
     drawn = f"{samples.get('num_images')} samples{seeded}"
-    real = f"{reference.get('num_images')} {reference.get('split')} images"
+    real = f"{reference.get('num_images')} {_of_split(reference)} images"
     real = f"{reference.get('form')} of {reference['given']}" if "given" in reference else real
     said = [
         f"{data.get('name')}: {drawn} against {real}, features {features.get('name')} unless a column names others."
@@ -182,20 +182,20 @@ def notes(group: Group, measures: Sequence[Measure]) -> list[str]:
     )
     if group.marked:
         said.append(
-            "Best (bold) only where the 95 % interval of its difference to every other row measured the same way "
-            "excludes 0: an interval from all these sources, paired over shared seeds, noise and images."
+            "Bold is best, decided by the rule of the sentences above: different from every other row measured the same way "
+            "after correction for the number of comparisons. Differences are paired over shared seeds, noise and images."
             + (" Its part over two seeds is ±12.7 standard errors, over three ±4.3." if seeds == 2 else "")
         )
     floor = next((cell.protocol["floor"] for cell in cells if cell.protocol.get("floor")), None)
     if floor is not None and has_floor(group):
         alike = floor.get("num_images") == samples.get("num_images")
         other = "" if alike else ", a different number, so not comparable"
-        said.append(f"Real images: {floor.get('num_images')} of {floor.get('split')} against the same{other}.")
+        said.append(f"Real images: {floor.get('num_images')} {_of_split(floor)} images against the same{other}.")
     for column in (column for column in columns(group) if column.measure in measures):
         said += footnotes(column)
         if not column.letters and column.measure.name == "bits_per_dim":
             bound = next(cell.part("bound") for cell in cells if "bits_per_dim" in cell.values)
-            said.append(f"bits/dim: {bound.get('kind')}, of {bound.get('num_images')} {bound.get('split')} images.")
+            said.append(f"bits/dim: {bound.get('kind')}, of {bound.get('num_images')} {_of_split(bound)} images.")
     said += [f"{measure.label}: {measure.meaning}." for measure in measures if measure.floor_of]
     entropy = group.fact(ENTROPY)
     if entropy is not None:
@@ -203,6 +203,10 @@ def notes(group: Group, measures: Sequence[Measure]) -> list[str]:
             f"The entropy of the data is {entropy:.3f} bits/dim: an unconditional model needs at least as many."
         )
     return said
+
+
+def _of_split(part: Mapping[str, Any]) -> str:
+    return "training" if part.get("split") == "train" else str(part.get("split"))
 
 
 def _errors(group: Group, measures: Sequence[Measure]) -> str:

@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from diffusion_lab.report.figures import figure, swatch
-from diffusion_lab.report.findings import UNDECIDED, conclusions
+from diffusion_lab.report.findings import KEY, UNDECIDED, conclusions
 from diffusion_lab.report.numbers import alike, columns, distinguishing, has_floor, label, notes, question, seeds_of
 from diffusion_lab.report.panels import DARK, LIGHT, Plot, legend
 from diffusion_lab.report.sprites import Sprite, contenders, nearest_images, sprites
@@ -27,6 +27,7 @@ from diffusion_lab.versions import __version__
 
 # plotly-basic.min.js 4.1.1, the partial bundle in npm's plotly.js-basic-dist-min (MIT, plotly-LICENSE): 1.2 of 4.8 MB.
 # Not uPlot, which would leave error bars and axis names to us. Not SVG drawn here, which has no zoom and tiny type on a phone.
+_MOST_PREVIEWED = 4  # rows whose samples are shown until one is chosen
 _FOLDER = Path(__file__).parent / "page"
 
 
@@ -44,6 +45,7 @@ def page(
     nearest = nearest_images(table)
     noise = {(cell.seed, cell.noise) for row in table.rows for cell in row.done if cell.given is None}
     known = [conclusions(table, group) for group in table.groups]
+    shown = _shown_first(table, any(said.sure for one in known for said in one.findings))
     unfinished = [cell for cell in gathered.cells if not cell.done]
     environment = Environment(
         loader=FileSystemLoader(_FOLDER),
@@ -66,6 +68,7 @@ def page(
         seeds_of=seeds_of,
         many_seeds=len(table.seeds) > 1,
         conclusions=known,
+        key=KEY,
         undecided=UNDECIDED,
         groups=[_group(table, group) for group in table.groups],
         other_noise=", except where evaluation.seed differs" if len(noise) > len({seed for seed, _ in noise}) else "",
@@ -85,7 +88,8 @@ def page(
         data=_script_json(
             {
                 "rows": {number: data for group in table.groups for number, data in _rows_data(group, drawn)},
-                "shown": _shown_first(table, any(said.sure for one in known for said in one.findings)),
+                "shown": shown,
+                "preview": [] if shown else [row.number for row in table.rows[:_MOST_PREVIEWED]],
                 "nearest": [one.sprite for one in nearest],
                 "contrast": [
                     {"samples": drawn.get(one.cell.run.path), "interpolation": way}
@@ -133,8 +137,8 @@ def _rows_data(group: Group, drawn: Mapping[Path, Sprite | None]) -> Iterator[tu
 
 
 def _shown_first(table: Table, decided: bool) -> list[int]:
-    """Rows whose samples are shown initially: a single row; the best, the median and the worst by the first distance if a
-    comparison is decided; else none."""
+    """Rows that are chosen initially: a single row; the best, the median and the worst by the first distance if a comparison is
+    decided; else none."""
     distance = table.groups[0].distance if table.groups else None
     if not decided or distance is None:
         return [row.number for row in table.rows if len(table.rows) == 1]

@@ -50,12 +50,13 @@ class Series:
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes. categories: the names at x = 0, 1, …; levels: named horizontal lines."""
+    """One pair of axes. categories: the names at x = 0, 1, …; levels: named horizontal lines; verdict: a line below the title."""
 
     title: str
     series: list[Series]
     categories: list[str] = field(default_factory=list)
     levels: list[tuple[str, float]] = field(default_factory=list)
+    verdict: str = ""
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,8 @@ def scales(plot: Plot, panel: Panel) -> tuple[Scale, Scale]:
     y = _scale([*ends, *levels], plot.log_y, 0.07)
     if panel.categories:
         return Scale(-0.4, len(panel.categories) - 0.6, False, list(enumerate(panel.categories))), y
-    x = _scale([x for one in series for x in one.x], plot.log_x, 0.06)
+    room = 0.2 if any(one.labels for one in series) else 0.06  # for the text of the last point
+    x = _scale([x for one in series for x in one.x], plot.log_x, room)
     return replace(x, ticks=_chosen(sorted({x for one in series for x in one.x})) if plot.log_x else []), y
 
 

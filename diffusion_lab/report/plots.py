@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from textwrap import fill
 
-from diffusion_lab.report.choices import reads_as_number, with_axis
-from diffusion_lab.report.comparison import within_seeds
+from diffusion_lab.report.choices import natural, reads_as_number, with_axis
+from diffusion_lab.report.comparison import Measured, within_seeds
 from diffusion_lab.report.curves import SAMPLING, TRAINING, Cost, ranked_measures, rows_along, sentences, training_lines
-from diffusion_lab.report.findings import effect_of, headlines
+from diffusion_lab.report.findings import Effect, comparisons, effect_of
 from diffusion_lab.report.numbers import columns, label
 from diffusion_lab.report.panels import (
     COLOUR,
@@ -38,9 +37,11 @@ from diffusion_lab.store.option_names import grouped
 
 _MOST_PANELS = 6
 _BITS, _COUNTS = "bits_by_steps", "num_steps"  # the curve of a score
-_THIN_AND_BOLD = "Thin: single seeds. Bold: mean, with its 95 % interval after each seed's own level is removed."
-_EFFECTS_NOTE = f"{_THIN_AND_BOLD} Averaged over cells that were measured alike and differ only in this axis."
-_LETTERS = 34  # in a line of a poster's y label
+_THIN_AND_BOLD = "Thin: single seeds. Bold: mean. Error bars: 95 %, within seeds."
+_EFFECTS_NOTE = (
+    f"{_THIN_AND_BOLD} The intervals are not corrected for the number of comparisons, so where a difference is undecided they may "
+    "not overlap. Averaged over cells that were measured alike and differ only in this axis."
+)
 _BETWEEN = "Between two points, curves are interpolated linearly, as drawn."
 _BEFORE_THE_END = (
     "Points before the end are measured during one training: if its learning rate falls until the end, a training of only that "
@@ -89,34 +90,56 @@ def against_sampling(table: Table, group: Group) -> Iterator[Plot]:
 
 def effects(table: Table, group: Group) -> Iterator[Plot]:
     """Each measure by the values of an axis, averaged over the other axes: seeds, and means with their intervals `within_seeds`."""
+    verdicts = {(one.what, one.measure.name): one.verdict for one in comparisons(table, group)}
     for measure in (measure for measure in group.measures if measure.better is not None):
         panels = []
         for colour, axis in enumerate(table.axes):
             effect = effect_of(table, group, measure, axis)
             if effect is None:
                 continue
-            x = [float(i) for i in range(len(effect.values))]
-            each = {seed: [one.by_seed[seed] for one in effect.means] for seed in effect.means[0].by_seed}
+            values, effects_by_value = _in_order(effect)
+            x = [float(i) for i in range(len(values))]
+            each = {seed: [one.by_seed[seed] for one in effects_by_value] for seed in effects_by_value[0].by_seed}
             seeds = [
                 Series(f"seed {seed}", x, y, faint=True, colour=colour) for seed, y in each.items() if len(each) > 1
             ]
-            means = [one.mean for one in effect.means]
+            means = [one.mean for one in effects_by_value]
             mean = Series(table.names[axis], x, means, within_seeds([*each.values()]), colour=colour)
-            categories = [value or "none" for value in effect.values]
-            panels.append(Panel(table.names[axis], [*seeds, mean], categories=categories))
+            categories = [value or "none" for value in values]
+            name = table.names[axis]
+            panels.append(Panel(name, [*seeds, mean], categories, verdict=verdicts.get((name, measure.name), "")))
         if panels:
             plot = _plot("effects", EFFECTS, measure, "", panels, _EFFECTS_NOTE)
             yield replace(plot, log_x=False, log_y=_spans_decades(panels))
 
 
+def _in_order(effect: Effect) -> tuple[list[str | None], list[Measured]]:
+    """The values of an axis with their means: numbers in increasing order, else as requested."""
+    pairs = list(zip(effect.values, effect.means, strict=True))
+    if all(value is None or reads_as_number(value) for value in effect.values):
+        pairs.sort(key=lambda pair: natural(pair[0] or "-inf"))
+    return [value for value, _ in pairs], [mean for _, mean in pairs]
+
+
 def poster(table: Table, group: Group) -> Iterator[Plot]:
-    """The effect of every axis on each main measure, with the measure spelled out."""
-    shown = {measure.label: measure for measure in headlines(group)}
+    """The effect of every axis on each main measure, with the conclusion as its title and real images as a line."""
+    shown = {measure.label: measure for measure in group.headlines}
+    titles = {(one.what, one.measure.name): one.title for one in comparisons(table, group)}
     for plot in effects(table, group):
         if (measure := shown.get(plot.name)) is not None:
-            meaning = measure.meaning or measure.label
-            spelled = f"{meaning[0].upper()}{meaning[1:]} ({measure.axis}), {measure.better} is better"
-            yield replace(plot, key=measure.name, y_label=fill(spelled, _LETTERS), note=_THIN_AND_BOLD)
+            panels = [
+                replace(
+                    panel,
+                    title=titles.get((panel.title, measure.name), panel.title),
+                    verdict="",
+                    levels=_floor(group, measure),
+                )
+                for panel in plot.panels
+            ]
+            meaning = f"{measure.meaning[:1].upper()}{measure.meaning[1:]}. " if measure.meaning else ""
+            end = "closer" if measure.floor_of else "better"
+            y_label = f"{measure.axis}, {measure.better} is {end}"
+            yield replace(plot, key=measure.name, y_label=y_label, panels=panels, note=f"{meaning}{_THIN_AND_BOLD}")
 
 
 def against_seconds(table: Table, group: Group) -> Iterator[Plot]:

@@ -181,7 +181,7 @@ class Row:
 
 @dataclass(frozen=True, eq=False)
 class Standing:
-    """The ranking of rows measured alike. marked: whether the best is certain among all claims of the table (Holm)."""
+    """The ranking of rows measured alike. marked: whether the best is certain among the claims of its family (Holm)."""
 
     measure: Measure
     rows: Sequence[Row]
@@ -202,8 +202,17 @@ class Group:
     protocol: dict[str, Any]
 
     @cached_property
+    def headlines(self) -> list[Measure]:
+        """The main measures or, if there are none, the first that has a better end."""
+        ranked = [measure for measure in self.measures if measure.better is not None]
+        return [measure for measure in ranked if measure.headline] or ranked[:1]
+
+    @cached_property
     def standings(self) -> list[Standing]:
-        """One standing for each measure with a better end, and for each way it was measured in the group."""
+        """One standing for each measure with a better end, and for each way it was measured in the group.
+
+        The main measures are one family of hypotheses, as in the sentences, so that both decide alike; the others are another.
+        """
         found = []
         for measure in self.measures:
             if measure.better is None:
@@ -215,8 +224,11 @@ class Group:
                     values = [row.values[measure.name] for row in alike]
                     order = ranking(values, measure.better == LOW, self.decimals(measure))
                     found.append(Standing(measure, alike, order))
-        certain = holm([one.ranking.p for one in found])
-        return [replace(one, marked=sure) for one, sure in zip(found, certain, strict=True)]
+        return [
+            replace(one, marked=sure)
+            for family in grouped(found, lambda one: one.measure in self.headlines).values()
+            for one, sure in zip(family, holm([one.ranking.p for one in family]), strict=True)
+        ]
 
     @cached_property
     def marked(self) -> set[tuple[int, str]]:

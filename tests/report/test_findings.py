@@ -70,13 +70,19 @@ def test_bounds_of_different_kinds_are_not_compared(tmp_path, by_seed):
 
     sweep = write_sweep(tmp_path, axes=axes, change=change)
     assert (effect(sweep, "sampler") is None) == (not by_seed)
+    assert ("bits/dim not compared: different bounds" in sentences_of(sweep)["sampler"].text) == (not by_seed)
     found = effect(sweep, "variance")
     assert found.settings == (4 if by_seed else 2)
+    assert found.averaged == ["sampler"]
     assert found.means[0].mean - found.means[1].mean == pytest.approx(2.0)
 
 
 def sentences(outputs, axes, change):
-    table = table_of(outputs, axes, change)
+    return sentences_of(write_sweep(outputs, axes=axes, change=change))
+
+
+def sentences_of(sweep):
+    table = build_table(read_sweep(sweep))
     return {one.what: one for one in conclusions(table, table.groups[0]).findings}
 
 
@@ -91,7 +97,8 @@ def test_each_axis_is_one_sentence_with_its_difference(tmp_path):
     assert [*said] == ["schedule", "variance", "num_steps"]
     assert said["schedule"].sure
     told = re.findall(r"linear|cosine|[\d.]+", said["schedule"].text)
-    assert told[:6] == ["cosine", "linear", "2", "6", "1.03", "0.13"]
+    assert told[:5] == ["cosine", "linear", "2", "1.03", "0.13"]
+    assert "averaged over 6 settings of variance and num_steps" in said["schedule"].text
 
 
 @pytest.mark.parametrize(("axes", "other"), [(TWO_SEEDS, (0.1, -0.2)), (ONE_SEED, (5.0, 0.0)), (TWO_SEEDS, (0.0, 0.0))],
@@ -107,6 +114,7 @@ def test_without_certainty_there_is_no_winner(tmp_path, axes, other):
     (said,) = known.findings
     assert not said.sure
     assert "better" not in said.text + " ".join(known.next)
+    assert ("two seeds" in said.text) == (other == (0.1, -0.2))
 
 
 def test_an_undecided_axis_names_what_would_have_counted_and_how_many_seeds(tmp_path):
@@ -124,12 +132,14 @@ def test_an_undecided_axis_names_what_would_have_counted_and_how_many_seeds(tmp_
     assert one.level == LEVEL / 2
     lead = difference(*one.means)
     what, found, counted, seeds = known.undecided[0]
-    assert (what, found) == ("schedule in fd_digits_cnn", "0.13 (3\N{NO-BREAK SPACE}%)")
+    assert (what, found) == ("schedule in fd_digits_cnn", "cosine lower by 0.13 (3\N{NO-BREAK SPACE}%)")
     assert counted.startswith(f"{lead.margin_at(LEVEL / 2):.2g}")
     n = lead.seeds_to_show(LEVEL / 2)
     assert str(n) in seeds
     assert f"'seed=range(4,{4 + n})'" in known.next[0]
     assert "seeds alone" in known.next[0]
+    assert "undecided after correction for 2 comparisons" in known.findings[0].text
+    assert "two seeds" not in known.findings[0].text
 
 
 def test_a_decided_axis_names_lead_interval_and_cost(tmp_path):
@@ -215,3 +225,14 @@ def test_rows_that_only_look_equal_stay_two(tmp_path, part, entry, to):
 
     axes = DDIM | ({"variance": ["fixed_small", "learned"]} if entry == "model_directory" else {})
     assert len(table_of(tmp_path, axes, almost).rows) == 4
+
+
+@pytest.mark.parametrize(("best", "warned"), [(9.9 * 1.62, False), (10.1 * 1.62, True)])
+def test_rows_that_are_all_far_from_real_images_are_a_warning(tmp_path, best, warned):
+    """The distance of real images is 1.62."""
+
+    def change(choices, metrics):
+        metrics["values"]["fd_digits_cnn"] = best + 5.0 * (choices["schedule"] == "linear")
+
+    table = table_of(tmp_path, TWO_SEEDS, change)
+    assert bool(conclusions(table, table.groups[0]).warning) == warned

@@ -120,7 +120,7 @@ assert not heavy, heavy
 
 
 @pytest.mark.parametrize("gap", [0.0, 2.0], ids=["undecided", "decided"])
-def test_samples_are_shown_in_advance_only_of_what_is_decided(tmp_path, gap):
+def test_rows_are_chosen_in_advance_only_where_one_is_decided(tmp_path, gap):
     def change(choices, metrics):
         noise = 0.1 * (-1) ** int(choices["seed"]) * (choices["schedule"] == "linear")
         metrics["values"] |= {"fd_digits_cnn": 4.0 + noise + gap * (choices["schedule"] == "linear")}
@@ -129,5 +129,5 @@ def test_samples_are_shown_in_advance_only_of_what_is_decided(tmp_path, gap):
     axes = {"schedule": ["linear", "cosine"], "seed": ["1", "2", "3", "4"]}
     page = make_report(write_sweep(tmp_path, axes=axes, change=change)).read_text()
     (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page)
-    assert len(json.loads(data)["shown"]) == (2 if gap else 0)
-    assert ("would have counted" in page) == (not gap)
+    assert [len(json.loads(data)[name]) for name in ("shown", "preview")] == ([2, 0] if gap else [0, 2])
+    assert ("smallest that would count" in page) == (not gap)

@@ -14,7 +14,7 @@ from diffusion_lab.report.figures import figure
 from diffusion_lab.report.findings import curve_findings, effect_of
 from diffusion_lab.report.model_plots import model_plots
 from diffusion_lab.report.panels import Panel, Plot, Series, legend, scales, stroke
-from diffusion_lab.report.plots import against_sampling, against_training, plots_of, poster, trade_off
+from diffusion_lab.report.plots import against_sampling, against_training, effects, plots_of, poster, trade_off
 from diffusion_lab.report.read import read_sweep
 from diffusion_lab.report.table import build_table
 
@@ -96,12 +96,23 @@ def test_a_poster_shows_every_seed_its_axes_and_what_is_decided(tmp_path):
     table = table_of(tmp_path, axes, change)
     (group,) = table.groups
     (plot,) = [plot for plot in poster(table, group) if plot.key == "bits_per_dim"]
-    assert [panel.title for panel in plot.panels] == ["schedule", "variance"]
+    lead = difference(*effect_of(table, group, BITS, "schedule").means)
+    by = f"{abs(lead.mean):.2f} ± {lead.margin:.2f}"
+    assert [panel.title for panel in plot.panels] == [f"schedule: cosine is better by {by}", "variance"]
     *seeds, mean = plot.panels[0].series
     assert [line.y for line in seeds] == [pytest.approx([10 * s + 1 + 0.1 * s, 10 * s]) for s in (1, 2, 3)]
-    lead = difference(*effect_of(table, group, BITS, "schedule").means)
     assert mean.error == pytest.approx([lead.margin / 2**0.5] * 2)
-    assert "bits/dim" in plot.y_label
+    assert plot.y_label == "bits/dim, lower is better"
+    distance = distances(effects(table, group))
+    assert [panel.verdict for panel in distance.panels] == ["decided"] * 2
+    (drawn,) = [plot for plot in poster(table, group) if plot.key == "fd_digits_cnn"]
+    assert [panel.levels for panel in drawn.panels] == [[("real images", 1.62)]] * 2
+
+
+def test_numbers_of_an_axis_are_drawn_in_increasing_order(tmp_path):
+    table = table_of(tmp_path, {"optimizer.lr": ["0.001", "1e-06", "0.01"], "seed": ["1", "2"]})
+    (panel,) = distances(effects(table, table.groups[0])).panels
+    assert panel.categories == ["1e-06", "0.001", "0.01"]
 
 
 # ---- against training time

@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from diffusion_lab.report.exports import row_csv
+from diffusion_lab.report.findings import comparisons
 from diffusion_lab.report.numbers import columns, seeds_of
 from diffusion_lab.report.read import read_runs, read_sweep
 from diffusion_lab.report.table import build_table
@@ -186,3 +187,18 @@ def test_a_row_whose_seeds_were_measured_differently_is_ranked_with_no_other(tmp
     (column,) = [column for column in columns(group) if column.measure.name == name]
     mixed = "H100; for other seeds cpu"
     assert column.notes == {"a": "H100", "b": mixed, "c": mixed}
+
+
+def test_what_a_sentence_calls_decided_is_bold(tmp_path):
+    """Though the table has more columns than the sentences have measures."""
+
+    def change(choices, metrics):
+        seed, worse = int(choices["seed"]), choices["schedule"] == "linear"
+        metrics["values"]["fd_digits_cnn"] = 4.0 + worse * (1.0 + 0.2 * seed)
+        metrics["values"]["bits_per_dim"] = 2.0 + worse * (1.0 + 0.3 * seed)
+
+    table = table_of(tmp_path, {"schedule": ["linear", "cosine"], "seed": ["1", "2", "3"]}, change)
+    (group,) = table.groups
+    decided = {one.measure.name for one in comparisons(table, group) if one.sure}
+    assert decided == {"fd_digits_cnn", "bits_per_dim"}
+    assert {name for _, name in group.marked} >= decided

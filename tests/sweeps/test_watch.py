@@ -52,7 +52,7 @@ def test_each_job_is_told_of_once_when_it_ends(jobs):
         lambda: write_json(jobs[2].result, {"steps": 7, "seconds": 3.2}),
     ]
     assert lines_of(jobs, events) == [
-        "cell 1 of 3  x=[b]  → fd_pixels 12.346  bits/dim 3.500  s / 1000 7.0",
+        "cell 1 of 3  x=[b]  → fd_pixels 12.346  bits/dim 3.500  s per 1000 samples 7.0",
         "cell 2 of 3  x=[a]  → failed: no [memory]",
         "cell 3 of 3  x=[c]  → trained, 7 steps in 3 s",
     ]

@@ -57,9 +57,10 @@ all("button.pill").forEach((pill) => pill.addEventListener("click", () => {
 }));
 
 const chosen = new Set();
+const preview = new Set(report.preview); // rows whose samples are shown until one is chosen
 const rowOf = (number) => one(`tr[data-row="${number}"]`);
 function choose(number, on = !chosen.has(number)) {
-  if (on) chosen.add(number); else chosen.delete(number);
+  if (on) { chosen.add(number); preview.clear(); } else { chosen.delete(number); preview.delete(number); }
   rowOf(number)?.setAttribute("aria-selected", on);
   showSamples();
 }
@@ -76,8 +77,9 @@ all("tbody tr[data-row]").forEach((row) => {
 const cards = new Map();
 function showSamples() {
   const holder = one("#samples .cards");
-  for (const [number, card] of cards) if (!chosen.has(number)) { card.remove(); cards.delete(number); }
-  for (const number of chosen) {
+  const shown = new Set([...chosen, ...preview]);
+  for (const [number, card] of cards) if (!shown.has(number)) { card.remove(); cards.delete(number); }
+  for (const number of shown) {
     if (cards.has(number) || !report.rows[number]) continue;
     cards.set(number, cardOf(number));
     holder.append(cards.get(number));
@@ -162,13 +164,21 @@ if (Object.values(report.rows).some((row) => row.pictures.length)) {
     samplesInView = entry.isIntersecting;
     if (samplesInView) offer.hidden = true;
   }, { rootMargin: "0px 0px -120px 0px" }).observe(one("#samples"));
-  report.shown.forEach((number) => choose(number, true));
+  if (report.shown.length) report.shown.forEach((number) => choose(number, true)); else showSamples();
 }
+
+// ---- a line below what is wider than its place -------------------------------------------------------------------------
+
+all(".scroll, .doubts").forEach((box) => {
+  const more = make("p", { className: "note", textContent: "scroll →" });
+  box.after(more);
+  new ResizeObserver(() => { more.hidden = box.scrollWidth <= box.clientWidth; }).observe(box);
+});
 
 // ---- plots: drawn when they come into view, as each panel's data say --------------------------------------------------
 
 const AXIS = {
-  gridcolor: "--grid", linecolor: "--line", zeroline: false, automargin: true, title: { standoff: 6 },
+  gridcolor: "--grid", linecolor: "--line", zeroline: false, automargin: true, title: { standoff: 6 }, exponentformat: "power",
   fixedrange: matchMedia("(pointer: coarse)").matches,
 };
 const TEMPLATE = {
