@@ -200,7 +200,7 @@ def test_a_page_works_as_written(page, lab, monkeypatch):
         return
     write_files(lab.folder, monkeypatch)
     if todo[0][1][:1] not in (["train"], []):
-        sweep = ["-m", "seed=1,2"] if todo[0][1][0] == "report" else []
+        sweep = ["-m", "seed=1,2", "sampler=ddim,strided"] if todo[0][1][0] == "report" else []
         lab.given("train", *sweep, *NETWORK, *SHORT, *BRIEF)
     namespace, wrong = {}, []
     for code, command in todo:
