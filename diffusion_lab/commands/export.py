@@ -99,7 +99,7 @@ def _about_units(facts: Mapping[str, Any]) -> str:
 
 
 def _diffusers(generator: Generator, batch_size: int) -> Exported:
-    labels = "" if generator.num_classes is None else "class_labels=3, guidance_scale=2.0, "
+    labels = "" if generator.num_classes is None else "class_labels=0, guidance_scale=2.0, "
     use = f"""```python
 from diffusers import DiffusionPipeline
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 from pathlib import Path
 
 import torch
@@ -75,10 +74,10 @@ def _table(process: GaussianDiffusion, shown: Tensor, title: str) -> Table:
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for name in ("t", "signal", "noise", "log-SNR", "β_t", "β̃_t/β_t"):
         table.add_column(name, justify="right")
-    for t in shown.tolist():
+    for t, log_snr in zip(shown.tolist(), process.log_snr(shown).tolist(), strict=True):  # −∞ where no signal is left
         row = process.numbers(t)
-        signal, noise, log_snr = f"{row.signal:.4g}", f"{row.sigma:.4g}", f"{2 * math.log(row.signal / row.sigma):.2f}"
-        table.add_row(str(t), signal, noise, log_snr, f"{row.beta:.3g}", f"{row.beta_tilde / row.beta:.4f}")
+        signal, noise = f"{row.signal:.4g}", f"{row.sigma:.4g}"
+        table.add_row(str(t), signal, noise, f"{log_snr:.2f}", f"{row.beta:.3g}", f"{row.beta_tilde / row.beta:.4f}")
     return table
 
 

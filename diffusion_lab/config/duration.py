@@ -22,7 +22,7 @@ from diffusion_lab.sweeps.plan import Operations, Plan
 from diffusion_lab.terminal import in_words
 from diffusion_lab.training.trainer_options import checked_precision
 
-_LEAST = 5e12  # operations, about a minute; shorter plans are not mentioned
+_LEAST = 5e12  # operations, about a minute; shorter plans are not measured
 _SECONDS = 0.4  # minimal duration of each of the two measurements
 _MOST_AT_ONCE = 64
 _BESIDE = 1.1  # ratio of a step of `train` to its objective and optimizer: 1.04 to 1.08, at 256×256 pixels 1.22
@@ -47,7 +47,7 @@ def operations(training: Training, model: TrainableModel) -> Operations | None:
 
 
 def in_a_sentence(plan: Plan, training: Training, model: TrainableModel) -> str | None:
-    """One sentence on the duration of a plan; None if it is unknown or short.
+    """One sentence on the duration of a plan; None if it is unknown, or nothing is to be done.
 
     training, model: of one cell, for the measurement. Its optimizer changes the weights, so the model is of no use afterwards.
     """
@@ -58,8 +58,10 @@ def in_a_sentence(plan: Plan, training: Training, model: TrainableModel) -> str 
         return None
     to_train = sum(count.training for count in trained.values() if count)
     to_score = sum(count.score for count in scored if count)
-    if to_train + to_score < _LEAST:
+    if to_train + to_score == 0:
         return None
+    if to_train + to_score < _LEAST:
+        return "a few minutes at most on this machine"
     size = min(training.data.batch_size, _MOST_AT_ONCE)
     step, evaluation = time_step_and_evaluation(
         model, size, checked_precision(training.cfg.trainer.precision, on_gpu=False)

@@ -154,8 +154,13 @@ class GaussianDiffusion(ForwardProcess):
     def row(self, t: Steps) -> Row[Tensor]:
         """All quantities of step t, (B,) each; cached until another tensor of steps is looked up, or this one changes.
 
-        Inference tensors have no version counter, so their rows are not cached; a compiler finds equal look-ups itself.
+        Inference tensors have no version counter, so their rows are not cached; a compiler finds equal look-ups itself. TypeError
+        unless t is a tensor.
         """
+        if not isinstance(t, torch.Tensor):
+            raise TypeError(
+                f"t={t!r} must be an int64 tensor with the step of each sample, such as torch.full((B,), {t!r})"
+            )
         if torch.compiler.is_compiling() or t.is_inference() or torch.is_inference_mode_enabled():
             return Row(*self._look_up(self._table, t, first=0).unbind(-1))
         latest = self._latest

@@ -127,11 +127,16 @@ class Generator(ABC):
         """Bits per dimension of images of your own, float64 (B,): `likelihood` with the noise of images 0 … B − 1 of the seed.
 
         x_0: (B, *shape) in [−1, 1], or in the normalised units of data without levels. condition: y of the images, or the
-        number of a class for all. ValueError for x_0 of another shape, and for a family without a likelihood.
+        number of a class for all. ValueError for x_0 of another shape or range, and for a family without a likelihood.
         """
         x_0 = x_0.to(self.device, torch.float32)
         if tuple(x_0.shape[1:]) != self.shape:
             raise ValueError(f"x_0 has the shape {tuple(x_0.shape)}: it must be (B, {', '.join(map(str, self.shape))})")
+        if self.num_levels is not None and not bool((x_0.abs() <= 1 + 1e-3).all()):
+            lowest, highest = (f"{float(end):g}" for end in x_0.aminmax())
+            raise ValueError(
+                f"x_0 has values from {lowest} to {highest}: it must lie in [−1, 1]; of uint8 take x / 127.5 − 1"
+            )
         y = torch.full((len(x_0),), condition, device=self.device) if isinstance(condition, int) else condition
         if y is None and self.needs_condition:
             raise ValueError("this model has no likelihood without a condition: give condition=…")
