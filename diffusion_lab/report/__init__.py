@@ -8,6 +8,7 @@ read          cells from run folders
 choices       the axes of runs without a sweep
 table         cells in rows, rows in groups that were measured alike
 comparison    confidence intervals of differences
+effects       the axes of a group: their values, and what each changes, averaged over the settings of the others
 findings      conclusions, a sentence each
 numbers       numbers and notes as text
 panels        the content of plots as numbers

@@ -16,7 +16,8 @@ import numpy as np
 
 from diffusion_lab.report.choices import with_axis
 from diffusion_lab.report.comparison import LEVEL, paired_p
-from diffusion_lab.report.table import Choice, Group, Row, Table, sets_steps
+from diffusion_lab.report.effects import sets_steps
+from diffusion_lab.report.table import Choice, Group, Row, Table
 from diffusion_lab.store.measures import LOW, SECONDS, TRAINING_SECONDS, Measure
 from diffusion_lab.store.weight_names import is_snapshot
 

@@ -12,7 +12,8 @@ from dataclasses import replace
 from diffusion_lab.report.choices import natural, reads_as_number, with_axis
 from diffusion_lab.report.comparison import Measured, within_seeds
 from diffusion_lab.report.curves import SAMPLING, TRAINING, Cost, ranked_measures, rows_along, sentences, training_lines
-from diffusion_lab.report.findings import Effect, comparisons, effect_of
+from diffusion_lab.report.effects import Effect, effect_of, sets_steps, values_of
+from diffusion_lab.report.findings import comparisons
 from diffusion_lab.report.numbers import columns, label
 from diffusion_lab.report.panels import (
     COLOUR,
@@ -31,7 +32,7 @@ from diffusion_lab.report.panels import (
     Plot,
     Series,
 )
-from diffusion_lab.report.table import Choice, Group, Row, Table, sets_steps, values_of
+from diffusion_lab.report.table import Choice, Group, Row, Table
 from diffusion_lab.store.measures import LOW, SECONDS, Measure
 from diffusion_lab.store.option_names import grouped
 

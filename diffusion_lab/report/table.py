@@ -12,7 +12,7 @@ from functools import cached_property
 from statistics import fmean
 from typing import Any
 
-from diffusion_lab.report.choices import natural, reads_as_number, with_axis
+from diffusion_lab.report.choices import natural, with_axis
 from diffusion_lab.report.comparison import Measured, Ranking, decimals_of, equal, holm, ranking
 from diffusion_lab.store import ModelDirectory, RunDirectory
 from diffusion_lab.store.measures import LOW, SAMPLES, Measure, merged, samples_key
@@ -334,23 +334,3 @@ def _group(rows: list[Row]) -> Group:
     measures = merged(cell.measures for row in rows for cell in row.done)
     there = {name for row in rows for cell in row.done for name in cell.values}
     return Group(rows, [m for m in measures if m.column and m.name in there], rows[0].done[0].protocol)
-
-
-# ---- the rows of a group by their values on some axes
-
-
-def values_of(table: Table, group: Group, axis: str) -> list[str | None]:
-    """The values of an axis in the group, in the order of the command."""
-    place, order = table.axes.index(axis), [None, *table.values[axis]]
-    rows = sorted(group.rows, key=lambda row: order.index(row.choice[place]))
-    return list(dict.fromkeys(row.names[place] for row in rows))
-
-
-def sets_steps(table: Table, group: Group, axis: str) -> bool:
-    """Whether a numeric axis counts steps of a chain, each with one network evaluation, or two with guidance."""
-    place = table.axes.index(axis)
-    if not all(value is None or reads_as_number(value) for value in values_of(table, group, axis)):
-        return False
-    rows = [row for row in group.rows if row.choice[place] and "nfe" in row.values]
-    counts = [(float(row.choice[place] or 0), row.values["nfe"].mean) for row in rows]
-    return len({nfe for _, nfe in counts}) > 1 and all(steps <= nfe <= 2 * steps for steps, nfe in counts)

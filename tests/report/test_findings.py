@@ -7,7 +7,8 @@ import pytest
 
 from diffusion_lab.metrics.bits_per_dim import BitsPerDim
 from diffusion_lab.report.comparison import LEVEL, Measured, difference, ranking
-from diffusion_lab.report.findings import Comparison, comparisons, conclusions, effect_of
+from diffusion_lab.report.effects import effect_of
+from diffusion_lab.report.findings import Comparison, comparisons, conclusions
 from diffusion_lab.report.numbers import label
 from diffusion_lab.report.read import read_sweep
 from diffusion_lab.report.table import build_table

@@ -10,8 +10,9 @@ from diffusion_lab.metrics.bits_per_dim import BitsPerDim
 from diffusion_lab.report import figures
 from diffusion_lab.report.comparison import difference
 from diffusion_lab.report.curves import line_names
+from diffusion_lab.report.effects import effect_of
 from diffusion_lab.report.figures import figure
-from diffusion_lab.report.findings import curve_findings, effect_of
+from diffusion_lab.report.findings import curve_findings
 from diffusion_lab.report.model_plots import model_plots
 from diffusion_lab.report.panels import Panel, Plot, Series, legend, scales, stroke
 from diffusion_lab.report.plots import against_sampling, against_training, effects, plots_of, poster, trade_off
