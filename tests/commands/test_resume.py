@@ -126,6 +126,7 @@ def installed(folder: Path, *arguments: str) -> subprocess.Popen:
     )
 
 
+@pytest.mark.thorough
 def test_killed_at_random_steps(tmp_path, zygote):
     options = [*EVERYTHING, "condition=classes", "trainer.max_steps=20"]
     assert_survives(zygote.start, tmp_path, *options, kills=4, steps=20)

@@ -26,6 +26,7 @@ def write(lab):
     return write
 
 
+@pytest.mark.thorough
 def test_the_working_directory_shadows_and_breaks_nothing(process):
     """Plugins of Hydra, files that are called like installed modules, and others that libraries import if they are there."""
     names = (

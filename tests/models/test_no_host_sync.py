@@ -126,7 +126,14 @@ def train(monkeypatch, model, free=1, watched=1, log_every_n_steps=1000, data=No
         trainer.fit(moved(model), batches)
 
 
-@pytest.mark.parametrize("family", [family for family in choices("model") if family != "diffusion"])
+@pytest.mark.parametrize(
+    "family",
+    [
+        family if family == "gan" else pytest.param(family, marks=pytest.mark.thorough)
+        for family in choices("model")
+        if family != "diffusion"
+    ],
+)
 def test_a_training_step_of_a_family_waits_for_nothing(monkeypatch, family):
     with pytest.raises(EnoughError):
         train(monkeypatch, built(family, *SMALL.get(family, [])))
