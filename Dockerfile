@@ -1,15 +1,15 @@
 # diffusion_lab in a container. On a CPU:
 #   docker build -t diffusion-lab . && docker run --rm -v "$PWD:/work" --user "$(id -u):$(id -g)" diffusion-lab train
-# With CUDA, whose libraries PyTorch's wheels bring (the machine needs NVIDIA's driver and container toolkit):
-#   docker build -t diffusion-lab:cuda --build-arg TORCH=cu128 . && docker run --rm --gpus all --shm-size 2g … diffusion-lab:cuda train
+# On a GPU (the machine needs NVIDIA's driver and container toolkit; pip's PyTorch for Linux brings the libraries of CUDA):
+#   docker run --rm --gpus all --shm-size 2g … diffusion-lab train
 FROM python:3.12-slim
 
-# The name of a build at https://download.pytorch.org/whl: cpu, or cu126, cu128, … for a version of CUDA.
-ARG TORCH=cpu
+# Options of pip for PyTorch, such as an --index-url with its smaller builds for CPUs, or for another version of CUDA.
+ARG TORCH_OPTIONS=
 # Extras of pyproject.toml, such as [demo,mlflow].
 ARG EXTRAS=
 
-RUN pip install --no-cache-dir torch torchvision --index-url https://download.pytorch.org/whl/${TORCH}
+RUN pip install --no-cache-dir torch torchvision ${TORCH_OPTIONS}
 COPY pyproject.toml README.md LICENSE /src/
 COPY diffusion_lab /src/diffusion_lab
 COPY hydra_plugins /src/hydra_plugins

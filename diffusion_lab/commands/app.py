@@ -91,7 +91,7 @@ def run(command: str, options: list[str]) -> int:
 
 
 def _names_for_help(options: list[str]) -> tuple[list[str], list[str] | None]:
-    """(options without --help and what it is asked about, these names); None without --help."""
+    """(the other options, the names that --help is to explain); None in place of the names without --help."""
     flags, words = flags_and_words(options)
     if not _HELP & {*flags}:
         return options, None

@@ -46,6 +46,7 @@ def opened(file: Path, tensors: Mapping[str, Tensor]) -> Imported:
     width, head = len(known["t_embedder.mlp.0.bias"]), len(known["blocks.0.attn.q_norm.weight"])
     patch, side = proj.shape[2], math.isqrt(known["pos_embed"].shape[1]) * proj.shape[2]
     context = known.get("in_context_posemb")
+    require(context is None or context.ndim == 3, f"checkpoint={file}: in_context_posemb has not 3 axes")
     said = f"checkpoint={file}: a JiT for {side}×{side} pixels, whose noise has another scale; only up to {_LARGEST} are imported"
     require(side <= _LARGEST, said)
     require(width % head == 0, f"checkpoint={file}: heads of {head} channels do not divide a width of {width}")
@@ -55,7 +56,7 @@ def opened(file: Path, tensors: Mapping[str, Tensor]) -> Imported:
         "num_blocks": sum(name.endswith(".attn.q_norm.weight") for name in known),
         "patch_size": patch,
         "bottleneck": len(proj),
-        "num_context": 0 if context is None or context.ndim != 3 else context.shape[1],
+        "num_context": 0 if context is None else context.shape[1],
         "timestep_scale": _STEP,
     }
     return Imported(

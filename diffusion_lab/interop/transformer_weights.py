@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from diffusion_lab.interop.checkpoints import check_fit, require
 from diffusion_lab.networks.embeddings import MAX_PERIOD
+from diffusion_lab.networks.positions import sinusoidal_positions
 
 # diffusers spaces the frequencies of t by 1/127 instead of 1/128, which is this period with ours.
 DIFFUSERS_PERIOD = MAX_PERIOD ** (128 / 127)
@@ -46,6 +47,7 @@ _JIT = {
     "final_layer.adaLN_modulation.1": "output_norm.modulation",
     "final_layer.linear": "output",
 }
+_JIT_POSITIONS = ("pos_embed", "in_context_posemb")  # (1, N, width)
 _JIT_BLOCK = {
     "norm1": "norm_1",
     "norm2": "norm_2",
@@ -86,9 +88,16 @@ def from_jit(published: Mapping[str, Tensor], network: nn.Module, what: str, ste
     first of steps of this length from the image, so JiT's is 1 − step − ours. By the formulas for cos(a − b) and sin(a − b) that
     is another first matrix on our sinusoids.
     """
-    found = _renamed({name: tensor for name, tensor in published.items() if name != "pos_embed"}, _JIT, _JIT_BLOCK)
-    if "in_context_posemb" in found:
-        found["trunk.inputs.context"] = found.pop("in_context_posemb")[0]
+    found = _renamed(
+        {name: tensor for name, tensor in published.items() if name not in _JIT_POSITIONS}, _JIT, _JIT_BLOCK
+    )
+    fixed = published["pos_embed"].float().flatten(0, 1)
+    own = sinusoidal_positions(network.trunk.inputs.grid, network.trunk.inputs.width)  # type: ignore[union-attr,arg-type]
+    require(
+        fixed.shape == own.shape and torch.allclose(fixed, own, atol=1e-5), f"{what}: pos_embed is not JiT's sinusoids"
+    )
+    if (context := published.get("in_context_posemb")) is not None:
+        found["trunk.inputs.context"] = context.float().flatten(0, -2)
     first = "trunk.conditioning.time.0.weight"
     if first in found and found[first].ndim == 2:
         cos, sin = found[first].chunk(2, dim=1)

@@ -103,11 +103,14 @@ class Transformer(nn.Module):
         super().__init__()
         if size not in SIZES:
             raise ValueError(f"network.size={size} must be one of {', '.join(SIZES)}")
-        known = SIZES[size]
-        width, num_blocks, num_heads = width or known[0], num_blocks or known[1], num_heads or known[2]
+        given = (width, num_blocks, num_heads)
+        width, num_blocks, num_heads = (
+            usual if own is None else own for own, usual in zip(given, SIZES[size], strict=True)
+        )
         sides = lengths(image_size)
         patch_size = patch_of_tokens(sides) if patch_size is None else patch_size
-        check_counts(in_channels=in_channels, out_channels=out_channels, patch_size=patch_size, num_heads=num_heads)
+        check_counts(in_channels=in_channels, out_channels=out_channels, patch_size=patch_size)
+        check_counts(width=width, num_blocks=num_blocks, num_heads=num_heads)
         check_dropout(dropout)
         if width % (2 * num_heads):
             raise ValueError(f"network.width={width} must be a multiple of 2·network.num_heads={2 * num_heads}")
@@ -233,9 +236,9 @@ class Tokens(nn.Module):
     ):
         super().__init__()
         self.width, self.grid, self.num_context = width, tuple(grid), num_context
-        narrow = bottleneck is not None and bottleneck < in_channels
-        self.reduce = nn.Linear(in_channels, bottleneck, bias=False) if narrow and bottleneck else nn.Identity()
-        self.embed = nn.Linear(bottleneck if narrow and bottleneck else in_channels, width)
+        rank = min(in_channels, in_channels if bottleneck is None else bottleneck)
+        self.reduce = nn.Linear(in_channels, rank, bias=False) if rank < in_channels else nn.Identity()
+        self.embed = nn.Linear(rank, width)
         if learned_positions:
             self.positions = nn.Parameter(torch.zeros(math.prod(grid), width))
         else:

@@ -82,10 +82,8 @@ def test_blocks_with_embedders_of_their_own_are_refused(tmp_path):
         model_of(found)
 
 
-@pytest.mark.needs("azula")
-@pytest.mark.parametrize("training", [False, True])
-def test_a_jit_of_azula_is_ours(tmp_path, training, monkeypatch):
-    """From a state dict, and from a training's file, whose average is read; at the time of our chain's signal and noise."""
+def jit_of(monkeypatch):
+    """A small JiT, and its positions, which are fixed."""
     pytest.importorskip("azula")
     monkeypatch.setattr(torch, "compile", lambda function: function)  # its blocks are compiled where they are defined
     from azula.plugins.jit._src.model import JiT
@@ -95,6 +93,30 @@ def test_a_jit_of_azula_is_ours(tmp_path, training, monkeypatch):
     positions = theirs.pos_embed.clone()
     random_weights(theirs)
     theirs.pos_embed.data.copy_(positions)
+    return theirs
+
+
+@pytest.mark.needs("azula")
+@pytest.mark.parametrize(
+    ("name", "other", "said"),
+    [
+        ("pos_embed", lambda tensor: tensor + 0.1, "pos_embed is not JiT's sinusoids"),
+        ("in_context_posemb", lambda tensor: tensor[0], "in_context_posemb has not 3 axes"),
+        ("in_context_posemb", lambda tensor: tensor[:0], "trunk.inputs.context is"),
+    ],
+)
+def test_other_positions_are_refused(tmp_path, monkeypatch, name, other, said):
+    state = jit_of(monkeypatch).state_dict()
+    torch.save(state | {name: other(state[name])}, tmp_path / "jit.pth")
+    with pytest.raises(CheckpointError, match=said):
+        model_of(opened(tmp_path / "jit.pth", {}))
+
+
+@pytest.mark.needs("azula")
+@pytest.mark.parametrize("training", [False, True])
+def test_a_jit_of_azula_is_ours(tmp_path, training, monkeypatch):
+    """From a state dict, and from a training's file, whose average is read; at the time of our chain's signal and noise."""
+    theirs = jit_of(monkeypatch)
     state = theirs.state_dict()
     if training:
         average = {f"net.{name}": tensor for name, tensor in state.items()}
