@@ -1,14 +1,16 @@
-"""Training throughput of our U-Net beside diffusers' UNet2DModel of the same size, on CPU.
+"""Training throughput of our U-Net and our DiT beside diffusers' networks of the same size, on CPU.
 
-    python benchmarks/unet_throughput.py [--dtypes fp32 bf16] [--batch-size 64] [--rounds 5] [--threads 2] [--profile]
-    python benchmarks/unet_throughput.py --sampling --rounds 10
-    python benchmarks/unet_throughput.py --contenders digits --batch-size 128 --rounds 50 --dtypes fp32
+    python benchmarks/throughput.py [--dtypes fp32 bf16] [--batch-size 64] [--rounds 5] [--threads 2] [--profile]
+    python benchmarks/throughput.py --sampling --rounds 10
+    python benchmarks/throughput.py --contenders dit 'diffusers dit' --dtypes bf16 [--patch-size 2]
+    python benchmarks/throughput.py --contenders digits --batch-size 128 --rounds 50 --dtypes fp32
 
 One step is forward, mean square error, backward, AdamW and an exponential moving average of the weights: the same code for
 each network; with --sampling it is one evaluation without gradients. Every round times one step of each contender in turn
-(A B C A B C …), so a slow minute of the machine falls on all of them. Contenders: ours (channels-last inside), diffusers as it
-ships (NCHW), diffusers in channels-last; or, for itself, the network that the default command trains on digits. Needs
-`diffusers`, which the project itself does not.
+(A B C A B C …), so a slow minute of the machine falls on all of them. Quotients are of the first contender. Contenders: ours
+(channels-last inside), diffusers as it ships (NCHW), diffusers in channels-last; DiT-XS, ours and diffusers' with the same
+weights; or, for itself, the network that the default command trains on digits. Needs `diffusers`, which the project itself does
+not.
 """
 
 import argparse
@@ -22,11 +24,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diffusion_lab.networks import UNet
+from diffusion_lab.interop.transformer_weights import DIFFUSERS_PERIOD, from_dit
+from diffusion_lab.networks import Transformer, UNet
 from diffusion_lab.networks.flops import network_cost
 from diffusion_lab.training.speed import compile_network, keep_freed_memory
 
-SIZE, CHANNELS = 32, 1
+SIZE, CHANNELS, CLASSES = 32, 1, 10
 COMPARED = ["ours", "diffusers", "diffusers channels-last"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -55,6 +58,42 @@ class Diffusers(nn.Module):
         return self.unet(x_t.contiguous(memory_format=self.memory_format), timesteps).sample.float()
 
 
+class DiffusersDiT(nn.Module):
+    """diffusers' DiTTransformer2DModel of the size XS, called as ours is, without classes."""
+
+    def __init__(self, patch_size: int):
+        super().__init__()
+        from diffusers import DiTTransformer2DModel
+
+        self.transformer = DiTTransformer2DModel(
+            num_attention_heads=3,
+            attention_head_dim=64,
+            num_layers=6,
+            in_channels=CHANNELS,
+            out_channels=CHANNELS,
+            sample_size=SIZE,
+            patch_size=patch_size,
+            num_embeds_ada_norm=CLASSES,
+            norm_eps=1e-6,
+        )
+        first = self.transformer.transformer_blocks[0].norm1.emb.state_dict()
+        for block in self.transformer.transformer_blocks:
+            block.norm1.emb.load_state_dict(first)
+
+    def forward(self, x_t: Tensor, timesteps: Tensor) -> Tensor:
+        no_class = torch.full_like(timesteps, CLASSES)
+        return self.transformer(x_t, timesteps, no_class).sample.float()
+
+
+def dit(patch_size: int) -> Transformer:
+    """Our DiT-XS with the weights of a new one of diffusers."""
+    network = Transformer(
+        CHANNELS, CHANNELS, SIZE, CLASSES, size="XS", patch_size=patch_size, max_period=DIFFUSERS_PERIOD
+    )
+    network.load_state_dict(from_dit(DiffusersDiT(patch_size).transformer.state_dict(), network, "diffusers"))
+    return network
+
+
 def ours() -> UNet:
     return UNet(CHANNELS, CHANNELS, SIZE, base_channels=64, channel_multipliers=(1, 2, 2), num_res_blocks=2)
 
@@ -72,11 +111,14 @@ def digits() -> UNet:
     )
 
 
-CONTENDERS: dict[str, Callable[[], nn.Module]] = {
-    "ours": ours,
-    "diffusers": lambda: Diffusers(torch.contiguous_format),
-    "diffusers channels-last": lambda: Diffusers(torch.channels_last),
-    "digits": digits,
+# name -> the network, for a side of the patches
+CONTENDERS: dict[str, Callable[[int], nn.Module]] = {
+    "ours": lambda _: ours(),
+    "diffusers": lambda _: Diffusers(torch.contiguous_format),
+    "diffusers channels-last": lambda _: Diffusers(torch.channels_last),
+    "dit": dit,
+    "diffusers dit": DiffusersDiT,
+    "digits": lambda _: digits(),
 }
 
 
@@ -139,17 +181,17 @@ def main() -> None:
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=COMPARED)
     parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--patch-size", type=int, default=4, help="of the transformers")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(
         "--sampling", action="store_true", help="time evaluations without gradients in place of training steps"
     )
-    parser.add_argument("--compile", action="store_true", help="torch.compile our network first (a minute or more)")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the first network (a minute or more)")
     parser.add_argument("--keep-memory", action="store_true", help="keep freed memory (training/speed.py)")
     parser.add_argument("--profile", action="store_true", help="print where each step's time goes")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
     if options.keep_memory and not keep_freed_memory():
         print("--keep-memory: this C library cannot")
 
@@ -157,12 +199,16 @@ def main() -> None:
     sizes = {name: 8 if name == "digits" else SIZE for name in options.contenders}
     work = "evaluations without gradients" if options.sampling else "AdamW and EMA in every step"
     print(f"batch {options.batch_size}, {options.rounds} rounds; {work}")
-    networks = {name: CONTENDERS[name]() for name in options.contenders}
+    networks = {}
+    for name in options.contenders:
+        torch.manual_seed(0)
+        networks[name] = CONTENDERS[name](options.patch_size)
+    first = options.contenders[0]
     for name, network in networks.items():
         cost = network_cost(network, (CHANNELS, sizes[name], sizes[name]))
         flops = f"{cost.forward_flops / 1e9:.3f} GFLOP forward (multiply-add = 2)"
         print(f"{name:<24} {cost.parameters:,} parameters, {sizes[name]}x{sizes[name]}, {flops}")
-    if options.compile and "ours" in networks and (notice := compile_network(networks["ours"])):
+    if options.compile and (notice := compile_network(networks[first])):
         print(notice)
 
     build = evaluation if options.sampling else training_step
@@ -179,10 +225,10 @@ def main() -> None:
             speeds = [options.batch_size / times[name] for times in rounds]
             medians.setdefault(dtype, {})[name] = statistics.median(speeds)
             print(f"{name:<24} {medians[dtype][name]:12.2f} {min(speeds):8.2f} {max(speeds):8.2f}", end="")
-            if name != "ours" and "ours" in steps:
-                ratios = sorted(times[name] / times["ours"] for times in rounds)
+            if name != first:
+                ratios = sorted(times[name] / times[first] for times in rounds)
                 print(
-                    f"   ours is {statistics.median(ratios):.2f} times as fast ({ratios[0]:.2f} to {ratios[-1]:.2f})",
+                    f"   {first} is {statistics.median(ratios):.2f} times as fast ({ratios[0]:.2f} to {ratios[-1]:.2f})",
                     end="",
                 )
             print()
