@@ -8,25 +8,48 @@ MFU is 3 × the FLOPs of an evaluation × images per second / the card's dense b
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
+from unittest.mock import patch
 
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional
 
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.build import state_shape
+from diffusion_lab.networks import blocks, transformer_blocks
 from diffusion_lab.training.speed import peak_of
 
-RECIPES = {"fast_cifar10": (3, 32, 32), "fast_imagenet64": (3, 64, 64)}  # shapes of the images
+
+@dataclass(frozen=True)
+class Recipe:
+    """Options of `train`, and the shape of the images (C, H, W)."""
+
+    options: str
+    shape: tuple[int, int, int]
 
 
-def estimate(name: str, peak: float, mfu: float) -> dict[str, float]:
+_DIT_B = "experiment=fast_imagenet64 network=diffusion/dit network.size=B network.patch_size=4"
+_JIT_B = "experiment=fast_imagenet64 network=diffusion/jit network.size=B network.patch_size=16"
+_JIT = "prediction=start weighting=flow schedule=rectified timesteps=logit_normal objective=simple variance=fixed_large"
+RECIPES = {
+    "fast_cifar10": Recipe("experiment=fast_cifar10", (3, 32, 32)),
+    "fast_imagenet64": Recipe("experiment=fast_imagenet64", (3, 64, 64)),
+    # 400,000 steps of 256 images, by which Peebles & Xie 2023 compare sizes and patches (on latents).
+    "DiT-B/4, 64×64": Recipe(f"{_DIT_B} data.batch_size=256 default_steps=400000", (3, 64, 64)),
+    # 200 epochs of 1.28 M images, 1,024 a step, the shorter training of Li & He 2025.
+    "JiT-B/16, 256×256": Recipe(f"{_JIT_B} {_JIT} data.batch_size=1024 default_steps=250000", (3, 256, 256)),
+}
+
+
+def estimate(recipe: Recipe, peak: float, mfu: float) -> dict[str, float]:
     """Hours and memory of a recipe on a card. The tensors are fake: they have shapes, but no values."""
-    shape = RECIPES[name]
+    shape = recipe.shape
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("train", overrides=[f"experiment={name}"])
+        cfg = compose("train", overrides=recipe.options.split())
     state_shape(cfg, shape, 256, [cfg.condition.gradient_clusters.num_clusters])
     batch, activations = cfg.data.batch_size // cfg.trainer.accumulate_grad_batches, []
     for recompute in (True, False):
@@ -53,7 +76,10 @@ def estimate(name: str, peak: float, mfu: float) -> dict[str, float]:
 
 
 def kept_bytes(network: nn.Module, shape: tuple[int, ...], number: int) -> int:
-    """What an evaluation in bf16 on so many images keeps for the backward pass, beside the weights."""
+    """What an evaluation in bf16 on so many images keeps for the backward pass, beside the weights.
+
+    Attention is fused as on a GPU, and keeps no matrix of N² weights; plain products, as `attend` takes in bf16 on a CPU, would.
+    """
     own = {parameter.untyped_storage()._cdata for parameter in network.parameters()}
     kept: dict[int, torch.UntypedStorage] = {}
 
@@ -63,7 +89,13 @@ def kept_bytes(network: nn.Module, shape: tuple[int, ...], number: int) -> int:
         return tensor
 
     x_t, zeros = torch.randn(number, *shape), torch.zeros(number, dtype=torch.int64)
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), torch.autocast("cpu", torch.bfloat16):
+    fused = functional.scaled_dot_product_attention
+    with (
+        patch.object(blocks, "attend", fused),
+        patch.object(transformer_blocks, "attend", fused),
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        torch.autocast("cpu", torch.bfloat16),
+    ):
         network(x_t, zeros, zeros)
     return sum(storage.nbytes() for key, storage in kept.items() if key not in own)
 
@@ -76,7 +108,7 @@ def main() -> None:
     peak = peak_of(options.card)
     if peak is None:
         parser.error(f"--card {options.card}: its peak is not known; see diffusion_lab/training/speed.py")
-    found = {name: estimate(name, peak, options.mfu) for name in RECIPES}
+    found = {name: estimate(recipe, peak, options.mfu) for name, recipe in RECIPES.items()}
     heads = next(iter(found.values()))
     print(
         f"Estimates, never measured: {options.mfu:.0%} of the dense bf16 peak of {options.card}, {peak / 1e12:.4g} TFLOPS\n"
