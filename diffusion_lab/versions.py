@@ -1,6 +1,7 @@
 """The versions of packages that affect numbers. Imports none of these packages."""
 
 import platform
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 __version__ = "0.2.0"  # defined only here; hatchling reads it
@@ -12,8 +13,13 @@ def versions() -> dict[str, str]:
     return {
         "diffusion_lab": __version__,
         "python": platform.python_version(),
-        **{name: version(name) if is_installed(name) else "not installed" for name in PACKAGES},
+        **{name: _version(name) for name in PACKAGES},
     }
+
+
+@cache
+def _version(name: str) -> str:
+    return version(name) if is_installed(name) else "not installed"
 
 
 def is_installed(name: str) -> bool:

@@ -57,9 +57,13 @@ def pytest_runtest_setup() -> None:
     checked.begin_test()
 
 
+def pytest_collection_finish() -> None:
+    gc.freeze()
+
+
 def pytest_runtest_logfinish() -> None:
     """Garbage is collected now and then, and what is left, such as imported modules, is not searched again."""
-    if gc.get_count()[0] > 200_000:
+    if gc.get_count()[0] > 500_000:
         gc.collect()
         gc.freeze()
 

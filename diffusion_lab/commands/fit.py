@@ -21,6 +21,7 @@ from diffusion_lab.config.tracking import build_trackers, described
 from diffusion_lab.config.training import Built, Training
 from diffusion_lab.data.checks import DataError
 from diffusion_lab.models.budget import callback_of, seconds_trained
+from diffusion_lab.networks.flops import NetworkCost
 from diffusion_lab.store import write_json
 from diffusion_lab.store.files import make_folders, remove_staged, write_whole
 from diffusion_lab.store.identity import SCORING_GROUPS, both, code_now, made_by
@@ -61,10 +62,11 @@ def fit(training: Training, built: Built, here: Ranks) -> None:
             made = _what_trains(built, begun)
             if saving is not None:
                 saving.made_by = made
-            _measure_share_of_peak(training, built, here)
+            cost = model.cost()
+            _measure_share_of_peak(training, built, here, cost)
             notice = compile_model(model, cfg.compile) if cfg.compile else None
             for note in filter(
-                None, [*_lines_on_model(training, built), notice, *_lines_on_start(training, built, begun)]
+                None, [*_lines_on_model(training, built, cost), notice, *_lines_on_start(training, built, begun)]
             ):
                 console.print(note)
             # Before training, so that unreadable test data fail first.
@@ -79,7 +81,7 @@ def fit(training: Training, built: Built, here: Ranks) -> None:
                 raise _interrupted(interruption, how, here)
             limit = _say_what_ended_it(training, built, console)
             if here.is_first:
-                _finish(training, built, ended_by=limit, conditions=conditions, **made)
+                _finish(training, built, cost, ended_by=limit, conditions=conditions, **made)
         if here.is_first:
             training.directory.swap()
         wait_for_all()
@@ -127,18 +129,18 @@ def _what_trains(built: Built, begun: _Begun) -> dict[str, Any]:
     return {"code": both_codes, "versions": versions(), "precision": str(built.trainer.precision)}
 
 
-def _measure_share_of_peak(training: Training, built: Built, here: Ranks) -> None:
+def _measure_share_of_peak(training: Training, built: Built, here: Ranks, cost: NetworkCost) -> None:
     """Let the monitor log train/mfu, if the peak speed of the devices is known."""
     model, trainer, monitor = built.model, built.trainer, callback_of(built.trainer, Monitor)
     peak = training.cfg.trainer.get("peak_flops") or peak_flops(torch.device(here.device))
     if monitor is not None and peak and model.training_evaluations:
-        flops = model.training_evaluations * model.cost().forward_flops
+        flops = model.training_evaluations * cost.forward_flops
         monitor.seconds_per_image = flops / (peak * trainer.world_size)
 
 
-def _lines_on_model(training: Training, built: Built) -> Iterator[str | None]:
+def _lines_on_model(training: Training, built: Built, cost: NetworkCost) -> Iterator[str | None]:
     """Lines to print on the model and its data."""
-    data, cost = training.data, built.model.cost()
+    data = training.data
     yield data.how_read
     yield (
         f"{data.name}: {data.num_trained_on} training images {tuple(data.shape)}; "
@@ -175,14 +177,13 @@ def _say_what_ended_it(training: Training, built: Built, console: Terminal) -> s
     return limit
 
 
-def _finish(training: Training, built: Built, **more: Any) -> None:
+def _finish(training: Training, built: Built, cost: NetworkCost, **more: Any) -> None:
     """Write the weights and, last, the record of the training."""
     place, model, trainer = training.place, built.model, built.trainer
     averages = callback_of(trainer, PowerAverages)
     if averages is not None:
         averages.finish()
     model.save_weights({name: place.weights(name) for name in model.weight_names})
-    cost = model.cost()
     place.finish(
         steps=trainer.global_step,
         seconds=seconds_trained(trainer),

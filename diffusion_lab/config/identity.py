@@ -42,10 +42,16 @@ def plain_config(cfg: DictConfig) -> dict[str, Any]:
     Other interpolations in `model` are resolved, because the environment may differ when the config is read. Texts in `logger` and
     `callbacks`, which may take a password from ${oc.env:NAME}, are recorded unresolved, as {oc.env:NAME}.
     """
-    resolved, written = as_plain(cfg, resolve=True), as_plain(cfg)
-    for group in {"model", *_MAY_HOLD_SECRETS} & resolved.keys():
-        resolved[group] = _recorded(written[group], resolved[group], secret=group in _MAY_HOLD_SECRETS)
-    return resolved
+    return _as_recorded(cfg, as_plain(cfg, resolve=True))
+
+
+def _as_recorded(cfg: DictConfig, resolved: Mapping[str, Any]) -> dict[str, Any]:
+    written = as_plain(cfg)
+    groups = {"model", *_MAY_HOLD_SECRETS} & resolved.keys()
+    return {
+        **resolved,
+        **{name: _recorded(written[name], resolved[name], name in _MAY_HOLD_SECRETS) for name in groups},
+    }
 
 
 def _recorded(written: Any, resolved: Any, secret: bool) -> Any:
@@ -65,12 +71,12 @@ def name_of_training(cfg: DictConfig) -> Name:
 
     A variance that the objective does not read counts only by its width: under L_simple, fixed small and fixed large are one model.
     """
-    config = asked_of_training(plain_config(cfg))
+    resolved = as_plain(cfg, resolve=True)
+    config = asked_of_training(_as_recorded(cfg, resolved))
     if config.get("condition"):
         config["condition"] = [*config["condition"].items()]  # the order of the parts of y
     if not variance_matters(cfg):
         config["variance"] = {"outputs_per_channel": instantiate(cfg.variance).outputs_per_channel}
-    resolved = as_plain(cfg, resolve=True)
     return name_of(config, cfg.facts.identity, users_files(asked_of_training(resolved), resolved))
 
 
@@ -81,8 +87,9 @@ def variance_matters(cfg: DictConfig) -> bool:
 
 def name_of_score(cfg: DictConfig) -> Name:
     """The choices of scoring, beside the model."""
-    parts = _choices_of_scoring(cfg)
-    return name_of(parts, "", users_files(parts, as_plain(cfg, resolve=True)))
+    resolved = as_plain(cfg, resolve=True)
+    parts = _choices_of_scoring(cfg, resolved)
+    return name_of(parts, "", users_files(parts, resolved))
 
 
 def sampling_identity(cfg: DictConfig, unread: Iterable[str], features: str) -> str:
@@ -91,17 +98,18 @@ def sampling_identity(cfg: DictConfig, unread: Iterable[str], features: str) -> 
     These are the parts of the model, the code, and the user's files. unread: groups of `cfg` that do not affect the samples.
     features: the name of the features.
     """
-    read = {
-        key: part for key, part in _choices_of_scoring(cfg).items() if key not in {*unread, "metrics", "evaluation"}
-    }
+    resolved = as_plain(cfg, resolve=True)
+    choices = _choices_of_scoring(cfg, resolved)
+    read = {key: part for key, part in choices.items() if key not in {*unread, "metrics", "evaluation"}}
     read["features"] = read["features"][features]
-    files = _digest_of_files(cfg, {**asked_of_training(as_plain(cfg, resolve=True)), **read})
-    return f"{_how_built(cfg)} {_code()} {files} {canonical_json(read.get('guidance'))}"
+    files = _digest_of_files(resolved, {**asked_of_training(resolved), **read})
+    return f"{_how_built(resolved)} {_code()} {files} {canonical_json(read.get('guidance'))}"
 
 
 def measuring_identity(cfg: DictConfig) -> str:
     """A digest of everything besides its weights that determines a network's statistics: parts, code, the user's files."""
-    return f"{_how_built(cfg)} {_code()} {_digest_of_files(cfg, asked_of_training(as_plain(cfg, resolve=True)))}"
+    resolved = as_plain(cfg, resolve=True)
+    return f"{_how_built(resolved)} {_code()} {_digest_of_files(resolved, asked_of_training(resolved))}"
 
 
 def _code() -> str:
@@ -109,15 +117,15 @@ def _code() -> str:
     return hashlib.sha256(canonical_json(code_now(SCORING_ROOMS)).encode()).hexdigest()
 
 
-def _how_built(cfg: DictConfig) -> str:
+def _how_built(config: Mapping[str, Any]) -> str:
     """A digest of the model in a config, without its parts that may be chosen after training."""
-    parts = {name: part for name, part in as_plain(cfg.model, resolve=True).items() if name not in SCORED_GROUPS}
+    parts = {name: part for name, part in config["model"].items() if name not in SCORED_GROUPS}
     return hashlib.sha256(canonical_json(parts).encode()).hexdigest()
 
 
-def _digest_of_files(cfg: DictConfig, parts: Mapping[str, Any]) -> str:
+def _digest_of_files(config: Mapping[str, Any], parts: Mapping[str, Any]) -> str:
     """A digest of the user's own files that these parts of a config name."""
-    files = digests_of(users_files(parts, as_plain(cfg, resolve=True)))
+    files = digests_of(users_files(parts, config))
     return hashlib.sha256(canonical_json(files).encode()).hexdigest()
 
 
@@ -132,8 +140,8 @@ def features_by_content(features: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _choices_of_scoring(cfg: DictConfig) -> dict[str, Any]:
-    parts = asked_of_score(plain_config(cfg))
+def _choices_of_scoring(cfg: DictConfig, resolved: Mapping[str, Any]) -> dict[str, Any]:
+    parts = asked_of_score(_as_recorded(cfg, resolved))
     if parts.get("guidance") is not None:
         parts["guidance"] = guidance_by_content(parts["guidance"])
     if parts.get("features") is not None:

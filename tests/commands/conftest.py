@@ -30,7 +30,7 @@ TINY = [
     "network.channel_multipliers=[1]",
     "network.attention_resolutions=[]",
     "network.head_channels=8",
-    "schedule.num_timesteps=24",
+    "schedule.num_timesteps=12",
     "data.batch_size=8",
     "trainer.max_steps=2",
     "trainer.log_every_n_steps=1",
@@ -42,8 +42,8 @@ TINY = [
 ROUNDS_LITTLE = ["optimizer=adamw", "trainer.precision=32-true"]  # several ranks then train what one does, closely
 STRIDED = ["sampler.spacing.num_steps=3"]
 # By the name of `trained_model`: a small model of each family. Later options overrule earlier ones.
-_UNET = [option for option in TINY if option.startswith(("network.", "schedule."))]
-_SHORT = [option for option in TINY if option not in _UNET and not option.startswith("trainer.max_steps")]
+_UNET = [*[option for option in TINY if option.startswith("network.")], "schedule.num_timesteps=24"]
+_SHORT = [option for option in TINY if not option.startswith(("network.", "schedule.", "trainer.max_steps"))]
 _SHORT += ["seed=1", "trainer.max_steps=20", "ema.decays=[0.9]", "score=false", "val.every_n_steps=0"]
 _SIX = ["sampler=strided", "sampler.spacing.num_steps=6"]
 _NARROW = ["network.base_channels=4", "network.channel_multipliers=[1,2]"]

@@ -19,7 +19,7 @@ def test_guidance_is_a_choice_of_scoring(lab):
     lab.done("train", *CONDITIONAL)
     out = lab.done("train", *CONDITIONAL, "guidance=classifier_free", "guidance.scale=3.0")
     assert "this model is already trained" in out
-    lab.done("evaluate", "guidance=classifier_free", "guidance.scale=5.0", "guidance.interval=[1,13]")
+    lab.done("evaluate", "guidance=classifier_free", "guidance.scale=5.0", "guidance.interval=[1,7]")
     plain, *guided = sorted(
         scored(lab.folder), key=lambda run: "ClassifierFree" in run["protocol"]["model"]["guidance"]
     )

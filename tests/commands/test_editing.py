@@ -49,7 +49,7 @@ def test_denoising_from_0_is_the_image(lab):
     options = ["denoise.image=2", "num_images=2", "format=npz"]
     assert lab("sample", "denoise.t=0", *options)[0] == 0
     assert (images(lab) == held_out(2)).all()
-    assert lab("sample", "denoise.t=24", *options)[0] == 0
+    assert lab("sample", "denoise.t=12", *options)[0] == 0
     assert (images(lab) != held_out(2)).any(axis=(1, 2)).all()
 
 

@@ -273,7 +273,7 @@ def test_the_page_does_what_it_says(model, capfd):
     Image.fromarray(np.eye(8, dtype=np.uint8) * 255).save("mask.png")
     namespace = {}
     for block in BLOCKS:
-        exec(block.replace("(5, 400)", "(5, 12)"), namespace)  # this chain has 24 steps
+        exec(block.replace("(5, 400)", "(5, 12)"), namespace)  # this chain has 12 steps
     assert namespace["x"].shape == (4, 1, 8, 8)
     assert namespace["same"] == namespace["score"]
     assert str(namespace["score"].path) in capfd.readouterr().out

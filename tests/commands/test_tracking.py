@@ -66,7 +66,7 @@ def test_a_training_and_its_score_are_runs_with_config_metrics_and_images(lab):
     for run, job_type in ((training, "train"), (score, "evaluate")):
         assert run["opened"]["job_type"] == job_type
         assert (run["state"], run["exit_code"]) == ("finished", 0)
-        assert run["config"]["schedule.num_timesteps"] == 24
+        assert run["config"]["schedule.num_timesteps"] == 12
         assert "variance=learned" in run["tags"]
         assert f"wandb sync {run['folder']}" in err
         image = run["summary"]["samples"]
@@ -76,7 +76,7 @@ def test_a_training_and_its_score_are_runs_with_config_metrics_and_images(lab):
     (metrics,) = scored(lab.folder)
     assert score["summary"]["bits_per_dim"] == pytest.approx(metrics["values"]["bits_per_dim"])
     assert score["config"]["measures"]["bits_per_dim"] == "bits/dim"
-    assert score["summary"]["L_t_table"]["nrows"] == 24
+    assert score["summary"]["L_t_table"]["nrows"] == 12
 
 
 @pytest.mark.thorough
@@ -168,7 +168,7 @@ def test_several_loggers_at_once_and_any_of_lightnings(lab):
     assert list(logs.glob("events.out.tfevents.*"))
     for file in ("csv/version_0", "counting/version_0"):
         assert "train/loss" in (logs / file / "metrics.csv").read_text()
-        assert "schedule.num_timesteps: 24" in (logs / file / "hparams.yaml").read_text()
+        assert "schedule.num_timesteps: 12" in (logs / file / "hparams.yaml").read_text()
     assert "7" in (logs / "counting/version_0/metrics.csv").read_text().splitlines()[1].split(",")
     out = lab.done("train", "-m", *TINY, *STRIDED, *options, "seed=1,2", "hydra.sweeper.dry_run=true")
     assert out.count("train  ") == 1, "loggers make no other model"
@@ -189,7 +189,7 @@ def test_mlflow_has_a_run_for_a_training_and_its_score(lab, monkeypatch):
     assert training.info.run_name == newest_model(lab.folder / "outputs").path.name
     for run in (training, score):
         assert run.info.status == "FINISHED"
-        assert run.data.params["schedule.num_timesteps"] == "24"
+        assert run.data.params["schedule.num_timesteps"] == "12"
     assert training.data.metrics["train/loss"] > 0
     assert score.data.metrics["bits_per_dim"] > 0
     assert {path.name for path in lab.folder.iterdir()} == {"outputs"}

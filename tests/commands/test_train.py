@@ -48,7 +48,7 @@ def test_one_command_trains_samples_scores_and_says_where(lab):
     assert metrics["protocol"]["weights"] == "ema_0.999"
     assert metrics["protocol"]["data"]["identity"]
     assert metrics["protocol"]["samples"]["num_levels"] == 17
-    assert len(metrics["curves"]["bits_per_dim"]["t"]) == 24
+    assert len(metrics["curves"]["bits_per_dim"]["t"]) == 12
     assert (run / "samples.png").is_file()
 
     with directory.metrics_csv.open() as file:
