@@ -199,6 +199,8 @@ def test_jit_has_the_parameters_of_its_paper():
         ({"width": 10, "num_heads": 4}, "network.width=10 must be a multiple of"),
         ({"patch_size": 0}, "network.patch_size=0"),
         ({"dropout": 1.0}, "network.dropout=1.0"),
+        ({"num_context": -1}, "network.num_context=-1"),
+        ({"bottleneck": 0}, "network.bottleneck=0"),
     ],
 )
 def test_sizes_that_do_not_fit_are_named(options, said):
