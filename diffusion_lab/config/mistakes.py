@@ -196,7 +196,7 @@ def mistake_in_options(error: BaseException, command: str, options: Sequence[str
             key = refused_option(error)
             if key is None or "@" in key:
                 return _several_values(str(error), command, options) or _one_line(error)
-            return unknown_option(key, all_options(command, key.startswith("hydra.")), command)
+            return unknown_option(key, all_options(command, key.startswith("hydra."), options), command)
         case ValueError() | YAMLError():
             return _one_line(error)
     return None
