@@ -83,12 +83,11 @@ def paths_of(config: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys([*config, *(above for leaf in flat(config) for above in above_and_itself(leaf))]))
 
 
-def all_options(command: str, of_hydra: bool = False, given: Sequence[str] = ()) -> list[str]:
-    """The names of all options and groups of a command. of_hydra: and of Hydra's own. given: of the parts that these words choose."""
-    chosen = [word for word in given if (CONF / word.partition("=")[0]).is_dir()]
+def all_options(command: str, of_hydra: bool = False, chosen: Sequence[str] = ()) -> list[str]:
+    """The names of all options and groups of a command with these choices. of_hydra: and of Hydra's own."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         try:
-            cfg = compose(command, overrides=chosen, return_hydra_config=of_hydra)
+            cfg = compose(command, overrides=list(chosen), return_hydra_config=of_hydra)
         except HydraException:  # several values, or the user's own choice
             cfg = compose(command, return_hydra_config=of_hydra)
         return paths_of(as_plain(cfg))

@@ -38,10 +38,13 @@ def model(lab, trained_model, request):
     return load()
 
 
-EVERY_NETWORK = pytest.mark.parametrize("model", ["diffusion_conditional", *TRANSFORMERS], indirect=True)
+NETWORKS = ["diffusion_conditional", *TRANSFORMERS]
+EVERY_NETWORK = pytest.mark.parametrize("model", NETWORKS, indirect=True)
 
 
-@EVERY_NETWORK
+@pytest.mark.parametrize(
+    "model", [NETWORKS[0], *(pytest.param(name, marks=pytest.mark.thorough) for name in TRANSFORMERS)], indirect=True
+)
 def test_it_draws_what_the_command_draws_in_every_format(lab, model):
     assert lab("sample", *GUIDED, "num_images=5", "seed=7", "format=npz")[0] == 0
     with np.load("samples/samples.npz") as archive:
