@@ -113,7 +113,7 @@ class DiffusionLabPipeline(DiffusionPipeline):
 class DiffusionLabDiTPipeline(DiffusionLabPipeline):
     """transformer: a DiTTransformer2DModel. scheduler: as above."""
 
-    model_cpu_offload_seq = "transformer"  # type: ignore[assignment]
+    model_cpu_offload_seq = "transformer"
 
     def __init__(self, transformer, scheduler, num_inference_steps: int = 50, guidance_scale: float = 1.0):
         DiffusionPipeline.__init__(self)

@@ -253,8 +253,8 @@ def dit_config(network: Transformer, shape: Sequence[int]) -> dict[str, Any]:
 
     shape: (C, H, W) of its images.
     """
-    trunk, conditioning, block = network.trunk, network.trunk.conditioning, network.trunk.blocks[0]
-    period = conditioning.max_period
+    trunk, conditioning, period = network.trunk, network.trunk.conditioning, network.trunk.conditioning.max_period
+    block: Any = trunk.blocks[0]
     differs = {
         "learned_positions": isinstance(trunk.inputs.positions, nn.Parameter),
         "rotary": trunk.rotary is not None,

@@ -97,7 +97,7 @@ def to_dit(network: nn.Module) -> dict[str, Tensor]:
     for kind in ("weight", "bias"):
         rows = own[f"output.{kind}"]
         own[f"output.{kind}"] = rows.unflatten(0, (-1, patch, patch)).movedim(0, 2).flatten(0, 2)
-    found = {}
+    found: dict[str, Tensor] = {}
     for name, tensor in own.items():
         module, _, kind = name.rpartition(".")
         place, embedder, layer = f"{names[module]}.{kind}".partition(f".0.{_EMBEDDER}")
