@@ -107,7 +107,7 @@ pipeline = DiffusionPipeline.from_pretrained("FOLDER", trust_remote_code=True)  
 images = pipeline(batch_size=4, {labels}num_inference_steps=50).images
 ```
 
-The pipeline samples with DDIM. The network alone is `pipeline.unet`."""
+The pipeline samples with DDIM. The network alone is `pipeline.network`."""
     return to_diffusers(generator), use, "diffusers"
 
 

@@ -179,6 +179,8 @@ def _instantiation(error: InstantiationException) -> str | None:
     if cause is not None and (line := own_line(cause)):
         return line
     if missing := re.search(r"missing 1 required .*argument: '(\w+)'", said):
+        if not place:
+            return f"a part needs {missing[1]}: your choices do not fit together; choose parts of one family"
         return f"{place}set +{place.removesuffix(': ')}.{missing[1]}=…"
     if isinstance(cause, ArithmeticError | RuntimeError | TypeError):
         return f"{place}these values do not work ({said})"
@@ -196,7 +198,8 @@ def mistake_in_options(error: BaseException, command: str, options: Sequence[str
             key = refused_option(error)
             if key is None or "@" in key:
                 return _several_values(str(error), command, options) or _one_line(error)
-            return unknown_option(key, all_options(command, key.startswith("hydra.")), command)
+            chosen = [word for word in options if word.partition("=")[0] == key.partition(".")[0]]
+            return unknown_option(key, all_options(command, key.startswith("hydra."), chosen), command)
         case ValueError() | YAMLError():
             return _one_line(error)
     return None

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from hydra.errors import MissingConfigException
+from hydra.errors import HydraException, MissingConfigException
 
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.overrides import as_plain, named
@@ -70,6 +70,7 @@ def closest(key: str, known: Iterable[str]) -> list[str]:
         return [usual]
     related = {*above_and_itself(key)}  # as + has added them
     paths = [path for path in dict.fromkeys(known) if path not in related and not path.startswith(f"{key}.")]
+    paths = [path for path in paths if not path.rpartition(".")[2].startswith("_")]  # _target_ and _partial_
     same = [path for path in paths if path.rpartition(".")[2] == key.rpartition(".")[2]]
     likely = dict.fromkeys([*difflib.get_close_matches(key, paths, n=1, cutoff=0.8), *same])
     return sorted(likely, key=lambda path: not path.startswith("data."))[:3] or difflib.get_close_matches(
@@ -82,7 +83,11 @@ def paths_of(config: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys([*config, *(above for leaf in flat(config) for above in above_and_itself(leaf))]))
 
 
-def all_options(command: str, of_hydra: bool = False) -> list[str]:
-    """The names of all options and groups of a command. of_hydra: and of Hydra's own."""
+def all_options(command: str, of_hydra: bool = False, chosen: Sequence[str] = ()) -> list[str]:
+    """The names of all options and groups of a command with these choices. of_hydra: and of Hydra's own."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return paths_of(as_plain(compose(command, return_hydra_config=of_hydra)))
+        try:
+            cfg = compose(command, overrides=list(chosen), return_hydra_config=of_hydra)
+        except HydraException:  # several values, or the user's own choice
+            cfg = compose(command, return_hydra_config=of_hydra)
+        return paths_of(as_plain(cfg))

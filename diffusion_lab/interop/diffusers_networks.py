@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from diffusion_lab.interop.checkpoints import CheckpointError, check_fit, image_size_of, require, written
 from diffusion_lab.interop.transformer_weights import DIFFUSERS_PERIOD, from_dit
-from diffusion_lab.networks.other_packages import STATED, unet_2d_model
+from diffusion_lab.networks.embeddings import MAX_PERIOD
+from diffusion_lab.networks.other_packages import EVEN_DIT, EVEN_NORM, GROUPED, STATED, unet_2d_model
 from diffusion_lab.store.records import printable
 
 _LARGEST_NUMBER = 2**26  # for options
@@ -23,7 +24,7 @@ _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": 
 _DIT_OPTIONS = {  # as DiT has them
     "activation_fn": ("gelu-approximate",),
     "attention_bias": (True,),
-    "norm_type": ("ada_norm_zero",),
+    "norm_type": ("ada_norm_zero", EVEN_NORM),
     "norm_elementwise_affine": (False,),
     "norm_eps": (1e-5, 1e-6),
 }
@@ -85,7 +86,7 @@ def dit(config: Mapping[str, Any], given: Mapping[str, str], said: bool, file: P
         "num_heads": numbers["num_attention_heads"],
         "num_blocks": numbers["num_layers"],
         "patch_size": numbers["patch_size"],
-        "max_period": DIFFUSERS_PERIOD,
+        "max_period": MAX_PERIOD if config.get("norm_type") == EVEN_NORM else DIFFUSERS_PERIOD,
         "dropout": float(dropout),
     }
     return Network(
@@ -98,7 +99,8 @@ def dit(config: Mapping[str, Any], given: Mapping[str, str], said: bool, file: P
     )
 
 
-NETWORKS = {"UNet2DModel": unet, "DiTTransformer2DModel": dit}
+NETWORKS = {"UNet2DModel": unet, "DiTTransformer2DModel": dit}  # of diffusers
+OURS = {GROUPED: unet, EVEN_DIT: dit}  # subclasses that our export writes
 
 
 def shown(value: Any, most: int = 80) -> str:

@@ -26,8 +26,8 @@ from diffusion_lab.interop.checkpoints import (
     schedule_options,
     written,
 )
-from diffusion_lab.interop.diffusers_networks import NETWORKS, shown, unet, unsupported
-from diffusion_lab.networks.other_packages import GROUPED, network_class
+from diffusion_lab.interop.diffusers_networks import NETWORKS, OURS, shown, unsupported
+from diffusion_lab.networks.other_packages import EVEN_DIT, GROUPED, network_class
 from diffusion_lab.store.records import LARGEST_CONFIG, printable, read_json
 
 TAKES = frozenset(("image_size", "null_class"))  # options of the command
@@ -62,10 +62,11 @@ def opened(folder: Path, given: Mapping[str, str]) -> Imported:
     scheduler_file = _part(folder, "scheduler", "scheduler_config.json")
     config, scheduler = _object(file), _object(scheduler_file)
     name = _class_of(parts.get(part)) or str(config.get("_class_name"))
+    known = {**NETWORKS, **OURS}
     said = f"a {shown(name)} cannot be imported; only a {' or a '.join(NETWORKS)} can, with an image, a time and a class as input"
-    require(name in NETWORKS or name == GROUPED, f"{file}: {said}")
+    require(name in known, f"{file}: {said}")
     own = _class_of(parts.get("_class_name")) == _OWN_PIPELINE
-    network = NETWORKS.get(name, unet)(config, {"null_class": str(own), **given}, "null_class" in given, file)
+    network = known[name](config, {"null_class": str(own), **given}, "null_class" in given, file)
     weights = _weights(folder, part)
     tensors = read_tensors(weights)
     kind = _class_of(parts.get("scheduler")) or str(scheduler.get("_class_name"))
@@ -118,7 +119,9 @@ def _check_parts(parts: Mapping[str, Any], folder: Path) -> None:
         "generate images; only pipelines of a network and a scheduler are imported",
     )
     for name, entry in modules.items():
-        fits = len(entry) == 2 and (entry[0] == "diffusers" or entry == ["grouped_unet", GROUPED])
+        fits = len(entry) == 2 and (
+            entry[0] == "diffusers" or entry in (["grouped_unet", GROUPED], ["even_dit", EVEN_DIT])
+        )
         require(fits, f"checkpoint={folder}: its {name} is a custom class, which is not run")
 
 

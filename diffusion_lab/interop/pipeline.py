@@ -22,8 +22,7 @@ class DiffusionLabPipeline(DiffusionPipeline):
     """unet: a UNet2DModel. scheduler: its config holds β_1 … β_T and the kind of prediction."""
 
     model_cpu_offload_seq = "unet"  # type: ignore[assignment]  # None in the base class, for no order
-    unet: Any  # set by register_modules
-    scheduler: Any
+    scheduler: Any  # set by register_modules, as is the network
 
     def __init__(self, unet, scheduler, num_inference_steps: int = 50, guidance_scale: float = 1.0):
         super().__init__()
@@ -46,10 +45,10 @@ class DiffusionLabPipeline(DiffusionPipeline):
 
         class_labels: a class, a list of them, or None: no class. latents: x_T ~ N(0, I), (B, C, H, W), in place of a generator.
         """
-        size = self.unet.config.sample_size
+        size = self.network.config.sample_size
         height, width = (size, size) if isinstance(size, int) else size
-        shape = (batch_size, self.unet.config.in_channels, height, width)
-        device, dtype = self._execution_device, self.unet.dtype
+        shape = (batch_size, self.network.config.in_channels, height, width)
+        device, dtype = self._execution_device, self.network.dtype
         x = randn_tensor(shape, generator=generator, device=device, dtype=dtype) if latents is None else latents
         x = x.to(device, dtype)
         labels = self._labels(class_labels, len(x))
@@ -69,9 +68,18 @@ class DiffusionLabPipeline(DiffusionPipeline):
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
+    @property
+    def network(self) -> Any:
+        return self.unet
+
+    @property
+    def num_rows(self) -> int | None:
+        """Of the table of classes; the last one is "no class". None without classes."""
+        return self.network.config.num_class_embeds
+
     def _labels(self, class_labels, count):
-        """int64 (B,); None for a network without classes. The last row of the table is "no class"."""
-        rows = self.unet.config.num_class_embeds
+        """int64 (B,); None for a network without classes."""
+        rows = self.num_rows
         if rows is None:
             if class_labels is not None:
                 raise ValueError("class_labels: this model has no classes")
@@ -82,12 +90,12 @@ class DiffusionLabPipeline(DiffusionPipeline):
         return labels.long().expand(count)
 
     def _output(self, x, t, labels, scale):
-        channels = x.shape[1]
-        output = self.unet(x, t, class_labels=labels).sample[:, :channels]
+        channels, times = x.shape[1], torch.full((len(x),), t, device=x.device)
+        output = self.network(x, times, class_labels=labels).sample[:, :channels]
         if labels is None or scale == 1:
             return output
-        none = torch.full_like(labels, self.unet.config.num_class_embeds - 1)
-        without = self.unet(x, t, class_labels=none).sample[:, :channels]
+        none = torch.full_like(labels, self.num_rows - 1)
+        without = self.network(x, times, class_labels=none).sample[:, :channels]
         return without + scale * (output - without)
 
     def _x_0(self, output, x, signal, noise):
@@ -100,6 +108,25 @@ class DiffusionLabPipeline(DiffusionPipeline):
             case _:
                 x_0 = output
         return x_0.clamp(-settings.clip_sample_range, settings.clip_sample_range) if settings.clip_sample else x_0
+
+
+class DiffusionLabDiTPipeline(DiffusionLabPipeline):
+    """transformer: a DiTTransformer2DModel. scheduler: as above."""
+
+    model_cpu_offload_seq = "transformer"
+
+    def __init__(self, transformer, scheduler, num_inference_steps: int = 50, guidance_scale: float = 1.0):
+        DiffusionPipeline.__init__(self)
+        self.register_modules(transformer=transformer, scheduler=scheduler)
+        self.register_to_config(num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
+
+    @property
+    def network(self) -> Any:
+        return self.transformer
+
+    @property
+    def num_rows(self) -> int:
+        return self.network.config.num_embeds_ada_norm + 1
 
 
 def _even(last: int, steps: int) -> list[int]:

@@ -1,7 +1,8 @@
-"""Export of a diffusion model as a diffusers pipeline: model_index.json, pipeline.py, scheduler/ and unet/.
+"""Export of a diffusion model as a diffusers pipeline: model_index.json, pipeline.py, scheduler/ and unet/ or transformer/.
 
 If the network has no learned variance and no classes, and all its norms have equally many groups, diffusers' own pipelines can read
-the folder too. If the groups differ, unet/ also contains the class of the network, grouped_unet.py.
+the folder too. Where diffusers' class is another function, the folder also contains a subclass: grouped_unet.py for a U-Net whose
+groups differ, even_dit.py for a transformer whose frequencies of t are those of DiT.
 """
 
 from __future__ import annotations
@@ -16,20 +17,27 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from diffusion_lab.interop.layers import DIFFUSERS, layers
+from diffusion_lab.interop.transformer_weights import DIFFUSERS_PERIOD, to_dit
 from diffusion_lab.models.diffusion_generator import DiffusionGenerator
-from diffusion_lab.networks import UNet, other_packages
+from diffusion_lab.networks import Transformer, UNet, other_packages
 from diffusion_lab.networks.blocks import AttentionBlock
+from diffusion_lab.networks.embeddings import MAX_PERIOD
 from diffusion_lab.networks.norm import EPS, GroupNorm
-from diffusion_lab.networks.other_packages import GROUPED
+from diffusion_lab.networks.other_packages import EVEN_DIT, EVEN_NORM, GROUPED
+from diffusion_lab.networks.transformer_blocks import EPS as TRANSFORMER_EPS
+from diffusion_lab.networks.transformer_blocks import MLP, LayerNorm
 from diffusion_lab.sampling import ClassifierFree
 
 if TYPE_CHECKING:
     from diffusion_lab.models.generator import Generator
 
 _PIPELINE = Path(__file__).with_name("pipeline.py")  # copied, and imported only by diffusers
-_GROUPED_UNET = Path(other_packages.__file__).with_name("grouped_unet.py")  # likewise
+_SUBCLASSES = {  # likewise
+    GROUPED: Path(other_packages.__file__).with_name("grouped_unet.py"),
+    EVEN_DIT: Path(other_packages.__file__).with_name("even_dit.py"),
+}
 _VERSION = "0.30.0"  # of diffusers, in the files
-_THEIRS, _ELSE = "diffusers' UNet2DModel", "use format=program"
+_THEIRS, _THEIR_DIT, _ELSE = "diffusers' UNet2DModel", "diffusers' DiTTransformer2DModel", "use format=program"
 _NUM_STEPS = 50  # of DDIM, for a model whose sampler uses a higher order
 
 
@@ -41,23 +49,27 @@ def to_diffusers(generator: Generator) -> dict[str, bytes]:
     if not isinstance(generator, DiffusionGenerator):
         raise ValueError(f"diffusers has no pipeline for model={generator.protocol()['family']}: {_ELSE}")
     network = generator.networks["network"]
-    unet = unet2d_config(network, generator.shape)
-    is_grouped = unet["_class_name"] == other_packages.GROUPED
+    if isinstance(network, Transformer):
+        part, pipeline, config = "transformer", "DiffusionLabDiTPipeline", dit_config(network, generator.shape)
+    else:
+        part, pipeline, config = "unet", "DiffusionLabPipeline", unet2d_config(network, generator.shape)
+    subclass = _SUBCLASSES.get(config["_class_name"])
     index = {
-        "_class_name": [_PIPELINE.stem, "DiffusionLabPipeline"],
+        "_class_name": [_PIPELINE.stem, pipeline],
         "_diffusers_version": _VERSION,
-        "unet": [_GROUPED_UNET.stem if is_grouped else "diffusers", unet["_class_name"]],
+        part: ["diffusers" if subclass is None else subclass.stem, config["_class_name"]],
         "scheduler": ["diffusers", "DDIMScheduler"],
         "num_inference_steps": _num_steps(generator),
         "guidance_scale": _guidance_scale(generator),
     }
+    weights = to_dit(network) if part == "transformer" else unet2d_weights(network)
     return {
         "model_index.json": _json(index),
         _PIPELINE.name: _PIPELINE.read_bytes(),
         "scheduler/scheduler_config.json": _json(_scheduler(generator)),
-        "unet/config.json": _json({**unet, "_diffusers_version": _VERSION}),
-        "unet/diffusion_pytorch_model.safetensors": save(unet2d_weights(network), {"format": "pt"}),
-        **({f"unet/{_GROUPED_UNET.name}": _GROUPED_UNET.read_bytes()} if is_grouped else {}),
+        f"{part}/config.json": _json({**config, "_diffusers_version": _VERSION}),
+        f"{part}/diffusion_pytorch_model.safetensors": save(weights, {"format": "pt"}),
+        **({} if subclass is None else {f"{part}/{subclass.name}": subclass.read_bytes()}),
     }
 
 
@@ -234,3 +246,50 @@ def _place(side: str, numbers: list[int]) -> str:
             return f"{way}_blocks.{level}.{way}samplers.0"
     level, block, i = numbers
     return f"{side}_blocks.{level}.{('resnets', 'attentions')[i]}.{block}"
+
+
+def dit_config(network: Transformer, shape: Sequence[int]) -> dict[str, Any]:
+    """The options of DiTTransformer2DModel. ValueError, in one sentence, if it cannot represent this network.
+
+    shape: (C, H, W) of its images.
+    """
+    trunk, conditioning, period = network.trunk, network.trunk.conditioning, network.trunk.conditioning.max_period
+    block: Any = trunk.blocks[0]
+    differs = {
+        "learned_positions": isinstance(trunk.inputs.positions, nn.Parameter),
+        "rotary": trunk.rotary is not None,
+        "qk_norm": type(block.attention.norm_q) is not nn.Identity,
+        "rms_norm": type(block.norm_1) is not LayerNorm,
+        "gated_mlp": type(block.mlp) is not MLP,
+        "bottleneck": type(trunk.inputs.reduce) is not nn.Identity,
+        "num_context": trunk.inputs.num_context > 0,
+        "timestep_scale": conditioning.timestep_scale != 1,
+        "max_period": period not in (MAX_PERIOD, DIFFUSERS_PERIOD),
+    }
+    for option, is_used in differs.items():
+        if is_used:
+            raise ValueError(f"{_THEIR_DIT} has no network.{option}: {_ELSE}")
+    if conditioning.classes is None or not conditioning.null_class:
+        raise ValueError(
+            f"{_THEIR_DIT} needs classes and a null class, so a model with condition=classes or clusters alone: {_ELSE}"
+        )
+    if len(shape) != 3 or shape[1] != shape[2] or shape[1] % network.patch_size:
+        raise ValueError(
+            f"{_THEIR_DIT} takes squares of whole patches of {network.patch_size}, and this model draws samples of shape "
+            f"{list(shape)}: {_ELSE}"
+        )
+    outputs = network.output.out_features // network.patch_size**2
+    return {
+        "_class_name": EVEN_DIT if period == MAX_PERIOD else "DiTTransformer2DModel",
+        "num_attention_heads": block.attention.num_heads,
+        "attention_head_dim": trunk.inputs.width // block.attention.num_heads,
+        "in_channels": shape[0],
+        "out_channels": outputs,
+        "num_layers": len(trunk.blocks),
+        "dropout": block.mlp.dropout.p,
+        "sample_size": shape[1],
+        "patch_size": network.patch_size,
+        "num_embeds_ada_norm": conditioning.classes.num_embeddings - 1,
+        "norm_type": EVEN_NORM if period == MAX_PERIOD else "ada_norm_zero",
+        "norm_eps": TRANSFORMER_EPS,
+    }

@@ -81,6 +81,31 @@ def from_dit(published: Mapping[str, Tensor], network: nn.Module, what: str) -> 
     return _fitting(found, network, what)
 
 
+def to_dit(network: nn.Module) -> dict[str, Tensor]:
+    """The state dict of diffusers' DiTTransformer2DModel, float32 on the CPU; `from_dit` reads it."""
+    own = {name: tensor.detach().float().cpu() for name, tensor in network.state_dict().items()}
+    patch, blocks = network.patch_size, range(len(network.trunk.blocks))  # type: ignore[union-attr,arg-type]
+    embed = "trunk.inputs.embed.weight"
+    own[embed] = own[embed].unflatten(1, (-1, patch, patch))
+    names = {ours: theirs for theirs, ours in _DIT.items()}
+    for number in blocks:
+        block = f"trunk.blocks.{number}."
+        names |= {block + ours: f"transformer_blocks.{number}.{theirs}" for theirs, ours in _DIT_BLOCK.items()}
+        for kind in ("weight", "bias"):
+            for letter, part in zip("qkv", own.pop(f"{block}attention.qkv.{kind}").chunk(3), strict=True):
+                own[f"{block}attention.{letter}.{kind}"] = part
+    for kind in ("weight", "bias"):
+        rows = own[f"output.{kind}"]
+        own[f"output.{kind}"] = rows.unflatten(0, (-1, patch, patch)).movedim(0, 2).flatten(0, 2)
+    found: dict[str, Tensor] = {}
+    for name, tensor in own.items():
+        module, _, kind = name.rpartition(".")
+        place, embedder, layer = f"{names[module]}.{kind}".partition(f".0.{_EMBEDDER}")
+        copies = [f"{place}.{number}.{_EMBEDDER}{layer}" for number in blocks] if embedder else [place]
+        found |= {copy: tensor.clone() if embedder else tensor.contiguous() for copy in copies}
+    return found
+
+
 def from_jit(published: Mapping[str, Tensor], network: nn.Module, what: str, step: float) -> dict[str, Tensor]:
     """The state dict of `network` from JiT, float32. CheckpointError if it does not fit. what: the file, for messages.
 

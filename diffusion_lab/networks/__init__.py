@@ -17,6 +17,7 @@ sizes            checks of sizes, and sizes that follow from the image
 flops            number of parameters, and operations (FLOPs) of one evaluation
 other_packages   diffusers' U-Net, for published checkpoints
 grouped_unet     diffusers' U-Net with other numbers of groups, exported with a model
+even_dit         diffusers' DiT with the frequencies of ours, likewise
 """
 
 from diffusion_lab.networks.mlp import MLP

@@ -111,6 +111,7 @@ class Transformer(nn.Module):
         patch_size = patch_of_tokens(sides) if patch_size is None else patch_size
         check_counts(in_channels=in_channels, out_channels=out_channels, patch_size=patch_size)
         check_counts(width=width, num_blocks=num_blocks, num_heads=num_heads)
+        check_counts(bottleneck=1 if bottleneck is None else bottleneck)
         check_dropout(dropout)
         if width % (2 * num_heads):
             raise ValueError(f"network.width={width} must be a multiple of 2·network.num_heads={2 * num_heads}")
@@ -119,6 +120,8 @@ class Transformer(nn.Module):
         norm = RMSNorm if rms_norm else LayerNorm
         values = patch_size ** len(sides)
         num_context = min(32, math.prod(grid) // 8) if num_context is None else num_context
+        if num_context < 0:
+            raise ValueError(f"network.num_context={num_context} must be at least 0")
         self.trunk = Trunk(
             conditioning=Conditioning(
                 _SINUSOIDS, width, num_classes, timestep_scale, null_class, conditions, max_period

@@ -39,20 +39,37 @@ TINY = [
     "metrics.bits_per_dim.num_images=4",
     "features=pixels",
 ]
+# In place of those of the U-Net in `TINY`: both transformers, JiT with tokens in context after its first block.
+NARROW = ["network.width=16", "network.num_blocks=3", "network.num_heads=2", "network.patch_size=2"]
+TRANSFORMERS = {name: [f"network=diffusion/{name}", *NARROW] for name in ("dit", "jit")}
 ROUNDS_LITTLE = ["optimizer=adamw", "trainer.precision=32-true"]  # several ranks then train what one does, closely
 STRIDED = ["sampler.spacing.num_steps=3"]
+
+
+def with_network(name: str, options: Sequence[str]) -> list[str]:
+    """Options of a small U-Net, or those of a transformer of `TRANSFORMERS` in their place."""
+    if name == "unet":
+        return [*options]
+    return [
+        *TRANSFORMERS[name],
+        *(o for o in options if not o.startswith("network.") or o.startswith("network.dropout")),
+    ]
+
+
 # By the name of `trained_model`: a small model of each family. Later options overrule earlier ones.
 _UNET = [*[option for option in TINY if option.startswith("network.")], "schedule.num_timesteps=24"]
 _SHORT = [option for option in TINY if not option.startswith(("network.", "schedule.", "trainer.max_steps"))]
 _SHORT += ["seed=1", "trainer.max_steps=20", "ema.decays=[0.9]", "score=false", "val.every_n_steps=0"]
 _SIX = ["sampler=strided", "sampler.spacing.num_steps=6"]
 _NARROW = ["network.base_channels=4", "network.channel_multipliers=[1,2]"]
+_OF_CLASSES = ["schedule.num_timesteps=24", *_SIX, "condition=classes"]
 SMALL_MODELS = {
     "diffusion_conditional": [*_UNET, *_SIX, "condition=classes"],
     "diffusion_fixed": [
         *(*_UNET, *_SIX, "schedule=linear", "prediction=noise", "objective=simple", "variance=fixed_small")
     ],
     "diffusion_points": ["data=two_moons", "network.hidden=8", "schedule.num_timesteps=24", *_SIX],
+    **{name: [*options, *_OF_CLASSES] for name, options in TRANSFORMERS.items()},
     "flow": ["model=flow", "network.hidden=4", "network.num_steps=2"],
     "gan": ["model=gan", *_NARROW, "network.latent_size=4"],
     "noisy_classifier": ["model=noisy_classifier", *_UNET],

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from diffusion_lab import load
 from diffusion_lab.diffusion import SampleNoise
 
-from .conftest import STRIDED, TINY, files, scored
+from .conftest import STRIDED, TINY, TRANSFORMERS, files, scored
 
 WIDE = ["network.base_channels=128", "network.channel_multipliers=[1,1]", "network.attention_resolutions=[4]"]
 WIDE += ["network.head_channels=64", "condition=classes", "score=false"]
@@ -22,10 +22,10 @@ DDIM = ["sampler=ddim", "sampler.spacing.num_steps=5"]
 
 
 @pytest.fixture
-def small(lab, trained_model):
-    """A small conditional model, the newest of the working directory."""
+def small(lab, trained_model, request):
+    """A small conditional model, the newest of the working directory; a U-Net, or the parameter."""
     folder = lab.folder / "outputs" / "models" / "small"
-    shutil.copytree(trained_model("diffusion_conditional"), folder)
+    shutil.copytree(trained_model(getattr(request, "param", "diffusion_conditional")), folder)
     return folder
 
 
@@ -45,11 +45,15 @@ def card_of(folder: Path) -> tuple[dict, str]:
 @pytest.mark.needs("diffusers")
 @pytest.mark.parametrize(
     ("options", "guidance", "label"),
-    [([], {}, None), (["condition=clusters"], {"guidance": "classifier_free", "scale": 2.5}, 29)],
-    ids=["default", "clusters, guided"],
+    [
+        ([], {}, None),
+        (["condition=clusters"], {"guidance": "classifier_free", "scale": 2.5}, 29),
+        ([*TRANSFORMERS["dit"], "condition=classes"], {"guidance": "classifier_free", "scale": 2.5}, 9),
+    ],
+    ids=["default", "clusters, guided", "dit, guided"],
 )
 def test_the_pipeline_draws_what_our_sampler_draws(lab, options, guidance, label):
-    """README's model, whose norms have different numbers of groups."""
+    """README's model, whose norms have different numbers of groups; and a DiT, whose frequencies of t are not diffusers'."""
     diffusers = pytest.importorskip("diffusers")
     lab.given("train", *options, "trainer.max_steps=2", "score=false", "val.every_n_steps=0")
     (folder,) = (lab.folder / "outputs" / "models").iterdir()
@@ -65,12 +69,21 @@ def test_the_pipeline_draws_what_our_sampler_draws(lab, options, guidance, label
     theirs = pipeline(latents=x_T, class_labels=label, output_type="pt").images * 2 - 1
     assert ours.std() > 0.1
     assert torch.allclose(theirs, ours.clamp(-1, 1), atol=1e-3)
-    with pytest.raises(TypeError):  # never another function without a word
-        diffusers.UNet2DModel.from_pretrained("pipe", subfolder="unet")
+    part, theirs = (
+        ("transformer", "DiTTransformer2DModel")
+        if (lab.folder / "pipe" / "transformer").is_dir()
+        else ("unet", "UNet2DModel")
+    )
+    with pytest.raises((TypeError, NotImplementedError)):  # never another function without a word
+        getattr(diffusers, theirs).from_pretrained("pipe", subfolder=part)
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("sampler", ["ddim", "strided"])
+@pytest.mark.parametrize(
+    ("small", "sampler"),
+    [("diffusion_conditional", "ddim"), ("diffusion_conditional", "strided"), ("dit", "ddim"), ("jit", "strided")],
+    indirect=["small"],
+)
 def test_the_program_draws_what_our_sampler_draws(lab, small, sampler):
     lab.done("export", "format=program", "batch_size=4", f"sampler={sampler}", "sampler.spacing.num_steps=3")
     draw = torch.export.load("export/sampler.pt2").module()

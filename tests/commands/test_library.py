@@ -22,6 +22,8 @@ from diffusion_lab.data.densities import TwoMoons
 from diffusion_lab.sampling import ClassifierFree, ClassifierGuidance, DDIMSampler, EvenSpacing, LogSNRSpacing
 from diffusion_lab.training.ranks import request_of
 
+from .conftest import TRANSFORMERS
+
 ROOT = Path(__file__).parent.parent.parent
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "library.md").read_text(), flags=re.DOTALL)
 GUIDED = ["sampler=ddim", "sampler.spacing.num_steps=3", "condition=3"]
@@ -29,12 +31,20 @@ GUIDED += ["guidance=classifier_free", "guidance.scale=2.0"]
 
 
 @pytest.fixture
-def model(lab, trained_model):
-    """A conditional model, the newest of the working directory."""
-    shutil.copytree(trained_model("diffusion_conditional"), lab.folder / "outputs" / "models" / "small")
+def model(lab, trained_model, request):
+    """A conditional model, the newest of the working directory; a U-Net, or the parameter."""
+    trained = trained_model(getattr(request, "param", "diffusion_conditional"))
+    shutil.copytree(trained, lab.folder / "outputs" / "models" / "small")
     return load()
 
 
+NETWORKS = ["diffusion_conditional", *TRANSFORMERS]
+EVERY_NETWORK = pytest.mark.parametrize("model", NETWORKS, indirect=True)
+
+
+@pytest.mark.parametrize(
+    "model", [NETWORKS[0], *(pytest.param(name, marks=pytest.mark.thorough) for name in TRANSFORMERS)], indirect=True
+)
 def test_it_draws_what_the_command_draws_in_every_format(lab, model):
     assert lab("sample", *GUIDED, "num_images=5", "seed=7", "format=npz")[0] == 0
     with np.load("samples/samples.npz") as archive:
@@ -91,6 +101,7 @@ def test_a_class_of_a_notebook_may_change(model, monkeypatch):
         model.score(sampler=own(EvenSpacing(2)), metrics="quick", features="pixels", num_samples=4)
 
 
+@EVERY_NETWORK
 def test_images_are_noised_and_their_bits_are_counted(model):
     x_0, generator = model.images("test", 4), model.module.generator("raw")
     assert torch.equal(x_0, next(model.data.batches("test", 4))[0])
@@ -250,6 +261,7 @@ def test_own_choices_are_found_in_their_folder(lab, model):
 
 
 @pytest.mark.thorough
+@EVERY_NETWORK
 def test_it_scores_as_the_command_does(lab, model):
     options = ["sampler=ddim", "sampler.spacing.num_steps=2", "metrics=[quick]", "features=pixels"]
     lab.done("evaluate", *options, "evaluation.num_samples=8")

@@ -22,7 +22,7 @@ from diffusion_lab.training import ranks
 from diffusion_lab.training.devices import num_cores
 
 from .cluster import STOP, wait_until
-from .conftest import ROUNDS_LITTLE, STRIDED, TINY, scored
+from .conftest import ROUNDS_LITTLE, STRIDED, TINY, TRANSFORMERS, scored, with_network
 from .test_resume import EVERYTHING, Training, assert_same_bits, installed
 
 TOGETHER = ["trainer=ddp_sim"]
@@ -84,9 +84,16 @@ def assert_close(one: ModelDirectory, other: ModelDirectory) -> None:
 
 
 @pytest.mark.thorough
-def test_two_ranks_equal_one(zygote, tmp_path):
+@pytest.mark.parametrize("network", ["unet", *TRANSFORMERS])
+def test_two_ranks_equal_one(zygote, tmp_path, network):
     """With loss-aware t too: every rank keeps the whole history."""
-    options = [*TINY, *STRIDED, "objective=vlb", "timesteps=loss_aware", "timesteps.history_per_timestep=1"]
+    options = [
+        *with_network(network, TINY),
+        *STRIDED,
+        "objective=vlb",
+        "timesteps=loss_aware",
+        "timesteps.history_per_timestep=1",
+    ]
     options += [*ROUNDS_LITTLE, "trainer.max_steps=8", "val.every_n_steps=4", "score=false"]
     (one, _), (two, out) = (trained(zygote, tmp_path / name, *options, ranks=n) for n, name in ((1, "one"), (2, "two")))
     assert_close(one, two)

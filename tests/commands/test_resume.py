@@ -20,7 +20,7 @@ from diffusion_lab.store.status_file import INTERRUPTED, read_status
 from diffusion_lab.training.checkpoints import load_state
 
 from .cluster import STOP, assert_same_training, assert_same_weights, rows, wait_until
-from .conftest import STRIDED, TINY
+from .conftest import STRIDED, TINY, with_network
 from .zygote import Fork
 
 Process = Fork | subprocess.Popen
@@ -127,9 +127,10 @@ def installed(folder: Path, *arguments: str) -> subprocess.Popen:
 
 
 @pytest.mark.thorough
-def test_killed_at_random_steps(tmp_path, zygote):
-    options = [*EVERYTHING, "condition=classes", "trainer.max_steps=20"]
-    assert_survives(zygote.start, tmp_path, *options, kills=4, steps=20)
+@pytest.mark.parametrize(("network", "kills"), [("unet", 4), ("dit", 2), ("jit", 2)])
+def test_killed_at_random_steps(tmp_path, zygote, network, kills):
+    options = [*with_network(network, EVERYTHING), "condition=classes", "trainer.max_steps=20"]
+    assert_survives(zygote.start, tmp_path, *options, kills=kills, steps=20)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])

@@ -13,6 +13,7 @@ from diffusion_lab.diffusion import CosineSchedule, SigmoidSchedule
 from diffusion_lab.interop.checkpoints import CheckpointError
 from diffusion_lab.interop.opening import opened
 from diffusion_lab.interop.to_diffusers import to_diffusers
+from diffusion_lab.interop.transformer_weights import DIFFUSERS_PERIOD
 from diffusion_lab.sampling import DDIMSampler, Spacing
 from diffusion_lab.store.records import RunError
 from tests.hostile import Harm
@@ -124,15 +125,15 @@ def test_the_variance_is_that_of_their_ddpm(tmp_path, kind):
         assert torch.allclose(log_variance, variance.log().expand_as(log_variance), atol=1e-3)
 
 
-@pytest.mark.parametrize("groups", [8, "null"])
-def test_the_model_that_we_export_comes_back(tmp_path, groups):
-    """Wrapped in diffusers' network it is the same function, with its classes, its chain and its clipping."""
+@pytest.mark.parametrize("kind", ["equal groups", "groups", "dit", "dit with the frequencies of diffusers"])
+def test_the_model_that_we_export_comes_back(tmp_path, kind):
+    """Its network, run by diffusers or read by us, is the same function, with its classes, its chain and its clipping."""
     _, _ = diffusers_folder(tmp_path / "any", unet={"num_class_embeds": 4})
     index = {"_class_name": ["pipeline", "DiffusionLabPipeline"]}
     (tmp_path / "any" / "model_index.json").write_text(json.dumps(index))
     wrapped = opened(tmp_path / "any", {})
     assert (wrapped.num_classes, "network.null_class=True" in wrapped.options) == (3, False)
-    ours = _of_ours(groups)
+    ours = _of_ours(kind)
     for name, content in to_diffusers(ours.generator()).items():
         (tmp_path / "ours" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "ours" / name).write_bytes(content)
@@ -149,15 +150,19 @@ def test_the_model_that_we_export_comes_back(tmp_path, groups):
         assert torch.allclose(theirs.distribution.log_variance, own.distribution.log_variance, atol=1e-4)
 
 
-def _of_ours(groups):
-    small = [
-        "base_channels=32",
-        f"num_groups={groups}",
-        "channel_multipliers=[1,2]",
-        "head_channels=32",
-        "num_res_blocks=1",
-    ]
-    options = ["network=diffusion/published", *(f"network.{option}" for option in small), "schedule.num_timesteps=24"]
+_WIDE = ["base_channels=32", "channel_multipliers=[1,2]", "head_channels=32", "num_res_blocks=1"]
+_DIT = ["width=32", "num_heads=2", "num_blocks=2", "patch_size=2"]
+_OF_OURS = {
+    "equal groups": ["published", *_WIDE, "num_groups=8"],
+    "groups": ["published", *_WIDE],
+    "dit": ["dit", *_DIT],
+    "dit with the frequencies of diffusers": ["dit", *_DIT, f"max_period={DIFFUSERS_PERIOD}"],
+}
+
+
+def _of_ours(kind):
+    name, *small = _OF_OURS[kind]
+    options = [f"network=diffusion/{name}", *(f"network.{option}" for option in small), "schedule.num_timesteps=24"]
     cfg = configured(*options, "sampler.spacing.num_steps=5", shape=(3, 8, 8), num_levels=256, num_classes=3)
     model = instantiate(cfg.model).eval()
     random_weights(model.network)

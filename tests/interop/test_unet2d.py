@@ -1,10 +1,13 @@
-"""Our U-Net and diffusers' UNet2DModel with the weights that we export are one function."""
+"""Our U-Net and diffusers' UNet2DModel with the weights that we export are one function; what it cannot represent is refused.
+
+Transformers: `test_diffusers_folder` and `test_export`; here what DiTTransformer2DModel cannot represent.
+"""
 
 import pytest
 import torch
 
-from diffusion_lab.interop.to_diffusers import unet2d_config, unet2d_weights
-from diffusion_lab.networks import MLP, UNet
+from diffusion_lab.interop.to_diffusers import dit_config, unet2d_config, unet2d_weights
+from diffusion_lab.networks import MLP, Transformer, UNet
 
 WIDE = {"base_channels": 128, "channel_multipliers": (1, 2), "num_res_blocks": 1, "attention_resolutions": (4,)}
 
@@ -55,3 +58,32 @@ def test_both_networks_say_the_same(num_classes, more):
 def test_another_network_is_refused_with_the_reason(network, size, said):
     with pytest.raises(ValueError, match=said):
         unet2d_config(network, (1, size, size))
+
+
+@pytest.mark.parametrize(
+    ("image_size", "options", "said"),
+    [
+        *(
+            (8, {option: True}, option)
+            for option in ("learned_positions", "rotary", "qk_norm", "rms_norm", "gated_mlp")
+        ),
+        (8, {"bottleneck": 2}, "bottleneck"),
+        (8, {"num_context": 2}, "num_context"),
+        (8, {"timestep_scale": 2.0}, "timestep_scale"),
+        (8, {"max_period": 100.0}, "max_period"),
+        (8, {"num_classes": None}, "needs classes"),
+        (8, {"null_class": False}, "needs classes"),
+        (7, {}, "whole patches"),
+        ((4, 8), {}, "whole patches"),
+        ((8,), {}, "whole patches"),
+    ],
+    ids=str,
+)
+def test_another_transformer_is_refused_with_the_reason(image_size, options, said):
+    with torch.device("meta"):
+        network = Transformer(
+            1, 1, image_size, **{"num_classes": 3, "width": 8, "num_heads": 2, "patch_size": 2} | options
+        )
+    sides = (image_size, image_size) if isinstance(image_size, int) else image_size
+    with pytest.raises(ValueError, match=said):
+        dit_config(network, (1, *sides))

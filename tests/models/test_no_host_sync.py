@@ -45,6 +45,13 @@ SMALL = {  # fewer of the same layers
     "vae": ["network.channel_multipliers=[1]", "prior=standard_normal"],
 }
 SMALL["noisy_classifier"] = SMALL["diffusion"]
+JIT = [
+    "network=diffusion/jit",
+    "network.width=16",
+    "network.num_heads=2",
+    "network.num_blocks=3",
+    "network.dropout=0.1",
+]
 
 
 def choices(group):
@@ -148,14 +155,17 @@ def test_a_training_step_waits_for_nothing(monkeypatch, way):
         train(monkeypatch, built(family, *options, data="mixture"))
 
 
-def test_diffusion_on_data_of_the_device_waits_for_nothing(monkeypatch):
+@pytest.mark.parametrize(
+    "options", [SMALL["diffusion"], pytest.param(JIT, marks=pytest.mark.thorough)], ids=["unet", "jit"]
+)
+def test_diffusion_on_data_of_the_device_waits_for_nothing(monkeypatch, options):
     """With Muon in bf16, as on a GPU."""
     whole, data = muon.orthogonalized, Digits(4, 0, flip=True)
     monkeypatch.setattr(muon, "orthogonalized", lambda matrices, dtype: whole(matrices, torch.bfloat16))
     data.prepare()
     data.hold_on_device(True)
     with pytest.raises(EnoughError):
-        train(monkeypatch, built("diffusion", *SMALL["diffusion"]), watched=2, data=data)
+        train(monkeypatch, built("diffusion", *options), watched=2, data=data)
     assert data._held.x.device == DEVICE
 
 

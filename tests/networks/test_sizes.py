@@ -5,7 +5,7 @@ import pytest
 from diffusion_lab.families.flow.networks import WaveletFlow
 from diffusion_lab.families.gan.networks import Discriminator, Generator
 from diffusion_lab.families.vae.networks import ConvAutoencoder
-from diffusion_lab.networks.sizes import halved, height_and_width, lengths, paddings
+from diffusion_lab.networks.sizes import halved, height_and_width, lengths, paddings, patch_of_tokens
 
 
 @pytest.mark.parametrize("padding", ["reflect", ["circular"], ["zeros", "zeros", "zeros"], ["zeros", 1]])
@@ -30,3 +30,15 @@ def test_levels_halve_both_sides_rounding_up():
 def test_sizes_of_no_image_are_named(size):
     with pytest.raises(ValueError, match=r"network\.image_size="):
         lengths(size)
+
+
+@pytest.mark.parametrize(
+    ("sides", "patch"),
+    [
+        *(((8, 8), 1), ((28, 28), 2), ((32, 32), 2), ((64, 64), 4), ((128, 128), 8), ((256, 256), 16), ((50, 200), 8)),
+        *(((256,), 1), ((1000,), 4), ((6, 6, 6), 1), ((16, 16, 16), 4)),
+    ],
+)
+def test_patches_of_a_transformer_follow_from_the_sides(sides, patch):
+    """DiT's 2 at 32×32 and JiT's 16 at 256×256 are 256 patches each."""
+    assert patch_of_tokens(sides) == patch

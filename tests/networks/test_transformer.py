@@ -15,6 +15,7 @@ JIT = {
     "bottleneck": 128,
     "num_context": None,
 }
+AXES = pytest.mark.parametrize("sides", [(16,), (8, 8), (4, 4, 6)])
 RECIPES = pytest.mark.parametrize("recipe", [DIT, JIT], ids=["dit", "jit"])
 
 
@@ -44,22 +45,24 @@ def test_first_output_is_exactly_zero(recipe):
 
 
 @RECIPES
-def test_every_parameter_has_a_gradient(recipe):
-    network = woken(small(recipe, learned_positions=True))
-    network(*inputs()).square().sum().backward()
+@AXES
+def test_every_parameter_has_a_gradient(recipe, sides):
+    network = woken(small(recipe, sides, learned_positions=True))
+    network(*inputs(sides)).square().sum().backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().sum() > 0, name
 
 
 @RECIPES
-def test_training_from_the_zero_start_reaches_all(recipe):
-    network = small(recipe)
+@AXES
+def test_training_from_the_zero_start_reaches_all(recipe, sides):
+    network = small(recipe, sides)
     start = {name: parameter.clone() for name, parameter in network.named_parameters()}
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2, weight_decay=0)
     for _ in range(4):
         optimizer.zero_grad()
-        (network(*inputs()) - 1).square().mean().backward()
+        (network(*inputs(sides)) - 1).square().mean().backward()
         optimizer.step()
     assert [name for name, parameter in network.named_parameters() if torch.equal(parameter, start[name])] == []
 
@@ -101,6 +104,8 @@ def test_timesteps_and_labels_matter_row_by_row(recipe):
     assert not torch.allclose(output[2], relabelled[2], atol=1e-4)
     torch.testing.assert_close(output[:2], relabelled[:2])
     torch.testing.assert_close(network(x_t, timesteps), network(x_t, timesteps, torch.full((3,), 3)))
+    torch.testing.assert_close(network(x_t, timesteps.double(), y), output)
+    assert not torch.allclose(network(x_t, timesteps + 0.5, y)[0], output[0], atol=1e-4)
 
 
 @RECIPES
@@ -119,6 +124,7 @@ def test_it_takes_one_to_three_axes_of_any_length(recipe, sides):
     output = network(*inputs(sides))
     assert output.shape == (3, 2, *sides)
     assert output.isfinite().all()
+    assert network.classifier()(*inputs(sides)[:2]).shape == (3, 2)
 
 
 @RECIPES
@@ -131,6 +137,14 @@ def test_activation_checkpointing_changes_no_gradient(recipe):
         network(*inputs()).square().sum().backward()
         gradients.append([parameter.grad for parameter in network.parameters()])
     assert all(map(torch.equal, *gradients))
+
+
+@RECIPES
+def test_evaluation_after_training_drops_nothing(recipe):
+    network, plain = woken(small(recipe, dropout=0.3)), woken(small(recipe)).eval()
+    set_keys(keyed(network.train()), 5, torch.arange(3))
+    assert not torch.allclose(network(*inputs()), plain(*inputs()), atol=1e-3)
+    torch.testing.assert_close(network.eval()(*inputs()), plain(*inputs()))
 
 
 @RECIPES
@@ -199,6 +213,8 @@ def test_jit_has_the_parameters_of_its_paper():
         ({"width": 10, "num_heads": 4}, "network.width=10 must be a multiple of"),
         ({"patch_size": 0}, "network.patch_size=0"),
         ({"dropout": 1.0}, "network.dropout=1.0"),
+        ({"num_context": -1}, "network.num_context=-1"),
+        ({"bottleneck": 0}, "network.bottleneck=0"),
     ],
 )
 def test_sizes_that_do_not_fit_are_named(options, said):
