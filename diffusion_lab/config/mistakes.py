@@ -196,19 +196,30 @@ def mistake_in_options(error: BaseException, command: str, options: Sequence[str
             key = refused_option(error)
             if key is None or "@" in key:
                 return _several_values(str(error), command, options) or _one_line(error)
-            return unknown_option(key, all_options(command, key.startswith("hydra.")), command)
+            if key.startswith("hydra."):
+                return unknown_option(key, all_options(command, options), command)
+            known = all_options(command, options if _is_sweep(options) else None)
+            return unknown_option(
+                key, [name for name in known if not name.startswith("hydra.") or ".sweeper." in name], command
+            )
         case ValueError() | YAMLError():
             return _one_line(error)
     return None
 
 
 def _several_values(said: str, command: str, options: Sequence[str]) -> str | None:
-    """One sentence for an option with several values that Hydra refuses without -m."""
-    flags, words = flags_and_words(options)
-    for word in words if not {"-m", "--multirun"} & {*flags} else ():
+    """One sentence for an option with several values that Hydra refuses without -m, or as a parameter of a search."""
+    for word in flags_and_words(options)[1]:
         if word in said and OverridesParser.create().parse_override(word).is_sweep_override():
-            return f"{word}: several values need -m (diffusion-lab {command} -m …)"
+            name = word.lstrip("+").removeprefix("hydra.sweeper.params.")
+            if not _is_sweep(options):
+                return f"{word}: several values need -m (diffusion-lab {command} -m …)"
+            return None if name == word else f"{word}: write {name}"
     return None
+
+
+def _is_sweep(options: Sequence[str]) -> bool:
+    return bool({"-m", "--multirun"} & {*flags_and_words(options)[0]})
 
 
 def refused_option(error: BaseException) -> str | None:

@@ -82,7 +82,8 @@ def paths_of(config: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys([*config, *(above for leaf in flat(config) for above in above_and_itself(leaf))]))
 
 
-def all_options(command: str, of_hydra: bool = False) -> list[str]:
-    """The names of all options and groups of a command. of_hydra: and of Hydra's own."""
+def all_options(command: str, of_hydra: Sequence[str] | None = None) -> list[str]:
+    """The names of all options and groups of a command. of_hydra: and of Hydra's own, under these words of the command line."""
+    chosen = [word for word in of_hydra or () if word.startswith("hydra/")]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return paths_of(as_plain(compose(command, return_hydra_config=of_hydra)))
+        return paths_of(as_plain(compose(command, chosen, return_hydra_config=of_hydra is not None)))
