@@ -57,7 +57,7 @@ class FrechetDistance(FeatureMetric):
         scores.protocol["floor"] = {"split": of, "num_images": as_many}
         floor, spread = scores.values.get(f"{name}_floor", 0.0), float(real.trace)
         if floor > _MOST_OF_SPREAD * spread > 0:
-            scores.details[name] += "; too few images to compare models"
+            scores.details[name] = f"too few images to compare models; {scores.details[name]}"
         return scores
 
 
