@@ -104,8 +104,9 @@ def options_of_this_job(**more: str) -> list[str]:
 
 
 def command_as_typed(command: str) -> str:
-    """This job as a line to type again."""
-    return shlex.join(["diffusion-lab", command, *HydraConfig.get().overrides.task, *_config_dirs()])
+    """This job as a line to type again, with references to passwords in the environment instead of their values."""
+    typed: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+    return shlex.join(["diffusion-lab", command, *typed, *_config_dirs()])
 
 
 def _config_dirs() -> list[str]:
