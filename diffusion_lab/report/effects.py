@@ -41,9 +41,9 @@ def effect_of(table: Table, group: Group, measure: Measure, axis: str) -> Effect
     if len(kept) < 2:
         return None
     whole: dict[tuple[object, ...], dict[str, list[Cell]]] = {}  # all else -> seed -> cells, one per value
-    for (others, seed), one in sets.items():
+    for (setting, seed), one in sets.items():
         if one.keys() >= {*kept}:
-            whole.setdefault(others, {})[seed] = [one[value] for value in kept]
+            whole.setdefault(setting, {})[seed] = [one[value] for value in kept]
 
     def means(settings: Collection[dict[str, list[Cell]]]) -> list[Measured]:
         seeds = dict.fromkeys(seed for by_seed in settings for seed in by_seed)
