@@ -123,7 +123,8 @@ def _start(command: str, options: Sequence[str], task: Callable[[DictConfig], An
         # Hydra composes the fixed options of a sweep before the swept ones, so network.latent_dim=8 fails despite model=vae,flow.
         # As an axis with one value it is applied in the cells.
         key = f"{refused_option(error)}="
-        axes = [f"{key}choice({o.removeprefix(key)})" if o.startswith(key) else o for o in options]
+        axis = f"{key}choice("
+        axes = [f"{axis}{o.removeprefix(key)})" if o.startswith(key) and axis not in o else o for o in options]
         if not _SWEEPS & {*options} or key.startswith("hydra") or axes == [*options]:
             raise
         GlobalHydra.instance().clear()

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from diffusion_lab.conditions.condition import records
 from diffusion_lab.config.identity import plain_config
 from diffusion_lab.config.mistakes import MistakeError, lost_process, out_of_memory, users_mistakes
+from diffusion_lab.config.overrides import command_as_typed
 from diffusion_lab.config.tracking import build_trackers, described
 from diffusion_lab.config.training import Built, Training
 from diffusion_lab.data.checks import DataError
@@ -50,6 +51,7 @@ def fit(training: Training, built: Built, here: Ranks) -> None:
     cfg, data, place = training.cfg, training.data, training.place
     model, trainer, interruption = built.model, built.trainer, built.interruption
     console, saving = Terminal(quiet=not here.is_first), callback_of(trainer, Saving)
+    again = built.announcement.command = command_as_typed("train")
     with interruption.forwarding_signals():
         with ExitStack() as stack:
             with users_mistakes():
@@ -77,7 +79,7 @@ def fit(training: Training, built: Built, here: Ranks) -> None:
             with interruption.listening(), _mistakes_while_training(cfg), tf32(here.device != "cpu"):
                 trainer.fit(model, train_dataloaders=data, ckpt_path=resumed, weights_only=True if resumed else None)
             if saving is not None and saving.has_stopped_training:
-                how = f"at step {trainer.global_step}; everything is saved in {place.resume}; run the same command again to resume"
+                how = f"at step {trainer.global_step}; everything is saved in {place.resume}; to resume: {again}"
                 raise _interrupted(interruption, how, here)
             limit = _say_what_ended_it(training, built, console)
             if here.is_first:
@@ -86,7 +88,7 @@ def fit(training: Training, built: Built, here: Ranks) -> None:
             training.directory.swap()
         wait_for_all()
         if interruption.signum is not None:  # it came too late to stop the training
-            raise _interrupted(interruption, "after the end of training; run the same command to score the model", here)
+            raise _interrupted(interruption, f"after the end of training; to score the model: {again}", here)
 
 
 def _interrupted(interruption: Interruption, how: str, here: Ranks) -> Interrupted:
@@ -98,9 +100,10 @@ def _interrupted(interruption: Interruption, how: str, here: Ranks) -> Interrupt
 
 @dataclass(frozen=True)
 class _Begun:
-    """The checkpoint to resume from, or None; what made it; a sentence on each that cannot be used."""
+    """The checkpoint to resume from, or None; its step; what made it; a sentence on each that cannot be used."""
 
     checkpoint: Path | None
+    step: int
     made_by: Mapping[str, Any]
     wrong: Sequence[str]
 
@@ -115,7 +118,7 @@ def _begin(training: Training) -> _Begun:
     write_json(place.choices, training.choices)
     begun = _Begun(*newest_good(place.resume))
     if training.cfg.retrain and made_by(begun.made_by, code_now()):
-        begun = _Begun(None, {}, begun.wrong)  # other code began it: this one starts anew
+        begun = _Begun(None, 0, {}, begun.wrong)  # other code began it: this one starts anew
     if begun.checkpoint is None:
         for old in (*place.snapshots, *place.kept_averages):
             old.unlink()
@@ -159,7 +162,7 @@ def _lines_on_start(training: Training, built: Built, begun: _Begun) -> Iterator
     cfg, before, precision = training.cfg, begun.made_by.get("precision"), str(built.trainer.precision)
     yield from (f"{sentence}; skipping it" for sentence in begun.wrong)
     if begun.checkpoint is not None:
-        yield f"resuming from {begun.checkpoint}"
+        yield f"resuming from {begun.checkpoint} at step {begun.step:,}"
         if by := made_by(begun.made_by, code_now()):
             ways = "retrain=true starts over, variant=WORD trains a separate model"
             yield f"{training.place.path} was started by {by}; continuing with the code as it is now: {ways}"

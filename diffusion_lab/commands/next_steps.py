@@ -23,7 +23,7 @@ _WITH_A_MODEL = {
 }
 _STATES = {
     "Running now": (RUNNING,),
-    "Stopped before the end (run the same `diffusion-lab train …` again to resume)": (INTERRUPTED, FAILED),
+    "Stopped before the end": (INTERRUPTED, FAILED),
 }
 
 
@@ -56,6 +56,8 @@ def next_steps(outputs: Path) -> list[str]:
             status, more = some[0].status, f", and {len(some) - 1} more" if len(some) > 1 else ""
             step = f", step {status.step or 0} of {status.steps}" if status and status.steps else ""
             found.append(f"{said}: {some[0].folder}{step}{more}")
+            if status and status.state != RUNNING:
+                commands = {status.command or "diffusion-lab train …": "the same command again resumes it"} | commands
     commands = commands | {"diffusion-lab --help": "all commands"}
     width = max(map(len, commands))
     return [*found, "", "Next:", *(f"  {typed:<{width}}  {what}" for typed, what in commands.items())]

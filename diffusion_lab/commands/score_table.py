@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,10 +13,10 @@ from diffusion_lab.store.measures import STANDARD_ERROR, TRAINING_SECONDS, Measu
 
 
 def score_table(metrics: Mapping[str, Any], everything: bool) -> Table:
-    """The table of metrics.json: name, value and meaning.
+    """The table of metrics.json: name, value and meaning; below it the measures without a value, one line for each reason.
 
-    everything: all measures, with reasons for missing ones; otherwise the main ones: distances with those of real images,
-    precision, recall, bits/dim, seconds of sampling and of training. A missing distance always has its reason.
+    everything: all measures; otherwise the main ones: distances with those of real images, precision, recall, bits/dim, seconds
+    of sampling and of training, each in one line. A missing distance always has its reason.
     """
     protocol, values = metrics["protocol"], metrics["values"]
     title = Text(_title(protocol, values), style="table.title")
@@ -24,16 +25,20 @@ def score_table(metrics: Mapping[str, Any], everything: bool) -> Table:
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="dim")
     table.add_column("measure")
     table.add_column("value", justify="right")
-    table.add_column("", style="dim")
+    table.add_column("", style="dim", no_wrap=not everything, overflow="ellipsis")
+    missing = dict[str, list[str]]()
     for measure in sorted(read_measures(metrics), key=lambda measure: measure.name == TRAINING_SECONDS):
-        value, note = "–", protocol["absent"].get(measure.name)
-        if measure.name in values:
-            value, note = _value(measure, values), measure.detail or measure.meaning
-        if note is None or not (everything or (_is_main(measure) and (measure.name in values or measure.floor_of))):
+        if not (everything or _is_main(measure)):
             continue
-        if not everything and measure.floor_of in values:
-            note = f"real images: {values[measure.floor_of]:.{measure.decimals}f}{few}; {note}"
-        table.add_row(*map(Text, (f"{measure.label} {measure.arrow}", value, note)))
+        if measure.name in values:
+            note = measure.detail or measure.meaning
+            if not everything and measure.floor_of in values:
+                note = f"real images: {values[measure.floor_of]:.{measure.decimals}f}{few}; {note}"
+            table.add_row(*map(Text, (f"{measure.label} {measure.arrow}", _value(measure, values), note)))
+        elif (reason := protocol["absent"].get(measure.name)) and (everything or measure.floor_of):
+            missing.setdefault(reason, []).append(measure.label.strip())
+    said = [f"not measured: {', '.join(labels)}: {reason}" for reason, labels in missing.items()]
+    table.caption, table.caption_justify = Text("\n".join(said), style="dim") if said else None, "left"
     return table
 
 
@@ -67,6 +72,15 @@ def _value(measure: Measure, values: dict[str, float]) -> str:
     return text + (f" {measure.unit}" if measure.unit else "")
 
 
+def _evaluations(model: Mapping[str, str], nfe: float) -> str:
+    """The network evaluations of a sample, with the steps that they serve where these are fewer."""
+    steps = re.search(r"num_steps=(\d+)", model["sampler"])
+    if steps is None or nfe <= int(steps[1]):
+        return f"{nfe:.0f} evaluations"
+    guided = "" if model.get("guidance", "Unguided()") == "Unguided()" else " with guidance"
+    return f"{nfe:.0f} evaluations ({steps[1]} steps{guided})"
+
+
 def _title(protocol: dict[str, Any], values: Mapping[str, float]) -> str:
     given = protocol["samples"].get("given")
     parts = [protocol["data"]["name"], protocol["model"]["family"]]
@@ -74,7 +88,9 @@ def _title(protocol: dict[str, Any], values: Mapping[str, float]) -> str:
         parts.append(given["name"])
     else:
         sampler = protocol["model"].get("sampler", "").partition("Sampler(")[0]
-        parts += [f"{sampler} of {values['nfe']:.0f} evaluations"] if sampler and "nfe" in values else []
+        parts += (
+            [f"{sampler} of {_evaluations(protocol['model'], values['nfe'])}"] if sampler and "nfe" in values else []
+        )
         parts.append(f"weights {protocol['weights']}")
     reference = protocol["reference"]
     real = reference.get("given") or f"{reference['num_images']} {reference['split']} images"

@@ -50,6 +50,9 @@ def sweep(
     """
     check_options(config)
     check_outputs(config)
+    if ignored := [word for word in config.hydra.overrides.hydra if word.lstrip("+").startswith("hydra.sweep.")]:
+        fix = "remove it; outputs=FOLDER and hydra.sweeper.name=NAME choose the place of a sweep"
+        raise MistakeError(f"{ignored[0]} has no effect with this sweeper: {fix}")
     console = Terminal(file=sys.stdout)  # jobs in this process write elsewhere
     axes = with_moments(read_axes(arguments, context.config_loader), config)
     name = sweep_name(axes) if name is None else str(name)

@@ -198,20 +198,31 @@ def mistake_in_options(error: BaseException, command: str, options: Sequence[str
             key = refused_option(error)
             if key is None or "@" in key:
                 return _several_values(str(error), command, options) or _one_line(error)
-            chosen = [word for word in options if word.partition("=")[0] == key.partition(".")[0]]
-            return unknown_option(key, all_options(command, key.startswith("hydra."), chosen), command)
+            of_hydra = key.startswith("hydra.")
+            group = key.partition(".")[0]
+            chosen = [word for word in options if word.startswith("hydra/") or word.partition("=")[0] == group]
+            known = all_options(command, of_hydra or _is_sweep(options), chosen)
+            if not of_hydra:
+                known = [name for name in known if not name.startswith("hydra.") or ".sweeper." in name]
+            return unknown_option(key, known, command)
         case ValueError() | YAMLError():
             return _one_line(error)
     return None
 
 
 def _several_values(said: str, command: str, options: Sequence[str]) -> str | None:
-    """One sentence for an option with several values that Hydra refuses without -m."""
-    flags, words = flags_and_words(options)
-    for word in words if not {"-m", "--multirun"} & {*flags} else ():
+    """One sentence for an option with several values that Hydra refuses without -m, or as a parameter of a search."""
+    for word in flags_and_words(options)[1]:
         if word in said and OverridesParser.create().parse_override(word).is_sweep_override():
-            return f"{word}: several values need -m (diffusion-lab {command} -m …)"
+            name = word.lstrip("+").removeprefix("hydra.sweeper.params.")
+            if not _is_sweep(options):
+                return f"{word}: several values need -m (diffusion-lab {command} -m …)"
+            return None if name == word else f"{word}: write {name}"
     return None
+
+
+def _is_sweep(options: Sequence[str]) -> bool:
+    return bool({"-m", "--multirun"} & {*flags_and_words(options)[0]})
 
 
 def refused_option(error: BaseException) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
@@ -99,9 +100,18 @@ def options_of_this_job(**more: str) -> list[str]:
     hydra = HydraConfig.get()
     options = [*hydra.overrides.task, *(f"{key}={quoted(value)}" for key, value in more.items())]
     options += [f"hydra.searchpath={quoted(list(hydra.searchpath))}"] if hydra.searchpath else []
-    for source in hydra.runtime.config_sources:
-        options += ["--config-dir", source.path] if source.provider == "command-line" else []
-    return options
+    return options + _config_dirs()
+
+
+def command_as_typed(command: str) -> str:
+    """This job as a line to type again, with references to passwords in the environment instead of their values."""
+    typed: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+    return shlex.join(["diffusion-lab", command, *typed, *_config_dirs()])
+
+
+def _config_dirs() -> list[str]:
+    folders = [each.path for each in HydraConfig.get().runtime.config_sources if each.provider == "command-line"]
+    return [word for folder in folders for word in ("--config-dir", folder)]
 
 
 def as_options(given: Mapping[str, Any]) -> list[str]:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from diffusion_lab.data.order import fixed_subset
 from diffusion_lab.metrics.metric import FeatureMetric, Naming, Scores, View
-from diffusion_lab.metrics.reference import Moments, UnmeasurableError
+from diffusion_lab.metrics.reference import FeatureStatistics, Moments, UnmeasurableError
 from diffusion_lab.store.measures import LOW, Measure
 
 _MOST_OF_SPREAD = (
@@ -40,17 +41,32 @@ class FrechetDistance(FeatureMetric):
         with scores.attempt([name]):
             scores.record(name, frechet_distance(view.drawn.moments(view.device), real))
         scores.details[name] = f"by {view.naming.kind}; n = {n} vs {view.compared}"
-        if not as_many:
+        of = held_out if as_many else view.split
+        as_many = as_many or min(n, view.reference.size(view.split) // 2)
+        if as_many < 2:
             scores.record(f"{name}_floor", None, view.no_floor)
             return scores
         with scores.attempt([f"{name}_floor"]):
-            scores.record(f"{name}_floor", frechet_distance(view.reference.moments(held_out, as_many), real))
-        scores.details[f"{name}_floor"] = view.floor_detail(as_many, n, "the same")
-        scores.protocol["floor"] = {"split": held_out, "num_images": as_many}
+            if of == held_out:
+                scores.record(f"{name}_floor", frechet_distance(view.reference.moments(held_out, as_many), real))
+                scores.details[f"{name}_floor"] = view.floor_detail(as_many, n, "the same")
+            else:
+                some, rest = _parted(view.some_real, as_many)
+                scores.record(f"{name}_floor", frechet_distance(some, rest))
+                scores.details[f"{name}_floor"] = view.floor_detail(as_many, n, f"the other {rest.n:.0f}")
+        scores.protocol["floor"] = {"split": of, "num_images": as_many}
         floor, spread = scores.values.get(f"{name}_floor", 0.0), float(real.trace)
         if floor > _MOST_OF_SPREAD * spread > 0:
-            scores.details[name] += "; too few images to compare models"
+            scores.details[name] = f"too few images to compare models; {scores.details[name]}"
         return scores
+
+
+def _parted(vectors: Tensor, count: int) -> tuple[Moments, Moments]:
+    """The moments of a fixed random choice of `count` vectors, at most half, and those of the others."""
+    chosen = torch.zeros(len(vectors), dtype=torch.bool)
+    chosen[fixed_subset(len(vectors), min(count, len(vectors) // 2))] = True
+    some, rest = (FeatureStatistics(vectors.shape[1], [vectors[which]]).compute() for which in (chosen, ~chosen))
+    return some, rest
 
 
 def frechet_distance(a: Moments, b: Moments) -> float:

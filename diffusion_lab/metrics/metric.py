@@ -102,9 +102,10 @@ class View:
         return f"needs real images besides the reference, but {self.compared} are all there are"
 
     def floor_detail(self, as_many: int, n: int, compared: str) -> str:
-        """The note on a floor of `as_many` held-out images beside n samples."""
+        """The note on a floor of `as_many` held-out images, or of the reference where none are held out, beside n samples."""
         differs = "" if as_many == n else "; a different n, so not comparable"
-        return f"n = {as_many} real {self.settings.held_out_split} images vs {compared}{differs}"
+        of = self.settings.held_out_split if self.num_held_out else "reference"
+        return f"n = {as_many} real {of} images vs {compared}{differs}"
 
     @cached_property
     def real(self) -> Moments:

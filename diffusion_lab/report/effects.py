@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from diffusion_lab.report.choices import reads_as_number
-from diffusion_lab.report.comparison import Measured
+from diffusion_lab.report.comparison import Measured, same
 from diffusion_lab.report.table import Cell, Group, Table, measured
 from diffusion_lab.store.measures import Measure
 
@@ -16,7 +16,8 @@ class Effect:
     """The effect of one axis, averaged over the others: from sets of cells that were measured alike and differ only in that axis.
 
     values: of the axis, in order. means: one per value, by seed. left_out: values without such a set. settings: the number of
-    those of the others, and `averaged`: those that vary.
+    those of the others, and `averaged`: those that vary. unchanged: further settings, in which all values give equal numbers
+    because the axis is not used there, which say nothing about it and are not averaged over; 0 if it is so in all settings.
     """
 
     values: list[str | None]
@@ -24,6 +25,7 @@ class Effect:
     left_out: list[str | None]
     settings: int
     averaged: list[str]
+    unchanged: int
 
 
 def effect_of(table: Table, group: Group, measure: Measure, axis: str) -> Effect | None:
@@ -38,18 +40,32 @@ def effect_of(table: Table, group: Group, measure: Measure, axis: str) -> Effect
     kept = _values_together(order, sets.values())
     if len(kept) < 2:
         return None
-    whole = {key: [one[value] for value in kept] for key, one in sets.items() if one.keys() >= {*kept}}
-    seeds = dict.fromkeys(seed for _, seed in whole)
-    settings = {others for others, _ in whole}
+    whole: dict[tuple[object, ...], dict[str, list[Cell]]] = {}  # all else -> seed -> cells, one per value
+    for (setting, seed), one in sets.items():
+        if one.keys() >= {*kept}:
+            whole.setdefault(setting, {})[seed] = [one[value] for value in kept]
+
+    def means(settings: Collection[dict[str, list[Cell]]]) -> list[Measured]:
+        seeds = dict.fromkeys(seed for by_seed in settings for seed in by_seed)
+        return [
+            measured(
+                measure.name, {seed: [by_seed[seed][i] for by_seed in settings if seed in by_seed] for seed in seeds}
+            )
+            for i in range(len(kept))
+        ]
+
+    def changed(by_seed: dict[str, list[Cell]]) -> bool:
+        first, *rest = means([by_seed])
+        return not all(same(first, one) for one in rest)
+
+    settings = [by_seed for by_seed in whole.values() if changed(by_seed)] or [*whole.values()]
     return Effect(
         kept,
-        [
-            measured(measure.name, {seed: [cells[i] for (_, s), cells in whole.items() if s == seed] for seed in seeds})
-            for i in range(len(kept))
-        ],
+        means(settings),
         [value for value in order if value not in kept],
         len(settings),
-        [other for i, other in enumerate(other_axes) if len({each[i] for each in settings}) > 1],
+        [other for i, other in enumerate(other_axes) if len({each[i] for each in whole}) > 1],
+        len(whole) - len(settings),
     )
 
 

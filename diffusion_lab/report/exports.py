@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from textwrap import fill
 from typing import Any
 
 from rich.table import Table as TerminalTable
@@ -17,6 +18,7 @@ from diffusion_lab.report.table import NONE, Gathered, Group, Table
 from diffusion_lab.store.measures import Measure
 from diffusion_lab.terminal import MOST_LINES, Terminal, and_more
 
+_HEAD = 17  # characters of a line in the head of a table of sentences
 _TEX = {
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
     "\\": r"\textbackslash{}",
@@ -137,7 +139,7 @@ def print_tables(gathered: Gathered, table: Table) -> None:
     console = Terminal()
     for group in table.groups:
         shown, measures = terminal(table, group, console.width)
-        Terminal(width=max(console.width, Terminal(width=1000).measure(shown).maximum)).print(shown, soft_wrap=False)
+        _print_unbroken(shown)
         said = [
             *alike(table, group),
             *notes(group, [])[:1],
@@ -149,7 +151,7 @@ def print_tables(gathered: Gathered, table: Table) -> None:
             sign, style = ("●", "green") if found.sure else ("○", "")
             console.print(Text(f"{sign} {found.what}: {found.text}", style=style))
         if said_of.undecided:
-            console.print(_plain_table(UNDECIDED, said_of.undecided, console.width), soft_wrap=False)
+            _print_unbroken(_plain_table(UNDECIDED, said_of.undecided))
         if said_of.findings:
             console.print(Text(KEY, style="dim"))
         if said_of.warning:
@@ -201,13 +203,18 @@ def _terminal_table(table: Table, group: Group, measures: Sequence[Measure]) -> 
     return shown
 
 
-def _plain_table(head: Sequence[str], lines: Sequence[Sequence[str]], width: int) -> TerminalTable:
-    """A table whose first column is broken into lines only if it takes more than half the width."""
-    shown = TerminalTable(*head, box=None, pad_edge=False, header_style="dim")
-    shown.columns[0].no_wrap = max(len(first) for first, *_ in lines) <= width // 2
+def _plain_table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> TerminalTable:
+    """A table in which only the head is broken into lines."""
+    shown = TerminalTable(*(fill(name, _HEAD) for name in head), box=None, pad_edge=False, header_style="dim")
     for line in lines:
         shown.add_row(*map(Text, line))
     return shown
+
+
+def _print_unbroken(shown: TerminalTable) -> None:
+    """Print a table at its full width, also where a terminal is narrower."""
+    console = Terminal()
+    Terminal(width=max(console.width, Terminal(width=1000).measure(shown).maximum)).print(shown, soft_wrap=False)
 
 
 def _after_a_break(line: str) -> str:

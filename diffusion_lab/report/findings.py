@@ -143,10 +143,13 @@ class Comparison:
             return f"{_NO_ERRORS if one_training else _ONE_SEED}:", name
         if not self.sure:
             return f"{self.verdict} between {_several(self.names)}{self._over} in", name
-        leaders = [self.names[i] for i in rank.best]
-        than = f"{self.names[other]}, the next," if len(self.names) > len(leaders) + 1 else self.names[other]
+        than = f"{self.names[other]}, the next," if len(self.names) > len(rank.best) + 1 else self.names[other]
         by = f"{_with_margin(lead)}{_percent(lead.mean, mean)} in {name}"
-        return f"{listed(leaders)} {'is' if len(leaders) == 1 else 'are'} better than {than}{self._over} by", by
+        return f"{listed(self.leaders)} {'is' if len(rank.best) == 1 else 'are'} better than {than}{self._over} by", by
+
+    @property
+    def leaders(self) -> list[str]:
+        return [self.names[i] for i in self.ranking.best]
 
     @property
     def title(self) -> str:
@@ -154,8 +157,7 @@ class Comparison:
         _, lead = self.ranking.rival(self.sure) or (None, None)
         if lead is None or not self.sure:
             return ": ".join(filter(None, (self.what, self.verdict)))
-        leaders = [self.names[i] for i in self.ranking.best]
-        return f"{self.what}: {listed(leaders)} {'is' if len(leaders) == 1 else 'are'} better by {_with_margin(lead)}"
+        return f"{self.what}: {listed(self.leaders)} {'is' if len(self.leaders) == 1 else 'are'} better by {_with_margin(lead)}"
 
     @property
     def doubt(self) -> tuple[str, ...] | None:
@@ -205,7 +207,7 @@ def comparisons(table: Table, group: Group) -> list[Comparison]:
             [value or NONE for value in effect.values],
             effect.means,
             ranking(effect.means, measure.better == LOW, group.decimals(measure)),
-            _averaged(table, effect),
+            _averaged(table.names[axis], measure, effect, [table.names[other] for other in effect.averaged]),
             tuple(value or NONE for value in effect.left_out),
         )
         for axis in axes
@@ -253,8 +255,9 @@ def next_steps(compared: Sequence[Comparison], seeds: Sequence[str]) -> list[str
     """What to do after this comparison. seeds: that were used."""
     steps, chosen = [], []
     for what, some in grouped((one for one in compared if one.sure), lambda one: one.what).items():
-        best, *others = {one.names[one.ranking.best[0]] for one in some}
-        chosen.append(f"{what} by the measure that counts" if others else f"{what} {best}")
+        best = some[0].names[some[0].ranking.best[0]]
+        agreed = all(best in one.leaders for one in compared if one.what == what and one.ranking.rival(one.sure))
+        chosen.append(f"{what} {best}" if agreed else f"{what} by the measure that counts")
     if chosen:
         new = f" ({_new_seeds(len(seeds), seeds)})" if seeds else ""
         steps.append(f"keep {listed(chosen)}. Before you publish it, repeat the sweep once with new seeds{new}")
@@ -278,12 +281,13 @@ def _new_seeds(n: int, seeds: Sequence[str]) -> str:
     return f"seed={','.join(map(str, range(first, first + n)))}" if n < 5 else f"'seed=range({first},{first + n})'"
 
 
-def _averaged(table: Table, effect: Effect) -> str:
-    if effect.settings == 1:
-        return ""
+def _averaged(what: str, measure: Measure, effect: Effect, averaged: Sequence[str]) -> str:
     number = "both" if effect.settings == 2 else effect.settings
-    of = [table.names[axis] for axis in effect.averaged] or ["the protocol"]
-    return f"averaged over {number} settings of {listed(of)}"
+    of = f"settings of {listed([*averaged] or ['the protocol'])}"
+    if effect.unchanged:
+        some = f"{effect.settings} of {effect.settings + effect.unchanged} {of}"
+        return f"{measure.label} averaged over {some}, because {what} changes nothing in the others"
+    return f"averaged over {number} {of}" if effect.settings > 1 else ""
 
 
 def _not_compared(table: Table, group: Group, axis: str, compared: Collection[Measure]) -> list[str]:

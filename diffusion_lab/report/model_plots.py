@@ -115,6 +115,8 @@ def _losses(models: Models, names: Names) -> list[Plot]:
     for column in wanted:
         key = column.removeprefix(_PREFIX)
         lines = [_line(path, *columns[column], names) for path, columns in read.items() if column in columns]
+        if all(len(line.x) < 2 for line in lines):
+            continue  # a training of a few steps
         name = key.replace("_", " ")
         panels, paper = [Panel("", lines)], column == wanted[0]
         plots.append(Plot(f"training_{key}", TRAINING, name, "training step", name, panels, log_y=True, paper=paper))

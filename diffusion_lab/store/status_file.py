@@ -33,7 +33,7 @@ class Status:
     state: running, done, failed, or interrupted (it resumes when started again); no file: never started.
     step of steps: progress; None if nothing is counted. first: the first step that this process counted.
     reason: of a failure or interruption, in one sentence. host, pid: of the process.
-    started, updated: seconds since 1970.
+    started, updated: seconds since 1970. command: that began it; empty if unknown.
     """
 
     state: Annotated[str, Field(pattern=f"^({RUNNING}|{DONE}|{FAILED}|{INTERRUPTED})$")]
@@ -45,12 +45,14 @@ class Status:
     started: float = 0.0
     updated: float = 0.0
     first: Whole | None = None
+    command: str = ""
 
     @classmethod
-    def begin(cls, steps: int | None = None) -> Status:
+    def begin(cls, steps: int | None = None, command: str = "") -> Status:
         """A status `running` that begins now, in this process."""
         now = time.time()
-        return cls(RUNNING, steps=steps, host=socket.gethostname(), pid=os.getpid(), started=now, updated=now)
+        host, pid = socket.gethostname(), os.getpid()
+        return cls(RUNNING, steps=steps, host=host, pid=pid, started=now, updated=now, command=command)
 
     def now(self, state: str, step: int | None = None, reason: str | None = None) -> Status:
         """The status of the same work now; `step` None keeps the last one."""
@@ -91,11 +93,13 @@ class Announcement:
     KeyboardInterrupt, SystemExit and signals interrupt it; running the same command again resumes it.
     """
 
+    command = ""
+
     def __init__(self, folder: Path, steps: int | None = None) -> None:
         self._folder, self._steps = folder, steps
 
     def __enter__(self) -> Announcement:
-        self._status = Status.begin(self._steps)
+        self._status = Status.begin(self._steps, self.command)
         self._status.write(self._folder)
         return self
 

@@ -109,18 +109,19 @@ class Saving(Checkpoint):
             count["completed"] = count["processed"] - running
 
 
-def newest_good(path: Path) -> tuple[Path | None, dict[str, Any], list[str]]:
-    """(path, `made_by`, messages) of the newest intact checkpoint: `path` or the one before it; (None, {}, …) if there is none.
+def newest_good(path: Path) -> tuple[Path | None, int, dict[str, Any], list[str]]:
+    """(path, step, `made_by`, messages) of the newest intact checkpoint: `path` or the one before it; (None, 0, {}, …): none.
 
     messages: one sentence on each file that was skipped.
     """
     wrong: list[str] = []
     for candidate in filter(Path.exists, (path, previous_of(path))):
         try:
-            return candidate, load_state(candidate).get("made_by", {}), wrong
+            state = load_state(candidate)
+            return candidate, state["global_step"], state.get("made_by", {}), wrong
         except ValueError as error:
             wrong.append(str(error))
-    return None, {}, wrong
+    return None, 0, {}, wrong
 
 
 def load_state(path: Path) -> dict[str, Any]:

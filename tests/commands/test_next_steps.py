@@ -57,8 +57,9 @@ def test_a_training_that_stopped(shown):
     for name in "ab":
         folder = named_model(shown.outputs, name).path
         folder.mkdir(parents=True)
-        Status.begin(10).now(INTERRUPTED, 5).write(folder)
-    assert "again to resume): outputs/models/a, step 5 of 10, and 1 more" in shown()
+        Status.begin(10, "diffusion-lab train schedule=linear").now(INTERRUPTED, 5).write(folder)
+    assert "Stopped before the end: outputs/models/a, step 5 of 10, and 1 more" in shown()
+    assert "  diffusion-lab train schedule=linear  " in shown()
     with hold(folder, print):
         Status.begin(10).now(RUNNING, 7).write(folder)
         assert "Running now: outputs/models/b, step 7 of 10" in shown()

@@ -3,6 +3,7 @@
 import os
 import random
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -146,7 +147,8 @@ def test_a_signal_saves_and_says_how_to_go_on(tmp_path, zygote, signum):
     state = load_state(training.directory.resume)
     assert state["global_step"] == training.step()
     assert err.startswith(f"diffusion-lab train: {signum.name} at step {state['global_step']}; everything is saved in ")
-    assert "run the same command again to resume" in err
+    assert err.rstrip().endswith(f"; to resume: {shlex.join(['diffusion-lab', 'train', *options])}")
+    assert read_status(training.directory.path).command in err
     assert "Traceback" not in err
     assert read_status(training.directory.path).state == INTERRUPTED
 
@@ -287,7 +289,7 @@ def test_a_signal_after_the_last_step_loses_nothing(tmp_path, zygote):
     process = zygote.start(tmp_path, "train", *OPTIONS, late)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
-    assert err.startswith("diffusion-lab train: SIGTERM after the end of training; run the same command")
+    assert err.startswith("diffusion-lab train: SIGTERM after the end of training; to score the model: ")
     assert newest_model(tmp_path / "outputs").finished
     process = zygote.start(tmp_path, "train", *OPTIONS, late)
     out, err = process.communicate(timeout=60)

@@ -123,6 +123,7 @@ def test_two_folders_are_compared_with_all_their_images(lab):
     lab.refused(*folders, said="choose one with image_size=…")
     out = lab.done(*folders, "image_size=8")
     assert "n = 2 vs 10 images of good" in " ".join(out.split())
+    assert "n = 2 real reference images vs the other 8" in " ".join(out.split()), "the distance of real images"
     assert "(2 images; cropped to the middle and resized to 8×8)" in out
     assert "reference=good compares with all" in lab.done(
         *folders[:2], *folders[3:], "data=image_folder", "data.root=good", "data.image_size=8", "image_size=8"

@@ -165,6 +165,14 @@ def test_a_search_is_told_the_metric_it_asks_for(tmp_path, zygote):
     assert f"best_value: {min(value['bits_per_dim'] for value in values)}" in result.read_text()
 
 
+@pytest.mark.needs("hydra-optuna-sweeper")
+@pytest.mark.skipif(find_spec("optuna") is None, reason="pip install 'diffusion-lab[optuna]'")
+@pytest.mark.filterwarnings("ignore")  # of SQLAlchemy
+def test_an_option_of_a_search_is_suggested_with_its_prefix(lab):
+    _, _, err = lab("train", "-m", "hydra/sweeper=optuna", "n_trials=2", "optimizer.lr=interval(1e-4,1e-3)")
+    assert err.rstrip().endswith("there is no option 'n_trials'; did you mean hydra.sweeper.n_trials?")
+
+
 def test_a_metric_that_is_not_there_is_named(lab):
     code, _, err = lab("train", *TINY, *STRIDED, "objective_metric=fid")
     assert code == 1

@@ -38,7 +38,12 @@ def test_brackets_in_what_it_shows_are_no_markup():
 
 def test_what_could_not_be_measured_stands_there_with_its_reason():
     said = " ".join(shown({}, {"fid": "2 of 50 samples are not finite"}).split())
-    assert "fid ↓ – 2 of 50 samples are not finite" in said
+    assert "not measured: fid: 2 of 50 samples are not finite" in said
+
+
+def test_evaluations_of_guidance_are_explained():
+    assert "DDIM of 3 evaluations," in shown({}, {})
+    assert "DDIM of 6 evaluations (3 steps)," in " ".join(shown({"nfe": 6}, {}).split())
 
 
 def test_by_default_there_are_the_main_rows_and_no_reasons():

@@ -102,6 +102,36 @@ def test_each_axis_is_one_sentence_with_its_difference(tmp_path):
     assert "averaged over 6 settings of variance and num_steps" in said["schedule"].text
 
 
+def test_settings_in_which_an_axis_changes_nothing_are_left_out(tmp_path):
+    """The bound of DDIM cells is that of 50 ancestral steps, whatever num_steps is."""
+
+    def change(choices, metrics):
+        steps = 2.0 * (choices["sampler.spacing.num_steps"] == "10") + 0.01 * int(choices["seed"])
+        metrics["values"]["bits_per_dim"] = 2.0 + int(choices["seed"]) + steps * (choices["sampler"] == "strided")
+
+    axes = {"sampler": ["strided", "ddim"], "sampler.spacing.num_steps": ["10", "50"], "seed": ["1", "2"]}
+    sweep = write_sweep(tmp_path, axes=axes, change=change)
+    found = effect(sweep, "sampler.spacing.num_steps")
+    assert (found.settings, found.unchanged) == (1, 1)
+    assert found.means[0].mean - found.means[1].mean == pytest.approx(2.0)
+    assert "bits/dim averaged over 1 of 2 settings of sampler" in sentences_of(sweep)["num_steps"].text
+
+
+@pytest.mark.parametrize("opposed", [True, False])
+def test_a_choice_is_not_advised_against_another_measure(tmp_path, opposed):
+    """Though that measure is undecided."""
+
+    def change(choices, metrics):
+        seed, linear = int(choices["seed"]), choices["schedule"] == "linear"
+        apart = (1 if opposed else -1) * (1.0 + 2.0 * (seed == 2)) * linear
+        metrics["values"] |= {"bits_per_dim": 3.0 + (1.0 + 0.01 * seed) * linear, "fd_digits_cnn": 9.0 - apart}
+
+    table = table_of(tmp_path, {"schedule": ["linear", "cosine"], "seed": ["1", "2", "3"]}, change)
+    known = conclusions(table, table.groups[0])
+    assert known.undecided
+    assert known.next[0].startswith(f"keep schedule {'by the measure that counts' if opposed else 'cosine'}.")
+
+
 @pytest.mark.parametrize(("axes", "other"), [(TWO_SEEDS, (0.1, -0.2)), (ONE_SEED, (5.0, 0.0)), (TWO_SEEDS, (0.0, 0.0))],
                          ids=["noise", "one seed", "equal"])  # fmt: skip
 def test_without_certainty_there_is_no_winner(tmp_path, axes, other):

@@ -9,7 +9,7 @@ from diffusion_lab.training.checkpoints import Saving, WholeCheckpoints, load_st
 
 
 def save(path, **state):
-    WholeCheckpoints().save_checkpoint(state, path)
+    WholeCheckpoints().save_checkpoint({"global_step": 7} | state, path)
 
 
 def test_the_one_before_is_kept(tmp_path):
@@ -18,21 +18,21 @@ def test_the_one_before_is_kept(tmp_path):
         save(path, n=n)
     assert load_state(path)["n"] == 2
     assert load_state(previous_of(path))["n"] == 1
-    assert newest_good(path) == (path, {}, [])
+    assert newest_good(path) == (path, 7, {}, [])
 
 
 def test_the_newest_that_is_whole(tmp_path):
     path = tmp_path / "resume.ckpt"
-    assert newest_good(path) == (None, {}, [])
+    assert newest_good(path) == (None, 0, {}, [])
     save(path, made_by={"precision": "32-true"})
     save(path)
     content = path.read_bytes()
     for damaged in (b"", content[:100], content[:-1]):
         path.write_bytes(damaged)
         skipped = [f"{path} is damaged, or holds more than tensors and plain values"]
-        assert newest_good(path) == (previous_of(path), {"precision": "32-true"}, skipped)
+        assert newest_good(path) == (previous_of(path), 7, {"precision": "32-true"}, skipped)
     path.unlink()  # as after a crash between the two moves
-    assert newest_good(path) == (previous_of(path), {"precision": "32-true"}, [])
+    assert newest_good(path) == (previous_of(path), 7, {"precision": "32-true"}, [])
 
 
 @pytest.mark.needs("mount")
