@@ -21,6 +21,7 @@ def script(monkeypatch):
     return module
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("hydra_in_less_time")
 def test_hours_follow_from_operations(script):
     recipe = script.Recipe("experiment=fast_imagenet64 network=diffusion/dit network.size=XXS", (3, 16, 16))

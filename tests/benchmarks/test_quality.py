@@ -127,6 +127,7 @@ def test_a_peer_trains_until_its_budget_is_used_and_never_twice(tmp_path, monkey
     assert Fake(16, recipe).train(tmp_path, budget) == facts
 
 
+@pytest.mark.thorough
 def test_ours_draws_classes_in_proportion_and_starts_where_its_recipe_says(tmp_path, monkeypatch):
     """Classes are drawn in the proportions of the clusters, for the shared sampler too, which starts from noise."""
     from contenders.contender import END, Budget, draw

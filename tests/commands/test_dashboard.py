@@ -35,6 +35,7 @@ def sent(monkeypatch):
     return views
 
 
+@pytest.mark.thorough
 def test_every_panel_names_what_our_runs_really_log(lab, sent):
     assert lab("train", *TINY, *STRIDED, *WANDB)[0] == 0
     assert "dashboard  https://wandb.test/us/diffusion-lab?nw=abc" in lab.done("dashboard")

@@ -18,7 +18,9 @@ from diffusion_lab.commands import demo
 from diffusion_lab.commands.library import load
 
 needs_gradio = pytest.mark.needs("gradio")
-pytestmark = [  # gradio 6.31 closes no event loop, and is written for pandas 2
+pytestmark = [
+    pytest.mark.thorough,
+    # gradio 6.31 closes no event loop, and is written for pandas 2
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
@@ -79,7 +81,7 @@ def test_mistakes_are_one_sentence(lab, page_of, trained_model):
 
 @needs_gradio
 @pytest.mark.needs("chromium")
-@pytest.mark.parametrize("width", [1280, pytest.param(390, marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("width", [1280, 390])
 def test_in_a_browser(page_of, trained_model, browser, width):
     page = page_of(load(trained_model("diffusion_conditional")))
     address = demo.launched(page, 0)
@@ -113,7 +115,6 @@ def test_in_a_browser(page_of, trained_model, browser, width):
 
 
 @needs_gradio
-@pytest.mark.thorough
 def test_it_takes_a_free_port_and_ends_on_ctrl_c(page_of, tmp_path, trained_model):
     """Also while it draws."""
     model = trained_model("diffusion_conditional")

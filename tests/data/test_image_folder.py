@@ -130,7 +130,7 @@ def test_a_worker_that_dies_ends_the_run_in_bounded_time(image_root: Path, monke
 
 
 def test_what_is_skipped_counts_neither_in_the_number_nor_in_the_identity(
-    image_root: Path, tmp_path: Path, caplog
+    image_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(image_root, tmp_path / "clean")
     broken = ["bees/zz.jpg", *(f"ants/aa{i:02}.png" for i in range(11))]
@@ -140,7 +140,7 @@ def test_what_is_skipped_counts_neither_in_the_number_nor_in_the_identity(
     data.prepare()
     assert (data.num_train, data.num_test) == (18, 2)
     assert data.identity == identity(tmp_path / "clean", classes="subfolders")
-    (said,) = [record.message for record in caplog.records]
+    (said,) = capsys.readouterr().err.splitlines()
     assert "12 of 32 files" in said
     assert all(name in said for name in broken)
 

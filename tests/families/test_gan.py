@@ -210,6 +210,7 @@ def test_gradients_are_scaled_down_to_the_norm():
         assert float(torch.cat(moved).norm()) == pytest.approx(1e-3, rel=1e-3)
 
 
+@pytest.mark.thorough
 def test_a_gan_learns_a_gaussian():
     """The mean and the spread of N((0.3, −0.2), 0.2²), up to a few per cent."""
     torch.manual_seed(0)

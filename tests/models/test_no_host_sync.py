@@ -158,6 +158,7 @@ def test_a_training_step_waits_for_nothing(monkeypatch, way):
 @pytest.mark.parametrize(
     "options", [SMALL["diffusion"], pytest.param(JIT, marks=pytest.mark.thorough)], ids=["unet", "jit"]
 )
+@pytest.mark.thorough
 def test_diffusion_on_data_of_the_device_waits_for_nothing(monkeypatch, options):
     """With Muon in bf16, as on a GPU."""
     whole, data = muon.orthogonalized, Digits(4, 0, flip=True)

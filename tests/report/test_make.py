@@ -104,6 +104,7 @@ def test_no_run_at_all_is_one_sentence(tmp_path):
     assert not (tmp_path / "report").exists()
 
 
+@pytest.mark.thorough
 def test_reporting_imports_no_torch(tmp_path):
     sweep = write_sweep(tmp_path, axes={"seed": ["1", "2"]})
     code = f"""
