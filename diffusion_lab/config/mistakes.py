@@ -199,8 +199,10 @@ def mistake_in_options(error: BaseException, command: str, options: Sequence[str
             if key is None or "@" in key:
                 return _several_values(str(error), command, options) or _one_line(error)
             of_hydra = key.startswith("hydra.")
-            group = key.partition(".")[0]
-            chosen = [word for word in options if word.startswith("hydra/") or word.partition("=")[0] == group]
+            group, of_group, _ = key.partition(".")
+            chosen = [
+                word for word in options if word.startswith("hydra/") or (of_group and word.startswith(f"{group}="))
+            ]
             known = all_options(command, of_hydra or _is_sweep(options), chosen)
             if not of_hydra:
                 known = [name for name in known if not name.startswith("hydra.") or ".sweeper." in name]

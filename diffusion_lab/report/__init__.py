@@ -9,7 +9,8 @@ choices       the axes of runs without a sweep
 table         cells in rows, rows in groups that were measured alike
 comparison    confidence intervals of differences
 effects       the axes of a group: their values, and what each changes, averaged over the settings of the others
-findings      conclusions, a sentence each
+findings      comparisons of the values of each axis, and a sentence on each
+conclusions   all sentences, what is undecided, and what to do next
 numbers       numbers and notes as text
 panels        the content of plots as numbers
 plots         the plots of a group of rows

@@ -1,4 +1,4 @@
-"""A report's conclusions: one sentence per axis, curves whose order is certain, and what to do next.
+"""What a report finds: one sentence per axis, and curves whose order is certain.
 
 The sentences on axes are one family of hypotheses; the marks in the table are another. For equal cells, at most 5 % of reports
 claim a difference in either family (Holm). An undecided sentence names no winner: it says how large a difference would have
@@ -14,7 +14,6 @@ from functools import cached_property
 from diffusion_lab.report.comparison import (
     LEVEL,
     MOST_SEEDS,
-    POWER,
     Difference,
     Measured,
     Ranking,
@@ -33,18 +32,6 @@ from diffusion_lab.store.option_names import grouped
 _COSTS = {"nfe": "network evaluations per sample", "parameters": "parameters", "training_images": "training images"}
 _ONE_SEED = "not ranked, because one seed of each does not tell a difference from chance"
 _NO_ERRORS = "not ranked, because these scores have no errors; metrics=frechet_infinity adds those of Fréchet distances"
-KEY = (
-    "● decided, ○ undecided. If nothing differed, at most 5 % of sweeps would report any difference. "
-    "± after a value is its standard error; after a difference, half its 95 % interval."
-)
-_FAR = 10  # times the distance of real images
-_TWO_SEEDS = "two seeds can decide only very large differences; use three or more"
-UNDECIDED = (
-    "undecided",
-    "difference found",
-    "smallest that would count",
-    f"new seeds needed ({100 * POWER:.0f}\N{NO-BREAK SPACE}% power)",
-)
 
 
 @dataclass(frozen=True)
@@ -54,38 +41,6 @@ class Finding:
     what: str
     text: str
     sure: bool
-
-
-@dataclass(frozen=True)
-class Conclusions:
-    """undecided: one line per comparison, of the columns UNDECIDED. warning: what limits all of them, or empty. next: what to do,
-    one sentence each."""
-
-    findings: list[Finding]
-    undecided: list[tuple[str, ...]]
-    warning: str
-    next: list[str]
-
-
-def conclusions(table: Table, group: Group) -> Conclusions:
-    """What is known about a group of rows, what is not, and what to do next; of curves only what is certain."""
-    compared = comparisons(table, group)
-    known = [*axis_findings(table, group, compared), *curve_findings(table, group)]
-    doubts = [line for one in compared if (line := one.doubt) is not None]
-    return Conclusions(known, doubts, _far_from_real(group), next_steps(compared, table.seeds))
-
-
-def _far_from_real(group: Group) -> str:
-    """A warning if even the best row is far from real images by the first distance; else empty."""
-    distance = group.distance
-    floor = group.fact(distance.floor_of) if distance else None
-    if distance is None or floor is None:
-        return ""
-    best = min((row.values[distance.name].mean for row in group.rows if distance.name in row.values), default=0.0)
-    if not 0 < _FAR * floor < best:
-        return ""
-    who = "All rows are" if len(group.rows) > 1 else "Samples are"
-    return f"{who} far from real images ({best:.3g} against {floor:.2g}): train longer before you compare"
 
 
 def curve_findings(table: Table, group: Group) -> list[Finding]:
@@ -127,8 +82,7 @@ class Comparison:
         rival = self.ranking.rival(self.sure)
         if rival is None or rival[1] is None:
             return ""
-        corrected = f" after correction for {self.family} comparisons" if self.family > 1 else ""
-        return "decided" if self.sure else f"undecided{corrected}"
+        return "decided" if self.sure else "undecided"
 
     def clause(self) -> tuple[str, str]:
         """(statement, its number); equal statements about several measures are written once."""
@@ -144,7 +98,7 @@ class Comparison:
         if not self.sure:
             return f"{self.verdict} between {_several(self.names)}{self._over} in", name
         than = f"{self.names[other]}, the next," if len(self.names) > len(rank.best) + 1 else self.names[other]
-        by = f"{_with_margin(lead)}{_percent(lead.mean, mean)} in {name}"
+        by = f"{_with_interval(lead)} in {name} ({mean.mean:.3g} against {self.means[other].mean:.3g})"
         return f"{listed(self.leaders)} {'is' if len(rank.best) == 1 else 'are'} better than {than}{self._over} by", by
 
     @property
@@ -157,7 +111,7 @@ class Comparison:
         _, lead = self.ranking.rival(self.sure) or (None, None)
         if lead is None or not self.sure:
             return ": ".join(filter(None, (self.what, self.verdict)))
-        return f"{self.what}: {listed(self.leaders)} {'is' if len(self.leaders) == 1 else 'are'} better by {_with_margin(lead)}"
+        return f"{self.what}: {listed(self.leaders)} {'is' if len(self.leaders) == 1 else 'are'} better by {_with_interval(lead)}"
 
     @property
     def doubt(self) -> tuple[str, ...] | None:
@@ -243,42 +197,11 @@ def axis_findings(table: Table, group: Group, compared: Sequence[Comparison]) ->
         parts += [] if axis is None else _not_compared(table, group, axis, {one.measure for one in some})
         left_out = dict.fromkeys(name for one in some for name in one.left_out)
         parts += [f"{listed(list(left_out))} left out, because more than {what} differs"] if left_out else []
-        parts += [_TWO_SEEDS] if any(one.seeds == 2 and one.verdict and not one.sure for one in some) else []
         found.append(Finding(what, "; ".join(parts), sure))
     alone = [name for axis in _axes(table, group) if (name := table.names[axis]) not in {one.what for one in compared}]
     if alone and len(alone) < len(_axes(table, group)):
         found.append(Finding(listed(alone), "not compared, because more differs wherever this does", False))
     return found
-
-
-def next_steps(compared: Sequence[Comparison], seeds: Sequence[str]) -> list[str]:
-    """What to do after this comparison. seeds: that were used."""
-    steps, chosen = [], []
-    for what, some in grouped((one for one in compared if one.sure), lambda one: one.what).items():
-        best = some[0].names[some[0].ranking.best[0]]
-        agreed = all(best in one.leaders for one in compared if one.what == what and one.ranking.rival(one.sure))
-        chosen.append(f"{what} {best}" if agreed else f"{what} by the measure that counts")
-    if chosen:
-        new = f" ({_new_seeds(len(seeds), seeds)})" if seeds else ""
-        steps.append(f"keep {listed(chosen)}. Before you publish it, repeat the sweep once with new seeds{new}")
-    undecided = [one for one in compared if not one.sure and one.ranking.rival(False)]
-    if any(one.needs_seeds for one in compared):
-        steps.append("run the same sweep with seed=1,2,3")
-    elif enough := [(n, one) for one in undecided if (n := one.seeds_to_show)]:
-        n, one = min(enough, key=lambda pair: pair[0])
-        steps.append(
-            f"{one.what} in {one.measure.label} is cheapest to settle. Run the same sweep once with {_new_seeds(n, seeds)} and "
-            "compare those seeds alone; adding seeds until something shows produces false positives. Or choose the cheaper or "
-            "simpler option"
-        )
-    elif undecided:
-        steps.append(f"choose the cheaper or simpler option. {MOST_SEEDS} new seeds would not settle what is undecided")
-    return steps
-
-
-def _new_seeds(n: int, seeds: Sequence[str]) -> str:
-    first = max((int(seed) for seed in seeds if seed.isdigit()), default=0) + 1
-    return f"seed={','.join(map(str, range(first, first + n)))}" if n < 5 else f"'seed=range({first},{first + n})'"
 
 
 def _averaged(what: str, measure: Measure, effect: Effect, averaged: Sequence[str]) -> str:
@@ -327,9 +250,11 @@ def _several(names: Sequence[str]) -> str:
     return listed(list(names)) if len(names) <= MOST_NAMED else f"{len(names)} choices"
 
 
-def _with_margin(lead: Difference) -> str:
+def _with_interval(lead: Difference) -> str:
+    """The size of a difference, and its 95 % interval."""
     decimals = min(decimals_of(size, digits) for size, digits in ((lead.margin, 2), (abs(lead.mean), 3)) if size)
-    return f"{abs(lead.mean):.{decimals}f} ± {lead.margin:.{decimals}f}"
+    low, size, high = (abs(lead.mean) + sign * lead.margin for sign in (-1, 0, 1))
+    return f"{size:.{decimals}f} [{low:.{decimals}f}, {high:.{decimals}f}]"
 
 
 def _number(value: float) -> str:

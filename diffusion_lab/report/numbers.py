@@ -106,15 +106,14 @@ def seeds_of(row: Row) -> str:
     return str(len(asked)) if len(row.seeds) == len(asked) else f"{len(row.seeds)} of {len(asked)}"
 
 
-def question(table: Table) -> str:
-    """The question that the sentences of the report answer."""
+def title(table: Table) -> str:
+    """What the report compares, on which data."""
     data = sorted({group.protocol["data"]["name"] for group in table.groups if "data" in group.protocol})
     on = f" on {listed(data)}" if data else ""
     if not table.axes:
-        return f"How good are samples and likelihood{on}?"
-    verb = "does" if len(table.axes) == 1 else "do"
+        return f"Samples and likelihood{on}"
     names = listed(list(table.names.values())) if len(table.axes) <= MOST_NAMED else f"{len(table.axes)} options"
-    return f"What {verb} {names} change in samples and likelihood{on}?"
+    return f"{names[:1].upper()}{names[1:]} compared by samples and likelihood{on}"
 
 
 def _column(group: Group, measure: Measure) -> Column:

@@ -15,9 +15,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from diffusion_lab.report.conclusions import KEY, UNDECIDED, conclusions
 from diffusion_lab.report.figures import figure, swatch
-from diffusion_lab.report.findings import KEY, UNDECIDED, conclusions
-from diffusion_lab.report.numbers import alike, columns, distinguishing, has_floor, label, notes, question, seeds_of
+from diffusion_lab.report.numbers import alike, columns, distinguishing, has_floor, label, notes, seeds_of, title
 from diffusion_lab.report.panels import DARK, LIGHT, Plot, legend
 from diffusion_lab.report.sprites import Sprite, contenders, nearest_images, sprites
 from diffusion_lab.report.table import SEED, Gathered, Group, Table
@@ -57,7 +57,7 @@ def page(
     return environment.get_template("report.html").render(
         name=gathered.name,
         created=gathered.created[:16].replace("T", " "),
-        question=question(table),
+        title=title(table),
         facts=_facts(gathered, table),
         asked=f"diffusion-lab train -m {shlex.join(gathered.command)}" if gathered.command else "",
         axes={axis: values for axis, values in gathered.axes.items() if axis != SEED},

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from diffusion_lab.report.conclusions import conclusions
 from diffusion_lab.report.exports import cell_csv, escape_tex, latex, markdown, row_csv, terminal
-from diffusion_lab.report.findings import conclusions
 from diffusion_lab.report.read import read_sweep
 from diffusion_lab.report.table import build_table
 

@@ -131,4 +131,4 @@ def test_rows_are_chosen_in_advance_only_where_one_is_decided(tmp_path, gap):
     page = make_report(write_sweep(tmp_path, axes=axes, change=change)).read_text()
     (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page)
     assert [len(json.loads(data)[name]) for name in ("shown", "preview")] == ([2, 0] if gap else [0, 2])
-    assert ("smallest that would count" in page) == (not gap)
+    assert ("smallest that these seeds can show" in page) == (not gap)

@@ -98,7 +98,7 @@ def test_a_poster_shows_every_seed_its_axes_and_what_is_decided(tmp_path):
     (group,) = table.groups
     (plot,) = [plot for plot in poster(table, group) if plot.key == "bits_per_dim"]
     lead = difference(*effect_of(table, group, BITS, "schedule").means)
-    by = f"{abs(lead.mean):.2f} ± {lead.margin:.2f}"
+    by = f"{lead.mean:.2f} [{lead.mean - lead.margin:.2f}, {lead.mean + lead.margin:.2f}]"
     assert [panel.title for panel in plot.panels] == [f"schedule: cosine is better by {by}", "variance"]
     *seeds, mean = plot.panels[0].series
     assert [line.y for line in seeds] == [pytest.approx([10 * s + 1 + 0.1 * s, 10 * s]) for s in (1, 2, 3)]
