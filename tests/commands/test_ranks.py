@@ -23,7 +23,7 @@ from diffusion_lab.training.devices import num_cores
 
 from .cluster import STOP, wait_until
 from .conftest import ROUNDS_LITTLE, STRIDED, TINY, scored
-from .test_resume import EVERYTHING, Training, assert_same_bits, installed
+from .test_resume import EVERYTHING, Training, assert_same_bits
 
 TOGETHER = ["trainer=ddp_sim"]
 
@@ -168,7 +168,7 @@ def test_a_training_goes_on_with_other_processes(zygote, tmp_path):
 @pytest.mark.thorough
 def test_two_ranks_resume_exactly_and_die_together(zygote, tmp_path):
     options = [*EVERYTHING, "trainer.max_steps=8"]
-    whole, torn = (Training(installed, tmp_path / name, *options, *TOGETHER) for name in ("whole", "torn"))
+    whole, torn = (Training(zygote.start, tmp_path / name, *options, *TOGETHER) for name in ("whole", "torn"))
     trained(zygote, whole.folder, *options, ranks=2)
     process = torn.start()
     while torn.step() < 4 and process.poll() is None:
