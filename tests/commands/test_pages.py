@@ -79,7 +79,7 @@ FEW = {
         "metrics.reconstruction.num_draws=2",
     ],
     "diagnose": ["metrics.distance_by_log_snr.num_images=16", "metrics.error_by_log_snr.num_images=8"],
-    "schedule_advice": ["evaluation.statistics_images=8"],
+    "schedule_advice|bits_by_steps": ["evaluation.statistics_images=8"],
     "experiment=(superres|vector|improved_ddpm)_fashion(?!,)": ["sampler.spacing.num_steps=3"],
     "bits_by_steps": ["metrics.bits_by_steps.num_images=8"],
     "bits_by_steps|sampler=ddpm(?!,)": ["schedule.num_timesteps=30"],
