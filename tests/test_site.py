@@ -106,29 +106,6 @@ def test_every_value_of_the_metrics_is_in_the_reference(monkeypatch):
     assert "| `brightness` |  |  | how bright |" in reference.measures()
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    """The folder of the built site."""
-    folder = tmp_path_factory.mktemp("site")
-    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
-    done = subprocess.run(build, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return folder
-
-
-@pytest.mark.thorough
-def test_the_site_builds_without_a_warning_and_asks_no_other_host(site):
-    for page in [site / "index.html", site / "theory/reverse/index.html"]:
-        loaded = re.findall(r"<(?:script|link|img)[^>]*(?:src|href)=\"?([^\s\">]+)", page.read_text())
-        assert loaded
-        assert not [url for url in loaded if re.match(r"(?:https?:)?//", url)]
-    assert "data:image/png" in (site / "notebooks/theory/index.html").read_text()
-    theory = (site / "theory/reverse/index.html").read_text()
-    assert "per_sample" in theory
-    assert "x<sub>t−1</sub>" in theory
-    assert '<td data-column="choices">' in (site / "choices/index.html").read_text()  # for narrow screens
-
-
 # Python scrolls, because its indentation means something, and so do data frames and equations.
 WIDE = """() => [...document.querySelectorAll(
     ".md-content, .md-content :is(table:not(.dataframe), .highlight:not(.language-python) code, p:not(.eq), li, h1, h2, h3)"
@@ -138,13 +115,30 @@ WIDE = """() => [...document.querySelectorAll(
 
 @pytest.mark.thorough
 @pytest.mark.needs("chromium")
-def test_nothing_on_the_site_is_cut_off(site, browser):
-    """On every page, on a laptop and on a phone. Without scripts: they move tables into boxes that scroll."""
-    page = browser.new_page(java_script_enabled=False)
+def test_the_site_builds_without_a_warning_asks_no_other_host_and_cuts_nothing_off(tmp_path, request):
+    """Nothing is cut off on any page, on a laptop and on a phone. Without scripts: they move tables into boxes that scroll."""
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path]
+    done = subprocess.run(build, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    theory = (tmp_path / "theory/reverse/index.html").read_text()
+    for page in ((tmp_path / "index.html").read_text(), theory):
+        loaded = re.findall(r"<(?:script|link|img)[^>]*(?:src|href)=\"?([^\s\">]+)", page)
+        assert loaded
+        assert not [url for url in loaded if re.match(r"(?:https?:)?//", url)]
+    assert "data:image/png" in (tmp_path / "notebooks/theory/index.html").read_text()
+    assert "per_sample" in theory
+    assert "x<sub>t−1</sub>" in theory
+    assert '<td data-column="choices">' in (tmp_path / "choices/index.html").read_text()  # for narrow screens
+
+    page = request.getfixturevalue("browser").new_page(java_script_enabled=False)
+    files = sorted(tmp_path.rglob("index.html"))
     wide = []
-    for file in sorted(site.rglob("index.html")):
-        page.goto(file.as_uri())
-        for width in (1280, 390):
-            page.set_viewport_size({"width": width, "height": 900})
-            wide += [f"{file.parent.relative_to(site)} at {width}: {part}" for part in page.evaluate(WIDE)]
+    for width in (1280, 390):
+        page.set_viewport_size({"width": width, "height": 900})
+        for file in files:
+            name = file.parent.relative_to(tmp_path).as_posix()
+            # Only tables are laid out otherwise on a phone. The API has none: what fits there fits on a laptop.
+            if width == 390 or not name.startswith("reference/api/"):
+                page.goto(file.as_uri())
+                wide += [f"{name} at {width}: {part}" for part in page.evaluate(WIDE)]
     assert wide == [], "\n".join(wide)

@@ -113,7 +113,7 @@ def title(table: Table) -> str:
     if not table.axes:
         return f"Samples and likelihood{on}"
     names = listed(list(table.names.values())) if len(table.axes) <= MOST_NAMED else f"{len(table.axes)} options"
-    return f"{names[:1].upper()}{names[1:]} compared by samples and likelihood{on}"
+    return f"Samples and likelihood{on} by {names}"
 
 
 def _column(group: Group, measure: Measure) -> Column:

@@ -23,7 +23,7 @@ from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.overrides import in_full
 
 from ..data.small_sets import write_emoji, write_idx
-from .conftest import TINY
+from .conftest import STRIDED, TINY
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -61,18 +61,27 @@ FEW = {
     "data=emoji": ["data.root=emoji"],
     "regression_fashion": ["metrics=[network_evaluations,reconstruction]"],
     r"evaluation\.at=": ["evaluation.at=[end]"],
-    "experiment=(likelihood|ddpm_digits(?!,)|improved_ddpm)": ["schedule.num_timesteps=60"],
+    "experiment=(likelihood|ddpm_digits(?!,))": ["schedule.num_timesteps=60"],
+    "experiment=improved_ddpm": ["schedule.num_timesteps=24"],
     "format=program": ["sampler.spacing.num_steps=2"],
+    "data=image_folder(?!.*image_size)": ["data.image_size=8"],
     "num_clusters=30": ["condition.clusters.num_clusters=4"],
     "experiment=(series|volume|fields)": ["data.num_train=60", "data.num_test=20"],
     "experiment=volume": [
+        "data.side=8",
+        "data.radii=[1,3]",
         "metrics=network_evaluations",
         "network.channel_multipliers=[1]",
         "sampler.spacing.num_steps=3",
     ],
+    "superres_fashion|regression_fashion": [
+        "metrics.reconstruction.num_images=8",
+        "metrics.reconstruction.num_draws=2",
+    ],
     "diagnose": ["metrics.distance_by_log_snr.num_images=16", "metrics.error_by_log_snr.num_images=8"],
-    "schedule_advice": ["evaluation.statistics_images=8"],
-    "experiment=superres_fashion(?!,)": ["sampler.spacing.num_steps=3"],
+    "schedule_advice|bits_by_steps": ["evaluation.statistics_images=8"],
+    "experiment=(superres|vector|improved_ddpm)_fashion(?!,)": ["sampler.spacing.num_steps=3"],
+    "bits_by_steps": ["metrics.bits_by_steps.num_images=8"],
     "bits_by_steps|sampler=ddpm(?!,)": ["schedule.num_timesteps=30"],
     "data=gaussian_field": ["data.num_train=60", "data.num_test=20"],
 }
@@ -86,6 +95,7 @@ BRIEF = [
 ]
 OWN_METRICS = re.compile(r"metrics=|regression_fashion|experiment=volume")
 OWN_NETWORKS = re.compile(r"model=|network=|data=two_moons|experiment=(vdm|edm)")
+OWN_SAMPLERS = re.compile(r"model=|sampler|experiment=")
 
 
 def named(page: Path) -> str:
@@ -138,6 +148,7 @@ def shrunk(command: str, *options: str, swept: int) -> list[str]:
     }.get(command, [])
     if command == "train":
         less = [*([] if OWN_NETWORKS.search(line) else NETWORK), *SHORT, *([] if OWN_METRICS.search(line) else BRIEF)]
+        less += [] if OWN_SAMPLERS.search(line) else STRIDED
     if command != "sample":
         less = [*less, *(option for pattern, more in FEW.items() if re.search(pattern, line) for option in more)]
     fewer = []
@@ -201,7 +212,7 @@ def test_a_page_works_as_written(page, lab, monkeypatch):
     write_files(lab.folder, monkeypatch)
     if todo[0][1][:1] not in (["train"], []):
         sweep = ["-m", "seed=1,2", "sampler=ddim,strided"] if todo[0][1][0] == "report" else []
-        lab.given("train", *sweep, *NETWORK, *SHORT, *BRIEF)
+        lab.given("train", *sweep, *NETWORK, *SHORT, *BRIEF, *STRIDED)
     namespace, wrong = {}, []
     for code, command in todo:
         if code:

@@ -23,7 +23,7 @@ from diffusion_lab.training.devices import num_cores
 
 from .cluster import STOP, wait_until
 from .conftest import ROUNDS_LITTLE, STRIDED, TINY, TRANSFORMERS, scored, with_network
-from .test_resume import EVERYTHING, Training, assert_same_bits, installed
+from .test_resume import EVERYTHING, Training, assert_same_bits
 
 TOGETHER = ["trainer=ddp_sim"]
 
@@ -113,9 +113,17 @@ def curve(model: ModelDirectory) -> list[float]:
     return [float(row[f"train/{name}"]) for row in rows for name in ("loss", "grad_norm")]
 
 
-# Dropout, dropped conditions, flips and clusters, on 50 batches of 16.
-FIFTY = [*TINY, *STRIDED, *ROUNDS_LITTLE, "data.flip=true", "network.dropout=0.3", "val.every_n_steps=0", "score=false"]
-FIFTY += ["data.batch_size=16", "trainer.max_steps=50"]
+# Dropout, dropped conditions, flips and clusters, on 20 batches of 16.
+TWENTY = [
+    *TINY,
+    *STRIDED,
+    *ROUNDS_LITTLE,
+    "data.flip=true",
+    "network.dropout=0.3",
+    "val.every_n_steps=0",
+    "score=false",
+]
+TWENTY += ["data.batch_size=16", "trainer.max_steps=20"]
 ON_CLUSTERS = ["condition=clusters", "model.condition_dropout=0.3", "guidance=classifier_free"]
 SPLITS = [(1, 1), (1, 4), (2, 2), (4, 1)]  # (processes, parts)
 FAMILIES = {
@@ -130,7 +138,7 @@ FAMILIES = {
 def test_no_split_of_a_batch_changes_a_training(zygote, tmp_path, family):
     """-s prints how far the curves are apart."""
     more, splits = FAMILIES[family]
-    options = [option for option in FIFTY if family == "diffusion" or not option.startswith(("network.", "s"))]
+    options = [option for option in TWENTY if family == "diffusion" or not option.startswith(("network.", "s"))]
     options += [*more, *(["score=false"] if family != "diffusion" else [])]
     for processes, parts in splits:
         split = f"trainer.accumulate_grad_batches={parts}"
@@ -138,7 +146,7 @@ def test_no_split_of_a_batch_changes_a_training(zygote, tmp_path, family):
         found = curve(model)
         if (processes, parts) == (1, 1):
             one, whole = model, found
-            assert len(whole) == 2 * 50
+            assert len(whole) == 2 * 20
         far = max(abs(a / b - 1) for a, b in zip(found, whole, strict=True))
         print(f"| {family} | {processes} | {parts} | {far:.0e} |")
         assert far < 1e-4, (processes, parts)
@@ -148,13 +156,13 @@ def test_no_split_of_a_batch_changes_a_training(zygote, tmp_path, family):
 @pytest.mark.thorough
 def test_a_training_goes_on_with_other_processes(zygote, tmp_path):
     """Begun by two processes, continued by one, by four and by two again, each time in other parts."""
-    stopping = [*FIFTY, *ON_CLUSTERS, "+callbacks.stop._target_=stops.StopOnce"]
+    stopping = [*TWENTY, *ON_CLUSTERS, "+callbacks.stop._target_=stops.StopOnce"]
     for folder in ("whole", "torn"):
         for rank in range(4):
             (own := tmp_path / folder / str(rank)).mkdir(parents=True)
             (own / "stops.py").write_text(STOP)
     one, _ = trained(zygote, tmp_path / "whole", *stopping, ranks=1)
-    for step, processes, parts in ((11, 2, 1), (23, 1, 4), (36, 4, 2)):
+    for step, processes, parts in ((4, 2, 1), (9, 1, 4), (15, 4, 2)):
         (tmp_path / "torn" / "0" / ".stop").write_text(str(step))
         options = [*stopping, f"trainer.accumulate_grad_batches={parts}", *together(processes)]
         in_ranks(zygote, tmp_path / "torn", "train", *options, ranks=processes, code=143)
@@ -167,7 +175,7 @@ def test_a_training_goes_on_with_other_processes(zygote, tmp_path):
 @pytest.mark.thorough
 def test_two_ranks_resume_exactly_and_die_together(zygote, tmp_path):
     options = [*EVERYTHING, "trainer.max_steps=8"]
-    whole, torn = (Training(installed, tmp_path / name, *options, *TOGETHER) for name in ("whole", "torn"))
+    whole, torn = (Training(zygote.start, tmp_path / name, *options, *TOGETHER) for name in ("whole", "torn"))
     trained(zygote, whole.folder, *options, ranks=2)
     process = torn.start()
     while torn.step() < 4 and process.poll() is None:
@@ -190,17 +198,17 @@ ENDLESS = {  # each works for minutes
 @pytest.mark.thorough
 @pytest.mark.needs("two cores")
 @pytest.mark.skipif(num_cores() < 2, reason="two processes need two cores")
-@pytest.mark.parametrize(("command", "at_work"), [("train", False), ("train", True), ("evaluate", True)])
-def test_ranks_end_when_their_command_is_killed(zygote, tmp_path, trained_model, command, at_work):
-    """While they import, and while they compute and wait for each other."""
-    if command != "train":
+@pytest.mark.parametrize("command", ENDLESS)
+def test_ranks_end_when_their_command_is_killed(zygote, tmp_path, trained_model, command):
+    """Those of a training while they import, those of a score while they compute and wait for each other."""
+    if command == "evaluate":
         shutil.copytree(trained_model("diffusion_fixed"), tmp_path / "outputs" / "models" / "one")
     process = zygote.start(tmp_path, command, *ENDLESS[command])
     started = []
     while len(started) < 2 and process.poll() is None:
         time.sleep(0.01)
         started = ranks_of(process)
-    if at_work:  # once they have been connected with each other for a second, which adds threads
+    if command == "evaluate":  # once they have been connected with each other for a second, which adds threads
         wait_until(lambda: all(len(os.listdir(f"/proc/{pid}/task")) >= 4 for pid in started))
         time.sleep(1)
     assert process.poll() is None, process.communicate()

@@ -86,17 +86,18 @@ def test_nothing_else_is_read_here(lab, write, monkeypatch):
 
 
 @pytest.mark.thorough
-def test_ranks_and_jobs_find_the_users_code(process):
-    """The yaml and the module of the working directory, in two ranks, and as jobs of a queue."""
-    (process.folder / "conf/schedule").mkdir(parents=True)
-    (process.folder / "conf/schedule/mine.yaml").write_text("defaults: [cosine]\n_target_: mine.Mine\n")
-    (process.folder / "mine.py").write_text("from helped import CosineSchedule as Mine\n")
-    (process.folder / "helped.py").write_text("from diffusion_lab.diffusion import CosineSchedule\n")
-    options = [*TINY, *STRIDED, "schedule=mine", "score=false"]
-    for more in (["trainer.devices=2", "trainer.accelerator=cpu"], ["-m", "hydra/launcher=local", "seed=2"]):
-        done = process("train", *more, *options)
-        assert done.returncode == 0, done.stderr + done.stdout
-    assert len(list((process.folder / "outputs" / "models").glob("*/training.json"))) == 2
+def test_ranks_and_jobs_find_the_users_code(tmp_path, zygote):
+    """The yaml and the module of the working directory, in the two ranks of a queue's job."""
+    (tmp_path / "conf/schedule").mkdir(parents=True)
+    (tmp_path / "conf/schedule/mine.yaml").write_text("defaults: [cosine]\n_target_: mine.Mine\n")
+    (tmp_path / "mine.py").write_text("from helped import CosineSchedule as Mine\n")
+    (tmp_path / "helped.py").write_text("from diffusion_lab.diffusion import CosineSchedule\n")
+    of_two = ["-m", "hydra/launcher=local", "trainer.devices=2", "trainer.accelerator=cpu"]
+    process = zygote.start(tmp_path, "train", *of_two, *TINY, *STRIDED, "schedule=mine", "score=false")
+    out, err = process.communicate()
+    assert process.returncode == 0, err + out
+    assert "2 processes" in out
+    assert len(list((tmp_path / "outputs" / "models").glob("*/training.json"))) == 1
 
 
 def test_options_before_the_command(lab, write, monkeypatch, capfd):

@@ -50,9 +50,11 @@ from diffusion_lab.networks.dropout import keyed, set_keys
 from diffusion_lab.training.speed import compile_model, compile_network
 from tests.models.test_no_host_sync import CONTINUOUS, built
 
-WAYS = [True], ["graphs"], [True, "objective=hybrid", "prediction=edm"], [True, "schedule=learned", *CONTINUOUS]
+HYBRID = ["objective=hybrid", "prediction=edm"]
+WAYS = [True, *HYBRID], ["graphs", *HYBRID], [True, "schedule=learned", *CONTINUOUS]
 for how, *options in WAYS:
-    models = [built("diffusion", "network.dropout=0.3", *options, data="mixture").train() for _ in range(2)]
+    options += ["network.dropout=0.3", "network.num_layers=1"]
+    models = [built("diffusion", *options, data="mixture").train() for _ in range(2)]
     assert compile_model(models[1], how) is None
     assert list(models[0].state_dict()) == list(models[1].state_dict())
     assert (models[1]._terms is models[1].objective) == (models[1].trained_schedule is not None)
