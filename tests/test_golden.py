@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.commands.zygote import Zygote
+
 SCRIPT = Path(__file__).parent.parent / "scripts" / "golden"
 
 
@@ -29,9 +31,31 @@ def script(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
 
 
-@pytest.mark.parametrize("which", ["--quick", pytest.param("--slow", marks=pytest.mark.thorough)])
-def test_commands_write_the_stored_numbers(which):
-    ended = script(which)
+class Forks:
+    """Commands of this tree by the processes that tests fork: no start that imports everything."""
+
+    def __init__(self, zygote: Zygote) -> None:
+        self._zygote = zygote
+
+    def run(self, folder: Path, command: list[str], kill_at: str | None) -> int:
+        assert kill_at is None
+        fork = self._zygote.start(folder, *command, CUDA_VISIBLE_DEVICES="")
+        Path(f"{folder}.log").write_text("\n".join(fork.communicate()))
+        return fork.returncode
+
+    def close(self) -> None:
+        """The zygote serves other tests too."""
+
+
+def test_quick_cases_write_the_stored_numbers(golden, zygote, monkeypatch):
+    monkeypatch.setattr(golden, "Tree", lambda root, environment: Forks(zygote))
+    quick = [name for name, case in golden.cases()[1].items() if case.get("quick")]
+    assert golden.check(golden.ROOT, quick, jobs=1) == []
+
+
+@pytest.mark.thorough
+def test_slow_cases_write_the_stored_numbers():
+    ended = script("--slow")
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
@@ -46,26 +70,29 @@ def test_rounding_stays_within_the_tolerances():
 
 
 MUTATIONS = {  # case that notices -> a file and its text, with one coefficient right and wrong
-    "ddpm": ("diffusion_lab/diffusion/forward.py", "of_x_0=signal_s * beta", "of_x_0=1.002 * signal_s * beta"),
+    "ddpm": (
+        "diffusion_lab/diffusion/variances.py",
+        ", process.log_beta(t)), x_t)",
+        ", 1.002 * process.log_beta(t)), x_t)",
+    ),
     "improved_ddpm": ("conf/objective/hybrid.yaml", "vlb_weight: 0.001", "vlb_weight: 0.0012"),
     "flow": ("diffusion_lab/families/flow/flow.py", "(2 / num_levels)", "(2.01 / num_levels)"),
 }
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("cases", [("ddpm", "flow"), ("improved_ddpm",)], ids=" ".join)
-def test_a_wrong_coefficient_is_noticed(cases, tmp_path):
-    """Each by its case, which executes none of the other wrong lines of that tree."""
+def test_a_wrong_coefficient_is_noticed(tmp_path):
+    """Each by its case, which executes none of the other wrong lines."""
     for folder in ("diffusion_lab", "conf", "hydra_plugins"):
         shutil.copytree(SCRIPT.parent.parent / folder, tmp_path / folder)
-    for file, right, wrong in map(MUTATIONS.get, cases):
+    for file, right, wrong in MUTATIONS.values():
         text = (tmp_path / file).read_text()
         assert text.count(right) == 1
         (tmp_path / file).write_text(text.replace(right, wrong))
-    ended = script("--tree", tmp_path, *cases)
+    ended = script("--tree", tmp_path, *MUTATIONS)
     assert ended.returncode == 1, ended.stdout + ended.stderr
     assert "exit code" not in ended.stdout
-    assert all(f"\n{case}/" in f"\n{ended.stdout}" for case in cases), ended.stdout
+    assert all(f"\n{case}/" in f"\n{ended.stdout}" for case in MUTATIONS), ended.stdout
 
 
 def test_every_case_is_stored(golden):

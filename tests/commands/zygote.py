@@ -87,6 +87,7 @@ class Zygote:
 
 
 def serve() -> None:
+    gc.disable()  # importing makes no garbage, and searching for it takes a tenth of the time
     from diffusion_lab.commands import app, evaluate, sample, train  # noqa: F401 - what a fork would import
     from diffusion_lab.commands.fit import fit  # noqa: F401
     from diffusion_lab.commands.main import main
@@ -98,6 +99,7 @@ def serve() -> None:
     with less_composing():
         _train_once(app)
         gc.freeze()  # the forks share this heap, and search none of it for garbage
+        gc.enable()
         _serve(main)
 
 
