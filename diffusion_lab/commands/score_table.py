@@ -22,10 +22,10 @@ def score_table(metrics: Mapping[str, Any], everything: bool) -> Table:
     title = Text(_title(protocol, values), style="table.title")
     floor = protocol.get("floor", {}).get("num_images")
     few = "" if floor in (None, protocol["samples"]["num_images"]) else f" ({floor} of them)"
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="dim")
-    table.add_column("measure")
-    table.add_column("value", justify="right")
-    table.add_column("", style="dim", no_wrap=not everything, overflow="ellipsis")
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="dim", expand=True)
+    table.add_column("measure", no_wrap=True)
+    table.add_column("value", justify="right", no_wrap=True)
+    table.add_column("", style="dim", no_wrap=not everything, overflow="ellipsis", ratio=1)
     missing = dict[str, list[str]]()
     for measure in sorted(read_measures(metrics), key=lambda measure: measure.name == TRAINING_SECONDS):
         if not (everything or _is_main(measure)):

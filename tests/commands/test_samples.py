@@ -116,10 +116,11 @@ def test_every_form_of_a_reference_gives_one_distance(lab, coloured):
     found = {reference: given(lab.folder / f"{reference}.out") for reference in REFERENCES}
     for metrics in found.values():
         assert metrics["values"]["fd_pixels"] == pytest.approx(found["real"]["values"]["fd_pixels"], rel=1e-6)
-        assert "needs real images besides the reference" in metrics["protocol"]["absent"]["fd_pixels_floor"]
     assert found["real.npz"]["values"] == found["real"]["values"]
+    assert found["real"]["values"]["fd_pixels_floor"] > 0, "of halves of the reference"
     for reference in ("edm.npz", "fidelity.pt"):
         absent = found[reference]["protocol"]["absent"]
+        assert "needs real images besides the reference" in absent["fd_pixels_floor"]
         assert absent["precision"] == absent["kd_pixels"] == f"needs real images, but {reference} holds only statistics"
         assert found[reference]["protocol"]["reference"]["form"] == "mu and sigma"
     assert found["adm.npz"]["protocol"]["precision_recall"]["num_reference"] == 20
