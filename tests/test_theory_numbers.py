@@ -74,9 +74,9 @@ def transformer(size, side, patch_size, **options):
         ("XXS", 0.73, (0.068, 0.332, 2.52), 0.30),
         ("XS", 4.18, (0.371, 1.67, 10.3), 0.18),
         ("S", 32.5, (2.84, 12.1, 62.9), 0.10),
-        ("B", 130, (11.1, 46.0, 213), 0.052),
-        ("L", 457, (39.4, 161, 722), 0.040),
-        ("XL", 674, (58.1, 237, 1049), 0.036),
+        pytest.param("B", 130, (11.1, 46.0, 213), 0.052, marks=pytest.mark.thorough),
+        pytest.param("L", 457, (39.4, 161, 722), 0.040, marks=pytest.mark.thorough),
+        pytest.param("XL", 674, (58.1, 237, 1049), 0.036, marks=pytest.mark.thorough),
     ],
 )
 def test_what_transformers_cost(size, million, giga, attention):

@@ -124,6 +124,7 @@ def test_a_sampler_turns_noise_into_an_image_in_range(name):
     assert steps <= len(sampler.evaluation_times(steps)) <= steps * sampler.evaluations_per_step
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", choices("sampler"))
 def test_a_sampler_that_draws_no_noise_converges(name):
     """A sampler that draws no noise converges at the order that it declares."""

@@ -97,6 +97,7 @@ def test_temperature_shrinks_latents_alone():
 
 
 @torch.no_grad()
+@pytest.mark.thorough
 def test_the_stated_error_is_that_of_repetitions():
     flow, x_0 = model().generator(), digits(4)
     repeated = [flow.likelihood(x_0, None, seed, torch.arange(4), None) for seed in range(60)]

@@ -15,7 +15,9 @@ from tests.models.stand_ins import digits, loss, step, woken
 
 SHAPE = (1, 8, 8)
 LEARNED = partial(FlowPrior, network=partial(SplineFlow, num_steps=2, num_bins=4, hidden=8))
-PRIORS = pytest.mark.parametrize("prior", [StandardNormal, LEARNED], ids=["standard", "learned"])
+PRIORS = pytest.mark.parametrize(
+    "prior", [StandardNormal, pytest.param(LEARNED, marks=pytest.mark.thorough)], ids=["standard", "learned"]
+)
 
 
 @dataclass(frozen=True)

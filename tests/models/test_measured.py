@@ -56,7 +56,9 @@ def measured(variance, dtype=torch.float64, **parts):
     return with_step_costs(generator, NetworkStatistics(**statistics), last_steps), x_0
 
 
-@pytest.mark.parametrize("spacing", [EvenSpacing(5), OptimalSpacing(5)], ids=str)
+@pytest.mark.parametrize(
+    "spacing", [EvenSpacing(5), pytest.param(OptimalSpacing(5), marks=pytest.mark.thorough)], ids=str
+)
 def test_measurements_make_another_generator(spacing):
     """The one that was measured keeps its start, its variance, its steps and its samples."""
     before, x_0 = measured(FixedSmall(), torch.float32)

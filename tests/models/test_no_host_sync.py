@@ -37,7 +37,7 @@ WAYS = {  # on points, whose networks are small
     "free bits": ["vae", "model.free_bits=0.1", "prior=standard_normal"],
     "a learned prior": ["vae", "prior=spline_flow"],
 }
-QUICK = "all that a table offers", "a penalty", "ddpm", "heun"
+QUICK = "a penalty", "ddpm", "heun", "classifier-free", "classifier"
 T = {"diffusion": ["schedule.num_timesteps=60"], "noisy_classifier": ["schedule.num_timesteps=60"]}
 SMALL = {  # fewer of the same layers
     "diffusion": ["network.channel_multipliers=[1]", "network.attention_resolutions=[8]", "network.head_channels=32"],
@@ -133,14 +133,8 @@ def train(monkeypatch, model, free=1, watched=1, log_every_n_steps=1000, data=No
         trainer.fit(moved(model), batches)
 
 
-@pytest.mark.parametrize(
-    "family",
-    [
-        family if family == "gan" else pytest.param(family, marks=pytest.mark.thorough)
-        for family in choices("model")
-        if family != "diffusion"
-    ],
-)
+@pytest.mark.thorough
+@pytest.mark.parametrize("family", [family for family in choices("model") if family != "diffusion"])
 def test_a_training_step_of_a_family_waits_for_nothing(monkeypatch, family):
     with pytest.raises(EnoughError):
         train(monkeypatch, built(family, *SMALL.get(family, [])))
@@ -235,7 +229,9 @@ GUIDANCES = {
 }
 
 
-@pytest.mark.parametrize("guidance", GUIDANCES)
+@pytest.mark.parametrize(
+    "guidance", [name if name in QUICK else pytest.param(name, marks=pytest.mark.thorough) for name in GUIDANCES]
+)
 def test_a_guided_step_waits_for_nothing(monkeypatch, guidance):
     model = built("diffusion", "sampler.spacing.num_steps=4", data="mixture")
     walk(monkeypatch, model, GUIDANCES[guidance])

@@ -41,7 +41,10 @@ def at_most_a_twentieth(claims):
     return np.mean(claims) <= 0.05 + 3 * (0.05 * 0.95 / len(claims)) ** 0.5
 
 
-@pytest.mark.parametrize(("rows", "seeds"), [(20, 1), (2, 2), (2, 5), pytest.param(20, 3, marks=pytest.mark.thorough)])
+@pytest.mark.parametrize(
+    ("rows", "seeds"),
+    [(20, 1), (2, 2), *(pytest.param(*more, marks=pytest.mark.thorough) for more in ((2, 5), (20, 3)))],
+)
 def test_equal_cells_have_no_best(rows, seeds):
     random, claims = np.random.default_rng(rows + 100 * seeds), []
     for _ in range(200 if rows < 20 else 60):
@@ -73,7 +76,12 @@ def decided(gathered):
 
 @pytest.mark.parametrize(
     ("rows", "settings", "seeds", "training"),
-    [(2, 1, 2, "each"), (5, 2, 3, "each"), (2, 4, 1, "each"), (2, 4, 1, "one")],
+    [
+        (2, 1, 2, "each"),
+        pytest.param(5, 2, 3, "each", marks=pytest.mark.thorough),
+        (2, 4, 1, "each"),
+        (2, 4, 1, "one"),
+    ],
 )
 def test_axes_without_an_effect_have_no_winner(rows, settings, seeds, training):
     random = np.random.default_rng(rows + 10 * settings + 100 * seeds)
@@ -126,7 +134,10 @@ BY_COST = [("trainer.max_steps", "training_seconds"), ("sampler.spacing.num_step
 
 
 @pytest.mark.parametrize(("axis", "cost"), BY_COST)
-@pytest.mark.parametrize(("lines", "seeds"), [(4, 2), (2, 3), (4, 3)])
+@pytest.mark.parametrize(
+    ("lines", "seeds"),
+    [pytest.param(4, 2, marks=pytest.mark.thorough), (2, 3), pytest.param(4, 3, marks=pytest.mark.thorough)],
+)
 def test_equal_curves_do_not_cross(axis, cost, lines, seeds):
     random = np.random.default_rng(lines + 100 * seeds)
     claims = [bool(claims_of(curves(random, lines, seeds, axis, cost))) for _ in range(150)]
