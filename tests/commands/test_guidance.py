@@ -75,7 +75,7 @@ def test_another_model_guides_one_it_fits(lab):
         ("guidance.model=nowhere", "nowhere is not a model directory"),
     ):
         lab.refused("evaluate", f"model_dir={model}", AUTO, f"guidance.model={other}", option, said=said)
-    linear = [*TINY, *STRIDED, "schedule=linear", AUTO, f"guidance.model={other}"]
+    linear = [*TINY, *STRIDED, "schedule=linear", "schedule.num_timesteps=24", AUTO, f"guidance.model={other}"]
     lab.refused("train", *linear, said="it was trained under CosineSchedule(")
     points = ["data=gaussian", "network=diffusion/points"]
     assert lab("train", *TINY, *STRIDED, *points, AUTO, f"guidance.model={other}")[0] == 1
@@ -183,7 +183,7 @@ def test_a_model_that_was_trained_with_it_is_evaluated(lab):
 @pytest.mark.thorough
 def test_a_classifier_that_does_not_fit_is_refused(lab, trained):
     model, classifier = trained
-    lab.given("train", *TINY, *STRIDED, "schedule=linear")
+    lab.given("train", *TINY, *STRIDED, "schedule=linear", "schedule.num_timesteps=24")
     other = newest_model(lab.folder / "outputs").path
     points = [
         "data=two_moons",

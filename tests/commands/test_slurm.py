@@ -319,7 +319,7 @@ def test_edits_after_submission_change_nothing(lab_copy):
     """Edited while the job waits in the queue; in the end the same command, before the edit, would find its model."""
     work, lab = lab_copy / "work", lab_copy / "lab"
     own = ["--config-dir", "my_configs", "experiment=steep", "schedule=linear", "schedule._target_=mine.MySchedule"]
-    tiny = [option for option in TINY if "max_steps" not in option]
+    tiny = [*(option for option in TINY if "max_steps" not in option), "schedule.num_timesteps=24"]
     options = [*own, *tiny, *STRIDED, "callbacks.progress._target_=paced.Paced", "+hydra.launcher.more.begin=now+20"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(lab), "COLUMNS": "120"}
     command = [sys.executable, "-m", "diffusion_lab", "train", *SLURM, *options]

@@ -327,7 +327,7 @@ EXPERIMENTS = [
 def test_an_experiment_trains_two_steps(lab, monkeypatch, name):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         chosen = compose("train", overrides=[f"experiment={name}"], return_hydra_config=True).hydra.runtime.choices
-    options = [*TINY, "score=false", "compile=false"]
+    options = [*TINY, "schedule.num_timesteps=24", "score=false", "compile=false"]
     if write := SMALL_SETS.get(chosen.data):
         options.append(f"data.root={write(lab.folder / 'data', monkeypatch)}")
     if chosen.sampler != "ddpm":
