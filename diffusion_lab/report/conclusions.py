@@ -59,17 +59,22 @@ def _far_from_real(group: Group) -> str:
 
 def next_steps(compared: Sequence[Comparison], seeds: Sequence[str], far: str = "") -> list[str]:
     """What to do after this comparison. seeds: that were used. far: in words, that all are far from real images."""
-    steps, chosen = [], []
+    steps, chosen, contested = list[str](), list[str](), list[str]()
     for what, some in grouped((one for one in compared if one.sure), lambda one: one.what).items():
         best = some[0].names[some[0].ranking.best[0]]
         agreed = all(best in one.leaders for one in compared if one.what == what and one.ranking.rival(one.sure))
-        chosen.append(f"{what} {best}" if agreed else f"{what} by the measure that counts")
+        if agreed:
+            chosen.append(f"{what} {best}")
+        else:
+            contested.append(what)
     if far:
         first = f"keep {listed(chosen)} for now, and " if chosen else ""
         return [f"{first}train longer, with three seeds or more, before you compare: {far}"]
     if chosen:
         new = f" ({_new_seeds(len(seeds), seeds)})" if seeds else ""
         steps.append(f"keep {listed(chosen)}. Before you publish it, repeat the sweep once with new seeds{new}")
+    if contested:
+        steps.append(f"measures disagree on {listed(contested)}: choose by the one that counts for you")
     undecided = [one for one in compared if not one.sure and one.ranking.rival(False)]
     if any(one.needs_seeds for one in compared):
         steps.append("run the same sweep with seed=1,2,3")

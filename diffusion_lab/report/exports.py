@@ -156,8 +156,8 @@ def print_tables(gathered: Gathered, table: Table) -> None:
             console.print(Text(KEY, style="dim"))
         if said_of.note:
             console.print(Text(f"{said_of.note}.", style="dim"))
-        for step in said_of.next:
-            console.print(Text(f"Next: {step}.", style="bold"))
+        if said_of.next:
+            console.print(Text(f"Next: {'. Also: '.join(said_of.next)}.", style="bold"))
     missing = [
         f"{cell.state}: {' · '.join(filter(None, cell.choices.values()))}: {cell.reason}"
         for cell in gathered.cells

@@ -114,6 +114,16 @@ class Comparison:
         return f"{self.what}: {listed(self.leaders)} {'is' if len(self.leaders) == 1 else 'are'} better by {_with_interval(lead)}"
 
     @property
+    def found(self) -> str:
+        """The difference of the best to its rival in words; empty without one."""
+        best = self.ranking.best[0]
+        _, lead = self.ranking.rival(self.sure) or (None, None)
+        if lead is None:
+            return ""
+        size = f"{_number(abs(lead.mean))}{_percent(lead.mean, self.means[best])}"
+        return f"{self.names[best]} is {'lower' if lead.mean < 0 else 'higher'} by {size}"
+
+    @property
     def doubt(self) -> tuple[str, ...] | None:
         """The columns UNDECIDED; None if the comparison is decided or has no errors."""
         best = self.ranking.best[0]
@@ -125,7 +135,7 @@ class Comparison:
         needed, enough = lead.margin_at(self.level), self.seeds_to_show
         return (
             f"{self.what} in {self.measure.label}{pair}",
-            f"{self.names[best]} {'lower' if lead.mean < 0 else 'higher'} by {_number(abs(lead.mean))}{_percent(lead.mean, base)}",
+            self.found,
             f"{_number(needed)}{_percent(needed, base)}",
             NONE if not lead.seeds else f"about {enough}" if enough else f"more than {MOST_SEEDS}",
         )
@@ -183,13 +193,21 @@ def comparisons(table: Table, group: Group) -> list[Comparison]:
     return [replace(one, family=family, sure=sure) for one, sure in zip(found, certain, strict=True)]
 
 
+def _against(one: Comparison, winners: set[str]) -> tuple[str, str]:
+    """`Comparison.clause`; where other measures have decided for `winners` and this one points elsewhere, it says so."""
+    statement, number = one.clause()
+    opposed = winners and not one.sure and one.found and not winners & {*one.leaders[:1]}
+    return statement, f"{number}, where {one.found}" if opposed else number
+
+
 def axis_findings(table: Table, group: Group, compared: Sequence[Comparison]) -> list[Finding]:
     """One sentence for each axis on which rows of the group differ."""
     found = []
     for what, some in grouped(compared, lambda one: one.what).items():
         sure = any(one.sure for one in some)
         sure_first = sorted(some, key=lambda one: not one.sure)
-        clauses = grouped((one.clause() for one in sure_first), lambda clause: clause[0])
+        winners = {name for one in some if one.sure for name in one.leaders}
+        clauses = grouped((_against(one, winners) for one in sure_first), lambda clause: clause[0])
         parts = [f"{statement} {listed([number for _, number in each])}" for statement, each in clauses.items()]
         axis = next((axis for axis, name in table.names.items() if name == what), None)
         parts += list(filter(None, dict.fromkeys(one.averaged for one in some)))

@@ -130,7 +130,8 @@ def test_a_choice_is_not_advised_against_another_measure(tmp_path, opposed):
     table = table_of(tmp_path, {"schedule": ["linear", "cosine"], "seed": ["1", "2", "3"]}, change)
     known = conclusions(table, table.groups[0])
     assert known.undecided
-    assert known.next[0].startswith(f"keep schedule {'by the measure that counts' if opposed else 'cosine'}.")
+    assert known.next[0].startswith("measures disagree on schedule" if opposed else "keep schedule cosine.")
+    assert ("in fd_digits_cnn, where linear is lower by" in known.findings[0].text) == opposed
 
 
 @pytest.mark.parametrize(("axes", "other"), [(TWO_SEEDS, (0.1, -0.2)), (ONE_SEED, (5.0, 0.0)), (TWO_SEEDS, (0.0, 0.0))],
@@ -164,7 +165,7 @@ def test_an_undecided_axis_names_what_would_have_counted_and_how_many_seeds(tmp_
     assert one.level == LEVEL / 2
     lead = difference(*one.means)
     what, found, counted, seeds = known.undecided[0]
-    assert (what, found) == ("schedule in fd_digits_cnn", "cosine lower by 0.13 (3\N{NO-BREAK SPACE}%)")
+    assert (what, found) == ("schedule in fd_digits_cnn", "cosine is lower by 0.13 (3\N{NO-BREAK SPACE}%)")
     assert counted.startswith(f"{lead.margin_at(LEVEL / 2):.2g}")
     n = lead.seeds_to_show(LEVEL / 2)
     assert str(n) in seeds
