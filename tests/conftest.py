@@ -46,10 +46,13 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks the kinds. Promises, where single tests take longest, run first: at the end only short tests are left."""
+    """Marks the kinds. Promises, where single tests take longest, run first: at the end only short tests are left.
+
+    First of all run those that wait for Slurm, beside others that compute.
+    """
     for item in items:
         item.add_marker(next((kind for kind, places in KINDS.items() if item.nodeid.startswith(places)), "contracts"))
-    items.sort(key=lambda item: item.get_closest_marker("promises") is None)
+    items.sort(key=lambda item: ("slurm" not in item.nodeid, item.get_closest_marker("promises") is None))
 
 
 @pytest.hookimpl(tryfirst=True)  # before fixtures
@@ -62,10 +65,14 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_runtest_logfinish() -> None:
-    """Garbage is collected now and then, and what is left, such as imported modules, is not searched again."""
-    if gc.get_count()[0] > 500_000:
+    """Garbage, about 1 GB in 10 million objects, is collected now and then, and what is left is not searched again."""
+    if gc.get_count()[0] > 20_000_000:
         gc.collect()
         gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    gc.freeze()  # the process ends
 
 
 @pytest.hookimpl(wrapper=True)

@@ -203,6 +203,7 @@ def test_an_autoencoder_gives_the_outputs(name):
     assert mean.shape == log_variance.shape == (2, cfg.network.latent_dim)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", choices("experiment"))
 def test_an_experiment_composes(name):
     cfg = composed(f"experiment={name}")

@@ -53,7 +53,14 @@ def test_a_card_tells_what_its_classifier_was_trained_on_and_how_well_it_does(ne
     assert accuracy(ClassifierFeatures(name), data) == pytest.approx(card["accuracy"]["test"], abs=error)
 
 
-@pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, marks=pytest.mark.thorough if path.stem.startswith("inception_") else ())
+        for path in sorted(CONF.glob("*.yaml"))
+    ],
+    ids=lambda path: path.stem,
+)
 def test_the_features_of_a_yaml_carry_its_name_and_keep_the_interface(path: Path, random_inception, tmp_path) -> None:
     weights = random_inception._asdict() if path.stem.startswith("inception") else {}
     if path.stem.startswith(("dinov2", "clip")):
