@@ -17,7 +17,6 @@ from omegaconf import DictConfig, OmegaConf
 from diffusion_lab.conditions.condition import records
 from diffusion_lab.config.identity import plain_config
 from diffusion_lab.config.mistakes import MistakeError, lost_process, out_of_memory, users_mistakes
-from diffusion_lab.config.overrides import command_as_typed
 from diffusion_lab.config.tracking import build_trackers, described
 from diffusion_lab.config.training import Built, Training
 from diffusion_lab.data.checks import DataError
@@ -51,7 +50,7 @@ def fit(training: Training, built: Built, here: Ranks) -> None:
     cfg, data, place = training.cfg, training.data, training.place
     model, trainer, interruption = built.model, built.trainer, built.interruption
     console, saving = Terminal(quiet=not here.is_first), callback_of(trainer, Saving)
-    again = built.announcement.command = command_as_typed("train")
+    again = built.announcement.command
     with interruption.forwarding_signals():
         with ExitStack() as stack:
             with users_mistakes():
@@ -88,7 +87,8 @@ def fit(training: Training, built: Built, here: Ranks) -> None:
             training.directory.swap()
         wait_for_all()
         if interruption.signum is not None:  # it came too late to stop the training
-            raise _interrupted(interruption, f"after the end of training; to score the model: {again}", here)
+            how = f"after the end of training; to score the model: {again}"
+            raise _interrupted(interruption, how, here)
 
 
 def _interrupted(interruption: Interruption, how: str, here: Ranks) -> Interrupted:

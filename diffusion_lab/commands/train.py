@@ -22,7 +22,7 @@ from diffusion_lab.commands.evaluate import score_once
 from diffusion_lab.commands.fit import fit
 from diffusion_lab.config.build import family
 from diffusion_lab.config.mistakes import MistakeError, lost_process, users_mistakes
-from diffusion_lab.config.overrides import options_of_this_job
+from diffusion_lab.config.overrides import command_as_typed, options_of_this_job
 from diffusion_lab.config.scores import planned_score, run_of
 from diffusion_lab.config.training import Built, Training, training_of
 from diffusion_lab.config.weight_files import load_weights
@@ -51,7 +51,7 @@ def run(cfg: DictConfig) -> Value:
     with users_mistakes():  # every mistake in the options is raised here
         request = request_of(cfg.trainer)
         training = training_of(cfg, family(), request.on_gpu)
-        built = training.build(request)
+        built = training.build(request, command_as_typed("train"))
     if must_start_ranks(request, num_nodes):
         with users_mistakes():
             start_ranks("train", options_of_this_job(), request, num_nodes)

@@ -114,17 +114,19 @@ class Training:
             else None
         )
 
-    def build(self, request: DeviceRequest | None) -> Built:
+    def build(self, request: DeviceRequest | None, command: str = "") -> Built:
         """The model with the initial weights, and its Trainer. Mistakes in the options are raised before anything is written.
 
         request: the devices; None for a job that may run on another machine, where device-dependent options are not checked.
+        command: the line to type to start or resume it.
         """
         quiet_lightning()
         cfg, interruption = self.cfg, Interruption()
         check_worse(cfg)
         model = build_model(cfg)
         _start(model, cfg)
-        announcement = Announcement(self.directory.path, cfg.trainer.max_steps if cfg.trainer.max_steps > 0 else None)
+        steps = cfg.trainer.max_steps if cfg.trainer.max_steps > 0 else None
+        announcement = Announcement(self.directory.path, steps, command)
         callbacks = build_callbacks(cfg, self.place, interruption)
         trainer = _build_trainer(cfg, self.place, request, callbacks, announcement)
         added = {name: part for name, part in callbacks.items() if name not in OUR_CALLBACKS}

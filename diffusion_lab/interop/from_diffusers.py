@@ -27,7 +27,7 @@ from diffusion_lab.interop.checkpoints import (
     written,
 )
 from diffusion_lab.interop.diffusers_networks import NETWORKS, OURS, shown, unsupported
-from diffusion_lab.networks.other_packages import EVEN_DIT, GROUPED, network_class
+from diffusion_lab.networks.other_packages import EXPORTED, network_class
 from diffusion_lab.store.records import LARGEST_CONFIG, printable, read_json
 
 TAKES = frozenset(("image_size", "null_class"))  # options of the command
@@ -118,10 +118,9 @@ def _check_parts(parts: Mapping[str, Any], folder: Path) -> None:
         f"checkpoint={folder}: a {shown(_class_of(parts.get('_class_name')))} with {others} needs more than its network to "
         "generate images; only pipelines of a network and a scheduler are imported",
     )
+    ours = [[module, name] for name, module in EXPORTED.items()]
     for name, entry in modules.items():
-        fits = len(entry) == 2 and (
-            entry[0] == "diffusers" or entry in (["grouped_unet", GROUPED], ["even_dit", EVEN_DIT])
-        )
+        fits = len(entry) == 2 and (entry[0] == "diffusers" or entry in ours)
         require(fits, f"checkpoint={folder}: its {name} is a custom class, which is not run")
 
 

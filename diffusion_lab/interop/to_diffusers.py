@@ -23,7 +23,7 @@ from diffusion_lab.networks import Transformer, UNet, other_packages
 from diffusion_lab.networks.blocks import AttentionBlock
 from diffusion_lab.networks.embeddings import MAX_PERIOD
 from diffusion_lab.networks.norm import EPS, GroupNorm
-from diffusion_lab.networks.other_packages import EVEN_DIT, EVEN_NORM, GROUPED
+from diffusion_lab.networks.other_packages import EVEN_DIT, EVEN_NORM, EXPORTED, GROUPED
 from diffusion_lab.networks.transformer_blocks import EPS as TRANSFORMER_EPS
 from diffusion_lab.networks.transformer_blocks import MLP, LayerNorm
 from diffusion_lab.sampling import ClassifierFree
@@ -32,10 +32,6 @@ if TYPE_CHECKING:
     from diffusion_lab.models.generator import Generator
 
 _PIPELINE = Path(__file__).with_name("pipeline.py")  # copied, and imported only by diffusers
-_SUBCLASSES = {  # likewise
-    GROUPED: Path(other_packages.__file__).with_name("grouped_unet.py"),
-    EVEN_DIT: Path(other_packages.__file__).with_name("even_dit.py"),
-}
 _VERSION = "0.30.0"  # of diffusers, in the files
 _THEIRS, _THEIR_DIT, _ELSE = "diffusers' UNet2DModel", "diffusers' DiTTransformer2DModel", "use format=program"
 _NUM_STEPS = 50  # of DDIM, for a model whose sampler uses a higher order
@@ -53,15 +49,16 @@ def to_diffusers(generator: Generator) -> dict[str, bytes]:
         part, pipeline, config = "transformer", "DiffusionLabDiTPipeline", dit_config(network, generator.shape)
     else:
         part, pipeline, config = "unet", "DiffusionLabPipeline", unet2d_config(network, generator.shape)
-    subclass = _SUBCLASSES.get(config["_class_name"])
+    module = EXPORTED.get(config["_class_name"], "diffusers")
     index = {
         "_class_name": [_PIPELINE.stem, pipeline],
         "_diffusers_version": _VERSION,
-        part: ["diffusers" if subclass is None else subclass.stem, config["_class_name"]],
+        part: [module, config["_class_name"]],
         "scheduler": ["diffusers", "DDIMScheduler"],
         "num_inference_steps": _num_steps(generator),
         "guidance_scale": _guidance_scale(generator),
     }
+    source = Path(other_packages.__file__).with_name(f"{module}.py")
     weights = to_dit(network) if part == "transformer" else unet2d_weights(network)
     return {
         "model_index.json": _json(index),
@@ -69,7 +66,7 @@ def to_diffusers(generator: Generator) -> dict[str, bytes]:
         "scheduler/scheduler_config.json": _json(_scheduler(generator)),
         f"{part}/config.json": _json({**config, "_diffusers_version": _VERSION}),
         f"{part}/diffusion_pytorch_model.safetensors": save(weights, {"format": "pt"}),
-        **({} if subclass is None else {f"{part}/{subclass.name}": subclass.read_bytes()}),
+        **({f"{part}/{source.name}": source.read_bytes()} if module != "diffusers" else {}),
     }
 
 

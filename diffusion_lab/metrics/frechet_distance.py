@@ -42,7 +42,8 @@ class FrechetDistance(FeatureMetric):
             scores.record(name, frechet_distance(view.drawn.moments(view.device), real))
         scores.details[name] = f"by {view.naming.kind}; n = {n} vs {view.compared}"
         of = held_out if as_many else view.split
-        as_many = as_many or min(n, view.reference.size(view.split) // 2)
+        if of != held_out and view.reference.size(of) >= 4:
+            as_many = min(n, len(view.some_real) // 2)
         if as_many < 2:
             scores.record(f"{name}_floor", None, view.no_floor)
             return scores
@@ -62,9 +63,9 @@ class FrechetDistance(FeatureMetric):
 
 
 def _parted(vectors: Tensor, count: int) -> tuple[Moments, Moments]:
-    """The moments of a fixed random choice of `count` vectors, at most half, and those of the others."""
+    """The moments of a fixed random choice of `count` vectors, and those of the others."""
     chosen = torch.zeros(len(vectors), dtype=torch.bool)
-    chosen[fixed_subset(len(vectors), min(count, len(vectors) // 2))] = True
+    chosen[fixed_subset(len(vectors), count)] = True
     some, rest = (FeatureStatistics(vectors.shape[1], [vectors[which]]).compute() for which in (chosen, ~chosen))
     return some, rest
 

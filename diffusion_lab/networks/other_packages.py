@@ -16,8 +16,11 @@ from diffusion_lab.networks.embeddings import check_labels
 # Options of UNet2DModel that follow from the arguments of every network here.
 STATED = frozenset(("sample_size", "in_channels", "out_channels", "num_class_embeds", "class_embed_type"))
 
-# Classes that `diffusion-lab export` writes beside the weights, in grouped_unet.py and even_dit.py.
 GROUPED, EVEN_DIT = "GroupedUNet2DModel", "EvenDiTTransformer2DModel"
+EXPORTED = {
+    GROUPED: "grouped_unet",
+    EVEN_DIT: "even_dit",
+}  # class -> module that `diffusion-lab export` writes beside the weights
 EVEN_NORM = "ada_norm_zero_even"  # norm_type of EVEN_DIT
 
 

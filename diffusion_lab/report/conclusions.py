@@ -12,7 +12,7 @@ from diffusion_lab.store.option_names import grouped
 
 KEY = (
     "● decided, ○ undecided. After ± stands a standard error, in brackets the 95 % interval of a difference. If nothing differed, "
-    "at most 5 % of sweeps would report any difference, however many they compare."
+    "at most 5 % of sweeps would report any difference, however many comparisons they make."
 )
 _FAR = 10  # times the distance of real images
 _TWO_SEEDS = "Two seeds show only very large differences; a third lowers the smallest several times"
@@ -26,13 +26,12 @@ UNDECIDED = (
 
 @dataclass(frozen=True)
 class Conclusions:
-    """undecided: one line per comparison, of the columns UNDECIDED. note: on these lines, or empty. next: what to do, one sentence
-    each."""
+    """undecided: one line per comparison, of the columns UNDECIDED. note: on these lines, or empty. next: what to do, or empty."""
 
     findings: list[Finding]
     undecided: list[tuple[str, ...]]
     note: str
-    next: list[str]
+    next: str
 
 
 def conclusions(table: Table, group: Group) -> Conclusions:
@@ -57,8 +56,8 @@ def _far_from_real(group: Group) -> str:
     return f"{who} far from real images ({distance.label} {best:.3g} against {floor:.2g})"
 
 
-def next_steps(compared: Sequence[Comparison], seeds: Sequence[str], far: str = "") -> list[str]:
-    """What to do after this comparison. seeds: that were used. far: in words, that all are far from real images."""
+def next_steps(compared: Sequence[Comparison], seeds: Sequence[str], far: str = "") -> str:
+    """What to do after this comparison, or empty. seeds: that were used. far: in words, that all are far from real images."""
     steps, chosen, contested = list[str](), list[str](), list[str]()
     for what, some in grouped((one for one in compared if one.sure), lambda one: one.what).items():
         best = some[0].names[some[0].ranking.best[0]]
@@ -69,7 +68,7 @@ def next_steps(compared: Sequence[Comparison], seeds: Sequence[str], far: str = 
             contested.append(what)
     if far:
         first = f"keep {listed(chosen)} for now, and " if chosen else ""
-        return [f"{first}train longer, with three seeds or more, before you compare: {far}"]
+        return f"{first}train longer, with three seeds or more, before you compare: {far}"
     if chosen:
         new = f" ({_new_seeds(len(seeds), seeds)})" if seeds else ""
         steps.append(f"keep {listed(chosen)}. Before you publish it, repeat the sweep once with new seeds{new}")
@@ -87,7 +86,7 @@ def next_steps(compared: Sequence[Comparison], seeds: Sequence[str], far: str = 
         )
     elif undecided:
         steps.append(f"choose the cheaper or simpler option. {MOST_SEEDS} new seeds would not settle what is undecided")
-    return steps
+    return ". Also: ".join(steps)
 
 
 def _new_seeds(n: int, seeds: Sequence[str]) -> str:

@@ -157,7 +157,7 @@ def print_tables(gathered: Gathered, table: Table) -> None:
         if said_of.note:
             console.print(Text(f"{said_of.note}.", style="dim"))
         if said_of.next:
-            console.print(Text(f"Next: {'. Also: '.join(said_of.next)}.", style="bold"))
+            console.print(Text(f"Next: {said_of.next}.", style="bold"))
     missing = [
         f"{cell.state}: {' · '.join(filter(None, cell.choices.values()))}: {cell.reason}"
         for cell in gathered.cells

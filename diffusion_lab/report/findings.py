@@ -1,8 +1,9 @@
 """What a report finds: one sentence per axis, and curves whose order is certain.
 
 The sentences on axes are one family of hypotheses; the marks in the table are another. For equal cells, at most 5 % of reports
-claim a difference in either family (Holm). An undecided sentence names no winner: it says how large a difference would have
-counted, which is half the interval at the level of Bonferroni, and roughly how many new seeds would show the one that was found.
+claim a difference in either family (Holm). An undecided sentence names no winner; a line of its
+own says how large a difference would have counted, which is half the interval at the level of Bonferroni, and roughly how many new
+seeds would show the one that was found.
 """
 
 from __future__ import annotations
@@ -194,7 +195,7 @@ def comparisons(table: Table, group: Group) -> list[Comparison]:
 
 
 def _against(one: Comparison, winners: set[str]) -> tuple[str, str]:
-    """`Comparison.clause`; where other measures have decided for `winners` and this one points elsewhere, it says so."""
+    """`Comparison.clause`; with the difference found, if it is undecided and its best is none of the `winners` by other measures."""
     statement, number = one.clause()
     opposed = winners and not one.sure and one.found and not winners & {*one.leaders[:1]}
     return statement, f"{number}, where {one.found}" if opposed else number

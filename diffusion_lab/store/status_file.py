@@ -93,10 +93,8 @@ class Announcement:
     KeyboardInterrupt, SystemExit and signals interrupt it; running the same command again resumes it.
     """
 
-    command = ""
-
-    def __init__(self, folder: Path, steps: int | None = None) -> None:
-        self._folder, self._steps = folder, steps
+    def __init__(self, folder: Path, steps: int | None = None, command: str = "") -> None:
+        self._folder, self._steps, self.command = folder, steps, command
 
     def __enter__(self) -> Announcement:
         self._status = Status.begin(self._steps, self.command)

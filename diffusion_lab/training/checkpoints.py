@@ -118,7 +118,7 @@ def newest_good(path: Path) -> tuple[Path | None, int, dict[str, Any], list[str]
     for candidate in filter(Path.exists, (path, previous_of(path))):
         try:
             state = load_state(candidate)
-            return candidate, state["global_step"], state.get("made_by", {}), wrong
+            return candidate, state.get("global_step", 0), state.get("made_by", {}), wrong
         except ValueError as error:
             wrong.append(str(error))
     return None, 0, {}, wrong

@@ -118,6 +118,9 @@ def test_every_form_of_a_reference_gives_one_distance(lab, coloured):
         assert metrics["values"]["fd_pixels"] == pytest.approx(found["real"]["values"]["fd_pixels"], rel=1e-6)
     assert found["real.npz"]["values"] == found["real"]["values"]
     assert found["real"]["values"]["fd_pixels_floor"] > 0, "of halves of the reference"
+    few = ["metrics=[frechet_distance]", "evaluation.reference_features=10", "outputs=few"]
+    lab.done("evaluate", "samples=samples.npz", "reference=real", *few)
+    assert given(lab.folder / "few")["protocol"]["floor"]["num_images"] == 5, "of those that are kept"
     for reference in ("edm.npz", "fidelity.pt"):
         absent = found[reference]["protocol"]["absent"]
         assert "needs real images besides the reference" in absent["fd_pixels_floor"]

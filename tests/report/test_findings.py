@@ -130,7 +130,7 @@ def test_a_choice_is_not_advised_against_another_measure(tmp_path, opposed):
     table = table_of(tmp_path, {"schedule": ["linear", "cosine"], "seed": ["1", "2", "3"]}, change)
     known = conclusions(table, table.groups[0])
     assert known.undecided
-    assert known.next[0].startswith("measures disagree on schedule" if opposed else "keep schedule cosine.")
+    assert known.next.startswith("measures disagree on schedule" if opposed else "keep schedule cosine.")
     assert ("in fd_digits_cnn, where linear is lower by" in known.findings[0].text) == opposed
 
 
@@ -146,7 +146,7 @@ def test_without_certainty_there_is_no_winner(tmp_path, axes, other):
     known = conclusions(table, table.groups[0])
     (said,) = known.findings
     assert not said.sure
-    assert "better" not in said.text + " ".join(known.next)
+    assert "better" not in said.text + known.next
     assert ("Two seeds" in known.note) == (other == (0.1, -0.2))
 
 
@@ -169,8 +169,8 @@ def test_an_undecided_axis_names_what_would_have_counted_and_how_many_seeds(tmp_
     assert counted.startswith(f"{lead.margin_at(LEVEL / 2):.2g}")
     n = lead.seeds_to_show(LEVEL / 2)
     assert str(n) in seeds
-    assert f"'seed=range(4,{4 + n})'" in known.next[0]
-    assert "seeds alone" in known.next[0]
+    assert f"'seed=range(4,{4 + n})'" in known.next
+    assert "seeds alone" in known.next
     assert known.note == "", "three seeds"
 
 
@@ -187,7 +187,7 @@ def test_a_decided_axis_names_lead_interval_and_cost(tmp_path):
         "ddim is better than strided over 3 seeds by 1.02 [1.00, 1.04] in fd_digits_cnn (2.98 against 4)" in said.text
     )
     assert "strided 25 and ddim 50 network evaluations" in said.text
-    assert "sampler ddim" in known.next[0]
+    assert "sampler ddim" in known.next
 
 
 def test_rows_are_compared_where_no_axis_differs_alone(tmp_path):
@@ -269,4 +269,4 @@ def test_rows_that_are_all_far_from_real_images_are_trained_longer_first(tmp_pat
         metrics["values"]["fd_digits_cnn"] = best + 5.0 * (choices["schedule"] == "linear")
 
     table = table_of(tmp_path, TWO_SEEDS, change)
-    assert ("train longer" in conclusions(table, table.groups[0]).next[0]) == warned
+    assert ("train longer" in conclusions(table, table.groups[0]).next) == warned
