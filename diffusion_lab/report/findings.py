@@ -195,7 +195,7 @@ def comparisons(table: Table, group: Group) -> list[Comparison]:
 
 
 def _against(one: Comparison, winners: set[str]) -> tuple[str, str]:
-    """`Comparison.clause`; with the difference found, if it is undecided and its best is none of the `winners` by other measures."""
+    """`Comparison.clause`; with the difference found, if undecided and its best is none of the `winners` by other measures."""
     statement, number = one.clause()
     opposed = winners and not one.sure and one.found and not winners & {*one.leaders[:1]}
     return statement, f"{number}, where {one.found}" if opposed else number
