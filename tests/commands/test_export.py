@@ -47,7 +47,9 @@ def card_of(folder: Path) -> tuple[dict, str]:
     ("options", "guidance", "label"),
     [
         ([], {}, None),
-        (["condition=clusters"], {"guidance": "classifier_free", "scale": 2.5}, 29),
+        pytest.param(
+            ["condition=clusters"], {"guidance": "classifier_free", "scale": 2.5}, 29, marks=pytest.mark.thorough
+        ),
         ([*TRANSFORMERS["dit"], "condition=classes"], {"guidance": "classifier_free", "scale": 2.5}, 9),
     ],
     ids=["default", "clusters, guided", "dit, guided"],

@@ -152,6 +152,7 @@ def test_an_autoencoder_is_interpolated_given_the_class(lab):
 FLOW = tiny("flow")
 
 
+@pytest.mark.thorough
 def test_the_temperature_is_a_choice_of_scoring(lab):
     lab.given("train", *FLOW)
     assert "this model is already trained" in lab.done("train", *FLOW, "sampling.temperature=0.5")

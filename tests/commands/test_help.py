@@ -22,7 +22,13 @@ QUICK = {
 }
 
 
-@pytest.mark.parametrize("line", QUICK)
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param(line, marks=pytest.mark.thorough if line in ("--help", "--version", "status") else ())
+        for line in QUICK
+    ],
+)
 def test_it_answers_without_torch(process, line):
     done = process(*line.split(), PYTHONPROFILEIMPORTTIME="1")
     module, words = QUICK[line]

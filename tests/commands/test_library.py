@@ -40,11 +40,12 @@ def model(lab, trained_model, request):
 
 NETWORKS = ["diffusion_conditional", *TRANSFORMERS]
 EVERY_NETWORK = pytest.mark.parametrize("model", NETWORKS, indirect=True)
-
-
-@pytest.mark.parametrize(
+ONE_PLAINLY = pytest.mark.parametrize(
     "model", [NETWORKS[0], *(pytest.param(name, marks=pytest.mark.thorough) for name in TRANSFORMERS)], indirect=True
 )
+
+
+@ONE_PLAINLY
 def test_it_draws_what_the_command_draws_in_every_format(lab, model):
     assert lab("sample", *GUIDED, "num_images=5", "seed=7", "format=npz")[0] == 0
     with np.load("samples/samples.npz") as archive:
@@ -101,7 +102,7 @@ def test_a_class_of_a_notebook_may_change(model, monkeypatch):
         model.score(sampler=own(EvenSpacing(2)), metrics="quick", features="pixels", num_samples=4)
 
 
-@EVERY_NETWORK
+@ONE_PLAINLY
 def test_images_are_noised_and_their_bits_are_counted(model):
     x_0, generator = model.images("test", 4), model.module.generator("raw")
     assert torch.equal(x_0, next(model.data.batches("test", 4))[0])

@@ -125,8 +125,10 @@ FREE = [option for option in TRAIN if not option.startswith("trainer.max_steps")
 @pytest.mark.parametrize(
     ("budget", "ended_by", "more"),
     [
-        ([], "trainer.max_steps=3", False),
-        (["trainer.max_time=00:00:00:01"], "trainer.max_time=00:00:00:01", True),
+        pytest.param([], "trainer.max_steps=3", False, marks=pytest.mark.thorough),
+        pytest.param(
+            ["trainer.max_time=00:00:00:01"], "trainer.max_time=00:00:00:01", True, marks=pytest.mark.thorough
+        ),
         (["trainer.max_time=00:01:00:00", "trainer.max_steps=2"], "trainer.max_steps=2", False),
     ],
 )

@@ -40,6 +40,7 @@ def features(request, random_inception, tmp_path_factory):
     return build(request.param, path, sha256=(write_clip if request.param == "clip_b_32" else write_dinov2)(path))
 
 
+@pytest.mark.thorough
 def test_grey_images_of_few_levels_are_shown_as_bytes(features):
     """In three channels; and neither the mode, nor autocast, nor the rest of the batch changes anything."""
     levels = torch.randint(0, 17, (2, 1, 8, 8), generator=torch.Generator().manual_seed(0)).to(torch.uint8)

@@ -127,7 +127,11 @@ def check_order(sampler):
     assert evaluations == sampler.evaluations_per_step
 
 
-@pytest.mark.parametrize("sampler", DETERMINISTIC, ids=repr)
+@pytest.mark.parametrize(
+    "sampler",
+    [*DETERMINISTIC[:2], *(pytest.param(sampler, marks=pytest.mark.thorough) for sampler in DETERMINISTIC[2:])],
+    ids=repr,
+)
 def test_the_order_of_convergence_is_the_declared_one(sampler):
     check_order(sampler)
 
