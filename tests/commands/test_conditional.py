@@ -53,6 +53,7 @@ def test_a_model_has_the_names_of_its_classes(lab):
     ]
 
 
+@pytest.mark.thorough
 def test_clusters_stand_in_for_labels(lab):
     clusters = [*TINY, *STRIDED, "condition=clusters", "condition.clusters.num_clusters=4"]
     lab.given("train", *CONDITIONAL)

@@ -167,6 +167,7 @@ def test_the_advised_options_can_be_typed(lab):
 # ---- metrics=copying as a user meets it: numbers, a picture of the nearest training images, a part of the report ----
 
 
+@pytest.mark.thorough
 def test_a_score_has_a_picture_of_the_nearest_training(lab):
     lab.given("train", *TINY, *STRIDED, "condition=classes")
     assert "copying (digits_cnn)" in lab.done("evaluate", "metrics=copying", "features=[digits_cnn,pixels]")

@@ -29,6 +29,7 @@ def model_of(lab, not_called: str) -> str:
     return model
 
 
+@pytest.mark.thorough
 def test_any_model_is_guided_by_what_it_was(lab):
     """Its evaluations are counted."""
     lab.given("train", *SIX)

@@ -13,6 +13,7 @@ def swept(lab):
     return write_sweep(lab.folder / "outputs", axes=AXES)
 
 
+@pytest.mark.thorough
 def test_figures_for_a_poster(lab, swept):
     """One of each main measure, as vectors and as pixels, beside the report and without it."""
     lab.done("report", "format=figure")

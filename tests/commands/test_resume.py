@@ -134,7 +134,14 @@ def test_killed_at_random_steps(tmp_path, zygote, network, kills):
     assert_survives(zygote.start, tmp_path, *options, kills=kills, steps=20)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
+@pytest.mark.parametrize(
+    "signum",
+    [
+        signal.SIGINT,
+        signal.SIGUSR1,
+        *(pytest.param(signum, marks=pytest.mark.thorough) for signum in (signal.SIGTERM, signal.SIGUSR2)),
+    ],
+)
 def test_a_signal_saves_and_says_how_to_go_on(tmp_path, zygote, signum):
     options = [*EVERYTHING, "trainer.max_steps=1000000", "callbacks.checkpoint.every_n_steps=0"]
     training = Training(zygote.start, tmp_path, *options)

@@ -161,6 +161,7 @@ def test_scoring_anew_reads_nothing_of_the_cache(lab):
     assert scores(outputs) == expected
 
 
+@pytest.mark.thorough
 def test_what_draws_is_compiled(lab, monkeypatch):
     """Of a training and of a score: the network of the generator, which is a copy."""
     calls = []
