@@ -1,0 +1,223 @@
+"""Comparisons that are decided while seeds are added: pairs of choices, their standing after each round, and the cells still needed.
+
+A round is one seed, which trains and scores the cells that an open pair reads. A pair is two choices of an axis, averaged over
+the cells that have both, or two cells. After the third round and each further one, the paired differences of every open pair
+are tested by a rule of `stopping`, whose error is divided by the number of pairs (Bonferroni): the probability of any false
+decision in the sweep is at most `error`. A pair is closed when it is decided, or when one of its choices has lost to another.
+Standings are computed from scores alone, so a sweep that was killed continues with the same ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from pydantic import TypeAdapter
+
+from diffusion_lab.store import RunDirectory, RunError, SweepDirectory, run_directory
+from diffusion_lab.store.measures import LOW, Measure, read_measures
+from diffusion_lab.store.option_names import grouped
+from diffusion_lab.sweeps.stopping import FIRST_LOOK, Bounded, Open, Rule
+
+SEED = "seed"  # the axis of rounds
+_RULES = {"bounded": Bounded, "open": Open}
+
+Key = tuple[str | None, ...]  # a cell: its choices but the seed, in the order of the axes
+Scores = Mapping[Key, float]  # of one round
+
+
+class Outcome(Enum):
+    """open: more seeds are needed. better, worse: decided, of the first choice. same: all differences are zero. close: the interval
+    is within ± smallest. lost: closed, because one of its choices lost to another. undecided: after the last round."""
+
+    OPEN = "open"
+    BETTER = "better"
+    WORSE = "worse"
+    SAME = "same"
+    CLOSE = "close"
+    LOST = "lost"
+    UNDECIDED = "undecided"
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is to be decided, as in sweep.json: the options sweep.decide of conf/train.yaml. first_seed: of the first round."""
+
+    measure: str
+    most_seeds: int
+    error: float
+    rule: str
+    pairs: str
+    smallest: float | None
+    first_seed: int
+
+    def rule_of(self, num_pairs: int) -> Rule:
+        """The rule for each of so many pairs."""
+        error = self.error / max(num_pairs, 1)
+        return Open(error) if self.rule == "open" else Bounded(error, self.most_seeds)
+
+    @property
+    def seeds(self) -> range:
+        return range(self.first_seed, self.first_seed + self.most_seeds)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two choices. axis: empty for two cells. cells: (of the first, of the second), equal in all else."""
+
+    axis: str
+    first: str
+    second: str
+    cells: tuple[tuple[Key, Key], ...]
+
+    def difference(self, scores: Scores) -> float:
+        """First − second, averaged over the cells."""
+        return float(np.mean([scores[a] - scores[b] for a, b in self.cells]))
+
+
+@dataclass(frozen=True)
+class Look:
+    """The mean difference after n seeds, and half its interval, which is valid at all looks together; it may be infinite."""
+
+    n: int
+    mean: float
+    margin: float
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A pair after the rounds so far. differences: one per seed until the pair was closed. looks: after three and more."""
+
+    pair: Pair
+    outcome: Outcome
+    differences: tuple[float, ...]
+    looks: tuple[Look, ...]
+
+
+@dataclass(frozen=True)
+class Standings:
+    """All pairs of a sweep. rounds: the number of complete ones."""
+
+    question: Question
+    measure: Measure
+    pairs: tuple[Standing, ...]
+    rounds: int
+
+    @property
+    def over(self) -> bool:
+        return all(one.outcome is not Outcome.OPEN for one in self.pairs)
+
+    @property
+    def needed(self) -> set[Key]:
+        """The cells that an open pair reads."""
+        return {key for one in self.pairs if one.outcome is Outcome.OPEN for two in one.pair.cells for key in two}
+
+
+def pairs_of(keys: Sequence[Key], axes: Mapping[str, Sequence[str]], kind: str) -> list[Pair]:
+    """The pairs of a sweep. keys: of its cells. axes: in the order of the keys, without the seed. kind: axes or cells."""
+    if kind == "cells":
+        names = {key: ", ".join(choice for choice in key if choice is not None) for key in keys}
+        return [Pair("", names[a], names[b], ((a, b),)) for a, b in combinations(keys, 2)]
+    found = []
+    for place, (axis, values) in enumerate(axes.items()):
+        alike = grouped(keys, lambda key: (*key[:place], *key[place + 1 :]))  # noqa: B023 - used at once
+        by_value = [{key[place]: key for key in some} for some in alike.values()]
+        for a, b in combinations(values, 2):
+            cells = tuple((one[a], one[b]) for one in by_value if a in one and b in one)
+            found += [Pair(axis, a, b, cells)] if cells else []
+    return found
+
+
+def standings(question: Question, measure: Measure, pairs: Sequence[Pair], rounds: Sequence[Scores]) -> Standings:
+    """The standing of every pair. rounds: the scores of each seed, in order; those after an incomplete one are not used."""
+    rule = question.rule_of(len(pairs))
+    found = [Standing(pair, Outcome.OPEN, (), ()) for pair in pairs]
+    done = 0
+    for scores in rounds:
+        reads = {key for one in found if one.outcome is Outcome.OPEN for two in one.pair.cells for key in two}
+        if not reads or not reads <= scores.keys():
+            break
+        done += 1
+        found = [_after(one, scores, rule, question, measure) for one in found]
+        found = _without_losers(found)
+    return Standings(question, measure, tuple(found), done)
+
+
+def _after(one: Standing, scores: Scores, rule: Rule, question: Question, measure: Measure) -> Standing:
+    """The standing after a further round."""
+    if one.outcome is not Outcome.OPEN:
+        return one
+    differences = (*one.differences, one.pair.difference(scores))
+    if (n := len(differences)) < FIRST_LOOK:
+        return Standing(one.pair, Outcome.OPEN, differences, ())
+    t, mean, error = rule.t_after(n), float(np.mean(differences)), float(np.std(differences, ddof=1) / n**0.5)
+    look = Look(n, mean, t * error if error else 0.0)
+    outcome = Outcome.OPEN
+    if not any(differences):
+        outcome = Outcome.SAME
+    elif abs(mean) > look.margin:
+        outcome = Outcome.BETTER if (mean < 0) == (measure.better == LOW) else Outcome.WORSE
+    elif question.smallest is not None and abs(mean) + look.margin <= question.smallest:
+        outcome = Outcome.CLOSE
+    elif n == question.most_seeds:
+        outcome = Outcome.UNDECIDED
+    return Standing(one.pair, outcome, differences, (*one.looks, look))
+
+
+def _without_losers(found: Sequence[Standing]) -> list[Standing]:
+    """Close the open pairs of which a choice has lost to another."""
+    lost = {(one.pair.axis, one.pair.second) for one in found if one.outcome is Outcome.BETTER}
+    lost |= {(one.pair.axis, one.pair.first) for one in found if one.outcome is Outcome.WORSE}
+
+    def closed(one: Standing) -> bool:
+        return one.outcome in (Outcome.OPEN, Outcome.UNDECIDED) and any(
+            (one.pair.axis, choice) in lost for choice in (one.pair.first, one.pair.second)
+        )
+
+    return [Standing(one.pair, Outcome.LOST, one.differences, one.looks) if closed(one) else one for one in found]
+
+
+def read_standings(sweep: SweepDirectory) -> Standings | None:
+    """The standings of a sweep from its folder and its scores; None if it decides nothing, or has no score yet. RunError if
+    the measure is in no score, or has no better direction."""
+    content = sweep.read_sweep()
+    if content.get("decide") is None:
+        return None
+    question = TypeAdapter(Question).validate_python(content["decide"])
+    axes = {axis: values for axis, values in content["axes"].items() if axis != SEED}
+    scores: dict[str, dict[Key, float]] = {}
+    keys: dict[Key, None] = {}
+    measure = None
+    for cell in content["cells"]:
+        key = tuple(cell["choices"].get(axis) for axis in axes)
+        keys[key] = None
+        run = run_directory(sweep.outputs, cell["run"])
+        if run.metrics.is_file():
+            found, value = _measured(run, question.measure)
+            measure = measure or found
+            scores.setdefault(cell["choices"][SEED], {})[key] = value
+    if measure is None:
+        return None
+    rounds = [scores.get(str(seed), {}) for seed in question.seeds]
+    return standings(question, measure, pairs_of([*keys], axes, question.pairs), rounds)
+
+
+def _measured(run: RunDirectory, name: str) -> tuple[Measure, float]:
+    """The description and the value of a measure in a score."""
+    metrics: dict[str, Any] = run.read_metrics()
+    measure = next((one for one in read_measures(metrics) if one.name == name), None)
+    if measure is None or name not in metrics["values"]:
+        raise RunError(
+            f"sweep.decide.measure={name}: {run.metrics} has no such value; it has {_names(metrics['values'])}"
+        )
+    if measure.better is None:
+        raise RunError(f"sweep.decide.measure={name} has no better direction, so no choice can be better by it")
+    return measure, float(metrics["values"][name])
+
+
+def _names(values: Iterable[str]) -> str:
+    return ", ".join(sorted(values))
