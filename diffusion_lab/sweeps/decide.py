@@ -1,4 +1,4 @@
-"""Comparisons that are decided while seeds are added: pairs of choices, their standing after each round, and the cells still needed.
+"""Comparisons that are decided while seeds are added: pairs of choices, their standing after each round, and the cells needed next.
 
 A round is one seed, which trains and scores the cells that an open pair reads. A pair is two choices of an axis, averaged over
 the cells that have both, or two cells. After the third round and each further one, the paired differences of every open pair
