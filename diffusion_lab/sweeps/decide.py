@@ -155,7 +155,7 @@ def _after(one: Standing, scores: Scores, rule: Rule, question: Question, measur
     if (n := len(differences)) < FIRST_LOOK:
         return Standing(one.pair, Outcome.OPEN, differences, ())
     t, mean, error = rule.t_after(n), float(np.mean(differences)), float(np.std(differences, ddof=1) / n**0.5)
-    look = Look(n, mean, t * error if error else 0.0)
+    look = Look(n, mean, t * error if np.isfinite(t) else np.inf)  # equal differences decide nothing where no t can
     outcome = Outcome.OPEN
     if not any(differences):
         outcome = Outcome.SAME
