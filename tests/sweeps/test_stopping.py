@@ -26,7 +26,7 @@ def binomial_error(share, samples):
 @pytest.mark.parametrize("error", [0.05, 0.05 / 10])
 @pytest.mark.parametrize("most_seeds", [5, 8, 10])
 def test_bounded_looks_have_their_error_together(most_seeds, error):
-    samples = 300_000 if error < 0.05 else 100_000
+    samples = 200_000 if error < 0.05 else 60_000
     t = t_values(np.random.default_rng(most_seeds).standard_normal((samples, most_seeds)))
     share = ever(Bounded(error, most_seeds), t)
     assert abs(share - error) < 2.5 * binomial_error(error, samples)
@@ -40,15 +40,14 @@ def test_one_look_rejects_as_often_as_its_level(level):
 
 def test_looks_together_reject_more_but_within_union():
     level = 0.01
-    shares = [any_rejection(most, level) for most in range(3, 13)]
+    shares = [any_rejection(most, level) for most in range(3, 11)]
     assert np.all(np.diff(shares) > 0)
     assert np.all(np.diff(shares)[1:] < np.diff(shares)[:-1])  # later looks add less and less
     assert all(level < share < looks * level for looks, share in enumerate(shares[1:], 2))
     assert np.all(np.diff([any_rejection(8, level) for level in (1e-4, 1e-3, 0.01, 0.1, 0.5)]) > 0)
 
 
-@pytest.mark.parametrize("most_seeds", [4, 8, 20])
-@pytest.mark.parametrize("error", [0.2, 0.05, 0.05 / 28])
+@pytest.mark.parametrize(("most_seeds", "error"), [(4, 0.2), (8, 0.05), (12, 0.05 / 28)])
 def test_the_level_inverts_the_chance_of_rejection(most_seeds, error):
     level = level_of_looks(most_seeds, error)
     assert error / (most_seeds - 2) < level < error
@@ -59,12 +58,12 @@ def test_two_looks_beside_a_plain_integral():
     """P(no rejection after 3 or 4 seeds): r_3 is uniform, and so is the direction of (d_1, …, d_4), a midpoint sum over both."""
     level = 0.1
     first, second = (stats.t.isf(level / 2, nu) for nu in (2, 3))
-    r = (np.arange(2000) + 0.5)[:, None] / 2000 * 3**0.5
-    angle = ((np.arange(2000) + 0.5) / 2000 - 0.5) * np.pi  # w = sin φ, p(w) dw ∝ (1 − w²)^{1/2} dw = cos²φ dφ
+    r = (np.arange(1000) + 0.5)[:, None] / 1000 * 3**0.5
+    angle = ((np.arange(1000) + 0.5) / 1000 - 0.5) * np.pi  # w = sin φ, p(w) dw ∝ (1 − w²)^{1/2} dw = cos²φ dφ
     after = np.cos(angle) * r + np.sin(angle)
     t_3, t_4 = r * 2**0.5 / np.sqrt(3 - r**2), np.abs(after) * 3**0.5 / np.sqrt(4 - after**2)
-    kept = ((t_3 < first) * (t_4 < second) * np.cos(angle) ** 2).sum() / (2000 * (np.cos(angle) ** 2).sum())
-    assert any_rejection(4, level) == pytest.approx(1 - kept, abs=2e-4)
+    kept = ((t_3 < first) * (t_4 < second) * np.cos(angle) ** 2).sum() / (1000 * (np.cos(angle) ** 2).sum())
+    assert any_rejection(4, level) == pytest.approx(1 - kept, abs=3e-4)
 
 
 def test_bounded_looks_are_student_tests_and_end():
@@ -82,10 +81,10 @@ def test_bounded_looks_are_student_tests_and_end():
 def test_the_open_rule_decides_at_e_of_one_by_error(n, error):
     """E_n is the ratio of the densities of t_n, with effects d/σ drawn from N(0, 4) and without one."""
     t = Open(error).t_after(n)
-    nodes, weights = np.polynomial.hermite_e.hermegauss(100)
-    effects = 2 * nodes  # √g
+    effects = np.linspace(-10, 10, 2001)
+    weights = stats.norm.pdf(effects, scale=2)
     with_effect = (weights * stats.nct.pdf(t, n - 1, effects * n**0.5)).sum() / weights.sum()
-    assert with_effect / stats.t.pdf(t, n - 1) == pytest.approx(1 / error, rel=0.01)
+    assert with_effect / stats.t.pdf(t, n - 1) == pytest.approx(1 / error, rel=1e-3)
 
 
 @pytest.mark.parametrize(("error", "first"), [(0.05, 4), (0.05 / 6, 5), (0.8, 3)])
