@@ -141,9 +141,11 @@ def test_nothing_is_decided_after_two_seeds():
 
 @pytest.mark.parametrize("rule", ["bounded", "open"])
 def test_equal_to_the_bit_is_no_difference(rule):
+    pair = [Pair("", "a", "b", (("a", "b"),))]
     rounds = rounds_of(["a", "b"], [[1, 1], [5, 5], [2, 2], [7, 8]])
-    found = standings(replace(QUESTION, rule=rule), LOWER, [Pair("", "a", "b", (("a", "b"),))], rounds)
+    found = standings(replace(QUESTION, rule=rule), LOWER, pair, rounds)
     assert (outcomes(found)["a", "b"], found.rounds) == (Outcome.SAME, 3)
+    assert outcomes(standings(replace(QUESTION, rule=rule), LOWER, pair, rounds[1:])) == {("a", "b"): Outcome.OPEN}
 
 
 @pytest.mark.parametrize(("rule", "seeds"), [("bounded", 3), ("open", 4)])
