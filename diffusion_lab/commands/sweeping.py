@@ -21,7 +21,15 @@ from diffusion_lab.commands.rounds import OneRound, SeedBySeed
 from diffusion_lab.config.mistakes import MistakeError
 from diffusion_lab.config.options import check_options
 from diffusion_lab.config.overrides import quoted
-from diffusion_lab.config.sweeps import make_plan, named_axes, question_of, read_axes, with_moments, without_options
+from diffusion_lab.config.sweeps import (
+    Composer,
+    make_plan,
+    named_axes,
+    question_of,
+    read_axes,
+    with_moments,
+    without_options,
+)
 from diffusion_lab.config.tracking import track_report
 from diffusion_lab.config.working_directory import check_outputs
 from diffusion_lab.store import RunError, SweepDirectory, job_log, sweep_directory
@@ -71,10 +79,13 @@ def sweep(
     about = {"name": name, "command": arguments, "created": created, "score": config.score}
     of_sweep = without_options(axes), directory, about
     rounds = OneRound(*of_sweep) if question is None else SeedBySeed(question, console, *of_sweep)
+    composer = Composer(context.config_loader, config)  # of all rounds: a job in this process changes Hydra's state
     for part in rounds:
-        plan, notes, config_of = make_plan(part.axes, context.config_loader, config, part.reads)
+        plan, notes = make_plan(part.axes, composer, config, part.reads)
         calls = [
-            Call(context, task, directory.jobs, job.name, [config_of(work.overrides) for work in job.work], job)
+            Call(
+                context, task, directory.jobs, job.name, [composer.with_hydra(work.overrides) for work in job.work], job
+            )
             for job in plan.jobs
         ]
         for line in rounds.announced(plan, notes, launcher.summary(calls) if launcher else []):

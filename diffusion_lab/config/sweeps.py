@@ -123,13 +123,12 @@ def without_options(axes: Sequence[Axis]) -> list[Axis]:
 
 
 def make_plan(
-    axes: Sequence[Axis], loader: ConfigLoader, master: DictConfig, reads: Collection[Key] | None = None
-) -> tuple[Plan, list[str], Callable[[Sequence[str]], DictConfig]]:
-    """The plan, notes, and a function from the overrides of a part of a job to its config. Every model is built.
+    axes: Sequence[Axis], composer: Composer, master: DictConfig, reads: Collection[Key] | None = None
+) -> tuple[Plan, list[str]]:
+    """The plan, and notes on it. Every model is built.
 
     master: the command's config without the swept options. reads: the keys of the cells that are planned; None: all.
     """
-    composer = _Composer(loader, master)
     found, count = combinations(axes, composer)
     if reads is not None:
         found = [each for each in found if key_of(each.choices) in reads]
@@ -142,7 +141,7 @@ def make_plan(
         built = built or trained
     planned = plan(cells, count, master.retrain, master.rescore, master.score)
     takes = None if built is None else in_a_sentence(planned, *built)
-    return planned, [*filter(None, [takes]), *_of_other_code(planned), *_notes(axes, found)], composer.with_hydra
+    return planned, [*filter(None, [takes]), *_of_other_code(planned), *_notes(axes, found)]
 
 
 def _of_other_code(planned: Plan) -> list[str]:
@@ -179,7 +178,7 @@ def _on_gpu(trainer: DictConfig, gpus: tuple[str, ...] | None) -> bool:
     return on_gpu
 
 
-class _Composer:
+class Composer:
     """Composes overrides into configs: the config files once per set of choices, the values in copies of the result.
 
     Hydra reads some twenty files per config. MissingOptionError for the first override whose key the config lacks.
