@@ -74,9 +74,10 @@ class SeedBySeed(OneRound):
 
     def __iter__(self) -> Iterator[Round]:
         before: Standings | None = None
+        axes = [axis for axis in self.axes if axis.key != SEED]
         for number, seed in enumerate(self.question.seeds, 1):
             of_seed = Axis(SEED, {str(seed): f"{SEED}={seed}"})
-            yield Round([*self.axes, of_seed], None if before is None else before.needed)
+            yield Round([*axes, of_seed], None if before is None else before.needed)
             now = read_standings(self.directory, number)
             assert now is not None, "the cells of a round are scored when it is done"
             self._say(before, now)
