@@ -82,11 +82,10 @@ def sweep(
     composer = Composer(context.config_loader, config)  # of all rounds: a job in this process changes Hydra's state
     for part in rounds:
         plan, notes = make_plan(part.axes, composer, config, part.reads)
+        configs = [[composer.with_hydra(work.overrides) for work in job.work] for job in plan.jobs]
         calls = [
-            Call(
-                context, task, directory.jobs, job.name, [composer.with_hydra(work.overrides) for work in job.work], job
-            )
-            for job in plan.jobs
+            Call(context, task, directory.jobs, job.name, of_job, job)
+            for job, of_job in zip(plan.jobs, configs, strict=True)
         ]
         for line in rounds.announced(plan, notes, launcher.summary(calls) if launcher else []):
             console.print(line)
@@ -105,15 +104,19 @@ def sweep(
         progress, planned = job_progress(directory), {work.folder for work in plan.work}
         if left := [each for each in progress if each.state != DONE and each.folder in planned]:
             break
+    _report(directory, config, console)
+    if left:
+        reasons = [f"{each.label}: {each.reason}" for each in left if each.status is not None]
+        again = "run the same command (without retrain, rescore) to continue with the rest"
+        raise RunError("; ".join([summary(progress), *reasons, f"{again} (logs in {directory.jobs})"]))
+
+
+def _report(directory: SweepDirectory, config: DictConfig, console: Terminal) -> None:
     if config.score:
         from diffusion_lab.report.make import make_report
 
         console.print(f"report {make_report(directory, show=True)}")
         track_report(config, directory, directory.report)
-    if left:
-        reasons = [f"{each.label}: {each.reason}" for each in left if each.status is not None]
-        again = "run the same command (without retrain, rescore) to continue with the rest"
-        raise RunError("; ".join([summary(progress), *reasons, f"{again} (logs in {directory.jobs})"]))
 
 
 def _launcher(config: DictConfig, context: HydraContext, task: TaskFunction) -> Any:

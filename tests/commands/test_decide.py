@@ -2,14 +2,18 @@
 
 import json
 import os
+import re
 import signal
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 
-from .cluster import PACED, SLURM, jobs, models, wait_until
+from diffusion_lab.store.measures import Measure
+from diffusion_lab.sweeps.decide import Look, Outcome, Pair, Question, Standing, Standings, said_of
+
+from .cluster import PACED, SLURM, in_queue, jobs, models, wait_until
 from .conftest import TINY, files
-from .test_slurm import in_queue
 
 # A measure with known differences: the learning rate, and 0.01·(±1 by seed, for the second rate only).
 MINE = """\
@@ -127,7 +131,7 @@ def test_small_and_equal_differences_end_a_sweep(lab):
 
 
 def test_the_open_rule_may_be_given_more_seeds(lab):
-    """The same sweep goes on; the waiting and the most seeds of the open rule are not in its name."""
+    """The same sweep goes on: its most seeds are not in its name."""
     open_rule = ["train", "-m", *OPTIONS, "optimizer.lr=0.001,0.002", DECIDE[0], "sweep.decide.rule=open"]
     out = lab.done(*open_rule, "sweep.decide.most_seeds=3")
     assert said(out)[0].startswith("after 3 seeds: lr 0.001 and 0.002 are undecided")
@@ -150,15 +154,10 @@ def test_an_option_without_effect_is_refused(lab):
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("option", "words"),
     [
         ("sweep.decide.error=0", "sweep.decide.error=0 must be between 0 and 1"),
-        ("sweep.decide.error=a", "sweep.decide.error=a"),
-        ("sweep.decide.most_seeds=2", "sweep.decide.most_seeds=2 must be at least 3"),
         ("sweep.decide.most_seeds=3.5", "sweep.decide.most_seeds=3.5"),
-        ("sweep.decide.smallest=0", "sweep.decide.smallest=0 must be positive"),
-        ("sweep.decide.rule=pocock", "sweep.decide.rule=pocock must be bounded or open"),
-        ("sweep.decide.pairs=all", "sweep.decide.pairs=all must be axes or cells"),
         ("sweep.decide.error=0.1,0.2", "cannot differ between the cells of a sweep"),
         ("sweep.decide.wait=true", "has no effect without hydra/launcher=slurm"),
         ("score=false", "remove score=false"),
@@ -168,9 +167,32 @@ def test_an_option_without_effect_is_refused(lab):
         ("sweep.decide.measure=fact", "has no better direction; choose one of"),
     ],
 )
-def test_an_impossible_question_is_refused(lab, options, words):
+def test_an_impossible_question_is_refused(lab, option, words):
     """Before anything is trained, with the option as it was typed."""
-    lab.refused("train", "-m", *OPTIONS, TWO, *DECIDE, options, said=words)
+    lab.refused("train", "-m", *OPTIONS, TWO, *DECIDE, option, said=words)
+
+
+QUESTION = Question("fid", most_seeds=3, error=0.05, rule="bounded", pairs="axes", smallest=None, first_seed=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("most_seeds", 2), ("error", 1.0), ("rule", "pocock"), ("pairs", "all"), ("smallest", 0.0)]
+)
+def test_a_value_out_of_range_is_refused(name, value):
+    with pytest.raises(ValueError, match=f"^sweep.decide.{name}={value} must be "):
+        replace(QUESTION, **{name: value})
+
+
+@pytest.mark.parametrize("outcome", Outcome)
+def test_every_outcome_has_a_sentence(outcome):
+    """With the choices, the number of seeds, and the difference in favour of the better one where it is decided."""
+    pair = Pair("schedule", "linear", "cosine", ())
+    one = Standing(pair, outcome, (0.1, 0.2, 0.15), (Look(3, 0.15, 0.012),))
+    said = said_of(one, Standings(QUESTION, Measure("fid", "FID", better="lower"), (one,), 3))
+    assert re.match(r"after 3 seeds: schedule (linear|cosine) ", said)
+    assert {"linear", "cosine"} <= {*re.findall(r"\w+", said)}
+    if outcome in (Outcome.BETTER, Outcome.WORSE, Outcome.CLOSE, Outcome.UNDECIDED):
+        assert said.endswith(" 0.150 [0.138, 0.162]")
 
 
 def test_cells_measured_differently_are_not_compared(lab):
@@ -230,10 +252,9 @@ def test_a_sweep_killed_twice_decides_the_same(tmp_path, zygote):
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("launcher", ["local"])
-def test_each_round_goes_through_the_launcher(tmp_path, zygote, launcher):
+def test_each_round_goes_through_the_launcher(tmp_path, zygote):
     (tmp_path / "mine.py").write_text(MINE)
-    running = zygote.start(tmp_path, *SWEEP, f"hydra/launcher={launcher}")
+    running = zygote.start(tmp_path, *SWEEP, "hydra/launcher=local")
     out, err = running.communicate()
     assert running.returncode == 0, err
     assert out.count(" runs on ") == 11
