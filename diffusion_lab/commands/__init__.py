@@ -22,6 +22,7 @@ next_steps    `diffusion-lab` alone
 fit           a training in its folder
 score_table   the table of a score
 sweeping      `train -m`
+rounds        its rounds: one, or one for each seed until every difference is decided
 search        the best trial of a search
 job           one job of a sweep or of another multirun
 accuracy      the accuracy of a noisy classifier

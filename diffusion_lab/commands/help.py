@@ -69,7 +69,7 @@ class _Help:
             yield "Choices, as group=choice; what stands first is the default"
             yield from _table((self._written(group), " ".join(self._others(group))) for group in several)
             yield ""
-        own = [name for name, _, _ in options_of(self.primary)]
+        own = [name for name, _, _ in options_of(self.primary) if name.count(".") < 2]
         yield "Options, as option=value, and their defaults"
         yield from self._options([name for name in dict.fromkeys([*own, *_OFTEN_SET]) if name in self.values])
         yield ""
@@ -84,6 +84,7 @@ class _Help:
         yield "--cfg job", "the whole config with your changes, before anything runs; --cfg job -p NAME: one part of it"
         if self.command == "train":
             yield "-m", "a sweep: every combination of the values that you divide by commas"
+            yield "--help sweep", "a sweep that adds seeds until each difference is decided"
 
     def on(self, name: str) -> Iterator[str]:
         """The choices of a group, and all options below a name."""

@@ -17,10 +17,19 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 from diffusion_lab.commands.job import Call
+from diffusion_lab.commands.rounds import OneRound, SeedBySeed
 from diffusion_lab.config.mistakes import MistakeError
 from diffusion_lab.config.options import check_options
 from diffusion_lab.config.overrides import quoted
-from diffusion_lab.config.sweeps import make_plan, read_axes, with_moments
+from diffusion_lab.config.sweeps import (
+    Composer,
+    make_plan,
+    named_axes,
+    question_of,
+    read_axes,
+    with_moments,
+    without_options,
+)
 from diffusion_lab.config.tracking import track_report
 from diffusion_lab.config.working_directory import check_outputs
 from diffusion_lab.store import RunError, SweepDirectory, job_log, sweep_directory
@@ -29,7 +38,7 @@ from diffusion_lab.store.records import is_folder_name, printable
 from diffusion_lab.store.status_file import DONE
 from diffusion_lab.sweeps import slurm
 from diffusion_lab.sweeps.axes import sweep_name
-from diffusion_lab.sweeps.plan import MODEL, JobError, Value, fail, forget_failures, sweep_content
+from diffusion_lab.sweeps.plan import MODEL, JobError, Plan, Value, fail, forget_failures
 from diffusion_lab.sweeps.watch import job_progress, summary, watching
 from diffusion_lab.terminal import Terminal
 from diffusion_lab.training.interruption import Interrupted
@@ -43,10 +52,10 @@ def sweep(
     name: str | None,
     dry_run: bool,
 ) -> None:
-    """Make the plan, print it, and run it; jobs of a cluster are only submitted. RunError with the failures, if there are any.
+    """Plan each round, print the plan, and run it; jobs of a cluster are only submitted. RunError with the failures, if any.
 
     arguments: the overrides of the command line. config: the command's config. context, task: Hydra's, for its jobs. name: of the
-    sweep; None: from its axes. dry_run: print the plan only.
+    sweep; None: from its axes. dry_run: print the first plan only.
     """
     check_options(config)
     check_outputs(config)
@@ -55,7 +64,8 @@ def sweep(
         raise MistakeError(f"{ignored[0]} has no effect with this sweeper: {fix}")
     console = Terminal(file=sys.stdout)  # jobs in this process write elsewhere
     axes = with_moments(read_axes(arguments, context.config_loader), config)
-    name = sweep_name(axes) if name is None else str(name)
+    question = question_of(axes, config)
+    name = sweep_name(named_axes(axes, question)) if name is None else str(name)
     if not is_folder_name(name) or name.startswith((".", "-")):
         raise MistakeError(f"hydra.sweeper.name={printable(name)}: use only letters, digits, - and _")
     directory = sweep_directory(Path(config.outputs), name)
@@ -63,45 +73,50 @@ def sweep(
         config.hydra.overrides.hydra.append(f"hydra.sweeper.name={quoted(name)}")
     task = partial(_logged, task)
     launcher = _launcher(config, context, task)  # first, because it may not be installed
-    plan, notes, config_of = make_plan(axes, context.config_loader, config)
-    calls = [
-        Call(context, task, directory.jobs, job.name, [config_of(work.overrides) for work in job.work], job)
-        for job in plan.jobs
-    ]
-    requested = launcher.summary(calls) if launcher else []
-    for line in [*plan.summary(), *notes, *requested, f"sweep {directory.path}"]:
-        console.print(line)
-    if dry_run:
-        for work in plan.work:
-            console.print(f"{'train' if work.what == MODEL else 'score'}  {work.label}")
-        return
-    if config.hydra.launcher.get("dry_run"):
-        launcher.show(calls, directory)
-        return
-    swept = {axis.key: list(axis.overrides) for axis in axes if axis.swept}
+    if config.sweep.decide.wait and not (launcher and launcher.on_cluster):
+        raise MistakeError("sweep.decide.wait=true has no effect without hydra/launcher=slurm: remove it")
     created = datetime.now().isoformat(timespec="seconds")
-    about = {"name": name, "command": arguments, "axes": swept, "created": created, "score": config.score}
-    directory.write_sweep(sweep_content(plan, **about))
-    if calls and launcher and launcher.on_cluster:
-        for line in _submit(launcher, calls, directory):
+    about = {"name": name, "command": arguments, "created": created, "score": config.score}
+    of_sweep = without_options(axes), directory, about
+    rounds = OneRound(*of_sweep) if question is None else SeedBySeed(question, console, *of_sweep)
+    composer = Composer(context.config_loader, config)  # of all rounds: a job in this process changes Hydra's state
+    for part in rounds:
+        plan, notes = make_plan(part.axes, composer, config, part.reads)
+        configs = [[composer.with_hydra(work.overrides) for work in job.work] for job in plan.jobs]
+        calls = [
+            Call(context, task, directory.jobs, job.name, of_job, job)
+            for job, of_job in zip(plan.jobs, configs, strict=True)
+        ]
+        for line in rounds.announced(plan, notes, launcher.summary(calls) if launcher else []):
             console.print(line)
-        return
-    forget_failures(plan.work)
-    with watching(plan.work, console):
-        if calls and launcher:
-            _record_failures(calls, launcher.run(calls))
-        else:
-            _run_here(calls)
+        if dry_run:
+            for work in plan.work:
+                console.print(f"{'train' if work.what == MODEL else 'score'}  {work.label}")
+            return
+        if config.hydra.launcher.get("dry_run"):
+            launcher.show(calls, directory)
+            return
+        rounds.write(plan)
+        if not _run(calls, plan, launcher, directory, console, config.sweep.decide.wait):
+            again = f"the same command (without retrain, rescore) {rounds.then}"
+            console.print(f"when all are done, {again}; diffusion-lab report does at any time")
+            return
+        progress, planned = job_progress(directory), {work.folder for work in plan.work}
+        if left := [each for each in progress if each.state != DONE and each.folder in planned]:
+            break
+    _report(directory, config, console)
+    if left:
+        reasons = [f"{each.label}: {each.reason}" for each in left if each.status is not None]
+        again = "run the same command (without retrain, rescore) to continue with the rest"
+        raise RunError("; ".join([summary(progress), *reasons, f"{again} (logs in {directory.jobs})"]))
+
+
+def _report(directory: SweepDirectory, config: DictConfig, console: Terminal) -> None:
     if config.score:
         from diffusion_lab.report.make import make_report
 
         console.print(f"report {make_report(directory, show=True)}")
         track_report(config, directory, directory.report)
-    progress, planned = job_progress(directory), {work.folder for work in plan.work}
-    if left := [each for each in progress if each.state != DONE and each.folder in planned]:
-        reasons = [f"{each.label}: {each.reason}" for each in left if each.status is not None]
-        again = "run the same command (without retrain, rescore) to continue with the rest"
-        raise RunError("; ".join([summary(progress), *reasons, f"{again} (logs in {directory.jobs})"]))
 
 
 def _launcher(config: DictConfig, context: HydraContext, task: TaskFunction) -> Any:
@@ -115,6 +130,28 @@ def _launcher(config: DictConfig, context: HydraContext, task: TaskFunction) -> 
             f"hydra/launcher={name} works only with hydra/sweeper=basic: add that, or choose local or slurm"
         )
     return found
+
+
+def _run(
+    calls: Sequence[Call], plan: Plan, launcher: Any, directory: SweepDirectory, console: Terminal, wait: bool
+) -> bool:
+    """Run the jobs, with a line for each model and cell; False if a cluster has them now. wait: until the cluster has done them."""
+    on_cluster = bool(calls and launcher and launcher.on_cluster)
+    if on_cluster:
+        console.print(_submit(launcher, calls, directory))
+        if not wait:
+            return False
+    else:
+        forget_failures(plan.work)
+    with watching(plan.work, console):
+        if on_cluster:
+            jobs = slurm.submitted(directory)
+            _record_failures(calls, slurm.results([jobs[call.name] for call in calls], directory.slurm))
+        elif calls and launcher:
+            _record_failures(calls, launcher.run(calls))
+        else:
+            _run_here(calls)
+    return True
 
 
 def _record_failures(calls: Sequence[Call], results: Sequence[JobError | Value]) -> None:
@@ -131,8 +168,8 @@ def _run_here(calls: Sequence[Call]) -> None:
             call()
 
 
-def _submit(launcher: Any, calls: Sequence[Call], directory: SweepDirectory) -> list[str]:
-    """Submit the jobs that the cluster does not have yet; returns lines of text."""
+def _submit(launcher: Any, calls: Sequence[Call], directory: SweepDirectory) -> str:
+    """Submit the jobs that the cluster does not have yet; returns a line of text."""
     with hold(directory.path, waiting=lambda holder: print(f"{holder} is submitting this sweep; waiting for it")):
         jobs = slurm.jobs_of(directory)
         if any(job.state == "" for job in jobs.values()):
@@ -142,10 +179,7 @@ def _submit(launcher: Any, calls: Sequence[Call], directory: SweepDirectory) -> 
         if new:
             launcher.submit(new, directory)
     left = f"in the queue already: {len(calls) - len(new)} of {len(calls)} jobs. " if len(new) < len(calls) else ""
-    return [
-        f"{left}diffusion-lab status {directory.path.name} shows the progress and how to end the jobs",
-        "when all are done, the same command (without retrain, rescore) writes the report; diffusion-lab report does at any time",
-    ]
+    return f"{left}diffusion-lab status {directory.path.name} shows the progress and how to end the jobs"
 
 
 def _logged(task: TaskFunction, cfg: DictConfig) -> Any:

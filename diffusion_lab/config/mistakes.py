@@ -42,7 +42,7 @@ from diffusion_lab.sweeps.axes import MissingOptionError
 _DASHES = tuple("\u2010\u2011\u2012\u2013\u2014\u2015\u2212")  # as word processors make them of - and --
 _OF_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _OF_PLACES = {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.EROFS}
-_ONLY_IN_SWEEPS = ("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper")
+_ONLY_IN_SWEEPS = ("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper", "sweep.")
 
 
 class MistakeError(Exception):
@@ -77,11 +77,16 @@ def refuse_words(options: Iterable[str], command: str) -> None:
 
 
 def refuse_outside_sweeps() -> None:
-    """MistakeError for an option of sweeps, launchers or sweepers without -m: training would run here, not on the cluster."""
+    """MistakeError for an option of sweeps, launchers or sweepers without -m: training would run here, not on the cluster; and for
+    one of our sweeper with another."""
     hydra = HydraConfig.get()
-    for override in (*hydra.overrides.task, *hydra.overrides.hydra) if hydra.mode is RunMode.RUN else ():
-        if override.lstrip("+~").startswith(_ONLY_IN_SWEEPS):
+    sweeper = hydra.runtime.choices.get("hydra/sweeper")
+    for override in (*hydra.overrides.task, *hydra.overrides.hydra):
+        name = override.lstrip("+~")
+        if hydra.mode is RunMode.RUN and name.startswith(_ONLY_IN_SWEEPS):
             raise MistakeError(f"{override} works only in a sweep: add -m, or remove {override}")
+        if sweeper != "train_once" and name.startswith("sweep."):
+            raise MistakeError(f"{override} does not work with hydra/sweeper={sweeper}: remove one of the two")
 
 
 @contextmanager

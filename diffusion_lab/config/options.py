@@ -36,13 +36,13 @@ from diffusion_lab.store.option_names import flat
 BY_NAME = ("callbacks", "logger", "features", "metrics", "condition")  # groups of objects by name
 OF_EVERY_CLASS = ("data.validation", "data.on_device", "trainer.peak_flops")  # but not a parameter of the classes
 # What options of commands take beside the type of their default, or if it is null.
-_TEXTS = "model_dir samples reference root to mask flags code entity init_from checkpoint project init"
+_TEXTS = "model_dir samples reference root to mask flags code entity init_from checkpoint project init measure"
 _UNSET: dict[str, Any] = {
     **dict.fromkeys(_TEXTS.split(), str),
     **dict.fromkeys(("batch_size", "default_steps", "t"), int | None),
     **dict.fromkeys(("compile", "on_device"), bool | str),
     **dict.fromkeys(("download", "null_class"), bool),
-    **dict.fromkeys(("train_images", "days"), int | float),
+    **dict.fromkeys(("train_images", "days", "smallest"), int | float),
     **dict.fromkeys(("sweep", "image"), int | str),
     **dict.fromkeys(("runs", "what", "models", "objective_metric"), str | list),
     **dict.fromkeys(("devices", "image_size"), int | str | list),

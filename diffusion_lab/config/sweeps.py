@@ -23,20 +23,31 @@ from diffusion_lab.config.duration import in_a_sentence, operations
 from diffusion_lab.config.mistakes import MistakeError, refused_option, users_mistakes
 from diffusion_lab.config.options import check_options
 from diffusion_lab.config.overrides import as_plain
-from diffusion_lab.config.scores import requested_weights, run_of
+from diffusion_lab.config.scores import build_features, build_metrics, requested_weights, run_of
 from diffusion_lab.config.training import Training, training_of
 from diffusion_lab.data.module import DataModule
+from diffusion_lab.metrics.score import check_measures
 from diffusion_lab.models.trainable import GenerativeModel, TrainableModel
 from diffusion_lab.store.identity import said_of_model
 from diffusion_lab.store.option_names import canonical_json
 from diffusion_lab.sweeps.axes import Axis, Combination, MissingOptionError, combinations
+from diffusion_lab.sweeps.decide import OPEN, SEED, Key, Question, key_of
 from diffusion_lab.sweeps.plan import Plan, PlannedCell, plan
 from diffusion_lab.training import ranks
 from diffusion_lab.training.devices import requested, visible_gpus
 from diffusion_lab.training.trainer_options import checked_precision
 
 _AT, _WEIGHTS = "evaluation.at", "evaluation.weights"
-ASKED_ONCE = ("outputs", "score", "retrain", "rescore", "tags", "debug", _AT)  # of the whole sweep
+_DECIDE, _MEASURE = "sweep.decide", "sweep.decide.measure"
+ASKED_ONCE = (
+    "outputs",
+    "score",
+    "retrain",
+    "rescore",
+    "tags",
+    "debug",
+    _AT,
+)  # of the whole sweep, as what begins with _DECIDE
 
 
 @dataclass(frozen=True)
@@ -58,7 +69,7 @@ def read_axes(arguments: Sequence[str], loader: ConfigLoader) -> list[Axis]:
             continue
         if not override.is_discrete_sweep():
             raise MistakeError(f"{argument}: an interval has no values to try; write {key}=value,value")
-        if key in ASKED_ONCE:
+        if key in ASKED_ONCE or key.startswith(_DECIDE):
             raise MistakeError(f"{argument}: {key} cannot differ between the cells of a sweep: give one value or list")
         element = override.get_key_element()
         listed = list(override.sweep_string_iterator())
@@ -82,24 +93,55 @@ def with_moments(axes: Sequence[Axis], master: DictConfig) -> list[Axis]:
     return [*axes, Axis(_WEIGHTS, {name: f"{_WEIGHTS}={name}" for name in wanted}, swept=len(wanted) > 1)]
 
 
-def make_plan(
-    axes: Sequence[Axis], loader: ConfigLoader, master: DictConfig
-) -> tuple[Plan, list[str], Callable[[Sequence[str]], DictConfig]]:
-    """The plan, notes, and a function from the overrides of a part of a job to its config. Every model is built.
+def question_of(axes: Sequence[Axis], master: DictConfig) -> Question | None:
+    """What the options sweep.decide ask for; None if nothing is to be decided. MistakeError for those that have no effect."""
+    asked, typed = master.sweep.decide, {axis.key: next(iter(axis.overrides.values())) for axis in axes}
+    if asked.measure is None:
+        if idle := [word for key, word in typed.items() if key.startswith(_DECIDE) and key != _MEASURE]:
+            raise MistakeError(f"{idle[0]} has no effect without {_MEASURE}=…: add that, or remove {idle[0]}")
+        return None
+    if not master.score:
+        raise MistakeError(f"{_MEASURE}={asked.measure} is a value of the score: remove score=false")
+    (seeds,) = [axis for axis in axes if axis.key == SEED] or [Axis(SEED, {str(master.seed): ""})]
+    if len(seeds.overrides) > 1:
+        fix = "remove it, or give the first one"
+        raise MistakeError(f"{typed[SEED]}, …: with {_MEASURE} each round has a seed of its own; {fix}")
+    with users_mistakes():
+        first = int(next(iter(seeds.overrides)))
+        return Question(first_seed=first, **{name: value for name, value in as_plain(asked).items() if name != "wait"})
 
-    master: the command's config without the swept options.
+
+def named_axes(axes: Sequence[Axis], question: Question | None) -> list[Axis]:
+    """The axes that name a sweep: the open rule may be given more seeds later."""
+    may_grow = question is not None and question.rule == OPEN
+    return [axis for axis in axes if not (may_grow and axis.key == "sweep.decide.most_seeds")]
+
+
+def without_options(axes: Sequence[Axis]) -> list[Axis]:
+    """The axes without the options sweep.decide, which do not change a cell."""
+    return [axis for axis in axes if not axis.key.startswith(_DECIDE)]
+
+
+def make_plan(
+    axes: Sequence[Axis], composer: Composer, master: DictConfig, reads: Collection[Key] | None = None
+) -> tuple[Plan, list[str]]:
+    """The plan, and notes on it. Every model is built.
+
+    master: the command's config without the swept options. reads: the keys of the cells that are planned; None: all.
     """
-    composer = _Composer(loader, master)
     found, count = combinations(axes, composer)
+    if reads is not None:
+        found = [each for each in found if key_of(each.choices) in reads]
+        count = len(found)
     data_of, gpus = _data_sets(), _gpus(master)
     cells, built = [], None
     for combination in found:
-        cell, trained = _cell(combination, data_of, Path(master.outputs), gpus)
+        cell, trained = _cell(combination, data_of, Path(master.outputs), gpus, master.sweep.decide.measure)
         cells.append(cell)
         built = built or trained
     planned = plan(cells, count, master.retrain, master.rescore, master.score)
     takes = None if built is None else in_a_sentence(planned, *built)
-    return planned, [*filter(None, [takes]), *_of_other_code(planned), *_notes(axes, found)], composer.with_hydra
+    return planned, [*filter(None, [takes]), *_of_other_code(planned), *_notes(axes, found)]
 
 
 def _of_other_code(planned: Plan) -> list[str]:
@@ -136,7 +178,7 @@ def _on_gpu(trainer: DictConfig, gpus: tuple[str, ...] | None) -> bool:
     return on_gpu
 
 
-class _Composer:
+class Composer:
     """Composes overrides into configs: the config files once per set of choices, the values in copies of the result.
 
     Hydra reads some twenty files per config. MissingOptionError for the first override whose key the config lacks.
@@ -224,10 +266,11 @@ def _cell(
     data_of: Callable[[DictConfig], DataModule],
     outputs: Path,
     gpus: tuple[str, ...] | None,
+    measure: str | None,
 ) -> tuple[PlannedCell, tuple[Training, TrainableModel] | None]:
     """The folders of a cell's model and score, and the model itself if this CPU trains it.
 
-    MistakeError for options that would fail.
+    MistakeError for options that would fail, and if the score will have no such measure.
     """
     cfg, family = combination.config.cfg, combination.config.hydra.runtime.choices.model
     check_options(cfg)
@@ -239,7 +282,19 @@ def _cell(
         if not isinstance(model, GenerativeModel) and cfg.score:
             raise MistakeError(f"model={family} generates no samples, so it cannot be scored; add score=false")
         (score,) = training.scores  # evaluation.at was split into cells
+        if measure is not None:
+            _check_measure(measure, score, training.data)
         run = run_of(training.directory, score, outputs)
         here = None if gpus is None or on_gpu else (training, model)
     counted = None if here is None else operations(*here)
     return PlannedCell(combination.choices, overrides, training.directory, run, counted), here
+
+
+def _check_measure(name: str, score: DictConfig, data: DataModule) -> None:
+    """MistakeError unless a score with this config has values of this name that may be better or worse."""
+    found = {one.name: one for one in check_measures([*build_features(score).values()], build_metrics(score), data)}
+    able = ", ".join(sorted(one.name for one in found.values() if one.better is not None))
+    if name not in found:
+        raise MistakeError(f"{_MEASURE}={name}: the score has no such value; choose one of {able}")
+    if found[name].better is None:
+        raise MistakeError(f"{_MEASURE}={name} has no better direction; choose one of {able}")

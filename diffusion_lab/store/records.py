@@ -202,6 +202,7 @@ class SweepRecord(BaseModel):
     axes: dict[str, list[str]]
     command: list[str] = []
     score: bool = True
+    decide: dict[str, Any] | None = None
     cells: list[_Cell]
 
 

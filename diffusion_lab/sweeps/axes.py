@@ -18,7 +18,9 @@ from diffusion_lab.store.option_names import canonical_json
 Config = TypeVar("Config")
 
 _NAME_LENGTH = 48  # of the readable part of a sweep's name
-_COMMAND_OPTIONS = frozenset(("outputs", "retrain", "rescore", "score", "tags"))  # not options of cells
+_COMMAND_OPTIONS = frozenset(
+    ("outputs", "retrain", "rescore", "score", "tags", "sweep.decide.wait")
+)  # not options of cells
 
 
 class MissingOptionError(Exception):
@@ -85,9 +87,7 @@ def combinations(
 
 def sweep_name(axes: Iterable[Axis]) -> str:
     """The swept options and a hash of the whole command, independent of its order, so the same command finds its sweep again."""
-    content = {
-        axis.key: sorted(axis.overrides.values()) for axis in axes if axis.key.partition(".")[0] not in _COMMAND_OPTIONS
-    }
+    content = {axis.key: sorted(axis.overrides.values()) for axis in axes if axis.key not in _COMMAND_OPTIONS}
     digest = hashlib.sha256(canonical_json(content).encode()).hexdigest()[:8]
     swept = "-".join(sorted(re.findall(r"\w+$", axis.key.partition("@")[0])[-1] for axis in axes if axis.swept))
     return "-".join(filter(None, (swept[:_NAME_LENGTH].rstrip("-"), digest)))

@@ -85,6 +85,8 @@ def level_of_looks(most_seeds: int, error: float) -> float:
     if most_seeds == FIRST_LOOK:
         return error
     most, least = np.log(error), np.log(error / (most_seeds - FIRST_LOOK + 1))  # that of the union bound
+    if any_rejection(most_seeds, np.exp(least)) >= error:  # by rounding, for errors below about 1e-4
+        return float(np.exp(least))
     return float(np.exp(brentq(lambda log: any_rejection(most_seeds, np.exp(log)) - error, least, most, xtol=1e-6)))
 
 

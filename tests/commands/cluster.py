@@ -54,6 +54,12 @@ def slurm_answers() -> bool:
         return False
 
 
+def in_queue() -> dict[str, str]:
+    """Job -> state."""
+    shown = subprocess.check_output(["squeue", "--me", "--array", "--noheader", "--format=%i %T"], text=True)
+    return dict(line.split() for line in shown.splitlines())
+
+
 def wait_until(true: Callable[[], object], seconds: float = 120.0, pause: float = 0.05) -> None:
     deadline = time.monotonic() + seconds
     while not true():

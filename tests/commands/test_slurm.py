@@ -19,6 +19,7 @@ from .cluster import (
     PACED,
     SLURM,
     assert_same_training,
+    in_queue,
     jobs,
     log,
     models,
@@ -109,12 +110,6 @@ class Sweep:
         """How long a step takes from now on."""
         file = self.folder / ".seconds_a_step"
         file.write_text(f"{seconds}") if seconds else file.unlink()
-
-
-def in_queue():
-    """Job -> state."""
-    shown = subprocess.check_output(["squeue", "--me", "--array", "--noheader", "--format=%i %T"], text=True)
-    return dict(line.split() for line in shown.splitlines())
 
 
 def slurm(*command):
