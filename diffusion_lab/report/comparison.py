@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import isclose
@@ -30,11 +30,13 @@ from scipy.optimize import bisect
 from scipy.special import gammaincinv, ndtr, stdtrit
 
 from diffusion_lab.store.measures import SEEDS
+from diffusion_lab.sweeps.stopping import level_of_looks
 
 LEVEL = 1 - 0.95
 POWER = 0.8  # of a comparison with enough seeds
 MOST_SEEDS = 100  # that are worth naming
 FEWEST_SEEDS = 3  # needed for a claim about curves, and for the first look at a sweep that decides
+_MOST_LOOKS = 30  # from here on more of them change the level little, and take seconds to compute
 _ROUNDING = 1e-6  # relative; sums in another order differ by less
 
 Blocks = Mapping[str, Sequence[float]]  # by source
@@ -119,24 +121,22 @@ class Difference:
 
         Sources that all seeds share stay as they are. None if not paired over seeds, or if more than `MOST_SEEDS` are needed.
         """
-        return self._fewest(range(2, MOST_SEEDS + 1), lambda n: level)
-
-    def most_seeds(self, level: float) -> int | None:
-        """`seeds_to_show` where each of 3, 4, …, n seeds is a look, at level/(n − 2), which bounds p* of `stopping.Bounded` from
-        below."""
-        return self._fewest(range(FEWEST_SEEDS, MOST_SEEDS + 1), lambda n: level / (n - FEWEST_SEEDS + 1))
-
-    def _fewest(self, numbers: Iterable[int], level_of: Callable[[int], float]) -> int | None:
-        """The first number of seeds whose test at its level has `POWER`."""
         if not self.seeds:
             return None
-        spread = self.parts[0][0] * self.seeds**0.5
+        spread, shared = self.parts[0][0] * self.seeds**0.5, _margin(self.parts[1:], level)
 
         def enough(n: int) -> bool:
-            level = level_of(n)
-            return power(n, self.mean, spread, level, _margin(self.parts[1:], level)) >= POWER
+            return power(n, self.mean, spread, level, shared) >= POWER
 
-        return next((n for n in numbers if enough(n)), None)
+        return next((n for n in range(2, MOST_SEEDS + 1) if enough(n)), None)
+
+    def most_seeds(self, level: float) -> int | None:
+        """`seeds_to_show` where one looks after each of them from the third on, by the rule `sweeps.stopping.Bounded`."""
+        once = self.seeds_to_show(level)
+        if once is None:
+            return None
+        looks = min(max(once, FEWEST_SEEDS), _MOST_LOOKS)
+        return max(self.seeds_to_show(level_of_looks(looks, level)) or MOST_SEEDS, FEWEST_SEEDS)
 
 
 def power(n: int, mean: float, spread: float, level: float, shared: float = 0.0) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import comb
 
-from diffusion_lab.report.comparison import LEVEL, MOST_SEEDS, POWER, listed
+from diffusion_lab.report.comparison import MOST_SEEDS, POWER, listed
 from diffusion_lab.report.decisions import decision_findings, first_new, key_of, next_after, trainings
 from diffusion_lab.report.findings import Comparison, Finding, axis_findings, comparisons, curve_findings
 from diffusion_lab.report.table import Group, Table
@@ -89,11 +89,12 @@ def next_steps(compared: Sequence[Comparison], seeds: Sequence[str], far: str = 
     undecided = [one for one in compared if not one.sure and one.ranking.rival(False)]
     if any(one.needs_seeds for one in compared):
         steps.append("run the same sweep with seed=1,2,3")
-    elif enough := [(n, one) for one in undecided if (n := one.most_seeds(LEVEL / max(1, pairs)))]:
-        n, one = min(enough, key=lambda pair: pair[0])
+    elif enough := [(n, one) for one in undecided if (n := one.seeds_to_show)]:
+        _, one = min(enough, key=lambda pair: pair[0])
         steps.append(
-            f"{one.what} in {one.measure.label} is cheapest to settle. Run the same sweep with seed={first_new(seeds)} "
-            f"sweep.decide.measure={one.measure.name} sweep.decide.most_seeds={n}: it stops as soon as they are decided. "
+            f"{one.what} in {one.measure.label} is cheapest to settle. Run the same sweep with seed={first_new(seeds)} in place of "
+            f"its seeds, and sweep.decide.measure={one.measure.name} sweep.decide.most_seeds={one.most_seeds(pairs)}: it stops as "
+            "soon as the differences are decided. "
             "Or choose the cheaper or simpler option"
         )
     elif undecided:

@@ -21,13 +21,12 @@ from diffusion_lab.sweeps.stopping import FIRST_LOOK
 _MOST_PANELS = 12
 _MOST_TICKS = 10
 _WON = (Outcome.BETTER, Outcome.WORSE)
-_EQUAL = (Outcome.SAME, Outcome.CLOSE)
 
 
 def key_of(decision: Standings) -> str:
     """The meaning of marks and brackets, and the error of the decisions."""
-    most, several = f"{100 * decision.question.error:g}\N{NO-BREAK SPACE}%", len(decision.pairs) > 1
-    over = f" over its {len(decision.pairs)} pairs" if several else ""
+    most, pairs = f"{100 * decision.question.error:g}\N{NO-BREAK SPACE}%", len(decision.pairs)
+    over = f" over its {pairs} pairs" if pairs > 1 else ""
     return (
         "● decided, ○ undecided. After ± stands a standard error, in brackets the interval of a difference. The probability that "
         f"any decision is false, or any interval wrong, is at most {most}{over}, however often one looks."
@@ -35,26 +34,20 @@ def key_of(decision: Standings) -> str:
 
 
 def decision_findings(table: Table, group: Group, decision: Standings) -> list[Finding]:
-    """One sentence for each pair; all that were closed because one choice lost share one."""
-    won = {_loser(one): one for one in reversed(decision.pairs) if one.outcome in _WON}
-    compared = [one for one in decision.pairs if one.outcome is not Outcome.LOST]
+    """One sentence for each pair; those that were closed because one of their choices lost share one."""
     found = []
-    for axis, some in grouped(compared, lambda one: one.pair.axis).items():
-        costs = costs_of(table, group, axis, sure=any(one.outcome in _WON for one in some)) if axis else []
-        texts = ["; ".join([_sentence(one, decision), *(costs if one is some[0] else [])]) for one in some]
-        found += [
-            Finding(_what(table, axis), text, one.outcome in (*_WON, *_EQUAL))
-            for one, text in zip(some, texts, strict=True)
-        ]
-    lost = [one for one in decision.pairs if one.outcome is Outcome.LOST]
-
-    def loser(one: Standing) -> tuple[str, str]:
-        return next((one.pair.axis, name) for name in _names(one) if (one.pair.axis, name) in won)
-
-    for (axis, name), some in grouped(lost, loser).items():
-        others = listed([other for one in some for other in _names(one) if other != name])
-        text = f"{name} and {others} were not compared further, because {name} lost to {_better(won[axis, name])}"
-        found.append(Finding(_what(table, axis), text, False))
+    for axis, some in grouped(decision.pairs, lambda one: one.pair.axis).items():
+        what = table.names[axis] if axis else listed(list(table.names.values()))
+        beaten_by = {_worse(one): _better(one) for one in reversed(some) if one.outcome in _WON}
+        costs = costs_of(table, group, axis, sure=bool(beaten_by)) if axis else []
+        for one in sorted((one for one in some if not _lost(one)), key=lambda one: not _decided(one)):
+            found.append(Finding(what, "; ".join([_sentence(one, decision), *costs]), _decided(one)))
+            costs = []
+        closed = [(one, next(name for name in _names(one) if name in beaten_by)) for one in some if _lost(one)]
+        for name, pairs in grouped(closed, lambda pair: pair[1]).items():
+            others = listed([other for one, _ in pairs for other in _names(one) if other != name])
+            text = f"{name} was not compared further with {others}, because it lost to {beaten_by[name]}"
+            found.append(Finding(what, text, False))
     return found
 
 
@@ -65,7 +58,8 @@ def trainings(table: Table, decision: Standings) -> str:
     done, whole = _models(cells), most * _models(first)
     if not decision.over:
         return f"{done} trainings until now; {most} seeds of every choice take {whole}"
-    return f"{done} trainings instead of the {whole} that {most} seeds of every choice take: {whole - done} saved"
+    saved = f": {whole - done} saved" if whole > done else ", so none is saved"
+    return f"{done} trainings, and {whole} for {most} seeds of every choice{saved}"
 
 
 def next_after(decision: Standings, names: Mapping[str, str], seeds: Sequence[str], far: str) -> str:
@@ -73,14 +67,14 @@ def next_after(decision: Standings, names: Mapping[str, str], seeds: Sequence[st
     if not decision.over:
         return f"run the same command again: it goes on with seed {decision.question.first_seed + decision.rounds}"
     left = _left(decision, names)
-    kept = listed([one for one, alone in left if alone])
+    kept = [one for one, alone in left if alone]
     if far:
-        return f"{f'keep {kept} for now, and ' if kept else ''}train longer before you decide: {far}"
+        return f"{f'keep {listed(kept)} for now, and ' if kept else ''}train longer before you decide: {far}"
     steps = []
     if kept:
         steps.append(
-            f"keep {kept}. The decision needs no repetition; publish the interval with the difference, because where a sweep stops a "
-            "difference tends to look larger than it is"
+            f"keep {listed(kept)}. The decision needs no repetition; publish the interval with the difference, which tends to look "
+            "larger than it is where a sweep stops"
         )
     if several := [one for one, alone in left if not alone]:
         steps.append(f"choose the cheaper or simpler of {', and of '.join(several)}")
@@ -102,7 +96,7 @@ def decision_plots(table: Table) -> list[Plot]:
     looked = [one for one in decision.pairs if one.looks] if decision else []
     if decision is None or not looked:
         return []
-    last = {id(one) for one in sorted(looked, key=lambda one: -len(one.looks))[:_MOST_PANELS]}
+    last = {id(one) for one in sorted(looked, key=lambda one: (_lost(one), -len(one.looks)))[:_MOST_PANELS]}
     shown = [one for one in looked if id(one) in last]
     counts = range(FIRST_LOOK, max(one.looks[-1].n for one in shown) + 1)
     apart = ceil(len(counts) / _MOST_TICKS)
@@ -112,7 +106,7 @@ def decision_plots(table: Table) -> list[Plot]:
         f"The first choice − the second: {better} 0 the first is better. With the interval after each seed, which holds at all "
         "looks together; the first ones may be wider than the panel."
     )
-    note += f" The {len(shown)} of {len(looked)} pairs with the most seeds." if len(shown) < len(looked) else ""
+    note += f" {len(shown)} of {len(looked)} pairs, those with the most seeds." if len(shown) < len(looked) else ""
     return [
         Plot(
             key=f"decided_{decision.measure.name}",
@@ -127,49 +121,43 @@ def decision_plots(table: Table) -> list[Plot]:
 
 
 def _panel(one: Standing, names: Mapping[str, str], smallest: float | None, ticks: list[str]) -> Panel:
-    looks, pair = one.looks, one.pair
-    margins = [look.margin if isfinite(look.margin) else None for look in looks]
-    known, edges = margins[-1] or 0.0, [smallest, -smallest] if smallest else []
-    ends = [0.0, *edges, *(look.mean for look in looks), *(looks[-1].mean + side * 1.5 * known for side in (-1, 1))]
-    means = Series(
-        "mean difference", [float(look.n - FIRST_LOOK) for look in looks], [look.mean for look in looks], margins
+    x, means = [float(look.n - FIRST_LOOK) for look in one.looks], [look.mean for look in one.looks]
+    margins = [look.margin if isfinite(look.margin) else None for look in one.looks]
+    edges = [smallest, -smallest] if smallest else []
+    beyond = 1.5 * (margins[-1] or 0.0)  # wide enough for some of the intervals before the last
+    ends = [0.0, *edges, *means, means[-1] - beyond, means[-1] + beyond]
+    levels = [("", 0.0), *((f"±{edge:g}" if edge > 0 else "", edge) for edge in edges)]
+    axis = f"{names[one.pair.axis]}: " if one.pair.axis else ""
+    return Panel(
+        title=f"{axis}{' − '.join(_names(one))}",
+        series=[Series("mean difference", x, means, margins)],
+        categories=ticks,
+        levels=levels,
+        verdict=f"{f'{_better(one)} is better' if one.outcome in _WON else _outcome(one, smallest)} {_after(one)}",
+        ends=(min(ends), max(ends)),
     )
-    levels = [("", 0.0), *(("", edge) for edge in edges)]
-    axis = f"{names[pair.axis]}: " if pair.axis else ""
-    title = f"{axis}{' − '.join(_names(one))}"
-    return Panel(title, [means], ticks, levels, _outcome(one, smallest), (min(ends), max(ends)))
 
 
 def _sentence(one: Standing, decision: Standings) -> str:
     (a, b), label, after = _names(one), decision.measure.label, _after(one)
     after += f", averaged over {len(one.pair.cells)} settings" if len(one.pair.cells) > 1 else ""
     look = one.looks[-1] if one.looks and isfinite(one.looks[-1].margin) else None
-    found = f": {a} − {b} is {with_interval(look.mean, look.margin)}" if look else ""
-    match one.outcome:
-        case Outcome.BETTER | Outcome.WORSE:
-            by = with_interval(abs(one.looks[-1].mean), one.looks[-1].margin)
-            return f"{_better(one)} is better than {_loser(one)[1]} by {by} in {label} {after}"
-        case Outcome.SAME:
-            return f"{a} and {b} are equal in {label} in every seed, {after}"
-        case Outcome.CLOSE:
-            within = f"{decision.question.smallest:g}"
-            return f"{a} and {b} differ by less than {within} in {label}, for your purpose equal, {after}{found}"
-        case Outcome.UNDECIDED:
-            return f"undecided between {a} and {b} in {label} {after}{found}"
-        case _:
-            return f"not decided yet between {a} and {b} in {label} {after}{found}"
+    if look and one.outcome in _WON:
+        by = with_interval(abs(look.mean), look.margin)
+        return f"{_better(one)} is better than {_worse(one)} by {by} in {label} {after}"
+    known = look and one.outcome is not Outcome.SAME
+    found = f": {a} − {b} is {with_interval(look.mean, look.margin)}" if look and known else ""
+    return f"{a} and {b} are {_outcome(one, decision.question.smallest)} in {label} {after}{found}"
 
 
 def _outcome(one: Standing, smallest: float | None) -> str:
-    """The outcome in a few words."""
-    words = {
+    """The outcome in a few words, unless one is better."""
+    return {
         Outcome.SAME: "equal in every seed",
-        Outcome.CLOSE: f"equal within {smallest}",
+        Outcome.CLOSE: f"equal within ±{smallest}",
         Outcome.LOST: "not compared further",
         Outcome.UNDECIDED: "undecided",
-        Outcome.OPEN: "not decided yet",
-    }
-    return f"{words.get(one.outcome) or f'{_better(one)} is better'} {_after(one)}"
+    }.get(one.outcome, "not decided yet")
 
 
 def _after(one: Standing) -> str:
@@ -177,22 +165,29 @@ def _after(one: Standing) -> str:
     return f"after {n} seed{'' if n == 1 else 's'}"
 
 
+def _decided(one: Standing) -> bool:
+    return one.outcome in (*_WON, Outcome.SAME, Outcome.CLOSE)
+
+
+def _lost(one: Standing) -> bool:
+    return one.outcome is Outcome.LOST
+
+
 def _better(one: Standing) -> str:
     return _names(one)[one.outcome is Outcome.WORSE]
 
 
-def _loser(one: Standing) -> tuple[str, str]:
-    """(axis, choice)."""
-    return one.pair.axis, _names(one)[one.outcome is Outcome.BETTER]
+def _worse(one: Standing) -> str:
+    return _names(one)[one.outcome is Outcome.BETTER]
 
 
 def _left(decision: Standings, names: Mapping[str, str]) -> list[tuple[str, bool]]:
     """(choices that lost to none, whether it is one alone) of each axis."""
-    lost = {_loser(one) for one in decision.pairs if one.outcome in _WON}
     found = []
     for axis, some in grouped(decision.pairs, lambda one: one.pair.axis).items():
         choices = dict.fromkeys(choice for one in some for choice in _names(one))
-        left = [choice for choice in choices if (axis, choice) not in lost]
+        beaten = {_worse(one) for one in some if one.outcome in _WON}
+        left = [choice for choice in choices if choice not in beaten]
         if left:
             found.append((f"{names.get(axis, '')} {listed(left)}".strip(), len(left) == 1))
     return found
@@ -206,11 +201,6 @@ def _names(one: Standing) -> tuple[str, str]:
 
 def _row(key: Key) -> str:
     return " · ".join(filter(None, key))
-
-
-def _what(table: Table, axis: str) -> str:
-    """The axis or, of whole cells, all of them."""
-    return table.names[axis] if axis else listed(list(table.names.values()))
 
 
 def _models(cells: Sequence[Cell]) -> int:

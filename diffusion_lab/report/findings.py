@@ -147,10 +147,10 @@ class Comparison:
         _, lead = self.ranking.rival(self.sure) or (None, None)
         return lead.seeds_to_show(self.level) if lead else None
 
-    def most_seeds(self, level: float) -> int | None:
-        """See `Difference.most_seeds`; of the best and its rival."""
+    def most_seeds(self, num_pairs: int) -> int | None:
+        """See `Difference.most_seeds`; of the best and its rival, in a sweep that decides so many pairs."""
         _, lead = self.ranking.rival(self.sure) or (None, None)
-        return lead.most_seeds(level) if lead else None
+        return lead.most_seeds(LEVEL / num_pairs) if lead else None
 
     @property
     def needs_seeds(self) -> bool:
