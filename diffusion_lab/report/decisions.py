@@ -145,8 +145,9 @@ def _sentence(one: Standing, decision: Standings) -> str:
     if look and one.outcome in _WON:
         by = with_interval(abs(look.mean), look.margin)
         return f"{_better(one)} is better than {_worse(one)} by {by} in {label} {after}"
-    known = look and one.outcome is not Outcome.SAME
-    found = f": {a} − {b} is {with_interval(look.mean, look.margin)}" if look and known else ""
+    found = (
+        f": {a} − {b} is {with_interval(look.mean, look.margin)}" if look and one.outcome is not Outcome.SAME else ""
+    )
     return f"{a} and {b} are {_outcome(one, decision.question.smallest)} in {label} {after}{found}"
 
 
