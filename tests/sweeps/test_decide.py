@@ -46,7 +46,7 @@ def of_three(*means, rounds=8, spread=0.1, question=QUESTION, measure=LOWER):
 # --- pairs ---
 
 
-def test_two_axes_ask_two_pairs_averaged_over_the_other():
+def test_two_axes_ask_two_averaged_pairs():
     first, second = pairs()
     assert (first.axis, first.first, first.second) == ("loss", "a", "b")
     assert first.cells == ((("a", "10"), ("b", "10")), (("a", "50"), ("b", "50")))
@@ -149,7 +149,7 @@ def test_equal_to_the_bit_is_no_difference(rule):
 
 
 @pytest.mark.parametrize(("rule", "seeds"), [("bounded", 3), ("open", 4)])
-def test_a_constant_difference_waits_until_t_can_decide(rule, seeds):
+def test_a_constant_difference_waits_for_the_rule(rule, seeds):
     """E_3 is less than 1/error for any t, so s = 0 decides nothing after three seeds either."""
     assert [np.isfinite(Open(0.05).t_after(n)) for n in (3, 4)] == [False, True]
     for difference in (1.0, 0.1):  # 0.1 is not exact: s is 0 or a rounding error
