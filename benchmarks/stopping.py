@@ -1,19 +1,18 @@
 """Stopping rules of `sweep.decide` in simulated sweeps: false decisions, decided differences, trainings.
 
     python benchmarks/stopping.py [--sweeps 200000]
-    python benchmarks/stopping.py --scores SCORES.csv --resamples 2000
 
 A score is x = effect of the seed + noise of the cell; lower is better. Sweeps: of two cells (one pair), and of four as two axes of
 two values (`axes`, 2 pairs) or as each two cells (`cells`, 6 pairs). The error is divided by the number of pairs in all rules, also
 in those for comparison: p < 0.05 after each of 3, 4, … 10 seeds, and after ten seeds only. A decision is false where there is no
 difference, and in the opposite direction. Differences are in standard deviations of the paired difference: one cell, or one value
-of the first axis, is better than the others. With --scores, the cells of a sweep are trainings of one recipe, drawn without
-replacement from the column `value`. Writes one row a setting, and prints a markdown table.
+of the first axis, is better than the others. Writes one row a setting, and prints a markdown table. Real scores are in
+`stopping_scores.py`.
 """
 
 import argparse
 import csv
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -210,14 +209,6 @@ def simulated(name: str, noise: str, sweeps: int, num_seeds: int) -> Iterator[np
         yield random.standard_normal((*shape[:2], 1)) + NOISES[noise](random, shape)
 
 
-def resampled(values: np.ndarray, name: str, sweeps: int, num_seeds: int) -> Iterator[np.ndarray]:
-    """Nothing if there are too few values."""
-    shape = (sweeps, num_seeds, len(DESIGNS[name].keys))
-    if (needed := shape[1] * shape[2]) <= len(values):
-        order = np.random.default_rng(0).random((sweeps, len(values))).argsort(1)
-        yield values[order[:, :needed]].reshape(shape)
-
-
 def simulation(sweeps: int) -> Iterator[tuple[str, ...]]:
     for noise, name in product(NOISES, DESIGNS):
         yield from rows_of(name, noise, 0, partial(simulated, name, noise, sweeps))
@@ -225,31 +216,18 @@ def simulation(sweeps: int) -> Iterator[tuple[str, ...]]:
         yield from rows_of(name, "normal", difference, partial(simulated, name, "normal", sweeps))
 
 
-def resampling(path: Path, sweeps: int) -> Iterator[tuple[str, ...]]:
-    with path.open(newline="") as file:
-        values = np.array([float(row["value"]) for row in csv.DictReader(file)])
-    for name in DESIGNS:
-        yield from rows_of(name, f"{len(values)} scores of {path.stem}", 0, partial(resampled, values, name, sweeps))
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sweeps", type=int, default=200_000)
-    parser.add_argument(
-        "--scores", type=Path, help="a table with a column value, one row a seed, in place of simulated scores"
-    )
-    parser.add_argument("--resamples", type=int, default=2000, help="sweeps drawn from --scores")
-    parser.add_argument("--out", type=Path, help="by default results/stopping.csv or results/stopping_scores.csv")
-    given = parser.parse_args()
-    out = given.out or RESULTS / ("stopping_scores.csv" if given.scores else "stopping.csv")
+def write(path: Path, rows: Iterable[tuple[str, ...]]) -> None:
+    """Write the rows to a file, and print them."""
     print("| " + " | ".join(COLUMNS) + " |\n" + "|---" * len(COLUMNS) + "|")
-    with out.open("w", newline="") as file:
+    with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
-        for row in resampling(given.scores, given.resamples) if given.scores else simulation(given.sweeps):
+        for row in rows:
             writer.writerow(row)
             print("| " + " | ".join(row) + " |", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sweeps", type=int, default=200_000)
+    write(RESULTS / "stopping.csv", simulation(parser.parse_args().sweeps))
