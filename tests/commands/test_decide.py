@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 
+from diffusion_lab.report import make
 from diffusion_lab.store.measures import Measure
 from diffusion_lab.sweeps.decide import Look, Outcome, Pair, Question, Standing, Standings, said_of
 
@@ -20,6 +21,7 @@ MINE = """\
 from pathlib import Path
 
 from diffusion_lab.metrics.metric import Metric, Scores
+from diffusion_lab.report import make
 from diffusion_lab.store.measures import Measure
 
 
@@ -56,6 +58,12 @@ DECIDED = [
 def lab(lab):
     (lab.folder / "mine.py").write_text(MINE)
     return lab
+
+
+@pytest.fixture
+def no_report(monkeypatch):
+    """Its figures take most of the time of a small sweep."""
+    monkeypatch.setattr(make, "make_report", lambda directory, show: directory.report)
 
 
 def content(folder):
@@ -96,7 +104,7 @@ def test_seeds_are_added_until_every_pair_is_closed(lab):
     assert all(line in status for line in lines)
 
 
-def test_a_failed_cell_ends_the_sweep_after_its_round(lab):
+def test_a_failed_cell_ends_the_sweep_after_its_round(lab, no_report):
     """The same command goes on and decides what an undisturbed sweep does."""
     (lab.folder / ".fails").write_text("2")
     code, out, err = lab(*SWEEP)
@@ -117,7 +125,7 @@ def test_a_failed_cell_ends_the_sweep_after_its_round(lab):
     assert trained(lab.folder) == cells, "later seeds are not forgotten while the first is scored again"
 
 
-def test_small_and_equal_differences_end_a_sweep(lab):
+def test_small_and_equal_differences_end_a_sweep(lab, no_report):
     """`smallest`, a difference that is zero in every seed, and another first seed; with the models of one sweep."""
     one = ["train", "-m", *OPTIONS, "optimizer.lr=0.001", "seed=5", *DECIDE, "+metrics.mine.unused=0"]
     out = lab.done(*one[:-1], "+metrics.mine.unused=1,2")
@@ -125,12 +133,12 @@ def test_small_and_equal_differences_end_a_sweep(lab):
     assert content(lab.folder)["axes"]["seed"] == ["5", "6", "7"]
     small = [*one[:-1], "+metrics.mine.shift=1,1.02", "hydra.sweeper.name=small"]
     assert any(line.startswith("after 3 seeds: shift 1 is better than 1.02 by 0.0") for line in said(lab.done(*small)))
-    out = lab.done(*small[:-1], "hydra.sweeper.name=close", "sweep.decide.smallest=0.5", "sweep.decide.error=0.0001")
+    out = lab.done(*small[:-1], "hydra.sweeper.name=close", "sweep.decide.smallest=0.5", "sweep.decide.error=1e-6")
     assert any(line.startswith("after 3 seeds: shift 1 and 1.02 differ by less than 0.5: ") for line in said(out)), out
     assert len(models(lab.folder)) == 3
 
 
-def test_the_open_rule_may_be_given_more_seeds(lab):
+def test_the_open_rule_may_be_given_more_seeds(lab, no_report):
     """The same sweep goes on: its most seeds are not in its name."""
     open_rule = ["train", "-m", *OPTIONS, "optimizer.lr=0.001,0.002", DECIDE[0], "sweep.decide.rule=open"]
     out = lab.done(*open_rule, "sweep.decide.most_seeds=3")
