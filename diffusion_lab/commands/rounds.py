@@ -19,7 +19,6 @@ from diffusion_lab.sweeps.decide import (
     pairs_of,
     read_standings,
     said_of,
-    said_of_savings,
 )
 from diffusion_lab.sweeps.plan import Plan, sweep_content
 from diffusion_lab.sweeps.stopping import FIRST_LOOK
@@ -83,7 +82,6 @@ class SeedBySeed(OneRound):
             self._say(before, now)
             if now.over:
                 self._write(self.cells)  # a result that has changed since may have ended the sweep earlier
-                self.console.print(said_of_savings(self.directory, now))
                 return
             before = now
 
@@ -95,11 +93,10 @@ class SeedBySeed(OneRound):
                 self.console.print(said_of(one, now))
 
     def announced(self, plan: Plan, notes: Sequence[str], requested: Sequence[str]) -> list[str]:
-        if self.cells:
-            (seed,) = {cell.choices[SEED] for cell in plan.cells}
-            return [f"seed {seed}: {'; '.join(plan.summary())}", *requested] if plan.jobs else []
-        *above, folder = super().announced(plan, notes, requested)
-        return [*above, *self._pairs(plan), folder]
+        first = [] if self.cells else [*self._pairs(plan), f"sweep {self.directory.path}"]
+        (seed,) = {cell.choices[SEED] for cell in plan.cells}
+        of_seed = [f"seed {seed}: {'; '.join([*plan.summary(), *notes])}", *requested] if plan.jobs or first else []
+        return [*first, *of_seed]
 
     def _pairs(self, plan: Plan) -> Iterator[str]:
         """The number of pairs, and the least and the most number of trainings. MistakeError without a pair."""

@@ -1,7 +1,7 @@
 """Reports on scores: tables, plots, a page, and files for papers. Reads run folders; only `drawing` imports torch.
 
-It is independent of `diffusion_lab.sweeps`: a report reads only files, so runs without a sweep, or from somebody else, get the
-same report.
+A report reads only files, so runs without a sweep, or from somebody else, get the same report. Of `diffusion_lab.sweeps` it uses
+only the rules by which a sweep decides.
 
 make          a report in its folder
 read          cells from run folders
@@ -10,6 +10,7 @@ table         cells in rows, rows in groups that were measured alike
 comparison    confidence intervals of differences
 effects       the axes of a group: their values, and what each changes, averaged over the settings of the others
 findings      comparisons of the values of each axis, and a sentence on each
+decisions     what a sweep that stopped by a rule has decided
 conclusions   all sentences, what is undecided, and what to do next
 numbers       numbers and notes as text
 panels        the content of plots as numbers

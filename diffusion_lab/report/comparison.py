@@ -30,11 +30,13 @@ from scipy.optimize import bisect
 from scipy.special import gammaincinv, ndtr, stdtrit
 
 from diffusion_lab.store.measures import SEEDS
+from diffusion_lab.sweeps.stopping import level_of_looks
 
 LEVEL = 1 - 0.95
 POWER = 0.8  # of a comparison with enough seeds
 MOST_SEEDS = 100  # that are worth naming
-FEWEST_SEEDS = 3  # needed for a claim about curves
+FEWEST_SEEDS = 3  # needed for a claim about curves, and for the first look at a sweep that decides
+_MOST_LOOKS = 30  # from here on more of them change the level little, and take seconds to compute
 _ROUNDING = 1e-6  # relative; sums in another order differ by less
 
 Blocks = Mapping[str, Sequence[float]]  # by source
@@ -127,6 +129,14 @@ class Difference:
             return power(n, self.mean, spread, level, shared) >= POWER
 
         return next((n for n in range(2, MOST_SEEDS + 1) if enough(n)), None)
+
+    def most_seeds(self, level: float) -> int | None:
+        """`seeds_to_show` where one looks after each of them from the third on, by the rule `sweeps.stopping.Bounded`."""
+        once = self.seeds_to_show(level)
+        if once is None:
+            return None
+        looks = min(max(once, FEWEST_SEEDS), _MOST_LOOKS)
+        return max(self.seeds_to_show(level_of_looks(looks, level)) or MOST_SEEDS, FEWEST_SEEDS)
 
 
 def power(n: int, mean: float, spread: float, level: float, shared: float = 0.0) -> float:

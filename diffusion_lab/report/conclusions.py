@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import comb
 
 from diffusion_lab.report.comparison import MOST_SEEDS, POWER, listed
+from diffusion_lab.report.decisions import decision_findings, first_new, key_of, next_after, trainings
 from diffusion_lab.report.findings import Comparison, Finding, axis_findings, comparisons, curve_findings
 from diffusion_lab.report.table import Group, Table
 from diffusion_lab.store.option_names import grouped
@@ -26,16 +28,25 @@ UNDECIDED = (
 
 @dataclass(frozen=True)
 class Conclusions:
-    """undecided: one line per comparison, of the columns UNDECIDED. note: on these lines, or empty. next: what to do, or empty."""
+    """undecided: one line per comparison, of the columns UNDECIDED. note: on these lines, or empty. next: what to do, or empty.
+    key: the meaning of marks and intervals."""
 
     findings: list[Finding]
     undecided: list[tuple[str, ...]]
     note: str
     next: str
+    key: str = KEY
 
 
 def conclusions(table: Table, group: Group) -> Conclusions:
-    """What is known about a group of rows, what is not, and what to do next; of curves only what is certain."""
+    """What is known about a group of rows, what is not, and what to do next; of curves only what is certain. What the rule of a
+    sweep that decides has found stands with the first group."""
+    if (decision := table.decision) is not None:
+        if group is not table.groups[0]:
+            return Conclusions([], [], "", "")
+        said = decision_findings(table, group, decision)
+        next_one = next_after(decision, table.names, table.seeds, _far_from_real(group))
+        return Conclusions(said, [], trainings(table, decision), next_one, key_of(decision))
     compared = comparisons(table, group)
     known = [*axis_findings(table, group, compared), *curve_findings(table, group)]
     doubts = [line for one in compared if (line := one.doubt) is not None]
@@ -59,6 +70,7 @@ def _far_from_real(group: Group) -> str:
 def next_steps(compared: Sequence[Comparison], seeds: Sequence[str], far: str = "") -> str:
     """What to do after this comparison, or empty. seeds: that were used. far: in words, that all are far from real images."""
     steps, chosen, contested = list[str](), list[str](), list[str]()
+    pairs = sum(comb(len(some[0].names), 2) for some in grouped(compared, lambda one: one.what).values())
     for what, some in grouped((one for one in compared if one.sure), lambda one: one.what).items():
         best = some[0].names[some[0].ranking.best[0]]
         agreed = all(best in one.leaders for one in compared if one.what == what and one.ranking.rival(one.sure))
@@ -78,11 +90,12 @@ def next_steps(compared: Sequence[Comparison], seeds: Sequence[str], far: str = 
     if any(one.needs_seeds for one in compared):
         steps.append("run the same sweep with seed=1,2,3")
     elif enough := [(n, one) for one in undecided if (n := one.seeds_to_show)]:
-        n, one = min(enough, key=lambda pair: pair[0])
+        _, one = min(enough, key=lambda pair: pair[0])
         steps.append(
-            f"{one.what} in {one.measure.label} is cheapest to settle. Run the same sweep once with {_new_seeds(n, seeds)} and "
-            "compare those seeds alone; adding seeds until something shows produces false positives. Or choose the cheaper or "
-            "simpler option"
+            f"{one.what} in {one.measure.label} is cheapest to settle. Run the same sweep with seed={first_new(seeds)} in place of "
+            f"its seeds, and sweep.decide.measure={one.measure.name} sweep.decide.most_seeds={one.most_seeds(pairs)}: it stops as "
+            "soon as the differences are decided. "
+            "Or choose the cheaper or simpler option"
         )
     elif undecided:
         steps.append(f"choose the cheaper or simpler option. {MOST_SEEDS} new seeds would not settle what is undecided")
@@ -90,5 +103,5 @@ def next_steps(compared: Sequence[Comparison], seeds: Sequence[str], far: str = 
 
 
 def _new_seeds(n: int, seeds: Sequence[str]) -> str:
-    first = max((int(seed) for seed in seeds if seed.isdigit()), default=0) + 1
+    first = first_new(seeds)
     return f"seed={','.join(map(str, range(first, first + n)))}" if n < 5 else f"'seed=range({first},{first + n})'"

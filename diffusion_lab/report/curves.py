@@ -133,8 +133,11 @@ def _short(cost: float) -> str:
 def sentences(table: Table, group: Group, measure: Measure, cost: Cost) -> list[str]:
     """A sentence for each pair of curves, measured alike with the same seeds, whose order certainly changes.
 
-    Against training time all pairs are compared; against network evaluations only pairs that differ in one axis.
+    Against training time all pairs are compared; against network evaluations only pairs that differ in one axis. None if the seeds
+    were stopped by the differences.
     """
+    if not group.ranked:
+        return []
     if cost is TRAINING:
         lines = {name: rows for name, rows in training_lines(table, group, measure).items() if len(rows) > 1}
         pairs = [((a, b), lines[a], lines[b]) for a, b in combinations(lines, 2)]

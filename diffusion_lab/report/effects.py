@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from diffusion_lab.report.choices import reads_as_number
+from diffusion_lab.report.choices import natural, reads_as_number
 from diffusion_lab.report.comparison import Measured, same
 from diffusion_lab.report.table import Cell, Group, Table, measured
 from diffusion_lab.store.measures import Measure
@@ -26,6 +26,13 @@ class Effect:
     settings: int
     averaged: list[str]
     unchanged: int
+
+    def in_order(self) -> tuple[list[str | None], list[Measured]]:
+        """The values with their means: numbers in increasing order, else as requested."""
+        pairs = list(zip(self.values, self.means, strict=True))
+        if all(value is None or reads_as_number(value) for value in self.values):
+            pairs.sort(key=lambda pair: natural(pair[0] or "-inf"))
+        return [value for value, _ in pairs], [mean for _, mean in pairs]
 
 
 def effect_of(table: Table, group: Group, measure: Measure, axis: str) -> Effect | None:

@@ -12,7 +12,7 @@ from rich.table import Table as TerminalTable
 from rich.text import Text
 
 from diffusion_lab.report.choices import reads_as_number
-from diffusion_lab.report.conclusions import KEY, UNDECIDED, conclusions
+from diffusion_lab.report.conclusions import UNDECIDED, conclusions
 from diffusion_lab.report.numbers import Entry, alike, columns, distinguishing, footnotes, has_floor, notes, seeds_of
 from diffusion_lab.report.table import NONE, Gathered, Group, Table
 from diffusion_lab.store.measures import Measure
@@ -153,7 +153,7 @@ def print_tables(gathered: Gathered, table: Table) -> None:
         if said_of.undecided:
             _print_unbroken(_plain_table(UNDECIDED, said_of.undecided))
         if said_of.findings:
-            console.print(Text(KEY, style="dim"))
+            console.print(Text(said_of.key, style="dim"))
         if said_of.note:
             console.print(Text(f"{said_of.note}.", style="dim"))
         if said_of.next:

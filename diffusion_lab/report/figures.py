@@ -98,16 +98,17 @@ def _figure(plot: Plot, note: str = "") -> Figure:
     more_lines = max(title.count("\n") for title in titles) * _LEGEND_LINE
     top = _TOP + more_lines
     height = rows * _HEIGHT + (rows - 1) * more_lines + below + top
+    own = any(panel.ends for panel in plot.panels)
     figure = Figure(figsize=(width, height))
     figure.subplots_adjust(
         left=_LEFT / width,
         right=1 - 0.12 / width,
         bottom=below / height,
         top=1 - top / height,
-        wspace=0.08,
+        wspace=0.3 if own else 0.08,
         hspace=0.34 + more_lines / _HEIGHT,
     )
-    grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=not own)
     lines: dict[str, Artist] = {}
     for axes, panel, title in zip(grid.flat, plot.panels, titles, strict=False):
         lines = _draw(axes, panel, plot) | lines

@@ -37,7 +37,7 @@ _NO_ERRORS = "not ranked, because these scores have no errors; metrics=frechet_i
 
 @dataclass(frozen=True)
 class Finding:
-    """A sentence of a report. what: the axis or the curves. sure: whether it claims a difference."""
+    """A sentence of a report. what: the axis or the curves. sure: whether anything is decided."""
 
     what: str
     text: str
@@ -147,6 +147,11 @@ class Comparison:
         _, lead = self.ranking.rival(self.sure) or (None, None)
         return lead.seeds_to_show(self.level) if lead else None
 
+    def most_seeds(self, num_pairs: int) -> int | None:
+        """See `Difference.most_seeds`; of the best and its rival, in a sweep that decides so many pairs."""
+        _, lead = self.ranking.rival(self.sure) or (None, None)
+        return lead.most_seeds(LEVEL / num_pairs) if lead else None
+
     @property
     def needs_seeds(self) -> bool:
         """Whether it is undecided and not paired over seeds."""
@@ -163,7 +168,9 @@ class Comparison:
 
 
 def comparisons(table: Table, group: Group) -> list[Comparison]:
-    """Every axis by every main measure; rows if no axis differs alone."""
+    """Every axis by every main measure; rows if no axis differs alone. None if the seeds were stopped by the differences."""
+    if not group.ranked:
+        return []
     axes = _axes(table, group)
     found = [
         Comparison(
@@ -212,7 +219,7 @@ def axis_findings(table: Table, group: Group, compared: Sequence[Comparison]) ->
         parts = [f"{statement} {listed([number for _, number in each])}" for statement, each in clauses.items()]
         axis = next((axis for axis, name in table.names.items() if name == what), None)
         parts += list(filter(None, dict.fromkeys(one.averaged for one in some)))
-        parts += [] if axis is None else _costs(table, group, axis, sure)
+        parts += [] if axis is None else costs_of(table, group, axis, sure)
         parts += [] if axis is None else _not_compared(table, group, axis, {one.measure for one in some})
         left_out = dict.fromkeys(name for one in some for name in one.left_out)
         parts += [f"{listed(list(left_out))} left out, because more than {what} differs"] if left_out else []
@@ -243,7 +250,7 @@ def _not_compared(table: Table, group: Group, axis: str, compared: Collection[Me
     return [f"{listed(labels)} not compared: {reason}" for reason, labels in found.items()]
 
 
-def _costs(table: Table, group: Group, axis: str, sure: bool) -> list[str]:
+def costs_of(table: Table, group: Group, axis: str, sure: bool) -> list[str]:
     """The costs in which the values of an axis differ; if they differ in none and one is better, what is equal."""
     differing, equal = [], []
     for name, title in _COSTS.items():
@@ -269,11 +276,15 @@ def _several(names: Sequence[str]) -> str:
     return listed(list(names)) if len(names) <= MOST_NAMED else f"{len(names)} choices"
 
 
-def _with_interval(lead: Difference) -> str:
-    """The size of a difference, and its 95 % interval."""
-    decimals = min(decimals_of(size, digits) for size, digits in ((lead.margin, 2), (abs(lead.mean), 3)) if size)
-    low, size, high = (abs(lead.mean) + sign * lead.margin for sign in (-1, 0, 1))
+def with_interval(size: float, margin: float) -> str:
+    """A difference and its interval. They are not both 0."""
+    decimals = min(decimals_of(abs(number), digits) for number, digits in ((margin, 2), (size, 3)) if number)
+    low, size, high = (size + sign * margin for sign in (-1, 0, 1))
     return f"{size:.{decimals}f} [{low:.{decimals}f}, {high:.{decimals}f}]"
+
+
+def _with_interval(lead: Difference) -> str:
+    return with_interval(abs(lead.mean), lead.margin)
 
 
 def _number(value: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from diffusion_lab.report.decisions import decision_plots
 from diffusion_lab.report.exports import cell_csv, latex, markdown, print_tables, row_csv
 from diffusion_lab.report.figures import figure_files
 from diffusion_lab.report.model_plots import model_plots
@@ -43,7 +44,7 @@ def write_poster(gathered: Gathered, to: Path) -> None:
     """Write figures of the largest group of rows for a poster or slides. RunError if no axis varies in it."""
     check_folder(to, COMMAND)
     table = build_table(gathered)
-    plots = [plot for group in table.groups[:1] for plot in poster(table, group)]
+    plots = [*decision_plots(table), *(plot for group in table.groups[:1] for plot in poster(table, group))]
     if not plots:
         raise RunError("there is nothing to draw: no scored runs differ in one option alone")
     forms = ("png", "pdf", "svg")
@@ -56,7 +57,8 @@ def _write(gathered: Gathered, to: Path, command: str, show: bool) -> Path:
         print_tables(gathered, table)
     groups = [group for group in table.groups if len(group.rows) > 1][:_MOST_GROUPS]
     several = len(groups) > 1
-    plots = [(f"Results {i}" if several else "", plots_of(table, group)) for i, group in enumerate(groups, start=1)]
+    plots = [("", decision_plots(table))]
+    plots += [(f"Results {i}" if several else "", plots_of(table, group)) for i, group in enumerate(groups, start=1)]
     plots.append(("Models" if several else "", model_plots(gathered)))
     texts = {
         _PAGE: page(gathered, table, plots, command),

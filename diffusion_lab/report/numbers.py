@@ -185,6 +185,11 @@ def notes(group: Group, measures: Sequence[Measure]) -> list[str]:
             "after correction for the number of comparisons. Differences are paired over shared seeds, noise and images."
             + (" Its part over two seeds is ±12.7 standard errors, over three ±4.3." if seeds == 2 else "")
         )
+    if not group.ranked:
+        said.append(
+            "Nothing is marked as best: seeds were added until the differences in one measure were decided, as said above; other "
+            "measures took no part in that and are shown without a verdict."
+        )
     floor = next((cell.protocol["floor"] for cell in cells if cell.protocol.get("floor")), None)
     if floor is not None and has_floor(group):
         alike = floor.get("num_images") == samples.get("num_images")

@@ -15,7 +15,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from diffusion_lab.report.conclusions import KEY, UNDECIDED, conclusions
+from diffusion_lab.report.conclusions import UNDECIDED, conclusions
 from diffusion_lab.report.figures import figure, swatch
 from diffusion_lab.report.numbers import alike, columns, distinguishing, has_floor, label, notes, seeds_of, title
 from diffusion_lab.report.panels import DARK, LIGHT, Plot, legend
@@ -68,7 +68,6 @@ def page(
         seeds_of=seeds_of,
         many_seeds=len(table.seeds) > 1,
         conclusions=known,
-        key=KEY,
         undecided=UNDECIDED,
         groups=[_group(table, group) for group in table.groups],
         other_noise=", except where evaluation.seed differs" if len(noise) > len({seed for seed, _ in noise}) else "",

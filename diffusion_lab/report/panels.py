@@ -10,6 +10,7 @@ from itertools import pairwise, zip_longest
 SAMPLES, LIKELIHOOD = "Samples against steps", "Likelihood against steps"
 EFFECTS, TIME, TRADE = "Effect of each axis", "Distance against time", "Precision against recall"
 TRAINING_COST = "Quality against training time"
+DECISIONS = "Differences by number of seeds"
 BOUND, TRAINING = "The bound by t", "Training"
 DIAGNOSIS, ADVICE = "Where the error comes from", "Recommended steps"
 # Labels of abscissas.
@@ -50,13 +51,15 @@ class Series:
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes. categories: the names at x = 0, 1, …; levels: named horizontal lines; verdict: a line below the title."""
+    """One pair of axes. categories: the names at x = 0, 1, …; levels: named horizontal lines; verdict: a line below the title.
+    ends: of its own ordinate; None if panels share it."""
 
     title: str
     series: list[Series]
     categories: list[str] = field(default_factory=list)
     levels: list[tuple[str, float]] = field(default_factory=list)
     verdict: str = ""
+    ends: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -134,11 +137,11 @@ class Scale:
 
 
 def scales(plot: Plot, panel: Panel) -> tuple[Scale, Scale]:
-    """The axes x and y. Panels of a plot share both, except for names along x."""
+    """The axes x and y. Panels of a plot share both, except for names along x and ends of their own."""
     series = [one for part in plot.panels for one in part.series]
     ends = [y + side * (error or 0) for s in series for y, error in zip_longest(s.y, s.error) for side in (-1, 1)]
     levels = [level for part in plot.panels for _, level in part.levels]
-    y = _scale([*ends, *levels], plot.log_y, 0.07)
+    y = _scale(panel.ends or [*ends, *levels], plot.log_y, 0.07)
     if panel.categories:
         return Scale(-0.4, len(panel.categories) - 0.6, False, list(enumerate(panel.categories))), y
     room = 0.2 if any(one.labels for one in series) else 0.06  # for the text of the last point

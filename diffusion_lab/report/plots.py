@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from diffusion_lab.report.choices import natural, reads_as_number, with_axis
-from diffusion_lab.report.comparison import Measured, within_seeds
+from diffusion_lab.report.choices import reads_as_number, with_axis
+from diffusion_lab.report.comparison import within_seeds
 from diffusion_lab.report.curves import SAMPLING, TRAINING, Cost, ranked_measures, rows_along, sentences, training_lines
-from diffusion_lab.report.effects import Effect, effect_of, sets_steps, values_of
+from diffusion_lab.report.effects import effect_of, sets_steps, values_of
 from diffusion_lab.report.findings import comparisons
 from diffusion_lab.report.numbers import columns, label
 from diffusion_lab.report.panels import (
@@ -38,11 +38,11 @@ from diffusion_lab.store.option_names import grouped
 
 _MOST_PANELS = 6
 _BITS, _COUNTS = "bits_by_steps", "num_steps"  # the curve of a score
-_THIN_AND_BOLD = "Thin: single seeds. Bold: mean. Error bars: 95 %, within seeds."
-_EFFECTS_NOTE = (
-    f"{_THIN_AND_BOLD} The intervals are not corrected for the number of comparisons, so where a difference is undecided they may "
-    "not overlap. Averaged over cells that were measured alike and differ only in this axis."
+_THIN_AND_BOLD, _BARS = "Thin: single seeds. Bold: mean.", " Error bars: 95 %, within seeds."
+_NOT_CORRECTED = (
+    " They are not corrected for the number of comparisons, so where a difference is undecided they may not overlap."
 )
+_AVERAGED = " Averaged over cells that were measured alike and differ only in this axis."
 _BETWEEN = "Between two points, curves are interpolated linearly, as drawn."
 _BEFORE_THE_END = (
     "Points before the end are measured during one training: if its learning rate falls until the end, a training of only that "
@@ -90,7 +90,9 @@ def against_sampling(table: Table, group: Group) -> Iterator[Plot]:
 
 
 def effects(table: Table, group: Group) -> Iterator[Plot]:
-    """Each measure by the values of an axis, averaged over the other axes: seeds, and means with their intervals `within_seeds`."""
+    """Each measure by the values of an axis, averaged over the other axes: seeds, and means with their intervals `within_seeds`,
+    which do not hold if the differences stopped the seeds."""
+    note = _THIN_AND_BOLD + (_BARS + _NOT_CORRECTED if group.ranked else "") + _AVERAGED
     verdicts = {(one.what, one.measure.name): one.verdict for one in comparisons(table, group)}
     for measure in (measure for measure in group.measures if measure.better is not None):
         panels = []
@@ -98,28 +100,21 @@ def effects(table: Table, group: Group) -> Iterator[Plot]:
             effect = effect_of(table, group, measure, axis)
             if effect is None:
                 continue
-            values, effects_by_value = _in_order(effect)
+            values, effects_by_value = effect.in_order()
             x = [float(i) for i in range(len(values))]
             each = {seed: [one.by_seed[seed] for one in effects_by_value] for seed in effects_by_value[0].by_seed}
             seeds = [
                 Series(f"seed {seed}", x, y, faint=True, colour=colour) for seed, y in each.items() if len(each) > 1
             ]
             means = [one.mean for one in effects_by_value]
-            mean = Series(table.names[axis], x, means, within_seeds([*each.values()]), colour=colour)
+            margins = within_seeds([*each.values()]) if group.ranked else []
+            mean = Series(table.names[axis], x, means, margins, colour=colour)
             categories = [value or "none" for value in values]
             name = table.names[axis]
             panels.append(Panel(name, [*seeds, mean], categories, verdict=verdicts.get((name, measure.name), "")))
         if panels:
-            plot = _plot("effects", EFFECTS, measure, "", panels, _EFFECTS_NOTE)
+            plot = _plot("effects", EFFECTS, measure, "", panels, note)
             yield replace(plot, log_x=False, log_y=_spans_decades(panels))
-
-
-def _in_order(effect: Effect) -> tuple[list[str | None], list[Measured]]:
-    """The values of an axis with their means: numbers in increasing order, else as requested."""
-    pairs = list(zip(effect.values, effect.means, strict=True))
-    if all(value is None or reads_as_number(value) for value in effect.values):
-        pairs.sort(key=lambda pair: natural(pair[0] or "-inf"))
-    return [value for value, _ in pairs], [mean for _, mean in pairs]
 
 
 def poster(table: Table, group: Group) -> Iterator[Plot]:
@@ -140,7 +135,13 @@ def poster(table: Table, group: Group) -> Iterator[Plot]:
             meaning = f"{measure.meaning[:1].upper()}{measure.meaning[1:]}. " if measure.meaning else ""
             end = "closer" if measure.floor_of else "better"
             y_label = f"{measure.axis}, {measure.better} is {end}"
-            yield replace(plot, key=measure.name, y_label=y_label, panels=panels, note=f"{meaning}{_THIN_AND_BOLD}")
+            yield replace(
+                plot,
+                key=measure.name,
+                y_label=y_label,
+                panels=panels,
+                note=f"{meaning}{_THIN_AND_BOLD}{_BARS if group.ranked else ''}",
+            )
 
 
 def against_seconds(table: Table, group: Group) -> Iterator[Plot]:

@@ -19,6 +19,7 @@ from diffusion_lab.store.measures import read_measures, samples_key
 from diffusion_lab.store.option_names import grouped
 from diffusion_lab.store.records import Shape, inner_folder, inside, wrong_in
 from diffusion_lab.store.status_file import DONE, FAILED, read_status
+from diffusion_lab.sweeps.decide import read_standings
 
 MISSING = "missing"
 MODEL_DIR = "model_dir"  # the axis of models that differ in no option
@@ -28,7 +29,7 @@ _OF_EARLIER = (" even in log SNR", "; this sampler has no bound of its own")  # 
 
 
 def read_sweep(sweep: SweepDirectory) -> Gathered:
-    """All cells of a sweep, scored or not. RunError if sweep.json is missing or damaged."""
+    """All cells of a sweep, scored or not. RunError if sweep.json, or a score by which it decides, is missing or damaged."""
     content = sweep.read_sweep()
     cells = [
         _cell(
@@ -44,6 +45,7 @@ def read_sweep(sweep: SweepDirectory) -> Gathered:
         cells,
         content.get("command", []),
         str(content.get("created", "")),
+        decision=read_standings(sweep),
     )
 
 

@@ -18,6 +18,7 @@ from diffusion_lab.store import ModelDirectory, RunDirectory
 from diffusion_lab.store.measures import LOW, SAMPLES, Measure, merged, samples_key
 from diffusion_lab.store.option_names import grouped, short_names
 from diffusion_lab.store.status_file import DONE
+from diffusion_lab.sweeps.decide import Standings
 
 SEED = "seed"  # averaged over
 NO_SEED = ""  # the seed if seed is not an axis
@@ -78,7 +79,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Gathered:
-    """The content of a report. command: the options as given, empty for runs without a sweep."""
+    """The content of a report. command: the options as given, empty for runs without a sweep. decision: of a sweep that decides."""
 
     name: str
     axes: dict[str, list[str]]
@@ -86,6 +87,7 @@ class Gathered:
     command: list[str] = field(default_factory=list)
     created: str = ""
     skipped: list[str] = field(default_factory=list)
+    decision: Standings | None = None
 
     @property
     def done(self) -> list[Cell]:
@@ -195,11 +197,13 @@ class Standing:
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Rows whose samples were measured alike, shown as one table. `protocol` is that of the first cell."""
+    """Rows whose samples were measured alike, shown as one table. `protocol` is that of the first cell. ranked: whether they are
+    compared by tests at a fixed level, which do not hold if the differences themselves stopped the seeds."""
 
     rows: list[Row]
     measures: list[Measure]
     protocol: dict[str, Any]
+    ranked: bool = True
 
     @cached_property
     def headlines(self) -> list[Measure]:
@@ -233,7 +237,8 @@ class Group:
     @cached_property
     def marked(self) -> set[tuple[int, str]]:
         """(row number, measure name) of everything marked as best."""
-        return {(row.number, s.measure.name) for s in self.standings if s.marked for row in s.best}
+        known = self.standings if self.ranked else []
+        return {(row.number, one.measure.name) for one in known if one.marked for row in one.best}
 
     def decimals(self, measure: Measure) -> int:
         """The decimals that show two significant digits of a typical error or, without errors, three of a small value."""
@@ -258,12 +263,13 @@ class Group:
 @dataclass(frozen=True, eq=False)
 class Table:
     """All groups, the largest first. axes: those that vary, without the seed. values: of each axis, as requested.
-    seeds: as requested; empty if seed is not an axis."""
+    seeds: as requested; empty if seed is not an axis. decision: of a sweep that decides."""
 
     axes: tuple[str, ...]
     values: Mapping[str, Sequence[str]]
     seeds: tuple[str, ...]
     groups: list[Group]
+    decision: Standings | None = None
 
     @property
     def rows(self) -> list[Row]:
@@ -292,8 +298,9 @@ def build_table(gathered: Gathered) -> Table:
     for number, ((how, choice), cells) in enumerate(finished.items()):
         by_protocol.setdefault(how, []).append(Row(number, names, choice, (*cells, *waiting.pop(choice, []))))
     largest_first = sorted(by_protocol.values(), key=len, reverse=True)
-    groups = [_group(_joined(sorted(rows, key=command_order))) for rows in largest_first]
-    return Table(axes, {axis: gathered.axes[axis] for axis in axes}, tuple(gathered.axes.get(SEED, ())), groups)
+    ranked, seeds = gathered.decision is None, tuple(gathered.axes.get(SEED, ()))
+    groups = [_group(_joined(sorted(rows, key=command_order)), ranked) for rows in largest_first]
+    return Table(axes, {axis: gathered.axes[axis] for axis in axes}, seeds, groups, gathered.decision)
 
 
 def _joined(rows: Iterable[Row]) -> list[Row]:
@@ -330,7 +337,7 @@ def measured(name: str, cells: Mapping[str, Sequence[Cell]]) -> Measured:
     )
 
 
-def _group(rows: list[Row]) -> Group:
+def _group(rows: list[Row], ranked: bool) -> Group:
     measures = merged(cell.measures for row in rows for cell in row.done)
     there = {name for row in rows for cell in row.done for name in cell.values}
-    return Group(rows, [m for m in measures if m.column and m.name in there], rows[0].done[0].protocol)
+    return Group(rows, [m for m in measures if m.column and m.name in there], rows[0].done[0].protocol, ranked)

@@ -13,10 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from itertools import combinations
-from math import floor, isfinite, log10
+from math import floor, inf, isfinite, log10
 from typing import Any
 
-import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from diffusion_lab.store import RunDirectory, RunError, SweepDirectory, run_directory
@@ -92,7 +91,7 @@ class Pair:
 
     def difference(self, scores: Scores) -> float:
         """First − second, averaged over the cells."""
-        return float(np.mean([scores[a] - scores[b] for a, b in self.cells]))
+        return sum(scores[a] - scores[b] for a, b in self.cells) / len(self.cells)
 
 
 @dataclass(frozen=True)
@@ -170,8 +169,9 @@ def _after(one: Standing, scores: Scores, rule: Rule, question: Question, measur
     differences = (*one.differences, one.pair.difference(scores))
     if (n := len(differences)) < FIRST_LOOK:
         return Standing(one.pair, Outcome.OPEN, differences, ())
-    t, mean, error = rule.t_after(n), float(np.mean(differences)), float(np.std(differences, ddof=1) / n**0.5)
-    look = Look(n, mean, t * error if error else 0.0)
+    t, mean = rule.t_after(n), sum(differences) / n
+    error = (sum((d - mean) ** 2 for d in differences) / (n * (n - 1))) ** 0.5
+    look = Look(n, mean, t * error if t < inf else inf)  # equal differences decide nothing where no t can
     outcome = Outcome.OPEN
     if not any(differences):
         outcome = Outcome.SAME

@@ -20,7 +20,8 @@ others. So the probability is an iterated integral over one variable, which is c
 
     E_n = (1 + ng)^{−1/2}·[(1 + t_n²/ν)/(1 + t_n²/((1 + ng)·ν))]^{n/2}
 
-reaches 1/error. Without a difference its expectation is at most 1 at any stopping time (Ville 1939).
+reaches 1/error. Without a difference it is a martingale of mean 1 in the ratios d_i/|d_1|, so the probability that it ever does
+is at most `error` (Ville 1939), whatever else ends the seeds.
 """
 
 from __future__ import annotations

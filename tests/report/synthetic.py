@@ -20,6 +20,7 @@ from sklearn.datasets import load_digits
 from diffusion_lab.report.read import read_sweep
 from diffusion_lab.report.table import build_table
 from diffusion_lab.store import ModelDirectory, RunDirectory, SweepDirectory, sweep_directory, write_json
+from diffusion_lab.sweeps.decide import read_standings
 from tests.metrics.stand_ins import described
 
 T = 1000
@@ -71,6 +72,36 @@ def write_sweep(
     command = [f"{axis}={','.join(values)}" for axis, values in axes.items()]
     facts = {"name": name, "command": command, "axes": axes, "created": "2026-11-24T20:00:00+00:00"}
     sweep.write_sweep(facts | {"cells": cells})
+    return sweep
+
+
+def decide(
+    sweep: SweepDirectory, measure: str = "fd_digits_cnn", most_seeds: int = 10, **question: Any
+) -> SweepDirectory:
+    """Let a finished sweep, with at least so many seeds, decide: later seeds keep only the cells that an open pair reads."""
+    content = sweep.read_sweep()
+    seeds, cells, needed = content["axes"]["seed"][:most_seeds], content["cells"], None
+    others = [axis for axis in content["axes"] if axis != "seed"]
+    asked = {
+        "measure": measure,
+        "most_seeds": most_seeds,
+        "error": 0.05,
+        "rule": "bounded",
+        "pairs": "axes",
+        "smallest": None,
+    }
+    kept: list[dict[str, Any]] = []
+    for i, seed in enumerate(seeds, start=1):
+        of_seed = [cell for cell in cells if cell["choices"]["seed"] == seed]
+        keys = [tuple(cell["choices"].get(axis) for axis in others) for cell in of_seed]
+        kept += [cell for cell, key in zip(of_seed, keys, strict=True) if needed is None or key in needed]
+        decided = {"axes": content["axes"] | {"seed": seeds[:i]}, "cells": kept}
+        sweep.write_sweep(content | decided | {"decide": asked | {"first_seed": int(seeds[0])} | question})
+        standings = read_standings(sweep)
+        assert standings is not None
+        if standings.over:
+            break
+        needed = standings.needed
     return sweep
 
 

@@ -13,6 +13,7 @@ from diffusion_lab.report.comparison import (
     power,
     same,
 )
+from diffusion_lab.sweeps.stopping import Bounded
 
 
 def seeds(values, first=1):
@@ -132,6 +133,19 @@ def test_as_many_seeds_as_are_named_show_the_difference(shared):
         needed = stats.t.ppf(1 - level / 2, count - 1) * draws.std(1, ddof=1) / count**0.5
         share = np.mean(abs(draws.mean(1)) > np.hypot(needed, shared))
         assert (share >= POWER - 0.01) if enough else (share < POWER + 0.01)
+
+
+@pytest.mark.parametrize("spread", [0.3, 1.0])
+def test_a_sweep_of_the_named_size_decides_the_difference(spread):
+    """By simulation of the rule; looking early adds some power to that of the last look."""
+    random = np.random.default_rng(0)
+    n = Difference(1.0, [(spread / 2, 3)], seeds=4).most_seeds(LEVEL)
+    rule = Bounded(LEVEL, n)
+    draws = 1.0 + spread * random.standard_normal((20_000, n))
+    looks = [
+        abs(draws[:, :k].mean(1)) > rule.t_after(k) * draws[:, :k].std(1, ddof=1) / k**0.5 for k in range(3, n + 1)
+    ]
+    assert POWER - 0.01 <= np.mean(np.any(looks, axis=0)) <= POWER + 0.15
 
 
 def test_seeds_are_named_only_where_seeds_can_show_it():
