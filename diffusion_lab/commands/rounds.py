@@ -112,7 +112,7 @@ class SeedBySeed(OneRound):
         what = f"{len(pairs)} pair{'s' * (len(pairs) > 1)} of {'choices' if question.pairs == 'axes' else 'cells'}"
         most = models * question.most_seeds
         yield (
-            f"{what} by {question.measure}; {models} trainings a seed: at least {models * FIRST_LOOK}, at most {most}"
+            f"{what} by {question.measure}; {models} training{'s' * (models > 1)} a seed: at least {models * FIRST_LOOK}, at most {most}"
         )
         if unread := sum(key_of(cell.choices) not in read for cell in plan.cells):
             yield f"no other cell has the options of {unread} of the {len(plan.cells)} cells, so only the first seed has them"
