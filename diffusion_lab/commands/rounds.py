@@ -110,10 +110,9 @@ class SeedBySeed(OneRound):
         read = {key for pair in pairs for two in pair.cells for key in two}
         models = len({cell.model.path for cell in plan.cells if key_of(cell.choices) in read})
         what = f"{len(pairs)} pair{'s' * (len(pairs) > 1)} of {'choices' if question.pairs == 'axes' else 'cells'}"
-        most = models * question.most_seeds
-        yield (
-            f"{what} by {question.measure}; {models} trainings a seed: at least {models * FIRST_LOOK}, at most {most}"
-        )
+        a_seed = f"{models} training{'s' * (models > 1)} a seed"
+        bounds = f"at least {models * FIRST_LOOK}, at most {models * question.most_seeds}"
+        yield f"{what} by {question.measure}; {a_seed}: {bounds}"
         if unread := sum(key_of(cell.choices) not in read for cell in plan.cells):
             yield f"no other cell has the options of {unread} of the {len(plan.cells)} cells, so only the first seed has them"
 
