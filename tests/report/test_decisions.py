@@ -51,6 +51,11 @@ def sweep(tmp_path_factory):
     return decided(tmp_path_factory.mktemp("outputs"))
 
 
+@pytest.fixture(scope="module")
+def path(sweep):
+    return make_report(sweep)
+
+
 def test_each_pair_is_a_sentence_that_names_the_better(sweep):
     table, _, known = read(sweep)
     assert [one.outcome for one in table.decision.pairs] == [*[Outcome.WORSE] * 3, Outcome.UNDECIDED]
@@ -120,11 +125,23 @@ def test_its_page_and_paper_have_the_same_ends(sweep):
     assert len({tuple(axes.get_ylim()) for axes in figures._figure(plot).axes}) == 4
 
 
-def test_its_folder_has_page_and_figure(sweep):
-    page = make_report(sweep).read_text()
+def test_its_folder_has_page_and_figure(sweep, path):
+    page = path.read_text()
     assert "schedule: linear − cosine" in page
     assert "smallest that these seeds can show" not in page
     assert (sweep.report / "figures" / "decided_fd_digits_cnn.pdf").is_file()
+
+
+@pytest.mark.needs("chromium")
+def test_a_phone_shows_every_panel(browser, path):
+    page = browser.new_page(viewport={"width": 390, "height": 900})
+    page.goto(path.as_uri())
+    card = page.locator(".plot", has_text="Differences by number of seeds")
+    card.scroll_into_view_if_needed()
+    card.locator(".main-svg .scatterlayer .trace").first.wait_for(state="attached")
+    assert card.locator(".panel .scatterlayer").count() == 4
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.close()
 
 
 def test_of_cells_the_losers_are_not_compared_further(tmp_path):
