@@ -20,7 +20,8 @@ def stopping(monkeypatch):
     import stopping
 
     yield stopping
-    sys.modules.pop("stopping", None)
+    for name in ("stopping", "stopping_scores"):
+        sys.modules.pop(name, None)
 
 
 @pytest.mark.parametrize("rule", ["bounded", "open"])
@@ -62,8 +63,10 @@ def test_differences_are_in_their_standard_deviations(stopping):
 
 
 def test_scores_are_drawn_without_replacement(stopping):
+    import stopping_scores
+
     values = np.arange(60.0)
-    (x,) = stopping.resampled(values, "cells", 50, 10)
+    (x,) = stopping_scores.resampled(values, "cells", 50, 10)
     assert x.shape == (50, 10, 4)
     assert all(len(set(one.ravel())) == 40 for one in x)
-    assert not [*stopping.resampled(values, "cells", 50, 100)]
+    assert not [*stopping_scores.resampled(values, "cells", 50, 100)]
