@@ -15,7 +15,7 @@ from diffusion_lab.report.panels import DECISIONS, Panel, Plot, Series
 from diffusion_lab.report.table import Cell, Group, Table
 from diffusion_lab.store.measures import LOW
 from diffusion_lab.store.option_names import grouped
-from diffusion_lab.sweeps.decide import Key, Outcome, Standing, Standings
+from diffusion_lab.sweeps.decide import OPEN, Key, Outcome, Standing, Standings
 from diffusion_lab.sweeps.stopping import FIRST_LOOK
 
 _MOST_PANELS = 12
@@ -80,7 +80,7 @@ def next_after(decision: Standings, names: Mapping[str, str], seeds: Sequence[st
         steps.append(f"choose the cheaper or simpler of {', and of '.join(several)}")
     if any(one.outcome is Outcome.UNDECIDED for one in decision.pairs):
         further = f"run the sweep with sweep.decide.rule=open and new seeds, seed={first_new(seeds)}"
-        further = "continue with a larger sweep.decide.most_seeds" if decision.question.rule == "open" else further
+        further = "continue with a larger sweep.decide.most_seeds" if decision.question.rule == OPEN else further
         steps.append(f"to settle what is undecided, {further}")
     return ". Also: ".join(steps)
 
