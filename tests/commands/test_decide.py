@@ -107,6 +107,7 @@ def test_seeds_are_added_until_every_pair_is_closed(lab):
     assert "no pair is open; trainings saved beside 4 seeds of every cell: 1 of 12" in status
 
 
+@pytest.mark.thorough
 def test_a_failed_cell_ends_the_sweep_after_its_round(lab, no_report):
     """The same command goes on; later seeds are not forgotten while an earlier one is scored again."""
     sweep = ["train", "-m", *OPTIONS, TWO, DECIDE[0], "sweep.decide.most_seeds=3"]
@@ -128,6 +129,7 @@ def test_a_failed_cell_ends_the_sweep_after_its_round(lab, no_report):
     assert trained(lab.folder) == cells
 
 
+@pytest.mark.thorough
 def test_small_and_equal_differences_end_a_sweep(lab, no_report):
     """`smallest`, a difference that is zero in every seed, and another first seed; with the models of one sweep."""
     one = ["train", "-m", *OPTIONS, "optimizer.lr=0.001", "seed=5", *DECIDE, "+metrics.mine.unused=0"]
