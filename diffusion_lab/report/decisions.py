@@ -59,7 +59,7 @@ def trainings(table: Table, decision: Standings) -> str:
     if not decision.over:
         return f"{done} trainings until now; {most} seeds of every choice take {whole}"
     saved = f": {whole - done} saved" if whole > done else ", so none is saved"
-    return f"{done} trainings, and {whole} for {most} seeds of every choice{saved}"
+    return f"{done} trainings, where {most} seeds of every choice take {whole}{saved}"
 
 
 def next_after(decision: Standings, names: Mapping[str, str], seeds: Sequence[str], far: str) -> str:

@@ -90,14 +90,14 @@ def test_the_trainings_saved_are_counted_by_models(sweep):
     models = len({cell["model"] for cell in cells})
     assert len({cell["model"] for cell in cells if cell["choices"]["seed"] == "1"}) == 4
     *_, known = read(sweep)
-    assert f"{models} trainings, and 40 " in known.note
+    assert f"{models} trainings, where 10 seeds of every choice take 40" in known.note
     assert models == 40, "both variances that are left need all of them"
 
 
 def test_choices_that_lost_save_trainings(tmp_path):
     table, _, known = read(decided(tmp_path, AXES | {"variance": ["learned"]}))
     assert table.decision.rounds == 3
-    assert "6 trainings, and 20 for 10 seeds of every choice: 14 saved" in known.note
+    assert "6 trainings, where 10 seeds of every choice take 20: 14 saved" in known.note
     assert {len(row.seeds) for row in table.rows} == {3}
 
 
