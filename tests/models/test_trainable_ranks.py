@@ -63,10 +63,7 @@ def in_ranks(folder: str, rank: str, port: str) -> None:
 
 @pytest.mark.thorough
 def test_two_processes_train_as_one_does_through_a_jvp(tmp_path, zygote):
-    """Called inside the step, the network itself is free of the wrapper, whose hooks on its weights average their gradients.
-
-    A jvp of the wrapper would skip these, without an error.
-    """
+    """The step calls the network itself; the wrapper is around the step, and its hooks on the weights average their gradients."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
