@@ -202,6 +202,7 @@ def _exportable(network: nn.Module, shape: Sequence[int]) -> UNet:
         "fourier_periods": network.encoder.features.frequencies,
         "embedding_channels": layout.sinusoid_dim != layout.base_channels,
         "timestep_scale": conditioning.timestep_scale != 1,
+        "two_times": conditioning.second_time is not None,
         "patch_size": layout.patch_size != 1,
     }
     for option, is_used in differs.items():
@@ -261,6 +262,7 @@ def dit_config(network: Transformer, shape: Sequence[int]) -> dict[str, Any]:
         "bottleneck": type(trunk.inputs.reduce) is not nn.Identity,
         "num_context": trunk.inputs.num_context > 0,
         "timestep_scale": conditioning.timestep_scale != 1,
+        "two_times": conditioning.second_time is not None,
         "max_period": period not in (MAX_PERIOD, DIFFUSERS_PERIOD),
     }
     for option, is_used in differs.items():

@@ -29,6 +29,7 @@ from diffusion_lab.models.means import Mean
 from diffusion_lab.models.optimization import Optimization, parameters_of
 from diffusion_lab.models.weights import frozen, read_weights, write_weights
 from diffusion_lab.networks.dropout import KeyedDropout, keyed, set_keys
+from diffusion_lab.networks.embeddings import SECOND_TIME
 from diffusion_lab.networks.flops import NetworkCost, network_cost
 
 _OF_ONE_TRAINING = "timesteps."  # prefix of state about the losses of a training, which is not part of the model
@@ -201,10 +202,12 @@ class TrainableModel(LightningModule):
     def start_from(self, path: Path) -> None:
         """Load the weights of a file that `save_weights` wrote for this network: the raw ones, or an average of these.
 
+        A network of two times may start from one of one time: it is then a function of t alone until it is trained.
+
         ValueError, naming the file and the first difference, if it is damaged or belongs to another network; then nothing changes.
         """
         own = self.state_dict() if path.stem == RAW else self.averaged_parameters()
-        self.load_state_dict(read_weights(path, own, without=_OF_ONE_TRAINING), strict=False)
+        self.load_state_dict(read_weights(path, own, _OF_ONE_TRAINING, optional=SECOND_TIME), strict=False)
 
     def frozen(self, part: Part, weights: str) -> Part:
         """A copy of a network, or of a part that holds one, in evaluation mode with weights by name and without gradients.

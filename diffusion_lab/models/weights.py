@@ -32,10 +32,13 @@ def frozen(part: Part, weights: Mapping[nn.Parameter, Tensor]) -> Part:
     return made.eval() if isinstance(made, nn.Module) else made
 
 
-def read_weights(path: Path, own: Mapping[str, Tensor], without: str | None = None) -> dict[str, Tensor]:
-    """The tensors of a file, checked as in `check_weights`. without: prefix of names that are not read.
+def read_weights(
+    path: Path, own: Mapping[str, Tensor], without: str | None = None, optional: str | None = None
+) -> dict[str, Tensor]:
+    """The tensors of a file, checked as in `check_weights`.
 
-    ValueError, naming the file and the tensor, if the file is damaged or holds others.
+    without: prefix of names that are not read. optional: part of names that the file may lack. ValueError, naming the file and the
+    tensor, if the file is damaged or holds others.
     """
 
     def wanted(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -43,7 +46,8 @@ def read_weights(path: Path, own: Mapping[str, Tensor], without: str | None = No
 
     try:
         tensors = wanted(load_file(path))
-        check_weights(tensors, wanted(own))
+        here = {key: own[key] for key in wanted(own) if key in tensors or optional is None or optional not in key}
+        check_weights(tensors, here)
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(f"{path} does not hold the weights of this model: {' '.join(str(error).split())}") from error
     return tensors

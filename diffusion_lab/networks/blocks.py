@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.conv import _ConvNd
 
+from diffusion_lab.networks.forward_mode import in_forward_mode
 from diffusion_lab.networks.norm import GroupNorm
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -169,12 +170,12 @@ class ResidualBlock(nn.Module):
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """softmax(Q·Kᵀ/√c)·V for (B, heads, pixels, c).
 
-    PyTorch's fused kernel, except in bfloat16 on a CPU, where plain products take a third of its time at 64 pixels, 0.8 at 1024.
+    PyTorch's fused kernel, except in bfloat16 on a CPU, where plain products take a third of its time at 64 pixels, 0.8 at 1024,
+    and in forward mode, in which it has no derivative.
     """
-    if query.device.type == "cpu" and query.dtype == torch.bfloat16:
-        return (
-            torch.softmax(query @ key.mT * query.shape[-1] ** -0.5, dim=-1, dtype=torch.float32).to(value.dtype) @ value
-        )
+    if in_forward_mode() or (query.device.type == "cpu" and query.dtype == torch.bfloat16):
+        precise = torch.promote_types(query.dtype, torch.float32)
+        return torch.softmax(query @ key.mT * query.shape[-1] ** -0.5, dim=-1, dtype=precise).to(value.dtype) @ value
     return functional.scaled_dot_product_attention(query, key, value)
 
 

@@ -1,6 +1,6 @@
-"""Embeddings of the timestep, of classes and of vectors. (Fields lie beside x_t, see `input_channels`.)
+"""Embeddings of the timestep, of a second time s, of classes and of vectors. (Fields lie beside x_t, see `input_channels`.)
 
-    e = MLP(sinusoid(t)) + table[class] + MLP(vector)
+    e = MLP(sinusoid(t)) + MLP(sinusoid(s)) + table[class] + MLP(vector)
 
 Every residual block uses the same e. The timestep is the 0-based index of the *original* chain, kept through
 respacing: a network trained at T = 1000 and sampled in 50 steps is given 0, 20, 41, ..., 999, never 0, 1, 2,
@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from diffusion_lab.conditions.condition import Size, has_field, nothing
 from diffusion_lab.diffusion.condition_parts import parts
 from diffusion_lab.diffusion.shapes import Conditions
+from diffusion_lab.networks.blocks import zero
 
 MAX_PERIOD = 10_000.0
+SECOND_TIME = ".second_time."  # in the names of weights that only networks of two times have
 
 
 def sinusoidal_embedding(timesteps: Tensor, dim: int, max_period: float = MAX_PERIOD) -> Tensor:
@@ -66,6 +68,10 @@ class Conditioning(nn.Module):
 
     conditions: in place of num_classes, the sizes of the parts of y: K of classes, (D,) of a vector, (C, …) of a field. Each set of
     classes has a table, each vector a `VectorEmbedding`; fields are left to `input_channels`.
+
+    two_times: adds W_4 SiLU(W_3 sinusoid(s)) to e, for a network of a step from t to s. s, float or int64 (B,), is counted as
+    timesteps are; None: s = t. W_4 starts at zero, so the network is at first that of one time, whatever s. ValueError if s is
+    given without two_times.
     """
 
     def __init__(
@@ -77,23 +83,36 @@ class Conditioning(nn.Module):
         null_class: bool = True,
         conditions: Sequence[Size] = (),
         max_period: float = MAX_PERIOD,
+        two_times: bool = False,
     ):
         super().__init__()
         self.sinusoid_dim, self.max_period = sinusoid_dim, max_period
         self.timestep_scale, self.null_class = timestep_scale, null_class
-        self.time = nn.Sequential(nn.Linear(sinusoid_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.time = _time_embedding(sinusoid_dim, dim)
         self.classes = nn.Embedding(num_classes + null_class, dim) if num_classes is not None else None
         self.sizes = tuple(conditions)
         self.parts = nn.ModuleList(_embedding(size, dim) for size in self.sizes if not has_field(size))
+        self.second_time = _time_embedding(sinusoid_dim, dim) if two_times else None
+        self.start_with_one_time()
 
-    def forward(self, timesteps: Tensor, y: Conditions) -> Tensor:
-        of_time, of_condition = self.of_time_and_condition(timesteps, y)
+    def start_with_one_time(self) -> None:
+        """Set the last layer of the second time's embedding to zero, so that e is that of a network of one time."""
+        if self.second_time is not None:
+            zero(self.second_time[-1])
+
+    def forward(self, timesteps: Tensor, y: Conditions, s: Tensor | None = None) -> Tensor:
+        of_time, of_condition = self.of_time_and_condition(timesteps, y, s)
         return of_time if of_condition is None else of_time + of_condition
 
-    def of_time_and_condition(self, timesteps: Tensor, y: Conditions) -> tuple[Tensor, Tensor | None]:
-        """The two terms of e, (B, dim); None without a condition, or where all of them are fields."""
-        sinusoid = sinusoidal_embedding(timesteps * self.timestep_scale, self.sinusoid_dim, self.max_period)
-        embedding = self.time(sinusoid.to(self.time[0].weight.dtype))  # type: ignore[arg-type]  # of a Linear
+    def of_time_and_condition(
+        self, timesteps: Tensor, y: Conditions, s: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The terms of e of both times, and of y, (B, dim); None without a condition, or where all of them are fields."""
+        embedding = self._embedded(timesteps, self.time)
+        if self.second_time is not None:
+            embedding = embedding + self._embedded(timesteps if s is None else s, self.second_time)
+        elif s is not None:
+            raise ValueError("this network takes one time, and a second was given: build it with two_times=True")
         if self.classes is not None and self.null_class and y is None:
             y = torch.full_like(timesteps, self.classes.num_embeddings - 1, dtype=torch.int64)
         if self.sizes:
@@ -105,6 +124,10 @@ class Conditioning(nn.Module):
             embedded = [embed(value) for embed, value in zip(self.parts, known, strict=True)]
             return embedding, sum(embedded[1:], embedded[0]) if embedded else None
         return embedding, class_vectors(self.classes, y)
+
+    def _embedded(self, times: Tensor, layers: nn.Module) -> Tensor:
+        sinusoid = sinusoidal_embedding(times * self.timestep_scale, self.sinusoid_dim, self.max_period)
+        return layers(sinusoid.to(next(layers.parameters()).dtype))
 
 
 class VectorEmbedding(nn.Module):
@@ -119,6 +142,10 @@ class VectorEmbedding(nn.Module):
         known = ~v.isnan().any(1, keepdim=True)
         embedded = self.embed(torch.where(known, v, 0).to(self.nothing.dtype))
         return torch.where(known, embedded, self.nothing.to(embedded.dtype))
+
+
+def _time_embedding(sinusoid_dim: int, dim: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(sinusoid_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
 
 
 def _embedding(size: Size, dim: int) -> nn.Module:

@@ -16,10 +16,11 @@ from diffusion_lab.networks.sizes import check_counts, check_dropout
 
 
 class MLP(nn.Module):
-    """network(x_t (B, in_channels) float32, timesteps int64 (B,), y int64 (B,) | None) -> (B, out_channels) float32.
+    """network(x_t (B, in_channels) float32, timesteps int64 (B,), y=None, s=None) -> (B, out_channels) float32.
 
-    hidden: width of every layer; num_layers: residual layers; num_classes, conditions, held_channels: as for the U-Net. The output
-    layer starts at zero, so the network's first output is exactly 0. Raises ValueError where a size is not a positive whole number.
+    hidden: width of every layer; num_layers: residual layers; y, s, num_classes, conditions, two_times, held_channels: as for the
+    U-Net. The output layer starts at zero, so the network's first output is exactly 0. Raises ValueError where a size is not a
+    positive whole number.
     """
 
     takes_points = True
@@ -34,6 +35,7 @@ class MLP(nn.Module):
         dropout: float = 0.0,
         held_channels: int = 0,
         conditions: Sequence[Size] = (),
+        two_times: bool = False,
     ):
         super().__init__()
         check_counts(in_channels=in_channels, out_channels=out_channels, hidden=hidden, num_layers=num_layers)
@@ -43,13 +45,13 @@ class MLP(nn.Module):
             raise ValueError(
                 "condition=field: points have no pixels that a field could lie beside; use condition=vector"
             )
-        self.conditioning = Conditioning(hidden, hidden, num_classes, conditions=conditions)
+        self.conditioning = Conditioning(hidden, hidden, num_classes, conditions=conditions, two_times=two_times)
         self.input = nn.Linear(in_channels, hidden)
         self.layers = nn.ModuleList(ResidualLayer(hidden, dropout) for _ in range(num_layers))
         self.output = zero(nn.Linear(hidden, out_channels))
 
-    def forward(self, x_t: Tensor, timesteps: Tensor, y: Conditions = None) -> Tensor:
-        e = nn.functional.silu(self.conditioning(timesteps, y))
+    def forward(self, x_t: Tensor, timesteps: Tensor, y: Conditions = None, s: Tensor | None = None) -> Tensor:
+        e = nn.functional.silu(self.conditioning(timesteps, y, s))
         h = self.input(x_t)
         for layer in self.layers:
             h = layer(h, e)

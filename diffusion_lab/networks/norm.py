@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from diffusion_lab.networks.forward_mode import in_forward_mode
+
 EPS = 1e-5
 
 
@@ -98,6 +100,24 @@ def _by_channel(table, groups):
     return table.expand(-1, *groups).flatten(1)[:, None]
 
 
+def _by_plain_operations(x, num_groups, weight, bias, scale, shift, silu):
+    """The same, by operations that have forward derivatives: torch's group norm has none for channels-last images."""
+    batch, channels, *sides = x.shape
+    groups, precise = (num_groups, channels // num_groups), torch.promote_types(x.dtype, torch.float32)
+    pixels = x.movedim(1, -1).reshape(batch, -1, channels).to(precise)
+    count = pixels.shape[1] * groups[1]
+    gain, offset = weight.to(precise).expand(batch, -1), bias.to(precise)
+    if scale is not None:
+        scale, shift = scale.to(precise), shift.to(precise)
+        gain, offset = torch.addcmul(gain, gain, scale), torch.addcmul(shift, offset, scale) + offset
+    centred = pixels - _by_channel(_sum_groups(pixels.sum(1), groups) / count, groups)
+    inverse_std = (_sum_groups(centred.square().sum(1), groups) / count + EPS).rsqrt()
+    alpha = (gain.unflatten(1, groups) * inverse_std).flatten(1)
+    out = torch.addcmul(offset.expand(batch, -1)[:, None], alpha[:, None], centred)
+    out = nn.functional.silu(out) if silu else out
+    return out.to(x.dtype).view(batch, *sides, channels).movedim(-1, 1)
+
+
 def scale_shift_group_norm(
     x: Tensor,
     num_groups: int,
@@ -110,8 +130,10 @@ def scale_shift_group_norm(
     """(1 + scale) · (w · (x − μ_g) / √(σ_g² + 10⁻⁵) + b) + shift, followed by SiLU if `silu`.
 
     x (B, C, *spatial) in any floating dtype; weight, bias (C,); scale, shift (B, C) or both None. Returns x's shape,
-    dtype and memory format. Differentiable once.
+    dtype and memory format. Differentiable once; in forward mode as often as torch's operations are.
     """
+    if in_forward_mode():
+        return _by_plain_operations(x, num_groups, weight, bias, scale, shift, silu)
     return _ScaleShiftGroupNorm.apply(x, weight, bias, scale, shift, num_groups, silu)
 
 

@@ -25,6 +25,7 @@ from diffusion_lab.conditions.condition import Size
 from diffusion_lab.diffusion.shapes import Conditions
 from diffusion_lab.networks.blocks import PixelLinear, cropped, from_patches, held_back, to_patches, zero
 from diffusion_lab.networks.embeddings import MAX_PERIOD, Conditioning
+from diffusion_lab.networks.forward_mode import recomputes
 from diffusion_lab.networks.input_channels import field_channels, with_fields
 from diffusion_lab.networks.positions import rotations, sinusoidal_positions
 from diffusion_lab.networks.sizes import Sides, check_counts, check_dropout, lengths, patch_of_tokens
@@ -51,10 +52,11 @@ _STD = 0.02  # of embeddings at the start
 
 
 class Transformer(nn.Module):
-    """network(x_t (B, in_channels, *spatial), timesteps (B,), y int64 (B,) | None) -> (B, out_channels, *spatial), float32.
+    """network(x_t (B, in_channels, *spatial), timesteps (B,), y=None, s=None) -> (B, out_channels, *spatial), float32.
 
     - image_size: the side of a square, or the lengths of one, two or three spatial axes.
-    - num_classes, conditions, held_channels, null_class, timestep_scale, activation_checkpointing: as for the U-Net.
+    - y, s, num_classes, conditions, two_times, held_channels, null_class, timestep_scale, activation_checkpointing: as for the
+      U-Net.
     - max_period: of the sinusoids of t.
     - size: XXS, XS, S, B, L or XL; width, num_blocks, num_heads: in place of its.
     - patch_size: side of the patches; None: the smallest power of two with at most 256 patches. Images are padded to a whole
@@ -99,6 +101,7 @@ class Transformer(nn.Module):
         max_period: float = MAX_PERIOD,
         null_class: bool = True,
         conditions: Sequence[Size] = (),
+        two_times: bool = False,
     ):
         super().__init__()
         if size not in SIZES:
@@ -124,7 +127,7 @@ class Transformer(nn.Module):
             raise ValueError(f"network.num_context={num_context} must be at least 0")
         self.trunk = Trunk(
             conditioning=Conditioning(
-                _SINUSOIDS, width, num_classes, timestep_scale, null_class, conditions, max_period
+                _SINUSOIDS, width, num_classes, timestep_scale, null_class, conditions, max_period, two_times
             ),
             inputs=Tokens(
                 (in_channels + field_channels(conditions, len(sides))) * values,
@@ -149,8 +152,8 @@ class Transformer(nn.Module):
         self.trunk.start()
         zero(self.output)
 
-    def forward(self, x_t: Tensor, timesteps: Tensor, y: Conditions = None) -> Tensor:
-        h, e = self.trunk(x_t, timesteps, y)
+    def forward(self, x_t: Tensor, timesteps: Tensor, y: Conditions = None, s: Tensor | None = None) -> Tensor:
+        h, e = self.trunk(x_t, timesteps, y, s)
         h = self.output_norm(h, e).mT.unflatten(2, self.trunk.inputs.grid)
         output = held_back(self.output, h, self.held_channels).float()
         return cropped(from_patches(output, self.patch_size), x_t.shape[2:])
@@ -175,7 +178,7 @@ class TransformerClassifier(nn.Module):
 
 
 class Trunk(nn.Module):
-    """(x_t (B, C, *spatial), timesteps, y) -> (h (B, N, width) of the N patches after all blocks, e (B, width) through SiLU)."""
+    """(x_t (B, C, *spatial), timesteps, y, s) -> (h (B, N, width) of the N patches after all blocks, e (B, width) through SiLU)."""
 
     rotary: Tensor | None
 
@@ -202,9 +205,10 @@ class Trunk(nn.Module):
         for parameter in (*self.conditioning.parameters(), *self.inputs.embeddings()):
             if parameter.ndim > 1:
                 nn.init.normal_(parameter, std=_STD)
+        self.conditioning.start_with_one_time()
 
-    def forward(self, x_t: Tensor, timesteps: Tensor, y: Conditions) -> tuple[Tensor, Tensor]:
-        e, condition = self.conditioning.of_time_and_condition(timesteps, y)
+    def forward(self, x_t: Tensor, timesteps: Tensor, y: Conditions, s: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        e, condition = self.conditioning.of_time_and_condition(timesteps, y, s)
         e = functional.silu(e if condition is None else e + condition)
         h = self.inputs(to_patches(self.padded(with_fields(x_t, y, self.conditioning.sizes)), self.patch_size))
         num_context = self.inputs.num_context
@@ -213,7 +217,7 @@ class Trunk(nn.Module):
             if num_context and number == self.context_block:
                 h = torch.cat([self.inputs.in_context(h, condition), h], dim=1)
                 rotary = self.rotary
-            if self.activation_checkpointing and torch.is_grad_enabled():
+            if recomputes(self.activation_checkpointing):
                 h = checkpoint(block, h, e, rotary, use_reentrant=False)
             else:
                 h = block(h, e, rotary)

@@ -33,6 +33,7 @@ from diffusion_lab.networks.blocks import (
 )
 from diffusion_lab.networks.classifier import AttentionPool, EncoderClassifier
 from diffusion_lab.networks.embeddings import Conditioning
+from diffusion_lab.networks.forward_mode import recomputes
 from diffusion_lab.networks.input_channels import FourierFeatures, field_channels, with_fields
 from diffusion_lab.networks.norm import GroupNorm
 from diffusion_lab.networks.sizes import (
@@ -49,13 +50,14 @@ from diffusion_lab.networks.unet_layout import Layout
 
 
 class UNet(nn.Module):
-    """network(x_t (B, in_channels, *spatial), timesteps int64 (B,), y int64 (B,) | None) -> (B, out_channels, *spatial), float32.
+    """network(x_t (B, in_channels, *spatial), timesteps (B,), y=None, s=None) -> (B, out_channels, *spatial), float32.
 
     - image_size: the side of a square, or the lengths of one, two or three spatial axes, at which attention_resolutions are
       counted; odd ones too (28 -> 14 -> 7, 15 -> 8 -> 4).
-    - num_classes: None for a network without labels; else y in 0..num_classes, where num_classes is the null class, also used for
-      y = None.
+    - num_classes: None for a network without labels; else y, int64 (B,), in 0..num_classes, where num_classes is the null class,
+      also used for y = None.
     - conditions: instead of num_classes, if y is not classes alone (see `Conditioning`).
+    - two_times: the network is also a function of s (B,), the end of a step from t; None: s = t (see `Conditioning`).
     - num_res_blocks: per level on the way down; one more on the way up.
     - attention_resolutions: lengths of the longest side, in pixels, at which attention follows every block; the middle always
       attends once.
@@ -113,6 +115,7 @@ class UNet(nn.Module):
         null_class: bool = True,
         pool_positions: bool = False,
         conditions: Sequence[Size] = (),
+        two_times: bool = False,
     ):
         super().__init__()
         check_counts(
@@ -147,7 +150,13 @@ class UNet(nn.Module):
         self.layout, self.pool_positions = layout, pool_positions
         self.null_class = null_class
         conditioning = Conditioning(
-            layout.sinusoid_dim, layout.embedding_dim, num_classes, timestep_scale, null_class, conditions
+            layout.sinusoid_dim,
+            layout.embedding_dim,
+            num_classes,
+            timestep_scale,
+            null_class,
+            conditions,
+            two_times=two_times,
         )
         self.encoder = Encoder(in_channels, layout, conditioning, FourierFeatures(fourier_periods, num_levels))
         channels, skips = self.encoder.out_channels, list(self.encoder.skip_channels)
@@ -171,8 +180,8 @@ class UNet(nn.Module):
         self.held_channels = held_channels * values
         channels_last(self, len(layout.paddings))
 
-    def forward(self, x_t: Tensor, timesteps: Tensor, y: Conditions = None) -> Tensor:
-        h, skips, e = self.encoder(x_t, timesteps, y)
+    def forward(self, x_t: Tensor, timesteps: Tensor, y: Conditions = None, s: Tensor | None = None) -> Tensor:
+        h, skips, e = self.encoder(x_t, timesteps, y, s)
         for level, blocks in enumerate(nested(self.up)):
             if level > 0:
                 h = self._doubled(self.upsamples[level - 1], h, e, skips[-1].shape[2:])
@@ -205,10 +214,10 @@ class UNet(nn.Module):
 
 
 class Encoder(nn.Module):
-    """(x_t (B, in_channels, *spatial), timesteps, y) -> (h, skips, e).
+    """(x_t (B, in_channels, *spatial), timesteps, y, s) -> (h, skips, e).
 
     h: the middle, (B, out_channels, ⌈H/2^L⌉, …); skips: the input of every level and the output of every block, in order;
-    e: SiLU of the embedding of (t, y), used by every residual block. conditioning: computes that embedding.
+    e: SiLU of the embedding of (t, y, s), used by every residual block. conditioning: computes that embedding.
 
     `skip_channels`: of the skips, in order. `out_channels`: of the middle.
     """
@@ -241,9 +250,11 @@ class Encoder(nn.Module):
         self.middle = nn.ModuleList([*first, *layout.block(channels, channels, attends=False)])
         self.out_channels = channels
 
-    def forward(self, x_t: Tensor, timesteps: Tensor, y: Conditions) -> tuple[Tensor, list[Tensor], Tensor]:
+    def forward(
+        self, x_t: Tensor, timesteps: Tensor, y: Conditions, s: Tensor | None = None
+    ) -> tuple[Tensor, list[Tensor], Tensor]:
         # Every block needs SiLU(e), so it is computed once.
-        e = functional.silu(self.conditioning(timesteps, y))
+        e = functional.silu(self.conditioning(timesteps, y, s))
         seen = to_patches(with_fields(self.features(x_t), y, self.conditioning.sizes), self.patch_size)
         h = self.input(seen.contiguous(memory_format=memory_format(x_t.ndim - 2)))
         skips = [h]
@@ -259,7 +270,7 @@ class Encoder(nn.Module):
 
 def run(block: nn.Module, h: Tensor, e: Tensor, recompute: bool) -> Tensor:
     """Apply a block, or a list of blocks in turn. recompute: activation checkpointing, which stores no activations inside."""
-    if recompute and torch.is_grad_enabled():
+    if recomputes(recompute):
         return checkpoint(_run_parts, block, h, e, use_reentrant=False)
     return _run_parts(block, h, e)
 

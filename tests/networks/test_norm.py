@@ -67,6 +67,55 @@ def test_gradients_are_those_of_finite_differences(silu, modulated):
     assert torch.autograd.gradcheck(function, leaves)
 
 
+@pytest.mark.parametrize("silu", [True, False])
+@pytest.mark.parametrize("modulated", [True, False])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_in_forward_mode_it_is_the_same_function(silu, modulated, memory_format):
+    """Values and gradients of a jvp's primal, its tangent by differences, and the memory format of both."""
+    leaves = [a for a in arguments(modulated, size=(3, 2)) if a is not None]
+    leaves[0] = leaves[0].detach().to(memory_format=memory_format).requires_grad_()
+
+    def function(*given):
+        return fast(*given, *([None] * (5 - len(given))), silu)
+
+    tangents = tuple(torch.randn_like(leaf) for leaf in leaves)
+    expected = function(*leaves)
+    actual, tangent = torch.func.jvp(function, tuple(leaves), tangents)
+    assert actual.is_contiguous(memory_format=memory_format)
+    assert tangent.is_contiguous(memory_format=memory_format)
+    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
+    direction = torch.randn_like(expected)
+    for ours, theirs in zip(
+        torch.autograd.grad(actual, leaves, direction), torch.autograd.grad(expected, leaves, direction), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+    step = 1e-5
+    ahead, behind = (
+        function(*(leaf + h * along for leaf, along in zip(leaves, tangents, strict=True))) for h in (step, -step)
+    )
+    torch.testing.assert_close(tangent, (ahead - behind) / (2 * step), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("mean", [0.0, 8.0])
+def test_in_forward_mode_bfloat16_is_rounded_once(mean):
+    generator = torch.Generator().manual_seed(1)
+    x = (mean + 0.1 * torch.randn(2, CHANNELS, 8, 8, generator=generator)).to(torch.bfloat16)
+    weight, bias = torch.randn(2, CHANNELS, generator=generator)
+    along = torch.randn(x.shape, generator=generator).to(torch.bfloat16)
+
+    def with_tangent(dtype, of_weights):
+        def function(x):
+            return fast(x, weight.to(of_weights), bias.to(of_weights), None, None, True)
+
+        return torch.func.jvp(function, (x.to(dtype),), (along.to(dtype),))
+
+    actual, tangent = with_tangent(torch.bfloat16, torch.float32)
+    expected, exact = with_tangent(torch.float64, torch.float64)
+    assert actual.dtype == tangent.dtype == torch.bfloat16
+    torch.testing.assert_close(actual.double(), expected, rtol=2**-8, atol=2e-3 if mean else 1e-5)
+    torch.testing.assert_close(tangent.double(), exact, rtol=2**-8, atol=2e-2 if mean else 1e-4)
+
+
 def test_float32_keeps_its_digits_where_the_mean_is_large():
     """σ² is taken around the mean: a mean of 1000 σ costs three of float32's seven digits, in values and gradients, not six."""
     leaves = arguments(modulated=True, size=(16, 16), mean=1000.0)
