@@ -101,7 +101,10 @@ def test_times_and_their_rates_go_both_ways(schedule):
     inner, h = t[1:-1], 1e-5
     there = (path.times(inner + h) - path.times(inner - h)) / (2 * h)
     torch.testing.assert_close(rate[1:-1] * there, torch.ones_like(inner), rtol=1e-6, atol=0)
-    assert rate.isfinite().all()
+    last = path.times(t[-1:])
+    for r in (last, torch.nextafter(last, torch.ones_like(last))):  # at the end, and past it by rounding
+        _, rate = torch.func.jvp(path.schedule_times, (r,), (torch.ones_like(r),))
+        assert 0 < rate.item() < 1e5
 
 
 # ---- networks --------------------------------------------------------------------------------------------------------
@@ -212,9 +215,11 @@ class Perturbed(nn.Module):
         self.shift = nn.Parameter(torch.zeros(groups, 3, dimensions, dtype=torch.float64))
 
     def forward(self, z: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        features = torch.stack([torch.ones_like(t), t, s], dim=1).unflatten(0, (len(self.gain), -1))
-        affine = torch.einsum("gnk,gkij,gnj->gni", features, self.gain, z.unflatten(0, (len(self.gain), -1)))
-        return self.flow.u(z, t, s) + (affine + features @ self.shift).flatten(0, 1)
+        features = torch.stack([torch.ones_like(t), t, s], dim=1)
+        of_z = (features[:, :, None] * z[:, None]).flatten(1)
+        both = torch.cat([of_z, features], dim=1).unflatten(0, (len(self.gain), -1))
+        affine = both @ torch.cat([self.gain.flatten(1, 2), self.shift], dim=1)
+        return self.flow.u(z, t, s) + affine.flatten(0, 1)
 
 
 def group_gradients(residual, flow, schedule, size, generator, groups=40):
@@ -310,12 +315,12 @@ def test_consistency_training_of_a_million(schedule, dimensions):
 
 
 class Affine(nn.Module):
-    """u affine in z, with coefficients of degree 3 in (t, s), all 0 at first; orthonormal features, so that SGD is fast."""
+    """u affine in z, its coefficients polynomials in (t, s), all 0 at first; orthonormal features, so that SGD is fast."""
 
-    powers = torch.tensor([(i, j) for i in range(4) for j in range(4 - i)], dtype=torch.float64)
-
-    def __init__(self, flow: GaussianFlow, schedule, residual: flow_maps.Residual) -> None:
+    def __init__(self, flow: GaussianFlow, schedule, residual: flow_maps.Residual, degree: int) -> None:
         super().__init__()
+        powers = [(i, j) for i in range(degree + 1) for j in range(degree + 1 - i)]
+        self.powers = torch.tensor(powers, dtype=torch.float64)
         z, t, s, _ = draw(flow, schedule, 4096, seeded(3))
         trained, slope = torch.func.jvp(lambda s: self.features(z, t, s), (s,), (torch.ones_like(s),))
         if isinstance(residual, Lagrangian):
@@ -332,9 +337,9 @@ class Affine(nn.Module):
         return self.features(z, t, s) @ self.whitening @ self.weights
 
 
-def error_after(residual, flow, schedule, rates, sampled, size=512):
+def error_after(residual, flow, schedule, rates, sampled, degree=3, size=512):
     """The error of X relative to the distance that X moves points, root mean square, after a step at each learning rate."""
-    network, generator = Affine(flow, schedule, residual), seeded(2)
+    network, generator = Affine(flow, schedule, residual, degree), seeded(2)
     optimizer = torch.optim.SGD(network.parameters())
     for rate in rates:
         optimizer.param_groups[0]["lr"] = rate
@@ -363,10 +368,20 @@ def test_training_by_each_residual_finds_the_map(residual, error):
 @pytest.mark.parametrize("residual", [*EXACT, Consistency(1 / 64)], ids=repr)
 @pytest.mark.parametrize("dimensions", [1, 2])
 @each_schedule
-def test_long_training_by_samples_finds_the_map(schedule, dimensions, residual):
-    """Within 4 %, from ε − x_0 alone; what is left is the degree of the network."""
-    rates = [0.2 / (1 + step / 50) for step in range(600)]
-    assert error_after(residual, GaussianFlow(dimensions), schedule, rates, sampled=True, size=2_048) < 0.04
+def test_long_training_by_each_residual_finds_the_map(schedule, dimensions, residual):
+    """Degree 4, 300 steps: within 1.5 %; 3 % for discrete consistency, which is not of the exact map."""
+    rate = 0.4 if isinstance(residual, Progressive | Lagrangian) else 0.1
+    error = error_after(residual, GaussianFlow(dimensions), schedule, [rate] * 300, sampled=False, degree=4, size=1024)
+    assert error < (0.03 if isinstance(residual, Consistency) else 0.015)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("residual", [*EXACT, Consistency(1 / 64)], ids=repr)
+def test_long_training_by_samples_finds_the_map(residual):
+    """From ε − x_0 alone: within 10 %, of which 2 to 6 % are the degree of the network."""
+    rate = 0.5 if isinstance(residual, Progressive | Lagrangian) else 0.2
+    rates = [rate / (1 + step / 50) for step in range(300)]
+    assert error_after(residual, GaussianFlow(1), RectifiedSchedule(T), rates, sampled=True, size=1024) < 0.1
 
 
 # ---- a mixture of two, whose map is not affine -----------------------------------------------------------------------
