@@ -18,7 +18,7 @@ all t, r and s of this module are times of the straight path, float64 (B,), and
     X_schedule(x, t, s) = (α_s + σ_s)·X(x/(α_t + σ_t), r_t, r_s),   r_t = σ_t/(α_t + σ_t)                          (5)
 
 The papers' s = 0 is the clean end r_1 of a schedule, t = 1: below it no velocity is trained, and by (3) alone none would be fixed.
-As in consistency models (Song et al. 2023, appendix C), which stop at σ = 0.002, a map that ends there leaves noise of σ_1/α_1 in
+As in consistency models (Song et al. 2023, section 2), which stop at σ = 0.002, a map that ends there leaves noise of σ_1/α_1 in
 its samples: half a grey level or less for data with levels (`CleanEnd`), 0.002 for EDM, 1/T for the straight path without
 `log_snr_max`. x̂_0 of one more evaluation at t = s = r_1 removes it, as the last step of other samplers does.
 """
@@ -28,6 +28,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 from torch.func import jvp
 
 from .forward import per_sample
@@ -67,12 +68,17 @@ def lagrangian(x: TwoTimes, v: Velocity, z: Images, t: PerSample, s: PerSample) 
 
 def _along_the_flow(f: TwoTimes, z: Images, t: PerSample, s: PerSample, v: Images) -> tuple[Images, Images]:
     """f(z, t, s) and ∂_z f·v + ∂_t f, the rate of change for dz/dt = v (Geng et al. 2025, MeanFlow, eq. 8)."""
-    return jvp(lambda z, t: f(z, t, s), (z, t), (v, torch.ones_like(t)))
+    return _with_rate(lambda z, t: f(z, t, s), (z, t), (v, torch.ones_like(t)))
 
 
 def _along_the_end(f: TwoTimes, z: Images, t: PerSample, s: PerSample) -> tuple[Images, Images]:
     """f(z, t, s) and ∂_s f."""
-    return jvp(lambda s: f(z, t, s), (s,), (torch.ones_like(s),))
+    return _with_rate(lambda s: f(z, t, s), (s,), (torch.ones_like(s),))
+
+
+def _with_rate(f: Callable[..., Tensor], at: tuple[Tensor, ...], along: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    value, rate, *_ = jvp(f, at, along)
+    return value, rate
 
 
 # ---- schedules and networks -----------------------------------------------------------------------------------------
@@ -102,7 +108,7 @@ class StraightPath:
         last = self.schedule.num_timesteps
         t = self.schedule.time_at(2 * ((1 - r) / r).log().detach()).detach().clamp(1, last)
         inside = t.clamp(max=last * (1 - 1e-9))  # a table is constant from T on
-        _, slope = jvp(self.times, (inside,), (torch.ones_like(t),))
+        _, slope = _with_rate(self.times, (inside,), (torch.ones_like(t),))
         return t + (r - self.times(t)) / slope
 
 
