@@ -29,7 +29,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.func import jvp
 
 from .forward import per_sample
 from .reverse import ReverseProcess
@@ -77,7 +76,7 @@ def _along_the_end(f: TwoTimes, z: Images, t: PerSample, s: PerSample) -> tuple[
 
 
 def _with_rate(f: Callable[..., Tensor], at: tuple[Tensor, ...], along: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-    value, rate, *_ = jvp(f, at, along)
+    value, rate, *_ = torch.func.jvp(f, at, along)
     return value, rate
 
 
