@@ -14,6 +14,7 @@ gaussian              N(μ, σ²): its KL, its density, its mass in a bin of dis
 decoders              p(x_0|x_1), the term L_0 of the bound
 bound                 the variational bound, term by term: L_T, L_{t−1}, L_0
 objectives            the losses: L_simple, L_hybrid, L_vlb, L_∞
+flow_maps             the map X(z, t, s) of the probability flow, its identities, and residuals that train it
 weightings            the weights w(t) of L_simple: min-SNR, sigmoid, EDM
 timesteps             the t that training draws: uniform, stratified, log-normal, importance-sampled; quarters of t
 starts                p(x_T)
@@ -54,6 +55,19 @@ from .chain import GaussianDiffusion
 from .clipping import Clamp, Clipping, DynamicThreshold, NoClipping
 from .continuous_schedules import EDMSchedule, LogSNRSchedule, RealSchedule, RectifiedSchedule
 from .decoders import Decoder, EndLevelDecoder, GaussianDecoder, LevelDecoder
+from .flow_maps import (
+    AdaptiveWeighting,
+    Consistency,
+    Eulerian,
+    FlowMatching,
+    Lagrangian,
+    MeanVelocity,
+    Progressive,
+    Residual,
+    StraightPath,
+    Velocities,
+    flow_map,
+)
 from .forward import ForwardProcess
 from .gaussian import Gaussian
 from .learned_schedule import LearnedSchedule
@@ -76,12 +90,14 @@ from .weightings import ErrorOf, MinSNR, SigmoidWeighting, Unweighted, Weighting
 
 # fmt: off
 __all__ = [
-    "Bound", "Clamp", "CleanEnd", "Clipping", "ContinuousBound", "CosineSchedule", "DataMoments", "Decoder", "DynamicThreshold",
-    "EDMSchedule", "EndLevelDecoder", "ErrorOf", "FixedLarge", "FixedSmall", "ForwardProcess", "Gaussian", "GaussianDecoder",
-    "GaussianDiffusion", "Hybrid", "LearnedRange", "LearnedSchedule", "LevelDecoder", "LinearSchedule", "LogSNRSchedule",
-    "LossAwareTimesteps", "LowDiscrepancyTimesteps", "MinSNR", "MomentsStart", "NoClipping", "NoiseStart", "NormalTimesteps",
-    "Objective", "PredictEDM", "PredictFlow", "PredictNoise", "PredictStart", "PredictVelocity", "Prediction", "RealSchedule",
-    "RectifiedSchedule", "ReverseProcess", "ReverseStep", "SampleNoise", "Schedule", "SigmoidSchedule", "SigmoidWeighting",
-    "Simple", "Start", "StratifiedTimesteps", "TableSchedule", "TimestepSampler", "UniformTimesteps", "Unweighted", "Variance",
-    "VariationalBound", "Weighting", "bound_term", "derive_seed", "variational_bound",
+    "AdaptiveWeighting", "Bound", "Clamp", "CleanEnd", "Clipping", "Consistency", "ContinuousBound", "CosineSchedule",
+    "DataMoments", "Decoder", "DynamicThreshold", "EDMSchedule", "EndLevelDecoder", "ErrorOf", "Eulerian", "FixedLarge",
+    "FixedSmall", "FlowMatching", "ForwardProcess", "Gaussian", "GaussianDecoder", "GaussianDiffusion", "Hybrid", "Lagrangian",
+    "LearnedRange", "LearnedSchedule", "LevelDecoder", "LinearSchedule", "LogSNRSchedule", "LossAwareTimesteps",
+    "LowDiscrepancyTimesteps", "MeanVelocity", "MinSNR", "MomentsStart", "NoClipping", "NoiseStart", "NormalTimesteps",
+    "Objective", "PredictEDM", "PredictFlow", "PredictNoise", "PredictStart", "PredictVelocity", "Prediction", "Progressive",
+    "RealSchedule", "RectifiedSchedule", "Residual", "ReverseProcess", "ReverseStep", "SampleNoise", "Schedule",
+    "SigmoidSchedule", "SigmoidWeighting", "Simple", "Start", "StraightPath", "StratifiedTimesteps", "TableSchedule",
+    "TimestepSampler", "UniformTimesteps", "Unweighted", "Variance", "VariationalBound", "Velocities", "Weighting", "bound_term",
+    "derive_seed", "flow_map", "variational_bound",
 ]

@@ -75,11 +75,15 @@ class ReverseProcess:
         return self.from_output(process, output, v, x_t, t)
 
     def evaluate(
-        self, process: ForwardProcess, x_t: Images, t: Times, y: Conditions = None
+        self, process: ForwardProcess, x_t: Images, t: Times, y: Conditions = None, s: Times | None = None
     ) -> tuple[Images, Images | None]:
-        """The two parts of the network's raw output, at any t: the mean part, and the variance part or None."""
+        """The two parts of the network's raw output, at any t: the mean part, and the variance part or None.
+
+        s: the end of a step from t, for a network of two times (`flow_maps`), its fourth argument in the form of timesteps.
+        """
         image, timesteps = self.prediction.inputs(process, x_t, t)
-        raw = self.network(image, timesteps, y)
+        end = () if s is None else (self.prediction.inputs(process, x_t, s)[1],)
+        raw = self.network(image, timesteps, y, *end)
         channels = x_t.shape[1]
         expected = channels * (1 + self.variance.outputs_per_channel)
         if raw.shape[1] != expected:

@@ -150,3 +150,42 @@ def exact_statistics(process, data=OFF_CENTRE) -> NetworkStatistics:
     """Exact: every statistic is quadratic in (x_0, ε)."""
     rows = network_statistics(process, exact_reverse(process, data=data), SigmaPoints.x_0(data), None, SigmaPoints())
     return NetworkStatistics(**{name: values.mean(dim=0) for name, values in rows.items()})
+
+
+class GaussianFlow:
+    """The flow of N(m, Q·diag(λ)·Qᵀ) on the straight path, whose spread is s_t² = (1 − t)²·λ + t²."""
+
+    def __init__(self, dimensions: int) -> None:
+        generator = torch.Generator().manual_seed(dimensions)
+        self.mean = 0.5 * torch.randn(dimensions, generator=generator, dtype=torch.float64)
+        self.values = torch.logspace(0.3, -1.2, dimensions, dtype=torch.float64)
+        square = torch.randn(dimensions, dimensions, generator=generator, dtype=torch.float64)
+        self.vectors = torch.linalg.qr(square)[0]
+
+    def sample(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """x_0 and ε."""
+        x_0, eps = torch.randn(2, size, len(self.mean), generator=generator, dtype=torch.float64).unbind()
+        return self.mean + (x_0 * self.values.sqrt()) @ self.vectors.T, eps
+
+    def velocity(self, z: Tensor, t: Tensor) -> Tensor:
+        """−m + (t − (1 − t)·λ)/s_t²·(z − (1 − t)·m)."""
+        t = t[:, None]
+        return self._gained(z, t, (t - (1 - t) * self.values) / self._spread(t).square()) - self.mean
+
+    def map(self, z: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        """(1 − s)·m + s_s/s_t·(z − (1 − t)·m)."""
+        t, s = t[:, None], s[:, None]
+        return (1 - s) * self.mean + self._gained(z, t, self._spread(s) / self._spread(t))
+
+    def u(self, z: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        """(X − z)/(s − t), without the division: s_s² − s_t² = (s − t)·(s + t − (2 − s − t)·λ)."""
+        t, s = t[:, None], s[:, None]
+        here, there = self._spread(t), self._spread(s)
+        return self._gained(z, t, (s + t - (2 - s - t) * self.values) / ((there + here) * here)) - self.mean
+
+    def _spread(self, t: Tensor) -> Tensor:
+        return ((1 - t).square() * self.values + t.square()).sqrt()
+
+    def _gained(self, z: Tensor, t: Tensor, gain: Tensor) -> Tensor:
+        """The distance from the mean, times a gain along each axis."""
+        return (((z - (1 - t) * self.mean) @ self.vectors) * gain) @ self.vectors.T
