@@ -125,7 +125,7 @@ def _start(command: str, options: Sequence[str], task: Callable[[DictConfig], An
         key = f"{refused_option(error)}="
         axis = f"{key}choice("
         axes = [f"{axis}{o.removeprefix(key)})" if o.startswith(key) and axis not in o else o for o in options]
-        if not _SWEEPS & {*options} or key.startswith("hydra") or axes == [*options]:
+        if not _SWEEPS & {*options} or key.startswith(("hydra", "sweep")) or axes == [*options]:
             raise
         GlobalHydra.instance().clear()
         _start(command, axes, task)

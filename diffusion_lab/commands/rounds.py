@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from diffusion_lab.config.mistakes import MistakeError
-from diffusion_lab.store import SweepDirectory
-from diffusion_lab.store.option_names import canonical_json
+from diffusion_lab.store import RunError, SweepDirectory
 from diffusion_lab.sweeps.axes import Axis
 from diffusion_lab.sweeps.decide import (
     SEED,
@@ -78,18 +77,18 @@ class SeedBySeed(OneRound):
             of_seed = Axis(SEED, {str(seed): f"{SEED}={seed}"})
             yield Round([*axes, of_seed], None if before is None else before.needed)
             now = read_standings(self.directory, number)
-            assert now is not None, "the cells of a round are scored when it is done"
+            if now is None:
+                raise RunError(f"the scores of {self.directory.path} are gone: run the same command again")
             self._say(before, now)
             if now.over:
-                self._write(self.cells)  # a result that has changed since may have ended the sweep earlier
                 return
             before = now
 
     def _say(self, before: Standings | None, now: Standings) -> None:
         """A line for each pair that the last round has closed."""
-        for index, one in enumerate(now.pairs):
-            is_new = before is None or before.pairs[index].outcome is Outcome.OPEN
-            if is_new and one.outcome is not Outcome.OPEN:
+        new = [one for i, one in enumerate(now.pairs) if before is None or before.pairs[i].outcome is Outcome.OPEN]
+        for one in sorted(new, key=lambda one: one.outcome is Outcome.LOST):
+            if one.outcome is not Outcome.OPEN:
                 self.console.print(said_of(one, now))
 
     def announced(self, plan: Plan, notes: Sequence[str], requested: Sequence[str]) -> list[str]:
@@ -110,20 +109,14 @@ class SeedBySeed(OneRound):
         read = {key for pair in pairs for two in pair.cells for key in two}
         models = len({cell.model.path for cell in plan.cells if key_of(cell.choices) in read})
         what = f"{len(pairs)} pair{'s' * (len(pairs) > 1)} of {'choices' if question.pairs == 'axes' else 'cells'}"
-        a_seed = f"{models} training{'s' * (models > 1)} a seed"
+        per_seed = f"{models} training{'s' * (models > 1)} per seed"
         bounds = f"at least {models * FIRST_LOOK}, at most {models * question.most_seeds}"
-        yield f"{what} by {question.measure}; {a_seed}: {bounds}"
+        yield f"{what} by {question.measure}; {per_seed}: {bounds}"
         if unread := sum(key_of(cell.choices) not in read for cell in plan.cells):
             yield f"no other cell has the options of {unread} of the {len(plan.cells)} cells, so only the first seed has them"
 
     def write(self, plan: Plan) -> None:
+        """With the cells of the rounds until now: a command that is run again goes through all of them anew."""
         self.cells += sweep_content(plan)["cells"]
-        earlier = self.directory.read_sweep() if self.directory.sweep.is_file() else {}
-        is_same = {key: values for key, values in earlier.get("axes", {}).items() if key != SEED} == self.swept
-        cells = [*(earlier["cells"] if is_same else []), *self.cells]
-        self._write([*{canonical_json(cell["choices"]): cell for cell in cells}.values()])
-
-    def _write(self, cells: Sequence[Mapping[str, Any]]) -> None:
-        seeds = list(dict.fromkeys(cell["choices"][SEED] for cell in cells))
-        axes = {**self.swept, SEED: seeds}
-        self.directory.write_sweep({**self.about, "axes": axes, "decide": vars(self.question), "cells": cells})
+        axes = {**self.swept, SEED: list(dict.fromkeys(cell["choices"][SEED] for cell in self.cells))}
+        self.directory.write_sweep({**self.about, "axes": axes, "decide": vars(self.question), "cells": self.cells})

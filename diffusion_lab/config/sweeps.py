@@ -47,7 +47,7 @@ ASKED_ONCE = (
     "tags",
     "debug",
     _AT,
-)  # of the whole sweep, as what begins with _DECIDE
+)  # of the whole sweep; so are all options of _DECIDE
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import comb
 
 from diffusion_lab.report.comparison import MOST_SEEDS, POWER, listed
-from diffusion_lab.report.decisions import decision_findings, first_new, key_of, next_after, trainings
+from diffusion_lab.report.decisions import decision_findings, first_new, legend_of, next_after, trainings
 from diffusion_lab.report.findings import Comparison, Finding, axis_findings, comparisons, curve_findings
 from diffusion_lab.report.table import Group, Table
 from diffusion_lab.store.option_names import grouped
@@ -46,7 +46,7 @@ def conclusions(table: Table, group: Group) -> Conclusions:
             return Conclusions([], [], "", "")
         said = decision_findings(table, group, decision)
         next_one = next_after(decision, table.names, table.seeds, _far_from_real(group))
-        return Conclusions(said, [], trainings(table, decision), next_one, key_of(decision))
+        return Conclusions(said, [], trainings(table, decision), next_one, legend_of(decision))
     compared = comparisons(table, group)
     known = [*axis_findings(table, group, compared), *curve_findings(table, group)]
     doubts = [line for one in compared if (line := one.doubt) is not None]

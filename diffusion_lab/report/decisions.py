@@ -15,7 +15,7 @@ from diffusion_lab.report.panels import DECISIONS, Panel, Plot, Series
 from diffusion_lab.report.table import Cell, Group, Table
 from diffusion_lab.store.measures import LOW
 from diffusion_lab.store.option_names import grouped
-from diffusion_lab.sweeps.decide import OPEN, Key, Outcome, Standing, Standings
+from diffusion_lab.sweeps.decide import OPEN, Outcome, Standing, Standings
 from diffusion_lab.sweeps.stopping import FIRST_LOOK
 
 _MOST_PANELS = 12
@@ -23,7 +23,7 @@ _MOST_TICKS = 10
 _WON = (Outcome.BETTER, Outcome.WORSE)
 
 
-def key_of(decision: Standings) -> str:
+def legend_of(decision: Standings) -> str:
     """The meaning of marks and brackets, and the error of the decisions."""
     most, pairs = f"{100 * decision.question.error:g}\N{NO-BREAK SPACE}%", len(decision.pairs)
     over = f" over its {pairs} pairs" if pairs > 1 else ""
@@ -77,7 +77,10 @@ def next_after(decision: Standings, names: Mapping[str, str], seeds: Sequence[st
             "larger than it is where a sweep stops"
         )
     if several := [one for one, alone in left if not alone]:
-        steps.append(f"choose the cheaper or simpler of {', and of '.join(several)}")
+        steps.append(
+            f"choose the cheaper or simpler of {', and of '.join(several)}, if a difference as large as the interval allows does "
+            "not matter to you"
+        )
     if any(one.outcome is Outcome.UNDECIDED for one in decision.pairs):
         further = f"run the sweep with sweep.decide.rule=open and new seeds, seed={first_new(seeds)}"
         further = "continue with a larger sweep.decide.most_seeds" if decision.question.rule == OPEN else further
@@ -195,13 +198,7 @@ def _left(decision: Standings, names: Mapping[str, str]) -> list[tuple[str, bool
 
 
 def _names(one: Standing) -> tuple[str, str]:
-    """The choices of the pair; of two cells as rows are written."""
-    a, b = one.pair.cells[0]
-    return (one.pair.first, one.pair.second) if one.pair.axis else (_row(a), _row(b))
-
-
-def _row(key: Key) -> str:
-    return " · ".join(filter(None, key))
+    return one.pair.first, one.pair.second
 
 
 def _models(cells: Sequence[Cell]) -> int:

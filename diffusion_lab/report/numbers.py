@@ -187,7 +187,7 @@ def notes(group: Group, measures: Sequence[Measure]) -> list[str]:
         )
     if not group.ranked:
         said.append(
-            "Nothing is marked as best: seeds were added until the differences in one measure were decided, as said above; other "
+            "Nothing is marked as best: seeds were added until the differences in one measure were decided; other "
             "measures took no part in that and are shown without a verdict."
         )
     floor = next((cell.protocol["floor"] for cell in cells if cell.protocol.get("floor")), None)

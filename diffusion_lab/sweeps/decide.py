@@ -28,6 +28,8 @@ SEED = "seed"  # the axis of rounds
 BOUNDED, OPEN = "bounded", "open"
 AXES, CELLS = "axes", "cells"
 
+_ROUNDING = 1e-12  # relative
+
 Key = tuple[str | None, ...]  # a cell: its choices but the seed, in the order of the axes
 Scores = Mapping[Key, float]  # of one round
 
@@ -135,7 +137,7 @@ class Standings:
 def pairs_of(keys: Sequence[Key], axes: Mapping[str, Sequence[str]], kind: str) -> list[Pair]:
     """The pairs of a sweep. keys: of its cells. axes: in the order of the keys, without the seed. kind: axes or cells."""
     if kind == CELLS:
-        names = {key: ", ".join(choice for choice in key if choice is not None) for key in keys}
+        names = {key: " · ".join(choice for choice in key if choice is not None) for key in keys}
         return [Pair("", names[a], names[b], ((a, b),)) for a, b in combinations(keys, 2)]
     found = []
     for place, (axis, values) in enumerate(axes.items()):
@@ -171,7 +173,9 @@ def _after(one: Standing, scores: Scores, rule: Rule, question: Question, measur
         return Standing(one.pair, Outcome.OPEN, differences, ())
     t, mean = rule.t_after(n), sum(differences) / n
     error = (sum((d - mean) ** 2 for d in differences) / (n * (n - 1))) ** 0.5
-    look = Look(n, mean, t * error if t < inf else inf)  # equal differences decide nothing where no t can
+    # Equal differences, of a measure with few values, decide nothing but that they are zero.
+    margin = t * error if error > _ROUNDING * abs(mean) else inf if mean else 0.0
+    look = Look(n, mean, margin)
     outcome = Outcome.OPEN
     if not any(differences):
         outcome = Outcome.SAME
@@ -274,9 +278,9 @@ def said_of(standing: Standing, found: Standings) -> str:
         Outcome.BETTER: f"{axis}{pair.first} is better than {pair.second} by {interval}",
         Outcome.WORSE: f"{axis}{pair.second} is better than {pair.first} by {interval}",
         Outcome.SAME: f"{both} are equal in every seed",
-        Outcome.CLOSE: f"{both} differ by less than {found.question.smallest}: {interval}",
-        Outcome.LOST: f"{both} are not compared further, because one of them has lost to another",
-        Outcome.UNDECIDED: f"{both} are undecided: {interval}",
+        Outcome.CLOSE: f"{both} are equal within ±{found.question.smallest}: {interval}",
+        Outcome.LOST: f"{both} are not compared further, because one of them has lost to another choice",
+        Outcome.UNDECIDED: f"{both} are undecided" + (f": {interval}" if interval else ""),
         Outcome.OPEN: f"{both} are open" + (f": {interval}" if interval else ""),
     }[standing.outcome]
     return f"after {n} seed{'' if n == 1 else 's'}: {text}"
@@ -284,12 +288,12 @@ def said_of(standing: Standing, found: Standings) -> str:
 
 def _interval(standing: Standing) -> str:
     """0.21 [0.08, 0.34]: the mean difference and its interval; of a decided pair, how much the better choice is better."""
-    if not standing.looks:
+    if not standing.looks or not isfinite(standing.looks[-1].margin):
         return ""
     mean, margin = standing.looks[-1].mean, standing.looks[-1].margin
     if standing.outcome in (Outcome.BETTER, Outcome.WORSE):
         mean = abs(mean)
-    digits = margin if isfinite(margin) and margin else abs(mean)  # two of them
+    digits = margin or abs(mean)  # two of them
     decimals = max(0, 1 - floor(log10(digits))) if digits else 0
     form = f".{decimals}f" if decimals < 7 else ".2g"
     return f"{mean:{form}} [{mean - margin:{form}}, {mean + margin:{form}}]"

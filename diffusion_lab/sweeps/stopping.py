@@ -37,8 +37,8 @@ from scipy.optimize import brentq
 from scipy.special import gammaln, stdtrit
 
 FIRST_LOOK = 3  # seeds
-_NODES, _WEIGHTS = leggauss(48)
-_POINTS = 1000  # of r
+_NODES, _WEIGHTS = leggauss(32)
+_POINTS = 400  # of r
 _G = 4.0  # prior variance of the difference, in variances of one d; small differences need smaller values
 
 
@@ -87,7 +87,7 @@ def level_of_looks(most_seeds: int, error: float) -> float:
     most, least = np.log(error), np.log(error / (most_seeds - FIRST_LOOK + 1))  # that of the union bound
     if any_rejection(most_seeds, np.exp(least)) >= error:  # by rounding, for errors below about 1e-4
         return float(np.exp(least))
-    return float(np.exp(brentq(lambda log: any_rejection(most_seeds, np.exp(log)) - error, least, most, xtol=1e-6)))
+    return float(np.exp(brentq(lambda log: any_rejection(most_seeds, np.exp(log)) - error, least, most, xtol=1e-5)))
 
 
 def any_rejection(most_seeds: int, level: float) -> float:

@@ -86,7 +86,7 @@ def trained(folder):
 def test_seeds_are_added_until_every_pair_is_closed(lab):
     """The choice that lost to both others is not trained with the fourth seed; the same command again trains nothing."""
     out = lab.done(*SWEEP)
-    assert "3 pairs of choices by mine; 3 trainings a seed: at least 9, at most 12" in out.splitlines()
+    assert "3 pairs of choices by mine; 3 trainings per seed: at least 9, at most 12" in out.splitlines()
     assert "seed 4: 2 models: 2 to train, 0 reused; 2 cells: 2 to score, 0 scored already" in out
     lines = said(out)
     assert all(line.startswith(words) for line, words in zip(lines, DECIDED, strict=True)), out
