@@ -41,7 +41,7 @@ class Mine(Metric):
         wobble = 0.01 * (-1) ** seed if self.rate == 0.002 else 0.001 * seed * self.rate
         return Scores({"mine": 10 * self.rate * (self.rate == 0.1) + wobble + self.shift * (1 + 0.01 * seed), "fact": 1.0})
 """
-METRIC = ["metrics=network_evaluations", "+metrics.mine._target_=mine.Mine", "+metrics.mine.rate=${optimizer.lr}"]
+METRIC = ["metrics=network_evaluations", "+metrics.mine._target_=rated.Mine", "+metrics.mine.rate=${optimizer.lr}"]
 SMALL = [option for option in TINY if not option.startswith("metrics.")]
 OPTIONS = [*SMALL, *METRIC, "sampler.spacing.num_steps=2", "trainer.max_steps=1"]
 DECIDE = ["sweep.decide.measure=mine", "sweep.decide.most_seeds=4"]
@@ -57,7 +57,7 @@ DECIDED = [
 
 @pytest.fixture
 def lab(lab):
-    (lab.folder / "mine.py").write_text(MINE)
+    (lab.folder / "rated.py").write_text(MINE)
     return lab
 
 
@@ -221,7 +221,7 @@ def test_a_plan_shows_the_first_round(lab):
     out = lab.done(*SWEEP, "hydra.sweeper.dry_run=true", "sweep.decide.pairs=cells")
     assert "3 pairs of cells by mine" in out
     assert out.count("\ntrain  ") == 3
-    assert files(lab.folder) == ["mine.py"]
+    assert files(lab.folder) == ["rated.py"]
 
 
 # ---- kill -9 in the first and in a later round: the decisions are those of an undisturbed sweep ----
@@ -238,7 +238,7 @@ def test_a_sweep_killed_twice_decides_the_same(tmp_path, zygote):
     folders = whole, torn = tmp_path / "whole", tmp_path / "torn"
     for folder in folders:
         folder.mkdir()
-        (folder / "mine.py").write_text(MINE)
+        (folder / "rated.py").write_text(MINE)
         (folder / "paced.py").write_text(PACED)
 
     def start(folder):
@@ -270,7 +270,7 @@ def test_a_sweep_killed_twice_decides_the_same(tmp_path, zygote):
 @pytest.mark.usefixtures("cluster")
 def test_a_round_is_an_array_of_jobs(tmp_path, zygote):
     """The same command submits the next one; with wait=true it goes on by itself until all is decided."""
-    (tmp_path / "mine.py").write_text(MINE)
+    (tmp_path / "rated.py").write_text(MINE)
     (tmp_path / "paced.py").write_text(PACED)
     (tmp_path / ".seconds_a_step").write_text("3")
     slow = [*SLOW, "trainer.max_steps=1"]
