@@ -4,7 +4,7 @@
     python benchmarks/stopping_scores.py [--resamples 2000]
 
 Equal trainings: the cells of a sweep are trainings of the first recipe on digits, drawn without replacement. Questions:
-two recipes that differ in one option, with ten seeds each, of which the rules look at three and more in their order.
+two recipes that differ in one option, with ten seeds each, at which the rules look in order, after the third and each further one.
 """
 
 import argparse

@@ -39,15 +39,8 @@ from diffusion_lab.training.trainer_options import checked_precision
 
 _AT, _WEIGHTS = "evaluation.at", "evaluation.weights"
 _DECIDE, _MEASURE = "sweep.decide", "sweep.decide.measure"
-ASKED_ONCE = (
-    "outputs",
-    "score",
-    "retrain",
-    "rescore",
-    "tags",
-    "debug",
-    _AT,
-)  # of the whole sweep; so are all options of _DECIDE
+# Options of the whole sweep, as are all below _DECIDE.
+ASKED_ONCE = ("outputs", "score", "retrain", "rescore", "tags", "debug", _AT)
 
 
 @dataclass(frozen=True)
@@ -94,7 +87,7 @@ def with_moments(axes: Sequence[Axis], master: DictConfig) -> list[Axis]:
 
 
 def question_of(axes: Sequence[Axis], master: DictConfig) -> Question | None:
-    """What the options sweep.decide ask for; None if nothing is to be decided. MistakeError for those that have no effect."""
+    """The question of the options sweep.decide; None without a measure. MistakeError for those that have no effect."""
     asked, typed = master.sweep.decide, {axis.key: next(iter(axis.overrides.values())) for axis in axes}
     if asked.measure is None:
         if idle := [word for key, word in typed.items() if key.startswith(_DECIDE) and key != _MEASURE]:

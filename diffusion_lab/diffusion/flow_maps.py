@@ -172,7 +172,7 @@ class Residual(ABC):
     """Δ, zero in the mean for the exact map: its mean square, weighted or not, is the loss that trains u.
 
     All but the prediction is a target without gradient: the gradient of ½·‖Δ‖² is Δ·∂_θ u(z, t, s) (for `Lagrangian` Δ·∂_θ ∂_s X).
-    The prediction is a plain evaluation of u, so a wrapper that synchronises gradients sees it; derivatives are of `target`.
+    The prediction is a plain evaluation of u, and derivatives are of `target`.
 
     v is a velocity at (z, t): of the sample, ε − x_0, whose mean given z is v(z, t), or a teacher's. Where it enters linearly, the
     mean of Δ is that of the marginal velocity.
@@ -214,8 +214,8 @@ class Eulerian(Residual):
 class Lagrangian(Residual):
     """Δ = ∂_s X(z, t, s) − sg[v(X(z, t, s), s)], equation (4), by a jvp in s (Boffi et al. 2025, Lagrangian self-distillation).
 
-    X is no sample, so its velocity is the network's own, or a teacher's, and v is ignored: trained beside flow matching. The
-    derivative is trained, so here a jvp carries the gradient, and a wrapper that synchronises gradients has to be called in it.
+    X is no sample, so its velocity is the network's own, or a teacher's, and v is ignored: trained beside flow matching. Only
+    here the gradient passes through a jvp, because the derivative itself is trained.
     """
 
     def __call__(self, of: Velocities, z: Images, t: PerSample, s: PerSample, v: Images) -> Images:

@@ -30,12 +30,12 @@ from scipy.optimize import bisect
 from scipy.special import gammaincinv, ndtr, stdtrit
 
 from diffusion_lab.store.measures import SEEDS
-from diffusion_lab.sweeps.stopping import level_of_looks
+from diffusion_lab.sweeps.stopping import FIRST_LOOK, level_of_looks
 
 LEVEL = 1 - 0.95
 POWER = 0.8  # of a comparison with enough seeds
 MOST_SEEDS = 100  # that are worth naming
-FEWEST_SEEDS = 3  # needed for a claim about curves, and for the first look at a sweep that decides
+FEWEST_SEEDS = 3  # needed for a claim about curves
 _MOST_LOOKS = 30  # from here on more of them change the level little, and take seconds to compute
 _ROUNDING = 1e-6  # relative; sums in another order differ by less
 
@@ -135,8 +135,8 @@ class Difference:
         once = self.seeds_to_show(level)
         if once is None:
             return None
-        looks = min(max(once, FEWEST_SEEDS), _MOST_LOOKS)
-        return max(self.seeds_to_show(level_of_looks(looks, level)) or MOST_SEEDS, FEWEST_SEEDS)
+        looks = min(max(once, FIRST_LOOK), _MOST_LOOKS)
+        return max(self.seeds_to_show(level_of_looks(looks, level)) or MOST_SEEDS, FIRST_LOOK)
 
 
 def power(n: int, mean: float, spread: float, level: float, shared: float = 0.0) -> float:

@@ -58,7 +58,7 @@ def trainings(table: Table, decision: Standings) -> str:
     done, whole = _models(cells), most * _models(first)
     if not decision.over:
         return f"{done} trainings until now; {most} seeds of every choice take {whole}"
-    saved = f": {whole - done} saved" if whole > done else ", so none is saved"
+    saved = f": {whole - done} saved" if whole > done else ": none saved"
     return f"{done} trainings, where {most} seeds of every choice take {whole}{saved}"
 
 

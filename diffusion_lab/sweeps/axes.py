@@ -18,9 +18,8 @@ from diffusion_lab.store.option_names import canonical_json
 Config = TypeVar("Config")
 
 _NAME_LENGTH = 48  # of the readable part of a sweep's name
-_COMMAND_OPTIONS = frozenset(
-    ("outputs", "retrain", "rescore", "score", "tags", "sweep.decide.wait")
-)  # not options of cells
+# Not options of cells.
+_COMMAND_OPTIONS = frozenset(("outputs", "retrain", "rescore", "score", "tags", "sweep.decide.wait"))
 
 
 class MissingOptionError(Exception):

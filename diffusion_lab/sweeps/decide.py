@@ -189,7 +189,7 @@ def _after(one: Standing, scores: Scores, rule: Rule, question: Question, measur
 
 
 def _without_losers(found: Sequence[Standing]) -> list[Standing]:
-    """Close the open pairs of which a choice has lost to another."""
+    """Close open pairs with a choice that has lost to another."""
     lost = {(one.pair.axis, one.pair.second) for one in found if one.outcome is Outcome.BETTER}
     lost |= {(one.pair.axis, one.pair.first) for one in found if one.outcome is Outcome.WORSE}
 
@@ -251,7 +251,7 @@ def _measured(run: RunDirectory, name: str) -> tuple[Measure, float, dict[str, A
 
 
 def _check_alike(pairs: Sequence[Pair], ways: Mapping[Key, Mapping[str, Any]], name: str) -> None:
-    """RunError for a pair of cells of which the measure was measured in two ways. ways: of each scored cell."""
+    """RunError if the two cells of a pair were measured differently. ways: how each scored cell was measured."""
     for pair in pairs:
         for a, b in pair.cells:
             if a in ways and b in ways and ways[a] != ways[b]:

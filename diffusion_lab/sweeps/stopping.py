@@ -81,7 +81,7 @@ class Open(Rule):
 
 @cache
 def level_of_looks(most_seeds: int, error: float) -> float:
-    """p*: the level of tests after 3, 4, …, most_seeds seeds of which any rejects with probability `error` without a difference."""
+    """p*: without a difference, any of the tests at this level after 3, 4, …, most_seeds seeds rejects with probability `error`."""
     if most_seeds == FIRST_LOOK:
         return error
     most, least = np.log(error), np.log(error / (most_seeds - FIRST_LOOK + 1))  # that of the union bound
@@ -96,7 +96,8 @@ def any_rejection(most_seeds: int, level: float) -> float:
     for n in range(most_seeds - 1, FIRST_LOOK - 1, -1):
         after = _kept_from(n, _bound(n, level), after)
     # r_3 is uniform between ±√3, as any coordinate of a point on a sphere (Archimedes).
-    return float(1 - np.trapezoid(after.chance, after.r) / FIRST_LOOK**0.5)
+    area = np.diff(after.r) @ (after.chance[1:] + after.chance[:-1]) / 2
+    return float(1 - area / FIRST_LOOK**0.5)
 
 
 class _Kept(NamedTuple):
