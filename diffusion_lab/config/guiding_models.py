@@ -1,6 +1,6 @@
-"""Guidance by another model, read from its folder: guidance=classifier, guidance=autoguidance and guidance.worse.
+"""Other models, read from their folders: guidance=classifier, guidance=autoguidance, guidance.worse, and a teacher of a flow map.
 
-Both models must share the schedule and the data; otherwise the guiding model would be given images unlike its training images.
+A guiding model must share the schedule and the data; otherwise it would be given images unlike its training images.
 schedule, identity: of the guided model, and of its data.
 """
 
@@ -20,7 +20,7 @@ from diffusion_lab.config.loading import (
     use_last_weights,
 )
 from diffusion_lab.config.weight_files import last_weights, load_weights
-from diffusion_lab.diffusion import Schedule
+from diffusion_lab.diffusion import FlowMap, ReverseProcess, Schedule, Teacher
 from diffusion_lab.diffusion.given_schedules import AlphaBar, as_schedule
 from diffusion_lab.models.diffusion import DiffusionModel
 from diffusion_lab.models.noisy_classifier import NoisyClassifier
@@ -101,15 +101,33 @@ def worse_model(
     worse = _other_model(directory, DiffusionModel, "a diffusion model", identity, option, fix)
     _check_schedule(worse.process.schedule, schedule, option)
     weights = last_weights(directory) if moment is None else snapshot_name(moment)
-    load_weights(worse, directory, weights)
-    reverse = worse.generator(weights).reverse
+    return Worse(reverse=_frozen(worse, directory, weights), name=f"{directory.path.name}, {weights}")
+
+
+def flow_map(teacher: Path | None, identity: str, **options: Any) -> FlowMap:
+    """The objective `FlowMap`, with these options, taught by the diffusion model in the folder `teacher`; None: by the data alone.
+
+    identity: of the data. ValueError if the teacher was trained on other data.
+    """
+    if teacher is None:
+        return FlowMap(**options)
+    directory, option = ModelDirectory(Path(teacher)), f"objective.teacher={teacher}"
+    model = _other_model(directory, DiffusionModel, "a diffusion model", identity, option, "the model to be trained")
+    reverse = _frozen(model, directory, last_weights(directory))
+    return FlowMap(**options, teacher=Teacher(reverse, model.process.schedule))
+
+
+def _frozen(model: DiffusionModel, directory: ModelDirectory, weights: str) -> ReverseProcess:
+    """The reverse process of a model with these weights, which follows the images that it is given to their device."""
+    load_weights(model, directory, weights)
+    reverse = model.generator(weights).reverse
     network = reverse.network
     assert isinstance(network, nn.Module)
 
     def on_device(image: Tensor, *more: Any) -> Tensor:
         return network.to(image.device)(image, *more)
 
-    return Worse(reverse=replace(reverse, network=on_device), name=f"{directory.path.name}, {weights}")
+    return replace(reverse, network=on_device)
 
 
 def _other_model(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from diffusion_lab.config.overrides import as_plain
 from diffusion_lab.config.untrusted import REFERENCE
@@ -167,9 +167,11 @@ def identity_of(directory: ModelDirectory, name: str | None = None) -> dict[str,
 
 
 def content_of_start(cfg: DictConfig) -> str | None:
-    """Digests of the files that training starts from; None for fresh weights. RunError if a file is missing."""
-    files = start_files(cfg)
-    return " ".join(map(sha256_of, files)) or None
+    """Digests of the files that training starts from, and of a teacher; None for fresh weights. RunError if a file is missing."""
+    digests = [sha256_of(file) for file in start_files(cfg)]
+    if (teacher := OmegaConf.select(cfg, "objective.teacher")) is not None:
+        digests += map(str, identity_of(ModelDirectory(Path(teacher))).values())
+    return " ".join(digests) or None
 
 
 def start_files(cfg: DictConfig) -> list[Path]:

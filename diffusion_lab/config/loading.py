@@ -76,8 +76,8 @@ def _newest_model(outputs: Path) -> ModelDirectory:
 
 
 def check_worse(cfg: DictConfig) -> None:
-    """MistakeError if the weak model of a guidance was trained with other conditions. An unconditional one may guide any."""
-    for option in ("guidance.model", "guidance.worse.model"):
+    """MistakeError if a guiding or teaching model was trained with other conditions. An unconditional one may guide any."""
+    for option in ("guidance.model", "guidance.worse.model", "objective.teacher"):
         if (folder := OmegaConf.select(cfg, option)) is None:
             continue
         configs = load_config(ModelDirectory(Path(folder))), cfg

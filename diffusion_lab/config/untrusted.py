@@ -91,13 +91,17 @@ def check_plain(config: dict[str, Any], file: Path) -> None:
 
 
 def leave_out(node: Any) -> None:
-    """Unset options that a file may not choose: downloads, files of published weights, and other models that guide."""
+    """Unset options that a file may not choose: downloads, files of published weights, and other models that guide or teach."""
     for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
         leave_out(child)
     if isinstance(node, dict) and "_target_" in node:
         of_features = str(node["_target_"]).startswith("diffusion_lab.metrics.features.")
         guides = str(node["_target_"]).startswith("diffusion_lab.config.guiding_models.")
-        unset = {"download": False} | ({"path": None} if of_features else {}) | ({"model": MISSING} if guides else {})
+        unset = (
+            {"download": False}
+            | ({"path": None} if of_features else {})
+            | ({"model": MISSING, "teacher": None} if guides else {})
+        )
         node |= {option: value for option, value in unset.items() if node.get(option) is not None}
 
 

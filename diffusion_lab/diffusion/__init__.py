@@ -15,6 +15,7 @@ decoders              p(x_0|x_1), the term L_0 of the bound
 bound                 the variational bound, term by term: L_T, L_{t−1}, L_0
 objectives            the losses: L_simple, L_hybrid, L_vlb, L_∞
 flow_maps             the map X(z, t, s) of the probability flow, its identities, and residuals that train it
+flow_map_objective    the loss of a flow map: flow matching on t = s, a residual on s < t; its steps; a teacher
 weightings            the weights w(t) of L_simple: min-SNR, sigmoid, EDM
 timesteps             the t that training draws: uniform, stratified, log-normal, importance-sampled; quarters of t
 starts                p(x_T)
@@ -55,6 +56,7 @@ from .chain import GaussianDiffusion
 from .clipping import Clamp, Clipping, DynamicThreshold, NoClipping
 from .continuous_schedules import EDMSchedule, LogSNRSchedule, RealSchedule, RectifiedSchedule
 from .decoders import Decoder, EndLevelDecoder, GaussianDecoder, LevelDecoder
+from .flow_map_objective import FlowMap, Teacher
 from .flow_maps import (
     AdaptiveWeighting,
     Consistency,
@@ -72,7 +74,7 @@ from .forward import ForwardProcess
 from .gaussian import Gaussian
 from .learned_schedule import LearnedSchedule
 from .noise import SampleNoise, derive_seed
-from .objectives import ContinuousBound, Hybrid, Objective, Simple, VariationalBound
+from .objectives import ContinuousBound, Hybrid, Objective, Pairs, Simple, VariationalBound
 from .predictions import PredictEDM, PredictFlow, Prediction, PredictNoise, PredictStart, PredictVelocity
 from .reverse import ReverseProcess, ReverseStep
 from .schedules import CleanEnd, CosineSchedule, LinearSchedule, Schedule, SigmoidSchedule, TableSchedule
@@ -92,12 +94,12 @@ from .weightings import ErrorOf, MinSNR, SigmoidWeighting, Unweighted, Weighting
 __all__ = [
     "AdaptiveWeighting", "Bound", "Clamp", "CleanEnd", "Clipping", "Consistency", "ContinuousBound", "CosineSchedule",
     "DataMoments", "Decoder", "DynamicThreshold", "EDMSchedule", "EndLevelDecoder", "ErrorOf", "Eulerian", "FixedLarge",
-    "FixedSmall", "FlowMatching", "ForwardProcess", "Gaussian", "GaussianDecoder", "GaussianDiffusion", "Hybrid", "Lagrangian",
-    "LearnedRange", "LearnedSchedule", "LevelDecoder", "LinearSchedule", "LogSNRSchedule", "LossAwareTimesteps",
+    "FixedSmall", "FlowMap", "FlowMatching", "ForwardProcess", "Gaussian", "GaussianDecoder", "GaussianDiffusion", "Hybrid",
+    "Lagrangian", "LearnedRange", "LearnedSchedule", "LevelDecoder", "LinearSchedule", "LogSNRSchedule", "LossAwareTimesteps",
     "LowDiscrepancyTimesteps", "MeanVelocity", "MinSNR", "MomentsStart", "NoClipping", "NoiseStart", "NormalTimesteps",
-    "Objective", "PredictEDM", "PredictFlow", "PredictNoise", "PredictStart", "PredictVelocity", "Prediction", "Progressive",
-    "RealSchedule", "RectifiedSchedule", "Residual", "ReverseProcess", "ReverseStep", "SampleNoise", "Schedule",
-    "SigmoidSchedule", "SigmoidWeighting", "Simple", "Start", "StraightPath", "StratifiedTimesteps", "TableSchedule",
+    "Objective", "Pairs", "PredictEDM", "PredictFlow", "PredictNoise", "PredictStart", "PredictVelocity", "Prediction",
+    "Progressive", "RealSchedule", "RectifiedSchedule", "Residual", "ReverseProcess", "ReverseStep", "SampleNoise", "Schedule",
+    "SigmoidSchedule", "SigmoidWeighting", "Simple", "Start", "StraightPath", "StratifiedTimesteps", "TableSchedule", "Teacher",
     "TimestepSampler", "UniformTimesteps", "Unweighted", "Variance", "VariationalBound", "Velocities", "Weighting", "bound_term",
     "derive_seed", "flow_map", "variational_bound",
 ]

@@ -26,6 +26,7 @@ its samples: half a grey level or less for data with levels (`CleanEnd`), 0.002 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -149,34 +150,31 @@ class Velocities:
     Parameters
     ----------
     u: the mean velocity that is trained.
-    averaged: the same of averaged weights, for targets; None: u.
-    teacher: a frozen v(z, t), such as a trained diffusion model's, guided or not; None: that of `target` on t = s.
+    teacher: a frozen v(z, t), such as a trained diffusion model's, guided or not; None: that of u on t = s.
     """
 
     u: TwoTimes
-    averaged: TwoTimes | None = None
     teacher: Velocity | None = None
-
-    @property
-    def target(self) -> TwoTimes:
-        """The mean velocity of targets, to be evaluated without gradient."""
-        return self.u if self.averaged is None else self.averaged
 
     def instantaneous(self, z: Images, t: PerSample) -> Images:
         """v(z, t), without gradient."""
         with torch.no_grad():
-            return self.target(z, t, t) if self.teacher is None else self.teacher(z, t)
+            return self.u(z, t, t) if self.teacher is None else self.teacher(z, t)
 
 
 class Residual(ABC):
     """Δ, zero in the mean for the exact map: its mean square, weighted or not, is the loss that trains u.
 
     All but the prediction is a target without gradient: the gradient of ½·‖Δ‖² is Δ·∂_θ u(z, t, s) (for `Lagrangian` Δ·∂_θ ∂_s X).
-    The prediction is a plain evaluation of u, and derivatives are of `target`.
+    The prediction is a plain evaluation of u, and derivatives are of a target.
 
     v is a velocity at (z, t): of the sample, ε − x_0, whose mean given z is v(z, t), or a teacher's. Where it enters linearly, the
     mean of Δ is that of the marginal velocity.
+
+    `reads_v`: it does, so that the residual alone determines the map; otherwise it is trained beside flow matching.
     """
+
+    reads_v: ClassVar[bool] = True
 
     @abstractmethod
     def __call__(self, of: Velocities, z: Images, t: PerSample, s: PerSample, v: Images) -> Images: ...
@@ -205,7 +203,7 @@ class Eulerian(Residual):
     def __call__(self, of: Velocities, z: Images, t: PerSample, s: PerSample, v: Images) -> Images:
         with torch.no_grad():
             w = of.instantaneous(z, t) if self.own_tangent else v
-            _, rate = _along_the_flow(of.target, z, t, s, w)
+            _, rate = _along_the_flow(of.u, z, t, s, w)
             target = v - per_sample(t - s, z) * rate
         return of.u(z, t, s) - target
 
@@ -217,6 +215,8 @@ class Lagrangian(Residual):
     X is no sample, so its velocity is the network's own, or a teacher's, and v is ignored: trained beside flow matching. Only
     here the gradient passes through a jvp, because the derivative itself is trained.
     """
+
+    reads_v = False
 
     def __call__(self, of: Velocities, z: Images, t: PerSample, s: PerSample, v: Images) -> Images:
         end, slope = _along_the_end(lambda z, t, s: flow_map(of.u, z, t, s), z, t, s)
@@ -231,11 +231,13 @@ class Progressive(Residual):
     No velocity enters, so v is ignored: trained beside flow matching. Errors of short steps add up in long ones.
     """
 
+    reads_v = False
+
     def __call__(self, of: Velocities, z: Images, t: PerSample, s: PerSample, v: Images) -> Images:
         with torch.no_grad():
             r = (t + s) / 2
-            first = of.target(z, t, r)
-            second = of.target(z + per_sample(r - t, z) * first, r, s)
+            first = of.u(z, t, r)
+            second = of.u(z + per_sample(r - t, z) * first, r, s)
         return of.u(z, t, s) - (first + second) / 2
 
 
@@ -263,25 +265,27 @@ class Consistency(Residual):
         u = of.u(z, t, s)
         with torch.no_grad():
             back = self.step * (t - s)
-            earlier = of.target(z - per_sample(back, z) * v, t - back, s)
+            earlier = of.u(z - per_sample(back, z) * v, t - back, s)
             target = v - (1 - self.step) / self.step * (u - earlier)
         return u - target
 
 
 @dataclass(frozen=True)
 class AdaptiveWeighting:
-    """w = sg[1/(‖Δ‖² + c)^p], ‖Δ‖² the sum over dimensions (Geng et al. 2025, MeanFlow, section 4.3 and eq. 22).
+    """w = sg[1/(‖Δ‖²/D + c)^p] (Geng et al. 2025, MeanFlow, section 4.3 and eq. 22, with the sum over D dimensions).
 
     w·‖Δ‖² has the gradient of ‖Δ‖^{2(1 − p)}: on p = 0 no weight, on p = ½ nearly pseudo-Huber's, on p = 1 relative errors.
     """
 
     power: Number = 1.0
-    constant: Number = 1e-3
+    constant: Number = 1e-6
 
     def __post_init__(self) -> None:
         if not (0 <= self.power <= 1 and self.constant > 0):
-            raise ValueError(f"power={self.power} and constant={self.constant}: need 0 ≤ power ≤ 1 and constant > 0")
+            raise ValueError(
+                f"objective.weighting.power={self.power} and constant={self.constant}: need 0 ≤ power ≤ 1 and constant > 0"
+            )
 
-    def weight(self, delta: Images) -> PerSample:
-        """w, float64 (B,)."""
-        return (delta.detach().square().flatten(1).sum(dim=1).double() + self.constant) ** -self.power
+    def weight(self, mse: PerSample) -> PerSample:
+        """w of ‖Δ‖²/D, float64 (B,)."""
+        return (mse.detach() + self.constant) ** -self.power

@@ -1,4 +1,5 @@
-"""Objectives: L_simple, L_hybrid, L_vlb and its limit L_∞. (The w(t) of L_simple are in `weightings`.)
+"""Objectives: L_simple, L_hybrid, L_vlb and its limit L_∞. (The w(t) of L_simple are in `weightings`; flow maps in
+`flow_map_objective`.)
 
     L_simple = E_t w(t)·‖target − output‖²/D          mean square a dimension         Ho et al. 2020, eq. 14
     L_vlb    = E_t T·L_{t−1}                          the bound, a *sum* over t       eq. 5, in bits per dimension
@@ -11,9 +12,10 @@ over the steps of a chain; L_∞ is an integral over the real t of a schedule.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Generic, TypeVar
+from typing import ClassVar, Generic, NamedTuple, TypeVar
 
 import torch
+from torch import Tensor
 
 from .bound import bits_per_dim, bound_term, in_bits
 from .chain import GaussianDiffusion
@@ -30,16 +32,26 @@ Known = Images | None  # 1 where x_0 is known, 0 where it is missing (x_0 is the
 Forward = TypeVar("Forward", bound=ForwardProcess, contravariant=True)
 
 
+class Pairs(NamedTuple):
+    """t, (B,) float64, and s of its rows `apart`, float64 (K,); at the rows `together` s = t. Rows: int64 (K,) and (B − K,)."""
+
+    t: PerSample
+    s: PerSample
+    apart: Tensor
+    together: Tensor
+
+
 @dataclass(frozen=True)
 class Objective(ABC, Generic[Forward]):
     """(process, reverse, x_0, t, ε, y) -> {"loss": (B,), …}, to be averaged with the weights of the timestep sampler.
 
     `reads_variance`: Σ_θ enters the loss. `trains_variance`: a learned Σ_θ receives a gradient. `over`: the forward process that it
-    requires; over a chain or a schedule the loss is a mean over uniform t, over either it may be any. `term_names`: the keys of
-    the terms.
+    requires; over a chain or a schedule the loss is a mean over uniform t, over either it may be any. `two_times`: it trains a
+    network of two times, and is called with the end s of steps from t too (`FlowMap`). `term_names`: the keys of the terms.
     """
 
     over: ClassVar[type] = ForwardProcess
+    two_times: ClassVar[bool] = False
     trains_variance: ClassVar[bool]
     term_names: ClassVar[tuple[str, ...]]
 
@@ -62,6 +74,13 @@ class Objective(ABC, Generic[Forward]):
 
         Dimensions where `known` is 0 add nothing to any term; terms are divided by the number of all dimensions.
         """
+
+    def pairs(self, t: PerSample, other: PerSample, numbers: Tensor, progress: float = 1.0) -> Pairs:
+        """The times of the samples with these numbers, int64 (B,), from two draws of t, (B,), if `two_times`.
+
+        progress: the used share of the budget of training.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has one time")
 
 
 @dataclass(frozen=True)
@@ -221,5 +240,9 @@ def _mean_square_error(
     known: Known,
 ) -> PerSample:
     """‖target − output‖²/D, (B,), over known values."""
-    error = reverse.prediction.target(process, x_0, eps, t) - output
+    return mean_square(reverse.prediction.target(process, x_0, eps, t) - output, known)
+
+
+def mean_square(error: Images, known: Known = None) -> PerSample:
+    """‖error‖²/D over known values, float64 (B,)."""
     return (error if known is None else error * known).square().flatten(1).mean(dim=1).double()

@@ -18,7 +18,7 @@ from .condition_parts import Null
 from .forward import ForwardProcess
 from .gaussian import Gaussian
 from .predictions import Prediction, eps_from_x_0
-from .shapes import Conditions, Images, Steps, Times
+from .shapes import Conditions, Images, Number, Steps, Times
 from .variances import Variance
 
 
@@ -106,6 +106,15 @@ class ReverseProcess:
     def at_step(self, process: GaussianDiffusion, t: int) -> "ReverseProcess":
         """The evaluation for samples that are all at step t: itself, because it is the same at every step."""
         return self
+
+    def towards(self, process: ForwardProcess, s: Number) -> "ReverseProcess":
+        """The same network at the end s of all steps, for a network of two times: x̂_0 and ε̂ are then the ends of the chord."""
+
+        def network(image: Images, timesteps: Times, y: Conditions) -> Tensor:
+            end = self.prediction.inputs(process, image, process.full(s, image))[1]
+            return self.network(image, timesteps, y, end)
+
+        return replace(self, network=network)
 
     def without_clipping(self) -> "ReverseProcess":
         """The same p_θ without clipping x̂_0, for objectives."""

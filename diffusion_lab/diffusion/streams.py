@@ -7,6 +7,7 @@ Keys used with one seed differ. A stream keeps its number, because another numbe
 DROPOUT = 0
 TRAINING = 1
 CONDITION_DROP = 3
+SECOND_TIME = 4
 # For the seed of samples: noise besides that of the sampler's steps.
 CLASS = 1
 DECODER = 3

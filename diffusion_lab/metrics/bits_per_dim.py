@@ -53,7 +53,7 @@ class BitsPerDim(Metric):
         seed, split = subject.settings.seed, subject.settings.unseen_split
         draws = self.likelihoods(subject)
         if draws is None:
-            scores.record("bits_per_dim", None, "this model has no likelihood")
+            scores.record("bits_per_dim", None, subject.generator.no_likelihood)
             return scores
         first, bits = draws[0], torch.stack([draw.bits_per_dim for draw in draws])
         per_image, size = bits.mean(0), bits.shape[1]

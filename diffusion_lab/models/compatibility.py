@@ -10,7 +10,7 @@ from torch import nn
 
 from diffusion_lab.conditions.condition import Size, has_classes
 from diffusion_lab.diffusion import GaussianDiffusion, Objective, Schedule, TimestepSampler, Variance
-from diffusion_lab.sampling import Guidance
+from diffusion_lab.sampling import Guidance, Sampler
 
 
 def check_parts(schedule: Schedule, variance: Variance, objective: Objective, timesteps: TimestepSampler) -> None:
@@ -29,6 +29,11 @@ def check_parts(schedule: Schedule, variance: Variance, objective: Objective, ti
         raise ValueError(
             f"objective {type(objective).__name__} is an integral over continuous t, and timesteps {type(timesteps).__name__} "
             f"{'weighs' if timesteps.weighs_by_density else 'draws integer'} t; use timesteps=low_discrepancy"
+        )
+    if objective.two_times and not timesteps.real:
+        raise ValueError(
+            f"objective {type(objective).__name__} is differentiated in t, and timesteps {type(timesteps).__name__} draws integer "
+            "t; use timesteps.real=true"
         )
     if objective.over is GaussianDiffusion and (timesteps.real or timesteps.weighs_by_density):
         raise ValueError(
@@ -55,6 +60,32 @@ def check_guidance(guidance: Guidance, conditions: Sequence[Size], dropout: floa
         raise ValueError(
             "guidance=classifier leads to classes, which this model is not conditioned on; use guidance=none"
         )
+
+
+def check_sampler(sampler: Sampler, objective: Objective, guidance: Guidance) -> None:
+    """ValueError for a sampler of flow maps with a network of one time, or with a guidance that changes velocities alone."""
+    if sampler.two_times and not objective.two_times:
+        raise ValueError(
+            f"sampler {type(sampler).__name__} takes the steps of a flow map, which objective {type(objective).__name__} does not "
+            "train: use another sampler, or train with objective=flow_map"
+        )
+    if sampler.two_times and guidance.guides and not (guidance.needs_null and guidance.worse is None):
+        raise ValueError(
+            f"guidance {type(guidance).__name__} evaluates another model, and the steps of a flow map are its own: use "
+            "guidance=classifier_free, guidance=none, or sampler=ddim"
+        )
+
+
+def two_times_for(network: Callable[..., nn.Module], objective: Objective) -> dict[str, Any]:
+    """The option of a network of two times, for an objective that needs one. ValueError for a network without it."""
+    if not objective.two_times:
+        return {}
+    if not _takes(network, "two_times"):
+        raise ValueError(
+            f"network: objective {type(objective).__name__} needs a network of two times, and this one takes one; use "
+            "network=diffusion/…, of the lab"
+        )
+    return {"two_times": True}
 
 
 def conditions_for(network: Callable[..., nn.Module], conditions: Sequence[Size]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from diffusion_lab.diffusion import (
     GaussianDiffusion,
     NoiseStart,
     Objective,
+    Pairs,
     Prediction,
     ReverseProcess,
     SampleNoise,
@@ -31,19 +32,31 @@ from diffusion_lab.diffusion import (
     TimestepSampler,
     Variance,
 )
+from diffusion_lab.diffusion.condition_parts import rows as rows_of
 from diffusion_lab.diffusion.given_schedules import AlphaBar, as_schedule
 from diffusion_lab.diffusion.shapes import Conditions
+from diffusion_lab.diffusion.streams import SECOND_TIME
 from diffusion_lab.diffusion.timesteps import by_quarter, quarters
-from diffusion_lab.models.compatibility import can_hold_back, check_guidance, check_parts, conditions_for
+from diffusion_lab.models.budget import budget_used
+from diffusion_lab.models.compatibility import (
+    can_hold_back,
+    check_guidance,
+    check_parts,
+    check_sampler,
+    conditions_for,
+    two_times_for,
+)
 from diffusion_lab.models.condition_dropout import with_dropped_conditions
 from diffusion_lab.models.diffusion_generator import DiffusionGenerator
 from diffusion_lab.models.optimization import Optimization
 from diffusion_lab.models.shape_checks import check_network
 from diffusion_lab.models.trainable import RAW, GenerativeModel
+from diffusion_lab.networks.dropout import keys_of_rows
 from diffusion_lab.networks.sizes import check_counts
 from diffusion_lab.sampling import Guidance, NearestLevel, Rounding, Sampler, Unguided
 from diffusion_lab.store.weight_names import snapshot_name
 
+Terms = Callable[..., dict[str, Tensor]]  # an objective, perhaps compiled
 _KEPT_FOR = 20  # batches; the noise at t = 1 changes little in this time
 
 
@@ -71,7 +84,6 @@ class DiffusionModel(GenerativeModel):
     """
 
     weighted_names = quarters("loss")
-    training_evaluations = 3
 
     def __init__(
         self,
@@ -106,6 +118,7 @@ class DiffusionModel(GenerativeModel):
         schedule = as_schedule(schedule)
         check_parts(schedule, variance, objective, timesteps)
         check_guidance(guidance, sizes, condition_dropout)
+        check_sampler(sampler, objective, guidance)
         self.shape, self.num_levels = tuple(shape), num_levels
         # A guiding classifier provides the classes for a network without any.
         self.num_classes = next(filter(has_classes, sizes), guidance.num_classes)
@@ -116,6 +129,7 @@ class DiffusionModel(GenerativeModel):
         self.network = network(
             out_channels=mean_channels + variance_channels,
             **conditions_for(network, sizes),
+            **two_times_for(network, objective),
             **({"held_channels": variance_channels} if variance.stop_gradient and can_hold_back(network) else {}),
         )
         check_network(self.network, self.shape)
@@ -131,7 +145,8 @@ class DiffusionModel(GenerativeModel):
         self.guidance = guidance
         self.term_names = objective.term_names
         self.objective, self.decoder = objective, GaussianDecoder() if decoder is None else decoder
-        self._terms: Callable[..., dict[str, Tensor]] = objective  # of a training step, perhaps compiled
+        self.training_evaluations = None if objective.two_times else 3
+        self._terms: Terms = objective  # of a training step
         self.rounding, self.bound_steps, self.start = rounding, bound_steps, start
         self.timesteps, self.missing = timesteps, missing
         self._seen = list[tuple[Tensor, Tensor]]()  # t and losses of the parts of a batch so far
@@ -149,7 +164,11 @@ class DiffusionModel(GenerativeModel):
         x_0, known = self._known(x_0)
         t, w, eps = self.times_and_noise(x_0, self.timesteps)
         given_y = with_dropped_conditions(self, y, self.condition_dropout, self.reverse.null)
-        terms = self._terms(self.forward_process, self.reverse, x_0, t, eps, given_y, known)
+        if self.objective.two_times:
+            pairs = self._pairs(t)
+            t, terms = pairs.t, self._terms_of_pairs(self._terms, pairs, x_0, eps, given_y, known)
+        else:
+            terms = self._terms(self.forward_process, self.reverse, x_0, t, eps, given_y, known)
         losses = terms["loss"].detach()
         if self.timesteps.learns_from_losses:
             self._learn(self.of_all_ranks(t).flatten(), self.of_all_ranks(losses).flatten())
@@ -158,6 +177,28 @@ class DiffusionModel(GenerativeModel):
             "terms": {name: (w * term).mean().detach() for name, term in terms.items()},
             "weighted": by_quarter("loss", t, self.schedule.num_timesteps, w, losses),
         }
+
+    def _pairs(self, t: Tensor) -> Pairs:
+        """The times (t, s) of this rank's samples, with a second draw of t for each sample of the global batch."""
+        size, rows = self.global_batch(len(t))
+        other, _ = self.timesteps(size, self.random_stream(SECOND_TIME, t.device))
+        progress = budget_used(self.trainer, self.batches_trained)
+        return self.objective.pairs(t, other[rows], torch.arange(rows.start, rows.stop), progress)
+
+    def _terms_of_pairs(
+        self, terms: Terms, pairs: Pairs, x_0: Tensor, eps: Tensor, y: Conditions, known: Tensor | None
+    ) -> dict[str, Tensor]:
+        """The terms of an objective of two times, evaluated at the rows where s = t and at those where s < t."""
+
+        def at(index: Tensor, **end: Tensor) -> dict[str, Tensor]:
+            given = rows_of(y, index), None if known is None else known[index]
+            with keys_of_rows(self._dropouts or [], index):
+                return terms(self.forward_process, self.reverse, x_0[index], pairs.t[index], eps[index], *given, **end)
+
+        found = [at(pairs.together)] if len(pairs.together) else []
+        found += [at(pairs.apart, s=pairs.s)] if len(pairs.apart) else []
+        order = torch.cat([pairs.together, pairs.apart]).argsort()
+        return {name: torch.cat([part[name] for part in found])[order] for name in self.term_names}
 
     def check_compile(self, how: bool | str, trained: bool) -> None:
         """Accept every value."""
@@ -190,6 +231,10 @@ class DiffusionModel(GenerativeModel):
         t = self.timesteps.spread(noise.uniform(0)).to(x_0.device)
         eps = noise.initial(self.shape).to(x_0)
         given_y = None if self.reverse.null is None else y
+        if self.objective.two_times:
+            other = self.timesteps.spread(noise.uniform(1)).to(x_0.device)
+            pairs = self.objective.pairs(t, other, noise.indices)
+            return self._terms_of_pairs(self.objective, pairs, x_0, eps, given_y, known)
         return self.objective(self.forward_process, self.reverse, x_0, t, eps, given_y, known)
 
     def _known(self, x_0: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -203,7 +248,7 @@ class DiffusionModel(GenerativeModel):
 
     @property
     def forward_process(self) -> ForwardProcess:
-        """The schedule if training draws real t, else the chain of all steps."""
+        """The schedule if training draws real t, else the chain of all pairs."""
         return self.schedule if self.timesteps.real else self.process
 
     @property

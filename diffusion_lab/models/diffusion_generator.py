@@ -196,12 +196,21 @@ class DiffusionGenerator(Generator):
 
     # ---- the bound ---------------------------------------------------------------------------------------------------
 
-    def likelihood(self, x_0: Tensor, y: Conditions, seed: int, indices: Tensor, max_terms: int | None) -> Likelihood:
+    @property
+    def no_likelihood(self) -> str:
+        return "the steps of a flow map have no likelihood; with sampler=ddim it is the bound of its instantaneous velocity"
+
+    def likelihood(
+        self, x_0: Tensor, y: Conditions, seed: int, indices: Tensor, max_terms: int | None
+    ) -> Likelihood | None:
         """The variational bound of the sampler's own chain, with its variance and its guidance; given the class, with y.
 
         x_0, y, seed, indices, max_terms: as in `Generator.likelihood`.
-        For a sampler that does not draw from p_θ(x_s|x_t) it is the bound of `bound_steps` unguided ancestral steps.
+        For a sampler that does not draw from p_θ(x_s|x_t) it is the bound of `bound_steps` unguided ancestral steps; None for
+        that of a flow map.
         """
+        if self.sampler.two_times:
+            return None
         own = self.sampler.draws_from_reverse_process
         chain = self.chain if own else self._even_chain
         y = y if own else self.own_conditions(y)

@@ -113,6 +113,11 @@ class Generator(ABC):
         z = self.encode(x_0, y)
         return None if z is None else self.decode(z, y)
 
+    @property
+    def no_likelihood(self) -> str:
+        """Why `likelihood` is None, where it is."""
+        return "this model has no likelihood"
+
     def likelihood(
         self, x_0: Tensor, y: Conditions, seed: int, indices: Tensor, max_terms: int | None
     ) -> Likelihood | None:
@@ -144,7 +149,7 @@ class Generator(ABC):
         with torch.no_grad():
             found = self.likelihood(x_0, moved(y, self.device), seed, indices, max_terms=None)
         if found is None:
-            raise ValueError(f"{type(self).__name__} has no likelihood, so no bits per dimension")
+            raise ValueError(f"no bits per dimension: {self.no_likelihood}")
         return found.bits_per_dim
 
     @property

@@ -4,6 +4,9 @@ The mask of torch's dropout comes from a generator and depends on how a batch is
 layer, and each element a hash of this key and its position, in 32-bit integer operations.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 
@@ -46,6 +49,19 @@ def set_keys(layers: list[KeyedDropout], seed: int, samples: Tensor) -> None:
     words = philox(counter, (seed & _MASK, seed >> 32))[:2].to(torch.int32)
     for module, keys in zip(layers, words.unbind(1), strict=True):
         module.keys = keys
+
+
+@contextmanager
+def keys_of_rows(layers: list[KeyedDropout], rows: Tensor) -> Iterator[None]:
+    """Inside the block the keys are those of these rows of the batch, int64 (K,)."""
+    keys = [module.keys for module in layers]
+    for module, own in zip(layers, keys, strict=True):
+        module.keys = own[:, rows]
+    try:
+        yield
+    finally:
+        for module, own in zip(layers, keys, strict=True):
+            module.keys = own
 
 
 def _uniform(keys: Tensor, count: int) -> Tensor:

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from diffusion_lab.diffusion.chain import GaussianDiffusion
 from diffusion_lab.diffusion.condition_parts import joined, left_out
+from diffusion_lab.diffusion.forward import ForwardProcess
 from diffusion_lab.diffusion.reverse import ReverseProcess, ReverseStep
 from diffusion_lab.diffusion.shapes import Conditions, Images, Number, Steps
 
@@ -128,6 +129,14 @@ class GuidedReverse:
             return self._step(True)(process, x_t, t, y)
         plain = self._step(False)(process, x_t, t, y)
         return plain if on_cpu and not acts.any() else _chosen(acts, self._step(True)(process, x_t, t, y), plain)
+
+    def towards(self, process: ForwardProcess, s: Number) -> "GuidedReverse":
+        """`ReverseProcess.towards`, with this guidance."""
+        return replace(self, reverse=self.reverse.towards(process, s))
+
+    def without_clipping(self) -> "GuidedReverse":
+        """The same without clipping x̂_0."""
+        return replace(self, reverse=self.reverse.without_clipping())
 
     def at_step(self, process: GaussianDiffusion, t: int) -> Callable[..., ReverseStep]:
         """The evaluation for samples that are all at step t."""

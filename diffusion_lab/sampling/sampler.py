@@ -10,7 +10,7 @@ A step rule is given the respaced chain, so its α_t, σ_t, β and β̃ are thos
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -53,6 +53,15 @@ class Walk:
         """p_θ(x_s|x_t): one evaluation of the reverse process."""
         return self.reverse.at_step(self.chain, t)(self.chain, x_t, self.chain.full(t, x_t), self.y)
 
+    def predict_chord(self, x_t: Images, t: int, s: int) -> ReverseStep:
+        """The ends x̂_0 and ε̂ of the chord from x_t to X(x_t, t, s), s < t, by one evaluation of a network of two times.
+
+        s = 0 is the clean end of the schedule, t = 1. There x̂_0 is a sample; elsewhere it may lie outside the range of the data.
+        """
+        schedule = self.chain.schedule
+        reverse = self.reverse.without_clipping() if s > 0 else self.reverse
+        return replace(self, reverse=reverse.towards(schedule, self.at(s).time if s > 0 else 1)).predict(x_t, t)
+
     def remember(self, t: int, predicted: ReverseStep) -> list[Predicted]:
         """Add the prediction of step t to the memory; return the memory, newest first, at most `Sampler.remembers`."""
         self.memory.appendleft(Predicted(t, predicted.x_0, predicted.eps))
@@ -78,6 +87,7 @@ class Sampler(ABC):
     `draws_from_reverse_process`: every step except the last, which returns the mean, is a draw from p_θ(x_s|x_t), so the bound
     of the respaced chain applies to this sampler. `reads_variance`: its samples depend on Σ_θ. `order`: of convergence with
     shrinking steps of a deterministic rule. `evaluations_per_step`: of the reverse process.
+    `two_times`: of a flow map, so it needs a network of two times.
     `remembers`: the predictions that a multistep rule uses, including that of the current step; 0 for one-step rules.
     """
 
@@ -85,6 +95,7 @@ class Sampler(ABC):
     draws_from_reverse_process: ClassVar[bool] = False
     reads_variance: ClassVar[bool] = True
     evaluations_per_step: ClassVar[int] = 1
+    two_times: ClassVar[bool] = False
 
     @property
     def order(self) -> int:

@@ -135,6 +135,24 @@ class KarrasSpacing(Spacing):
         return _at_log_snr(process, self.num_steps, log_snr, self.real)
 
 
+@dataclass(frozen=True)
+class StraightSpacing(Spacing):
+    """r = σ/(α + σ) rises in K equal steps to its last value, from that of the clean end, which is not visited.
+
+    For flow maps, whose last step goes to the clean end (`flow_maps`; r is their time). real: as in `LogSNRSpacing`.
+    """
+
+    num_steps: int
+    real: bool | None = None
+
+    def __call__(self, process: GaussianDiffusion | int) -> Visited:
+        def log_snr(first: Tensor, last: Tensor, share: Tensor) -> Tensor:
+            of_steps = (1 + share * (self.num_steps - 1)) / self.num_steps
+            return -2 * torch.logit(torch.lerp(torch.sigmoid(-first / 2), torch.sigmoid(-last / 2), of_steps))
+
+        return _at_log_snr(process, self.num_steps, log_snr, self.real)
+
+
 def _at_log_snr(
     process: GaussianDiffusion | int,
     num_steps: int,

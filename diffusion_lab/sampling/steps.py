@@ -1,4 +1,4 @@
-"""Step rules of first order: ancestral sampling, DDIM, and DDIM with the noise that follows from Σ_θ (analytic DDIM).
+"""Step rules of first order: ancestral sampling, DDIM, DDIM with the noise that follows from Σ_θ (analytic DDIM); flow maps.
 
 Each takes x_t to x_s, s the step before t in the chain, with one evaluation of the reverse process.
 """
@@ -94,3 +94,23 @@ class AnalyticDDIMSampler(DDIMSampler):
     def encode(self, process: GaussianDiffusion, reverse: Evaluation, x_0: Images, y: Conditions = None) -> Images:
         """Raises ValueError, because this map is not deterministic for any η."""
         raise ValueError("only the deterministic sampler, sampler=ddim with eta = 0, can encode")
+
+
+@dataclass(frozen=True)
+class FlowMapSampler(Sampler):
+    """x_s = X(x_t, t, s) by a network of two times: α_s·x̂_0 + σ_s·ε̂ of the chord (`flow_maps`, eq. 5), one evaluation a step.
+
+    The last step goes to the clean end and returns x̂_0.
+
+    restarts: x_s = α_s·X(x_t, t, clean end) + σ_s·z, with new noise (Song et al. 2023, consistency models, algorithm 1): each step
+    removes errors of the ones before it, and adds its own.
+    """
+
+    reads_variance = False
+    two_times = True
+    restarts: bool = False
+
+    def step(self, walk: Walk, x_t: Images, t: int) -> Images:
+        to = walk.at(t - 1)
+        predicted = walk.predict_chord(x_t, t, 0 if self.restarts else t - 1)
+        return to.signal * predicted.x_0 + to.sigma * (walk.noise(t, x_t) if self.restarts else predicted.eps)
