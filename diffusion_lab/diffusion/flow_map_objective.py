@@ -83,6 +83,10 @@ class FlowMap(Objective[Schedule]):
         if not self.guidance >= 0:
             raise ValueError(f"objective.guidance={self.guidance} must be at least 0; 1 is no guidance")
 
+    @property
+    def evaluations(self) -> float:
+        return super().evaluations + self.share * self.residual.more_evaluations
+
     def pairs(self, t: PerSample, other: PerSample, numbers: Tensor, progress: float = 1.0) -> Pairs:
         """Rows are chosen by number, so that each part of a batch has its share, whatever the number of processes."""
         apart = (((numbers + 1) * self.share).floor() > (numbers * self.share).floor()).nonzero().flatten().to(t.device)

@@ -172,9 +172,14 @@ class Residual(ABC):
     mean of Δ is that of the marginal velocity.
 
     `reads_v`: it does, so that the residual alone determines the map; otherwise it is trained beside flow matching.
+    `more_evaluations` of the network than flow matching's, a jvp counted as two.
     """
 
     reads_v: ClassVar[bool] = True
+
+    @property
+    @abstractmethod
+    def more_evaluations(self) -> int: ...
 
     @abstractmethod
     def __call__(self, of: Velocities, z: Images, t: PerSample, s: PerSample, v: Images) -> Images: ...
@@ -183,6 +188,8 @@ class Residual(ABC):
 @dataclass(frozen=True)
 class FlowMatching(Residual):
     """Δ = u(z, t, t) − v: the instantaneous velocity (Lipman et al. 2023), on which all other residuals rest. s is ignored."""
+
+    more_evaluations = 0
 
     def __call__(self, of: Velocities, z: Images, t: PerSample, s: PerSample, v: Images) -> Images:
         return of.u(z, t, t) - v.detach()
@@ -199,6 +206,10 @@ class Eulerian(Residual):
     """
 
     own_tangent: bool = False
+
+    @property
+    def more_evaluations(self) -> int:
+        return 3 if self.own_tangent else 2
 
     def __call__(self, of: Velocities, z: Images, t: PerSample, s: PerSample, v: Images) -> Images:
         with torch.no_grad():
@@ -217,6 +228,7 @@ class Lagrangian(Residual):
     """
 
     reads_v = False
+    more_evaluations = 4  # the gradient of a jvp takes twice an evaluation's
 
     def __call__(self, of: Velocities, z: Images, t: PerSample, s: PerSample, v: Images) -> Images:
         end, slope = _along_the_end(lambda z, t, s: flow_map(of.u, z, t, s), z, t, s)
@@ -232,6 +244,7 @@ class Progressive(Residual):
     """
 
     reads_v = False
+    more_evaluations = 2
 
     def __call__(self, of: Velocities, z: Images, t: PerSample, s: PerSample, v: Images) -> Images:
         with torch.no_grad():
@@ -255,6 +268,7 @@ class Consistency(Residual):
     step: h, above 0 and at most 1.
     """
 
+    more_evaluations = 1
     step: Number = 0.125
 
     def __post_init__(self) -> None:

@@ -59,6 +59,11 @@ class Objective(ABC, Generic[Forward]):
     @abstractmethod
     def reads_variance(self) -> bool: ...
 
+    @property
+    def evaluations(self) -> float:
+        """Evaluations of the network per image in a training step, the backward pass counted as two."""
+        return 3
+
     @abstractmethod
     def __call__(
         self,

@@ -145,7 +145,7 @@ class DiffusionModel(GenerativeModel):
         self.guidance = guidance
         self.term_names = objective.term_names
         self.objective, self.decoder = objective, GaussianDecoder() if decoder is None else decoder
-        self.training_evaluations = None if objective.two_times else 3
+        self.training_evaluations = objective.evaluations
         self._terms: Terms = objective  # of a training step
         self.rounding, self.bound_steps, self.start = rounding, bound_steps, start
         self.timesteps, self.missing = timesteps, missing

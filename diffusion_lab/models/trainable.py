@@ -54,7 +54,7 @@ class TrainableModel(LightningModule):
     validated_weights: str = RAW  # of the held-out loss
     needs_whole_batches: str | None = None  # why gradients cannot be accumulated over parts of a batch
     # Evaluations of `network` per image in a training step, with the backward pass as two; None if others are evaluated too.
-    training_evaluations: int | None = None
+    training_evaluations: float | None = None
 
     # Names of the values under "terms" of `training_step` (and `held_out_terms`), and under "weighted".
     term_names: tuple[str, ...] = ("loss",)
