@@ -7,7 +7,7 @@ from typing import Any
 import beartype
 import jaxtyping
 
-MOST = 500  # checks in a test, of arguments or of a result: a chain of a thousand steps repeats the same calls
+MOST = 100  # checks in a test, of arguments or of a result: a chain of a thousand steps repeats the same calls
 _done = 0
 
 

@@ -48,11 +48,18 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks the kinds. Promises, where single tests take longest, run first: at the end only short tests are left.
 
-    First of all run those that wait for Slurm, beside others that compute.
+    First of all run those that wait for Slurm, beside others that compute, then those that need the zygote: the first worker
+    takes them, and the others need not start one.
     """
     for item in items:
         item.add_marker(next((kind for kind, places in KINDS.items() if item.nodeid.startswith(places)), "contracts"))
-    items.sort(key=lambda item: ("slurm" not in item.nodeid, item.get_closest_marker("promises") is None))
+    items.sort(
+        key=lambda item: (
+            "cluster" not in item.fixturenames,
+            "zygote" not in item.fixturenames,
+            item.get_closest_marker("promises") is None,
+        )
+    )
 
 
 @pytest.hookimpl(tryfirst=True)  # before fixtures

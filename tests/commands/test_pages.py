@@ -61,6 +61,7 @@ FEW = {
     "data=emoji": ["data.root=emoji"],
     "regression_fashion": ["metrics=[network_evaluations,reconstruction]"],
     r"evaluation\.at=": ["evaluation.at=[end]"],
+    r"sweep\.decide": ["sweep.decide.most_seeds=3"],
     "experiment=(likelihood|ddpm_digits(?!,))": ["schedule.num_timesteps=60"],
     "experiment=improved_ddpm": ["schedule.num_timesteps=24"],
     "format=program": ["sampler.spacing.num_steps=2"],

@@ -315,7 +315,7 @@ def test_edits_after_submission_change_nothing(lab_copy):
     work, lab = lab_copy / "work", lab_copy / "lab"
     own = ["--config-dir", "my_configs", "experiment=steep", "schedule=linear", "schedule._target_=mine.MySchedule"]
     tiny = [*(option for option in TINY if "max_steps" not in option), "schedule.num_timesteps=24"]
-    options = [*own, *tiny, *STRIDED, "callbacks.progress._target_=paced.Paced", "+hydra.launcher.more.begin=now+20"]
+    options = [*own, *tiny, *STRIDED, "callbacks.progress._target_=paced.Paced", "+hydra.launcher.more.begin=now+12"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(lab), "COLUMNS": "120"}
     command = [sys.executable, "-m", "diffusion_lab", "train", *SLURM, *options]
     done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, timeout=300)

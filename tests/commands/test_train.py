@@ -332,6 +332,8 @@ def test_an_experiment_trains_two_steps(lab, monkeypatch, name):
         options.append(f"data.root={write(lab.folder / 'data', monkeypatch)}")
     if chosen.sampler != "ddpm":
         options.append("sampler.spacing.num_steps=3")
+    if chosen.data in ("gaussian_field", "series", "volume"):  # drawn, not read
+        options += ["data.num_train=60", "data.num_test=20"]
     if "clusters" in str(chosen.condition):
         options.append(f"condition.{chosen.condition}.num_clusters=3")
     lab.done("train", f"experiment={name}", *options)

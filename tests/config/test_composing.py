@@ -7,6 +7,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.composing import drop_leftovers
 
+pytestmark = pytest.mark.usefixtures("hydra_in_less_time")
+
 
 @pytest.mark.parametrize("name", sorted(file.stem for file in (CONF / "trainer").glob("*.yaml")))
 def test_a_trainer_beside_an_experiment_loses_nothing(name):

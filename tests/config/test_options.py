@@ -12,6 +12,8 @@ from diffusion_lab.config.mistakes import MistakeError
 from diffusion_lab.config.options import check_options
 from diffusion_lab.sampling import Sampler
 
+pytestmark = pytest.mark.usefixtures("hydra_in_less_time")
+
 
 def composed(command: str, *options: str):
     with initialize_config_dir(str(CONF), version_base="1.3"):

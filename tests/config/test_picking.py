@@ -13,6 +13,8 @@ from diffusion_lab.config.options import check_options
 from diffusion_lab.config.picking import MOST_EPOCHS, fill_in, for_gpu, images_shown, pick
 from diffusion_lab.networks import UNet
 
+pytestmark = pytest.mark.usefixtures("hydra_in_less_time")
+
 NUMBERS = (2, 20, 300, 999, 3_000, 30_000, 1_000_000)
 
 

@@ -165,9 +165,9 @@ print(most - before)
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells how much memory is anonymous")
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
 def test_a_file_may_be_larger_than_memory(tmp_path, dtype):
-    """A sparse file of 1 GB is read, normalised and trained on in 200 MB that no file backs."""
+    """A sparse file of 512 MB is read, normalised and trained on in 200 MB that no file backs."""
     itemsize = np.dtype(dtype).itemsize
-    shape = (2**30 // (3 * 64 * 64 * itemsize), 3, 64, 64)
+    shape = (2**29 // (3 * 64 * 64 * itemsize), 3, 64, 64)
     np.lib.format.open_memmap(tmp_path / "x.npy", "w+", dtype, shape)[-1, 0, 0, 0] = 1
     ran = subprocess.run(
         [sys.executable, "-c", BATCHES, tmp_path / "x.npy"], capture_output=True, text=True, check=True

@@ -45,6 +45,10 @@ RESIDUALS = [*EXACT, Consistency(1 / 16)]
 
 each_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda schedule: type(schedule).__name__)
 each_dimension = pytest.mark.parametrize("dimensions", DIMENSIONS)
+# Each schedule in one dimension: beside exact maps it gives the ends of the times alone, and short tests have every pair.
+each_of_both = pytest.mark.parametrize(
+    ("schedule", "dimensions"), list(zip(SCHEDULES, DIMENSIONS, strict=True)), ids=["rectified-1", "cosine-2", "EDM-16"]
+)
 
 
 def ends(schedule) -> tuple[float, float]:
@@ -260,8 +264,7 @@ def test_the_mean_gradient_of_samples_is_zero(schedule, dimensions, residual):
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("residual", SAMPLED, ids=repr)
-@each_dimension
-@each_schedule
+@each_of_both
 def test_the_mean_gradient_of_a_million_is_zero(schedule, dimensions, residual):
     found = deviations(residual, GaussianFlow(dimensions), schedule, 50, 20_000)
     assert float(found.abs().max()) < 4
@@ -302,10 +305,9 @@ def test_consistency_training_has_that_bias(schedule):
 
 
 @pytest.mark.thorough
-@each_dimension
-@each_schedule
-def test_consistency_training_of_a_million(schedule, dimensions):
-    first, second, third = biases(schedule, dimensions, 1_000_000 if dimensions < 16 else 100_000)
+@each_of_both
+def test_consistency_training_of_many_samples(schedule, dimensions):
+    first, second, third = biases(schedule, dimensions, 100_000)
     assert first / second == pytest.approx(2, rel=0.05)
     assert second / third == pytest.approx(2, rel=0.05)
 
@@ -365,22 +367,20 @@ def test_training_by_each_residual_finds_the_map(residual, error):
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("residual", [*EXACT, Consistency(1 / 64)], ids=repr)
-@pytest.mark.parametrize("dimensions", [1, 2])
-@each_schedule
-def test_long_training_by_each_residual_finds_the_map(schedule, dimensions, residual):
-    """Degree 4, 300 steps: within 1.5 %; 3 % for discrete consistency, which is not of the exact map."""
+def test_long_training_by_each_residual_finds_the_map(residual):
+    """In two dimensions, degree 4, 150 steps: within 1.5 %; 3 % for discrete consistency, which is not of the exact map."""
     rate = 0.4 if isinstance(residual, Progressive | Lagrangian) else 0.1
-    error = error_after(residual, GaussianFlow(dimensions), schedule, [rate] * 300, sampled=False, degree=4, size=1024)
+    error = error_after(residual, GaussianFlow(2), EDMSchedule(T), [rate] * 150, sampled=False, degree=4, size=1024)
     assert error < (0.03 if isinstance(residual, Consistency) else 0.015)
 
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("residual", [*EXACT, Consistency(1 / 64)], ids=repr)
 def test_long_training_by_samples_finds_the_map(residual):
-    """From ε − x_0 alone: within 10 %, of which 2 to 6 % are the degree of the network."""
+    """From ε − x_0 alone: within 8 %, of which 2 to 6 % are the degree of the network."""
     rate = 0.5 if isinstance(residual, Progressive | Lagrangian) else 0.2
-    rates = [rate / (1 + step / 50) for step in range(300)]
-    assert error_after(residual, GaussianFlow(1), RectifiedSchedule(T), rates, sampled=True, size=1024) < 0.1
+    rates = [rate / (1 + step / 50) for step in range(150)]
+    assert error_after(residual, GaussianFlow(1), RectifiedSchedule(T), rates, sampled=True, size=1024) < 0.08
 
 
 # ---- a mixture of two, whose map is not affine -----------------------------------------------------------------------

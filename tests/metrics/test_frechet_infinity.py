@@ -139,8 +139,7 @@ def test_the_interval_covers_in_few_dimensions(floors):
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("floors", [0, 10])
-@pytest.mark.parametrize("kind", ["skewed", "clusters"])
+@pytest.mark.parametrize(("kind", "floors"), [("skewed", 0), ("clusters", 10)])
 def test_the_interval_covers_the_true_distance(kind, floors):
     n, m, trials = 500, 2000, 300
     share, found = truth(kind, 32, floors, n, m).covered(trials, n, m)

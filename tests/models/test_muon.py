@@ -9,6 +9,8 @@ from diffusion_lab.models.muon import Muon, orthogonalized
 
 from .stand_ins import configured
 
+pytestmark = pytest.mark.usefixtures("hydra_in_less_time")
+
 
 class Net(nn.Module):
     def __init__(self):

@@ -9,7 +9,7 @@ from torch import nn
 from torch.func import jvp
 
 from diffusion_lab.networks.dropout import keyed, set_keys
-from tests.networks.test_second_time import KINDS, NETWORKS, OF_IMAGES, denoiser
+from tests.networks.test_second_time import KINDS, OF_IMAGES, SIDES, denoiser
 
 IMAGES = pytest.mark.parametrize("kind", KINDS)
 OPTIONS = (
@@ -68,8 +68,7 @@ def gradient(network, loss):
     return torch.cat([parameter.grad.flatten().double() for parameter in network.parameters()])
 
 
-@NETWORKS
-def test_a_jvp_is_a_difference(kind, sides):
+def a_jvp_is_a_difference(kind, sides):
     """In x_t, t and s, each alone and all together."""
     network = denoiser(kind, sides, two_times=True).double()
     here, direction = at(kind, sides)
@@ -82,6 +81,18 @@ def test_a_jvp_is_a_difference(kind, sides):
     u, du = jvp(evaluated(network), here, direction)
     torch.testing.assert_close(du, sum(found), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(u, evaluated(network)(*here))
+
+
+@OF_IMAGES
+def test_a_jvp_is_a_difference(kind, sides):
+    a_jvp_is_a_difference(kind, sides)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("sides", [sides for sides in SIDES if len(sides) != 2], ids=str)
+@IMAGES
+def test_a_jvp_along_other_axes_is_a_difference(kind, sides):
+    a_jvp_is_a_difference(kind, sides)
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda options: next(iter(options)))

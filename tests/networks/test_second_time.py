@@ -11,6 +11,8 @@ from diffusion_lab.models.trainable import TrainableModel
 from diffusion_lab.networks import MLP, Transformer, UNet
 from tests.models.stand_ins import configured, woken
 
+pytestmark = pytest.mark.usefixtures("hydra_in_less_time")
+
 SIDES = [(8,), (8, 8), (6, 6, 6)]
 KINDS = ("unet", "dit", "jit")
 NETWORKS = pytest.mark.parametrize(

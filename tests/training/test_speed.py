@@ -69,11 +69,11 @@ for how, *options in WAYS:
             gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
         assert gradients[0].norm() > 0
         assert (gradients[1] - gradients[0]).norm() < 1e-4 * gradients[0].norm()
-    generators = [model.generator() for model in models]
-    assert compile_network(generators[1].networks["network"], how) is None
-    with torch.no_grad():
-        drawn = [generator.sample(torch.arange(8), 0, y) for generator in generators]
-    torch.testing.assert_close(*drawn)
+generators = [model.generator() for model in models]
+assert compile_network(generators[1].networks["network"], how) is None
+with torch.no_grad():
+    drawn = [generator.sample(torch.arange(8), 0, y) for generator in generators]
+torch.testing.assert_close(*drawn)
 assert not torch._dynamo.utils.counters["graph_break"]
 """
 
