@@ -18,8 +18,8 @@ from diffusion_lab.networks.sizes import check_counts, check_dropout
 class MLP(nn.Module):
     """network(x_t (B, in_channels) float32, timesteps int64 (B,), y=None, s=None) -> (B, out_channels) float32.
 
-    hidden: width of every layer; num_layers: residual layers; y, s, num_classes, conditions, two_times, held_channels: as for the
-    U-Net. The output layer starts at zero, so the network's first output is exactly 0. Raises ValueError where a size is not a
+    hidden: width of every layer; num_layers: residual layers; y, s, num_classes, conditions, two_times, timestep_scale,
+    held_channels: as for the U-Net. The output layer starts at zero, so the network's first output is exactly 0. Raises ValueError where a size is not a
     positive whole number.
     """
 
@@ -36,6 +36,7 @@ class MLP(nn.Module):
         held_channels: int = 0,
         conditions: Sequence[Size] = (),
         two_times: bool = False,
+        timestep_scale: float = 1.0,
     ):
         super().__init__()
         check_counts(in_channels=in_channels, out_channels=out_channels, hidden=hidden, num_layers=num_layers)
@@ -45,7 +46,9 @@ class MLP(nn.Module):
             raise ValueError(
                 "condition=field: points have no pixels that a field could lie beside; use condition=vector"
             )
-        self.conditioning = Conditioning(hidden, hidden, num_classes, conditions=conditions, two_times=two_times)
+        self.conditioning = Conditioning(
+            hidden, hidden, num_classes, timestep_scale, conditions=conditions, two_times=two_times
+        )
         self.input = nn.Linear(in_channels, hidden)
         self.layers = nn.ModuleList(ResidualLayer(hidden, dropout) for _ in range(num_layers))
         self.output = zero(nn.Linear(hidden, out_channels))
