@@ -81,8 +81,9 @@ def name_of_training(cfg: DictConfig) -> Name:
 
 
 def variance_matters(cfg: DictConfig) -> bool:
-    """Whether training depends on the variance; False for families without one."""
-    return "variance" not in cfg or instantiate(cfg.objective).reads_variance
+    """Whether training depends on the variance; False for families without one. No teacher is loaded."""
+    untaught = {"teacher": None} if "teacher" in cfg.get("objective", {}) else {}
+    return "variance" not in cfg or instantiate(cfg.objective, **untaught).reads_variance
 
 
 def name_of_score(cfg: DictConfig) -> Name:
