@@ -46,7 +46,6 @@ from ..diffusion.oracles import (
     exact_statistics,
     steps,
 )
-
 from ..diffusion.test_flow_maps import exact_maps
 
 DATA = GaussianData(0.0, 0.5)
