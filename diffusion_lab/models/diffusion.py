@@ -195,10 +195,11 @@ class DiffusionModel(GenerativeModel):
         self, terms: Terms, rows: Rows, pairs: Pairs, x_0: Tensor, eps: Tensor, y: Conditions, known: Tensor | None
     ) -> dict[str, Tensor]:
         """The terms of an objective of two times, evaluated at the rows where s = t and at those where s < t."""
+        dropouts = (self._dropouts or []) if self.training else []
 
         def at(index: Tensor, **end: Tensor) -> dict[str, Tensor]:
             given = rows_of(y, index), None if known is None else known[index]
-            with keys_of_rows(self._dropouts or [], index):
+            with keys_of_rows(dropouts, index):
                 return terms(self.forward_process, self.reverse, x_0[index], pairs.t[index], eps[index], *given, **end)
 
         found = [at(rows.together)] if len(rows.together) else []
@@ -207,7 +208,11 @@ class DiffusionModel(GenerativeModel):
         return {name: torch.cat([part[name] for part in found])[order] for name in self.term_names}
 
     def check_compile(self, how: bool | str, trained: bool) -> None:
-        """Accept every value."""
+        if how == "graphs" and self.objective.two_times and not trained:
+            raise ValueError(
+                f"compile=graphs: objective {type(self.objective).__name__} evaluates a batch in two parts, and a GPU repeats one; "
+                "use compile=true"
+            )
 
     def compile_step(self, compiled: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
         """The objective, with the process and the network in it; a schedule that is trained is another chain at every step."""

@@ -28,6 +28,7 @@ from diffusion_lab.diffusion import (
     StratifiedTimesteps,
     UniformTimesteps,
 )
+from diffusion_lab.networks import MLP
 from diffusion_lab.sampling import (
     AncestralSampler,
     Autoguidance,
@@ -37,7 +38,7 @@ from diffusion_lab.sampling import (
     StraightSpacing,
     Worse,
 )
-from tests.models.stand_ins import at_batch, digits, guided_points, inputs_of, of_digits, step
+from tests.models.stand_ins import at_batch, digits, guided_points, inputs_of, of_digits, of_points, step
 from tests.networks.test_second_time import denoiser
 
 
@@ -182,7 +183,7 @@ def test_a_learned_schedule_is_trained_averaged_saved(tmp_path):
     [(Eulerian(), "unet"), (Lagrangian(), "dit"), (Progressive(), "jit"), (Consistency(), "unet")],
     ids=str,
 )
-def test_parts_of_a_batch_have_the_gradient_of_the_whole(residual, kind):
+def test_parts_of_a_batch_have_the_whole_gradient(residual, kind):
     """On ranks, and one after the other, with dropout and dropped conditions; a part of two has a row with s and one without."""
     network = partial(denoiser, kind, (8, 8), dropout=0.3)
     parts = FlowMap(residual, curriculum=0.9), UniformTimesteps(30, real=True), FlowMapSampler(StraightSpacing(2))
@@ -207,9 +208,20 @@ def test_parts_of_a_batch_have_the_gradient_of_the_whole(residual, kind):
         torch.testing.assert_close(gradient(*split), whole, rtol=1e-3, atol=1e-5 * float(whole.abs().max()))
     second = torch.cat([p.grad.flatten() for name, p in diffusion.network.named_parameters() if "second_time" in name])
     assert second.abs().sum() > 0
-    held_out = diffusion.eval().held_out_terms(x_0, y, SampleNoise(0, torch.arange(8)))
+    held_out = diffusion.eval().held_out_terms(x_0, y, SampleNoise(0, torch.arange(8)))  # more rows than a part has
     assert {*held_out} == {*diffusion.term_names}
     assert held_out["loss"].isfinite().all()
+
+
+def test_no_graph_is_recorded_of_a_batch_in_two_parts():
+    parts = FlowMap(Eulerian()), UniformTimesteps(30, real=True), FlowMapSampler(StraightSpacing(2))
+    diffusion = of_points(
+        None, partial(MLP, 2), variance=FixedSmall(), objective=parts[0], timesteps=parts[1], sampler=parts[2]
+    )
+    with pytest.raises(ValueError, match=r"^compile=graphs: objective FlowMap .*use compile=true$"):
+        diffusion.check_compile("graphs", trained=False)
+    for how, trained in (("graphs", True), (True, False), (False, False)):
+        diffusion.check_compile(how, trained)
 
 
 EARLY = Worse(moment=0.2)
