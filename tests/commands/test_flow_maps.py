@@ -155,8 +155,8 @@ def test_a_teacher_that_does_not_fit_is_refused(lab):
     clusters = ["condition=clusters", "condition.clusters.num_clusters=4"]
     for by, options, said in (
         (folders["on other points"], [], "was trained on other data or classes"),
-        (folders["with classes"], clusters, "was trained on other data or classes"),
-        ("outputs", [], "is not a model directory"),
+        (folders["with classes"], clusters, "was trained with another condition"),
+        ("outputs", [], "holds no finished model"),
     ):
         lab.refused("train", *student, *options, f"objective.teacher={by}", said=("objective.teacher=", said))
     lab.done("train", "data=two_moons", "model=vae", "network.latent_dim=2", "trainer.max_steps=1", "score=false")
