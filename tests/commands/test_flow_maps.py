@@ -43,9 +43,8 @@ def arrays(lab):
     np.save(lab.folder / "f.npy", random.integers(0, 256, (40, 2, 4, 4), dtype=np.uint8))
 
 
-@pytest.mark.parametrize(
-    "residual", ["eulerian", *(pytest.param(kind, marks=pytest.mark.thorough) for kind in KINDS if kind != "eulerian")]
-)
+@pytest.mark.thorough
+@pytest.mark.parametrize("residual", KINDS)
 def test_a_flow_map_goes_through_all_commands(lab, arrays, residual):
     """Its samples need one evaluation and have no likelihood; those of its velocity have a bound."""
     options = [*KINDS[residual], *FEW, *FLOW_MAP, f"objective/residual={residual}"]
@@ -74,19 +73,15 @@ def test_a_flow_map_goes_through_all_commands(lab, arrays, residual):
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize(
-    "options", [["network=diffusion/dit", *NARROW, *OF_IMAGES, "condition=classes"], SERIES], ids=["dit", "series"]
-)
-def test_a_program_draws_in_one_evaluation(lab, options):
-    lab.done("train", *options, *FLOW_MAP, "score=false")
-    model, shape = load(), (1, 12) if options is SERIES else (1, 8, 8)
-    x_T, y = SampleNoise(3, torch.arange(2)).initial(shape), [] if options is SERIES else [torch.full((2,), 7)]
-    condition = {} if options is SERIES else {"condition": 7}
-    for name, more in (("one", {}), ("two", {"num_steps": 2}), ("ddim", {"sampler": "ddim", "num_steps": 2})):
-        chosen = [f"sampler={more.get('sampler', 'flow_map')}", f"sampler.spacing.num_steps={more.get('num_steps', 1)}"]
-        lab.done("export", "format=program", "batch_size=2", f"to={name}", *chosen)
-        draw = torch.export.load(lab.folder / name / "sampler.pt2").module()
-        assert torch.allclose(draw(x_T, *y), model.sample(2, seed=3, **more, **condition), atol=1e-3)
+def test_a_program_draws_in_few_evaluations(lab):
+    lab.done("train", "network=diffusion/dit", *NARROW, *OF_IMAGES, "condition=classes", *FLOW_MAP, "score=false")
+    model, x_T, y = load(), SampleNoise(3, torch.arange(2)).initial((1, 8, 8)), torch.full((2,), 7)
+    for sampler, num_steps in (("flow_map", 2), ("ddim", 2)):
+        chosen = [f"sampler={sampler}", f"sampler.spacing.num_steps={num_steps}"]
+        lab.done("export", "format=program", "batch_size=2", f"to={sampler}", *chosen)
+        draw = torch.export.load(lab.folder / sampler / "sampler.pt2").module()
+        ours = model.sample(2, seed=3, sampler=sampler, num_steps=num_steps, condition=7)
+        assert torch.allclose(draw(x_T, y), ours, atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -146,6 +141,7 @@ def test_a_teacher_is_known_by_its_content(lab, monkeypatch):
     lab.done("evaluate", f"model_dir={second.path}", "metrics=[frechet_distance]")
 
 
+@pytest.mark.thorough
 def test_a_teacher_that_does_not_fit_is_refused(lab):
     folders = {
         "on other points": teacher(lab, "points", "data=mixture"),

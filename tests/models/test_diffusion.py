@@ -180,7 +180,13 @@ def test_a_learned_schedule_is_trained_averaged_saved(tmp_path):
 
 @pytest.mark.parametrize(
     ("residual", "kind"),
-    [(Eulerian(), "unet"), (Lagrangian(), "dit"), (Progressive(), "jit"), (Consistency(), "unet")],
+    [
+        (Progressive(), "jit"),
+        *(
+            pytest.param(*pair, marks=pytest.mark.thorough)
+            for pair in ((Eulerian(), "unet"), (Lagrangian(), "dit"), (Consistency(), "unet"))
+        ),
+    ],
     ids=str,
 )
 def test_parts_of_a_batch_have_the_whole_gradient(residual, kind):
