@@ -64,11 +64,11 @@ def test_the_exact_map_has_no_loss_under_a_teacher(schedule, residual):
     flow = GaussianFlow(2)
     x_0, eps = samples()
     t, s = times(schedule)
-    for other in SCHEDULES:
-        objective = FlowMap(residual, teacher=Teacher(exact_maps(flow, other).reverse, other))
-        for end in (None, s):
-            terms = objective(schedule, exact_maps(flow, schedule).reverse, x_0, t, eps, s=end)
-            assert float(terms["mse"].max()) < 1e-18
+    other = SCHEDULES[SCHEDULES.index(schedule) - 1]
+    objective = FlowMap(residual, teacher=Teacher(exact_maps(flow, other).reverse, other))
+    for end in (None, s):
+        terms = objective(schedule, exact_maps(flow, schedule).reverse, x_0, t, eps, s=end)
+        assert float(terms["mse"].max()) < 1e-18
 
 
 def test_without_s_it_is_flow_matching():
@@ -118,14 +118,14 @@ def paired(objective, t, other, numbers=None, progress=1.0):
 @pytest.mark.parametrize("first", [0, 7, 10**9])
 @pytest.mark.parametrize("share", [0.1, 0.25, 0.5, 0.7, 1])
 def test_each_part_of_a_batch_has_its_share(share, first):
-    objective, (t, other) = FlowMap(Eulerian(), share), drawn(200)
-    numbers = first + torch.arange(200)
+    objective, (t, other) = FlowMap(Eulerian(), share), drawn(60)
+    numbers = first + torch.arange(60)
     rows, whole = paired(objective, t, other, numbers)
-    assert len(rows.apart) == pytest.approx(200 * share, abs=1)
-    assert sorted([*rows.apart.tolist(), *rows.together.tolist()]) == [*range(200)]
+    assert len(rows.apart) == pytest.approx(60 * share, abs=1)
+    assert sorted([*rows.apart.tolist(), *rows.together.tolist()]) == [*range(60)]
     ends = torch.full_like(t, -1).index_copy(0, rows.apart, whole.s)
-    for size in (1, 8, 50):
-        for own in torch.arange(200).split(size):
+    for size in (1, 8):
+        for own in torch.arange(60).split(size):
             of_part, part = paired(objective, t[own], other[own], numbers[own])
             assert len(of_part.apart) == pytest.approx(size * share, abs=1)
             assert torch.equal(part.t, whole.t[own])
@@ -170,7 +170,7 @@ def test_a_curriculum_grows_from_flow_matching(to_clean_end):
 # ---- guidance --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("scale", [0, 0.5, 3])
+@pytest.mark.parametrize("scale", [0, 3])
 def test_guidance_changes_the_velocity(scale):
     """v(∅) + ω·(v(y) − v(∅)): a teacher's, or that of the sample away from the network's own without conditions."""
     schedule, other = CosineSchedule(T), EDMSchedule(T)
