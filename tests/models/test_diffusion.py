@@ -224,8 +224,12 @@ def test_no_graph_is_recorded_of_a_batch_in_two_parts():
     diffusion = of_points(
         None, partial(MLP, 2), variance=FixedSmall(), objective=parts[0], timesteps=parts[1], sampler=parts[2]
     )
-    with pytest.raises(ValueError, match=r"^compile=graphs: objective FlowMap .*use compile=true$"):
-        diffusion.check_compile("graphs", trained=False)
+    of_images = of_digits(FixedSmall(), *parts)
+    for model, how in ((diffusion, "graphs"), (of_images, "graphs"), (of_images, True)):
+        with pytest.raises(ValueError, match=rf"^compile={how}: .*objective FlowMap.*use compile=false"):
+            model.check_compile(how, trained=False)
+    of_images.check_compile(True, trained=True)
+    of_digits().check_compile(True, trained=False)
     for how, trained in (("graphs", True), (True, False), (False, False)):
         diffusion.check_compile(how, trained)
 
