@@ -28,7 +28,6 @@ from diffusion_lab.diffusion import (
     StratifiedTimesteps,
     UniformTimesteps,
 )
-from diffusion_lab.networks import MLP
 from diffusion_lab.sampling import (
     AncestralSampler,
     Autoguidance,
@@ -38,7 +37,7 @@ from diffusion_lab.sampling import (
     StraightSpacing,
     Worse,
 )
-from tests.models.stand_ins import at_batch, digits, guided_points, inputs_of, of_digits, of_points, step
+from tests.models.stand_ins import at_batch, digits, guided_points, inputs_of, of_digits, step
 from tests.networks.test_second_time import denoiser
 
 
@@ -219,19 +218,17 @@ def test_parts_of_a_batch_have_the_whole_gradient(residual, kind):
     assert held_out["loss"].isfinite().all()
 
 
-def test_no_graph_is_recorded_of_a_batch_in_two_parts():
+def test_a_flow_map_is_compiled_to_draw_only():
     parts = FlowMap(Eulerian()), UniformTimesteps(30, real=True), FlowMapSampler(StraightSpacing(2))
-    diffusion = of_points(
-        None, partial(MLP, 2), variance=FixedSmall(), objective=parts[0], timesteps=parts[1], sampler=parts[2]
-    )
-    of_images = of_digits(FixedSmall(), *parts)
-    for model, how in ((diffusion, "graphs"), (of_images, "graphs"), (of_images, True)):
-        with pytest.raises(ValueError, match=rf"^compile={how}: .*objective FlowMap.*use compile=false"):
-            model.check_compile(how, trained=False)
-    of_images.check_compile(True, trained=True)
-    of_digits().check_compile(True, trained=False)
-    for how, trained in (("graphs", True), (True, False), (False, False)):
-        diffusion.check_compile(how, trained)
+    diffusion = of_digits(FixedSmall(), *parts)
+    for how in (True, "graphs"):
+        with pytest.raises(
+            ValueError, match=rf"^compile={how}: .*forward derivatives of objective FlowMap; use compile=false$"
+        ):
+            diffusion.check_compile(how, trained=False)
+        diffusion.check_compile(how, trained=True)
+        of_digits().check_compile(how, trained=False)
+    diffusion.check_compile(False, trained=False)
 
 
 EARLY = Worse(moment=0.2)

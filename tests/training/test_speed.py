@@ -91,43 +91,6 @@ def test_a_compiled_step_has_the_same_gradients():
     assert ran.returncode == 0, ran.stderr
 
 
-COMPILED_FLOW_MAP = """
-import torch
-from diffusion_lab.networks.dropout import keyed, set_keys
-from diffusion_lab.training.speed import compile_model
-from tests.models.test_no_host_sync import FLOW_MAP, built
-
-models = []
-for _ in range(2):
-    options = [*FLOW_MAP, "objective/residual=lagrangian", "network.dropout=0.3", "network.num_layers=1"]
-    models.append(built("diffusion", *options, "network.hidden=16", data="mixture").train())
-    for number, parameter in enumerate(models[-1].parameters()):
-        parameter.data += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number))
-    set_keys(keyed(models[-1]), 0, torch.arange(8))
-assert compile_model(models[1], True) is None
-x_0, eps, y = torch.randn(8, 2), torch.randn(8, 2), torch.arange(8) % 10
-s, t = (1 + 59 * torch.rand(2, 8).double()).sort(dim=0).values
-for end in ({}, {"s": s}):
-    gradients = []
-    for model in models:
-        model.zero_grad()
-        model._terms(model.forward_process, model.reverse, x_0, t, eps, y, **end)["loss"].mean().backward()
-        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
-    assert gradients[0].norm() > 0
-    assert (gradients[1] - gradients[0]).norm() < 1e-4 * gradients[0].norm()
-assert not torch._dynamo.utils.counters["graph_break"]
-"""
-
-
-@pytest.mark.thorough
-@pytest.mark.needs("g++")
-@pytest.mark.skipif(missing_for(torch.device("cpu")) is not None, reason="nothing compiles here")
-def test_a_compiled_flow_map_has_the_same_gradients():
-    """Through a derivative in forward mode inside the compiled step; without s and with it."""
-    ran = subprocess.run([sys.executable, "-c", COMPILED_FLOW_MAP], capture_output=True, text=True, cwd=ROOT)
-    assert ran.returncode == 0, ran.stderr
-
-
 @pytest.mark.parametrize(
     ("how", "on_gpu", "parts", "said"),
     [
