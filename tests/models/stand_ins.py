@@ -84,7 +84,6 @@ def of_points(num_classes, network, **parts):
         "sampler": DDIMSampler(EvenSpacing(4)),
         "guidance": Unguided(),
         "condition_dropout": 0.5,
-        "timesteps": StratifiedTimesteps(40),
     }
     return DiffusionModel(
         shape=(2,),
@@ -93,6 +92,7 @@ def of_points(num_classes, network, **parts):
         schedule=CosineSchedule(40),
         network=network,
         prediction=PredictVelocity(),
+        timesteps=StratifiedTimesteps(40),
         optimization=Optimization(torch.optim.AdamW, Constant()),
         clip_x_0=False,
         seed=1,
