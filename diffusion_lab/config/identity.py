@@ -81,8 +81,9 @@ def name_of_training(cfg: DictConfig) -> Name:
 
 
 def variance_matters(cfg: DictConfig) -> bool:
-    """Whether training depends on the variance; False for families without one."""
-    return "variance" not in cfg or instantiate(cfg.objective).reads_variance
+    """Whether training depends on the variance; False for families without one. No teacher is loaded."""
+    untaught = {"teacher": None} if "teacher" in cfg.get("objective", {}) else {}
+    return "variance" not in cfg or instantiate(cfg.objective, **untaught).reads_variance
 
 
 def name_of_score(cfg: DictConfig) -> Name:
@@ -170,6 +171,10 @@ def content_of_start(cfg: DictConfig) -> str | None:
     """Digests of the files that training starts from, and of a teacher; None for fresh weights. RunError if a file is missing."""
     digests = [sha256_of(file) for file in start_files(cfg)]
     if (teacher := OmegaConf.select(cfg, "objective.teacher")) is not None:
+        if not ModelDirectory(Path(teacher)).finished:
+            raise RunError(
+                f"objective.teacher={teacher} holds no finished model: name the folder of a trained diffusion model"
+            )
         digests += map(str, identity_of(ModelDirectory(Path(teacher))).values())
     return " ".join(digests) or None
 

@@ -74,7 +74,7 @@ from .forward import ForwardProcess
 from .gaussian import Gaussian
 from .learned_schedule import LearnedSchedule
 from .noise import SampleNoise, derive_seed
-from .objectives import ContinuousBound, Hybrid, Objective, Pairs, Simple, VariationalBound
+from .objectives import ContinuousBound, Hybrid, Objective, Pairs, Rows, Simple, VariationalBound
 from .predictions import PredictEDM, PredictFlow, Prediction, PredictNoise, PredictStart, PredictVelocity
 from .reverse import ReverseProcess, ReverseStep
 from .schedules import CleanEnd, CosineSchedule, LinearSchedule, Schedule, SigmoidSchedule, TableSchedule
@@ -98,8 +98,8 @@ __all__ = [
     "Lagrangian", "LearnedRange", "LearnedSchedule", "LevelDecoder", "LinearSchedule", "LogSNRSchedule", "LossAwareTimesteps",
     "LowDiscrepancyTimesteps", "MeanVelocity", "MinSNR", "MomentsStart", "NoClipping", "NoiseStart", "NormalTimesteps",
     "Objective", "Pairs", "PredictEDM", "PredictFlow", "PredictNoise", "PredictStart", "PredictVelocity", "Prediction",
-    "Progressive", "RealSchedule", "RectifiedSchedule", "Residual", "ReverseProcess", "ReverseStep", "SampleNoise", "Schedule",
-    "SigmoidSchedule", "SigmoidWeighting", "Simple", "Start", "StraightPath", "StratifiedTimesteps", "TableSchedule", "Teacher",
-    "TimestepSampler", "UniformTimesteps", "Unweighted", "Variance", "VariationalBound", "Velocities", "Weighting", "bound_term",
-    "derive_seed", "flow_map", "variational_bound",
+    "Progressive", "RealSchedule", "RectifiedSchedule", "Residual", "ReverseProcess", "ReverseStep", "Rows", "SampleNoise",
+    "Schedule", "SigmoidSchedule", "SigmoidWeighting", "Simple", "Start", "StraightPath", "StratifiedTimesteps", "TableSchedule",
+    "Teacher", "TimestepSampler", "UniformTimesteps", "Unweighted", "Variance", "VariationalBound", "Velocities", "Weighting",
+    "bound_term", "derive_seed", "flow_map", "variational_bound",
 ]

@@ -13,7 +13,7 @@ from torch import Tensor
 from .condition_parts import left_out
 from .flow_maps import AdaptiveWeighting, FlowMatching, MeanVelocity, Residual, StraightPath, Velocities, Velocity
 from .forward import per_sample
-from .objectives import Known, Objective, Pairs, Terms, mean_square
+from .objectives import Known, Objective, Pairs, Rows, Terms, mean_square
 from .reverse import ReverseProcess
 from .schedules import Schedule
 from .shapes import Conditions, Images, Number, PerSample
@@ -82,20 +82,36 @@ class FlowMap(Objective[Schedule]):
             raise ValueError(f"objective.curriculum={self.curriculum} must be a share of the budget, from 0 to 1")
         if not self.guidance >= 0:
             raise ValueError(f"objective.guidance={self.guidance} must be at least 0; 1 is no guidance")
+        if self.guides and self.teacher is not None and self.teacher.reverse.null is None:
+            raise ValueError(
+                f"objective.guidance={self.guidance}: the teacher has no conditions; use objective.guidance=1, or a teacher with "
+                "the condition of the model"
+            )
 
     @property
     def evaluations(self) -> float:
         return super().evaluations + self.share * self.residual.more_evaluations
 
-    def pairs(self, t: PerSample, other: PerSample, numbers: Tensor, progress: float = 1.0) -> Pairs:
-        """Rows are chosen by number, so that each part of a batch has its share, whatever the number of processes."""
-        apart = (((numbers + 1) * self.share).floor() > (numbers * self.share).floor()).nonzero().flatten().to(t.device)
-        together = torch.ones_like(t).index_fill(0, apart, 0).nonzero().flatten()
+    @property
+    def guides(self) -> bool:
+        return self.guidance != 1
+
+    @property
+    def needs_null(self) -> bool:
+        return self.guides and self.teacher is None
+
+    def rows(self, numbers: Tensor) -> Rows:
+        """Chosen by number, so that each part of a batch has its share, whatever the number of processes."""
+        before, after = (numbers.double() * self.share).floor(), ((numbers + 1).double() * self.share).floor()
+        return Rows((after > before).nonzero().flatten(), (after == before).nonzero().flatten())
+
+    def pairs(self, t: PerSample, other: PerSample, rows: Rows, progress: float = 1.0) -> Pairs:
+        apart = rows.apart
         later = t if self.to_clean_end else torch.maximum(t, other)
         earlier = torch.ones_like(t) if self.to_clean_end else torch.minimum(t, other)
         length = min(1.0, progress / self.curriculum) if self.curriculum > 0 else 1.0
-        s = later - length * (later - earlier)
-        return Pairs(t.index_copy(0, apart, later[apart]), s[apart], apart, together)
+        s = torch.lerp(later, earlier, length)
+        return Pairs(t.index_copy(0, apart, later[apart]), s[apart])
 
     def __call__(
         self,
@@ -116,7 +132,7 @@ class FlowMap(Objective[Schedule]):
         with torch.no_grad():
             if taught is not None:
                 v = taught(z, r)
-            elif self.guidance != 1:
+            elif self.guides:
                 v = torch.lerp(MeanVelocity(reverse, path, left_out(y, reverse.null))(z, r, r), v, self.guidance)
         residual = FlowMatching() if s is None else self.residual
         delta = residual(Velocities(u, taught), z, r, r if s is None else path.times(s), v)

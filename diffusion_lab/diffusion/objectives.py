@@ -32,13 +32,18 @@ Known = Images | None  # 1 where x_0 is known, 0 where it is missing (x_0 is the
 Forward = TypeVar("Forward", bound=ForwardProcess, contravariant=True)
 
 
+class Rows(NamedTuple):
+    """The rows of a batch where s < t, int64 (K,), and those where s = t, int64 (B − K,)."""
+
+    apart: Tensor
+    together: Tensor
+
+
 class Pairs(NamedTuple):
-    """t, (B,) float64, and s of its rows `apart`, float64 (K,); at the rows `together` s = t. Rows: int64 (K,) and (B − K,)."""
+    """t, float64 (B,), and s of the rows `apart`, float64 (K,)."""
 
     t: PerSample
     s: PerSample
-    apart: Tensor
-    together: Tensor
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,16 @@ class Objective(ABC, Generic[Forward]):
         """Evaluations of the network per image in a training step, the backward pass counted as two."""
         return 3
 
+    @property
+    def guides(self) -> bool:
+        """Whether it trains on velocities that are guided by the conditions."""
+        return False
+
+    @property
+    def needs_null(self) -> bool:
+        """Whether it evaluates the trained network without its conditions."""
+        return False
+
     @abstractmethod
     def __call__(
         self,
@@ -80,8 +95,12 @@ class Objective(ABC, Generic[Forward]):
         Dimensions where `known` is 0 add nothing to any term; terms are divided by the number of all dimensions.
         """
 
-    def pairs(self, t: PerSample, other: PerSample, numbers: Tensor, progress: float = 1.0) -> Pairs:
-        """The times of the samples with these numbers, int64 (B,), from two draws of t, (B,), if `two_times`.
+    def rows(self, numbers: Tensor) -> Rows:
+        """The rows with one and with two times of the samples with these numbers, int64 (B,), if `two_times`."""
+        raise NotImplementedError(f"{type(self).__name__} has one time")
+
+    def pairs(self, t: PerSample, other: PerSample, rows: Rows, progress: float = 1.0) -> Pairs:
+        """The times of a batch from two draws of t, (B,), if `two_times`.
 
         progress: the used share of the budget of training.
         """

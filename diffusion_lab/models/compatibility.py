@@ -51,15 +51,28 @@ def check_parts(schedule: Schedule, variance: Variance, objective: Objective, ti
 def check_guidance(guidance: Guidance, conditions: Sequence[Size], dropout: float) -> None:
     """ValueError for a guidance that needs an unconditional model without condition dropout, or has no use for the conditions."""
     if guidance.needs_null and not (conditions and dropout > 0):
-        fix = "model.condition_dropout above 0" if conditions else "condition=classes"
         raise ValueError(
             f"guidance {type(guidance).__name__} evaluates the network with and without a condition, but this model was not "
-            f"trained for both: train with {fix}, or use guidance=none"
+            f"trained for both: train with {_with_and_without(conditions)}, or use guidance=none"
         )
     if guidance.num_classes is not None and conditions and not any(map(has_classes, conditions)):
         raise ValueError(
             "guidance=classifier leads to classes, which this model is not conditioned on; use guidance=none"
         )
+
+
+def check_trained_guidance(objective: Objective, conditions: Sequence[Size], dropout: float) -> None:
+    """ValueError for an objective that guides its velocity without a condition, or without condition dropout that it needs."""
+    if objective.guides and not (conditions and (dropout > 0 or not objective.needs_null)):
+        raise ValueError(
+            "objective.guidance needs velocities with and without a condition, and this model is not trained for both: use "
+            f"{_with_and_without(conditions)}, or objective.guidance=1"
+        )
+
+
+def _with_and_without(conditions: Sequence[Size]) -> str:
+    """The option that a model with these conditions lacks to be trained with them and without them."""
+    return "model.condition_dropout above 0" if conditions else "condition=classes"
 
 
 def check_sampler(sampler: Sampler, objective: Objective, guidance: Guidance) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from diffusion_lab.conditions.condition import Size, has_classes, null_of
+from diffusion_lab.data.loading import sent
 from diffusion_lab.diffusion import (
     Clipping,
     Decoder,
@@ -26,6 +27,7 @@ from diffusion_lab.diffusion import (
     Pairs,
     Prediction,
     ReverseProcess,
+    Rows,
     SampleNoise,
     Schedule,
     Start,
@@ -43,6 +45,7 @@ from diffusion_lab.models.compatibility import (
     check_guidance,
     check_parts,
     check_sampler,
+    check_trained_guidance,
     conditions_for,
     two_times_for,
 )
@@ -118,6 +121,7 @@ class DiffusionModel(GenerativeModel):
         schedule = as_schedule(schedule)
         check_parts(schedule, variance, objective, timesteps)
         check_guidance(guidance, sizes, condition_dropout)
+        check_trained_guidance(objective, sizes, condition_dropout)
         check_sampler(sampler, objective, guidance)
         self.shape, self.num_levels = tuple(shape), num_levels
         # A guiding classifier provides the classes for a network without any.
@@ -165,8 +169,8 @@ class DiffusionModel(GenerativeModel):
         t, w, eps = self.times_and_noise(x_0, self.timesteps)
         given_y = with_dropped_conditions(self, y, self.condition_dropout, self.reverse.null)
         if self.objective.two_times:
-            pairs = self._pairs(t)
-            t, terms = pairs.t, self._terms_of_pairs(self._terms, pairs, x_0, eps, given_y, known)
+            rows, pairs = self._pairs(t)
+            t, terms = pairs.t, self._terms_of_pairs(self._terms, rows, pairs, x_0, eps, given_y, known)
         else:
             terms = self._terms(self.forward_process, self.reverse, x_0, t, eps, given_y, known)
         losses = terms["loss"].detach()
@@ -178,30 +182,38 @@ class DiffusionModel(GenerativeModel):
             "weighted": by_quarter("loss", t, self.schedule.num_timesteps, w, losses),
         }
 
-    def _pairs(self, t: Tensor) -> Pairs:
+    def _pairs(self, t: Tensor) -> tuple[Rows, Pairs]:
         """The times (t, s) of this rank's samples, with a second draw of t for each sample of the global batch."""
-        size, rows = self.global_batch(len(t))
+        size, own = self.global_batch(len(t))
         other, _ = self.timesteps(size, self.random_stream(SECOND_TIME, t.device))
         progress = budget_used(self.trainer, self.batches_trained)
-        return self.objective.pairs(t, other[rows], torch.arange(rows.start, rows.stop), progress)
+        # On the host, which does not wait for their number.
+        rows = Rows(*(sent(part, t.device) for part in self.objective.rows(torch.arange(own.start, own.stop))))
+        return rows, self.objective.pairs(t, other[own], rows, progress)
 
     def _terms_of_pairs(
-        self, terms: Terms, pairs: Pairs, x_0: Tensor, eps: Tensor, y: Conditions, known: Tensor | None
+        self, terms: Terms, rows: Rows, pairs: Pairs, x_0: Tensor, eps: Tensor, y: Conditions, known: Tensor | None
     ) -> dict[str, Tensor]:
         """The terms of an objective of two times, evaluated at the rows where s = t and at those where s < t."""
+        dropouts = (self._dropouts or []) if self.training else []
 
         def at(index: Tensor, **end: Tensor) -> dict[str, Tensor]:
             given = rows_of(y, index), None if known is None else known[index]
-            with keys_of_rows(self._dropouts or [], index):
+            with keys_of_rows(dropouts, index):
                 return terms(self.forward_process, self.reverse, x_0[index], pairs.t[index], eps[index], *given, **end)
 
-        found = [at(pairs.together)] if len(pairs.together) else []
-        found += [at(pairs.apart, s=pairs.s)] if len(pairs.apart) else []
-        order = torch.cat([pairs.together, pairs.apart]).argsort()
+        found = [at(rows.together)] if len(rows.together) else []
+        found += [at(rows.apart, s=pairs.s)] if len(rows.apart) else []
+        order = torch.cat([rows.together, rows.apart]).argsort()
         return {name: torch.cat([part[name] for part in found])[order] for name in self.term_names}
 
     def check_compile(self, how: bool | str, trained: bool) -> None:
-        """Accept every value."""
+        if how and self.objective.two_times and not trained:
+            # torch 2.13: "ZeroTensors are immutable" in the backward pass; the group norm is traced again for each layer.
+            raise ValueError(
+                f"compile={how}: torch.compile cannot train through the forward derivatives of objective "
+                f"{type(self.objective).__name__}; use compile=false"
+            )
 
     def compile_step(self, compiled: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
         """The objective, with the process and the network in it; a schedule that is trained is another chain at every step."""
@@ -233,8 +245,9 @@ class DiffusionModel(GenerativeModel):
         given_y = None if self.reverse.null is None else y
         if self.objective.two_times:
             other = self.timesteps.spread(noise.uniform(1)).to(x_0.device)
-            pairs = self.objective.pairs(t, other, noise.indices)
-            return self._terms_of_pairs(self.objective, pairs, x_0, eps, given_y, known)
+            rows = self.objective.rows(noise.indices.to(x_0.device))
+            pairs = self.objective.pairs(t, other, rows)
+            return self._terms_of_pairs(self.objective, rows, pairs, x_0, eps, given_y, known)
         return self.objective(self.forward_process, self.reverse, x_0, t, eps, given_y, known)
 
     def _known(self, x_0: Tensor) -> tuple[Tensor, Tensor | None]:

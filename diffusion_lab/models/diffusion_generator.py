@@ -189,10 +189,13 @@ class DiffusionGenerator(Generator):
 
     @property
     def _deterministic(self) -> DDIMSampler:
-        """A sampler for pictures of latents, which are not scored: with few steps, even if the model's sampler has many."""
+        """A sampler for pictures of latents, which are not scored: with few steps, even if the model's sampler has many.
+
+        Those of a flow map are too long for the instantaneous velocity.
+        """
         own = self.sampler.spacing
-        few = len(own(self.process)) <= _MOST_LATENT_STEPS
-        return DDIMSampler(own if few else EvenSpacing(_MOST_LATENT_STEPS))
+        few = not self.sampler.two_times and len(own(self.process)) <= _MOST_LATENT_STEPS
+        return DDIMSampler(own if few else EvenSpacing(min(_MOST_LATENT_STEPS, self.process.num_timesteps)))
 
     # ---- the bound ---------------------------------------------------------------------------------------------------
 

@@ -42,6 +42,8 @@ TINY = [
 # In place of those of the U-Net in `TINY`: both transformers, JiT with tokens in context after its first block.
 NARROW = ["network.width=16", "network.num_blocks=3", "network.num_heads=2", "network.patch_size=2"]
 TRANSFORMERS = {name: [f"network=diffusion/{name}", *NARROW] for name in ("dit", "jit")}
+# Each residual of flow maps on a network.
+FLOW_MAPS = {"eulerian": "unet", "lagrangian": "dit", "progressive": "jit", "consistency": "unet"}
 ROUNDS_LITTLE = ["optimizer=adamw", "trainer.precision=32-true"]  # several ranks then train what one does, closely
 STRIDED = ["sampler.spacing.num_steps=3"]
 
@@ -54,6 +56,13 @@ def with_network(name: str, options: Sequence[str]) -> list[str]:
         *TRANSFORMERS[name],
         *(o for o in options if not o.startswith("network.") or o.startswith("network.dropout")),
     ]
+
+
+def of_flow_map(residual: str, options: Sequence[str]) -> list[str]:
+    """These options for a flow map trained by a residual, on its network of `FLOW_MAPS`."""
+    kept = [option for option in options if not option.startswith(("variance=", "objective=", "timesteps"))]
+    flow_map = ["objective=flow_map", f"objective/residual={residual}", "objective.curriculum=0.5"]
+    return [*with_network(FLOW_MAPS[residual], kept), *flow_map, "variance=fixed_small"]
 
 
 # By the name of `trained_model`: a small model of each family. Later options overrule earlier ones.

@@ -115,7 +115,7 @@ def test_the_continuous_bound_brings_its_decoder(decoder):
 def test_a_sampler_turns_noise_into_an_image_in_range(name):
     sampler = instantiate(composed(f"sampler={name}").sampler)
     process = GaussianDiffusion(CosineSchedule(60))
-    reverse = ReverseProcess(lambda x_t, timesteps, y: torch.zeros_like(x_t), PredictVelocity(), FixedSmall())
+    reverse = ReverseProcess(lambda x_t, *times: torch.zeros_like(x_t), PredictVelocity(), FixedSmall())
     x_0 = sampler(process, reverse, torch.randn(2, 1, 4, 4))
     assert x_0.shape == (2, 1, 4, 4)
     assert float(x_0.abs().max()) <= 1
@@ -177,6 +177,17 @@ def test_a_timestep_sampler_draws_t_of_the_chain(name, schedule):
 def test_every_choice_can_be_built(group):
     for name in choices(group):
         assert instantiate(composed(f"{group}={name}")[group]) is not None
+
+
+@pytest.mark.parametrize("name", choices("objective/residual"))
+def test_a_residual_brings_its_sampler_and_real_t(name):
+    cfg = composed("objective=flow_map", f"objective/residual={name}")
+    objective, sampler = instantiate(cfg.objective), instantiate(cfg.sampler)
+    assert type(objective.residual).__name__.lower() == name
+    assert objective.two_times
+    assert sampler.two_times
+    assert instantiate(cfg.timesteps).real
+    assert not instantiate(composed("objective=flow_map", "sampler=ddim").sampler).two_times
 
 
 @pytest.mark.parametrize("name", choices("network/diffusion"))

@@ -195,8 +195,10 @@ def test_paths_and_downloads_in_a_file_are_left_out():
     guides = {"_target_": GUIDANCE.replace("classifier_guidance", "autoguidance"), "scale": 1.0, "model": "secret"}
     features = {"_target_": INCEPTION, "path": "secret", "download": True}
     data = IMAGES | {"download": True}
-    saved = {"model": {"guidance": guides}, "features": {"mine": features}, "data": data}
+    taught = {"_target_": GUIDANCE.replace("classifier_guidance", "flow_map"), "teacher": "secret"}
+    saved = {"model": {"guidance": guides}, "objective": taught, "features": {"mine": features}, "data": data}
     leave_out(saved)
+    assert taught["teacher"] is None
     assert saved["model"]["guidance"]["model"] == "???"
     assert features == {"_target_": INCEPTION, "path": None, "download": False}
     assert data["download"] is False

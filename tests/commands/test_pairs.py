@@ -29,7 +29,8 @@ TIMESTEPS = [f"timesteps={name}" for name in choices("timesteps")]
 TIMESTEPS += ["timesteps=uniform timesteps.real=true", "timesteps=stratified timesteps.real=true"]
 CONTINUOUS = ["objective=vlb_continuous", "decoder=levels", "timesteps=low_discrepancy"]
 OBJECTIVES = [f"objective=simple weighting={name}" for name in choices("weighting")]
-OBJECTIVES += ["objective=vlb", "objective=vlb_continuous decoder=levels"]
+OBJECTIVES += ["objective=vlb", "objective=vlb_continuous decoder=levels", "objective=flow_map"]
+OF_TWO_TIMES = ["objective=flow_map", "timesteps=uniform", "timesteps.real=true"]
 
 
 @cache
@@ -81,8 +82,10 @@ def trained(model: DiffusionModel, x_0: torch.Tensor) -> DiffusionModel:
     return model
 
 
-def bound_of(schedule: str) -> list[str]:
-    """What can train it."""
+def objective_of(schedule: str, sampler: str) -> list[str]:
+    """What can train them."""
+    if sampler == "sampler=flow_map":
+        return OF_TWO_TIMES
     return CONTINUOUS if schedule == "schedule=learned" else ["objective=vlb"]
 
 
@@ -94,14 +97,19 @@ def alone(choice: str) -> object:
     return instantiate(OmegaConf.create({"facts": FACTS, "part": node.get(group, node)}).part)
 
 
-def fits(schedule: str, variance: str) -> bool:
-    """A learned range needs signal and noise of unit variance, and a learned schedule an objective that trains no variance."""
+def fits(schedule: str, variance: str, sampler: str = "") -> bool:
+    """A learned range needs signal and noise of unit variance, and a learned schedule an objective that trains no variance.
+
+    A flow map trains neither.
+    """
+    if sampler == "sampler=flow_map":
+        return schedule != "schedule=learned" and not variance.startswith("variance=learned")
     if not variance.startswith("variance=learned"):
         return True
     return schedule != "schedule=learned" and GaussianDiffusion(alone(schedule)).has_unit_variance
 
 
-CELLS = [cell for cell in product(SCHEDULES, PREDICTIONS, VARIANCES, SAMPLERS) if fits(cell[0], cell[2])]
+CELLS = [cell for cell in product(SCHEDULES, PREDICTIONS, VARIANCES, SAMPLERS) if fits(cell[0], cell[2], cell[3])]
 
 
 def quick_first(cells):
@@ -114,14 +122,17 @@ def quick_first(cells):
 @pytest.mark.parametrize(("schedule", "prediction", "variance", "sampler"), quick_first(pairs(CELLS)))
 def test_a_pair_trains_samples_and_scores(schedule, prediction, variance, sampler):
     x_0 = 0.5 * torch.randn(8, 2)
-    model = trained(built(schedule, prediction, variance, sampler, *bound_of(schedule)), x_0).generator()
+    model = trained(built(schedule, prediction, variance, sampler, *objective_of(schedule, sampler)), x_0).generator()
     samples = model.sample(torch.arange(3), seed=0)
     likelihood = model.likelihood(x_0[:4], None, 0, torch.arange(4), None)
     assert samples.shape == (3, 2)
     assert samples.isfinite().all()
-    assert likelihood.bits_per_dim.isfinite().all()
     num_steps = len(model.sampler.spacing(model.process))
     assert model.nfe == len(model.sampler.evaluation_times(num_steps))
+    if model.sampler.two_times:
+        assert likelihood is None
+        return
+    assert likelihood.bits_per_dim.isfinite().all()
     own = model.sampler.draws_from_reverse_process
     assert len(likelihood.curve["t"]) == (num_steps if own else min(model.bound_steps, model.process.num_timesteps))
 
@@ -139,6 +150,10 @@ def test_a_pair_of_what_shapes_training_trains(schedule, prediction, timesteps, 
         refusal = r"^schedule LearnedSchedule is trained by .*; use objective=vlb_continuous with decoder=levels$"
     elif continuous and (density or not real):
         refusal = r"^objective ContinuousBound is an integral over continuous t, and timesteps .*; use timesteps=low_discrepancy$"
+    elif objective == "objective=flow_map" and not (real or (density and alone(schedule).is_real(None))):
+        refusal = (
+            r"^objective FlowMap is differentiated in t, and timesteps .* draws integer t; use timesteps.real=true$"
+        )
     elif objective == "objective=vlb" and (real or density):
         refusal = r"^objective VariationalBound holds a sum over the steps of the chain, and .*; use timesteps=strat.*$"
     else:

@@ -22,7 +22,7 @@ from diffusion_lab.training import ranks
 from diffusion_lab.training.devices import num_cores
 
 from .cluster import STOP, wait_until
-from .conftest import ROUNDS_LITTLE, STRIDED, TINY, TRANSFORMERS, scored, with_network
+from .conftest import FLOW_MAPS, ROUNDS_LITTLE, STRIDED, TINY, TRANSFORMERS, of_flow_map, scored, with_network
 from .test_resume import EVERYTHING, Training, assert_same_bits
 
 TOGETHER = ["trainer=ddp_sim"]
@@ -128,6 +128,8 @@ ON_CLUSTERS = ["condition=clusters", "model.condition_dropout=0.3", "guidance=cl
 SPLITS = [(1, 1), (1, 4), (2, 2), (4, 1)]  # (processes, parts)
 FAMILIES = {
     "diffusion": (ON_CLUSTERS, SPLITS),
+    # Through derivatives of a target, and of the prediction. The others: tests/models/test_diffusion.py.
+    **{residual: (ON_CLUSTERS, [(1, 1), (2, 2)]) for residual in ("eulerian", "lagrangian")},
     "vae": (["model=vae", "network.base_channels=4", "network.latent_dim=2", "ema.decays=[0.9]"], [(1, 1), (2, 2)]),
     "gan": (["model=gan", "network.base_channels=4", "network.latent_size=4", "ema.decays=[0.9]"], [(1, 1), (4, 1)]),
 }
@@ -138,8 +140,10 @@ FAMILIES = {
 def test_no_split_of_a_batch_changes_a_training(zygote, tmp_path, family):
     """-s prints how far the curves are apart."""
     more, splits = FAMILIES[family]
-    options = [option for option in TWENTY if family == "diffusion" or not option.startswith(("network.", "s"))]
-    options += [*more, *(["score=false"] if family != "diffusion" else [])]
+    options = of_flow_map(family, TWENTY) if family in FLOW_MAPS else TWENTY
+    if family in ("vae", "gan"):
+        options = [option for option in TWENTY if not option.startswith(("network.", "schedule", "sampler"))]
+    options = [*options, *more]
     for processes, parts in splits:
         split = f"trainer.accumulate_grad_batches={parts}"
         model, _ = trained(zygote, tmp_path / f"{processes} {parts}", *options, split, ranks=processes)

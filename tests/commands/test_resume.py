@@ -21,7 +21,7 @@ from diffusion_lab.store.status_file import INTERRUPTED, read_status
 from diffusion_lab.training.checkpoints import load_state
 
 from .cluster import STOP, assert_same_training, assert_same_weights, rows, wait_until
-from .conftest import STRIDED, TINY, with_network
+from .conftest import FLOW_MAPS, STRIDED, TINY, of_flow_map, with_network
 from .zygote import Fork
 
 Process = Fork | subprocess.Popen
@@ -128,9 +128,13 @@ def installed(folder: Path, *arguments: str) -> subprocess.Popen:
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize(("network", "kills"), [("unet", 4), ("dit", 2), ("jit", 2)])
-def test_killed_at_random_steps(tmp_path, zygote, network, kills):
-    options = [*with_network(network, EVERYTHING), "condition=classes", "trainer.max_steps=20"]
+@pytest.mark.parametrize(
+    ("kind", "kills"), [("unet", 4), ("dit", 2), ("jit", 2), *((residual, 1) for residual in FLOW_MAPS)]
+)
+def test_killed_at_random_steps(tmp_path, zygote, kind, kills):
+    """Networks, and residuals of flow maps."""
+    options = of_flow_map(kind, EVERYTHING) if kind in FLOW_MAPS else with_network(kind, EVERYTHING)
+    options = [*options, "condition=classes", "trainer.max_steps=20"]
     assert_survives(zygote.start, tmp_path, *options, kills=kills, steps=20)
 
 

@@ -77,22 +77,23 @@ def config(folder, condition):
     return str(folder)
 
 
-@pytest.mark.parametrize("option", ["model", "worse"])
-def test_a_worse_model_of_other_conditions_is_told(tmp_path, option):
+@pytest.mark.parametrize("option", ["model", "worse", "teacher"])
+def test_another_model_of_other_conditions_is_told(tmp_path, option):
     """Their values have one size, so the network would take them."""
     vector = {"vector": {"_target_": "diffusion_lab.conditions.Vector"}}
     light = {"brightness_area": {"_target_": "diffusion_lab.conditions.computed.BrightnessArea", "threshold": 0.0}}
     same, other, none = (config(tmp_path / name, of) for name, of in (("a", vector), ("b", light), ("c", {})))
 
     def guided(by, condition):
-        guidance = {"model": by} if option == "model" else {"worse": {"model": by}}
-        check_worse(OmegaConf.create({"guidance": guidance, "condition": condition}))
+        guidance = {"model": by} if option == "model" else {"worse": {"model": by}} if option == "worse" else {}
+        objective = {"teacher": by if option == "teacher" else None}
+        check_worse(OmegaConf.create({"guidance": guidance, "objective": objective, "condition": condition}))
 
     guided(same, vector)
     guided(none, vector)
     guided(other, {})
     for condition in (vector, {"brightness_area": light["brightness_area"] | {"threshold": 0.5}}):
-        with pytest.raises(MistakeError, match=r"model=.*b was trained with another condition"):
+        with pytest.raises(MistakeError, match=r"(model|objective\.teacher)=.*b was trained with another condition"):
             guided(other, condition)
 
 

@@ -69,7 +69,10 @@ class MixtureData:
 
 
 class ExactNetwork:
-    """E[target | x_t] of the data on a schedule, or that of a chain: it is given original 0-based indices, or real t − 1."""
+    """E[target | x_t] of the data on a schedule, or that of a chain: it is given original 0-based indices, or real t − 1.
+
+    As a network of two times it ignores the end: its velocity is the instantaneous one.
+    """
 
     def __init__(
         self, data: GaussianData | MixtureData, process: GaussianDiffusion | Schedule, prediction: Prediction
@@ -78,7 +81,7 @@ class ExactNetwork:
         self.schedule = process if isinstance(process, Schedule) else process.schedule
         self.seen: list[int] = []
 
-    def __call__(self, x_t: Tensor, timesteps: Tensor, y: Tensor | None) -> Tensor:
+    def __call__(self, x_t: Tensor, timesteps: Tensor, y: Tensor | None, end: Tensor | None = None) -> Tensor:
         self.seen.append(int(timesteps[0]))
         t = timesteps.double() + 1
         signal, noise = (per_sample(part, x_t) for part in self.schedule.pair(t))

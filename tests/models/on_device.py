@@ -45,7 +45,9 @@ class _Separate(TorchDispatchMode):
             kwargs["generator"] = None
         if self.strict:
             copied = func is ATEN._to_copy.default and kwargs.get("non_blocking") and hasattr(args[0], "is_pinned_here")
-            if len(places) > 1 and not copied:
+            # A sum with the zero tangent of a number finds its shape on the device "meta", whatever the device.
+            shaped = func is ATEN.to.dtype_layout and args[0]._is_zerotensor()
+            if len(places) > 1 and not (copied or shaped):
                 raise WaitsForDeviceError(f"{func} takes from {' and '.join(map(str, places))}")
             indices = args[1] if func in _PUT else ()
             if func in _WAITING or any(index is not None and index.dtype == torch.bool for index in indices):

@@ -5,8 +5,10 @@ import pytest
 from diffusion_lab.diffusion import (
     ContinuousBound,
     CosineSchedule,
+    Eulerian,
     FixedLarge,
     FixedSmall,
+    FlowMap,
     Hybrid,
     LearnedRange,
     LearnedSchedule,
@@ -15,11 +17,31 @@ from diffusion_lab.diffusion import (
     NormalTimesteps,
     RectifiedSchedule,
     Simple,
+    Teacher,
     UniformTimesteps,
 )
-from diffusion_lab.models.compatibility import check_guidance, check_parts
-from diffusion_lab.sampling import ClassifierFree, ClassifierGuidance, Unguided
+from diffusion_lab.models.compatibility import (
+    check_guidance,
+    check_parts,
+    check_sampler,
+    check_trained_guidance,
+    two_times_for,
+)
+from diffusion_lab.networks import MLP
+from diffusion_lab.sampling import (
+    Autoguidance,
+    ClassifierFree,
+    ClassifierGuidance,
+    DDIMSampler,
+    FlowMapSampler,
+    StraightSpacing,
+    Unguided,
+    Worse,
+)
 
+from ..diffusion.test_flow_map_objective import conditional
+
+FLOW_MAP = FlowMap(Eulerian())
 COSINE, REAL, WHOLE = CosineSchedule(20), LowDiscrepancyTimesteps(20, real=True), UniformTimesteps(20)
 
 
@@ -32,6 +54,9 @@ COSINE, REAL, WHOLE = CosineSchedule(20), LowDiscrepancyTimesteps(20, real=True)
         ((COSINE, LearnedRange(), Hybrid(), REAL), "use timesteps=stratified timesteps.real=false"),
         ((COSINE, LearnedRange(), Hybrid(), NormalTimesteps(COSINE, 0, 1)), "use timesteps=stratified"),
         ((RectifiedSchedule(20), LearnedRange(), Hybrid(), WHOLE), "use variance=fixed_small objective=simple"),
+        ((COSINE, FixedSmall(), FLOW_MAP, WHOLE), r"use timesteps\.real=true"),
+        ((COSINE, LearnedRange(), FLOW_MAP, REAL), "variance=fixed"),
+        ((LearnedSchedule(20), FixedSmall(), FLOW_MAP, REAL), "use objective=vlb_continuous"),
     ],
 )
 def test_parts_that_cannot_train_together_are_refused(parts, fix):
@@ -43,6 +68,7 @@ def test_parts_that_train_together_pass():
     check_parts(COSINE, LearnedRange(), Hybrid(), WHOLE)
     check_parts(RectifiedSchedule(20), FixedLarge(), Simple(), NormalTimesteps(RectifiedSchedule(20), 0, 1))
     check_parts(LearnedSchedule(20), FixedSmall(), ContinuousBound(decoder=LevelDecoder()), REAL)
+    check_parts(RectifiedSchedule(20), FixedSmall(), FLOW_MAP, NormalTimesteps(RectifiedSchedule(20), 0, 1))
 
 
 def test_guidance_needs_what_the_model_was_trained_for():
@@ -58,3 +84,45 @@ def test_guidance_needs_what_the_model_was_trained_for():
     ):
         with pytest.raises(ValueError, match=fix):
             check_guidance(guidance, conditions, dropout)
+
+
+def test_steps_of_a_flow_map_need_one():
+    """And guidance by the network itself; other samplers draw from its instantaneous velocity."""
+    sampler, classifier = FlowMapSampler(StraightSpacing(1)), ClassifierGuidance(lambda x_t, t: x_t, num_classes=3)
+    worse = Worse(reverse=conditional())
+    for objective, guidance, said in (
+        (Simple(), Unguided(), r"which objective Simple does not train: .*objective=flow_map$"),
+        (FLOW_MAP, classifier, r"^guidance ClassifierGuidance evaluates another model, .*sampler=ddim$"),
+        (FLOW_MAP, Autoguidance(worse, 2.0), r"^guidance Autoguidance evaluates another model, .*sampler=ddim$"),
+        (FLOW_MAP, ClassifierFree(2.0, worse=worse), r"^guidance ClassifierFree evaluates another model"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            check_sampler(sampler, objective, guidance)
+        check_sampler(DDIMSampler(), objective, guidance)
+    for guidance in (Unguided(), ClassifierFree(2.0)):
+        check_sampler(sampler, FLOW_MAP, guidance)
+
+
+def test_a_network_of_one_time_trains_no_flow_map():
+    def of_one_time(out_channels, num_classes): ...
+
+    assert two_times_for(of_one_time, Simple()) == {}
+    assert two_times_for(MLP, FLOW_MAP) == {"two_times": True}
+    with pytest.raises(ValueError, match="needs a network of two times, and this one takes one"):
+        two_times_for(of_one_time, FLOW_MAP)
+
+
+def test_guidance_in_training_needs_both():
+    """Velocities with and without a condition: the model's own, or those of a teacher."""
+    guided = FlowMap(Eulerian(), guidance=2.0)
+    taught = FlowMap(Eulerian(), guidance=2.0, teacher=Teacher(conditional(), COSINE))
+    check_trained_guidance(FLOW_MAP, (), 0.0)
+    check_trained_guidance(guided, (3,), 0.1)
+    check_trained_guidance(taught, (3,), 0.0)
+    for objective, conditions, dropout, fix in (
+        (guided, (), 0.1, "condition=classes"),
+        (taught, (), 0.1, "condition=classes"),
+        (guided, (3,), 0.0, r"model\.condition_dropout above 0"),
+    ):
+        with pytest.raises(ValueError, match=f"use {fix}, or objective.guidance=1$"):
+            check_trained_guidance(objective, conditions, dropout)

@@ -1,20 +1,27 @@
 """Denoising diffusion as it trains."""
 
+from functools import partial
+
 import pytest
 import torch
 
 from diffusion_lab.diffusion import (
+    Consistency,
     ContinuousBound,
     CosineSchedule,
+    Eulerian,
     FixedLarge,
     FixedSmall,
+    FlowMap,
     Hybrid,
+    Lagrangian,
     LearnedRange,
     LearnedSchedule,
     LogSNRSchedule,
     LossAwareTimesteps,
     LowDiscrepancyTimesteps,
     NormalTimesteps,
+    Progressive,
     RectifiedSchedule,
     SampleNoise,
     Simple,
@@ -26,9 +33,12 @@ from diffusion_lab.sampling import (
     Autoguidance,
     ClassifierFree,
     EvenSpacing,
+    FlowMapSampler,
+    StraightSpacing,
     Worse,
 )
-from tests.models.stand_ins import digits, guided_points, inputs_of, of_digits, step
+from tests.models.stand_ins import at_batch, digits, guided_points, inputs_of, of_digits, step
+from tests.networks.test_second_time import denoiser
 
 
 def trained(diffusion):
@@ -165,6 +175,60 @@ def test_a_learned_schedule_is_trained_averaged_saved(tmp_path):
     torch.testing.assert_close(loaded.generator("ema_0.9").process.log_snr(torch.tensor([1, 30])), before)
     both = diffusion.generator(), loaded.generator()
     assert torch.equal(*(one.likelihood(digits(2), None, 0, torch.arange(2), None).bits_per_dim for one in both))
+
+
+@pytest.mark.parametrize(
+    ("residual", "kind"),
+    [
+        (Progressive(), "jit"),
+        *(
+            pytest.param(*pair, marks=pytest.mark.thorough)
+            for pair in ((Eulerian(), "unet"), (Lagrangian(), "dit"), (Consistency(), "unet"))
+        ),
+    ],
+    ids=str,
+)
+def test_parts_of_a_batch_have_the_whole_gradient(residual, kind):
+    """On ranks, and one after the other, with dropout and dropped conditions; a part of two has a row with s and one without."""
+    network = partial(denoiser, kind, (8, 8), dropout=0.3)
+    parts = FlowMap(residual, curriculum=0.9), UniformTimesteps(30, real=True), FlowMapSampler(StraightSpacing(2))
+    diffusion = of_digits(FixedSmall(), *parts, num_classes=3, network=network, condition_dropout=0.5).train()
+    x_0, y = digits(8), torch.arange(8) % 3
+    facts = {"max_steps": 8, "callbacks": []}
+
+    def gradient(ranks=1, accumulated=1):
+        diffusion.zero_grad()
+        split = ranks * accumulated
+        for share in range(split):
+            part, rank = divmod(share, ranks)
+            rows = slice(share * 8 // split, (share + 1) * 8 // split)
+            at_batch(diffusion, 3 * accumulated + part, rank, ranks, accumulate_grad_batches=accumulated, **facts)
+            batch = x_0[rows], y[rows]
+            diffusion.on_train_batch_start(batch, 0)
+            (diffusion.training_step(batch, 0)["loss"] / split).backward()
+        return torch.cat([parameter.grad.flatten() for parameter in diffusion.network.parameters()])
+
+    whole = gradient()
+    for split in ((2, 1), (1, 2), (2, 2)):
+        torch.testing.assert_close(gradient(*split), whole, rtol=1e-3, atol=1e-5 * float(whole.abs().max()))
+    second = torch.cat([p.grad.flatten() for name, p in diffusion.network.named_parameters() if "second_time" in name])
+    assert second.abs().sum() > 0
+    held_out = diffusion.eval().held_out_terms(x_0, y, SampleNoise(0, torch.arange(8)))  # more rows than a part has
+    assert {*held_out} == {*diffusion.term_names}
+    assert held_out["loss"].isfinite().all()
+
+
+def test_a_flow_map_is_compiled_to_draw_only():
+    parts = FlowMap(Eulerian()), UniformTimesteps(30, real=True), FlowMapSampler(StraightSpacing(2))
+    diffusion = of_digits(FixedSmall(), *parts)
+    for how in (True, "graphs"):
+        with pytest.raises(
+            ValueError, match=rf"^compile={how}: .*forward derivatives of objective FlowMap; use compile=false$"
+        ):
+            diffusion.check_compile(how, trained=False)
+        diffusion.check_compile(how, trained=True)
+        of_digits().check_compile(how, trained=False)
+    diffusion.check_compile(False, trained=False)
 
 
 EARLY = Worse(moment=0.2)

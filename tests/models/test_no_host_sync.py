@@ -25,6 +25,7 @@ from .stand_ins import configured, quiet_trainer
 
 pytestmark = pytest.mark.usefixtures("hydra_in_less_time")
 CONTINUOUS = ["objective=vlb_continuous", "decoder=levels", "timesteps=low_discrepancy", "variance=fixed_small"]
+FLOW_MAP = ["objective=flow_map", "variance=fixed_small"]
 WAYS = {  # on points, whose networks are small
     "all that a table offers": ["diffusion", "objective=hybrid", "timesteps=loss_aware", "prediction=edm"],
     "the bound, in logs": ["diffusion", "objective=vlb", "decoder=levels", "optimizer=adamw"],
@@ -32,6 +33,8 @@ WAYS = {  # on points, whose networks are small
     "t where they count": ["diffusion", "schedule=rectified", "timesteps=logit_normal", "variance=fixed_small"],
     "real t of a table": ["diffusion", "timesteps=log_normal", "timesteps.real=true", "variance=fixed_small"],
     "a table's integral": ["diffusion", "schedule=linear", *CONTINUOUS],
+    "a flow map, by two evaluations": ["diffusion", *FLOW_MAP, "objective/residual=progressive", "schedule=rectified"],
+    "a flow map, by derivatives": ["diffusion", *FLOW_MAP, "objective/residual=lagrangian", "network.dropout=0.1"],
     "a penalty": ["gan", "regularizer=r1", "regularizer.every=1", "model.max_grad_norm=1"],
     "spectral norm": ["gan", "regularizer=none", "adversarial_loss=hinge"],
     "free bits": ["vae", "model.free_bits=0.1", "prior=standard_normal"],
@@ -212,7 +215,8 @@ def walk(monkeypatch, model, guide=None):
 )
 def test_a_step_of_a_sampler_waits_for_nothing(monkeypatch, sampler):
     steps = ["schedule.num_timesteps=4"] if sampler == "ddpm" else ["sampler.spacing.num_steps=4"]
-    walk(monkeypatch, built("diffusion", f"sampler={sampler}", *steps, data="mixture"))
+    of_two_times = FLOW_MAP if sampler == "flow_map" else []
+    walk(monkeypatch, built("diffusion", *of_two_times, f"sampler={sampler}", *steps, data="mixture"))
 
 
 def classifier():

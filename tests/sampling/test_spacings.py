@@ -3,8 +3,22 @@ import math
 import pytest
 import torch
 
-from diffusion_lab.diffusion import CosineSchedule, EDMSchedule, GaussianDiffusion, LogSNRSchedule, RectifiedSchedule
-from diffusion_lab.sampling import AllSteps, EvenSpacing, KarrasSpacing, LogSNRSpacing, QuadraticSpacing
+from diffusion_lab.diffusion import (
+    CosineSchedule,
+    EDMSchedule,
+    GaussianDiffusion,
+    LogSNRSchedule,
+    RectifiedSchedule,
+    StraightPath,
+)
+from diffusion_lab.sampling import (
+    AllSteps,
+    EvenSpacing,
+    KarrasSpacing,
+    LogSNRSpacing,
+    QuadraticSpacing,
+    StraightSpacing,
+)
 from diffusion_lab.sampling.spacings import whole_times
 
 KINDS = [EvenSpacing, QuadraticSpacing]
@@ -47,7 +61,7 @@ def test_an_impossible_number_of_steps_is_named(kind, num_steps):
         kind(num_steps)(10)
 
 
-@pytest.mark.parametrize("kind", [EvenSpacing, QuadraticSpacing, LogSNRSpacing, KarrasSpacing])
+@pytest.mark.parametrize("kind", [EvenSpacing, QuadraticSpacing, LogSNRSpacing, KarrasSpacing, StraightSpacing])
 def test_a_spacing_is_asked_with_the_process(kind):
     process = GaussianDiffusion(CosineSchedule(60))
     for num_steps in (1, 2, 9, 40, 60):
@@ -73,6 +87,20 @@ def test_steps_by_log_snr_are_even_in_it_or_in_a_power():
     assert LogSNRSpacing(2000)(process).shape == (2000,)  # real t has room for any number of steps
 
 
+@pytest.mark.parametrize("num_steps", [1, 2, 5])
+@pytest.mark.parametrize(
+    "schedule",
+    [CosineSchedule(1000), RectifiedSchedule(1000), EDMSchedule(1000)],
+    ids=lambda s: type(s).__name__,
+)
+def test_straight_steps_are_even_with_the_clean_end(schedule, num_steps):
+    """In σ/(α + σ), with the step from the first time that is visited to the clean end."""
+    times = StraightSpacing(num_steps, real=True)(GaussianDiffusion(schedule))
+    r = StraightPath(schedule).times(torch.cat([torch.ones(1, dtype=torch.float64), times]))
+    torch.testing.assert_close(r.diff(), (r[-1:] - r[:1]).expand(num_steps) / num_steps)
+    assert times[-1] == 1000
+
+
 def test_steps_by_log_snr_stay_between_the_ends():
     """Steps by log snr stay between the ends that are given."""
     process = GaussianDiffusion(LogSNRSchedule(1000))
@@ -93,7 +121,12 @@ def test_steps_by_log_snr_stay_between_the_ends():
 )
 def test_a_chain_of_one_step_has_that_one(schedule):
     process = GaussianDiffusion(schedule)
-    for spacing in (LogSNRSpacing(1), KarrasSpacing(1), LogSNRSpacing(1, log_snr_max=50, log_snr_min=-50)):
+    for spacing in (
+        LogSNRSpacing(1),
+        KarrasSpacing(1),
+        StraightSpacing(1),
+        LogSNRSpacing(1, log_snr_max=50, log_snr_min=-50),
+    ):
         assert spacing(process).tolist() == [1]
     for ends in ({"log_snr_max": -50}, {"log_snr_min": 50}):
         with pytest.raises(ValueError, match="exclude all log SNRs of the schedule"):
@@ -141,7 +174,7 @@ def test_the_clock_of_a_spacing_is_chosen():
     assert LogSNRSpacing(6)(line).dtype == torch.float64
 
 
-@pytest.mark.parametrize("kind", [LogSNRSpacing, KarrasSpacing])
+@pytest.mark.parametrize("kind", [LogSNRSpacing, KarrasSpacing, StraightSpacing])
 @pytest.mark.parametrize("schedule", [RectifiedSchedule(1000), EDMSchedule(1000)], ids=lambda s: type(s).__name__)
 def test_each_real_time_has_a_whole_one_of_its_own(schedule, kind):
     process = GaussianDiffusion(schedule)
@@ -156,7 +189,7 @@ def test_each_real_time_has_a_whole_one_of_its_own(schedule, kind):
             assert torch.equal(whole, times.round().long())
 
 
-@pytest.mark.parametrize("kind", [LogSNRSpacing, KarrasSpacing])
+@pytest.mark.parametrize("kind", [LogSNRSpacing, KarrasSpacing, StraightSpacing])
 def test_a_number_of_steps_does_not_tell_log_snr(kind):
     with pytest.raises(ValueError, match="need the process: call spacing"):
         kind(5)(1000)

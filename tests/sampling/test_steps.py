@@ -10,6 +10,7 @@ import torch
 from diffusion_lab.analysis import Analytic
 from diffusion_lab.diffusion import (
     CosineSchedule,
+    EDMSchedule,
     FixedLarge,
     FixedSmall,
     GaussianDiffusion,
@@ -17,20 +18,35 @@ from diffusion_lab.diffusion import (
     LinearSchedule,
     PredictNoise,
     PredictVelocity,
+    RectifiedSchedule,
     ReverseProcess,
     SampleNoise,
+    StraightPath,
 )
-from diffusion_lab.sampling import AllSteps, AnalyticDDIMSampler, AncestralSampler, DDIMSampler, EvenSpacing, Walk
+from diffusion_lab.sampling import (
+    AllSteps,
+    AnalyticDDIMSampler,
+    AncestralSampler,
+    ClassifierFree,
+    DDIMSampler,
+    EvenSpacing,
+    FlowMapSampler,
+    HeunSampler,
+    StraightSpacing,
+    Walk,
+)
 
 from ..diffusion.oracles import (
     OFF_CENTRE,
     ExactNetwork,
     GaussianData,
+    GaussianFlow,
     OptimalVariance,
     exact_reverse,
     exact_statistics,
     steps,
 )
+from ..diffusion.test_flow_maps import exact_maps
 
 DATA = GaussianData(0.0, 0.5)
 
@@ -211,3 +227,142 @@ def test_few_steps_give_gaussian_data_their_width_back(sampler):
     assert float(AncestralSampler(EvenSpacing(4))(process, small, noise.initial((1,)).double(), noise=noise).var()) < (
         0.8 * OFF_CENTRE.std**2
     )
+
+
+# ---- flow maps -------------------------------------------------------------------------------------------------------
+
+FLOW = GaussianFlow(2)
+COVARIANCE = (FLOW.vectors * FLOW.values) @ FLOW.vectors.T
+each_schedule = pytest.mark.parametrize(
+    "schedule",
+    [RectifiedSchedule(1000), CosineSchedule(1000), EDMSchedule(1000)],
+    ids=lambda schedule: type(schedule).__name__,
+)
+
+
+def of_flow_map(schedule):
+    """The process, and the exact network of two times of Gaussian data in the plane."""
+    reverse = exact_maps(FLOW, schedule).reverse
+    return GaussianDiffusion(schedule), dataclasses.replace(reverse, clip_x_0=False)
+
+
+def mean_and_covariance(sampler, process, reverse):
+    """Of the samples, which are affine in (x_T, z_K … z_2): all zero, then a row for each direction of each."""
+    kept = sampler.spacing(process)
+    rows = 1 + 2 * len(kept)
+    drawn = {0: torch.zeros(rows, 2, dtype=torch.float64)}
+
+    def noise(key, like):
+        if key not in drawn:
+            drawn[key] = torch.zeros(rows, 2, dtype=torch.float64)
+            drawn[key][2 * len(drawn) - 3 : 2 * len(drawn) - 1] = torch.eye(2)
+        return drawn[key]
+
+    images = sampler(process, reverse, noise(-1, None), noise=noise)
+    assert len(drawn) == 1 + (len(kept) if getattr(sampler, "restarts", False) else 1)
+    away = images[1:] - images[0]
+    return images[0], away.T @ away
+
+
+@each_schedule
+def test_steps_of_the_exact_map_have_any_length(schedule):
+    """One, two or four: the same sample, up to the noise that the clean end keeps, and every state on the way on the path."""
+    process, reverse = of_flow_map(schedule)
+    path, x_T = StraightPath(schedule), SampleNoise(0, torch.arange(50)).initial((2,)).double()
+    found = []
+    for num_steps in (1, 2, 4):
+        sampler = FlowMapSampler(StraightSpacing(num_steps, real=True))
+        *states, (_, x_0) = sampler.trajectory(process, reverse, x_T)
+        assert len(states) == num_steps
+        times = torch.tensor([[t] * 50 for t, _ in states], dtype=torch.float64)
+        z = [x / path.scale(t)[:, None] for t, (_, x) in zip(times, states, strict=True)]
+        for t, here in zip(times, z, strict=True):
+            torch.testing.assert_close(here, FLOW.map(z[0], path.times(times[0]), path.times(t)))
+        first = path.times(torch.ones(50, dtype=torch.float64))
+        end = path.times(times[-1])
+        u = FLOW.u(z[-1], end, first)
+        torch.testing.assert_close(x_0, z[-1] - end[:, None] * u)  # the chord to the clean end, and on to no noise
+        found.append(x_0)
+        mean, covariance = mean_and_covariance(sampler, process, reverse)
+        torch.testing.assert_close(mean, FLOW.mean, rtol=0, atol=0.02)
+        torch.testing.assert_close(covariance, COVARIANCE, rtol=0.02, atol=0.005)
+    for x_0 in found[1:]:
+        torch.testing.assert_close(x_0, found[0], rtol=0, atol=4 * float(first[0]) * float(x_T.abs().max()))
+
+
+@each_schedule
+@pytest.mark.parametrize("num_steps", [2, 4])
+def test_restarts_have_the_spread_of_the_data(schedule, num_steps):
+    process, reverse = of_flow_map(schedule)
+    sampler = FlowMapSampler(StraightSpacing(num_steps), restarts=True)
+    mean, covariance = mean_and_covariance(sampler, process, reverse)
+    torch.testing.assert_close(mean, FLOW.mean, rtol=0, atol=0.02)
+    torch.testing.assert_close(covariance, COVARIANCE, rtol=0.02, atol=0.005)
+
+
+class OnTheDiagonal:
+    """A network of two times that ignores the second one, and records it."""
+
+    def __init__(self, network):
+        self.network, self.ends = network, []
+
+    def __call__(self, x_t, timesteps, y, end=None):
+        self.ends.append(None if end is None else float(end[0]))
+        return self.network(x_t, timesteps, y)
+
+
+@each_schedule
+def test_a_flow_map_of_one_time_is_ddim(schedule):
+    """Because the instantaneous velocity is that of the whole step. Other samplers give a network of two times no end."""
+    process, reverse = of_flow_map(schedule)
+    spacing, x_T = StraightSpacing(6, real=True), SampleNoise(0, torch.arange(5)).initial((2,)).double()
+    network = OnTheDiagonal(reverse.network)
+    diagonal = dataclasses.replace(reverse, network=network)
+    torch.testing.assert_close(
+        FlowMapSampler(spacing)(process, diagonal, x_T), DDIMSampler(spacing)(process, reverse, x_T)
+    )
+    visited = [float(t) - 1 for t in spacing(process)]
+    assert network.ends == pytest.approx([*visited[-2::-1], 0])  # as counted for the network; the last is the clean end
+    network.ends.clear()
+    FlowMapSampler(spacing, restarts=True)(process, diagonal, x_T)
+    assert network.ends == [0] * 6
+    network.ends.clear()
+    for sampler in (DDIMSampler(spacing), HeunSampler(spacing), AncestralSampler(spacing)):
+        sampler(process, diagonal, x_T)
+    assert {*network.ends} == {None}
+
+
+def test_only_a_sample_is_clipped():
+    """x̂_0 of a step to another time than the clean end is no sample."""
+    process, reverse = of_flow_map(CosineSchedule(1000))
+    clipped, x_T = dataclasses.replace(reverse, clip_x_0=True), torch.full((1, 2), 4.0, dtype=torch.float64)
+    sampler = FlowMapSampler(StraightSpacing(3))
+    *free, (_, x_0) = sampler.trajectory(process, reverse, x_T)
+    *states, (_, last) = sampler.trajectory(process, clipped, x_T)
+    for (_, one), (_, other) in zip(free, states, strict=True):
+        assert torch.equal(one, other)
+    assert float(x_0.abs().max()) > 1
+    torch.testing.assert_close(last, x_0.clamp(-1, 1))
+
+
+def test_guided_steps_combine_chords():
+    """Of the same network with and without a condition, at both times."""
+
+    def network(x_t, timesteps, y, end):
+        return torch.tanh(x_t * (1 + y)[:, None]) + (end - timesteps)[:, None] / 50
+
+    process = GaussianDiffusion(CosineSchedule(50))
+    reverse = ReverseProcess(network, PredictVelocity(), FixedSmall(), clip_x_0=False, null=3)
+    x, y = SampleNoise(0, torch.arange(5)).initial((2,)).double(), torch.arange(5) % 3
+    noise = SampleNoise(1, torch.arange(5))
+    guided = ClassifierFree(2.5).around(reverse)
+    for s in (0, 20):
+        free, given = (
+            Walk(process, reverse, noise, part).predict_chord(x, 40, s) for part in (torch.full_like(y, 3), y)
+        )
+        found = Walk(process, guided, noise, y).predict_chord(x, 40, s)
+        for name in ("x_0", "eps"):
+            expected = torch.lerp(getattr(free, name), getattr(given, name), 2.5)
+            torch.testing.assert_close(getattr(found, name), expected)
+    samples = FlowMapSampler(StraightSpacing(2))(process, guided, x, y)
+    assert not torch.allclose(samples, FlowMapSampler(StraightSpacing(2))(process, reverse, x, y))
