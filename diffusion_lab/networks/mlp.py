@@ -19,8 +19,8 @@ class MLP(nn.Module):
     """network(x_t (B, in_channels) float32, timesteps int64 (B,), y=None, s=None) -> (B, out_channels) float32.
 
     hidden: width of every layer; num_layers: residual layers; y, s, num_classes, conditions, two_times, timestep_scale,
-    held_channels: as for the U-Net. The output layer starts at zero, so the network's first output is exactly 0. Raises ValueError where a size is not a
-    positive whole number.
+    held_channels: as for the U-Net. The output layer starts at zero, so the network's first output is exactly 0. Raises ValueError
+    where a size is not a positive whole number.
     """
 
     takes_points = True
