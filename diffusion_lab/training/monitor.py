@@ -119,7 +119,7 @@ class ProgressBar(Callback):
 
     Our own, because Lightning's bars count batches of an epoch, and our epoch does not end. Speed and time left are those of the
     steps so far, except the first, which allocates memory, compiles and chooses kernels. Without a terminal there is a line after
-    one second of steps and for each tenth of the budget.
+    one second of steps and for each tenth of the budget, with the loss of that batch alone.
     """
 
     def __init__(self) -> None:
@@ -158,7 +158,7 @@ class ProgressBar(Callback):
         if hidden or step % 10 == 0 or math.isnan(self._loss):
             loss = float(outputs["terms"]["loss"])  # waits for the device, so not at every step
             if math.isfinite(loss):  # otherwise the step was skipped
-                self._loss = loss if math.isnan(self._loss) else 0.9 * self._loss + 0.1 * loss
+                self._loss = loss if hidden or math.isnan(self._loss) else 0.9 * self._loss + 0.1 * loss
         of = f"/{trainer.max_steps}" if trainer.max_steps > 0 else ""
         line = f"step {step}{of}  loss {self._loss:.4f}  {self._images / max(now - self._clock, 1e-9):.0f} img/s"
         self._progress.update(self._task, completed=_MILLI * used, description=f"{line}{left}")
