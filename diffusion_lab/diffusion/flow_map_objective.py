@@ -89,7 +89,7 @@ class FlowMap(Objective[Schedule]):
             )
 
     @property
-    def evaluations(self) -> float:
+    def evaluations(self) -> Number:
         return super().evaluations + self.share * self.residual.more_evaluations
 
     @property

@@ -24,7 +24,7 @@ from .forward import ForwardProcess
 from .gaussian import Gaussian
 from .reverse import ReverseProcess
 from .schedules import Schedule
-from .shapes import Conditions, Images, PerSample, Steps, Times
+from .shapes import Conditions, Images, Number, PerSample, Steps, Times
 from .weightings import UNWEIGHTED, Weighting
 
 Terms = dict[str, PerSample]
@@ -65,7 +65,7 @@ class Objective(ABC, Generic[Forward]):
     def reads_variance(self) -> bool: ...
 
     @property
-    def evaluations(self) -> float:
+    def evaluations(self) -> Number:
         """Evaluations of the network per image in a training step, the backward pass counted as two."""
         return 3
 
