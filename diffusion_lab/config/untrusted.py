@@ -91,7 +91,10 @@ def check_plain(config: dict[str, Any], file: Path) -> None:
 
 
 def leave_out(node: Any) -> None:
-    """Unset options that a file may not choose: downloads, files of published weights, and other models that guide or teach."""
+    """Unset options that a file may not choose: downloads, files of published weights, and other models that guide or teach.
+
+    The guidance of a teacher's velocity goes with it: of its own a model must be trained without conditions too.
+    """
     for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
         leave_out(child)
     if isinstance(node, dict) and "_target_" in node:
@@ -100,7 +103,7 @@ def leave_out(node: Any) -> None:
         unset = (
             {"download": False}
             | ({"path": None} if of_features else {})
-            | ({"model": MISSING, "teacher": None} if guides else {})
+            | ({"model": MISSING, "teacher": None, "guidance": 1.0} if guides else {})
         )
         node |= {option: value for option, value in unset.items() if node.get(option) is not None}
 

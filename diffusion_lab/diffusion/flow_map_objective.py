@@ -62,7 +62,7 @@ class FlowMap(Objective[Schedule]):
     share: Number = 0.5
     to_clean_end: bool = False
     curriculum: Number = 0.0
-    weighting: AdaptiveWeighting = AdaptiveWeighting()  # noqa: RUF009 - frozen
+    weighting: AdaptiveWeighting = AdaptiveWeighting(power=0)  # noqa: RUF009 - frozen
     guidance: Number = 1.0
     teacher: Teacher | None = None
     reads_variance = False
@@ -80,8 +80,8 @@ class FlowMap(Objective[Schedule]):
             )
         if not 0 <= self.curriculum <= 1:
             raise ValueError(f"objective.curriculum={self.curriculum} must be a share of the budget, from 0 to 1")
-        if not self.guidance >= 0:
-            raise ValueError(f"objective.guidance={self.guidance} must be at least 0; 1 is no guidance")
+        if not self.guidance > 0:  # at 0 without a teacher no data enter
+            raise ValueError(f"objective.guidance={self.guidance} must be above 0; 1 is no guidance")
         if self.guides and self.teacher is not None and self.teacher.reverse.null is None:
             raise ValueError(
                 f"objective.guidance={self.guidance}: the teacher has no conditions; use objective.guidance=1, or a teacher with "
@@ -90,7 +90,8 @@ class FlowMap(Objective[Schedule]):
 
     @property
     def evaluations(self) -> Number:
-        return super().evaluations + self.share * self.residual.more_evaluations
+        free = 1 if self.residual.reads_v else 1 - self.share  # of v(∅)
+        return super().evaluations + self.share * self.residual.more_evaluations + self.needs_null * free
 
     @property
     def guides(self) -> bool:
@@ -129,12 +130,12 @@ class FlowMap(Objective[Schedule]):
         r, u, v = path.times(t), MeanVelocity(reverse, path, y), eps - x_0
         z = per_sample(1 - r, x_0) * x_0 + per_sample(r, x_0) * eps
         taught = None if self.teacher is None else self.teacher.velocity(y, self.guidance)
-        with torch.no_grad():
-            if taught is not None:
-                v = taught(z, r)
-            elif self.guides:
-                v = torch.lerp(MeanVelocity(reverse, path, left_out(y, reverse.null))(z, r, r), v, self.guidance)
         residual = FlowMatching() if s is None else self.residual
+        with torch.no_grad():
+            if taught is not None and residual.reads_v:
+                v = taught(z, r)
+            elif self.needs_null and residual.reads_v:
+                v = torch.lerp(MeanVelocity(reverse, path, left_out(y, reverse.null))(z, r, r), v, self.guidance)
         delta = residual(Velocities(u, taught), z, r, r if s is None else path.times(s), v)
         mse = mean_square(delta, known)
         return {"mse": mse, "loss": self.weighting.weight(mse) * mse}

@@ -273,7 +273,9 @@ class Consistency(Residual):
 
     def __post_init__(self) -> None:
         if not 0 < self.step <= 1:
-            raise ValueError(f"residual.step={self.step} must be a share of the way from t to s, above 0 and at most 1")
+            raise ValueError(
+                f"objective.residual.step={self.step} must be a share of the way from t to s, above 0 and at most 1"
+            )
 
     def __call__(self, of: Velocities, z: Images, t: PerSample, s: PerSample, v: Images) -> Images:
         u = of.u(z, t, s)

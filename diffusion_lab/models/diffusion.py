@@ -261,7 +261,7 @@ class DiffusionModel(GenerativeModel):
 
     @property
     def forward_process(self) -> ForwardProcess:
-        """The schedule if training draws real t, else the chain of all pairs."""
+        """The schedule if training draws real t, else the chain of all steps."""
         return self.schedule if self.timesteps.real else self.process
 
     @property

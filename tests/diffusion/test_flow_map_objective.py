@@ -1,5 +1,7 @@
 """The objective of flow maps: rows of flow matching and of a residual, their times, teachers and guidance."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -170,7 +172,7 @@ def test_a_curriculum_grows_from_flow_matching(to_clean_end):
 # ---- guidance --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("scale", [0, 3])
+@pytest.mark.parametrize("scale", [0.5, 3])
 def test_guidance_changes_the_velocity(scale):
     """v(∅) + ω·(v(y) − v(∅)): a teacher's, or that of the sample away from the network's own without conditions."""
     schedule, other = CosineSchedule(T), EDMSchedule(T)
@@ -197,6 +199,26 @@ def test_guidance_changes_the_velocity(scale):
         ):
             terms = objective(schedule, reverse, x_0, t, eps, Y, s=end)
             torch.testing.assert_close(terms["mse"], delta.square().mean(dim=1))
+
+
+@pytest.mark.parametrize("guided", [{}, {"guidance": 2.0}], ids=repr)
+@pytest.mark.parametrize("residual", RESIDUALS, ids=repr)
+def test_evaluations_are_counted(residual, guided):
+    """Those with a gradient as three, those of a forward derivative as two; and no velocity is evaluated in vain."""
+    schedule, count = CosineSchedule(T), []
+
+    def network(image, timesteps, y, end):
+        derived = torch.autograd.forward_ad.unpack_dual(timesteps).tangent is not None
+        derived |= torch.autograd.forward_ad.unpack_dual(end).tangent is not None
+        count.append((3 if torch.is_grad_enabled() else 1) * (2 if derived else 1) * len(image))
+        return of_classes(image, timesteps, y, end)
+
+    x_0, eps = samples()
+    t, s = times(schedule)
+    objective = FlowMap(residual, **guided)
+    for end in (None, s):
+        objective(schedule, replace(conditional(), network=network), x_0, t, eps, Y, s=end)
+    assert sum(count) / (2 * len(x_0)) == objective.evaluations
 
 
 def test_a_teacher_takes_the_conditions_that_it_knows():
@@ -227,7 +249,7 @@ WITHOUT_CONDITIONS = Teacher(exact_maps(GaussianFlow(2), SCHEDULES[0]).reverse, 
         (Progressive(), {"share": 1}, r"Progressive is trained beside flow matching"),
         (Eulerian(), {"curriculum": -0.1}, r"objective\.curriculum=-0\.1 "),
         (Eulerian(), {"curriculum": 2}, r"objective\.curriculum=2 "),
-        (Eulerian(), {"guidance": -1}, r"objective\.guidance=-1 "),
+        (Eulerian(), {"guidance": 0}, r"objective\.guidance=0 "),
         (
             Eulerian(),
             {"guidance": 2, "teacher": WITHOUT_CONDITIONS},
