@@ -76,7 +76,7 @@ def _evaluations(model: Mapping[str, str], nfe: float) -> str:
     """The network evaluations of a sample, with the steps that they serve where these are fewer."""
     steps = re.search(r"num_steps=(\d+)", model["sampler"])
     if steps is None or nfe <= int(steps[1]):
-        return f"{nfe:.0f} evaluations"
+        return f"{nfe:.0f} evaluation{'' if nfe == 1 else 's'}"
     guided = "" if model.get("guidance", "Unguided()") == "Unguided()" else " with guidance"
     return f"{nfe:.0f} evaluations ({steps[1]} steps{guided})"
 

@@ -23,7 +23,7 @@ from tests.data.small_sets import SMALL as SMALL_SETS
 from tests.data.small_sets import write_images
 
 from .cluster import assert_same_weights
-from .conftest import STRIDED, TINY, files, scored
+from .conftest import NARROW, STRIDED, TINY, files, scored
 from .test_families import SMALL, tiny
 
 
@@ -328,6 +328,8 @@ def test_an_experiment_trains_two_steps(lab, monkeypatch, name):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         chosen = compose("train", overrides=[f"experiment={name}"], return_hydra_config=True).hydra.runtime.choices
     options = [*TINY, "schedule.num_timesteps=24", "score=false", "compile=false"]
+    if chosen.network == "diffusion/dit":
+        options = [*NARROW, *(option for option in options if not option.startswith("network."))]
     if write := SMALL_SETS.get(chosen.data):
         options.append(f"data.root={write(lab.folder / 'data', monkeypatch)}")
     if chosen.sampler != "ddpm":
