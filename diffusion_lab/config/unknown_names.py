@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException, MissingConfigException
 
 from diffusion_lab.conf_dir import CONF
+from diffusion_lab.config.comments import is_global, options_of
 from diffusion_lab.config.overrides import as_plain, named
 from diffusion_lab.store.identity import SCORING_GROUPS
 from diffusion_lab.store.option_names import above_and_itself, flat
@@ -57,10 +59,24 @@ def unknown_option(key: str, known: Iterable[str], command: str = "") -> str:
     if command and not trains and is_group and key not in SCORING_GROUPS:
         other = "; model_dir=… names a trained model" if key == "model" else ""
         return f"{key} is chosen in training (diffusion-lab train {key}=…), not in {command}{other}"
+    if others := _choices_with(key):
+        return f"there is no option {key!r} with your choices: it is one of {', '.join(others)}"
     fix = f"; see diffusion-lab {command} --help" if command else ""
     if meant := closest(key, known):
         fix = f"; did you mean {' or '.join(meant)}?"
     return f"there is no option {key!r}{fix}"
+
+
+def _choices_with(key: str) -> list[str]:
+    """At most three choices whose files have this option or nested group, as group=choice."""
+    group, _, option = key.replace("/", ".").partition(".")
+    found = []
+    for file in sorted((CONF / group).glob("*.yaml")) if option else ():
+        text = file.read_text()
+        names = [name for name, _, _ in options_of(text)]
+        if (key if is_global(text) else option) in names or re.search(rf"^  - {re.escape(option)}[:@]", text, re.M):
+            found.append(f"{group}={file.stem}")
+    return found[:3]
 
 
 def closest(key: str, known: Iterable[str]) -> list[str]:
