@@ -2,7 +2,7 @@
 
     L = E_{s ≤ t} w·‖Δ(z_t, t, s)‖²/D,   Δ = u(z, t, t) − v on s = t, else that of the residual
 
-(Boffi et al. 2025, eq. 13; Geng et al. 2025, MeanFlow, algorithm 1.) See `flow_maps` for z, u, v and the residuals.
+(Boffi et al. 2025, self-distillation; Geng et al. 2025, MeanFlow, algorithm 1.) See `flow_maps` for z, u, v and the residuals.
 """
 
 from dataclasses import dataclass
@@ -53,7 +53,7 @@ class FlowMap(Objective[Schedule]):
     to_clean_end: s is the clean end of the schedule, as in consistency models; otherwise t and s are the later and the earlier of
     two draws of t (Geng et al. 2025, MeanFlow, section 4.3).
     curriculum: the share of the budget of training over which t − s grows in proportion from 0, which is flow matching.
-    weighting: w. guidance: ω of v(∅) + ω·(v(y) − v(∅)) in place of v (Geng et al. 2025, eq. 18 without κ), v(∅) that of the
+    weighting: w. guidance: ω of v(∅) + ω·(v(y) − v(∅)) in place of v (Geng et al. 2025, section 4.2), v(∅) that of the
     teacher, or of u itself without its conditions: samples are then guided in one evaluation. 1: none.
     teacher: a trained diffusion model, whose velocity takes the place of the sample's, under any schedule; None: none.
     """

@@ -191,7 +191,7 @@ class DiffusionGenerator(Generator):
     def _deterministic(self) -> DDIMSampler:
         """A sampler for pictures of latents, which are not scored: with few steps, even if the model's sampler has many.
 
-        Those of a flow map are too long for the instantaneous velocity.
+        The steps of a flow map's own sampler are too long for its instantaneous velocity.
         """
         own = self.sampler.spacing
         few = not self.sampler.two_times and len(own(self.process)) <= _MOST_LATENT_STEPS
