@@ -90,8 +90,10 @@ class FlowMap(Objective[Schedule]):
 
     @property
     def evaluations(self) -> Number:
-        free = 1 if self.residual.reads_v else 1 - self.share  # of v(∅)
-        return super().evaluations + self.share * self.residual.more_evaluations + self.needs_null * free
+        """Those of the network; a teacher's velocity, guided or not, counts as one."""
+        with_v = 1 if self.residual.reads_v else 1 - self.share
+        more = self.guides or self.teacher is not None
+        return super().evaluations + self.share * self.residual.more_evaluations + more * with_v
 
     @property
     def guides(self) -> bool:

@@ -288,7 +288,7 @@ class Consistency(Residual):
 
 @dataclass(frozen=True)
 class AdaptiveWeighting:
-    """w = sg[1/(‖Δ‖²/D + c)^p] (Geng et al. 2025, MeanFlow, section 4.3 and eq. 22, with the sum over D dimensions).
+    """w = sg[1/(‖Δ‖²/D + c)^p] (Geng et al. 2025, MeanFlow, section 4.3, with the sum over D dimensions).
 
     w·‖Δ‖² has the gradient of ‖Δ‖^{2(1 − p)}: on p = 0 no weight, on p = ½ nearly pseudo-Huber's, on p = 1 relative errors.
     """

@@ -33,7 +33,7 @@ def check_parts(schedule: Schedule, variance: Variance, objective: Objective, ti
     if objective.two_times and not timesteps.real:
         raise ValueError(
             f"objective {type(objective).__name__} is differentiated in t, and timesteps {type(timesteps).__name__} draws integer "
-            "t; use timesteps.real=true"
+            "t; use timesteps=uniform timesteps.real=true"
         )
     if objective.over is GaussianDiffusion and (timesteps.real or timesteps.weighs_by_density):
         raise ValueError(

@@ -152,7 +152,7 @@ def test_a_pair_of_what_shapes_training_trains(schedule, prediction, timesteps, 
         refusal = r"^objective ContinuousBound is an integral over continuous t, and timesteps .*; use timesteps=low_discrepancy$"
     elif objective == "objective=flow_map" and not (real or (density and alone(schedule).is_real(None))):
         refusal = (
-            r"^objective FlowMap is differentiated in t, and timesteps .* draws integer t; use timesteps.real=true$"
+            r"^objective FlowMap is differentiated in t, and timesteps .*; use timesteps=uniform timesteps.real=true$"
         )
     elif objective == "objective=vlb" and (real or density):
         refusal = r"^objective VariationalBound holds a sum over the steps of the chain, and .*; use timesteps=strat.*$"

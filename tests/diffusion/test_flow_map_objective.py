@@ -201,23 +201,25 @@ def test_guidance_changes_the_velocity(scale):
             torch.testing.assert_close(terms["mse"], delta.square().mean(dim=1))
 
 
-@pytest.mark.parametrize("guided", [{}, {"guidance": 2.0}], ids=repr)
+@pytest.mark.parametrize("v", ["of the sample", "guided", "of a teacher"])
 @pytest.mark.parametrize("residual", RESIDUALS, ids=repr)
-def test_evaluations_are_counted(residual, guided):
+def test_evaluations_are_counted(residual, v):
     """Those with a gradient as three, those of a forward derivative as two; and no velocity is evaluated in vain."""
     schedule, count = CosineSchedule(T), []
 
-    def network(image, timesteps, y, end):
-        derived = torch.autograd.forward_ad.unpack_dual(timesteps).tangent is not None
-        derived |= torch.autograd.forward_ad.unpack_dual(end).tangent is not None
+    def network(image, timesteps, y, end=None):
+        times = (timesteps, timesteps if end is None else end)
+        derived = any(torch.autograd.forward_ad.unpack_dual(each).tangent is not None for each in times)
         count.append((3 if torch.is_grad_enabled() else 1) * (2 if derived else 1) * len(image))
         return of_classes(image, timesteps, y, end)
 
     x_0, eps = samples()
     t, s = times(schedule)
-    objective = FlowMap(residual, **guided)
+    reverse = replace(conditional(), network=network)
+    teacher = Teacher(reverse, schedule) if v == "of a teacher" else None
+    objective = FlowMap(residual, guidance=2.0 if v == "guided" else 1.0, teacher=teacher)
     for end in (None, s):
-        objective(schedule, replace(conditional(), network=network), x_0, t, eps, Y, s=end)
+        objective(schedule, reverse, x_0, t, eps, Y, s=end)
     assert sum(count) / (2 * len(x_0)) == objective.evaluations
 
 
