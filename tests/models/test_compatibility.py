@@ -54,7 +54,7 @@ COSINE, REAL, WHOLE = CosineSchedule(20), LowDiscrepancyTimesteps(20, real=True)
         ((COSINE, LearnedRange(), Hybrid(), REAL), "use timesteps=stratified timesteps.real=false"),
         ((COSINE, LearnedRange(), Hybrid(), NormalTimesteps(COSINE, 0, 1)), "use timesteps=stratified"),
         ((RectifiedSchedule(20), LearnedRange(), Hybrid(), WHOLE), "use variance=fixed_small objective=simple"),
-        ((COSINE, FixedSmall(), FLOW_MAP, WHOLE), r"use timesteps\.real=true"),
+        ((COSINE, FixedSmall(), FLOW_MAP, WHOLE), r"use timesteps=uniform timesteps\.real=true"),
         ((COSINE, LearnedRange(), FLOW_MAP, REAL), "variance=fixed"),
         ((LearnedSchedule(20), FixedSmall(), FLOW_MAP, REAL), "use objective=vlb_continuous"),
     ],
