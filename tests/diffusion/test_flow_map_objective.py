@@ -208,8 +208,8 @@ def test_evaluations_are_counted(residual, v):
     schedule, count = CosineSchedule(T), []
 
     def network(image, timesteps, y, end=None):
-        times = (timesteps, timesteps if end is None else end)
-        derived = any(torch.autograd.forward_ad.unpack_dual(each).tangent is not None for each in times)
+        both = (timesteps, timesteps if end is None else end)
+        derived = any(torch.autograd.forward_ad.unpack_dual(each).tangent is not None for each in both)
         count.append((3 if torch.is_grad_enabled() else 1) * (2 if derived else 1) * len(image))
         return of_classes(image, timesteps, y, end)
 
