@@ -23,7 +23,7 @@ from diffusion_lab.commands.fit import fit
 from diffusion_lab.config.build import family
 from diffusion_lab.config.mistakes import MistakeError, lost_process, users_mistakes
 from diffusion_lab.config.overrides import command_as_typed, options_of_this_job
-from diffusion_lab.config.scores import planned_score, run_of
+from diffusion_lab.config.scores import about_model, planned_score, run_of
 from diffusion_lab.config.training import Built, Training, training_of
 from diffusion_lab.config.weight_files import load_weights
 from diffusion_lab.models.noisy_classifier import NoisyClassifier
@@ -93,7 +93,10 @@ def _score(training: Training, built: Built, here: Ranks) -> None:
     cfg, model, directory = training.cfg, built.model, training.directory
     if isinstance(model, NoisyClassifier) and here.is_first:
         report_accuracy(model, training.data, directory, here.device)
-    if not isinstance(model, GenerativeModel) or not cfg.score:
+    if not isinstance(model, GenerativeModel):
+        return
+    if not cfg.score:
+        Terminal(quiet=not here.is_first).print(about_model(directory))
         return
     model.float()  # as a loaded model, whatever trainer.precision is
     load_weights(model, directory, *(score.evaluation.weights for score in training.scores))

@@ -142,9 +142,14 @@ def planned_score(
         scored_choices(directory.read_choices()),
         read,
         since > 0,
-        f"model  {directory.path}  (weights, config{', metrics.csv' if directory.metrics_csv.is_file() else ''})",
+        about_model(directory),
         directory,
     )
+
+
+def about_model(directory: ModelDirectory) -> str:
+    """The line that names a model's folder in the terminal."""
+    return f"model  {directory.path}  (weights, config{', metrics.csv' if directory.metrics_csv.is_file() else ''})"
 
 
 def measurements(

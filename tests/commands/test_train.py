@@ -71,10 +71,11 @@ def test_the_same_command_trains_once(lab):
 
 
 def test_a_training_goes_on_under_another_variance(lab):
-    """A training begun with one fixed variance goes on under the other."""
+    """A training begun with one fixed variance goes on under the other. Unscored, its last line names its folder."""
     lab.given("train", *TINY, *STRIDED, "variance=fixed_small", "score=false")
     model_of(lab).training.unlink()  # as if it had been killed
-    lab.done("train", *TINY, *STRIDED, "variance=fixed_large", "score=false")
+    out = lab.done("train", *TINY, *STRIDED, "variance=fixed_large", "score=false")
+    assert f"model  {model_of(lab).path.relative_to(lab.folder)}" in out.splitlines()[-1]
     assert len(list((lab.folder / "outputs" / "models").iterdir())) == 1
 
 
