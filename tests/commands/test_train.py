@@ -329,7 +329,7 @@ def test_an_experiment_trains_two_steps(lab, monkeypatch, name):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         chosen = compose("train", overrides=[f"experiment={name}"], return_hydra_config=True).hydra.runtime.choices
     options = [*TINY, "schedule.num_timesteps=24", "score=false", "compile=false"]
-    if chosen.network == "diffusion/dit":
+    if chosen.network in ("diffusion/dit", "diffusion/jit"):
         options = [*NARROW, *(option for option in options if not option.startswith("network."))]
     if write := SMALL_SETS.get(chosen.data):
         options.append(f"data.root={write(lab.folder / 'data', monkeypatch)}")
