@@ -100,7 +100,17 @@ def frechet_distance(a: Moments, b: Moments) -> float:
 def _factor(covariance: Tensor) -> Tensor:
     """L (D, rank) with L L^T = Σ. Eigenvalues below the rounding error of Σ are dropped, because their roots would be noise."""
     covariance = covariance.double().reshape(-1, round(covariance.numel() ** 0.5))
-    eigenvalues, eigenvectors = torch.linalg.eigh(covariance)
+    eigenvalues, eigenvectors = eigh(covariance)
     rounding = len(eigenvalues) * torch.finfo(torch.float64).eps * eigenvalues[-1].clamp(min=0)
     kept = eigenvalues > rounding
     return eigenvectors[:, kept] * eigenvalues[kept].sqrt()
+
+
+def eigh(covariance: Tensor) -> tuple[Tensor, Tensor]:
+    """The eigenvalues (D,), ascending, and eigenvectors (D, D), columns, of a positive semi-definite matrix (D, D)."""
+    try:
+        eigenvalues, eigenvectors = torch.linalg.eigh(covariance)
+    except torch.linalg.LinAlgError:  # MKL's does not converge on some covariances of nearly blank images
+        _, singular, rows = torch.linalg.svd(covariance)
+        return singular.flip(0), rows.T.flip(1)
+    return eigenvalues, eigenvectors

@@ -32,6 +32,7 @@ import torch
 from scipy.special import ndtri
 from torch import Tensor
 
+from diffusion_lab.metrics.frechet_distance import eigh
 from diffusion_lab.metrics.metric import Estimate, FeatureMetric, Naming, Need, Scores, View
 from diffusion_lab.metrics.reference import UnmeasurableError
 from diffusion_lab.store.measures import LOW, REAL_IMAGES, SAMPLES, Measure
@@ -147,7 +148,7 @@ def _spectrum(y: Tensor) -> tuple[Tensor, Tensor]:
     """The eigenvalues (rank,) and eigenvectors (D, rank) of the covariance of centred vectors (m, D), without its null space."""
     m, dim = y.shape
     if m >= dim:
-        values, vectors = torch.linalg.eigh(y.T @ y / (m - 1))
+        values, vectors = eigh(y.T @ y / (m - 1))
     else:  # the smaller of the two equivalent problems
         _, singular, rows = torch.linalg.svd(y / (m - 1) ** 0.5, full_matrices=False)
         values, vectors = singular.square().flip(0), rows.T.flip(1)
@@ -163,7 +164,7 @@ def _expand(x: Tensor, y: Tensor) -> tuple[float, float, tuple[_Side, _Side]]:
     values, vectors = _spectrum(y)
     root = vectors * values.sqrt()
     seen = x @ root
-    spread, (squares, rotation) = x.square().sum() / (n - 1), torch.linalg.eigh(seen.T @ seen / (n - 1))
+    spread, (squares, rotation) = x.square().sum() / (n - 1), eigh(seen.T @ seen / (n - 1))
     s = squares.clamp(min=0).sqrt()
     there = s > len(s) * torch.finfo(s.dtype).eps * s.sum()
     s, rotation = s[there], rotation[:, there]

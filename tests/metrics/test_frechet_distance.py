@@ -5,6 +5,7 @@ import torch
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
 from diffusion_lab.metrics.frechet_distance import frechet_distance
+from diffusion_lab.metrics.frechet_infinity import frechet_at_infinity
 from diffusion_lab.metrics.reference import Moments, UnmeasurableError
 from tests.metrics.stand_ins import moments
 
@@ -77,6 +78,19 @@ def test_many_features_of_few_images_take_no_time():
     """Nothing of D × D numbers is made for 30 and 40 images of 100,000 features: it would take 80 GB."""
     a, b = (moments(torch.rand(n, 100_000, generator=torch.Generator().manual_seed(n))) for n in (30, 40))
     assert frechet_distance(a, b) == pytest.approx(frechet_distance(b, a), rel=1e-12)
+
+
+def test_nearly_blank_images_have_a_distance_where_eigh_does_not_converge(monkeypatch):
+    x, y = random_features(7), random_features(8)
+    expected = frechet_distance(moments(x), moments(y)), frechet_at_infinity(x, y).value
+
+    def failing(matrix):
+        raise torch.linalg.LinAlgError("linalg.eigh: the algorithm failed to converge")
+
+    monkeypatch.setattr(torch.linalg, "eigh", failing)
+    assert (frechet_distance(moments(x), moments(y)), frechet_at_infinity(x, y).value) == pytest.approx(
+        expected, rel=1e-9
+    )
 
 
 def test_what_cannot_be_compared_is_refused():
