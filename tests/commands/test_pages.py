@@ -9,6 +9,7 @@ import shlex
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from string import Template
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -51,7 +52,7 @@ COMPOSED = {
     "ema_rel_": "averages of a whole training",
 }
 _STEP = re.compile(
-    r"^```(python|bash)\n(.*?)^```$|^ {4}(?:[A-Z_]+=\S+ )?((?:diffusion-lab|python|pip|scripts/|\.ci/)[^\n]*)$",
+    r"^```(python|bash)\n(.*?)^```$|^ {4}(?:[A-Z_]+=\S+ )?((?:diffusion-lab|python|pip|scripts/|\.ci/|[a-z]+=[\"'])[^\n]*)$",
     re.MULTILINE | re.DOTALL,
 )
 
@@ -104,15 +105,20 @@ def named(page: Path) -> str:
 
 
 def steps(page: Path) -> Iterator[tuple[str, list[str]]]:
-    """(Python code, []), or ("", the words of a command), in the order of a page; continued lines are joined."""
+    """(Python code, []), or ("", the words of a command), in the order of a page; continued lines are joined, and the variables
+    that a line of its own assigns (`name="value"`) are put in."""
+    variables: dict[str, str] = {}
     for found in _STEP.finditer(page.read_text().replace("\\\n", "")):
         language, block, line = found.groups()
         if language == "python":
             yield block, []
             continue
         for command in (line,) if line else block.splitlines():
-            words = shlex.split(command.rpartition(" && ")[2], comments=True)
-            if words:
+            command = Template(command.rpartition(" && ")[2]).safe_substitute(variables)
+            words = shlex.split(command, comments=True)
+            if words and re.match(r"[a-z]+=", words[0]):
+                variables.update(word.split("=", 1) for word in words)
+            elif words:
                 yield (words[2], []) if words[:2] == ["python", "-c"] else ("", words)
 
 
