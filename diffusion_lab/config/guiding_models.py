@@ -113,8 +113,9 @@ def flow_map(teacher: Path | None, identity: str, **options: Any) -> FlowMap:
         return FlowMap(**options)
     directory, option = ModelDirectory(Path(teacher)), f"objective.teacher={teacher}"
     model = _other_model(directory, DiffusionModel, "a diffusion model", identity, option, "the model to be trained")
-    reverse = _frozen(model, directory, last_weights(directory))
-    return FlowMap(**options, teacher=Teacher(reverse, model.process.schedule))
+    weights = last_weights(directory)
+    reverse, schedule = _frozen(model, directory, weights), model.generator(weights).process.schedule
+    return FlowMap(**options, teacher=Teacher(reverse, schedule, unconditional=model.condition_dropout > 0))
 
 
 def _frozen(model: DiffusionModel, directory: ModelDirectory, weights: str) -> ReverseProcess:

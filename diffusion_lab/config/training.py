@@ -24,7 +24,7 @@ from diffusion_lab.config.build import (
     settle_budget,
 )
 from diffusion_lab.config.identity import name_of_training, start_files
-from diffusion_lab.config.loading import check_worse
+from diffusion_lab.config.loading import check_worse, load_config
 from diffusion_lab.config.mistakes import MistakeError
 from diffusion_lab.config.overrides import as_plain
 from diffusion_lab.config.picking import fill_in, for_gpu, pick
@@ -216,14 +216,22 @@ def _end(cfg: DictConfig, moment: Moment) -> str | None:
 
 
 def _start(model: TrainableModel, cfg: DictConfig) -> None:
-    """Load the weights of init_from. ValueError, naming the differences, if they belong to another network."""
+    """Load the weights of init_from. ValueError, naming the differences, if they belong to another network, or read other times."""
     files = start_files(cfg)
+    if files and (scale := _timestep_scale(load_config(ModelDirectory(Path(cfg.init_from))))) != _timestep_scale(cfg):
+        raise ValueError(
+            f"init_from={cfg.init_from}: its network multiplies times by {scale}; use network.timestep_scale={scale}"
+        )
     try:
         for file in files:
             model.start_from(file)
     except ValueError as error:
         fix = f"its condition and the options of its network are in {ModelDirectory(Path(cfg.init_from)).config}"
         raise ValueError(f"init_from={cfg.init_from}: {error}; {fix}") from error
+
+
+def _timestep_scale(cfg: DictConfig) -> float:
+    return float((cfg.get("network") or {}).get("timestep_scale", 1))
 
 
 def build_callbacks(cfg: DictConfig, directory: ModelDirectory, interruption: Interruption) -> dict[str, Callback]:

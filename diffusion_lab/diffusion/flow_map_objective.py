@@ -24,10 +24,12 @@ class Teacher:
     """v(z, t) of a trained diffusion model, without gradient.
 
     reverse: of a network of one time, or of two on t = s, trained on `schedule`: any, because v is that of the straight path.
+    unconditional: whether it was also trained without its conditions, if it has any.
     """
 
     reverse: ReverseProcess
     schedule: Schedule
+    unconditional: bool = True
 
     def velocity(self, y: Conditions, guidance: Number = 1.0) -> Velocity:
         """v(∅) + guidance·(v(y) − v(∅)), at times of the straight path; a model without conditions ignores y."""
@@ -50,9 +52,10 @@ class FlowMap(Objective[Schedule]):
     Parameters
     ----------
     residual: Δ on s < t. share: of the samples with s < t. The residuals without v need flow matching, so less than all.
-    to_clean_end: s is the clean end of the schedule, as in consistency models; otherwise t and s are the later and the earlier of
-    two draws of t (Geng et al. 2025, MeanFlow, section 4.3).
-    curriculum: the share of the budget of training over which t − s grows in proportion from 0, which is flow matching.
+    to_clean_end: s is the clean end of the schedule, as in consistency models, whose further steps are `restarts` of the sampler;
+    otherwise t and s are the later and the earlier of two draws of t (Geng et al. 2025, MeanFlow, section 4.3).
+    curriculum: the share of the budget of training over which t − s grows in proportion from 0. At 0 the residuals with v are flow
+    matching, and the others are zero.
     weighting: w. guidance: ω of v(∅) + ω·(v(y) − v(∅)) in place of v (Geng et al. 2025, section 4.2), v(∅) that of the
     teacher, or of u itself without its conditions: samples are then guided in one evaluation. 1: none.
     teacher: a trained diffusion model, whose velocity takes the place of the sample's, under any schedule; None: none.
@@ -77,6 +80,11 @@ class FlowMap(Objective[Schedule]):
             raise ValueError(
                 f"objective.share=1: residual {type(self.residual).__name__} is trained beside flow matching, on some of the "
                 "samples; use objective.share=0.5"
+            )
+        if self.share == 1 and self.to_clean_end and (self.needs_null or self.residual.reads_own_v):
+            raise ValueError(
+                "objective.share=1 objective.to_clean_end=true trains no u on t = s, which objective.guidance and "
+                "objective.residual.own_tangent read; use objective.share=0.5"
             )
         if not 0 <= self.curriculum <= 1:
             raise ValueError(f"objective.curriculum={self.curriculum} must be a share of the budget, from 0 to 1")
@@ -103,8 +111,16 @@ class FlowMap(Objective[Schedule]):
     def needs_null(self) -> bool:
         return self.guides and self.teacher is None
 
+    @property
+    def needs_conditions(self) -> bool:
+        return self.teacher is not None and self.teacher.reverse.null is not None and not self.teacher.unconditional
+
+    @property
+    def differentiates_a_jvp(self) -> bool:
+        return self.residual.differentiates_a_jvp
+
     def rows(self, numbers: Tensor) -> Rows:
-        """Chosen by number, so that each part of a batch has its share, whatever the number of processes."""
+        """Chosen by number, so that parts of a batch and batches one after another have their share, whatever the processes."""
         before, after = (numbers.double() * self.share).floor(), ((numbers + 1).double() * self.share).floor()
         return Rows((after > before).nonzero().flatten(), (after == before).nonzero().flatten())
 

@@ -119,7 +119,7 @@ class MeanVelocity:
     (x̂_0, ε̂) is the pair that the output implies together with x_t, so z = (1 − t)·x̂_0 + t·ε̂: x̂_0 = z − t·u and ε̂ = z + (1 − t)·u
     are the ends of the chord from z. On t = s they estimate E[x_0|z] and E[ε|z], and u is the instantaneous velocity: a trained
     diffusion model is the diagonal of a flow map. With PredictFlow the output is u itself, on every schedule; PredictStart divides
-    by t, and PredictNoise by 1 − t.
+    by t, and PredictNoise by 1 − t, which ends near 0.
 
     Parameters
     ----------
@@ -172,10 +172,16 @@ class Residual(ABC):
     mean of Δ is that of the marginal velocity.
 
     `reads_v`: it does, so that the residual alone determines the map; otherwise it is trained beside flow matching.
+    `reads_own_v`: u on t = s enters, if there is no teacher. `differentiates_a_jvp`: the gradient passes through a jvp.
     `more_evaluations` of the network than flow matching's, a jvp counted as two.
     """
 
     reads_v: ClassVar[bool] = True
+    differentiates_a_jvp: ClassVar[bool] = False
+
+    @property
+    def reads_own_v(self) -> bool:
+        return not self.reads_v
 
     @property
     @abstractmethod
@@ -208,6 +214,10 @@ class Eulerian(Residual):
     own_tangent: bool = False
 
     @property
+    def reads_own_v(self) -> bool:
+        return self.own_tangent
+
+    @property
     def more_evaluations(self) -> int:
         return 3 if self.own_tangent else 2
 
@@ -228,6 +238,7 @@ class Lagrangian(Residual):
     """
 
     reads_v = False
+    differentiates_a_jvp = True
     more_evaluations = 4  # the gradient of a jvp takes twice an evaluation's
 
     def __call__(self, of: Velocities, z: Images, t: PerSample, s: PerSample, v: Images) -> Images:

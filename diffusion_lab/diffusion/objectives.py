@@ -75,6 +75,16 @@ class Objective(ABC, Generic[Forward]):
         return False
 
     @property
+    def needs_conditions(self) -> bool:
+        """Whether its velocities exist only with the conditions."""
+        return False
+
+    @property
+    def differentiates_a_jvp(self) -> bool:
+        """Whether its gradient passes through a forward derivative of the network."""
+        return False
+
+    @property
     def needs_null(self) -> bool:
         """Whether it evaluates the trained network without its conditions."""
         return False

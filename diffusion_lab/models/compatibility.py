@@ -6,11 +6,15 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from diffusion_lab.conditions.condition import Size, has_classes
-from diffusion_lab.diffusion import GaussianDiffusion, Objective, Schedule, TimestepSampler, Variance
+from diffusion_lab.diffusion import GaussianDiffusion, Objective, Prediction, Schedule, TimestepSampler, Variance
+from diffusion_lab.diffusion.flow_maps import StraightPath
 from diffusion_lab.sampling import Guidance, Sampler
+
+MOST_ENLARGED = 1000  # prediction=noise under the cosine schedule has 2·10⁴, and a flow map of points did not train
 
 
 def check_parts(schedule: Schedule, variance: Variance, objective: Objective, timesteps: TimestepSampler) -> None:
@@ -61,13 +65,33 @@ def check_guidance(guidance: Guidance, conditions: Sequence[Size], dropout: floa
         )
 
 
-def check_trained_guidance(objective: Objective, conditions: Sequence[Size], dropout: float) -> None:
-    """ValueError for an objective that guides its velocity without a condition, or without condition dropout that it needs."""
+def check_velocities(
+    objective: Objective, conditions: Sequence[Size], dropout: float, schedule: Schedule, prediction: Prediction
+) -> None:
+    """ValueError for an objective of velocities that are not trained: without the condition, without the condition dropout that
+    guidance needs, or far too large beside what the network predicts.
+    """
+    if objective.needs_conditions and (objective.guides or dropout > 0 or not conditions):
+        raise ValueError(
+            "objective.teacher was never trained without its conditions; use the teacher's condition with "
+            "model.condition_dropout=0 objective.guidance=1, or a teacher trained with model.condition_dropout above 0"
+        )
+    if objective.two_times and (times := _enlarged(prediction, schedule)) > MOST_ENLARGED:
+        raise ValueError(
+            f"objective {type(objective).__name__}: at t = T an error of {type(prediction).__name__} is one of the velocity "
+            f"{times:.2g} times as large, under {schedule}; use prediction=velocity, flow or start"
+        )
     if objective.guides and not (conditions and (dropout > 0 or not objective.needs_null)):
         raise ValueError(
             "objective.guidance needs velocities with and without a condition, and this model is not trained for both: use "
             f"{_with_and_without(conditions)}, or objective.guidance=1"
         )
+
+
+def _enlarged(prediction: Prediction, schedule: Schedule) -> float:
+    """(error of the velocity ε̂ − x̂_0)/(error of the output) at t = T."""
+    t = torch.tensor([schedule.num_timesteps])
+    return (prediction.error_scale(schedule, t).rsqrt() / StraightPath(schedule).times(t)).item()
 
 
 def _with_and_without(conditions: Sequence[Size]) -> str:
@@ -99,6 +123,17 @@ def two_times_for(network: Callable[..., nn.Module], objective: Objective) -> di
             "network=diffusion/…, of the lab"
         )
     return {"two_times": True}
+
+
+def check_checkpointing(network: nn.Module, objective: Objective) -> None:
+    """ValueError for blocks that would be recomputed for the gradient of a forward derivative."""
+    if objective.differentiates_a_jvp and any(
+        getattr(part, "activation_checkpointing", False) for part in network.modules()
+    ):
+        raise ValueError(
+            "network.activation_checkpointing=true: no block can be recomputed for the gradient of a forward derivative, which "
+            "this residual trains; use network.activation_checkpointing=false, or another objective/residual"
+        )
 
 
 def conditions_for(network: Callable[..., nn.Module], conditions: Sequence[Size]) -> dict[str, Any]:

@@ -42,10 +42,11 @@ from diffusion_lab.diffusion.timesteps import by_quarter, quarters
 from diffusion_lab.models.budget import budget_used
 from diffusion_lab.models.compatibility import (
     can_hold_back,
+    check_checkpointing,
     check_guidance,
     check_parts,
     check_sampler,
-    check_trained_guidance,
+    check_velocities,
     conditions_for,
     two_times_for,
 )
@@ -121,7 +122,7 @@ class DiffusionModel(GenerativeModel):
         schedule = as_schedule(schedule)
         check_parts(schedule, variance, objective, timesteps)
         check_guidance(guidance, sizes, condition_dropout)
-        check_trained_guidance(objective, sizes, condition_dropout)
+        check_velocities(objective, sizes, condition_dropout, schedule, prediction)
         check_sampler(sampler, objective, guidance)
         self.shape, self.num_levels = tuple(shape), num_levels
         # A guiding classifier provides the classes for a network without any.
@@ -137,6 +138,7 @@ class DiffusionModel(GenerativeModel):
             **({"held_channels": variance_channels} if variance.stop_gradient and can_hold_back(network) else {}),
         )
         check_network(self.network, self.shape)
+        check_checkpointing(self.network, objective)
         self.needs_condition = bool(sizes) and not getattr(self.network, "null_class", True)
         if self.needs_condition and condition_dropout > 0:
             raise ValueError(
@@ -187,8 +189,9 @@ class DiffusionModel(GenerativeModel):
         size, own = self.global_batch(len(t))
         other, _ = self.timesteps(size, self.random_stream(SECOND_TIME, t.device))
         progress = budget_used(self.trainer, self.batches_trained)
+        numbers = self.batches_trained * size + torch.arange(own.start, own.stop)
         # On the host, which does not wait for their number.
-        rows = Rows(*(sent(part, t.device) for part in self.objective.rows(torch.arange(own.start, own.stop))))
+        rows = Rows(*(sent(part, t.device) for part in self.objective.rows(numbers)))
         return rows, self.objective.pairs(t, other[own], rows, progress)
 
     def _terms_of_pairs(

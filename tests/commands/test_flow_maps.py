@@ -166,10 +166,16 @@ def test_a_teacher_that_does_not_fit_is_refused(lab):
 
 @pytest.mark.thorough
 def test_a_flow_map_starts_from_a_diffusion_model(lab):
-    """Of one time; the network of two times is that network until it is trained."""
-    source = teacher(lab, "source")
-    still = ["optimizer=adamw", "optimizer.lr=1e-300", "trainer.max_steps=1"]
-    out = lab.done("train", *UNSCORED, *FLOW_MAP, *still, f"init_from={source}")
+    """Of one time; the network of two times is that network until it is trained, at the times that it read."""
+    source = teacher(lab, "source", "trainer.max_steps=30", "schedule.num_timesteps=1000")
+    still = ["optimizer=adamw", "optimizer.lr=1e-300", "trainer.max_steps=1", "schedule.num_timesteps=1000"]
+    options = [*UNSCORED, *FLOW_MAP, *still, f"init_from={source}"]
+    lab.refused(
+        "train",
+        *options,
+        said=f"init_from={source}: its network multiplies times by 1.0; use network.timestep_scale=1.0",
+    )
+    out = lab.done("train", *options, "network.timestep_scale=1")
     assert f"starting from the weights raw of {source}" in out
     options = {"sampler": "ddim", "num_steps": 3, "weights": "raw"}
     started, model = load(newest_model(lab.folder / "outputs").path), load(lab.folder / source)

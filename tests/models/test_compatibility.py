@@ -1,5 +1,7 @@
 """Parts that cannot train together are refused, with the option that fixes it."""
 
+from functools import partial
+
 import pytest
 
 from diffusion_lab.diffusion import (
@@ -10,24 +12,31 @@ from diffusion_lab.diffusion import (
     FixedSmall,
     FlowMap,
     Hybrid,
+    Lagrangian,
     LearnedRange,
     LearnedSchedule,
     LevelDecoder,
+    LinearSchedule,
     LowDiscrepancyTimesteps,
     NormalTimesteps,
+    PredictFlow,
+    PredictNoise,
+    PredictStart,
+    PredictVelocity,
     RectifiedSchedule,
     Simple,
     Teacher,
     UniformTimesteps,
 )
 from diffusion_lab.models.compatibility import (
+    check_checkpointing,
     check_guidance,
     check_parts,
     check_sampler,
-    check_trained_guidance,
+    check_velocities,
     two_times_for,
 )
-from diffusion_lab.networks import MLP
+from diffusion_lab.networks import MLP, Transformer, UNet
 from diffusion_lab.sampling import (
     Autoguidance,
     ClassifierFree,
@@ -116,13 +125,52 @@ def test_guidance_in_training_needs_both():
     """Velocities with and without a condition: the model's own, or those of a teacher."""
     guided = FlowMap(Eulerian(), guidance=2.0)
     taught = FlowMap(Eulerian(), guidance=2.0, teacher=Teacher(conditional(), COSINE))
-    check_trained_guidance(FLOW_MAP, (), 0.0)
-    check_trained_guidance(guided, (3,), 0.1)
-    check_trained_guidance(taught, (3,), 0.0)
-    for objective, conditions, dropout, fix in (
-        (guided, (), 0.1, "condition=classes"),
-        (taught, (), 0.1, "condition=classes"),
-        (guided, (3,), 0.0, r"model\.condition_dropout above 0"),
+    unguided = FlowMap(Eulerian(), teacher=Teacher(conditional(), COSINE, unconditional=False))
+    always = FlowMap(Eulerian(), guidance=2.0, teacher=Teacher(conditional(), COSINE, unconditional=False))
+    for objective, conditions, dropout in (
+        (FLOW_MAP, (), 0.0),
+        (guided, (3,), 0.1),
+        (taught, (3,), 0.0),
+        (unguided, (3,), 0.0),
     ):
-        with pytest.raises(ValueError, match=f"use {fix}, or objective.guidance=1$"):
-            check_trained_guidance(objective, conditions, dropout)
+        check_velocities(objective, conditions, dropout, COSINE, PredictVelocity())
+    for objective, conditions, dropout, fix in (
+        (guided, (), 0.1, r"condition=classes, or objective\.guidance=1$"),
+        (taught, (), 0.1, r"condition=classes, or objective\.guidance=1$"),
+        (guided, (3,), 0.0, r"model\.condition_dropout above 0, or objective\.guidance=1$"),
+        (always, (3,), 0.0, "the teacher's condition with"),
+        (unguided, (3,), 0.1, "the teacher's condition with"),
+        (unguided, (), 0.0, "the teacher's condition with"),
+    ):
+        with pytest.raises(ValueError, match=f"use {fix}"):
+            check_velocities(objective, conditions, dropout, COSINE, PredictVelocity())
+
+
+def test_a_velocity_far_larger_than_the_output_is_refused():
+    """Under the cosine schedule 1 + σ_T/α_T is 2·10⁴ for noise; for the others, and under a linear schedule, it is less."""
+    full = CosineSchedule(1000)
+    for prediction in (PredictVelocity(), PredictStart(), PredictFlow()):
+        check_velocities(FLOW_MAP, (), 0.0, full, prediction)
+    check_velocities(FLOW_MAP, (), 0.0, LinearSchedule(1000), PredictNoise())
+    check_velocities(Simple(), (), 0.0, full, PredictNoise())
+    with pytest.raises(
+        ValueError, match=r"PredictNoise is one of the velocity 2e\+04 times as large.*prediction=velocity"
+    ):
+        check_velocities(FLOW_MAP, (), 0.0, full, PredictNoise())
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        partial(UNet, 1, 1, 8, base_channels=8, channel_multipliers=[1], attention_resolutions=[], head_channels=8),
+        partial(Transformer, 1, 1, 8, patch_size=4, width=16, num_blocks=1, num_heads=2),
+    ],
+)
+def test_no_block_is_recomputed_for_the_gradient_of_a_derivative(network):
+    lagrangian, recomputing = FlowMap(Lagrangian()), network(activation_checkpointing=True)
+    check_checkpointing(recomputing, FLOW_MAP)
+    check_checkpointing(network(), lagrangian)
+    with pytest.raises(
+        ValueError, match=r"use network\.activation_checkpointing=false, or another objective/residual$"
+    ):
+        check_checkpointing(recomputing, lagrangian)

@@ -218,6 +218,17 @@ def test_parts_of_a_batch_have_the_whole_gradient(residual, kind):
     assert held_out["loss"].isfinite().all()
 
 
+def test_batches_of_one_take_turns():
+    """A quarter of the samples have s < t, though no batch has a quarter."""
+    parts = FlowMap(Eulerian(), share=0.25), UniformTimesteps(30, real=True), FlowMapSampler(StraightSpacing(2))
+    diffusion, apart = of_digits(FixedSmall(), *parts), 0
+    for k in range(8):
+        at_batch(diffusion, k, max_steps=8, callbacks=[], accumulate_grad_batches=1)
+        rows, _ = diffusion._pairs(torch.full((1,), 5.0, dtype=torch.float64))
+        apart += len(rows.apart)
+    assert apart == 2
+
+
 def test_a_flow_map_is_compiled_to_draw_only():
     parts = FlowMap(Eulerian()), UniformTimesteps(30, real=True), FlowMapSampler(StraightSpacing(2))
     diffusion = of_digits(FixedSmall(), *parts)
