@@ -78,8 +78,8 @@ def check_velocities(
         )
     if objective.two_times and (times := _enlarged(prediction, schedule)) > MOST_ENLARGED:
         raise ValueError(
-            f"objective {type(objective).__name__}: at t = T an error of {type(prediction).__name__} is one of the velocity "
-            f"{times:.2g} times as large, under {schedule}; use prediction=velocity, flow or start"
+            f"objective {type(objective).__name__}: under {schedule} an error of {type(prediction).__name__} is {times:.2g} times "
+            "as large in the velocity at t = T; use prediction=velocity, flow or start"
         )
     if objective.guides and not (conditions and (dropout > 0 or not objective.needs_null)):
         raise ValueError(

@@ -154,7 +154,7 @@ def test_a_velocity_far_larger_than_the_output_is_refused():
     check_velocities(FLOW_MAP, (), 0.0, LinearSchedule(1000), PredictNoise())
     check_velocities(Simple(), (), 0.0, full, PredictNoise())
     with pytest.raises(
-        ValueError, match=r"PredictNoise is one of the velocity 2e\+04 times as large.*prediction=velocity"
+        ValueError, match=r"error of PredictNoise is 2e\+04 times as large in the velocity.*prediction=velocity"
     ):
         check_velocities(FLOW_MAP, (), 0.0, full, PredictNoise())
 
