@@ -68,7 +68,7 @@ def main() -> None:
     figure.legend(
         *panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(NAMES), frameon=False
     )
-    figure.savefig(ROOT / "docs" / "few_evaluations.png", dpi=150)
+    figure.savefig(ROOT / "docs" / "few_evaluations.png", dpi=110)
 
 
 if __name__ == "__main__":
