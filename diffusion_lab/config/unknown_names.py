@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
 
 from diffusion_lab.conf_dir import CONF
@@ -59,12 +60,26 @@ def unknown_option(key: str, known: Iterable[str], command: str = "") -> str:
     if command and not trains and is_group and key not in SCORING_GROUPS:
         other = "; model_dir=… names a trained model" if key == "model" else ""
         return f"{key} is chosen in training (diffusion-lab train {key}=…), not in {command}{other}"
+    if said := _set_by_a_choice(key):
+        return said
     if others := _choices_with(key):
         return f"there is no option {key!r} with your choices: it is one of {', '.join(others)}"
     fix = f"; see diffusion-lab {command} --help" if command else ""
     if meant := closest(key, known):
         fix = f"; did you mean {' or '.join(meant)}?"
     return f"there is no option {key!r}{fix}"
+
+
+def _set_by_a_choice(key: str) -> str | None:
+    """One sentence for an option that one of the choices sets in another group, and that the choice there lacks."""
+    choices = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
+    group = key.partition(".")[0]
+    for choice in (f"{one}={name}" for one, name in choices.items()):
+        file = CONF / f"{choice.replace('=', '/', 1)}.yaml"
+        text = file.read_text() if file.is_file() else ""
+        if group in choices and is_global(text) and key in [name for name, _, _ in options_of(text)]:
+            return f"{choice} sets {key}, which {group}={choices[group]} does not have: choose another"
+    return None
 
 
 def _choices_with(key: str) -> list[str]:

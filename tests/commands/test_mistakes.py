@@ -172,6 +172,7 @@ TYPED = {
     "train -m lr=0.1,0.9 seed=1,2": "did you mean optimizer.lr?",
     "train epochs=3": "there is no option 'epochs'",
     "train sampler.eta=0.5": "there is no option 'sampler.eta' with your choices: it is one of sampler=ddim",
+    "train objective=flow_map timesteps=loss_aware": "flow_map sets timesteps.real, which timesteps=loss_aware does not have",
     "train objective/residual=lagrangian": "with your choices: it is one of objective=flow_map",
     "train max_steps=20": "did you mean trainer.max_steps?",
     "train --max_steps 20": "such as trainer.max_steps=…",
