@@ -27,7 +27,7 @@ from diffusion_lab.training.monitor import MEASURED
 from diffusion_lab.training.ranks import cluster_environment
 from diffusion_lab.training.record import CSVRecord
 
-# Options of the Trainer that cannot work here, with reasons; docs/choices.md shows this table. All others are passed on.
+# Options of the Trainer that cannot work here, with reasons. All others are passed on.
 NOT_SUPPORTED = {
     "max_epochs": "training counts steps; use trainer.max_steps",
     "min_epochs": "training counts steps; use trainer.min_steps",
