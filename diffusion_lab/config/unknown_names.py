@@ -73,12 +73,12 @@ def unknown_option(key: str, known: Iterable[str], command: str = "") -> str:
 def _set_by_a_choice(key: str) -> str | None:
     """One sentence for an option that one of the choices sets in another group, and that the choice there lacks."""
     choices = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
-    group = key.partition(".")[0]
-    for choice in (f"{one}={name}" for one, name in choices.items()):
-        file = CONF / f"{choice.replace('=', '/', 1)}.yaml"
+    lacking = key.partition(".")[0]
+    for group, choice in choices.items() if lacking in choices else ():
+        file = CONF / f"{group}/{choice}.yaml"
         text = file.read_text() if file.is_file() else ""
-        if group in choices and is_global(text) and key in [name for name, _, _ in options_of(text)]:
-            return f"{choice} sets {key}, which {group}={choices[group]} does not have: choose another"
+        if is_global(text) and key in [name for name, _, _ in options_of(text)]:
+            return f"{group}={choice} sets {key}, which {lacking}={choices[lacking]} does not have: choose another"
     return None
 
 
