@@ -71,9 +71,11 @@ def unknown_option(key: str, known: Iterable[str], command: str = "") -> str:
 
 
 def _set_by_a_choice(key: str) -> str | None:
-    """One sentence for an option that one of the choices sets in another group, and that the choice there lacks."""
-    choices = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
-    lacking = key.partition(".")[0]
+    """One sentence for an option that one of the choices, not the user, sets in another group, and that the choice there lacks."""
+    if not HydraConfig.initialized():
+        return None
+    hydra, lacking = HydraConfig.get(), key.partition(".")[0]
+    choices = {} if key in named(hydra.overrides.task) else hydra.runtime.choices
     for group, choice in choices.items() if lacking in choices else ():
         file = CONF / f"{group}/{choice}.yaml"
         text = file.read_text() if file.is_file() else ""
