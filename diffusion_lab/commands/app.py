@@ -107,7 +107,7 @@ def _job(command: str, cfg: DictConfig) -> Any:
         typed = OverridesParser.create().parse_overrides(list(hydra_cfg.overrides.task))
         if dropped := drop_leftovers(cfg, typed):
             print(f"ignoring {', '.join(dropped)}: experiment={experiment} sets it for a different choice than yours")
-    check_options(cfg, str(hydra_cfg.job.config_name))
+    check_options(cfg, str(hydra_cfg.job.config_name), hydra_cfg)
     check_outputs(cfg)
     return import_module(f"diffusion_lab.commands.{command}").run(cfg)
 

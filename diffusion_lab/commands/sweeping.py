@@ -57,7 +57,7 @@ def sweep(
     arguments: the overrides of the command line. config: the command's config. context, task: Hydra's, for its jobs. name: of the
     sweep; None: from its axes. dry_run: print the first plan only.
     """
-    check_options(config)
+    check_options(config, hydra=config.hydra)
     check_outputs(config)
     if ignored := [word for word in config.hydra.overrides.hydra if word.lstrip("+").startswith("hydra.sweep.")]:
         fix = "remove it; outputs=FOLDER and hydra.sweeper.name=NAME choose the place of a sweep"

@@ -22,6 +22,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from hydra.conf import HydraConf
 from hydra.utils import get_object
 from omegaconf import MISSING, DictConfig, OmegaConf
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -60,8 +61,11 @@ _OF_HYDRA = ("_target_", "_partial_", "_args_", "_convert_", "_recursive_")
 _LARGEST = 2**63  # torch and numpy take no larger numbers
 
 
-def check_options(cfg: DictConfig, command: str = "train") -> None:
-    """MistakeError for the first option that no object and no command receives, or whose value has the wrong type."""
+def check_options(cfg: DictConfig, command: str = "train", hydra: HydraConf | DictConfig | None = None) -> None:
+    """MistakeError for the first option that no object and no command receives, or whose value has the wrong type.
+
+    hydra: that of the composed config, for a message with the choice that sets an option.
+    """
     plain = as_plain(cfg)
     plain.pop("hydra", None)
     declared, groups = _declared(command)
@@ -92,10 +96,10 @@ def check_options(cfg: DictConfig, command: str = "train") -> None:
             elif "_target_" in node:
                 if parameters is not None and name not in parameters:
                     known = [*paths_of(plain), *(f"{prefix}{name}" for name in parameters)]
-                    raise MistakeError(unknown_option(_first_leaf(key, value), known, command))
+                    raise MistakeError(unknown_option(_first_leaf(key, value), known, command, hydra))
                 kind = _type_of_parameter(node["_target_"], name, value)
             elif not (is_free or key in groups or (prefix == "data." and "model_dir" in plain) or is_read(key)):
-                raise MistakeError(unknown_option(_first_leaf(key, value), paths_of(plain), command))
+                raise MistakeError(unknown_option(_first_leaf(key, value), paths_of(plain), command, hydra))
             else:
                 kind = Any
             check_type(key, value, kind)

@@ -266,7 +266,7 @@ def _cell(
     MistakeError for options that would fail, and if the score will have no such measure.
     """
     cfg, family = combination.config.cfg, combination.config.hydra.runtime.choices.model
-    check_options(cfg)
+    check_options(cfg, hydra=combination.config.hydra)
     overrides = combination.overrides
     with users_mistakes():
         on_gpu = _on_gpu(cfg.trainer, gpus)

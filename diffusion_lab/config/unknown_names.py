@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from hydra.core.hydra_config import HydraConfig
+from hydra.conf import HydraConf
 from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig
 
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.comments import is_global, options_of
@@ -48,8 +49,13 @@ def missing_choice(error: MissingConfigException, options: Sequence[str]) -> str
     return f"{written}: there is no such choice; choose one of {', '.join(choices)}{meant}"
 
 
-def unknown_option(key: str, known: Iterable[str], command: str = "") -> str:
-    """One sentence for an option that does not exist, with those of `known` that may be meant."""
+def unknown_option(
+    key: str, known: Iterable[str], command: str = "", hydra: HydraConf | DictConfig | None = None
+) -> str:
+    """One sentence for an option that does not exist, with those of `known` that may be meant.
+
+    hydra: that of the composed config, for an option that one of its choices may have set.
+    """
     if key.rpartition(".")[2] in _RESUMING:
         return f"there is no option {key!r}: {_RESUME}"
     trains, is_group = command in ("train", "schedule"), (CONF / key).is_dir()
@@ -60,9 +66,11 @@ def unknown_option(key: str, known: Iterable[str], command: str = "") -> str:
     if command and not trains and is_group and key not in SCORING_GROUPS:
         other = "; model_dir=… names a trained model" if key == "model" else ""
         return f"{key} is chosen in training (diffusion-lab train {key}=…), not in {command}{other}"
-    if said := _set_by_a_choice(key):
+    others = _choices_with(key)
+    typed = named(hydra.overrides.task) if hydra is not None else {}
+    if hydra is not None and not (others and key in typed) and (said := _set_by_a_choice(key, hydra.runtime.choices)):
         return said
-    if others := _choices_with(key):
+    if others:
         return f"there is no option {key!r} with your choices: it is one of {', '.join(others)}"
     fix = f"; see diffusion-lab {command} --help" if command else ""
     if meant := closest(key, known):
@@ -70,12 +78,9 @@ def unknown_option(key: str, known: Iterable[str], command: str = "") -> str:
     return f"there is no option {key!r}{fix}"
 
 
-def _set_by_a_choice(key: str) -> str | None:
-    """One sentence for an option that one of the choices, not the user, sets in another group, and that the choice there lacks."""
-    if not HydraConfig.initialized():
-        return None
-    hydra, lacking = HydraConfig.get(), key.partition(".")[0]
-    choices = {} if key in named(hydra.overrides.task) else hydra.runtime.choices
+def _set_by_a_choice(key: str, choices: Mapping[str, str]) -> str | None:
+    """One sentence for an option that one of the choices sets in another group, and that the choice there lacks."""
+    lacking = key.partition(".")[0]
     for group, choice in choices.items() if lacking in choices else ():
         file = CONF / f"{group}/{choice}.yaml"
         text = file.read_text() if file.is_file() else ""
@@ -85,15 +90,17 @@ def _set_by_a_choice(key: str) -> str | None:
 
 
 def _choices_with(key: str) -> list[str]:
-    """At most three choices whose files have this option or nested group, as group=choice."""
-    group, _, option = key.replace("/", ".").partition(".")
-    found = []
-    for file in sorted((CONF / group).glob("*.yaml")) if option else ():
-        text = file.read_text()
-        names = [name for name, _, _ in options_of(text)]
-        if (key if is_global(text) else option) in names or re.search(rf"^  - {re.escape(option)}[:@]", text, re.M):
-            found.append(f"{group}={file.stem}")
-    return found[:3]
+    """The choices of the innermost group whose files have this option or nested group, as group=choice."""
+    parts = key.replace("/", ".").split(".")
+    found: list[str] = []
+    for depth in range(len(parts) - 1, 0, -1):
+        group, option = "/".join(parts[:depth]), ".".join(parts[depth:])
+        for file in sorted((CONF / group).glob("*.yaml")) if not found else ():
+            text = file.read_text()
+            names = [name for name, _, _ in options_of(text)]
+            if (key if is_global(text) else option) in names or re.search(rf"^  - {re.escape(option)}[:@]", text, re.M):
+                found.append(f"{group}={file.stem}")
+    return found
 
 
 def closest(key: str, known: Iterable[str]) -> list[str]:
