@@ -92,15 +92,20 @@ def _set_by_a_choice(key: str, choices: Mapping[str, str]) -> str | None:
 def _choices_with(key: str) -> list[str]:
     """The choices of the innermost group whose files have this option or nested group, as group=choice."""
     parts = key.replace("/", ".").split(".")
-    found: list[str] = []
     for depth in range(len(parts) - 1, 0, -1):
         group, option = "/".join(parts[:depth]), ".".join(parts[depth:])
-        for file in sorted((CONF / group).glob("*.yaml")) if not found else ():
-            text = file.read_text()
-            names = [name for name, _, _ in options_of(text)]
-            if (key if is_global(text) else option) in names or re.search(rf"^  - {re.escape(option)}[:@]", text, re.M):
-                found.append(f"{group}={file.stem}")
-    return found
+        files = sorted((CONF / group).glob("*.yaml"))
+        if found := [f"{group}={file.stem}" for file in files if _has(file.read_text(), key, option)]:
+            return found
+    return []
+
+
+def _has(text: str, key: str, option: str) -> bool:
+    """Whether a choice's file has the option of its group, called `key` in a file with whole names, or that nested group."""
+    names = [name for name, _, _ in options_of(text)]
+    return (key if is_global(text) else option) in names or bool(
+        re.search(rf"^  - {re.escape(option)}[:@]", text, re.M)
+    )
 
 
 def closest(key: str, known: Iterable[str]) -> list[str]:
