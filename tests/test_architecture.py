@@ -131,7 +131,7 @@ def test_only_two_packages_see_a_config_and_modules_stay_small():
         text = path.read_text()
         if not {"commands", "config"} & {*path.parts}:
             assert not re.search(r"(?<!\.)\b(cfg|omegaconf|hydra(?!-core|/|\.launcher))\b", text), f"a config in {path}"
-        assert len(text.splitlines()) <= 350, path
+        assert len(text.splitlines()) <= 500, path
         assert path.stem not in {"utils", "util", "helpers", "common", "misc"}
 
 

@@ -15,8 +15,8 @@ from rich.progress import Progress
 from diffusion_lab.commands.score_table import score_table
 from diffusion_lab.config.composing import TRAINED
 from diffusion_lab.config.given import given_score
-from diffusion_lab.config.identity import plain_config
 from diffusion_lab.config.mistakes import MistakeError, lost_process, out_of_memory, users_mistakes
+from diffusion_lab.config.naming import plain_config
 from diffusion_lab.config.overrides import options_of_this_job
 from diffusion_lab.config.scores import PlannedScore, planned_scores
 from diffusion_lab.config.tracking import build_trackers, track_score
@@ -26,7 +26,7 @@ from diffusion_lab.metrics.pictures import DRAWS, PATH_IMAGES
 from diffusion_lab.metrics.score import score as compute_score
 from diffusion_lab.report.drawing import may_fail, picture, png
 from diffusion_lab.store.files import remove_staged, write_whole
-from diffusion_lab.store.identity import SCORING_ROOMS, code_now, said_of_model
+from diffusion_lab.store.provenance import SCORING_ROOMS, code_now, said_of_model
 from diffusion_lab.store.status_file import Announcement
 from diffusion_lab.terminal import Terminal
 from diffusion_lab.training.interruption import ending

@@ -15,8 +15,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion_lab.conditions.condition import records
-from diffusion_lab.config.identity import plain_config
 from diffusion_lab.config.mistakes import MistakeError, lost_process, out_of_memory, users_mistakes
+from diffusion_lab.config.naming import plain_config
 from diffusion_lab.config.tracking import build_trackers, described
 from diffusion_lab.config.training import Built, Training
 from diffusion_lab.data.checks import DataError
@@ -24,7 +24,8 @@ from diffusion_lab.models.budget import callback_of, seconds_trained
 from diffusion_lab.networks.flops import NetworkCost
 from diffusion_lab.store import write_json
 from diffusion_lab.store.files import make_folders, remove_staged, write_whole
-from diffusion_lab.store.identity import SCORING_GROUPS, both, code_now, made_by
+from diffusion_lab.store.option_names import SCORING_GROUPS
+from diffusion_lab.store.provenance import both, code_now, made_by
 from diffusion_lab.terminal import Terminal
 from diffusion_lab.training.checkpoints import Saving, newest_good, previous_of
 from diffusion_lab.training.ema import PowerAverages

@@ -15,16 +15,16 @@ from diffusion_lab.config.build import (
     fill_in_facts,
     state_shape,
 )
-from diffusion_lab.config.identity import name_of_training, plain_config
 from diffusion_lab.config.loading import no_larger_than
 from diffusion_lab.config.mistakes import MistakeError, users_mistakes
+from diffusion_lab.config.naming import name_of_training, plain_config
 from diffusion_lab.interop.opening import OPTIONS, opened
 from diffusion_lab.models.trainable import TrainableModel
 from diffusion_lab.networks.flops import NetworkCost
 from diffusion_lab.store import model_directory, write_json
 from diffusion_lab.store.files import remove_staged, write_whole
-from diffusion_lab.store.identity import code_now
 from diffusion_lab.store.own_files import sha256_of
+from diffusion_lab.store.provenance import code_now
 from diffusion_lab.terminal import Terminal
 from diffusion_lab.training.ranks import hold_together
 from diffusion_lab.training.trainer_options import quiet_lightning

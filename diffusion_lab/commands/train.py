@@ -29,7 +29,7 @@ from diffusion_lab.config.weight_files import load_weights
 from diffusion_lab.models.noisy_classifier import NoisyClassifier
 from diffusion_lab.models.trainable import GenerativeModel
 from diffusion_lab.store import RunDirectory
-from diffusion_lab.store.identity import said_of_model
+from diffusion_lab.store.provenance import said_of_model
 from diffusion_lab.sweeps.plan import Value
 from diffusion_lab.terminal import Terminal
 from diffusion_lab.training.ranks import (

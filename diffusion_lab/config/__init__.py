@@ -17,7 +17,8 @@ duration            how long a plan takes on this CPU
 loading             a trained model from its folder
 untrusted           the config in a model's folder, which may be a stranger's
 weight_files        weights by name; averages built after training
-identity            digests that identify trainings and scores
+naming              names and folders of trainings and scores
+spelling            options and classes in the spelling of earlier versions
 scores              the plan of a score from a config
 given               the plan of a score of given images
 guiding_models      guidance by another model

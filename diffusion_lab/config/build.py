@@ -14,8 +14,8 @@ from omegaconf import DictConfig, open_dict
 
 from diffusion_lab.conditions import Condition
 from diffusion_lab.conditions.condition import Size
-from diffusion_lab.config.identity import content_of_start
 from diffusion_lab.config.mistakes import MistakeError
+from diffusion_lab.config.naming import content_of_start
 from diffusion_lab.config.options import check_kind
 from diffusion_lab.config.overrides import as_plain
 from diffusion_lab.data.module import DataModule

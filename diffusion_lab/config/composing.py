@@ -19,7 +19,7 @@ from diffusion_lab.config.options import OF_EVERY_CLASS, parameters_of
 from diffusion_lab.config.overrides import as_plain, in_full, named, quoted, unquoted
 from diffusion_lab.config.untrusted import load_config
 from diffusion_lab.store import ModelDirectory, newest_model
-from diffusion_lab.store.identity import SCORED_GROUPS, SCORING_GROUPS
+from diffusion_lab.store.option_names import SCORED_GROUPS, SCORING_GROUPS
 
 TRAINED = "trained"  # sampler=trained: the choice that the model was trained with
 DRAWING_GROUPS = (

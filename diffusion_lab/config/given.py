@@ -14,8 +14,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion_lab.config.build import build_data
-from diffusion_lab.config.identity import features_by_content, plain_config
 from diffusion_lab.config.mistakes import MistakeError
+from diffusion_lab.config.naming import features_by_content, name_of, plain_config
 from diffusion_lab.config.overrides import as_plain
 from diffusion_lab.config.scores import PlannedScore, build_features, build_metrics, scored_choices
 from diffusion_lab.data.in_memory import OneSet
@@ -27,7 +27,6 @@ from diffusion_lab.metrics.given import GivenImages
 from diffusion_lab.metrics.reference import Moments
 from diffusion_lab.metrics.score import ScorePlan
 from diffusion_lab.store import FINGERPRINT_LENGTH, RunDirectory, cache_directory, run_directory
-from diffusion_lab.store.identity import name_of
 from diffusion_lab.store.own_files import users_files
 from diffusion_lab.training.devices import DeviceRequest
 from diffusion_lab.training.ranks import device_of

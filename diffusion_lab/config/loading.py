@@ -16,8 +16,8 @@ from torch.nn.parameter import is_lazy
 
 from diffusion_lab.conditions.condition import LacksConditionError
 from diffusion_lab.config.build import build_training_data
-from diffusion_lab.config.identity import variance_matters
 from diffusion_lab.config.mistakes import MistakeError, mistake_in_job, out_of_memory
+from diffusion_lab.config.naming import variance_matters
 from diffusion_lab.config.options import OF_EVERY_CLASS, check_kinds, parameters_of
 from diffusion_lab.config.overrides import as_plain
 from diffusion_lab.config.unknown_names import unknown_option
@@ -26,7 +26,7 @@ from diffusion_lab.config.weight_files import load_weights, opened, weight_file
 from diffusion_lab.data.module import DataModule
 from diffusion_lab.models.trainable import GenerativeModel, TrainableModel
 from diffusion_lab.store import ModelDirectory, RunError, newest_model
-from diffusion_lab.store.identity import SCORING_GROUPS
+from diffusion_lab.store.option_names import SCORING_GROUPS
 from diffusion_lab.store.places import models_in
 from diffusion_lab.training.speed import keep_freed_memory
 

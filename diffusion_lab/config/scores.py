@@ -18,9 +18,9 @@ from omegaconf import DictConfig, open_dict
 from diffusion_lab.conditions.condition import has_classes
 from diffusion_lab.config.build import build_each, choices_made
 from diffusion_lab.config.composing import TRAINED
-from diffusion_lab.config.identity import measuring_identity, name_of_score, sampling_identity
 from diffusion_lab.config.loading import Load, load_module, trained_config, trained_data
 from diffusion_lab.config.mistakes import MistakeError
+from diffusion_lab.config.naming import measuring_identity, name_of_score, sampling_identity
 from diffusion_lab.config.overrides import as_plain
 from diffusion_lab.config.weight_files import (
     check_buildable,
@@ -43,9 +43,9 @@ from diffusion_lab.models.diffusion_generator import DiffusionGenerator
 from diffusion_lab.models.generator import Generator
 from diffusion_lab.models.trainable import GenerativeModel
 from diffusion_lab.store import FINGERPRINT_LENGTH, ModelDirectory, RunDirectory, cache_directory, run_directory
-from diffusion_lab.store.identity import SCORING_ROOMS, code_now, made_by
 from diffusion_lab.store.option_names import check_at_least
 from diffusion_lab.store.own_files import sha256_of
+from diffusion_lab.store.provenance import SCORING_ROOMS, code_now, made_by
 from diffusion_lab.store.weight_names import Moment, is_snapshot, read_moments, snapshot_name
 from diffusion_lab.training.devices import DeviceRequest
 from diffusion_lab.training.profiles import wanted_length

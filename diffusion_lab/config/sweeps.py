@@ -28,8 +28,8 @@ from diffusion_lab.config.training import Training, training_of
 from diffusion_lab.data.module import DataModule
 from diffusion_lab.metrics.score import check_measures
 from diffusion_lab.models.trainable import GenerativeModel, TrainableModel
-from diffusion_lab.store.identity import said_of_model
 from diffusion_lab.store.option_names import canonical_json
+from diffusion_lab.store.provenance import said_of_model
 from diffusion_lab.sweeps.axes import Axis, Combination, MissingOptionError, combinations
 from diffusion_lab.sweeps.decide import OPEN, SEED, Key, Question, key_of
 from diffusion_lab.sweeps.plan import Plan, PlannedCell, plan

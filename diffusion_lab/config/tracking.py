@@ -14,8 +14,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from diffusion_lab.config.build import entries
-from diffusion_lab.config.identity import plain_config
 from diffusion_lab.config.mistakes import MistakeError, mistake_in_job
+from diffusion_lab.config.naming import plain_config
 from diffusion_lab.report.panels import SERIES, series
 from diffusion_lab.store import Directory, RunDirectory, SweepDirectory
 from diffusion_lab.training.trackers import About, OfLightning, Tracker

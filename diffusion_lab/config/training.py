@@ -9,6 +9,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import LambdaCallback
@@ -23,10 +24,10 @@ from diffusion_lab.config.build import (
     fill_in_facts,
     settle_budget,
 )
-from diffusion_lab.config.identity import name_of_training, start_files
 from diffusion_lab.config.loading import check_worse, load_config
 from diffusion_lab.config.mistakes import MistakeError
-from diffusion_lab.config.overrides import as_plain
+from diffusion_lab.config.naming import Name, folder_of, name_of_training, start_files, why_anew
+from diffusion_lab.config.overrides import as_plain, named
 from diffusion_lab.config.picking import fill_in, for_gpu, pick
 from diffusion_lab.config.scores import check_planned_score, requested_scores, scored_moments
 from diffusion_lab.config.tracking import build_trackers
@@ -34,9 +35,8 @@ from diffusion_lab.data.checks import check_shares, require
 from diffusion_lab.data.module import DataModule
 from diffusion_lab.models.budget import Clock, seconds_of
 from diffusion_lab.models.trainable import GenerativeModel, TrainableModel
-from diffusion_lab.store import ModelDirectory, model_directory
-from diffusion_lab.store.identity import OUR_CALLBACKS, Name, of_earlier_version, why_anew
-from diffusion_lab.store.places import models_in
+from diffusion_lab.store import ModelDirectory
+from diffusion_lab.store.option_names import OUR_CALLBACKS
 from diffusion_lab.store.status_file import Announcement
 from diffusion_lab.store.weight_names import IMAGES, SECONDS, STEPS, Moment, read_moments
 from diffusion_lab.training.devices import DeviceRequest
@@ -100,19 +100,8 @@ class Training:
 
     def why_anew(self) -> str | None:
         """One sentence on a new training that the user may have expected to exist; None without a reason."""
-        if self.directory.path.exists():
-            return None
-        kind = self.directory.path.name.rpartition("-")[0]
-        alike = [m for m in models_in(self.directory.outputs) if m.path.name.rpartition("-")[0] == kind and m.finished]
-        earlier = {str(model.path): model.read_training() for model in alike}
-        of_0_1 = [path for path, record in earlier.items() if of_earlier_version(record)]
-        said = why_anew(self.name, earlier)
-        return said or (
-            f"the names of models have changed with 0.2, so what 0.1 trained, such as {of_0_1[0]}, is not found by the same "
-            "command, so it will be trained again; sample and evaluate read it with model_dir=…"
-            if of_0_1
-            else None
-        )
+        typed = named(HydraConfig.get().overrides.task)
+        return None if self.directory.path.exists() else why_anew(self.cfg, self.directory, self.name, typed)
 
     def build(self, request: DeviceRequest | None, command: str = "") -> Built:
         """The model with the initial weights, and its Trainer. Mistakes in the options are raised before anything is written.
@@ -179,7 +168,7 @@ def training_of(
     fill_in_facts(cfg, data)
     fill_in(cfg, picked.options)
     name = name_of_training(cfg)
-    directory = model_directory(Path(cfg.outputs), data.name, family, str(name))
+    directory = folder_of(cfg, data.name, family, name)
     data.batch_size = cfg.data.batch_size
     _keep_scored_moments(cfg)
     notes = [*filter(None, [str(picked), suggestion])]

@@ -15,8 +15,7 @@ from omegaconf import DictConfig
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.comments import is_global, options_of
 from diffusion_lab.config.overrides import as_plain, named
-from diffusion_lab.store.identity import SCORING_GROUPS
-from diffusion_lab.store.option_names import above_and_itself, flat
+from diffusion_lab.store.option_names import SCORING_GROUPS, above_and_itself, flat
 
 _RESUMING = ("ckpt_path", "resume", "resume_from_checkpoint")  # habits from other programs
 _RESUME = "the same command resumes by itself, and init_from=FOLDER starts from the weights of another model"

@@ -23,8 +23,9 @@ from omegaconf.errors import OmegaConfBaseException
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.mistakes import mistake_in_job
 from diffusion_lab.config.overrides import as_plain, leaves
+from diffusion_lab.config.spelling import todays_spelling
 from diffusion_lab.store import ModelDirectory
-from diffusion_lab.store.identity import SCORING_GROUPS
+from diffusion_lab.store.option_names import SCORED_GROUPS
 from diffusion_lab.store.records import FactsRecord, RunError, inside, printable, read_yaml, wrong_in
 
 VARIABLE = "DIFFUSION_LAB_TARGETS"  # packages, separated by commas
@@ -42,13 +43,8 @@ def load_config(directory: ModelDirectory) -> DictConfig:
     file = directory.config
     if not file.is_file():
         raise RunError(f"{directory.path} is not a model directory: it has no {file.name}")
-    plain = read_yaml(inside(directory.path, file))
+    plain = todays_spelling(read_config(file))
     try:
-        groups = ("facts", "model", "data", "condition", "callbacks", *SCORING_GROUPS)
-        wrong = [group for group in groups if not isinstance(plain.get(group), dict | None)]
-        if wrong or not {"model", "data", "facts"} <= plain.keys():
-            what = f"{wrong[0]} is not a group of options" if wrong else "it lacks model, data or facts"
-            raise RunError(f"{file} is not the config of a model: {what}")
         check_plain(plain, file)
         leave_out(plain)
         config = OmegaConf.create(plain)
@@ -56,6 +52,17 @@ def load_config(directory: ModelDirectory) -> DictConfig:
         raise RunError(f"{file} is not a config: {' '.join(str(error).split())}") from None
     check_targets(_resolved(config, directory), file)
     return config
+
+
+def read_config(file: Path) -> dict[str, Any]:
+    """The config of a model as it was written, in plain containers. RunError if it is not one."""
+    plain = read_yaml(inside(file.parent, file))
+    groups = ("facts", "model", "data", "condition", "callbacks", "objective", *SCORED_GROUPS)
+    wrong = [group for group in groups if not isinstance(plain.get(group), dict | None)]
+    if wrong or not {"model", "data", "facts"} <= plain.keys():
+        what = f"{wrong[0]} is not a group of options" if wrong else "it lacks model, data or facts"
+        raise RunError(f"{file} is not the config of a model: {what}")
+    return plain
 
 
 def _resolved(config: DictConfig, directory: ModelDirectory) -> dict[str, Any]:

@@ -11,8 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from diffusion_lab.store.identity import NOT_IN_THE_NAME, SCORING_GROUPS
-from diffusion_lab.store.option_names import above_and_itself, flat
+from diffusion_lab.store.option_names import NOT_IN_THE_NAME, SCORING_GROUPS, above_and_itself, flat
 from diffusion_lab.store.records import RunError, inside, printable, read_yaml
 
 # Options of scoring are choices here; `model` repeats the groups, and `facts` follow from the data set.

@@ -10,9 +10,9 @@ from typing import Any
 from diffusion_lab.report.choices import natural
 from diffusion_lab.report.comparison import listed
 from diffusion_lab.report.table import NONE, Group, Row, Table
-from diffusion_lab.store.identity import changed, some_of
 from diffusion_lab.store.measures import ENTROPY, Measure
 from diffusion_lab.store.option_names import flat
+from diffusion_lab.store.provenance import changed, some_of
 
 MOST_NAMED = 6  # options in a title or a name
 

@@ -14,9 +14,9 @@ from pydantic import AfterValidator, BaseModel, Field, model_validator
 from diffusion_lab.report.choices import read_choices
 from diffusion_lab.report.table import Cell, Gathered
 from diffusion_lab.store import ModelDirectory, RunDirectory, RunError, SweepDirectory, named_model, run_directory
-from diffusion_lab.store.identity import of_earlier_version
 from diffusion_lab.store.measures import read_measures, samples_key
 from diffusion_lab.store.option_names import grouped
+from diffusion_lab.store.provenance import of_earlier_version
 from diffusion_lab.store.records import Shape, inner_folder, inside, wrong_in
 from diffusion_lab.store.status_file import DONE, FAILED, read_status
 from diffusion_lab.sweeps.decide import read_standings

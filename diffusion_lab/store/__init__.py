@@ -7,7 +7,7 @@
     outputs/features/                         features trained on a user's own images
     outputs/trash/                            what `prune` and retrain=true have put aside
 
-identity      what names a run, and what is said of one that other code made; own_files: the user's own files in a name
+provenance    the code that made a run; own_files: the user's own files in a name
 files         whole files, and the folders that a user names with to=
 lock          one writer of a folder
 directories   what lies in the folder of a model, a score, a sweep; places: where these are; cache: what lies in the cache

@@ -11,6 +11,17 @@ from functools import reduce
 from itertools import accumulate
 from typing import Any, TypeVar
 
+import yaml
+
+from diffusion_lab.conf_dir import CONF
+
+LISTS: dict[str, list[str]] = yaml.safe_load((CONF / "not_in_the_name.yaml").read_text(encoding="utf-8"))
+SCORING_GROUPS = tuple(LISTS["scoring"])  # chosen anew for each score
+SCORED_GROUPS = (*SCORING_GROUPS, "variance")  # variance only if it did not shape training
+NOT_IN_THE_NAME = frozenset(key for some in LISTS.values() for key in some)
+# Callbacks that observe and save; others are the user's, and may change training in any way.
+OUR_CALLBACKS = tuple(yaml.safe_load((CONF / "callbacks" / "default.yaml").read_text(encoding="utf-8")))
+
 Item = TypeVar("Item")
 Key = TypeVar("Key", bound=Hashable)
 

@@ -19,15 +19,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from diffusion_lab.conf_dir import CONF
 from diffusion_lab.store.files import MARKER
-from diffusion_lab.store.option_names import flat
+from diffusion_lab.store.option_names import LISTS, flat
 
 COPY = "DIFFUSION_LAB_CODE"  # the copy that a job of a cluster runs from, see `sweeps.frozen`
 DIGITS = 16  # of a recorded digest
-LISTS: dict[str, list[str]] = yaml.safe_load((CONF / "not_in_the_name.yaml").read_text(encoding="utf-8"))
 
 _LAB, _PLUGINS = "diffusion_lab", "hydra_plugins"
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
@@ -70,7 +66,7 @@ def users_files(asked: Mapping[str, Any], config: Mapping[str, Any]) -> dict[Pat
                 files = modules | ({*_files_below(path.parent, left_out)} if name in named else set())
             found.setdefault(path.parent, set()).update(files)
             sources = (file for file in modules if file.suffix == ".py")
-            waiting += sorted({other for file in sources for other in _imported(file, *_state(file))} - known)
+            waiting += sorted({other for file in sources for other in _imported(file, *state_of(file))} - known)
     return found
 
 
@@ -82,10 +78,10 @@ def digests_of(files: Files) -> dict[str, str]:
 
 def sha256_of(file: Path) -> str:
     """SHA-256 of a file, kept until it changes."""
-    return _sha256(file.absolute(), *_state(file))
+    return _sha256(file.absolute(), *state_of(file))
 
 
-def _state(file: Path) -> tuple[int, ...]:
+def state_of(file: Path) -> tuple[int, ...]:
     """What tells one content of a file from another: no program can set the time of a change of its status."""
     state = file.stat()
     return state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns

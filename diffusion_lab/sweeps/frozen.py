@@ -16,9 +16,9 @@ from pathlib import Path
 
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.store.files import remove_staged, whole_folder
-from diffusion_lab.store.identity import PACKAGE
 from diffusion_lab.store.option_names import canonical_json
 from diffusion_lab.store.own_files import COPY, Files, sha256_of
+from diffusion_lab.store.provenance import PACKAGE
 from diffusion_lab.sweeps.plan import JobError
 
 _LAB, _PLUGINS, _USERS = "diffusion_lab", "hydra_plugins", "users"

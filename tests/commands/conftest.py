@@ -20,7 +20,7 @@ from fontTools.subset import Options
 from hydra.core.global_hydra import GlobalHydra
 
 from diffusion_lab.commands import app
-from diffusion_lab.store import ModelDirectory, identity, named_model
+from diffusion_lab.store import ModelDirectory, named_model, provenance
 from diffusion_lab.store.files import MARKER
 
 from .cluster import slurm_answers
@@ -111,7 +111,7 @@ def lab(tmp_path, tmp_path_factory, monkeypatch, capfd, given_before):
     def run(command: str, *options: str) -> tuple[int, str, str]:
         GlobalHydra.instance().clear()
         monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-        identity._code.cache_clear()  # as in a process of its own
+        provenance._code.cache_clear()  # as in a process of its own
         capfd.readouterr()
         code = app.run(command, list(options))
         out, err = capfd.readouterr()

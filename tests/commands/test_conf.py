@@ -12,6 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from diffusion_lab.conf_dir import CONF
+from diffusion_lab.config.naming import asked_of_training
 from diffusion_lab.config.options import check_options
 from diffusion_lab.data.in_memory import OneSet
 from diffusion_lab.diffusion import (
@@ -32,7 +33,6 @@ from diffusion_lab.metrics.score import ScorePlan, score
 from diffusion_lab.metrics.settings import Evaluation
 from diffusion_lab.sampling import ClassifierFree, EvenSpacing, Guidance
 from diffusion_lab.store import CacheDirectory
-from diffusion_lab.store.identity import asked_of_training
 
 from ..diffusion.oracles import GaussianData
 from ..sampling.test_solvers import LINE, check_order, exact

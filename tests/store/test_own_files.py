@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from diffusion_lab.store.identity import asked_of_training, name_of
+from diffusion_lab.config.naming import asked_of_training, name_of
 from diffusion_lab.store.own_files import users_files
 
 MINE = """\

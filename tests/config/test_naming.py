@@ -2,7 +2,7 @@
 
 from omegaconf import OmegaConf
 
-from diffusion_lab.config.identity import features_by_content, name_of_training
+from diffusion_lab.config.naming import features_by_content, name_of_training
 
 
 def test_weights_count_by_their_content(tmp_path):

@@ -1,22 +1,15 @@
-"""What is said of a run that other code made."""
+"""The code that made a run, recorded and compared."""
 
-from diffusion_lab.store import identity
-from diffusion_lab.store.identity import Name, both, code_now, made_by, why_anew
-
-
-def test_a_new_training_says_which_files_have_changed():
-    before, now = Name("asked", {"mine.py": "1", "helper.py": "2"}), Name("asked", {"mine.py": "1", "helper.py": "3"})
-    said = why_anew(now, {"models/x": {"asked": before.asked, "files": before.files}})
-    assert said == "new, because files of yours have changed since models/x was trained: helper.py"
-    assert why_anew(before, {"models/x": {"asked": "other", "files": {}}}) is None
+from diffusion_lab.store import provenance
+from diffusion_lab.store.provenance import both, code_now, made_by
 
 
 def test_other_code_is_named_by_its_files(tmp_path, monkeypatch):
     for file in ("models/a.py", "diffusion/b.py", "commands/c.py"):
         (tmp_path / file).parent.mkdir()
         (tmp_path / file).write_text("x = 1\n")
-    monkeypatch.setattr(identity, "PACKAGE", tmp_path)
-    monkeypatch.setattr(identity, "_code", identity._code.__wrapped__)  # not once for the process
+    monkeypatch.setattr(provenance, "PACKAGE", tmp_path)
+    monkeypatch.setattr(provenance, "_code", provenance._code.__wrapped__)  # not once for the process
     record = {"code": code_now()}
     (tmp_path / "commands" / "c.py").write_text("x = 2\n")
     assert made_by(record, code_now()) is None, "this room trains nothing"
