@@ -1,6 +1,6 @@
 """The names of trainings and scores: a digest of the options that can change a number, of the data and of the user's files.
 
-    config -> what is asked (without conf/not_in_the_name.yaml) -> first spelling (`spelling`) -> digest -> folder
+    config -> what is asked (without conf/not_in_the_name.yaml) -> the spelling of names (`spelling`) -> digest -> folder
 
 Not in a name: the code and the versions of this package, the device, and what follows from them (`store.provenance` records them).
 Other models, such as a guiding one, are identified by content, so a score keeps its name when their folder is moved. Builds only
@@ -10,7 +10,7 @@ a variance and an objective.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,8 +20,8 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion_lab.config.overrides import as_plain
-from diffusion_lab.config.spelling import TABLE, first_spelling, todays_spelling
+from diffusion_lab.config.overrides import as_options, as_plain
+from diffusion_lab.config.spelling import TABLE, meanings, spelling_of_names
 from diffusion_lab.config.untrusted import REFERENCE, check_targets, read_config
 from diffusion_lab.config.weight_files import weight_file
 from diffusion_lab.store import ModelDirectory, RunError, model_directory
@@ -110,10 +110,10 @@ def variance_matters(cfg: Mapping[str, Any]) -> bool:
 
 
 def _question(config: Mapping[str, Any], variance_counts: bool) -> dict[str, Any]:
-    """What a config asks of its training, in the first spelling. variance_counts: more of the variance than its width."""
-    asked = first_spelling(asked_of_training(config))
+    """What a config asks of its training, in the spelling of names. variance_counts: more of the variance than its width."""
+    asked = spelling_of_names(asked_of_training(config))
     if asked.get("condition"):
-        asked["condition"] = [*asked["condition"].items()]  # the order of the parts of y
+        asked["condition"] = [[*item] for item in asked["condition"].items()]  # the order of the parts of y
     if not variance_counts:
         asked["variance"] = {"outputs_per_channel": instantiate(config["variance"]).outputs_per_channel}
     return asked
@@ -179,7 +179,7 @@ def name_of_score(cfg: DictConfig) -> Name:
     """The choices of scoring, beside the model."""
     resolved = as_plain(cfg, resolve=True)
     parts = _choices_of_scoring(cfg, resolved)
-    return name_of(first_spelling(parts), "", users_files(parts, resolved))
+    return name_of(spelling_of_names(parts), "", users_files(parts, resolved))
 
 
 def sampling_identity(cfg: DictConfig, unread: Iterable[str], features: str) -> str:
@@ -295,7 +295,7 @@ def folder_of(cfg: DictConfig, data: str, family: str, name: Name) -> ModelDirec
     return min(same, key=lambda model: not model.finished, default=own)
 
 
-def why_anew(cfg: DictConfig, directory: ModelDirectory, name: Name, typed: Iterable[str]) -> str | None:
+def why_anew(cfg: DictConfig, directory: ModelDirectory, name: Name, typed: Collection[str]) -> str | None:
     """One sentence on a new training that the user may have expected to exist; None without a reason.
 
     typed: the keys of the options that the user typed.
@@ -308,18 +308,13 @@ def why_anew(cfg: DictConfig, directory: ModelDirectory, name: Name, typed: Iter
     now = flat(_question(plain_config(cfg), variance_matters(cfg)))
     for model, question, files in _recorded_like(directory):
         then = flat(question)
-        differing = {option for option in {*then, *now} if then.get(option) != now.get(option)}
-        options = [_earlier_default(option, then.get(option)) for option in sorted(differing)]
-        free = not any(f"{option}.".startswith(f"{key}.") for option in differing for key in typed)
-        if model.finished and differing and free and all(options) and files == name.files:
-            words = " ".join(filter(None, options))
-            return f"new, because defaults have changed since {model.path} was trained: type {words} to use it"
+        differing = {option: then.get(option) for option in {*then, *now} if then.get(option) != now.get(option)}
+        are_defaults = all(value in TABLE["defaults"].get(option, ()) for option, value in differing.items())
+        are_typed = any(option.removesuffix("._target_") in typed for option in differing)
+        if model.finished and are_defaults and not are_typed and files == name.files:
+            words = " ".join(as_options(dict(sorted(differing.items()))))
+            return f"new: {model.path} differs from it in earlier defaults only; to use that model, type {words}"
     return None
-
-
-def _earlier_default(option: str, value: Any) -> str | None:
-    """The words that choose an earlier default of an option; None if the value never was one."""
-    return TABLE["defaults"].get(option, {}).get(value)
 
 
 def _alike(directory: ModelDirectory) -> Iterator[ModelDirectory]:
@@ -331,25 +326,25 @@ def _alike(directory: ModelDirectory) -> Iterator[ModelDirectory]:
 def _recorded_like(directory: ModelDirectory) -> Iterator[tuple[ModelDirectory, dict[str, Any], Mapping[str, str]]]:
     """Other models of the same data and family, with what their configs ask and the digests of the user's files."""
     for model in _alike(directory):
-        question = _question_in(model.config, *state_of(model.config)) if model.config.is_file() else None
-        if question is not None:
-            yield model, question, (model.read_training().get("files", {}) if model.finished else {})
+        files = model.read_training().get("files", {}) if model.finished else {}
+        for question in _questions_in(model.config, *state_of(model.config)) if model.config.is_file() else ():
+            yield model, question, files
 
 
 def _same(question: Mapping[str, Any], files: Mapping[str, str], name: Name) -> bool:
-    return _digest([question, question["facts"]["identity"]]) == name.asked and files == name.files
+    return _digest([question, question["facts"].get("identity")]) == name.asked and files == name.files
 
 
 @lru_cache(maxsize=4096)
-def _question_in(file: Path, *_: int) -> dict[str, Any] | None:
-    """What a recorded config asks of its training, in the first spelling.
+def _questions_in(file: Path, *_: int) -> list[dict[str, Any]]:
+    """What a recorded config asks of its training, in the spelling of names. 0.1 recorded several questions in the same way.
 
-    None for a config that is not valid, or that names files, whose content at that time is not known.
+    Nothing for a config that is not valid, or that names files, whose content at that time is not known.
     """
     try:
-        config = todays_spelling(read_config(file))
-        check_targets({key: part for key, part in config.items() if key in ("objective", "variance")}, file)
-        question = _question(config, variance_matters(config))
+        configs = meanings(read_config(file))
+        check_targets({key: part for key, part in configs[0].items() if key in ("objective", "variance")}, file)
+        questions = [_question(config, variance_matters(config)) for config in configs]
     except (RunError, InstantiationException):
-        return None
-    return question if by_content(question) == question else None
+        return []
+    return [question for question in questions if by_content(question) == question]

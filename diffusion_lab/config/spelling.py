@@ -1,7 +1,7 @@
-"""Configs in the first and in today's spelling of their options and classes (conf/spellings.yaml).
+"""Configs in the spelling of names, and in today's (conf/spellings.yaml).
 
-The name of a training is a digest of the first spelling, without options at the value that changes nothing: renaming an option or a
-class, or adding an option, changes no name. Configs of earlier versions are read in today's spelling.
+The name of a training is a digest of its config in one spelling, without options at the value that changes nothing, so renaming an
+option or a class, or adding an option, changes no name. Configs of earlier versions are read in today's spelling.
 """
 
 from __future__ import annotations
@@ -17,22 +17,37 @@ from diffusion_lab.conf_dir import CONF
 from diffusion_lab.store.option_names import canonical_json
 
 TABLE: dict[str, Any] = yaml.safe_load((CONF / "spellings.yaml").read_text(encoding="utf-8"))
-_FIRST, _LAST = 0, -1
+_NAMED, _TODAY = 0, -1  # places in a list of spellings
 
 
-def first_spelling(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config in plain containers in its first spelling, without options at a value that changes nothing."""
-    return _without_later(_spelt(config, _FIRST))
+def spelling_of_names(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config, in plain containers, as it is named: without options at the value that changes nothing."""
+    return _without_later(_spelt(config, _NAMED))
 
 
 def todays_spelling(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config of any version, in plain containers, with today's names of options and classes."""
-    return _spelt(config, _LAST)
+    return TABLE["filled"] | _spelt(config, _TODAY)
+
+
+def meanings(config: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A recorded config in today's spelling, and the other configs that 0.1 would have recorded so."""
+    read = [todays_spelling(config)]
+    if TABLE["filled"].keys() <= config.keys():
+        return read
+    for option, words in TABLE["resolved"].items():
+        *above, key = option.split(".")
+        for word, values in words.items():
+            for each in [each for each in read if _group(each, above).get(key) in values]:
+                other = deepcopy(each)
+                _group(other, above)[key] = word
+                read.append(other)
+    return read
 
 
 @cache
 def _spellings(kind: str, place: int) -> dict[str, str]:
-    """Spelling -> the first or the last one."""
+    """Spelling -> that of names, or today's."""
     return {spelling: spellings[place] for spellings in TABLE[kind] for spelling in spellings}
 
 
@@ -62,10 +77,10 @@ def _classes_spelt(node: Any, place: int) -> Any:
     if not isinstance(node, Mapping):
         return node
     target, parameters = str(node.get("_target_")), _spellings("options", place)
-    first = _spellings("targets", _FIRST).get(target, target)
+    named = _spellings("targets", _NAMED).get(target, target)
 
     def spelt(key: str) -> str:
-        wanted = parameters.get(f"{first}.{key}")
+        wanted = parameters.get(f"{named}.{key}")
         return key if wanted is None else wanted.rpartition(".")[2]
 
     spelt_node = {spelt(key): _classes_spelt(child, place) for key, child in node.items()}
@@ -73,7 +88,7 @@ def _classes_spelt(node: Any, place: int) -> Any:
 
 
 def _without_later(node: Any, prefix: str = "") -> Any:
-    """A part of a config in its first spelling, without options at a value that changes nothing. prefix: its path and a dot."""
+    """A part of a config, in the spelling of names, without options at the value that changes nothing. prefix: its path."""
     if isinstance(node, list):
         return [_without_later(child) for child in node]
     if not isinstance(node, dict):

@@ -106,9 +106,10 @@ class Monitor(Callback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._last = state["last"]
-        for name, (value, weight) in state["means"].items():
-            self._means[name] = Mean()
-            self._means[name].merge_state({"mean_value": value, "weight": weight})
+        for name, sums in state.get("means", {}).items():
+            if isinstance(sums, tuple):  # else written before 0.2, in another form: these means begin anew
+                self._means[name] = Mean()
+                self._means[name].merge_state(dict(zip(("mean_value", "weight"), sums, strict=True)))
 
 
 _MILLI = 1000  # the bar counts thousandths of the budget, in steps or time
