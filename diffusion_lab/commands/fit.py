@@ -21,6 +21,7 @@ from diffusion_lab.config.tracking import build_trackers, described
 from diffusion_lab.config.training import Built, Training
 from diffusion_lab.data.checks import DataError
 from diffusion_lab.models.budget import callback_of, seconds_trained
+from diffusion_lab.models.tuning import merge_adapters
 from diffusion_lab.networks.flops import NetworkCost
 from diffusion_lab.store import write_json
 from diffusion_lab.store.files import make_folders, remove_staged, write_whole
@@ -81,9 +82,10 @@ def fit(training: Training, built: Built, here: Ranks) -> None:
             if saving is not None and saving.has_stopped_training:
                 how = f"at step {trainer.global_step}; everything is saved in {place.resume}; to resume: {again}"
                 raise _interrupted(interruption, how, here)
+            merge_adapters(model.network)
             limit = _say_what_ended_it(training, built, console)
             if here.is_first:
-                _finish(training, built, cost, ended_by=limit, conditions=conditions, **made)
+                _finish(training, built, cost, ended_by=limit, conditions=conditions, **built.start.record, **made)
         if here.is_first:
             training.directory.swap()
         wait_for_all()
@@ -160,7 +162,7 @@ def _lines_on_model(training: Training, built: Built, cost: NetworkCost) -> Iter
 
 def _lines_on_start(training: Training, built: Built, begun: _Begun) -> Iterator[str]:
     """Lines to print on where the weights come from."""
-    cfg, before, precision = training.cfg, begun.made_by.get("precision"), str(built.trainer.precision)
+    before, precision = begun.made_by.get("precision"), str(built.trainer.precision)
     yield from (f"{sentence}; skipping it" for sentence in begun.wrong)
     if begun.checkpoint is not None:
         yield f"resuming from {begun.checkpoint} at step {begun.step:,}"
@@ -169,8 +171,8 @@ def _lines_on_start(training: Training, built: Built, begun: _Begun) -> Iterator
             yield f"{training.place.path} was started by {by}; continuing with the code as it is now: {ways}"
         if before not in (None, precision):
             yield f"it was started with precision {before}, and continues with {precision}"
-    elif cfg.init_from is not None:
-        yield f"starting from the weights {cfg.init_weights} of {cfg.init_from}"
+    else:
+        yield from built.start.lines
 
 
 def _say_what_ended_it(training: Training, built: Built, console: Terminal) -> str:

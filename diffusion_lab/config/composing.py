@@ -6,10 +6,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -19,7 +22,7 @@ from diffusion_lab.config.options import OF_EVERY_CLASS, parameters_of
 from diffusion_lab.config.overrides import as_plain, in_full, named, quoted, unquoted
 from diffusion_lab.config.untrusted import load_config
 from diffusion_lab.store import ModelDirectory, newest_model
-from diffusion_lab.store.option_names import SCORED_GROUPS, SCORING_GROUPS
+from diffusion_lab.store.option_names import SCORED_GROUPS, SCORING_GROUPS, flat
 
 TRAINED = "trained"  # sampler=trained: the choice that the model was trained with
 DRAWING_GROUPS = (
@@ -30,6 +33,10 @@ DRAWING_GROUPS = (
     "start",
 )  # the choices of training that `sample` starts from
 _ASKS = {"-h", "--help", "--hydra-help", "-sc", "--shell-completion"}  # flags that need neither model nor checkpoint
+# Groups of a diffusion model that training starts from: what its weights mean, and how they were trained.
+_MEANING = ("network", "prediction", "schedule", "variance")
+_TRAINED_BY = ("objective", "weighting", "timesteps", "sampler")
+SOURCE = "source"  # the place in conf/train.yaml of the choices of init_from
 _CHOSEN_WITH = {"measured_variance": "variance"}  # a group without its own folder -> the group that sets it
 _OF_A_MODEL = {"model_dir", "devices", "model", "network", "ema", "objective", *SCORED_GROUPS}
 _OF_A_MODEL -= {"evaluation", "features", "metrics"}
@@ -40,6 +47,8 @@ def completed(command: str, options: Sequence[str]) -> list[str]:
     """The options of a command, completed by those that they imply."""
     asks = bool(_ASKS & {*options})
     match command:
+        case "train" if not asks:
+            return with_choices_of_source(options)
         case "evaluate" if _are_given(options):
             return ["--config-name=evaluate_samples", *options]
         case "evaluate" if not asks:
@@ -112,6 +121,88 @@ def with_trained_choices(options: Sequence[str], groups: Sequence[str]) -> list[
     for group in kept:
         _store(group, as_plain(saved[group]))
     return [*(f"{group}={TRAINED}" for group in kept if group not in picked), *options]
+
+
+def with_choices_of_source(options: Sequence[str]) -> list[str]:
+    """`options`, with the choice `trained` of the parts of init_from; choices of an experiment and of the user replace it.
+
+    Taken are the network, what gives its outputs their meaning (prediction, schedule, variance), and, unless the user chooses an
+    objective, how it was trained. model.condition_dropout is taken because a network without a null class allows 0 only; decoder,
+    rounding and guidance are not, because they are chosen anew for each score. MistakeError for several models that differ.
+    """
+    kept = [option for option in options if option != f"{SOURCE}={TRAINED}"]  # a rank already has it
+    typed = named(kept)
+    groups = _MEANING if "objective" in typed else _MEANING + _TRAINED_BY
+    folders = _values_of("init_from", typed.get("init_from", "null"))
+    if typed.get("model", "diffusion") != "diffusion" or not folders or not all(Path(f).is_dir() for f in folders):
+        return kept  # init_from is checked later
+    parts = [_parts_to_start_from(load_config(ModelDirectory(Path(folder))), groups) for folder in folders]
+    if any(part != parts[0] for part in parts):
+        differ = sorted({key for part in parts for key, _ in _items(part) ^ _items(parts[0])})
+        raise MistakeError(
+            f"init_from={','.join(folders)}: these models differ in {differ[0]}; give one in each command"
+        )
+    chosen, values = {group: part for group, part in parts[0].items() if group != "model"}, parts[0].get("model")
+    for group, part in chosen.items():
+        _store(group, part)
+    node = {"defaults": [{f"override /{group}": TRAINED} for group in chosen], **({"model": values} if values else {})}
+    ConfigStore.instance().store(TRAINED, node, SOURCE, package="_global_")
+    return [f"{SOURCE}={TRAINED}", *kept]
+
+
+def _values_of(option: str, text: str) -> list[str]:
+    """The values of an option that may be a sweep; none for null."""
+    override = OverridesParser.create().parse_override(f"{option}={text}")
+    values = list(override.sweep_iterator()) if override.is_sweep_override() else [override.value()]
+    return [str(value) for value in values if value is not None]
+
+
+def _items(part: Mapping[str, Any]) -> set[tuple[str, str]]:
+    return {(key, repr(value)) for key, value in flat(part).items()}
+
+
+def _parts_to_start_from(saved: DictConfig, groups: Sequence[str]) -> dict[str, Any]:
+    """The groups of a diffusion model, and options of `model`; none for another family, whose parts are not one to a group."""
+    if "prediction" not in saved:
+        return {}
+    parts = {group: _following(as_plain(saved[group]), group, saved) for group in groups if group in saved}
+    return {**parts, "model": {"condition_dropout": saved.model.condition_dropout}}
+
+
+def _following(part: dict[str, Any], group: str, saved: DictConfig) -> dict[str, Any]:
+    """A part of a model with the references ${a.b} of our choices in place of the values that it has from them.
+
+    So the number of channels follows the new data, unless it was set by hand. The number of levels does not where the weights
+    depend on it: it decides which noise each t means, and which waves of the input the network sees.
+    """
+    references = _references(group).get(str(part.get("_target_")), {})
+    kept = {None, "facts.num_levels"} if group in _MEANING else {None}
+
+    def value_of(key: str, value: Any) -> Any:
+        reference = references.get(key)
+        if reference not in kept and OmegaConf.select(saved, reference) == OmegaConf.create({"value": value}).value:
+            return f"${{{reference}}}"
+        return _following(value, group, saved) if isinstance(value, dict) else value
+
+    return {key: value_of(key, value) for key, value in part.items()}
+
+
+@cache
+def _references(group: str) -> dict[str, dict[str, str]]:
+    """Class -> option -> the place that our choices of a group refer to for it, such as facts.channels."""
+    found: dict[str, dict[str, str]] = {}
+
+    def read(node: Any) -> None:
+        if isinstance(node, dict):
+            of_class = found.setdefault(str(node.get("_target_")), {})
+            for key, value in node.items():
+                if reference := re.fullmatch(r"\$\{([\w.]+)\}", str(value)):
+                    of_class[key] = reference[1]
+                read(value)
+
+    for file in (CONF / group).rglob("*.yaml"):
+        read(yaml.safe_load(file.read_text(encoding="utf-8")))
+    return found
 
 
 def _store(group: str, values: Mapping[str, Any]) -> None:

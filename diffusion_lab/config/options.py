@@ -40,14 +40,14 @@ OF_EVERY_CLASS = ("data.validation", "data.on_device", "trainer.peak_flops")  # 
 _TEXTS = "model_dir samples reference root to mask flags code entity init_from checkpoint project init measure"
 _UNSET: dict[str, Any] = {
     **dict.fromkeys(_TEXTS.split(), str),
-    **dict.fromkeys(("batch_size", "default_steps", "t"), int | None),
+    **dict.fromkeys(("batch_size", "default_steps", "t", "rank"), int | None),
     **dict.fromkeys(("compile", "on_device"), bool | str),
     **dict.fromkeys(("download", "null_class"), bool),
-    **dict.fromkeys(("train_images", "days", "smallest"), int | float),
+    **dict.fromkeys(("train_images", "days", "smallest", "alpha"), int | float),
     **dict.fromkeys(("sweep", "image"), int | str),
     **dict.fromkeys(("runs", "what", "models", "objective_metric"), str | list),
     **dict.fromkeys(("devices", "image_size"), int | str | list),
-    "images": list,
+    **dict.fromkeys(("images", "target_modules"), list),
     "condition": dict,
 }
 _PLAIN = (int, float, bool, str, NoneType, list, tuple, dict, Path, timedelta, Any)

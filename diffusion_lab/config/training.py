@@ -24,12 +24,14 @@ from diffusion_lab.config.build import (
     fill_in_facts,
     settle_budget,
 )
-from diffusion_lab.config.loading import check_worse, load_config
+from diffusion_lab.config.composing import SOURCE, TRAINED
+from diffusion_lab.config.loading import check_worse
 from diffusion_lab.config.mistakes import MistakeError
-from diffusion_lab.config.naming import Name, folder_of, name_of_training, start_files, why_anew
+from diffusion_lab.config.naming import Name, folder_of, name_of_training, why_anew
 from diffusion_lab.config.overrides import as_plain, named
 from diffusion_lab.config.picking import fill_in, for_gpu, pick
 from diffusion_lab.config.scores import check_planned_score, requested_scores, scored_moments
+from diffusion_lab.config.starting import Start, options_for_source, started
 from diffusion_lab.config.tracking import build_trackers
 from diffusion_lab.data.checks import check_shares, require
 from diffusion_lab.data.module import DataModule
@@ -55,7 +57,7 @@ class Built:
     """A model and Lightning's Trainer for it.
 
     trainer: with all callbacks. added: the user's callbacks by name. interruption: the signals of this process. announcement: keeps
-    status.json up to date.
+    status.json up to date. start: what the weights come from, and which train.
     """
 
     model: TrainableModel
@@ -63,6 +65,7 @@ class Built:
     added: Mapping[str, Callback]
     interruption: Interruption
     announcement: Announcement
+    start: Start
 
 
 @dataclass(frozen=True)
@@ -94,9 +97,13 @@ class Training:
 
     @property
     def choices(self) -> dict[str, str | None]:
-        """The option of each group; of a list of conditions Hydra records only one."""
+        """The option of each group; of a list of conditions Hydra records only one, and of parts of init_from a placeholder."""
         several = {"condition": "-".join(self.cfg.condition)} if len(self.cfg.condition) > 1 else {}
-        return choices_made() | several
+        made = {group: option for group, option in choices_made().items() if group != SOURCE}
+        taken = [group for group, option in made.items() if option == TRAINED]
+        source = ModelDirectory(Path(self.cfg.init_from)) if taken else None
+        theirs = source.read_choices() if source is not None and source.choices.is_file() else {}
+        return made | {group: theirs.get(group) for group in taken} | several
 
     def why_anew(self) -> str | None:
         """One sentence on a new training that the user may have expected to exist; None without a reason."""
@@ -113,7 +120,7 @@ class Training:
         cfg, interruption = self.cfg, Interruption()
         check_worse(cfg)
         model = build_model(cfg)
-        _start(model, cfg)
+        start = started(model, cfg)
         steps = cfg.trainer.max_steps if cfg.trainer.max_steps > 0 else None
         announcement = Announcement(self.directory.path, steps, command)
         callbacks = build_callbacks(cfg, self.place, interruption)
@@ -121,7 +128,7 @@ class Training:
         added = {name: part for name, part in callbacks.items() if name not in OUR_CALLBACKS}
         self.data.hold_out(cfg.val.num_images, cfg.val.batch_size, cfg.val.seed)
         self._check(model, trainer, added, request)
-        return Built(model, trainer, added, interruption, announcement)
+        return Built(model, trainer, added, interruption, announcement, start)
 
     def _check(
         self, model: TrainableModel, trainer: Trainer, added: Mapping[str, Callback], request: DeviceRequest | None
@@ -166,7 +173,7 @@ def training_of(
     suggestion = for_gpu(cfg, data) if on_gpu else None
     settle_budget(cfg)
     fill_in_facts(cfg, data)
-    fill_in(cfg, picked.options)
+    fill_in(cfg, {**picked.options, **options_for_source(cfg)})
     name = name_of_training(cfg)
     directory = folder_of(cfg, data.name, family, name)
     data.batch_size = cfg.data.batch_size
@@ -202,25 +209,6 @@ def _end(cfg: DictConfig, moment: Moment) -> str | None:
         return f"trainer.max_time={time}"
     needed = {STEPS: moment.amount, IMAGES: moment.amount / max(cfg.data.batch_size, 1)}.get(moment.unit, 0)
     return f"trainer.max_steps={steps}" if 0 < steps < needed else None
-
-
-def _start(model: TrainableModel, cfg: DictConfig) -> None:
-    """Load the weights of init_from. ValueError, naming the differences, if they belong to another network, or read other times."""
-    files = start_files(cfg)
-    if files and (scale := _timestep_scale(load_config(ModelDirectory(Path(cfg.init_from))))) != _timestep_scale(cfg):
-        raise ValueError(
-            f"init_from={cfg.init_from}: its network multiplies times by {scale}; use network.timestep_scale={scale}"
-        )
-    try:
-        for file in files:
-            model.start_from(file)
-    except ValueError as error:
-        fix = f"its condition and the options of its network are in {ModelDirectory(Path(cfg.init_from)).config}"
-        raise ValueError(f"init_from={cfg.init_from}: {error}; {fix}") from error
-
-
-def _timestep_scale(cfg: DictConfig) -> float:
-    return float((cfg.get("network") or {}).get("timestep_scale", 1))
 
 
 def build_callbacks(cfg: DictConfig, directory: ModelDirectory, interruption: Interruption) -> dict[str, Callback]:

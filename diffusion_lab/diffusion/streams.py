@@ -8,6 +8,8 @@ DROPOUT = 0
 TRAINING = 1
 CONDITION_DROP = 3
 SECOND_TIME = 4
+# For the seed of a training, at its start.
+ADAPTERS = 5
 # For the seed of samples: noise besides that of the sampler's steps.
 CLASS = 1
 DECODER = 3

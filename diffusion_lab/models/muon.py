@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
+from diffusion_lab.models.tuning import DOWN, UP
+
 _QUINTIC = 3.4445, -4.7750, 2.0315  # s ← a·s + b·s³ + c·s⁵ takes singular values in (0, 1] to about 1 in five rounds
 _ROUNDS = 5
 # First and last layers, embeddings, and triangular factors, in the networks of all families.
@@ -27,7 +29,8 @@ class Muon(Optimizer):
     ----------
     parameters: (name, parameter) pairs.
     lr, momentum: η and μ of the matrices. adamw_lr, betas, weight_decay: of AdamW; the decay also applies to the matrices.
-    adamw_modules: parameters with one of these in their dotted name are AdamW's.
+    adamw_modules: parameters with one of these in their dotted name are AdamW's, as are the factors of LoRA: of B·A, whose steps
+    Muon would make equally long in all directions, it would see each factor alone.
     """
 
     def __init__(
@@ -52,7 +55,7 @@ class Muon(Optimizer):
         matrices: list[nn.Parameter] = []
         others: list[nn.Parameter] = []
         for name, parameter in parameters:
-            hidden = parameter.ndim > 1 and not set(name.split(".")) & set(adamw_modules)
+            hidden = parameter.ndim > 1 and not set(name.split(".")) & {*adamw_modules, DOWN, UP}
             (matrices if hidden else others).append(parameter)
         of_adamw = AdamW([{"params": others}], lr=adamw_lr, betas=(betas[0], betas[1]), weight_decay=weight_decay)
         of_muon = {"params": matrices, "lr": lr, "momentum": momentum, "weight_decay": weight_decay}

@@ -79,6 +79,11 @@ def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
+def trained(parameters: Iterable[tuple[str, nn.Parameter]]) -> list[tuple[str, nn.Parameter]]:
+    """The pairs of parameters that are not frozen."""
+    return [pair for pair in parameters if pair[1].requires_grad]
+
+
 @dataclass(frozen=True)
 class Optimization:
     """An optimizer, called with its parameters by name, and its learning rate.
@@ -93,7 +98,7 @@ class Optimization:
     def check(self, parameters: Iterable[tuple[str, nn.Parameter]]) -> None:
         """ValueError for options that the optimizer does not accept."""
         try:
-            groups = self.optimizer(parameters).param_groups
+            groups = self.optimizer(trained(parameters)).param_groups
         except (TypeError, IndexError, ValueError) as error:
             named = "" if "optimizer." in str(error) else "optimizer: "
             raise ValueError(f"{named}{' '.join(str(error).split())}") from error
@@ -103,6 +108,6 @@ class Optimization:
 
     def configure(self, parameters: Iterable[tuple[str, nn.Parameter]], trainer: Trainer) -> OptimizerLRSchedulerConfig:
         """The result of LightningModule.configure_optimizers."""
-        optimizer = self.optimizer(parameters)
+        optimizer = self.optimizer(trained(parameters))
         scheduler = LambdaLR(optimizer, lambda step: self.learning_rate(step, budget_used(trainer, step)))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -27,9 +27,11 @@ from diffusion_lab.diffusion.streams import DROPOUT, TRAINING
 from diffusion_lab.models.generator import Generator
 from diffusion_lab.models.means import Mean
 from diffusion_lab.models.optimization import Optimization, parameters_of
+from diffusion_lab.models.tuning import added_parameters, base_parameters, merged_parameters
 from diffusion_lab.models.weights import frozen, read_weights, write_weights
 from diffusion_lab.networks.dropout import KeyedDropout, keyed, set_keys
 from diffusion_lab.networks.embeddings import SECOND_TIME
+from diffusion_lab.networks.fitting import Fitted, Origin, fitted
 from diffusion_lab.networks.flops import NetworkCost, network_cost
 
 _OF_ONE_TRAINING = "timesteps."  # prefix of state about the losses of a training, which is not part of the model
@@ -168,9 +170,9 @@ class TrainableModel(LightningModule):
         else:
             nn.utils.clip_grads_with_norm_(parameters_of(optimizer), gradient_clip_val, self.gradient_norm)
 
-    def averaged_parameters(self) -> dict[str, nn.Parameter]:
-        """Parameters with averages, by name: all, except those used only in training."""
-        return dict(self.named_parameters())
+    def averaged_parameters(self) -> dict[str, Tensor]:
+        """Parameters with averages, by name: all, except those used only in training. Additions of low rank are added to them."""
+        return merged_parameters(self)
 
     def cost(self) -> NetworkCost:
         """The cost of one evaluation of `network`."""
@@ -199,15 +201,25 @@ class TrainableModel(LightningModule):
             else:
                 self.averages[name] = tensors
 
-    def start_from(self, path: Path) -> None:
-        """Load the weights of a file that `save_weights` wrote for this network: the raw ones, or an average of these.
+    def start_from(self, path: Path, origin: Origin) -> Fitted:
+        """Load the weights of a file that `save_weights` wrote: the raw ones, or an average of these.
 
+        They may belong to a network for another condition or image size, whose other weights are fitted or begin anew (`fitting`).
         A network of two times may start from one of one time: it is then a function of t alone until it is trained.
 
-        ValueError, naming the file and the first difference, if it is damaged or belongs to another network; then nothing changes.
+        origin: of these weights. ValueError, naming the file and the first difference, if it is damaged or belongs to another
+        network; then nothing changes.
         """
         own = self.state_dict() if path.stem == RAW else self.averaged_parameters()
-        self.load_state_dict(read_weights(path, own, _OF_ONE_TRAINING, optional=SECOND_TIME), strict=False)
+        made: list[Fitted] = []
+
+        def fit(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+            made.append(fitted(self.network, tensors, origin, "network"))
+            return made[0].weights
+
+        tensors = read_weights(path, own, _OF_ONE_TRAINING, optional=SECOND_TIME, fit=fit)
+        self.load_state_dict(tensors, strict=False)
+        return made[0]
 
     def frozen(self, part: Part, weights: str) -> Part:
         """A copy of a network, or of a part that holds one, in evaluation mode with weights by name and without gradients.
@@ -239,11 +251,10 @@ class TrainableModel(LightningModule):
                 parameter.data = weights
 
     def _averaged(self, name: str) -> list[tuple[nn.Parameter, Tensor]]:
-        """(parameter, its average) pairs, the averages converted to the parameter's device and type; checked before any swap."""
+        """(parameter, its average) pairs, the averages, in which additions are included, converted to the parameter's device and type; checked before any swap."""
         if name not in self.averages:
             raise ValueError(f"the model has no weights {name!r}; it has {', '.join(self.weight_names)}")
-        parameters = dict(self.named_parameters())
-        pairs = []
+        parameters, pairs = dict(base_parameters(self)), [(up, torch.zeros_like(up)) for up in added_parameters(self)]
         for key, average in self.averages[name].items():
             if key not in parameters or parameters[key].shape != average.shape:
                 raise ValueError(f"the averaged weights {name!r} do not fit this model: {key} {tuple(average.shape)}")

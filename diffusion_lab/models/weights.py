@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from diffusion_lab.models.tuning import merge_adapters
 from diffusion_lab.store.files import write_whole
 
 _FLOATING = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -21,7 +22,7 @@ Part = TypeVar("Part")
 def frozen(part: Part, weights: Mapping[nn.Parameter, Tensor]) -> Part:
     """A copy of a network, or of a part that holds one, in evaluation mode, whose parameters have these values.
 
-    A parameter that `weights` lacks keeps its values. Each keeps its memory format, which a file does not store, so that weights
+    A parameter that `weights` lacks keeps its values; additions of low rank are added. Each keeps its memory format, which a file does not store, so that weights
     from a file give the same numbers as those of a training. They may require gradients, because autocast keeps only the bfloat16
     copies of such weights: draw in torch.no_grad().
     """
@@ -29,23 +30,30 @@ def frozen(part: Part, weights: Mapping[nn.Parameter, Tensor]) -> Part:
     for parameter, values in weights.items():
         memo[id(parameter)] = nn.Parameter(torch.empty_like(parameter, requires_grad=False).copy_(values))
     made = copy.deepcopy(part, memo)
-    return made.eval() if isinstance(made, nn.Module) else made
+    if not isinstance(made, nn.Module):
+        return made
+    merge_adapters(made)
+    return made.eval()
 
 
 def read_weights(
-    path: Path, own: Mapping[str, Tensor], without: str | None = None, optional: str | None = None
+    path: Path,
+    own: Mapping[str, Tensor],
+    without: str | None = None,
+    optional: str | None = None,
+    fit: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict,
 ) -> dict[str, Tensor]:
     """The tensors of a file, checked as in `check_weights`.
 
-    without: prefix of names that are not read. optional: part of names that the file may lack. ValueError, naming the file and the
-    tensor, if the file is damaged or holds others.
+    without: prefix of names that are not read. optional: part of names that the file may lack. fit: applied before the check.
+    ValueError, naming the file and the tensor, if the file is damaged or holds others.
     """
 
     def wanted(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {key: tensor for key, tensor in tensors.items() if without is None or not key.startswith(without)}
 
     try:
-        tensors = wanted(load_file(path))
+        tensors = fit(wanted(load_file(path)))
         here = {key: own[key] for key in wanted(own) if key in tensors or optional is None or optional not in key}
         check_weights(tensors, here)
     except (SafetensorError, OSError, ValueError) as error:

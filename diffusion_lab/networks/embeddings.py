@@ -17,6 +17,7 @@ from diffusion_lab.conditions.condition import Size, has_field, nothing
 from diffusion_lab.diffusion.condition_parts import parts
 from diffusion_lab.diffusion.shapes import Conditions
 from diffusion_lab.networks.blocks import zero
+from diffusion_lab.networks.fitting import Names, Origin, Weights, null_embedding
 
 MAX_PERIOD = 10_000.0
 SECOND_TIME = ".second_time."  # in the names of weights that only networks of two times have
@@ -125,6 +126,18 @@ class Conditioning(nn.Module):
             return embedding, sum(embedded[1:], embedded[0]) if embedded else None
         return embedding, class_vectors(self.classes, y)
 
+    def fit(self, weights: Weights, origin: Origin) -> tuple[Weights, Names]:
+        """Embeddings of another condition begin at zero; the null of the old one is added to every e."""
+        own = {key: tensor.detach() for key, tensor in self.state_dict().items() if is_of_condition(key)}
+        there = {key: tensor for key, tensor in weights.items() if is_of_condition(key)}
+        if {key: tensor.shape for key, tensor in own.items()} == {key: tensor.shape for key, tensor in there.items()}:
+            return weights, ()
+        first = {key: tensor if ".embed.0." in key else torch.zeros_like(tensor) for key, tensor in own.items()}
+        others = {key: tensor for key, tensor in weights.items() if key not in there}
+        if there:
+            others["time.2.bias"] = others["time.2.bias"] + null_embedding(there, origin)
+        return {**others, **first}, [*first]
+
     def _embedded(self, times: Tensor, layers: nn.Module) -> Tensor:
         sinusoid = sinusoidal_embedding(times * self.timestep_scale, self.sinusoid_dim, self.max_period)
         return layers(sinusoid.to(next(layers.parameters()).dtype))
@@ -142,6 +155,11 @@ class VectorEmbedding(nn.Module):
         known = ~v.isnan().any(1, keepdim=True)
         embedded = self.embed(torch.where(known, v, 0).to(self.nothing.dtype))
         return torch.where(known, embedded, self.nothing.to(embedded.dtype))
+
+
+def is_of_condition(name: str) -> bool:
+    """Whether a parameter of `Conditioning` belongs to the embedding of a condition."""
+    return name.startswith(("classes.", "parts."))
 
 
 def _time_embedding(sinusoid_dim: int, dim: int) -> nn.Sequential:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusion_lab.networks.embeddings import check_labels
+from diffusion_lab.networks.fitting import Names, Origin, Weights, null_embedding
 
 # Options of UNet2DModel that follow from the arguments of every network here.
 STATED = frozenset(("sample_size", "in_channels", "out_channels", "num_class_embeds", "class_embed_type"))
@@ -62,6 +63,17 @@ class DiffusersUNet(nn.Module):
             y = torch.full_like(timesteps, self.num_classes, dtype=torch.int64)
         check_labels(y, self.num_classes is not None)
         return self.unet(x_t, timesteps, class_labels=y, return_dict=False)[0].float()
+
+    def fit(self, weights: Weights, origin: Origin) -> tuple[Weights, Names]:
+        """As in `Conditioning`: a table of other classes begins at zero, and the null of the old one is added to e."""
+        name, bias = "unet.class_embedding.weight", "unet.time_embedding.linear_2.bias"
+        own, there = self.state_dict().get(name), weights.get(name)
+        if (None if own is None else own.shape) == (None if there is None else there.shape):
+            return weights, ()
+        others = {key: tensor for key, tensor in weights.items() if key != name}
+        if there is not None:
+            others[bias] = others[bias] + null_embedding({name: there}, origin)
+        return (others, ()) if own is None else ({**others, name: torch.zeros_like(own)}, [name])
 
 
 def unet_2d_model() -> type[nn.Module]:

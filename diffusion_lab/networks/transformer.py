@@ -14,7 +14,8 @@ A block (adaLN-zero) has six modulations, linear in SiLU(e), which start at zero
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,8 @@ from torch.utils.checkpoint import checkpoint
 from diffusion_lab.conditions.condition import Size
 from diffusion_lab.diffusion.shapes import Conditions
 from diffusion_lab.networks.blocks import PixelLinear, cropped, from_patches, held_back, to_patches, zero
-from diffusion_lab.networks.embeddings import MAX_PERIOD, Conditioning
+from diffusion_lab.networks.embeddings import MAX_PERIOD, Conditioning, is_of_condition
+from diffusion_lab.networks.fitting import Names, Origin, Weights, null_embedding, with_fields_of
 from diffusion_lab.networks.forward_mode import recomputes
 from diffusion_lab.networks.input_channels import field_channels, with_fields
 from diffusion_lab.networks.positions import rotations, sinusoidal_positions
@@ -119,10 +121,10 @@ class Transformer(nn.Module):
         if width % (2 * num_heads):
             raise ValueError(f"network.width={width} must be a multiple of 2·network.num_heads={2 * num_heads}")
         self.null_class, self.patch_size = null_class, patch_size
-        grid = [-(-side // patch_size) for side in sides]
+        grid = _grid(sides, patch_size)
         norm = RMSNorm if rms_norm else LayerNorm
         values = patch_size ** len(sides)
-        num_context = min(32, math.prod(grid) // 8) if num_context is None else num_context
+        num_context = _context_for(grid) if num_context is None else num_context
         if num_context < 0:
             raise ValueError(f"network.num_context={num_context} must be at least 0")
         self.trunk = Trunk(
@@ -130,8 +132,10 @@ class Transformer(nn.Module):
                 _SINUSOIDS, width, num_classes, timestep_scale, null_class, conditions, max_period, two_times
             ),
             inputs=Tokens(
-                (in_channels + field_channels(conditions, len(sides))) * values,
+                in_channels * values,
+                field_channels(conditions, len(sides)) * values,
                 width,
+                patch_size,
                 grid,
                 bottleneck,
                 learned_positions,
@@ -157,6 +161,19 @@ class Transformer(nn.Module):
         h = self.output_norm(h, e).mT.unflatten(2, self.trunk.inputs.grid)
         output = held_back(self.output, h, self.held_channels).float()
         return cropped(from_patches(output, self.patch_size), x_t.shape[2:])
+
+    @staticmethod
+    def options_at(size: Sides, options: Mapping[str, Any], source: Sides) -> dict[str, Any]:
+        """Options for images of `size` with which the weights of a network for `source` fit: patches and context of that one.
+
+        options: of that network; those that are None there are as they follow from `source`.
+        """
+        patch_size, num_context = options["patch_size"], options["num_context"]
+        patch_size = patch_of_tokens(lengths(source)) if patch_size is None else patch_size
+        return {
+            "patch_size": patch_size,
+            "num_context": _context_for(_grid(source, patch_size)) if num_context is None else num_context,
+        }
 
     def classifier(self) -> "TransformerClassifier":
         """A classifier from this network's blocks: out_channels logits from the mean of the patches."""
@@ -223,6 +240,15 @@ class Trunk(nn.Module):
                 h = block(h, e, rotary)
         return h[:, num_context:], e
 
+    def fit(self, weights: Weights, origin: Origin) -> tuple[Weights, Names]:
+        """Tokens in context, which are given the embedded condition, keep the null of another one."""
+        there = {key: tensor for key, tensor in weights.items() if is_of_condition(key.removeprefix("conditioning."))}
+        own = {key: tensor for key, tensor in self.state_dict().items() if key.startswith("conditioning.")}
+        differs = any(key not in own or own[key].shape != tensor.shape for key, tensor in there.items())
+        if not differs or "inputs.context" not in weights:
+            return weights, ()
+        return {**weights, "inputs.context": weights["inputs.context"] + null_embedding(there, origin)}, ()
+
     def padded(self, x: Tensor) -> Tensor:
         """x with zeros behind the end of each axis, up to a whole number of patches."""
         missing = [-side % self.patch_size for side in x.shape[2:]]
@@ -234,8 +260,10 @@ class Tokens(nn.Module):
 
     def __init__(
         self,
-        in_channels: int,
+        image_channels: int,
+        field_channels: int,
         width: int,
+        patch_size: int,
         grid: Sequence[int],
         bottleneck: int | None,
         learned_positions: bool,
@@ -243,6 +271,8 @@ class Tokens(nn.Module):
     ):
         super().__init__()
         self.width, self.grid, self.num_context = width, tuple(grid), num_context
+        self.image_channels, self.patch_size = image_channels, patch_size
+        in_channels = image_channels + field_channels
         rank = min(in_channels, in_channels if bottleneck is None else bottleneck)
         self.reduce = nn.Linear(in_channels, rank, bias=False) if rank < in_channels else nn.Identity()
         self.embed = nn.Linear(rank, width)
@@ -260,11 +290,33 @@ class Tokens(nn.Module):
         h = self.embed(self.reduce(patches.flatten(2).mT))
         return h + self.positions.to(h.dtype)
 
+    def fit(self, weights: Weights, origin: Origin) -> tuple[Weights, Names]:
+        """Weights of fields start at zero; learned positions are interpolated where the grid of patches differs."""
+        first, own = ("reduce.weight", self.reduce) if "reduce.weight" in weights else ("embed.weight", self.embed)
+        weights, _ = with_fields_of(own.weight, first, weights, self.image_channels)
+        there = weights.get("positions")
+        grid = [-(-side // self.patch_size) for side in origin.sides]
+        if there is None or grid == [*self.grid] or len(there) != math.prod(grid) or len(grid) != len(self.grid):
+            return weights, ()
+        table = there.float().mT.unflatten(1, grid)[None]
+        mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(grid)]
+        resized = functional.interpolate(table, self.grid, mode=mode)[0].flatten(1).mT
+        return {**weights, "positions": resized.contiguous()}, ()
+
     def in_context(self, like: Tensor, condition: Tensor | None) -> Tensor:
         """(B, num_context, width): the embedded condition at learned positions."""
         assert self.context is not None
         context = self.context.to(like.dtype).expand(len(like), -1, -1)
         return context if condition is None else context + condition.to(like.dtype)[:, None]
+
+
+def _grid(image_size: Sides, patch_size: int) -> list[int]:
+    """The number of patches along each axis."""
+    return [-(-side // patch_size) for side in lengths(image_size)]
+
+
+def _context_for(grid: Sequence[int]) -> int:
+    return min(32, math.prod(grid) // 8)
 
 
 def _start(module: nn.Module) -> None:

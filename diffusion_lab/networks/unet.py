@@ -8,7 +8,9 @@ al. 2020, appendix B.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from inspect import signature
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,20 +35,12 @@ from diffusion_lab.networks.blocks import (
 )
 from diffusion_lab.networks.classifier import AttentionPool, EncoderClassifier
 from diffusion_lab.networks.embeddings import Conditioning
+from diffusion_lab.networks.fitting import Names, Origin, Weights, with_fields_of
 from diffusion_lab.networks.forward_mode import recomputes
 from diffusion_lab.networks.input_channels import FourierFeatures, field_channels, with_fields
 from diffusion_lab.networks.norm import GroupNorm
-from diffusion_lab.networks.sizes import (
-    Padding,
-    Sides,
-    base_for,
-    check_counts,
-    halved,
-    lengths,
-    multipliers_for,
-    patch_for,
-)
-from diffusion_lab.networks.unet_layout import Layout
+from diffusion_lab.networks.sizes import Padding, Sides, check_counts
+from diffusion_lab.networks.unet_layout import Layout, level_sizes, settled_sizes
 
 
 class UNet(nn.Module):
@@ -121,22 +115,13 @@ class UNet(nn.Module):
         check_counts(
             in_channels=in_channels, out_channels=out_channels, num_classes=1 if num_classes is None else num_classes
         )
-        patch_size = patch_for(lengths(image_size)) if patch_size is None else patch_size
-        patches = [max(1, side // max(1, patch_size)) for side in lengths(image_size)]
-        base_channels = base_for(patches) if base_channels is None else base_channels
-        if channel_multipliers is None:
-            channel_multipliers = multipliers_for(patches, base_channels)
-        if attention_resolutions is None:
-            attention_resolutions = [max(halved(patches, len(channel_multipliers))[-1])]
-        if head_channels is None:
-            head_channels = math.gcd(64, *(base_channels * multiplier for multiplier in channel_multipliers[-1:]))
+        sizes = settled_sizes(
+            image_size, base_channels, channel_multipliers, attention_resolutions, head_channels, patch_size
+        )
+        patch_size = sizes["patch_size"]
         layout = Layout(
             image_size=image_size,
-            base_channels=base_channels,
-            channel_multipliers=channel_multipliers,
             num_res_blocks=num_res_blocks,
-            attention_resolutions=attention_resolutions,
-            head_channels=head_channels,
             num_heads=num_heads,
             dropout=dropout,
             activation_checkpointing=activation_checkpointing,
@@ -145,7 +130,7 @@ class UNet(nn.Module):
             num_groups=num_groups,
             embedding_channels=embedding_channels,
             padding=padding,
-            patch_size=patch_size,
+            **sizes,
         )
         self.layout, self.pool_positions = layout, pool_positions
         self.null_class = null_class
@@ -196,6 +181,20 @@ class UNet(nn.Module):
             return upsample(h, size)
         return cropped(run(upsample, h, e, self.layout.activation_checkpointing), size)
 
+    @staticmethod
+    def options_at(size: Sides, options: Mapping[str, Any], source: Sides) -> dict[str, Any]:
+        """Options for images of `size` with which the weights of a network for `source` fit: attention at the same levels.
+
+        options: of that network; those that are None there are as they follow from `source`.
+        """
+        names = [*signature(settled_sizes).parameters][1:]
+        settled = settled_sizes(source, **{name: options[name] for name in names})
+        here, there = (
+            level_sizes(sides, settled["patch_size"], len(settled["channel_multipliers"])) for sides in (size, source)
+        )
+        attending = [side for side, was in zip(here, there, strict=True) if was in settled["attention_resolutions"]]
+        return {**settled, "attention_resolutions": attending}
+
     def classifier(self) -> EncoderClassifier:
         """A classifier from this network's encoder and middle with attention pooling: out_channels logits per sample."""
         layout, channels = self.layout, self.encoder.out_channels
@@ -228,8 +227,10 @@ class Encoder(nn.Module):
         self.conditioning, self.features = conditioning, features
         channels, self.skip_channels = layout.base_channels, [layout.base_channels]
         self.patch_size = layout.patch_size
-        in_channels = in_channels * features.num_features + field_channels(conditioning.sizes, len(layout.paddings))
-        self.input = Conv(in_channels * self.patch_size ** len(layout.paddings), channels, layout.paddings)
+        values = self.patch_size ** len(layout.paddings)
+        self.image_channels = in_channels * features.num_features * values
+        of_fields = field_channels(conditioning.sizes, len(layout.paddings)) * values
+        self.input = Conv(self.image_channels + of_fields, channels, layout.paddings)
         self.down, self.downsamples = nn.ModuleList(), nn.ModuleList()
         pool = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)[len(layout.paddings) - 1]
         for level, (width, attends) in enumerate(zip(layout.widths, layout.attending, strict=True)):
@@ -266,6 +267,10 @@ class Encoder(nn.Module):
                 h = run(part, h, e, self.activation_checkpointing)
                 skips.append(h)
         return run(self.middle, h, e, self.activation_checkpointing), skips, e
+
+    def fit(self, weights: Weights, origin: Origin) -> tuple[Weights, Names]:
+        """Weights of the input's fields, which come last, start at zero where they differ."""
+        return with_fields_of(self.input.weight, "input.weight", weights, self.image_channels)
 
 
 def run(block: nn.Module, h: Tensor, e: Tensor, recompute: bool) -> Tensor:

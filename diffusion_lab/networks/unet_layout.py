@@ -3,11 +3,23 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
 from diffusion_lab.networks.blocks import AttentionBlock, ResidualBlock
-from diffusion_lab.networks.sizes import Padding, Sides, check_counts, check_dropout, halved, lengths, paddings
+from diffusion_lab.networks.sizes import (
+    Padding,
+    Sides,
+    base_for,
+    check_counts,
+    check_dropout,
+    halved,
+    lengths,
+    multipliers_for,
+    paddings,
+    patch_for,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +134,39 @@ class Layout:
                 f"network.num_groups={self.num_groups} must divide the channels of every level, which are {self.widths}; "
                 f"use {math.gcd(*self.widths)} or a divisor of it, or null to choose one for each level"
             )
+
+
+def level_sizes(image_size: Sides, patch_size: int, num_levels: int) -> list[int]:
+    """The longest side of each level, in patches."""
+    patches = [max(1, side // max(1, patch_size)) for side in lengths(image_size)]
+    return [max(sides) for sides in halved(patches, num_levels)]
+
+
+def settled_sizes(
+    image_size: Sides,
+    base_channels: int | None,
+    channel_multipliers: Sequence[int] | None,
+    attention_resolutions: Sequence[int] | None,
+    head_channels: int | None,
+    patch_size: int | None,
+) -> dict[str, Any]:
+    """These options of `UNet`, with what follows from the image in place of None."""
+    patch_size = patch_for(lengths(image_size)) if patch_size is None else patch_size
+    patches = [max(1, side // max(1, patch_size)) for side in lengths(image_size)]
+    base_channels = base_for(patches) if base_channels is None else base_channels
+    if channel_multipliers is None:
+        channel_multipliers = multipliers_for(patches, base_channels)
+    if attention_resolutions is None:
+        attention_resolutions = level_sizes(image_size, patch_size, len(channel_multipliers))[-1:]
+    if head_channels is None:
+        head_channels = math.gcd(64, *(base_channels * multiplier for multiplier in channel_multipliers[-1:]))
+    return {
+        "base_channels": base_channels,
+        "channel_multipliers": channel_multipliers,
+        "attention_resolutions": attention_resolutions,
+        "head_channels": head_channels,
+        "patch_size": patch_size,
+    }
 
 
 def _check_levels(longest: int, channel_multipliers: Sequence[int]) -> None:

@@ -26,6 +26,7 @@ from diffusion_lab.models.generator import Generator
 from diffusion_lab.models.optimization import Optimization, parameters_of
 from diffusion_lab.models.shape_checks import check_bounded, check_network
 from diffusion_lab.models.trainable import RAW, GenerativeModel
+from diffusion_lab.models.tuning import merged_parameters
 
 
 class GAN(GenerativeModel):
@@ -127,7 +128,7 @@ class GAN(GenerativeModel):
         Uses autograd.grad: `backward` would also fill the other network's gradients, and trigger DDP's hooks, which expect a
         gradient of every parameter.
         """
-        parameters = list(network.parameters())
+        parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
         gradients = torch.autograd.grad(loss, parameters)
         if self.trainer.world_size > 1:
             own = torch.cat([gradient.flatten() for gradient in gradients])
@@ -162,9 +163,9 @@ class GAN(GenerativeModel):
                 f"trainer.precision={trainer.precision} scales one loss, but a GAN has two; use bf16-mixed or 32-true"
             )
 
-    def averaged_parameters(self) -> dict[str, nn.Parameter]:
+    def averaged_parameters(self) -> dict[str, Tensor]:
         """The generator, because the discriminator generates no images."""
-        return {f"network.{name}": parameter for name, parameter in self.network.named_parameters()}
+        return {f"network.{name}": parameter for name, parameter in merged_parameters(self.network).items()}
 
     def generator(self, weights: str = RAW) -> GANGenerator:
         return GANGenerator(
