@@ -6,7 +6,7 @@ import re
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from diffusion_lab.config.tracking import build_trackers, described
 from diffusion_lab.config.training import Built, Training
 from diffusion_lab.data.checks import DataError
 from diffusion_lab.models.budget import callback_of, seconds_trained
+from diffusion_lab.models.optimization import ParameterGroupsError
 from diffusion_lab.models.tuning import merge_adapters
 from diffusion_lab.networks.flops import NetworkCost
 from diffusion_lab.store import write_json
@@ -103,12 +104,16 @@ def _interrupted(interruption: Interruption, how: str, here: Ranks) -> Interrupt
 
 @dataclass(frozen=True)
 class _Begun:
-    """The checkpoint to resume from, or None; its step; what made it; a sentence on each that cannot be used."""
+    """The checkpoint to resume from, or None; its step; what made it; a sentence on each that cannot be used.
+
+    line: a sentence on the training that this one goes on from, at its start.
+    """
 
     checkpoint: Path | None
     step: int
     made_by: Mapping[str, Any]
     wrong: Sequence[str]
+    line: str | None = None
 
 
 def _begin(training: Training) -> _Begun:
@@ -120,6 +125,11 @@ def _begin(training: Training) -> _Begun:
     write_whole(place.config, OmegaConf.to_yaml(OmegaConf.create(plain_config(training.cfg))).encode())
     write_json(place.choices, training.choices)
     begun = _Begun(*newest_good(place.resume))
+    if begun.checkpoint is None and training.parent is not None:
+        for old in (*place.snapshots, *place.kept_averages):
+            old.unlink()
+        line = training.parent.start(place, training.cfg)
+        begun = replace(_Begun(*newest_good(place.resume)), wrong=begun.wrong, line=line)
     if training.cfg.retrain and made_by(begun.made_by, code_now()):
         begun = _Begun(None, 0, {}, begun.wrong)  # other code began it: this one starts anew
     if begun.checkpoint is None:
@@ -165,7 +175,7 @@ def _lines_on_start(training: Training, built: Built, begun: _Begun) -> Iterator
     before, precision = begun.made_by.get("precision"), str(built.trainer.precision)
     yield from (f"{sentence}; skipping it" for sentence in begun.wrong)
     if begun.checkpoint is not None:
-        yield f"resuming from {begun.checkpoint} at step {begun.step:,}"
+        yield begun.line or f"resuming from {begun.checkpoint} at step {begun.step:,}"
         if by := made_by(begun.made_by, code_now()):
             ways = "retrain=true starts over, variant=WORD trains a separate model"
             yield f"{training.place.path} was started by {by}; continuing with the code as it is now: {ways}"
@@ -190,10 +200,15 @@ def _finish(training: Training, built: Built, cost: NetworkCost, **more: Any) ->
     if averages is not None:
         averages.finish()
     model.save_weights({name: place.weights(name) for name in model.weight_names})
+    cost_so_far = {
+        "steps": trainer.global_step,
+        "seconds": seconds_trained(trainer),
+        "images": model.batches_trained * training.data.batch_size,
+    }
+    if training.parent is not None:
+        more["stages"] = [*training.parent.stages, {"model": training.directory.path.name, **cost_so_far}]
     place.finish(
-        steps=trainer.global_step,
-        seconds=seconds_trained(trainer),
-        images=model.batches_trained * training.data.batch_size,
+        **cost_so_far,
         weights=model.weight_names,
         fingerprint=str(training.name),
         asked=training.name.asked,
@@ -215,7 +230,7 @@ def _mistakes_while_training(cfg: DictConfig) -> Iterator[None]:
     with lost_process(), out_of_memory(at, fix):
         try:
             yield
-        except (DataError, NotFiniteError) as error:
+        except (DataError, NotFiniteError, ParameterGroupsError) as error:
             raise MistakeError(str(error)) from error
         except (RuntimeError, MisconfigurationException) as error:
             if not re.search(_NOT_LOGGED, str(error)):

@@ -20,7 +20,8 @@ from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.mistakes import MistakeError, users_mistakes
 from diffusion_lab.config.options import OF_EVERY_CLASS, parameters_of
 from diffusion_lab.config.overrides import as_plain, in_full, named, quoted, unquoted
-from diffusion_lab.config.untrusted import load_config
+from diffusion_lab.config.spelling import todays_spelling
+from diffusion_lab.config.untrusted import load_config, read_config
 from diffusion_lab.store import ModelDirectory, newest_model
 from diffusion_lab.store.option_names import SCORED_GROUPS, SCORING_GROUPS, flat
 
@@ -36,7 +37,10 @@ _ASKS = {"-h", "--help", "--hydra-help", "-sc", "--shell-completion"}  # flags t
 # Groups of a diffusion model that training starts from: what its weights mean, and how they were trained.
 _MEANING = ("network", "prediction", "schedule", "variance")
 _TRAINED_BY = ("objective", "weighting", "timesteps", "sampler")
-SOURCE = "source"  # the place in conf/train.yaml of the choices of init_from
+SOURCE = "source"  # the place in conf/train.yaml of the choices of init_from and continue_from
+# Options without a group that continue_from takes, and those of the budget, of which the user's replace both.
+_PLAIN = ("seed", "train_images", "variant", "snapshots", "val", "freeze", "lora")
+_BUDGET = {"trainer.max_steps", "trainer.max_time"}
 _CHOSEN_WITH = {"measured_variance": "variance"}  # a group without its own folder -> the group that sets it
 _OF_A_MODEL = {"model_dir", "devices", "model", "network", "ema", "objective", *SCORED_GROUPS}
 _OF_A_MODEL -= {"evaluation", "features", "metrics"}
@@ -48,7 +52,9 @@ def completed(command: str, options: Sequence[str]) -> list[str]:
     asks = bool(_ASKS & {*options})
     match command:
         case "train" if not asks:
-            return with_choices_of_source(options)
+            own = [option for option in options if option != f"{SOURCE}={TRAINED}"]  # a rank already has it
+            is_continued = bool(_folders_of("continue_from", own))
+            return with_choices_of_parent(own) if is_continued else with_choices_of_source(own)
         case "evaluate" if _are_given(options):
             return ["--config-name=evaluate_samples", *options]
         case "evaluate" if not asks:
@@ -130,12 +136,11 @@ def with_choices_of_source(options: Sequence[str]) -> list[str]:
     objective, how it was trained. model.condition_dropout is taken because a network without a null class allows 0 only; decoder,
     rounding and guidance are not, because they are chosen anew for each score. MistakeError for several models that differ.
     """
-    kept = [option for option in options if option != f"{SOURCE}={TRAINED}"]  # a rank already has it
-    typed = named(kept)
+    typed = named(options)
     groups = _MEANING if "objective" in typed else _MEANING + _TRAINED_BY
-    folders = _values_of("init_from", typed.get("init_from", "null"))
+    folders = _folders_of("init_from", options)
     if typed.get("model", "diffusion") != "diffusion" or not folders or not all(Path(f).is_dir() for f in folders):
-        return kept  # init_from is checked later
+        return [*options]  # init_from is checked later
     parts = [_parts_to_start_from(load_config(ModelDirectory(Path(folder))), groups) for folder in folders]
     if any(part != parts[0] for part in parts):
         differ = sorted({key for part in parts for key, _ in _items(part) ^ _items(parts[0])})
@@ -147,12 +152,35 @@ def with_choices_of_source(options: Sequence[str]) -> list[str]:
         _store(group, part)
     node = {"defaults": [{f"override /{group}": TRAINED} for group in chosen], **({"model": values} if values else {})}
     ConfigStore.instance().store(TRAINED, node, SOURCE, package="_global_")
-    return [f"{SOURCE}={TRAINED}", *kept]
+    return [f"{SOURCE}={TRAINED}", *options]
 
 
-def _values_of(option: str, text: str) -> list[str]:
-    """The values of an option that may be a sweep; none for null."""
-    override = OverridesParser.create().parse_override(f"{option}={text}")
+def with_choices_of_parent(options: Sequence[str]) -> list[str]:
+    """`options`, with all that the training in the folder continue_from was asked; what the user types replaces it."""
+    typed, folders = named(options), _folders_of("continue_from", options)
+    if len(folders) > 1:
+        raise MistakeError(f"continue_from={','.join(folders)}: give one model, and run the command once for each")
+    if typed.get("init_from", "null") != "null":
+        raise MistakeError("init_from has no effect with continue_from, which has weights already: remove one")
+    directory = ModelDirectory(Path(folders[0]))
+    load_config(directory)  # checks it, and leaves out what may not be taken from a stranger
+    saved = todays_spelling(read_config(directory.config))
+    if _BUDGET & typed.keys():
+        saved["trainer"] = {**saved["trainer"], **dict.fromkeys(option.partition(".")[2] for option in _BUDGET)}
+    groups = [group for group, part in saved.items() if (CONF / group).is_dir() and isinstance(part, dict)]
+    groups = [group for group in groups if group not in ("model", "logger")]
+    for group in groups:
+        _store(group, saved[group])
+    defaults = [{f"override /{group}": TRAINED} for group in groups]
+    family = {"override /model": directory.read_choices().get("model")}
+    values = {key: saved[key] for key in (*_PLAIN, "model") if key in saved}
+    ConfigStore.instance().store(TRAINED, {"defaults": [family, *defaults], **values}, SOURCE, package="_global_")
+    return [f"{SOURCE}={TRAINED}", *options]
+
+
+def _folders_of(option: str, options: Sequence[str]) -> list[str]:
+    """The values of an option that may be swept; none for null."""
+    override = OverridesParser.create().parse_override(f"{option}={named(options).get(option, 'null')}")
     values = list(override.sweep_iterator()) if override.is_sweep_override() else [override.value()]
     return [str(value) for value in values if value is not None]
 

@@ -257,8 +257,11 @@ def identity_of(directory: ModelDirectory, name: str | None = None) -> dict[str,
 
 
 def content_of_start(cfg: DictConfig) -> str | None:
-    """Digests of the files that training starts from, and of a teacher; None for fresh weights. RunError if a file is missing."""
+    """Digests of what training starts from, and of a teacher; None for fresh weights. RunError if a file is missing."""
     digests = [sha256_of(file) for file in start_files(cfg)]
+    if cfg.get("continue_from") is not None:
+        parent = ModelDirectory(Path(cfg.continue_from))
+        digests += [str(parent.read_training().get("fingerprint")), sha256_of(checkpoint_of(parent))]
     if (teacher := OmegaConf.select(cfg, "objective.teacher")) is not None:
         if not ModelDirectory(Path(teacher)).finished:
             raise RunError(
@@ -266,6 +269,15 @@ def content_of_start(cfg: DictConfig) -> str | None:
             )
         digests += map(str, identity_of(ModelDirectory(Path(teacher))).values())
     return " ".join(digests) or None
+
+
+def checkpoint_of(parent: ModelDirectory) -> Path:
+    """The checkpoint from which another training goes on. RunError if it is missing."""
+    if not parent.resume.is_file():
+        raise RunError(
+            f"continue_from={parent.path}: the checkpoint {parent.resume.name} is missing there; train that model with retrain=true"
+        )
+    return parent.resume
 
 
 def start_files(cfg: DictConfig) -> list[Path]:
@@ -295,6 +307,18 @@ def folder_of(cfg: DictConfig, data: str, family: str, name: Name) -> ModelDirec
     return min(same, key=lambda model: not model.finished, default=own)
 
 
+def options_asked(cfg: DictConfig) -> dict[str, Any]:
+    """What a config asks of its training, in the spelling of names, by dotted names."""
+    return flat(_question(plain_config(cfg), variance_matters(cfg)))
+
+
+def options_recorded(file: Path) -> list[dict[str, Any]]:
+    """The same of a recorded config; 0.1 recorded several questions in the same way. RunError for one that is not valid."""
+    configs = meanings(read_config(file))
+    check_targets({key: part for key, part in configs[0].items() if key in ("objective", "variance")}, file)
+    return [flat(_question(config, variance_matters(config))) for config in configs]
+
+
 def why_anew(cfg: DictConfig, directory: ModelDirectory, name: Name, typed: Collection[str]) -> str | None:
     """One sentence on a new training that the user may have expected to exist; None without a reason.
 
@@ -305,7 +329,7 @@ def why_anew(cfg: DictConfig, directory: ModelDirectory, name: Name, typed: Coll
         if training.get("asked") == name.asked and isinstance(training.get("files"), Mapping):
             edited = some_of(changed(training["files"], name.files))
             return f"new, because files of yours have changed since {model.path} was trained: {edited}"
-    now = flat(_question(plain_config(cfg), variance_matters(cfg)))
+    now = options_asked(cfg)
     for model, question, files in _recorded_like(directory):
         then = flat(question)
         differing = {option: then.get(option) for option in {*then, *now} if then.get(option) != now.get(option)}

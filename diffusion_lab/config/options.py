@@ -37,7 +37,9 @@ from diffusion_lab.store.option_names import flat
 BY_NAME = ("callbacks", "logger", "features", "metrics", "condition")  # groups of objects by name
 OF_EVERY_CLASS = ("data.validation", "data.on_device", "trainer.peak_flops")  # but not a parameter of the classes
 # What options of commands take beside the type of their default, or if it is null.
-_TEXTS = "model_dir samples reference root to mask flags code entity init_from checkpoint project init measure"
+_TEXTS = (
+    "model_dir samples reference root to mask flags code entity init_from continue_from checkpoint project init measure"
+)
 _UNSET: dict[str, Any] = {
     **dict.fromkeys(_TEXTS.split(), str),
     **dict.fromkeys(("batch_size", "default_steps", "t", "rank"), int | None),

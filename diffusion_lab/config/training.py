@@ -25,6 +25,7 @@ from diffusion_lab.config.build import (
     settle_budget,
 )
 from diffusion_lab.config.composing import SOURCE, TRAINED
+from diffusion_lab.config.continuing import Parent, parent_of
 from diffusion_lab.config.loading import check_worse
 from diffusion_lab.config.mistakes import MistakeError
 from diffusion_lab.config.naming import Name, folder_of, name_of_training, why_anew
@@ -74,6 +75,7 @@ class Training:
 
     data: its data set. name: its digests. directory: its folder. earlier: the record of a finished training there, or None. scores:
     the configs of the scores that follow. notes: sentences on options that were picked for the data, and on those for a GPU.
+    parent: the training that this one goes on from.
     """
 
     cfg: DictConfig
@@ -83,6 +85,7 @@ class Training:
     earlier: Mapping[str, Any] | None
     scores: list[DictConfig]
     notes: Sequence[str]
+    parent: Parent | None = None
 
     @property
     def place(self) -> ModelDirectory:
@@ -101,7 +104,7 @@ class Training:
         several = {"condition": "-".join(self.cfg.condition)} if len(self.cfg.condition) > 1 else {}
         made = {group: option for group, option in choices_made().items() if group != SOURCE}
         taken = [group for group, option in made.items() if option == TRAINED]
-        source = ModelDirectory(Path(self.cfg.init_from)) if taken else None
+        source = ModelDirectory(Path(self.cfg.continue_from or self.cfg.init_from)) if taken else None
         theirs = source.read_choices() if source is not None and source.choices.is_file() else {}
         return made | {group: theirs.get(group) for group in taken} | several
 
@@ -174,12 +177,13 @@ def training_of(
     settle_budget(cfg)
     fill_in_facts(cfg, data)
     fill_in(cfg, {**picked.options, **options_for_source(cfg)})
+    parent = parent_of(cfg)
     name = name_of_training(cfg)
     directory = folder_of(cfg, data.name, family, name)
     data.batch_size = cfg.data.batch_size
     _keep_scored_moments(cfg)
     notes = [*filter(None, [str(picked), suggestion])]
-    return Training(cfg, data, name, directory, _record(directory), requested_scores(cfg), notes)
+    return Training(cfg, data, name, directory, _record(directory), requested_scores(cfg), notes, parent)
 
 
 def _record(directory: ModelDirectory) -> Mapping[str, Any] | None:

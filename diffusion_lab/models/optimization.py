@@ -6,6 +6,8 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from lightning import Trainer
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
@@ -109,5 +111,42 @@ class Optimization:
     def configure(self, parameters: Iterable[tuple[str, nn.Parameter]], trainer: Trainer) -> OptimizerLRSchedulerConfig:
         """The result of LightningModule.configure_optimizers."""
         optimizer = self.optimizer(trained(parameters))
-        scheduler = LambdaLR(optimizer, lambda step: self.learning_rate(step, budget_used(trainer, step)))
+
+        def rate(step: int) -> float:
+            return self.learning_rate(step, budget_used(trainer, step))
+
+        optimizer.register_load_state_dict_pre_hook(partial(_options_of_stage, rate))
+        scheduler = LambdaLR(optimizer, rate)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+STAGE_AT = "stage_at"  # in the state of an optimizer: the step at which another training goes on with it
+
+
+class ParameterGroupsError(ValueError):
+    """A checkpoint whose optimizer has other groups of parameters than this code."""
+
+
+def _options_of_stage(rate: Callable[[int], float], optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """The state of an optimizer, to be loaded; where another training goes on with it, with the options of this optimizer.
+
+    rate: the factor on lr after a number of steps. ParameterGroupsError for other groups of parameters.
+    """
+    for own, saved in zip(optimizer.param_groups, state["param_groups"], strict=False):
+        names = own.get("param_names"), saved.get("param_names")
+        if len(own["params"]) != len(saved["params"]) or (all(names) and names[0] != names[1]):
+            break
+    else:
+        if len(optimizer.param_groups) == len(state["param_groups"]):
+            return state if STAGE_AT not in state else _with_options(state, optimizer, rate(state[STAGE_AT]))
+    raise ParameterGroupsError(
+        "the optimizer of this checkpoint has other groups of parameters than this version: retrain=true trains again"
+    )
+
+
+def _with_options(state: dict[str, Any], optimizer: Optimizer, rate: float) -> dict[str, Any]:
+    groups = [
+        {**own, "lr": own["initial_lr"] * rate, "params": saved["params"]}
+        for own, saved in zip(optimizer.param_groups, state["param_groups"], strict=True)
+    ]
+    return {**state, "param_groups": groups}

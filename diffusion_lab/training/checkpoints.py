@@ -17,6 +17,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from diffusion_lab.models.optimization import STAGE_AT
 from diffusion_lab.store.directories import previous_of
 from diffusion_lab.store.files import whole_file
 from diffusion_lab.training.interruption import Interruption
@@ -26,23 +27,21 @@ class WholeCheckpoints(TorchCheckpointIO):
     """Writes a checkpoint as a whole or not at all, and keeps the previous one as `previous_of(path)`. Nothing is unpickled."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        content = io.BytesIO()  # torch.save hides errors of a full disk
-        torch.save(checkpoint, content)
-        with whole_file(Path(path), previous=previous_of(Path(path))) as file:
-            file.write(content.getbuffer())
+        write_state(Path(path), checkpoint)
 
     def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: bool | None = None) -> Any:
         return load_state(Path(path))
 
 
 class Saving(Checkpoint):
-    """Saves at intervals of steps and of minutes, and after a signal, which also ends training.
+    """Saves at intervals of steps and of minutes, at the end of training, and after a signal, which also ends it.
 
     It must come last, to save the state after a completed step. Lightning moves a `Checkpoint` behind all other callbacks.
     If training ends at the step of a checkpoint, a training that resumes from it stops at once.
 
     path: of the checkpoint. interruption: the signals of this process. every_n_steps, every_minutes: whichever comes first; 0 turns
-    one off. The attribute `made_by`, a record of code, versions and precision, is stored in the file.
+    one off, and both turn off the last one, too. The attribute `made_by`, a record of code, versions and precision, is stored in
+    the file.
     """
 
     def __init__(self, path: Path, interruption: Interruption, every_n_steps: int, every_minutes: float) -> None:
@@ -51,6 +50,10 @@ class Saving(Checkpoint):
         self.made_by: dict[str, Any] = {}
         self._step, self._saved_at = 0, monotonic()
         self._ended, self._asked_to_stop, self._after_validation = False, False, False
+
+    @property
+    def _keeps_end(self) -> bool:
+        return bool(self.every_n_steps or self.every_seconds)
 
     @property
     def has_stopped_training(self) -> bool:
@@ -68,7 +71,9 @@ class Saving(Checkpoint):
             return
         self._step = step
         due = self.every_n_steps > 0 and step % self.every_n_steps == 0
+        due |= self._keeps_end and 0 < trainer.max_steps <= step
         late = self.every_seconds > 0 and monotonic() - self._saved_at >= self.every_seconds
+        late |= self._keeps_end and _stops(trainer)
         late, signum = _agreed(trainer, late, self.interruption.signum or 0)
         self._ended = trainer.should_stop
         if signum:
@@ -83,7 +88,8 @@ class Saving(Checkpoint):
             self._save(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._after_validation:
+        # A callback may end training because of this validation.
+        if self._after_validation or (self._keeps_end and _stops(trainer) and not self._ended):
             self._after_validation = False
             self._ended = trainer.should_stop
             self._save(trainer)
@@ -124,6 +130,28 @@ def newest_good(path: Path) -> tuple[Path | None, int, dict[str, Any], list[str]
     return None, 0, {}, wrong
 
 
+def for_next_stage(state: dict[str, Any]) -> dict[str, Any]:
+    """The checkpoint of a training as the start of another one that goes on from it, with options of its own.
+
+    Weights, moments of the optimizers, averages, used time and the numbers of steps and batches stay. Noise and dropout of batch k
+    are keyed by k, and batch k of size B shows the positions from k·B of the order of the data: with the same size the streams go
+    on where they were.
+    """
+    steps = [scheduler["last_epoch"] for scheduler in state["lr_schedulers"]]
+    optimizers = [{**each, STAGE_AT: step} for each, step in zip(state["optimizer_states"], steps, strict=True)]
+    rates = ("base_lrs", "_last_lr")
+    schedulers = [{key: value for key, value in each.items() if key not in rates} for each in state["lr_schedulers"]]
+    return {**state, "optimizer_states": optimizers, "lr_schedulers": schedulers, "ended": False}
+
+
+def write_state(path: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint, whole or not at all."""
+    content = io.BytesIO()  # torch.save hides errors of a full disk
+    torch.save(state, content)
+    with whole_file(path, previous=previous_of(path)) as file:
+        file.write(content.getbuffer())
+
+
 def load_state(path: Path) -> dict[str, Any]:
     """The plain containers and tensors of a checkpoint, on the CPU. ValueError, naming the file, if it is damaged or holds code."""
     try:
@@ -138,12 +166,16 @@ def load_state(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged, or holds more than tensors and plain values") from None
 
 
+def _stops(trainer: Trainer) -> bool:
+    """Whether a callback has ended training before its last step."""
+    return trainer.should_stop and trainer.fit_loop._can_stop_early
+
+
 def _validates_next(trainer: Trainer) -> bool:
     """Whether Lightning validates before the next step: at its interval, and at the end of training."""
     if not trainer.enable_validation:
         return False
-    ends = trainer.should_stop and trainer.fit_loop._can_stop_early
-    return ends or (trainer.fit_loop.epoch_loop.total_batch_idx + 1) % (trainer.val_check_batch or 1) == 0
+    return _stops(trainer) or (trainer.fit_loop.epoch_loop.total_batch_idx + 1) % (trainer.val_check_batch or 1) == 0
 
 
 def _agreed(trainer: Trainer, late: bool, signum: int) -> tuple[bool, int]:

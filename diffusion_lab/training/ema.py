@@ -57,7 +57,8 @@ class EMA(Callback):
         checkpoint["averages_num_updates"] = self.num_updates
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        pl_module.averages = checkpoint["averages"]
+        # A training that goes on from another one may have other averages.
+        pl_module.averages = {name: each for name, each in checkpoint["averages"].items() if name in self.decays}
         self.num_updates = checkpoint["averages_num_updates"]
 
 
