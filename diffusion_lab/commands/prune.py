@@ -95,7 +95,7 @@ def _resume(outputs: Path, cfg: DictConfig) -> Iterator[Unused]:
     for model in models_in(outputs):
         for file in (model.resume, previous_of(model.resume)):
             if model.finished and file.is_file():
-                yield Unused(file, model.path, "its training has finished")
+                yield Unused(file, model.path, "its training has finished; continue_from= needs it")
 
 
 def _cache(outputs: Path, cfg: DictConfig) -> Iterator[Unused]:

@@ -23,7 +23,7 @@ from diffusion_lab.config.overrides import as_plain, in_full, named, quoted, unq
 from diffusion_lab.config.spelling import todays_spelling
 from diffusion_lab.config.untrusted import load_config, read_config
 from diffusion_lab.store import ModelDirectory, newest_model
-from diffusion_lab.store.option_names import SCORED_GROUPS, SCORING_GROUPS, flat
+from diffusion_lab.store.option_names import NOT_IN_THE_NAME, SCORED_GROUPS, SCORING_GROUPS, flat
 
 TRAINED = "trained"  # sampler=trained: the choice that the model was trained with
 DRAWING_GROUPS = (
@@ -38,8 +38,6 @@ _ASKS = {"-h", "--help", "--hydra-help", "-sc", "--shell-completion"}  # flags t
 _MEANING = ("network", "prediction", "schedule", "variance")
 _TRAINED_BY = ("objective", "weighting", "timesteps", "sampler")
 SOURCE = "source"  # the place in conf/train.yaml of the choices of init_from and continue_from
-# Options without a group that continue_from takes, and those of the budget, of which the user's replace both.
-_PLAIN = ("seed", "train_images", "variant", "snapshots", "val", "freeze", "lora")
 _BUDGET = {"trainer.max_steps", "trainer.max_time"}
 _CHOSEN_WITH = {"measured_variance": "variance"}  # a group without its own folder -> the group that sets it
 _OF_A_MODEL = {"model_dir", "devices", "model", "network", "ema", "objective", *SCORED_GROUPS}
@@ -167,15 +165,26 @@ def with_choices_of_parent(options: Sequence[str]) -> list[str]:
     saved = todays_spelling(read_config(directory.config))
     if _BUDGET & typed.keys():
         saved["trainer"] = {**saved["trainer"], **dict.fromkeys(option.partition(".")[2] for option in _BUDGET)}
-    groups = [group for group, part in saved.items() if (CONF / group).is_dir() and isinstance(part, dict)]
+    family = str(directory.read_choices().get("model"))
+    groups = [name for name, part in saved.items() if (CONF / name).is_dir() and isinstance(part, dict)]
     groups = [group for group in groups if group not in ("model", "logger")]
+    listed = {*_groups_in("train"), *_groups_in(f"model/{family}")}
+    of_network = [{f"/{group}@_global_.{group}": TRAINED} for group in groups if group not in listed]
     for group in groups:
-        _store(group, saved[group])
-    defaults = [{f"override /{group}": TRAINED} for group in groups]
-    family = {"override /model": directory.read_choices().get("model")}
-    values = {key: saved[key] for key in (*_PLAIN, "model") if key in saved}
-    ConfigStore.instance().store(TRAINED, {"defaults": [family, *defaults], **values}, SOURCE, package="_global_")
+        _store(group, saved[group], of_network if group == "network" else ())
+    defaults = [{"override /model": family}, *({f"override /{group}": TRAINED} for group in groups if group in listed)]
+    without = NOT_IN_THE_NAME - {"snapshots", "val"} | {*groups, "facts"}
+    values = {key: value for key, value in saved.items() if key not in without}
+    ConfigStore.instance().store(TRAINED, {"defaults": defaults, **values}, SOURCE, package="_global_")
     return [f"{SOURCE}={TRAINED}", *options]
+
+
+def _groups_in(name: str) -> Iterator[str]:
+    """The groups in the defaults of a yaml of ours, or of the user's."""
+    files = (folder / f"{name}.yaml" for folder in (CONF, Path.cwd() / "conf"))
+    texts = [file.read_text(encoding="utf-8") for file in files if file.is_file()]
+    for entry in (yaml.safe_load(texts[0]) or {}).get("defaults", []) if texts else ():
+        yield from (key.split()[-1].lstrip("/") for key in (entry if isinstance(entry, dict) else ()))
 
 
 def _folders_of(option: str, options: Sequence[str]) -> list[str]:
@@ -233,14 +242,17 @@ def _references(group: str) -> dict[str, dict[str, str]]:
     return found
 
 
-def _store(group: str, values: Mapping[str, Any]) -> None:
-    """The choice `trained` of a group, and of its subgroups, so that sampler/spacing=quadratic keeps the sampler."""
+def _store(group: str, values: Mapping[str, Any], brought: Sequence[Mapping[str, str]] = ()) -> None:
+    """The choice `trained` of a group, and of its subgroups, so that sampler/spacing=quadratic keeps the sampler.
+
+    brought: entries of the defaults for other groups that it sets.
+    """
     parts = {name: part for name, part in values.items() if isinstance(part, dict) and (CONF / group / name).is_dir()}
     for name, part in parts.items():
         _store(f"{group}/{name}", part)
     own = {name: value for name, value in values.items() if name not in parts}
     newer = ["default"] if group == "evaluation" else []  # adds options that are newer than the training
-    defaults = [*newer, *({name: TRAINED} for name in parts), "_self_"]
+    defaults = [*newer, *brought, *({name: TRAINED} for name in parts), "_self_"]
     ConfigStore.instance().store(TRAINED, {**own, "defaults": defaults}, group)
 
 

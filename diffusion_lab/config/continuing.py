@@ -90,7 +90,9 @@ class Parent:
             *((snapshot_name(share), share) for share in shares),
             *((kept_average_name(share), share) for share in kept),
         ]:
-            if total > 0 and (step := math.ceil(share * total)) <= self.step:
+            step = math.ceil(share * total)
+            step -= (step - 1) / total >= share if total > 0 else 0  # rounding, as of 0.1·30
+            if total > 0 and step <= self.step:
                 yield name, step
 
     def _has(self, step: int, file: Path) -> bool:
@@ -125,8 +127,8 @@ def parent_of(cfg: DictConfig) -> Parent | None:
     for name in filter(_is_fixed, sorted(differing)):
         then, value = differing[name]
         raise MistakeError(
-            f"{option}: {name} is {value!r} here and {then!r} there: only the budget, optimizer.*, lr_scheduler, ema and data of the "
-            "same shape may differ; init_from=… starts another training from its weights"
+            f"{option}: {name} is {value!r} here and {then!r} there: only the budget, optimizer.*, lr_scheduler, ema and data of "
+            "the same shape may differ; init_from=… starts another training from its weights"
         )
     _check_budget(cfg, parent, option)
     return parent

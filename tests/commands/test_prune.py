@@ -16,6 +16,7 @@ from .conftest import files
 from .test_status import write_sweep
 
 OUTPUTS = Path("outputs")
+ALL = ["what=[resume,cache,code,partial]"]
 
 
 def begun(name, days=30):
@@ -44,9 +45,9 @@ def filled(lab, old_model):
 
 def test_it_moves_what_can_be_made_again(lab, filled):
     before = files(lab.folder)
-    assert "resume.ckpt" in lab.done("prune", "dry_run=true")
+    assert "resume.ckpt" in lab.done("prune", *ALL, "dry_run=true")
     assert files(lab.folder) == before
-    out = lab.done("prune")
+    out = lab.done("prune", *ALL)
     assert "moved 2.0 MB; to remove it for good: rm -r outputs/trash" in out
     moved = [
         *(
@@ -59,7 +60,7 @@ def test_it_moves_what_can_be_made_again(lab, filled):
     after = {file.replace("outputs/trash/", "outputs/") for file in files(lab.folder)}
     assert sorted(after) == before, "nothing is lost"
     assert {file for file in files(lab.folder) if "/trash/" in file} == {f"outputs/trash/{file}" for file in moved}
-    assert "nothing to prune in outputs" in lab.done("prune")
+    assert "nothing to prune in outputs" in lab.done("prune", *ALL)
     lab.done("prune", f"models=[{filled.path.name}]")
     assert not filled.path.exists()
     assert (OUTPUTS / "trash" / "models" / filled.path.name / "training.json").is_file() or (
@@ -72,7 +73,7 @@ def test_what_somebody_works_with_stays(lab, filled, monkeypatch):
     write_json(sweep_directory(OUTPUTS, "mine").submitted, {"abandoned": "7"})
     monkeypatch.setattr(slurm, "ask", lambda *command: "7 PENDING\n")
     with hold(filled.path, print), hold(OUTPUTS / "cache" / "samples" / "0123", print):
-        out = lab.done("prune")
+        out = lab.done("prune", *ALL)
     assert out.count("kept: ") == 2
     assert "is using it" in out
     assert named_model(OUTPUTS, "abandoned").path.is_dir(), "a job waits for it"
