@@ -161,9 +161,9 @@ def _files_below(
 @cache
 def _too_many(link: Path) -> tuple[()]:
     """No files. Logs once that those below a link do not count."""
-    fix = "link the folders that your code reads, or set the file as an option of your class"
+    fix = "link a smaller folder, or name the file that your code reads in an option"
     logging.getLogger(__name__).warning(
-        f"{link} leads to more than {_MOST_LINKED:,} files, so an edit of one is not noticed: {fix}"
+        f"{link} leads to more than {_MOST_LINKED:,} files, so that an edit of one is not noticed: {fix}"
     )
     return ()
 
