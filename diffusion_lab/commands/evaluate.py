@@ -16,7 +16,7 @@ from diffusion_lab.commands.score_table import score_table
 from diffusion_lab.config.composing import TRAINED
 from diffusion_lab.config.given import given_score
 from diffusion_lab.config.mistakes import MistakeError, lost_process, out_of_memory, users_mistakes
-from diffusion_lab.config.naming import plain_config
+from diffusion_lab.config.naming import differences_of, other_models, plain_config
 from diffusion_lab.config.overrides import options_of_this_job
 from diffusion_lab.config.scores import PlannedScore, planned_scores
 from diffusion_lab.config.tracking import build_trackers, track_score
@@ -26,7 +26,7 @@ from diffusion_lab.metrics.pictures import DRAWS, PATH_IMAGES
 from diffusion_lab.metrics.score import score as compute_score
 from diffusion_lab.report.drawing import may_fail, picture, png
 from diffusion_lab.store.files import remove_staged, write_whole
-from diffusion_lab.store.provenance import SCORING_ROOMS, code_now, said_of_model
+from diffusion_lab.store.provenance import SCORING, code_now
 from diffusion_lab.store.status_file import Announcement
 from diffusion_lab.terminal import Terminal
 from diffusion_lab.training.interruption import ending
@@ -61,8 +61,8 @@ def run(cfg: DictConfig) -> None:
     console = Terminal(quiet=not here.is_first)
     if new:
         console.print(where(here, cfg))
-    if model is not None and (said := said_of_model(model.path, model.read_training())):
-        console.print(said)
+    for line in differences_of([model, *other_models(scores[0].cfg)]) if model is not None else ():
+        console.print(line)
     with lost_process():
         for score in scores:
             score_once(score, cfg.get("compile", False))
@@ -157,5 +157,5 @@ def _write(scores: Scores, score: PlannedScore) -> None:
         if drawn is not None:
             write_whole(path, drawn)
     write_whole(run.config, OmegaConf.to_yaml(plain_config(score.cfg)).encode())
-    made = {"code": code_now(SCORING_ROOMS), "versions": versions()}
+    made = {"code": code_now(SCORING), "versions": versions()}
     run.write_metrics({**scores.content(), "choices": dict(score.choices), **made})

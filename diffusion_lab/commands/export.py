@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 
 from diffusion_lab.conditions.units import Units
 from diffusion_lab.config.mistakes import MistakeError, users_mistakes
+from diffusion_lab.config.naming import differences_of, other_models
 from diffusion_lab.config.sample_options import chosen_module, with_measurements
 from diffusion_lab.interop.card import card
 from diffusion_lab.interop.program import to_program
@@ -40,6 +41,8 @@ def run(cfg: DictConfig) -> None:
     if to.exists() and not (to.is_dir() and not any(to.iterdir())):
         raise MistakeError(f"to={to} already exists and is not overwritten; choose another folder")
     directory, saved, _, weights, generator = chosen_module(cfg)
+    for line in differences_of([directory, *other_models(saved)]):
+        Terminal().print(line)
     with torch.no_grad(), users_mistakes():
         generator = with_measurements(generator, cfg, saved, directory, weights)
         files, use, library = _FORMATS[cfg.format](generator, cfg.batch_size)

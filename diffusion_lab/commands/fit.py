@@ -27,7 +27,8 @@ from diffusion_lab.networks.flops import NetworkCost
 from diffusion_lab.store import write_json
 from diffusion_lab.store.files import make_folders, remove_staged, write_whole
 from diffusion_lab.store.option_names import SCORING_GROUPS
-from diffusion_lab.store.provenance import both, code_now, made_by
+from diffusion_lab.store.own_files import sha256_of
+from diffusion_lab.store.provenance import TRAINING, both, code_now, made_by
 from diffusion_lab.terminal import Terminal
 from diffusion_lab.training.checkpoints import Saving, newest_good, previous_of
 from diffusion_lab.training.ema import PowerAverages
@@ -130,7 +131,7 @@ def _begin(training: Training) -> _Begun:
             old.unlink()
         line = training.parent.start(place, training.cfg)
         begun = replace(_Begun(*newest_good(place.resume)), wrong=begun.wrong, line=line)
-    if training.cfg.retrain and made_by(begun.made_by, code_now()):
+    if training.cfg.retrain and made_by(begun.made_by, TRAINING):
         begun = _Begun(None, 0, {}, begun.wrong)  # other code began it: this one starts anew
     if begun.checkpoint is None:
         for old in (*place.snapshots, *place.kept_averages):
@@ -176,7 +177,7 @@ def _lines_on_start(training: Training, built: Built, begun: _Begun) -> Iterator
     yield from (f"{sentence}; skipping it" for sentence in begun.wrong)
     if begun.checkpoint is not None:
         yield begun.line or f"resuming from {begun.checkpoint} at step {begun.step:,}"
-        if by := made_by(begun.made_by, code_now()):
+        if by := made_by(begun.made_by, TRAINING):
             ways = "retrain=true starts over, variant=WORD trains a separate model"
             yield f"{training.place.path} was started by {by}; continuing with the code as it is now: {ways}"
         if before not in (None, precision):
@@ -213,6 +214,8 @@ def _finish(training: Training, built: Built, cost: NetworkCost, **more: Any) ->
         fingerprint=str(training.name),
         asked=training.name.asked,
         files=training.name.files,
+        options=training.name.options,
+        config=sha256_of(place.config),
         parameters=cost.parameters,
         flops=cost.forward_flops,
         **more,

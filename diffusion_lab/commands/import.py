@@ -51,7 +51,8 @@ def run(cfg: DictConfig) -> None:
         cfg.facts.init = content
         for name in ("checkpoint", *OPTIONS):
             del cfg[name]
-    fingerprint = str(name_of_training(cfg))
+    training = name_of_training(cfg)
+    fingerprint = str(training)
     name = re.sub(r"[^\w.+-]", "_", path.stem if path.is_file() else path.resolve().name)[:80]
     directory = model_directory(Path(cfg.outputs), name, family(), fingerprint)
     console = Terminal()
@@ -68,6 +69,10 @@ def run(cfg: DictConfig) -> None:
             seconds=None,
             images=None,
             fingerprint=fingerprint,
+            asked=training.asked,
+            files=training.files,
+            options=training.options,
+            config=sha256_of(directory.config),
             code=code_now(),
             parameters=cost.parameters,
             flops=cost.forward_flops,

@@ -5,6 +5,7 @@ The calls do what the commands `sample` and `evaluate` do, in this process, on o
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -23,6 +24,7 @@ from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.composing import completed, model_dir_of
 from diffusion_lab.config.loading import load_module, trained_config, trained_data
 from diffusion_lab.config.mistakes import MistakeError, mistake_in_job, mistake_in_options, users_mistakes
+from diffusion_lab.config.naming import differences_of, other_models
 from diffusion_lab.config.options import check_options
 from diffusion_lab.config.overrides import ALL, as_options, as_value, quoted
 from diffusion_lab.config.sample_options import Drawing, drawing_of
@@ -97,10 +99,11 @@ class Model:
         own = None if config_dir is None else [f"file://{Path(config_dir).absolute()}"]
         self._options = as_options({"outputs": outputs, "accelerator": accelerator})
         self._built: tuple[DictConfig, tuple[str, ...]] | None = None
+        self._logged: set[str] = set()
         with _call_of("sample"):
             self._directory = model_dir_of([*as_options({"model_dir": model_dir}), *self._options])
             self._options += as_options({"model_dir": self.path, "hydra.searchpath": own})
-            drawing_of(self.config("sample"), self._load)  # raises mistakes here
+            self._log_differences(drawing_of(self.config("sample"), self._load).saved)  # raises mistakes here
 
     @property
     def path(self) -> Path:
@@ -203,6 +206,7 @@ class Model:
                     raise MistakeError("evaluation.at: one call computes one score: choose one, as weights='at_1m'")
                 if _NOTEBOOK in str(planned.cfg):
                     raise MistakeError("a score is identified by its code: put your class into a file and import it")
+            self._log_differences(planned.cfg)
             score_once(planned, quiet=True)
         content = planned.run.read_metrics()
         return Score(content["values"], content["protocol"], planned.run.path)
@@ -231,6 +235,7 @@ class Model:
             option, arrays = _conditions(given.get("condition"))
             options = _options({name: value for name, value in given.items() if name != "condition"}, overrides)
             planned = drawing_of(self.config("sample", [*option, *options]), self._load, x_T, arrays)
+            self._log_differences(planned.saved)
             with planned.on(device_of(self._request_of(planned.cfg))) as drawn:
                 yield drawn
 
@@ -251,6 +256,13 @@ class Model:
             self.module = load_module(directory, saved, *weights)
             self._built = saved, weights
         return self.module
+
+    def _log_differences(self, saved: DictConfig) -> None:
+        """Log as warnings, each once, how this model and those that guide it differ from their training."""
+        for line in differences_of([self._directory, *other_models(saved)]):
+            if line not in self._logged:
+                self._logged.add(line)
+                logging.getLogger(__name__).warning(line)
 
     def _request_of(self, cfg: DictConfig) -> DeviceRequest:
         with users_mistakes():

@@ -6,15 +6,19 @@ Trains and scores nothing.
 from __future__ import annotations
 
 import glob
+from contextlib import suppress
 from pathlib import Path
 
 from omegaconf import DictConfig, ListConfig
 
 from diffusion_lab.config.mistakes import MistakeError
+from diffusion_lab.config.naming import edited
 from diffusion_lab.config.tracking import build_trackers, track_report
 from diffusion_lab.report.make import make_report, report_on_runs, write_poster
 from diffusion_lab.report.read import read_runs, read_sweep
-from diffusion_lab.store import RunDirectory, named_sweep, runs_folder, scored_runs
+from diffusion_lab.report.table import Gathered
+from diffusion_lab.store import RunDirectory, RunError, named_sweep, runs_folder, scored_runs
+from diffusion_lab.store.provenance import first_of, with_other_files
 from diffusion_lab.terminal import Terminal
 
 FORMATS = ("page", "figure")
@@ -45,9 +49,20 @@ def run(cfg: DictConfig) -> None:
     else:
         page = make_report(sweep, Path(cfg.to) if cfg.to else None, show=True)
         track_report(cfg, sweep, page.parent)
+    for line in _of_other_files(read_runs(folders, "") if sweep is None else read_sweep(sweep)):
+        Terminal().print(line)
     Terminal().print(
         f"report  {page}  (with table.csv, cells.csv, table.md, table.tex and figures/ in the same folder)"
     )
+
+
+def _of_other_files(gathered: Gathered) -> list[str]:
+    """A sentence if files were edited since models of the report were trained with them."""
+    lines = []
+    for model in dict.fromkeys(cell.model for cell in gathered.done if cell.model.finished):
+        with suppress(RunError):  # it is damaged
+            lines += with_other_files(model.path, [*edited(model)])
+    return first_of(lines)
 
 
 def _run_folders(patterns: list[str], outputs: Path) -> list[Path]:

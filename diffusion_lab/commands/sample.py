@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from diffusion_lab.config.mistakes import MistakeError, lost_process, users_mistakes
+from diffusion_lab.config.naming import differences_of, other_models
 from diffusion_lab.config.overrides import options_of_this_job
 from diffusion_lab.config.sample_options import Drawing, drawing_of
 from diffusion_lab.data.array_files import NAMES
@@ -56,6 +57,8 @@ def run(cfg: DictConfig) -> None:
             start_ranks("sample", options_of_this_job(model_dir=str(directory.path)), request)
         return
     here = join(request)
+    for line in differences_of([directory, *other_models(drawing.saved)]):
+        Terminal(quiet=not here.is_first).print(line)
     with lost_process(), drawing.on(here.device) as drawn:
         if notice := compile_network(drawn.generator.networks["network"], cfg.compile):
             Terminal(quiet=not here.is_first).print(notice)

@@ -22,6 +22,7 @@ from diffusion_lab.commands.evaluate import score_once
 from diffusion_lab.commands.fit import fit
 from diffusion_lab.config.build import family
 from diffusion_lab.config.mistakes import MistakeError, lost_process, users_mistakes
+from diffusion_lab.config.naming import differences_of, other_models
 from diffusion_lab.config.overrides import command_as_typed, options_of_this_job
 from diffusion_lab.config.scores import about_model, planned_score, run_of
 from diffusion_lab.config.training import Built, Training, training_of
@@ -29,7 +30,6 @@ from diffusion_lab.config.weight_files import load_weights
 from diffusion_lab.models.noisy_classifier import NoisyClassifier
 from diffusion_lab.models.trainable import GenerativeModel
 from diffusion_lab.store import RunDirectory
-from diffusion_lab.store.provenance import said_of_model
 from diffusion_lab.sweeps.plan import Value
 from diffusion_lab.terminal import Terminal
 from diffusion_lab.training.ranks import (
@@ -81,9 +81,10 @@ def _train(training: Training, built: Built, here: Ranks) -> None:
         if is_done:
             directory.make_newest()
             console.print(f"this model is already trained: {directory.path} (set retrain=true to train again)")
-        said = said_of_model(directory.path, directory.read_training()) if is_done else training.why_anew()
-        if said:
-            console.print(said)
+        reused = [directory] if is_done else []
+        anew = None if is_done else training.why_anew()
+        for line in filter(None, [anew, *differences_of([*reused, *other_models(training.cfg)])]):
+            console.print(line)
         if not is_done:
             fit(training, built, here)
 

@@ -3,15 +3,15 @@
     config -> what is asked (without conf/not_in_the_name.yaml) -> the spelling of names (`spelling`) -> digest -> folder
 
 Not in a name: the code and the versions of this package, the device, and what follows from them (`store.provenance` records them).
-Other models, such as a guiding one, are identified by content, so a score keeps its name when their folder is moved. Builds only
-a variance and an objective.
+Other models, such as a guiding one, are identified by content, so a score keeps its name when their folder is moved. Files of a
+finished model are compared with those that it was trained with (`edited`). Builds only a variance and an objective.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,9 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion_lab.config.overrides import as_options, as_plain
+from diffusion_lab.config.overrides import as_options, as_plain, leaves
 from diffusion_lab.config.spelling import TABLE, meanings, spelling_of_names
-from diffusion_lab.config.untrusted import REFERENCE, check_targets, read_config
+from diffusion_lab.config.untrusted import REFERENCE, check_targets, read_config, whole_config
 from diffusion_lab.config.weight_files import weight_file
 from diffusion_lab.store import ModelDirectory, RunError, model_directory
 from diffusion_lab.store.option_names import (
@@ -33,15 +33,17 @@ from diffusion_lab.store.option_names import (
     canonical_json,
     flat,
 )
-from diffusion_lab.store.own_files import Files, digests_of, sha256_of, state_of, users_files
+from diffusion_lab.store.own_files import DIGITS, Files, digests_of, sha256_of, state_of, users_files
 from diffusion_lab.store.places import models_in
-from diffusion_lab.store.provenance import SCORING_ROOMS, changed, code_now, some_of
+from diffusion_lab.store.provenance import SCORING, by_other_code, changed, code_now, some_of, with_other_files
 from diffusion_lab.store.weight_names import snapshot_name
 
 RAW = "raw"
 _CARDS = Path(__file__).parents[1] / "metrics" / "weights"  # of shipped weights, with their digests
 _MAY_HOLD_SECRETS = {"logger", "callbacks"}  # their files are not read again
 _FOLDERS = ("classifier", "model")  # options of a guidance that name a folder
+TEACHER = "objective.teacher"
+_OTHER_MODELS = (TEACHER, "guidance.classifier", "guidance.model", "guidance.worse.model")
 
 
 def plain_config(cfg: DictConfig) -> dict[str, Any]:
@@ -124,10 +126,14 @@ def _question(config: Mapping[str, Any], variance_counts: bool) -> dict[str, Any
 
 @dataclass(frozen=True)
 class Name:
-    """The name of a run. asked: a digest of options and data. files: path -> digest of the user's own files."""
+    """The name of a run. asked: a digest of options and data. files: path -> digest of the user's own files.
+
+    options: option -> digest of the file that its value names, to be recorded; its content is part of `asked`.
+    """
 
     asked: str
     files: Mapping[str, str]
+    options: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     def __str__(self) -> str:
         """64 hex digits."""
@@ -172,7 +178,21 @@ def name_of_training(cfg: DictConfig) -> Name:
     """
     resolved = as_plain(cfg, resolve=True)
     question = _question(_as_recorded(cfg, resolved), variance_matters(cfg))
-    return name_of(question, cfg.facts.identity, users_files(asked_of_training(resolved), resolved))
+    return Name(_digest([by_content(question), cfg.facts.identity]), **own_files(asked_of_training(resolved), resolved))
+
+
+def own_files(parts: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Digests of the user's own files that parts of a config name: of modules as `files`, by path, and of values as `options`.
+
+    config: the whole of it, as in `users_files`. Only a class of the user's reads a file that an option of a training names.
+    """
+    files = digests_of(users_files(parts, config))
+    read = {
+        ".".join(map(str, path)): sha256_of(Path(value))[:DIGITS]
+        for path, value in (leaves(parts) if files else ())
+        if isinstance(value, str) and path[-1] != "_target_" and _is_file(value)
+    }
+    return {"files": files, "options": read}
 
 
 def name_of_score(cfg: DictConfig) -> Name:
@@ -204,7 +224,7 @@ def measuring_identity(cfg: DictConfig) -> str:
 
 def _code() -> str:
     """A digest of the package's code that draws and scores; results in the cache are valid for one such digest."""
-    return hashlib.sha256(canonical_json(code_now(SCORING_ROOMS)).encode()).hexdigest()
+    return hashlib.sha256(canonical_json(code_now(SCORING)).encode()).hexdigest()
 
 
 def _how_built(config: Mapping[str, Any]) -> str:
@@ -215,8 +235,7 @@ def _how_built(config: Mapping[str, Any]) -> str:
 
 def _digest_of_files(config: Mapping[str, Any], parts: Mapping[str, Any]) -> str:
     """A digest of the user's own files that these parts of a config name."""
-    files = digests_of(users_files(parts, config))
-    return hashlib.sha256(canonical_json(files).encode()).hexdigest()
+    return hashlib.sha256(canonical_json(own_files(parts, config)).encode()).hexdigest()
 
 
 def features_by_content(features: Mapping[str, Any]) -> dict[str, Any]:
@@ -251,22 +270,65 @@ def guidance_by_content(guidance: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def identity_of(directory: ModelDirectory, name: str | None = None) -> dict[str, Any]:
-    """Name of a training, and the digest of the weights called `name` (None: the default ones). RunError if it has not finished."""
+    """Name of a training, and the digest of the weights called `name` (None: the default ones). RunError if it has not finished.
+
+    And files that were edited since, so that a name of before stays where there is none.
+    """
     training, weights = directory.read_training(), weight_file(directory, name)
-    return {"fingerprint": training.get("fingerprint"), "weights": sha256_of(weights)}
+    identity = {"fingerprint": training.get("fingerprint"), "weights": sha256_of(weights)}
+    return identity | ({"edited": files} if (files := edited(directory)) else {})
+
+
+def files_of_model(directory: ModelDirectory) -> dict[str, dict[str, str]]:
+    """`own_files` of the training of a model, as they are now."""
+    config = whole_config(directory)
+    return own_files(asked_of_training(config), config)
+
+
+def edited(directory: ModelDirectory) -> dict[str, str | None]:
+    """File -> its digest now, None if it is gone: the files that differ from the record of a finished training.
+
+    These are its config.yaml and `own_files`. Earlier versions recorded no digest of the config, nor of files in options: for their
+    models these cannot be compared.
+    """
+    training, config, own = directory.read_training(), directory.config, files_of_model(directory)
+    now = {config.name: sha256_of(config)}
+    then = {config.name: training.get("config", now[config.name])}
+    for kind, digests in own.items():
+        now |= digests
+        then |= training.get(kind, digests)
+    return {file: now.get(file) for file in changed(then, now)}
+
+
+def other_models(cfg: DictConfig) -> list[ModelDirectory]:
+    """The finished models that a config reads whole: a teacher, and those that guide; not init_from, see `content_of_start`."""
+    folders = [OmegaConf.select(cfg, option) for option in _OTHER_MODELS]
+    models = [ModelDirectory(Path(folder)) for folder in dict.fromkeys(folders) if folder is not None]
+    return [model for model in models if model.finished]
+
+
+def differences_of(models: Iterable[ModelDirectory]) -> list[str]:
+    """Sentences on finished models that other code trained, or other versions of the files that are read now."""
+    return [
+        line
+        for model in models
+        for line in (*by_other_code(model.path, model.read_training()), *with_other_files(model.path, [*edited(model)]))
+    ]
 
 
 def content_of_start(cfg: DictConfig) -> str | None:
-    """Digests of what training starts from, and of a teacher; None for fresh weights. RunError if a file is missing."""
+    """Digests of what training starts from, and of a teacher; None for fresh weights. RunError if a file is missing.
+
+    Of init_from only the weights count: its options, and the user's classes that they name, shape a training only where they stand
+    in the new config, and count there.
+    """
     digests = [sha256_of(file) for file in start_files(cfg)]
     if cfg.get("continue_from") is not None:
         parent = ModelDirectory(Path(cfg.continue_from))
         digests += [str(parent.read_training().get("fingerprint")), sha256_of(checkpoint_of(parent))]
-    if (teacher := OmegaConf.select(cfg, "objective.teacher")) is not None:
+    if (teacher := OmegaConf.select(cfg, TEACHER)) is not None:
         if not ModelDirectory(Path(teacher)).finished:
-            raise RunError(
-                f"objective.teacher={teacher} holds no finished model: name the folder of a trained diffusion model"
-            )
+            raise RunError(f"{TEACHER}={teacher} holds no finished model: name the folder of a trained diffusion model")
         digests += map(str, identity_of(ModelDirectory(Path(teacher))).values())
     return " ".join(digests) or None
 

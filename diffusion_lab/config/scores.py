@@ -20,7 +20,7 @@ from diffusion_lab.config.build import build_each, choices_made
 from diffusion_lab.config.composing import TRAINED
 from diffusion_lab.config.loading import Load, load_module, trained_config, trained_data
 from diffusion_lab.config.mistakes import MistakeError
-from diffusion_lab.config.naming import measuring_identity, name_of_score, sampling_identity
+from diffusion_lab.config.naming import files_of_model, measuring_identity, name_of_score, sampling_identity
 from diffusion_lab.config.overrides import as_plain
 from diffusion_lab.config.weight_files import (
     check_buildable,
@@ -45,7 +45,7 @@ from diffusion_lab.models.trainable import GenerativeModel
 from diffusion_lab.store import FINGERPRINT_LENGTH, ModelDirectory, RunDirectory, cache_directory, run_directory
 from diffusion_lab.store.option_names import check_at_least
 from diffusion_lab.store.own_files import sha256_of
-from diffusion_lab.store.provenance import SCORING_ROOMS, code_now, made_by
+from diffusion_lab.store.provenance import SCORING, made_by
 from diffusion_lab.store.weight_names import Moment, is_snapshot, read_moments, snapshot_name
 from diffusion_lab.training.devices import DeviceRequest
 from diffusion_lab.training.profiles import wanted_length
@@ -61,15 +61,16 @@ class PlannedScore:
     """A planned score: plan, folder, and record.
 
     plan: the computation. run: the folder of the score. cfg: its config. choices: the option of each group. read: the files that
-    determine it, by name, with their digests. anew: whether an existing score is computed again. about: the line that names the
-    model in the terminal. model: the folder of the scored model; None for given images.
+    determine it, by name, with their digests, and under `files` and `options` the user's own that the model's config names.
+    anew: whether an existing score is computed again. about: the line that names the model in the terminal. model: the folder of
+    the scored model; None for given images.
     """
 
     plan: ScorePlan
     run: RunDirectory
     cfg: DictConfig
     choices: Mapping[str, str | None]
-    read: Mapping[str, str]
+    read: Mapping[str, Any]
     anew: bool
     about: str
     model: ModelDirectory | None = None
@@ -77,7 +78,7 @@ class PlannedScore:
     @property
     def other_code(self) -> str | None:
         """One sentence if the score exists and other code computed it."""
-        made = made_by(self.run.read_metrics(), code_now(SCORING_ROOMS))
+        made = made_by(self.run.read_metrics(), SCORING)
         return made and f"{self.run.path} was scored by {made}: rescore=true scores again"
 
     @property
@@ -132,7 +133,7 @@ def planned_score(
         training=cost,
         measure=None if measured is None else measured.applied,
     )
-    read = digests(directory, weights, *map(snapshot_name, module.guiding_snapshots))
+    read = {**digests(directory, weights, *map(snapshot_name, module.guiding_snapshots)), **own_files_read(directory)}
     identity = {"model_directory": directory.path.name, "fingerprint": training["fingerprint"]}
     recorded = {**identity, "read": read, **of_weights}
     return PlannedScore(
@@ -172,6 +173,11 @@ def measurements(
         about=f"{directory.path.name}-{weights}",
     )
     return found if found.any else None
+
+
+def own_files_read(directory: ModelDirectory) -> dict[str, dict[str, str]]:
+    """The user's own files that a model's config names, as they are now, for `PlannedScore.read`."""
+    return {kind: files for kind, files in files_of_model(directory).items() if files}
 
 
 def digests(directory: ModelDirectory, *weights: str) -> dict[str, str]:

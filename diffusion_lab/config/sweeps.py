@@ -21,15 +21,16 @@ from diffusion_lab.config.build import build_training_data
 from diffusion_lab.config.composing import drop_leftovers
 from diffusion_lab.config.duration import in_a_sentence, operations
 from diffusion_lab.config.mistakes import MistakeError, refused_option, users_mistakes
+from diffusion_lab.config.naming import differences_of
 from diffusion_lab.config.options import check_options
 from diffusion_lab.config.overrides import as_plain
-from diffusion_lab.config.scores import build_features, build_metrics, requested_weights, run_of
+from diffusion_lab.config.scores import build_features, build_metrics, own_files_read, requested_weights, run_of
 from diffusion_lab.config.training import Training, training_of
 from diffusion_lab.data.module import DataModule
 from diffusion_lab.metrics.score import check_measures
 from diffusion_lab.models.trainable import GenerativeModel, TrainableModel
 from diffusion_lab.store.option_names import canonical_json
-from diffusion_lab.store.provenance import said_of_model
+from diffusion_lab.store.provenance import first_of
 from diffusion_lab.sweeps.axes import Axis, Combination, MissingOptionError, combinations
 from diffusion_lab.sweeps.decide import OPEN, SEED, Key, Question, key_of
 from diffusion_lab.sweeps.plan import Plan, PlannedCell, plan
@@ -134,15 +135,9 @@ def make_plan(
         built = built or trained
     planned = plan(cells, count, master.retrain, master.rescore, master.score)
     takes = None if built is None else in_a_sentence(planned, *built)
-    return planned, [*filter(None, [takes]), *_of_other_code(planned), *_notes(axes, found)]
-
-
-def _of_other_code(planned: Plan) -> list[str]:
-    """A sentence if other code trained models that are reused."""
     new = {work.folder for work in planned.work}
-    models = dict.fromkeys(cell.model for cell in planned.cells if cell.model.path not in new)
-    said = [text for model in models if (text := said_of_model(model.path, model.read_training()))]
-    return [said[0] + (f" (and {len(said) - 1} more of these models)" if len(said) > 1 else "")] if said else []
+    reused = dict.fromkeys(cell.model for cell in planned.cells if cell.model.path not in new)
+    return planned, [*filter(None, [takes]), *first_of(differences_of(reused)), *_notes(axes, found)]
 
 
 def _notes(axes: Sequence[Axis], found: Sequence[Combination[Composed]]) -> list[str]:
@@ -280,7 +275,8 @@ def _cell(
         run = run_of(training.directory, score, outputs)
         here = None if gpus is None or on_gpu else (training, model)
     counted = None if here is None else operations(*here)
-    return PlannedCell(combination.choices, overrides, training.directory, run, counted), here
+    own = own_files_read(training.directory) if training.directory.finished else {}
+    return PlannedCell(combination.choices, overrides, training.directory, run, counted, own), here
 
 
 def _check_measure(name: str, score: DictConfig, data: DataModule) -> None:

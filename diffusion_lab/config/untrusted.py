@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -40,18 +40,28 @@ def load_config(directory: ModelDirectory) -> DictConfig:
 
     RunError if it is missing or holds what a file may not.
     """
+    config = _read(directory, leave_out)
+    check_targets(_resolved(config, directory), directory.config)
+    return config
+
+
+def whole_config(directory: ModelDirectory) -> dict[str, Any]:
+    """The same with all its options, resolved, in plain containers. To be compared only: it may name any object."""
+    return _resolved(_read(directory, lambda plain: None), directory)
+
+
+def _read(directory: ModelDirectory, edit: Callable[[dict[str, Any]], None]) -> DictConfig:
+    """The config in a model's folder, of plain values, after `edit`."""
     file = directory.config
     if not file.is_file():
         raise RunError(f"{directory.path} is not a model directory: it has no {file.name}")
     plain = todays_spelling(read_config(file))
     try:
         check_plain(plain, file)
-        leave_out(plain)
-        config = OmegaConf.create(plain)
+        edit(plain)
+        return OmegaConf.create(plain)
     except (OmegaConfBaseException, ValueError, RecursionError) as error:
         raise RunError(f"{file} is not a config: {' '.join(str(error).split())}") from None
-    check_targets(_resolved(config, directory), file)
-    return config
 
 
 def read_config(file: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -12,7 +13,7 @@ from diffusion_lab.report.comparison import listed
 from diffusion_lab.report.table import NONE, Group, Row, Table
 from diffusion_lab.store.measures import ENTROPY, Measure
 from diffusion_lab.store.option_names import flat
-from diffusion_lab.store.provenance import changed, some_of
+from diffusion_lab.store.provenance import SCORING, TRAINING, changed_code, some_of
 
 MOST_NAMED = 6  # options in a title or a name
 
@@ -92,12 +93,20 @@ def alike(table: Table, group: Group) -> list[str]:
 
 
 def _of_different_code(group: Group) -> list[str]:
+    """A sentence on cells that different code of the package made, and one on different versions of the user's own files.
+
+    Of these only files that several records hold are compared: rows may be of different classes of the user's.
+    """
     cells = [cell for row in group.rows for cell in row.done]
     files = set[str]()
-    for by in ("trained_by", "scored_by"):
+    for by, places in (("trained_by", TRAINING), ("scored_by", SCORING)):
         recorded = [cell.code[by] for cell in cells if cell.code.get(by)]
-        files.update(file for one, other in pairwise(recorded) for file in changed(one, other))
-    return [f"Made by different code, which may be why rows differ: {some_of(sorted(files))}."] if files else []
+        files.update(file for one, other in pairwise(recorded) for file in changed_code(one, other, places))
+    versions = {(file, str(digest)) for cell in cells for made in cell.own.values() for file, digest in made.items()}
+    count = Counter(file for file, _ in versions)
+    own = [file for file, number in sorted(count.items()) if number > 1]
+    said = {"Made by different code": sorted(files), "Made with different versions of the user's files": own}
+    return [f"{how}, which may be why rows differ: {some_of(some)}." for how, some in said.items() if some]
 
 
 def seeds_of(row: Row) -> str:

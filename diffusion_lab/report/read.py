@@ -97,16 +97,25 @@ def _scored(
 ) -> Cell:
     parts = {name: metrics.get(name, {}) for name in ("protocol", "curves", "measures", "sources")}
     values = {name: float(value) for name, value in metrics["values"].items()}
-    code = {"scored_by": metrics.get("code", {}), "trained_by": _trained_by(model)}
-    return Cell(choices, run, model, DONE, values=values, code=code, **parts)
+    training, read = _training_of(model), metrics["protocol"].get("read", {})
+    trained_by = {} if of_earlier_version(training) else training["code"]
+    code = {"scored_by": metrics.get("code", {}), "trained_by": trained_by}
+    own = {"trained_with": _own_files(training, model), "scored_with": _own_files(read, model)}
+    return Cell(choices, run, model, DONE, values=values, code=code, own=own, **parts)
 
 
-def _trained_by(model: ModelDirectory) -> dict[str, str]:
+def _own_files(record: Mapping[str, Any], model: ModelDirectory) -> dict[str, str]:
+    """The user's files in a record by path, and those that options of the model name by option."""
+    options = record.get("options", {})
+    return {**record.get("files", {}), **{f"{name} of {model.path.name}": file for name, file in options.items()}}
+
+
+def _training_of(model: ModelDirectory) -> dict[str, Any]:
+    """The record of a training; empty if the model was removed, or is damaged."""
     try:
-        training = model.read_training()
-    except (OSError, RunError):  # removed, or of somebody else
+        return model.read_training()
+    except (OSError, RunError):
         return {}
-    return {} if of_earlier_version(training) else training["code"]
 
 
 def read_score(run: RunDirectory) -> dict[str, Any]:
@@ -152,11 +161,17 @@ class _Model(BaseModel):
     family: str
 
 
+class _Read(BaseModel):
+    files: dict[str, str] = {}
+    options: dict[str, str] = {}
+
+
 class _Protocol(BaseModel):
     data: _Data = _Data(name="")
     samples: _Samples = _Samples()
     bound: _Bound = _Bound(kind="")
     model: _Model = _Model(family="")
+    read: _Read = _Read()
     reference: Part = {}
     features: Part = {}
     floor: Part = {}

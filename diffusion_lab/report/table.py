@@ -31,7 +31,8 @@ Choice = tuple[str | None, ...]
 @dataclass(frozen=True, eq=False)
 class Cell:
     """choices: every axis, None if this cell lacks the option. state: done, missing (with the reason), or that of its status
-    file. values, protocol, curves, measures, sources: of metrics.json; empty unless done. code: file -> digest, if recorded."""
+    file. values, protocol, curves, measures, sources: of metrics.json; empty unless done. code, own: file -> digest, of the package
+    and of the user, for the training and the score, if recorded."""
 
     choices: dict[str, str | None]
     run: RunDirectory
@@ -44,6 +45,7 @@ class Cell:
     measures: list[Measure] = field(default_factory=list)
     sources: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     code: dict[str, dict[str, str]] = field(default_factory=dict)
+    own: dict[str, dict[str, str]] = field(default_factory=dict)
 
     @property
     def done(self) -> bool:

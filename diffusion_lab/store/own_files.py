@@ -1,21 +1,23 @@
 """The user's own files that count for a run, found from the modules that a config names. Nothing is imported.
 
-Of a package all files count, of a single file those beside it and in folders below, and beyond these the modules that they import
-by name, at the top or in a function. What is read from elsewhere, from environment variables, or imported from elsewhere by a
-computed name is not seen.
+Of a package all files count, of a single file those beside it and in folders and linked folders below, and beyond these the modules
+that they import by name, at the top or in a function. What is read from elsewhere, from environment variables, or imported from
+elsewhere by a computed name is not seen.
 """
 
 from __future__ import annotations
 
 import ast
 import hashlib
+import logging
 import os
 import re
 import sysconfig
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ DIGITS = 16  # of a recorded digest
 _LAB, _PLUGINS = "diffusion_lab", "hydra_plugins"
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 _LARGEST = 2**24  # bytes of a file that counts although nothing names it
+_MOST_LINKED = 1000  # files below a link that leads to a folder; one with more, such as a data set, does not count
 _STANDARD_LIBRARY = [Path(sysconfig.get_path(key)).resolve() for key in ("stdlib", "platstdlib")]
 _INSTALLED = frozenset(("site-packages", "dist-packages"))
 # Beside a single module: files that change without anything being computed in another way (notes, notebooks, redirected output).
@@ -50,7 +53,7 @@ def users_files(asked: Mapping[str, Any], config: Mapping[str, Any]) -> dict[Pat
     places = (
         value for key, value in flat(config).items() if key in LISTS["places"] and isinstance(value, str) and value
     )
-    left_out = {Path(os.path.abspath(place)) for place in places}
+    left_out = {Path(path) for place in places for path in (os.path.abspath(place), os.path.realpath(place))}
     found: dict[Path, set[Path]] = {}
     waiting, known = sorted(named), set[str]()
     while waiting:
@@ -121,27 +124,48 @@ def _is_installed(path: Path) -> bool:
     return not _INSTALLED.isdisjoint(path.parts) or any(map(path.is_relative_to, _STANDARD_LIBRARY))
 
 
-def _files_below(folder: Path, left_out: Collection[Path], package: bool = False, top: bool = True) -> Iterator[Path]:
-    """The files in a folder and in plain folders below it, without hidden, large and empty ones, results, and the lab's own.
+def _files_below(
+    folder: Path, left_out: Collection[Path], package: bool = False, above: Sequence[Path] = ()
+) -> Iterator[Path]:
+    """The files in a folder and in folders below it, without hidden, large and empty ones, results, and the lab's own.
 
-    Of a package all folders count, also conf/ and outputs/. In the copy that a job of a cluster runs from, links lead to what does
-    not count.
+    Of a package all folders count, also conf/ and outputs/. A link to a folder is followed, unless that folder contains the link
+    or more than _MOST_LINKED files. In the copy that a job of a cluster runs from, links lead to what does not count.
+    above: the folders that contain this one, from the outermost.
     """
     copied = Path(os.environ.get(COPY) or os.devnull) in folder.parents
-    others = {"__pycache__"} if package else _NO_FOLDER | ({"conf"} if top else set())
+    others = {"__pycache__"} if package else _NO_FOLDER | (set() if above else {"conf"})
     if (folder / _LAB / "__init__.py").is_file():
         others |= _OF_A_CLONE
     for path in folder.iterdir():
         if path.name.startswith(".") or path.name in others or path in left_out:
             continue
+        if copied and path.is_symlink():
+            continue
         if path.is_dir():
-            if os.access(path, os.R_OK | os.X_OK) and not (path.is_symlink() or _is_made(path)):
-                yield from _files_below(path, left_out, package, top=False)
-        elif path.is_file() and not (copied and path.is_symlink()) and (package or path.suffix not in _NO_PART):
+            if not os.access(path, os.R_OK | os.X_OK) or _is_made(path) or path.resolve() in left_out:
+                continue
+            inside = (*above, folder)
+            if not path.is_symlink():
+                yield from _files_below(path, left_out, package, inside)
+            elif not any(around.resolve().is_relative_to(path.resolve()) for around in inside):
+                linked = list(islice(_files_below(path, left_out, package, inside), _MOST_LINKED + 1))
+                yield from linked if len(linked) <= _MOST_LINKED else _too_many(path)
+        elif path.is_file() and (package or path.suffix not in _NO_PART):
             with suppress(OSError):  # removed meanwhile
                 found = path.stat()
                 if path.suffix != ".pyc" and 0 < found.st_size <= _LARGEST and not _is_output(found):
                     yield path
+
+
+@cache
+def _too_many(link: Path) -> tuple[()]:
+    """No files. Logs once that those below a link do not count."""
+    fix = "link a smaller folder, or name the file that your code reads in an option"
+    logging.getLogger(__name__).warning(
+        f"{link} leads to more than {_MOST_LINKED:,} files, so that an edit of one is not noticed: {fix}"
+    )
+    return ()
 
 
 def _is_output(found: os.stat_result) -> bool:

@@ -162,6 +162,7 @@ class TrainingRecord(BaseModel):
     conditions: dict[str, _Condition] = {}
     code: dict[str, Any] = {}
     files: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     versions: dict[str, Any] = {}
 
 

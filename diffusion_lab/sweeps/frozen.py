@@ -32,8 +32,9 @@ def make_copy(folder: Path, users: Files) -> Path:
     for place in map(Path, reversed((spec and spec.submodule_search_locations) or ())):  # the first one wins
         plugins = {path.relative_to(place): path for path in _below(place)}
         files |= {Path(_PLUGINS) / name: path for name, path in plugins.items() if name.parts[0].startswith(_LAB)}
-    for number, root in enumerate(sorted(users, key=_order)):
-        files |= {Path(_USERS, f"{number:03d}") / path.relative_to(root): path for path in users[root]}
+    roots = {Path(_USERS, f"{number:03d}"): root for number, root in enumerate(sorted(users, key=_order))}
+    for place, root in roots.items():
+        files |= {place / path.relative_to(root): path for path in users[root]}
     digests = {str(place): sha256_of(path) for place, path in files.items()}
     copy = folder.absolute() / hashlib.sha256(canonical_json(digests).encode()).hexdigest()[:12]
     remove_staged(folder)  # by a command that was killed
@@ -42,10 +43,9 @@ def make_copy(folder: Path, users: Files) -> Path:
             for place, path in files.items():
                 (staged / place).parent.mkdir(parents=True, exist_ok=True)
                 (staged / place).write_bytes(path.read_bytes())
-            for place, source in {
-                (place.parent, path.parent) for place, path in files.items() if place.parts[0] == _USERS
-            }:
-                _link_others(source, staged / place, without=copy)
+            for place, root in roots.items():
+                for folder in {above for path in users[root] for above in path.relative_to(root).parents}:
+                    _link_others(root / folder, staged / place / folder, without=copy)
     return copy
 
 

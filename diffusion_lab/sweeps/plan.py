@@ -5,7 +5,7 @@ status.json in the folder of a model or a cell holds the reason of a failure.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,6 +37,7 @@ class PlannedCell:
     """A model scored in one way.
 
     choices, overrides: as in axes.Combination. model, run: folders of the model and of the score. operations: None if unknown.
+    own: digests of the user's own files that the config of the finished model names, in the form in which a score records them.
     """
 
     choices: dict[str, str | None]
@@ -44,6 +45,7 @@ class PlannedCell:
     model: ModelDirectory
     run: RunDirectory
     operations: Operations | None = None
+    own: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,7 @@ def plan(
             work.append(Work(MODEL, model.path, model.training, overrides, _label(same, values), found))
         for cell in same if score else ():
             found = _digest(cell.run.metrics)
-            if retrain or rescore or found is None or not _is_of(model, cell.run):
+            if retrain or rescore or found is None or not _is_valid(cell):
                 # Models to train again will have other files by then, so their cells are scored again.
                 overrides = (*cell.overrides, "retrain=false", f"rescore={str(rescore).lower()}")
                 work.append(Work(CELL, cell.run.path, cell.run.metrics, overrides, _label([cell], values), found))
@@ -148,10 +150,13 @@ def plan(
     return Plan(num_combinations, tuple(different), tuple(jobs), score)
 
 
-def _is_of(model: ModelDirectory, run: RunDirectory) -> bool:
-    """Whether a score was computed from the current files of the model."""
-    read = run.read_metrics().get("protocol", {}).get("read", {})
-    return bool(read) and all(_digest(model.path / name) == digest for name, digest in read.items())
+def _is_valid(cell: PlannedCell) -> bool:
+    """Whether its score was computed from the current files of the model and of the user."""
+    read = cell.run.read_metrics().get("protocol", {}).get("read", {})
+    own = {kind: read[kind] for kind in read if isinstance(read[kind], dict)}
+    of_model = {name: digest for name, digest in read.items() if name not in own}
+    same = all(_digest(cell.model.path / name) == digest for name, digest in of_model.items())
+    return bool(of_model) and same and own == cell.own
 
 
 def sweep_content(plan: Plan, **asked: Any) -> dict[str, Any]:

@@ -97,12 +97,21 @@ class SlurmLauncher(JobLauncher):
         return slurm.results(self.submit(calls, folder), folder.slurm)
 
     def submit(self, calls: Sequence[Call], sweep: SweepDirectory) -> list[str]:
-        """Submit the calls from a copy of the code, and record their jobs in the sweep's folder; returns the jobs' names."""
+        """Submit the calls from a copy of the code, and record their jobs in the sweep's folder; returns the jobs' names.
+
+        The copy holds the user's files that the configs name, and those of other models that they read.
+        """
+        from diffusion_lab.config.naming import (
+            other_models,
+        )  # imports numpy, and Hydra imports this file for every command
+        from diffusion_lab.config.untrusted import whole_config
+
         users: dict[Path, set[Path]] = {}
         for config in (config for call in calls for config in call.configs):
             asked = {key: value for key, value in as_plain(config).items() if key != "hydra"}
-            for folder, files in users_files(asked, asked).items():
-                users.setdefault(folder, set()).update(files)
+            for parts in (asked, *map(whole_config, other_models(config))):
+                for folder, files in users_files(parts, parts).items():
+                    users.setdefault(folder, set()).update(files)
         imports = shell(make_copy(sweep.code, users))
         requests = [{**request, "setup": [*request.get("setup", ()), *imports]} for request in self._requests(calls)]
         known, names = slurm.submitted(sweep), [""] * len(calls)

@@ -39,7 +39,7 @@ def test_an_edit_of_the_package_is_said_and_retrains_nothing(lab, package):
     """retrain=true replaces the model, variant=WORD trains beside it, and a sweep compares the two; a report notes it."""
     command = [*TINY, *STRIDED, "features=pixels"]
     lab.done("train", *command)
-    edit(package / "commands" / "train.py")
+    edit(package / "commands" / "status.py")
     edit(package / "report" / "page.py")
     assert "other code" not in lab.done("train", *command), "nothing that trains or scores was edited"
     edit(package / "diffusion" / "objectives.py")

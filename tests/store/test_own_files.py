@@ -32,6 +32,7 @@ FILES = {
     "package/__init__.py": "from . import watcher\n",
     "package/watcher.py": "from .steps import every\n",
     "package/steps.py": "every = 5\n",
+    "../shared/tables/power_2.txt": "1",
     "../other/elsewhere.py": "import deep.down\nONE = 1\n",
     "../other/deep/down.py": "ONE = 1\n",
 }
@@ -46,11 +47,12 @@ CONFIG = {
 
 @pytest.fixture
 def work(tmp_path, monkeypatch):
-    """A working directory with FILES; a folder beside it is in PYTHONPATH."""
+    """A working directory with FILES, and a link to a folder beside it; another one is in PYTHONPATH."""
     folder = tmp_path / "work"
     for file, content in FILES.items():
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         (folder / file).write_text(content)
+    (folder / "linked").symlink_to("../shared")
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "path", [str(folder), str(tmp_path / "other"), *sys.path])
     return folder
@@ -71,7 +73,7 @@ def name(work):
 @pytest.mark.parametrize("file", FILES)
 def test_an_edit_of_ones_own_files_is_another_training(name, work, file):
     """A schedule, its helper, one imported in a function, tables, a file named in the yaml, a callback's helper by a relative
-    import, modules in another folder: also an edit that leaves size and time as they are."""
+    import, a table in a linked folder, modules in another folder: also an edit that leaves size and time as they are."""
     before, state = name(), (work / file).stat()
     text = (work / file).read_text()
     (work / file).write_text(text[:-1] + ("9" if text[-1] != "\n" else " "))
@@ -101,6 +103,25 @@ def test_what_is_no_code_of_ones_own_is_not_in_it(name, work, file):
     (work / file).parent.mkdir(parents=True, exist_ok=True)
     (work / file).write_bytes(b"" if file == "empty.txt" else bytes(2**24 + 1) if file == "large.npy" else b"x")
     assert name() == before
+
+
+def test_links_that_do_not_count(name, work, tmp_path, capsys):
+    """To folders that contain them, to the data, and to many files, of which a warning says so once."""
+    for number in range(1001):
+        (tmp_path / "many" / f"{number % 10}").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "many" / f"{number % 10}" / f"{number}.txt").write_text("x")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "1.png").write_text("x")
+    config = CONFIG | {"data": {"root": str(tmp_path / "photos")}}
+    before = name(config)
+    assert "linked/tables/power_2.txt" in before.files
+    links = {"here": ".", "up": "..", "shown": "../photos", "all": "../many", "../shared/tables/back": "../../work"}
+    for link, target in links.items():
+        (work / link).symlink_to(target)
+    assert name(config) == before == name(config)
+    assert capsys.readouterr().err.count(f"{work / 'all'} leads to more than 1,000 files") == 1
+    (tmp_path / "many" / "0" / "0.txt").unlink()
+    assert len(name(config).files) == len(before.files) + 1000
 
 
 def test_only_what_the_config_names_counts(name, work):

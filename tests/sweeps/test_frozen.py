@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from diffusion_lab.store import RunError
+from diffusion_lab.store.own_files import COPY, digests_of, users_files
 from diffusion_lab.sweeps import frozen
 from diffusion_lab.sweeps.frozen import make_copy, shell
 
@@ -43,6 +44,36 @@ def test_what_is_beside_ones_files_is_found_from_the_copy(made, tmp_path):
     images = made() / "users" / "000" / "images"
     assert images.is_symlink()
     assert (images / "1.png").is_file()
+
+
+def test_the_same_files_count_in_the_copy(tmp_path, monkeypatch):
+    """Also those of a linked folder; a large one and a link to many are found from the copy and do not count."""
+    monkeypatch.setattr(frozen, "PACKAGE", tmp_path / "none")
+    monkeypatch.setattr(frozen, "CONF", tmp_path / "none")
+    work, shared, many = tmp_path / "work", tmp_path / "shared" / "deep", tmp_path / "many"
+    for folder in (work, shared, many):
+        folder.mkdir(parents=True)
+    (work / "linking.py").write_text("")
+    (shared / "table.txt").write_text("1")
+    (shared.parent / "large.npy").write_bytes(bytes(2**24 + 1))
+    for number in range(1001):
+        (many / f"{number}.txt").write_text("1")
+    for link in ("shared", "many"):
+        (work / link).symlink_to(f"../{link}")
+    (shared / "back").symlink_to("../../work")
+
+    def files(folder):
+        monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
+        return users_files({"x": "linking.X"}, {})
+
+    outside = files(work)
+    assert {*digests_of(outside)} == {"linking.py", "shared/deep/table.txt"}
+    copy = make_copy(tmp_path / "code", outside)
+    monkeypatch.setenv(COPY, str(copy))
+    inside = copy / "users" / "000"
+    assert digests_of(files(inside)) == digests_of(outside)
+    assert (inside / "shared" / "large.npy").stat().st_size == 2**24 + 1
+    assert (inside / "many" / "1000.txt").is_file()
 
 
 def test_python_imports_from_the_copy(made, tmp_path):
