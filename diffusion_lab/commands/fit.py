@@ -161,7 +161,7 @@ def _lines_on_model(training: Training, built: Built, cost: NetworkCost) -> Iter
 
 def _lines_on_start(training: Training, built: Built, begun: _Begun) -> Iterator[str]:
     """Lines to print on where the weights come from."""
-    cfg, before, precision = training.cfg, begun.made_by.get("precision"), str(built.trainer.precision)
+    before, precision = begun.made_by.get("precision"), str(built.trainer.precision)
     yield from (f"{sentence}; skipping it" for sentence in begun.wrong)
     if begun.checkpoint is not None:
         yield f"resuming from {begun.checkpoint} at step {begun.step:,}"

@@ -140,7 +140,9 @@ def with_choices_of_source(options: Sequence[str]) -> list[str]:
     parts = [_parts_to_start_from(load_config(ModelDirectory(Path(folder))), groups) for folder in folders]
     if any(part != parts[0] for part in parts):
         differ = sorted({key for part in parts for key, _ in _items(part) ^ _items(parts[0])})
-        raise MistakeError(f"init_from={','.join(folders)}: these models differ in {differ[0]}; give one in each command")
+        raise MistakeError(
+            f"init_from={','.join(folders)}: these models differ in {differ[0]}; give one in each command"
+        )
     chosen, values = {group: part for group, part in parts[0].items() if group != "model"}, parts[0].get("model")
     for group, part in chosen.items():
         _store(group, part)
@@ -175,11 +177,14 @@ def _following(part: dict[str, Any], group: str, saved: DictConfig) -> dict[str,
     depend on it: it decides which noise each t means, and which waves of the input the network sees.
     """
     references = _references(group).get(str(part.get("_target_")), {})
-    kept = {None, "facts.num_levels"} if group in _MEANING else {None}
+    fixed = "facts.num_levels" if group in _MEANING else None
 
     def value_of(key: str, value: Any) -> Any:
         reference = references.get(key)
-        if reference not in kept and OmegaConf.select(saved, reference) == OmegaConf.create({"value": value}).value:
+        if (
+            reference not in (None, fixed)
+            and OmegaConf.select(saved, reference) == OmegaConf.create({"value": value}).value
+        ):
             return f"${{{reference}}}"
         return _following(value, group, saved) if isinstance(value, dict) else value
 

@@ -47,7 +47,10 @@ class Start:
     def lines(self) -> list[str]:
         """Lines to print."""
         named = {"fitted": self.fitted, "begun anew": self.anew, "left out": self.left_out}
-        parts = [f"{self.taken} tensors taken", *(f"{how}: {', '.join(names)}" for how, names in named.items() if names)]
+        parts = [
+            f"{self.taken} tensors taken",
+            *(f"{how}: {', '.join(names)}" for how, names in named.items() if names),
+        ]
         told = [f"starting from the weights {self.weights} of {self.source}: {'; '.join(parts)}"] if self.source else []
         if self.frozen:
             told.append(f"training {self.trained:,} parameters; {self.frozen:,} are frozen")
