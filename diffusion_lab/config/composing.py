@@ -19,13 +19,12 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.mistakes import MistakeError, users_mistakes
 from diffusion_lab.config.options import OF_EVERY_CLASS, parameters_of
-from diffusion_lab.config.overrides import as_plain, in_full, named, quoted, unquoted
+from diffusion_lab.config.overrides import TRAINED, as_plain, in_full, named, quoted, unquoted
 from diffusion_lab.config.untrusted import load_config
 from diffusion_lab.store import ModelDirectory, newest_model
 from diffusion_lab.store.identity import SCORED_GROUPS, SCORING_GROUPS
 from diffusion_lab.store.option_names import flat
 
-TRAINED = "trained"  # sampler=trained: the choice that the model was trained with
 DRAWING_GROUPS = (
     "sampler",
     "guidance",

@@ -57,6 +57,7 @@ def fitted(module: nn.Module, weights: Mapping[str, Tensor], origin: Origin) -> 
             )
             made |= {f"{name}.{key}": tensor for key, tensor in changed.items()}
             anew += [f"{name}.{key}" for key in begun]
+    made = {**{key: made[key] for key in weights if key in made}, **made}  # in the order of the file
     altered = [key for key, tensor in made.items() if key not in anew and tensor is not weights.get(key)]
     return Fitted(made, altered, anew, [key for key in weights if key not in made])
 
