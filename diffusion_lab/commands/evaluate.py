@@ -13,11 +13,10 @@ from rich.console import Console
 from rich.progress import Progress
 
 from diffusion_lab.commands.score_table import score_table
-from diffusion_lab.config.composing import TRAINED
 from diffusion_lab.config.given import given_score
 from diffusion_lab.config.mistakes import MistakeError, lost_process, out_of_memory, users_mistakes
 from diffusion_lab.config.naming import differences_of, other_models, plain_config
-from diffusion_lab.config.overrides import options_of_this_job
+from diffusion_lab.config.overrides import TRAINED, options_of_this_job
 from diffusion_lab.config.scores import PlannedScore, planned_scores
 from diffusion_lab.config.tracking import build_trackers, track_score
 from diffusion_lab.metrics.copying import SHOWN

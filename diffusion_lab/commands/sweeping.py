@@ -20,7 +20,7 @@ from diffusion_lab.commands.job import Call
 from diffusion_lab.commands.rounds import OneRound, SeedBySeed
 from diffusion_lab.config.mistakes import MistakeError
 from diffusion_lab.config.options import check_options
-from diffusion_lab.config.overrides import quoted
+from diffusion_lab.config.overrides import TRAINED, quoted
 from diffusion_lab.config.sweeps import (
     Composer,
     make_plan,
@@ -76,7 +76,8 @@ def sweep(
     if config.sweep.decide.wait and not (launcher and launcher.on_cluster):
         raise MistakeError("sweep.decide.wait=true has no effect without hydra/launcher=slurm: remove it")
     created = datetime.now().isoformat(timespec="seconds")
-    about = {"name": name, "command": arguments, "created": created, "score": config.score}
+    typed = [word for word in arguments if not word.endswith(f"={TRAINED}")]
+    about = {"name": name, "command": typed, "created": created, "score": config.score}
     of_sweep = without_options(axes), directory, about
     rounds = OneRound(*of_sweep) if question is None else SeedBySeed(question, console, *of_sweep)
     composer = Composer(context.config_loader, config)  # of all rounds: a job in this process changes Hydra's state

@@ -19,13 +19,12 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.mistakes import MistakeError, users_mistakes
 from diffusion_lab.config.options import OF_EVERY_CLASS, parameters_of
-from diffusion_lab.config.overrides import as_plain, in_full, named, quoted, unquoted
+from diffusion_lab.config.overrides import TRAINED, as_plain, in_full, named, quoted, unquoted
 from diffusion_lab.config.spelling import todays_spelling
 from diffusion_lab.config.untrusted import load_config, read_config
 from diffusion_lab.store import ModelDirectory, newest_model
 from diffusion_lab.store.option_names import NOT_IN_THE_NAME, SCORED_GROUPS, SCORING_GROUPS, flat
 
-TRAINED = "trained"  # sampler=trained: the choice that the model was trained with
 DRAWING_GROUPS = (
     "sampler",
     "guidance",
@@ -213,11 +212,14 @@ def _following(part: dict[str, Any], group: str, saved: DictConfig) -> dict[str,
     depend on it: it decides which noise each t means, and which waves of the input the network sees.
     """
     references = _references(group).get(str(part.get("_target_")), {})
-    kept = {None, "facts.num_levels"} if group in _MEANING else {None}
+    fixed = "facts.num_levels" if group in _MEANING else None
 
     def value_of(key: str, value: Any) -> Any:
         reference = references.get(key)
-        if reference not in kept and OmegaConf.select(saved, reference) == OmegaConf.create({"value": value}).value:
+        if (
+            reference not in (None, fixed)
+            and OmegaConf.select(saved, reference) == OmegaConf.create({"value": value}).value
+        ):
             return f"${{{reference}}}"
         return _following(value, group, saved) if isinstance(value, dict) else value
 

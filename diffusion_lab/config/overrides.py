@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from diffusion_lab.store.option_names import flat
 
 _FLAGS = {name: action for action in get_args_parser()._actions for name in action.option_strings}  # of Hydra
+TRAINED = "trained"  # sampler=trained: the choice that a model was trained with
 ALL = "all"  # condition=3 is short for condition={all: 3}, the value of the only condition
 
 
@@ -105,7 +106,8 @@ def options_of_this_job(**more: str) -> list[str]:
 
 def command_as_typed(command: str) -> str:
     """This job as a line to type again, with references to passwords in the environment instead of their values."""
-    typed: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+    words: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+    typed = [word for word in words if not word.endswith(f"={TRAINED}")]  # which the command adds itself
     return shlex.join(["diffusion-lab", command, *typed, *_config_dirs()])
 
 

@@ -17,11 +17,10 @@ from omegaconf import DictConfig, open_dict
 
 from diffusion_lab.conditions.condition import has_classes
 from diffusion_lab.config.build import build_each, choices_made
-from diffusion_lab.config.composing import TRAINED
 from diffusion_lab.config.loading import Load, load_module, trained_config, trained_data
 from diffusion_lab.config.mistakes import MistakeError
 from diffusion_lab.config.naming import files_of_model, measuring_identity, name_of_score, sampling_identity
-from diffusion_lab.config.overrides import as_plain
+from diffusion_lab.config.overrides import TRAINED, as_plain
 from diffusion_lab.config.weight_files import (
     check_buildable,
     check_moments,

@@ -24,12 +24,12 @@ from diffusion_lab.config.build import (
     fill_in_facts,
     settle_budget,
 )
-from diffusion_lab.config.composing import SOURCE, TRAINED
+from diffusion_lab.config.composing import SOURCE
 from diffusion_lab.config.continuing import Parent, parent_of
 from diffusion_lab.config.loading import check_worse
 from diffusion_lab.config.mistakes import MistakeError
 from diffusion_lab.config.naming import Name, folder_of, name_of_training, why_anew
-from diffusion_lab.config.overrides import as_plain, named
+from diffusion_lab.config.overrides import TRAINED, as_plain, named
 from diffusion_lab.config.picking import fill_in, for_gpu, pick
 from diffusion_lab.config.scores import check_planned_score, requested_scores, scored_moments
 from diffusion_lab.config.starting import Start, options_for_source, started

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.comments import is_global, options_of
-from diffusion_lab.config.overrides import as_plain, named
+from diffusion_lab.config.overrides import TRAINED, as_plain, named
 from diffusion_lab.store.option_names import SCORING_GROUPS, above_and_itself, flat
 
 _RESUMING = ("ckpt_path", "resume", "resume_from_checkpoint")  # habits from other programs
@@ -35,7 +35,7 @@ def missing_choice(error: MissingConfigException, options: Sequence[str]) -> str
     if (group, option) == ("hydra/sweeper", "optuna"):
         return "hydra/sweeper=optuna is not installed: pip install 'diffusion-lab[optuna]'"
     files = (file.relative_to(CONF / group).with_suffix("") for file in (CONF / group).rglob("*.yaml"))
-    choices = sorted(error.options or map(str, files))
+    choices = sorted({*(error.options or ())} - {TRAINED} or map(str, files))
     if not group or not choices:
         is_flag = "primary config" in str(error)
         said = " ".join(str(error).split("Config search path")[0].split())

@@ -23,7 +23,7 @@ from diffusion_lab.networks import Transformer, UNet, other_packages
 from diffusion_lab.networks.blocks import AttentionBlock
 from diffusion_lab.networks.embeddings import MAX_PERIOD
 from diffusion_lab.networks.norm import EPS, GroupNorm
-from diffusion_lab.networks.other_packages import EVEN_DIT, EVEN_NORM, EXPORTED, GROUPED
+from diffusion_lab.networks.other_packages import EVEN_DIT, EVEN_NORM, EXPORTED, GROUPED, DiffusersUNet
 from diffusion_lab.networks.transformer_blocks import EPS as TRANSFORMER_EPS
 from diffusion_lab.networks.transformer_blocks import MLP, LayerNorm
 from diffusion_lab.sampling import ClassifierFree
@@ -149,6 +149,11 @@ def _json(content: dict[str, Any]) -> bytes:
 
 def unet2d_config(network: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
     """The options of UNet2DModel. ValueError, in one sentence, if it cannot represent this network."""
+    if isinstance(network, DiffusersUNet):
+        if network.num_classes is not None and not network.null_class:
+            raise ValueError(f"the pipeline needs network.null_class=true: {_ELSE}")
+        theirs = {name: value for name, value in network.unet.config.items() if not name.startswith("_")}
+        return {"_class_name": type(network.unet).__name__, **theirs, "sample_size": _sample_size(shape)}
     network = _exportable(network, shape)
     layout, classes = network.layout, network.encoder.conditioning.classes
     groups = {len(part.weight): part.num_groups for part in network.modules() if isinstance(part, GroupNorm)}
@@ -164,7 +169,7 @@ def unet2d_config(network: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
     blocks = ["AttnDownBlock2D" if attends else "DownBlock2D" for attends in layout.attending]
     return {
         "_class_name": GROUPED if all_groups is None else "UNet2DModel",
-        "sample_size": shape[1] if shape[1] == shape[2] else list(shape[1:]),
+        "sample_size": _sample_size(shape),
         "in_channels": network.encoder.input.in_channels,
         "out_channels": network.output.out_channels,
         "time_embedding_type": "positional",
@@ -185,13 +190,19 @@ def unet2d_config(network: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
     }
 
 
+def _sample_size(shape: Sequence[int]) -> int | list[int]:
+    return shape[1] if shape[1] == shape[2] else [*shape[1:]]
+
+
 def _exportable(network: nn.Module, shape: Sequence[int]) -> UNet:
     """`network`, if UNet2DModel can represent it. ValueError, in one sentence, if not.
 
     shape: (C, H, W) of its images.
     """
     if type(network) is not UNet:
-        raise ValueError(f"only our own UNet is written as {_THEIRS}, not a {type(network).__name__}: {_ELSE}")
+        raise ValueError(
+            f"only our own UNet and theirs are written as {_THEIRS}, not a {type(network).__name__}: {_ELSE}"
+        )
     layout, conditioning = network.layout, network.encoder.conditioning
     if conditioning.sizes:
         raise ValueError(f"{_THEIRS} takes classes or clusters only, and this model is conditioned on other things too")
@@ -219,7 +230,9 @@ def _exportable(network: nn.Module, shape: Sequence[int]) -> UNet:
 def unet2d_weights(network: nn.Module) -> dict[str, Tensor]:
     """The state dict of UNet2DModel, float32 on the CPU, contiguous."""
     own, found = network.state_dict(), {}
-    for ours, theirs in layers(network, DIFFUSERS, _place):
+    if isinstance(network, DiffusersUNet):
+        own, found = {}, network.unet.state_dict()
+    for ours, theirs in layers(network, DIFFUSERS, _place) if own else ():
         for part in ("weight", "bias"):
             tensor = own.pop(f"{ours}.{part}", None)
             if tensor is None:

@@ -29,8 +29,8 @@ class Muon(Optimizer):
     ----------
     parameters: (name, parameter) pairs.
     lr, momentum: η and μ of the matrices. adamw_lr, betas, weight_decay: of AdamW; the decay also applies to the matrices.
-    adamw_modules: parameters with one of these in their dotted name are AdamW's, as are the factors of LoRA: of B·A, whose steps
-    Muon would make equally long in all directions, it would see each factor alone.
+    adamw_modules: parameters with one of these in their dotted name are AdamW's, as are the factors of LoRA, because steps of
+    equal length in all directions of A and of B are not such steps of B·A.
     """
 
     def __init__(

@@ -201,7 +201,7 @@ class TrainableModel(LightningModule):
             else:
                 self.averages[name] = tensors
 
-    def start_from(self, path: Path, origin: Origin) -> Fitted:
+    def start_from(self, path: Path, origin: Origin = Origin()) -> Fitted:  # noqa: B008 - frozen
         """Load the weights of a file that `save_weights` wrote: the raw ones, or an average of these.
 
         They may belong to a network for another condition or image size, whose other weights are fitted or begin anew (`fitting`).
@@ -214,7 +214,7 @@ class TrainableModel(LightningModule):
         made: list[Fitted] = []
 
         def fit(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-            made.append(fitted(self.network, tensors, origin, "network"))
+            made.append(fitted(self, tensors, origin))
             return made[0].weights
 
         tensors = read_weights(path, own, _OF_ONE_TRAINING, optional=SECOND_TIME, fit=fit)
@@ -251,7 +251,10 @@ class TrainableModel(LightningModule):
                 parameter.data = weights
 
     def _averaged(self, name: str) -> list[tuple[nn.Parameter, Tensor]]:
-        """(parameter, its average) pairs, the averages, in which additions are included, converted to the parameter's device and type; checked before any swap."""
+        """(parameter, its average) pairs, the averages converted to the parameter's device and type; checked before any swap.
+
+        Averages contain additions of low rank, which are therefore 0 beside them.
+        """
         if name not in self.averages:
             raise ValueError(f"the model has no weights {name!r}; it has {', '.join(self.weight_names)}")
         parameters, pairs = dict(base_parameters(self)), [(up, torch.zeros_like(up)) for up in added_parameters(self)]

@@ -5,8 +5,8 @@
 A and B train in place of W. A finished training adds them to W, so its weights are those of any network: every command reads them,
 and another training may start from them. An adapter of its own would be smaller, and would need the model that it belongs to.
 
-This is our own page because peft 0.21 imports transformers and accelerate, renames the weights of a finished network, and multiplies
-the last axis of an input, where the channels of our 1x1 convolutions lie first.
+This is our own page because peft 0.21 imports transformers and accelerate, renames the weights of a finished network, and
+multiplies the last axis of an input, where the channels of our 1x1 convolutions are the second.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import difflib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -75,7 +76,7 @@ class _LowRank(nn.Module):
 
 
 def freeze(network: nn.Module, names: Sequence[str]) -> None:
-    """Exclude modules or parameters, by their dotted names, from training. ValueError for an unknown name, or if nothing is left."""
+    """Exclude modules or parameters, by their dotted names, from training. ValueError for unknown names, or if none are left."""
     parameters = dict(network.named_parameters())
     for name in names:
         below = [parameter for key, parameter in parameters.items() if f"{key}.".startswith(f"{name}.")]
@@ -113,7 +114,7 @@ def merge_adapters(network: nn.Module) -> None:
     torch's own function for this changes a class that copies of the network share.
     """
     for name in _adapted(network):
-        layer = network.get_submodule(name)
+        layer: Any = network.get_submodule(name)
         merged = layer.weight.detach().clone()
         layer.__class__ = type(layer).__bases__[0]
         del layer.parametrizations
@@ -129,7 +130,8 @@ def base_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
 
 def merged_parameters(module: nn.Module) -> dict[str, Tensor]:
     """Parameters with their additions, by the names that they have in a network without any."""
-    sums = {f"{layer}.weight": module.get_submodule(layer).weight.detach() for layer in _adapted(module)}
+    layers: dict[str, Any] = {name: module.get_submodule(name) for name in _adapted(module)}
+    sums = {f"{name}.weight": layer.weight.detach() for name, layer in layers.items()}
     return {**base_parameters(module), **sums}
 
 

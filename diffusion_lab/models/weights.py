@@ -22,9 +22,9 @@ Part = TypeVar("Part")
 def frozen(part: Part, weights: Mapping[nn.Parameter, Tensor]) -> Part:
     """A copy of a network, or of a part that holds one, in evaluation mode, whose parameters have these values.
 
-    A parameter that `weights` lacks keeps its values; additions of low rank are added. Each keeps its memory format, which a file does not store, so that weights
-    from a file give the same numbers as those of a training. They may require gradients, because autocast keeps only the bfloat16
-    copies of such weights: draw in torch.no_grad().
+    A parameter that `weights` lacks keeps its values; additions of low rank (`tuning`) become part of the weights. Each keeps its
+    memory format, which a file does not store, so that weights from a file give the same numbers as those of a training. They may
+    require gradients, because autocast keeps only the bfloat16 copies of such weights: draw in torch.no_grad().
     """
     memo: dict[int, object] = {}
     for parameter, values in weights.items():

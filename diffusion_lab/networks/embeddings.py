@@ -126,7 +126,7 @@ class Conditioning(nn.Module):
             return embedding, sum(embedded[1:], embedded[0]) if embedded else None
         return embedding, class_vectors(self.classes, y)
 
-    def fit(self, weights: Weights, origin: Origin) -> tuple[Weights, Names]:
+    def fit_weights(self, weights: Weights, origin: Origin) -> tuple[Weights, Names]:
         """Embeddings of another condition begin at zero; the null of the old one is added to every e."""
         own = {key: tensor.detach() for key, tensor in self.state_dict().items() if is_of_condition(key)}
         there = {key: tensor for key, tensor in weights.items() if is_of_condition(key)}

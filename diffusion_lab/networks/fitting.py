@@ -1,9 +1,9 @@
 """The weights of a network as the first weights of one for another condition or image size.
 
-Only parts that depend on the condition or on the size may differ; each module that has such a part states, in `fit`, what it
-begins with. The new network is at first the function that the old one is without a condition:
+Only parts that depend on the condition or on the size may differ; a module with such a part states in `fit_weights` what it begins
+with. The new network is at first the function that the old one is without a condition:
 
-    e = MLP(t) + null -> MLP(t) + (null of the old condition) + (zero for the new one),      W_in [x_t, field] -> W_in [x_t, 0·field]
+    e = MLP(t) + null  ->  MLP(t) + (null of the old condition) + 0,      W_in [x_t, old field]  ->  W_in [x_t, 0·new field]
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,9 +19,9 @@ Names = Sequence[str]
 
 @dataclass(frozen=True)
 class Origin:
-    """Where weights come from. sides: of the images, the length of each spatial axis. null_class: whether there is one."""
+    """Where weights come from. sides: lengths of the images' spatial axes, where known. null_class: whether there is one."""
 
-    sides: Sequence[int]
+    sides: Sequence[int] = ()
     null_class: bool = True
 
 
@@ -29,13 +29,13 @@ class Origin:
 class Fits(Protocol):
     """A module with parts that depend on the condition or on the size of the images."""
 
-    def fit(self, weights: Weights, origin: Origin) -> tuple[Weights, Names]:
+    def fit_weights(self, weights: Weights, origin: Origin) -> tuple[Weights, Names]:
         """(`weights` of such a module, with those parts in place of its own; the names of parts that are begun anew)."""
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """Weights of a network. Names: changed, of those that were fitted; anew, that begin anew; left_out, that have no place in it."""
+    """Weights of a network, with the names of those that were fitted (changed), begin anew, or have no place in it (left_out)."""
 
     weights: Weights
     changed: Names
@@ -43,20 +43,23 @@ class Fitted:
     left_out: Names
 
 
-def fitted(network: nn.Module, weights: Mapping[str, Tensor], origin: Origin, prefix: str = "") -> Fitted:
-    """The weights of a network for another condition or size, fitted to this one wherever its modules can.
+def fitted(module: nn.Module, weights: Mapping[str, Tensor], origin: Origin) -> Fitted:
+    """The weights of networks for another condition or size, fitted to those in `module` wherever their parts can.
 
-    prefix: of the names in `weights` and in the result. What no module fits is left as it is.
+    What no part fits is left as it is.
     """
     made, anew = dict(weights), list[str]()
-    for name, part in network.named_modules(prefix=prefix):
+    for name, part in module.named_modules():
         if isinstance(part, Fits):
             own = {key: made.pop(key) for key in [*made] if key.startswith(f"{name}.")}
-            changed, begun = part.fit({key.removeprefix(f"{name}."): tensor for key, tensor in own.items()}, origin)
+            changed, begun = part.fit_weights(
+                {key.removeprefix(f"{name}."): tensor for key, tensor in own.items()}, origin
+            )
             made |= {f"{name}.{key}": tensor for key, tensor in changed.items()}
             anew += [f"{name}.{key}" for key in begun]
-    changed = [key for key, tensor in made.items() if key not in anew and tensor is not weights.get(key)]
-    return Fitted(made, changed, anew, [key for key in weights if key not in made])
+    made = {**{key: made[key] for key in weights if key in made}, **made}  # in the order of the file
+    altered = [key for key, tensor in made.items() if key not in anew and tensor is not weights.get(key)]
+    return Fitted(made, altered, anew, [key for key in weights if key not in made])
 
 
 def with_fields_of(own: Tensor, name: str, weights: Weights, image_channels: int) -> tuple[Weights, Names]:

@@ -64,7 +64,7 @@ class DiffusersUNet(nn.Module):
         check_labels(y, self.num_classes is not None)
         return self.unet(x_t, timesteps, class_labels=y, return_dict=False)[0].float()
 
-    def fit(self, weights: Weights, origin: Origin) -> tuple[Weights, Names]:
+    def fit_weights(self, weights: Weights, origin: Origin) -> tuple[Weights, Names]:
         """As in `Conditioning`: a table of other classes begins at zero, and the null of the old one is added to e."""
         name, bias = "unet.class_embedding.weight", "unet.time_embedding.linear_2.bias"
         own, there = self.state_dict().get(name), weights.get(name)

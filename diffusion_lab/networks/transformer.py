@@ -240,7 +240,7 @@ class Trunk(nn.Module):
                 h = block(h, e, rotary)
         return h[:, num_context:], e
 
-    def fit(self, weights: Weights, origin: Origin) -> tuple[Weights, Names]:
+    def fit_weights(self, weights: Weights, origin: Origin) -> tuple[Weights, Names]:
         """Tokens in context, which are given the embedded condition, keep the null of another one."""
         there = {key: tensor for key, tensor in weights.items() if is_of_condition(key.removeprefix("conditioning."))}
         own = {key: tensor for key, tensor in self.state_dict().items() if key.startswith("conditioning.")}
@@ -290,10 +290,11 @@ class Tokens(nn.Module):
         h = self.embed(self.reduce(patches.flatten(2).mT))
         return h + self.positions.to(h.dtype)
 
-    def fit(self, weights: Weights, origin: Origin) -> tuple[Weights, Names]:
+    def fit_weights(self, weights: Weights, origin: Origin) -> tuple[Weights, Names]:
         """Weights of fields start at zero; learned positions are interpolated where the grid of patches differs."""
-        first, own = ("reduce.weight", self.reduce) if "reduce.weight" in weights else ("embed.weight", self.embed)
-        weights, _ = with_fields_of(own.weight, first, weights, self.image_channels)
+        first = "reduce.weight" if "reduce.weight" in weights else "embed.weight"
+        own = self.state_dict().get(first, torch.empty(0))
+        weights, _ = with_fields_of(own, first, weights, self.image_channels)
         there = weights.get("positions")
         grid = [-(-side // self.patch_size) for side in origin.sides]
         if there is None or grid == [*self.grid] or len(there) != math.prod(grid) or len(grid) != len(self.grid):

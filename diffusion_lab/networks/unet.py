@@ -268,7 +268,7 @@ class Encoder(nn.Module):
                 skips.append(h)
         return run(self.middle, h, e, self.activation_checkpointing), skips, e
 
-    def fit(self, weights: Weights, origin: Origin) -> tuple[Weights, Names]:
+    def fit_weights(self, weights: Weights, origin: Origin) -> tuple[Weights, Names]:
         """Weights of the input's fields, which come last, start at zero where they differ."""
         return with_fields_of(self.input.weight, "input.weight", weights, self.image_channels)
 

@@ -129,7 +129,8 @@ EDITS = {  # file -> command -> number of new models and scores, and whether a s
     ".far/scales.txt": OWN | {"train": (1, 1, False)},
     "{own}/config.yaml": OWN | {"train": (0, 1, True)},
     "teacher/config.yaml": {"student": MODEL, "weak": SCORE, "started": NOTHING},
-    "theirs/net.py": {"student": MODEL, "weak": SCORE, "started": NOTHING, "plain": NOTHING} | GUIDE,
+    # Its network is that of the training that starts from it.
+    "theirs/net.py": {"student": MODEL, "weak": SCORE, "started": MODEL, "plain": NOTHING} | GUIDE,
     "classifier/config.yaml": GUIDE | {"plain": NOTHING},
     "notes.md": dict.fromkeys(("train", "evaluate", "report", "student"), NOTHING),
 }

@@ -221,7 +221,7 @@ def test_a_model_of_another_network_is_one_sentence(lab):
     for options, said in (
         (
             [*tiny("diffusion", "score=false"), "network.base_channels=16"],
-            "(32,) in the file and (64,) in this model; its condition and the options of its network are in",
+            "(32,) in the file and (64,) in this model; the options of its network are in",
         ),
         (tiny("vae", "score=false"), "is missing in the file and "),
         ([*tiny("diffusion", "score=false"), "init_weights=ema_0.5"], "init_weights=ema_0.5"),
