@@ -201,7 +201,7 @@ def _finish(training: Training, built: Built, cost: NetworkCost, **more: Any) ->
     if averages is not None:
         averages.finish()
     model.save_weights({name: place.weights(name) for name in model.weight_names})
-    cost_so_far = {
+    cost_so_far: dict[str, Any] = {
         "steps": trainer.global_step,
         "seconds": seconds_trained(trainer),
         "images": model.batches_trained * training.data.batch_size,

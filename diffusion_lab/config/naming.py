@@ -39,6 +39,7 @@ from diffusion_lab.store.provenance import SCORING, by_other_code, changed, code
 from diffusion_lab.store.weight_names import snapshot_name
 
 RAW = "raw"
+_STEPS = "trainer.max_steps"
 _CARDS = Path(__file__).parents[1] / "metrics" / "weights"  # of shipped weights, with their digests
 _MAY_HOLD_SECRETS = {"logger", "callbacks"}  # their files are not read again
 _FOLDERS = ("classifier", "model")  # options of a guidance that name a folder
@@ -391,7 +392,7 @@ def why_anew(cfg: DictConfig, directory: ModelDirectory, name: Name, typed: Coll
         if training.get("asked") == name.asked and isinstance(training.get("files"), Mapping):
             edited = some_of(changed(training["files"], name.files))
             return f"new, because files of yours have changed since {model.path} was trained: {edited}"
-    now = options_asked(cfg)
+    now, shorter = options_asked(cfg), list[tuple[int, Path]]()
     for model, question, files in _recorded_like(directory):
         then = flat(question)
         differing = {option: then.get(option) for option in {*then, *now} if then.get(option) != now.get(option)}
@@ -400,6 +401,12 @@ def why_anew(cfg: DictConfig, directory: ModelDirectory, name: Name, typed: Coll
         if model.finished and are_defaults and not are_typed and files == name.files:
             words = " ".join(as_options(dict(sorted(differing.items()))))
             return f"new: {model.path} differs from it in earlier defaults only; to use that model, type {words}"
+        if model.finished and differing.keys() == {_STEPS} and files == name.files and 0 < then[_STEPS] < now[_STEPS]:
+            shorter.append((then[_STEPS], model.path))
+    if shorter:
+        steps, path = max(shorter)
+        words = f"continue_from={path} {_STEPS}={now[_STEPS]}"
+        return f"new: {path} is the same training of {steps} steps; to go on from it as another model, type {words}"
     return None
 
 

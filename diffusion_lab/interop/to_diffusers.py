@@ -152,8 +152,9 @@ def unet2d_config(network: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
     if isinstance(network, DiffusersUNet):
         if network.num_classes is not None and not network.null_class:
             raise ValueError(f"the pipeline needs network.null_class=true: {_ELSE}")
-        theirs = {name: value for name, value in network.unet.config.items() if not name.startswith("_")}
-        return {"_class_name": type(network.unet).__name__, **theirs, "sample_size": _sample_size(shape)}
+        unet: Any = network.unet
+        theirs = {name: value for name, value in unet.config.items() if not name.startswith("_")}
+        return {"_class_name": type(unet).__name__, **theirs, "sample_size": _sample_size(shape)}
     network = _exportable(network, shape)
     layout, classes = network.layout, network.encoder.conditioning.classes
     groups = {len(part.weight): part.num_groups for part in network.modules() if isinstance(part, GroupNorm)}
@@ -229,9 +230,10 @@ def _exportable(network: nn.Module, shape: Sequence[int]) -> UNet:
 
 def unet2d_weights(network: nn.Module) -> dict[str, Tensor]:
     """The state dict of UNet2DModel, float32 on the CPU, contiguous."""
-    own, found = network.state_dict(), {}
+    own, found = network.state_dict(), dict[str, Tensor]()
     if isinstance(network, DiffusersUNet):
-        own, found = {}, network.unet.state_dict()
+        unet: Any = network.unet
+        own, found = {}, unet.state_dict()
     for ours, theirs in layers(network, DIFFUSERS, _place) if own else ():
         for part in ("weight", "bias"):
             tensor = own.pop(f"{ours}.{part}", None)

@@ -171,6 +171,14 @@ def test_what_must_not_change_is_refused(lab, begun, option):
     assert sorted(path.name for path in begun.path.parent.iterdir()) == before
 
 
+def test_a_longer_training_names_the_shorter_one(lab, begun):
+    """It is trained from its start, whatever is in outputs."""
+    out = " ".join(lab.done("train", *SHORT, steps(5)).split())
+    assert f"type continue_from=outputs/models/{begun.path.name} trainer.max_steps=5" in out
+    assert "going on" not in out
+    assert "continue_from" not in lab.done("train", *SHORT, steps(3))
+
+
 def test_budgets_are_totals(lab, begun):
     lab.refused("train", f"continue_from={begun.path}", said="trainer.max_steps=4")
     lab.refused("train", *going_on(lab.folder, begun, 3), said="trainer.max_steps=3")
