@@ -19,7 +19,7 @@ from diffusion_lab.store.identity import SCORING_GROUPS
 from diffusion_lab.store.option_names import above_and_itself, flat
 
 _RESUMING = ("ckpt_path", "resume", "resume_from_checkpoint")  # habits from other programs
-_RESUME = "the same command resumes by itself, and init_from=FOLDER starts from the weights of another model"
+_RESUME = "the same command resumes by itself, and init_from=FOLDER starts from another model"
 _USUAL_NAMES = {
     "fid": "frechet_distance",
     "kid": "kernel_distance",
