@@ -12,6 +12,7 @@ own_code            what is wrong in the user's own code
 build               objects from a config
 picking             batch, width and steps for your own images
 training            a training from a config
+starting            its first weights, and which of them train
 sweeps              the plan of a sweep from the command line of a multirun
 duration            how long a plan takes on this CPU
 loading             a trained model from its folder

@@ -215,11 +215,9 @@ def _following(part: dict[str, Any], group: str, saved: DictConfig) -> dict[str,
     fixed = "facts.num_levels" if group in _MEANING else None
 
     def value_of(key: str, value: Any) -> Any:
-        reference = references.get(key)
-        if (
-            reference not in (None, fixed)
-            and OmegaConf.select(saved, reference) == OmegaConf.create({"value": value}).value
-        ):
+        reference = references.get(key, "")
+        there = OmegaConf.create({key: OmegaConf.select(saved, reference) if reference else None})
+        if reference not in ("", fixed) and as_plain(there) == {key: value}:
             return f"${{{reference}}}"
         return _following(value, group, saved) if isinstance(value, dict) else value
 
@@ -229,11 +227,11 @@ def _following(part: dict[str, Any], group: str, saved: DictConfig) -> dict[str,
 @cache
 def _references(group: str) -> dict[str, dict[str, str]]:
     """Class -> option -> the place that our choices of a group refer to for it, such as facts.channels."""
-    found: dict[str, dict[str, str]] = {}
+    references: dict[str, dict[str, str]] = {}
 
     def read(node: Any) -> None:
         if isinstance(node, dict):
-            of_class = found.setdefault(str(node.get("_target_")), {})
+            of_class = references.setdefault(str(node.get("_target_")), {})
             for key, value in node.items():
                 if reference := re.fullmatch(r"\$\{([\w.]+)\}", str(value)):
                     of_class[key] = reference[1]
@@ -241,7 +239,7 @@ def _references(group: str) -> dict[str, dict[str, str]]:
 
     for file in (CONF / group).rglob("*.yaml"):
         read(yaml.safe_load(file.read_text(encoding="utf-8")))
-    return found
+    return references
 
 
 def _store(group: str, values: Mapping[str, Any], brought: Sequence[Mapping[str, str]] = ()) -> None:

@@ -18,7 +18,7 @@ from diffusion_lab.config.overrides import TRAINED, as_plain, named
 from diffusion_lab.store.option_names import SCORING_GROUPS, above_and_itself, flat
 
 _RESUMING = ("ckpt_path", "resume", "resume_from_checkpoint")  # habits from other programs
-_RESUME = "the same command resumes by itself, and init_from=FOLDER starts from the weights of another model"
+_RESUME = "the same command resumes by itself, and init_from=FOLDER starts from another model"
 _USUAL_NAMES = {
     "fid": "frechet_distance",
     "kid": "kernel_distance",

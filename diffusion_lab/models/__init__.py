@@ -11,6 +11,7 @@ means                 running means for the logs of training and validation
 compatibility         checks of the parts of a diffusion that cannot train together
 shape_checks          checks of the shape of the data, for every family
 weights               weights in safetensors files, and frozen copies of networks
+tuning                which weights train: frozen parts, and additions of low rank (LoRA)
 optimization          the optimizer and its learning rate over the budget
 muon                  the optimizer Muon (Jordan et al. 2024)
 budget                the budget of training, in steps, in time or both

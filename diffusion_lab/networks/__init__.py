@@ -14,6 +14,7 @@ transformer      DiT and JiT: transformers on patches; transformer_blocks: atten
 positions        positions of patches: sinusoids, and rotations of queries and keys
 mlp              a residual multilayer perceptron, for points
 dropout          dropout keyed by seed, step, sample and layer
+fitting          weights of a network as the first ones of another condition or image size
 sizes            checks of sizes, and sizes that follow from the image
 flops            number of parameters, and operations (FLOPs) of one evaluation
 other_packages   diffusers' U-Net, for published checkpoints

@@ -52,7 +52,7 @@ COMPOSED = {
     "ema_rel_": "averages of a whole training",
 }
 _STEP = re.compile(
-    r"^```(python|bash)\n(.*?)^```$|^ {4}(?:[A-Z_]+=\S+ )?((?:diffusion-lab|python|pip|scripts/|\.ci/|[a-z]+=[\"'])[^\n]*)$",
+    r"^```(python|bash)\n(.*?)^```$|^ {4}(?:[A-Z_]+=\S+ )?((?:diffusion-lab|python|pip|mv |scripts/|\.ci/|[a-z]+=[\"'])[^\n]*)$",
     re.MULTILINE | re.DOTALL,
 )
 
@@ -210,7 +210,7 @@ def write_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.thorough
 @pytest.mark.parametrize("page", [page for page in PAGES if page not in NOT_EXECUTED], ids=named)
 def test_a_page_works_as_written(page, lab, monkeypatch):
-    todo = [(code, words[1:]) for code, words in steps(page) if code or words[0] == "diffusion-lab"]
+    todo = [(code, words[1:]) for code, words in steps(page) if code or words[0] in ("diffusion-lab", "mv")]
     is_tutorial = page.parent.name == "tutorials"
     swept = 9 if is_tutorial else 1
     todo = [(code, words) for code, words in todo if (is_tutorial or "\n" not in code if code else executed(words))]
@@ -224,6 +224,9 @@ def test_a_page_works_as_written(page, lab, monkeypatch):
     for code, command in todo:
         if code:
             exec(code, namespace)
+        elif len(command) == 2 and "*" in command[0]:  # mv outputs/models/NAME-* NAME
+            (folder,) = lab.folder.glob(command[0])
+            folder.rename(lab.folder / command[1])
         elif command:
             status, _, error = lab(*shrunk(*command, swept=swept))
             wrong += [f"diffusion-lab {shlex.join(command)}: {error}"] if status else []

@@ -37,7 +37,7 @@ def test_a_longer_training_has_the_same_rates_at_first():
 def test_the_optimizer_follows_the_rate():
     trainer = SimpleNamespace(max_steps=10, callbacks=[])
     weight = torch.nn.Parameter(torch.zeros(1))
-    made = Optimization(partial(torch.optim.SGD, lr=2.0), CosineDecay()).configure([weight], trainer)
+    made = Optimization(partial(torch.optim.SGD, lr=2.0), CosineDecay()).configure([("weight", weight)], trainer)
     rates = []
     for _ in range(10):
         rates.append(made["optimizer"].param_groups[0]["lr"])
