@@ -126,16 +126,14 @@ def _begin(training: Training) -> _Begun:
     write_whole(place.config, OmegaConf.to_yaml(OmegaConf.create(plain_config(training.cfg))).encode())
     write_json(place.choices, training.choices)
     begun = _Begun(*newest_good(place.resume))
-    if begun.checkpoint is None and training.parent is not None:
-        for old in (*place.snapshots, *place.kept_averages):
-            old.unlink()
-        line = training.parent.start(place, training.cfg)
-        begun = replace(_Begun(*newest_good(place.resume)), wrong=begun.wrong, line=line)
     if training.cfg.retrain and made_by(begun.made_by, TRAINING):
         begun = _Begun(None, 0, {}, begun.wrong)  # other code began it: this one starts anew
     if begun.checkpoint is None:
         for old in (*place.snapshots, *place.kept_averages):
             old.unlink()
+        if training.parent is not None:
+            line = training.parent.start(place, training.cfg)
+            begun = replace(_Begun(*newest_good(place.resume)), wrong=begun.wrong, line=line)
     return begun
 
 

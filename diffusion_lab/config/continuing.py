@@ -50,17 +50,17 @@ class Parent:
     def record(self) -> dict[str, Any]:
         return self.directory.read_training()
 
-    @cached_property
     def state(self) -> dict[str, Any]:
-        """Its checkpoint. MistakeError if it is damaged."""
+        """Its checkpoint, which is not kept in memory. MistakeError if it is damaged."""
         try:
             return load_state(checkpoint_of(self.directory))
         except ValueError as error:
             raise MistakeError(f"continue_from={self.directory.path}: {error}") from error
 
-    @property
+    @cached_property
     def step(self) -> int:
-        return int(self.state["global_step"])
+        """The number of steps at its checkpoint."""
+        return int(self.state()["global_step"])
 
     @property
     def stages(self) -> list[dict[str, Any]]:
@@ -77,7 +77,7 @@ class Parent:
         if self.directory.metrics_csv.is_file():
             shutil.copyfile(self.directory.metrics_csv, place.metrics_csv)
         missing = [name for name, step in self._earlier_moments(cfg) if not self._has(step, place.weights(name))]
-        write_state(place.resume, for_next_stage(self.state))
+        write_state(place.resume, for_next_stage(self.state()))
         without = f"; there are no weights {', '.join(missing)}, which lie before" if missing else ""
         return f"going on from step {self.step:,} of {self.directory.path}{without}"
 

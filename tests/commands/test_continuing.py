@@ -5,6 +5,7 @@ import signal
 import time
 
 import pytest
+import torch
 
 from diffusion_lab.store import ModelDirectory
 from diffusion_lab.training.checkpoints import load_state
@@ -177,6 +178,19 @@ def test_a_longer_training_names_the_shorter_one(lab, begun):
     assert f"type continue_from=outputs/models/{begun.path.name} trainer.max_steps=5" in out
     assert "going on" not in out
     assert "continue_from" not in lab.done("train", *SHORT, steps(3))
+
+
+def test_trained_again_it_goes_on_again(lab, begun):
+    """Also where the first stage was made by other code."""
+    record = begun.read_training()
+    state = torch.load(begun.resume, weights_only=True)
+    state["made_by"] = {"code": {**record["code"], "models/diffusion.py": "other"}}
+    torch.save(state, begun.resume)
+    command = ["train", *going_on(lab.folder, begun, 6)]
+    lab.done(*command)
+    first = finished(lab.folder, 6).weights("raw").read_bytes()
+    assert "going on from step 4" in lab.done(*command, "retrain=true")
+    assert finished(lab.folder, 6).weights("raw").read_bytes() == first
 
 
 def test_budgets_are_totals(lab, begun):
