@@ -4,7 +4,7 @@ import platform
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
-__version__ = "0.2.0"  # defined only here; hatchling reads it
+__version__ = "0.3.0.dev0"  # defined only here; hatchling reads it
 PACKAGES = ("torch", "lightning", "hydra-core", "torchmetrics", "torch-fidelity")
 
 
