@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.mistakes import MistakeError, users_mistakes
 from diffusion_lab.config.options import OF_EVERY_CLASS, parameters_of
-from diffusion_lab.config.overrides import TRAINED, as_plain, in_full, named, quoted, unquoted
+from diffusion_lab.config.overrides import TRAINED, as_plain, in_full, leaves, named, quoted, unquoted
 from diffusion_lab.config.spelling import todays_spelling
 from diffusion_lab.config.untrusted import load_config, read_config
 from diffusion_lab.store import ModelDirectory, newest_model
@@ -166,16 +166,26 @@ def with_choices_of_parent(options: Sequence[str]) -> list[str]:
         saved["trainer"] = {**saved["trainer"], **dict.fromkeys(option.partition(".")[2] for option in _BUDGET)}
     family = str(directory.read_choices().get("model"))
     groups = [name for name, part in saved.items() if (CONF / name).is_dir() and isinstance(part, dict)]
-    groups = [group for group in groups if group not in ("model", "logger")]
+    groups = [group for group in groups if group not in ("model", "logger", "callbacks")]
+    _check_classes(directory, saved)
     listed = {*_groups_in("train"), *_groups_in(f"model/{family}")}
     of_network = [{f"/{group}@_global_.{group}": TRAINED} for group in groups if group not in listed]
     for group in groups:
         _store(group, saved[group], of_network if group == "network" else ())
     defaults = [{"override /model": family}, *({f"override /{group}": TRAINED} for group in groups if group in listed)]
-    without = NOT_IN_THE_NAME - {"snapshots", "val"} | {*groups, "facts"}
+    without = NOT_IN_THE_NAME - {"snapshots", "val"} | {*groups, "facts", "callbacks"}
     values = {key: value for key, value in saved.items() if key not in without}
     ConfigStore.instance().store(TRAINED, {"defaults": defaults, **values}, SOURCE, package="_global_")
     return [f"{SOURCE}={TRAINED}", *options]
+
+
+def _check_classes(directory: ModelDirectory, saved: Mapping[str, Any]) -> None:
+    """MistakeError for a class in the groups that `load_config` does not check because no other command builds them."""
+    for group, ours in (("trainer", "lightning.pytorch.Trainer"), ("ema", "diffusion_lab.training.ema.EMA")):
+        for path, value in leaves(saved.get(group) or {}):
+            if "_target_" in path and (path, value) != (("_target_",), ours):
+                key = ".".join(map(str, (group, *path)))
+                raise MistakeError(f"continue_from={directory.path}: its {key}={value} is not built; it must be {ours}")
 
 
 def _groups_in(name: str) -> Iterator[str]:

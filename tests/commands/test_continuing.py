@@ -6,6 +6,7 @@ import time
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from diffusion_lab.store import ModelDirectory
 from diffusion_lab.training.checkpoints import load_state
@@ -110,8 +111,8 @@ def models_in_progress(folder):
 def test_two_processes_go_on(zygote, tmp_path):
     options = [*EVERYTHING, *CONSTANT]
     first, _ = trained(zygote, tmp_path / "two", *options, steps(6), ranks=2)
-    command = [option for option in going_on(tmp_path / "two", first, 12) if option != "score=false"]
-    trained(zygote, tmp_path / "two", *command, "score=false", ranks=2)
+    command = [f"continue_from={first.path}", steps(12), "score=false"]  # each process has a folder of its own
+    trained(zygote, tmp_path / "two", *command, ranks=2)
     whole, _ = trained(zygote, tmp_path / "whole", *options, steps(12), ranks=2)
     assert_same_end(whole, finished(tmp_path / "two", 12))
 
@@ -170,6 +171,22 @@ def test_what_must_not_change_is_refused(lab, begun, option):
     before = sorted(path.name for path in begun.path.parent.iterdir())
     lab.refused("train", *going_on(lab.folder, begun, 6), option, said=MUST_NOT[option])
     assert sorted(path.name for path in begun.path.parent.iterdir()) == before
+
+
+@pytest.mark.parametrize("group", ["trainer", "ema", "callbacks", "optimizer"])
+def test_no_code_of_a_strangers_config_runs(lab, begun, group):
+    (lab.folder / "theirs.py").write_text("open('ran', 'w').close()\nclass It:\n    def __init__(self, **_): pass\n")
+    config = OmegaConf.load(begun.config)
+    if group == "callbacks":
+        config.callbacks.theirs = {"_target_": "theirs.It"}
+    else:
+        config[group]["_target_"] = "theirs.It"
+    OmegaConf.save(config, begun.config)
+    code, _, err = lab("train", *going_on(lab.folder, begun, 6))
+    assert (code, err.count("\n")) == (1, 1)
+    assert group in err
+    assert not (lab.folder / "ran").exists()
+    assert len(models(lab.folder)) == 1
 
 
 def test_a_longer_training_names_the_shorter_one(lab, begun):
