@@ -21,6 +21,7 @@ from diffusion_lab.metrics.copying import FEW, NearestImages, within_held_out_qu
 from diffusion_lab.metrics.frechet_distance import frechet_distance
 from diffusion_lab.metrics.reference import FeatureStatistics, Reference, quantise
 from diffusion_lab.metrics.sliced_wasserstein import sliced_wasserstein
+from diffusion_lab.store.cache import CacheDirectory
 from diffusion_lab.store.files import write_whole
 from diffusion_lab.training.speed import keep_freed_memory
 from diffusion_lab.versions import versions
@@ -59,7 +60,7 @@ class Measures:
         for make in images.features:
             features = make()
             features.check(self._data.shape)
-            self._references.append(Reference(self._data, features.eval(), cache))
+            self._references.append(Reference(self._data, features.eval(), CacheDirectory(cache)))
 
     def scores(self, x: Tensor) -> dict[str, float]:
         """Distances, and how many samples are copies: as near to a training image as the nearest 1 % of test images, by the first

@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from diffusion_lab.diffusion import (
     ReverseProcess,
     SampleNoise,
 )
+from diffusion_lab.metrics.features.self_supervised import SelfSupervisedFeatures
 from diffusion_lab.models.optimization import Constant
 from diffusion_lab.sampling import DDIMSampler, EvenSpacing
 
@@ -169,3 +171,18 @@ def clusters_of(outputs):
     asked = OmegaConf.create({"model_dir": str(newest_model(outputs).path), "data": {}})
     data = trained_data(trained_config(asked)[1])
     return torch.cat([y for _, y in data.batches("train", 256)])
+
+
+def test_real_images_have_the_distance_of_their_floor(tmp_path):
+    """Test images are at no distance from themselves; training images, and no others, count as copies."""
+    from contenders.images import Images
+    from contenders.job import COPIES, Measures
+
+    measures = Measures(Images(Digits, (1, 8, 8), (partial(SelfSupervisedFeatures, "digits_ssl"),)), tmp_path / "cache")
+    test, train = (measures._images(split, 360) for split in ("test", "train"))
+    own, floors = measures.distances(test), measures.floors(360)
+    assert own["fd_digits_ssl"] == pytest.approx(0, abs=1e-4)
+    assert all(own[name] < floors[name] for name in floors)
+    assert measures.distances(train) == floors
+    assert measures.scores(train)[COPIES] == 1
+    assert measures.scores(test)[COPIES] < 0.05
