@@ -160,8 +160,9 @@ def with_choices_of_parent(options: Sequence[str]) -> list[str]:
     if typed.get("init_from", "null") != "null":
         raise MistakeError("init_from has no effect with continue_from, which has weights already: remove one")
     directory = ModelDirectory(Path(folders[0]))
-    load_config(directory)  # checks it, and leaves out what may not be taken from a stranger
-    saved = todays_spelling(read_config(directory.config))
+    saved = as_plain(load_config(directory))
+    if "objective" in saved:  # with the teacher that training goes on with
+        saved["objective"] = todays_spelling(read_config(directory.config))["objective"]
     if _BUDGET & typed.keys():
         saved["trainer"] = {**saved["trainer"], **dict.fromkeys(option.partition(".")[2] for option in _BUDGET)}
     family = str(directory.read_choices().get("model"))

@@ -189,6 +189,16 @@ def test_no_code_of_a_strangers_config_runs(lab, begun, group):
     assert len(models(lab.folder)) == 1
 
 
+def test_no_path_or_download_of_a_strangers_config_is_used(lab, begun):
+    config = OmegaConf.load(begun.config)
+    inception = {"_target_": "diffusion_lab.metrics.features.inception.InceptionFeatures"}
+    config.features = {"inception": {**inception, "path": "theirs.pth", "download": True}}
+    OmegaConf.save(config, begun.config)
+    composed = OmegaConf.create(lab.done("train", *going_on(lab.folder, begun, 6), "--cfg", "job"))
+    assert composed.features.inception == {**inception, "path": None, "download": False}
+    assert composed.network == config.network
+
+
 def test_a_longer_training_names_the_shorter_one(lab, begun):
     """It is trained from its start, whatever is in outputs."""
     out = " ".join(lab.done("train", *SHORT, steps(5)).split())
